@@ -1,28 +1,31 @@
-"""What a verification finds, and what verifying a folder and a GGUF file have in common."""
+"""What a verification finds, and what it needs of an output: a folder, or a GGUF file."""
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from gptailor.build import output as out
-from gptailor.build.lock import PLAN_FILE, Difference, Lock, differing_tensors
-from gptailor.build.record import (
-    differing_families,
-    differing_inputs,
-    differing_template,
-    differing_texts,
-    plan_digest,
+from gptailor.build.differences import (
+    Difference,
+    FileUse,
+    MeasuredFiles,
+    MeasuredSettings,
+    Measurement,
+    lock_differences,
 )
-from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file
-from gptailor.checkpoint.write.output_file import ByteProgress
+from gptailor.build.lock import PLAN_FILE, Lock
+from gptailor.checkpoint.folder import Checkpoint
+from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
+from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.lang.parse import read_bytes
-from gptailor.plan.faults import Fault, PlanError, errors
+from gptailor.plan.faults import Fault
 from gptailor.plan.plan import Plan
-from gptailor.prepare import ModelPaths, Prepared, ready
+from gptailor.prepare import Prepared
+
+if TYPE_CHECKING:
+    from gptailor.evaluate.bridge.fit import Fitted
 
 
 @final
@@ -49,110 +52,92 @@ class Verified:
 @final
 @dataclass
 class Findings:
-    """What has been found so far."""
+    """The findings of a verification that goes on."""
 
     compared: list[str] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
 
     def of(self, folder: Path) -> Verified:
-        """The same, once it is all."""
+        """Return the findings of a verification that has ended."""
         return Verified(
             folder, tuple(self.compared), tuple(self.differences), tuple(self.unverified)
         )
 
-    def prepared(self, plan: Plan, models: ModelPaths | None, path: Path) -> Prepared | None:
-        """The plan's program, if its models are there; faults that aren't of files differ.
-
-        `path` is where the plan is.
-        """
-        try:
-            return ready(plan, models=models)
-        except CheckpointError as error:
-            self.unverified.append(f"the models: {error.message} ({error.path})")
-        except PlanError as error:
-            faults = errors(error.faults)
-            if any(fault.code == "M105" for fault in faults):
-                raise
-            away = [fault for fault in faults if fault.code.startswith("C")]
-            if other := [fault for fault in faults if fault not in away]:
-                self.differences.append(_faulty(other, path))
-            for fault in away:
-                name = quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
-                self.unverified.append(f"model {name}: {fault.message}")
-        return None
-
-    def plan(self, raw: bytes, path: Path) -> Plan | None:
-        """The plan of the bytes at a path, if it has no faults."""
-        plan, faults = read_bytes(raw, str(path), path.parent)
-        if not errors(faults):
-            return plan
-        self.differences.append(_faulty(errors(faults), path))
-        return None
-
-    def compare_made(
-        self, made: Mapping[str, TensorDigest], known: Mapping[str, TensorDigest], *, locked: bool
-    ) -> None:
-        """Compare the tensors that the plan makes with those of the lock, or of the output."""
-        if locked:
-            what = "what the plan makes of tensor"
-            self.differences += differing_tensors(known, made, "the lock", what)
-        else:
-            self.differences += differing_tensors(made, known, "the plan")
-        self.compared.append(f"{len(made)} tensors with what the plan makes")
-
-    def has_locked_inputs(
-        self, prepared: Prepared, lock: Lock | None, crew: Crew, progress: ByteProgress
-    ) -> bool:
-        """Whether the plan is compiled of what was locked, if there is a lock."""
-        if lock is None:
-            return True
-        read = out.inputs(prepared)
-        digests: dict[Path, FileDigest] = {}
-
-        def take(path: Path) -> None:
-            digests[path] = of_file(path, progress)
-
-        paths = sorted({path for its in read.values() for path in its.values()})
-        crew.do([partial(take, path) for path in paths])
-        differing = list(differing_inputs(read, lock, lambda path, _: digests[path]))
-        differing += differing_families(prepared, lock)
-        differing += differing_texts(prepared, lock) if has_texts(prepared) else []
-        differing += differing_template(prepared, lock)
+    def compare(self, expected: Measurement, found: Measurement) -> bool:
+        """Take down the differences between two measurements; return whether there are any."""
+        differing = list(lock_differences(expected, found))
         self.differences += differing
-        if differing:
-            self.unverified.append("what the plan makes: its models are not those that were locked")
-            return False
-        count = sum(len(model.files) for model in lock.models.values())
-        self.compared.append(f"{count} files of the models with the lock")
-        return True
+        return bool(differing)
+
+    def add_faults(self, faults: list[Fault], path: Path) -> None:
+        """Take down a plan that can't be compiled; `path` is its file."""
+        first = faults[0]
+        more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
+        message = f"{PLAN_FILE} can't be compiled: {first.message} [{first.code}]{more}"
+        self.differences.append(Difference("plan", PLAN_FILE, message, path))
 
 
-def work_of(size: int, prepared: Prepared | None, lock: Lock | None) -> int:
-    """The bytes that are read and made to verify an output of so many."""
-    if prepared is None:
-        return size
-    return size + (prepared.compiled.program.size if lock is None else out.work(prepared))
+@final
+@dataclass(frozen=True, slots=True)
+class DigestedTensors:
+    """Tensors whose bytes are read or made, and the form of their digests."""
+
+    specs: Sequence[TensorSpec]
+    payload_of: Callable[[TensorSpec], Payload]
+    digest: Callable[[TensorSpec, str], TensorDigest]
+
+    def digests(self, crew: Crew, progress: ByteProgress) -> dict[str, TensorDigest]:
+        """Return the digest of each tensor; nothing is kept of its bytes."""
+        digests: dict[str, TensorDigest] = {}
+
+        def seen(spec: TensorSpec, sha256: str) -> None:
+            digests[spec.name] = self.digest(spec, sha256)
+
+        of_tensors(self.specs, self.payload_of, crew, seen, progress)
+        return digests
 
 
-def has_texts(prepared: Prepared) -> bool:
-    """Whether the calibration texts of a plan's bridges are there."""
-    return all(path.is_file() for path in prepared.texts.values())
+class CompiledOutput(ABC):
+    """A reader of a compiled output: its plan, its lock, and measurements of its content.
 
+    `locked` is the lock's part on such an output, if there is one. No weights are read before the
+    `tensors` are digested; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
+    are words for people. Where there is no lock, fits are compared with those of the `checkpoint`.
+    """
 
-def differing_plan(plan: Plan, lock: Lock) -> Iterator[Difference]:
-    """A plan that is not the one that was locked, or has another dtype."""
-    path = lock.path.with_name(PLAN_FILE)
-    if plan_digest(plan) != lock.plan:
-        yield Difference("plan", PLAN_FILE, f"{PLAN_FILE} is not the plan that was locked", path)
-    elif plan.dtype != lock.dtype:
-        said = f"{PLAN_FILE} has the dtype {plan.dtype}, and the lock {lock.dtype}"
-        yield Difference("dtype", "dtype", said, path)
+    no_plan: ClassVar[str]
+    no_lock: ClassVar[str]
 
+    path: Path
+    plan_path: Path
+    plan_text: bytes | None
+    lock: Lock | None
+    locked: Measurement | None
+    tensors: DigestedTensors
+    settings: MeasuredSettings
+    checkpoint: Checkpoint | None = None
+    damage: Difference | None = None
 
-def _faulty(faults: list[Fault], path: Path) -> Difference:
-    """A plan that can't be compiled."""
-    first = faults[0]
-    more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
-    said = f"{PLAN_FILE} can't be compiled: {first.message} [{first.code}]{more}"
-    return Difference("plan", PLAN_FILE, said, path)
+    def files(self) -> dict[FileUse, MeasuredFiles]:
+        """Return the files beside the weights."""
+        return {}
+
+    @abstractmethod
+    def planned(
+        self, prepared: Prepared | None, plan: Plan | None, findings: Findings
+    ) -> Measurement | None:
+        """Return the settings and files that are expected; None where the plan makes no such thing.
+
+        Words on what is compared, and on what can't be, go to the findings.
+        """
+
+    @abstractmethod
+    def fitted_names(self, prepared: Prepared) -> frozenset[str]:
+        """Return the names of the tensors that bridges and healing change."""
+
+    @abstractmethod
+    def remade(
+        self, prepared: Prepared, fitted: "Fitted | None", left: Collection[str]
+    ) -> DigestedTensors:
+        """Return the tensors that the plan makes, but for those that are `left`."""

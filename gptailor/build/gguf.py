@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, final
 import gptailor
 from gptailor.build import output as out
 from gptailor.build.destination import Contents, Destination
-from gptailor.build.lock import Lock, LockedGguf, differing_gguf, refuse
+from gptailor.build.differences import gguf_differences, refuse
+from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.record import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
@@ -22,7 +23,7 @@ from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, FREQUENCIES, quantised_kind
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
-from gptailor.checkpoint.write.digest import TensorDigest
+from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Shard
 from gptailor.checkpoint.write.writer import write_file
@@ -218,9 +219,8 @@ class GgufFile(Destination):
         Besides those of a folder these are the metadata, and the tensors' types and shapes.
         """
         super().refuse_differing(lock)
-        known = lock.gguf.tensors if lock.gguf is not None else {}
-        sha256 = {n: known[n].sha256 if n in known else "0" * 64 for n in self.tensors}
-        refuse(differing_gguf(lock, self.locked(sha256, None)), lock)
+        planned = self.locked(dict.fromkeys(self.tensors, UNMEASURED), None)
+        refuse(gguf_differences(lock, planned), lock)
 
     def write(self, contents: Contents) -> LockedGguf | None:
         """Write the file, all or nothing; return its entry in the lock, if one is recorded.
@@ -240,7 +240,7 @@ class GgufFile(Destination):
 
         shard = self.shard
         if recording is not None:
-            zeros = self.locked(dict.fromkeys(self.tensors, "0" * 64), recording.fitted)
+            zeros = self.locked(dict.fromkeys(self.tensors, UNMEASURED), recording.fitted)
             shard = self.locked_shard(recording.draft(models, zeros))
 
         def final_header() -> bytes:

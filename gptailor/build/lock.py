@@ -1,17 +1,15 @@
-"""The lock of a plan: digests of what it was made from and of what came out; and what differs."""
+"""The lock of a plan: digests of what it was made from and of what came out, and its file."""
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
 import pydantic
 from pydantic import Field, PrivateAttr
 
-from gptailor.checkpoint.files import CheckpointError, parse_object, quoted, read_object
+from gptailor.checkpoint.files import CheckpointError, parse_object, read_object
+from gptailor.checkpoint.records import fault_of
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.plan import Closed
@@ -24,15 +22,6 @@ PLAN_FILE = "plan.tailor"
 """The plan's copy in a compiled folder."""
 LOCK_FILE = PLAN_FILE + SUFFIX
 """The lock in a compiled folder."""
-
-_FIT_TOLERANCE = 0.01
-"""The relative distance up to which two fits of one bridge, or of healing, are the same.
-
-Other threads, another processor or another version of torch add up in another order.
-"""
-
-MOST_NAMED = 5
-"""Differences that one message names."""
 
 
 @final
@@ -162,10 +151,7 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
     try:
         lock = Lock.model_validate(document)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        said = first["msg"][:1].lower() + first["msg"][1:]
-        raise CheckpointError("C701", f"is no lock: {quoted(place)}: {said}", path, _ANEW) from None
+        raise CheckpointError("C701", f"is no lock: {fault_of(error)}", path, _ANEW) from None
     return lock.read_from(path)
 
 
@@ -179,105 +165,3 @@ def _rendered(value: Any, indent: str = "") -> str:
 
 
 _ANEW = "'gptailor lock' makes it anew"
-
-# ------------------------------------------------------------------------------------ what differs
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that is not as it should be: what it is of, its name, and the sentence to say.
-
-    `path` is the file that it is in, if it is in one.
-    """
-
-    kind: Literal["plan", "dtype", "model", "file", "config", "tensor"]
-    name: str
-    message: str
-    path: Path | None = None
-    model: str | None = None
-
-
-def differing_tensors(
-    expected: Mapping[str, TensorDigest],
-    found: Mapping[str, TensorDigest],
-    by: str,
-    what: str = "tensor",
-) -> Iterator[Difference]:
-    """Tensors that one side lacks, and those of another dtype, shape or other bytes, by name.
-
-    `by` is who expects them: `the lock`. `what` is found, in words.
-    """
-    for name in sorted(expected.keys() | found.keys()):
-        if (said := _differs(expected.get(name), found.get(name), by)) is not None:
-            yield Difference("tensor", name, f"{what} {quoted(name)} {said}")
-
-
-def _differs(expected: TensorDigest | None, found: TensorDigest | None, by: str) -> str | None:
-    if found is None:
-        return f"is missing; {by} has it"
-    if expected is None:
-        return f"is there, and {by} has none of that name"
-    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
-        ours, theirs = (f"{t.dtype} {list(t.shape)}" for t in (found, expected))
-        return f"is {ours}, and by {by} {theirs}"
-    if found.sha256 == expected.sha256:
-        return None
-    if expected.sketch is None or found.sketch is None:
-        return f"has other bytes than by {by}"
-    apart = _distance(expected.sketch, found.sketch)
-    said = f"is fitted otherwise than by {by}: its values are {apart:.1%} off"
-    return said if apart > _FIT_TOLERANCE else None
-
-
-def _distance(expected: Sequence[float], found: Sequence[float]) -> float:
-    """How far two tensors are apart by their sketches, relative to the first."""
-    if len(expected) != len(found):
-        return math.inf
-    size = math.hypot(*expected)
-    apart = math.dist(expected, found)
-    return apart / size if size else math.inf if apart else 0.0
-
-
-def differing_file(
-    model: str, name: str, path: Path, expected: FileDigest, found: FileDigest
-) -> Iterator[Difference]:
-    """A file of a model, if it has another size or other bytes."""
-    if found == expected:
-        return
-    said = "other bytes than by the lock"
-    if found.size != expected.size:
-        said = f"{found.size:,} bytes, and by the lock {expected.size:,}"
-    message = f"{quoted(name)} of model {quoted(model)} has {said}"
-    yield Difference("file", name, message, path, model)
-
-
-def differing_gguf(lock: Lock, found: LockedGguf) -> Iterator[Difference]:
-    """What a GGUF file says or holds otherwise than the lock, if that knows one of its type."""
-    expected = lock.gguf
-    if expected is None or expected.quantize != found.quantize:
-        return
-    if found.facts != expected.facts:
-        yield Difference("config", "metadata", "the file's metadata is not what was locked")
-    yield from differing_tensors(expected.tensors, found.tensors, "the lock")
-
-
-def refuse(differences: Iterable[Difference], lock: Lock) -> None:
-    """Raise CheckpointError if there are differences: C703 to C705 by what the first is of."""
-    found = list(differences)
-    if not found:
-        return
-    code, help_ = _REFUSALS[found[0].kind]
-    message = "; ".join(one.message for one in found[:MOST_NAMED])
-    if len(found) > MOST_NAMED:
-        message += f"; and {len(found) - MOST_NAMED:,} more differ"
-    raise CheckpointError(code, message, found[0].path or lock.path, help_)
-
-
-_INPUTS = "give what was locked, or lock anew by 'gptailor lock'"
-_OUTPUT = "another version of gptailor or torch may compute otherwise; see 'gptailor lock'"
-_REFUSALS = {
-    **dict.fromkeys(("plan", "dtype"), ("C703", _INPUTS)),
-    **dict.fromkeys(("model", "file"), ("C704", _INPUTS)),
-    **dict.fromkeys(("config", "tensor"), ("C705", _OUTPUT)),
-}

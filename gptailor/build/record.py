@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,31 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
-from gptailor.build.lock import (
-    LOCK_FILE,
-    Difference,
-    Lock,
-    LockedGguf,
-    LockedModel,
-    LockedText,
-    differing_file,
-    differing_gguf,
-    differing_tensors,
+from gptailor.build.differences import (
+    FileUse,
+    MeasuredFile,
+    MeasuredFiles,
+    MeasuredPlan,
+    MeasuredSettings,
+    Measurement,
+    gguf_differences,
+    lock_differences,
     refuse,
 )
+from gptailor.build.lock import LOCK_FILE, Lock, LockedGguf, LockedModel, LockedText
 from gptailor.build.tokenizer import template_file
-from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.models import is_inner, is_local
 from gptailor.checkpoint.tensor import TensorSpec
-from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
+from gptailor.checkpoint.write.digest import (
+    UNMEASURED,
+    FileDigest,
+    TensorDigest,
+    of_bytes,
+    of_file,
+    of_tensors,
+)
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
@@ -102,103 +108,53 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     That is the plan, the dtype, which files are read, their sizes, the bytes of small ones, the
     calibration texts, the configuration, and what the output's tensors are.
     """
-    refuse(_of_plan(prepared, lock), lock)
-    refuse(differing_families(prepared, lock), lock)
-    refuse(differing_inputs(out.inputs(prepared), lock, _early), lock)
-    refuse(differing_texts(prepared, lock), lock)
-    refuse(differing_template(prepared, lock), lock)
-    refuse(_of_output(prepared, lock), lock)
+    plan = MeasuredPlan(plan_digest(prepared.plan), out.used_dtype(prepared))
+    changed = f"the output's {CONFIG} is not the one that was locked"
+    digest = config_digest(out.config(prepared))
+    specs = (output.spec for output in prepared.compiled.program.outputs)
+    planned = Measurement(
+        plan=plan,
+        files=measured_files(prepared, _measured_early),
+        settings=MeasuredSettings(digest, name=CONFIG, changed=changed),
+        tensors={spec.name: out.tensor_digest(spec, UNMEASURED, None) for spec in specs},
+    )
+    refuse(lock_differences(Measurement.of(lock), planned), lock)
 
 
-def _of_plan(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
-    if plan_digest(prepared.plan) != lock.plan:
-        yield Difference("plan", "plan", "the plan is not the one that was locked")
-    elif (dtype := out.used_dtype(prepared)) != lock.dtype:
-        said = f"the output is {dtype or 'of several dtypes'}, and by the lock {lock.dtype}"
-        yield Difference("dtype", "dtype", said)
+def measured_files(
+    prepared: Prepared, measure: Callable[[Path], MeasuredFile]
+) -> dict[FileUse, MeasuredFiles]:
+    """Return the files that a plan is compiled from; `measure` reads those of the models.
 
-
-def differing_families(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
-    """Family files that are not those that were locked, or that one side lacks."""
-    found = {kind: (one.digest, one.path) for kind, one in out.families(prepared).items()}
-    for kind in sorted(found.keys() | lock.families.keys()):
-        digest, path = found.get(kind, (None, None))
-        if digest == lock.families.get(kind):
-            continue
-        said = f"the family file of {quoted(kind)}"
-        if kind not in lock.families:
-            said += " is read, and the lock has none"
-        elif digest is None:
-            said += " is in the lock, and none is read"
-        else:
-            said += " is not the one that was locked"
-        yield Difference("file", path.name if path else kind, said, path)
-
-
-def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
-    """Calibration texts that are not those that were locked."""
-    locked = lock.bridges | ({"heal": lock.heal} if lock.heal is not None else {})
-    for use, path in prepared.texts.items():
-        what = "'heal'" if use == "heal" else f"the bridge after {use}"
-        if (expected := locked.get(use)) is None:
-            said = f"{what} is fitted on a text, and the lock has none"
-        elif of_file(path) != expected.file:
-            said = f"the calibration text of {what} is not the one that was locked"
-        else:
-            continue
-        yield Difference("file", path.name, said, path)
-
-
-def differing_template(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
-    """A file with a chat template that is not the one that was locked."""
-    path = template_file(prepared.plan)
-    if path is not None and of_file(path).sha256 != lock.chat_template:
-        yield Difference(
-            "file", path.name, "the chat template is not the one that was locked", path
-        )
-
-
-def differing_inputs(
-    read: out.InputFiles, lock: Lock, digest_of: Callable[[Path, FileDigest], FileDigest | None]
-) -> Iterator[Difference]:
-    """Files that are read and not locked, or the reverse; and those that are not as locked.
-
-    `digest_of` gives a file's digest, or None if it is not to be compared; it is told the locked.
+    Calibration texts are left out where one of them is gone.
     """
-    for model in sorted(read.keys() | lock.models.keys()):
-        locked = lock.models[model].files if model in lock.models else {}
-        its = read.get(model, {})
-        for name in sorted(its.keys() ^ locked.keys()):
-            if name in its:
-                said = f"is read of model {quoted(model)}, and the lock has none of that name"
-            else:
-                said = f"of model {quoted(model)} is in the lock, and is not read"
-            yield Difference("file", name, f"{quoted(name)} {said}", its.get(name), model)
-        for name in sorted(its.keys() & locked.keys()):
-            found = digest_of(its[name], locked[name])
-            if found is not None:
-                yield from differing_file(model, name, its[name], locked[name], found)
+    read = out.inputs(prepared)
+    families = out.families(prepared)
+    measured: dict[FileUse, MeasuredFiles] = {
+        "families": {("", t): MeasuredFile(f.path, sha256=f.digest) for t, f in families.items()},
+        "inputs": {
+            (model, name): measure(path)
+            for model, its in read.items()
+            for name, path in its.items()
+        },
+    }
+    if all(path.is_file() for path in prepared.texts.values()):
+        texts = prepared.texts.items()
+        measured["texts"] = {("", use): MeasuredFile.of(of_file(p), p) for use, p in texts}
+    template = template_file(prepared.plan)
+    if template is not None:
+        digest = of_file(template).sha256
+        measured["template"] = {("", ""): MeasuredFile(template, sha256=digest)}
+    return measured
 
 
-def _early(path: Path, locked: FileDigest) -> FileDigest | None:
-    """A file's digest if it is small, or of another size; None where it is large, or not here."""
+def _measured_early(path: Path) -> MeasuredFile:
+    """Return a file as far as it can be measured without reading a large one."""
     if not path.exists():
-        return None
+        return MeasuredFile(path)
     size = path.stat().st_size
-    if size != locked.size:
-        return FileDigest(size=size, sha256=locked.sha256)
-    return of_file(path) if size <= EARLY_BYTES else None
-
-
-def _of_output(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
-    if config_digest(out.config(prepared)) != lock.config:
-        yield Difference("config", CONFIG, f"the output's {CONFIG} is not the one that was locked")
-    planned = {}
-    for spec in (output.spec for output in prepared.compiled.program.outputs):
-        locked = lock.tensors.get(spec.name)  # all but the bytes is known
-        sha256 = locked.sha256 if locked is not None else "0" * 64
-        planned[spec.name] = out.tensor_digest(spec, sha256, None)
-    yield from differing_tensors(lock.tensors, planned, "the lock")
+    small = size <= EARLY_BYTES
+    return MeasuredFile.of(of_file(path), path) if small else MeasuredFile(path, size)
 
 
 # --------------------------------------------------------------------------- while it is compiled
@@ -287,11 +243,10 @@ class Recording:
 
     def draft(self, models: Mapping[str, Model], gguf: LockedGguf) -> Lock:
         """The lock before its digests are known, which are zeros: its text is as long."""
-        zeros = "0" * 64
         sizes = ((one, one.path.stat().st_size) for one in self._hashed)
-        files = ((one, FileDigest(size=size, sha256=zeros)) for one, size in sizes)
+        files = ((one, FileDigest(size=size, sha256=UNMEASURED)) for one, size in sizes)
         specs = (output.spec for output in self.prepared.compiled.program.outputs)
-        tensors = {spec.name: out.tensor_digest(spec, zeros, self.fitted) for spec in specs}
+        tensors = {spec.name: out.tensor_digest(spec, UNMEASURED, self.fitted) for spec in specs}
         return self._lock(models, files, tensors, gguf)
 
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
@@ -300,9 +255,10 @@ class Recording:
         lock = self._lock(models, files, self._tensors, gguf)
         self._refuse_differing(self._hashed)
         if (held := self.held_to) is not None:
-            refuse(differing_tensors(held.tensors, lock.tensors, "the lock"), held)
+            made = Measurement(tensors=lock.tensors)
+            refuse(lock_differences(Measurement.of(held), made), held)
             if gguf is not None:
-                refuse(differing_gguf(held, gguf), held)
+                refuse(gguf_differences(held, gguf), held)
         return lock
 
     def _lock(
@@ -346,12 +302,14 @@ class Recording:
         """Refuse inputs that are not as locked, if there is a lock to hold to."""
         if self.held_to is None:
             return
-        differing: list[Difference] = []
+        models = self.held_to.models
+        locked, found = {}, {}
         for one in hashed:
-            expected = self.held_to.models[one.model].files[one.name]
-            found = one.digest.result()
-            differing += differing_file(one.model, one.name, one.path, expected, found)
-        refuse(differing, self.held_to)
+            key = one.model, one.name
+            locked[key] = MeasuredFile.of(models[one.model].files[one.name])
+            found[key] = MeasuredFile.of(one.digest.result(), one.path)
+        expected, read = (Measurement(files={"inputs": files}) for files in (locked, found))
+        refuse(lock_differences(expected, read), self.held_to)
 
 
 def lock(  # noqa: PLR0913 (the verb)

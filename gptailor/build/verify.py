@@ -1,36 +1,49 @@
 """Whether a compiled folder, or GGUF file, is what its plan and its lock say: `verify`."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
-from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
-from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
+from gptailor.build.differences import (
+    Difference,
+    FileUse,
+    MeasuredFile,
+    MeasuredFiles,
+    MeasuredPlan,
+    MeasuredSetting,
+    MeasuredSettings,
+    Measurement,
+)
+from gptailor.build.findings import CompiledOutput, DigestedTensors, Findings, Verified
+from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Lock, read_lock
 from gptailor.build.parents import CARD
-from gptailor.build.record import config_digest
+from gptailor.build.record import config_digest, measured_files, plan_digest
 from gptailor.build.tokenizer import is_beside, tokenizer_model_name
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted
 from gptailor.checkpoint.folder import (
     CONFIG,
     PROCESSOR_FILES,
-    Checkpoint,
     generation_config,
     open_checkpoint,
     processor_files,
     tokenizer_files,
 )
-from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
-from gptailor.checkpoint.write.output_file import ByteProgress, Payload
+from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file
+from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
+from gptailor.lang.parse import read_bytes
+from gptailor.plan.bounds import MOST_BYTES
+from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.plan import Plan
-from gptailor.prepare import ModelPaths, Prepared
+from gptailor.prepare import ModelPaths, Prepared, ready
 
 if TYPE_CHECKING:
-    from gptailor.build.verify_gguf import GgufVerification
+    from gptailor.evaluate.bridge.fit import Fitted
     from gptailor.evaluate.heal.heal import OnHealing
     from gptailor.plan.resolved import Gap
 
@@ -53,90 +66,103 @@ def verify(
     CheckpointError if the folder is not there (C101), the file is no GGUF file (C109) or the lock
     none (C701, C702), PlanError if `models` has other names.
     """
-    begun = verification_of(
-        Path(folder), models=models, families=families, tensors_only=tensors_only
-    )
+    begun = Verification(Path(folder), models=models, families=families, tensors_only=tensors_only)
     return begun.run(progress)
 
 
-def verification_of(
-    output: Path,
-    *,
-    models: ModelPaths | None = None,
-    families: Sequence[str | Path] = (),
-    tensors_only: bool = False,
-) -> "Verification | GgufVerification":
-    """The verification of a folder, or of a file that is called `….gguf`; see `verify`."""
-    if is_gguf(output):
-        from gptailor.build.verify_gguf import GgufVerification  # noqa: PLC0415 (few are verified)
+def compiled_output(path: Path) -> CompiledOutput:
+    """Return the reader of a folder, or of a file that is called `….gguf`.
 
-        return GgufVerification(output, models=models, families=families, tensors_only=tensors_only)
-    return Verification(output, models=models, families=families, tensors_only=tensors_only)
+    Raises CheckpointError: C101 for a missing folder, C109 for a file that is no GGUF file.
+    """
+    if is_gguf(path):
+        from gptailor.build.verify_gguf import CompiledGguf  # noqa: PLC0415 (few are verified)
+
+        return CompiledGguf(path)
+    return CompiledFolder(path)
 
 
 @final
 class Verification:
-    """A folder that is to be verified: it, its plan, its lock and the plan's models are opened.
+    """A compiled output that is to be verified: it, its plan, its lock and the models are opened.
 
     No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
-    `healing` are told as `compile` tells them.
+    `healing` are told as `compile` tells them. Raises CheckpointError as `compiled_output` does,
+    and C701 and C702 for a lock that is none.
     """
 
     def __init__(
         self,
-        folder: Path,
+        path: Path,
         *,
         models: ModelPaths | None = None,
         families: Sequence[str | Path] = (),
         tensors_only: bool = False,
     ) -> None:
-        if not folder.is_dir():
-            raise CheckpointError("C101", "there is no such folder", folder)
-        self.folder = folder
         self.bridging: Callable[[Gap], None] = lambda _: None
         self.healing: OnHealing | None = None
         self.tensors_only = tensors_only
         self.found = Findings()
-        self.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
+        self.output = compiled_output(path)
+        self.lock = self.output.lock
         self.plan = self._read_plan()
         if self.plan is not None and families:
             self.plan = self.plan.with_families(families)
-        self.output = self._open_output()
-        self.prepared: Prepared | None = None
+        if self.output.damage is not None:
+            self.found.differences.append(self.output.damage)
         if self.lock is not None and self.plan is not None:
-            self.found.differences += differing_plan(self.plan, self.lock)
+            under = {name: model.on for name, model in self.plan.models.items()}
+            digest, place = plan_digest(self.plan), self.output.plan_path
+            plan = MeasuredPlan(digest, self.plan.dtype, under, place)
+            self.found.compare(Measurement.of(self.lock), Measurement(plan=plan))
         if tensors_only and self.lock is None:
-            self.found.unverified.append(
-                f"the tensors: there is no {LOCK_FILE} to compare them with"
-            )
-        if not tensors_only and self.plan is not None and self.output is not None:
-            self.prepared = self.found.prepared(self.plan, models, folder / PLAN_FILE)
+            self.found.unverified.append(f"the tensors: {self.output.no_lock}")
+        self.prepared: Prepared | None = None
+        if not tensors_only and self.plan is not None and self.output.damage is None:
+            self.prepared = self._prepared(self.plan, models)
 
     @property
     def work(self) -> int:
         """The bytes that are to be read and made."""
-        tensors = self.output.tensors.values() if self.output is not None else ()
-        size = sum(tensor.spec.size for tensor in tensors)
-        return work_of(size, self.prepared, self.lock)
+        size = sum(spec.size for spec in self.output.tensors.specs)
+        if self.prepared is None:
+            return size
+        made = self.prepared.compiled.program.size
+        return size + (made if self.lock is None else out.work(self.prepared))
 
     # ---------------------------------------------------------------------------- without weights
 
     def _read_plan(self) -> Plan | None:
-        path = self.folder / PLAN_FILE
-        if not path.exists():
-            self.found.unverified.append(f"the plan: there is no {PLAN_FILE}")
+        """Return the plan, if it has no faults."""
+        raw = self.output.plan_text
+        if raw is None:
+            self.found.unverified.append(f"the plan: {self.output.no_plan}")
             return None
-        with open_regular(path) as file:
-            return self.found.plan(file.readall(), path)
+        path = self.output.plan_path
+        plan, faults = read_bytes(raw, str(path), path.parent)
+        if not errors(faults):
+            return plan
+        self.found.add_faults(errors(faults), path)
+        return None
 
-    def _open_output(self) -> Checkpoint | None:
+    def _prepared(self, plan: Plan, models: ModelPaths | None) -> Prepared | None:
+        """Return the plan's program, if its models are there; faults but of files differ."""
+        unverified = self.found.unverified
         try:
-            return open_checkpoint(self.folder)
+            return ready(plan, models=models)
         except CheckpointError as error:
-            byte = "" if error.offset is None else f", byte {error.offset}"
-            said = f"the folder is no model: {error.message} ({error.path.name}{byte})"
-            self.found.differences.append(Difference("file", error.path.name, said, error.path))
-            return None
+            unverified.append(f"the models: {error.message} ({error.path})")
+        except PlanError as error:
+            faults = errors(error.faults)
+            if any(fault.code == "M105" for fault in faults):
+                raise
+            away = [fault for fault in faults if fault.code.startswith("C")]
+            if others := [fault for fault in faults if fault not in away]:
+                self.found.add_faults(others, self.output.plan_path)
+            for fault in away:
+                name = quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
+                unverified.append(f"model {name}: {fault.message}")
+        return None
 
     # ------------------------------------------------------------------------------- with weights
 
@@ -144,154 +170,205 @@ class Verification:
         self, progress: ByteProgress = lambda _: None, *, threads: int | None = None
     ) -> Verified:
         """Compare tensors, the files beside them, the models' files, and what the plan makes."""
-        if self.output is not None:
-            self._compare(self.output, Crew(threads), progress)
-        return self.found.of(self.folder)
+        if self.output.damage is None:
+            crew = Crew(threads)
+            self._compare(crew, crew.told(progress))
+        return self.found.of(self.output.path)
 
-    def _compare(self, output: Checkpoint, crew: Crew, progress: ByteProgress) -> None:
-        told = crew.told(progress)
-        infos = output.tensors.values()
-        on_disk = {t.spec.name: ByteRange(t.file, t.offset, t.spec.size) for t in infos}
-        specs = [tensor.spec for tensor in infos]
-        found = _digests(specs, lambda spec: on_disk[spec.name], crew, told)
+    def _compare(self, crew: Crew, progress: ByteProgress) -> None:
+        tensors = self.output.tensors.digests(crew, progress)
         if self.lock is not None:
-            self.found.differences += differing_tensors(self.lock.tensors, found, "the lock")
-            self.found.compared.append(f"{len(found)} tensors with the lock")
-        if not self.tensors_only:
-            self._compare_beside(output)
-        if self.prepared is not None and self.found.has_locked_inputs(
-            self.prepared, self.lock, crew, told
-        ):
-            self._recompile(self.prepared, output, found, crew, told)
-
-    def _compare_beside(self, output: Checkpoint) -> None:
-        """Compare the configuration, the tokenizer, and how the model generates."""
-        self.found.differences += _differing_config(output, self.prepared, self.lock)
-        if self.prepared is not None or self.lock is not None:
-            self.found.compared.append(CONFIG)
-        expected = self._expected_beside()
-        if expected is None:
-            self.found.unverified.append("the tokenizer's files: nothing says what they should be")
+            if (locked := self.output.locked) is not None:
+                here = Measurement(settings=self.output.settings, tensors=tensors)
+                self.found.compare(locked, here)
+                self.found.compared.append(f"{len(tensors)} tensors with the lock")
+            else:
+                self.found.unverified.append("the tensors: the lock was made of a folder")
+        if self.tensors_only:
             return
-        self.found.differences += _differing_beside(expected, output)
-        self.found.compared.append(f"{len(expected)} files of the tokenizer")
+        planned = self.output.planned(self.prepared, self.plan, self.found)
+        if planned is None:
+            return
+        here = Measurement(settings=self.output.settings, files=self.output.files())
+        self.found.compare(planned, here)
+        if self.prepared is not None and self._has_locked_inputs(self.prepared, crew, progress):
+            self._remake(self.prepared, tensors, crew, progress)
 
-    def _expected_beside(self) -> dict[str, FileDigest] | None:
-        """Digests of the tokenizer's files and of how the model generates; None if unknown."""
-        if self.prepared is not None:
-            made = out.side_files(self.prepared, self.folder).items()
-            return {
-                name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
-                for name, content in made
-                if name not in {CONFIG, PLAN_FILE, CARD} and not name.endswith(FAMILY_SUFFIX)
-            }
-        if self.lock is None or self.plan is None:
-            return None
-        if self.plan.chat_template is not None or self.plan.tokenizer == "union":
-            return None  # what is made of them only the models can say
-        found = self._locked(self.plan, tokenizer_model_name(self.plan), is_beside)
-        found |= self._locked(self.plan, "base", PROCESSOR_FILES.__contains__)
-        found |= self.lock.stripped
-        return found or None  # without any the tokenizer may be that of a GGUF file
+    def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
+        """Return whether the plan is compiled of what was locked, if there is a lock."""
+        if self.lock is None:
+            return True
+        digests: dict[Path, FileDigest] = {}
 
-    def _locked(
-        self, plan: Plan, name: str, wanted: Callable[[str], bool]
-    ) -> dict[str, FileDigest]:
-        """Digests of files that the lock has of a model, or of the one under its adapters."""
-        while (under := plan.models[name].on) is not None:
-            name = under
-        models = self.lock.models if self.lock is not None else {}
-        files = models[name].files if name in models else {}
-        return {file: digest for file, digest in files.items() if wanted(file)}
+        def take(path: Path) -> None:
+            digests[path] = of_file(path, progress)
 
-    def _recompile(
+        paths = {path for its in out.inputs(prepared).values() for path in its.values()}
+        crew.do([partial(take, path) for path in sorted(paths)])
+        files = measured_files(prepared, lambda path: MeasuredFile.of(digests[path], path))
+        if self.found.compare(Measurement.of(self.lock), Measurement(files=files)):
+            reason = "its models are not those that were locked"
+            self.found.unverified.append(f"what the plan makes: {reason}")
+            return False
+        count = sum(len(model.files) for model in self.lock.models.values())
+        self.found.compared.append(f"{count} files of the models with the lock")
+        return True
+
+    def _remake(
         self,
         prepared: Prepared,
-        output: Checkpoint,
-        found: dict[str, TensorDigest],
+        tensors: Mapping[str, TensorDigest],
         crew: Crew,
         progress: ByteProgress,
     ) -> None:
-        """Compare with what the plan makes, in memory; not bridges whose text is gone."""
-        program = prepared.compiled.program
-        left: frozenset[str] = frozenset()
-        if not has_texts(prepared):
-            left = program.fitted
-            gone = next(path for path in prepared.texts.values() if not path.is_file())
-            said = f"{len(left)} bridged or healed tensors: their calibration text is gone ({gone})"
-            self.found.unverified.append(said)
+        """Compare with what the plan makes, in memory, but for fits that can't be compared."""
+        names = left = self.output.fitted_names(prepared)
+        locked = self.output.locked
+        if gone := next((path for path in prepared.texts.values() if not path.is_file()), None):
+            reason = f"their calibration text is gone ({gone})"
+        elif names and locked is None and self.output.checkpoint is None:
+            reason = "there is no lock"
+        else:
+            reason, left = "", frozenset()
         fitted = None
-        if not left:
+        if reason:
+            self.found.unverified.append(f"{len(left)} bridged or healed tensors: {reason}")
+        else:
             gap, healing = self.bridging, self.healing
             fitted = out.fit_tensors(prepared, anew=True, on_gap=gap, on_healing=healing)
-        outputs = tuple(o for o in program.outputs if o.spec.name not in left)
-        specs = [output.spec for output in outputs]
-        made = _digests(specs, out.payloads(outputs, fitted=fitted), crew, progress)
-        made = {s.name: out.tensor_digest(s, made[s.name].sha256, fitted) for s in specs}
-        known = found if self.lock is None else self.lock.tensors
+        remade = self.output.remade(prepared, fitted, left).digests(crew, progress)
+        known = tensors if locked is None else locked.tensors or {}
         known = {name: digest for name, digest in known.items() if name not in left}
-        if self.lock is None:
-            known |= out.sketched(output, found, program.fitted - left)
-        self.found.compare_made(made, known, locked=self.lock is not None)
-
-
-def _digests(
-    specs: list[TensorSpec],
-    payload_of: Callable[[TensorSpec], Payload],
-    crew: Crew,
-    progress: ByteProgress,
-) -> dict[str, TensorDigest]:
-    found: dict[str, TensorDigest] = {}
-
-    def seen(spec: TensorSpec, sha256: str) -> None:
-        found[spec.name] = out.tensor_digest(spec, sha256, None)
-
-    of_tensors(specs, payload_of, crew, seen, progress)
-    return found
-
-
-# ------------------------------------------------------------------------------------ what differs
-
-
-def _differing_config(
-    output: Checkpoint, prepared: Prepared | None, lock: Lock | None
-) -> Iterator[Difference]:
-    """Settings that the plan gives otherwise; a configuration that is not the locked one."""
-    path = output.folder / CONFIG
-    expected = out.config(prepared) if prepared else output.config
-    differing = False
-    for key in sorted(expected.keys() | output.config.keys()):
-        ours, theirs = (_shown(settings, key) for settings in (output.config, expected))
-        if ours != theirs:
-            differing = True
-            said = f"{quoted(key)} of {CONFIG} is {_cut(ours)}, and by the plan {_cut(theirs)}"
-            yield Difference("config", key, said, path)
-    if not differing and lock is not None and config_digest(output.config) != lock.config:
-        yield Difference("config", CONFIG, f"{CONFIG} is not the one that was locked", path)
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    return json.dumps(settings[key], sort_keys=True) if key in settings else "missing"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-
-
-def _differing_beside(
-    expected: Mapping[str, FileDigest], output: Checkpoint
-) -> Iterator[Difference]:
-    """Files that the folder lacks, that nobody gave it, and those with other bytes."""
-    files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
-    paths = [path for path in files if path]
-    found = {path.relative_to(output.folder).as_posix(): path for path in paths}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            said = "is missing"
-        elif name not in expected:
-            said = "is there, and the plan gives none of that name"
-        elif of_file(found[name]) != expected[name]:
-            said = "has other bytes than the plan gives"
+        self.found.compared.append(f"{len(remade)} tensors with what the plan makes")
+        if locked is None:
+            if self.output.checkpoint is not None:
+                known |= out.sketched(self.output.checkpoint, tensors, names - left)
+            made = Measurement(tensors=remade, source="the plan")
+            self.found.compare(made, Measurement(tensors=known))
         else:
-            continue
-        yield Difference("file", name, f"{quoted(name)} {said}", output.folder / name)
+            made = Measurement(tensors=remade, tensor="what the plan makes of tensor")
+            self.found.compare(Measurement(tensors=known), made)
+
+
+@final
+class CompiledFolder(CompiledOutput):
+    """The reader of a compiled folder."""
+
+    no_plan = f"there is no {PLAN_FILE}"
+    no_lock = f"there is no {LOCK_FILE} to compare them with"
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError("C101", "there is no such folder", folder)
+        self.path, self.plan_path = folder, folder / PLAN_FILE
+        lock = folder / LOCK_FILE
+        self.lock = read_lock(lock) if lock.exists() else None
+        self.locked = None if self.lock is None else Measurement(tensors=self.lock.tensors)
+        self.plan_text = None
+        if self.plan_path.exists():
+            with open_regular(self.plan_path) as file:
+                self.plan_text = file.read(MOST_BYTES + 1)  # a longer one is refused
+        infos: Collection[TensorInfo] = ()
+        try:
+            self.checkpoint = open_checkpoint(folder)
+            infos = self.checkpoint.tensors.values()
+            self.settings = self._settings(self.checkpoint.config)
+        except CheckpointError as error:
+            byte = "" if error.offset is None else f", byte {error.offset}"
+            message = f"the folder is no model: {error.message} ({error.path.name}{byte})"
+            self.damage = Difference("file", error.path.name, message, error.path)
+        places = {t.spec.name: ByteRange(t.file, t.offset, t.spec.size) for t in infos}
+        specs = [tensor.spec for tensor in infos]
+        self.tensors = DigestedTensors(specs, lambda spec: places[spec.name], _digest())
+
+    def _settings(self, config: Mapping[str, Any]) -> MeasuredSettings:
+        return MeasuredSettings(
+            config_digest(config),
+            _values(config),
+            CONFIG,
+            place=f" of {CONFIG}",
+            changed=f"{CONFIG} is not the one that was locked",
+            path=self.path / CONFIG,
+        )
+
+    def files(self) -> dict[FileUse, MeasuredFiles]:
+        """Return the tokenizer's files, the processor's, and how the model generates."""
+        output = self.checkpoint
+        assert output is not None, "the folder is no model"
+        files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
+        named = {path.relative_to(output.folder).as_posix(): path for path in files if path}
+        return {"beside": self._beside({name: of_file(path) for name, path in named.items()})}
+
+    def _beside(self, files: Mapping[str, FileDigest]) -> MeasuredFiles:
+        return {("", name): MeasuredFile.of(f, self.path / name) for name, f in files.items()}
+
+    def planned(
+        self, prepared: Prepared | None, plan: Plan | None, findings: Findings
+    ) -> Measurement | None:
+        """Return the expected configuration, tokenizer, and how the model generates."""
+        lock = self.lock
+        if prepared is not None or lock is not None:
+            findings.compared.append(CONFIG)
+        settings = MeasuredSettings(
+            None if lock is None else lock.config,
+            None if prepared is None else _values(out.config(prepared)),
+        )
+        beside = self._planned_files(prepared) if prepared else _locked_files(plan, lock)
+        if beside is None:
+            findings.unverified.append("the tokenizer's files: nothing says what they should be")
+            return Measurement(settings=settings)
+        findings.compared.append(f"{len(beside)} files of the tokenizer")
+        return Measurement(settings=settings, files={"beside": self._beside(beside)})
+
+    def _planned_files(self, prepared: Prepared) -> dict[str, FileDigest]:
+        """Return digests of the tokenizer's files and of how the model generates."""
+        return {
+            name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
+            for name, content in out.side_files(prepared, self.path).items()
+            if name not in {CONFIG, PLAN_FILE, CARD} and not name.endswith(FAMILY_SUFFIX)
+        }
+
+    def fitted_names(self, prepared: Prepared) -> frozenset[str]:
+        """Return the names of the tensors that bridges and healing change."""
+        return prepared.compiled.program.fitted
+
+    def remade(
+        self, prepared: Prepared, fitted: "Fitted | None", left: Collection[str]
+    ) -> DigestedTensors:
+        """Return the tensors that the plan makes, but for those that are `left`."""
+        made = prepared.compiled.program.outputs
+        outputs = tuple(output for output in made if output.spec.name not in left)
+        specs = [output.spec for output in outputs]
+        return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), _digest(fitted))
+
+
+def _digest(fitted: "Fitted | None" = None) -> Callable[[TensorSpec, str], TensorDigest]:
+    return lambda spec, sha256: out.tensor_digest(spec, sha256, fitted)
+
+
+def _values(config: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
+    """Return the settings of a configuration, long ones cut where they are shown."""
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()}
+    most = _LONGEST_VALUE
+    return {k: (t, t if len(t) <= most else f"{t[:most]}…") for k, t in texts.items()}
+
+
+def _locked_files(plan: Plan | None, lock: Lock | None) -> dict[str, FileDigest] | None:
+    """Return digests of the files beside the weights by a lock alone; None if it has none.
+
+    It has none of files that were made of several models, or of a GGUF file's tokenizer.
+    """
+    if lock is None or plan is None:
+        return None
+    if plan.chat_template is not None or plan.tokenizer == "union":
+        return None
+
+    def files_of(name: str, wanted: Callable[[str], bool]) -> dict[str, FileDigest]:
+        while (under := plan.models[name].on) is not None:
+            name = under
+        files = lock.models[name].files if name in lock.models else {}
+        return {file: digest for file, digest in files.items() if wanted(file)}
+
+    tokenizer = files_of(tokenizer_model_name(plan), is_beside)
+    processor = files_of("base", PROCESSOR_FILES.__contains__)
+    return tokenizer | processor | lock.stripped or None

@@ -1,190 +1,97 @@
-"""Whether a compiled GGUF file is what the plan and the lock in it say: `GgufVerification`."""
+"""The reader of a compiled GGUF file that is verified: `CompiledGguf`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
-from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
+from gptailor.build.differences import MeasuredSetting, MeasuredSettings, Measurement, gguf_settings
+from gptailor.build.findings import CompiledOutput, DigestedTensors, Findings
 from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, QUANTIZE_KEY, GgufFile, facts_digest, held
-from gptailor.build.lock import Difference, Lock, differing_tensors, parse_lock
-from gptailor.checkpoint.files import CheckpointError, quoted, shown
-from gptailor.checkpoint.formats.gguf_header import Header, read_gguf
+from gptailor.build.lock import parse_lock
+from gptailor.checkpoint.files import CheckpointError, shown
+from gptailor.checkpoint.formats.gguf_header import read_gguf
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
-from gptailor.checkpoint.write.output_file import ByteProgress
-from gptailor.checkpoint.write.tensors import Crew
+from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.plan.plan import Plan
-from gptailor.prepare import ModelPaths, Prepared
+from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.resolved import Gap
+    from gptailor.evaluate.bridge.fit import Fitted
 
 
 @final
-class GgufVerification:
-    """A GGUF file that is to be verified: it, its plan, its lock and the models are opened.
+class CompiledGguf(CompiledOutput):
+    """The reader of a compiled GGUF file. Raises CheckpointError (C109) for another file."""
 
-    No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
-    `healing` are told as `compile` tells them. Raises CheckpointError: C109 for a file that is no
-    GGUF file, C701 and C702 for a lock that is none.
-    """
+    no_plan = f"the file has no {PLAN_KEY}"
+    no_lock = "the file has no lock to compare them with"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        models: ModelPaths | None = None,
-        families: Sequence[str | Path] = (),
-        tensors_only: bool = False,
-    ) -> None:
-        self.path = path
-        self.bridging: Callable[[Gap], None] = lambda _: None
-        self.healing: OnHealing | None = None
-        self.header: Header = read_gguf(path)
-        self.tensors_only = tensors_only
-        self.found = Findings()
-        self.lock = self._read_lock()
-        self.plan = self._read_plan()
-        if self.plan is not None and families:
-            self.plan = self.plan.with_families(families)
-        self.prepared: Prepared | None = None
-        if self.lock is not None and self.plan is not None:
-            self.found.differences += differing_plan(self.plan, self.lock)
-        if tensors_only and self.lock is None:
-            self.found.unverified.append("the tensors: the file has no lock to compare them with")
-        if not tensors_only and self.plan is not None:
-            self.prepared = self.found.prepared(self.plan, models, path)
+    _file: GgufFile
+    """The file that the plan makes, once it is planned."""
 
-    @property
-    def work(self) -> int:
-        """The bytes that are to be read and made."""
-        size = sum(tensor.size for tensor in self.header.tensors.values())
-        return work_of(size, self.prepared, self.lock)
-
-    def _text(self, key: str) -> bytes | None:
-        said = self.header.facts.get(key)
-        return said.encode("utf-8", "surrogateescape") if isinstance(said, str) else None
-
-    def _read_lock(self) -> Lock | None:
-        raw = self._text(LOCK_KEY)
-        return parse_lock(raw, self.path) if raw is not None else None
-
-    def _read_plan(self) -> Plan | None:
-        raw = self._text(PLAN_KEY)
-        if raw is None:
-            self.found.unverified.append(f"the plan: the file has no {PLAN_KEY}")
-            return None
-        return self.found.plan(raw, self.path)
-
-    # ------------------------------------------------------------------------------- with weights
-
-    def run(
-        self, progress: ByteProgress = lambda _: None, *, threads: int | None = None
-    ) -> Verified:
-        """Compare tensors, metadata, the models' files, and what the plan makes."""
-        crew = Crew(threads)
-        told = crew.told(progress)
-        found = self._digests(crew, told)
-        locked = self.lock.gguf if self.lock is not None else None
-        if locked is not None:
-            self.found.differences += differing_tensors(locked.tensors, found, "the lock")
-            self.found.compared.append(f"{len(found)} tensors with the lock")
-            if facts_digest(self.header.facts) != locked.facts:
-                said = "the file's metadata is not what was locked"
-                self.found.differences.append(Difference("config", "metadata", said, self.path))
-        elif self.lock is not None:
-            self.found.unverified.append("the tensors: the lock was made of a folder")
-        if self.prepared is not None:
-            self._compare(self.prepared, found, crew, told)
-        return self.found.of(self.path)
-
-    def _digests(self, crew: Crew, progress: ByteProgress) -> dict[str, TensorDigest]:
-        """Those of the file's tensors."""
-        tensors = self.header.tensors
-        found: dict[str, TensorDigest] = {}
-
-        def seen(spec: TensorSpec, sha256: str) -> None:
-            tensor = tensors[spec.name]
-            kind = tensor.kind.name
-            found[spec.name] = TensorDigest(dtype=kind, shape=tensor.shape, sha256=sha256)
+    def __init__(self, path: Path) -> None:
+        self.path = self.plan_path = path
+        header = read_gguf(path)
+        self._facts = header.facts
+        self.plan_text = self._text(PLAN_KEY)
+        lock = self._text(LOCK_KEY)
+        self.lock = None if lock is None else parse_lock(lock, path)
+        gguf = None if self.lock is None else self.lock.gguf
+        self.locked = None if gguf is None else Measurement.of_gguf(gguf)
+        self.settings = gguf_settings(facts_digest(self._facts), path, _values(self._facts))
+        tensors = header.tensors
 
         def stretch(spec: TensorSpec) -> ByteRange:
-            return ByteRange(self.path, tensors[spec.name].offset, spec.size)
+            return ByteRange(path, tensors[spec.name].offset, spec.size)
+
+        def digest(spec: TensorSpec, sha256: str) -> TensorDigest:
+            tensor = tensors[spec.name]
+            return TensorDigest(dtype=tensor.kind.name, shape=tensor.shape, sha256=sha256)
 
         specs = [TensorSpec(name, "U8", (tensor.size,)) for name, tensor in tensors.items()]
-        of_tensors(specs, stretch, crew, seen, progress)
-        return found
+        self.tensors = DigestedTensors(specs, stretch, digest)
 
-    def _compare(
-        self, prepared: Prepared, found: dict[str, TensorDigest], crew: Crew, told: ByteProgress
-    ) -> None:
-        """Compare with what the plan gives: metadata, and tensors if the inputs are as locked."""
-        quantize = self.header.facts.get(QUANTIZE_KEY)
+    def _text(self, key: str) -> bytes | None:
+        text = self._facts.get(key)
+        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else None
+
+    def planned(
+        self, prepared: Prepared | None, plan: Plan | None, findings: Findings
+    ) -> Measurement | None:
+        """Return the metadata that the plan gives; None where it makes no GGUF file."""
+        if prepared is None:
+            return None
+        quantize = self._facts.get(QUANTIZE_KEY)
         try:
-            file = GgufFile(prepared, self.path, quantize if isinstance(quantize, str) else None)
-        except (CheckpointError, ValueError) as error:
-            said = error.message if isinstance(error, CheckpointError) else str(error)
-            self.found.unverified.append(f"what the plan makes: {said}")
-            return
-        self.found.differences += _differing_facts(file.facts, self.header.facts, self.path)
-        self.found.compared.append("the metadata")
-        if not self.found.has_locked_inputs(prepared, self.lock, crew, told):
-            return
-        left: frozenset[str] = frozenset()
-        if not has_texts(prepared):
-            left = prepared.compiled.program.fitted
-            said = f"{len(left)} bridged or healed tensors: their calibration text is gone"
-            self.found.unverified.append(said)
-        self._remake(file, found, left, crew, told)
-
-    def _remake(
-        self,
-        file: GgufFile,
-        found: Mapping[str, TensorDigest],
-        left: frozenset[str],
-        crew: Crew,
-        progress: ByteProgress,
-    ) -> None:
-        """Compare with what the plan makes, in memory, but for the program's tensors in `left`."""
-        program = file.prepared.compiled.program
-        fitted = None
-        if not left:
-            gap, healing = self.bridging, self.healing
-            fitted = out.fit_tensors(file.prepared, anew=True, on_gap=gap, on_healing=healing)
-        sources = {name: t.source.name for name, t in file.tensors.items() if t.source is not None}
-        bridged = {name for name, source in sources.items() if source in program.fitted}
-        locked = self.lock.gguf if self.lock is not None else None
-        if bridged and not left and locked is None:
-            self.found.unverified.append(
-                f"{len(bridged)} bridged or healed tensors: there is no lock"
+            self._file = GgufFile(
+                prepared, self.path, quantize if isinstance(quantize, str) else None
             )
-        away = bridged if left or locked is None else set()
-        made: dict[str, TensorDigest] = {}
+        except (CheckpointError, ValueError) as error:
+            message = error.message if isinstance(error, CheckpointError) else str(error)
+            findings.unverified.append(f"what the plan makes: {message}")
+            return None
+        findings.compared.append("the metadata")
+        return Measurement(settings=MeasuredSettings(values=_values(self._file.facts)))
 
-        def seen(spec: TensorSpec, sha256: str) -> None:
-            made[spec.name] = file.digest(spec.name, sha256, fitted)
+    def fitted_names(self, prepared: Prepared) -> frozenset[str]:
+        """Return the names of the tensors that bridges and healing change."""
+        fitted, tensors = prepared.compiled.program.fitted, self._file.tensors
+        sources = {name: tensor.source for name, tensor in tensors.items()}
+        return frozenset(n for n, s in sources.items() if s is not None and s.name in fitted)
 
-        specs = [tensor.spec for name, tensor in file.tensors.items() if name not in away]
-        payloads = file.payloads(out.payloads(program.outputs, fitted=fitted))
-        of_tensors(specs, payloads, crew, seen, progress)
-        known = {n: d for n, d in (locked.tensors if locked else found).items() if n not in away}
-        self.found.compare_made(made, known, locked=locked is not None)
-
-
-def _differing_facts(
-    expected: Mapping[str, Any], found: Mapping[str, Any], path: Path
-) -> list[Difference]:
-    """What a file says otherwise than the plan gives."""
-    ours, theirs = held(found), held(expected)
-    return [
-        Difference("config", key, f"{quoted(key)} is {_said(found, key)}, and by the plan "
-                   f"{_said(expected, key)}", path)
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    ]  # fmt: skip
+    def remade(
+        self, prepared: Prepared, fitted: "Fitted | None", left: Collection[str]
+    ) -> DigestedTensors:
+        """Return the tensors that the plan makes, but for those that are `left`."""
+        file = self._file
+        specs = [tensor.spec for name, tensor in file.tensors.items() if name not in left]
+        payloads = file.payloads(out.payloads(prepared.compiled.program.outputs, fitted=fitted))
+        return DigestedTensors(
+            specs, payloads, lambda spec, sha: file.digest(spec.name, sha, fitted)
+        )
 
 
-def _said(facts: Mapping[str, Any], key: str) -> str:
-    return shown(facts[key]) if key in facts else "missing"
+def _values(facts: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
+    """Return the metadata that a lock holds a file to."""
+    return {key: (text, shown(facts[key])) for key, text in held(facts).items()}

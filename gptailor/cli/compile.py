@@ -326,11 +326,9 @@ def verify_command(
     Ends with 0 if all is so, with 1 if something differs, and with 3 if nothing is known to differ
     but something could not be compared, as where a model is gone.
     """
-    from gptailor.build.verify import verification_of  # noqa: PLC0415
+    from gptailor.build.verify import Verification  # noqa: PLC0415
 
-    begun = verification_of(
-        folder, models=dict(models), families=families, tensors_only=tensors_only
-    )
+    begun = Verification(folder, models=dict(models), families=families, tensors_only=tensors_only)
     begun.bridging = _told_of_gap
     if begun.prepared is not None and begun.prepared.healing is not None:
         begun.healing = told_of_healing()

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from gptailor.build.lock import (
+from gptailor.build.differences import (
     Difference,
-    Lock,
-    LockedModel,
-    differing_tensors,
-    read_lock,
+    MeasuredFile,
+    Measurement,
+    lock_differences,
     refuse,
 )
-from gptailor.build.record import differing_inputs
+from gptailor.build.lock import Lock, LockedModel, read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
@@ -235,7 +234,8 @@ def test_each_way_to_differ_is_named() -> None:
         "e": like.model_copy(update={"dtype": "I32"}),
         "f": like,
     }
-    assert [one.message for one in differing_tensors(expected, found, "the lock")] == [
+    tensors = (Measurement(tensors=digests) for digests in (expected, found))
+    assert [one.message for one in lock_differences(*tensors)] == [
         "tensor 'a' is missing; the lock has it",
         "tensor 'b' has other bytes than by the lock",
         "tensor 'c' is F32 [1, 2], and by the lock F32 [2]",
@@ -244,7 +244,8 @@ def test_each_way_to_differ_is_named() -> None:
     ]
     files = {"a": FileDigest(size=1, sha256=A)}
     locked = lock(models={"m": LockedModel(source="./m", files=files)})
-    differing = differing_inputs({"m": {"b": Path("/m/b")}}, locked, lambda *_: None)
+    read = Measurement(files={"inputs": {("m", "b"): MeasuredFile(Path("/m/b"))}})
+    differing = lock_differences(Measurement.of(locked), read)
     assert [one.message for one in differing] == [
         "'a' of model 'm' is in the lock, and is not read",
         "'b' is read of model 'm', and the lock has none of that name",

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from gptailor.build.record import plan_digest
 from gptailor.build.verify import Verification
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import main as cli
+from gptailor.plan.bounds import MOST_BYTES
 from gptailor.prepare import ready
 from tests.hub_server import serving
 
@@ -177,6 +179,13 @@ def test_adapters_are_locked_apart_from_their_models(here: Path) -> None:
     assert models["code"].on == "mid"
     gptailor.compile(gptailor.load("p.tailor"), "out", locked=locked)
     assert gptailor.verify("out").result == "verified"
+    document = json.loads(locked.text())
+    del document["models"]["code"]["on"]
+    inside = (here / "out" / LOCK_FILE).read_text()
+    (here / "out" / LOCK_FILE).write_text(json.dumps(document))
+    said = "model 'code': expected a whole model by the lock, got an adapter on 'mid' in the plan"
+    assert messages(here / "out") == messages(here / "out", tensors_only=True) == [said]
+    (here / "out" / LOCK_FILE).write_text(inside)
     (here / "adapter").rename(here / "moved")
     flip(here / "out" / "tokenizer.json")
     assert messages(here / "out") == ["'tokenizer.json' has other bytes than the plan gives"]
@@ -442,6 +451,29 @@ def test_another_plan_is_named(out: Path) -> None:
     assert "plan.tailor has the dtype float16, and the lock float32" in messages(out)
     plan.write_text("tailor 1\nL0 frm base\n")
     assert any("can't be compiled" in one for one in messages(out))
+
+
+def test_a_plan_is_read_no_further_than_one_may_be_long(out: Path) -> None:
+    os.truncate(out / "plan.tailor", 16 * MOST_BYTES)
+    tracemalloc.start()
+    said = messages(out, tensors_only=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(said) == 1
+    assert f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more" in said[0]
+    assert peak < 4 * MOST_BYTES
+
+
+def test_a_refusal_names_all_inputs_that_differ(here: Path) -> None:
+    (here / "p.tailor").write_text(PLAN + 'chat_template "./t.jinja"\n')
+    (here / "t.jinja").write_text("old")
+    locked = gptailor.lock(gptailor.load("p.tailor"))
+    (here / "t.jinja").write_text("new")
+    flip(here / "math" / "model.safetensors")
+    assert refused(locked).message == (
+        "'model.safetensors' of model 'math' has other bytes than by the lock; "
+        "the chat template is not the one that was locked"
+    )
 
 
 def test_a_tampered_lock_is_a_difference(out: Path) -> None:

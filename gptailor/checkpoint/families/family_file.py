@@ -19,6 +19,7 @@ from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.layer_config import Config, RuleError
 from gptailor.checkpoint.families.layer_rules import AtMost, First, LayerRule, Listed, Numbered
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, shown
+from gptailor.checkpoint.records import fault_of
 from gptailor.plan.parts import Branch
 from gptailor.plan.plan import Closed, Several
 
@@ -251,10 +252,8 @@ def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
     try:
         found = FamilyFile.model_validate(document)
     except pydantic.ValidationError as error:
-        said = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = quoted(".".join(map(str, said["loc"])))
-        text = said["msg"][:1].lower() + said["msg"][1:]
-        raise CheckpointError("C111", f"is no family file: {place}: {text}", path, _AGAIN) from None
+        message = f"is no family file: {fault_of(error)}"
+        raise CheckpointError("C111", message, path, _AGAIN) from None
     if not found.model_types:
         raise CheckpointError("C111", "is no family file: it names no model type", path, _AGAIN)
     if proven:

@@ -17,6 +17,8 @@ from gptailor.plan.plan import Closed, Several
 
 _Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+UNMEASURED: Sha256 = "0" * 64
+"""The digest of bytes that were not read or made yet."""
 
 
 @final
