@@ -19,9 +19,9 @@ import gptailor
 from gptailor.checkpoint import files as regular
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checkpoint.formats import gguf_header
 from gptailor.checkpoint.formats import safetensors as header
-from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.checkpoint.formats.gguf import header as gguf_header
+from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.formats.lora import apply_adapter
 from gptailor.checkpoint.formats.pytorch import read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header

@@ -24,10 +24,10 @@ from gptailor.checkpoint.folder import tokenizer_files
 from gptailor.checkpoint.foreign_code import files_with_code
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.requests import Request
+from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.faults import TailorError
 from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared
-from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 
 Tokens = tuple[int, ...]
 

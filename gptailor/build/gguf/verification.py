@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
 from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
-from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, QUANTIZE_KEY, GgufFile, facts_digest, held
+from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, QUANTIZE_KEY, GgufFile, facts_digest, held
 from gptailor.build.lock import Difference, Lock, differing_tensors, parse_lock
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
-from gptailor.checkpoint.formats.gguf_header import Header, read_gguf
+from gptailor.checkpoint.formats.gguf.header import Header, read_gguf
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn, final
 
+from gptailor.build.gguf.metadata import GgufFacts
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.formats.gguf_header import KINDS, TensorKind
+from gptailor.checkpoint.formats.gguf.kinds import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
-from gptailor.program.gguf_facts import GgufFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,6 @@ GGUF_ALIGNMENT = 32
 
 _AT_ONCE = 2**20
 """Entries that are converted at once, if a row, or a head's rows, have no more."""
-
-_SCALES = {"Q4_1": 4, "Q5_1": 4}
-"""Bytes of a block's numbers in float16, which it begins with: a scale, here also a least value."""
 
 
 @final
@@ -193,12 +190,10 @@ def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
         help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
         raise CheckpointError("C307", message, target, help_)
 
-    return _in_kind(values, KINDS[tensor.kind], tensor.kind, refuse)
+    return _in_kind(values, KINDS[tensor.kind], refuse)
 
 
-def _in_kind(
-    values: "Tensor", kind: TensorKind, name: str, refuse: Callable[[int], NoReturn]
-) -> bytes:
+def _in_kind(values: "Tensor", kind: TensorKind, refuse: Callable[[int], NoReturn]) -> bytes:
     """The values in a type; `refuse` is called with the number of one that it can't hold."""
     import torch
 
@@ -214,8 +209,8 @@ def _in_kind(
     from gguf.quants import quantize
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        blocks = quantize(plain.numpy(), GGMLQuantizationType[name]).reshape(-1, kind.bytes)
-    scales = blocks[:, : _SCALES.get(name, 2)].copy().view(np.float16)
+        blocks = quantize(plain.numpy(), GGMLQuantizationType[kind.name]).reshape(-1, kind.bytes)
+    scales = blocks[:, : kind.scales].copy().view(np.float16)
     wrong = (~np.isfinite(scales)).any(axis=1)
     if wrong.any():
         block = plain.reshape(-1, kind.block)[int(wrong.argmax())]

@@ -12,14 +12,23 @@ from typing import TYPE_CHECKING, Any, final
 import gptailor
 from gptailor.build import output as out
 from gptailor.build.destination import Contents, Destination
+from gptailor.build.gguf.metadata import GgufFacts, WrittenArchitecture
+from gptailor.build.gguf.values import (
+    GGUF_ALIGNMENT,
+    GgufTensorPlan,
+    gguf_package,
+    gguf_payload,
+    header_bytes,
+)
+from gptailor.build.gguf.vocabulary import vocabulary_facts
 from gptailor.build.lock import Lock, LockedGguf, differing_gguf, refuse
 from gptailor.build.record import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
-from gptailor.checkpoint.formats.gguf_header import KINDS
-from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, FREQUENCIES, quantised_kind
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
+from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
@@ -27,15 +36,6 @@ from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Shard
 from gptailor.checkpoint.write.writer import write_file
 from gptailor.prepare import Prepared, all_declared
-from gptailor.program.gguf_facts import GgufFacts, WrittenArchitecture
-from gptailor.program.gguf_values import (
-    GGUF_ALIGNMENT,
-    GgufTensorPlan,
-    gguf_package,
-    gguf_payload,
-    header_bytes,
-)
-from gptailor.program.gguf_vocabulary import vocabulary_facts
 
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted

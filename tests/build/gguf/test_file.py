@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
-from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, GgufFile
+from gptailor.build.gguf import values as gguf_values
+from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checkpoint.formats.gguf_header import read_gguf
-from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, quantised_kind
+from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
 from gptailor.cli import main as cli
-from gptailor.program import gguf_values
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded
 from tests.tiny import tiny_model, write_tokenizer

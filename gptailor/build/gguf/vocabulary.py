@@ -11,19 +11,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, final
 
+from gptailor.build.gguf.metadata import GgufFacts
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.program.gguf_facts import GgufFacts
-from gptailor.program.gguf_tokenizer import LLAMA3_SPLIT, QWEN_SPLIT, TEKKEN_SPLIT
+from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
 
 # ruff: noqa: PLC0415 (the libraries load only where a GGUF file is written)
 
+_STEPS = {DIGITS_SPLIT: "digits", GPT2_SPLIT: ""}
 _PRE: Mapping[tuple[str, bool], str] = {
-    (QWEN_SPLIT, False): "qwen2",
-    (LLAMA3_SPLIT, True): "llama-bpe",
-    (LLAMA3_SPLIT, False): "smaug-bpe",
-    (TEKKEN_SPLIT, True): "tekken",
-    ("digits", False): "smollm",
-    ("", False): "gpt-2",
+    (_STEPS.get(split.patterns, split.patterns[0]), split.whole): name
+    for name, split in SPLITS.items()
+    if split.written
 }
 """llama.cpp's name by how a text is split first, and whether a word that is a token stays whole."""
 
