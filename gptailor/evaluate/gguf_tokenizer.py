@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file, as the files that transformers loads."""
 
+import errno
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.header import GgufValue, read_gguf
 from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
+from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import listed
 
@@ -28,17 +29,27 @@ def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
     """
     facts = read_gguf(path).facts
     model = facts.get("tokenizer.ggml.model")
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder(path) as folder:
         if model == "gpt2":
-            _byte_level(path, facts).save_pretrained(folder)
+            _save(_byte_level(path, facts), folder)
         elif model == "llama":
-            _sentence_piece(path).save_pretrained(folder)
+            _save(_sentence_piece(path), folder)
         else:
             _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
-        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+        files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     ids = {f"{name}_token_id": number for name, number in _ids(facts).items() if name != "unk"}
     files["generation_config.json"] = (json.dumps(ids, indent=2) + "\n").encode()
     return files
+
+
+def _save(tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer. Raises OSError where a file can't be written."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers raises nothing else
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def _refuse(path: Path, message: str) -> NoReturn:

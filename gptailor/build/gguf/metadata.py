@@ -15,9 +15,9 @@ from gptailor.checkpoint.formats.gguf.architectures import (
     ARCHITECTURES,
     COUNTS,
     EPSILONS,
-    LOCAL_BASE,
-    PATTERN,
-    WINDOW,
+    LOCAL_BASE_KEY,
+    PATTERN_KEY,
+    WINDOW_KEY,
     WRITTEN,
     is_norm,
 )
@@ -230,7 +230,7 @@ class WrittenArchitecture:
             slides = "".join("s" if t == "sliding_attention" else "F" for t in self._types())
             must = f"as llama.cpp's {quoted(self.name)} must"
             self.refuse(f"its layers slide by no period, {must}: {slides}", help)
-        return {WINDOW: self._count("sliding_window"), PATTERN: period or windows.period}
+        return {WINDOW_KEY: self._count("sliding_window"), PATTERN_KEY: period or windows.period}
 
     # -------------------------------------------------------------------------------------- rotary
 
@@ -243,7 +243,7 @@ class WrittenArchitecture:
             self.refuse("the rotary embeddings of its sliding layers are scaled")
         if "sliding_attention" not in self._types():
             return self._scaled(wide, head)
-        return self._scaled(wide, head) | {LOCAL_BASE: self._real(local, "rope_theta")}
+        return self._scaled(wide, head) | {LOCAL_BASE_KEY: self._real(local, "rope_theta")}
 
     def _scaled(self, rope: Mapping[str, Any], head: int) -> GgufFacts:
         """Return the base and the scaling; keep llama3's as divisors of the frequencies."""

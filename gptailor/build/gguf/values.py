@@ -1,11 +1,11 @@
-"""The bytes of a GGUF file: its header by llama.cpp's own package, its tensors made on the way.
+"""The bytes of a GGUF file: its header by llama.cpp's own package, its tensors by conversion.
 
 A tensor is converted some rows at a time, so that memory doesn't grow with it.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite, prod
 from pathlib import Path
@@ -16,7 +16,7 @@ from gptailor.build.gguf.metadata import GgufFacts
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
-from gptailor.checkpoint.write.output_file import Payload, blocks_of
+from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
 
@@ -35,9 +35,9 @@ _AT_ONCE = 2**20
 @final
 @dataclass(frozen=True)
 class GgufTensorPlan:
-    """A tensor of a GGUF file: its type's name, its shape, and the program's that it is made of.
+    """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
 
-    `heads` and `add_one` are as `GgufTensorName` has them. Without a `source` it is `content`.
+    `heads` and `add_one` are as in `GgufTensorName`. Without a `source` its bytes are `content`.
     """
 
     name: str
@@ -56,12 +56,12 @@ class GgufTensorPlan:
 
     @property
     def spec(self) -> TensorSpec:
-        """The tensor as a stretch of bytes, which a file is filled with."""
+        """The tensor as a stretch of bytes of the file."""
         return TensorSpec(self.name, "U8", (self.size,))
 
     @property
     def is_copy(self) -> bool:
-        """Whether its bytes are those of its source."""
+        """Whether its bytes equal its source's."""
         same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
         return same and not self.heads and not self.add_one
 
@@ -70,7 +70,10 @@ class GgufTensorPlan:
 
 
 def gguf_package(target: Path) -> ModuleType:
-    """The package that writes headers and quantises. Raises CheckpointError (C110) without it."""
+    """Return the package that writes headers and quantises.
+
+    Raises CheckpointError (C110) for a missing package.
+    """
     try:
         import gguf
     except ImportError as error:
@@ -82,23 +85,23 @@ def gguf_package(target: Path) -> ModuleType:
 def header_bytes(
     architecture: str, facts: GgufFacts, tensors: Sequence[GgufTensorPlan], target: Path
 ) -> bytes:
-    """All bytes of a GGUF file before its first tensor."""
+    """Return all bytes of a GGUF file before its first tensor."""
     gguf = gguf_package(target)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header"
+    with temporary_folder(target) as folder:
+        path = folder / "header"
         writer = gguf.GGUFWriter(path, architecture)
         for key, value in facts.items():
-            if key != "general.architecture":  # which it has said already
+            if key != "general.architecture":  # which the writer adds itself
                 _check_fact(key, value, target)
                 _add(writer, key, value)
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
             # A shape in entries, for the type of numbers isn't uint8.
             writer.add_tensor_info(tensor.name, tensor.shape, float, tensor.size, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
+        with closing(writer):
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
         raw = path.read_bytes()
     return raw + b"\0" * (-len(raw) % GGUF_ALIGNMENT)
 
@@ -128,9 +131,9 @@ def _add(writer: object, key: str, value: int | float | bool | str | list[object
 def gguf_payload(
     tensor: GgufTensorPlan, raw: Payload, seen: Callable[[str], None] | None, target: Path
 ) -> Payload:
-    """A tensor's bytes in GGUF, of those that the program makes.
+    """Return a tensor's bytes in GGUF, from the program's bytes.
 
-    `seen` is told the sha256 of the latter, where they are not copied as they are. Raises
+    `seen` receives the sha256 of the program's bytes, unless they are copied unchanged. Raises
     CheckpointError (C307) for numbers that the type can't hold, infinity and NaN among them.
     """
     if tensor.is_copy:
@@ -169,7 +172,7 @@ def _converted(
 
 
 def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
-    """Whole rows, and of an interleaved projection whole heads, in the tensor's type."""
+    """Return whole rows in the tensor's type; whole heads of an interleaved projection."""
     import torch
 
     from gptailor.program.load import TORCH_DTYPES
@@ -194,7 +197,7 @@ def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
 
 
 def _in_kind(values: "Tensor", kind: TensorKind, refuse: Callable[[int], NoReturn]) -> bytes:
-    """The values in a type; `refuse` is called with the number of one that it can't hold."""
+    """Return the values in a type; call `refuse` with the index of a value that it can't hold."""
     import torch
 
     from gptailor.methods.rounding import rounded

@@ -1,4 +1,4 @@
-"""Whether a compiled GGUF file is what the plan and the lock in it say: `GgufVerification`."""
+"""The verification of a compiled GGUF file against its plan and its lock."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @final
 class GgufVerification:
-    """A GGUF file that is to be verified: it, its plan, its lock and the models are opened.
+    """A GGUF file to verify, with its plan, its lock and the opened models.
 
     No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
-    `healing` are told as `compile` tells them. Raises CheckpointError: C109 for a file that is no
-    GGUF file, C701 and C702 for a lock that is none.
+    `healing` are called as `compile` calls them. Raises CheckpointError: C109 for a file in another
+    format, C701 and C702 for an invalid lock.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class GgufVerification:
 
     @property
     def work(self) -> int:
-        """The bytes that are to be read and made."""
+        """The bytes to read and to make."""
         size = sum(tensor.size for tensor in self.header.tensors.values())
         return work_of(size, self.prepared, self.lock)
 
@@ -101,7 +101,7 @@ class GgufVerification:
         return self.found.of(self.path)
 
     def _digests(self, crew: Crew, progress: ByteProgress) -> dict[str, TensorDigest]:
-        """Those of the file's tensors."""
+        """Return the digests of the file's tensors."""
         tensors = self.header.tensors
         found: dict[str, TensorDigest] = {}
 
@@ -120,7 +120,7 @@ class GgufVerification:
     def _compare(
         self, prepared: Prepared, found: dict[str, TensorDigest], crew: Crew, told: ByteProgress
     ) -> None:
-        """Compare with what the plan gives: metadata, and tensors if the inputs are as locked."""
+        """Compare the metadata with the plan's, and the tensors if the inputs are as locked."""
         quantize = self.header.facts.get(QUANTIZE_KEY)
         try:
             file = GgufFile(prepared, self.path, quantize if isinstance(quantize, str) else None)
@@ -147,7 +147,7 @@ class GgufVerification:
         crew: Crew,
         progress: ByteProgress,
     ) -> None:
-        """Compare with what the plan makes, in memory, but for the program's tensors in `left`."""
+        """Compare with the tensors that the plan makes, without the tensors in `left`."""
         program = file.prepared.compiled.program
         fitted = None
         if not left:
@@ -176,7 +176,7 @@ class GgufVerification:
 def _differing_facts(
     expected: Mapping[str, Any], found: Mapping[str, Any], path: Path
 ) -> list[Difference]:
-    """What a file says otherwise than the plan gives."""
+    """Return the differences of a file's metadata from the plan's."""
     ours, theirs = held(found), held(expected)
     return [
         Difference("config", key, f"{quoted(key)} is {_said(found, key)}, and by the plan "

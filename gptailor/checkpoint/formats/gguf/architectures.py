@@ -31,9 +31,9 @@ EPSILONS: Mapping[str, str] = {
 }
 """The configurations' keys of the number that steadies a norm, and GGUF's."""
 
-WINDOW = "attention.sliding_window"
-PATTERN = "attention.sliding_window_pattern"
-LOCAL_BASE = "rope.freq_base_swa"
+WINDOW_KEY = "attention.sliding_window"
+PATTERN_KEY = "attention.sliding_window_pattern"
+LOCAL_BASE_KEY = "rope.freq_base_swa"
 
 # ------------------------------------------------------------------------------- names of tensors
 
@@ -94,7 +94,7 @@ def is_norm(key: str) -> bool:
 
 @final
 @dataclass(frozen=True)
-class Number:
+class NumberKey:
     """A number that GGUF has under `key` and a configuration under `name`.
 
     A file without it means `default`; an `optional` number is then missing in the configuration,
@@ -169,7 +169,7 @@ class Architecture:
     Files lack the scale of such an architecture.
     """
     windows: Windows | None = None
-    numbers: tuple[Number, ...] = ()
+    numbers: tuple[NumberKey, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     """The settings that all models of the architecture share."""
     known: frozenset[str] = frozenset()
@@ -192,7 +192,7 @@ class Architecture:
         """The keys of a file that are read besides those of every architecture."""
         keys = self.known | {number.key for number in self.numbers} | {EPSILONS[self.epsilon]}
         if self.windows is not None:
-            keys |= {WINDOW, PATTERN} | ({LOCAL_BASE} if self.windows.apart else set())
+            keys |= {WINDOW_KEY, PATTERN_KEY} | ({LOCAL_BASE_KEY} if self.windows.apart else set())
         return keys
 
 
@@ -201,7 +201,7 @@ class Architecture:
 
 def _phi3(facts: FileFacts) -> dict[str, Any]:
     # Phi 4, whose layers don't slide, has 0.
-    return {"sliding_window": None if facts.fact(WINDOW) == 0 else facts.count(WINDOW)}
+    return {"sliding_window": None if facts.fact(WINDOW_KEY) == 0 else facts.count(WINDOW_KEY)}
 
 
 def _biases(facts: FileFacts) -> dict[str, Any]:
@@ -265,14 +265,14 @@ _GELU = "gelu_pytorch_tanh"
 _NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 """In place of a class's defaults, which are tokens of its makers' vocabulary."""
 _SOFTCAPS = (
-    Number("attn_logit_softcapping", "attn_logit_softcapping"),
-    Number("final_logit_softcapping", "final_logit_softcapping"),
+    NumberKey("attn_logit_softcapping", "attn_logit_softcapping"),
+    NumberKey("final_logit_softcapping", "final_logit_softcapping"),
 )
 _EXPERT_WIDTH = "expert_feed_forward_length"
 _EXPERTS = (
-    Number("expert_count", "num_experts", whole=True),
-    Number("expert_used_count", "num_experts_per_tok", whole=True),
-    Number(_EXPERT_WIDTH, "moe_intermediate_size", whole=True),
+    NumberKey("expert_count", "num_experts", whole=True),
+    NumberKey("expert_used_count", "num_experts_per_tok", whole=True),
+    NumberKey(_EXPERT_WIDTH, "moe_intermediate_size", whole=True),
 )
 _QWEN_MOE = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
@@ -301,8 +301,8 @@ MIXTRAL = replace(
     },
     biased=(_NO_BIASES,),
     numbers=(
-        Number("expert_count", "num_local_experts", whole=True),
-        Number("expert_used_count", "num_experts_per_tok", whole=True),
+        NumberKey("expert_count", "num_local_experts", whole=True),
+        NumberKey("expert_used_count", "num_experts_per_tok", whole=True),
     ),
     constants={"sliding_window": None},
     known=frozenset({_EXPERT_WIDTH}),
@@ -324,7 +324,7 @@ _OLMO2 = Architecture(
     head_norms="flat",
     square=True,
     constants={**_NO_TOKENS, "attention_bias": False},
-    known=frozenset({WINDOW}),
+    known=frozenset({WINDOW_KEY}),
 )
 
 OLMO_3 = replace(
@@ -419,7 +419,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "ffn_down": "mlp.down_proj",
         },
         constants=_NO_TOKENS,
-        known=frozenset({WINDOW}),
+        known=frozenset({WINDOW_KEY}),
         settings=_phi3,
     ),
     "qwen2moe": Architecture(
@@ -429,7 +429,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         biased=(_QKV,),
         numbers=(
             *_EXPERTS,
-            Number(
+            NumberKey(
                 "expert_shared_feed_forward_length", "shared_expert_intermediate_size", whole=True
             ),
         ),
@@ -442,7 +442,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         numbers=_EXPERTS,
         constants={**_QWEN_MOE, "attention_bias": False, "norm_topk_prob": True},
     ),
-    "olmo2": replace(_OLMO2, variants={WINDOW: OLMO_3}),
+    "olmo2": replace(_OLMO2, variants={WINDOW_KEY: OLMO_3}),
     "granite": Architecture(
         "granite",
         "GraniteForCausalLM",
@@ -451,9 +451,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         square=True,
         permuted=True,
         numbers=(
-            Number("embedding_scale", "embedding_multiplier", default=1.0),
-            Number("logit_scale", "logits_scaling"),
-            Number("residual_scale", "residual_multiplier", default=1.0),
+            NumberKey("embedding_scale", "embedding_multiplier", default=1.0),
+            NumberKey("logit_scale", "logits_scaling"),
+            NumberKey("residual_scale", "residual_multiplier", default=1.0),
         ),
         constants=_NO_TOKENS,
         # Granite 4 has the keys of state-space layers without such layers.
@@ -472,7 +472,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         epsilon="layer_norm_eps",
         head_norms="each",
         square=True,
-        numbers=(Number("logit_scale", "logit_scale"),),
+        numbers=(NumberKey("logit_scale", "logit_scale"),),
         constants={**_NO_TOKENS, "attention_bias": False, "tie_word_embeddings": True},
         settings=_cohere,
     ),

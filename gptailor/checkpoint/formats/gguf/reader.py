@@ -17,9 +17,9 @@ from gptailor.checkpoint.formats.gguf.architectures import (
     COUNTS,
     EPSILONS,
     HEAD_NORMS,
-    LOCAL_BASE,
-    PATTERN,
-    WINDOW,
+    LOCAL_BASE_KEY,
+    PATTERN_KEY,
+    WINDOW_KEY,
     Architecture,
     is_norm,
 )
@@ -288,7 +288,7 @@ class _File:
     def _slides(self) -> bool:
         """Return whether any layer has a window: always, but where the file may lack windows."""
         windows = self.architecture.windows
-        return windows is not None and not (windows.apart and self.facts.fact(WINDOW) is None)
+        return windows is not None and not (windows.apart and self.facts.fact(WINDOW_KEY) is None)
 
     def _layer_types(self) -> dict[str, Any]:
         windows, facts = self.architecture.windows, self.facts
@@ -296,16 +296,16 @@ class _File:
             return {}
         if not self._slides():
             return {"layer_types": ["full_attention"] * facts.layers}
-        pattern = facts.fact(PATTERN)
+        pattern = facts.fact(PATTERN_KEY)
         if not isinstance(pattern, tuple):
-            period = facts.count(PATTERN, windows.period)
+            period = facts.count(PATTERN_KEY, windows.period)
             slides = [(number + 1) % period != 0 for number in range(facts.layers)]
         elif len(pattern) == facts.layers and all(each in (0, 1) for each in pattern):
             slides = [bool(each) for each in pattern]
         else:
-            self.refuse(f"'{PATTERN}' is no list of {facts.layers} yes or no")
+            self.refuse(f"'{PATTERN_KEY}' is no list of {facts.layers} yes or no")
         types = ["sliding_attention" if each else "full_attention" for each in slides]
-        return {"layer_types": types, "sliding_window": facts.count(WINDOW)}
+        return {"layer_types": types, "sliding_window": facts.count(WINDOW_KEY)}
 
     def _rotary(self) -> dict[str, Any]:
         """Return the rotary embeddings under today's key and the older ones.
@@ -319,7 +319,7 @@ class _File:
         if rope["rope_type"] != "default":
             config["rope_scaling"] = {key: rope[key] for key in rope if key != "rope_theta"}
         if windows is not None and windows.apart:
-            base = self.facts.real(LOCAL_BASE, windows.local_base or theta)
+            base = self.facts.real(LOCAL_BASE_KEY, windows.local_base or theta)
             local = {"rope_theta": base, "rope_type": "default"}
             config["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
             if windows.local_base is not None:
