@@ -2,7 +2,6 @@
 
 import math
 import struct
-from functools import cached_property
 from typing import NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, shown
@@ -11,7 +10,11 @@ from gptailor.checkpoint.formats.gguf.header import GgufValue, Header
 
 @final
 class FileFacts:
-    """The facts of a file about its architecture `name`, with the sizes that most rows need."""
+    """The facts of a file about its architecture `name`, with the sizes of the model.
+
+    `hidden` is the width of the stream, `wide` the width within a feed-forward block, `head` the
+    width of a head; `heads` and `kv` are the numbers of heads of queries and of keys.
+    """
 
     def __init__(self, header: Header, name: str) -> None:
         self.header = header
@@ -20,6 +23,12 @@ class FileFacts:
         self.first_layer = frozenset(
             each.removeprefix(first) for each in header.tensors if each.startswith(first)
         )
+        self.hidden = self.count("embedding_length")
+        self.heads = self.count("attention.head_count")
+        self.kv = self.count("attention.head_count_kv", self.heads)
+        self.head = self.count("attention.key_length", self.hidden // self.heads)
+        self.layers = self.count("block_count")
+        self.wide = self.count("feed_forward_length")
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
         """Raise CheckpointError (C109) about the file."""
@@ -51,36 +60,6 @@ class FileFacts:
         if not math.isfinite(value) or value <= 0:
             self.refuse(f"'{self.name}.{key}' is {value!r}, and should be positive")
         return short_single(float(value))
-
-    @cached_property
-    def hidden(self) -> int:
-        """The width of the stream."""
-        return self.count("embedding_length")
-
-    @cached_property
-    def heads(self) -> int:
-        """The number of heads of the queries."""
-        return self.count("attention.head_count")
-
-    @cached_property
-    def kv(self) -> int:
-        """The number of heads of the keys and values."""
-        return self.count("attention.head_count_kv", self.heads)
-
-    @cached_property
-    def head(self) -> int:
-        """The width of a head."""
-        return self.count("attention.key_length", self.hidden // self.heads)
-
-    @cached_property
-    def layers(self) -> int:
-        """The number of layers."""
-        return self.count("block_count")
-
-    @cached_property
-    def wide(self) -> int:
-        """The width within a feed-forward block."""
-        return self.count("feed_forward_length")
 
 
 def short_single(value: float) -> float:

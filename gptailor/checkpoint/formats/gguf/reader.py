@@ -56,6 +56,10 @@ class _File:
             known = listed(map(quoted, ARCHITECTURES))
             message = f"is of the architecture {quoted(str(name))}"
             raise CheckpointError("C109", message, header.path, f"those read are {known}")
+        if header.facts.get("split.count", 1) not in {0, 1}:
+            message = "is one of several parts of a model"
+            help = "join the parts with `llama-gguf-split --merge`"
+            raise CheckpointError("C109", message, header.path, help)
         self.name = name
         self.facts = FileFacts(header, name)
         self.experts = self.facts.count("expert_count") if self.facts.fact("expert_count") else 0
@@ -77,9 +81,6 @@ class _File:
         return own
 
     def _check_keys(self) -> None:
-        if self.header.facts.get("split.count", 1) not in {0, 1}:
-            help = "join the parts with `llama-gguf-split --merge`"
-            self.refuse("is one of several parts of a model", help)
         own, known = f"{self.name}.", _KNOWN | self.architecture.keys
         known |= ROTARY_KEYS if self.architecture.rotated != "none" else frozenset()
         for key in self.header.facts:
