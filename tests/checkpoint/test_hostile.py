@@ -143,7 +143,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.mark.parametrize(
     ("module", "reader", "name"),
-    [("safetensors", "read_header", "x.safetensors"), ("gguf", "open_gguf", "x.gguf"),
+    [("safetensors", "read_header", "x.safetensors"), ("gguf.reader", "open_gguf", "x.gguf"),
      ("pytorch", "read_pickled", "x.bin")],
 )  # fmt: skip
 def test_sparse_files_of_terabytes_and_bombs_fit_into_a_process(
