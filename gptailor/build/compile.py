@@ -147,7 +147,7 @@ def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Dest
     written as GGUF.
     """
     if path.suffix.lower() == ".gguf":
-        from gptailor.build.gguf import GgufFile  # noqa: PLC0415 (late: it costs start-up)
+        from gptailor.build.gguf.file import GgufFile  # noqa: PLC0415 (late: it costs start-up)
 
         with packages_needed("a GGUF file"):
             return GgufFile(prepared, path, quantize)

@@ -19,7 +19,7 @@ from gptailor.checkpoint.files import (
     reading,
 )
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
-from gptailor.checkpoint.formats.gguf_header import read_gguf
+from gptailor.checkpoint.formats.gguf.header import read_gguf
 
 NAMED_TEMPLATES: Mapping[str, str] = {
     "chatml": (

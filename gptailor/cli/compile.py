@@ -28,7 +28,7 @@ class QuantisedType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The type as it is; a usage error, with the reason, for one that isn't written."""
-        from gptailor.checkpoint.formats.gguf_names import quantised_kind  # noqa: PLC0415
+        from gptailor.checkpoint.formats.gguf.kinds import quantised_kind  # noqa: PLC0415
 
         try:
             quantised_kind(str(value))

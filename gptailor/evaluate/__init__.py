@@ -4,6 +4,7 @@ __all__ = [
     "answers",
     "bridge",
     "dtype",
+    "gguf_tokenizer",
     "heal",
     "judge",
     "live",

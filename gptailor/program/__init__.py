@@ -1,18 +1,13 @@
 """A plan into a program, and a program into values: others use all of these modules.
 
 `compile`, `nested`, `size`, `sources`, `unquantised` and `program` need no torch; `run`, `combine`,
-`load`, `dequantise` and `low_rank` do. Those that write a GGUF file (`gguf_facts`,
-`gguf_vocabulary`, `gguf_values`) need transformers and `gguf`.
+`load`, `dequantise` and `low_rank` do.
 """
 
 __all__ = [
     "combine",
     "compile",
     "dequantise",
-    "gguf_facts",
-    "gguf_tokenizer",
-    "gguf_values",
-    "gguf_vocabulary",
     "load",
     "low_rank",
     "nested",

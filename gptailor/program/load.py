@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
-from gptailor.checkpoint.formats.gguf_header import KINDS
+from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import TailorError

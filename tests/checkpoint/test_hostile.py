@@ -19,9 +19,9 @@ import gptailor
 from gptailor.checkpoint import files as regular
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checkpoint.formats import gguf_header
 from gptailor.checkpoint.formats import safetensors as header
-from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.checkpoint.formats.gguf import header as gguf_header
+from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.formats.lora import apply_adapter
 from gptailor.checkpoint.formats.pytorch import read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
@@ -143,7 +143,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.mark.parametrize(
     ("module", "reader", "name"),
-    [("safetensors", "read_header", "x.safetensors"), ("gguf", "open_gguf", "x.gguf"),
+    [("safetensors", "read_header", "x.safetensors"), ("gguf.reader", "open_gguf", "x.gguf"),
      ("pytorch", "read_pickled", "x.bin")],
 )  # fmt: skip
 def test_sparse_files_of_terabytes_and_bombs_fit_into_a_process(

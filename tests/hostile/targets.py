@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gptailor.checkpoint.families.layout import Layout, layer_entries, layout_of, moved_config
 from gptailor.checkpoint.folder import INDEX, open_checkpoint
-from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.formats.lora_config import read_settings
 from gptailor.checkpoint.formats.pytorch import read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header

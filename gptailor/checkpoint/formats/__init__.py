@@ -1,14 +1,12 @@
 """File formats of weights, read without a tensor library: safetensors, PyTorch, GGUF, LoRA.
 
 `quantised` takes what formats of quantised weights pack, whatever file it is in.
-`checkpoint.folder` and `checkpoint.models` read them. Others use `gguf` and `gguf_header`, which
-also hold a tokenizer, and the names of files in `pytorch` and `lora_config`.
+`checkpoint.folder` and `checkpoint.models` read them. Others use `gguf`,
+which also holds a tokenizer, and the names of files in `pytorch` and `lora_config`.
 """
 
 __all__ = [
     "gguf",
-    "gguf_header",
-    "gguf_names",
     "lora",
     "lora_config",
     "pytorch",

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -193,6 +194,23 @@ def writing(shown: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError("C303", f"cannot be written: {reason(error)}", shown) from error
+
+
+@contextmanager
+def temporary_folder(shown: Path) -> Iterator[Path]:
+    """Yield a folder that is removed at the end.
+
+    Raises CheckpointError (C303) about `shown`, which needs the folder, for errors of the system.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+    except OSError as error:
+        if error.errno is None:  # a library's own error
+            raise
+        message = f"its temporary files cannot be written: {reason(error)}"
+        help_ = "set TMPDIR to a folder with more room"
+        raise CheckpointError("C303", message, shown, help_) from error
 
 
 def write_whole(place: Path, raw: bytes, shown: Path) -> None:

@@ -8,7 +8,6 @@ What is longer than the model's positions loses its beginning.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.folder import tokenizer_files
 from gptailor.checkpoint.foreign_code import files_with_code
 from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.evaluate.forward.requests import Request
+from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.faults import TailorError
 from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared
-from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 
 Tokens = tuple[int, ...]
 
@@ -213,12 +213,12 @@ def tokenizer_of(model: Opened) -> PreTrainedTokenizerBase:
 
 def _made(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of these files, which only lie in a folder while it is loaded."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder(shown) as folder:
         for name, content in files.items():
-            path = Path(folder) / name
+            path = folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content_of(content))
-        return _load(Path(folder), shown)
+        return _load(folder, shown)
 
 
 def _refuse_code(folder: Path, shown: Path) -> None:

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.formats.gguf_header import read_gguf
-from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
+from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
 from tests import llama_cpp
 from tests.tiny import tiny_model
 from tests.vocabularies import TEXT, TRICKY, write_byte_level

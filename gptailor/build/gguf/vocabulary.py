@@ -1,31 +1,29 @@
-"""What a GGUF file says of a tokenizer: its tokens, how it splits a text, its chat template.
+"""A tokenizer in GGUF's terms: its tokens, its way to split a text, its chat template.
 
 The tokenizer is the one that transformers loads. llama.cpp has the ways to split in its code, by
 names; a tokenizer that isn't exactly one of them is refused.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, final
 
+from gptailor.build.gguf.metadata import GgufFacts
+from gptailor.checkpoint.chat_template import content_of
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.program.gguf_facts import GgufFacts
-from gptailor.program.gguf_tokenizer import LLAMA3_SPLIT, QWEN_SPLIT, TEKKEN_SPLIT
+from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
+from gptailor.checkpoint.write.output_file import temporary_folder
 
 # ruff: noqa: PLC0415 (the libraries load only where a GGUF file is written)
 
+_STEPS = {DIGITS_SPLIT: "digits", GPT2_SPLIT: ""}
 _PRE: Mapping[tuple[str, bool], str] = {
-    (QWEN_SPLIT, False): "qwen2",
-    (LLAMA3_SPLIT, True): "llama-bpe",
-    (LLAMA3_SPLIT, False): "smaug-bpe",
-    (TEKKEN_SPLIT, True): "tekken",
-    ("digits", False): "smollm",
-    ("", False): "gpt-2",
+    (_STEPS.get(split.patterns, split.patterns[0]), split.whole): name
+    for name, split in SPLITS.items()
+    if split.written
 }
-"""llama.cpp's name by how a text is split first, and whether a word that is a token stays whole."""
+"""llama.cpp's names of ways to split, by the first step and whether known words stay whole."""
 
 _NORMAL, _UNKNOWN, _CONTROL, _DEFINED, _UNUSED, _BYTE = range(1, 7)
 _SPACE = "▁"
@@ -40,34 +38,30 @@ _METASPACE = (
 def vocabulary_facts(
     files: Mapping[str, bytes | Path], config: Mapping[str, Any], target: Path
 ) -> tuple[GgufFacts, list[str]]:
-    """What a GGUF file says of the tokenizer in these files, and notes for people.
+    """Return the metadata of the tokenizer in these files, and notes for people.
 
     `config` is the model's; the vocabulary is filled up to its `vocab_size`. Raises CheckpointError
-    (C306) about `target` for a tokenizer that llama.cpp hasn't.
+    (C306) about `target` for a tokenizer that llama.cpp lacks.
     """
     tokenizer = _loaded(files, config, target)
     return _Vocabulary(tokenizer, config, target).facts()
 
 
 def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target: Path) -> Any:
-    """The tokenizer as transformers loads it from a model's folder."""
+    """Return the tokenizer as transformers loads it from a model's folder."""
     from transformers import AutoTokenizer
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder(target) as folder:
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                (folder / path).write_bytes(content)
-            else:
-                shutil.copyfile(content, folder / path)
+            (folder / path).write_bytes(content_of(content))
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
-            said = str(error).splitlines()[0].replace(name, "its folder")
+            said = str(error).splitlines()[0].replace(str(folder), "its folder")
             message = f"the tokenizer can't be loaded by transformers: {said}"
             raise CheckpointError("C306", message, target) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -104,7 +98,7 @@ class _Vocabulary:
         return how | said | self._special() | dict(self._templates()), self.notes
 
     def _tokens(self) -> tuple[list[str], list[int]]:
-        """The tokens by their numbers, and what each is; rows without one are unused."""
+        """Return the tokens by their numbers, and their kinds; rows without a token are unused."""
         rows = int(self.config["vocab_size"])
         named = {number: token for token, number in self.model["vocab"].items()}
         kinds = dict.fromkeys(named, _NORMAL)
@@ -161,7 +155,7 @@ class _Vocabulary:
         }
 
     def _pre(self) -> str:
-        """llama.cpp's name for how a text is split first."""
+        """Return llama.cpp's name of the way to split a text."""
         parts = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
         *before, last = parts or [{"type": "none"}]
         whole = bool(self.model.get("ignore_merges"))
@@ -191,7 +185,7 @@ class _Vocabulary:
         }
 
     def _spaces(self) -> bool:
-        """Whether a text gets a space before it."""
+        """Return whether a text gets a space before it."""
         normalizer = _kinds_of(self.parts.get("normalizer"), "normalizers")
         changes = [(part["type"], _content(part)) for part in normalizer]
         before = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
@@ -220,10 +214,10 @@ class _Vocabulary:
         return True
 
     def _scores(self) -> dict[str, float]:
-        """A score for each token that is merged of two: llama.cpp merges the best of all first.
+        """Return a score for each merged token: llama.cpp merges the best score first.
 
-        It takes any two neighbours that are a token together, and knows the token alone. So all
-        merges must be there, and those of one token follow each other.
+        llama.cpp merges any two neighbours that are a token together, and scores that token alone.
+        So all merges must be present, and the merges of a token must follow each other.
         """
         merges = [tuple(merge) for merge in self.model["merges"]]
         vocab, known = self.model["vocab"], set(merges)
@@ -267,13 +261,13 @@ class _Vocabulary:
         return found
 
     def _number(self, name: str, default: int | None) -> int | None:
-        """A special token's number: the tokenizer's, else the configuration's."""
+        """Return a special token's number: the tokenizer's, else the configuration's."""
         said = [getattr(self.tokenizer, f"{name}_token_id", None), default]
         said.append(self.config.get(f"{name}_token_id"))
         return next((number for number in said if type(number) is int), None)
 
     def _added_around(self) -> tuple[int | None, int | None]:
-        """The tokens that are put before and after a text."""
+        """Return the tokens that are put before and after a text."""
         begin: list[int] = []
         end: list[int] = []
         for part in _kinds_of(self.parts.get("post_processor"), "processors"):
@@ -304,7 +298,7 @@ class _Vocabulary:
 
 
 def _kinds_of(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    """The steps of a part of a tokenizer, those in sequences one after another."""
+    """Return the steps of a part of a tokenizer, with sequences flattened."""
     if part is None:
         return []
     if part["type"] == "Sequence":
@@ -319,7 +313,7 @@ def _content(part: dict[str, Any]) -> str:
 
 
 def _split_of(parts: list[dict[str, Any]], *, regex: bool) -> str:
-    """How a text is split: a pattern, "digits", or "" for GPT-2's; something else is named so."""
+    """Return the way to split: a pattern, "digits", "" for GPT-2's, or the name of another."""
     if not parts:
         return "" if regex else "nothing"
     if len(parts) > 1:

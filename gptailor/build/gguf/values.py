@@ -1,24 +1,24 @@
-"""The bytes of a GGUF file: its header by llama.cpp's own package, its tensors made on the way.
+"""The bytes of a GGUF file: its header by llama.cpp's own package, its tensors by conversion.
 
 A tensor is converted some rows at a time, so that memory doesn't grow with it.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite, prod
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn, final
 
+from gptailor.build.gguf.metadata import GgufFacts
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.formats.gguf_header import KINDS, TensorKind
+from gptailor.checkpoint.formats.gguf.kinds import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
-from gptailor.checkpoint.write.output_file import Payload, blocks_of
+from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
-from gptailor.program.gguf_facts import GgufFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,16 +31,13 @@ GGUF_ALIGNMENT = 32
 _AT_ONCE = 2**20
 """Entries that are converted at once, if a row, or a head's rows, have no more."""
 
-_SCALES = {"Q4_1": 4, "Q5_1": 4}
-"""Bytes of a block's numbers in float16, which it begins with: a scale, here also a least value."""
-
 
 @final
 @dataclass(frozen=True)
 class GgufTensorPlan:
-    """A tensor of a GGUF file: its type's name, its shape, and the program's that it is made of.
+    """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
 
-    `heads` and `add_one` are as `GgufTensorName` has them. Without a `source` it is `content`.
+    `heads` and `add_one` are as in `GgufTensorName`. Without a `source` its bytes are `content`.
     """
 
     name: str
@@ -59,12 +56,12 @@ class GgufTensorPlan:
 
     @property
     def spec(self) -> TensorSpec:
-        """The tensor as a stretch of bytes, which a file is filled with."""
+        """The tensor as a stretch of bytes of the file."""
         return TensorSpec(self.name, "U8", (self.size,))
 
     @property
     def is_copy(self) -> bool:
-        """Whether its bytes are those of its source."""
+        """Whether its bytes equal its source's."""
         same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
         return same and not self.heads and not self.add_one
 
@@ -73,7 +70,10 @@ class GgufTensorPlan:
 
 
 def gguf_package(target: Path) -> ModuleType:
-    """The package that writes headers and quantises. Raises CheckpointError (C110) without it."""
+    """Return the package that writes headers and quantises.
+
+    Raises CheckpointError (C110) for a missing package.
+    """
     try:
         import gguf
     except ImportError as error:
@@ -85,23 +85,23 @@ def gguf_package(target: Path) -> ModuleType:
 def header_bytes(
     architecture: str, facts: GgufFacts, tensors: Sequence[GgufTensorPlan], target: Path
 ) -> bytes:
-    """All bytes of a GGUF file before its first tensor."""
+    """Return all bytes of a GGUF file before its first tensor."""
     gguf = gguf_package(target)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header"
+    with temporary_folder(target) as folder:
+        path = folder / "header"
         writer = gguf.GGUFWriter(path, architecture)
         for key, value in facts.items():
-            if key != "general.architecture":  # which it has said already
+            if key != "general.architecture":  # which the writer adds itself
                 _check_fact(key, value, target)
                 _add(writer, key, value)
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
             # A shape in entries, for the type of numbers isn't uint8.
             writer.add_tensor_info(tensor.name, tensor.shape, float, tensor.size, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
+        with closing(writer):
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
         raw = path.read_bytes()
     return raw + b"\0" * (-len(raw) % GGUF_ALIGNMENT)
 
@@ -131,9 +131,9 @@ def _add(writer: object, key: str, value: int | float | bool | str | list[object
 def gguf_payload(
     tensor: GgufTensorPlan, raw: Payload, seen: Callable[[str], None] | None, target: Path
 ) -> Payload:
-    """A tensor's bytes in GGUF, of those that the program makes.
+    """Return a tensor's bytes in GGUF, from the program's bytes.
 
-    `seen` is told the sha256 of the latter, where they are not copied as they are. Raises
+    `seen` receives the sha256 of the program's bytes, unless they are copied unchanged. Raises
     CheckpointError (C307) for numbers that the type can't hold, infinity and NaN among them.
     """
     if tensor.is_copy:
@@ -172,7 +172,7 @@ def _converted(
 
 
 def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
-    """Whole rows, and of an interleaved projection whole heads, in the tensor's type."""
+    """Return whole rows in the tensor's type; whole heads of an interleaved projection."""
     import torch
 
     from gptailor.program.load import TORCH_DTYPES
@@ -193,13 +193,11 @@ def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
         help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
         raise CheckpointError("C307", message, target, help_)
 
-    return _in_kind(values, KINDS[tensor.kind], tensor.kind, refuse)
+    return _in_kind(values, KINDS[tensor.kind], refuse)
 
 
-def _in_kind(
-    values: "Tensor", kind: TensorKind, name: str, refuse: Callable[[int], NoReturn]
-) -> bytes:
-    """The values in a type; `refuse` is called with the number of one that it can't hold."""
+def _in_kind(values: "Tensor", kind: TensorKind, refuse: Callable[[int], NoReturn]) -> bytes:
+    """Return the values in a type; call `refuse` with the index of a value that it can't hold."""
     import torch
 
     from gptailor.methods.rounding import rounded
@@ -214,8 +212,8 @@ def _in_kind(
     from gguf.quants import quantize
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        blocks = quantize(plain.numpy(), GGMLQuantizationType[name]).reshape(-1, kind.bytes)
-    scales = blocks[:, : _SCALES.get(name, 2)].copy().view(np.float16)
+        blocks = quantize(plain.numpy(), GGMLQuantizationType[kind.name]).reshape(-1, kind.bytes)
+    scales = blocks[:, : kind.scales].copy().view(np.float16)
     wrong = (~np.isfinite(scales)).any(axis=1)
     if wrong.any():
         block = plain.reshape(-1, kind.block)[int(wrong.argmax())]

@@ -2,7 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
-from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, GgufFile
+from gptailor.build.gguf import values as gguf_values
+from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checkpoint.formats.gguf_header import read_gguf
-from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, quantised_kind
+from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
 from gptailor.cli import main as cli
-from gptailor.program import gguf_values
+from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded
 from tests.tiny import tiny_model, write_tokenizer
@@ -129,6 +136,27 @@ def test_a_written_file_is_read_as_the_folder(tmp_path: Path, family: str) -> No
         assert torch.allclose(ours, load_tensor(tensor), rtol=0, atol=2e-7), name
     for key in ("hidden_size", "num_hidden_layers", "rms_norm_eps", "vocab_size"):
         assert again.config[key] == folder.config[key]
+
+
+@pytest.mark.parametrize(
+    ("config", "types"),
+    [
+        ({"final_logit_softcapping": 30.0}, ["sliding_attention"] * 3),
+        ({"layer_types": ["full_attention"] * 3}, ["full_attention"] * 3),
+    ],
+)
+def test_each_gemma_3_that_is_written_is_read(
+    tmp_path: Path, config: dict[str, Any], types: list[str]
+) -> None:
+    model(tmp_path / "base", "gemma3_text", **config)
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    again = open_checkpoint(gptailor.compile(plan, tmp_path / "out.gguf").folder).config
+    assert again.get("final_logit_softcapping") == config.get("final_logit_softcapping")
+    assert again["layer_types"] == types
+    gptailor.compile(
+        gptailor.loads('tailor 1\nmodel base = "./out.gguf"\ndrop L1\n', folder=tmp_path),
+        tmp_path / "cut.gguf",
+    )
 
 
 @pytest.mark.parametrize("quantize", FILE_TYPES)
@@ -450,6 +478,114 @@ def test_a_full_disk_leaves_nothing(preloaded: Preloaded, here: Path) -> None:
     output, errors = child.communicate()
     assert (child.returncode, output) == (0, "C303\n"), errors
     assert {path.name for path in here.iterdir()} == {"base", "p.tailor"}
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """No file of this process may have more bytes meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (1_000, "its temporary files cannot be written: File too large"),  # the tokenizer's
+        (
+            16_384,
+            "its temporary files cannot be written: File too large",
+        ),  # the header with its lock
+        (100_000, "cannot be written: File too large"),
+    ],
+)
+def test_a_limit_on_the_size_of_files_is_one_message(here: Path, size: int, said: str) -> None:
+    with limited(size):
+        error = refused("C303", lambda: compiled(here, locking=True))
+    assert (error.message, error.path) == (said, here / "out.gguf")
+    assert ("TMPDIR" in error.help) == ("temporary" in said)
+
+
+def test_without_a_temporary_folder_the_output_and_the_remedy_are_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "away"))
+    error = refused("C303", lambda: compiled(here))
+    assert error.message.startswith("its temporary files cannot be written: No such file")
+    assert (error.path, error.help) == (
+        here / "out.gguf",
+        "set TMPDIR to a folder with more room",
+    )
+
+
+def test_a_tokenizer_in_a_gguf_file_needs_temporary_files_too(here: Path) -> None:
+    file = compiled(here)
+    with limited(1_000):
+        error = refused("C303", lambda: tokenizer_from_gguf(file))
+    assert error.message.startswith("its temporary files cannot be written: File too large")
+    assert error.path == file
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ("ro", "C303", "cannot be written: Read-only file system"),
+        ("size=64k", "C305", "bytes, and 65,536 are free there"),
+    ],
+)
+def test_a_file_system_without_room_is_one_message(
+    here: Path, options: str, code: str, said: str
+) -> None:
+    place = here / "mounted"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(command, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    try:
+        error = refused(code, lambda: compiled(place))
+        assert error.message.endswith(said)
+        assert error.path == place / "out.gguf"
+        assert list(place.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize("quantize", [None, "q8_0"])
+@pytest.mark.parametrize("locking", [False, True])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [("shorter", "C304"), ("other", "C304"), ("overwritten", "C304"), ("removed", "C201")],
+)
+def test_a_source_that_changes_while_it_is_read_is_refused(
+    here: Path, quantize: str | None, locking: bool, change: str, code: str
+) -> None:
+    source = here / "base" / "model.safetensors"
+    raw = source.read_bytes()
+    calls = count()
+
+    def progress(_: int) -> None:
+        if next(calls) != 3:
+            return
+        match change:
+            case "shorter":
+                os.truncate(source, 3_000)
+            case "other":
+                (here / "base" / "new").write_bytes(raw[:-4] + b"abcd")
+                (here / "base" / "new").rename(source)
+            case "overwritten":
+                source.write_bytes(raw[:5_000] + bytes(len(raw) - 5_000))
+            case _:
+                source.unlink()
+
+    how: dict[str, Any] = {"quantize": quantize, "locking": locking, "threads": 1}
+    error = refused(code, lambda: compiled(here, progress=progress, **how))
+    assert Path(str(error.path)).name == "model.safetensors"
 
 
 def test_what_a_dead_run_left_is_removed(here: Path) -> None:

@@ -16,11 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checkpoint.formats.gguf import open_gguf
-from gptailor.checkpoint.formats.gguf_header import KINDS, read_gguf
+from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.checkpoint.formats.gguf.kinds import KINDS
+from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.tensor import Dequantised
+from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.methods.rounding import NotFiniteFault
-from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded
 
@@ -385,7 +386,7 @@ import sys
 sys.modules["gguf"] = None
 from pathlib import Path
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.program.load import load_tensor
 assert "torch" in sys.modules
 tensors = open_gguf(Path(sys.argv[1]))[1]

@@ -1,13 +1,15 @@
 """The tokenizer of a GGUF file, as the files that transformers loads."""
 
+import errno
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.formats.gguf_header import GgufValue, read_gguf
+from gptailor.checkpoint.formats.gguf.header import GgufValue, read_gguf
+from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
+from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import listed
 
@@ -16,64 +18,38 @@ if TYPE_CHECKING:
 
 # ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
 
-
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-TEKKEN_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Patterns by which the tokenizers of Qwen 2, Llama 3 and Mistral split a text first."""
-
-_GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_GPT2 = (_GPT2_SPLIT,)
-_DIGITS = (r"\p{N}", _GPT2_SPLIT)
-
-_SPLITS: Mapping[str, tuple[str, ...]] = {
-    "smollm": _DIGITS,
-    "starcoder": _DIGITS,
-    "refact": _DIGITS,
-    "command-r": _DIGITS,
-    "gpt-2": _GPT2,
-    "mpt": _GPT2,
-    "olmo": _GPT2,
-    "falcon": (r"[\p{P}$+<=>^~|`]+", _GPT2_SPLIT, "[0-9][0-9][0-9]"),
-    "qwen2": (QWEN_SPLIT,),
-    "stablelm2": (QWEN_SPLIT,),
-    "llama-bpe": (LLAMA3_SPLIT,),
-    "llama3": (LLAMA3_SPLIT,),
-    "dbrx": (LLAMA3_SPLIT,),
-    "smaug-bpe": (LLAMA3_SPLIT,),
-    "tekken": (TEKKEN_SPLIT,),
-}
-"""How a byte-level tokenizer splits a text first, by llama.cpp's names: patterns in turn."""
-
-_IGNORE_MERGES = frozenset({"llama-bpe", "llama3", "tekken"})
-"""Those that take a whole word that is a token as it is, and begin a text with a token."""
-
 _CONTROL, _DEFINED = 3, 4
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
 def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
-    """The tokenizer's files and `generation_config.json`, by name. Raises CheckpointError."""
+    """Return the tokenizer's files and `generation_config.json`, by name.
+
+    Raises CheckpointError.
+    """
     facts = read_gguf(path).facts
     model = facts.get("tokenizer.ggml.model")
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder(path) as folder:
         if model == "gpt2":
-            _byte_level(path, facts).save_pretrained(folder)
+            _save(_byte_level(path, facts), folder)
         elif model == "llama":
-            _sentence_piece(path).save_pretrained(folder)
+            _save(_sentence_piece(path), folder)
         else:
             _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
-        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+        files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     ids = {f"{name}_token_id": number for name, number in _ids(facts).items() if name != "unk"}
     files["generation_config.json"] = (json.dumps(ids, indent=2) + "\n").encode()
     return files
+
+
+def _save(tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer. Raises OSError where a file can't be written."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers raises nothing else
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def _refuse(path: Path, message: str) -> NoReturn:
@@ -82,7 +58,7 @@ def _refuse(path: Path, message: str) -> NoReturn:
 
 
 def _ids(facts: Mapping[str, GgufValue]) -> dict[str, int]:
-    """The special tokens' numbers, those that the file says."""
+    """Return the numbers of the special tokens that the file has."""
     size = len(_items(facts, "tokens"))
     given = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
     return {name: n for name, n in given.items() if isinstance(n, int) and 0 <= n < size}
@@ -109,7 +85,7 @@ def _byte_level(path: Path, facts: Mapping[str, GgufValue]) -> Any:
 
 
 def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
-    """Byte-level BPE, with the special tokens and the token that begins a text."""
+    """Return byte-level BPE, with the special tokens and the token that begins a text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
     tokens, kinds = _items(facts, "tokens"), _items(facts, "token_type")
@@ -120,7 +96,7 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
     ids = {token: i for i, token in enumerate(tokens)}
     pre = facts.get("tokenizer.ggml.pre")
     try:
-        model = models.BPE(ids, merges, ignore_merges=pre in _IGNORE_MERGES)
+        model = models.BPE(ids, merges, ignore_merges=_is_whole(facts))
     except Exception as error:  # noqa: BLE001 (tokenizers raises nothing else)
         _refuse(path, f"its tokenizer's merges don't go with its tokens: {error}")
     tokenizer = Tokenizer(model)
@@ -137,12 +113,11 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
 
 
 def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
-    """Begin each text with its token, where the file says so, or its kind does."""
+    """Begin each text with its token, where the file or its way to split asks for it."""
     from tokenizers import processors
 
-    default = facts.get("tokenizer.ggml.pre") in _IGNORE_MERGES
     number = _ids(facts).get("bos")
-    if number is None or facts.get("tokenizer.ggml.add_bos_token", default) is not True:
+    if number is None or facts.get("tokenizer.ggml.add_bos_token", _is_whole(facts)) is not True:
         return
     begin = _items(facts, "tokens")[number]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -152,27 +127,33 @@ def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
     )
 
 
+def _is_whole(facts: Mapping[str, GgufValue]) -> bool:
+    """Return whether a word that is a token stays whole, by the name of the way to split."""
+    name = facts.get("tokenizer.ggml.pre")
+    return isinstance(name, str) and name in SPLITS and SPLITS[name].whole
+
+
 def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
     name = facts.get("tokenizer.ggml.pre", "gpt-2")
-    if not isinstance(name, str) or name not in _SPLITS:
-        known = listed(map(quoted, _SPLITS))
+    if not isinstance(name, str) or name not in SPLITS:
+        known = listed(map(quoted, SPLITS))
         message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {known}"
         _refuse(path, message)
-    patterns = _SPLITS[name]
+    patterns = SPLITS[name].patterns
     # Two ways to split are transformers' own, by which a tokenizer is known again.
-    if patterns in {_GPT2, _DIGITS}:
+    if patterns in {GPT2_SPLIT, DIGITS_SPLIT}:
         level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return level if patterns == _GPT2 else pre_tokenizers.Sequence([digits, level])
+        return level if patterns == GPT2_SPLIT else pre_tokenizers.Sequence([digits, level])
     splits = [pre_tokenizers.Split(Regex(each), "isolated") for each in patterns]
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*splits, level])
 
 
 def _sentence_piece(path: Path) -> Any:
-    """Llama's first tokenizer, as transformers converts it."""
+    """Return Llama's first tokenizer, as transformers converts it."""
     try:
         from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""A plan into one GGUF file: what is in it, its header and tensors, and its lock in the header."""
+"""The one GGUF file of a plan: its metadata, header and tensors, with the lock in the header."""
 
 import hashlib
 import json
@@ -13,14 +13,23 @@ import gptailor
 from gptailor.build import output as out
 from gptailor.build.destination import Contents, Destination
 from gptailor.build.differences import gguf_differences, refuse
+from gptailor.build.gguf.metadata import GgufFacts, WrittenArchitecture
+from gptailor.build.gguf.values import (
+    GGUF_ALIGNMENT,
+    GgufTensorPlan,
+    gguf_package,
+    gguf_payload,
+    header_bytes,
+)
+from gptailor.build.gguf.vocabulary import vocabulary_facts
 from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.record import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
-from gptailor.checkpoint.formats.gguf_header import KINDS
-from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, FREQUENCIES, quantised_kind
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
+from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest
@@ -28,15 +37,6 @@ from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Shard
 from gptailor.checkpoint.write.writer import write_file
 from gptailor.prepare import Prepared, all_declared
-from gptailor.program.gguf_facts import GgufFacts, WrittenArchitecture
-from gptailor.program.gguf_values import (
-    GGUF_ALIGNMENT,
-    GgufTensorPlan,
-    gguf_package,
-    gguf_payload,
-    header_bytes,
-)
-from gptailor.program.gguf_vocabulary import vocabulary_facts
 
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted
@@ -48,11 +48,11 @@ QUANTIZE_KEY = "gptailor.quantize"
 _UNLOCKED = frozenset(
     {"general.name", "general.description", "general.license", PLAN_KEY, LOCK_KEY}
 )
-"""What tells of the file's place, of gptailor's version, of a model card, and the lock itself."""
+"""Keys that a lock ignores: the file's name, gptailor's version, the license, and the lock."""
 
 _SMALL = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1"})
 _WIDE = frozenset({"token_embd.weight", "output.weight"})
-"""Embedding and head, to which llama.cpp gives more bits where others have four or five."""
+"""Embedding and head, which have more bits in llama.cpp where other matrices have 4 or 5."""
 
 _VERSION = 2
 """The version of llama.cpp's blocks."""
@@ -139,7 +139,7 @@ class GgufFile(Destination):
             yield GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw)
 
     def _kind(self, name: str, spec: TensorSpec) -> tuple[str, bool]:
-        """A tensor's type, and whether its rows go into the blocks of the one that was asked for.
+        """Return a tensor's type, and whether its rows fit the blocks of the requested type.
 
         llama.cpp wants vectors in float32.
         """
@@ -154,9 +154,10 @@ class GgufFile(Destination):
         make: Callable[[TensorSpec], Payload],
         seen: Callable[[TensorSpec, str], None] | None = None,
     ) -> Callable[[TensorSpec], Payload]:
-        """The bytes of each tensor of the file; `make` gives those of the program's tensors.
+        """Return a function to the bytes of a tensor of the file.
 
-        `seen` is told the sha256 of the program's tensors that are converted.
+        `make` returns the bytes of a tensor of the program. `seen` receives the sha256 of each
+        program's tensor that is converted.
         """
 
         def payload_of(spec: TensorSpec) -> Payload:
@@ -201,7 +202,7 @@ class GgufFile(Destination):
     # ---------------------------------------------------------------------------------- the writing
 
     def digest(self, name: str, sha256: str, fitted: "Fitted | None") -> TensorDigest:
-        """The digest of a tensor; the sketch of one that a bridge changes is the program's."""
+        """Return the digest of a tensor, with the sketch of a tensor that a bridge changes."""
         tensor = self.tensors[name]
         sketch = None
         if tensor.source is not None:
@@ -209,7 +210,7 @@ class GgufFile(Destination):
         return TensorDigest(dtype=tensor.kind, shape=tensor.shape, sha256=sha256, sketch=sketch)
 
     def locked(self, sha256: Mapping[str, str], fitted: "Fitted | None") -> LockedGguf:
-        """What the lock says of the file, its tensors' digests given."""
+        """Return the file's entry in a lock, from the digests of its tensors."""
         tensors = {name: self.digest(name, sha256[name], fitted) for name in self.tensors}
         return LockedGguf(quantize=self.quantize, facts=facts_digest(self.facts), tensors=tensors)
 
@@ -266,7 +267,7 @@ class GgufFile(Destination):
 
 
 def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
-    """Progress that is told of `total` bytes once `size` are done."""
+    """Return a progress that counts `size` bytes and passes on `total` in proportion."""
     done = told = 0
 
     def tell(count: int) -> None:
@@ -280,12 +281,12 @@ def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
 
 
 def held(facts: Mapping[str, Any]) -> dict[str, str]:
-    """What a lock holds a GGUF file's metadata to: each as text, numbers as the file has them."""
+    """Return the metadata that a lock fixes: each value as text, numbers as the file has them."""
     return {key: repr(_stored(value)) for key, value in facts.items() if key not in _UNLOCKED}
 
 
 def _stored(value: Any) -> Any:
-    """A value as it is read again: a float in 32 bits, a list as a tuple."""
+    """Return a value as a reader of the file has it: a float of 32 bits, a list as a tuple."""
     if isinstance(value, float):
         return struct.unpack("<f", struct.pack("<f", value))[0]
     if isinstance(value, list | tuple):
@@ -294,5 +295,5 @@ def _stored(value: Any) -> Any:
 
 
 def facts_digest(facts: Mapping[str, Any]) -> str:
-    """The sha256 of what a GGUF file says that a lock holds it to, as JSON with sorted keys."""
+    """Return the sha256 of the metadata that a lock fixes, as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(held(facts), sort_keys=True).encode()).hexdigest()

@@ -2,8 +2,12 @@
 
 import pytest
 
-from gptailor.checkpoint.formats.gguf_architectures import ARCHITECTURES, FALCON_40B, MIXTRAL
-from gptailor.checkpoint.formats.read_architecture import ReadArchitecture
+from gptailor.checkpoint.formats.gguf.architectures import (
+    ARCHITECTURES,
+    FALCON_40B,
+    MIXTRAL,
+    Architecture,
+)
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
@@ -12,7 +16,7 @@ gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
     ("name", "own"), [*ARCHITECTURES.items(), ("llama", MIXTRAL), ("falcon", FALCON_40B)]
 )
 def test_names_are_those_that_llama_cpp_gives_the_same_tensors(
-    name: str, own: ReadArchitecture
+    name: str, own: Architecture
 ) -> None:
     kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[name]
     theirs = gguf.get_tensor_name_map(kind, 2)

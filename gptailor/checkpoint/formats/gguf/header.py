@@ -10,38 +10,10 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, shown
+from gptailor.checkpoint.formats.gguf.kinds import KIND_NUMBERS, TensorKind
 
 GgufValue = int | float | bool | str | tuple["GgufValue", ...]
 
-
-@final
-@dataclass(frozen=True, slots=True)
-class TensorKind:
-    """A type of tensors: entries in a block, bytes of a block, and the plain dtype that it is."""
-
-    name: str
-    block: int
-    bytes: int
-    plain: str | None = None
-
-
-_TABLE: Mapping[int, TensorKind] = {
-    0: TensorKind("F32", 1, 4, "F32"), 1: TensorKind("F16", 1, 2, "F16"),
-    2: TensorKind("Q4_0", 32, 18), 3: TensorKind("Q4_1", 32, 20), 6: TensorKind("Q5_0", 32, 22),
-    7: TensorKind("Q5_1", 32, 24), 8: TensorKind("Q8_0", 32, 34), 10: TensorKind("Q2_K", 256, 84),
-    11: TensorKind("Q3_K", 256, 110), 12: TensorKind("Q4_K", 256, 144),
-    13: TensorKind("Q5_K", 256, 176), 14: TensorKind("Q6_K", 256, 210),
-    16: TensorKind("IQ2_XXS", 256, 66), 17: TensorKind("IQ2_XS", 256, 74),
-    18: TensorKind("IQ3_XXS", 256, 98), 19: TensorKind("IQ1_S", 256, 50),
-    20: TensorKind("IQ4_NL", 32, 18), 21: TensorKind("IQ3_S", 256, 110),
-    22: TensorKind("IQ2_S", 256, 82), 23: TensorKind("IQ4_XS", 256, 136),
-    28: TensorKind("F64", 1, 8, "F64"), 29: TensorKind("IQ1_M", 256, 56),
-    30: TensorKind("BF16", 1, 2, "BF16"), 34: TensorKind("TQ1_0", 256, 54),
-    35: TensorKind("TQ2_0", 256, 66), 39: TensorKind("MXFP4", 32, 17),
-}  # fmt: skip
-"""The types that are read, by their numbers in the format."""
-
-KINDS: Mapping[str, TensorKind] = {kind.name: kind for kind in _TABLE.values()}
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
             10: "Q", 11: "q", 12: "d"}  # fmt: skip
@@ -71,7 +43,7 @@ class GgufTensor:
 @final
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says, and its tensors by name."""
+    """The metadata of a GGUF file, and its tensors by name."""
 
     path: Path
     facts: Mapping[str, GgufValue]
@@ -79,7 +51,7 @@ class Header:
 
 
 def read_gguf(path: Path) -> Header:
-    """The metadata and the table of tensors; no weight is read."""
+    """Return the metadata and the table of tensors; no weight is read."""
     with open_regular(path) as raw, io.BufferedReader(raw, 2**20) as file:
         size = os.fstat(file.fileno()).st_size
         return _Reader(path, file, size).header()
@@ -87,7 +59,7 @@ def read_gguf(path: Path) -> Header:
 
 @final
 class _Reader:
-    """Reads on and on, never past the file's end."""
+    """A cursor over a GGUF file's header that never passes the file's end."""
 
     def __init__(self, path: Path, file: "io.BufferedReader[io.FileIO]", size: int) -> None:
         self.path = path
@@ -99,7 +71,7 @@ class _Reader:
         raise CheckpointError("C109", message, self.path, help, self.at)
 
     def bytes(self, count: int) -> bytes:
-        """The next bytes; a count is believed only once the file has so many."""
+        """Return the next bytes; the count is first compared with the file's size."""
         if count > self.size - self.at:
             self.refuse("the file is cut short", "download it again")
         if count > MAX_GGUF_HEADER - self.at:
@@ -111,15 +83,15 @@ class _Reader:
         return raw
 
     def number(self, code: str) -> int:
-        """The next whole number, of one of struct's kinds."""
+        """Return the next whole number; `code` is a format of struct."""
         return int(struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0])
 
     def string(self) -> str:
-        """The next text; what isn't UTF-8 is kept by escapes."""
+        """Return the next text; invalid UTF-8 is kept by escapes."""
         return self.bytes(self.number("Q")).decode("utf-8", "surrogateescape")
 
     def value(self, kind: int) -> GgufValue:
-        """The next value of a type; of a list, its items (a list of lists is refused)."""
+        """Return the next value of a type, a list as a tuple. A list of lists is refused."""
         if kind in _NUMBERS:
             return self.numbers(kind, 1)[0]
         if kind == _STRING:
@@ -140,7 +112,7 @@ class _Reader:
         return struct.unpack(f"<{count}{code}", self.bytes(struct.calcsize(code) * count))
 
     def header(self) -> Header:
-        """All up to the data; where each tensor lies is checked."""
+        """Return the whole header; the place of each tensor is checked."""
         if self.size < 24 or self.bytes(4) != b"GGUF":
             self.at = 0
             self.refuse("is no GGUF file")
@@ -184,7 +156,7 @@ class _Reader:
             self.refuse(f"{quoted(name)} has {dimensions} dimensions; at most 4 are allowed")
         extents = [self.number("Q") for _ in range(dimensions)]
         number = self.number("I")
-        kind = _TABLE.get(number)
+        kind = KIND_NUMBERS.get(number)
         if kind is None:
             self.refuse(f"{quoted(name)} is of type {number}, which can't be dequantised here")
         if extents and extents[0] % kind.block:
@@ -194,7 +166,7 @@ class _Reader:
     def _placed(
         self, table: list[GgufTensor], facts: Mapping[str, GgufValue]
     ) -> dict[str, GgufTensor]:
-        """The tensors by name, each within the file and apart from the others."""
+        """Return the tensors by name; refuse a tensor that leaves the file or overlaps another."""
         alignment = facts.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
             self.refuse(f"'general.alignment' is {shown(alignment)}, and no power of two")

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.formats.gguf import open_gguf
-from gptailor.checkpoint.formats.gguf_header import KINDS
+from gptailor.checkpoint.formats.gguf.kinds import KINDS
+from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.program.load import load_tensor
 from tests.tiny import tiny_model

@@ -1,0 +1,305 @@
+"""A configuration in GGUF's terms: llama.cpp's architecture, its settings, and tensors' names.
+
+The configuration is read as transformers reads it, defaults included. llama.cpp has fixed in its
+code much that a configuration may set; a setting that it would ignore is refused.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+from gptailor.checkpoint.files import CheckpointError, quoted, shown
+from gptailor.checkpoint.formats.gguf.architectures import (
+    ARCHITECTURES,
+    COUNTS,
+    EPSILONS,
+    LOCAL_BASE_KEY,
+    PATTERN_KEY,
+    WINDOW_KEY,
+    WRITTEN,
+    is_norm,
+)
+from gptailor.checkpoint.formats.gguf.rotary import llama3_divisors, yarn_attention
+from gptailor.plan.faults import listed
+from gptailor.plan.registry import LARGEST_SINGLE
+
+# ruff: noqa: PLC0415 (transformers loads only where a GGUF file is written)
+
+GgufFacts = dict[str, int | float | bool | str | list[Any]]
+"""The metadata of a GGUF file, by GGUF's keys; its numbers have 32 bits."""
+
+_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
+_CAP = "attn_logit_softcapping"
+_COUNTS_END = 2**31
+"""Counts in a GGUF file are below this."""
+
+
+@final
+@dataclass(frozen=True)
+class GgufTensorName:
+    """A tensor's name in GGUF, and the changes of its values on the way there.
+
+    `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
+    of its heads; `add_one` is for norms that multiply by 1 + w.
+    """
+
+    name: str
+    heads: int = 0
+    add_one: bool = False
+
+
+@final
+class WrittenArchitecture:
+    """A configuration as GGUF has it: `facts`, names of tensors, and `notes` for people.
+
+    `frequencies` are the divisors of the rotary frequencies, for a tensor of their own; empty for
+    plain frequencies. Raises CheckpointError (C306) about `target` for a model that llama.cpp can't
+    compute.
+    """
+
+    def __init__(self, config: Mapping[str, Any], target: Path) -> None:
+        kind = str(config.get("model_type"))
+        if kind not in WRITTEN:
+            message = f"there is no map to GGUF for the model type {quoted(kind)}"
+            known = f"those written are {listed(map(quoted, WRITTEN))}"
+            raise CheckpointError("C306", message, target, known)
+        self.target = target
+        self.name = WRITTEN[kind]
+        self.architecture = ARCHITECTURES[self.name]
+        self.notes: list[str] = []
+        self.frequencies: tuple[float, ...] = ()
+        self._config = _resolved(config, self.refuse)
+        self._type = kind
+        self.facts = dict(self._facts())
+
+    def refuse(self, message: str, help: str = "") -> NoReturn:
+        """Raise CheckpointError (C306)."""
+        raise CheckpointError("C306", message, self.target, help)
+
+    def _real(self, settings: Mapping[str, Any], key: str) -> float:
+        """Return a setting that must be a number above 0, which a GGUF file holds in float32."""
+        match settings.get(key):
+            case int() | float() as value if (
+                type(value) is not bool and 0 < value <= LARGEST_SINGLE
+            ):
+                return float(value)
+            case value:
+                wanted = "expected a number above 0 in float32"
+                self.refuse(f"{quoted(key)} is {_short(value)}, {wanted}")
+
+    def _count(self, key: str) -> int:
+        """Return a setting that must be a whole number above 0."""
+        value = getattr(self._config, key)
+        if type(value) is not int or not 0 < value < _COUNTS_END:
+            self.refuse(f"{quoted(key)} is {_short(value)}, expected a whole number above 0")
+        return value
+
+    # --------------------------------------------------------------------------------------- names
+
+    def named(self, name: str) -> GgufTensorName:
+        """Return a tensor's name in GGUF, by Hugging Face's."""
+        row = self.architecture
+        stem, _, kind = name.rpartition(".")
+        rest = {hf: gguf for gguf, hf in row.rest.items() if gguf != "output" or not row.headless}
+        if stem in rest and kind == "weight":
+            return GgufTensorName(f"{rest[stem]}.weight", 0, self._adds_one(rest[stem]))
+        number, _, inner = stem.removeprefix(row.prefix).partition(".")
+        keys = {hf: gguf for gguf, hf in row.stems.items()}
+        key = keys.get(inner, "") if stem.startswith(row.prefix) else ""
+        biased = row.written[self._type]
+        if not key or not (kind == "weight" or (kind == "bias" and key in biased)):
+            self.refuse(
+                f"llama.cpp's {quoted(self.name)} has no place for the tensor {quoted(name)}"
+            )
+        own = self._config
+        heads = {"attn_q": own.num_attention_heads, "attn_k": own.num_key_value_heads}
+        count = heads.get(key, 0) if row.permuted else 0
+        return GgufTensorName(f"blk.{number}.{key}.{kind}", count, self._adds_one(key))
+
+    def _adds_one(self, key: str) -> bool:
+        return self.architecture.shifted and is_norm(key)
+
+    # --------------------------------------------------------------------------------------- facts
+
+    def _facts(self) -> Iterator[tuple[str, int | float | bool | str | list[Any]]]:
+        own, row = self._config, self.architecture
+        counts = {key: self._count(name) for key, name in COUNTS.items()}
+        width, heads = counts["embedding_length"], counts["attention.head_count"]
+        head = self._count("head_dim") if getattr(own, "head_dim", None) else width // heads
+        self._check(head)
+        facts: GgufFacts = {
+            "vocab_size": self._count("vocab_size"),
+            **counts,
+            "context_length": self._context(),
+            "attention.key_length": head,
+            "attention.value_length": head,
+            EPSILONS[row.epsilon]: self._real(vars(own), row.epsilon),
+            "rope.dimension_count": head,
+        }
+        facts |= self._numbers() | self._sliding() | self._rope(head)
+        yield from ((f"{self.name}.{key}", value) for key, value in facts.items())
+
+    def _check(self, head: int) -> None:
+        own, row = self._config, self.architecture
+        key = row.activation_keys[0]
+        if (activation := getattr(own, key)) != row.activation:
+            computed = f"llama.cpp computes {quoted(row.activation)}"
+            self.refuse(f"{quoted(key)} is {shown(activation)}, and {computed}")
+        if getattr(own, "use_bidirectional_attention", None):
+            self.refuse("its attention looks ahead, which llama.cpp's doesn't")
+        if head % 2:
+            self.refuse(f"a head has {head} entries, and llama.cpp rotates pairs")
+        if row.layers_of_27b:
+            self._check_scale(head)
+
+    def _check_scale(self, head: int) -> None:
+        """Refuse another scale of attention than llama.cpp takes for this number of layers."""
+        own = self._config
+        layers, scalar = own.num_hidden_layers, own.query_pre_attn_scalar
+        is_27b = layers == self.architecture.layers_of_27b
+        computed = own.hidden_size // own.num_attention_heads if is_27b else head
+        if scalar != computed:
+            why = f"with {layers} layers llama.cpp divides attention by the root of {computed}"
+            self.refuse(f"'query_pre_attn_scalar' is {scalar}, and {why}")
+
+    def _numbers(self) -> GgufFacts:
+        """Return the numbers of the architecture's row: limits of attention and logits."""
+        settings = {n.name: getattr(self._config, n.name) for n in self.architecture.numbers}
+        if any(settings[n.name] is None and not n.optional for n in self.architecture.numbers):
+            caps = "caps attention and logits, and the model doesn't both"
+            self.refuse(f"llama.cpp's {quoted(self.name)} {caps}")
+        if _CAP not in settings and getattr(self._config, _CAP, None) is not None:
+            self.refuse(f"its attention is capped, which llama.cpp's {quoted(self.name)} isn't")
+        return {
+            number.key: self._real(settings, number.name)
+            for number in self.architecture.numbers
+            if settings[number.name] is not None
+        }
+
+    # ------------------------------------------------------------------------------------- windows
+
+    def _types(self) -> list[str]:
+        """Return each layer's kind of attention, in transformers' words."""
+        own = self._config
+        types = getattr(own, "layer_types", None)
+        if types is None:
+            window = getattr(own, "sliding_window", None) if self._type == "mistral" else None
+            types = ["full_attention" if window is None else "sliding_attention"]
+        if unknown := sorted(set(types) - {"full_attention", "sliding_attention"}):
+            self.refuse(f"it has layers of {quoted(unknown[0])}, which llama.cpp doesn't compute")
+        return list(types)
+
+    def _context(self) -> int:
+        """Return the largest number of tokens, at most the window that llama.cpp lacks.
+
+        Up to there attention within a window is attention to all.
+        """
+        most, windows = self._count("max_position_embeddings"), self.architecture.windows
+        window = self._count("sliding_window") if "sliding_attention" in self._types() else None
+        known = windows is not None and (windows.apart or self._period() is not None)
+        if window is None or known or window >= most:
+            return most
+        why = f"llama.cpp's {quoted(self.name)} has no such windows in its layers"
+        self.notes.append(f"the context is cut from {most} to the window's {window} tokens: {why}")
+        return window
+
+    def _period(self) -> int | None:
+        """Return the p such that all layers slide but every p-th, or None for another order.
+
+        The usual period comes first: an older llama.cpp knows no other.
+        """
+        slides = [kind == "sliding_attention" for kind in self._types()]
+        windows = self.architecture.windows
+        periods: list[int] = [windows.period if windows else 1, *range(1, len(slides) + 2)]
+        for period in periods:
+            if slides == [i % period < period - 1 for i in range(len(slides))]:
+                return period
+        return None
+
+    def _sliding(self) -> GgufFacts:
+        windows = self.architecture.windows
+        if windows is None:
+            return {}
+        period = self._period()
+        if "sliding_attention" not in self._types() and windows.apart:
+            return {}
+        if period is None and windows.apart:
+            help = "drop or order layers so that every so-manieth alone has full attention"
+            slides = "".join("s" if t == "sliding_attention" else "F" for t in self._types())
+            must = f"as llama.cpp's {quoted(self.name)} must"
+            self.refuse(f"its layers slide by no period, {must}: {slides}", help)
+        return {WINDOW_KEY: self._count("sliding_window"), PATTERN_KEY: period or windows.period}
+
+    # -------------------------------------------------------------------------------------- rotary
+
+    def _rope(self, head: int) -> GgufFacts:
+        rope, windows = self._config.rope_parameters, self.architecture.windows
+        if windows is None or not windows.apart:
+            return self._scaled(rope, head)
+        local, wide = rope["sliding_attention"], rope["full_attention"]
+        if local.get("rope_type", "default") != "default":
+            self.refuse("the rotary embeddings of its sliding layers are scaled")
+        if "sliding_attention" not in self._types():
+            return self._scaled(wide, head)
+        return self._scaled(wide, head) | {LOCAL_BASE_KEY: self._real(local, "rope_theta")}
+
+    def _scaled(self, rope: Mapping[str, Any], head: int) -> GgufFacts:
+        """Return the base and the scaling; keep llama3's as divisors of the frequencies."""
+        if (share := rope.get("partial_rotary_factor", 1.0)) not in (1.0, None):
+            self.refuse(f"{_short(share)} of each head is rotated, and llama.cpp rotates all")
+        plain: GgufFacts = {"rope.freq_base": self._real(rope, "rope_theta")}
+        row, kind = self.architecture, rope.get("rope_type", "default")
+        if kind == "default":
+            return plain
+        if kind == "linear":
+            factor = self._real(rope, "factor")
+            return plain | {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+        if kind == "llama3" and row.divided:
+            self.frequencies = self._llama3_divisors(rope, head)
+            return plain
+        if kind == "yarn" and not (row.windows and row.windows.apart):
+            return plain | self._yarn(rope)
+        self.refuse(f"rotary embeddings are scaled by {quoted(str(kind))}, which isn't written")
+
+    def _yarn(self, rope: Mapping[str, Any]) -> GgufFacts:
+        factor = self._real(rope, "factor")
+        given = rope.get("attention_factor") is not None
+        usual = yarn_attention(factor)
+        if given and not math.isclose(self._real(rope, "attention_factor"), usual):
+            self.refuse(f"YaRN's 'attention_factor' is no function of its factor {factor}")
+        for key, default in _YARN.items():
+            if (value := rope.get(key)) not in (None, default):
+                self.refuse(f"YaRN's {quoted(key)} is {_short(value)}, which isn't written")
+        return {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": factor,
+            "rope.scaling.original_context_length": int(
+                self._real(rope, "original_max_position_embeddings")
+            ),
+        }
+
+    def _llama3_divisors(self, rope: Mapping[str, Any], head: int) -> tuple[float, ...]:
+        factor, theta = self._real(rope, "factor"), self._real(rope, "rope_theta")
+        low, high = self._real(rope, "low_freq_factor"), self._real(rope, "high_freq_factor")
+        length = self._real(rope, "original_max_position_embeddings")
+        if low >= high:
+            self.refuse(f"'low_freq_factor' is {low:g}, expected less than 'high_freq_factor'")
+        return llama3_divisors(theta, head, factor, low=low, high=high, length=length)
+
+
+def _resolved(config: Mapping[str, Any], refuse: Callable[[str], NoReturn]) -> Any:
+    """Return the configuration as transformers has it, with the defaults of missing keys."""
+    from transformers import AutoConfig
+
+    given = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        return AutoConfig.for_model(config["model_type"], **given)
+    except Exception as error:  # noqa: BLE001 (its checks raise what they like)
+        refuse(f"transformers doesn't take the configuration: {str(error).splitlines()[0]}")
+
+
+def _short(value: object) -> str:
+    """Return a value for a message, without the digits of a number too long to print."""
+    return "too large" if type(value) is int and abs(value) >= _COUNTS_END else shown(value)
