@@ -16,6 +16,7 @@ from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Aim
+from gptailor.search.run.origin import EarlierOrigin
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.study import Naming, Study, open_study
 from gptailor.search.run.trials import Ledger, Trial, genome_to_json
@@ -138,10 +139,13 @@ class Staged:
 
     def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
         if not told:
-            return [Start(f"start {n}", one, 0.25) for n, one in enumerate(self.genomes)]
+            return [
+                Start(EarlierOrigin(words=f"start {n}"), one, 0.25)
+                for n, one in enumerate(self.genomes)
+            ]
         if len(told) == len(self.genomes):
             best = min(told, key=lambda one: sum(one.losses))
-            return [Start("the best start", best.genome, 1.0)]
+            return [Start(EarlierOrigin(words="the best start"), best.genome, 1.0)]
         return []
 
 
