@@ -520,5 +520,5 @@ class SearchSummary(_Begun):
 
     def document(self) -> dict[str, Any]:
         """Return it as `summary.json` has it."""
-        without = {"blocks"} if self.blocks is None else set()
+        without = {name for name in ("blocks", "at_bounds") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=without)
