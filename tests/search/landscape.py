@@ -20,7 +20,7 @@ from gptailor.search.run.origin import EarlierOrigin
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.study import Naming, Study, open_study
 from gptailor.search.run.trials import Ledger, Trial, genome_to_json
-from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent, Workers
+from gptailor.search.run.workers import Alone, Done, Lost, Task, TaskOutcome, WorkerEvent, Workers
 from gptailor.search.search import SearchEvent, SearchSetting, search_steps
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import folded, key_of
@@ -233,7 +233,7 @@ class Simulated:
         at = self.clock
         for index, outcomes in self.judge(task.plans, task.share, **task.how):
             at += self.slow[worker] * task.share
-            self._push(at, worker, Found(task.number, index, outcomes, self.slow[worker]))
+            self._push(at, worker, TaskOutcome(task.number, index, outcomes, self.slow[worker]))
             if self.dies(worker, task):
                 self._push(at, worker, Lost(task.number))
                 return
@@ -247,7 +247,7 @@ class Simulated:
             self.clock += longest
             return None
         self.clock, worker, _, event = heapq.heappop(self.events)
-        if isinstance(event, Found):
+        if isinstance(event, TaskOutcome):
             self.done[worker] += 1
         else:
             del self.busy[worker]

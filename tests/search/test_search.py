@@ -21,7 +21,7 @@ from gptailor.search.run.notes import LATE
 from gptailor.search.run.origin import BridgedCut, EarlierOrigin, origin_words
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
-from gptailor.search.run.workers import Alone, Done, Found, Task, interruptible
+from gptailor.search.run.workers import Alone, Done, Task, TaskOutcome, interruptible
 from gptailor.search.search import Scored, SearchError, SearchEvent, SearchSetting
 from gptailor.search.summary import drawn_plans
 from tests.search.landscape import (
@@ -749,7 +749,7 @@ def test_alone_gives_what_its_judge_gives() -> None:
     plan = gptailor.loads(BASE)
     workers.submit(Task(7, (plan, plan), 1.0, "bare", ()))
     events = [workers.next() for _ in range(3)]
-    assert [type(event) for event in events] == [Found, Found, Done]
+    assert [type(event) for event in events] == [TaskOutcome, TaskOutcome, Done]
     assert [event.place for event in events[:2]] == [1, 0]
     assert {event.task for event in events} == {7}
 

@@ -200,11 +200,12 @@ def test_coefficients_of_a_choice_are_its_options() -> None:
     assert merges == {MEAN: {"m": 0.5}, FULL: {"m": 1}, "uniform merge by 0.2": {"m": 0.2}}
 
 
-def test_named_weights_are_all_tried_in_full_where_there_is_room() -> None:
+@pytest.mark.parametrize("room", [7, math.inf])
+def test_named_weights_are_all_tried_in_full_where_there_is_room(room: float) -> None:
     given = space_of(
         loads(HEAD + TWO + "others from math, code by task_arithmetic(weight=(m, c))"), 4
     )
-    (stage,) = drive(Starts(given), lambda plan: (0.0,))
+    (stage,) = drive(Starts(given, room=room), lambda plan: (0.0,))
     assert [called(one) for one in stage] == ["base", "math", "code", MEAN, FULL, *MERGES]
     assert len({one.genome.reals.tobytes() for one in stage}) == 7
 

@@ -34,7 +34,7 @@ class UniformMerge(Closed):
     """
 
     kind: Literal["merge"] = "merge"
-    models: Several[Line]
+    models: Annotated[Several[Line], Field(min_length=1)]
     every: bool = False
     coefficient: float | None = None
 

@@ -118,8 +118,8 @@ class Starts:
     def next(self, told: Sequence[ToldStart]) -> list[Start]:
         """The next stage, given what came of all stages before it, in their order; [] at the end.
 
-        It depends on nothing else, and on losses by their order alone. A plan that a study of an
-        earlier release has there is taken for the one of that place.
+        It depends on nothing else, and on losses by their order alone. A plan's origin is
+        that of the plan asked for at its place, whatever a study notes.
         """
         known: dict[str, list[ToldStart]] = {}
         count = 0
@@ -127,7 +127,7 @@ class Starts:
             if len(told) < count + len(wanted):
                 return wanted
             known[name] = [
-                one._replace(origin=start.origin) if isinstance(one.origin, EarlierOrigin) else one
+                one._replace(origin=start.origin)
                 for one, start in zip(told[count:], wanted, strict=False)
             ]
             count += len(wanted)
@@ -170,7 +170,9 @@ class Starts:
         kept.update([one for one in merges if one.coefficient is None][:_MERGES])
         kept.update(one for one in merges if one.coefficient is not None)
         found = [one for one in self._all if one in kept]
-        most = max(1, int(min(self.room / 2, len(found))))
+        cuts = any(bit.subject.role == "drop" for bit in self.space.bits)
+        later = cuts or drops_some(self.space) or bool(self._scan.blocks)
+        most = max(1, int(min(self.room / 2 if later else self.room, len(found))))
         if most < len(found):
             found = [one for one in ordered if one in found][:most]
         return [self._alone(one, 1.0) for one in found]
