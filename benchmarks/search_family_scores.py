@@ -19,12 +19,12 @@ from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Bridge, Plan
-from gptailor.search.compositions import wholes
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts import Starts
+from gptailor.search.starts.compositions import wholes
+from gptailor.search.starts.stages import Starts
 
 ADAPTERS = Path(__file__).parents[1] / "examples" / "family"
 MODELS = {"math": "arithmetic", "code": "python", "chat": "conversation"}
@@ -155,7 +155,7 @@ class Family:
 
     def _start(self, one: Start) -> ToldStart:
         (value,) = self.observed(Genome(*(genes[None] for genes in one.genome)), one.share)
-        return ToldStart(one.name, one.genome, samples(one.share) / SEEN, (float(value),))
+        return ToldStart(one.origin, one.genome, samples(one.share) / SEEN, (float(value),))
 
     @property
     def starts(self) -> Genome:

@@ -11,6 +11,7 @@ from gptailor.report.found import lost
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing, clock
 from gptailor.report.scores import shown_number
 from gptailor.search import search as events
+from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
 from gptailor.search.space.decode import decode
 
@@ -158,7 +159,7 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
 
 def objective_names(trial: Trial) -> str:
     """`trial 12 (surrogate)`."""
-    return f"trial {trial.number} ({trial.request.origin})"
+    return f"trial {trial.number} ({origin_words(trial.request.origin)})"
 
 
 def _tail(trial: Trial) -> str:

@@ -41,6 +41,7 @@ def markdown(summary: SearchSummary) -> str:
     for part in (
         *listed,
         [*_left_out(summary)],
+        [*_at_bounds(summary)],
         [*_random(summary)],
         [*_spent(summary)],
         [*_commands(summary)],
@@ -64,7 +65,8 @@ def summary_lines(summary: SearchSummary, width: int) -> Iterator[str]:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from _columns(*_sizes(summary), width)
     found = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
-    for part in (*found, _left_out(summary), _random(summary), _spent(summary)):
+    notes = _left_out(summary), _at_bounds(summary), _random(summary), _spent(summary)
+    for part in (*found, *notes):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
     yield from ("", verdict_words(summary))
@@ -126,6 +128,26 @@ def _left_out(summary: SearchSummary) -> Iterator[str]:
         yield f"Starting plans that the budget had no room for: {', '.join(left)}."
     if beyond := summary.beyond:
         yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
+
+
+_MOST_AT_BOUNDS = 8
+"""Numbers at their bounds that are named."""
+
+
+def _at_bounds(summary: SearchSummary) -> Iterator[str]:
+    """Name the numbers of the best plan beyond whose bounds a better plan may be."""
+    numbers = summary.at_bounds
+    if not numbers:
+        return
+    named = [
+        f"{one.name} = {one.value:g}, the {one.bound} end" for one in numbers[:_MOST_AT_BOUNDS]
+    ]
+    more = len(numbers) - len(named)
+    named += [f"and {more} more"] if more else []
+    yield (
+        f"Numbers of the best plan at a bound of their interval: {'; '.join(named)}."
+        " A wider interval may contain a better plan."
+    )
 
 
 def _better(aim: Aim) -> str:

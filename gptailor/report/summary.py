@@ -403,6 +403,15 @@ class DrawsAgreement(Closed):
 
 
 @final
+class NumberAtBound(Closed):
+    """A number of the best plan that is an end of its interval."""
+
+    name: Line
+    value: float
+    bound: Literal["low", "high"]
+
+
+@final
 class RequiredRow(Closed):
     """A requirement, its bound, and what a plan has of it; the bound of held-out samples too."""
 
@@ -451,6 +460,7 @@ class SearchSummary(_Begun):
     required: RequiredRecord | None
     left_out: Several[Line]
     beyond: Several[Line]
+    at_bounds: Several[NumberAtBound] = ()
     best_file: Line
     commands: Several[str]
     judging: Several[Tally]
@@ -510,5 +520,5 @@ class SearchSummary(_Begun):
 
     def document(self) -> dict[str, Any]:
         """Return it as `summary.json` has it."""
-        without = {"blocks"} if self.blocks is None else set()
+        without = {name for name in ("blocks", "at_bounds") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=without)

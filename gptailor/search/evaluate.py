@@ -32,10 +32,6 @@ from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
 from gptailor.prepare import calibration_path
 from gptailor.report.summary import SearchSummary
-from gptailor.search.compositions import wholes
-from gptailor.search.cuts import Cut, nested_cuts
-from gptailor.search.gaps import shortest_paths
-from gptailor.search.removal import candidates, greedy_removal
 from gptailor.search.run.notes import (
     GAPS,
     HELD_OUT,
@@ -54,7 +50,15 @@ from gptailor.search.run_files import EarlierRun
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
-from gptailor.search.starts import Starts
+from gptailor.search.starts.compositions import wholes
+from gptailor.search.starts.cuts import (
+    Cut,
+    candidates,
+    greedy_removal,
+    nested_cuts,
+    shortest_paths,
+)
+from gptailor.search.starts.stages import Starts
 from gptailor.search.verdict import HeldOut, held_key
 
 _GLANCE = 1 / 8

@@ -332,7 +332,7 @@ class StartsWithin:
                     known.append(left.pop(0))
                 else:
                     losses = (float("nan"),) * (len(told[0].losses) if told else 1)
-                    known.append(ToldStart(one.name, one.genome, 0.0, losses))
+                    known.append(ToldStart(one.origin, one.genome, 0.0, losses))
         return []
 
 

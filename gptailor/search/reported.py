@@ -35,7 +35,6 @@ from gptailor.report.summary import (
     SearchSummary,
     front_file,
 )
-from gptailor.search.blocks import scanned
 from gptailor.search.effects import (
     layer_states,
     learned_effects,
@@ -45,11 +44,13 @@ from gptailor.search.effects import (
 from gptailor.search.folder import BLOCKS, SIZES, SPACE
 from gptailor.search.object_journal import ObjectJournal
 from gptailor.search.run.journal import JournalLines, journal_lines
+from gptailor.search.run.origin import origin_words
 from gptailor.search.run.study import Study, fits, quiet, read_study, refusal
 from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, LossScale, Trial
 from gptailor.search.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
+from gptailor.search.starts.blocks import scanned
 from gptailor.search.stored import stored_study
 from gptailor.search.verdict import held_key, scores_in
 
@@ -243,7 +244,7 @@ class _Reading:
         return ReportedTrial(
             number=trial.number,
             phase=request.phase,
-            origin=request.origin,
+            origin=origin_words(request.origin),
             stage=request.stage,
             share=trial.share,
             samples=trial.samples,

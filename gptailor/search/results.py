@@ -2,10 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, final
 
 from gptailor.build.lock import SUFFIX
 from gptailor.checkpoint.files import expanded
@@ -22,21 +23,24 @@ from gptailor.report.scores import shown_number
 from gptailor.report.summary import (
     BestBlocks,
     BlockScan,
+    NumberAtBound,
     RunSizes,
     SearchSummary,
     escaped_control,
     front_file,
 )
-from gptailor.search.blocks import scanned
 from gptailor.search.conditions import Judged
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.folder import BLOCKS, FRONT, SIZES, START, Folder
 from gptailor.search.pick import BEST, lock_beside, seen_from
+from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.run_files import SUMMARY
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
+from gptailor.search.space.table import active
+from gptailor.search.starts.blocks import scanned
 from gptailor.search.summary import best_starts, search_summary
 from gptailor.search.verdict import (
     HeldOut,
@@ -48,6 +52,20 @@ from gptailor.search.verdict import (
     scores_of,
     verdict,
 )
+
+Ended = Literal["budget", "exhausted", "interrupted"]
+"""The reason why trials ended; `exhausted` is that the strategy finds nothing new any more."""
+
+
+@final
+@dataclass(frozen=True)
+class Searched:
+    """Why a search ended, its summary, and its best plan's file if there is one."""
+
+    ended: Ended
+    summary: SearchSummary
+    best: Path | None
+
 
 _LOCKING = "locking the best plan"
 
@@ -96,6 +114,7 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
             "best_file": escaped_control(f"{folder.shown}/{BEST}"),
             "commands": tuple(commands),
             "blocks": None if scan is None else _put_blocks(folder, scan),
+            "at_bounds": () if trial is None else tuple(numbers_at_bounds(space, trial)),
         }
         said = search_summary(ledger, held, {**about, **more}, judged, sizes)
         known = RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known))
@@ -131,6 +150,16 @@ def _put_front(folder: Folder, texts: Mapping[str, str]) -> None:
             old.unlink()
     for name, text in texts.items():
         folder.put(f"{FRONT}/{name}", text)
+
+
+def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[NumberAtBound]:
+    """Yield the numbers of a trial's plan that are an end of their interval."""
+    says = active(space.table, trial.request.genome).reals
+    for real, share, counts in zip(space.reals, trial.request.genome.reals, says, strict=True):
+        value = real.value(float(share))
+        if counts and real.low < real.high and value in (real.low, real.high):
+            bound: Literal["low", "high"] = "low" if value == real.low else "high"
+            yield NumberAtBound(name=escaped_control(real.name), value=value, bound=bound)
 
 
 _BLOCKS_SHOWN = 8
@@ -205,7 +234,7 @@ def _comment(
     stage = "" if request.stage == "bare" else f", {request.stage}"
     yield (
         f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
-        f"({request.origin}), seed {about['seed']}{stage}."
+        f"({origin_words(request.origin)}), seed {about['seed']}{stage}."
     )
     yield f"Space: {about['plan']}, sha256 {space.digest[:16]}."
     scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)

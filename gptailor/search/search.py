@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import jax
 
@@ -17,7 +17,7 @@ from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
-from gptailor.report.summary import Aim, DrawsAgreement, SearchSummary
+from gptailor.report.summary import Aim, DrawsAgreement
 from gptailor.search import folder as runs
 from gptailor.search.conditions import Conditions
 from gptailor.search.evaluate import (
@@ -29,8 +29,8 @@ from gptailor.search.evaluate import (
     workers_of,
 )
 from gptailor.search.limits import bounded
-from gptailor.search.repeats import Repeats
-from gptailor.search.results import put_results
+from gptailor.search.resampled import Resampling
+from gptailor.search.results import Ended, Searched, put_results
 from gptailor.search.run.asking import Asking, WithinBounds
 from gptailor.search.run.notes import AGREEMENT, ENDED, LATE
 from gptailor.search.run.schedule import Budget, Schedule, StartSource
@@ -50,10 +50,6 @@ _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
-
-Reason = Literal["budget", "exhausted"]
-"""Why trials ended: the budget is spent, or the strategy finds nothing new any more."""
-Ended = Literal[Reason, "interrupted"]
 
 
 @final
@@ -129,16 +125,6 @@ OnEvent: TypeAlias = Callable[[SearchEvent], None]
 # ---------------------------------------------------------------------------------------- the verb
 
 
-@final
-@dataclass(frozen=True)
-class Searched:
-    """Why a search ended, its summary, and its best plan's file if there is one."""
-
-    ended: Ended
-    summary: SearchSummary
-    best: Path | None
-
-
 def search(  # noqa: PLR0913 (the verb, and who hears of it)
     plan: Plan,
     run: str | Path,
@@ -173,7 +159,7 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
     if not flags.repeat_calibration or found.ended == "interrupted" or found.best is None:
         return found
     say = lambda what: told(Doing(what))  # noqa: E731
-    repeats = Repeats(plan, run, flags, where, models, say).others(found, once)
+    repeats = Resampling(plan, run, flags, where, models, say).others(found, once)
     if repeats is None:
         return replace(found, ended="interrupted")
     return _search(plan, run, flags, models, where, told, on_healing, repeats)

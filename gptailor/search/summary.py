@@ -28,6 +28,7 @@ from gptailor.report.summary import (
 from gptailor.search.conditions import Judged
 from gptailor.search.curve import Sizes, curve, lost_share, lost_units, quality
 from gptailor.search.run.notes import HeldFailureNote, MeasuredNote
+from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -194,7 +195,7 @@ def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
     before, lost = ledger.before(trial), LossScale(ledger).of(trial)
     return {
         "trial": trial.number,
-        "origin": trial.request.origin,
+        "origin": origin_words(trial.request.origin),
         "samples": trial.request.samples,
         "seconds": round(trial.seconds, 1),
         "stage": trial.request.stage,

@@ -14,6 +14,7 @@ from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
 from gptailor.report.summary import Aim, BaseRecord, RivalRecord, VerdictRecord
 from gptailor.search.run.notes import HeldNote, HeldScoresNote
+from gptailor.search.run.origin import origin_words
 from gptailor.search.run.scores import PerObjective
 from gptailor.search.run.trials import STARTS, Ledger, Trial
 from gptailor.search.run.workers import BASE
@@ -179,7 +180,7 @@ class Verdict:
         if self.against is not None:
             trial, gain = self.against
             against = RivalRecord(
-                origin=trial.request.origin,
+                origin=origin_words(trial.request.origin),
                 trial=trial.number,
                 gain=gain.value,
                 stderr=gain.finite_error,

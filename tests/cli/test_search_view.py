@@ -8,6 +8,7 @@ import pytest
 import gptailor
 from gptailor.cli.search_view import Lines
 from gptailor.report.summary import Aim
+from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
 from gptailor.search.search import Begun, Doing, Estimated, Scored
@@ -42,7 +43,9 @@ class Course:
         self.now += seconds
         number = len(self.ledger.trials)
         stage = "healed" if phase == FINAL else "bare"
-        request = TrialRequest(phase, number, 0, "surrogate", NOTHING, 8, stage, number)
+        request = TrialRequest(
+            phase, number, 0, StrategyPlan(strategy="surrogate"), NOTHING, 8, stage, number
+        )
         trial = Trial(number, request, str(number), 1.0, (2.0,), (0.1,))
         self.ledger.add(trial)
         self.lines(Scored(trial))

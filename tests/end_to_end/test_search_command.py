@@ -352,6 +352,26 @@ def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None
 # ------------------------------------------------------------------------------- what else it does
 
 
+def test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named(
+    search: Search, world: Path
+) -> None:
+    text = (
+        'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./math"\n'
+        "let m = 0.0..1.0\nlet c = 0.0..1.0\n"
+        "others from math, code by task_arithmetic(weight=(m, c))\n"
+    )
+    (world / "named.tailor").write_text(text)
+    wishes = ["-O", 'nll("rows.jsonl")', "--strategy", "random", "--trials", "16"]
+    found = search("named.tailor", "-o", "named", *wishes)
+    said = json.loads((world / "named" / "summary.json").read_text())
+    origins = {row["origin"] for row in said["starts"]}
+    assert {"base", "math", "code", "uniform merge", "uniform merge by 1"} <= origins
+    plan = gptailor.loads((world / "named" / "best.tailor").read_text())
+    ends = {f"let {name}": value for name, value in plan.numbers.items() if value in (0, 1)}
+    assert {one["name"]: one["value"] for one in said.get("at_bounds", [])} == ends
+    assert ("at a bound of their interval" in found.out) == bool(ends)
+
+
 def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     """Their files named from the current folder, with an Optuna database for the study."""
     wishes = ["-O", 'nll("rows.jsonl")', "-O", 'multiple_choice("questions.jsonl")']

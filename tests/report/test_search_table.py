@@ -340,3 +340,13 @@ def test_numbers_are_short() -> None:
     assert shown_number(1234.5, 0.0) == "1234 ± 0"
     assert percent(0.7834) == "78.3 %"
     assert percent(None) == "?"
+
+
+def test_numbers_at_their_bounds_are_named_on_the_page_and_the_terminal() -> None:
+    numbers = [{"name": f"let n{i}", "value": i / 2, "bound": "high"} for i in range(10)]
+    shown = said(at_bounds=numbers)
+    for text in (markdown(shown), "\n".join(summary_lines(shown, 100))):
+        assert "at a bound of their interval: let n0 = 0, the high end; let n1 = 0.5, the" in text
+        assert "and 2 more" in text
+        assert "let n8" not in text
+    assert "at a bound" not in markdown(said())

@@ -16,10 +16,11 @@ from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Aim
+from gptailor.search.run.origin import EarlierOrigin
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.study import Naming, Study, open_study
 from gptailor.search.run.trials import Ledger, Trial, genome_to_json
-from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent, Workers
+from gptailor.search.run.workers import Alone, Done, Lost, Task, TaskOutcome, WorkerEvent, Workers
 from gptailor.search.search import SearchEvent, SearchSetting, search_steps
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import folded, key_of
@@ -138,10 +139,13 @@ class Staged:
 
     def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
         if not told:
-            return [Start(f"start {n}", one, 0.25) for n, one in enumerate(self.genomes)]
+            return [
+                Start(EarlierOrigin(words=f"start {n}"), one, 0.25)
+                for n, one in enumerate(self.genomes)
+            ]
         if len(told) == len(self.genomes):
             best = min(told, key=lambda one: sum(one.losses))
-            return [Start("the best start", best.genome, 1.0)]
+            return [Start(EarlierOrigin(words="the best start"), best.genome, 1.0)]
         return []
 
 
@@ -229,7 +233,7 @@ class Simulated:
         at = self.clock
         for index, outcomes in self.judge(task.plans, task.share, **task.how):
             at += self.slow[worker] * task.share
-            self._push(at, worker, Found(task.number, index, outcomes, self.slow[worker]))
+            self._push(at, worker, TaskOutcome(task.number, index, outcomes, self.slow[worker]))
             if self.dies(worker, task):
                 self._push(at, worker, Lost(task.number))
                 return
@@ -243,7 +247,7 @@ class Simulated:
             self.clock += longest
             return None
         self.clock, worker, _, event = heapq.heappop(self.events)
-        if isinstance(event, Found):
+        if isinstance(event, TaskOutcome):
             self.done[worker] += 1
         else:
             del self.busy[worker]

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from gptailor.search.gaps import shortest_paths
+from gptailor.search.starts.cuts import shortest_paths
 
 
 def drawn(layers: int, widest: int, seed: int) -> list[list[float]]:

@@ -12,6 +12,7 @@ from gptailor.plan.faults import PlanError
 from gptailor.report.summary import OutputSize
 from gptailor.search.curve import Sizes
 from gptailor.search.limits import StartsWithin, Within, bounded, size_bounds
+from gptailor.search.run.origin import EarlierOrigin, origin_words
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome
@@ -195,7 +196,7 @@ def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
     found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
     drawn = rows(sample(found.space.table, key_of(3), 12))
-    starts = [Start(str(n), one, 1.0) for n, one in enumerate(drawn)]
+    starts = [Start(EarlierOrigin(words=str(n)), one, 1.0) for n, one in enumerate(drawn)]
     inside = [found.holds(one) for one in drawn]
     heard: list[list[float]] = []
 
@@ -209,17 +210,21 @@ def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
 
     source = StartsWithin(Stages(), found)
     first = source.next([])
-    assert [one.name for one in first] == [
-        s.name for s, ok in zip(starts[:6], inside[:6], strict=True) if ok
+    assert [one.origin for one in first] == [
+        s.origin for s, ok in zip(starts[:6], inside[:6], strict=True) if ok
     ]
-    told = [ToldStart(one.name, one.genome, 1.0, (float(one.name),)) for one in first]
+    losses = [(float(origin_words(one.origin)),) for one in first]
+    told = [
+        ToldStart(one.origin, one.genome, 1.0, loss)
+        for one, loss in zip(first, losses, strict=True)
+    ]
     second = source.next(told)
-    assert [one.name for one in second] == [
-        s.name for s, ok in zip(starts[6:], inside[6:], strict=True) if ok
+    assert [one.origin for one in second] == [
+        s.origin for s, ok in zip(starts[6:], inside[6:], strict=True) if ok
     ]
     wanted = [float(n) if inside[n] else np.nan for n in range(6)]
     assert np.array_equal(heard[-1], wanted, equal_nan=True)
-    told += [ToldStart(one.name, one.genome, 1.0, (0.0,)) for one in second]
+    told += [ToldStart(one.origin, one.genome, 1.0, (0.0,)) for one in second]
     assert source.next(told) == []
 
 

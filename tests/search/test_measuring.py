@@ -21,7 +21,7 @@ from gptailor.search.run.notes import MEASURED
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts import Starts
+from gptailor.search.starts.stages import Starts
 from tests.search.landscape import TEXT, setting, study_of
 
 HEALED = Budget(40, 8, 64, "finalists", heals=True)

@@ -17,6 +17,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run.asking import Asking
 from gptailor.search.run.incumbent import race_of
+from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
@@ -128,7 +129,9 @@ def test_what_was_given_up_is_told_as_behind_its_rival() -> None:
     for number_, sums in enumerate((all_, tuple(one + 0.5 for one in easy))):
         each = PerSample(sums, (1,) * len(sums))
         genome = Genome(*(genes[number_] for genes in genomes))
-        request = TrialRequest(SEARCH, number_, 0, "drifting", genome, FULL, "bare", number_)
+        request = TrialRequest(
+            SEARCH, number_, 0, StrategyPlan(strategy="drifting"), genome, FULL, "bare", number_
+        )
         ledger.add(
             Trial(
                 number_, request, str(number_), len(sums) / FULL, (each.score().value,), (0.1,),

@@ -30,6 +30,7 @@ from gptailor.search.effects import layer_states, learned_effects, window_losses
 from gptailor.search.object_storage import ObjectStorage
 from gptailor.search.reported import run_report
 from gptailor.search.run.journal import JournalLines, journal_lines
+from gptailor.search.run.origin import origin_words
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.space.decode import decode
@@ -114,7 +115,7 @@ def test_each_trial_is_as_the_study_has_it(report: RunReport, run: tuple[Path, L
         assert (shown.number, shown.values, shown.stderrs) == (
             told.number, told.values, told.stderrs
         )  # fmt: skip
-        assert shown.origin == told.request.origin
+        assert shown.origin == origin_words(told.request.origin)
         assert shown.share == told.share
         assert shown.text == gptailor.format(decode(space, told.request.genome))
         assert shown.size is not None

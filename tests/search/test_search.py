@@ -18,9 +18,10 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Aim
 from gptailor.search.run.notes import LATE
+from gptailor.search.run.origin import BridgedCut, EarlierOrigin, origin_words
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
-from gptailor.search.run.workers import Alone, Done, Found, Task, interruptible
+from gptailor.search.run.workers import Alone, Done, Task, TaskOutcome, interruptible
 from gptailor.search.search import Scored, SearchError, SearchEvent, SearchSetting
 from gptailor.search.summary import drawn_plans
 from tests.search.landscape import (
@@ -66,7 +67,7 @@ def test_starting_plans_come_first_and_the_budget_is_kept(
     found = search(tmp_path, chosen, judge)
     assert found.run() == "budget"
     assert phases(found) == [STARTS, RANDOM, SEARCH]
-    names = [trial.request.origin for trial in found.ledger.of(STARTS)]
+    names = [origin_words(trial.request.origin) for trial in found.ledger.of(STARTS)]
     assert names == ["start 3", "start 2", "start 1", "start 0", "the best start"], "as they come"
     cost = found.ledger.cost()
     assert 11.25 < cost <= 12
@@ -80,7 +81,7 @@ def test_starting_plans_come_first_and_the_budget_is_kept(
 def test_starting_plans_take_half_of_the_budget_at_most(tmp_path: Path) -> None:
     chosen = setting(budget=Budget(2, 16, 64))
     found = ran(tmp_path, chosen)
-    names = {trial.request.origin for trial in found.ledger.of(STARTS)}
+    names = {origin_words(trial.request.origin) for trial in found.ledger.of(STARTS)}
     assert names == {f"start {n}" for n in range(4)}
     assert found.ledger.cost() <= 2
 
@@ -417,15 +418,15 @@ def test_a_bridged_cut_is_no_finalist_where_there_is_one(tmp_path: Path) -> None
 
     class Cut(Staged):
         def next(self, told: Any) -> Any:
-            names = ("influence", "other", "another", "best bridged cut")
-            plans = zip(names, self.genomes, strict=True)
+            others = [EarlierOrigin(words=one) for one in ("influence", "other", "another")]
+            plans = zip([*others, BridgedCut(rank=1)], self.genomes, strict=True)
             return [] if told else [Start(*one, 1.0) for one in plans]
 
     chosen = setting(budget=Budget(15, 64, 64, "finalists"), starts=Cut(found), space=found)
     assert chosen.budget.finalists == 1
     ledger = ran(tmp_path, chosen).ledger
     [start] = ledger.ranked(ledger.of(STARTS), 1)
-    assert start.request.origin != "best bridged cut"
+    assert not isinstance(start.request.origin, BridgedCut)
     before = ledger.of(STARTS, RANDOM, SEARCH)
     wanted = {start.plan, ledger.ranked([t for t in before if t.full], 1)[0].plan}
     assert len(wanted) == 2
@@ -748,7 +749,7 @@ def test_alone_gives_what_its_judge_gives() -> None:
     plan = gptailor.loads(BASE)
     workers.submit(Task(7, (plan, plan), 1.0, "bare", ()))
     events = [workers.next() for _ in range(3)]
-    assert [type(event) for event in events] == [Found, Found, Done]
+    assert [type(event) for event in events] == [TaskOutcome, TaskOutcome, Done]
     assert [event.place for event in events[:2]] == [1, 0]
     assert {event.task for event in events} == {7}
 

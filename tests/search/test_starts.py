@@ -9,14 +9,24 @@ import pytest
 
 from gptailor import loads
 from gptailor.plan.plan import Merge, Plan, Take
-from gptailor.search.compositions import compositions, wholes
-from gptailor.search.removal import candidates, greedy_removal
+from gptailor.search.run.origin import (
+    BlockInfluenceCut,
+    EarlierOrigin,
+    GreedyRemoval,
+    ModelAlone,
+    TrialOrigin,
+    WindowCut,
+    composition_words,
+    origin_words,
+)
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.encode import encode
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts import Starts
+from gptailor.search.starts.compositions import composed, compositions, wholes
+from gptailor.search.starts.cuts import candidates, greedy_removal
+from gptailor.search.starts.stages import Starts
 from tests.search.space.test_space import SPACES, space
 
 HEAD = "tailor 1\n" + "".join(
@@ -45,7 +55,17 @@ def drive(starts: Starts, judge: Judge) -> list[list[Start]]:
 
 
 def _told(starts: Starts, one: Start, judge: Judge) -> ToldStart:
-    return ToldStart(one.name, one.genome, one.share, judge(decode(starts.space, one.genome)))
+    return ToldStart(one.origin, one.genome, one.share, judge(decode(starts.space, one.genome)))
+
+
+def called(start: Start) -> str:
+    """The start's words for people."""
+    return origin_words(start.origin)
+
+
+def origins(stages: Sequence[Sequence[Start]]) -> set[TrialOrigin]:
+    """The origins of all stages."""
+    return {one.origin for stage in stages for one in stage}
 
 
 def dropped(plan: Plan) -> list[int]:
@@ -87,7 +107,7 @@ def test_starts_are_genomes_of_any_space(name: str, share: float) -> None:
         for one in stage:
             assert 0 < one.share <= 1
             assert same(encode(given, decode(given, one.genome)), one.genome)
-    said = [(one.name, one.share) for stage in stages for one in stage]
+    said = [(called(one), one.share) for stage in stages for one in stage]
     assert len(set(said)) == len(said)
 
 
@@ -117,11 +137,84 @@ def test_all_starts_together_cost_little(given: Space, share: float) -> None:
     assert sum(one.share for stage in stages for one in stage) <= (26 if several else 20)
 
 
+# ------------------------------------------------------------------- numbers of fixed merges
+
+TWO = "let m = 0.0..1.0\nlet c = 0.0..1.0\n"
+MEAN, FULL = "uniform merge", "uniform merge by 1"
+MERGES = {"uniform merge by 0.6": (0.6, 0.6), "uniform merge by 0.3": (0.3, 0.3)}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            TWO + "others from math, code by task_arithmetic(weight=(m, c))",
+            {"base": (0, 0), "math": (1, 0), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)}
+            | MERGES,
+        ),
+        (
+            "L0..L3 from math, code by task_arithmetic(weight=(0.0..1.0, 0.2..1.0))",
+            {"math": (1, 0.2), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)} | MERGES,
+        ),
+        (
+            TWO + "L0..L3.norms from math, code by linear(weight=(m, c))",
+            {"math": (1, 0), "code": (0, 1), MEAN: (0.5, 0.5)},
+        ),
+        (
+            TWO + "others from base, math by slerp(curve(m, c))",
+            {"base": (0, 0), "math": (1, 1), MEAN: (0.5, 0.5)},
+        ),
+        (
+            TWO + "others from math, code by task_arithmetic(weight=(curve(m, m), curve(c, c)))",
+            {"base": (0, 0), "math": (1, 0), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)}
+            | MERGES,
+        ),
+        (
+            "let m = 0.4..0.9\nothers from math, code by task_arithmetic(m)",
+            {MEAN: (0.5,), "uniform merge by 0.6": (0.6,)},
+        ),
+        (
+            "let m = 0.0..1.0\nL1 from math, code by linear(weight=(m, 0.5))",
+            {"base": (1,)},
+        ),
+    ],
+)  # fmt: skip
+def test_fixed_merges_begin_with_each_model_alone_and_uniform_merges(
+    text: str, wanted: dict[str, tuple[float, ...]]
+) -> None:
+    given = space_of(loads(HEAD + text), 4)
+    order = sorted(range(len(given.reals)), key=lambda i: "let c" in given.reals[i].name)
+    found = {}
+    for of in compositions(given):
+        shares = composed(given, of).reals
+        values = [given.reals[i].value(float(shares[i])) for i in order]
+        found[composition_words(of)] = tuple(values[: len(wanted[composition_words(of)])])
+    assert found == {name: pytest.approx(values) for name, values in wanted.items()}
+
+
+def test_coefficients_of_a_choice_are_its_options() -> None:
+    text = "let m = one of 0.2, 0.5, 1\nothers from math, code by task_arithmetic(m)"
+    given = space_of(loads(HEAD + text), 4)
+    merges = {composition_words(of): decode(given, composed(given, of)).numbers for of in
+              compositions(given)}  # fmt: skip
+    assert merges == {MEAN: {"m": 0.5}, FULL: {"m": 1}, "uniform merge by 0.2": {"m": 0.2}}
+
+
+@pytest.mark.parametrize("room", [7, math.inf])
+def test_named_weights_are_all_tried_in_full_where_there_is_room(room: float) -> None:
+    given = space_of(
+        loads(HEAD + TWO + "others from math, code by task_arithmetic(weight=(m, c))"), 4
+    )
+    (stage,) = drive(Starts(given, room=room), lambda plan: (0.0,))
+    assert [called(one) for one in stage] == ["base", "math", "code", MEAN, FULL, *MERGES]
+    assert len({one.genome.reals.tobytes() for one in stage}) == 7
+
+
 # ------------------------------------------------------------------------------- what names promise
 
 
 def test_compositions() -> None:
-    names = [one.name for one in compositions(paper())]
+    names = [composition_words(one) for one in compositions(paper())]
     assert names[:5] == ["base", "math", "code", "chat", "uniform merge"]
     assert names[5:] == [
         f"uniform merge of {a} and {b}"
@@ -132,7 +225,7 @@ def test_compositions() -> None:
 def test_models_alone_and_the_mean_of_all() -> None:
     given = paper()
     (stage, *_) = drive(Starts(given), apart)
-    plans = {one.name: decode(given, one.genome) for one in stage}
+    plans = {called(one): decode(given, one.genome) for one in stage}
     assert names_of(plans["block influence on base"]) == set()
     assert names_of(plans["block influence on code"]) == {"code"}
     merged = plans["block influence on uniform merge"].layers[0].recipe
@@ -154,21 +247,22 @@ def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: st
     given = space_of(loads(HEAD + ALIKE.format(k=k)), 10)
     starts = Starts(given, removal=(3, 4, 5, 6), cheapest=0.25)
     made = [one for stage in drive(starts, apart) for one in stage]
-    names = {one.name for one in made}
+    names = {called(one) for one in made}
     whole = decode(given, made[0].genome).whole
     assert whole is not None
     assert isinstance(whole.recipe, Merge)
     assert not any(" on " in name for name in names)
     window = "best window" if k == "3" else "best window of 3"
     assert {"block influence", window, "window L4..L6", "greedy removal"} <= names
-    assert starts.left_out(names) == []
-    assert starts.left_out({f"{name} on base" for name in names}) == [], "of an earlier release"
+    assert starts.left_out({one.origin for one in made}) == []
+    earlier = {EarlierOrigin(words=f"{name} on base") for name in names}
+    assert starts.left_out(earlier) == [], "of an earlier release"
     assert starts.left_out(set())[0] == "block influence"
 
 
 def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers() -> None:
-    given = space_of(loads(HEAD + "whole from math, code by task_arithmetic(0.3..1.0)"), 4)
-    assert [one.name for stage in drive(Starts(given), apart) for one in stage] == [
+    given = space_of(loads(HEAD + "whole from math, code by ties(0.3..1.0)"), 4)
+    assert [called(one) for stage in drive(Starts(given), apart) for one in stage] == [
         "the plan's layers"
     ]
 
@@ -177,8 +271,10 @@ def test_a_search_that_an_earlier_release_began_goes_on() -> None:
     given = space_of(loads(HEAD + ALIKE.format(k="3")), 10)
     starts = Starts(given, cheapest=0.25)
     first = [_told(starts, one, apart) for one in starts.next([])]
-    older = [one._replace(name=f"{one.name} on base") for one in first]
-    assert [one.name for one in starts.next(older)] == [one.name for one in starts.next(first)]
+    older = [one._replace(origin=EarlierOrigin(words=f"{called(one)} on base")) for one in first]
+    assert [called(one) for one in starts.next(older)] == [
+        called(one) for one in starts.next(first)
+    ]
 
 
 def test_block_influence_drops_the_layers_of_least_influence() -> None:
@@ -188,7 +284,7 @@ def test_block_influence_drops_the_layers_of_least_influence() -> None:
         "math": [float(10 - position) for position in range(10)],
     }
     (stage, *_) = drive(Starts(given, influence), apart)
-    cuts = {one.name: dropped(decode(given, one.genome)) for one in stage}
+    cuts = {called(one): dropped(decode(given, one.genome)) for one in stage}
     assert cuts["block influence on base"] == [1, 3, 5]
     assert cuts["block influence on math"] == [7, 8, 9]
     assert cuts["block influence on code"] == [1, 3, 5], "the base's, where it wasn't measured"
@@ -198,7 +294,7 @@ def test_block_influence_drops_the_layers_of_least_influence() -> None:
 def test_the_best_window_is_found_and_tried_on_the_base_too(share: float) -> None:
     given = paper()
     stages = drive(Starts(given, cheapest=share), apart)
-    full = {one.name: decode(given, one.genome) for s in stages for one in s if one.share == 1}
+    full = {called(one): decode(given, one.genome) for s in stages for one in s if one.share == 1}
     best = full["best window on math"]
     assert dropped(best) == list(range(12, 19))
     assert names_of(best) == {"math"}
@@ -210,7 +306,7 @@ def test_windows_that_would_cost_too_much_are_left_out_by_influence() -> None:
     given = paper()
     influence = {"base": [abs(position - 20.0) for position in range(30)]}
     stages = drive(Starts(given, influence), apart)
-    windows = [one for stage in stages for one in stage if one.name.startswith("window ")]
+    windows = [one for stage in stages for one in stage if called(one).startswith("window ")]
     middles = [np.mean(dropped(decode(given, one.genome))) for one in windows]
     assert len(middles) == 6
     assert all(abs(middle - 20) <= 3 for middle in middles)
@@ -220,8 +316,8 @@ def test_each_size_has_a_plan_whose_cut_is_within_the_next() -> None:
     given = paper(k="4..10")
     influence = {"base": [abs(position - 20.5) for position in range(30)]}
     stages = drive(Starts(given, influence, cheapest=0.1), apart)
-    [sizes] = [stage for stage in stages if stage[0].name.endswith(", 4 layers")]
-    plans = {one.name: (decode(given, one.genome), one.share) for one in sizes}
+    [sizes] = [stage for stage in stages if called(stage[0]).endswith(", 4 layers")]
+    plans = {called(one): (decode(given, one.genome), one.share) for one in sizes}
     of_each = {len(dropped(plan)): dropped(plan) for plan, _ in plans.values()}
     of_each[7] = dropped(decode(given, stages[0][0].genome))
     assert sorted(of_each) == [*range(4, 11)]
@@ -235,7 +331,7 @@ def test_each_size_has_a_plan_whose_cut_is_within_the_next() -> None:
 def test_nested_cuts_go_by_removal_where_there_is_one() -> None:
     given = paper(k="2..4")
     stages = drive(Starts(given, removal=(9, 3, 20, 11), cheapest=0.1), apart)
-    named = {one.name: dropped(decode(given, one.genome)) for stage in stages for one in stage}
+    named = {called(one): dropped(decode(given, one.genome)) for stage in stages for one in stage}
     assert named["greedy removal on math"] == [3, 9, 20]
     assert named["greedy removal on math, 2 layers"] == [3, 9]
     assert named["greedy removal on math, 4 layers"] == [3, 9, 11, 20]
@@ -247,7 +343,7 @@ WINDOWS = "drop window 3..5 of L2..L9\nL0..L11 from any of math, code by linear(
 def windows_tried(starts: Starts) -> list[list[int]]:
     stages = drive(starts, apart)
     given = starts.space
-    tried = [one for stage in stages for one in stage if one.name.startswith("window ")]
+    tried = [one for stage in stages for one in stage if called(one).startswith("window ")]
     return [dropped(decode(given, one.genome)) for one in tried]
 
 
@@ -266,8 +362,7 @@ def test_windows_that_are_left_out_are_said() -> None:
     influence = {"base": [abs(position - 5.0) for position in range(12)]}
     starts = Starts(given, influence, cheapest=1.0)
     tried = windows_tried(starts)
-    names = {one.name for stage in drive(starts, apart) for one in stage}
-    assert "9 of 15 windows" in starts.left_out(names)
+    assert "9 of 15 windows" in starts.left_out(origins(drive(starts, apart)))
     assert sorted(map(len, tried)) == [3, 3, 4, 4, 5, 5]
     assert all(5 in cut for cut in tried)
 
@@ -308,7 +403,7 @@ def test_greedy_removal_takes_the_layer_that_costs_least_in_each_round() -> None
     assert {len(cut) for cut in tried} == {1, 2, 3}
     assert len(tried) == 3 * width
     stages = drive(Starts(given, removal=found, cheapest=0.1), apart)
-    last = {one.name: decode(given, one.genome) for one in stages[-1]}
+    last = {called(one): decode(given, one.genome) for one in stages[-1]}
     assert {name: dropped(plan) for name, plan in last.items()} == {
         "greedy removal on base": [4, 5, 8],
         "greedy removal on math": [4, 5, 8],
@@ -344,7 +439,7 @@ def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
     stages = drive(starts, apart)
     cost = sum(one.share for stage in stages for one in stage)
     assert cost <= max(room, 1) + 5, "what comes last is cut by the schedule"
-    names = [one.name for stage in stages for one in stage]
+    names = [called(one) for stage in stages for one in stage]
     first = next(name for name in names if name.startswith("window "))
     assert "L12..L18" in first, "windows of least influence come first"
     assert {"best window on base", "greedy removal on base"} <= set(names)
@@ -353,24 +448,26 @@ def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
 def test_what_was_left_out_is_said() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
-    names = {one.name for stage in drive(starts, apart) for one in stage}
-    assert starts.left_out(names) == []
-    assert starts.left_out(names - {n for n in names if "window L" in n or "greedy" in n}) == [
+    tried = origins(drive(starts, apart))
+    assert starts.left_out(tried) == []
+    some = {one for one in tried if not isinstance(one, WindowCut | GreedyRemoval)}
+    assert starts.left_out(some) == [
         "24 of 24 windows",
         "greedy removal",
     ]
-    assert "block influence on code" in starts.left_out({"block influence on math"})
+    of_math = BlockInfluenceCut(of=ModelAlone(model="math"))
+    assert "block influence on code" in starts.left_out({of_math})
 
 
 def test_what_is_beyond_bounds_had_room() -> None:
     given = paper()
     starts = Starts(given, removal=range(12, 19), cheapest=0.25)
-    names = {one.name for stage in drive(starts, apart) for one in stage}
-    cuts = {name for name in names if name.startswith("window ") and "L12" in name}
-    said = starts.untried(names - cuts, lambda genome: 12 not in dropped(decode(given, genome)))
-    assert list(said["left_out"]) == []
+    tried = origins(drive(starts, apart))
+    cuts = {one for one in tried if isinstance(one, WindowCut) and 12 in one.dropped}
+    said = starts.untried(tried - cuts, lambda genome: 12 not in dropped(decode(given, genome)))
+    assert said["left_out"] == ()
     assert [name for name in said["beyond"] if "window" in name] == ["7 of 24 windows"]
-    assert list(starts.untried(set(), None)["beyond"]) == []
+    assert starts.untried(set(), None)["beyond"] == ()
 
 
 def test_a_failure_is_never_the_best() -> None:
@@ -380,7 +477,7 @@ def test_a_failure_is_never_the_best() -> None:
         return (math.nan,) if "math" in names_of(plan) else apart(plan)
 
     stages = drive(Starts(given, cheapest=0.25), judge)
-    names = [one.name for stage in stages[2:] for one in stage]
+    names = [called(one) for stage in stages[2:] for one in stage]
     assert not any("math" in name for name in names)
 
 
@@ -399,7 +496,7 @@ def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
     told: list[ToldStart] = []
     for stage in stages:
         again = Starts(given, cheapest=share)
-        assert [o.name for o in again.next(told)] == [o.name for o in stage]
+        assert [called(o) for o in again.next(told)] == [called(o) for o in stage]
         assert all(same(a.genome, b.genome) for a, b in zip(again.next(told), stage, strict=True))
         told += [_told(again, one, apart) for one in stage]
     assert Starts(given, cheapest=share).next(told) == []

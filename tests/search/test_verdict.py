@@ -14,9 +14,10 @@ from gptailor.evaluate.outcome import PerSample, mean
 from gptailor.plan.plan import Plan
 from gptailor.report.summary import Aim
 from gptailor.search.curve import quality
-from gptailor.search.repeats import Repeats, plans_agreement
+from gptailor.search.resampled import Resampling, plans_agreement
+from gptailor.search.results import Searched
+from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
-from gptailor.search.search import Searched
 from gptailor.search.settings import Flags, Resources
 from gptailor.search.space.genome import Genome
 from gptailor.search.verdict import Compared, Scores, measure_of, scores_of, verdict
@@ -72,7 +73,9 @@ def test_without_samples_the_scores_own_errors_count() -> None:
 
 
 def trial(number: int, phase: str, each: Sequence[float], **changes: Any) -> Trial:
-    request = TrialRequest(phase, 0, number, f"plan {number}", NOTHING, 4, "bare", 0)
+    request = TrialRequest(
+        phase, 0, number, StrategyPlan(strategy=f"plan {number}"), NOTHING, 4, "bare", 0
+    )
     found = scores(each)
     said = {"values": tuple(found.values), "stderrs": tuple(found.stderrs),
             "per_sample": found.each}  # fmt: skip
@@ -221,7 +224,7 @@ def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) 
         (tmp_path / f"{number}.tailor").write_text(f"{text}drop L{number}\n")
     summary = said(objectives=[NLL._asdict()])
     others = iter([None, tmp_path / "2.tailor"])
-    found = Repeats(
+    found = Resampling(
         gptailor.loads(text + wishes, folder=tmp_path),
         tmp_path,
         Flags(repeat_calibration=2),

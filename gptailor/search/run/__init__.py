@@ -6,6 +6,7 @@ __all__ = [
     "incumbent",
     "journal",
     "notes",
+    "origin",
     "ray_workers",
     "schedule",
     "scores",

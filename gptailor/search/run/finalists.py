@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from gptailor.search.run.origin import BridgedCut
 from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
-
-BRIDGED_CUTS = ("best bridged cut", "second bridged cut", "third bridged cut")
-"""Names of the starting plans that are made for being bridged, the best one first."""
 
 
 def chosen_finalists(
@@ -20,7 +18,7 @@ def chosen_finalists(
     found = (t for t in ledger.of(STARTS, RANDOM, SEARCH) if t.full and t.same_as is None)
     ranked = ledger.ranked(found, len(ledger.trials))
     whole = distinct(sorted(ranked, key=lambda trial: trial.plan not in starts))
-    cuts = [trial for trial in whole if trial.request.origin in BRIDGED_CUTS]
+    cuts = [trial for trial in whole if isinstance(trial.request.origin, BridgedCut)]
     best = _with_cut(ledger, _best(ledger, whole, many), cuts, many)
     if len(best) <= many:
         usual = any(trial.plan in starts and trial not in cuts for trial in best)
@@ -51,11 +49,16 @@ def _with_cut(ledger: Ledger, best: list[Trial], cuts: Sequence[Trial], many: in
     """
     if not cuts or many == 1 or not set(best).isdisjoint(cuts):
         return best
-    cut = min(cuts, key=lambda t: BRIDGED_CUTS.index(t.request.origin))
+    cut = min(cuts, key=_rank)
     if _size(ledger) is None:
         return [*best[: max(1, len(best) - 1)], cut]
     of_size = [t for t in best if _size_of(ledger, t) == _size_of(ledger, cut)]
     return [cut if trial in of_size[-1:] else trial for trial in best]
+
+
+def _rank(cut: Trial) -> int:
+    assert isinstance(cut.request.origin, BridgedCut)
+    return cut.request.origin.rank
 
 
 def _size(ledger: Ledger) -> int | None:

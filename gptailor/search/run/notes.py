@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, PlainValidator, model_validator
 from gptailor.plan.plan import Closed, Pair, Position, Several
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Cost, DrawsAgreement, Line, Seconds, Tally, TrialNumber
+from gptailor.search.run.origin import NotedOrigin
 from gptailor.search.run.scores import PerObjective, per_sample_from_json
 
 HELD_OUT = "held out"
@@ -172,7 +173,7 @@ class TrialNote(Noted):
     phase: Literal["start", "random", "search", "final", "beside"]
     ask: _Small
     slot: _Small
-    origin: Line
+    origin: NotedOrigin
     asked_after: TrialNumber
     samples: Annotated[int, Field(ge=1, le=10**9)]
     share: Annotated[float, Field(gt=0, le=1)]

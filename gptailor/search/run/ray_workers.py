@@ -18,7 +18,7 @@ from gptailor.checkpoint.write.tensors import available
 from gptailor.evaluate.outcome import Outcome
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.search.run.workers import Done, Found, Judge, Lost, Task, WorkerEvent
+from gptailor.search.run.workers import Done, Judge, Lost, Task, TaskOutcome, WorkerEvent
 
 LOCAL = "local"
 """Instead of an address: a Ray of this machine's own, which ends with the search."""
@@ -163,7 +163,7 @@ class RayWorkers:
                 self._deal()
                 return None
             assert worker.task is not None
-            return Found(worker.task.number, *ray.get(next(worker.results)))
+            return TaskOutcome(worker.task.number, *ray.get(next(worker.results)))
         except StopIteration:
             assert worker.task is not None
             number, worker.task, worker.results = worker.task.number, None, None

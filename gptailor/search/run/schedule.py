@@ -10,6 +10,7 @@ from gptailor.plan.stage import Stage
 from gptailor.report.summary import BridgedTrials
 from gptailor.search.run.asking import TOLD, Asking
 from gptailor.search.run.finalists import chosen_finalists
+from gptailor.search.run.origin import RandomPlan, StrategyPlan, TrialOrigin
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -112,7 +113,7 @@ class Budget:
 class Start(NamedTuple):
     """A starting plan, and the share of all samples that it is to be evaluated on."""
 
-    name: str
+    origin: TrialOrigin
     genome: Genome
     share: float
 
@@ -121,7 +122,7 @@ class Start(NamedTuple):
 class ToldStart(NamedTuple):
     """A starting plan that was evaluated: its losses by each objective, NaN after a failure."""
 
-    name: str
+    origin: TrialOrigin
     genome: Genome
     share: float
     losses: tuple[float, ...]
@@ -210,7 +211,7 @@ class Schedule:
             if left < 0:
                 return found, False
             found.append(
-                self._one(STARTS, number, slot, start.name, start.genome, samples, len(told))
+                self._one(STARTS, number, slot, start.origin, start.genome, samples, len(told))
             )
         return found, True
 
@@ -221,7 +222,7 @@ class Schedule:
     def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
         first = 0 if phase == RANDOM else OTHERS
         return [
-            self._one(phase, 0, n, "random", self.asking.random(first + n), self.budget.full)
+            self._one(phase, 0, n, RandomPlan(), self.asking.random(first + n), self.budget.full)
             for n in numbers
             if (phase, 0, n) not in self.ledger.keys
         ]
@@ -275,11 +276,12 @@ class Schedule:
         return max(self._asked_after, 0 if last is None else last.number + 1)
 
     def _requests(self, number: int, asked_after: int) -> list[TrialRequest]:
-        name, samples = self.asking.strategy.name, self.budget.samples
+        origin = StrategyPlan(strategy=self.asking.strategy.name)
+        samples = self.budget.samples
         self._asked_after = max(self._asked_after, asked_after)
         asked = self.asking.ask(number, asked_after)
         return [
-            self._one(SEARCH, number, slot, name, genome, samples(share), asked_after)
+            self._one(SEARCH, number, slot, origin, genome, samples(share), asked_after)
             for slot, (genome, share) in enumerate(asked)
         ]
 
@@ -356,7 +358,7 @@ class Schedule:
         phase: str,
         ask: int,
         slot: int,
-        origin: str,
+        origin: TrialOrigin,
         genome: Genome,
         samples: int,
         after: int | None = None,

@@ -30,6 +30,7 @@ from gptailor.search.run.journal import (
     journal_lines,
 )
 from gptailor.search.run.notes import BASE_SCORES, HeldScoresNote, StudyNotes, TrialNote
+from gptailor.search.run.origin import origin_words
 from gptailor.search.run.scores import per_sample_to_json
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
@@ -402,6 +403,8 @@ def _attributes(trial: records.Trial) -> dict[str, Any]:
     request = trial.request
     said = {name: getattr(request, name) for name in _REQUEST}
     said |= {
+        "origin": request.origin.model_dump(mode="json"),
+        "origin_words": origin_words(request.origin),
         "share": trial.share,
         "stage": request.stage,
         "plan": trial.plan,

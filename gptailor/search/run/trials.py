@@ -11,6 +11,7 @@ from jaxtyping import Float
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.report.summary import Aim, ScaleBy
+from gptailor.search.run.origin import TrialOrigin
 from gptailor.search.run.scores import PerObjective, best, front, normalised, retained
 from gptailor.search.space.genome import Genome
 
@@ -23,14 +24,14 @@ more, bridged or healed; random search beside, for comparison only."""
 class TrialRequest(NamedTuple):
     """An evaluation to be made, and who asked for it.
 
-    `origin` is a starting plan's name or the strategy's. Within its `phase` it is told apart by the
-    number of the `ask` and its place in that, its `slot`; `asked_after` trials had been told then.
+    Within its `phase` it is told apart by the number of the `ask` and its place in that, its
+    `slot`; `asked_after` trials had been told then.
     """
 
     phase: str
     ask: int
     slot: int
-    origin: str
+    origin: TrialOrigin
     genome: Genome
     samples: int
     stage: Stage

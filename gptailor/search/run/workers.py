@@ -49,8 +49,8 @@ what a judge raises concerns all.
 
 @final
 @dataclass(eq=False)
-class _Decoded:
-    """A request with the plan of its genome. What is `late` is not waited for."""
+class _PendingRequest:
+    """A trial request that has no trial yet, with its plan. A `late` one is not waited for."""
 
     request: trials.TrialRequest
     plan: Plan
@@ -78,8 +78,8 @@ class Task:
 
 
 @final
-class Found(NamedTuple):
-    """What became of a task's plan at that place, and how long that took."""
+class TaskOutcome(NamedTuple):
+    """The outcomes of one plan of a task, at that place, and the seconds that they took."""
 
     task: int
     place: int
@@ -101,7 +101,7 @@ class Lost(NamedTuple):
     task: int
 
 
-WorkerEvent = Found | Done | Lost
+WorkerEvent = TaskOutcome | Done | Lost
 
 
 @runtime_checkable
@@ -141,7 +141,7 @@ class Alone:
         found = next(self._outcomes, None)
         if found is None:
             return Done(self._task)
-        return Found(self._task, *found, time.perf_counter() - begun)
+        return TaskOutcome(self._task, *found, time.perf_counter() - begun)
 
 
 @final
@@ -165,10 +165,10 @@ class UnderWay:
         self.workers = workers
         self.patience = patience
         self.races = races
-        self.waiting: list[_Decoded] = []
+        self.waiting: list[_PendingRequest] = []
         self.tasks: dict[int, Task] = {}
         self.late = 0
-        self._queue: deque[_Decoded] = deque()
+        self._queue: deque[_PendingRequest] = deque()
         self._again: deque[Task] = deque()
         self._outcomes: dict[trials.EvaluationKey, tuple[tuple[Outcome, ...], float]] = {}
         self._losses: Counter[trials.EvaluationKey] = Counter()
@@ -210,7 +210,7 @@ class UnderWay:
                 continue
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
             key = trials.EvaluationKey(digest, request.samples, request.stage)
-            one = _Decoded(request, plan, key)
+            one = _PendingRequest(request, plan, key)
             if not (key in known or self._known(key)):
                 if request.phase == trials.SEARCH and left < self._share(key):
                     beyond.append(request)
@@ -241,7 +241,7 @@ class UnderWay:
         race = race_of(self.ledger, chosen[0].request) if self.races else None
         return self._begun(Task(0, plans, self._share(keys[0]), stage, keys, race))
 
-    def _alike(self, one: _Decoded) -> tuple[Any, ...]:
+    def _alike(self, one: _PendingRequest) -> tuple[Any, ...]:
         """Equal for what one task may have: on equally many samples, and in one race."""
         raced = self.races and one.request.phase == trials.SEARCH
         return *one.key[1:], one.request.asked_after if raced else None
@@ -254,7 +254,7 @@ class UnderWay:
     def take(self, event: WorkerEvent) -> None:
         """Take in what a worker says of its task."""
         task = self.tasks[event.task]
-        if isinstance(event, Found):
+        if isinstance(event, TaskOutcome):
             self._outcomes[task.keys[event.place]] = event.outcomes, event.seconds
             self._speeds.append(event.seconds / task.share)
             return
@@ -310,7 +310,7 @@ class UnderWay:
         for key in [key for key in self._outcomes if key.plan == BASE]:
             yield key.samples, *self._outcomes.pop(key)
 
-    def _trial(self, of: _Decoded) -> trials.Trial | None:
+    def _trial(self, of: _PendingRequest) -> trials.Trial | None:
         """What became of a request; None if it isn't known yet."""
         number, key = len(self.ledger.trials), of.key
         made = partial(trials.Trial, number, of.request, key.plan)
@@ -327,7 +327,7 @@ class UnderWay:
         as_noted = round(seconds, 3)  # so that a search that goes on has the same trials
         return made(share, *read, as_noted, per_sample=samples, stopped=stopped)
 
-    def _stopped(self, of: _Decoded, outcomes: tuple[Outcome, ...]) -> int | None:
+    def _stopped(self, of: _PendingRequest, outcomes: tuple[Outcome, ...]) -> int | None:
         """After how many samples a trial was given up, if it was."""
         used = [one.samples for one in outcomes if isinstance(one, Score) and one.each is not None]
         if not self.races or of.request.phase != trials.SEARCH or len(used) < len(outcomes):

@@ -8,6 +8,13 @@ import pytest
 import gptailor
 from gptailor.report.summary import Aim
 from gptailor.search.run.finalists import chosen_finalists
+from gptailor.search.run.origin import (
+    BestWindow,
+    BlockInfluenceCut,
+    BridgedCut,
+    StrategyPlan,
+    TrialOrigin,
+)
 from gptailor.search.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
@@ -16,7 +23,9 @@ from gptailor.search.space.table import canonical, coarse, distinct, features
 NLL = Aim("nll", "minimize", "base", unit="nats")
 SIZE = Aim("parameters()", "minimize", "base", size=True)
 
-Told = tuple[str, str, float, float]
+SURROGATE = StrategyPlan(strategy="surrogate")
+
+Told = tuple[str, TrialOrigin, float, float]
 """A plan's name, its origin (a phase for what a strategy asked), its loss and its size."""
 
 
@@ -26,7 +35,7 @@ def chosen(told: Sequence[Told], many: int, *, sized: bool = True, like: str = "
     ledger.references[64] = (2.0, 100.0)[: 1 + sized]
     names = {}
     for number, (name, origin, loss, size) in enumerate(told):
-        phase = SEARCH if origin == "surrogate" else STARTS
+        phase = SEARCH if origin == SURROGATE else STARTS
         genome = Genome(np.zeros(0, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
         request = TrialRequest(phase, 0, number, origin, genome, 64, "bare", 0)
         values = (2 + loss, size)[: 1 + sized]
@@ -43,11 +52,11 @@ def chosen(told: Sequence[Told], many: int, *, sized: bool = True, like: str = "
     return [trial.plan for trial in chosen_finalists(ledger, many, unlike)]
 
 
-CUT = ("cut", "best bridged cut", 1.5, 80.0)
-INFLUENCE = ("influence", "block influence", 1.2, 80.0)
-WINDOW = ("window", "best window", 1.4, 90.0)
-FOUND = ("found", "surrogate", 1.0, 90.0)
-OTHER = ("other", "surrogate", 1.3, 80.0)
+CUT = ("cut", BridgedCut(rank=1), 1.5, 80.0)
+INFLUENCE = ("influence", BlockInfluenceCut(), 1.2, 80.0)
+WINDOW = ("window", BestWindow(), 1.4, 90.0)
+FOUND = ("found", SURROGATE, 1.0, 90.0)
+OTHER = ("other", SURROGATE, 1.3, 80.0)
 
 
 @pytest.mark.parametrize(
@@ -69,16 +78,16 @@ def test_finalists_are_of_each_size_and_of_both_sorts(
 
 
 def test_of_one_size_the_cut_is_the_last() -> None:
-    told = [CUT, INFLUENCE, ("near", "surrogate", 0.9, 0.0), ("far", "surrogate", 1.1, 0.0)]
+    told = [CUT, INFLUENCE, ("near", SURROGATE, 0.9, 0.0), ("far", SURROGATE, 1.1, 0.0)]
     assert chosen(told, 3, sized=False) == ["near", "far", "cut", "influence"]
 
 
 def test_of_plans_that_are_alike_one_is_taken_a_start_before_others() -> None:
     told = [
-        ("same, begun with", "best window", 1.01, 0.0),
-        ("same, nudged", "surrogate", 1.0, 0.0),
-        ("same, nudged again", "surrogate", 1.005, 0.0),
-        ("unlike", "surrogate", 1.2, 0.0),
+        ("same, begun with", BestWindow(), 1.01, 0.0),
+        ("same, nudged", SURROGATE, 1.0, 0.0),
+        ("same, nudged again", SURROGATE, 1.005, 0.0),
+        ("unlike", SURROGATE, 1.2, 0.0),
     ]
     assert chosen(told, 1, sized=False, like="same") == ["same, begun with", "unlike"]
     assert chosen(told, 3, sized=False, like="same") == ["same, begun with", "unlike"]

@@ -3,16 +3,34 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from pydantic import ValidationError
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluate.outcome import Failure, PerSample
 from gptailor.search.run import study as study_module
+from gptailor.search.run.notes import TrialNote
+from gptailor.search.run.origin import (
+    BestWindow,
+    BlockAgain,
+    BlockInfluenceCut,
+    BridgedCut,
+    EarlierOrigin,
+    GreedyRemoval,
+    ModelAlone,
+    NothingDropped,
+    PlanLayers,
+    RandomPlan,
+    StrategyPlan,
+    UniformMerge,
+    WindowCut,
+)
 from gptailor.search.run.study import Study, agree, mend
 from gptailor.search.run.trials import SEARCH, Trial, TrialRequest, genome_from_json, genome_to_json
 from gptailor.search.space.genome import Genome
@@ -35,7 +53,8 @@ def genome_of(chosen: SearchSetting) -> Genome:
 
 
 def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
-    request = TrialRequest(SEARCH, number, 0, "drifting", genome_of(chosen), 64, "bare", number)
+    origin = StrategyPlan(strategy="drifting")
+    request = TrialRequest(SEARCH, number, 0, origin, genome_of(chosen), 64, "bare", number)
     many = len(chosen.aims)
     said = {
         "number": number,
@@ -426,3 +445,59 @@ def test_trials_without_a_word_of_what_they_are_of_are_refused(
     study_of(tmp_path, chosen).add(trial(chosen))
     with pytest.raises(CheckpointError, match="doesn't say its space"):
         held(tmp_path, chosen)
+
+
+# --------------------------------------------------------------------------------- origins
+
+MATH = ModelAlone(model="math")
+MERGED = UniformMerge(models=("math", "code"), every=True, coefficient=0.6)
+ORIGINS = {
+    "the plan's layers": PlanLayers(),
+    "uniform merge by 0.6, L1..L2 again": PlanLayers(of=MERGED, again=((1, 2),)),
+    "the stack's layers of math": PlanLayers(of=MATH, stack=True),
+    "block influence on math, 1 layer": BlockInfluenceCut(of=MATH, layers=1),
+    "greedy removal on uniform merge of math and code": GreedyRemoval(
+        of=UniformMerge(models=("math", "code"))
+    ),
+    "math, nothing dropped": NothingDropped(of=MATH),
+    "window L3, L5 on math": WindowCut(of=MATH, dropped=(3, 5)),
+    "best window of 3": BestWindow(layers=3),
+    "second bridged cut": BridgedCut(rank=2),
+    "L1..L2 again on math, 3 times": BlockAgain(of=MATH, block=(1, 2), times=3),
+    "random": RandomPlan(),
+    "surrogate": StrategyPlan(strategy="surrogate"),
+}
+
+
+def noted(folder: Path, told: Trial, chosen: SearchSetting) -> dict[str, Any]:
+    """What a study has of a trial."""
+    study_of(folder, chosen).add(told)
+    [frozen] = journal(folder).get_trials()
+    return dict(frozen.user_attrs)
+
+
+@pytest.mark.parametrize("words", ORIGINS)
+def test_an_origin_is_noted_as_data_with_its_words_beside(
+    tmp_path: Path, chosen: SearchSetting, words: str
+) -> None:
+    told = trial(chosen)
+    told = replace(told, request=told.request._replace(origin=ORIGINS[words]))
+    note = noted(tmp_path, told, chosen)
+    assert note["origin_words"] == words
+    assert note["origin"]["kind"] == ORIGINS[words].kind
+    [again] = study_of(tmp_path, chosen).trials()
+    assert again.request.origin == ORIGINS[words]
+
+
+def test_the_words_of_an_earlier_release_are_read_as_words_alone(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
+    note = {**noted(tmp_path, trial(chosen), chosen), "origin": "best bridged cut"}
+    assert TrialNote.model_validate(note).origin == EarlierOrigin(words="best bridged cut")
+
+
+@pytest.mark.parametrize("origin", [{"kind": "guess"}, {"kind": "window"}, {}, 3, "a\x1b[2J"])
+def test_a_damaged_origin_is_refused(tmp_path: Path, chosen: SearchSetting, origin: object) -> None:
+    note = {**noted(tmp_path, trial(chosen), chosen), "origin": origin}
+    with pytest.raises(ValidationError):
+        TrialNote.model_validate(note)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptailor.report.summary import Aim
+from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.scores import best, front
 from gptailor.search.run.trials import Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
@@ -59,7 +60,9 @@ def test_the_highest_merit_wins(merits: list[float], wins: int | None) -> None:
 
 def told_trial(number: int, values: tuple[float, ...]) -> Trial:
     genome = Genome(np.zeros(0, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    request = TrialRequest("search", number, 0, "surrogate", genome, 64, "bare", 0)
+    request = TrialRequest(
+        "search", number, 0, StrategyPlan(strategy="surrogate"), genome, 64, "bare", 0
+    )
     return Trial(number, request, f"plan {number}", 1.0, values, (0.1,) * len(values))
 
 

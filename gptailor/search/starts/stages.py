@@ -9,7 +9,6 @@ composition where the space has several.
 """
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,27 +16,42 @@ from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 
-from gptailor.plan.windows import window_words
-from gptailor.search.blocks import Scan, always_again, scan_of, with_block
-from gptailor.search.compositions import Composition, composed, compositions
-from gptailor.search.cuts import (
+from gptailor.search.run.origin import (
+    BestWindow,
+    BlockAgain,
+    BlockInfluenceCut,
+    BridgedCut,
+    Composition,
+    EarlierOrigin,
+    GreedyRemoval,
+    ModelAlone,
+    NothingDropped,
+    PlanLayers,
+    TrialOrigin,
+    UniformMerge,
+    WindowCut,
+    composition_words,
+    origin_words,
+)
+from gptailor.search.run.schedule import Start, ToldStart
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space
+from gptailor.search.starts.blocks import Scan, always_again, scan_of, with_block
+from gptailor.search.starts.compositions import composed, compositions
+from gptailor.search.starts.cuts import (
+    LEAST,
     Contiguous,
     Cut,
     CutScores,
     contiguous,
-    cut_words,
     drops_some,
     nested_cuts,
 )
-from gptailor.search.run.finalists import BRIDGED_CUTS
-from gptailor.search.run.schedule import Start, ToldStart
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space
 
 _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
 _MERGES = 2
-"""Uniform merges that are evaluated in full."""
+"""Uniform merges by the mean that are evaluated in full."""
 _WINDOWS = 6.0
 """Evaluations at full fidelity that windows may cost together."""
 _BEST_WINDOWS = 2
@@ -52,10 +66,9 @@ _SCAN_SHARE = 0.7
 """The share of all starting plans' cost that the scan may have."""
 _BEST_BLOCKS = 3
 """Blocks that are evaluated in full."""
+_BRIDGED = (BridgedCut(rank=1), BridgedCut(rank=2), BridgedCut(rank=3))
 _MAYBE = (1 / 8, 1 / 4)
 """The shares of the positions with `maybe drop` that are dropped, where no number is said."""
-LEAST = 1 / 16
-"""The smallest share of all samples that chooses between plans."""
 
 
 # ---------------------------------------------------------------------------------- the stages
@@ -67,9 +80,9 @@ Holds: TypeAlias = Callable[[Genome], bool]
 
 @final
 class Beyond(NamedTuple):
-    """Starting plans that are not within bounds: by name, and the windows."""
+    """Starting plans that are not within bounds: compositions, and windows."""
 
-    names: tuple[str, ...] = ()
+    origins: tuple[TrialOrigin, ...] = ()
     windows: tuple[Cut, ...] = ()
 
 
@@ -95,20 +108,28 @@ class Starts:
     cheapest: float = 1.0
     room: float = math.inf
     bridged: Sequence[Cut] = ()
-    _made: dict[tuple[str, Cut], Genome] = field(default_factory=dict, init=False, repr=False)
-    _tried: dict[tuple[str, int], Contiguous] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[tuple[Composition, Cut], Genome] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _tried: dict[tuple[Composition, int], Contiguous] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def next(self, told: Sequence[ToldStart]) -> list[Start]:
         """The next stage, given what came of all stages before it, in their order; [] at the end.
 
-        It depends on nothing else, and on losses by their order alone.
+        It depends on nothing else, and on losses by their order alone. A plan's origin is
+        that of the plan asked for at its place, whatever a study notes.
         """
         known: dict[str, list[ToldStart]] = {}
         count = 0
         for name, wanted in self._stages(known):
             if len(told) < count + len(wanted):
                 return wanted
-            known[name] = list(told[count : count + len(wanted)])
+            known[name] = [
+                one._replace(origin=start.origin)
+                for one, start in zip(told[count:], wanted, strict=False)
+            ]
             count += len(wanted)
         return []
 
@@ -130,19 +151,28 @@ class Starts:
         yield "sizes", self._of_each_size(best)
         spent = math.fsum(one.share for told in known.values() for one in told)
         windows = self._windows(best, self.room - spent).cuts
-        tried = [(self._named(f"window {cut_words(cut)}", best), cut) for cut in windows]
-        yield "windows", [self._start(name, best, cut, self._low) for name, cut in tried]
+        yield (
+            "windows",
+            [
+                self._start(WindowCut(of=self._of(best), dropped=cut), best, cut, self._low)
+                for cut in windows
+            ],
+        )
         yield "best windows", self._best_windows(best, windows, known["windows"])
         yield "removed", self._removed(best)
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
         order = ranked(glances) if glances else range(len(self._all))
         ordered = [self._all[i] for i in order]
-        alone = [one for one in ordered if len(one.models) == 1]
-        kept = {one.name for one in alone[: _MOST_ALONE - 1]} | {"base"}
-        merges = [one for one in ordered if len(one.models) > 1][:_MERGES]
-        found = [one for one in self._all if one.name in kept or one in merges]
-        most = max(1, int(min(self.room / 2, len(found))))
+        alone = [one for one in ordered if isinstance(one, ModelAlone)]
+        merges = [one for one in ordered if isinstance(one, UniformMerge)]
+        kept = {self._all[0], *alone[: _MOST_ALONE - 1]}
+        kept.update([one for one in merges if one.coefficient is None][:_MERGES])
+        kept.update(one for one in merges if one.coefficient is not None)
+        found = [one for one in self._all if one in kept]
+        cuts = any(bit.subject.role == "drop" for bit in self.space.bits)
+        later = cuts or drops_some(self.space) or bool(self._scan.blocks)
+        most = max(1, int(min(self.room / 2 if later else self.room, len(found))))
         if most < len(found):
             found = [one for one in ordered if one in found][:most]
         return [self._alone(one, 1.0) for one in found]
@@ -152,7 +182,7 @@ class Starts:
         genome = self._genome(of, self._of_middle(nested_cuts(self.space, self._scores(of))))
         return [
             Start(
-                self._named(f"{window_words(choice.windows[option])} again", of),
+                BlockAgain(of=self._of(of), block=choice.windows[option]),
                 with_block(self.space, genome, choice, option),
                 self._low,
             )
@@ -163,13 +193,15 @@ class Starts:
         """The best blocks in full, and the best of all as often as it may come again."""
         order = ranked(told)[:_BEST_BLOCKS]
         saves = self._low < 1
-        found = [Start(told[i].name, told[i].genome, 1.0) for i in order if saves]
+        found = [Start(told[i].origin, told[i].genome, 1.0) for i in order if saves]
         choice, option = self._scan.blocks[order[0]]
-        if choice.times >= 0:
-            last = len(self.space.picks[choice.times].options) - 1
+        best = told[order[0]].origin
+        if choice.times >= 0 and isinstance(best, BlockAgain):
+            options = self.space.picks[choice.times].options
+            last = len(options) - 1
             genome = with_block(self.space, told[order[0]].genome, choice, option, last)
-            often = self.space.picks[choice.times].labels[last]
-            found.append(Start(f"{told[order[0]].name}, {often} times", genome, 1.0))
+            often = BlockAgain(of=best.of, block=best.block, times=int(str(options[last])))
+            found.append(Start(often, genome, 1.0))
         return found
 
     @cached_property
@@ -181,9 +213,9 @@ class Starts:
 
         They are evaluated in full, as each of them may be bridged in the end.
         """
-        named = list(zip(BRIDGED_CUTS, self.bridged, strict=False))
-        few = named if len(named) <= self.room / 6 else named[:1]
-        return [self._start(name, best, cut, 1.0) for name, cut in few]
+        cuts = list(zip(_BRIDGED, self.bridged, strict=False))
+        few = cuts if len(cuts) <= self.room / 6 else cuts[:1]
+        return [self._start(origin, best, cut, 1.0) for origin, cut in few]
 
     def _windows(self, of: Composition, room: float) -> Contiguous:
         """Windows, those of least influence first; others are left out where all cost too much.
@@ -191,9 +223,9 @@ class Starts:
         Half of the room is for the best ones in full, and for what comes after them.
         """
         most = max(1, int(min(_WINDOWS, room / 2) / self._low))
-        if (of.name, most) not in self._tried:
-            self._tried[of.name, most] = contiguous(self.space, self._scores(of), most)
-        return self._tried[of.name, most]
+        if (of, most) not in self._tried:
+            self._tried[of, most] = contiguous(self.space, self._scores(of), most)
+        return self._tried[of, most]
 
     def _best_windows(
         self, best: Composition, windows: Sequence[Cut], told: Sequence[ToldStart]
@@ -203,37 +235,39 @@ class Starts:
         Where all were in full already, only the best one comes once more by that name.
         """
         order = ranked(told)
-        if len(self._sizes) > 1:
+        several = len(self._sizes) > 1
+        if several:
             chosen = _spread(sorted({len(cut) for cut in windows}))
             order = [next(i for i in order if len(windows[i]) == size) for size in chosen]
-            names = [f"best window of {size}" for size in chosen]
         else:
             order = order[: _BEST_WINDOWS if self._low < 1 else 1]
-            names = ["best window", *(f"window {cut_words(windows[i])}" for i in order[1:])]
-        found = [
-            self._start(self._named(name, best), best, windows[i], 1.0)
-            for i, name in zip(order, names, strict=False)
-        ]
-        if best.models != ("base",) and order:
-            base = self._all[0]
-            middle = len(order) // 2 if len(self._sizes) > 1 else 0
-            name = self._named(names[middle], base)
-            found.append(self._start(name, base, windows[order[middle]], 1.0))
-        return found
+        tried = [(best, i) for i in order]
+        middle = len(order) // 2 if several else 0
+        base = self._all[0]
+        if best != base and order:
+            tried.append((base, order[middle]))
+
+        def origin(of: Composition, i: int) -> TrialOrigin:
+            cut, named = windows[i], self._of(of)
+            if several or i == order[0]:
+                return BestWindow(of=named, layers=len(cut) if several else None)
+            return WindowCut(of=named, dropped=cut)
+
+        return [self._start(origin(of, i), of, windows[i], 1.0) for of, i in tried]
 
     def _removed(self, best: Composition) -> list[Start]:
         if not self.removal:
             return []
         cut = self._of_middle(nested_cuts(self.space, self._by_removal(best)))
         both = dict.fromkeys([best, self._all[0]])
-        return [self._start(self._named("greedy removal", one), one, cut, 1.0) for one in both]
+        return [self._start(GreedyRemoval(of=self._of(one)), one, cut, 1.0) for one in both]
 
     def _of_each_size(self, best: Composition) -> list[Start]:
         """The best composition with nested cuts of all sizes, first some of them in full.
 
         Where the others would cost too much on few samples, those of few layers come.
         """
-        by = "greedy removal" if self.removal else "block influence"
+        by = GreedyRemoval if self.removal else BlockInfluenceCut
         scores = self._by_removal(best) if self.removal else self._scores(best)
         cuts = nested_cuts(self.space, scores)
         full = _spread([len(cut) for cut in cuts], max(2, int(min(_SIZES, self.room / 4))))
@@ -242,10 +276,10 @@ class Starts:
         found = []
         for cut in [*first, *others[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]]:
             if cut != self._of_middle(cuts):
-                layers = f"{len(cut)} layer{'s' * (len(cut) != 1)}"
-                name = f"{self._named(by, best)}, {layers}" if cut else self._undropped(best)
+                of = self._of(best)
+                origin = by(of=of, layers=len(cut)) if cut else NothingDropped(of=of)
                 share = 1.0 if cut in first else self._low
-                found.append(self._start(name, best, cut, share))
+                found.append(self._start(origin, best, cut, share))
         return found
 
     def _by_removal(self, best: Composition) -> CutScores:
@@ -263,7 +297,7 @@ class Starts:
         counts = dict.fromkeys(max(1, round(share * len(order))) for share in _MAYBE if order)
         return [
             self._start(
-                f"{self._named('block influence', best)}, {count} layers",
+                BlockInfluenceCut(of=self._of(best), layers=count),
                 best,
                 tuple(sorted(order[:count])),
                 1.0,
@@ -281,40 +315,48 @@ class Starts:
     def _sizes(self) -> list[int]:
         return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
 
-    def left_out(self, tried: Collection[str], beyond: Beyond = _NONE_BEYOND) -> list[str]:
-        """What wasn't tried for want of room, in words; `tried` are the names of what was."""
-        tried = {self._now(name) for name in tried}
-        found = [
-            name for one in self._all if (name := self._said(one)) not in {*tried, *beyond.names}
-        ]
+    def left_out(self, tried: Collection[TrialOrigin], beyond: Beyond = _NONE_BEYOND) -> list[str]:
+        """Return what wasn't tried for want of room, in words; `tried` are the origins of trials.
+
+        That isn't known where a study has the words of origins alone.
+        """
+        if any(isinstance(origin, EarlierOrigin) for origin in tried):
+            return []
+        tried = {*tried}
+        wanted = [self._origin(one) for one in self._all]
+        found = [origin_words(one) for one in wanted if one not in {*tried, *beyond.origins}]
         if self._scan.left_out:
             every = len(self._scan.blocks) + self._scan.left_out
             found.append(f"{self._scan.left_out} of {every} blocks")
         if not drops_some(self.space):
             return found
-        cuts = [cut_words(cut) for cut in self._cuts if cut not in beyond.windows]
-        names = ([self._named(f"window {cut}", of) for of in self._all] for cut in cuts)
-        done = sum(not tried.isdisjoint(of_each) for of_each in names)
-        if done < len(cuts):
-            found.append(f"{len(cuts) - done} of {len(self._cuts)} windows")
-        if not any(self._named("greedy removal", of) in tried for of in self._all):
+        cuts = [cut for cut in self._cuts if cut not in beyond.windows]
+        done = {one.dropped for one in tried if isinstance(one, WindowCut)}
+        missing = sum(cut not in done for cut in cuts)
+        if missing:
+            found.append(f"{missing} of {len(self._cuts)} windows")
+        if not any(isinstance(one, GreedyRemoval) and one.layers is None for one in tried):
             found.append("greedy removal")
         return found
 
-    def untried(self, tried: Collection[str], holds: Holds | None) -> dict[str, tuple[str, ...]]:
-        """What a summary has of it: `left_out` for want of room, and what is `beyond` bounds."""
+    def untried(
+        self, tried: Collection[TrialOrigin], holds: Holds | None
+    ) -> dict[str, tuple[str, ...]]:
+        """Return `left_out` and `beyond` of a summary: for want of room, and outside bounds."""
         beyond, every = self._beyond(holds), len(self._cuts) if drops_some(self.space) else 0
         some = [f"{len(beyond.windows)} of {every} windows"] if beyond.windows else []
         left_out = tuple(self.left_out(tried, beyond))
-        return {"left_out": left_out, "beyond": (*beyond.names, *some)}
+        return {"left_out": left_out, "beyond": (*map(origin_words, beyond.origins), *some)}
 
     def _beyond(self, holds: Holds | None) -> Beyond:
         if holds is None:
             return _NONE_BEYOND
-        names = [self._said(one) for one in self._all if not holds(self._alone(one, 1.0).genome)]
+        origins = [
+            self._origin(one) for one in self._all if not holds(self._alone(one, 1.0).genome)
+        ]
         cuts = self._cuts if drops_some(self.space) else []
         windows = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
-        return Beyond(tuple(names), tuple(windows))
+        return Beyond(tuple(origins), tuple(windows))
 
     @cached_property
     def _cuts(self) -> list[Cut]:
@@ -325,45 +367,32 @@ class Starts:
         return min(max(self.cheapest, LEAST), 1.0)
 
     def _best(self, told: Sequence[ToldStart]) -> Composition:
-        if not self._several:
-            return self._all[0]
-        name = told[ranked(told)[0]].name
-        return next(one for one in self._all if self._said(one) == name)
+        best = told[ranked(told)[0]].origin
+        of = best.of if isinstance(best, PlanLayers | BlockInfluenceCut) else None
+        return self._all[0] if of is None else of
 
-    @property
-    def _several(self) -> bool:
-        """Whether layers are made of one model or another; else all plans' are made alike."""
-        return len(self._all) > 1
+    def _of(self, of: Composition) -> Composition | None:
+        """Return the composition of an origin: None where all plans' layers are made alike."""
+        return of if len(self._all) > 1 else None
 
-    def _named(self, what: str, of: Composition) -> str:
-        return f"{what} on {of.name}" if self._several else what
-
-    def _now(self, name: str) -> str:
-        """What a plan that an earlier release named is called now."""
-        return name if self._several else re.sub(r" on base\b", "", name)
-
-    def _undropped(self, of: Composition) -> str:
-        return f"{of.name}, nothing dropped" if self._several else "nothing dropped"
-
-    def _said(self, of: Composition) -> str:
-        several, name = self._several, of.name
+    def _origin(self, of: Composition) -> TrialOrigin:
+        """Return the origin of a composition alone."""
+        again, named = always_again(self.space), self._of(of)
         if self.space.plan.stack is not None:
-            name = f"the stack's layers of {name}" if several else "the stack's layers"
-        elif drops_some(self.space):
-            name = self._named("block influence", of)
-        elif not several:
-            name = "the plan's layers"
-        return name + always_again(self.space)
+            return PlanLayers(of=named, stack=True, again=again)
+        if drops_some(self.space):
+            return BlockInfluenceCut(of=named, again=again)
+        return PlanLayers(of=named, again=again)
 
     def _alone(self, of: Composition, share: float) -> Start:
         cut = self._of_middle(nested_cuts(self.space, self._scores(of)))
-        return self._start(self._said(of), of, cut, share)
+        return self._start(self._origin(of), of, cut, share)
 
-    def _start(self, name: str, of: Composition, cut: Cut, share: float) -> Start:
-        return Start(name, self._genome(of, cut), share)
+    def _start(self, origin: TrialOrigin, of: Composition, cut: Cut, share: float) -> Start:
+        return Start(origin, self._genome(of, cut), share)
 
     def _genome(self, of: Composition, cut: Cut) -> Genome:
-        key = of.name, cut
+        key = of, cut
         if key not in self._made:
             self._made[key] = composed(self.space, of, cut)
         return self._made[key]
@@ -372,7 +401,9 @@ class Starts:
         return cuts[len(cuts) // 2]
 
     def _scores(self, of: Composition) -> CutScores:
-        influence = self.influence.get(of.name, self.influence.get("base"))
+        if isinstance(of, UniformMerge):
+            of = of.model_copy(update={"coefficient": None})
+        influence = self.influence.get(composition_words(of), self.influence.get("base"))
         if influence is None:
             middle = (self.space.layers - 1) * 2 / 3  # what is cut where nothing is known
             influence = [abs(position - middle) for position in range(self.space.layers)]

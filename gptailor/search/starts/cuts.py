@@ -1,24 +1,29 @@
-"""Cuts: which positions the choices of a space drop together, of each size that it has.
+"""Cuts of a space: by scores, as windows, by the gaps that a bridge closes, by greedy removal.
 
-A cut is the dropped positions, ascending. Lists of drops don't meet, so that these say what each
-choice came to.
+A cut is the dropped positions, ascending. Lists of drops don't meet, so that a cut determines every
+choice of drops.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import heapq
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gptailor.plan.plan import DropAny, DropWindow, count_ends
+from gptailor.plan.plan import Drop, DropAny, DropWindow, Plan, count_ends
 from gptailor.plan.walk import drops_by_choice
 from gptailor.plan.windows import Window, windows_of
+from gptailor.search.space.decode import without_unused
 from gptailor.search.space.space import Space
 
 Cut = tuple[int, ...]
 CutScores = Float[np.ndarray, " layers"]
 """How much each position is to be dropped."""
+LEAST = 1 / 16
+"""The smallest share of all samples that chooses between plans."""
 
 
 def drops_some(space: Space) -> bool:
@@ -132,8 +137,100 @@ def _windows_of_each(space: Space, scores: CutScores) -> Iterator[Cut]:
                 yield tuple(sorted(others | set(range(first, last + 1))))
 
 
-def cut_words(cut: Sequence[int]) -> str:
-    """`L5..L11`, `L3, L7`, `nothing`."""
-    if len(cut) > 1 and cut[-1] - cut[0] == len(cut) - 1:
-        return f"L{cut[0]}..L{cut[-1]}"
-    return ", ".join(f"L{position}" for position in cut) or "nothing"
+# --------------------------------------------------------------- the gaps that a bridge closes best
+
+BEST_PATHS = 3
+"""Cuts that are worth a trial each."""
+
+
+@final
+class GapPath(NamedTuple):
+    """A cut: the dropped positions, and the errors of its gaps together."""
+
+    error: float
+    dropped: tuple[int, ...]
+
+
+def shortest_paths(
+    errors: Sequence[Sequence[float]],
+    droppable: Collection[int],
+    count: int,
+    most: int = BEST_PATHS,
+) -> list[GapPath]:
+    """The cuts of exactly `count` droppable positions whose gaps leave least, the best first.
+
+    `errors` has for each layer what is left over a gap of 1, 2, … layers after it. The first
+    position stays, as nothing stands before it that a bridge could change. By dynamic programming
+    over the position that stays and how many are dropped before it; the best few of each suffice.
+    """
+    layers = len(errors)
+    best: dict[tuple[int, int], list[GapPath]] = {(0, 0): [GapPath(0.0, ())]}
+    for after in range(layers):
+        for done in range(count + 1):
+            here = best.get((after, done), [])
+            for width in range(min(count - done, layers - after - 1) + 1):
+                skipped = range(after + 1, after + 1 + width)
+                if width and not (
+                    width <= len(errors[after]) and all(one in droppable for one in skipped)
+                ):
+                    break
+                more = errors[after][width - 1] if width else 0.0
+                key = after + 1 + width, done + width
+                found = (GapPath(one.error + more, (*one.dropped, *skipped)) for one in here)
+                best[key] = heapq.nsmallest(most, [*best.get(key, []), *found])
+    return best.get((layers, count), [])
+
+
+# ----------------------------------------------------------------------------------- greedy removal
+
+_COST = 4.0
+"""Evaluations at full fidelity that greedy removal may cost."""
+_CANDIDATES = 8
+"""Layers of which one leaves, at most."""
+
+
+def candidates(space: Space, cheapest: float, most: float = _COST) -> int:
+    """Layers that each round of greedy removal tries; 0 where that would cost too much.
+
+    All rounds together cost this many times `cheapest` times the most layers that sets drop, and
+    so many evaluations at `most`.
+    """
+    size, most = int(sum(space.table.high)), min(most, _COST)
+    found = min(_CANDIDATES, int(most / (size * max(cheapest, LEAST)))) if size else 0
+    return found if found > 1 else 0
+
+
+def greedy_removal(
+    space: Space,
+    whole: Plan,
+    influence: Sequence[float],
+    judge: Callable[[Sequence[Plan]], Sequence[float]],
+    width: int,
+    taken: Sequence[int] = (),
+) -> Iterator[tuple[int, ...]]:
+    """The positions that leave one after another, each time the one that costs least (SLEB).
+
+    `whole` is the plan of which they are removed, `judge` gives losses of plans (NaN for a
+    failure). Tried are `width` layers of least influence. On the way plans have fewer layers
+    dropped than the space allows, so that these are no trials of it. Gives all that are `taken`
+    after each round, and goes on after those that were before.
+    """
+    sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}
+    room = [int(size) for size in space.table.high]
+    taken = list(taken)
+    for position in taken:
+        room[sets[position]] -= 1
+    while width and sum(room):
+        there = [p for p, group in sets.items() if p not in taken and room[group]]
+        tried = sorted(there, key=lambda p: (influence[p], p))[:width]
+        losses = judge([_without(whole, [*taken, position]) for position in tried])
+        losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
+        taken.append(tried[int(np.argmin(losses))])
+        room[sets[taken[-1]]] -= 1
+        yield tuple(taken)
+
+
+def _without(plan: Plan, positions: Sequence[int]) -> Plan:
+    layers = tuple(layer for layer in plan.layers if layer.position not in positions)
+    drops = tuple(Drop(position=position) for position in positions)
+    return without_unused(plan.model_copy(update={"layers": layers, "drops": drops}))

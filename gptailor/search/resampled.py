@@ -1,11 +1,11 @@
-"""Searches on other draws of the samples, and how far what they find agrees: `repeated`."""
+"""Searches on other draws of the samples, and how far their results agree: `Resampling`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from gptailor.evaluate.outcome import Outcome
 from gptailor.evaluate.trial import opened
@@ -16,8 +16,9 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import Stage
 from gptailor.plan.walk import sources
 from gptailor.prepare import ModelPaths
-from gptailor.report.summary import DrawPair, DrawsAgreement, RepeatedDraw, SearchSummary
+from gptailor.report.summary import DrawPair, DrawsAgreement, RepeatedDraw
 from gptailor.search.evaluate import computing, trials_of
+from gptailor.search.results import Searched
 from gptailor.search.run.scores import per_objective
 from gptailor.search.run.trials import read_outcomes
 from gptailor.search.settings import Flags, Resources, settings
@@ -27,30 +28,14 @@ FOLDER = "repeat-{}"
 """What the folder of a search on another draw is called in that of the first."""
 
 
-class FoundPlan(Protocol):
-    """What a search left: why it ended, its summary, and its best plan's file."""
-
-    @property
-    def ended(self) -> str:
-        """`interrupted`, or another reason."""
-
-    @property
-    def summary(self) -> SearchSummary:
-        """Its result."""
-
-    @property
-    def best(self) -> Path | None:
-        """The best plan's file."""
-
-
-Once = Callable[[str | Path, Flags, Resources], FoundPlan]
+Once = Callable[[str | Path, Flags, Resources], Searched]
 """A search, in a folder."""
 
 
 @final
 @dataclass(frozen=True)
-class Repeats:
-    """What is searched again: an open plan with its flags, as the first search was begun."""
+class Resampling:
+    """An open plan to search again with other draws, and the flags of the first search."""
 
     plan: Plan
     run: str | Path
@@ -59,8 +44,8 @@ class Repeats:
     models: ModelPaths | None
     on_progress: Callable[[str], None]
 
-    def others(self, first: FoundPlan, once: Once) -> DrawsAgreement | None:
-        """How far the plans found on other draws agree with the first one's; None if interrupted.
+    def others(self, first: Searched, once: Once) -> DrawsAgreement | None:
+        """Return how far the plans of other draws agree with the first one; None if interrupted.
 
         Each search has its folder in that of the first, and goes on as any. What was compared
         before isn't compared again. Draws on which no plan was found are `without` one.
@@ -91,7 +76,7 @@ class Repeats:
         return DrawsAgreement(of=key, without=tuple(without), **compared)
 
     def _compared(
-        self, first: FoundPlan, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage
+        self, first: Searched, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage
     ) -> dict[str, Any]:
         """What all score on all samples of each draw, and what they have in common.
 

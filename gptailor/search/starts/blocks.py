@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from gptailor.plan.plan import CountRange, RepeatWindow
-from gptailor.plan.windows import Window, window_words
+from gptailor.plan.windows import Window
 from gptailor.report.summary import BlockScan, MappedBlock
 from gptailor.search.run.trials import STARTS, Ledger, Trial
 from gptailor.search.space.genome import Genome
@@ -65,14 +65,13 @@ def with_block(
     return Genome(*(np.asarray(genes) for genes in made))
 
 
-def always_again(space: Space) -> str:
-    """`, L10..L12 again` of the blocks that each plan of the space has, as they are by default."""
-    said = [
-        window_words(choice.windows[space.picks[choice.pick].default])
+def always_again(space: Space) -> tuple[Window, ...]:
+    """Return the blocks that each plan of the space has again, as they are by default."""
+    return tuple(
+        choice.windows[space.picks[choice.pick].default]
         for choice in block_choices(space)
         if choice.maybe < 0
-    ]
-    return f", {' and '.join(said)} again" if said else ""
+    )
 
 
 @final
