@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptailor.report.summary import Aim, OutputSize
+from gptailor.plan.output_size import OutputSize
+from gptailor.report.summary import Aim
 from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
 from gptailor.search.summary import ENOUGH, best_starts, expected, finalists
