@@ -18,6 +18,7 @@ from gptailor.cli.options import (
     FAMILY,
     MEMORY,
     MODEL,
+    output_encoding,
     read_plan,
     report,
     say,
@@ -171,12 +172,12 @@ def _print(judgement: "Judgement") -> None:
     besides = {one.against for one in results} - {""}
     beside = besides.pop() if len(besides) == 1 else "its base"
     rows = list(zip(names, marks, strict=True))
-    for line in evaluation.evaluation_lines(columns, rows, beside, width()):
+    for line in evaluation.evaluation_lines(columns, rows, beside, width(), output_encoding()):
         say_drawn(line)
     say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]
     sizes = [(one.target, one.size, _speeds(one)) for one in subjects]
-    for line in evaluation.size_lines(sizes, width()):
+    for line in evaluation.size_lines(sizes, width(), output_encoding()):
         say_drawn(line)
 
 

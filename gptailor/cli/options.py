@@ -354,12 +354,16 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
 def say_drawn(text: str) -> None:
     """Print what people look at, on terminals that lack some of its characters too."""
-    encoding = str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    if not text.isascii() and encoding not in {"utf-8", "utf8"}:
+    if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
         from gptailor.report.encoded import in_encoding  # noqa: PLC0415 (few terminals lack any)
 
-        text = in_encoding(text, encoding)
+        text = in_encoding(text, output_encoding())
     say(text)
+
+
+def output_encoding() -> str:
+    """Return the encoding of standard output, in small letters."""
+    return str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
 
 
 @final

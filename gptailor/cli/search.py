@@ -145,7 +145,7 @@ def search_command(
             message = "interrupted; what was found is kept, and the same command goes on"
             say(message, err=True)
             sys.exit(130)
-    for line in summary_lines(found.summary, options.width()):
+    for line in summary_lines(found.summary, options.width(), options.output_encoding()):
         options.say_drawn(line)
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias, final
 
 from gptailor.plan.output_size import OutputSize
-from gptailor.report.measure import AimDirection, Measure
+from gptailor.report.measure import AimDirection, LossMeasure
 
 
 @final
@@ -272,7 +272,7 @@ def retained_score(score: Outcome, base: Outcome | None, direction: AimDirection
     mine, theirs = score.value, base.value
     if theirs <= 0 or mine < 0 or not (math.isfinite(mine) and math.isfinite(theirs)):
         return None
-    share = Measure(direction, theirs, theirs).retained(mine)
+    share = LossMeasure(direction, theirs, theirs).retained(mine)
     return share if math.isfinite(share) else None
 
 

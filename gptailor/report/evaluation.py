@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias, final
 
 from gptailor.plan.output_size import OutputSize
 from gptailor.report.measure import Estimate
-from gptailor.report.quantities import bytes_in_words, counted, percent, with_error
+from gptailor.report.quantities import bytes_in_words, percent, short_count, with_error
 from gptailor.report.table import shortened, table_lines
 
 _INDENT = "  "
@@ -48,7 +48,11 @@ TableRows: TypeAlias = Sequence[tuple[str, Sequence[Mark]]]
 
 
 def evaluation_lines(
-    columns: Sequence[Column], rows: TableRows, beside: str, width: int
+    columns: Sequence[Column],
+    rows: TableRows,
+    beside: str,
+    width: int,
+    encoding: str | None = None,
 ) -> Iterator[str]:
     """The whole table, in as many columns as fit; `beside` is whose scores differences are from."""
     alone = len(columns) == 1
@@ -79,7 +83,7 @@ def evaluation_lines(
         for _, marks in rows
     ]
     names = [name for name, _ in rows]
-    yield from _rows(heads, names, scores, width)
+    yield from _rows(heads, names, scores, width, encoding)
     for said, cells in (
         (f"more than {shortened(beside, 30)}, paired (* beyond two errors)", differences),
         ("of the base's score", shares),
@@ -89,7 +93,9 @@ def evaluation_lines(
             yield said
             there = [j for j in range(len(heads)) if any(cells[n][j] for n in some)]
             rest = [[cells[n][j] for j in there] for n in some]
-            yield from _rows([heads[j] for j in there], [names[n] for n in some], rest, width)
+            yield from _rows(
+                [heads[j] for j in there], [names[n] for n in some], rest, width, encoding
+            )
     for name, marks in rows:
         for why in dict.fromkeys(mark.unpaired for mark in marks if mark.unpaired):
             yield from _wrapped(f"{name} has no difference: {why}", width)
@@ -101,10 +107,14 @@ def evaluation_lines(
 
 
 def _rows(
-    heads: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]], width: int
+    heads: Sequence[str],
+    names: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    width: int,
+    encoding: str | None,
 ) -> Iterator[str]:
     body = [[name, *row] for name, row in zip(names, cells, strict=True)]
-    yield from table_lines(["", *heads], body, width)
+    yield from table_lines(["", *heads], body, width, encoding)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -157,7 +167,11 @@ def _mean_of(found: Sequence[Estimate | None]) -> Estimate | None:
     return Estimate(value, math.hypot(*(one.stderr for one in there)) / len(there))
 
 
-def size_lines(rows: Sequence[tuple[str, OutputSize, Sequence[str]]], width: int) -> Iterator[str]:
+def size_lines(
+    rows: Sequence[tuple[str, OutputSize, Sequence[str]]],
+    width: int,
+    encoding: str | None = None,
+) -> Iterator[str]:
     """Yield the table of targets' sizes; each has speeds of a prompt and an answer, in words."""
     fast = any(speeds for _, _, speeds in rows)
     head = ["", "layers", "parameters", "KV/token", *(["prefill/s", "decoding/s"] * fast)]
@@ -165,10 +179,10 @@ def size_lines(rows: Sequence[tuple[str, OutputSize, Sequence[str]]], width: int
         [
             name,
             str(size.layers),
-            counted(size.parameters),
+            short_count(size.parameters),
             bytes_in_words(size.kv_cache, "B"),
             *(speeds or ["?", "?"] * fast),
         ]
         for name, size, speeds in rows
     ]
-    yield from table_lines(head, body, width)
+    yield from table_lines(head, body, width, encoding)

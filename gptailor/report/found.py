@@ -45,20 +45,20 @@ def markdown(summary: SearchSummary) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def summary_lines(summary: SearchSummary, width: int) -> Iterator[str]:
+def summary_lines(summary: SearchSummary, width: int, encoding: str | None = None) -> Iterator[str]:
     """The same for a terminal of so many columns."""
     yield ended_words(summary)
     for i, aim in _tabled(summary):
         yield ""
         yield f"{aim.name}: {_better(aim)}{_held(summary, i)}"
-        yield from table_lines(*_scores(summary, i, ""), width)
+        yield from table_lines(*_scores(summary, i, ""), width, encoding)
     if (mean := mean_of_objectives(summary)) is not None:
         yield ""
         yield f"{mean.objectives[0].name}: {_better(mean.objectives[0])}"
-        yield from table_lines(*_scores(mean, 0, ""), width)
+        yield from table_lines(*_scores(mean, 0, ""), width, encoding)
     if len(summary.sizes) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
-        yield from table_lines(*_sizes(summary), width)
+        yield from table_lines(*_sizes(summary), width, encoding)
     found = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
     for part in (*found, _left_out(summary), _random(summary), _spent(summary)):
         for n, line in enumerate(part):

@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Measure:
+class LossMeasure:
     """The measure of the losses by one objective.
 
     A loss is how much worse a score is than `reference`, in `width`s. By the `base`, that is the
@@ -68,7 +68,7 @@ class Measure:
         """Measure by the starting plans' scores; the spread of equal scores is 1."""
         finite = [value for value in starts if math.isfinite(value)]
         best = min if direction == "minimize" else max
-        return cls(direction, spread(finite), best(finite, default=0.0), "spread")
+        return cls(direction, spread_of(finite), best(finite, default=0.0), "spread")
 
     @property
     def per_score(self) -> float:
@@ -93,7 +93,7 @@ class Measure:
         return self.reference / value if value else math.inf
 
 
-def spread(scores: Iterable[float]) -> float:
+def spread_of(scores: Iterable[float]) -> float:
     """Return what lies between the least and the largest finite score; 1 if that is nothing."""
     finite = [score for score in scores if math.isfinite(score)]
     return (max(finite, default=0.0) - min(finite, default=0.0)) or 1.0
@@ -119,4 +119,4 @@ class BesideBase:
         """Return a share of what is counted, a loss of all else; None where that is nothing."""
         if direction == "maximize" and unit in _UNSIZED:
             return cls(value / base) if base else None
-        return cls(None, Measure(direction).difference(value, base), unit)
+        return cls(None, LossMeasure(direction).difference(value, base), unit)

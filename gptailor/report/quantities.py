@@ -41,7 +41,7 @@ def millions(count: int) -> str:
     return f"{count / 1e9:.2f} B" if count >= 10**9 else f"{count / 1e6:.1f} M"
 
 
-def counted(count: int) -> str:
+def short_count(count: int) -> str:
     """Return `134.5 M`; below a million `131,072`."""
     return millions(count) if count >= 10**6 else f"{count:,}"
 

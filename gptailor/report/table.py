@@ -9,30 +9,35 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gptailor.report.encoded import in_encoding
+
 _INDENT = "  "
 _GAP = 2
 _NAME = 8
 """Columns of the names, at least."""
 _LEAST = 12
-"""Columns that a longer name keeps when it gives way to numbers."""
+"""Columns that a longer name keeps when it gives way to numbers: these, or a fifth of all."""
 
 
-def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+def table_lines(
+    head: Sequence[str], rows: Sequence[Sequence[str]], width: int, encoding: str | None = None
+) -> Iterator[str]:
     """Yield the lines of a table in `width` columns; a row begins with its name.
 
-    Long names are shortened. Columns of numbers that still have no
-    room follow in further blocks, with the names again. A block without any head has no line for
-    it.
+    Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. Long names are
+    shortened. Columns of numbers that still have no room follow in further blocks, with the names
+    again. A block without any head has no line for it.
     """
-    names = [row[0] for row in (head, *rows)]
-    sizes = [max(map(cell_len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [[in_encoding(cell, encoding) for cell in row] for row in (head, *rows)]
+    cut = in_encoding("…", encoding)
+    sizes = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     longest, numbers = max(_NAME, sizes[0]), sizes[1:]
     room = width - len(_INDENT)
     left = room - sum(numbers) - _GAP * len(numbers)
-    name = min(longest, left if left >= min(longest, _LEAST) else max(_LEAST, width // 3))
+    enough = left >= min(longest, max(_LEAST, width // 5))
+    name = min(longest, left if enough else max(_LEAST, width // 3))
     for block in _blocks(numbers, room - name):
-        columns = [[row[1 + i] for row in (head, *rows)] for i in block]
-        body = list(zip([shortened(one, name) for one in names], *columns, strict=True))
+        body = [[shortened(first, name, cut), *(row[i] for i in block)] for first, *row in lines]
         yield from _drawn(body if any(body[0]) else body[1:], name)
 
 
@@ -71,11 +76,11 @@ def _cell(text: str) -> Text | Padding:
     return Padding(Text(shown), (0, len(text) - len(shown), 0, 0))
 
 
-def shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int, cut: str = "…") -> str:
     """Return the text in `width` columns, without its middle: names begin and end alike."""
     text = "".join(c if c.isprintable() else " " for c in text)
     if cell_len(text) <= width:
         return text
-    tail = (width - 1) // 2
-    first, last = set_cell_size(text, width - 1 - tail), set_cell_size(text[::-1], tail)[::-1]
-    return f"{first}…{last}"
+    room = width - len(cut)
+    tail = room * 3 // 5  # the end of a path tells more than its beginning
+    return f"{set_cell_size(text, room - tail)}{cut}{set_cell_size(text[::-1], tail)[::-1]}"

@@ -31,7 +31,7 @@ from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
 from gptailor.prepare import calibration_path
-from gptailor.report.measure import Measure
+from gptailor.report.measure import LossMeasure
 from gptailor.report.summary import SearchSummary
 from gptailor.search.compositions import wholes
 from gptailor.search.cuts import Cut, nested_cuts
@@ -360,7 +360,7 @@ def losses(
 
     NaN is a failure. Only for comparing these plans with each other. `on_plan` hears of each one.
     """
-    measures = [Measure(one.direction) for one in trials.seen]
+    measures = [LossMeasure(one.direction) for one in trials.seen]
     rows = [[math.nan] * len(measures) for _ in plans]
     for index, outcomes in trials.run(plans, samples, stage="bare"):
         on_plan()

@@ -94,3 +94,12 @@ def test_numbers_in_words() -> None:
     assert [duration(n) for n in (95.4, 480.0)] == ["95 s", "8 min"]
     speeds = speed_in_words(930.1, 812.4), speed_in_words(31.46), speed_in_words(None)
     assert speeds == ("930 (×1.14)", "31.5", "?")
+
+
+def test_columns_stand_below_each_other_in_ascii_too() -> None:
+    rows = [["runs/a-search-with-a-long-name/front/trial-12.tailor", "3.2 ± 0.1"], ["b", "failed"]]
+    head, first, second = table_lines(["", "score"], rows, 40, "ascii")
+    assert len(head) == len(first) == len(second) == 40
+    assert first.isascii()
+    assert first.startswith("  runs/a-")
+    assert first.endswith("-12.tailor  3.2 +- 0.1")

@@ -187,6 +187,29 @@ def test_a_preferred_objective_is_compared_alone() -> None:
     assert measure.gain(mine, theirs).value == pytest.approx(0.5)
 
 
+def test_objectives_without_a_share_are_compared_by_the_spread_of_the_starts() -> None:
+    """The unit is that of the losses by which plans are ranked, and not a share of the base's."""
+    kl = Aim("kl", "minimize", "spread", unit="nats")
+    of = Ledger((ACCURACY, kl), 4)
+    of.references[4] = (0.5, 0.0)
+    for number, values in enumerate([(0.2, 1.0), (0.4, 3.0)]):
+        of.add(trial(number, STARTS, TEXT, values=values, stderrs=(0.0, 0.0), per_sample=()))
+    measure = of.comparison((0.5, 0.0), samples=("a", "b"))
+    assert measure.unit == of.loss_unit == "spreads of the starting plans' scores"
+    assert measure.widths == pytest.approx((0.2, 2.0))
+    mine, theirs = Scores([0.3, 2.0], [0.0] * 2), Scores([0.2, 3.0], [0.0] * 2)
+    assert measure.gain(mine, theirs).value == pytest.approx((0.5 + 0.5) / 2)
+
+
+def test_shares_of_the_base_are_counted_in_percent_where_a_unit_is_named() -> None:
+    of = Ledger((ACCURACY, ACCURACY), 4)
+    of.references[4] = (0.5, 0.8)
+    of.add(one := trial(0, SEARCH, TEXT, values=(0.4, 0.8), stderrs=(0.05, 0.0), per_sample=()))
+    assert of.comparison((0.5, 0.8)).unit == ""
+    assert of.loss_unit == "% of the base's score"
+    assert of.loss(one) == pytest.approx((10.0, 5.0))
+
+
 def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = Ledger((NLL, NLL, size), 4, prefer=2)

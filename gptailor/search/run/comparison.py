@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 from gptailor.evaluate.outcome import PerSample, paired_difference
-from gptailor.report.measure import SHARES, SPREADS, Estimate, Measure, shared_unit, spread
+from gptailor.report.measure import SHARES, SPREADS, Estimate, LossMeasure, shared_unit, spread_of
 from gptailor.report.summary import Aim
 from gptailor.search.run.scores import PerObjective
 
@@ -55,7 +55,7 @@ class Comparison:
         for group in dict.fromkeys(groups[i] for i in self.numbers):
             moves: list[list[float]] = []
             for i in (i for i in self.numbers if groups[i] == group):
-                measure = Measure(self.aims[i].direction, self.widths[i])
+                measure = LossMeasure(self.aims[i].direction, self.widths[i])
                 a, b = _each(mine, i), _each(theirs, i)
                 if a is None or b is None or not (a.sums and b.sums):
                     total += measure.difference(mine.values[i], theirs.values[i])
@@ -93,7 +93,7 @@ def comparison_of(
         widths = [
             abs(base[number]) or 1.0
             if unit == SHARES and aim.scale == "base" and base is not None
-            else spread(spreads[number])
+            else spread_of(spreads[number])
             for number, aim in enumerate(aims)
         ]
     shown = "" if unit == SHARES else unit

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.report.measure import Estimate, Measure
+from gptailor.report.measure import Estimate, LossMeasure
 from gptailor.report.summary import Aim
 from gptailor.search.run.comparison import Comparison, Scores, comparison_of, loss_unit
 from gptailor.search.run.scores import PerObjective, best, front
@@ -203,13 +203,13 @@ class Ledger:
             self._spreads = tuple(tuple(row[i] for row in used) for i in range(len(self.aims)))
         return self._spreads
 
-    def _measure(self, number: int, samples: int) -> Measure:
+    def _measure(self, number: int, samples: int) -> LossMeasure:
         aim = self.aims[number]
         if aim.scale == "spread":
-            return Measure.of_spread(aim.direction, self.spreads[number])
-        return Measure.of_base(aim.direction, self.references[samples][number])
+            return LossMeasure.of_spread(aim.direction, self.spreads[number])
+        return LossMeasure.of_base(aim.direction, self.references[samples][number])
 
-    def fitness_measure(self, number: int, samples: int) -> Measure:
+    def fitness_measure(self, number: int, samples: int) -> LossMeasure:
         """Return the measure of an objective's losses; of a size, the spread of starting plans'.
 
         Where these are all of one size, it is a tenth of that.
@@ -220,7 +220,7 @@ class Ledger:
         starts = self.spreads[number] or (self.references[samples][number],)
         least = min(starts)
         wider = (*starts, least + abs(least) / 10) if max(starts) == least else starts
-        return Measure.of_spread(aim.direction, wider)
+        return LossMeasure.of_spread(aim.direction, wider)
 
     def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
         """Values that are minimised and of one measure; NaN for failures."""
