@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
@@ -92,31 +92,43 @@ def sizes_section(subject: Reported, report: RunReport | None = None) -> Section
     Where models are gone, they are what the search whose report it is wrote down.
     """
     if subject.prepared is None:
-        mine, theirs = (None, None) if report is None else _written(report)
-        if mine is None:
+        mine = {} if report is None else _written(report)
+        if report is None or not mine:
             return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
-        return _size_section(mine, theirs, f"As the search wrote it down; here {subject.why}.")
-    base = None if subject.base is None else subject.base.output_size
+        base = {"layers": report.layers, **_counts(report.base)}
+        return _size_section(mine, base, f"As the search wrote it down; here {subject.why}.")
+    base = {} if subject.base is None else _counts(subject.base.output_size)
     words = "From the models' headers; no weights are read."
-    return _size_section(subject.prepared.output_size, base, words)
+    return _size_section(_counts(subject.prepared.output_size), base, words)
 
 
 _SIZE = "Size"
 
 
-def _written(report: RunReport) -> tuple[OutputSize | None, OutputSize | None]:
+_Counts: TypeAlias = Mapping[str, int | None]
+"""The counts of an output's size by their names, as many as are known."""
+
+
+def _counts(size: OutputSize | None) -> _Counts:
+    return {} if size is None else size._asdict()
+
+
+def _written(report: RunReport) -> _Counts:
     best = None if report.summary is None else report.summary.best
-    return (None if best is None else report.trials[best.trial].size), report.base
+    if best is None:
+        return {}
+    trial = report.trials[best.trial]
+    return _counts(trial.size) or ({} if trial.layers is None else {"layers": trial.layers})
 
 
-def _size_section(mine: OutputSize, base: OutputSize | None, words: str) -> Section:
+def _size_section(mine: _Counts, base: _Counts, words: str) -> Section:
     shown: dict[str, Callable[[int], str]] = {
         **dict.fromkeys(("layers", "parameters"), "{:,}".format),
         **dict.fromkeys(("bytes", "kv_cache"), bytes_in_words),
     }
     rows = []
     for name, show in shown.items():
-        own, whole = getattr(mine, name), None if base is None else getattr(base, name)
+        own, whole = mine.get(name), base.get(name)
         share = percent(own / whole) if own is not None and whole else ""
         cells = ("unknown" if one is None else show(one) for one in (whole, own))
         rows.append((_SIZE_WORDS[name], *cells, share))
