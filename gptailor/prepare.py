@@ -30,11 +30,13 @@ from gptailor.lang.parse import read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
 from gptailor.plan.needed import at_commits, needed
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.nested import nested_checkpoint
 from gptailor.program.program import files
+from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
@@ -99,14 +101,16 @@ class Prepared:
         return {name: calibration_path(self.plan, on) for name, on in named.items()}
 
     @cached_property
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """Layers and parameters, of the base and of the output."""
-        base = self.models["base"]
-        before = sum(t.spec.elements for t in base.checkpoint.tensors.values())
-        return {
-            "layers": (base.layout.count, self.layers),
-            "parameters": (before, self.compiled.program.parameters),
-        }
+    def output_size(self) -> OutputSize:
+        """The size of the output."""
+        return compiled_size(self.compiled, self.models["base"].layout)
+
+    @cached_property
+    def base_size(self) -> OutputSize:
+        """The size of the base as it is stored; its KV cache is not worked out."""
+        specs = [tensor.spec for tensor in self.models["base"].checkpoint.tensors.values()]
+        parameters, size = sum(s.elements for s in specs), sum(s.size for s in specs)
+        return OutputSize(parameters, size, None, self.models["base"].layout.count)
 
     @property
     def size(self) -> int:

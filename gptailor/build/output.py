@@ -143,7 +143,7 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
             target.resolve().name,
             replace(prepared.resolved, declared=shown),
             text,
-            prepared.counts,
+            (prepared.base_size, prepared.output_size),
             gptailor.__version__,
             parents(prepared),
         ),

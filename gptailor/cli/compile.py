@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.cli import options
+from gptailor.report.quantities import bytes_in_words, duration, millions
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
@@ -127,10 +128,10 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if written.healed is not None:
         options.say(_healed_in_words(written.healed))
     _say_notes(written.notes)
-    before = prepared.counts["layers"][0]
+    before = prepared.base_size.layers
     options.say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
-        f"{options.millions(written.parameters)} parameters, {options.size_in_words(written.size)}"
+        f"{millions(written.parameters)} parameters, {bytes_in_words(written.size)}"
     )
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
@@ -177,7 +178,7 @@ class _HealingLines:
             self._say(f"bridging {gap.name}")
 
     def start(self, about: "HealingStart") -> None:
-        numbers, size = options.millions(about.numbers), options.size_in_words(about.bytes)
+        numbers, size = millions(about.numbers), bytes_in_words(about.bytes)
         self._say(
             f"healing {about.layers} layers: {numbers} numbers learn from {about.tokens:,} tokens, "
             f"{size} beside the model"
@@ -213,12 +214,8 @@ def _healed_in_words(made: "HealedLayers") -> str:
 
 def _step_in_words(now: "HealStep") -> str:
     loss = "" if now.loss is None else f", loss {now.loss:.3f}"
-    left = "" if now.seconds_left is None else f", {_duration(now.seconds_left)} left"
+    left = "" if now.seconds_left is None else f", {duration(now.seconds_left)} left"
     return f"step {now.done} of {now.total}{loss}, held out {now.held_out:.3f}{left}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _say_notes(notes: Iterable[str]) -> None:

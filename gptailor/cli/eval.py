@@ -18,6 +18,7 @@ from gptailor.cli.options import (
     FAMILY,
     MEMORY,
     MODEL,
+    output_encoding,
     read_plan,
     report,
     say,
@@ -29,7 +30,7 @@ from gptailor.plan.faults import Fault, PlanError
 if TYPE_CHECKING:
     from gptailor.evaluate.outcome import Judgement, Result, TargetSize
     from gptailor.plan.plan import Objective
-    from gptailor.report import evaluation, scores
+    from gptailor.report import evaluation
 
 _EVAL_EXAMPLE = """
 \b
@@ -119,7 +120,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
     """The objectives; PlanError with the faults of all of them."""
     from gptailor.lang.parse import read_objective  # noqa: PLC0415
-    from gptailor.lang.words import objective_words  # noqa: PLC0415
+    from gptailor.lang.words import measure_words  # noqa: PLC0415
     from gptailor.plan.wishes import with_plain_path  # noqa: PLC0415
 
     found: list[tuple[Objective, bool]] = []
@@ -134,8 +135,8 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
     plain = [with_plain_path(objective) for objective, _ in found]
     for number, (objective, _) in enumerate(found):
         if plain[number] in plain[:number]:
-            words = objective_words(objective).partition(" ")[2]
-            raise click.UsageError(f"the objective {words} is given twice")
+            message = f"the objective {measure_words(objective)} is given twice"
+            raise click.UsageError(message)
     return found
 
 
@@ -150,7 +151,7 @@ class _StepLines:
         if not what:  # it begins
             self._begun = time.monotonic()
             return
-        from gptailor.report.progress import clock  # noqa: PLC0415
+        from gptailor.report.quantities import clock  # noqa: PLC0415
 
         each = (time.monotonic() - self._begun) / done
         left = f", {clock(each * (total - done))} left" if done < total else ""
@@ -158,7 +159,7 @@ class _StepLines:
 
 
 def _print(judgement: "Judgement") -> None:
-    from gptailor.report import evaluation, scores  # noqa: PLC0415
+    from gptailor.report import evaluation  # noqa: PLC0415
 
     results = [*judgement.bases, *judgement.results]
     by_name: dict[str, list[Result]] = {}
@@ -171,11 +172,12 @@ def _print(judgement: "Judgement") -> None:
     besides = {one.against for one in results} - {""}
     beside = besides.pop() if len(besides) == 1 else "its base"
     rows = list(zip(names, marks, strict=True))
-    for line in evaluation.evaluation_lines(columns, rows, beside, width()):
+    for line in evaluation.evaluation_lines(columns, rows, beside, width(), output_encoding()):
         say_drawn(line)
     say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]
-    for line in scores.sizes([_size(one) for one in subjects], width()):
+    sizes = [(one.target, one.size, _speeds(one)) for one in subjects]
+    for line in evaluation.size_lines(sizes, width(), output_encoding()):
         say_drawn(line)
 
 
@@ -199,7 +201,8 @@ def _column(results: "Sequence[Result]") -> "evaluation.Column":
 
 def _mark(result: "Result") -> "evaluation.Mark":
     from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
-    from gptailor.report.evaluation import Estimate, Mark  # noqa: PLC0415
+    from gptailor.report.evaluation import Mark  # noqa: PLC0415
+    from gptailor.report.measure import Estimate  # noqa: PLC0415
 
     score, more = result.outcome, result.difference
     if isinstance(score, Failure):
@@ -209,15 +212,17 @@ def _mark(result: "Result") -> "evaluation.Mark":
     return Mark(estimate, difference, result.retained, unpaired=result.unpaired)
 
 
-def _size(subject: "TargetSize") -> "scores.Size":
-    from gptailor.report.scores import Size as Row  # noqa: PLC0415
+def _speeds(subject: "TargetSize") -> list[str]:
+    """Return the speeds of a prompt and of an answer, or nothing where they weren't measured."""
+    from gptailor.report.quantities import speed_in_words  # noqa: PLC0415
 
-    mine, theirs = subject.speed, subject.base_speed
-    prefill = mine and (mine.prefill, theirs and mine.prefill / theirs.prefill)
-    decoding = mine and (mine.decoding, theirs and mine.decoding / theirs.decoding)
-    return Row(
-        subject.target, subject.layers, subject.parameters, subject.kv_bytes, prefill, decoding
-    )
+    mine, base = subject.speed, subject.base_speed
+    if mine is None:
+        return []
+    return [
+        speed_in_words(mine.prefill, None if base is None else base.prefill),
+        speed_in_words(mine.decoding, None if base is None else base.decoding),
+    ]
 
 
 # ------------------------------------------------------------------------------------- generate

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
+from gptailor.report.quantities import bytes_in_words, small_percent
 
 if TYPE_CHECKING:
     from gptailor.build.extract import Extracted
@@ -106,7 +107,7 @@ def _said(made: "Extracted") -> Iterator[str]:
     for last, errors in alike.items():
         least, (most, worst) = min(errors)[0], max(errors)
         modules = "1 module" if len(errors) == 1 else f"{len(errors)} modules"
-        both = dict.fromkeys(map(_percent, (least, most)))
+        both = dict.fromkeys(map(small_percent, (least, most)))
         said = " to ".join(both) + (f", the most in {worst}" if len(errors) > 1 else "")
         yield f"{last:<{width}}  {modules}, error {said}"
     for kind in dict.fromkeys(other.kind for other in made.others):
@@ -115,14 +116,10 @@ def _said(made: "Extracted") -> Iterator[str]:
         how = "in the adapter, whole" if its[0].saved else f"left out{_way(kind)}"
         yield f"{kind} differ ({names}): {how}"
     count = "1 module" if len(made.modules) == 1 else f"{len(made.modules)} modules"
-    size = options.size_in_words(made.size)
-    own = f"{_percent(made.error_of_modules)} of the projections, " if made.others else ""
-    every = f"{_percent(made.error)} of all that differs"
+    size = bytes_in_words(made.size)
+    own = f"{small_percent(made.error_of_modules)} of the projections, " if made.others else ""
+    every = f"{small_percent(made.error)} of all that differs"
     yield f"{made.folder}: {count}, {size}; error {own}{every}"
-
-
-def _percent(share: float) -> str:
-    return "under 0.01%" if 0 < share < 1e-4 else f"{share:.2%}"
 
 
 def _way(kind: str) -> str:

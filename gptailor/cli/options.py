@@ -324,11 +324,11 @@ def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
     from gptailor.report.layer_view import Row, rows_with_runs  # noqa: PLC0415
     from gptailor.report.plan_map import table  # noqa: PLC0415
 
-    (layers_before, layers), (before, after) = prepared.counts.values()
-    say(f"would write {planned.folder}: {layers} layers (the base has {layers_before})")
+    base, size = prepared.base_size, prepared.output_size
+    say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")
     files = "1 file" if len(planned.shards) == 1 else f"{len(planned.shards)} files"
     rows = [
-        Row("parameters", f"{after:,} (the base has {before:,})"),
+        Row("parameters", f"{size.parameters:,} (the base has {base.parameters:,})"),
         Row("weights", f"{planned.size:,} bytes in {files}"),
         *rows_with_runs(prepared.resolved),
     ]
@@ -354,12 +354,16 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
 def say_drawn(text: str) -> None:
     """Print what people look at, on terminals that lack some of its characters too."""
-    encoding = str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    if not text.isascii() and encoding not in {"utf-8", "utf8"}:
+    if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
         from gptailor.report.encoded import in_encoding  # noqa: PLC0415 (few terminals lack any)
 
-        text = in_encoding(text, encoding)
+        text = in_encoding(text, output_encoding())
     say(text)
+
+
+def output_encoding() -> str:
+    """Return the encoding of standard output, in small letters."""
+    return str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
 
 
 @final
@@ -374,19 +378,6 @@ def progress(total: int, what: str = "writing") -> AbstractContextManager[Callab
     from gptailor.report.progress import bar  # noqa: PLC0415
 
     return bar(total, what)
-
-
-def millions(count: int) -> str:
-    """A number of parameters: `134.5 M`, `7.24 B`."""
-    return f"{count / 1e9:.2f} B" if count >= 10**9 else f"{count / 1e6:.1f} M"
-
-
-def size_in_words(size: int) -> str:
-    """A number of bytes: `269.0 MB`."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} bytes"
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

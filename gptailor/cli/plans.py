@@ -11,11 +11,12 @@ import click
 from gptailor.cli import options
 from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
 from gptailor.plan.resolved import Resolved
+from gptailor.report.quantities import bytes_in_words
 
 if TYPE_CHECKING:
+    from gptailor.plan.output_size import OutputSize
     from gptailor.plan.plan import Plan
     from gptailor.prepare import Prepared
-    from gptailor.program.size import PlanSize
 
 
 @click.command("check", short_help="Check plans, alone and against their models.")
@@ -140,10 +141,8 @@ def show_command(
     for line in plan_map(shown, resolved, known=known, width=width):
         options.say_drawn(line)
     if made is not None:
-        from gptailor.program.size import compiled_size  # noqa: PLC0415
-
         options.say("")
-        options.say(_size_line(compiled_size(made.compiled, made.models["base"].layout)))
+        options.say(_size_line(made.output_size))
 
 
 def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
@@ -160,13 +159,11 @@ def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
         return None
 
 
-def _size_line(size: "PlanSize") -> str:
+def _size_line(size: "OutputSize") -> str:
     """`134,515,008 parameters, 269.0 MB; KV cache: 46.1 kB a token`."""
     kept = size.kv_cache
-    cache = f"{options.size_in_words(kept)} a token" if isinstance(kept, int) else "unknown"
-    return (
-        f"  {size.parameters:,} parameters, {options.size_in_words(size.bytes)}; KV cache: {cache}"
-    )
+    cache = f"{bytes_in_words(kept)} a token" if kept is not None else "unknown"
+    return f"  {size.parameters:,} parameters, {bytes_in_words(size.bytes)}; KV cache: {cache}"
 
 
 @click.command("diff", short_help="Say what differs between two plans.")

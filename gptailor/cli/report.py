@@ -15,6 +15,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import options
 from gptailor.plan.extras import missing_package
 from gptailor.plan.faults import PlanError, errors
+from gptailor.report.quantities import bytes_in_words
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
@@ -99,7 +100,7 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
     foot = f"Made by gptailor {escape(gptailor.__version__)}."
     raw = page_html(made.title, made.lead, made.sections, foot).encode()
     _write(output, raw)
-    options.say(f"{output}: written, {options.size_in_words(len(raw))}")
+    options.say(f"{output}: written, {bytes_in_words(len(raw))}")
     if pictures is not None:
         count = _write_pictures(pictures, made)
         options.say(f"{pictures}: {count} pictures written, each as .svg and .png")

@@ -1,11 +1,11 @@
 """The sections of a report that are of one plan: its map, sizes, words, text, lock and command."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
@@ -13,13 +13,13 @@ from gptailor.checkpoint.models import rebind
 from gptailor.cli.options import left_open
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import PlanError, TailorError
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared, prepare
-from gptailor.program.size import compiled_size
 from gptailor.report.page.page import text_html
-from gptailor.report.page.run_report import ReportedSize, RunReport
+from gptailor.report.page.run_report import RunReport
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.scores import bytes_in_words, percent
+from gptailor.report.quantities import bytes_in_words, percent
 
 if TYPE_CHECKING:
     from gptailor.evaluate.heal.heal import OnHealing
@@ -86,44 +86,49 @@ def first_line(error: TailorError | OSError) -> str:
 # ------------------------------------------------------------------------------------------- sizes
 
 
-def _size_of(prepared: Prepared) -> ReportedSize:
-    found = compiled_size(prepared.compiled, prepared.models["base"].layout)
-    kept = found.kv_cache if isinstance(found.kv_cache, int) else None
-    return ReportedSize(prepared.layers, found.parameters, found.bytes, kept)
-
-
 def sizes_section(subject: Reported, report: RunReport | None = None) -> Section:
     """Layers, parameters, bytes and KV cache, beside the base's.
 
     Where models are gone, they are what the search whose report it is wrote down.
     """
     if subject.prepared is None:
-        mine, theirs = (None, None) if report is None else _written(report)
-        if mine is None:
+        mine = {} if report is None else _written(report)
+        if report is None or not mine:
             return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
-        return _size_section(mine, theirs, f"As the search wrote it down; here {subject.why}.")
-    base = None if subject.base is None else _size_of(subject.base)
+        written: Mapping[str, int | None] = {"layers": report.layers, **_counts(report.base)}
+        return _size_section(mine, written, f"As the search wrote it down; here {subject.why}.")
+    base = {} if subject.base is None else _counts(subject.base.output_size)
     words = "From the models' headers; no weights are read."
-    return _size_section(_size_of(subject.prepared), base, words)
+    return _size_section(_counts(subject.prepared.output_size), base, words)
 
 
 _SIZE = "Size"
 
 
-def _written(report: RunReport) -> tuple[ReportedSize | None, ReportedSize | None]:
+_Counts: TypeAlias = Mapping[str, int | None]
+"""The counts of an output's size by their names, as many as are known."""
+
+
+def _counts(size: OutputSize | None) -> _Counts:
+    return {} if size is None else size._asdict()
+
+
+def _written(report: RunReport) -> _Counts:
     best = None if report.summary is None else report.summary.best
-    return (None if best is None else report.trials[best.trial].size), report.base
+    if best is None:
+        return {}
+    trial = report.trials[best.trial]
+    return _counts(trial.size) or ({} if trial.layers is None else {"layers": trial.layers})
 
 
-def _size_section(mine: ReportedSize, base: ReportedSize | None, words: str) -> Section:
-    def counted(number: int) -> str:
-        return f"{number:,}"
-
-    shown = {"layers": counted, "parameters": counted, "bytes": bytes_in_words,
-             "kv_cache": bytes_in_words}  # fmt: skip
+def _size_section(mine: _Counts, base: _Counts, words: str) -> Section:
+    shown: dict[str, Callable[[int], str]] = {
+        **dict.fromkeys(("layers", "parameters"), "{:,}".format),
+        **dict.fromkeys(("bytes", "kv_cache"), bytes_in_words),
+    }
     rows = []
     for name, show in shown.items():
-        own, whole = getattr(mine, name), None if base is None else getattr(base, name)
+        own, whole = mine.get(name), base.get(name)
         share = percent(own / whole) if own is not None and whole else ""
         cells = ("unknown" if one is None else show(one) for one in (whole, own))
         rows.append((_SIZE_WORDS[name], *cells, share))
@@ -139,9 +144,8 @@ def sizes_in_words(subject: Reported) -> str:
     """`26 layers, 120,354,048 parameters, 240.7 MB`; why not, where that isn't known."""
     if subject.prepared is None:
         return subject.why
-    size = compiled_size(subject.prepared.compiled, subject.prepared.models["base"].layout)
-    layers = subject.prepared.layers
-    return f"{layers} layers, {size.parameters:,} parameters, {bytes_in_words(size.bytes)}"
+    size = subject.prepared.output_size
+    return f"{size.layers} layers, {size.parameters:,} parameters, {bytes_in_words(size.bytes)}"
 
 
 # ----------------------------------------------------------------------------------- continuations

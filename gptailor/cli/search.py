@@ -13,6 +13,7 @@ from gptailor.cli import options
 from gptailor.cli.compile import told_of_healing
 from gptailor.cli.options import keep_memory, read_plan, say
 from gptailor.plan.extras import require
+from gptailor.report.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
     from gptailor.report.summary import SizeRow
@@ -144,7 +145,7 @@ def search_command(
             message = "interrupted; what was found is kept, and the same command goes on"
             say(message, err=True)
             sys.exit(130)
-    for line in summary_lines(found.summary, options.width()):
+    for line in summary_lines(found.summary, options.width(), options.output_encoding()):
         options.say_drawn(line)
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
@@ -265,7 +266,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 def _picked_words(row: "SizeRow") -> str:
     """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
-    count, weights = options.millions(row.parameters), options.size_in_words(row.bytes)
+    count, weights = millions(row.parameters), bytes_in_words(row.bytes)
     if row.nats is not None:
         gone = f", {abs(row.nats):.3g} {'lost' if row.nats >= 0 else 'won'}"
     elif row.share is not None:

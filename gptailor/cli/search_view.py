@@ -7,9 +7,9 @@ from typing import final
 
 from gptailor.cli.options import report, say
 from gptailor.plan.stage import at_stage
-from gptailor.report.found import lost
-from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing, clock
-from gptailor.report.scores import shown_number
+from gptailor.report.found import beside_base, beside_base_words
+from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
+from gptailor.report.quantities import clock, shown_number
 from gptailor.search import search as events
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
@@ -299,4 +299,4 @@ def shares(trial: Trial, ledger: Ledger) -> str:
     if trial.values is None or base is None:
         return ""
     rows = zip(ledger.aims, trial.values, base, strict=True)
-    return ", ".join(filter(None, (lost(aim, value, of) for aim, value, of in rows)))
+    return ", ".join(filter(None, (beside_base_words(beside_base(*row)) for row in rows)))

@@ -51,7 +51,6 @@ from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
 from gptailor.program.run import device_of
-from gptailor.program.size import compiled_size
 
 _LIVE_STITCHERS = 2
 """Stitchers whose models stay loaded: a target's, and its base's."""
@@ -167,9 +166,7 @@ class _Entry:
     def of(cls, target: Target) -> "_Entry":
         """Nothing but what its headers say is known yet."""
         prepared = target.prepared
-        size = compiled_size(prepared.compiled, prepared.models["base"].layout)
-        kept = size.kv_cache if isinstance(size.kv_cache, int) else None
-        return cls(target, TargetSize(target.name, prepared.layers, size.parameters, kept))
+        return cls(target, TargetSize(target.name, prepared.output_size))
 
 
 @final
@@ -283,10 +280,11 @@ class Judging:
         def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
             one = group[number]
             if not objective:
-                one.size = replace(one.size, parameters=parameters(model))
+                counts = one.size.size._replace(parameters=parameters(model))
                 with suppress(Exception):  # a size that can't be had is none
                     kept = cache_bytes(model) // (2 if widened else 1)
-                    one.size = replace(one.size, kv_bytes=kept)
+                    counts = counts._replace(kv_cache=kept)
+                one.size = replace(one.size, size=counts)
             if objective or forward:
                 step(one.target.name + (f": {objective}" if objective else ""))
 
@@ -305,7 +303,7 @@ class Judging:
         if objective.by == "headers":
             prepared = one.target.prepared
             layout = prepared.models["base"].layout
-            return size_score(objective, compiled_size(prepared.compiled, layout))
+            return size_score(objective, prepared.compiled, layout)
         if one.size.speed is None:
             self._speed(one)
         if one.size.speed is None:

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias, final
 
+from gptailor.plan.output_size import OutputSize
+from gptailor.report.measure import AimDirection, LossMeasure
+
 
 @final
 class NotANumberError(ValueError):
@@ -174,17 +177,31 @@ class Speed:
 @final
 @dataclass(frozen=True)
 class TargetSize:
-    """What was judged: its size, its speed, and the base's speed measured beside it.
+    """The size of a judged target, its speed, and the base's speed measured beside it.
 
-    `kv_bytes` is the KV cache's for each token of a text. None is what couldn't be measured.
+    A speed of None could not be measured.
     """
 
     target: str
-    layers: int
-    parameters: int | None = None
-    kv_bytes: int | None = None
+    size: OutputSize
     speed: Speed | None = None
     base_speed: Speed | None = None
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """The layers, parameters and KV cache, by their names in JSON and CSV."""
+        size = self.size
+        return {
+            "layers": size.layers,
+            "parameters": size.parameters,
+            "kv_bytes": size.kv_cache,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON of an evaluation's target."""
+        speeds = {"speed": self.speed, "base_speed": self.base_speed}
+        told = {name: None if speed is None else asdict(speed) for name, speed in speeds.items()}
+        return {"target": self.target, **self.counts, **told}
 
 
 @final
@@ -217,9 +234,9 @@ class Judgement:
         """
         record = {
             "results": [_result(one, each) for one in self.results],
-            "targets": [asdict(one) for one in self.subjects],
+            "targets": [one.record() for one in self.subjects],
             "bases": [_result(one, each) for one in self.bases],
-            "base_targets": [asdict(one) for one in self.base_subjects],
+            "base_targets": [one.record() for one in self.base_subjects],
         }
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
 
@@ -230,10 +247,7 @@ class Judgement:
         lines = csv.DictWriter(out, _COLUMNS, extrasaction="ignore", lineterminator="\n")
         lines.writeheader()
         for one in (*self.bases, *self.results):
-            size = sizes[one.target]
-            record = dict(_result(one, each=False))
-            record |= {"layers": size.layers, "parameters": size.parameters}
-            record["kv_bytes"] = size.kv_bytes
+            record = dict(_result(one, each=False)) | sizes[one.target].counts
             difference = record.get("difference") or {}
             record["difference"] = difference.get("value")
             record["difference_stderr"] = difference.get("stderr")
@@ -248,7 +262,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def retained_score(score: Outcome, base: Outcome | None, direction: str) -> float | None:
+def retained_score(score: Outcome, base: Outcome | None, direction: AimDirection) -> float | None:
     """The share of the base's score: score / base, or base / score where less is better.
 
     None unless both are positive: a margin may be negative, the base's own divergence is 0.
@@ -258,9 +272,8 @@ def retained_score(score: Outcome, base: Outcome | None, direction: str) -> floa
     mine, theirs = score.value, base.value
     if theirs <= 0 or mine < 0 or not (math.isfinite(mine) and math.isfinite(theirs)):
         return None
-    if direction == "maximize":
-        return mine / theirs
-    return theirs / mine if mine else None
+    share = LossMeasure(direction, theirs, theirs).retained(mine)
+    return share if math.isfinite(share) else None
 
 
 def _result(one: Result, each: bool) -> Mapping[str, Any]:

@@ -57,7 +57,7 @@ from gptailor.prepare import (
     open_plan,
     pinned,
 )
-from gptailor.program.size import plan_size
+from gptailor.program.compile import compile_plan
 from gptailor.program.sources import Checked, tokenizer_owner
 
 PREFIX_BYTES = 2**30
@@ -402,7 +402,8 @@ class Trials:
     def _of_plan(self, plans: Sequence[Plan], number: int, objective: OfPlan) -> Score:
         """A size by headers, or the latency."""
         if objective.by == "headers":
-            return size_score(objective, plan_size(Checked.of(plans[number], self.models)))
+            checked = Checked.of(plans[number], self.models)
+            return size_score(objective, compile_plan(checked), checked.base.layout)
         return self.latencies.score(at_stage(plans[number], "bare"))
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:

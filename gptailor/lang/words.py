@@ -283,8 +283,7 @@ def requirement_words(required: p.Requirement) -> str:
     sized = spec is not None and spec.by == "headers" and of is None
     words = [] if number is None else [_counted(number) if sized else repr(number)]
     bound = " * ".join([*words, *([] if of is None else [of])])
-    measure = objective_words(required.objective).partition(" ")[2]
-    return f"require {measure} {required.sign} {bound}"
+    return f"require {measure_words(required.objective)} {required.sign} {bound}"
 
 
 def _counted(number: int | float) -> str:
@@ -297,7 +296,12 @@ def _counted(number: int | float) -> str:
 
 
 def objective_words(wish: p.Objective) -> str:
-    """`minimize kl("text", from=chat)`."""
+    """Return `minimize kl("text", from=chat)`."""
+    return f"{wish.direction} {measure_words(wish)}"
+
+
+def measure_words(wish: p.Objective) -> str:
+    """Return `kl("text", from=chat)`."""
     spec = OBJECTIVES.get(wish.name)
     words = []
     for name in _in_order(wish.arguments, [a.name for a in spec.arguments] if spec else []):
@@ -306,7 +310,7 @@ def objective_words(wish: p.Objective) -> str:
         model = argument is not None and argument.kind == "model"
         text = repr(v) if not isinstance(v, str) else v if model else f'"{v}"'
         words.append(text if argument is not None and argument.required else f"{name}={text}")
-    return f"{wish.direction} {wish.name}({', '.join(words)})"
+    return f"{wish.name}({', '.join(words)})"
 
 
 def groups(entries: Sequence[_E]) -> list[list[_E]]:

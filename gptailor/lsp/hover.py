@@ -25,7 +25,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
 from gptailor.report.layer_view import layer_rows
-from gptailor.report.scores import bytes_in_words
+from gptailor.report.quantities import bytes_in_words
 
 KEYWORDS = {
     "any": "a choice: any subset, as in any of math, code",
@@ -191,11 +191,10 @@ def output_size(text: EditedText, seen: SeenModels) -> Iterator[str]:
     if count := checked.resolved.choices:
         yield f"{count} choice{'s' * (count != 1)} open: `gptailor search` closes them"
         return
-    size, layers = plan_size(checked), len(checked.resolved.kept)
-    yield (
-        f"the output: {layers} layers, {size.parameters:,} parameters, {bytes_in_words(size.bytes)}"
-    )
-    if isinstance(size.kv_cache, int):
+    size = plan_size(checked)
+    counts = f"{size.layers} layers, {size.parameters:,} parameters"
+    yield f"the output: {counts}, {bytes_in_words(size.bytes)}"
+    if size.kv_cache is not None:
         yield f"its KV cache: {bytes_in_words(size.kv_cache)} a token"
 
 

@@ -1,13 +1,14 @@
 """How large a plan's output is, from headers alone: parameters, bytes, and the KV cache."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
-from typing import Any, final
+from typing import Any
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, cached_entries, layer_entries
 from gptailor.checkpoint.tensor import DTYPE_BITS
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.registry import DTYPES
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import Program
@@ -17,35 +18,21 @@ _COMPUTED = frozenset(DTYPES.values())
 """The dtypes, by their names in files, that models compute in."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class PlanSize:
-    """How large an output is.
-
-    `parameters` are the entries of all stored tensors, each once, `bytes` what they take, and
-    `kv_cache` the bytes that one token of a text takes in the KV cache, over all layers, or why
-    that isn't known.
-    """
-
-    parameters: int
-    bytes: int
-    kv_cache: int | Refusal
-
-
-def plan_size(checked: Checked) -> PlanSize:
+def plan_size(checked: Checked) -> OutputSize:
     """Return the size of the output of a closed plan without faults."""
     return compiled_size(compile_plan(checked), checked.base.layout)
 
 
-def compiled_size(compiled: Compiled, layout: Layout) -> PlanSize:
-    """How large the output of a compiled plan is; `layout` is the base's."""
-    program = compiled.program
-    return PlanSize(program.parameters, program.size, _kv_cache(program, compiled.config, layout))
+def compiled_size(compiled: Compiled, layout: Layout) -> OutputSize:
+    """Return the size of the output of a compiled plan; `layout` is the base's."""
+    program, cached = compiled.program, token_cache(compiled, layout)
+    kv_cache = None if isinstance(cached, Refusal) else cached
+    return OutputSize(program.parameters, program.size, kv_cache, len(program.layers))
 
 
-def _kv_cache(program: Program, config: Mapping[str, Any], layout: Layout) -> int | Refusal:
-    """Bytes of a token, in the dtype that the output computes in."""
-    total = 0
+def token_cache(compiled: Compiled, layout: Layout) -> int | Refusal:
+    """Return the KV cache's bytes of a token in the output's dtype, or why they are unknown."""
+    program, config, total = compiled.program, compiled.config, 0
     entries = layer_entries(replace(layout, count=len(program.layers)), config)
     for entry, outputs in zip(entries, program.layers, strict=True):
         shapes = {output.place.name: output.spec.shape for output in outputs}

@@ -9,9 +9,11 @@ __all__ = [
     "evaluation",
     "found",
     "layer_view",
+    "measure",
     "page",
     "plan_map",
     "progress",
-    "scores",
+    "quantities",
     "summary",
+    "table",
 ]

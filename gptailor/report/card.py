@@ -1,10 +1,10 @@
 """The model card of a compiled folder: what it is made of, and how to load it."""
 
 import json
-from collections.abc import Mapping
 from typing import NamedTuple, final
 
 from gptailor.lang.words import model_source, range_words
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import cell_row, cells, legend, map_lines, plain_lines, share_rows
@@ -23,18 +23,17 @@ def card(
     name: str,
     resolved: Resolved,
     text: str,
-    counts: Mapping[str, tuple[int, int]],
+    sizes: tuple[OutputSize, OutputSize],
     version: str,
     parents: Parents | None = None,
 ) -> str:
     """Return the Markdown of `README.md`.
 
-    `resolved` has the models that were used, their paths as `text` has them; `counts` holds before
-    and after of `layers` and `parameters`.
+    `resolved` has the models that were used, their paths as `text` has them; `sizes` are those of
+    the base and of the model.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
-    shares = {n: "" if a == b else f" ({b / a - 1:+.1%})" for n, (a, b) in counts.items()}
     return "\n".join(
         [
             *_front_matter(plan, parents or Parents()),
@@ -45,7 +44,7 @@ def card(
             "",
             "| | base | this model |",
             "|---|---|---|",
-            *(f"| {noun} | {a:,} | {b:,}{shares[noun]} |" for noun, (a, b) in counts.items()),
+            *(_size_row(noun, *(getattr(size, noun) for size in sizes)) for noun in _COUNTS),
             "",
             "## Layers",
             "",
@@ -88,6 +87,14 @@ def card(
             "",
         ]
     )
+
+
+_COUNTS = ("layers", "parameters")
+
+
+def _size_row(noun: str, before: int, after: int) -> str:
+    change = "" if before == after else f" ({after / before - 1:+.1%})"
+    return f"| {noun} | {before:,} | {after:,}{change} |"
 
 
 def _map(resolved: Resolved) -> list[str]:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, final
 
-from gptailor.report.scores import GAP, name_width, percent, shortened, with_error
+from gptailor.plan.output_size import OutputSize
+from gptailor.report.measure import Estimate
+from gptailor.report.quantities import bytes_in_words, percent, short_count, with_error
+from gptailor.report.table import shortened, table_lines
 
 _INDENT = "  "
-_SURE = 2.0
-"""Standard errors beyond which a difference is marked."""
 
 
 @final
@@ -24,14 +25,6 @@ class Column(NamedTuple):
     said: str
     kind: str = ""
     share: bool = False
-
-
-@final
-class Estimate(NamedTuple):
-    """A number and its standard error, which is infinite where it isn't known."""
-
-    value: float
-    error: float
 
 
 @final
@@ -55,7 +48,11 @@ TableRows: TypeAlias = Sequence[tuple[str, Sequence[Mark]]]
 
 
 def evaluation_lines(
-    columns: Sequence[Column], rows: TableRows, beside: str, width: int
+    columns: Sequence[Column],
+    rows: TableRows,
+    beside: str,
+    width: int,
+    encoding: str | None = None,
 ) -> Iterator[str]:
     """The whole table, in as many columns as fit; `beside` is whose scores differences are from."""
     alone = len(columns) == 1
@@ -86,7 +83,7 @@ def evaluation_lines(
         for _, marks in rows
     ]
     names = [name for name, _ in rows]
-    yield from _grid(heads, names, scores, width)
+    yield from _rows(heads, names, scores, width, encoding)
     for said, cells in (
         (f"more than {shortened(beside, 30)}, paired (* beyond two errors)", differences),
         ("of the base's score", shares),
@@ -96,7 +93,9 @@ def evaluation_lines(
             yield said
             there = [j for j in range(len(heads)) if any(cells[n][j] for n in some)]
             rest = [[cells[n][j] for j in there] for n in some]
-            yield from _grid([heads[j] for j in there], [names[n] for n in some], rest, width)
+            yield from _rows(
+                [heads[j] for j in there], [names[n] for n in some], rest, width, encoding
+            )
     for name, marks in rows:
         for why in dict.fromkeys(mark.unpaired for mark in marks if mark.unpaired):
             yield from _wrapped(f"{name} has no difference: {why}", width)
@@ -105,6 +104,17 @@ def evaluation_lines(
             if mark.score is None:
                 which = f"{head} " if head else ""
                 yield from _wrapped(f"{which}{name} failed: {mark.failure}", width)
+
+
+def _rows(
+    heads: Sequence[str],
+    names: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    width: int,
+    encoding: str | None,
+) -> Iterator[str]:
+    body = [[name, *row] for name, row in zip(names, cells, strict=True)]
+    yield from table_lines(["", *heads], body, width, encoding)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -138,7 +148,7 @@ def _told(difference: Estimate | None) -> str:
     if difference is None:
         return ""
     value, error = difference
-    sure = math.isfinite(error) and abs(value) > _SURE * error
+    sure = difference.sure or difference.reversed.sure
     sign = "+" if value >= 0 else ""
     return f"{sign}{with_error(value, error)}{' *' if sure else '  '}"
 
@@ -154,28 +164,25 @@ def _mean_of(found: Sequence[Estimate | None]) -> Estimate | None:
     if not there or len(there) < len(found):
         return None
     value = math.fsum(one.value for one in there) / len(there)
-    return Estimate(value, math.hypot(*(one.error for one in there)) / len(there))
+    return Estimate(value, math.hypot(*(one.stderr for one in there)) / len(there))
 
 
-def _grid(
-    heads: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]], width: int
+def size_lines(
+    rows: Sequence[tuple[str, OutputSize, Sequence[str]]],
+    width: int,
+    encoding: str | None = None,
 ) -> Iterator[str]:
-    """A head and a row for each name; columns that don't fit come in further blocks."""
-    sizes = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    widest = name_width(
-        names, max(width // 3, width - len(_INDENT) - sum(sizes) - len(GAP) * len(sizes))
-    )
-    start = 0
-    while start < len(sizes):
-        end, room = start + 1, width - len(_INDENT) - widest - len(GAP) - sizes[start]
-        while end < len(sizes) and room >= len(GAP) + sizes[end]:
-            room -= len(GAP) + sizes[end]
-            end += 1
-        block = range(start, end)
-        if any(heads[i] for i in block):
-            line = GAP.join(f"{heads[i]:>{sizes[i]}}" for i in block)
-            yield f"{_INDENT}{'':<{widest}}{GAP}{line}".rstrip()
-        for name, row in zip(names, cells, strict=True):
-            line = GAP.join(f"{row[i]:>{sizes[i]}}" for i in block)
-            yield f"{_INDENT}{shortened(name, widest):<{widest}}{GAP}{line}".rstrip()
-        start = end
+    """Yield the table of targets' sizes; each has speeds of a prompt and an answer, in words."""
+    fast = any(speeds for _, _, speeds in rows)
+    head = ["", "layers", "parameters", "KV/token", *(["prefill/s", "decoding/s"] * fast)]
+    body = [
+        [
+            name,
+            str(size.layers),
+            short_count(size.parameters),
+            bytes_in_words(size.kv_cache, "B"),
+            *(speeds or ["?", "?"] * fast),
+        ]
+        for name, size, speeds in rows
+    ]
+    yield from table_lines(head, body, width, encoding)

@@ -4,14 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from gptailor.report.block_map import block_lines
+from gptailor.report.measure import BesideBase
 from gptailor.report.objective_mean import mean_of_objectives
-from gptailor.report.scores import (
-    beside_base,
-    bytes_in_words,
-    percent,
-    shown_number,
-    with_error,
-)
+from gptailor.report.quantities import bytes_in_words, percent, shown_number, with_error
 from gptailor.report.summary import (
     Aim,
     GainRecord,
@@ -22,6 +17,7 @@ from gptailor.report.summary import (
     WithScores,
     escaped_control,
 )
+from gptailor.report.table import table_lines
 
 
 def markdown(summary: SearchSummary) -> str:
@@ -50,20 +46,20 @@ def markdown(summary: SearchSummary) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def summary_lines(summary: SearchSummary, width: int) -> Iterator[str]:
+def summary_lines(summary: SearchSummary, width: int, encoding: str | None = None) -> Iterator[str]:
     """The same for a terminal of so many columns."""
     yield ended_words(summary)
     for i, aim in _tabled(summary):
         yield ""
         yield f"{aim.name}: {_better(aim)}{_held(summary, i)}"
-        yield from _columns(*_scores(summary, i, ""), width)
+        yield from table_lines(*_scores(summary, i, ""), width, encoding)
     if (mean := mean_of_objectives(summary)) is not None:
         yield ""
         yield f"{mean.objectives[0].name}: {_better(mean.objectives[0])}"
-        yield from _columns(*_scores(mean, 0, ""), width)
+        yield from table_lines(*_scores(mean, 0, ""), width, encoding)
     if len(summary.sizes) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
-        yield from _columns(*_sizes(summary), width)
+        yield from table_lines(*_sizes(summary), width, encoding)
     found = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
     notes = _left_out(summary), _at_bounds(summary), _random(summary), _spent(summary)
     for part in (*found, *notes):
@@ -78,17 +74,6 @@ def _tabled(summary: SearchSummary) -> list[tuple[int, Aim]]:
     """The objectives that have a table of their own: sizes from headers stand in that of sizes."""
     aims = enumerate(summary.objectives)
     return [(i, aim) for i, aim in aims if aim.unit not in ("parameters", "bytes a token")]
-
-
-def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """A table whose first column gives way: in the middle, as names begin and end alike."""
-    sizes = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    sizes[0] = max(12, min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes)))
-    for name, *cells in (head, *rows):
-        first, tail = sizes[0] // 2, (sizes[0] - 1) // 2
-        short = name if len(name) <= sizes[0] else f"{name[:first]}…{name[-tail:]}"
-        columns = [f"{cell:>{size}}" for cell, size in zip(cells, sizes[1:], strict=True)]
-        yield f"  {short:<{sizes[0]}}  {'  '.join(columns)}".rstrip()
 
 
 def _page_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -185,11 +170,13 @@ def _lost_head(aim: Aim) -> str:
 
 
 def _lost_cell(aim: Aim, value: float | None, base: float | None) -> str:
-    """A number for that column: more is worse, but for shares."""
-    text = lost(aim, value, base)
-    if not text or text.endswith("%"):
-        return text
-    return f"{'-' if text.endswith('won') else ''}{text.partition(' ')[0]}"
+    """Return a number for that column: more is worse, except for shares."""
+    lost = beside_base(aim, value, base)
+    if lost is None:
+        return ""
+    if lost.share is not None:
+        return percent(lost.share)
+    return f"{'-' if lost.loss < 0 else ''}{_size_of_loss(lost.loss)}"
 
 
 def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[str]:
@@ -214,16 +201,27 @@ def _at(values: Sequence[float | None] | None, i: int) -> float | None:
     return None if values is None else values[i]
 
 
-def lost(aim: Aim, value: float | None, base: float | None) -> str:
-    """What a score has lost beside the base's by an objective; nothing where that says nothing."""
+def beside_base(aim: Aim, value: float | None, base: float | None) -> BesideBase | None:
+    """Return a score beside the base's by an objective; None where that says nothing."""
     if value is None or base is None or aim.scale != "base":
-        return ""
+        return None
     if aim.size:
-        return percent(value / base if base else None)
-    better = aim.direction
-    gone = value - base if better == "minimize" else base - value
-    share = value / base if base else None
-    return beside_base(better, aim.unit, share, gone).removesuffix(" of the base")
+        return BesideBase(value / base) if base else None
+    return BesideBase.of(aim.direction, aim.unit, value, base)
+
+
+def beside_base_words(beside: BesideBase | None, of_base: str = "") -> str:
+    """Return `78.4 %` with the words `of_base`, or `0.803 nats lost`; "" where nothing is known."""
+    if beside is None:
+        return ""
+    if beside.share is not None:
+        return f"{percent(beside.share)}{of_base}"
+    way = "won" if beside.loss < 0 else "lost"
+    return " ".join(filter(None, (_size_of_loss(beside.loss), beside.unit, way)))
+
+
+def _size_of_loss(loss: float) -> str:
+    return f"{abs(loss):.3g}" if abs(loss) < 1 else f"{abs(loss):.4g}"
 
 
 def _sizes(summary: SearchSummary) -> tuple[list[str], list[list[str]]]:
@@ -235,10 +233,9 @@ def _sizes(summary: SearchSummary) -> tuple[list[str], list[list[str]]]:
         head += [f"score{n}", f"lost{n}", f"held out{n}"]
     rows = []
     for row in summary.sizes:
-        cache = row.kv_cache
         name = row.file.removeprefix("front/").removesuffix(".tailor")
         cells = [name, str(row.layers), f"{row.parameters:,}", bytes_in_words(row.bytes),
-                 "?" if cache is None else bytes_in_words(cache)]  # fmt: skip
+                 bytes_in_words(row.kv_cache)]  # fmt: skip
         for i in aims:
             _, score, gone, held, _ = _cells("", row, i, summary)
             cells += [score, gone, held]

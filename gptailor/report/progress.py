@@ -19,6 +19,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import cell_row, cells, legend, map_lines, share_rows
 from gptailor.report.encoded import in_encoding
 from gptailor.report.layer_view import layer_views, plan_summary
+from gptailor.report.quantities import clock
 
 
 @contextmanager
@@ -204,10 +205,3 @@ def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
         yield Text(
             in_encoding(f"  {line}", encoding), style="dim", overflow="ellipsis", no_wrap=True
         )
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03`, `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

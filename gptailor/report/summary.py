@@ -10,19 +10,16 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, final
 
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
-from gptailor.plan.plan import LARGEST_LAYER, Closed, Pair, Position, Several
+from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
+from gptailor.plan.plan import Closed, Pair, Position, Several
 from gptailor.plan.stage import Stage
+from gptailor.report.measure import AimDirection, ScaleBy
 
-MOST = 2**53
-"""The largest count in a record: every larger one is damage, and a float holds those below."""
-
-Tally = Annotated[int, Field(ge=0, le=MOST)]
 Seconds = Annotated[float, Field(ge=0, le=MOST)]
 Cost = Annotated[float, Field(ge=0, le=MOST)]
 """Evaluations at full fidelity."""
 Seed = Annotated[int, Field(ge=0, le=10**100)]
 TrialNumber = Annotated[int, Field(ge=0, le=10**9)]
-LayerCount = Annotated[int, Field(ge=0, le=LARGEST_LAYER + 1)]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that steer a terminal, or turn the direction of a line."""
@@ -44,8 +41,6 @@ def escaped_control(text: str) -> str:
 
 
 LiveDtype = Literal["float32", "float16", "bfloat16"]
-ScaleBy = Literal["base", "spread"]
-AimDirection = Literal["minimize", "maximize"]
 BridgedTrials = Literal["each", "from-full", "finalists"]
 """Which trials are bridged: all, those at full fidelity, or the best ones in the end."""
 
@@ -73,16 +68,6 @@ class Aim(NamedTuple):
 
 WrittenAim = Annotated[Aim, PlainSerializer(lambda aim: aim._asdict())]
 """An objective that JSON has as an object."""
-
-
-@final
-class OutputSize(NamedTuple):
-    """How large a plan's output is; `kv_cache` is None where that isn't known."""
-
-    parameters: Tally
-    bytes: Tally
-    kv_cache: Tally | None
-    layers: LayerCount
 
 
 WrittenSize = Annotated[OutputSize, PlainSerializer(lambda size: size._asdict())]

@@ -5,14 +5,12 @@ from typing import final
 
 import numpy as np
 
-from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.models import Opened
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import at_stage
-from gptailor.program.compile import compile_plan
-from gptailor.program.size import compiled_size
+from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
-from gptailor.report.summary import OutputSize
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
@@ -40,11 +38,7 @@ class Sizes:
 
     def of_plan(self, plan: Plan) -> OutputSize:
         """That of a closed plan; bridges and healing change none of it."""
-        layout = self.models["base"].layout
-        compiled = compile_plan(Checked.of(at_stage(plan, "bare"), self.models))
-        size = compiled_size(compiled, layout)
-        cache = None if isinstance(size.kv_cache, Refusal) else size.kv_cache
-        return OutputSize(size.parameters, size.bytes, cache, len(compiled.program.layers))
+        return plan_size(Checked.of(at_stage(plan, "bare"), self.models))
 
 
 def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
@@ -60,36 +54,7 @@ def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
     least = np.inf
     for size in sorted(by_size, key=lambda one: (one.parameters, one.layers)):
         best = ledger.best(by_size[size])
-        if best is not None and (loss := quality(ledger, best)) < least:
+        if best is not None and (loss := ledger.mean_loss(best)) < least:
             least = loss
             found.append((best, size))
     return found
-
-
-def quality(ledger: Ledger, trial: Trial) -> float:
-    """What a plan loses: by the preferred objective, or on the mean of all that aren't sizes."""
-    return float(np.mean(ledger.losses([trial])[0, list(ledger.judging)]))
-
-
-def lost_share(ledger: Ledger, trial: Trial) -> float | None:
-    """The share of the base's scores that is lost, on the mean of the objectives that aren't sizes.
-
-    None where one has no share of the base's, as `kl` has none.
-    """
-    rows = [
-        row for row in zip(ledger.losses([trial])[0], ledger.aims, strict=True) if not row[1].size
-    ]
-    if any(aim.scale != "base" for _, aim in rows) or trial.values is None:
-        return None
-    return float(np.mean([loss for loss, _ in rows]))
-
-
-def lost_units(ledger: Ledger, trial: Trial) -> float | None:
-    """The mean of what is lost in the objectives' own unit; None where they have no one unit."""
-    base = ledger.references.get(trial.samples)
-    if trial.values is None or base is None:
-        return None
-    rows = [row for row in zip(ledger.aims, trial.values, base, strict=True) if not row[0].size]
-    if len({aim.unit for aim, _, _ in rows}) != 1 or rows[0][0].unit in ("", "accuracy"):
-        return None
-    return float(np.mean([(v - b) * (1 if a.direction == "minimize" else -1) for a, v, b in rows]))

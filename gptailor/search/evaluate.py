@@ -31,6 +31,7 @@ from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
 from gptailor.prepare import calibration_path
+from gptailor.report.measure import LossMeasure
 from gptailor.report.summary import SearchSummary
 from gptailor.search.run.notes import (
     GAPS,
@@ -363,13 +364,13 @@ def losses(
 
     NaN is a failure. Only for comparing these plans with each other. `on_plan` hears of each one.
     """
-    rows = [[math.nan] * len(trials.objectives) for _ in plans]
+    measures = [LossMeasure(one.direction) for one in trials.seen]
+    rows = [[math.nan] * len(measures) for _ in plans]
     for index, outcomes in trials.run(plans, samples, stage="bare"):
         on_plan()
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Score) and math.isfinite(outcome.value):
-                sign = 1 if trials.objectives[number][1] == "minimize" else -1
-                rows[index][number] = sign * outcome.value
+                rows[index][number] = measures[number].loss(outcome.value)
     columns = ([abs(v) for v in column if not math.isnan(v)] for column in zip(*rows, strict=True))
     scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in columns]
     return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]

@@ -17,10 +17,10 @@ from numpy import ndarray
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, TailorError, locate
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
-from gptailor.report.summary import OutputSize
 from gptailor.search.curve import Sizes
 from gptailor.search.run.schedule import Start, StartSource, ToldStart
 from gptailor.search.space.decode import decode

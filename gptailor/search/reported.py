@@ -16,20 +16,20 @@ from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
 from gptailor.plan.extras import missing_package
 from gptailor.plan.faults import TailorError
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.layer_view import plan_summary
+from gptailor.report.measure import Estimate
 from gptailor.report.page.run_report import (
     LayerEffect,
     LayerState,
     ReportedObjective,
-    ReportedSize,
     ReportedTrial,
     RunReport,
 )
 from gptailor.report.summary import (
     BlockScan,
-    OutputSize,
     RunRecord,
     RunSizes,
     SearchSummary,
@@ -46,7 +46,7 @@ from gptailor.search.object_journal import ObjectJournal
 from gptailor.search.run.journal import JournalLines, journal_lines
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.study import Study, fits, quiet, read_study, refusal
-from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, LossScale, Trial
+from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.search.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
@@ -157,11 +157,10 @@ class _Reading:
         """All of it."""
         ledger, space = self.ledger, self.space
         plans = {} if space is None else _plans(space, ledger)
-        scale = LossScale(ledger)
-        losses = {t.number: loss for t in ledger.trials if (loss := scale.of(t)) is not None}
+        losses = {t.number: loss for t in ledger.trials if (loss := ledger.loss(t)) is not None}
         written = self.files.record(RunSizes, SIZES)
         sizes = _sizes(written, plans)
-        line = partial(self._trial, plans, scale, sizes)
+        line = partial(self._trial, plans, sizes)
         front = None if self.summary is None else [row.trial for row in self.summary.front]
         found = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
         states = {digest: row for digest, row in found.items() if row is not None}
@@ -176,10 +175,10 @@ class _Reading:
             record=self.record,
             objectives=self._objectives(),
             judging=ledger.judging,
-            loss_unit=scale.unit,
+            loss_unit=ledger.loss_unit,
             full=ledger.full,
             layers=self.record.layers,
-            base=ReportedSize(self.record.layers) if written is None else _reported(written.base),
+            base=None if written is None else written.base,
             trials=[line(trial) for trial in ledger.trials],
             front=tuple(front if front is not None else [t.number for t in ledger.front()]),
             summary=self.summary,
@@ -187,7 +186,7 @@ class _Reading:
             blocks=scan or self.files.record(BlockScan, f"{BLOCKS}.json"),
             windows=[]
             if space is None
-            else window_losses(space, whole, {t.number: losses[t.number][0] for t in whole}),
+            else window_losses(space, whole, {t.number: losses[t.number].value for t in whole}),
             effects=_effects(whole, states, losses),
             learned=self._learned() if learned else [],
             missing=tuple(self.missing),
@@ -230,17 +229,16 @@ class _Reading:
     def _trial(
         self,
         plans: Mapping[str, Resolved],
-        scale: LossScale,
-        sizes: Mapping[str, ReportedSize],
+        sizes: Mapping[str, OutputSize],
         trial: Trial,
     ) -> ReportedTrial:
-        request, plan = trial.request, plans.get(trial.plan)
+        request, plan, size = trial.request, plans.get(trial.plan), sizes.get(trial.plan)
         unseen = self.study.typed.held_out
         held, theirs = (scores_in(unseen.get(held_key(one))) for one in (trial, None))
-        lost = scale.of(trial)
+        lost = self.ledger.loss(trial)
         apart = None
         if held is not None and theirs is not None:
-            apart = scale.beside(held.values, held.stderrs, theirs.values)
+            apart = self.ledger.loss_beside(held, theirs.values)
         return ReportedTrial(
             number=trial.number,
             phase=request.phase,
@@ -254,17 +252,18 @@ class _Reading:
             stderrs=trial.stderrs,
             failure=None if trial.failure is None else str(trial.failure),
             seconds=trial.seconds,
-            loss=None if lost is None else lost[0],
-            loss_error=None if lost is None else lost[1],
-            size=sizes.get(trial.plan),
+            loss=None if lost is None else lost.value,
+            loss_error=None if lost is None else lost.stderr,
+            layers=size.layers if size else None if plan is None else len(plan.kept),
+            size=size,
             made="" if plan is None else _made(plan),
             text=self._handed(trial)
             if plan is None
             else format_plan(at_stage(plan.declared, request.stage)),
             held=None if held is None else tuple(held.values),
             held_errors=None if held is None else tuple(held.stderrs),
-            held_loss=None if apart is None else apart[0],
-            held_loss_error=None if apart is None else apart[1],
+            held_loss=None if apart is None else apart.value,
+            held_loss_error=None if apart is None else apart.stderr,
         )
 
     def _handed(self, trial: Trial) -> str | None:
@@ -282,21 +281,16 @@ def _plans(space: Space, ledger: Ledger) -> dict[str, Resolved]:
     return found
 
 
-def _reported(size: OutputSize) -> ReportedSize:
-    return ReportedSize(size.layers, size.parameters, size.bytes, size.kv_cache)
-
-
-def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str, ReportedSize]:
-    """Return that of each plan, by digest: as written, else as plans of as many layers have it."""
-    known = {} if written is None else {d: _reported(size) for d, size in written.plans.items()}
-    alike: dict[int, set[ReportedSize]] = {}
+def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str, OutputSize]:
+    """Return the plans' sizes by digest: as written, or as all plans of as many layers have it."""
+    known = {} if written is None else dict(written.plans)
+    alike: dict[int, set[OutputSize]] = {}
     for size in known.values():
         alike.setdefault(size.layers, set()).add(size)
     for digest, plan in plans.items():
-        if digest not in known:
-            count = len(plan.kept)
-            [*same] = alike.get(count, ())
-            known[digest] = same[0] if len(same) == 1 else ReportedSize(count)
+        [*same] = alike.get(len(plan.kept), ())
+        if digest not in known and len(same) == 1:
+            known[digest] = same[0]
     return known
 
 
@@ -309,8 +303,8 @@ def _made(told: Resolved) -> str:
 def _effects(
     trials: Sequence[Trial],
     states: Mapping[str, list[LayerState]],
-    losses: Mapping[int, tuple[float, float]],
+    losses: Mapping[int, Estimate],
 ) -> list[LayerEffect]:
     """Those of each plan once, on all samples and as it is before it is repaired."""
     known = [trial for trial in trials if trial.plan in states]
-    return seen_effects([states[t.plan] for t in known], [losses[t.number][0] for t in known])
+    return seen_effects([states[t.plan] for t in known], [losses[t.number].value for t in known])

@@ -19,10 +19,10 @@ from gptailor.prepare import ModelPaths
 from gptailor.report.summary import DrawPair, DrawsAgreement, RepeatedDraw
 from gptailor.search.evaluate import computing, trials_of
 from gptailor.search.results import Searched
+from gptailor.search.run.comparison import Comparison, Scores
 from gptailor.search.run.scores import per_objective
 from gptailor.search.run.trials import read_outcomes
 from gptailor.search.settings import Flags, Resources, settings
-from gptailor.search.verdict import SURE, Compared, Scores
 
 FOLDER = "repeat-{}"
 """What the folder of a search on another draw is called in that of the first."""
@@ -88,7 +88,7 @@ class Resampling:
         verdict = first.summary.verdict
         assert verdict is not None, "a best plan has a verdict"
         aims = first.summary.objectives
-        measure = Compared(aims, verdict.numbers, verdict.widths, chosen.texts, verdict.unit)
+        measure = Comparison(aims, verdict.numbers, verdict.widths, chosen.texts, verdict.unit)
         runs: list[RepeatedDraw] = []
         agree = 0
         for number, seed in enumerate(seeds):
@@ -101,14 +101,9 @@ class Resampling:
             runs.append(RepeatedDraw(seed=seed, scores=values))
             ours, theirs = scores[0], scores[number]
             if number and ours is not None:
-                agree += theirs is None or not _worse(measure, ours, theirs)
+                agree += theirs is None or not measure.loss(ours, theirs).sure
         agreement = plans_agreement(plans, models["base"].layout.count)
         return {"runs": tuple(runs), "agree": agree, **agreement}
-
-
-def _worse(measure: Compared, ours: Scores, theirs: Scores) -> bool:
-    gain = measure.gain(ours, theirs)
-    return -gain.value > SURE * gain.stderr
 
 
 def _scores(outcomes: Sequence[Outcome]) -> Scores | None:

@@ -11,15 +11,15 @@ from typing import Any, Literal, final
 from gptailor.build.lock import SUFFIX
 from gptailor.checkpoint.files import expanded
 from gptailor.lang.format import format_plan
-from gptailor.lang.words import objective_words, range_words
+from gptailor.lang.words import measure_words, range_words
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import block_map
-from gptailor.report.found import lost, markdown
+from gptailor.report.found import beside_base, beside_base_words, markdown
 from gptailor.report.layer_view import plan_summary
-from gptailor.report.scores import shown_number
+from gptailor.report.quantities import shown_number
 from gptailor.report.summary import (
     BestBlocks,
     BlockScan,
@@ -33,6 +33,7 @@ from gptailor.search.conditions import Judged
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.folder import BLOCKS, FRONT, SIZES, START, Folder
 from gptailor.search.pick import BEST, lock_beside, seen_from
+from gptailor.search.run.comparison import Scores
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.run_files import SUMMARY
@@ -44,10 +45,8 @@ from gptailor.search.starts.blocks import scanned
 from gptailor.search.summary import best_starts, search_summary
 from gptailor.search.verdict import (
     HeldOut,
-    Scores,
     Verdict,
     held_key,
-    measure_of,
     scores_in,
     scores_of,
     verdict,
@@ -205,7 +204,7 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
     whole = on_held(None) is not None and found is not None and on_held(found) is not None
     unseen = on_held(None)
     uncut = unseen.values if whole and unseen else ledger.references.get(ledger.full)
-    measure = measure_of(ledger, uncut, chosen.texts)
+    measure = ledger.comparison(uncut, samples=chosen.texts)
     large = sizes.of_plan(base).parameters
     return verdict(
         ledger,
@@ -241,8 +240,8 @@ def _comment(
     base, earlier = ledger.references.get(request.samples), ledger.before(trial)
     before = None if earlier is None else earlier.values
     for i, (aim, value, error) in enumerate(scores):
-        gone = lost(aim, value, None if base is None else base[i])
-        gone += " of the base's" if gone.endswith("%") else ""
+        beside = beside_base(aim, value, None if base is None else base[i])
+        gone = beside_base_words(beside, " of the base's")
         of = f", {gone}" if gone else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
@@ -265,7 +264,7 @@ def _commands(best: Path, chosen: Settings, space: Space, about: Mapping[str, An
     lock_there = about["ended"] != "interrupted" or best.with_name(best.name + SUFFIX).exists()
     locked = ["--locked"] if lock_there else []
     wishes = [_seen_from_here(one, chosen.folder) for one in chosen.objectives]
-    asked = " ".join(f"-O {shlex.quote(objective_words(one).partition(' ')[2])}" for one in wishes)
+    asked = " ".join(f"-O {shlex.quote(measure_words(one))}" for one in wishes)
     file = shlex.quote(str(best))
     return [
         f"gptailor eval {file} {asked} {shlex.join([*drawn, *where, *kind])}",

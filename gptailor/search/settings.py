@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.lang.parse import read_objective
-from gptailor.lang.words import objective_words, requirement_words
+from gptailor.lang.words import measure_words, objective_words, requirement_words
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
@@ -213,7 +213,7 @@ def _objectives(
     plain = [*map(with_plain_path, objectives)]
     for number, one in enumerate(objectives):
         if plain[number] in plain[:number]:
-            raise WishError(f"the objective {_short(one)} is given twice")
+            raise WishError(f"the objective {measure_words(one)} is given twice")
     return objectives, tuple(directed for _, directed in found), Path()
 
 
@@ -224,19 +224,14 @@ def _strategy(name: str) -> str:
     return name
 
 
-def _short(objective: Objective) -> str:
-    """`nll("text.txt")`."""
-    return objective_words(objective).partition(" ")[2]
-
-
 def _preferred(said: str, objectives: Sequence[Objective]) -> int:
     """The number of an objective by its number from 1, its words, or its name if one has it."""
     if said.isdecimal():
         if 1 <= int(said) <= len(objectives):
             return int(said) - 1
     else:
-        for names in ([_short(o) for o in objectives], [o.name for o in objectives]):
+        for names in ([measure_words(o) for o in objectives], [o.name for o in objectives]):
             if names.count(said) == 1:
                 return names.index(said)
-    known = "; ".join(f"{n} {_short(one)}" for n, one in enumerate(objectives, start=1))
+    known = "; ".join(f"{n} {measure_words(one)}" for n, one in enumerate(objectives, start=1))
     raise WishError(f"--prefer '{said}' names none of the objectives, or several: {known}")

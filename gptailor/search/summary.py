@@ -10,6 +10,7 @@ from typing import Any
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
+from gptailor.report.measure import shared_unit
 from gptailor.report.summary import (
     Aim,
     BaseScores,
@@ -26,7 +27,7 @@ from gptailor.report.summary import (
     front_file,
 )
 from gptailor.search.conditions import Judged
-from gptailor.search.curve import Sizes, curve, lost_share, lost_units, quality
+from gptailor.search.curve import Sizes, curve
 from gptailor.search.run.notes import HeldFailureNote, MeasuredNote
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import (
@@ -35,7 +36,6 @@ from gptailor.search.run.trials import (
     RANDOM,
     STARTS,
     Ledger,
-    LossScale,
     Trial,
     json_numbers,
 )
@@ -84,9 +84,8 @@ def search_summary(
         place = {
             **size._asdict(),
             "file": front_file(chosen.number),
-            "share": lost_share(ledger, chosen),
-            "nats": lost_units(ledger, chosen),
-            "loss": quality(ledger, chosen),
+            **_mean_losses(ledger, chosen),
+            "loss": ledger.mean_loss(chosen),
         }
         places.append(SizeRow(**_scores_of(ledger, held, chosen), **place))
     costs: MeasuredNote = about["measured"]
@@ -96,7 +95,7 @@ def search_summary(
         **about,
         "objectives": ledger.aims,
         "judging": ledger.judging,
-        "loss_unit": LossScale(ledger).unit,
+        "loss_unit": ledger.loss_unit,
         "trials": len(ledger.trials),
         "cost": round(ledger.cost(), 3),
         "hits": ledger.hits,
@@ -126,6 +125,20 @@ def search_summary(
         "required": _required(ledger, about.get("required"), best),
     }
     return SearchSummary(**whole)
+
+
+def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
+    """Return the mean loss by all that aren't sizes, as a share of the base's and in a unit.
+
+    A share is None where an objective has none, as `kl`; a unit where they have none in common.
+    """
+    aims = [ledger.aims[number] for number in ledger.rated]
+    by_base = trial.values is not None and all(aim.scale == "base" for aim in aims)
+    lost = ledger.loss(trial, ledger.rated) if shared_unit(aim.unit for aim in aims) else None
+    return {
+        "share": ledger.mean_loss(trial, ledger.rated) if by_base else None,
+        "nats": None if lost is None else lost.value,
+    }
 
 
 def _required(ledger: Ledger, judged: Judged | None, best: Trial | None) -> RequiredRecord | None:
@@ -192,7 +205,7 @@ def _row(ledger: Ledger, held: HeldOut, trial: Trial) -> SummaryRow:
 
 def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
     """Return what all rows have of a trial."""
-    before, lost = ledger.before(trial), LossScale(ledger).of(trial)
+    before, lost = ledger.before(trial), ledger.loss(trial)
     return {
         "trial": trial.number,
         "origin": origin_words(trial.request.origin),
@@ -204,7 +217,7 @@ def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
         "failure": None if trial.failure is None else str(trial.failure),
         "stderrs": json_numbers(trial.stderrs),
         "retained": json_numbers(ledger.retained(trial)),
-        "lost": None if lost is None else lost[0],
+        "lost": None if lost is None else lost.value,
         "held": held_row(held, trial),
     }
 
@@ -212,13 +225,13 @@ def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
 def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
     """What the best of as many random plans as the search cost would be expected to score.
 
-    Of several objectives it is what it would lose on the mean, in the unit of `LossScale`. By a
+    Of several objectives it is what it would lose on the mean, in the ledger's `loss_unit`. By a
     normal law through those that were drawn: an estimate for little money, while random search
     itself would cost as much again.
     """
     if len(ledger.judging) > 1:
-        scale, sign = LossScale(ledger), 1
-        found = [lost[0] for trial in drawn if (lost := scale.of(trial)) is not None]
+        sign = 1
+        found = [lost.value for trial in drawn if (lost := ledger.loss(trial)) is not None]
     else:
         [number] = ledger.judging
         sign = 1 if ledger.aims[number].direction == "minimize" else -1

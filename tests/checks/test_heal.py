@@ -11,6 +11,7 @@ from gptailor.build.output import used_plan
 from gptailor.build.record import plan_digest
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.lang.format import format_plan
+from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Heal, Plan
 from gptailor.plan.registry import HEAL_RANK, HEAL_SEED, HEAL_TOKENS
 from gptailor.plan.resolved import Healing, Resolved
@@ -86,15 +87,15 @@ def test_a_copy_of_the_plan_reads_the_same_text(family: Path, tmp_path: Path) ->
 
 
 def test_the_card_says_that_the_model_was_trained(family: Path) -> None:
-    counts = {"layers": (6, 5)}
+    sizes = OutputSize(10, 40, None, 6), OutputSize(8, 32, None, 5)
     plan = plan_of(family, 'drop L1\nheal L2..L3 from heal on "t.txt" rank 8')
-    text = card("out", Resolved(plan, counts["layers"][0]), "", counts, "1")
+    text = card("out", Resolved(plan, sizes[0].layers), "", sizes, "1")
     assert "without training" not in text
     learning = f"`t.txt` | {HEAL_TOKENS:,} | L1..L2 of the output"
     assert f"| {learning} | of rank 8, folded into the weights | {HEAL_SEED} |" in text
     assert "`heal`" in text
     for body in ("drop L1", 'heal on "t.txt"'):
-        text = card("out", Resolved(plan_of(family, body), counts["layers"][0]), "", counts, "1")
+        text = card("out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1")
         assert "without training" in text
         assert "Healed" not in text
 

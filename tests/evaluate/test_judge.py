@@ -26,6 +26,7 @@ from gptailor.evaluate.targets import find_targets
 from gptailor.evaluate.trial import Placement
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
+from gptailor.plan.output_size import OutputSize
 from tests.evaluate.lent import loaded
 from tests.tiny import tiny_model
 from tests.tiny_adapter import Q, adapter, pair
@@ -245,7 +246,7 @@ def test_nothing_is_retained_of_or_by_a_failure() -> None:
 
 def test_json_has_no_infinity() -> None:
     result = Result("a", 'nll("b")', "minimize", Score(1.0, math.inf, 1))
-    subject = TargetSize("a", 2, 10, 4, Speed(1.0, 2.0))
+    subject = TargetSize("a", OutputSize(10, 40, 4, 2), Speed(1.0, 2.0))
     record = json.loads(Judgement((result,), (subject,)).to_json())
     assert record["results"][0]["stderr"] is None
     assert record["targets"][0]["speed"] == {"prefill": 1.0, "decoding": 2.0}

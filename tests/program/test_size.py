@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import gptailor
+from gptailor.plan.output_size import OutputSize
 from gptailor.prepare import prepare
-from gptailor.program.size import PlanSize, plan_size
+from gptailor.program.size import plan_size
 from tests.hollow import LLAMA_3_70B, llama, write_hollow
 from tests.quantised import write_quantised
 from tests.tiny import tiny_model
@@ -30,7 +31,7 @@ STATES = {"mamba2": (), "lfm2": (1, 5), "jamba": (1, 4), "recurrent_gemma": (2, 
 """Families whose layers keep states, but for these."""
 
 
-def size_of(folder: Path, statements: str = "") -> PlanSize:
+def size_of(folder: Path, statements: str = "") -> OutputSize:
     plan = gptailor.loads(f'tailor 1\nmodel base = "{folder}"\n{statements}')
     prepared = prepare(plan)
     return plan_size(prepared.checked)
@@ -77,7 +78,7 @@ def test_a_dtype_changes_bytes_and_a_head_of_its_own_parameters(tmp_path: Path) 
     tied = tiny_model("llama", tmp_path / "tied", tie_word_embeddings=True)
     other = tiny_model("llama", tmp_path / "other", seed=1, tie_word_embeddings=True)
     plain, half = size_of(tied), size_of(tied, "dtype bfloat16")
-    assert half == PlanSize(plain.parameters, plain.bytes // 2, 384 // 2)
+    assert half == OutputSize(plain.parameters, plain.bytes // 2, 384 // 2, 6)
     ends = f'model math = "{other}"\nembed from base\nhead from math\n'
     assert size_of(tied, ends).parameters == plain.parameters + 64 * 16
 
@@ -86,7 +87,7 @@ def test_the_size_of_a_large_model_needs_its_headers_alone(tmp_path: Path) -> No
     config, shapes = llama(**LLAMA_3_70B)
     write_hollow(tmp_path / "base", config, shapes)
     found = size_of(tmp_path / "base")
-    assert found == PlanSize(70_553_706_496, 2 * 70_553_706_496, 2 * 8 * 128 * 80 * 2)
+    assert found == OutputSize(70_553_706_496, 2 * 70_553_706_496, 2 * 8 * 128 * 80 * 2, 80)
 
 
 def test_a_quantised_models_cache_is_of_its_heads(tmp_path: Path) -> None:

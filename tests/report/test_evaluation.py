@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from gptailor.report.evaluation import Column, Estimate, Mark, evaluation_lines
+from gptailor.report.evaluation import Column, Mark, evaluation_lines
+from gptailor.report.measure import Estimate
 
 LESS = "64 samples, less is better"
 

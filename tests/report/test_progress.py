@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 import gptailor
-from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing, clock
+from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
+from gptailor.report.quantities import clock
 
 PLAN = """\
 tailor 1

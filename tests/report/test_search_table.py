@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gptailor.report.found import markdown, summary_lines
-from gptailor.report.scores import percent, shown_number
+from gptailor.report.quantities import percent, shown_number
 from gptailor.report.summary import Aim, SearchSummary, VerdictRecord
 
 BEGUN: dict[str, Any] = {

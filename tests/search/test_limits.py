@@ -9,7 +9,7 @@ import pytest
 import gptailor
 from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import PlanError
-from gptailor.report.summary import OutputSize
+from gptailor.plan.output_size import OutputSize
 from gptailor.search.curve import Sizes
 from gptailor.search.limits import StartsWithin, Within, bounded, size_bounds
 from gptailor.search.run.origin import EarlierOrigin, origin_words

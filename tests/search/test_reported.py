@@ -118,8 +118,7 @@ def test_each_trial_is_as_the_study_has_it(report: RunReport, run: tuple[Path, L
         assert shown.origin == origin_words(told.request.origin)
         assert shown.share == told.share
         assert shown.text == gptailor.format(decode(space, told.request.genome))
-        assert shown.size is not None
-        assert shown.size.layers == LAYERS - 2
+        assert shown.layers == LAYERS - 2
     known = losses(run[1])
     shown_losses = {t.number: t.loss for t in report.trials if t.full}
     assert shown_losses == pytest.approx(known)
@@ -283,7 +282,7 @@ def test_a_run_without_its_space_has_trials_without_plans(tmp_path: Path) -> Non
     run_of(tmp_path, trials=6)
     (tmp_path / "space.tailor").unlink()
     report = run_report(tmp_path)
-    assert all(trial.text is None and trial.size is None for trial in report.trials)
+    assert all(trial.text is None and trial.layers is None for trial in report.trials)
     assert any("RUN has no space.tailor" in one for one in report.missing)
     made = section(report, "trials")
     assert "isn't known here" in made.words

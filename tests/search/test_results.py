@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gptailor
-from gptailor.report.summary import Aim, OutputSize
+from gptailor.plan.output_size import OutputSize
+from gptailor.report.summary import Aim
 from gptailor.search.results import numbers_at_bounds
 from gptailor.search.run.origin import RandomPlan
 from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest

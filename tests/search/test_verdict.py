@@ -13,14 +13,14 @@ import gptailor
 from gptailor.evaluate.outcome import PerSample, mean
 from gptailor.plan.plan import Plan
 from gptailor.report.summary import Aim
-from gptailor.search.curve import quality
 from gptailor.search.resampled import Resampling, plans_agreement
 from gptailor.search.results import Searched
+from gptailor.search.run.comparison import Comparison, Scores
 from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.search.settings import Flags, Resources
 from gptailor.search.space.genome import Genome
-from gptailor.search.verdict import Compared, Scores, measure_of, scores_of, verdict
+from gptailor.search.verdict import scores_of, verdict
 from tests.report.test_search_table import said
 from tests.tiny import tiny_model
 
@@ -39,7 +39,7 @@ def scores(*each: Sequence[float]) -> Scores:
 
 def test_a_gain_has_the_error_of_the_differences() -> None:
     mine = TEXT - 0.05 + DRAWN.normal(0, 0.1, 100)
-    measure = Compared((NLL,), (0,), (1.0,), ("a.txt",), "nats")
+    measure = Comparison((NLL,), (0,), (1.0,), ("a.txt",), "nats")
     found = measure.gain(scores(mine), scores(TEXT))
     assert found.value == pytest.approx((TEXT - mine).mean(), abs=1e-9)
     assert found.stderr == pytest.approx((TEXT - mine).std(ddof=1) / 10, rel=1e-9)
@@ -52,22 +52,22 @@ def test_objectives_on_one_text_have_their_errors_together() -> None:
     """Twice the same objective is as sure as once; on two texts it would seem surer."""
     mine = TEXT + DRAWN.normal(0, 0.1, 100)
     twice = (NLL, NLL), (0, 1), (1.0, 1.0)
-    alone = Compared((NLL,), (0,), (1.0,), ("a",)).gain(scores(mine), scores(TEXT))
-    both = Compared(*twice, ("a", "a")).gain(scores(mine, mine), scores(TEXT, TEXT))
-    apart = Compared(*twice, ("a", "b")).gain(scores(mine, mine), scores(TEXT, TEXT))
+    alone = Comparison((NLL,), (0,), (1.0,), ("a",)).gain(scores(mine), scores(TEXT))
+    both = Comparison(*twice, ("a", "a")).gain(scores(mine, mine), scores(TEXT, TEXT))
+    apart = Comparison(*twice, ("a", "b")).gain(scores(mine, mine), scores(TEXT, TEXT))
     assert both.stderr == pytest.approx(alone.stderr)
     assert apart.stderr == pytest.approx(alone.stderr / math.sqrt(2))
     assert both.value == pytest.approx(alone.value)
 
 
 def test_what_is_maximised_gains_where_it_is_more() -> None:
-    measure = Compared((NLL, ACCURACY), (0, 1), (2.0, 0.5), ("a", "b"))
+    measure = Comparison((NLL, ACCURACY), (0, 1), (2.0, 0.5), ("a", "b"))
     found = measure.gain(scores([2.0] * 9, [0.6] * 9), scores([2.5] * 9, [0.5] * 9))
     assert found.value == pytest.approx((0.5 / 2.0 + 0.1 / 0.5) / 2)
 
 
 def test_without_samples_the_scores_own_errors_count() -> None:
-    measure = Compared((NLL,), (0,), (1.0,), ("a",))
+    measure = Comparison((NLL,), (0,), (1.0,), ("a",))
     found = measure.gain(Scores([2.0], [0.3], ()), Scores([2.5], [0.4], (None,)))
     assert found == (0.5, pytest.approx(0.5))
 
@@ -104,7 +104,7 @@ def judged(of: Ledger, plans: dict[int, str], sizes: dict[int, float] | None = N
     def own(one: Trial | None) -> Scores | None:
         return scores([2.0] * 100) if one is None else scores_of(one)
 
-    measure = measure_of(of, (2.0,), ("a.txt",))
+    measure = of.comparison((2.0,), samples=("a.txt",))
     return verdict(of, measure, own, plan_of, size, 12.0, held=True)
 
 
@@ -176,7 +176,7 @@ def test_without_a_score_there_is_no_verdict() -> None:
 def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:
     size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
     of = ledger(aims=(NLL, size))
-    measure = measure_of(of, (2.0, 100.0), ("a", "b"))
+    measure = of.comparison((2.0, 100.0), samples=("a", "b"))
     assert (measure.numbers, measure.unit) == ((0,), "nats")
     mine = Scores([2.0, 50.0], [0.1, 0.0], ())
     assert measure.gain(mine, Scores([2.0, 100.0], [0.1, 0.0], ())).value == 0
@@ -184,10 +184,33 @@ def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:
 
 def test_a_preferred_objective_is_compared_alone() -> None:
     of = Ledger((ACCURACY, NLL), 4, prefer=1)
-    measure = measure_of(of, (0.5, 2.0), ("a", "b"))
+    measure = of.comparison((0.5, 2.0), samples=("a", "b"))
     assert (measure.numbers, measure.unit) == ((1,), "nats")
     mine, theirs = Scores([0.1, 2.0], [0.1] * 2, ()), Scores([0.5, 2.5], [0.1] * 2, ())
     assert measure.gain(mine, theirs).value == pytest.approx(0.5)
+
+
+def test_objectives_without_a_share_are_compared_by_the_spread_of_the_starts() -> None:
+    """The unit is that of the losses by which plans are ranked, and not a share of the base's."""
+    kl = Aim("kl", "minimize", "spread", unit="nats")
+    of = Ledger((ACCURACY, kl), 4)
+    of.references[4] = (0.5, 0.0)
+    for number, values in enumerate([(0.2, 1.0), (0.4, 3.0)]):
+        of.add(trial(number, STARTS, TEXT, values=values, stderrs=(0.0, 0.0), per_sample=()))
+    measure = of.comparison((0.5, 0.0), samples=("a", "b"))
+    assert measure.unit == of.loss_unit == "spreads of the starting plans' scores"
+    assert measure.widths == pytest.approx((0.2, 2.0))
+    mine, theirs = Scores([0.3, 2.0], [0.0] * 2), Scores([0.2, 3.0], [0.0] * 2)
+    assert measure.gain(mine, theirs).value == pytest.approx((0.5 + 0.5) / 2)
+
+
+def test_shares_of_the_base_are_counted_in_percent_where_a_unit_is_named() -> None:
+    of = Ledger((ACCURACY, ACCURACY), 4)
+    of.references[4] = (0.5, 0.8)
+    of.add(one := trial(0, SEARCH, TEXT, values=(0.4, 0.8), stderrs=(0.05, 0.0), per_sample=()))
+    assert of.comparison((0.5, 0.8)).unit == ""
+    assert of.loss_unit == "% of the base's score"
+    assert of.loss(one) == pytest.approx((10.0, 5.0))
 
 
 def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
@@ -198,8 +221,8 @@ def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
     large = trial(1, STARTS, TEXT, values=(3.0, 2.0, 90.0))
     for one in (small, large):
         of.add(one)
-    assert [quality(of, one) for one in (small, large)] == [0.75, 0.25]
-    assert measure_of(of, None, ("a", "b", "c")).numbers == (0, 1)
+    assert [of.mean_loss(one) for one in (small, large)] == [0.75, 0.25]
+    assert of.comparison(None, samples=("a", "b", "c")).numbers == (0, 1)
 
 
 def test_draws_agree_where_they_drop_and_take_the_same() -> None:

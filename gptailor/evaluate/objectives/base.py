@@ -16,7 +16,7 @@ from gptailor.evaluate.objectives import datasets
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import race_counts
-from gptailor.lang.words import objective_words
+from gptailor.lang.words import measure_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
@@ -133,8 +133,7 @@ def traits_of(
     They are what a `PreparedObjective` begins with.
     """
     direction: Direction = OBJECTIVES[objective.name].direction or objective.direction
-    name = objective_words(objective).removeprefix(f"{objective.direction} ")
-    return name, direction, normalise
+    return measure_words(objective), direction, normalise
 
 
 def encoded(

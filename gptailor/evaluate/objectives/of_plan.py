@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout
 from gptailor.evaluate.forward.requests import Request
 from gptailor.evaluate.objectives import base
 from gptailor.evaluate.outcome import Score
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.program.size import PlanSize
+from gptailor.program.compile import Compiled
+from gptailor.program.size import token_cache
 
 
 @final
@@ -37,9 +39,12 @@ def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfP
     return OfPlan(*base.traits_of(objective), (), objective.name, by)
 
 
-def size_score(objective: OfPlan, size: PlanSize) -> Score:
-    """A size, which has no error. Raises ObjectiveError where it isn't known."""
-    found = size.parameters if objective.measure == "parameters" else size.kv_cache
+def size_score(objective: OfPlan, compiled: Compiled, layout: Layout) -> Score:
+    """Return a size, which has no error. Raises ObjectiveError for an unknown one."""
+    if objective.measure == "parameters":
+        found: int | Refusal = compiled.program.parameters
+    else:
+        found = token_cache(compiled, layout)
     if isinstance(found, Refusal):
         raise base.ObjectiveError(found.reason)
     return Score(float(found), 0.0, 0)

@@ -9,7 +9,7 @@ from gptailor.plan.windows import window_words
 from gptailor.report.page.charts import BETTER, HEIGHT, HUES, INK, MUTED, WORSE, error_bars, sized
 from gptailor.report.page.run_report import LayerEffect, RunReport
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.scores import with_error
+from gptailor.report.quantities import with_error
 
 if TYPE_CHECKING:
     import altair as alt

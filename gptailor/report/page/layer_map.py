@@ -14,7 +14,7 @@ from gptailor.report.layer_view import (
 )
 from gptailor.report.page.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.scores import percent
+from gptailor.report.quantities import percent
 
 if TYPE_CHECKING:
     import altair as alt

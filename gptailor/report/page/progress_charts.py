@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gptailor.report.page.charts import HUES, INK, MUTED, error_bars, sized
 from gptailor.report.page.run_report import ReportedTrial, RunReport
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.scores import bytes_in_words, shown_number
+from gptailor.report.quantities import bytes_in_words, shown_number
 from gptailor.report.summary import SizeRow
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
+from gptailor.plan.output_size import OutputSize
 from gptailor.report.summary import BlockScan, RunRecord, SearchSummary
 
 LayerState = Literal["dropped", "kept", "changed"]
@@ -35,24 +36,13 @@ class ReportedObjective:
 
 @final
 @dataclass(frozen=True)
-class ReportedSize:
-    """How large an output is; None is unknown."""
-
-    layers: int
-    parameters: int | None = None
-    bytes: int | None = None
-    kv_cache: int | None = None
-
-
-@final
-@dataclass(frozen=True)
 class ReportedTrial:
     """A trial. `share` is that of all samples that its values are of.
 
     `loss` is what it loses beside the base, by what plans are compared by and in the report's
-    `loss_unit`, and `held_loss` that on samples that the search never saw. `made` is a line on what
-    its plan is, `text` the whole. `same_as` is the trial whose plan it was too: then nothing was
-    evaluated.
+    `loss_unit`, and `held_loss` that on samples that the search never saw. `layers` and `size` are
+    None where they are unknown. `made` is a line on what its plan is, `text` the whole. `same_as`
+    is the trial whose plan it was too: then nothing was evaluated.
     """
 
     number: int
@@ -69,7 +59,8 @@ class ReportedTrial:
     seconds: float
     loss: float | None
     loss_error: float | None
-    size: ReportedSize | None
+    layers: int | None
+    size: OutputSize | None
     made: str
     text: str | None
     held: tuple[float, ...] | None
@@ -136,7 +127,7 @@ class RunReport:
     loss_unit: str
     full: int
     layers: int
-    base: ReportedSize
+    base: OutputSize | None
     trials: Sequence[ReportedTrial]
     front: tuple[int, ...]
     summary: SearchSummary | None

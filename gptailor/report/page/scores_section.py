@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptailor.report.page.charts import HUES, INK, sized
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.scores import shown_number
+from gptailor.report.quantities import shown_number
 from gptailor.report.summary import SearchSummary, WithScores
 
 if TYPE_CHECKING:

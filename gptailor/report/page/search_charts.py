@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 from gptailor.report.page.charts import HEIGHT, HUES, INK, sized
 from gptailor.report.page.run_report import ReportedTrial, RunReport
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.scores import shown_number
+from gptailor.report.quantities import shown_number
 
 if TYPE_CHECKING:
     import altair as alt
@@ -121,15 +121,15 @@ def _tooltip() -> "list[alt.Tooltip]":
 
 def _size_axis(report: RunReport, trials: Sequence[ReportedTrial]) -> ShownAxis | None:
     """Parameters where all plans' are known, else layers; None where these aren't either."""
-    sizes = {t.number: t.size for t in trials if t.size is not None}
-    if not sizes or len(sizes) < len(trials):
+    layers = {t.number: float(t.layers) for t in trials if t.layers is not None}
+    if not layers or len(layers) < len(trials):
         return None
-    known = {number: s.parameters for number, s in sizes.items() if s.parameters is not None}
-    if len(known) == len(sizes):
+    known = {t.number: t.size.parameters for t in trials if t.size is not None}
+    if len(known) == len(layers):
         unit, name = _power(max(known.values()))
         values = {number: count / unit for number, count in known.items()}
         return ShownAxis("parameters", f"parameters{name}", values)
-    return ShownAxis("layers", "layers", {number: float(s.layers) for number, s in sizes.items()})
+    return ShownAxis("layers", "layers", layers)
 
 
 def _power(most: int) -> tuple[int, str]:
@@ -143,8 +143,8 @@ def _base_mark(report: RunReport, size: ShownAxis) -> dict[str, Any] | None:
     if size.field == "order":
         return None
     if size.field == "layers":
-        return {"x": float(report.base.layers), "y": 0.0}
-    if report.base.parameters is None:
+        return {"x": float(report.layers), "y": 0.0}
+    if report.base is None:
         return None
     name = size.title.removeprefix("parameters")
     unit = {", billions": 10**9, ", millions": 10**6, ", thousands": 10**3}.get(name, 1)

@@ -2,6 +2,7 @@
 
 __all__ = [
     "asking",
+    "comparison",
     "finalists",
     "incumbent",
     "journal",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from gptailor.evaluate.rivals import Race, race_counts
 from gptailor.search.run.scores import best
-from gptailor.search.run.trials import SEARCH, Ledger, LossScale, Trial, TrialRequest
+from gptailor.search.run.trials import SEARCH, Ledger, Trial, TrialRequest
 
 
 def race_of(ledger: Ledger, request: TrialRequest) -> Race | None:
@@ -23,7 +23,8 @@ def race_of(ledger: Ledger, request: TrialRequest) -> Race | None:
     if rival is None:
         return None
     each = tuple(one for one in rival.per_sample if one is not None)
-    return Race((each,), tuple(ledger.worth(number) for number in range(len(ledger.aims))))
+    measures = (ledger.fitness_measure(i, ledger.full) for i in range(len(ledger.aims)))
+    return Race((each,), tuple(measure.per_score for measure in measures))
 
 
 def _rival(ledger: Ledger, request: TrialRequest) -> Trial | None:
@@ -35,9 +36,8 @@ def _rival(ledger: Ledger, request: TrialRequest) -> Trial | None:
         for trial in ledger.trials[: request.asked_after]
         if trial.full and trial.same_as is None and trial.request.stage == request.stage
     ]
-    scale = LossScale(ledger, [n for n, aim in enumerate(ledger.aims) if not aim.size])
-    losses = [scale.of(trial) for trial in alike]
-    found = best([math.nan if lost is None else -lost[0] for lost in losses])
+    losses = [ledger.loss(trial, ledger.rated) for trial in alike]
+    found = best([math.nan if lost is None else -lost.value for lost in losses])
     if found is None or sum(e is not None for e in alike[found].per_sample) < len(ledger.aims):
         return None
     return alike[found]

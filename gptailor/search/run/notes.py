@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, final
 
 from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
+from gptailor.plan.output_size import Tally
 from gptailor.plan.plan import Closed, Pair, Position, Several
 from gptailor.plan.stage import Stage
-from gptailor.report.summary import Cost, DrawsAgreement, Line, Seconds, Tally, TrialNumber
+from gptailor.report.summary import Cost, DrawsAgreement, Line, Seconds, TrialNumber
 from gptailor.search.run.origin import NotedOrigin
 from gptailor.search.run.scores import PerObjective, per_sample_from_json
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import BeforeValidator, Field
 
+from gptailor.plan.output_size import LayerCount
 from gptailor.plan.plan import Closed, Pair, Position, Several
 from gptailor.plan.windows import window_words
-from gptailor.report.summary import LayerCount, Line
+from gptailor.report.summary import Line
 
 # -------------------------------------------------------------------------------- layers' models
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gptailor.evaluate.outcome import Outcome, PerSample, Score
-from gptailor.report.summary import ScaleBy
 
 PerObjective = tuple[PerSample | None, ...]
 """The samples of each objective; None where its score is no mean of samples."""
@@ -91,42 +90,6 @@ def _numbers(text: object, kind: str) -> list[Any]:
     planes = np.frombuffer(raw, np.uint8)
     found: list[Any] = planes.reshape(size, -1).T.copy().view(kind).ravel().tolist()
     return found
-
-
-def normalised(
-    values: Sequence[float], direction: str, scale: ScaleBy, reference: Sequence[float]
-) -> list[float]:
-    """Values of one objective, smaller being better and in the measure of the others.
-
-    By the `base` (`reference` is its one score): the share of it that is lost, v / b - 1 where the
-    objective is minimised and 1 - v / b where it is maximised. By the `spread` (`reference` are the
-    starting plans' scores): (v - least) / (most - least); the spread of nothing is 1. NaN stays
-    NaN. Raises `ValueError` for a base of 0, below it or not finite.
-    """
-    sign = 1.0 if direction == "minimize" else -1.0
-    if scale == "base":
-        (base,) = reference
-        if not 0 < base < np.inf:
-            raise ValueError(f"a base's score of {base!r} is no measure for others")
-        return [sign * (value / base - 1) for value in values]
-    finite = [sign * value for value in reference if np.isfinite(value)]
-    low = min(finite, default=0.0)
-    width = (max(finite) - low if finite else 0.0) or 1.0
-    return [(sign * value - low) / width for value in values]
-
-
-def retained(value: float, direction: str, scale: ScaleBy, reference: Sequence[float]) -> float:
-    """The share that is left: v / b of what is maximised, b / v of what is minimised.
-
-    By the spread it is 1 for the best of the starting plans and 0 for the worst. An infinite loss
-    leaves nothing.
-    """
-    if scale == "spread":
-        return 1 - normalised([value], direction, scale, reference)[0]
-    (base,) = reference
-    if direction == "maximize":
-        return value / base
-    return base / value if value else np.inf
 
 
 def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:

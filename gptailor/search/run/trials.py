@@ -1,7 +1,7 @@
 """What is asked for, `TrialRequest`, what became of it, `Trial`, and all of these: `Ledger`."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -10,9 +10,11 @@ from jaxtyping import Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.report.summary import Aim, ScaleBy
+from gptailor.report.measure import Estimate, LossMeasure
+from gptailor.report.summary import Aim
+from gptailor.search.run.comparison import Comparison, Scores, comparison_of, loss_unit
 from gptailor.search.run.origin import TrialOrigin
-from gptailor.search.run.scores import PerObjective, best, front, normalised, retained
+from gptailor.search.run.scores import PerObjective, best, front
 from gptailor.search.space.genome import Genome
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
@@ -202,36 +204,31 @@ class Ledger:
             self._spreads = tuple(tuple(row[i] for row in used) for i in range(len(self.aims)))
         return self._spreads
 
-    def _reference(self, number: int, samples: int) -> tuple[float, ...]:
-        if self.aims[number].scale == "spread":
-            return self.spreads[number]
-        return (self.references[samples][number],)
+    def _measure(self, number: int, samples: int) -> LossMeasure:
+        aim = self.aims[number]
+        if aim.scale == "spread":
+            return LossMeasure.of_spread(aim.direction, self.spreads[number])
+        return LossMeasure.of_base(aim.direction, self.references[samples][number])
 
-    def _measured(self, number: int, samples: int) -> tuple[ScaleBy, tuple[float, ...]]:
-        """What an objective's losses are measured by: sizes by the spread of the starting plans'.
+    def fitness_measure(self, number: int, samples: int) -> LossMeasure:
+        """Return the measure of an objective's losses; of a size, the spread of starting plans'.
 
-        Where these are all of one size, by a tenth of that.
+        Where these are all of one size, it is a tenth of that.
         """
         aim = self.aims[number]
         if not aim.size:
-            return aim.scale, self._reference(number, samples)
-        found = self.spreads[number] or self._reference(number, samples)
-        least = min(found)
-        return "spread", (*found, least + abs(least) / 10) if max(found) == least else found
-
-    def worth(self, number: int) -> float:
-        """What one unit of an objective's score is worth; below 0 where more is better."""
-        measured = self._measured(number, self.full)
-        none, one = normalised([0.0, 1.0], self.aims[number].direction, *measured)
-        return one - none
+            return self._measure(number, samples)
+        starts = self.spreads[number] or (self.references[samples][number],)
+        least = min(starts)
+        wider = (*starts, least + abs(least) / 10) if max(starts) == least else starts
+        return LossMeasure.of_spread(aim.direction, wider)
 
     def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
         """Values that are minimised and of one measure; NaN for failures."""
         found = np.full((len(trials), len(self.aims)), np.nan, np.float32)
         for row, trial in zip(found, trials, strict=True):
             for i, value in enumerate(trial.values or ()):
-                measured = self._measured(i, trial.samples)
-                [row[i]] = normalised([value], self.aims[i].direction, *measured)
+                row[i] = self.fitness_measure(i, trial.samples).loss(value)
         return found
 
     def retained(self, trial: Trial) -> tuple[float, ...]:
@@ -239,8 +236,7 @@ class Ledger:
         if trial.values is None:
             return (float("nan"),) * len(self.aims)
         return tuple(
-            retained(value, aim.direction, aim.scale, self._reference(i, trial.samples))
-            for i, (aim, value) in enumerate(zip(self.aims, trial.values, strict=True))
+            self._measure(i, trial.samples).retained(value) for i, value in enumerate(trial.values)
         )
 
     def merit(self, trial: Trial) -> float:
@@ -251,15 +247,58 @@ class Ledger:
         """
         if self.prefer is not None:
             return self.retained(trial)[self.prefer]
-        lost = LossScale(self).of(trial)
-        return math.nan if lost is None else -lost[0]
+        lost = self.loss(trial)
+        return math.nan if lost is None else -lost.value
+
+    def mean_loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> float:
+        """Return the mean of the losses by some objectives, or by the `judging` ones."""
+        chosen = self.judging if numbers is None else numbers
+        return float(np.mean(self.losses([trial])[0, list(chosen)]))
+
+    def comparison(
+        self,
+        base: Sequence[float] | None,
+        numbers: Sequence[int] | None = None,
+        samples: Sequence[Hashable] = (),
+    ) -> Comparison:
+        """Return how plans are compared, by some objectives or by those that they are judged by."""
+        chosen = self.judging if numbers is None else numbers
+        return comparison_of(self.aims, chosen, base, self.spreads, samples)
+
+    def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
+        """Return what a trial loses beside the base on the same samples, in the `loss_unit`.
+
+        The error is that of the trial's own scores. None where either score is unknown.
+        """
+        base = self.references.get(trial.samples)
+        if trial.values is None or trial.stderrs is None or base is None:
+            return None
+        return self.loss_beside(Scores(trial.values, trial.stderrs), base, numbers)
+
+    def loss_beside(
+        self, scores: Scores, base: Sequence[float], numbers: Sequence[int] | None = None
+    ) -> Estimate:
+        """Return what scores lose beside the base's on the same samples; these have no error."""
+        exact = Scores(base, [0.0] * len(base))
+        mine = scores._replace(each=())
+        return self.comparison(base, numbers).in_percent.loss(mine, exact)
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the mean loss by the objectives that plans are judged by."""
+        return loss_unit([self.aims[number] for number in self.judging])
+
+    @property
+    def rated(self) -> tuple[int, ...]:
+        """The objectives that say how good plans are: all that aren't sizes."""
+        return tuple(number for number, aim in enumerate(self.aims) if not aim.size)
 
     @property
     def judging(self) -> tuple[int, ...]:
         """What plans are compared by: the preferred objective, or all that aren't sizes."""
         if self.prefer is not None and not self.aims[self.prefer].size:
             return (self.prefer,)
-        return tuple(number for number, aim in enumerate(self.aims) if not aim.size)
+        return self.rated
 
     # -------------------------------------------------------------------------- what is handed over
 
@@ -306,53 +345,3 @@ class Ledger:
         losses = self.losses(among)
         kept = [i for i, on in enumerate(front(losses)) if on]
         return [among[i] for i in sorted(kept, key=lambda i: (tuple(losses[i]), among[i].number))]
-
-
-@final
-class LossScale:
-    """What plans lose beside the base, with errors, counted in a `unit`.
-
-    That is the mean over the objectives that plans are compared by: in their unit where they have
-    one, in % of the base's scores, or in spreads of the starting plans' scores. With `numbers` it
-    is the mean over these objectives.
-    """
-
-    def __init__(self, ledger: Ledger, numbers: Sequence[int] | None = None) -> None:
-        self._ledger = ledger
-        self._numbers = ledger.judging if numbers is None else tuple(numbers)
-        self._aims = [ledger.aims[number] for number in self._numbers]
-        units = {aim.unit for aim in self._aims}
-        self._natural = len(units) == 1 and not units & {"", "accuracy"}
-        self._shares = all(aim.scale == "base" for aim in self._aims)
-        shared = (
-            "% of the base's score" if self._shares else "spreads of the starting plans' scores"
-        )
-        self.unit = units.pop() if self._natural else shared
-
-    def of(self, trial: Trial) -> tuple[float, float] | None:
-        """A trial's loss and its error, on its own samples; None where either score isn't known."""
-        base = self._ledger.references.get(trial.samples)
-        if trial.values is None or trial.stderrs is None or base is None:
-            return None
-        return self.beside(trial.values, trial.stderrs, base)
-
-    def beside(
-        self, values: Sequence[float], stderrs: Sequence[float], base: Sequence[float]
-    ) -> tuple[float, float]:
-        """What scores lose beside the base's on the same samples."""
-        lost, variance = 0.0, 0.0
-        for number, aim in zip(self._numbers, self._aims, strict=True):
-            sign = 1 if aim.direction == "minimize" else -1
-            width = self._width(number, base[number])
-            lost += sign * (values[number] - base[number]) / width
-            variance += (stderrs[number] / width) ** 2
-        return lost / len(self._aims), math.sqrt(variance) / len(self._aims)
-
-    def _width(self, number: int, base: float) -> float:
-        """What one of an objective's scores is measured by."""
-        if self._natural:
-            return 1.0
-        if self._shares:
-            return abs(base) / 100 or 1.0
-        finite = [one for one in self._ledger.spreads[number] if math.isfinite(one)]
-        return (max(finite, default=0.0) - min(finite, default=0.0)) or 1.0

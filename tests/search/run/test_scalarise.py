@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from gptailor.report.measure import AimDirection, LossMeasure
 from gptailor.search.run.asking import by_spread, draw_weights
-from gptailor.search.run.scores import normalised, retained
 from gptailor.search.space.hash_random import key_of
 from gptailor.search.strategies.strategy import scalarise
 
@@ -58,31 +58,50 @@ def test_a_size_that_differs_more_than_scores_decides_no_more_than_they() -> Non
     assert by_spread(np.ones(1), losses[:, :1]).tolist() == [1.0]
 
 
+def losses(values: list[float], measure: LossMeasure) -> list[float]:
+    return [measure.loss(value) for value in values]
+
+
 def test_by_the_base_a_value_is_what_is_lost_of_it() -> None:
-    assert normalised([2.0, 3.0, NAN], "minimize", "base", [2.0])[:2] == [0.0, 0.5]
-    assert normalised([0.5, 0.25], "maximize", "base", [0.5]) == [0.0, 0.5]
-    assert np.isnan(normalised([NAN], "minimize", "base", [2.0])[0])
+    assert losses([2.0, 3.0], LossMeasure.of_base("minimize", 2.0)) == [0.0, 0.5]
+    assert losses([0.5, 0.25], LossMeasure.of_base("maximize", 0.5)) == [0.0, 0.5]
+    assert np.isnan(LossMeasure.of_base("minimize", 2.0).loss(NAN))
 
 
 @pytest.mark.parametrize("base", [0.0, -1.0, NAN, float("inf")])
 def test_a_base_that_measures_nothing_is_refused(base: float) -> None:
     with pytest.raises(ValueError, match="no measure"):
-        normalised([1.0], "minimize", "base", [base])
+        LossMeasure.of_base("minimize", base)
 
 
 def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
     starts = [0.2, 0.6, NAN, float("inf")]
-    found = normalised([0.2, 0.6, 0.1], "minimize", "spread", starts)
+    found = losses([0.2, 0.6, 0.1], LossMeasure.of_spread("minimize", starts))
     assert found == pytest.approx([0.0, 1.0, -0.25])
-    assert normalised([0.6, 0.2], "maximize", "spread", starts) == pytest.approx([0.0, 1.0])
-    assert normalised([0.5, 0.7], "minimize", "spread", [0.5]) == pytest.approx([0.0, 0.2])
-    assert normalised([0.5], "minimize", "spread", []) == [0.5]
+    upwards, alone, nothing = (
+        LossMeasure.of_spread("maximize", starts),
+        LossMeasure.of_spread("minimize", [0.5]),
+        LossMeasure.of_spread("minimize", []),
+    )
+    assert losses([0.6, 0.2], upwards) == pytest.approx([0.0, 1.0])
+    assert losses([0.5, 0.7], alone) == pytest.approx([0.0, 0.2])
+    assert losses([0.5], nothing) == [0.5]
 
 
 def test_what_is_retained_is_a_share() -> None:
-    assert retained(0.4, "maximize", "base", [0.5]) == pytest.approx(0.8)
-    assert retained(4.0, "minimize", "base", [2.0]) == pytest.approx(0.5)
-    assert retained(float("inf"), "minimize", "base", [2.0]) == 0.0
-    assert retained(0.0, "minimize", "base", [2.0]) == float("inf")
-    assert retained(0.2, "minimize", "spread", [0.2, 0.6]) == pytest.approx(1.0)
-    assert retained(0.8, "minimize", "spread", [0.2, 0.6]) == pytest.approx(-0.5)
+    assert LossMeasure.of_base("maximize", 0.5).retained(0.4) == pytest.approx(0.8)
+    assert LossMeasure.of_base("minimize", 2.0).retained(4.0) == pytest.approx(0.5)
+    assert LossMeasure.of_base("minimize", 2.0).retained(float("inf")) == 0.0
+    assert LossMeasure.of_base("minimize", 2.0).retained(0.0) == float("inf")
+    assert LossMeasure.of_spread("minimize", [0.2, 0.6]).retained(0.2) == pytest.approx(1.0)
+    assert LossMeasure.of_spread("minimize", [0.2, 0.6]).retained(0.8) == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_one_more_in_a_score_loses_as_much_anywhere(direction: AimDirection) -> None:
+    for measure in (
+        LossMeasure.of_base(direction, 2.0),
+        LossMeasure.of_spread(direction, [1.0, 5.0]),
+    ):
+        assert measure.loss(4.0) - measure.loss(3.0) == measure.per_score
+        assert measure.difference(4.0, 3.0) == measure.per_score

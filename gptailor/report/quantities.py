@@ -1,0 +1,76 @@
+"""Numbers in words: scores with errors, shares, counts, bytes and durations."""
+
+import math
+
+_COUNTED = 1000
+"""From here on a whole number without an error is a count, which is shown whole."""
+
+
+def with_error(value: float, error: float) -> str:
+    """Return `3.012 ± 0.041`: two digits of the error, and as many decimals of the value."""
+    if not math.isfinite(value) or not math.isfinite(error):
+        return f"{value:.4g} ± ?"
+    if error <= 0:
+        counted = value >= 1 and value == int(value)  # a size, in which each digit counts
+        return f"{value:,.0f}" if counted else f"{value:.4g} ± 0"
+    places = min(8, max(0, 1 - math.floor(math.log10(error))))
+    return f"{value:.{places}f} ± {error:.{places}f}"
+
+
+def shown_number(value: float | None, error: float | None = None) -> str:
+    """Return `3.785 ± 0.041`, or `?` for an unknown value."""
+    if value is None:
+        return "?"
+    if not error and abs(value) >= _COUNTED and float(value).is_integer():
+        return f"{value:,.0f}"  # a count: parameters, bytes
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def percent(share: float | None) -> str:
+    """Return `78.3 %`, or `?` for an unknown share."""
+    return "?" if share is None else f"{100 * share:.1f} %"
+
+
+def small_percent(share: float) -> str:
+    """Return `0.52%`, or `under 0.01%`."""
+    return "under 0.01%" if 0 < share < 1e-4 else f"{share:.2%}"
+
+
+def millions(count: int) -> str:
+    """Return a number of parameters: `134.5 M`, `7.24 B`."""
+    return f"{count / 1e9:.2f} B" if count >= 10**9 else f"{count / 1e6:.1f} M"
+
+
+def short_count(count: int) -> str:
+    """Return `134.5 M`; below a million `131,072`."""
+    return millions(count) if count >= 10**6 else f"{count:,}"
+
+
+def bytes_in_words(size: int | None, unit: str = "bytes") -> str:
+    """Return `269.0 MB`, `12 bytes`, or `?` for an unknown size."""
+    if size is None:
+        return "?"
+    for scale, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= scale:
+            return f"{size / scale:.1f} {name}"
+    return f"{size} {unit}"
+
+
+def speed_in_words(speed: float | None, base: float | None = None) -> str:
+    """Return tokens a second with the ratio to the base's, `930 (×1.15)`, or `?`."""
+    if speed is None:
+        return "?"
+    number = f"{speed:.0f}" if speed >= 100 else f"{speed:.1f}"
+    return number if base is None else f"{number} (×{speed / base:.2f})"
+
+
+def duration(seconds: float) -> str:
+    """Return `95 s`, `12 min`."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def clock(seconds: float) -> str:
+    """Return `1:02:03`, `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
