@@ -8,12 +8,13 @@ from gptailor.plan.bounds import (
     MOST_LAYERS,
     MOST_LISTED,
     MOST_STATEMENTS,
+    MOST_WINDOWS,
 )
 from gptailor.plan.faults import TOO_LARGE, Fault, Place
 from gptailor.plan.needed import depths
-from gptailor.plan.plan import Plan, RepeatWindow, count_ends
+from gptailor.plan.plan import DropWindow, Plan, RepeatWindow, count_ends
 from gptailor.plan.walk import drops_by_choice, recipe_lists, recipes, value_lists
-from gptailor.plan.windows import stretch_of
+from gptailor.plan.windows import stretch_of, window_count
 
 
 def oversizes(plan: Plan) -> Iterator[Fault]:
@@ -21,6 +22,7 @@ def oversizes(plan: Plan) -> Iterator[Fault]:
     yield from _statements(plan)
     yield from _named_layers(plan)
     yield from _output_layers(plan)
+    yield from _windows(plan)
     yield from _lists(plan)
     if any(model.made is not None or model.on is not None for model in plan.models.values()):
         yield from _depths(plan)
@@ -57,6 +59,20 @@ def _output_layers(plan: Plan) -> Iterator[Fault]:
         if more > MOST_LAYERS:
             message = f"expected at most {MOST_LAYERS:,} layers that come again, got {more:,}"
             yield Fault("P214", message, ("repeats", i), "write fewer blocks, or fewer times")
+
+
+def _windows(plan: Plan) -> Iterator[Fault]:
+    choices: list[tuple[Place, DropWindow | RepeatWindow]] = []
+    choices += [(("windows", i), window) for i, window in enumerate(plan.windows)]
+    for i, block in enumerate(plan.repeats):
+        choices += [(("repeats", i), block)] if isinstance(block, RepeatWindow) else []
+    total = 0
+    for at, choice in choices:
+        total += window_count(choice.count, choice.among)
+        if total > MOST_WINDOWS:
+            message = f"expected at most {MOST_WINDOWS:,} windows to choose from, got {total:,}"
+            yield Fault(TOO_LARGE, message, at, "choose of fewer layers, or of fewer lengths")
+            return
 
 
 def _lists(plan: Plan) -> Iterator[Fault]:

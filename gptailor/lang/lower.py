@@ -192,6 +192,8 @@ def _has_room(
     draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: Pattern
 ) -> bool:
     """Whether the plan may name all that a recipe lists for each layer; a fault if not."""
+    if target is not None and not target.at:  # layers for which the plan had no room
+        return False
     listed = sum(length for _, length in recipe_lists(pattern.recipe(0)))
     return draft.has_room(listed * len(target.at if target else ()), statement.span)
 

@@ -8,6 +8,8 @@ MOST_ENTRIES = 200_000
 """Layers that a plan names, and the models and numbers that it names for each of them."""
 MOST_LISTED = 1_000
 """Entries of one list: sources, numbers, knots of a curve, options of a choice, objectives."""
+MOST_WINDOWS = 200_000
+"""Windows of a plan's choices, each of which is an option of a search."""
 MOST_FAULTS = 1_000
 """Errors of one plan that are looked for."""
 MOST_COMPARED = 200

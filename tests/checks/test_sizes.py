@@ -43,6 +43,13 @@ TOO_LARGE = {
     "items of a block": ("stack {\n" + "L0 base\n" * 10_001 + "}", "P116", "10,000 statements"),
     "layers of a stack": ("stack {\n" + "L0..L9999 base\n" * 2 + "}", "P214", "10,000 layers"),
     "layers of a long stack": ("stack {\n" + "L0..L9999 base\n" * 18 + "}", "P214", "10,000"),
+    "layers of an endless stack": ("stack {\n" + "L0..L9999 base\n" * 21 + "}", "P116", "200,000"),
+    "windows": ("drop window 1..9999 of L0..L9999", "P116", "200,000 windows"),
+    "windows that come again": (
+        "repeat window 1..99 of L0..L9998 times 1",
+        "P116",
+        "200,000 windows",
+    ),
     "layers that come again": (
         "repeat L0 times 9000\nrepeat L1 times 9000",
         "P214",

@@ -14,7 +14,7 @@ from gptailor.lang.format import format_plan
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import CountRange, Plan, count_ends
 from gptailor.plan.walk import drops_by_choice, open_choices
-from gptailor.plan.windows import stretch_of, windows_of
+from gptailor.plan.windows import stretch_of, window_count, windows_of
 from gptailor.search.space.decode import decode
 from gptailor.search.space.encode import encode, shortest_form
 from gptailor.search.space.genome import Active, Genome
@@ -330,6 +330,7 @@ def windows_by_hand(low: int, high: int, among: set[int]) -> set[frozenset[int]]
 def test_windows_are_all_sets_of_neighbours(among: set[int], low: int, more: int) -> None:
     count = low if more == 0 else CountRange(between=(low, low + more))
     found = list(windows_of(count, sorted(among)))
+    assert window_count(count, sorted(among)) == len(found)
     sets = {frozenset(range(first, last + 1)) for first, last in found}
     assert len(sets) == len(found)
     assert sets == windows_by_hand(low, low + more, among)
