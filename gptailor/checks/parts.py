@@ -2,9 +2,10 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from gptailor.checkpoint.files import quoted
+from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
@@ -20,12 +21,13 @@ _FUSED = {
 }
 """The projection that another may be a piece of."""
 
+
 _Tensor = tuple[Branch, str | None, str]
 """A tensor of a layer: its branch, its role, its name within the layer."""
 
 
 def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
-    """The tensors of a slot's layer, which its branches have."""
+    """Return the tensors of a slot's layer."""
     family = checked.base.layout.family
     found: list[_Tensor] = []
     for branch in BRANCHES:
@@ -35,10 +37,11 @@ def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
     return found
 
 
-def every_part_is_there(checked: Checked) -> Iterator[Fault]:
-    """A part that a position is decided by has tensors in the layer there.
+@rule("M230")
+def every_part_exists(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each part that its layer has no tensors of.
 
-    `others` pass over layers that lack it, unless all do.
+    `others` pass over layers that lack the part, unless all do.
     """
     finer = [(i, one) for i, one in enumerate(checked.plan.layers) if rank(one.part) > 1]
     slots = checked.resolved.slots if finer else []
@@ -58,7 +61,7 @@ def every_part_is_there(checked: Checked) -> Iterator[Fault]:
 
 
 def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) -> tuple[str, str]:
-    """That a layer lacks a part, and what there is instead."""
+    """Return a fault for each missing text, each file once."""
     layout = checked.base.layout
     if is_pattern(part):
         names = sorted(rest for branch, _, rest in tensors if branch == "attn") or [""]
@@ -81,8 +84,9 @@ _WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
 """What a tensor's name has after that of its module."""
 
 
+@rule("M231")
 def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
-    """A pattern takes all tensors of a quantised weight, or none."""
+    """Yield a fault for a pattern that takes some tensors of a quantised weight, and not all."""
     patterns = [(i, one) for i, one in enumerate(checked.plan.layers) if is_pattern(one.part)]
     if not patterns or all(model.layout.quantised is None for model in checked.models.values()):
         return
@@ -99,8 +103,8 @@ def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
             return
 
 
-FINER: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
-    every_part_is_there,
+FINER: tuple[Rule[Checked], ...] = (
+    every_part_exists,
     quantised_weights_stay_whole,
 )
-"""The rules of parts that are finer than a branch."""
+"""Rules of parts finer than a branch."""

@@ -141,6 +141,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         items({"recipe": {"merge": [take()["take"]] * 2,
                           "share": {"curve": [0, 1], "over": [1, 1]}}}),
     ),
+    "a bound of a huge number": (
+        "P306",
+        {"search": {"requires": [{"name": "parameters", "sign": "<=", "bound": {"number": HUGE}}]}},
+    ),
+    "a word for a number": (
+        "P306",
+        layer({"merge": [take()["take"]] * 2, "by": {"name": "slerp", "arguments": {"t": "half"}}}),
+    ),
     "a name of a huge number": ("P306", {"numbers": {"mix": HUGE}}),
     "a name of a name": ("S107", {"numbers": {"mix": {"named": "late"}}}),
     "a choice as a knot": (
