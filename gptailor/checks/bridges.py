@@ -93,13 +93,13 @@ def bridges_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
 
 def _needed(checked: Checked) -> dict[int, int]:
     """Return the most inputs of the fits of each bridge, by its number in the plan."""
-    found: dict[int, int] = {}
+    widest: dict[int, int] = {}
     for slot, following in pairwise(checked.resolved.slots):
         over = outline.bridge_over(checked.plan, slot.position)
         if over is not None and slot.dropped != "yes" and following.dropped != "no":
             for use in checked.uses(slot, "mlp"):
-                found[over] = max(found.get(over, 0), _width(checked, use))
-    return found
+                widest[over] = max(widest.get(over, 0), _width(checked, use))
+    return widest
 
 
 def _width(checked: Checked, use: Use) -> int:
@@ -119,9 +119,9 @@ def the_undropped_plan_can_be_fitted(checked: Checked) -> Iterator[Fault]:
     plan = checked.plan
     if not plan.bridges or open_choices(plan) or plan.stack is not None:
         return
-    made = moved_configuration(checked.undone)
-    if isinstance(made, Refusal):
-        message = f"a bridge is fitted to the plan without its drops, and there {made.reason}"
+    moved = moved_configuration(checked.undone)
+    if isinstance(moved, Refusal):
+        message = f"a bridge is fitted to the plan without its drops, and there {moved.reason}"
         yield Fault("M217", message, ("bridges", 0))
 
 

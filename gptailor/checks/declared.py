@@ -48,8 +48,8 @@ def every_name_is_valid(plan: Plan) -> Iterator[Fault]:
         elif name in WORDS:
             yield Fault("P105", f"'{name}' is a word of the language", at, "choose another name")
         elif not re.fullmatch(r"[^\W\d]\w*", name):
-            said = f"a {what}'s name is letters, digits and '_', a letter or '_' first"
-            yield Fault("P105", f"'{name}' can't name a {what}", at, said)
+            help_ = f"a {what}'s name is letters, digits and '_', a letter or '_' first"
+            yield Fault("P105", f"'{name}' can't name a {what}", at, help_)
 
 
 @rule("P106", missing_in=("model",))
@@ -146,9 +146,9 @@ def _circle(plan: Plan, names: list[str]) -> Fault:
         message = f"the adapters go in a circle: {' + '.join(names)}"
         return Fault("P107", message, ("models", names[-1], "on"))
     at = next(name for name in names if plan.models[name].made is not None)
-    said = f"'{at}' is made of itself"
-    said += "" if len(names) == 2 else f": {' of '.join(names)}"
-    return Fault("P107", said, ("models", at, "made"))
+    message = f"'{at}' is made of itself"
+    message += "" if len(names) == 2 else f": {' of '.join(names)}"
+    return Fault("P107", message, ("models", at, "made"))
 
 
 @rule("P111")

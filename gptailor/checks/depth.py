@@ -48,14 +48,14 @@ def every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each count below 1, or of more layers or neighbours than the list has."""
     for at, choice in drops_by_choice(plan):
         low, high = sorted(count_ends(choice.count))
-        said, listed = count_text(choice.count), len(choice.among)
+        count, length = count_text(choice.count), len(choice.among)
         longest = max((last - first + 1 for first, last in runs(choice.among)), default=0)
         if low < 1:
-            message = f"{said} of {listed} layers can't be dropped by choice"
+            message = f"{count} of {length} layers can't be dropped by choice"
             help_ = "a count is 1 or more; write 'maybe' before 'drop' where it may also be none"
-        elif high > listed:
-            message = f"{said} of {listed} layers can't be dropped by choice"
-            help_ = f"at most {listed} are"
+        elif high > length:
+            message = f"{count} of {length} layers can't be dropped by choice"
+            help_ = f"at most {length} are"
         elif isinstance(choice, DropWindow) and high > longest:
             message = f"no {high} layers of this list are neighbours"
             help_ = f"the longest run of neighbours in it has {longest}"
@@ -69,9 +69,9 @@ def every_window_has_places(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each window that has one place."""
     for i, window in enumerate(plan.windows):
         count = count_ends(window.count)[0]
-        found = [(first, last) for first, last in runs(window.among) if last - first + 1 >= count]
-        if isinstance(window.count, int) and len(found) == 1:
-            first, last = found[0]
+        fitting = [(first, last) for first, last in runs(window.among) if last - first + 1 >= count]
+        if isinstance(window.count, int) and len(fitting) == 1:
+            first, last = fitting[0]
             if last - first + 1 > count:
                 continue
             words = f"drop L{first}..L{last}" if first < last else f"drop L{first}"
@@ -163,12 +163,12 @@ def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block of too few or too many layers, or with one place."""
     for at, entry in repeated_blocks(plan):
         yield from _count(entry.times, (*at, "times"), "a block comes again once or more")
-        there = sorted(block_positions(entry))
-        longest = max((last - first + 1 for first, last in runs(there)), default=0)
+        positions = sorted(block_positions(entry))
+        longest = max((last - first + 1 for first, last in runs(positions)), default=0)
         if isinstance(entry, p.RepeatWindow):
             yield from _count(entry.count, (*at, "count"), "a block has one layer or more")
             most = count_ends(entry.count)[1]
-            places = list(islice(windows_of(entry.count, there), 2))
+            places = list(islice(windows_of(entry.count, positions), 2))
             if most > longest:
                 message = (
                     f"no {most} neighbours stand in this list, whose longest run has {longest}"
@@ -200,15 +200,15 @@ def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a position that another block may repeat."""
     seen: dict[int, Place] = {}
     for at, entry in repeated_blocks(plan):
-        there = block_positions(entry)
-        both = next((position for position in there if position in seen), None)
+        positions = block_positions(entry)
+        both = next((position for position in positions if position in seen), None)
         if both is not None:
-            may = any(isinstance(plan.repeats[int(one[1])], p.RepeatWindow)
-                      for one in (at, seen[both]))  # fmt: skip
+            may = any(isinstance(plan.repeats[int(place[1])], p.RepeatWindow)
+                      for place in (at, seen[both]))  # fmt: skip
             message = f"L{both} {'may be' if may else 'is'} in two blocks that come again"
             help_ = "blocks don't overlap: a list of positions is of one block"
             yield Fault("P222", message, at, help_, (Also("and here", seen[both]),))
-        seen |= dict.fromkeys(there, at)
+        seen |= dict.fromkeys(positions, at)
 
 
 @rule("P506")
@@ -226,10 +226,10 @@ def every_block_ends_with_layers(plan: p.Plan) -> Iterator[Fault]:
     for at, entry in repeated_blocks(plan):
         ends: tuple[tuple[str, int], ...]
         if isinstance(entry, p.RepeatWindow):
-            ends, what = tuple(("among", one) for one in entry.among), "may come again"
+            ends, what = tuple(("among", position) for position in entry.among), "may come again"
         else:
             ends, what = (("first", entry.first), ("last", entry.last)), "ends a block"
-        gone = next(((name, one) for name, one in ends if one in drops), None)
+        gone = next(((name, position) for name, position in ends if position in drops), None)
         if gone is not None:
             message = f"L{gone[1]} {what} and is dropped"
             also = (Also("dropped here", drops[gone[1]]),)
@@ -249,7 +249,7 @@ def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
     for place, choice in drops_by_choice(plan):
         gone |= dict.fromkeys(choice.among, place)
     for at, entry in repeated_blocks(plan):
-        both = next((one for one in block_positions(entry) if one in gone), None)
+        both = next((position for position in block_positions(entry) if position in gone), None)
         if isinstance(entry, p.RepeatWindow) and both is not None:
             message = f"L{both} may be dropped, and a choice of what comes again has it"
             help_ = "leave it out of one list, or repeat a block that is no choice"
@@ -265,7 +265,7 @@ def no_bridge_is_in_a_block(plan: p.Plan) -> Iterator[Fault]:
         for first, last in runs(sorted(block_positions(entry))):
             inside |= dict.fromkeys(range(first, last), at)
     dropped = {drop.position for drop in plan.drops}
-    dropped |= {one for _, choice in drops_by_choice(plan) for one in choice.among}
+    dropped |= {position for _, choice in drops_by_choice(plan) for position in choice.among}
     for i, bridge in enumerate(plan.bridges):
         if bridge.after in inside:
             message = f"a bridge after L{bridge.after} stands inside a block that comes again"
@@ -273,7 +273,7 @@ def no_bridge_is_in_a_block(plan: p.Plan) -> Iterator[Fault]:
             also = (Also("the block is here", inside[bridge.after]),)
             yield Fault("P709", message, ("bridges", i, "after"), help_, also)
         elif bridge.after is None:
-            gap = next((one for one in sorted(inside) if one + 1 in dropped), None)
+            gap = next((position for position in sorted(inside) if position + 1 in dropped), None)
             if gap is not None:
                 message = f"the gap after L{gap}, inside a block that comes again, stays open"
                 also = (Also("the block is here", inside[gap]),)

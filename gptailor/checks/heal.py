@@ -52,8 +52,8 @@ _ONE_EXPERT = re.compile(r"(^|\.)experts\.\d+\.|(^|\.)experts\.fc[12]\.")
 def _untrainable(checked: Checked, use: Use) -> Iterator[Fault]:
     """Yield a fault for each tensor that learns and that transformers holds in another form."""
     heal = checked.plan.heal
-    given = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
-    rank = given if isinstance(given, int) else None
+    asked = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
+    rank = asked if isinstance(asked, int) else None
     joined = _JOINED.get(checked.base.layout.text_type)
     for rest in learning_tensors(rank, _specs(use)):
         message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}': "
@@ -99,12 +99,12 @@ def the_rank_fits(checked: Checked) -> Iterator[Fault]:
     rank = heal.rank if heal is not None else None
     if not isinstance(rank, int) or not outline.may_be_healed(checked.plan):
         return
-    found = [
+    sides = [
         (side, f"'{rest}' of L{use.layer} of '{use.model.name}'")
         for use in _learning(checked)
         for rest, side in projections(_specs(use)).items()
     ]
-    side, name = min(found, default=(rank, ""))
+    side, name = min(sides, default=(rank, ""))
     if rank > side:
         message = f"{name} can't change by a rank of {rank}"
         yield Fault("M223", message, ("heal", "rank"), f"the largest rank that fits is {side}")
@@ -123,14 +123,14 @@ def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
         return
     at: Place = ("heal", "teacher") if heal.teacher is not None else ("heal",)
     mine = owner.vocabulary if union is None else union.vocabulary
-    its = teacher.vocabulary
-    said = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
-    if mine is not None and its is not None and relation(mine, its) != "same":
-        yield Fault("M224", f"{said}: its vocabulary is another", at)
+    taught = teacher.vocabulary
+    message = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
+    if mine is not None and taught is not None and relation(mine, taught) != "same":
+        yield Fault("M224", f"{message}: its vocabulary is another", at)
         return
     theirs, ours = _rows(teacher), _rows(owner) if union is None else union.size
     if theirs != ours:
-        yield Fault("M224", f"{said}: its distributions have {theirs} tokens, not {ours}", at)
+        yield Fault("M224", f"{message}: its distributions have {theirs} tokens, not {ours}", at)
 
 
 def _rows(model: Opened) -> int | None:
@@ -145,9 +145,9 @@ def the_undropped_plan_can_teach(checked: Checked) -> Iterator[Fault]:
     plan, heal = checked.plan, checked.plan.heal
     if heal is None or heal.teacher is not None or plan.stack is not None or open_choices(plan):
         return
-    made = moved_configuration(checked.undone)
-    if isinstance(made, Refusal):
-        message = f"'heal' learns from the plan without its drops, and there {made.reason}"
+    moved = moved_configuration(checked.undone)
+    if isinstance(moved, Refusal):
+        message = f"'heal' learns from the plan without its drops, and there {moved.reason}"
         yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")
 
 

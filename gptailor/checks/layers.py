@@ -129,14 +129,14 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     """
     rules = checked.base.layout.rules
     for slot, part in product(checked.resolved.slots, outline.PARTS):
-        main = {made.at for made in slot.part(part).chain}
+        main = {layer.at for layer in slot.part(part).chain}
         first: dict[Place, Use] = {}
         for use in checked.uses(slot, part):
             mine = first.setdefault(use.made.at, use)
             finer = use.made.at not in main
             keys = [rule.name for rule in rules if rule.part == part or not finer]
             for other in [first[at] for at in main if at in first] if finer else [mine]:
-                entry, wanted = (one.model.entries[one.layer] for one in (use, other))
+                entry, wanted = (each.model.entries[each.layer] for each in (use, other))
                 key = next((k for k in keys if entry.get(k) != wanted.get(k)), None)
                 if key is None:
                     continue
@@ -166,11 +166,11 @@ def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the configuration can't describe the output's layers by position."""
     if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
-    made = moved_configuration(checked)
-    if isinstance(made, Refusal):
+    moved = moved_configuration(checked)
+    if isinstance(moved, Refusal):
         at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
         at = at if checked.plan.stack or checked.plan.drops else ("layers", 0)
-        yield Fault("M217", made.reason, at)
+        yield Fault("M217", moved.reason, at)
 
 
 _SCALAR = "layer_scalar"
@@ -244,16 +244,18 @@ def _place(checked: Checked, slot: outline.Slot) -> int:
 def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the output's tokenizer has other tokens for images than the base."""
     base, owner = checked.base, checked.tokenizer_model
-    mine, its = base.vocabulary, owner.vocabulary
-    if owner is base or mine is None or its is None:
+    known, written = base.vocabulary, owner.vocabulary
+    if owner is base or known is None or written is None:
         return
     for key, number in visual_tokens(base.config).items():
-        ours, theirs = mine.tokens.get(number), its.tokens.get(number)
+        ours, theirs = known.tokens.get(number), written.tokens.get(number)
         if ours != theirs:
-            said = "no token" if theirs is None else quoted(theirs)
-            there = "none" if ours is None else quoted(ours)
-            message = f"the tokenizer of '{owner.name}' has {said} at {number}, which is the base's"
-            yield Fault("M221", f"{message} '{key}' ({there})", ("tokenizer",))
+            token = "no token" if theirs is None else quoted(theirs)
+            message = (
+                f"the tokenizer of '{owner.name}' has {token} at {number}, which is the base's"
+            )
+            expected = "none" if ours is None else quoted(ours)
+            yield Fault("M221", f"{message} '{key}' ({expected})", ("tokenizer",))
             return
 
 

@@ -75,8 +75,8 @@ def check_local_models(plan: Plan, declared: Mapping[str, Model]) -> list[Fault]
     opened = {
         name: opener.model(name) for name in sorted(used(plan)) if _is_folder(plan.models[name])
     }
-    found = {name: model for name, model in opened.items() if model is not None}
-    return locate(opener.faults + check_positions(plan, found), plan.origin)
+    local = {name: model for name, model in opened.items() if model is not None}
+    return locate(opener.faults + check_positions(plan, local), plan.origin)
 
 
 def _is_folder(model: Model) -> bool:
@@ -197,10 +197,10 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             continue
         if name not in named:
             continue  # it only teaches
-        for d in incompatible(base.layout, base.config, model.config):
-            ours, theirs = _said(d.base_value), _said(d.other_value)
-            message = f"'{name}' has {d.key} {theirs}, and the base {ours}"
-            if d.severity == "fault":
+        for difference in incompatible(base.layout, base.config, model.config):
+            ours, theirs = _said(difference.base_value), _said(difference.other_value)
+            message = f"'{name}' has {difference.key} {theirs}, and the base {ours}"
+            if difference.severity == "fault":
                 yield Fault("M206", message, at, "its layers would compute something else here")
             else:
                 help_ = "the output computes with the base's"
@@ -279,11 +279,12 @@ def checked_made_model(
     if not named_in(inner) <= opened.keys():
         return None, []  # a fault already
     checked = Checked.of(inner, {n: opened[n] for n in named_in(inner)})
-    read, said = dequantised_models(checked)
-    found = said + ([] if errors(said) else check_models(replace(checked, models=read)))
+    read, inner_faults = dequantised_models(checked)
+    if not errors(inner_faults):
+        inner_faults = inner_faults + check_models(replace(checked, models=read))
     here: Place = ("models", name, "made")
     faults: dict[object, Fault] = {}
-    for fault in found:
+    for fault in inner_faults:
         if fault.at[:1] in (("models",), ("tokenizer",)):
             faults.setdefault((fault.code, fault.at, fault.message), fault)
         else:  # one for all layers

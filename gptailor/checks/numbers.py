@@ -25,7 +25,7 @@ def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
                 message = f"'{name}' is a model, and a number is needed"
                 yield Fault("P113", message, at)
                 continue
-            known = listed(f"'{one}'" for one in list(plan.numbers)[:8])
+            known = listed(f"'{number}'" for number in list(plan.numbers)[:8])
             help_ = nearest(name, plan.numbers) or (f"named are {known}" if known else "")
             help_ = help_ or f"give one the name: let {name} = 0.5"
             yield Fault("P114", f"no number is named '{name}'", at, help_)
@@ -134,9 +134,9 @@ def curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P510", message, at)
 
 
-def _alike(one: p.Item, other: p.Item) -> bool:
+def _alike(item: p.Item, other: p.Item) -> bool:
     """Return whether items differ in layers alone."""
-    return walk.unplaced(one.recipe) == walk.unplaced(other.recipe) and one.tied == other.tied
+    return walk.unplaced(item.recipe) == walk.unplaced(other.recipe) and item.tied == other.tied
 
 
 # ------------------------------------------------------------------------------------ all positions
@@ -193,7 +193,7 @@ def no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
 
     Choices of each position become statements of positions, where the finer part wins.
     """
-    finer = [(i, one.part) for i, one in enumerate(plan.others) if rank(one.part) > 1]
+    finer = [(i, entry.part) for i, entry in enumerate(plan.others) if rank(entry.part) > 1]
     if not finer or not untied_choices(plan)[1]:
         return
     solid: dict[int, set[str | None]] = {}

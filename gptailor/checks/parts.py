@@ -29,12 +29,12 @@ _Tensor = tuple[Branch, str | None, str]
 def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
     """Return the tensors of a slot's layer."""
     family = checked.base.layout.family
-    found: list[_Tensor] = []
+    tensors: list[_Tensor] = []
     for branch in BRANCHES:
         first = next(iter(checked.uses(slot, branch)), None)
         names = first.model.part(first.layer, branch) if first is not None else ()
-        found += [(branch, family.role(rest), rest) for rest in names]
-    return found
+        tensors += [(branch, family.role(rest), rest) for rest in names]
+    return tensors
 
 
 @rule("M230")
@@ -43,21 +43,21 @@ def every_part_exists(checked: Checked) -> Iterator[Fault]:
 
     `others` pass over layers that lack the part, unless all do.
     """
-    finer = [(i, one) for i, one in enumerate(checked.plan.layers) if rank(one.part) > 1]
+    finer = [(i, layer) for i, layer in enumerate(checked.plan.layers) if rank(layer.part) > 1]
     slots = checked.resolved.slots if finer else []
     absent: dict[tuple[str, bool], Fault] = {}
-    there: set[tuple[str, bool]] = set()
+    present: set[tuple[str, bool]] = set()
     for i, layer in finer:
         key = layer.part or "", isinstance(layer, LayerBelow)
         if key in absent and not key[1]:
             continue
         tensors = _tensors(checked, slots[layer.position])
         if any(holds(layer.part, *tensor) for tensor in tensors):
-            there.add(key)
+            present.add(key)
         elif key not in absent:
             message, help_ = _absent(checked, key[0], layer.position, tensors)
             absent[key] = Fault("M230", message, ("layers", i), help_)
-    yield from (fault for key, fault in absent.items() if not key[1] or key not in there)
+    yield from (fault for key, fault in absent.items() if not key[1] or key not in present)
 
 
 def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) -> tuple[str, str]:
@@ -72,12 +72,12 @@ def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) 
         what = f"what the tensors of '{layout.model_type}' do is not known"
         return f"{message}: {what}", "name them by a pattern in quotes"
     roles = {role for _, role, _ in tensors}
-    fused, those = _FUSED.get(part, ("", ""))
+    fused, fused_words = _FUSED.get(part, ("", ""))
     if fused in roles:
-        return f"{message}: {those} one projection there", f"it is '{fused}'"
+        return f"{message}: {fused_words} one projection there", f"it is '{fused}'"
     present = [name for name in PROJECTIONS if name in roles]
-    there = f"it has {listed(present)}; " if present else ""
-    return message, f"{there}a pattern in quotes names any of its tensors"
+    has = f"it has {listed(present)}; " if present else ""
+    return message, f"{has}a pattern in quotes names any of its tensors"
 
 
 _WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
@@ -87,7 +87,7 @@ _WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
 @rule("M231")
 def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a pattern that takes some tensors of a quantised weight, and not all."""
-    patterns = [(i, one) for i, one in enumerate(checked.plan.layers) if is_pattern(one.part)]
+    patterns = [(i, layer) for i, layer in enumerate(checked.plan.layers) if is_pattern(layer.part)]
     if not patterns or all(model.layout.quantised is None for model in checked.models.values()):
         return
     slots = checked.resolved.slots

@@ -188,11 +188,11 @@ def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
 def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterator[Fault]:
     """Yield a fault for each range of hits; its message says what one position "is"."""
 
-    def said(name: str, many: bool) -> Fault:
+    def for_range(name: str, many: bool) -> Fault:
         message = fault.message.replace("is", "are", 1) if many else fault.message
         return replace(fault, message=f"{name} {message}")
 
-    return joined_faults(plan.origin, hits, said, label)
+    return joined_faults(plan.origin, hits, for_range, label)
 
 
 def _twins(name: str, placed: Sequence[Drop | Scale]) -> Iterator[Hit]:
@@ -220,11 +220,11 @@ def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
 def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that a fixed `drop` removes and another statement changes."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
-    said: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
+    conflicts: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
         ("layers", plan.layers, "is decided and dropped"),
         ("scales", plan.scales, "is scaled and dropped"),
     )
-    for name, decided, message in said:
+    for name, decided, message in conflicts:
         hits = [
             Hit(entry.position, (name, i), drops[entry.position])
             for i, entry in enumerate(decided)
@@ -305,10 +305,12 @@ def the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
 @rule("P404")
 def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a chat template that is no file, no model's and not in the registry."""
-    said = plan.chat_template
-    if isinstance(said, str) and said[:1] not in (".", "/", "~") and said not in CHAT_TEMPLATES:
+    template = plan.chat_template
+    if not isinstance(template, str) or template in CHAT_TEMPLATES:
+        return
+    if template[:1] not in (".", "/", "~"):
         help_ = f"known is {listed(CHAT_TEMPLATES)}; a file starts with '.', '/' or '~'"
-        yield Fault("P404", f"'{said}' names no chat template", ("chat_template",), help_)
+        yield Fault("P404", f"'{template}' names no chat template", ("chat_template",), help_)
 
 
 @rule("P306")

@@ -19,8 +19,8 @@ def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
 
 def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
     """Yield each call of a registered method, with that method."""
-    known = (one for one in _calls(plan) if one[-1].name in METHODS)
-    yield from ((*one, METHODS[one[-1].name]) for one in known)
+    known = (call for call in _calls(plan) if call[-1].name in METHODS)
+    yield from ((*call, METHODS[call[-1].name]) for call in known)
 
 
 @rule("P301")
@@ -52,9 +52,9 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             parameter = method.parameter(name)
             if parameter is None or parameter.words:
                 continue
-            found = () if _unbounded(parameter, value) else walk.numbers(value, plan.numbers)
-            said = (_out_of_bounds(method, parameter, each) for each in found)
-            if message := next(filter(None, said), ""):
+            bounded = () if _unbounded(parameter, value) else walk.numbers(value, plan.numbers)
+            messages = (_out_of_bounds(method, parameter, each) for each in bounded)
+            if message := next(filter(None, messages), ""):
                 yield Fault("P303", message, at + inner)
             if parameter.integer and isinstance(value, p.Interval):
                 message = f"'{name}' is a whole number, and no interval of reals"
@@ -102,15 +102,17 @@ def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
         most = max(walk.numbers(epsilon, plan.numbers), default=0.0)
         low, high = min(ends, default=1.0), max(ends, default=1.0)
         if low < 1 and not (low - most > 0 and high + most < 1):
-            said = f"{low!r}" if low == high else f"{low!r}..{high!r}"
-            return f"density {said} and epsilon {most!r}: density ± epsilon lies in (0, 1)"
+            shown = f"{low!r}" if low == high else f"{low!r}..{high!r}"
+            return f"density {shown} and epsilon {most!r}: density ± epsilon lies in (0, 1)"
     return ""
 
 
 def _each(call: p.MethodCall, method: Method, name: str) -> tuple[p.Value, ...]:
     """Return a parameter's values, one for each source or one for all; none if it is a word."""
-    given = method.argument(call.arguments, name)
-    several = () if isinstance(given, str) else given if isinstance(given, tuple) else (given,)
+    argument = method.argument(call.arguments, name)
+    if isinstance(argument, str):
+        return ()
+    several = argument if isinstance(argument, tuple) else (argument,)
     return tuple(value for value in several if not isinstance(value, str))
 
 
@@ -121,7 +123,7 @@ def _together(a: p.Value, b: p.Value, plan: p.Plan) -> Iterator[tuple[int | floa
     if len({(len(curve.curve), curve.over) for curve in curves}) == 1:
         count = len(curves[0].curve)  # between knots at one place the sum is on a straight line
         each = [v.curve if isinstance(v, p.Curve) else (v,) * count for v in (a, b)]
-    most = ([max(walk.numbers(v, plan.numbers), default=0.0) for v in one] for one in each)
+    most = ([max(walk.numbers(v, plan.numbers), default=0.0) for v in values] for values in each)
     return zip(*most, strict=True)
 
 
@@ -151,11 +153,11 @@ def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
     for at, recipe, call, method in _known_calls(plan):
         wanted = len(list(walk.sources(recipe)))
         for parameter in method.parameters:
-            given = call.arguments.get(parameter.name)
-            listed = parameter.variadic or (parameter.each and isinstance(given, tuple))
-            if given is None or isinstance(given, str) or not listed:
+            argument = call.arguments.get(parameter.name)
+            takes_list = parameter.variadic or (parameter.each and isinstance(argument, tuple))
+            if argument is None or isinstance(argument, str) or not takes_list:
                 continue
-            count = len(given) if isinstance(given, tuple) else 1
+            count = len(argument) if isinstance(argument, tuple) else 1
             if count != wanted and not (count == 1 and parameter.one_serves_all):
                 serves_all = parameter.one_serves_all or parameter.each
                 message = f"'{method.name}' has {count} {parameter.name} for {wanted} sources"
@@ -171,12 +173,12 @@ def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
 def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each list of numbers in a parameter that takes one."""
     for at, _, call, method in _known_calls(plan):
-        for name, given in call.arguments.items():
+        for name, argument in call.arguments.items():
             parameter = method.parameter(name)
-            if parameter is None or parameter.words or not isinstance(given, tuple):
+            if parameter is None or parameter.words or not isinstance(argument, tuple):
                 continue
             if not (parameter.variadic or parameter.each):
-                message = f"'{name}' of '{method.name}' is one number, not {len(given)}"
+                message = f"'{name}' of '{method.name}' is one number, not {len(argument)}"
                 yield Fault("P311", message, (*at, "arguments", name))
 
 
@@ -184,32 +186,33 @@ def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]
 def every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each word that its parameter doesn't have, and each word for a number."""
     for at, _, call, method in _known_calls(plan):
-        for name, given in call.arguments.items():
+        for name, argument in call.arguments.items():
             parameter, place = method.parameter(name), (*at, "arguments", name)
             if parameter is None:
                 continue
-            if parameter.words and given not in parameter.words:
-                said = f"'{given}'" if isinstance(given, str) else "a number"
+            if parameter.words and argument not in parameter.words:
+                got = f"'{argument}'" if isinstance(argument, str) else "a number"
                 wanted = listed((f"'{word}'" for word in parameter.words), "or")
-                message = f"'{name}' of '{method.name}' is {wanted}, not {said}"
-                near = nearest(given, parameter.words) if isinstance(given, str) else ""
+                message = f"'{name}' of '{method.name}' is {wanted}, not {got}"
+                near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
                 yield Fault("P312", message, place, near)
-            elif not parameter.words and isinstance(given, str):
-                yield Fault("P306", f"a number is needed, '{given}' is none", place)
+            elif not parameter.words and isinstance(argument, str):
+                yield Fault("P306", f"a number is needed, '{argument}' is none", place)
 
 
 @rule("P313")
 def no_sum_of_weights_is_0(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each call that may divide by a sum of weights that is 0."""
     for at, recipe, call, method in _known_calls(plan):
-        given = method.argument(call.arguments, "weight")
+        argument = method.argument(call.arguments, "weight")
         divides = method.argument(call.arguments, "normalize") == "yes" or method.name == "nuslerp"
-        if not divides or isinstance(given, str):
+        if not divides or isinstance(argument, str):
             continue
         count = len(list(walk.sources(recipe)))
-        said = given if isinstance(given, tuple) else (given,)
+        weights = argument if isinstance(argument, tuple) else (argument,)
         ends = [
-            walk.numbers(1.0 if value is None else value, plan.numbers) or (1.0,) for value in said
+            walk.numbers(1.0 if value is None else value, plan.numbers) or (1.0,)
+            for value in weights
         ]
         ends = ends * count if len(ends) == 1 else ends
         if method.elects and (message := _cancels(ends)):
@@ -272,12 +275,12 @@ def every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each source of a layer without a layer, or of the rest with a layer."""
     for at, recipe in walk.recipes(plan):
         is_layer = at[0] in ("layers", "stack")
-        found = [(*a, "layer") for a, s in walk.sources(recipe) if (s.layer is None) == is_layer]
+        places = [(*a, "layer") for a, s in walk.sources(recipe) if (s.layer is None) == is_layer]
         if isinstance(recipe, p.Subset):
-            found = [("layer",)] if (recipe.layer is None) == is_layer else []
-        if found:
+            places = [("layer",)] if (recipe.layer is None) == is_layer else []
+        if places:
             message = "a layer's source names no layer" if is_layer else "a source names a layer"
-            yield Fault("P218", message, at + found[0])
+            yield Fault("P218", message, at + places[0])
 
 
 @rule("P217")
@@ -337,8 +340,8 @@ def every_choice_has_distinct_options(plan: p.Plan) -> Iterator[Fault]:
         places = [first.setdefault(_key(option), i) for i, option in enumerate(options)]
         repeated = [option for i, option in enumerate(options) if places[i] < i]
         if repeated:
-            said = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
-            yield Fault("P505", f"'{said}' stands twice in this choice", at)
+            option_name = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
+            yield Fault("P505", f"'{option_name}' stands twice in this choice", at)
         elif len(options) < 2:
             what = "a choice of one leaves nothing open" if options else "a choice has no options"
             yield Fault("P505", what, at, "write it without 'one of'" if options else "")

@@ -76,27 +76,28 @@ def embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
         return
     models = {name: checked.models[name] for name in names if name in checked.models}
     theirs = {name: _differing_ends(checked.base, model, silent) for name, model in models.items()}
-    found = {name: own for name, own in theirs.items() if own}
-    if not found:
+    differing = {name: own for name, own in theirs.items() if own}
+    if not differing:
         return
-    ends = [_ENDS[where] for where in silent if any(where in own for own in found.values())]
-    whose = listed(f"'{name}'" for name in found)
+    ends = [_ENDS[where] for where in silent if any(where in own for own in differing.values())]
+    whose = listed(f"'{name}'" for name in differing)
     stay = f"{listed(ends)} are" if len(ends) > 1 else f"the {ends[0]} is"
     message = f"layers are of other models, and {stay} the base's"
-    has = "has" if len(found) == 1 else "have"
+    has = "has" if len(differing) == 1 else "have"
     kept = "; ".join(f"{where} from base" for where in silent if _ENDS[where] in ends)
     help_ = f"{whose} {has} others: 'whole from …' takes them, '{kept}' says that the base's stay"
-    at = ("models", next(iter(found)), "source")
+    at = ("models", next(iter(differing)), "source")
     yield Fault("M315", message, at, help_, severity="warning")
 
 
 def _layer_models(checked: Checked) -> list[str]:
     """Return the models that layers of the output are taken from, each once."""
     slots = checked.resolved.slots
-    made = [made for slot in slots if slot.dropped != "yes" for made in slot.made.values()]
-    below = [one.recipe for made_ in made for one in made_.chain]
-    optional = any(one.maybe for one in made)
-    named = [name for recipe in below for _, name, _ in named_models(recipe)]
+    kept = [slot for slot in slots if slot.dropped != "yes"]
+    contents = [content for slot in kept for content in slot.made.values()]
+    recipes = [below.recipe for content in contents for below in content.chain]
+    optional = any(content.maybe for content in contents)
+    named = [name for recipe in recipes for _, name, _ in named_models(recipe)]
     return list(dict.fromkeys([*named, *(["base"] if optional else [])]))
 
 

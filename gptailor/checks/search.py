@@ -23,9 +23,9 @@ def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
         if spec.direction not in (None, objective.direction):
             better = "smaller" if spec.direction == "minimize" else "larger"
             message = f"'{spec.name}' is better where it is {better}"
-            said = {"minimize": "<=", "maximize": ">="} if at[1] == "requires" else {}
-            field = "sign" if said else "direction"
-            right = said.get(str(spec.direction), spec.direction)
+            signs = {"minimize": "<=", "maximize": ">="} if at[1] == "requires" else {}
+            field = "sign" if signs else "direction"
+            right = signs.get(str(spec.direction), spec.direction)
             yield Fault("P602", message, (*at, field), f"write '{right}'")
         yield from _arguments(objective, spec, at)
 
@@ -70,21 +70,24 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
         ("objective", "objectives", plan.search.objectives if plan.search else ()),
         ("requirement", "requires", plan.search.requires if plan.search else ()),
     )
-    for what, name, found in listed_:
+    for what, name, wishes in listed_:
         seen: dict[object, int] = {}
-        for i, one in enumerate(found):
-            said = dict(with_plain_path(one))
-            key = frozenset((said | {"arguments": frozenset(said["arguments"].items())}).items())
+        for i, wish in enumerate(wishes):
+            fields = dict(with_plain_path(wish))
+            key = frozenset(
+                (fields | {"arguments": frozenset(fields["arguments"].items())}).items()
+            )
             if (first := seen.setdefault(key, i)) < i:
                 also = Also("first said here", ("search", name, first))
-                message = f"the {what} '{one.name}' stands twice"
+                message = f"the {what} '{wish.name}' stands twice"
                 yield Fault("P607", message, ("search", name, i), also=(also,))
 
 
 @rule("P608", missing_in=("search",))
 def some_objective_measures_quality(plan: Plan) -> Iterator[Fault]:
     """Yield a fault if all objectives are sizes or times, which are best for a tiny model."""
-    specs = [OBJECTIVES.get(one.name) for one in (plan.search.objectives if plan.search else ())]
+    objectives = plan.search.objectives if plan.search else ()
+    specs = [OBJECTIVES.get(objective.name) for objective in objectives]
     if specs and all(spec is not None and spec.by != "samples" for spec in specs):
         message = "no objective says how good a plan is: the smallest one would be the best"
         help_ = 'add one that does, as in minimize nll("text.txt")'

@@ -28,15 +28,15 @@ def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
 
 def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
     """Return a fault for each missing text, each file once."""
-    found = []
+    faults = []
     seen: set[Path] = set()
     for at, path in texts:
         if path in seen or path.is_file():
             continue
         seen.add(path)
         why = "is no file" if path.exists() else "can't be read: No such file or directory"
-        found.append(Fault("C801", f"the text {why} ({path})", at))
-    return locate(found, plan.origin)
+        faults.append(Fault("C801", f"the text {why} ({path})", at))
+    return locate(faults, plan.origin)
 
 
 def _learned(plan: Plan, *, whole: bool = True) -> Iterator[tuple[Place, Path]]:
@@ -54,8 +54,8 @@ def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:
     folder = plan.origin.folder if plan.origin else Path()
     search, wishes = plan.search, list[tuple[str, int, Objective | Requirement]]()
     if search is not None:
-        wishes += [("objectives", i, one) for i, one in enumerate(search.objectives)]
-        wishes += [("requires", i, one) for i, one in enumerate(search.requires)]
+        wishes += [("objectives", i, entry) for i, entry in enumerate(search.objectives)]
+        wishes += [("requires", i, entry) for i, entry in enumerate(search.requires)]
     for name, i, wish in wishes:
         spec = OBJECTIVES.get(wish.name)
         for argument in spec.arguments if spec is not None else ():

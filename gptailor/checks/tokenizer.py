@@ -78,8 +78,8 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
                 )
                 unknown = model.name if model.vocabulary is None else owner.name
                 help_ = f"'{unknown}' has no tokenizer to say which is which"
-                said = checked.plan.rest(where) is not None
-                yield Fault("M210", message, (where, *at) if said else ("tokenizer",), help_)
+                is_named = checked.plan.rest(where) is not None
+                yield Fault("M210", message, (where, *at) if is_named else ("tokenizer",), help_)
 
 
 @rule("M308")
@@ -207,8 +207,10 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
         return
     lacking = AlignedRest(checked.models, checked.base, union, frozenset({"base"}))
     read = [(where, i) for where in ("embed", "head") for i in checked.base.rest(where)]
-    found = (lacking.rows(where, i, union).missing for where, i in read if has_rows(where, i))
-    if missing := next(filter(None, found), None):
+    missing_rows = (
+        lacking.rows(where, i, union).missing for where, i in read if has_rows(where, i)
+    )
+    if missing := next(filter(None, missing_rows), None):
         tokens = [union.vocabulary.tokens.get(number, f"number {number}") for number in missing]
         message = f"no model has a row for {counted(tokens)} of the base's: {shown_tokens(tokens)}"
         help_ = "they are beyond its embedding: take them out of its tokenizer"
@@ -254,16 +256,16 @@ UNITED: tuple[Rule[Checked], ...] = (
 @rule("M211", "M225")
 def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a template that can't be read, and for one without a tokenizer."""
-    said, at = checked.plan.chat_template, ("chat_template",)
-    if said is None:
+    template, at = checked.plan.chat_template, ("chat_template",)
+    if template is None:
         return
     try:
-        if isinstance(said, TemplateOf):
-            model = checked.models.get(said.model)
+        if isinstance(template, TemplateOf):
+            model = checked.models.get(template.model)
             if model is not None and not templates_of(model.checkpoint):
-                yield Fault("M225", f"'{said.model}' has no chat template", (*at, "model"))
-        elif is_local(said):
-            read_template(folder_of(checked.plan, said))
+                yield Fault("M225", f"'{template.model}' has no chat template", (*at, "model"))
+        elif is_local(template):
+            read_template(folder_of(checked.plan, template))
     except CheckpointError as error:
         yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
     if checked.tokenizer_model.vocabulary is None:
@@ -275,9 +277,9 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
 @rule("M311")
 def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for marks of a named template that are no tokens of the output's."""
-    said, union = checked.plan.chat_template, checked.union
+    template, union = checked.plan.chat_template, checked.union
     vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
-    marks = CHAT_TEMPLATES.get(said, ()) if isinstance(said, str) else ()
+    marks = CHAT_TEMPLATES.get(template, ()) if isinstance(template, str) else ()
     missing = [mark for mark in marks if vocabulary is not None and mark not in vocabulary.ids]
     if missing:
         are = "is no token" if len(missing) == 1 else "are no tokens"
