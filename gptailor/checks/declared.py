@@ -64,14 +64,10 @@ def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     named += compared_models(plan.search)
     for at, name in named:
         if name not in plan.models:
-            help_ = nearest(name, plan.models) or _declared(plan)
+            models = listed(f"'{model}'" for model in list(plan.models)[:8])
+            known = f"declared are {models}" if models else "no model is declared"
+            help_ = nearest(name, plan.models) or known
             yield Fault("P106", f"the model '{name}' is not declared", at, help_)
-
-
-def _declared(plan: Plan) -> str:
-    """Return a help text that lists the first declared models."""
-    names = listed(f"'{name}'" for name in list(plan.models)[:8])
-    return f"declared are {names}" if names else "no model is declared"
 
 
 @rule("P109", "P110")

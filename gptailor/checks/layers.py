@@ -219,7 +219,10 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
     first = checked.resolved.kept[:count]
-    places = [_place(checked, slot) for slot in first]
+    places = [
+        checked.uses(slot, "attn")[0].layer if slot.position is None else slot.position
+        for slot in first
+    ]
     if places == list(range(count)):
         return
     moved = (i for i, drop in enumerate(checked.plan.drops) if drop.position < count)
@@ -231,13 +234,6 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     )
     help_ = f"keep L0..L{count - 1} in their places"
     yield Fault("M310", message, at, help_, severity="warning")
-
-
-def _place(checked: Checked, slot: outline.Slot) -> int:
-    """Return the base's position, or for an item of a stack its layer's number."""
-    if slot.position is not None:
-        return slot.position
-    return checked.uses(slot, "attn")[0].layer
 
 
 @rule("M221")

@@ -81,7 +81,7 @@ def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) 
 
 
 _WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
-"""What a tensor's name has after that of its module."""
+"""The end of a tensor's name, after its module's name."""
 
 
 @rule("M231")

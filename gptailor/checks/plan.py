@@ -334,7 +334,7 @@ def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
 
 @rule("P507")
 def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each `tied` before statements without a choice, where it does nothing."""
+    """Yield a warning for each `tied` before statements without a choice, where it does nothing."""
     groups: dict[tuple[Place, int | None], tuple[Place, bool]] = {}
     for at, entry in tied_entries(plan):
         first, before = groups.get((at[:-1], entry.tied), (at, False))

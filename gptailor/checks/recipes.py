@@ -228,7 +228,7 @@ _UNDIVIDED = "choose other weights, or 'normalize=no' where the method has it"
 
 
 _NO_SUM = 1e-8
-"""A sum of weights below this is one of 0 but for rounding."""
+"""The least sum of weights that rounding alone doesn't make of 0."""
 
 
 def _cancels(ends: Sequence[Sequence[float]]) -> str:
@@ -246,7 +246,7 @@ def _cancels(ends: Sequence[Sequence[float]]) -> str:
 
 
 _MOST_SUMMED = 12
-"""Weights of both signs of which all sums are looked at; of more none is trusted."""
+"""The most weights of both signs whose sums are all computed; more are refused."""
 
 
 def _may_sum_to_0(ends: Sequence[Sequence[float]], least: int) -> bool:

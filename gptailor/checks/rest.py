@@ -59,7 +59,7 @@ _ENDS = {"embed": "embedding", "norm": "final norm", "head": "head"}
 
 
 _SPOTS, _SPOT = 64, 4096
-"""Where tensors of two files are compared: so many stretches of so many bytes, evenly spread."""
+"""The number and the bytes of the evenly spread stretches at which two tensors are compared."""
 
 
 @rule("M315")

@@ -1,4 +1,4 @@
-"""A rule as data."""
+"""A rule as data: its codes, its function, and the unread statements that excuse it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from gptailor.plan.faults import Fault
 _Subject = TypeVar("_Subject")
 
 ANYWHERE = ("*",)
-"""`missing_in` of a rule that misses something any statement may hold."""
+"""The `missing_in` of a rule that reports something missing which any statement may hold."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Rule(Generic[_Subject]):
-    """The codes of faults, the function that yields them, and statements that prevent them.
+    """The codes of a rule's faults, and the function that yields them.
 
     A subject is a `Plan` by itself, or `Checked`: a plan with its models. Codes of files (`C…`),
     which a rule passes on, are not listed. `missing_in` are the first words of statements that may
-    hold what the rule misses.
+    hold the thing that the rule reports as missing.
     """
 
     codes: tuple[str, ...]

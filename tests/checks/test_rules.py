@@ -23,8 +23,8 @@ from tests.codes import codes_of, plan_codes
 
 def declared_rules() -> dict[str, Rule[Any]]:
     """Return the rules that the modules of `checks` define, by name."""
-    found = iter_modules(gptailor.checks.__path__, "gptailor.checks.")
-    modules = [import_module(module.name) for module in found]
+    infos = iter_modules(gptailor.checks.__path__, "gptailor.checks.")
+    modules = [import_module(module.name) for module in infos]
     return {
         value.check.__name__: value
         for module in modules
@@ -94,9 +94,9 @@ def test_a_rule_yields_exactly_the_codes_that_it_declares(
 def test_every_code_of_a_plan_is_declared_by_a_rule_or_stands_outside_of_checks() -> None:
     package = Path(gptailor.__file__).parent
     outside = [p for p in package.rglob("*.py") if p.parent != package / "checks"]
-    made = set[str]().union(*map(codes_of, outside))
+    elsewhere = set[str]().union(*map(codes_of, outside))
     declared = {code for rule in RULES.values() for code in rule.codes}
-    assert {code for code in plan_codes() if code[0] in "PM"} <= declared | made
+    assert {code for code in plan_codes() if code[0] in "PM"} <= declared | elsewhere
     inside = set[str]().union(*map(codes_of, (package / "checks").glob("*.py")))
     assert {code for code in inside if code[0] in "PM"} == declared - {TOO_LARGE}
 
