@@ -22,10 +22,15 @@ from gptailor.checkpoint.models import (
     used,
 )
 from gptailor.checkpoint.write.tensors import Shard, plan_shards
-from gptailor.checks.besides import absent_files, check_besides
-from gptailor.checks.models import check_models, check_positions
-from gptailor.checks.nested import checked_made_model, why_no_model
+from gptailor.checks.models import (
+    check_local_models,
+    check_models,
+    check_positions,
+    checked_made_model,
+    why_no_model,
+)
 from gptailor.checks.plan import check_alone
+from gptailor.checks.texts import absent_files
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
@@ -161,7 +166,9 @@ def open_plan(plan: Plan, models: ModelPaths | None) -> OpenedPlan:
     plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
     faults = unknown + check_alone(plan)
     if errors(faults):
-        return OpenedPlan(plan, {}, locate(faults + check_besides(plan, declared), plan.origin))
+        return OpenedPlan(
+            plan, {}, locate(faults + check_local_models(plan, declared), plan.origin)
+        )
     return _opened(plan, declared, faults)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import gptailor
 
 
-def _codes_of(path: Path) -> set[str]:
+def codes_of(path: Path) -> set[str]:
     """All texts in a module that have the shape of a code, but for those in documentation."""
     text = path.read_text(encoding="utf-8")
     if not re.search(r"[SPMC]\d{3}", text):  # most have none, and parsing takes its time
@@ -23,7 +23,7 @@ def _codes_of(path: Path) -> set[str]:
 
 CODES: set[str] = set()
 for _path in Path(gptailor.__file__).parent.rglob("*.py"):
-    CODES |= _codes_of(_path)
+    CODES |= codes_of(_path)
 
 
 def plan_codes() -> set[str]:

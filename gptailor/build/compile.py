@@ -15,7 +15,7 @@ from gptailor.build.lock import Lock, read_lock
 from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.record import Recording, at_locked_commits
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
-from gptailor.checks.besides import refuse_absent_texts
+from gptailor.checks.texts import refuse_absent_texts
 from gptailor.plan.extras import packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap

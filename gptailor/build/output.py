@@ -27,7 +27,7 @@ from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
-from gptailor.checks.besides import refuse_absent_texts
+from gptailor.checks.texts import refuse_absent_texts
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.extras import require
 from gptailor.plan.plan import Model, Plan, is_at_url

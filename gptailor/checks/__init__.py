@@ -1,3 +1,3 @@
-"""What must hold of a plan: one function a rule, a tuple of rules a file."""
+"""Rules that a plan must keep: one function a rule, tables of rules in stages."""
 
-__all__ = ["besides", "bridges", "heal", "models", "nested", "plan"]
+__all__ = ["bridges", "models", "plan", "texts"]

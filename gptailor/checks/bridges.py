@@ -1,6 +1,6 @@
-"""Rules of bridges against the models: what a fit can be folded into, and enough tokens."""
+"""Rules of bridges against the models: foldable weights and enough tokens."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
@@ -8,6 +8,7 @@ from typing import final
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
+from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault
 from gptailor.plan.registry import BRIDGE_TOKENS
@@ -26,10 +27,10 @@ class Last:
 
 
 def last_projection(layout: Layout, shapes: Mapping[str, Sequence[int]]) -> Last | None:
-    """The last projection of an MLP branch, by its layer's tensors; None for one of experts.
+    """Return the last projection of an MLP branch, by its layer's tensors; None for experts.
 
-    A bridge is fitted on its inputs; experts, each with inputs of its own for tokens of its own,
-    are fitted together on the branch's output.
+    A bridge is fitted on the inputs of this projection. Experts have inputs of their own, for
+    tokens of their own, so they are fitted together on the branch's output.
     """
     ends = [name for name in shapes if projection(layout, name) == "mlp"]
     weights = [name for name in ends if name.endswith(".weight")]
@@ -39,8 +40,12 @@ def last_projection(layout: Layout, shapes: Mapping[str, Sequence[int]]) -> Last
     return Last(weights[0].removesuffix(".weight"), inputs)
 
 
+@rule("M219")
 def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
-    """A bridge goes into the projection whose output the MLP branch adds, as it is, to the sum."""
+    """Yield a fault for a bridge without weights to go into.
+
+    It goes into the projection whose output the MLP branch adds, unchanged, to the sum.
+    """
     if not checked.plan.bridges:
         return
     reason = checked.base.layout.no_bridge
@@ -59,10 +64,12 @@ def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
 
 
 def _refused(reason: str, i: int) -> Fault:
+    """Return the fault of a bridge that can't be folded."""
     return Fault("M219", f"'bridge' can't be folded into the weights: {reason}", ("bridges", i))
 
 
 def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
+    """Return why a map can't be folded into a layer's MLP, or None."""
     carriers = [t for rest, t in tensors.items() if projection(checked.base.layout, rest) == "mlp"]
     if not carriers:
         return "has no projection in its MLP that a map could be folded into"
@@ -70,8 +77,9 @@ def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
     return None if wrong is None else f"has '{wrong.spec.name}' as {wrong.spec.dtype}"
 
 
-def bridges_have_tokens_enough(checked: Checked) -> Iterator[Fault]:
-    """A fit on so many inputs takes at least as many tokens."""
+@rule("M220")
+def bridges_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each bridge with fewer tokens than inputs of its fit."""
     needed = _needed(checked) if checked.plan.bridges else {}
     for i, bridge in enumerate(checked.plan.bridges):
         tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
@@ -84,18 +92,18 @@ def bridges_have_tokens_enough(checked: Checked) -> Iterator[Fault]:
 
 
 def _needed(checked: Checked) -> dict[int, int]:
-    """The most inputs that the fits of each bridge are on, by its number in the plan."""
-    found: dict[int, int] = {}
+    """Return the most inputs of the fits of each bridge, by its number in the plan."""
+    widest: dict[int, int] = {}
     for slot, following in pairwise(checked.resolved.slots):
         over = outline.bridge_over(checked.plan, slot.position)
         if over is not None and slot.dropped != "yes" and following.dropped != "no":
             for use in checked.uses(slot, "mlp"):
-                found[over] = max(found.get(over, 0), _width(checked, use))
-    return found
+                widest[over] = max(widest.get(over, 0), _width(checked, use))
+    return widest
 
 
 def _width(checked: Checked, use: Use) -> int:
-    """What a fit at this layer is on: its last projection's inputs, or a hidden state's entries."""
+    """Return the inputs of a fit: of the layer's last projection, or a hidden state's entries."""
     tensors = use.model.part(use.layer, "mlp")
     shapes = {rest: tensor.spec.shape for rest, tensor in tensors.items()}
     last = last_projection(checked.base.layout, shapes)
@@ -105,19 +113,21 @@ def _width(checked: Checked, use: Use) -> int:
     return embed.spec.shape[-1] if embed is not None and embed.spec.shape else 0
 
 
-def what_is_dropped_can_be_undone(checked: Checked) -> Iterator[Fault]:
-    """A bridge is fitted to the model with nothing dropped, which has to have a configuration."""
+@rule("M217")
+def the_undropped_plan_can_be_fitted(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault if the plan without its drops, the aim of a fit, has no configuration."""
     plan = checked.plan
     if not plan.bridges or open_choices(plan) or plan.stack is not None:
         return
-    made = moved_configuration(checked.undone)
-    if isinstance(made, Refusal):
-        message = f"a bridge is fitted to the plan without its drops, and there {made.reason}"
+    moved = moved_configuration(checked.undone)
+    if isinstance(moved, Refusal):
+        message = f"a bridge is fitted to the plan without its drops, and there {moved.reason}"
         yield Fault("M217", message, ("bridges", 0))
 
 
-BRIDGING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+BRIDGING: tuple[Rule[Checked], ...] = (
     bridges_can_be_folded,
-    bridges_have_tokens_enough,
-    what_is_dropped_can_be_undone,
+    bridges_have_enough_tokens,
+    the_undropped_plan_can_be_fitted,
 )
+"""Rules of bridges against the models."""

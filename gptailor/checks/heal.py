@@ -1,7 +1,7 @@
-"""Rules of healing: by itself, and against the models."""
+"""Rules of healing against the models: trainable layers, the rank, the teacher."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import is_constant
@@ -9,65 +9,18 @@ from gptailor.checkpoint.families.vision import wrapper_of
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.vocabulary import relation
-from gptailor.checks.language import LARGEST
+from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.plan import Plan
 from gptailor.plan.registry import HEAL_RANK
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import moved_configuration
 from gptailor.program.program import learning_tensors, projections
 from gptailor.program.sources import Checked, Use
 
-# --------------------------------------------------------------------------------------- by itself
-
-
-def healing_can_be_set_up(plan: Plan) -> Iterator[Fault]:
-    """The text has a name, and the numbers are whole ones that a trial of it can have."""
-    heal = plan.heal
-    if heal is None:
-        return
-    if not heal.on:
-        yield Fault("P706", "the text of 'heal' has no name", ("heal", "on"))
-    for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
-        value = getattr(heal, name)
-        if isinstance(value, int) and not least <= value <= LARGEST:
-            message = f"'{name}' of 'heal' is a whole number from {least} to {LARGEST}"
-            yield Fault("P706", message, ("heal", name))
-
-
-def there_is_something_to_heal(plan: Plan) -> Iterator[Fault]:
-    """Where nothing is dropped a plan would be its own teacher."""
-    if plan.heal is not None and not outline.may_be_healed(plan):
-        message = "no layer is dropped, so there is nothing to heal"
-        help_ = "a plan that drops nothing learns from a model that it names: heal from NAME on …"
-        yield Fault("P707", message, ("heal",), help_, severity="warning")
-
-
-def no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
-    """A stack has no positions: its layers may stand in it several times."""
-    if plan.stack is not None and plan.heal is not None and plan.heal.layers:
-        message = "beside a stack 'heal' names no layers"
-        help_ = "leave them out: all layers of the output learn"
-        yield Fault("P708", message, ("heal", "layers"), help_)
-
-
-ALONE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
-    healing_can_be_set_up,
-    there_is_something_to_heal,
-    no_layers_of_a_stack_are_named,
-)
-
-UNREAD_HEALING: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
-    there_is_something_to_heal: ("drop", "maybe", "tied", "merge", "others", "whole"),
-}
-"""Of these, what is missing may stand in such a statement that was not read."""
-
-# ------------------------------------------------------------------------------ against the models
-
 
 def _learning(checked: Checked) -> Iterator[Use]:
-    """All that a layer that learns may be made of."""
+    """Yield each use of a source in a layer that learns."""
     heal = checked.plan.heal
     for slot in checked.resolved.slots:
         if slot.dropped != "yes" and heal is not None and (slot.healed or not heal.layers):
@@ -76,26 +29,31 @@ def _learning(checked: Checked) -> Iterator[Use]:
 
 
 def _specs(use: Use) -> dict[str, TensorSpec]:
+    """Return the specifications of a use's tensors by name."""
     return {name: tensor.spec for name, tensor in use.tensors.items()}
 
 
 _WITH_TOWERS = frozenset(["qwen3_vl_moe_text"])
 """Language models that transformers has no causal model for by themselves."""
+
+
 _JOINED: dict[str, re.Pattern[str]] = {
     "sarvam_moe": re.compile(r"\.query_key_value\."),
     "lara_mini": re.compile(r"(^|\.)linear_attn\.in_proj\."),
     "bailing_hybrid": re.compile(r"\.[qkv]_conv1d\."),
 }
 """Tensors that transformers' layers hold in several pieces, or as a piece of another."""
+
+
 _ONE_EXPERT = re.compile(r"(^|\.)experts\.\d+\.|(^|\.)experts\.fc[12]\.")
 """In the names of experts' weights that transformers' layers hold as one tensor, or transposed."""
 
 
 def _untrainable(checked: Checked, use: Use) -> Iterator[Fault]:
-    """What learns of a layer and has no tensor of its own in transformers."""
+    """Yield a fault for each tensor that learns and that transformers holds in another form."""
     heal = checked.plan.heal
-    given = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
-    rank = given if isinstance(given, int) else None
+    asked = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
+    rank = asked if isinstance(asked, int) else None
     joined = _JOINED.get(checked.base.layout.text_type)
     for rest in learning_tensors(rank, _specs(use)):
         message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}': "
@@ -108,8 +66,9 @@ def _untrainable(checked: Checked, use: Use) -> Iterator[Fault]:
             yield Fault("M222", message, ("heal",), "name layers that have no such tensor")
 
 
-def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
-    """The architecture's layers are known, and what learns is numbers that transformers trains."""
+@rule("M222")
+def learning_layers_can_be_trained(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for an unknown architecture, or a tensor that transformers can't train."""
     layout = checked.base.layout
     if not outline.may_be_healed(checked.plan):
         return
@@ -133,25 +92,27 @@ def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
             return
 
 
+@rule("M223")
 def the_rank_fits(checked: Checked) -> Iterator[Fault]:
-    """A change of a projection has at most the rank of the projection."""
+    """Yield a fault for a rank above that of the smallest projection that learns."""
     heal = checked.plan.heal
     rank = heal.rank if heal is not None else None
     if not isinstance(rank, int) or not outline.may_be_healed(checked.plan):
         return
-    found = [
+    sides = [
         (side, f"'{rest}' of L{use.layer} of '{use.model.name}'")
         for use in _learning(checked)
         for rest, side in projections(_specs(use)).items()
     ]
-    side, name = min(found, default=(rank, ""))
+    side, name = min(sides, default=(rank, ""))
     if rank > side:
         message = f"{name} can't change by a rank of {rank}"
         yield Fault("M223", message, ("heal", "rank"), f"the largest rank that fits is {side}")
 
 
+@rule("M224")
 def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
-    """A distribution is learned from one over the same tokens, each with the same number."""
+    """Yield a fault for a teacher with other tokens, or other numbers of them, than the output."""
     heal = checked.plan.heal
     if heal is None or not outline.may_be_healed(checked.plan):
         return
@@ -162,36 +123,38 @@ def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
         return
     at: Place = ("heal", "teacher") if heal.teacher is not None else ("heal",)
     mine = owner.vocabulary if union is None else union.vocabulary
-    its = teacher.vocabulary
-    said = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
-    if mine is not None and its is not None and relation(mine, its) != "same":
-        yield Fault("M224", f"{said}: its vocabulary is another", at)
+    taught = teacher.vocabulary
+    message = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
+    if mine is not None and taught is not None and relation(mine, taught) != "same":
+        yield Fault("M224", f"{message}: its vocabulary is another", at)
         return
     theirs, ours = _rows(teacher), _rows(owner) if union is None else union.size
     if theirs != ours:
-        yield Fault("M224", f"{said}: its distributions have {theirs} tokens, not {ours}", at)
+        yield Fault("M224", f"{message}: its distributions have {theirs} tokens, not {ours}", at)
 
 
 def _rows(model: Opened) -> int | None:
-    """Over how many tokens a model's distributions are."""
+    """Return the number of tokens that a model's distributions are over."""
     head = model.rest("head").get(0) or model.rest("embed").get(0)
     return head.spec.shape[0] if head is not None and head.spec.shape else None
 
 
-def the_undone_plan_is_a_teacher(checked: Checked) -> Iterator[Fault]:
-    """Without another teacher it is the plan with nothing dropped, which has a configuration."""
+@rule("M217")
+def the_undropped_plan_can_teach(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault if the plan without its drops is the teacher, and has no configuration."""
     plan, heal = checked.plan, checked.plan.heal
     if heal is None or heal.teacher is not None or plan.stack is not None or open_choices(plan):
         return
-    made = moved_configuration(checked.undone)
-    if isinstance(made, Refusal):
-        message = f"'heal' learns from the plan without its drops, and there {made.reason}"
+    moved = moved_configuration(checked.undone)
+    if isinstance(moved, Refusal):
+        message = f"'heal' learns from the plan without its drops, and there {moved.reason}"
         yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")
 
 
-HEALING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
-    what_learns_can_be_trained,
+HEALING: tuple[Rule[Checked], ...] = (
+    learning_layers_can_be_trained,
     the_rank_fits,
     the_teacher_has_the_tokens,
-    the_undone_plan_is_a_teacher,
+    the_undropped_plan_can_teach,
 )
+"""Rules of healing against the models."""

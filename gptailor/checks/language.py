@@ -1,10 +1,8 @@
-"""Rules for plans that come from JSON or from code: what the language can't say is no plan.
+"""Rules of plans from JSON or from code: the language must be able to write them."""
 
-A text keeps them by its grammar, and isn't asked.
-"""
+from collections.abc import Iterator
 
-from collections.abc import Callable, Iterator
-
+from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
 from gptailor.plan.walk import (
@@ -20,8 +18,9 @@ LARGEST = 2**63 - 1
 """The largest whole number that a budget may be."""
 
 
-def every_recipe_can_be_said(plan: Plan) -> Iterator[Fault]:
-    """The language has words for each recipe where it stands."""
+@rule("P219")
+def every_recipe_can_be_written(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each recipe that the language has no words for where it stands."""
     for at, recipe in recipes(plan):
         message = ""
         if at[0] == "stack" and isinstance(recipe, Subset):
@@ -31,12 +30,13 @@ def every_recipe_can_be_said(plan: Plan) -> Iterator[Fault]:
             if recipe.layer not in (position, None):
                 message = f"'any of' takes L{position} of each model there, not L{recipe.layer}"
         elif at[0] not in ("layers", "stack") and isinstance(recipe, Merge):
-            message = _unsaid_of_rest(str(at[1] if at[0] == "models" else at[0]), recipe)
+            message = _unwritable_merge(str(at[1] if at[0] == "models" else at[0]), recipe)
         if message:
             yield Fault("P219", message, at)
 
 
-def _unsaid_of_rest(where: str, recipe: Merge) -> str:
+def _unwritable_merge(where: str, recipe: Merge) -> str:
+    """Return a message if a merge of the rest can't be written, else an empty text."""
     if recipe.share is None and recipe.by is None:
         return f"the merge of '{where}' has no method"
     if recipe.share is not None:
@@ -47,6 +47,7 @@ def _unsaid_of_rest(where: str, recipe: Merge) -> str:
 
 
 def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]]:
+    """Yield arguments of objectives and bounds of requirements, with their places."""
     for at, objective in measured(plan.search):
         arguments = objective.arguments.items()
         yield from (((*at, "arguments", name), value) for name, value in arguments)
@@ -55,8 +56,9 @@ def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]
             yield ("search", "requires", i, "bound", "number"), required.bound.number
 
 
-def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:
-    """A text in quotes holds no quotes and no line ends."""
+@rule("P219")
+def every_text_can_be_quoted(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each text with quotes or line ends, which can't stand in quotes."""
     on: list[tuple[Place, str]]
     on = [(("bridges", i, "on"), bridge.on) for i, bridge in enumerate(plan.bridges)]
     on += [(("heal", "on"), plan.heal.on)] if plan.heal is not None else []
@@ -67,8 +69,9 @@ def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:
             yield Fault("P219", "a text holds no quotes and no line ends", place)
 
 
+@rule("P306")
 def every_objective_number_is_finite(plan: Plan) -> Iterator[Fault]:
-    """A number of an objective is one that a float can hold."""
+    """Yield a fault for each number of an objective that a float can't hold."""
     for place, number in _objective_arguments(plan):
         try:
             float(number if not isinstance(number, str) else 0)
@@ -76,16 +79,18 @@ def every_objective_number_is_finite(plan: Plan) -> Iterator[Fault]:
             yield Fault("P306", "the number is too large for a float", place)
 
 
+@rule("P310")
 def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
-    """A stack's limit is a number of layers."""
+    """Yield a fault for a stack's limit that isn't a number of layers."""
     limit = plan.stack.limit if plan.stack else None
     if limit is not None and not 1 <= limit <= LARGEST:
         message = "a limit of layers is a whole number from 1 up"
         yield Fault("P310", message, ("stack", "limit"))
 
 
+@rule("P202")
 def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
-    """The positions of `drop any` and of a window are different ones."""
+    """Yield a fault for each drop by choice that lists a position twice."""
     for at, choice in drops_by_choice(plan):
         repeated = [p for k, p in enumerate(choice.among) if p in choice.among[:k]]
         if repeated:
@@ -96,8 +101,9 @@ def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
 # ---------------------------------------------------------------------------------- tied statements
 
 
+@rule("P508")
 def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
-    """Entries that share their choices have the same choices."""
+    """Yield a fault for each tied entry with other choices than the first of its group."""
     first: dict[tuple[Place, int | None], object] = {}
     for at, entry in tied_entries(plan):
         shape = (
@@ -110,8 +116,12 @@ def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
             yield Fault("P508", "a tied entry differs from the others of its group", at)
 
 
+@rule("P508")
 def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
-    """A tied group's layers go in step as lists do, and its items are neighbours in the stack."""
+    """Yield a fault for each tied group that no statement has.
+
+    Its layers go in step as lists do, and its items are neighbours in the stack.
+    """
     seen: set[tuple[Place, int | None, int, int | None]] = set()
     for at, entry in tied_entries(plan):
         if not isinstance(entry, Layer | Item) or isinstance(entry.recipe, Subset):
@@ -133,8 +143,9 @@ def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
         previous = item.tied
 
 
-def what_is_one_choice_is_not_tied(plan: Plan) -> Iterator[Fault]:
-    """A bridge's choices are its own, and a choice of several drops is one."""
+@rule("P506")
+def no_indivisible_choice_is_tied(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each tied bridge or drop by choice: each is one choice by itself."""
     for at, choice in drops_by_choice(plan):
         if choice.tied is not None:
             what = "drop any" if at[0] == "drop_any" else "drop window"
@@ -144,13 +155,14 @@ def what_is_one_choice_is_not_tied(plan: Plan) -> Iterator[Fault]:
             yield Fault("P506", "'tied' doesn't go with 'bridge'", ("bridges", i))
 
 
-SAYABLE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
-    every_recipe_can_be_said,
-    every_text_can_be_said,
+WRITABLE: tuple[Rule[Plan], ...] = (
+    every_recipe_can_be_written,
+    every_text_can_be_quoted,
     every_objective_number_is_finite,
     every_limit_is_a_count,
     a_drop_by_choice_names_a_layer_once,
     a_tied_group_is_alike,
     a_tied_group_is_one_statement,
-    what_is_one_choice_is_not_tied,
+    no_indivisible_choice_is_tied,
 )
+"""Rules that a text keeps by its grammar."""

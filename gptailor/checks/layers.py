@@ -1,6 +1,6 @@
 """Rules of layers' tensors: names, shapes, kinds, dtypes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 
@@ -9,6 +9,8 @@ from gptailor.checkpoint.families.layout import fold_scale, is_constant
 from gptailor.checkpoint.families.vision import visual_tokens
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
+from gptailor.checks.depth import block_positions, repeated_blocks
+from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.parts import BRANCHES
@@ -19,8 +21,9 @@ _LEAST_SCALE = 2.0**-126
 """The smallest product of scales: it and its reciprocal are normal numbers of float32."""
 
 
+@rule("M216")
 def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
-    """`attn` and `mlp` each have norms of their own."""
+    """Yield a fault for a branch taken from a base whose branches share a norm."""
     reason = checked.base.layout.no_parts
     if reason is None:
         return
@@ -31,15 +34,17 @@ def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
             return
 
 
+@rule("M214")
 def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
-    """A scale is folded into weights, where the architecture has an exact form for it."""
+    """Yield a fault for scales in an architecture that has no exact form for folding them."""
     reason = checked.base.layout.no_scale
     if checked.plan.scales and reason is not None:
         yield Fault("M214", f"'scale' can't be folded into the weights: {reason}", ("scales", 0))
 
 
+@rule("M214")
 def scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
-    """The product of scales, and what is divided by it, can be held in float32."""
+    """Yield a fault if the product of scales, or its reciprocal, is no normal float32."""
     for slot in checked.resolved.remaining if checked.plan.scales else ():
         if not _LEAST_SCALE <= slot.divisor <= 1 / _LEAST_SCALE:
             where = f"L{slot.position}"
@@ -49,8 +54,22 @@ def scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
             return
 
 
+@rule("M214")
+def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each branch without a tensor that a scale could be folded into."""
+    base = checked.base
+    if not checked.plan.scales or base.layout.no_scale is not None:
+        return
+    for part in outline.PARTS:
+        tensors = base.part(0, part)
+        if tensors and not any(fold_scale(base.layout, rest) for rest in tensors):
+            message = f"a layer's '{part}' has no tensor that a scale could be folded into"
+            yield Fault("M214", message, ("scales", 0))
+
+
+@rule("M208", "M209")
 def layers_fit(checked: Checked) -> Iterator[Fault]:
-    """What stands at a place has the tensors and shapes that the base has there."""
+    """Yield a fault for each model whose tensors have other names or shapes than the base's."""
     reported: set[tuple[str, str]] = set()
     for slot, use in _all_uses(checked):
         fault = _misfit(checked, slot, use)
@@ -60,12 +79,13 @@ def layers_fit(checked: Checked) -> Iterator[Fault]:
 
 
 def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
+    """Yield each use of a source, with the slot that it is in."""
     for slot, part in product(checked.resolved.slots, outline.PARTS):
         yield from ((slot, use) for use in checked.uses(slot, part))
 
 
 def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
-    """How the tensors of a source differ from those of the base's layer of its kind."""
+    """Return how the tensors of a source differ from those of the base's layer of its kind."""
     reference = _reference(checked, slot, use)
     if reference is None:
         return None
@@ -89,32 +109,34 @@ def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
 
 
 def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Return the tensors that are no constants."""
     return {rest: tensor for rest, tensor in tensors.items() if not is_constant(rest)}
 
 
 def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
-    """A layer of the base that should have the same tensors: its own, or one of the same kind."""
+    """Return a layer of the base with the same tensors: its own, or one of the same kind."""
     entry = use.model.entries[use.layer]
     own = use.layer if slot.position is None else slot.position
     candidates = [own, *range(checked.count)] if own < checked.count else range(checked.count)
     return next((n for n in candidates if checked.base.entries[n] == entry), None)
 
 
+@rule("M218")
 def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
-    """The layers of a merge compute in the same way, though their places differ.
+    """Yield a fault for merged layers that compute in other ways; their places may differ.
 
-    So do those of a part finer than a branch and the layer that it goes into.
+    A part finer than a branch is held to the layer that it goes into.
     """
     rules = checked.base.layout.rules
     for slot, part in product(checked.resolved.slots, outline.PARTS):
-        main = {made.at for made in slot.part(part).chain}
+        main = {layer.at for layer in slot.part(part).chain}
         first: dict[Place, Use] = {}
         for use in checked.uses(slot, part):
             mine = first.setdefault(use.made.at, use)
             finer = use.made.at not in main
             keys = [rule.name for rule in rules if rule.part == part or not finer]
             for other in [first[at] for at in main if at in first] if finer else [mine]:
-                entry, wanted = (one.model.entries[one.layer] for one in (use, other))
+                entry, wanted = (each.model.entries[each.layer] for each in (use, other))
                 key = next((k for k in keys if entry.get(k) != wanted.get(k)), None)
                 if key is None:
                     continue
@@ -127,8 +149,9 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
                 return
 
 
+@rule("M215")
 def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
-    """A merge, a cast or a scale takes floating-point tensors."""
+    """Yield a fault for a merged tensor that isn't floating-point."""
     for _, use in _all_uses(checked):
         merged = merges(use.made.recipe)
         for tensor in _weights(use.tensors).values() if merged else ():
@@ -138,30 +161,42 @@ def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
                 return
 
 
+@rule("M217")
 def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
-    """What a configuration says by position can be said of the output's layers."""
+    """Yield a fault if the configuration can't describe the output's layers by position."""
     if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
-    made = moved_configuration(checked)
-    if isinstance(made, Refusal):
+    moved = moved_configuration(checked)
+    if isinstance(moved, Refusal):
         at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
         at = at if checked.plan.stack or checked.plan.drops else ("layers", 0)
-        yield Fault("M217", made.reason, at)
+        yield Fault("M217", moved.reason, at)
 
 
-def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
-    """A scale needs a tensor to fold it into."""
-    base = checked.base
-    if not checked.plan.scales or base.layout.no_scale is not None:
-        return
-    for part in outline.PARTS:
-        tensors = base.part(0, part)
-        if tensors and not any(fold_scale(base.layout, rest) for rest in tensors):
-            message = f"a layer's '{part}' has no tensor that a scale could be folded into"
-            yield Fault("M214", message, ("scales", 0))
+_SCALAR = "layer_scalar"
+"""In the name of a number that a layer's output is multiplied by (Gemma 4)."""
 
 
-FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+@rule("M316")
+def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for each block with a factor on a layer's output.
+
+    The factor was learned for one run of the layer.
+    """
+    for at, entry in repeated_blocks(checked.plan):
+        for position in block_positions(entry):
+            part = checked.base.part(position, outline.PARTS[-1])
+            name = next((rest for rest in part if rest.rpartition(".")[2] == _SCALAR), None)
+            if name is not None:
+                message = (
+                    f"L{position} multiplies its output by '{name}', which each run does again"
+                )
+                help_ = "such blocks are known to need that number lowered, which no plan can say"
+                yield Fault("M316", message, at, help_, severity="warning")
+                break
+
+
+FITTING: tuple[Rule[Checked], ...] = (
     parts_can_be_told_apart,
     scales_can_be_folded,
     scales_multiply_to_a_number,
@@ -171,19 +206,23 @@ FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     tensors_can_be_computed_with,
     the_configuration_can_follow,
 )
-"""Rules for plans whose positions and layers all exist."""
+"""Rules of the tensors of layers that all exist."""
 
 
-# ------------------------------------------------------------------------------ beside towers
+# ------------------------------------------------------------------------------------------- towers
 
 
+@rule("M310")
 def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
-    """Features of an image are added after the first layers, whichever they are."""
+    """Yield a warning if features of an image are added after other layers than the base's."""
     count = checked.base.layout.stacked
     if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
     first = checked.resolved.kept[:count]
-    places = [_place(checked, slot) for slot in first]
+    places = [
+        checked.uses(slot, "attn")[0].layer if slot.position is None else slot.position
+        for slot in first
+    ]
     if places == list(range(count)):
         return
     moved = (i for i, drop in enumerate(checked.plan.drops) if drop.position < count)
@@ -197,43 +236,41 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     yield Fault("M310", message, at, help_, severity="warning")
 
 
-def _place(checked: Checked, slot: outline.Slot) -> int:
-    """The base's position, or the layer's number in its model, for an item of a stack."""
-    if slot.position is not None:
-        return slot.position
-    return checked.uses(slot, "attn")[0].layer
-
-
+@rule("M221")
 def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
-    """The output's tokenizer has the tokens that stand for images where the base has them."""
+    """Yield a fault if the output's tokenizer has other tokens for images than the base."""
     base, owner = checked.base, checked.tokenizer_model
-    mine, its = base.vocabulary, owner.vocabulary
-    if owner is base or mine is None or its is None:
+    known, written = base.vocabulary, owner.vocabulary
+    if owner is base or known is None or written is None:
         return
     for key, number in visual_tokens(base.config).items():
-        ours, theirs = mine.tokens.get(number), its.tokens.get(number)
+        ours, theirs = known.tokens.get(number), written.tokens.get(number)
         if ours != theirs:
-            said = "no token" if theirs is None else quoted(theirs)
-            there = "none" if ours is None else quoted(ours)
-            message = f"the tokenizer of '{owner.name}' has {said} at {number}, which is the base's"
-            yield Fault("M221", f"{message} '{key}' ({there})", ("tokenizer",))
+            token = "no token" if theirs is None else quoted(theirs)
+            message = (
+                f"the tokenizer of '{owner.name}' has {token} at {number}, which is the base's"
+            )
+            expected = "none" if ours is None else quoted(ours)
+            yield Fault("M221", f"{message} '{key}' ({expected})", ("tokenizer",))
             return
 
 
-VISION: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+VISION: tuple[Rule[Checked], ...] = (
     features_meet_their_layers,
     images_keep_their_tokens,
 )
-"""Rules for plans whose base has towers, which look into the language model from beside it."""
+"""Rules of a base with towers, which add features to its layers and tokens to its text."""
 
 
-# ---------------------------------------------------------------------------- small numbers
+# ------------------------------------------------------------------------------------- small floats
+
 
 _SMALL_FLOATS = ("F8_", "F6_", "F4")
 
 
+@rule("M215")
 def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
-    """Where no configuration says that weights are quantised, their dtype may."""
+    """Yield a fault for a cast or scaled small float that no configuration calls quantised."""
     plan = checked.plan
     if plan.dtype is None and not plan.scales:
         return
@@ -246,7 +283,3 @@ def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
                 message = f"'{tensor.spec.name}' of '{model.name}' is {dtype}, and can't be {what}"
                 yield Fault("M215", message, at)
                 return
-
-
-SMALL: tuple[Callable[[Checked], Iterable[Fault]], ...] = (small_floats_only_move,)
-"""Rules that come before those of fitting shapes."""

@@ -1,40 +1,60 @@
-"""Rules that a plan must keep against its models, from headers, configurations and tokenizers."""
+"""The rules of a plan against its models, in stages; models that no folder holds."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
-from gptailor.checkpoint.folder import CONFIG, generation_config, processor_files, tokenizer_files
-from gptailor.checkpoint.foreign_code import files_with_code, names_code
-from gptailor.checkpoint.models import Opened, taken, used
-from gptailor.checkpoint.vocabulary import (
-    Vocabulary,
-    counted,
-    differing_splits,
-    relation,
-    same_files,
-    shown_tokens,
+from gptailor.checkpoint.models import Opened, Opener, is_local, is_plan, taken, used
+from gptailor.checks.bridges import BRIDGING
+from gptailor.checks.heal import HEALING
+from gptailor.checks.layers import (
+    FITTING,
+    VISION,
+    no_layer_scalar_repeats,
+    small_floats_only_move,
 )
-from gptailor.checks.ends import the_ends_are_meant
-from gptailor.checks.layers import FITTING, SMALL, VISION
-from gptailor.plan import layers as outline
+from gptailor.checks.parts import FINER
+from gptailor.checks.rest import (
+    a_tied_head_is_replaced_with_its_embedding,
+    embedding_norm_and_head_are_chosen,
+    the_rest_fits,
+)
+from gptailor.checks.rule import Rule, rule, run_rules
+from gptailor.checks.tokenizer import TEMPLATE, TOKENS, UNITED, every_tokenizer_can_be_read
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
-from gptailor.plan.plan import Drop, Layer, Plan, Repeat, Scale, count_ends
-from gptailor.plan.walk import drops_by_choice, layer_recipes, named_models
+from gptailor.plan.needed import needed
+from gptailor.plan.plan import (
+    Drop,
+    Layer,
+    Model,
+    Plan,
+    Repeat,
+    Scale,
+    Take,
+    TemplateOf,
+    count_ends,
+    is_at_url,
+)
+from gptailor.plan.walk import drops_by_choice, layer_recipes, named_models, open_choices
 from gptailor.plan.windows import stretch_of
 from gptailor.plan.wishes import compared_models
 from gptailor.plan.written import idle_others, said_place
-from gptailor.program.rows import can_be_aligned, has_rows
-from gptailor.program.sources import Checked, needs_base
+from gptailor.program.nested import any_closing, made_model, named_in, whole_plan
+from gptailor.program.sources import Checked
+from gptailor.program.unquantised import dequantised_models
 
 
 def check_models(checked: Checked) -> list[Fault]:
     """Return the faults of a plan against its models, without those that follow from others."""
-    declared, count = checked.resolved.declared, checked.count
-    idle = locate(_without_positions(declared, count), declared.origin)
-    declared_place = said_place(declared, count)
-    return idle + [replace(fault, at=declared_place(fault.at)) for fault in _faults(checked)]
+    faults: list[Fault] = []
+    for rules in MODEL_STAGES:
+        if not errors(faults):
+            faults += locate(run_rules(rules, checked), checked.plan.origin)
+    declared = checked.resolved.declared
+    declared_place = said_place(declared, checked.count)
+    idle = locate(run_rules(DECLARED, checked), declared.origin)
+    return idle + [replace(fault, at=declared_place(fault.at)) for fault in faults]
 
 
 def check_positions(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
@@ -46,63 +66,44 @@ def check_positions(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     return locate(faults, plan.origin)
 
 
-def _faults(checked: Checked) -> list[Fault]:
-    plan = checked.plan
-    faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
-    fitting = FITTING
-    if any(layer.part not in {None, *outline.PARTS} for layer in plan.layers):
-        from gptailor.checks.parts import FINER  # noqa: PLC0415 (few plans name any)
+def check_local_models(plan: Plan, declared: Mapping[str, Model]) -> list[Fault]:
+    """Return the faults of local models that can't be opened, and of layers beyond these models.
 
-        fitting += FINER
-    if plan.bridges:
-        from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
-
-        fitting += BRIDGING
-    fitting += _of_rare_statements(plan)
-    fitting += VISION if checked.base.layout.wrapped else ()
-    if plan.tokenizer == "union":
-        from gptailor.checks.tokenizer import UNITED  # noqa: PLC0415 (few plans have one)
-
-        fitting += UNITED
-    if plan.chat_template is not None:
-        from gptailor.checks.tokenizer import TEMPLATE  # noqa: PLC0415 (few plans have one)
-
-        fitting += TEMPLATE
-    for rules in ((*SMALL, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
-        if not errors(faults):
-            faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
-    return faults
+    This is for a plan that has faults by itself: the Hub is not asked.
+    """
+    opener = Opener(plan, declared)
+    opened = {
+        name: opener.model(name) for name in sorted(used(plan)) if _is_folder(plan.models[name])
+    }
+    local = {name: model for name, model in opened.items() if model is not None}
+    return locate(opener.faults + check_positions(plan, local), plan.origin)
 
 
-def _of_rare_statements(plan: Plan) -> tuple[Callable[[Checked], Iterable[Fault]], ...]:
-    found: tuple[Callable[[Checked], Iterable[Fault]], ...] = ()
-    if plan.repeats:
-        from gptailor.checks.repeats import AGAIN  # noqa: PLC0415 (few plans repeat)
-
-        found += AGAIN
-    if plan.heal is not None:
-        from gptailor.checks.heal import HEALING  # noqa: PLC0415 (few plans are healed)
-
-        found += HEALING
-    return found
+def _is_folder(model: Model) -> bool:
+    """Return whether a model is a folder on this machine, without a recipe or an adapter."""
+    alone = model.made is None and model.on is None and not is_plan(model)
+    return alone and is_local(model.source) and not is_at_url(model.source)
 
 
-# ------------------------------------------------------------------------------------------- rules
+# -------------------------------------------------------------------------------------------- rules
 
 
-def _without_positions(plan: Plan, count: int) -> Iterator[Fault]:
-    """`others` are of some position, if they are anything."""
-    for at in idle_others(plan, count):
+@rule("M314")
+def others_have_positions(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for each `others` that no position is left to."""
+    for at in idle_others(checked.resolved.declared, checked.count):
         message = "there are no others: all positions are decided or dropped"
         yield Fault("M314", message, at, severity="warning")
 
 
+@rule("M201")
 def every_position_exists(checked: Checked) -> Iterator[Fault]:
-    """Positions are layers of the base."""
+    """Yield a fault for each position beyond the base's layers."""
     yield from _positions_beyond(checked.plan, checked.count)
 
 
 def _positions_beyond(plan: Plan, count: int) -> Iterator[Fault]:
+    """Yield a fault for each range of positions beyond `count` layers."""
     if plan.stack is not None:
         return
 
@@ -128,7 +129,7 @@ def _positions_beyond(plan: Plan, count: int) -> Iterator[Fault]:
 
 
 def _named_last(plan: Plan) -> Iterator[tuple[int, Place]]:
-    """The last position that each statement names that isn't a list of entries, and its place."""
+    """Yield the last position, and its place, of each statement that isn't a list of entries."""
     for at, choice in drops_by_choice(plan):
         yield max(choice.among, default=0), (*at, "among")
     for i, repeat in enumerate(plan.repeats):
@@ -139,12 +140,14 @@ def _named_last(plan: Plan) -> Iterator[tuple[int, Place]]:
             yield bridge.after, ("bridges", i, "after")
 
 
+@rule("M202")
 def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
-    """A source's layer is a layer of its model."""
+    """Yield a fault for each source's layer beyond the layers of its model."""
     yield from _source_layers_beyond(checked.plan, checked.models)
 
 
 def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[Fault]:
+    """Yield a fault for each source's layer beyond the layers of its model, if that is opened."""
     for at, recipe in layer_recipes(plan):
         for inner, name, layer in named_models(recipe):
             model = models.get(name)
@@ -160,8 +163,9 @@ def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[
             yield Fault("M202", message, (*at, *where, "layer"), f"its last layer is L{count - 1}")
 
 
+@rule("M203")
 def something_remains(checked: Checked) -> Iterator[Fault]:
-    """The output has a layer."""
+    """Yield a fault if drops may leave no layer."""
     plan = checked.plan
     fixed = {drop.position for drop in plan.drops if not drop.maybe}
     if plan.stack is None and fixed >= set(range(checked.count)):
@@ -176,8 +180,9 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
             yield Fault("M203", message, (*at, "count"))
 
 
+@rule("M205", "M206", "M301", "M302")
 def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
-    """Layers can move between models that compute with them in the same way."""
+    """Yield a fault or a warning for each model that computes otherwise than the base."""
     base = checked.models["base"]
     named = taken(checked.plan)
     if base.layout.notice:
@@ -192,10 +197,10 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             continue
         if name not in named:
             continue  # it only teaches
-        for d in incompatible(base.layout, base.config, model.config):
-            ours, theirs = _said(d.base_value), _said(d.other_value)
-            message = f"'{name}' has {d.key} {theirs}, and the base {ours}"
-            if d.severity == "fault":
+        for difference in incompatible(base.layout, base.config, model.config):
+            ours, theirs = _said(difference.base_value), _said(difference.other_value)
+            message = f"'{name}' has {difference.key} {theirs}, and the base {ours}"
+            if difference.severity == "fault":
                 yield Fault("M206", message, at, "its layers would compute something else here")
             else:
                 help_ = "the output computes with the base's"
@@ -203,18 +208,21 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
 
 
 def _kind(layout: Layout) -> str:
+    """Return a model type in words, with its language model's type if that is another."""
     inner = "" if layout.text_type == layout.model_type else f" (with '{layout.text_type}' in it)"
     return f"a '{layout.model_type}'{inner}"
 
 
 def _said(value: object) -> str:
+    """Return a configuration's value as messages show it."""
     if value is None:
         return "unset"
     return quoted(value) if isinstance(value, str) else shown(value)
 
 
+@rule("M303")
 def every_model_is_used(checked: Checked) -> Iterator[Fault]:
-    """A declared model that nothing names is a slip."""
+    """Yield a warning for the declared models that nothing names."""
     plan = checked.plan
     named = used(plan) | {model.on for model in plan.models.values()}
     named |= {name for _, name in compared_models(plan.search)}
@@ -227,210 +235,84 @@ def every_model_is_used(checked: Checked) -> Iterator[Fault]:
         yield Fault("M303", message, ("models", idle[0], "name"), severity="warning")
 
 
-# --------------------------------------------------------- the rest of a model, and its tokenizer
+DECLARED: tuple[Rule[Checked], ...] = (others_have_positions,)
+"""Rules whose faults have places in the plan as declared, before it is resolved."""
 
-
-def the_rest_fits(checked: Checked) -> Iterator[Fault]:
-    """Embedding, norm and head have the base's shapes, but for the number of tokens."""
-    for where in ("embed", "norm", "head"):
-        recipe = checked.plan.rest(where)
-        for at, name, _ in named_models(recipe) if recipe is not None else ():
-            if name in checked.models:
-                yield from _rest_misfit(checked, where, (where, *at), checked.models[name])
-
-
-def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iterator[Fault]:
-    theirs, ours = model.rest(where), checked.base.rest(where)
-    if theirs.keys() != ours.keys():
-        yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
-        return
-    who = f"the {where} of '{model.name}'"
-    for i, tensor in ours.items():
-        a, b = theirs[i].spec.shape, tensor.spec.shape
-        if a != b and not (has_rows(where, i) and a[1:] == b[1:]):
-            yield Fault("M208", f"{who} has the shape {list(a)}, and the base's {list(b)}", at)
-
-
-def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
-    """Embedding and head get the rows of the output's tokenizer, where vocabularies are known."""
-    owner = checked.tokenizer_model
-    for where in ("embed", "head") if checked.union is None else ():
-        recipe = checked.plan.rest(where) or outline.own(0)
-        named = [(at, name) for at, name, _ in named_models(recipe)]
-        if needs_base(recipe):
-            named.append(((), "base"))
-        for at, name in named:
-            model = checked.models.get(name, owner)
-            ours, theirs = model.rest(where).get(0), owner.rest(where).get(0)
-            if ours is None or theirs is None or can_be_aligned(model, owner):
-                continue
-            if ours.spec.shape[0] != theirs.spec.shape[0]:
-                message = (
-                    f"the {where} of '{name}' has {ours.spec.shape[0]} tokens, and that of "
-                    f"'{owner.name}', whose tokenizer the output has, {theirs.spec.shape[0]}"
-                )
-                unknown = model.name if model.vocabulary is None else owner.name
-                help_ = f"'{unknown}' has no tokenizer to say which is which"
-                said = checked.plan.rest(where) is not None
-                yield Fault("M210", message, (where, *at) if said else ("tokenizer",), help_)
-
-
-def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
-    """A tokenizer's files are sound, where the output's tokens depend on them."""
-    owner = checked.tokenizer_model
-    named = {"base", owner.name} | _in_layers(checked)
-    named |= {checked.plan.heal.teacher or ""} if checked.plan.heal is not None else set()
-    for where in ("embed", "head"):
-        named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
-    named |= set() if checked.union is None else checked.models.keys()
-    others = sorted((named & checked.models.keys()) - {owner.name})
-    for name in (owner.name, *others):
-        model = checked.models[name]
-        try:
-            if name == owner.name or not _same_files(model, owner):
-                _ = model.vocabulary
-        except CheckpointError as error:
-            message = f"{error.message} ({error.path})"
-            yield Fault(error.code, message, ("models", name, "source"), error.help)
-            if name == owner.name:  # nothing to compare the others with
-                return
-
-
-def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
-    """The output's tokenizer has no tokens beyond the embedding's rows."""
-    owner = checked.tokenizer_model
-    embed = owner.rest("embed").get(0)
-    if owner.vocabulary is None or embed is None or checked.union is not None:
-        return
-    rows = embed.spec.shape[0]
-    beyond = [token for token, number in owner.vocabulary.ids.items() if number >= rows]
-    if beyond:
-        at = ("tokenizer",) if checked.plan.tokenizer is not None else ("models", "base", "source")
-        message = (
-            f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
-            f"{rows} rows: {shown_tokens(beyond)}"
-        )
-        help_ = "the output can't read them"
-        yield Fault("M308", message, at, help_, severity="warning")
-
-
-def the_tokenizer_is_there(checked: Checked) -> Iterator[Fault]:
-    """A model that gives its tokenizer has one."""
-    if checked.plan.tokenizer is not None and checked.tokenizer_model.vocabulary is None:
-        message = f"'{checked.tokenizer_model.name}' has no tokenizer that can be read"
-        yield Fault("M211", message, ("tokenizer",))
-
-
-def the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
-    """Files beside the weights are settings, and name no code, which the output won't have."""
-    owner, base = checked.tokenizer_model, checked.base
-    source = ("models", "base", "source")
-    at = ("tokenizer",) if checked.plan.tokenizer is not None else source
-    if names_code(base.config):
-        yield _code_left_out(CONFIG, base, source)
-    copied = [(owner, at, path) for path in tokenizer_files(owner.checkpoint)]
-    copied += [(owner, at, path) for path in [generation_config(owner.checkpoint)] if path]
-    processor = processor_files(base.checkpoint) if base.layout.wrapped else ()
-    copied += [(base, source, path) for path in processor]
-    for model, place, path in copied:
-        try:
-            coded = [name for name, _ in files_with_code({path.name: path})]
-        except CheckpointError as error:
-            yield Fault(error.code, f"{error.message} ({error.path})", place, error.help)
-            continue
-        yield from (_code_left_out(name, model, place) for name in coded)
-
-
-def _code_left_out(name: str, model: Opened, at: Place) -> Fault:
-    message = f"{name} of '{model.name}' names code of its own ('auto_map')"
-    help_ = "the output has the file without it; the code is never run"
-    return Fault("M313", message, at, help_, severity="warning")
-
-
-def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
-    """Layers read the tokens that they were trained on; other vocabularies are told."""
-    owner = checked.tokenizer_model
-    for name in sorted(_in_layers(checked)):
-        model = checked.models[name]
-        if name == owner.name or _same_files(model, owner):
-            continue
-        if owner.vocabulary is not None and model.vocabulary is not None:
-            if checked.union is None:
-                yield from _disagreement(name, model.vocabulary, owner.vocabulary)
-            yield from _other_splits(name, model.vocabulary, owner.vocabulary)
-
-
-def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
-    how = relation(ours, theirs)
-    at = ("models", name, "source")
-    more = [token for token in theirs.ids if token not in ours.ids]
-    if how == "extension":
-        message = (
-            f"'{name}' has {counted(more)} that the output's tokenizer lacks: {shown_tokens(more)}"
-        )
-        help_ = f"'tokenizer from {name}' brings them"
-        yield Fault("M306", message, at, help_, severity="warning")
-    elif how == "other":
-        moved = [token for token, n in theirs.ids.items() if ours.ids.get(token, n) != n]
-        why = f"{counted(more)} that it lacks: {shown_tokens(more)}"
-        why = f"{counted(moved)} with other numbers: {shown_tokens(moved)}" if moved else why
-        message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
-        help_ = "its layers were trained on other tokens"
-        yield Fault("M307", message, at, help_, severity="warning")
-
-
-def _other_splits(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
-    parts = differing_splits(ours, theirs)
-    if parts and relation(ours, theirs) != "other":  # which is a warning already
-        message = f"'{name}' splits texts otherwise than the output's tokenizer, with other "
-        help_ = "its layers were trained on texts that were split otherwise"
-        at = ("models", name, "source")
-        yield Fault("M307", message + listed(parts), at, help_, severity="warning")
-
-
-def _same_files(model: Opened, owner: Opened) -> bool:
-    return same_files(model.checkpoint.folder, owner.checkpoint.folder)
-
-
-def _in_layers(checked: Checked) -> set[str]:
-    """The models that layers are taken from; the base's own are where no statement is."""
-    named = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
-    named |= {"base"} if checked.plan.stack is None else set()
-    return {name for name in named if name in checked.models}
-
-
-def a_tied_head_is_said(checked: Checked) -> Iterator[Fault]:
-    """In a tied model naming one of embedding and head decides both."""
-    if not checked.base.layout.tied:
-        return
-    plan = checked.plan
-    named = [where for where in ("embed", "head") if plan.rest(where) is not None]
-    if len(named) != 1:
-        return
-    for _, name, _ in named_models(plan.rest(named[0]) or outline.own(0)):
-        model = checked.models.get(name)
-        if model is not None and not model.layout.tied:
-            message = (
-                f"the base's embedding and head are one tensor, and those of '{name}' are two: "
-                f"its {named[0]} serves as both"
-            )
-            yield Fault("M304", message, (named[0],), "name both to untie them", severity="warning")
-
-
-_REST_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
-    the_rest_fits,
-    the_tokenizer_is_there,
-    every_token_has_a_row,
-    every_token_has_a_number_within,
-    tokenizers_agree,
-    the_copied_files_name_no_code,
-    a_tied_head_is_said,
-    the_ends_are_meant,
+MODEL_STAGES: tuple[tuple[Rule[Checked], ...], ...] = (
+    (
+        every_position_exists,
+        every_source_layer_exists,
+        something_remains,
+        every_model_goes_with_the_base,
+        every_model_is_used,
+    ),
+    (small_floats_only_move, every_tokenizer_can_be_read),
+    (
+        *FITTING,
+        *FINER,
+        *BRIDGING,
+        no_layer_scalar_repeats,
+        *HEALING,
+        *VISION,
+        *UNITED,
+        *TEMPLATE,
+        the_rest_fits,
+        *TOKENS,
+        a_tied_head_is_replaced_with_its_embedding,
+        embedding_norm_and_head_are_chosen,
+    ),
 )
-_MODEL_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
-    every_position_exists,
-    every_source_layer_exists,
-    something_remains,
-    every_model_goes_with_the_base,
-    every_model_is_used,
-)
+"""Rules against the models; a stage runs if those before it yield no errors."""
+
+
+# ---------------------------------------------------------------------- models that no folder holds
+
+
+def checked_made_model(
+    plan: Plan, name: str, opened: Mapping[str, Opened]
+) -> tuple[Opened | None, list[Fault]]:
+    """Return a model that is made of models, and its faults against these, at its place."""
+    recipe = plan.models[name].made
+    if recipe is None or "base" not in opened:
+        return None, []
+    inner = whole_plan(plan, recipe)
+    if not named_in(inner) <= opened.keys():
+        return None, []  # a fault already
+    checked = Checked.of(inner, {n: opened[n] for n in named_in(inner)})
+    read, inner_faults = dequantised_models(checked)
+    if not errors(inner_faults):
+        inner_faults = inner_faults + check_models(replace(checked, models=read))
+    here: Place = ("models", name, "made")
+    faults: dict[object, Fault] = {}
+    for fault in inner_faults:
+        if fault.at[:1] in (("models",), ("tokenizer",)):
+            faults.setdefault((fault.code, fault.at, fault.message), fault)
+        else:  # one for all layers
+            faults.setdefault(fault.code, replace(fault, at=here))
+    if errors(faults.values()):
+        return None, [*faults.values()]
+    closed = any_closing(recipe) if open_choices(plan) else recipe
+    models = {**plan.models, name: Model(made=closed)}
+    try:
+        model = made_model(plan.model_copy(update={"models": models}), name, opened)
+    except CheckpointError as error:
+        return None, [Fault(error.code, error.message, here, error.help)]
+    return model, [*faults.values()]
+
+
+def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]]:
+    """Yield each reason why a plan's output can't be a model of another plan, and a remedy."""
+    compiled = "compile it, and name the folder"
+    if inner.bridges or inner.heal is not None:
+        yield "is bridged or healed, which takes running its models", compiled
+    if count := open_choices(inner):
+        choices = "a choice" if count == 1 else f"{count} choices"
+        yield f"has {choices} open, and a model has none", "'gptailor search' closes them"
+    if inner.tokenizer is not None and not isinstance(inner.tokenizer, Take):
+        yield "makes a tokenizer, which no file has yet", compiled
+    tells = {"base"} if plan.tokenizer is None else set()
+    if isinstance(plan.tokenizer, Take):
+        tells = {n for _, n, _ in named_models(plan.tokenizer)}
+    tells |= {plan.chat_template.model} if isinstance(plan.chat_template, TemplateOf) else set()
+    if inner.chat_template is not None and name in needed(plan, tells):
+        yield "gives its tokenizer a chat template, which no file has yet", compiled

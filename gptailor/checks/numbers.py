@@ -1,8 +1,9 @@
-"""Rules of names of numbers, of curves, and of what is said of all positions at once."""
+"""Rules of named numbers, of curves, and of statements for all positions at once."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from itertools import product
 
+from gptailor.checks.rule import ANYWHERE, Rule, rule
 from gptailor.plan import plan as p
 from gptailor.plan import walk
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
@@ -10,11 +11,12 @@ from gptailor.plan.parts import is_pattern, may_overlap, rank
 from gptailor.plan.registry import METHODS
 from gptailor.plan.written import covers, untied_choices
 
-# ------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
-def every_number_named_is_declared(plan: p.Plan) -> Iterator[Fault]:
-    """`let` declares what stands where a number is needed."""
+@rule("P113", "P114", missing_in=("let",))
+def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each name at a number's place that no `let` declares."""
     for at, value in walk.values(plan):
         for name in walk.names_in(value):
             if name in plan.numbers:
@@ -23,14 +25,15 @@ def every_number_named_is_declared(plan: p.Plan) -> Iterator[Fault]:
                 message = f"'{name}' is a model, and a number is needed"
                 yield Fault("P113", message, at)
                 continue
-            known = listed(f"'{one}'" for one in list(plan.numbers)[:8])
+            known = listed(f"'{number}'" for number in list(plan.numbers)[:8])
             help_ = nearest(name, plan.numbers) or (f"named are {known}" if known else "")
             help_ = help_ or f"give one the name: let {name} = 0.5"
             yield Fault("P114", f"no number is named '{name}'", at, help_)
 
 
-def no_number_is_named_as_a_model_is(plan: p.Plan) -> Iterator[Fault]:
-    """Names of models and of numbers are distinct."""
+@rule("P113")
+def no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each name that a model and a number have."""
     for name in plan.numbers:
         if name in plan.models:
             also = Also("the model is declared here", ("models", name, "name"))
@@ -38,8 +41,9 @@ def no_number_is_named_as_a_model_is(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P113", message, ("numbers", name, "name"), also=(also,))
 
 
+@rule("P115", missing_in=ANYWHERE)
 def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
-    """A name that stands nowhere is a slip."""
+    """Yield a warning for each named number that nothing uses."""
     used = {name for _, value in walk.values(plan) for name in walk.names_in(value)}
     for name in plan.numbers:
         if name not in used:
@@ -47,8 +51,9 @@ def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P115", message, ("numbers", name, "name"), severity="warning")
 
 
-def no_name_stands_for_a_whole_number(plan: p.Plan) -> Iterator[Fault]:
-    """Whole numbers of methods are written out, and are no curves."""
+@rule("P310", "P510")
+def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each name or curve in a parameter that takes whole numbers."""
     for at, recipe in walk.recipes(plan):
         for inner, call in walk.calls(recipe):
             method = METHODS.get(call.name)
@@ -64,17 +69,19 @@ def no_name_stands_for_a_whole_number(plan: p.Plan) -> Iterator[Fault]:
                     yield Fault("P510", message, (*at, *inner, *place))
 
 
-# ------------------------------------------------------------------------------------------ curves
+# ------------------------------------------------------------------------------------------- curves
 
 
 def _curves(plan: p.Plan) -> Iterator[tuple[Place, p.Curve]]:
+    """Yield each curve and its place."""
     for at, value in walk.values(plan):
         if isinstance(value, p.Curve):
             yield at, value
 
 
+@rule("P510")
 def every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
-    """Two knots or more, and positions between whose first and last its own lie."""
+    """Yield a fault for each curve with fewer than two knots, or not over its own positions."""
     for at, curve in _curves(plan):
         message = help_ = ""
         if len(curve.curve) < 2:
@@ -93,6 +100,7 @@ def every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
 
 
 def _outside(plan: p.Plan, at: Place, curve: p.Curve) -> str:
+    """Return a message if a curve of a layer or scale doesn't go over its position."""
     entries: tuple[p.Layer | p.Scale, ...] = plan.layers if at[0] == "layers" else plan.scales
     position = entries[int(at[1])].position
     if curve.over is None:
@@ -103,8 +111,12 @@ def _outside(plan: p.Plan, at: Place, curve: p.Curve) -> str:
     return f"L{position} lies outside of the curve's L{first}..L{last}"
 
 
-def curves_of_a_stack_go_by_its_items(plan: p.Plan) -> Iterator[Fault]:
-    """An item with a curve is one of its statement, whose others stand beside it, and always do."""
+@rule("P510")
+def curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each item with a curve that isn't one of its statement's items.
+
+    The others stand beside it, and none is `maybe`.
+    """
     items = plan.stack.items if plan.stack is not None else ()
     over = {at: curve.over or (1, 0) for at, curve in _curves(plan) if at[0] == "stack"}
     for at, (number, last) in over.items():
@@ -122,16 +134,17 @@ def curves_of_a_stack_go_by_its_items(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P510", message, at)
 
 
-def _alike(one: p.Item, other: p.Item) -> bool:
-    """Whether items differ in layers alone."""
-    return walk.unplaced(one.recipe) == walk.unplaced(other.recipe) and one.tied == other.tied
+def _alike(item: p.Item, other: p.Item) -> bool:
+    """Return whether items differ in layers alone."""
+    return walk.unplaced(item.recipe) == walk.unplaced(other.recipe) and item.tied == other.tied
 
 
-# ------------------------------------------------------------------------------- of all positions
+# ------------------------------------------------------------------------------------ all positions
 
 
-def others_are_said_once(plan: p.Plan) -> Iterator[Fault]:
-    """`others` stands once for each part, and for one pattern."""
+@rule("P207", "P401")
+def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each second `others` of a part, and each second pattern."""
     seen: dict[str | None, int] = {}
     patterns = [i for i, entry in enumerate(plan.others) if is_pattern(entry.part)]
     for i in patterns[1:]:
@@ -145,16 +158,18 @@ def others_are_said_once(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P401", f"'{what}' is said twice", ("others", i), also=(also,))
 
 
-def the_whole_is_there(plan: p.Plan) -> Iterator[Fault]:
-    """A model has an embedding, a norm and a head in any case."""
+@rule("P506")
+def whole_is_unconditional(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for `maybe` before `whole`: a model always has an embedding, norm and head."""
     if plan.whole is not None and plan.whole.maybe:
         yield Fault("P506", "'maybe' doesn't go with 'whole'", ("whole", "maybe"))
 
 
-def no_choice_of_each_position_lies_below_a_maybe(plan: p.Plan) -> Iterator[Fault]:
-    """Where a `maybe` isn't taken, what lies below holds, which is then no choice by position.
+@rule("P511")
+def no_maybe_hides_a_choice_of_each_position(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each `maybe` above a statement that leaves each position a choice.
 
-    The two may come to the same plan, by choices that aren't the same.
+    If the `maybe` isn't taken, the lower statement decides: two genomes may decode to one plan.
     """
     of_whole, of_others = untied_choices(plan)
     below: list[tuple[str | None, Place]] = []
@@ -172,9 +187,13 @@ def no_choice_of_each_position_lies_below_a_maybe(plan: p.Plan) -> Iterator[Faul
             yield Fault("P511", message, (*at, "maybe"), help_, (Also("these", lower[0]),))
 
 
-def what_wins_can_be_said_of_positions(plan: p.Plan) -> Iterator[Fault]:
-    """Choices of each position become statements of positions, where the finer part wins."""
-    finer = [(i, one.part) for i, one in enumerate(plan.others) if rank(one.part) > 1]
+@rule("P512")
+def no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for a layer that wins over a finer part that `others` leave open.
+
+    Choices of each position become statements of positions, where the finer part wins.
+    """
+    finer = [(i, entry.part) for i, entry in enumerate(plan.others) if rank(entry.part) > 1]
     if not finer or not untied_choices(plan)[1]:
         return
     solid: dict[int, set[str | None]] = {}
@@ -190,22 +209,16 @@ def what_wins_can_be_said_of_positions(plan: p.Plan) -> Iterator[Fault]:
             return
 
 
-NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
-    every_number_named_is_declared,
-    no_number_is_named_as_a_model_is,
+NUMBERING: tuple[Rule[p.Plan], ...] = (
+    every_named_number_is_declared,
+    no_number_shares_a_models_name,
     every_named_number_is_used,
-    no_name_stands_for_a_whole_number,
+    whole_numbers_are_literal,
     every_curve_has_knots_and_positions,
-    curves_of_a_stack_go_by_its_items,
-    others_are_said_once,
-    the_whole_is_there,
-    no_choice_of_each_position_lies_below_a_maybe,
-    what_wins_can_be_said_of_positions,
+    curves_of_a_stack_span_their_statement,
+    others_stand_once_for_each_part,
+    whole_is_unconditional,
+    no_maybe_hides_a_choice_of_each_position,
+    no_position_overrides_an_open_finer_part,
 )
-"""The rules of plans that say any of this."""
-
-UNREAD_NUMBERS: Mapping[Callable[[p.Plan], Iterator[Fault]], tuple[str, ...]] = {
-    every_number_named_is_declared: ("let",),
-    every_named_number_is_used: (),
-}
-"""Of these, what is missing may stand in such a statement that was not read; in any, if none."""
+"""Rules of named numbers, curves, `others` and `whole`."""

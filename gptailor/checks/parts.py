@@ -2,9 +2,10 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from gptailor.checkpoint.files import quoted
+from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
@@ -20,45 +21,47 @@ _FUSED = {
 }
 """The projection that another may be a piece of."""
 
+
 _Tensor = tuple[Branch, str | None, str]
 """A tensor of a layer: its branch, its role, its name within the layer."""
 
 
 def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
-    """The tensors of a slot's layer, which its branches have."""
+    """Return the tensors of a slot's layer."""
     family = checked.base.layout.family
-    found: list[_Tensor] = []
+    tensors: list[_Tensor] = []
     for branch in BRANCHES:
         first = next(iter(checked.uses(slot, branch)), None)
         names = first.model.part(first.layer, branch) if first is not None else ()
-        found += [(branch, family.role(rest), rest) for rest in names]
-    return found
+        tensors += [(branch, family.role(rest), rest) for rest in names]
+    return tensors
 
 
-def every_part_is_there(checked: Checked) -> Iterator[Fault]:
-    """A part that a position is decided by has tensors in the layer there.
+@rule("M230")
+def every_part_exists(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each part that its layer has no tensors of.
 
-    `others` pass over layers that lack it, unless all do.
+    `others` pass over layers that lack the part, unless all do.
     """
-    finer = [(i, one) for i, one in enumerate(checked.plan.layers) if rank(one.part) > 1]
+    finer = [(i, layer) for i, layer in enumerate(checked.plan.layers) if rank(layer.part) > 1]
     slots = checked.resolved.slots if finer else []
     absent: dict[tuple[str, bool], Fault] = {}
-    there: set[tuple[str, bool]] = set()
+    present: set[tuple[str, bool]] = set()
     for i, layer in finer:
         key = layer.part or "", isinstance(layer, LayerBelow)
         if key in absent and not key[1]:
             continue
         tensors = _tensors(checked, slots[layer.position])
         if any(holds(layer.part, *tensor) for tensor in tensors):
-            there.add(key)
+            present.add(key)
         elif key not in absent:
             message, help_ = _absent(checked, key[0], layer.position, tensors)
             absent[key] = Fault("M230", message, ("layers", i), help_)
-    yield from (fault for key, fault in absent.items() if not key[1] or key not in there)
+    yield from (fault for key, fault in absent.items() if not key[1] or key not in present)
 
 
 def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) -> tuple[str, str]:
-    """That a layer lacks a part, and what there is instead."""
+    """Return a fault for each missing text, each file once."""
     layout = checked.base.layout
     if is_pattern(part):
         names = sorted(rest for branch, _, rest in tensors if branch == "attn") or [""]
@@ -69,21 +72,22 @@ def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) 
         what = f"what the tensors of '{layout.model_type}' do is not known"
         return f"{message}: {what}", "name them by a pattern in quotes"
     roles = {role for _, role, _ in tensors}
-    fused, those = _FUSED.get(part, ("", ""))
+    fused, fused_words = _FUSED.get(part, ("", ""))
     if fused in roles:
-        return f"{message}: {those} one projection there", f"it is '{fused}'"
+        return f"{message}: {fused_words} one projection there", f"it is '{fused}'"
     present = [name for name in PROJECTIONS if name in roles]
-    there = f"it has {listed(present)}; " if present else ""
-    return message, f"{there}a pattern in quotes names any of its tensors"
+    has = f"it has {listed(present)}; " if present else ""
+    return message, f"{has}a pattern in quotes names any of its tensors"
 
 
 _WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
-"""What a tensor's name has after that of its module."""
+"""The end of a tensor's name, after its module's name."""
 
 
+@rule("M231")
 def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
-    """A pattern takes all tensors of a quantised weight, or none."""
-    patterns = [(i, one) for i, one in enumerate(checked.plan.layers) if is_pattern(one.part)]
+    """Yield a fault for a pattern that takes some tensors of a quantised weight, and not all."""
+    patterns = [(i, layer) for i, layer in enumerate(checked.plan.layers) if is_pattern(layer.part)]
     if not patterns or all(model.layout.quantised is None for model in checked.models.values()):
         return
     slots = checked.resolved.slots
@@ -99,8 +103,8 @@ def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
             return
 
 
-FINER: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
-    every_part_is_there,
+FINER: tuple[Rule[Checked], ...] = (
+    every_part_exists,
     quantised_weights_stay_whole,
 )
-"""The rules of parts that are finer than a branch."""
+"""Rules of parts finer than a branch."""

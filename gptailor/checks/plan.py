@@ -1,222 +1,190 @@
-"""Rules that a plan must keep by itself, whatever its models are."""
+"""The rules of a plan by itself, and those of its sizes, positions, stack, rest and ties."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
+from gptailor.checks.declared import DECLARING, MADE
+from gptailor.checks.depth import DEPTH, GAPS
+from gptailor.checks.language import WRITABLE
+from gptailor.checks.numbers import NUMBERING
 from gptailor.checks.recipes import MERGING
-from gptailor.checks.sizes import oversizes
-from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
-from gptailor.plan.needed import needed
+from gptailor.checks.rule import Rule, rule, run_rules
+from gptailor.checks.search import SEARCHING
+from gptailor.plan.bounds import (
+    DEEPEST,
+    MOST_ENTRIES,
+    MOST_LAYERS,
+    MOST_LISTED,
+    MOST_STATEMENTS,
+    MOST_WINDOWS,
+)
+from gptailor.plan.faults import (
+    TOO_LARGE,
+    Also,
+    Fault,
+    Hit,
+    Place,
+    joined_faults,
+    listed,
+    locate,
+    nearest,
+)
+from gptailor.plan.needed import depths, needed
 from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import (
-    PLAN_SUFFIX,
-    Curve,
     Drop,
+    DropWindow,
     Layer,
     Merge,
-    Model,
-    Named,
     Plan,
+    RepeatWindow,
     Scale,
     Subset,
     Take,
     TemplateOf,
-    is_at_url,
+    count_ends,
 )
-from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, LARGEST_SINGLE, WORDS
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, LARGEST_SINGLE
 from gptailor.plan.walk import (
+    drops_by_choice,
     entry_sites,
     named_models,
     numbers,
+    recipe_lists,
     recipes,
     tied_entries,
+    value_lists,
     values,
 )
-from gptailor.plan.wishes import compared_models
-
-PlanRule = Callable[[Plan], Iterator[Fault]]
+from gptailor.plan.windows import stretch_of, window_count
 
 
 def check_alone(
     plan: Plan, *, unread: frozenset[str] = frozenset(), written: bool = False
 ) -> list[Fault]:
-    """The faults of a plan by itself, as its text has them.
+    """Return the faults of a plan by itself, in the order of its text.
 
-    `unread` are the first words of statements that have syntax faults, empty for one that says
-    nothing: what may only be missing because its statement was not read is not reported. `written`
-    says that the plan comes from a text, which keeps some rules by its grammar. All rules run once
-    for a plan, which remembers; none runs for a plan that is too large.
+    `unread` are the first words of statements that have syntax faults, empty for a statement that
+    begins like no other: a rule is skipped where such a statement may hold what the rule misses.
+    `written` means that the plan comes from a text, which keeps the rules `WRITABLE` by its
+    grammar. A plan keeps its faults, so its rules run once. A plan that is too large has one fault.
     """
-    whole = not unread
-    if whole and plan.faults is not None:
+    if not unread and plan.faults is not None:
         return list(plan.faults)
-    too_large = next(oversizes(plan), None)
-    rules = _rules(plan, unread, written=written) if too_large is None else ()
-    faults = locate([too_large], plan.origin) if too_large is not None else []
-    faults += locate((fault for rule in rules for fault in rule(plan)), plan.origin)
-    if whole:
+    rules = [r for r in PLAN_RULES if not ((written and r in WRITABLE) or r.is_unread(unread))]
+    too_large = list(islice(run_rules(SIZE_RULES, plan), 1))
+    faults = locate(too_large or run_rules(rules, plan), plan.origin)
+    if not unread:
         plan.knowing(faults)
     return faults
 
 
-def _rules(plan: Plan, unread: frozenset[str], *, written: bool) -> tuple[PlanRule, ...]:
-    """The rules that a plan can break, those of rare statements only where it has them."""
-    rules = PLAN_RULES
-    made = any(model.made is not None or model.on is not None for model in plan.models.values())
-    if made or plan.tokenizer == "union":
-        from gptailor.checks.made import MADE  # noqa: PLC0415 (few plans make models)
-
-        rules += MADE
-    if made or _says_numbers(plan):
-        from gptailor.checks.numbers import NUMBERING  # noqa: PLC0415 (few plans do)
-
-        rules += NUMBERING
-    if not written:
-        from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
-
-        rules += SAYABLE
-    rules += _of_moving_layers(plan)
-    if plan.search is not None or plan.bridges:
-        from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
-
-        rules += SEARCHING
-    return tuple(rule for rule in rules if not _may_be_unread(rule, unread)) if unread else rules
+# -------------------------------------------------------------------------------------------- sizes
 
 
-def _may_be_unread(rule: PlanRule, unread: frozenset[str]) -> bool:
-    """Whether what a rule misses may stand in a statement with a syntax fault."""
-    from gptailor.checks import heal, numbers, search  # noqa: PLC0415 (few texts have faults)
-
-    known = _ABSENCES, numbers.UNREAD_NUMBERS, search.UNREAD_SEARCH, heal.UNREAD_HEALING
-    said_by = next((of[rule] for of in known if rule in of), None)
-    return said_by is not None and not (said_by and unread.isdisjoint({"", *said_by}))
-
-
-def _of_moving_layers(plan: Plan) -> tuple[PlanRule, ...]:
-    """The rules of choices of drops, of healing and of blocks that come again."""
-    rules: tuple[PlanRule, ...] = ()
-    if plan.drop_any or plan.windows:
-        from gptailor.checks.drops import DROPPING  # noqa: PLC0415 (few plans drop by choice)
-
-        rules += DROPPING
-    if plan.heal is not None:
-        from gptailor.checks.heal import ALONE  # noqa: PLC0415 (few plans are healed)
-
-        rules += ALONE
-    if plan.repeats:
-        from gptailor.checks.repeats import REPEATING  # noqa: PLC0415 (few plans repeat)
-
-        rules += REPEATING
-    return rules
+@rule(TOO_LARGE)
+def statements_are_few(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each field with more than `MOST_STATEMENTS` entries."""
+    names = ("models", "numbers", "others", "drop_any", "windows", "repeats", "bridges")
+    for name in names:
+        if (count := len(getattr(plan, name))) > MOST_STATEMENTS:
+            message = f"expected at most {MOST_STATEMENTS:,} '{name}', got {count:,}"
+            yield Fault(TOO_LARGE, message, (name,), "write several plans")
 
 
-def _says_numbers(plan: Plan) -> bool:
-    """Whether something has a name that is a number's, a curve, or is said of all positions."""
-    if plan.numbers or plan.others or plan.whole is not None:
-        return True
-    return any(isinstance(value, Named | Curve) for _, value in values(plan))
+@rule(TOO_LARGE)
+def named_layers_are_few(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a plan that names more than `MOST_ENTRIES` layers."""
+    items = plan.stack.items if plan.stack is not None else ()
+    named = sum(len(entries) for entries in (plan.layers, plan.drops, plan.scales, items))
+    named += len(plan.heal.layers) if plan.heal is not None else 0
+    named += sum(len(choice.among) for _, choice in drops_by_choice(plan))
+    if named > MOST_ENTRIES:
+        message = f"expected at most {MOST_ENTRIES:,} layers in a plan, got {named:,}"
+        yield Fault(TOO_LARGE, message, ("layers",))
 
 
-# ------------------------------------------------------------------------------------------ models
+@rule("P214")
+def output_layers_are_few(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a stack, and for repeated blocks, of more than `MOST_LAYERS` layers."""
+    if plan.stack is not None and (count := len(plan.stack.items)) > MOST_LAYERS:
+        message = f"expected at most {MOST_LAYERS:,} layers of an output, the stack has {count:,}"
+        yield Fault("P214", message, ("stack",), "write fewer items")
+    more = 0
+    for i, block in enumerate(plan.repeats):
+        first, last = stretch_of(block)
+        length = count_ends(block.count)[1] if isinstance(block, RepeatWindow) else last - first + 1
+        again = max(0, count_ends(block.times)[1]) * max(0, length)
+        more += again if again < MOST_LAYERS else 0  # one block alone is P503
+        if more > MOST_LAYERS:
+            message = f"expected at most {MOST_LAYERS:,} layers that come again, got {more:,}"
+            yield Fault("P214", message, ("repeats", i), "write fewer blocks, or fewer times")
 
 
-def the_version_is_known(plan: Plan) -> Iterator[Fault]:
-    """There is one version of the language."""
-    if plan.version != 1:
-        yield Fault("P102", f"there is no version {plan.version} of the language", ("version",))
+@rule(TOO_LARGE)
+def windows_are_few(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for choices among more than `MOST_WINDOWS` windows in all."""
+    choices: list[tuple[Place, DropWindow | RepeatWindow]] = []
+    choices += [(("windows", i), window) for i, window in enumerate(plan.windows)]
+    for i, block in enumerate(plan.repeats):
+        choices += [(("repeats", i), block)] if isinstance(block, RepeatWindow) else []
+    total = 0
+    for at, choice in choices:
+        total += window_count(choice.count, choice.among)
+        if total > MOST_WINDOWS:
+            message = f"expected at most {MOST_WINDOWS:,} windows to choose from, got {total:,}"
+            yield Fault(TOO_LARGE, message, at, "choose of fewer layers, or of fewer lengths")
+            return
 
 
-def base_is_declared(plan: Plan) -> Iterator[Fault]:
-    """The model named `base` gives the positions and all that the plan doesn't say."""
-    if "base" not in plan.models:
-        close = nearest("base", plan.models)
-        help_ = close or 'add a line such as model base = "./models/base"'
-        yield Fault("P103", "no model is named 'base'", ("models",), help_)
+@rule(TOO_LARGE)
+def lists_are_short(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each list of more than `MOST_LISTED` entries."""
+    lists: list[tuple[Place, int]] = []
+    for name, number in plan.numbers.items():
+        lists += value_lists(number, ("numbers", name))
+    for i, scale in enumerate(plan.scales):
+        lists += value_lists(scale.factor, ("scales", i, "factor"))
+    for at, recipe in recipes(plan):
+        lists += (((*at, *place), length) for place, length in recipe_lists(recipe))
+    if plan.search is not None:
+        lists.append((("search", "objectives", 0), len(plan.search.objectives)))
+        lists.append((("search", "requires", 0), len(plan.search.requires)))
+    for at, length in lists:
+        if length > MOST_LISTED:
+            message = f"expected at most {MOST_LISTED:,} entries in a list, got {length:,}"
+            yield Fault(TOO_LARGE, message, at, "write a shorter list")
 
 
-def every_name_can_be_one(plan: Plan) -> Iterator[Fault]:
-    """Names are letters, digits and `_`, no words of the language, and not shaped like layers."""
-    named = [("model", ("models", name, "name"), name) for name in plan.models]
-    named += [("number", ("numbers", name, "name"), name) for name in plan.numbers]
-    for what, at, name in named:
-        if re.fullmatch(r"L\d+", name):
-            yield Fault("P105", f"'{name}' is a layer's name, not a {what}'s", at)
-        elif name in WORDS:
-            yield Fault("P105", f"'{name}' is a word of the language", at, "choose another name")
-        elif not re.fullmatch(r"[^\W\d]\w*", name):
-            said = f"a {what}'s name is letters, digits and '_', a letter or '_' first"
-            yield Fault("P105", f"'{name}' can't name a {what}", at, said)
+@rule(TOO_LARGE)
+def models_are_shallow(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for models that are more than `DEEPEST` deep in one another."""
+    depth_of = depths(plan)
+    name = max(depth_of, key=depth_of.__getitem__, default="")
+    if (depth := depth_of.get(name, 0)) > DEEPEST:
+        message = f"expected models at most {DEEPEST} deep in one another, '{name}' is {depth}"
+        help_ = "compile a part of them first, and name the folder"
+        yield Fault(TOO_LARGE, message, ("models", name, "name"), help_)
 
 
-def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
-    """Recipes, adapters and objectives name declared models."""
-    named = [(at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)]
-    if plan.heal is not None and plan.heal.teacher is not None:
-        named.append((("heal", "teacher"), plan.heal.teacher))
-    if isinstance(plan.chat_template, TemplateOf):
-        named.append((("chat_template", "model"), plan.chat_template.model))
-    named += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
-    named += compared_models(plan.search)
-    for at, name in named:
-        if name not in plan.models:
-            help_ = nearest(name, plan.models) or _declared(plan)
-            yield Fault("P106", f"the model '{name}' is not declared", at, help_)
+SIZE_RULES: tuple[Rule[Plan], ...] = (
+    statements_are_few,
+    named_layers_are_few,
+    output_layers_are_few,
+    windows_are_few,
+    lists_are_short,
+    models_are_shallow,
+)
+"""Rules that come before all others, whose work grows with these sizes."""
 
 
-def _declared(plan: Plan) -> str:
-    names = listed(f"'{name}'" for name in list(plan.models)[:8])
-    return f"declared are {names}" if names else "no model is declared"
+# ---------------------------------------------------------------------------------------- positions
 
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-
-
-def every_source_can_be_one(plan: Plan) -> Iterator[Fault]:
-    """A source is a folder or has the shape of a Hub id; a revision goes with the Hub."""
-    for name, model in plan.models.items():
-        at = ("models", name, "source")
-        local = model.source[:1] in (".", "/", "~")
-        at_url = is_at_url(model.source)
-        if model.made is not None:
-            yield from _no_recipe(name, model)
-        elif re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
-            yield Fault("P109", "a source holds no quotes and no line ends", at)
-        elif not model.source:
-            yield Fault("P109", f"the source of '{name}' is empty", at)
-        elif (local or at_url) and model.revision is not None:
-            kind = "a URL" if at_url else "local"
-            message = f"'{model.source}' is {kind}, and has no revision"
-            yield Fault("P110", message, ("models", name, "revision"))
-        elif model.source.endswith(PLAN_SUFFIX):
-            yield from _no_plan(model, at, local)
-        elif not (local or at_url) and not re.fullmatch(
-            r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII
-        ):
-            help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
-            yield Fault("P109", f"'{model.source}' has not the shape of a Hub id", at, help_)
-
-
-def _no_recipe(name: str, model: Model) -> Iterator[Fault]:
-    if model.source or model.on is not None or model.revision is not None:
-        message = f"'{name}' is made of models, and has a source besides"
-        yield Fault("P109", message, ("models", name), "keep one of the two")
-
-
-def _no_plan(model: Model, at: Place, local: bool) -> Iterator[Fault]:
-    if model.on is not None:
-        yield Fault("P109", f"'{model.source}' is a plan, and an adapter is a folder", at)
-    elif not local:
-        help_ = f"the path of a plan starts with '.', '/' or '~': \"./{model.source}\""
-        yield Fault("P109", f"'{model.source}' is a plan, and the Hub has models", at, help_)
-
-
-# --------------------------------------------------------------------------------------- positions
-
-
+@rule("P207")
 def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
-    """A position is decided once, and each part of it: a finer one wins. Patterns may overlap."""
+    """Yield a fault for each part of a position that two layers decide; patterns may overlap."""
     hits = []
     decided: dict[tuple[int, str | None], int] = {}
     for j, layer in enumerate(plan.layers):
@@ -228,7 +196,7 @@ def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
 
 
 def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
-    """The later place first: it is the one to blame."""
+    """Return both places, the later one first: that one is to blame."""
     a, b = ("layers", i), ("layers", j)
     spans = [plan.origin.span(at) if plan.origin else None for at in (a, b)]
     if spans[0] and spans[1] and spans[0].start > spans[1].start:
@@ -237,41 +205,45 @@ def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
 
 
 def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterator[Fault]:
-    """A fault for each range of hits; its message says what one position "is"."""
+    """Yield a fault for each range of hits; its message says what one position "is"."""
 
-    def said(name: str, many: bool) -> Fault:
+    def for_range(name: str, many: bool) -> Fault:
         message = fault.message.replace("is", "are", 1) if many else fault.message
         return replace(fault, message=f"{name} {message}")
 
-    return joined_faults(plan.origin, hits, said, label)
+    return joined_faults(plan.origin, hits, for_range, label)
 
 
 def _twins(name: str, placed: Sequence[Drop | Scale]) -> Iterator[Hit]:
+    """Yield a hit for each position that two neighbours in a sorted list have."""
     for (i, first), (j, second) in pairwise(enumerate(placed)):
         if first.position == second.position:
             yield Hit(second.position, (name, j), (name, i))
 
 
+@rule("P209")
 def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
-    """A position has one scale."""
+    """Yield a fault for each position with two scales."""
     twice = Fault("P209", "is scaled twice")
     yield from _joined(plan, _twins("scales", plan.scales), twice, "first scaled here")
 
 
+@rule("P210")
 def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
-    """A position is dropped by one `drop`."""
+    """Yield a fault for each position that two fixed or optional drops name."""
     twice = Fault("P210", "is dropped twice")
     yield from _joined(plan, _twins("drops", plan.drops), twice, "first dropped here")
 
 
+@rule("P208")
 def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
-    """What a fixed `drop` takes away, nothing else is said of; a drop by choice may win."""
+    """Yield a fault for each position that a fixed `drop` removes and another statement changes."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
-    said: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
+    conflicts: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
         ("layers", plan.layers, "is decided and dropped"),
         ("scales", plan.scales, "is scaled and dropped"),
     )
-    for name, decided, message in said:
+    for name, decided, message in conflicts:
         hits = [
             Hit(entry.position, (name, i), drops[entry.position])
             for i, entry in enumerate(decided)
@@ -285,8 +257,9 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     yield from _joined(plan, hits, gone, "dropped here")
 
 
-def overlay_or_stack(plan: Plan) -> Iterator[Fault]:
-    """A plan has overlay statements or a stack."""
+@rule("P212")
+def no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for an overlay statement in a plan with a stack."""
     if plan.stack is None:
         return
     names = ("layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges")
@@ -300,17 +273,16 @@ def overlay_or_stack(plan: Plan) -> Iterator[Fault]:
         yield Fault("P212", message, first, help_, (also,), span=span)
 
 
+@rule("P213", missing_in=("stack",))
 def a_stack_has_items(plan: Plan) -> Iterator[Fault]:
-    """A stack of nothing is no model."""
+    """Yield a fault for an empty stack."""
     if plan.stack is not None and not plan.stack.items:
         yield Fault("P213", "the stack is empty", ("stack",), "name its layers: L0..L9 base")
 
 
-# -------------------------------------------------------------------------------- rest and choices
-
-
+@rule("P220")
 def a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
-    """A stack's limit removes `maybe` items only, so that the others must fit."""
+    """Yield a fault for a limit below the items that are not `maybe`, the only ones it removes."""
     if plan.stack is None or (limit := plan.stack.limit) is None or limit < 1:
         return
     fixed = sum(not item.maybe for item in plan.stack.items)
@@ -321,15 +293,20 @@ def a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
         yield Fault("P220", message, at, "a limit takes only 'maybe' items away")
 
 
+# ----------------------------------------------------------------------------- the rest and choices
+
+
+@rule("P403")
 def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
-    """The output's dtype is one that checkpoints have."""
+    """Yield a fault for a dtype that checkpoints can't have."""
     if plan.dtype is not None and plan.dtype not in DTYPES:
         help_ = nearest(plan.dtype, DTYPES) or f"the dtypes are {listed(DTYPES)}"
         yield Fault("P403", f"'{plan.dtype}' is no dtype of an output", ("dtype",), help_)
 
 
-def the_tokenizer_is_one_models(plan: Plan) -> Iterator[Fault]:
-    """Tokenizers don't merge, and a model that is made of others has none of its own."""
+@rule("P402")
+def the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a merged tokenizer, or one of a model made of models, which has none."""
     if isinstance(plan.tokenizer, Merge | Subset):
         help_ = "'tokenizer union' has the tokens of all models"
         yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",), help_)
@@ -344,16 +321,20 @@ def the_tokenizer_is_one_models(plan: Plan) -> Iterator[Fault]:
             yield Fault("P402", message, at, "name the model that has it")
 
 
+@rule("P404")
 def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
-    """A chat template is a file, a model's, or one that has a name here."""
-    said = plan.chat_template
-    if isinstance(said, str) and said[:1] not in (".", "/", "~") and said not in CHAT_TEMPLATES:
+    """Yield a fault for a chat template that is no file, no model's and not in the registry."""
+    template = plan.chat_template
+    if not isinstance(template, str) or template in CHAT_TEMPLATES:
+        return
+    if template[:1] not in (".", "/", "~"):
         help_ = f"known is {listed(CHAT_TEMPLATES)}; a file starts with '.', '/' or '~'"
-        yield Fault("P404", f"'{said}' names no chat template", ("chat_template",), help_)
+        yield Fault("P404", f"'{template}' names no chat template", ("chat_template",), help_)
 
 
+@rule("P306")
 def every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
-    """A number is one that the arithmetic can compute with, which is done in float32."""
+    """Yield a fault for each number beyond float32, in which merges are computed."""
     most = f"{LARGEST_SINGLE:.9g}"
     for at, value in values(plan):
         for number in numbers(value):
@@ -362,15 +343,17 @@ def every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
                 yield Fault("P306", f"expected at most {most}, where float32 ends, got {got}", at)
 
 
+@rule("P405")
 def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
-    """A hidden state is scaled by a number above 0."""
+    """Yield a fault for each scale of a hidden state that is not above 0."""
     for i, scale in enumerate(plan.scales):
         if any(number <= 0 for number in numbers(scale.factor, plan.numbers)):
             yield Fault("P405", "a scale is above 0", ("scales", i, "factor"))
 
 
+@rule("P507")
 def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
-    """`tied` before a statement without a choice does nothing."""
+    """Yield a warning for each `tied` before statements without a choice, where it does nothing."""
     groups: dict[tuple[Place, int | None], tuple[Place, bool]] = {}
     for at, entry in tied_entries(plan):
         first, before = groups.get((at[:-1], entry.tied), (at, False))
@@ -382,32 +365,27 @@ def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
                         (*at, "tied"), "leave it out", severity="warning")  # fmt: skip
 
 
-PLAN_RULES: tuple[PlanRule, ...] = (
-    the_version_is_known,
-    base_is_declared,
-    every_name_can_be_one,
-    every_model_is_declared,
-    every_source_can_be_one,
+PLAN_RULES: tuple[Rule[Plan], ...] = (
+    *DECLARING,
     every_position_is_decided_once,
     nothing_is_scaled_twice,
     nothing_is_dropped_twice,
     nothing_dropped_is_decided,
-    overlay_or_stack,
+    no_overlay_stands_beside_a_stack,
     a_stack_has_items,
     a_stack_fits_its_limit,
     the_dtype_is_known,
-    the_tokenizer_is_one_models,
+    the_tokenizer_is_from_one_checkpoint,
     the_chat_template_is_known,
     every_number_fits_into_float32,
     every_scale_is_positive,
     every_tie_holds_a_choice,
     *MERGING,
+    *MADE,
+    *NUMBERING,
+    *WRITABLE,
+    *DEPTH,
+    *SEARCHING,
+    *GAPS,
 )
-"""The rules of every plan, in no order that matters; a search and bridges have others besides."""
-
-_ABSENCES: Mapping[PlanRule, tuple[str, ...]] = {
-    base_is_declared: ("model",),
-    every_model_is_declared: ("model",),
-    a_stack_has_items: ("stack",),
-}
-"""Rules that miss something, and the statements that may say it; of any without one."""
+"""Rules of every plan that is not too large; faults without a place in a text keep this order."""

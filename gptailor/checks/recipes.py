@@ -1,9 +1,10 @@
 """Rules of merge methods, their arguments and their sources, and of the choices in a plan."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from gptailor.checks.rule import Rule, rule
 from gptailor.plan import plan as p
 from gptailor.plan import walk
 from gptailor.plan.faults import Fault, Place, listed, nearest
@@ -11,25 +12,29 @@ from gptailor.plan.registry import METHODS, Method, Parameter
 
 
 def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
+    """Yield each method call with its place and its recipe."""
     for at, recipe in walk.recipes(plan):
         yield from ((at + inner, recipe, call) for inner, call in walk.calls(recipe))
 
 
 def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
-    known = (one for one in _calls(plan) if one[-1].name in METHODS)
-    yield from ((*one, METHODS[one[-1].name]) for one in known)
+    """Yield each call of a registered method, with that method."""
+    known = (call for call in _calls(plan) if call[-1].name in METHODS)
+    yield from ((*call, METHODS[call[-1].name]) for call in known)
 
 
+@rule("P301")
 def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
-    """Methods stand in the registry."""
+    """Yield a fault for each method that is not in the registry."""
     for at, _, call in _calls(plan):
         if call.name not in METHODS:
             help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
             yield Fault("P301", f"there is no method '{call.name}'", (*at, "name"), help_)
 
 
+@rule("P302")
 def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
-    """A method takes its own parameters only."""
+    """Yield a fault for each argument that its method has no parameter for."""
     for at, _, call, method in _known_calls(plan):
         names = [parameter.name for parameter in method.parameters]
         for name in call.arguments:
@@ -39,16 +44,17 @@ def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
                 yield Fault("P302", message, (*at, "arguments", name), nearest(name, names) or has)
 
 
+@rule("P303")
 def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
-    """Numbers lie in their parameter's bounds, both ends of an interval too."""
+    """Yield a fault for each number, also an interval's ends, outside its parameter's bounds."""
     for at, _, call, method in _known_calls(plan):
         for inner, name, value in walk.call_values(call):
             parameter = method.parameter(name)
             if parameter is None or parameter.words:
                 continue
-            found = () if _unbounded(parameter, value) else walk.numbers(value, plan.numbers)
-            said = (_out_of_bounds(method, parameter, each) for each in found)
-            if message := next(filter(None, said), ""):
+            bounded = () if _unbounded(parameter, value) else walk.numbers(value, plan.numbers)
+            messages = (_out_of_bounds(method, parameter, each) for each in bounded)
+            if message := next(filter(None, messages), ""):
                 yield Fault("P303", message, at + inner)
             if parameter.integer and isinstance(value, p.Interval):
                 message = f"'{name}' is a whole number, and no interval of reals"
@@ -58,11 +64,12 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
 
 
 def _unbounded(parameter: Parameter, value: p.Value) -> bool:
-    """Whether a name or a curve stands where there is none: that is another rule's fault."""
+    """Return whether a name or a curve stands for a whole number: another rule's fault."""
     return parameter.integer and isinstance(value, p.Named | p.Curve)
 
 
 def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) -> str:
+    """Return a message if a number is outside its parameter's bounds, else an empty text."""
     if parameter.integer and not isinstance(number, int):
         return f"'{parameter.name}' of '{method.name}' is a whole number, not {number!r}"
     if parameter.admits(number):
@@ -71,7 +78,7 @@ def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) ->
 
 
 def _overfull(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
-    """What is wrong where a source's two shares, of what is kept and dropped, are more than all."""
+    """Return a message if a source's kept and dropped shares exceed 1, else an empty text."""
     if method.parameter("gamma") is None:
         return ""
     density, gamma = (_each(call, method, name) for name in ("density", "gamma"))
@@ -83,7 +90,10 @@ def _overfull(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
 
 
 def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
-    """What is wrong where `epsilon` takes a probability beyond 0 or 1; a density of 1 keeps all."""
+    """Return a message if `epsilon` takes a probability beyond 0 or 1, else an empty text.
+
+    A density of 1 keeps everything.
+    """
     if method.parameter("epsilon") is None or method.parameter("density") is None:
         return ""
     densities, epsilons = (_each(call, method, name) for name in ("density", "epsilon"))
@@ -92,38 +102,41 @@ def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
         most = max(walk.numbers(epsilon, plan.numbers), default=0.0)
         low, high = min(ends, default=1.0), max(ends, default=1.0)
         if low < 1 and not (low - most > 0 and high + most < 1):
-            said = f"{low!r}" if low == high else f"{low!r}..{high!r}"
-            return f"density {said} and epsilon {most!r}: density ± epsilon lies in (0, 1)"
+            shown = f"{low!r}" if low == high else f"{low!r}..{high!r}"
+            return f"density {shown} and epsilon {most!r}: density ± epsilon lies in (0, 1)"
     return ""
 
 
 def _each(call: p.MethodCall, method: Method, name: str) -> tuple[p.Value, ...]:
-    """What a parameter is for each source or for all; none where it is a word."""
-    given = method.argument(call.arguments, name)
-    several = () if isinstance(given, str) else given if isinstance(given, tuple) else (given,)
+    """Return a parameter's values, one for each source or one for all; none if it is a word."""
+    argument = method.argument(call.arguments, name)
+    if isinstance(argument, str):
+        return ()
+    several = argument if isinstance(argument, tuple) else (argument,)
     return tuple(value for value in several if not isinstance(value, str))
 
 
 def _together(a: p.Value, b: p.Value, plan: p.Plan) -> Iterator[tuple[int | float, ...]]:
-    """The most that both may be; at each knot, where both are curves through as many there."""
+    """Return the largest pairs of two values; one for each knot of curves with as many knots."""
     each: list[Sequence[p.Value]] = [(a,), (b,)]
     curves = [value for value in (a, b) if isinstance(value, p.Curve)]
     if len({(len(curve.curve), curve.over) for curve in curves}) == 1:
         count = len(curves[0].curve)  # between knots at one place the sum is on a straight line
         each = [v.curve if isinstance(v, p.Curve) else (v,) * count for v in (a, b)]
-    most = ([max(walk.numbers(v, plan.numbers), default=0.0) for v in one] for one in each)
+    most = ([max(walk.numbers(v, plan.numbers), default=0.0) for v in values] for values in each)
     return zip(*most, strict=True)
 
 
 def _paired(a: tuple[p.Value, ...], b: tuple[p.Value, ...]) -> Iterator[tuple[p.Value, p.Value]]:
-    """Both for each source, where one may be for all."""
+    """Yield both values for each source, where one value may serve all sources."""
     count = max(len(a), len(b))
     more = (n * count if len(n) == 1 else n for n in (a, b))
     return zip(*more, strict=False)
 
 
+@rule("P304")
 def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
-    """A method merges as many sources as it can."""
+    """Yield a fault for each merge of too few or too many sources for its method."""
     for at, recipe, _, method in _known_calls(plan):
         if not isinstance(recipe, p.Merge):
             continue
@@ -134,16 +147,17 @@ def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P304", message, at)
 
 
+@rule("P311")
 def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
-    """As many numbers as sources, or one that serves all."""
+    """Yield a fault for each list of numbers that isn't one for each source, or one for all."""
     for at, recipe, call, method in _known_calls(plan):
         wanted = len(list(walk.sources(recipe)))
         for parameter in method.parameters:
-            given = call.arguments.get(parameter.name)
-            listed = parameter.variadic or (parameter.each and isinstance(given, tuple))
-            if given is None or isinstance(given, str) or not listed:
+            argument = call.arguments.get(parameter.name)
+            takes_list = parameter.variadic or (parameter.each and isinstance(argument, tuple))
+            if argument is None or isinstance(argument, str) or not takes_list:
                 continue
-            count = len(given) if isinstance(given, tuple) else 1
+            count = len(argument) if isinstance(argument, tuple) else 1
             if count != wanted and not (count == 1 and parameter.one_serves_all):
                 serves_all = parameter.one_serves_all or parameter.each
                 message = f"'{method.name}' has {count} {parameter.name} for {wanted} sources"
@@ -155,46 +169,50 @@ def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
                 yield Fault("P311", message, (*at, "arguments", parameter.name), help_)
 
 
-def one_number_is_one(plan: p.Plan) -> Iterator[Fault]:
-    """Only some parameters take several numbers."""
+@rule("P311")
+def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each list of numbers in a parameter that takes one."""
     for at, _, call, method in _known_calls(plan):
-        for name, given in call.arguments.items():
+        for name, argument in call.arguments.items():
             parameter = method.parameter(name)
-            if parameter is None or parameter.words or not isinstance(given, tuple):
+            if parameter is None or parameter.words or not isinstance(argument, tuple):
                 continue
             if not (parameter.variadic or parameter.each):
-                message = f"'{name}' of '{method.name}' is one number, not {len(given)}"
+                message = f"'{name}' of '{method.name}' is one number, not {len(argument)}"
                 yield Fault("P311", message, (*at, "arguments", name))
 
 
-def every_word_is_known(plan: p.Plan) -> Iterator[Fault]:
-    """A parameter with words takes one of these, any other takes numbers."""
+@rule("P306", "P312")
+def every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each word that its parameter doesn't have, and each word for a number."""
     for at, _, call, method in _known_calls(plan):
-        for name, given in call.arguments.items():
+        for name, argument in call.arguments.items():
             parameter, place = method.parameter(name), (*at, "arguments", name)
             if parameter is None:
                 continue
-            if parameter.words and given not in parameter.words:
-                said = f"'{given}'" if isinstance(given, str) else "a number"
+            if parameter.words and argument not in parameter.words:
+                got = f"'{argument}'" if isinstance(argument, str) else "a number"
                 wanted = listed((f"'{word}'" for word in parameter.words), "or")
-                message = f"'{name}' of '{method.name}' is {wanted}, not {said}"
-                near = nearest(given, parameter.words) if isinstance(given, str) else ""
+                message = f"'{name}' of '{method.name}' is {wanted}, not {got}"
+                near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
                 yield Fault("P312", message, place, near)
-            elif not parameter.words and isinstance(given, str):
-                yield Fault("P306", f"a number is needed, '{given}' is none", place)
+            elif not parameter.words and isinstance(argument, str):
+                yield Fault("P306", f"a number is needed, '{argument}' is none", place)
 
 
-def every_sum_of_weights_divides(plan: p.Plan) -> Iterator[Fault]:
-    """Where a sum is divided by that of its weights, no sum of weights that may come is 0."""
+@rule("P313")
+def no_sum_of_weights_is_0(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each call that may divide by a sum of weights that is 0."""
     for at, recipe, call, method in _known_calls(plan):
-        given = method.argument(call.arguments, "weight")
+        argument = method.argument(call.arguments, "weight")
         divides = method.argument(call.arguments, "normalize") == "yes" or method.name == "nuslerp"
-        if not divides or isinstance(given, str):
+        if not divides or isinstance(argument, str):
             continue
         count = len(list(walk.sources(recipe)))
-        said = given if isinstance(given, tuple) else (given,)
+        weights = argument if isinstance(argument, tuple) else (argument,)
         ends = [
-            walk.numbers(1.0 if value is None else value, plan.numbers) or (1.0,) for value in said
+            walk.numbers(1.0 if value is None else value, plan.numbers) or (1.0,)
+            for value in weights
         ]
         ends = ends * count if len(ends) == 1 else ends
         if method.elects and (message := _cancels(ends)):
@@ -207,12 +225,14 @@ def every_sum_of_weights_divides(plan: p.Plan) -> Iterator[Fault]:
 
 
 _UNDIVIDED = "choose other weights, or 'normalize=no' where the method has it"
+
+
 _NO_SUM = 1e-8
-"""A sum of weights below this is one of 0 but for rounding."""
+"""The least sum of weights that rounding alone doesn't make of 0."""
 
 
 def _cancels(ends: Sequence[Sequence[float]]) -> str:
-    """What is wrong where some of the weights, those of sources that agree, may sum to 0."""
+    """Return a message if some weights, those of sources that agree, may sum to 0."""
     signed = [e for e in ends if any(e)]
     if not (any(min(e) < 0 for e in signed) and any(max(e) > 0 for e in signed)):
         return ""
@@ -226,19 +246,20 @@ def _cancels(ends: Sequence[Sequence[float]]) -> str:
 
 
 _MOST_SUMMED = 12
-"""Weights of both signs of which all sums are looked at; of more none is trusted."""
+"""The most weights of both signs whose sums are all computed; more are refused."""
 
 
 def _may_sum_to_0(ends: Sequence[Sequence[float]], least: int) -> bool:
-    """Whether the sum of at least so many of the weights, each between its ends, may be 0."""
+    """Return whether `least` or more of the weights, each between its ends, may sum to 0."""
     lows, highs = sorted(min(e) for e in ends), sorted((max(e) for e in ends), reverse=True)
     low = math.fsum([*lows[:least], *(n for n in lows[least:] if n < 0)])
     high = math.fsum([*highs[:least], *(n for n in highs[least:] if n > 0)])
     return low < _NO_SUM and high > -_NO_SUM
 
 
+@rule("P304", "P308")
 def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
-    """A merge names layers, and has one way to merge them."""
+    """Yield a fault for each merge without sources, or with a share beside other ways to merge."""
     for at, recipe in walk.recipes(plan):
         if not isinstance(recipe, p.Merge):
             continue
@@ -249,20 +270,25 @@ def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P308", message, (*at, "share"))
 
 
+@rule("P218")
 def every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
-    """A layer's recipe names layers; the rest of the model has none."""
+    """Yield a fault for each source of a layer without a layer, or of the rest with a layer."""
     for at, recipe in walk.recipes(plan):
         is_layer = at[0] in ("layers", "stack")
-        found = [(*a, "layer") for a, s in walk.sources(recipe) if (s.layer is None) == is_layer]
+        places = [(*a, "layer") for a, s in walk.sources(recipe) if (s.layer is None) == is_layer]
         if isinstance(recipe, p.Subset):
-            found = [("layer",)] if (recipe.layer is None) == is_layer else []
-        if found:
+            places = [("layer",)] if (recipe.layer is None) == is_layer else []
+        if places:
             message = "a layer's source names no layer" if is_layer else "a source names a layer"
-            yield Fault("P218", message, at + found[0])
+            yield Fault("P218", message, at + places[0])
 
 
-def a_stack_says_which_base(plan: p.Plan) -> Iterator[Fault]:
-    """In a stack, θ_b is at the layer number that all sources name."""
+@rule("P217")
+def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each merge of a stack whose base layer is not determined.
+
+    A method that uses the base takes the base's layer of the number that all sources name.
+    """
     for at, recipe in walk.layer_recipes(plan):
         if at[0] != "stack" or not isinstance(recipe, p.Merge):
             continue
@@ -274,11 +300,12 @@ def a_stack_says_which_base(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P217", message, (*at, "by"))
 
 
-# ----------------------------------------------------------------------------------------- choices
+# ------------------------------------------------------------------------------------------ choices
 
 
+@rule("P501", "P502")
 def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
-    """`any of` has a method, and one that takes every number of sources from two up."""
+    """Yield a fault for each `any of` without a method that takes any number of sources."""
     for at, recipe in walk.recipes(plan):
         if not isinstance(recipe, p.Subset):
             continue
@@ -293,8 +320,9 @@ def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
                 yield Fault("P501", message, at + inner, f"those that can are {able}")
 
 
+@rule("P504")
 def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
-    """An interval goes from a lower to a higher number."""
+    """Yield a fault for each interval that is empty or descends."""
     for at, value in walk.values(plan):
         if isinstance(value, p.Interval) and not value.interval[0] < value.interval[1]:
             low, high = value.interval
@@ -304,15 +332,16 @@ def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P504", message, at, help_)
 
 
-def every_choice_is_one(plan: p.Plan) -> Iterator[Fault]:
-    """A choice has two or more options, none twice."""
+@rule("P505")
+def every_choice_has_distinct_options(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each choice with fewer than two options, or the same option twice."""
     for at, options in _options(plan):
         first: dict[object, int] = {}
         places = [first.setdefault(_key(option), i) for i, option in enumerate(options)]
         repeated = [option for i, option in enumerate(options) if places[i] < i]
         if repeated:
-            said = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
-            yield Fault("P505", f"'{said}' stands twice in this choice", at)
+            option_name = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
+            yield Fault("P505", f"'{option_name}' stands twice in this choice", at)
         elif len(options) < 2:
             what = "a choice of one leaves nothing open" if options else "a choice has no options"
             yield Fault("P505", what, at, "write it without 'one of'" if options else "")
@@ -326,6 +355,7 @@ def _key(option: object) -> object:
 
 
 def _options(plan: p.Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
+    """Yield the place and the options of each choice that lists them."""
     for site in walk.sites(plan):
         if isinstance(site.value, p.OneOfModels | p.OneOfMethods):
             yield site.place, site.value.one_of
@@ -338,19 +368,20 @@ def _options(plan: p.Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
             yield at, value.one_of
 
 
-MERGING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
+MERGING: tuple[Rule[p.Plan], ...] = (
     every_method_is_known,
     every_parameter_is_known,
     every_argument_is_in_bounds,
     every_method_gets_its_sources,
     every_source_gets_its_number,
-    one_number_is_one,
-    every_word_is_known,
-    every_sum_of_weights_divides,
+    only_listed_parameters_take_several_numbers,
+    every_word_of_a_parameter_is_known,
+    no_sum_of_weights_is_0,
     a_merge_has_sources,
     every_source_names_a_layer,
-    a_stack_says_which_base,
+    a_stack_determines_the_base_layer,
     any_of_can_merge,
     every_interval_ascends,
-    every_choice_is_one,
+    every_choice_has_distinct_options,
 )
+"""Rules of recipes and of their choices."""

@@ -1,54 +1,207 @@
-"""Rules of the output's tokenizer where it is no one model's: a union, a chat template."""
+"""Rules of the output's tokenizer: its tokens, their rows, a union, a chat template."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from gptailor.checkpoint.chat_template import read_template, templates_of
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import folder_of, is_local
-from gptailor.checkpoint.vocabulary import counted, shown_tokens
-from gptailor.plan.faults import Fault, listed
+from gptailor.checkpoint.folder import CONFIG, generation_config, processor_files, tokenizer_files
+from gptailor.checkpoint.foreign_code import files_with_code, names_code
+from gptailor.checkpoint.models import Opened, folder_of, is_local
+from gptailor.checkpoint.vocabulary import (
+    Vocabulary,
+    counted,
+    differing_splits,
+    relation,
+    same_files,
+    shown_tokens,
+)
+from gptailor.checks.rule import Rule, rule
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.plan import TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
-from gptailor.program.rows import AlignedRest, has_rows
-from gptailor.program.sources import Checked
+from gptailor.plan.walk import layer_recipes, named_models
+from gptailor.program.rows import AlignedRest, can_be_aligned, has_rows
+from gptailor.program.sources import Checked, needs_base
 
 
-def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
-    """The file is a template, the model has one, and there is a tokenizer that it is for."""
-    said, at = checked.plan.chat_template, ("chat_template",)
-    if said is None:
+@rule()
+def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each unreadable tokenizer that the output's tokens depend on."""
+    owner = checked.tokenizer_model
+    named = {"base", owner.name} | _in_layers(checked)
+    named |= {checked.plan.heal.teacher or ""} if checked.plan.heal is not None else set()
+    for where in ("embed", "head"):
+        named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
+    named |= set() if checked.union is None else checked.models.keys()
+    others = sorted((named & checked.models.keys()) - {owner.name})
+    for name in (owner.name, *others):
+        model = checked.models[name]
+        try:
+            if name == owner.name or not _same_files(model, owner):
+                _ = model.vocabulary
+        except CheckpointError as error:
+            message = f"{error.message} ({error.path})"
+            yield Fault(error.code, message, ("models", name, "source"), error.help)
+            if name == owner.name:  # nothing to compare the others with
+                return
+
+
+@rule("M211")
+def the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a model that gives its tokenizer and has none."""
+    if checked.plan.tokenizer is not None and checked.tokenizer_model.vocabulary is None:
+        message = f"'{checked.tokenizer_model.name}' has no tokenizer that can be read"
+        yield Fault("M211", message, ("tokenizer",))
+
+
+@rule("M210")
+def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each embedding or head with other rows than the output's tokenizer.
+
+    Known vocabularies are aligned and may differ.
+    """
+    owner = checked.tokenizer_model
+    for where in ("embed", "head") if checked.union is None else ():
+        recipe = checked.plan.rest(where) or outline.own(0)
+        named = [(at, name) for at, name, _ in named_models(recipe)]
+        if needs_base(recipe):
+            named.append(((), "base"))
+        for at, name in named:
+            model = checked.models.get(name, owner)
+            ours, theirs = model.rest(where).get(0), owner.rest(where).get(0)
+            if ours is None or theirs is None or can_be_aligned(model, owner):
+                continue
+            if ours.spec.shape[0] != theirs.spec.shape[0]:
+                message = (
+                    f"the {where} of '{name}' has {ours.spec.shape[0]} tokens, and that of "
+                    f"'{owner.name}', whose tokenizer the output has, {theirs.spec.shape[0]}"
+                )
+                unknown = model.name if model.vocabulary is None else owner.name
+                help_ = f"'{unknown}' has no tokenizer to say which is which"
+                is_named = checked.plan.rest(where) is not None
+                yield Fault("M210", message, (where, *at) if is_named else ("tokenizer",), help_)
+
+
+@rule("M308")
+def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for tokens beyond the embedding's rows."""
+    owner = checked.tokenizer_model
+    embed = owner.rest("embed").get(0)
+    if owner.vocabulary is None or embed is None or checked.union is not None:
         return
-    try:
-        if isinstance(said, TemplateOf):
-            model = checked.models.get(said.model)
-            if model is not None and not templates_of(model.checkpoint):
-                yield Fault("M225", f"'{said.model}' has no chat template", (*at, "model"))
-        elif is_local(said):
-            read_template(folder_of(checked.plan, said))
-    except CheckpointError as error:
-        yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
-    if checked.tokenizer_model.vocabulary is None:
-        name = checked.tokenizer_model.name
-        message = f"'{name}' has no tokenizer that can be read, and a chat template is one's"
-        yield Fault("M211", message, at)
+    rows = embed.spec.shape[0]
+    beyond = [token for token, number in owner.vocabulary.ids.items() if number >= rows]
+    if beyond:
+        at = ("tokenizer",) if checked.plan.tokenizer is not None else ("models", "base", "source")
+        message = (
+            f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
+            f"{rows} rows: {shown_tokens(beyond)}"
+        )
+        help_ = "the output can't read them"
+        yield Fault("M308", message, at, help_, severity="warning")
 
 
-def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
-    """What a template with a name writes between messages should be tokens of the output's."""
-    said, union = checked.plan.chat_template, checked.union
-    vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
-    marks = CHAT_TEMPLATES.get(said, ()) if isinstance(said, str) else ()
-    missing = [mark for mark in marks if vocabulary is not None and mark not in vocabulary.ids]
-    if missing:
-        are = "is no token" if len(missing) == 1 else "are no tokens"
-        which = listed(f"'{mark}'" for mark in missing)
-        message = f"{which} {are} of the output's tokenizer"
-        help_ = "they are then written as other texts are; 'tokenizer from' a model that has them"
-        yield Fault("M311", message, ("chat_template",), help_, severity="warning")
+@rule("M306", "M307")
+def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for each model whose layers were trained on other tokens."""
+    owner = checked.tokenizer_model
+    for name in sorted(_in_layers(checked)):
+        model = checked.models[name]
+        if name == owner.name or _same_files(model, owner):
+            continue
+        if owner.vocabulary is not None and model.vocabulary is not None:
+            if checked.union is None:
+                yield from _disagreement(name, model.vocabulary, owner.vocabulary)
+            yield from _other_splits(name, model.vocabulary, owner.vocabulary)
 
 
+def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
+    """Yield a warning for a vocabulary that extends the output's, or that differs from it."""
+    how = relation(ours, theirs)
+    at = ("models", name, "source")
+    more = [token for token in theirs.ids if token not in ours.ids]
+    if how == "extension":
+        message = (
+            f"'{name}' has {counted(more)} that the output's tokenizer lacks: {shown_tokens(more)}"
+        )
+        help_ = f"'tokenizer from {name}' brings them"
+        yield Fault("M306", message, at, help_, severity="warning")
+    elif how == "other":
+        moved = [token for token, n in theirs.ids.items() if ours.ids.get(token, n) != n]
+        why = f"{counted(more)} that it lacks: {shown_tokens(more)}"
+        why = f"{counted(moved)} with other numbers: {shown_tokens(moved)}" if moved else why
+        message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
+        help_ = "its layers were trained on other tokens"
+        yield Fault("M307", message, at, help_, severity="warning")
+
+
+def _other_splits(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
+    """Yield a warning for a tokenizer that splits texts otherwise, if its tokens agree."""
+    parts = differing_splits(ours, theirs)
+    if parts and relation(ours, theirs) != "other":  # which is a warning already
+        message = f"'{name}' splits texts otherwise than the output's tokenizer, with other "
+        help_ = "its layers were trained on texts that were split otherwise"
+        at = ("models", name, "source")
+        yield Fault("M307", message + listed(parts), at, help_, severity="warning")
+
+
+def _same_files(model: Opened, owner: Opened) -> bool:
+    """Return whether two models have the same tokenizer files."""
+    return same_files(model.checkpoint.folder, owner.checkpoint.folder)
+
+
+def _in_layers(checked: Checked) -> set[str]:
+    """Return the models that layers are taken from; the base's fill the positions left out."""
+    named = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
+    named |= {"base"} if checked.plan.stack is None else set()
+    return {name for name in named if name in checked.models}
+
+
+@rule("M313")
+def the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for each file beside the weights that names code."""
+    owner, base = checked.tokenizer_model, checked.base
+    source = ("models", "base", "source")
+    at = ("tokenizer",) if checked.plan.tokenizer is not None else source
+    if names_code(base.config):
+        yield _code_left_out(CONFIG, base, source)
+    copied = [(owner, at, path) for path in tokenizer_files(owner.checkpoint)]
+    copied += [(owner, at, path) for path in [generation_config(owner.checkpoint)] if path]
+    processor = processor_files(base.checkpoint) if base.layout.wrapped else ()
+    copied += [(base, source, path) for path in processor]
+    for model, place, path in copied:
+        try:
+            coded = [name for name, _ in files_with_code({path.name: path})]
+        except CheckpointError as error:
+            yield Fault(error.code, f"{error.message} ({error.path})", place, error.help)
+            continue
+        yield from (_code_left_out(name, model, place) for name in coded)
+
+
+def _code_left_out(name: str, model: Opened, at: Place) -> Fault:
+    """Return the warning about a file that names code."""
+    message = f"{name} of '{model.name}' names code of its own ('auto_map')"
+    help_ = "the output has the file without it; the code is never run"
+    return Fault("M313", message, at, help_, severity="warning")
+
+
+TOKENS: tuple[Rule[Checked], ...] = (
+    the_tokenizer_exists,
+    every_token_has_a_row,
+    every_token_has_a_number_within,
+    tokenizers_agree,
+    the_copied_files_name_no_code,
+)
+"""Rules of the output's tokens."""
+
+
+# ------------------------------------------------------------------------------------------- unions
+
+
+@rule("M208", "M211", "M226")
 def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
-    """All tokenizers can be read, the base's can be added to, and each token has a row."""
+    """Yield a fault for each tokenizer that a union can't take, and for tokens without a row."""
     union = checked.union
     if union is None:
         return
@@ -67,8 +220,10 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
         return
     lacking = AlignedRest(checked.models, checked.base, union, frozenset({"base"}))
     read = [(where, i) for where in ("embed", "head") for i in checked.base.rest(where)]
-    found = (lacking.rows(where, i, union).missing for where, i in read if has_rows(where, i))
-    if missing := next(filter(None, found), None):
+    missing_rows = (
+        lacking.rows(where, i, union).missing for where, i in read if has_rows(where, i)
+    )
+    if missing := next(filter(None, missing_rows), None):
         tokens = [union.vocabulary.tokens.get(number, f"number {number}") for number in missing]
         message = f"no model has a row for {counted(tokens)} of the base's: {shown_tokens(tokens)}"
         help_ = "they are beyond its embedding: take them out of its tokenizer"
@@ -76,7 +231,7 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
 
 
 def _misfits(checked: Checked) -> Iterator[Fault]:
-    """Models whose rows are of another width than the base's."""
+    """Yield a fault for each model whose rows are wider or narrower than the base's."""
     for model in checked.models.values():
         for where in ("embed", "head"):
             ours, theirs = (m.rest(where).get(0) for m in (checked.base, model))
@@ -88,8 +243,9 @@ def _misfits(checked: Checked) -> Iterator[Fault]:
             break
 
 
+@rule("M312")
 def vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
-    """Tokens of another vocabulary proper are taken for what they aren't: whole words of a text."""
+    """Yield a warning for each vocabulary whose tokens a text would be split by first."""
     union = checked.union
     if union is None or any(model.vocabulary is None for model in checked.models.values()):
         return
@@ -100,14 +256,54 @@ def vocabularies_are_extended_not_mixed(checked: Checked) -> Iterator[Fault]:
         yield Fault("M312", message + shown_tokens(tokens), at, help_, severity="warning")
 
 
-UNITED: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+UNITED: tuple[Rule[Checked], ...] = (
     the_union_can_be_made,
     vocabularies_are_extended_not_mixed,
 )
-"""Rules of a plan with `tokenizer union`."""
+"""Rules of `tokenizer union`."""
 
-TEMPLATE: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+
+# ----------------------------------------------------------------------------------- chat templates
+
+
+@rule("M211", "M225")
+def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a template that can't be read, and for one without a tokenizer."""
+    template, at = checked.plan.chat_template, ("chat_template",)
+    if template is None:
+        return
+    try:
+        if isinstance(template, TemplateOf):
+            model = checked.models.get(template.model)
+            if model is not None and not templates_of(model.checkpoint):
+                yield Fault("M225", f"'{template.model}' has no chat template", (*at, "model"))
+        elif is_local(template):
+            read_template(folder_of(checked.plan, template))
+    except CheckpointError as error:
+        yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
+    if checked.tokenizer_model.vocabulary is None:
+        name = checked.tokenizer_model.name
+        message = f"'{name}' has no tokenizer that can be read, and a chat template is one's"
+        yield Fault("M211", message, at)
+
+
+@rule("M311")
+def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for marks of a named template that are no tokens of the output's."""
+    template, union = checked.plan.chat_template, checked.union
+    vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
+    marks = CHAT_TEMPLATES.get(template, ()) if isinstance(template, str) else ()
+    missing = [mark for mark in marks if vocabulary is not None and mark not in vocabulary.ids]
+    if missing:
+        are = "is no token" if len(missing) == 1 else "are no tokens"
+        which = listed(f"'{mark}'" for mark in missing)
+        message = f"{which} {are} of the output's tokenizer"
+        help_ = "they are then written as other texts are; 'tokenizer from' a model that has them"
+        yield Fault("M311", message, ("chat_template",), help_, severity="warning")
+
+
+TEMPLATE: tuple[Rule[Checked], ...] = (
     the_chat_template_can_be_taken,
     a_named_template_has_its_tokens,
 )
-"""Rules of a plan with a chat template."""
+"""Rules of a chat template."""

@@ -195,11 +195,12 @@ def faults_of(
 
         return plan, check(plan, models)
     from gptailor.checkpoint.models import rebind  # noqa: PLC0415
-    from gptailor.checks.besides import absent_files, check_besides  # noqa: PLC0415
+    from gptailor.checks.models import check_local_models  # noqa: PLC0415
+    from gptailor.checks.texts import absent_files  # noqa: PLC0415
 
     declared = plan.models
     plan, unknown = rebind(plan, models)
-    faults += unknown + check_besides(plan, declared) + absent_files(plan, whole=False)
+    faults += unknown + check_local_models(plan, declared) + absent_files(plan, whole=False)
     return plan, locate(faults, plan.origin)
 
 

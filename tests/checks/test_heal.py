@@ -45,12 +45,12 @@ def test_what_is_said_holds_in_any_order() -> None:
 
 def test_a_stack_learns_from_the_base_unless_it_says_another() -> None:
     stack = "stack { L0..L2 base; L1 heal }\n"
-    found = healed(f'{stack}heal on "t"')
-    assert found is not None
-    assert (found.teacher, found.indices) == ("base", (0, 1, 2, 3))
-    found = healed(f'{stack}heal from full on "t"')
-    assert found is not None
-    assert found.teacher == "full"
+    healing = healed(f'{stack}heal on "t"')
+    assert healing is not None
+    assert (healing.teacher, healing.indices) == ("base", (0, 1, 2, 3))
+    healing = healed(f'{stack}heal from full on "t"')
+    assert healing is not None
+    assert healing.teacher == "full"
 
 
 @pytest.mark.parametrize("body", ["drop L1", 'L1 from heal\nheal on "t"', 'heal L1 on "t"'])
@@ -114,11 +114,11 @@ def test_projections_are_the_matrices_of_a_layer(family: Path) -> None:
         for name, tensor in folder.tensors.items()
         if name.startswith("model.layers.3.")
     }
-    found = projections(layer)
-    assert "self_attn.o_proj.weight" in found
-    assert any("experts" in name for name in found)
-    assert not [name for name in found if "norm" in name or name == "mlp.gate.weight"]
-    assert all(side == min(layer[name].shape[-2:]) for name, side in found.items())
+    sides = projections(layer)
+    assert "self_attn.o_proj.weight" in sides
+    assert any("experts" in name for name in sides)
+    assert not [name for name in sides if "norm" in name or name == "mlp.gate.weight"]
+    assert all(side == min(layer[name].shape[-2:]) for name, side in sides.items())
 
 
 def test_a_mask_beside_the_weights_learns_nothing(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def merged(**more: Any) -> dict[str, Any]:
     return {"merge": [{"model": "base"}, {"model": "math"}], **more}
 
 
-def items(*found: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"stack": {"items": list(found), **more}}
+def items(*entries: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"stack": {"items": list(entries), **more}}
 
 
 def two(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -141,6 +141,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         items({"recipe": {"merge": [take()["take"]] * 2,
                           "share": {"curve": [0, 1], "over": [1, 1]}}}),
     ),
+    "a bound of a huge number": (
+        "P306",
+        {"search": {"requires": [{"name": "parameters", "sign": "<=", "bound": {"number": HUGE}}]}},
+    ),
+    "a word for a number": (
+        "P306",
+        layer({"merge": [take()["take"]] * 2, "by": {"name": "slerp", "arguments": {"t": "half"}}}),
+    ),
     "a name of a huge number": ("P306", {"numbers": {"mix": HUGE}}),
     "a name of a name": ("S107", {"numbers": {"mix": {"named": "late"}}}),
     "a choice as a knot": (
@@ -176,10 +184,10 @@ def test_an_integer_too_long_for_pythons_text_is_a_fault() -> None:
 
 
 def test_faults_of_a_plan_without_a_text_come_rule_by_rule_and_in_one_order() -> None:
-    one, down, same = {"one_of": [1]}, {"interval": [2, 1]}, [take()["take"]] * 2
+    single, down, same = {"one_of": [1]}, {"interval": [2, 1]}, [take()["take"]] * 2
     plan = {
         "models": MODELS,
-        "embed": {"merge": [{"model": "base"}, {"model": "math"}], "share": one},
+        "embed": {"merge": [{"model": "base"}, {"model": "math"}], "share": single},
         "layers": [
             {"position": 0, "recipe": take(0, {"one_of": ["math"]})},
             {"position": 1, "tied": 0, "recipe": {"merge": same, "share": down}},
@@ -187,10 +195,10 @@ def test_faults_of_a_plan_without_a_text_come_rule_by_rule_and_in_one_order() ->
         "drops": [{"position": 2, "tied": 0}],
         "scales": [
             {"position": 3, "tied": 0, "factor": down},
-            {"position": 4, "factor": one},
+            {"position": 4, "factor": single},
             {"position": 5, "factor": HUGE},
         ],
-        "bridges": [{"on": "t", "ridge": one, "tokens": down}],
+        "bridges": [{"on": "t", "ridge": single, "tokens": down}],
         "stack": {
             "items": [
                 {"tied": 0, "recipe": take()},
@@ -200,8 +208,8 @@ def test_faults_of_a_plan_without_a_text_come_rule_by_rule_and_in_one_order() ->
         },
     }
     _, faults = read_json(Source("plan.json", json.dumps(plan)), Path())
-    found = [(fault.code, *fault.at) for fault in faults]
-    assert [one for one in found if one[0] in ("P507", "P504", "P505", "P306")] == [
+    places = [(fault.code, *fault.at) for fault in faults]
+    assert [single for single in places if single[0] in ("P507", "P504", "P505", "P306")] == [
         ("P306", "stack", "items", 2, "recipe", "share"),
         ("P306", "scales", 2, "factor"),
         ("P507", "drops", 0, "tied"),
@@ -249,5 +257,5 @@ def test_names_and_curves_have_the_json_of_the_contract() -> None:
     plan, faults = read_json(Source("p", json.dumps({"models": MODELS, **body})), Path())
     assert not faults
     assert plan is not None
-    said = json.loads(plan.model_dump_json(exclude_defaults=True))
-    assert {name: said[name] for name in body} == {**body, "whole": {**body["whole"], "tied": 0}}
+    written = json.loads(plan.model_dump_json(exclude_defaults=True))
+    assert {name: written[name] for name in body} == {**body, "whole": {**body["whole"], "tied": 0}}

@@ -30,24 +30,24 @@ ELSEWHERE = {
     "P609": "a search: tests/search/test_limits.py",
     "P508": "JSON alone: tests/checks/test_json.py",
 }
-"""Codes that no refused file can show, and what shows them."""
+"""Codes that no refused file can show, and the tests that show them."""
 
 
 def marks(text: str) -> Counter[tuple[int, str, str]]:
-    """The lines, severities and codes that a text's comments announce."""
-    found: Counter[tuple[int, str, str]] = Counter()
+    """Return the lines, severities and codes that a text's comments announce."""
+    marked: Counter[tuple[int, str, str]] = Counter()
     for number, line in enumerate(text.splitlines(), 1):
         severity = "error"
         for word in re.findall(r"fault:|warning:|[SPMC]\d{3}\b", line.partition("#")[2]):
             if word.endswith(":"):
                 severity = "warning" if word == "warning:" else "error"
             else:
-                found[number, severity, word] += 1
-    return found
+                marked[number, severity, word] += 1
+    return marked
 
 
 def faults_of(text: str, folder: Path) -> list[Fault]:
-    """All that is said of a plan on its way to being compiled."""
+    """Return all faults of a plan on its way to being compiled."""
     plan, faults = read_text(Source("refused.tailor", text), folder)
     return faults if errors(faults) else faults_against_models(plan)
 
@@ -73,8 +73,8 @@ def line_of(fault: Fault) -> int:
 def test_exactly_the_marked_faults_are_reported(path: Path, family: Path) -> None:
     text = path.read_text(encoding="utf-8")
     faults = faults_of(text, family)
-    found = Counter((line_of(f), f.severity, f.code) for f in faults)
-    assert found == marks(text), "\n\n".join(show(fault) for fault in faults)
+    reported = Counter((line_of(f), f.severity, f.code) for f in faults)
+    assert reported == marks(text), "\n\n".join(show(fault) for fault in faults)
 
 
 @pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)

@@ -122,10 +122,10 @@ def test_no_more_of_a_file_is_read_than_a_plan_may_have(tmp_path: Path) -> None:
 
 def test_errors_are_looked_for_up_to_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = counting(monkeypatch, parse.syntax_errors, "fault")
-    found = faults_of("L1 frm math\n" * 5_000)
+    reported = faults_of("L1 frm math\n" * 5_000)
     assert len(counted) == bounds.MOST_FAULTS + 1
-    assert [f.code for f in found[:2]] == ["S108", "S101"]
-    assert len(errors(found)) == bounds.MOST_FAULTS + 1
+    assert [f.code for f in reported[:2]] == ["S108", "S101"]
+    assert len(errors(reported)) == bounds.MOST_FAULTS + 1
 
 
 @pytest.mark.parametrize(
@@ -134,15 +134,15 @@ def test_errors_are_looked_for_up_to_a_thousand(monkeypatch: pytest.MonkeyPatch)
     ids=["lowered", "one of many layers", "quotes", "of a rule"],
 )
 def test_no_text_has_more_than_a_thousand_errors(text: str) -> None:
-    found = errors(faults_of(text))
-    assert len(found) <= bounds.MOST_FAULTS + 1
-    assert (found[0].code == "S108") == (len(found) > 1)
+    reported = errors(faults_of(text))
+    assert len(reported) <= bounds.MOST_FAULTS + 1
+    assert (reported[0].code == "S108") == (len(reported) > 1)
 
 
 def test_warnings_never_hide_an_error() -> None:
     idle = "".join(f"let n{i} = 1\n" for i in range(3_000))
-    found = faults_of(idle + "dtype float17")
-    assert [f.code for f in errors(found)] == ["P403"]
+    reported = faults_of(idle + "dtype float17")
+    assert [f.code for f in errors(reported)] == ["P403"]
 
 
 def test_json_has_the_same_limits() -> None:
@@ -156,13 +156,13 @@ def test_json_has_the_same_limits() -> None:
         ),
     ]
     for plan in plans:
-        _, found = read_json(Source("plan.json", plan.model_dump_json()), Path())
-        assert len(found) == 1
-        assert found[0].code in ("P116", "P214")
+        _, reported = read_json(Source("plan.json", plan.model_dump_json()), Path())
+        assert len(reported) == 1
+        assert reported[0].code in ("P116", "P214")
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[None]:
-    """The calls of a function from now on."""
+    """Return a list that grows by each call of a function from now on."""
     function: Callable[..., Any] = getattr(module, name)
     calls: list[None] = []
 
@@ -202,8 +202,8 @@ def test_a_misspelt_name_is_compared_with_few_and_once(monkeypatch: pytest.Monke
 def test_wishes_that_stand_twice_are_found_by_one_pass() -> None:
     wishes = 'minimize nll("./t")\nmaximize nll("t")\nminimize nll("t")\n'
     required = 'require nll("t") <= 1\nrequire nll("./t") <= 1.0\n'
-    found = [f.code for f in faults_of("search {\n" + wishes + required + "}")]
-    assert found.count("P607") == 2
+    reported = [f.code for f in faults_of("search {\n" + wishes + required + "}")]
+    assert reported.count("P607") == 2
 
 
 def test_a_configuration_has_no_more_layers_than_an_output(tmp_path: Path) -> None:

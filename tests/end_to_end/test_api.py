@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 import gptailor
+from gptailor.checks.rule import Rule
 from gptailor.plan.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
 from tests.preloaded import Preloaded
 
@@ -277,11 +278,11 @@ def test_the_rules_of_a_plan_run_once(
 ) -> None:
     seen: list[Plan] = []
 
-    def rule(plan: Plan) -> Iterator[gptailor.Fault]:
+    def check(plan: Plan) -> Iterator[gptailor.Fault]:
         seen.append(plan)
         yield from ()
 
-    monkeypatch.setattr("gptailor.checks.plan.PLAN_RULES", (rule,))
+    monkeypatch.setattr("gptailor.checks.plan.PLAN_RULES", (Rule((), check),))
     plan = gptailor.loads(TEXT, folder=family)
     assert gptailor.check(plan) == []
     gptailor.compile(plan, tmp_path / "out")

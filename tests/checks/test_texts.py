@@ -1,4 +1,4 @@
-"""What is said of a plan besides its faults: that it names layers and files that aren't there."""
+"""Missing texts, models and layers are reported beside a plan's other faults."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 
 
 def codes(folder: Path, text: str) -> list[tuple[str, str]]:
-    """Code and the words at the place of each fault, as `check` finds them."""
+    """Return the code of each fault that `check` reports, and the words at its place."""
     (folder / "p.tailor").write_text(HEAD + text)
     plan = gptailor.loads(HEAD + text, folder=folder)
     return [
@@ -22,7 +22,7 @@ def codes(folder: Path, text: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ('drop L1\nbridge on "gone.txt"', [("C801", '"gone.txt"')]),
         ('drop L1\nbridge on "a.txt"\nheal on "gone.txt"', [("C801", '"gone.txt"')]),
@@ -36,14 +36,14 @@ def codes(folder: Path, text: str) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_texts_that_are_not_there_are_faults(
-    family: Path, text: str, said: list[tuple[str, str]]
+    family: Path, text: str, expected: list[tuple[str, str]]
 ) -> None:
-    found = [one for one in codes(family, text) if one[0] == "C801"]
-    assert found == said
+    missing = [fault for fault in codes(family, text) if fault[0] == "C801"]
+    assert missing == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("L9 from math\ndrop L4..L9", ["P208 L9", "M201 L9", "M202 L9", "M201 L4..L9"]),
         ('whole from maths\ndrop L1..2\nbridge on "gone.txt"',
@@ -60,7 +60,7 @@ def test_texts_that_are_not_there_are_faults(
 def test_one_fault_hides_no_other(
     family: Path,
     text: str,
-    said: list[str],
+    expected: list[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -71,20 +71,21 @@ def test_one_fault_hides_no_other(
         cli.main()
     assert ended.value.code == 1
     shown = capsys.readouterr()
-    found = [line[6:10] for line in (shown.out + shown.err).splitlines() if line[:6] == "error["]
-    assert found == [one.split()[0] for one in said]
+    lines = (shown.out + shown.err).splitlines()
+    reported = [line[6:10] for line in lines if line[:6] == "error["]
+    assert reported == [fault.split()[0] for fault in expected]
 
 
 def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:
-    def found(text: str) -> list[str]:
+    def codes_alone(text: str) -> list[str]:
         source = Source("p.tailor", HEAD + text)
         return [fault.code for fault in read_text(source, Path())[1]]
 
-    assert found('drop L1..2\nbridge on "t"') == ["S101"]
-    assert found('L1..2 from math\nbridge on "t"') == ["S101", "P702"]
-    assert found("model code = 5\nL1 from code") == ["S101"]
-    assert found("L2..3 from math\nL1 from code") == ["S101", "P106"]
-    assert found('heal on "t"\ndrop L1..2') == ["S101"]
+    assert codes_alone('drop L1..2\nbridge on "t"') == ["S101"]
+    assert codes_alone('L1..2 from math\nbridge on "t"') == ["S101", "P702"]
+    assert codes_alone("model code = 5\nL1 from code") == ["S101"]
+    assert codes_alone("L2..3 from math\nL1 from code") == ["S101", "P106"]
+    assert codes_alone('heal on "t"\ndrop L1..2') == ["S101"]
 
 
 def test_an_objective_stands_twice_by_two_names_of_its_text() -> None:

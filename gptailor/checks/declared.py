@@ -1,0 +1,201 @@
+"""Rules of declarations in a plan by itself: its version, names, sources, and models of models."""
+
+import re
+from collections.abc import Iterator
+
+from gptailor.checks.rule import Rule, rule
+from gptailor.plan.faults import Fault, Place, listed, nearest
+from gptailor.plan.needed import below, needed, undecided_models
+from gptailor.plan.plan import (
+    PLAN_SUFFIX,
+    Model,
+    Plan,
+    TemplateOf,
+    is_at_url,
+)
+from gptailor.plan.registry import WORDS
+from gptailor.plan.walk import (
+    named_models,
+    recipes,
+)
+from gptailor.plan.wishes import compared_models
+
+
+@rule("P102")
+def the_version_is_known(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a version of the language that doesn't exist."""
+    if plan.version != 1:
+        yield Fault("P102", f"there is no version {plan.version} of the language", ("version",))
+
+
+@rule("P103", missing_in=("model",))
+def base_is_declared(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault if no model is named `base`, which gives all that the plan leaves out."""
+    if "base" not in plan.models:
+        close = nearest("base", plan.models)
+        help_ = close or 'add a line such as model base = "./models/base"'
+        yield Fault("P103", "no model is named 'base'", ("models",), help_)
+
+
+@rule("P105")
+def every_name_is_valid(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each name that isn't an identifier, or that the language has as a word."""
+    named = [("model", ("models", name, "name"), name) for name in plan.models]
+    named += [("number", ("numbers", name, "name"), name) for name in plan.numbers]
+    for what, at, name in named:
+        if re.fullmatch(r"L\d+", name):
+            yield Fault("P105", f"'{name}' is a layer's name, not a {what}'s", at)
+        elif name in WORDS:
+            yield Fault("P105", f"'{name}' is a word of the language", at, "choose another name")
+        elif not re.fullmatch(r"[^\W\d]\w*", name):
+            help_ = f"a {what}'s name is letters, digits and '_', a letter or '_' first"
+            yield Fault("P105", f"'{name}' can't name a {what}", at, help_)
+
+
+@rule("P106", missing_in=("model",))
+def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each undeclared model in recipes, adapters, objectives and healing."""
+    named = [(at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)]
+    if plan.heal is not None and plan.heal.teacher is not None:
+        named.append((("heal", "teacher"), plan.heal.teacher))
+    if isinstance(plan.chat_template, TemplateOf):
+        named.append((("chat_template", "model"), plan.chat_template.model))
+    named += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
+    named += compared_models(plan.search)
+    for at, name in named:
+        if name not in plan.models:
+            models = listed(f"'{model}'" for model in list(plan.models)[:8])
+            known = f"declared are {models}" if models else "no model is declared"
+            help_ = nearest(name, plan.models) or known
+            yield Fault("P106", f"the model '{name}' is not declared", at, help_)
+
+
+@rule("P109", "P110")
+def every_source_is_valid(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each source that is no folder, URL or Hub id, and misplaced revision."""
+    for name, model in plan.models.items():
+        at = ("models", name, "source")
+        local = model.source[:1] in (".", "/", "~")
+        at_url = is_at_url(model.source)
+        if model.made is not None:
+            yield from _source_beside_recipe(name, model)
+        elif re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
+            yield Fault("P109", "a source holds no quotes and no line ends", at)
+        elif not model.source:
+            yield Fault("P109", f"the source of '{name}' is empty", at)
+        elif (local or at_url) and model.revision is not None:
+            kind = "a URL" if at_url else "local"
+            message = f"'{model.source}' is {kind}, and has no revision"
+            yield Fault("P110", message, ("models", name, "revision"))
+        elif model.source.endswith(PLAN_SUFFIX):
+            yield from _misplaced_plan_file(model, at, local)
+        elif not (local or at_url) and not re.fullmatch(
+            r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII
+        ):
+            help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
+            yield Fault("P109", f"'{model.source}' has not the shape of a Hub id", at, help_)
+
+
+def _source_beside_recipe(name: str, model: Model) -> Iterator[Fault]:
+    """Yield a fault for a model that has a recipe and a source."""
+    if model.source or model.on is not None or model.revision is not None:
+        message = f"'{name}' is made of models, and has a source besides"
+        yield Fault("P109", message, ("models", name), "keep one of the two")
+
+
+def _misplaced_plan_file(model: Model, at: Place, local: bool) -> Iterator[Fault]:
+    """Yield a fault for a plan as an adapter, and for a plan whose path is not local."""
+    if model.on is not None:
+        yield Fault("P109", f"'{model.source}' is a plan, and an adapter is a folder", at)
+    elif not local:
+        help_ = f"the path of a plan starts with '.', '/' or '~': \"./{model.source}\""
+        yield Fault("P109", f"'{model.source}' is a plan, and the Hub has models", at, help_)
+
+
+# ---------------------------------------------------------------------------- models made of models
+
+
+@rule("P107")
+def no_model_is_made_of_itself(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each circle of models that are made of, or adapt, each other."""
+    done: set[str] = set()
+    for name in plan.models:
+        chain: dict[str, None] = {}  # the way from the name to the model that is looked at
+        ahead = [iter((name,))]
+        while ahead:
+            at = next(ahead[-1], None)
+            if at is None:
+                ahead.pop()
+                done.add(chain.popitem()[0] if chain else name)
+            elif at in chain:
+                names = list(chain)
+                yield _circle(plan, [*names[names.index(at) :], at])
+                done.update(chain)
+            elif at in plan.models and at not in done:
+                chain[at] = None
+                ahead.append(iter(below(plan.models[at])))
+
+
+def _circle(plan: Plan, names: list[str]) -> Fault:
+    """Return the fault of a circle of models, whose first name is also the last."""
+    if all(plan.models[name].made is None for name in names):
+        message = f"the adapters go in a circle: {' + '.join(names)}"
+        return Fault("P107", message, ("models", names[-1], "on"))
+    at = next(name for name in names if plan.models[name].made is not None)
+    message = f"'{at}' is made of itself"
+    message += "" if len(names) == 2 else f": {' of '.join(names)}"
+    return Fault("P107", message, ("models", at, "made"))
+
+
+@rule("P111")
+def the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a base made of models: task vectors are taken against the base."""
+    base = plan.models.get("base")
+    if base is not None and (base.made is not None or base.on is not None):
+        for name in needed(plan, ["base"]):
+            if plan.models[name].made is not None:
+                help_ = "name a folder, a model of the Hub, or a plan in a file of its own"
+                message = "the base is made of other models, and task vectors are against it"
+                yield Fault("P111", message, ("models", name, "made"), help_)
+
+
+@rule("P112")
+def every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each adapter on a model with choices, which opening it doesn't close."""
+    chosen = undecided_models(plan)
+    for name, model in plan.models.items():
+        if model.on in chosen:
+            message = f"'{model.on}' has choices, and an adapter is on one model"
+            help_ = "put the adapter on what it is made of, or close its choices"
+            yield Fault("P112", message, ("models", name, "on"), help_)
+
+
+@rule("P402")
+def a_union_is_of_checkpoints(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for a model that no folder holds beside a union: such a model has no tokens."""
+    for name, model in plan.models.items() if plan.tokenizer == "union" else ():
+        plan_of = model.made is None and model.source.endswith(PLAN_SUFFIX)
+        if model.made is not None or plan_of:
+            what = "is a plan" if plan_of else "is made of models"
+            message = f"'{name}' {what}, and a union of tokenizers is of folders"
+            help_ = "compile it and name the folder, or write 'tokenizer from' a model"
+            yield Fault("P402", message, ("tokenizer",), help_)
+            return
+
+
+DECLARING: tuple[Rule[Plan], ...] = (
+    the_version_is_known,
+    base_is_declared,
+    every_name_is_valid,
+    every_model_is_declared,
+    every_source_is_valid,
+)
+"""Rules of the version, of names and of sources."""
+
+MADE: tuple[Rule[Plan], ...] = (
+    no_model_is_made_of_itself,
+    the_base_is_a_checkpoint,
+    every_adapter_is_on_one_model,
+    a_union_is_of_checkpoints,
+)
+"""Rules of models made of models."""

@@ -1,0 +1,359 @@
+"""Rules of statements that change the depth or repair it: drops, blocks, bridges, healing."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from gptailor.checks.language import LARGEST
+from gptailor.checks.rule import Rule, rule
+from gptailor.plan import layers as outline
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Also, Fault, Place
+from gptailor.plan.plan import (
+    LARGEST_LAYER,
+    Count,
+    CountRange,
+    DropWindow,
+    Plan,
+    count_ends,
+    count_text,
+)
+from gptailor.plan.walk import drops_by_choice, numbers
+from gptailor.plan.windows import runs, window_words, windows_of
+
+# ---------------------------------------------------------------------------------- drops by choice
+
+
+def a_count_ascends(count: Count, at: Place) -> Iterator[Fault]:
+    """Yield a fault for a range of counts that descends or has one count."""
+    if isinstance(count, CountRange):
+        low, high = count.between
+        if low > high:
+            message = f"the range of counts {low}..{high} descends"
+            yield Fault("P504", message, at, f"write {high}..{low}")
+        elif low == high:
+            yield Fault(
+                "P504", f"the range of counts {low}..{low} is one count", at, f"write {low}"
+            )
+
+
+@rule("P504")
+def every_count_ascends(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each drop by choice whose range of counts doesn't ascend."""
+    for at, choice in drops_by_choice(plan):
+        yield from a_count_ascends(choice.count, (*at, "count"))
+
+
+@rule("P503")
+def every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each count below 1, or of more layers or neighbours than the list has."""
+    for at, choice in drops_by_choice(plan):
+        low, high = sorted(count_ends(choice.count))
+        count, length = count_text(choice.count), len(choice.among)
+        longest = max((last - first + 1 for first, last in runs(choice.among)), default=0)
+        if low < 1:
+            message = f"{count} of {length} layers can't be dropped by choice"
+            help_ = "a count is 1 or more; write 'maybe' before 'drop' where it may also be none"
+        elif high > length:
+            message = f"{count} of {length} layers can't be dropped by choice"
+            help_ = f"at most {length} are"
+        elif isinstance(choice, DropWindow) and high > longest:
+            message = f"no {high} layers of this list are neighbours"
+            help_ = f"the longest run of neighbours in it has {longest}"
+        else:
+            continue
+        yield Fault("P503", message, (*at, "count"), help_)
+
+
+@rule("P505")
+def every_window_has_places(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each window that has one place."""
+    for i, window in enumerate(plan.windows):
+        count = count_ends(window.count)[0]
+        fitting = [(first, last) for first, last in runs(window.among) if last - first + 1 >= count]
+        if isinstance(window.count, int) and len(fitting) == 1:
+            first, last = fitting[0]
+            if last - first + 1 > count:
+                continue
+            words = f"drop L{first}..L{last}" if first < last else f"drop L{first}"
+            words = ("tied maybe " * (first < last) or "maybe ") * window.maybe + words
+            yield Fault("P505", "there is one place for this window", ("windows", i),
+                        f"write '{words}'")  # fmt: skip
+
+
+@rule("P210")
+def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each drop by choice with a position that another drop has."""
+    seen: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
+    for at, choice in drops_by_choice(plan):
+        position = next((position for position in choice.among if position in seen), None)
+        if position is not None:
+            also = Also("and here", seen[position])
+            message = f"L{position} stands in two drops"
+            help_ = f"leave L{position} out of one of the lists"
+            yield Fault("P210", message, (*at, "among"), help_, (also,))
+        seen |= dict.fromkeys(choice.among, at)
+
+
+# ------------------------------------------------------------------------------------------ healing
+
+
+@rule("P706")
+def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for healing without a text, and for each whole number out of range."""
+    heal = plan.heal
+    if heal is None:
+        return
+    if not heal.on:
+        yield Fault("P706", "the text of 'heal' has no name", ("heal", "on"))
+    for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
+        value = getattr(heal, name)
+        if isinstance(value, int) and not least <= value <= LARGEST:
+            message = f"'{name}' of 'heal' is a whole number from {least} to {LARGEST}"
+            yield Fault("P706", message, ("heal", name))
+
+
+@rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole"))
+def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
+    """Yield a warning if nothing is dropped: the plan would be its own teacher."""
+    if plan.heal is not None and not outline.may_be_healed(plan):
+        message = "no layer is dropped, so there is nothing to heal"
+        help_ = "a plan that drops nothing learns from a model that it names: heal from NAME on …"
+        yield Fault("P707", message, ("heal",), help_, severity="warning")
+
+
+@rule("P708")
+def no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for healing that names layers of a stack, which has no positions."""
+    if plan.stack is not None and plan.heal is not None and plan.heal.layers:
+        message = "beside a stack 'heal' names no layers"
+        help_ = "leave them out: all layers of the output learn"
+        yield Fault("P708", message, ("heal", "layers"), help_)
+
+
+# ------------------------------------------------------------------------------- blocks that repeat
+
+
+def repeated_blocks(plan: p.Plan) -> Iterator[tuple[Place, p.Repeat | p.RepeatWindow]]:
+    """Yield each block that repeats, and its place."""
+    yield from ((("repeats", i), entry) for i, entry in enumerate(plan.repeats))
+
+
+def block_positions(entry: p.Repeat | p.RepeatWindow) -> range | tuple[int, ...]:
+    """Return all positions that may repeat."""
+    if isinstance(entry, p.RepeatWindow):
+        return entry.among
+    return range(entry.first, entry.last + 1)
+
+
+@rule("P201", "P202")
+def every_block_ascends(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each block whose range descends or whose list has a position twice."""
+    for at, entry in repeated_blocks(plan):
+        if isinstance(entry, p.Repeat) and entry.first > entry.last:
+            message = f"the range L{entry.first}..L{entry.last} descends"
+            yield Fault("P201", message, at, f"write L{entry.last}..L{entry.first}")
+        elif isinstance(entry, p.RepeatWindow):
+            twice = [a for a, b in zip(entry.among, entry.among[1:], strict=False) if a == b]
+            if twice:
+                yield Fault("P202", f"L{twice[0]} stands twice in this list", (*at, "among"))
+
+
+@rule("P503", "P504", "P505")
+def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each block of too few or too many layers, or with one place."""
+    for at, entry in repeated_blocks(plan):
+        yield from _count(entry.times, (*at, "times"), "a block comes again once or more")
+        positions = sorted(block_positions(entry))
+        longest = max((last - first + 1 for first, last in runs(positions)), default=0)
+        if isinstance(entry, p.RepeatWindow):
+            yield from _count(entry.count, (*at, "count"), "a block has one layer or more")
+            most = count_ends(entry.count)[1]
+            places = list(islice(windows_of(entry.count, positions), 2))
+            if most > longest:
+                message = (
+                    f"no {most} neighbours stand in this list, whose longest run has {longest}"
+                )
+                yield Fault("P503", message, (*at, "count"))
+            elif len(places) == 1:
+                message = "there is one place for this block, so it leaves nothing open"
+                yield Fault(
+                    "P505",
+                    message,
+                    at,
+                    f"write '{'maybe ' * entry.maybe}repeat {window_words(places[0])}'",
+                )
+        times = count_ends(entry.times)[1]
+        if times * longest > LARGEST_LAYER:
+            message = f"{times} times {longest} layers are more than any model has"
+            yield Fault("P503", message, (*at, "times"), f"{LARGEST_LAYER} are the most")
+
+
+def _count(count: p.Count, at: Place, least: str) -> Iterator[Fault]:
+    """Yield a fault if a count is below 1 or doesn't ascend."""
+    if min(count_ends(count)) < 1:
+        yield Fault("P503", least, at)
+    yield from a_count_ascends(count, at)
+
+
+@rule("P222")
+def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each block with a position that another block may repeat."""
+    seen: dict[int, Place] = {}
+    for at, entry in repeated_blocks(plan):
+        positions = block_positions(entry)
+        both = next((position for position in positions if position in seen), None)
+        if both is not None:
+            may = any(isinstance(plan.repeats[int(place[1])], p.RepeatWindow)
+                      for place in (at, seen[both]))  # fmt: skip
+            message = f"L{both} {'may be' if may else 'is'} in two blocks that come again"
+            help_ = "blocks don't overlap: a list of positions is of one block"
+            yield Fault("P222", message, at, help_, (Also("and here", seen[both]),))
+        seen |= dict.fromkeys(positions, at)
+
+
+@rule("P506")
+def no_block_is_tied(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each tied block: its choices are its own."""
+    for at, entry in repeated_blocks(plan):
+        if entry.tied is not None:
+            yield Fault("P506", "'tied' doesn't go with 'repeat'", at)
+
+
+@rule("P208")
+def every_block_ends_with_layers(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each block with a fixed drop at an end, or in its list of choices."""
+    drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
+    for at, entry in repeated_blocks(plan):
+        ends: tuple[tuple[str, int], ...]
+        if isinstance(entry, p.RepeatWindow):
+            ends, what = tuple(("among", position) for position in entry.among), "may come again"
+        else:
+            ends, what = (("first", entry.first), ("last", entry.last)), "ends a block"
+        gone = next(((name, position) for name, position in ends if position in drops), None)
+        if gone is not None:
+            message = f"L{gone[1]} {what} and is dropped"
+            also = (Also("dropped here", drops[gone[1]]),)
+            help_ = "name layers that stay: those inside may be dropped"
+            if what == "may come again":
+                help_ = f"leave L{gone[1]} out of the list"
+            yield Fault("P208", message, (*at, gone[0]), help_, also)
+
+
+@rule("P223")
+def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each choice of a block with a layer that may be dropped.
+
+    Two genomes would decode to one plan.
+    """
+    gone: dict[int, Place] = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if d.maybe}
+    for place, choice in drops_by_choice(plan):
+        gone |= dict.fromkeys(choice.among, place)
+    for at, entry in repeated_blocks(plan):
+        both = next((position for position in block_positions(entry) if position in gone), None)
+        if isinstance(entry, p.RepeatWindow) and both is not None:
+            message = f"L{both} may be dropped, and a choice of what comes again has it"
+            help_ = "leave it out of one list, or repeat a block that is no choice"
+            also = (Also("it may be dropped here", gone[both]),)
+            yield Fault("P223", message, (*at, "among"), help_, also)
+
+
+@rule("P709", "P710")
+def no_bridge_is_in_a_block(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each bridge over a gap inside a block, whose layers run more than once."""
+    inside: dict[int, Place] = {}
+    for at, entry in repeated_blocks(plan):
+        for first, last in runs(sorted(block_positions(entry))):
+            inside |= dict.fromkeys(range(first, last), at)
+    dropped = {drop.position for drop in plan.drops}
+    dropped |= {position for _, choice in drops_by_choice(plan) for position in choice.among}
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.after in inside:
+            message = f"a bridge after L{bridge.after} stands inside a block that comes again"
+            help_ = "a gap inside a block stays open; one after the block may be bridged"
+            also = (Also("the block is here", inside[bridge.after]),)
+            yield Fault("P709", message, ("bridges", i, "after"), help_, also)
+        elif bridge.after is None:
+            gap = next((position for position in sorted(inside) if position + 1 in dropped), None)
+            if gap is not None:
+                message = f"the gap after L{gap}, inside a block that comes again, stays open"
+                also = (Also("the block is here", inside[gap]),)
+                yield Fault("P710", message, ("bridges", i), also=also, severity="warning")
+
+
+# ------------------------------------------------------------------------------------------ bridges
+
+
+@rule("P701")
+def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each gap that two bridges close; one without a position closes all gaps."""
+    first: dict[int | None, int] = {}
+    for i, bridge in enumerate(plan.bridges):
+        known = first.get(bridge.after, first.get(None))
+        if known is not None:
+            which = f"the gap after L{bridge.after}" if bridge.after is not None else "every gap"
+            also = Also("and here", ("bridges", known))
+            yield Fault("P701", f"{which} is named twice", ("bridges", i), also=(also,))
+        first.setdefault(bridge.after, i)
+
+
+@rule("P702", "P703", "P704", missing_in=("drop", "maybe", "tied"))
+def every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault or a warning for each bridge over a gap that no drop can leave."""
+    dropped = {drop.position for drop in plan.drops}
+    dropped |= {at for _, choice in drops_by_choice(plan) for at in choice.among}
+    fixed = {d.position for d in plan.drops if not d.maybe}
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.after is None:
+            if not dropped:
+                yield _warning("P702", "no layer is dropped, so there is no gap to bridge", i)
+        elif bridge.after in fixed:
+            message = f"L{bridge.after} is dropped, so no gap comes after it"
+            yield Fault("P703", message, ("bridges", i, "after"), "name the layer before the gap")
+        elif bridge.after + 1 not in dropped:
+            yield _warning("P702", f"there is no gap after L{bridge.after}", i)
+        if bridge.after is None and 0 in fixed:
+            yield _warning("P704", "the gap before the first kept layer can't be bridged", i)
+
+
+def _warning(code: str, message: str, i: int) -> Fault:
+    """Return a warning about a bridge."""
+    return Fault(code, message, ("bridges", i), severity="warning")
+
+
+@rule("P705")
+def bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each bridge without a text, or with invalid tokens or a negative ridge."""
+    for i, bridge in enumerate(plan.bridges):
+        tokens, ridge = bridge.tokens, bridge.ridge
+        if not bridge.on:
+            yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
+        if tokens is not None and not (isinstance(tokens, int) and tokens > 0):
+            yield Fault("P705", "'tokens' is a whole number from 1 up", ("bridges", i, "tokens"))
+        if ridge is not None and min(numbers(ridge, plan.numbers), default=0) < 0:
+            yield Fault("P705", "'ridge' is a number from 0 up", ("bridges", i, "ridge"))
+
+
+DEPTH: tuple[Rule[Plan], ...] = (
+    every_count_ascends,
+    every_count_can_be_met,
+    every_window_has_places,
+    no_lists_of_drops_overlap,
+    healing_settings_are_valid,
+    healing_has_an_effect,
+    no_layers_of_a_stack_are_named,
+    every_block_ascends,
+    every_count_of_a_block_can_be_met,
+    no_blocks_overlap,
+    no_block_is_tied,
+    every_block_ends_with_layers,
+    no_repeat_window_may_be_dropped,
+    no_bridge_is_in_a_block,
+)
+"""Rules of drops by choice, healing and repeated blocks."""
+
+GAPS: tuple[Rule[Plan], ...] = (
+    every_gap_is_named_once,
+    every_bridge_has_a_gap,
+    bridge_settings_are_valid,
+)
+"""Rules of bridges."""

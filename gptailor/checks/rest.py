@@ -1,0 +1,139 @@
+"""Rules of embedding, norm and head against the models."""
+
+from collections.abc import Iterator
+
+from gptailor.checkpoint.files import open_regular, read_exactly
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import Adapted, TensorInfo
+from gptailor.checks.rule import rule
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, Place, listed
+from gptailor.plan.walk import named_models
+from gptailor.program.rows import has_rows
+from gptailor.program.sources import Checked
+
+
+@rule("M208", "M209")
+def the_rest_fits(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for each embedding, norm or head of another shape, but for its tokens."""
+    for where in ("embed", "norm", "head"):
+        recipe = checked.plan.rest(where)
+        for at, name, _ in named_models(recipe) if recipe is not None else ():
+            if name in checked.models:
+                yield from _rest_misfit(checked, where, (where, *at), checked.models[name])
+
+
+def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iterator[Fault]:
+    """Yield a fault for each tensor of a model's rest that is missing or differs in shape."""
+    theirs, ours = model.rest(where), checked.base.rest(where)
+    if theirs.keys() != ours.keys():
+        yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
+        return
+    who = f"the {where} of '{model.name}'"
+    for i, tensor in ours.items():
+        a, b = theirs[i].spec.shape, tensor.spec.shape
+        if a != b and not (has_rows(where, i) and a[1:] == b[1:]):
+            yield Fault("M208", f"{who} has the shape {list(a)}, and the base's {list(b)}", at)
+
+
+@rule("M304")
+def a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning if a tied model gets one of embedding and head, which then is both."""
+    if not checked.base.layout.tied:
+        return
+    plan = checked.plan
+    named = [where for where in ("embed", "head") if plan.rest(where) is not None]
+    if len(named) != 1:
+        return
+    for _, name, _ in named_models(plan.rest(named[0]) or outline.own(0)):
+        model = checked.models.get(name)
+        if model is not None and not model.layout.tied:
+            message = (
+                f"the base's embedding and head are one tensor, and those of '{name}' are two: "
+                f"its {named[0]} serves as both"
+            )
+            yield Fault("M304", message, (named[0],), "name both to untie them", severity="warning")
+
+
+_ENDS = {"embed": "embedding", "norm": "final norm", "head": "head"}
+
+
+_SPOTS, _SPOT = 64, 4096
+"""The number and the bytes of the evenly spread stretches at which two tensors are compared."""
+
+
+@rule("M315")
+def embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning if all layers come from other models, but not embedding, norm or head.
+
+    A few bytes of each are compared if the files are present; other models are not reported.
+    """
+    silent = [where for where in _ENDS if checked.plan.rest(where) is None]
+    if checked.base.layout.tied:
+        silent = silent if "embed" in silent and "head" in silent else ["norm"]
+    names = _layer_models(checked)
+    if not silent or "base" in names:
+        return
+    models = {name: checked.models[name] for name in names if name in checked.models}
+    theirs = {name: _differing_ends(checked.base, model, silent) for name, model in models.items()}
+    differing = {name: own for name, own in theirs.items() if own}
+    if not differing:
+        return
+    ends = [_ENDS[where] for where in silent if any(where in own for own in differing.values())]
+    whose = listed(f"'{name}'" for name in differing)
+    stay = f"{listed(ends)} are" if len(ends) > 1 else f"the {ends[0]} is"
+    message = f"layers are of other models, and {stay} the base's"
+    has = "has" if len(differing) == 1 else "have"
+    kept = "; ".join(f"{where} from base" for where in silent if _ENDS[where] in ends)
+    help_ = f"{whose} {has} others: 'whole from …' takes them, '{kept}' says that the base's stay"
+    at = ("models", next(iter(differing)), "source")
+    yield Fault("M315", message, at, help_, severity="warning")
+
+
+def _layer_models(checked: Checked) -> list[str]:
+    """Return the models that layers of the output are taken from, each once."""
+    slots = checked.resolved.slots
+    kept = [slot for slot in slots if slot.dropped != "yes"]
+    contents = [content for slot in kept for content in slot.made.values()]
+    recipes = [below.recipe for content in contents for below in content.chain]
+    optional = any(content.maybe for content in contents)
+    named = [name for recipe in recipes for _, name, _ in named_models(recipe)]
+    return list(dict.fromkeys([*named, *(["base"] if optional else [])]))
+
+
+def _differing_ends(base: Opened, model: Opened, silent: list[str]) -> list[str]:
+    """Return the names of embedding, norm and head that differ from the base's."""
+    return [
+        where
+        for where in silent
+        if any(
+            _differ(tensor, base.rest(where)[i])
+            for i, tensor in model.rest(where).items()
+            if i in base.rest(where)
+        )
+    ]
+
+
+def _differ(mine: TensorInfo, base: TensorInfo) -> bool:
+    """Return whether two tensors differ at sight, without reading them whole."""
+    if mine == base or mine.spec.dtype != base.spec.dtype:
+        return False
+    if isinstance(mine.form, Adapted):
+        return True
+    if mine.spec.shape != base.spec.shape:
+        return True
+    plain = mine.form is None and base.form is None and min(mine.offset, base.offset) >= 0
+    if not plain or not (mine.file.exists() and base.file.exists()):
+        return False
+    size = mine.spec.size
+    spots = sorted({i * max(0, size - _SPOT) // (_SPOTS - 1) for i in range(_SPOTS)})
+    length = min(_SPOT, size)
+    with open_regular(mine.file) as a, open_regular(base.file) as b:
+        for spot in spots:
+            a.seek(mine.offset + spot)
+            b.seek(base.offset + spot)
+            if read_exactly(a, length, mine.file, "C201") != read_exactly(
+                b, length, base.file, "C201"
+            ):
+                return True
+    return False

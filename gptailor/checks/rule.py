@@ -1,0 +1,49 @@
+"""A rule as data: its codes, its function, and the unread statements that excuse it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar, final
+
+from gptailor.plan.faults import Fault
+
+_Subject = TypeVar("_Subject")
+
+ANYWHERE = ("*",)
+"""The `missing_in` of a rule that reports something missing which any statement may hold."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Rule(Generic[_Subject]):
+    """The codes of a rule's faults, and the function that yields them.
+
+    A subject is a `Plan` by itself, or `Checked`: a plan with its models. Codes of files (`C…`),
+    which a rule passes on, are not listed. `missing_in` are the first words of statements that may
+    hold the thing that the rule reports as missing.
+    """
+
+    codes: tuple[str, ...]
+    check: Callable[[_Subject], Iterable[Fault]]
+    missing_in: tuple[str, ...] = ()
+
+    def is_unread(self, unread: frozenset[str]) -> bool:
+        """Return whether an unread statement may hold what the rule misses.
+
+        `unread` are the first words of such statements, empty for one that begins like no other.
+        """
+        if not unread or not self.missing_in:
+            return False
+        return self.missing_in == ANYWHERE or not unread.isdisjoint(("", *self.missing_in))
+
+
+def rule(
+    *codes: str, missing_in: tuple[str, ...] = ()
+) -> Callable[[Callable[[_Subject], Iterable[Fault]]], Rule[_Subject]]:
+    """Return a decorator that makes a function a rule with these codes."""
+    return lambda check: Rule(codes, check, missing_in)
+
+
+def run_rules(rules: Iterable[Rule[_Subject]], subject: _Subject) -> Iterator[Fault]:
+    """Yield the faults of a subject, rule by rule."""
+    for each in rules:
+        yield from each.check(subject)
