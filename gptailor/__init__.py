@@ -30,7 +30,7 @@ _HOMES = {
     "lock": "build.record",
     "merge": "build.state_dicts",
     "search": "search",  # the package, which may be called as its verb
-    "stitch": "evaluate.live.stitch",
+    "stitch": "evaluate.repair",
     "verify": "build.verify",
 }
 

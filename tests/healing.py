@@ -9,9 +9,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
-from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.heal.heal import HealedLayers, Healer, OnHealing
-from gptailor.evaluate.heal.text import HealingText, healing_text
+from gptailor.evaluate.heal.heal import (
+    HealedLayers,
+    Healer,
+    HealingText,
+    OnHealing,
+    healing_text,
+)
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
@@ -28,16 +32,11 @@ def said(folder: Path, text: str) -> Plan:
     return gptailor.load(folder / "plan.tailor")
 
 
-def stitching(models: Mapping[str, Opened], dtype: torch.dtype, memory: int | None) -> Stitcher:
-    """A stitcher as the healer asks for one."""
-    return Stitcher(models, dtype=dtype, memory=memory)
-
-
 def healer(
     prepared: Prepared, *, memory: int | None = None, dtype: torch.dtype = torch.float32
 ) -> Healer:
     """What heals over a plan's models, as if nothing had been learned before."""
-    return Healer(prepared.models, stitching, CPU, memory, dtype, anew=True)
+    return Healer(prepared.models, CPU, memory, dtype, anew=True)
 
 
 def wanted(prepared: Prepared) -> Healing:
@@ -64,10 +63,10 @@ def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreT
     """The plan's live model, neither bridged nor healed, with some tensors of its layers."""
     prepared = prepare(plan)
     stitcher = Stitcher(prepared.models)
-    contents = stitcher.bare(prepared.plan)
+    contents = stitcher.contents(prepared.plan)
     layers = list(contents.layers)
     for index, its in tensors.items():
-        layers[index] = stitcher.with_tensors(layers[index], its)
+        layers[index] = replace(layers[index], fitted=its)
     return stitcher.live(replace(contents, layers=tuple(layers))).model
 
 

@@ -38,7 +38,7 @@ from gptailor.program.gguf_values import (
 from gptailor.program.gguf_vocabulary import vocabulary_facts
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.bridge.fit import Fitted
+    from gptailor.evaluate.repair import Fitted
 
 PLAN_KEY = "gptailor.plan"
 LOCK_KEY = "gptailor.lock"

@@ -40,8 +40,8 @@ from gptailor.report.card import card
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.evaluate.bridge.fit import Fitted
     from gptailor.evaluate.heal.heal import OnHealing
+    from gptailor.evaluate.repair import Fitted
 
 _FITTED_BYTES = 2**24
 """Bytes of a fitted tensor that are handed on at once."""
@@ -58,13 +58,13 @@ def fit_tensors(
 ) -> "Fitted | None":
     """The tensors that bridges and healing change; None, and nothing imported, where none does.
 
-    As `gptailor.evaluate.live.stitch.fit` has it.
+    As `gptailor.evaluate.repair.fit` has it.
     """
     if not prepared.gaps and prepared.healing is None:
         return None
     refuse_absent_texts(prepared.plan)
     require("torch", "what bridges or heals")
-    from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
+    from gptailor.evaluate.repair import fit  # noqa: PLC0415 (imports transformers)
 
     return fit(
         prepared, device=device, memory=memory, on_gap=on_gap, on_healing=on_healing, anew=anew

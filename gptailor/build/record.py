@@ -38,8 +38,8 @@ from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.bridge.fit import Fitted
     from gptailor.evaluate.heal.heal import OnHealing
+    from gptailor.evaluate.repair import Fitted
     from gptailor.plan.resolved import Gap
 
 EARLY_BYTES = 16 * 1024 * 1024

@@ -9,6 +9,7 @@ __all__ = [
     "live",
     "objectives",
     "outcome",
+    "repair",
     "rivals",
     "samples",
     "targets",

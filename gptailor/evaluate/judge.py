@@ -16,7 +16,6 @@ from gptailor.checkpoint.models import Opened, source_from_here
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.heal.heal import OnHealing
-from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
@@ -36,6 +35,7 @@ from gptailor.evaluate.outcome import (
     paired_difference,
     retained_score,
 )
+from gptailor.evaluate.repair import Repairs
 from gptailor.evaluate.samples import (
     Samples,
     StatedObjective,
@@ -106,7 +106,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
 @final
 class Stitchers:
-    """A stitcher for each family of plans; the memory is what all live ones have together.
+    """Repairs over a stitcher for each family of plans; all live ones share the memory.
 
     A family's plans are on one base, and their names for other models don't contradict each other.
     """
@@ -116,7 +116,7 @@ class Stitchers:
         self.on_healing = on_healing
         self._families: list[dict[str, Opened]] = []
         self._homes: dict[int, tuple[Prepared, int]] = {}  # by id; plans have no hash
-        self._live: dict[int, Stitcher] = {}
+        self._live: dict[int, Repairs] = {}
 
     def expect(self, prepared: Prepared) -> None:
         """This plan will be stitched; sharing is best where all are known before the first."""
@@ -138,20 +138,20 @@ class Stitchers:
         """Plans of one family share what they begin with."""
         return self._homes[id(prepared)][1]
 
-    def of(self, prepared: Prepared) -> Stitcher:
-        """The stitcher of the plan's family. Raises as `Stitcher` does."""
+    def of(self, prepared: Prepared) -> Repairs:
+        """Return the repairs over the plan's family. Raises as `Stitcher` does."""
         home = self.family(prepared)
-        stitcher = self._live.pop(home, None)
-        if stitcher is None:
+        repairs = self._live.pop(home, None)
+        if repairs is None:
             while len(self._live) >= _LIVE_STITCHERS:
                 del self._live[next(iter(self._live))]
             memory = self.place.memory
             if memory is not None:
                 memory //= min(_LIVE_STITCHERS, len(self._families))
             place, models = self.place._replace(memory=memory), self._families[home]
-            stitcher = place.stitcher(models, self.on_healing)
-        self._live[home] = stitcher
-        return stitcher
+            repairs = place.repairs(models, self.on_healing)
+        self._live[home] = repairs
+        return repairs
 
 
 @final
@@ -290,13 +290,15 @@ class Judging:
             if objective or forward:
                 step(one.target.name + (f": {objective}" if objective else ""))
 
-        stitcher = attempt(lambda: self.stitchers.of(group[0].target.prepared))
-        if isinstance(stitcher, Failure):
-            return failures(dict.fromkeys(range(len(group)), stitcher), objectives)
-        widened = stitcher.dtype != self.stitchers.place.dtype  # a cache is then twice its size
+        repairs = attempt(lambda: self.stitchers.of(group[0].target.prepared))
+        if isinstance(repairs, Failure):
+            return failures(dict.fromkeys(range(len(group)), repairs), objectives)
+        widened = (
+            repairs.stitcher.dtype != self.stitchers.place.dtype
+        )  # a cache is then twice its size
         plans = [one.target.prepared.plan for one in group]
         return run_trials(
-            stitcher, self.evaluator, plans, objectives,
+            repairs, self.evaluator, plans, objectives,
             on_step=on_step, of_plans=lambda number, one: self._of_plan(group[number], one),
         )  # fmt: skip
 

@@ -78,7 +78,7 @@ class TrialsJudge:
     @property
     def machine(self) -> str:
         """What computes, so that others of the kind are told from those that aren't."""
-        device = self.trials.stitcher.device
+        device = self.trials.repairs.stitcher.device
         if device.type == "cuda":
             return torch.cuda.get_device_name(device)
         said = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
@@ -345,7 +345,7 @@ class _Measuring:
 
 def gap_errors_of(trials: Trials, whole: Plan, widest: int) -> list[list[float]]:
     """What the space's bridge would leave over each gap of a closed plan with nothing dropped."""
-    live = trials.stitcher.stitch(at_stage(whole, "bare"))
+    live = trials.repairs.stitcher.stitch(at_stage(whole, "bare"))
     return plan_gap_errors(live, trials.plan, trials.models, widest)
 
 

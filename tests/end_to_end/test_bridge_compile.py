@@ -14,7 +14,7 @@ import gptailor
 from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluate.live.stitch import stitch
+from gptailor.evaluate.repair import stitch
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare

@@ -19,7 +19,7 @@ from gptailor.cli.main import run
 from gptailor.evaluate.heal import train
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.heal.train import HealStep
-from gptailor.evaluate.live.stitch import stitch
+from gptailor.evaluate.repair import stitch
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines

@@ -11,7 +11,7 @@ import torch
 from gptailor.evaluate.heal import kept as store_module
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.heal.kept import HealingStore, KnownHealing
-from gptailor.evaluate.live.stitch import fit
+from gptailor.evaluate.repair import fit
 from gptailor.lang.parse import loads
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import ready

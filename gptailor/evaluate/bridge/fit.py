@@ -17,9 +17,8 @@ from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
-from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.live import contents
+from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
@@ -205,26 +204,18 @@ class FittedBridge:
 
 @final
 class Bridger:
-    """Fits the bridges of plans over some models; what plans have in common is fitted once.
+    """Fits the bridges of plans over a stitcher's models, which compute in float32.
 
-    `live` makes a float32 model of contents, `tensors` are those of the models. `place` is where
-    hidden states wait between layers. `reserve` is told how many bytes beside the models a fit
-    takes on the device, and 0 when it is over.
+    The beginnings that plans have in common are fitted once. While a plan is fitted, the stitcher
+    leaves room for the sums.
     """
 
-    def __init__(
-        self,
-        table: contents.ContentTable,
-        live: Callable[[contents.ModelContents], LiveModel],
-        tensors: contents.TensorMaker,
-        place: torch.device,
-        reserve: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        self.table = table
-        self.live = live
-        self.tensors = tensors
-        self.place = place
-        self.reserve = reserve
+    def __init__(self, stitcher: Stitcher) -> None:
+        self.table = table = stitcher.table
+        self.live = stitcher.live
+        self.tensors = stitcher.tensors
+        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
+        self.reserve = stitcher.reserve
         self.layout = table.models["base"].layout
         self._config = configuration(table.models["base"].config)
         self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
@@ -320,16 +311,3 @@ def _before(gap: Gap, own: OwnContents) -> contents.Content:
     content = own[gap.start]
     assert content is not None
     return content
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """The tensors that bridges and healing change, by their names in the output, and each fit.
-
-    `bridges` are named by the layer before the gap: `L19`; `healed` is None where nothing learned.
-    """
-
-    tensors: Mapping[str, Shaped[Tensor, "..."]]
-    bridges: Mapping[str, FittedBridge]
-    healed: HealedLayers | None = None
