@@ -227,7 +227,7 @@ def _run(wanted: dict[str, Any], answer: int) -> None:
             gptailor.compile(
                 plan,
                 wanted["output"],
-                progress=lambda _: moments.pass_by("progress"),
+                on_event=lambda _: moments.pass_by("progress"),
                 **options,
             )
         except (TailorError, OSError, TypeError) as error:

@@ -13,12 +13,12 @@ from gptailor.evaluate.heal.heal import (
     HealedLayers,
     Healer,
     HealingText,
-    OnHealing,
     healing_text,
 )
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Healing
 from gptailor.prepare import Prepared, prepare
@@ -51,12 +51,12 @@ def heal(
     *,
     memory: int | None = None,
     dtype: torch.dtype = torch.float32,
-    on: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> HealedLayers:
     """What a plan's layers learn, with nothing bridged."""
     prepared = prepare(plan)
     made = healer(prepared, memory=memory, dtype=dtype)
-    return made.heal(prepared.plan, wanted(prepared), {}, on)
+    return made.heal(prepared.plan, wanted(prepared), {}, on_event)
 
 
 def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreTrainedModel:

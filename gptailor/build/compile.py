@@ -4,7 +4,7 @@ load → check → open → check_models → compile_plan → fetch     (`gptail
      → hold to the lock → fit bridges, heal → write → record
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +16,14 @@ from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.record import Recording, at_locked_commits
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checks.besides import refuse_absent_texts
+from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.extras import packages_needed, require
 from gptailor.plan.plan import Plan
-from gptailor.plan.resolved import Gap
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
 
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import FittedBridge
-    from gptailor.evaluate.heal.heal import HealedLayers, OnHealing
+    from gptailor.evaluate.heal.heal import HealedLayers
 
 
 @final
@@ -55,28 +55,26 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     dtype: str | None = None,
     force: bool = False,
     shard_size: int = SHARD_SIZE,
-    progress: Callable[[int], None] = lambda _: None,
     locked: Lock | str | Path | None = None,
     locking: bool = False,
     threads: int | None = None,
     device: str = "cpu",
     memory: int | None = None,
-    bridging: Callable[[Gap], None] = lambda _: None,
-    healing: "OnHealing | None" = None,
     quantize: str | None = None,
     dry_run: bool = False,
+    on_event: OnEvent = ignore_events,
 ) -> Written:
     """Write the model that a plan declares into a new folder, or GGUF file, all or nothing.
 
     `models` gives other folders for the plan's names, `dtype` another dtype than the plan's, and
     `shard_size` the most bytes of a file; a plan that is prepared already has all three. `force`
-    replaces a folder that is there; `progress` is told of the bytes written. `locked` is a lock, or
-    its file: what differs from it is refused, and models of the Hub are taken at its commits.
-    `locking` makes a lock, which is in the folder and in what is given back. The work is done by
-    `threads` threads, as many as there are cores without that; large merges by `device`, which may
-    be `cuda`. Neither changes a byte, but for what is fitted: bridges and healing come before
-    anything is written, on `device`, with at most `memory` bytes there at once. `bridging` is told
-    of each gap when its turn comes, `healing` how that goes on.
+    replaces a folder that is there. `locked` is a lock, or its file: what differs from it is
+    refused, and models of the Hub are taken at its commits. `locking` makes a lock, which is in the
+    folder and in what is given back. The work is done by `threads` threads, as many as there are
+    cores without that; large merges by `device`, which may be `cuda`. Neither changes a byte, but
+    for what is fitted: bridges and healing come before anything is written, on `device`, with at
+    most `memory` bytes there at once. `on_event` receives the bytes that are written, and how
+    bridging and healing go on; see `gptailor.plan.events`.
 
     An output that is called `….gguf` is one file for llama.cpp; `quantize` is the type of its
     matrices, which are of the plan's dtype without one: `q8_0`. A `dry_run` refuses what the run
@@ -116,10 +114,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if dry_run:
         return written
 
-    fitted = fit_tensors(
-        prepared, device=device, memory=memory, on_gap=bridging, on_healing=healing
-    )
-    recording = None
+    fitted = fit_tensors(prepared, device=device, memory=memory, on_event=on_event)
+    counted, recording = counting_bytes(on_event), None
     if lock is not None or locking:
         recording = Recording(prepared, lock, fitted=fitted, threads=threads)
     with recording or nullcontext():
@@ -127,7 +123,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             payload_of=payloads(prepared.compiled.program.outputs, device, fitted),
             recording=recording,
             check_unchanged=lambda: refuse_changed(prepared.stamps),
-            progress=recording.watching(progress) if recording else progress,
+            progress=recording.watching(counted) if recording else counted,
             force=force,
             threads=threads,
         )

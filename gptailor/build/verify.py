@@ -26,13 +26,12 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew
+from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared
 
 if TYPE_CHECKING:
     from gptailor.build.verify_gguf import GgufVerification
-    from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.resolved import Gap
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
@@ -44,7 +43,7 @@ def verify(
     models: ModelPaths | None = None,
     families: Sequence[str | Path] = (),
     tensors_only: bool = False,
-    progress: ByteProgress = lambda _: None,
+    on_event: OnEvent = ignore_events,
 ) -> Verified:
     """Whether a compiled folder, or GGUF file, is what its plan and lock say; see `Verified`.
 
@@ -56,7 +55,7 @@ def verify(
     begun = verification_of(
         Path(folder), models=models, families=families, tensors_only=tensors_only
     )
-    return begun.run(progress)
+    return begun.run(on_event)
 
 
 def verification_of(
@@ -78,8 +77,7 @@ def verification_of(
 class Verification:
     """A folder that is to be verified: it, its plan, its lock and the plan's models are opened.
 
-    No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
-    `healing` are told as `compile` tells them.
+    No weights are read before `run`; `work` are the bytes that it reads and makes.
     """
 
     def __init__(
@@ -93,8 +91,7 @@ class Verification:
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder)
         self.folder = folder
-        self.bridging: Callable[[Gap], None] = lambda _: None
-        self.healing: OnHealing | None = None
+        self._on_event: OnEvent = ignore_events
         self.tensors_only = tensors_only
         self.found = Findings()
         self.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
@@ -140,12 +137,11 @@ class Verification:
 
     # ------------------------------------------------------------------------------- with weights
 
-    def run(
-        self, progress: ByteProgress = lambda _: None, *, threads: int | None = None
-    ) -> Verified:
+    def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> Verified:
         """Compare tensors, the files beside them, the models' files, and what the plan makes."""
+        self._on_event = on_event
         if self.output is not None:
-            self._compare(self.output, Crew(threads), progress)
+            self._compare(self.output, Crew(threads), counting_bytes(on_event))
         return self.found.of(self.folder)
 
     def _compare(self, output: Checkpoint, crew: Crew, progress: ByteProgress) -> None:
@@ -222,8 +218,7 @@ class Verification:
             self.found.unverified.append(said)
         fitted = None
         if not left:
-            gap, healing = self.bridging, self.healing
-            fitted = out.fit_tensors(prepared, anew=True, on_gap=gap, on_healing=healing)
+            fitted = out.fit_tensors(prepared, anew=True, on_event=self._on_event)
         outputs = tuple(o for o in program.outputs if o.spec.name not in left)
         specs = [output.spec for output in outputs]
         made = _digests(specs, out.payloads(outputs, fitted=fitted), crew, progress)

@@ -1,8 +1,8 @@
 """Whether a compiled GGUF file is what the plan and the lock in it say: `GgufVerification`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from gptailor.build import output as out
 from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
@@ -14,21 +14,17 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
+from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared
-
-if TYPE_CHECKING:
-    from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.resolved import Gap
 
 
 @final
 class GgufVerification:
     """A GGUF file that is to be verified: it, its plan, its lock and the models are opened.
 
-    No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
-    `healing` are told as `compile` tells them. Raises CheckpointError: C109 for a file that is no
-    GGUF file, C701 and C702 for a lock that is none.
+    No weights are read before `run`; `work` are the bytes that it reads and makes. Raises
+    CheckpointError: C109 for a file that is no GGUF file, C701 and C702 for a lock that is none.
     """
 
     def __init__(
@@ -40,8 +36,7 @@ class GgufVerification:
         tensors_only: bool = False,
     ) -> None:
         self.path = path
-        self.bridging: Callable[[Gap], None] = lambda _: None
-        self.healing: OnHealing | None = None
+        self._on_event: OnEvent = ignore_events
         self.header: Header = read_gguf(path)
         self.tensors_only = tensors_only
         self.found = Findings()
@@ -80,12 +75,11 @@ class GgufVerification:
 
     # ------------------------------------------------------------------------------- with weights
 
-    def run(
-        self, progress: ByteProgress = lambda _: None, *, threads: int | None = None
-    ) -> Verified:
+    def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> Verified:
         """Compare tensors, metadata, the models' files, and what the plan makes."""
+        self._on_event = on_event
         crew = Crew(threads)
-        told = crew.told(progress)
+        told = crew.told(counting_bytes(on_event))
         found = self._digests(crew, told)
         locked = self.lock.gguf if self.lock is not None else None
         if locked is not None:
@@ -151,8 +145,7 @@ class GgufVerification:
         program = file.prepared.compiled.program
         fitted = None
         if not left:
-            gap, healing = self.bridging, self.healing
-            fitted = out.fit_tensors(file.prepared, anew=True, on_gap=gap, on_healing=healing)
+            fitted = out.fit_tensors(file.prepared, anew=True, on_event=self._on_event)
         sources = {name: t.source.name for name, t in file.tensors.items() if t.source is not None}
         bridged = {name for name, source in sources.items() if source in program.fitted}
         locked = self.lock.gguf if self.lock is not None else None

@@ -2,21 +2,17 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import click
 
 from gptailor.cli import options
+from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
-    from gptailor.evaluate.heal.heal import HealedLayers, HealingStart, OnHealing
-    from gptailor.evaluate.heal.train import HealStep
-    from gptailor.plan.resolved import Gap
 
 
 @final
@@ -108,23 +104,21 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         _say_notes(planned.notes)
         return
     options.keep_memory()
-    with options.progress(prepared.size) as advance:
+    with options.bytes_bar(prepared.size) as advance:
         written = compile(
             prepared,
             output,
-            progress=advance,
             locked=held_to,
             locking=lock,
-            bridging=_told_of_gap,
-            healing=told_of_healing(ends=False) if prepared.healing is not None else None,
             quantize=quantize,
+            on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
             **how,
         )
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
     if written.healed is not None:
-        options.say(_healed_in_words(written.healed))
+        options.say(healed_in_words(written.healed.end))
     _say_notes(written.notes)
     before = prepared.counts["layers"][0]
     options.say(
@@ -134,89 +128,6 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
-
-
-_TOLD_SECONDS = 10.0
-"""So long at least nothing is said between two lines about healing."""
-_aside = partial(options.say, err=True)
-
-
-def _told_of_gap(gap: "Gap") -> None:
-    _aside(f"bridging {gap.name}")
-
-
-def told_of_healing(say: Callable[[str], None] = _aside, *, ends: bool = True) -> "OnHealing":
-    """Lines on how healing goes on: what it takes, its losses, the time that is left.
-
-    What came of it is said too, unless what `ends` it is said elsewhere.
-    """
-    from gptailor.evaluate.heal.heal import OnHealing  # noqa: PLC0415 (imports torch)
-
-    lines = _HealingLines(say)
-    end = lines.healed if ends else (lambda _: None)
-    return OnHealing(lines.start, lines.teacher, lines.step, lines.known, lines.bridging, end)
-
-
-@final
-class _HealingLines:
-    """Says not too often what healing is at."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._last = 0.0
-
-    def _due(self, *, end: bool) -> bool:
-        if not end and time.monotonic() - self._last < _TOLD_SECONDS:
-            return False
-        self._last = time.monotonic()
-        return True
-
-    def bridging(self, gap: "Gap") -> None:
-        if self._due(end=False):
-            self._say(f"bridging {gap.name}")
-
-    def start(self, about: "HealingStart") -> None:
-        numbers, size = options.millions(about.numbers), options.size_in_words(about.bytes)
-        self._say(
-            f"healing {about.layers} layers: {numbers} numbers learn from {about.tokens:,} tokens, "
-            f"{size} beside the model"
-        )
-
-    def teacher(self, done: int, total: int) -> None:
-        if self._due(end=False):
-            self._say(f"healing: the teacher reads, {done / total:.0%} of the text")
-
-    def step(self, now: "HealStep") -> None:
-        if self._due(end=now.done == now.total):
-            self._say(f"healing: {_step_in_words(now)}")
-
-    def known(self) -> None:
-        self._say("healing: the same was done here before, and is taken as it was")
-
-    def healed(self, made: "HealedLayers") -> None:
-        self._say(_healed_in_words(made))
-
-
-def _healed_in_words(made: "HealedLayers") -> str:
-    """What healing came to, or that no step did any good."""
-    bridged = f", bridged {made.start:.3f}" if made.start != made.bare else ""
-    came = f", healed {made.healed:.3f}"
-    if made.healed >= made.start:
-        came = "; no step came nearer, so that the layers stay as they were: more tokens may help"
-    return (
-        f"healed on {made.tokens:,} tokens: {made.bare:.3f} nats a token from the teacher"
-        f"{bridged}{came} (on {made.held:,} tokens held out)"
-    )
-
-
-def _step_in_words(now: "HealStep") -> str:
-    loss = "" if now.loss is None else f", loss {now.loss:.3f}"
-    left = "" if now.seconds_left is None else f", {_duration(now.seconds_left)} left"
-    return f"step {now.done} of {now.total}{loss}, held out {now.held_out:.3f}{left}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _say_notes(notes: Iterable[str]) -> None:
@@ -284,9 +195,8 @@ def lock_command(
     path = lock_file(plan, output)
     prepared = ready(options.read_plan(plan, families), models=dict(models), dtype=dtype)
     options.report(prepared.warnings)
-    healing = told_of_healing() if prepared.healing is not None else None
-    with options.progress(work(prepared), "locking") as advance:
-        made = lock(prepared, progress=advance, bridging=_told_of_gap, healing=healing)
+    with options.bytes_bar(work(prepared), "locking") as advance:
+        made = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))
     if str(path) == "-":
         options.say(made.text(), newline=False)
         return
@@ -329,11 +239,8 @@ def verify_command(
     begun = verification_of(
         folder, models=dict(models), families=families, tensors_only=tensors_only
     )
-    begun.bridging = _told_of_gap
-    if begun.prepared is not None and begun.prepared.healing is not None:
-        begun.healing = told_of_healing()
-    with options.progress(begun.work, "verifying") as advance:
-        found = begun.run(advance)
+    with options.bytes_bar(begun.work, "verifying") as advance:
+        found = begun.run(received_by(advance, RepairLines(every_gap=True)))
     if form == "json":
         record = {
             "folder": str(found.folder),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.models import Opened, source_from_here
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
@@ -47,6 +46,7 @@ from gptailor.evaluate.speed import cache_bytes, latency_score, parameters, spee
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
 from gptailor.evaluate.trial import PREFIX_BYTES, Outcomes, Placement, failures, run_trials
 from gptailor.lang.parse import read_objective
+from gptailor.plan.events import OnEvent, StepJudged, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
@@ -55,9 +55,6 @@ from gptailor.program.size import compiled_size
 
 _LIVE_STITCHERS = 2
 """Stitchers whose models stay loaded: a target's, and its base's."""
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told of what is done, how many steps that makes, and how many there are."""
 
 
 def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -73,8 +70,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     memory: int | None = None,
     speed: bool = False,
     against: str | Path | None = None,
-    progress: Progress = lambda what, done, total: None,
-    on_healing: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> Judgement:
     """Judge plans, compiled folders and models by objectives such as `nll("text.txt")`.
 
@@ -82,8 +78,8 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     folders for the plans' names, `samples` bounds what is drawn by `seed`, and relative paths of
     objectives start at `folder`. `dtype` is the live models', else their own; `memory` bounds their
     bytes on the device. With `speed` tokens a second are measured too. Differences are from the
-    target `against`, else from each target's base. Plans are bridged and healed as they say, which
-    `on_healing` hears of.
+    target `against`, else from each target's base. Plans are bridged and healed as they say;
+    `on_event` receives how that and the judging go on.
 
     What goes wrong with one target is a `Failure` in its results. Raises PlanError for faults of
     plans and objectives, and TailorError or OSError for what concerns all: a file of an
@@ -100,8 +96,8 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     ]
     drawn = Samples(Path(folder), samples, seed)
     place, beside = Placement(device, dtype, memory), None if against is None else str(against)
-    judging = Judging(found, stated, drawn, place, on_healing, beside)
-    return judging.judgement(speed=speed, progress=progress)
+    judging = Judging(found, stated, drawn, place, on_event, beside)
+    return judging.judgement(speed=speed)
 
 
 @final
@@ -111,9 +107,9 @@ class Stitchers:
     A family's plans are on one base, and their names for other models don't contradict each other.
     """
 
-    def __init__(self, place: Placement, on_healing: OnHealing | None = None) -> None:
+    def __init__(self, place: Placement, on_event: OnEvent = ignore_events) -> None:
         self.place = place
-        self.on_healing = on_healing
+        self.on_event = on_event
         self._families: list[dict[str, Opened]] = []
         self._homes: dict[int, tuple[Prepared, int]] = {}  # by id; plans have no hash
         self._live: dict[int, Repairs] = {}
@@ -149,7 +145,7 @@ class Stitchers:
             if memory is not None:
                 memory //= min(_LIVE_STITCHERS, len(self._families))
             place, models = self.place._replace(memory=memory), self._families[home]
-            repairs = place.repairs(models, self.on_healing)
+            repairs = place.repairs(models, self.on_event)
         self._live[home] = repairs
         return repairs
 
@@ -182,13 +178,14 @@ class Judging:
         stated: Sequence[StatedObjective],
         samples: Samples,
         place: Placement,
-        on_healing: OnHealing | None = None,
+        on_event: OnEvent = ignore_events,
         against: str | None = None,
     ) -> None:
         self.targets = targets = list(_held_to_bases(targets))
         self._held_to = {one.identity_of_base for one in targets if not one.plain}
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=device_of(str(place.device)))
-        self.stitchers = Stitchers(place, on_healing)
+        self.on_event = on_event
+        self.stitchers = Stitchers(place, on_event)
         self.entries = [_Entry.of(target) for target in targets]
         self._beside = next((one for one in self.entries if one.target.name == against), None)
         plain = [one for one in self.entries if one.target.plain]
@@ -202,14 +199,14 @@ class Judging:
             self.stitchers.expect(one.target.prepared)
             self._objectives(one.target)
 
-    def judgement(self, *, speed: bool, progress: Progress) -> Judgement:
+    def judgement(self, *, speed: bool) -> Judgement:
         """Score all targets and bases, those together that share samples and layers."""
         total = self._count(speed)
         done = count(1)
-        progress("", 0, total)
+        self.on_event(StepJudged("", 0, total))
 
         def step(what: str) -> None:
-            progress(what, next(done), total)
+            self.on_event(StepJudged(what, next(done), total))
 
         groups: dict[Hashable, list[_Entry]] = {}
         for one in self.all:

@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.layout import name_of
-from gptailor.evaluate.bridge.fit import Bridger, FittedBridge, OnGap
-from gptailor.evaluate.heal.heal import HealedLayers, Healer, OnHealing
+from gptailor.evaluate.bridge.fit import Bridger, FittedBridge
+from gptailor.evaluate.heal.heal import HealedLayers, Healer
 from gptailor.evaluate.live.contents import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import Prepared, ready
@@ -25,15 +26,15 @@ from gptailor.prepare import Prepared, ready
 class Repairs:
     """The bridges and the healing of closed plans over the models of a stitcher.
 
-    Bridges are kept for plans that begin alike, and the healing of the last plan. `on_healing`
-    hears how a plan is bridged and healed; with `anew` nothing that was learned before is reused.
+    Bridges are kept for plans that begin alike, and the healing of the last plan. `on_event`
+    receives how that goes on; with `anew` nothing that was learned before is reused.
     """
 
     def __init__(
-        self, stitcher: Stitcher, on_healing: OnHealing | None = None, *, anew: bool = False
+        self, stitcher: Stitcher, on_event: OnEvent = ignore_events, *, anew: bool = False
     ) -> None:
         self.stitcher = stitcher
-        self.on_healing = on_healing or OnHealing()
+        self.on_event = on_event
         self.anew = anew
         self._bridger: Bridger | None = None
         self._healed: tuple[Plan, HealedLayers] | None = None
@@ -53,21 +54,21 @@ class Repairs:
         """
         contents = self.stitcher.contents(plan)
         layers = list(contents.layers)
-        bridges = self.bridges(plan, self.on_healing.bridging)
+        bridges = self.bridges(plan)
         for gap, bridge in bridges:
             layers[gap.index] = self.stitcher.table.bridged(layers[gap.index], bridge.tensors)
-        healed = self.healed(plan, bridges, self.on_healing)
+        healed = self.healed(plan, bridges)
         for index, tensors in healed.tensors.items() if healed else ():
             whole = {**layers[index].fitted, **tensors}
             layers[index] = replace(layers[index], fitted=whole)
         return replace(contents, layers=tuple(layers))
 
     @torch.no_grad()
-    def bridges(self, plan: Plan, on_gap: OnGap = lambda _: None) -> list[tuple[Gap, FittedBridge]]:
+    def bridges(self, plan: Plan) -> list[tuple[Gap, FittedBridge]]:
         """Return the bridges of a closed plan, fitted in float32 whatever the live models' dtype.
 
-        `on_gap` hears of each gap that is fitted. Raises CalibrationError for a text that doesn't
-        serve, BridgeError for a gap that can't be closed.
+        Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
+        closed.
         """
         gaps = Resolved(plan, self.stitcher.layer_count).gaps
         if not gaps:
@@ -75,7 +76,7 @@ class Repairs:
         if self._bridger is None:
             self._bridger = Bridger(self._wide(plan))
         with torch.inference_mode(mode=False):
-            return list(self._bridger.bridges(plan, gaps, on_gap))
+            return list(self._bridger.bridges(plan, gaps, self.on_event))
 
     def _wide(self, plan: Plan) -> Stitcher:
         """Return the stitcher if its models compute in float32, else another that does."""
@@ -87,10 +88,7 @@ class Repairs:
 
     @torch.no_grad()
     def healed(
-        self,
-        plan: Plan,
-        bridges: Sequence[tuple[Gap, FittedBridge]],
-        on: OnHealing | None = None,
+        self, plan: Plan, bridges: Sequence[tuple[Gap, FittedBridge]]
     ) -> HealedLayers | None:
         """Return what a closed plan's layers learn after these bridges; None if nothing learns.
 
@@ -104,9 +102,8 @@ class Repairs:
             bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
             models, device = stitcher.table.models, stitcher.device
             healer = Healer(models, device, stitcher.memory, anew=self.anew)
-            self._healed = plan, healer.heal(plan, healing, bridged, on)
-            if on is not None:
-                on.healed(self._healed[1])
+            self._healed = plan, healer.heal(plan, healing, bridged, self.on_event)
+            self.on_event(self._healed[1].end)
         return self._healed[1]
 
 
@@ -151,15 +148,14 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     memory: int | None = None,
-    on_gap: OnGap = lambda _: None,
-    on_healing: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> Fitted:
     """Fit the bridges of a prepared plan, then heal it; nothing is written.
 
     Without gaps and healing nothing is done. Bridges are fitted by models in float32, whatever
-    dtype they are stored in; `memory` bounds the bytes on the device. `on_gap` hears of each gap
-    when its turn comes, `on_healing` how healing goes on. The same text and plan give the same
+    dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives how
+    that goes on. The same text and plan give the same
     tensors in any process on one machine with the same number of threads; so what healing learned
     there before is taken as it was, unless all is to be made `anew`.
 
@@ -172,17 +168,17 @@ def fit(
     def repairs() -> Repairs:
         models = prepared.models
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
-        return Repairs(stitcher, anew=anew)
+        return Repairs(stitcher, on_event, anew=anew)
 
     layout = prepared.models["base"].layout
-    bridges = repairs().bridges(prepared.plan, on_gap)
+    bridges = repairs().bridges(prepared.plan)
     gc.collect()  # its weights are gone before others come to the device
     tensors = {
         name_of(layout, gap.index, name): tensor
         for gap, bridge in bridges
         for name, tensor in bridge.tensors.items()
     }
-    healed = repairs().healed(prepared.plan, bridges, on_healing)
+    healed = repairs().healed(prepared.plan, bridges)
     for index, its in healed.tensors.items() if healed else ():
         tensors |= {name_of(layout, index, name): tensor for name, tensor in its.items()}
     return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in bridges}, healed)

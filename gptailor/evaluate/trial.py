@@ -22,7 +22,6 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.live.contents import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
@@ -43,6 +42,7 @@ from gptailor.evaluate.samples import (
 )
 from gptailor.evaluate.speed import Latencies
 from gptailor.evaluate.targets import base_of
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.needed import undecided_models
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
@@ -209,12 +209,12 @@ class Placement(NamedTuple):
     gpus: int = 1
     own: bool = False
 
-    def repairs(self, models: Mapping[str, Opened], on_healing: OnHealing | None = None) -> Repairs:
+    def repairs(self, models: Mapping[str, Opened], on_event: OnEvent = ignore_events) -> Repairs:
         """Return the repairs over the models there. Raises TailorError as `Stitcher` does."""
         device, dtype, memory, gpus, own = self
         dtype = dtype or (None if own else quick_dtype(models, device))
         stitcher = Stitcher(models, device=device, dtype=dtype, memory=memory, gpus=gpus)
-        return Repairs(stitcher, on_healing)
+        return Repairs(stitcher, on_event)
 
 
 def opened(
@@ -239,8 +239,8 @@ class Trials:
     `objectives` are those of the plan's `search` block without others; relative paths of others
     start at `folder`. Of each objective's samples, in the order that `seed` draws them in, a
     search sees the first: as many as `fidelity` goes up to; without it, three quarters of the
-    smallest file's, at most 1024. What comes after them, as many at most, is held out. `on_healing`
-    hears how plans are healed.
+    smallest file's, at most 1024. What comes after them, as many at most, is held out. `on_event`
+    receives how plans are bridged and healed.
 
     Raises CalibrationError for a file, ObjectiveError for an argument and for a file with fewer
     samples than `fidelity` goes up to, TailorError for a device that isn't there.
@@ -256,12 +256,12 @@ class Trials:
         place: Placement | None = None,
         fidelity: tuple[int, int] | None = None,
         seed: int = 0,
-        on_healing: OnHealing | None = None,
+        on_event: OnEvent = ignore_events,
     ) -> None:
         self.plan = plan
         self.models = models
         self.place = place or Placement()
-        self.repairs = self.place.repairs(models, on_healing)
+        self.repairs = self.place.repairs(models, on_event)
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=self.repairs.stitcher.device)
         if objectives is None:
             folder = plan.origin.folder if plan.origin else None

@@ -18,12 +18,12 @@ from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.bridge.gaps import plan_gap_errors
 from gptailor.evaluate.dtype import quick_dtype
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.objectives.base import Forward
 from gptailor.evaluate.objectives.of_plan import OfPlan
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.extras import require
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import DropAny, Plan
@@ -98,7 +98,7 @@ def trials_of(
     models: Mapping[str, Opened],
     chosen: Settings,
     where: Resources,
-    on_healing: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> Trials:
     """The trials of an opened plan."""
     kind = None if where.dtype is None else getattr(torch, where.dtype)
@@ -110,7 +110,7 @@ def trials_of(
         place=Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
-        on_healing=on_healing,
+        on_event=on_event,
     )
 
 

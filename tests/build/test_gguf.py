@@ -403,7 +403,7 @@ def test_a_file_that_appears_meanwhile_is_left(here: Path) -> None:
         (here / "out.gguf").write_text("somebody else's")
 
     with pytest.raises(CheckpointError) as caught:
-        compiled(here, progress=appear)
+        compiled(here, on_event=appear)
     assert caught.value.code == "C301"
     assert (here / "out.gguf").read_text() == "somebody else's"
     assert {path.name for path in here.iterdir()} == {"base", "p.tailor", "out.gguf"}
@@ -426,7 +426,7 @@ def test_an_interrupt_leaves_what_was_there(
 
     before = {path.name for path in here.iterdir()}
     with pytest.raises(exception):
-        compiled(here, progress=stop, force=force, threads=1)
+        compiled(here, on_event=stop, force=force, threads=1)
     assert {path.name for path in here.iterdir()} == before
     assert not force or Path("out.gguf").read_text() == "the old one"
 

@@ -211,7 +211,7 @@ maps = []
 plan = gptailor.load(Path(sys.argv[1]))
 def look(_):
     maps.append(Path("/proc/self/maps").read_text())
-gptailor.compile(plan, sys.argv[2], progress=look, shard_size=8000)
+gptailor.compile(plan, sys.argv[2], on_event=look, shard_size=8000)
 assert len(maps) > 10
 assert not [text for text in maps if ".safetensors" in text]
 """

@@ -4,7 +4,7 @@
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, final
@@ -23,6 +23,7 @@ from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.methods import rounding
+from gptailor.plan.events import GapBegun, GapBridged, OnEvent, ignore_events
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import bridge_over, undone
 from gptailor.plan.plan import Plan
@@ -182,9 +183,6 @@ def _refuse(name: str, dtype: str, _: int) -> NoReturn:
 _KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
 
-OnGap = Callable[[Gap], None]
-"""Told of a gap before it is fitted."""
-
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -222,9 +220,9 @@ class Bridger:
         self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
 
     def bridges(
-        self, plan: Plan, gaps: Sequence[Gap], on_gap: OnGap = lambda _: None
+        self, plan: Plan, gaps: Sequence[Gap], on_event: OnEvent = ignore_events
     ) -> Iterator[tuple[Gap, FittedBridge]]:
-        """The fits of a closed plan's gaps, the first gap first; `on_gap` hears of each new one.
+        """The fits of a closed plan's gaps, the first gap first; new fits are reported.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
@@ -243,10 +241,11 @@ class Bridger:
                 layers = (whole.layers[: gap.end], tuple(own[: gap.start + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
-                    on_gap(gap)
+                    on_event(GapBegun(gap))
                     if walk is None or walk.batches is not text.batches:
                         walk = Walk(whole, self.live, self.layout, text.batches, self.place)
-                    self._fits[key] = self._fit(walk, gap, own, text)
+                    new = self._fits[key] = self._fit(walk, gap, own, text)
+                    on_event(GapBridged(gap, new.tokens, new.explained))
                 self._fits.move_to_end(key)
                 known = self._fits[key]
                 own[gap.start] = self.table.bridged(_before(gap, own), known.tensors)

@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -31,7 +31,7 @@ from gptailor.evaluate.heal.learning import (
     matched,
 )
 from gptailor.evaluate.heal.teacher import Predictions
-from gptailor.evaluate.heal.train import HealingMemory, HealStep, Student, Training
+from gptailor.evaluate.heal.train import HealingMemory, Student, Training
 from gptailor.evaluate.live.contents import Content, ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
@@ -46,9 +46,16 @@ from gptailor.evaluate.objectives.datasets import (
 )
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.methods import rounding
+from gptailor.plan.events import (
+    HealingEnd,
+    HealingReused,
+    HealingStart,
+    OnEvent,
+    ignore_events,
+)
 from gptailor.plan.layers import undone
 from gptailor.plan.plan import Model, Plan
-from gptailor.plan.resolved import Gap, Healing
+from gptailor.plan.resolved import Healing
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested import with_made_models
@@ -78,28 +85,12 @@ class HealingText:
 
 
 @final
-@dataclass(frozen=True)
-class HealingStart:
-    """What healing is about to do: how many numbers learn from how many tokens, and its memory.
-
-    `bytes` are those on the device beside the model's weights.
-    """
-
-    layers: int
-    numbers: int
-    tokens: int
-    bytes: int
-
-
-@final
 @dataclass(frozen=True, eq=False)
 class HealedLayers:
     """What was learned: the tensors of each layer of the output, by their names within it.
 
-    The tensors are on the CPU in the output's dtypes. Losses are the mean KL divergence from the
-    teacher in nats a token, over sequences that are held out: of the bare plan, of what learning
-    began with (the same where nothing is bridged), and in the end. `held` are their tokens.
-    Where no step came nearer to the teacher the layers are as they were, and the last two agree.
+    The tensors are on the CPU in the output's dtypes. The numbers are those of `HealingEnd`; if no
+    step came nearer to the teacher, the layers are as they were.
     """
 
     tensors: Mapping[int, Mapping[str, Tensor]]
@@ -110,22 +101,10 @@ class HealedLayers:
     start: float
     healed: float
 
-
-@final
-@dataclass(frozen=True)
-class OnHealing:
-    """Whom to tell: what is to be done, tokens that the teacher predicted from, and steps.
-
-    `bridging` hears of each gap that is fitted before, `healed` what came of it.
-    """
-
-    start: Callable[[HealingStart], None] = lambda _: None
-    teacher: Callable[[int, int], None] = lambda done, total: None
-    step: Callable[[HealStep], None] = lambda _: None
-    known: Callable[[], None] = lambda: None
-    """The same was learned before on this machine, and is taken as it was."""
-    bridging: Callable[[Gap], None] = lambda _: None
-    healed: Callable[[HealedLayers], None] = lambda _: None
+    @property
+    def end(self) -> HealingEnd:
+        """The numbers alone."""
+        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed)
 
 
 @final
@@ -157,7 +136,7 @@ class Healer:
         plan: Plan,
         healing: Healing,
         bridged: Mapping[int, Mapping[str, Tensor]],
-        on: OnHealing | None = None,
+        on_event: OnEvent = ignore_events,
     ) -> HealedLayers:
         """Heal a closed plan; `bridged` are the tensors that bridges give to the output's layers.
 
@@ -166,7 +145,6 @@ class Healer:
         learned is kept for the next one.
         Raises CalibrationError for a text that doesn't serve, HealError for what can't learn.
         """
-        on = on or OnHealing()
         text = self._text(plan, healing)
         teacher = self._teacher(plan, healing)
         unlearned = self._stitcher(self.models, None).contents(plan)
@@ -186,13 +164,13 @@ class Healer:
         known = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
             if known is not None:
-                on.known()
+                on_event(HealingReused())
                 learning = self._learning(student, student.live(contents), contents, healing)
                 learning.take(known.parameters)
             else:
-                on.start(start)
+                on_event(start)
                 with working_folder(key) as folder:
-                    learned, held = self._taught(teacher, contents, text, folder, on)
+                    learned, held = self._taught(teacher, contents, text, folder, on_event)
                     gc.collect()
                     bare = None
                     if bridged:
@@ -203,7 +181,7 @@ class Healer:
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
                     training = Training(runner, learning, (learned, held), folder, key)
                     with _explained(contents, text):
-                        training.run(on.step)
+                        training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
                     known = KnownHealing(learning.parameters, *losses, training.best)
                     store.put(key, known)
@@ -253,7 +231,7 @@ class Healer:
         contents: ModelContents,
         text: HealingText,
         folder: Path,
-        on: OnHealing,
+        on_event: OnEvent,
     ) -> tuple[Predictions, Predictions]:
         """The teacher's predictions, of what is learned and of what is held out."""
         models, plan = teacher
@@ -268,7 +246,7 @@ class Healer:
         for name, sequences in (("learned", text.learned), ("held", text.held)):
             predictions = Predictions(folder / name, sequences, vocabulary)
             with _explained(taught, text):
-                predictions.learn(live, self.device, on.teacher)
+                predictions.learn(live, self.device, on_event)
             made.append(predictions)
         return made[0], made[1]
 

@@ -22,6 +22,7 @@ from gptailor.evaluate.heal.teacher import Predictions
 from gptailor.evaluate.live.contents import Content, ModelContents
 from gptailor.evaluate.live.template import configuration
 from gptailor.evaluate.objectives.kl import divergence, grouped
+from gptailor.plan.events import HealStep, OnEvent, ignore_events
 from gptailor.plan.resolved import Healing
 from gptailor.program.program import learning_tensors, projections
 
@@ -56,24 +57,6 @@ _SAVE_SECONDS = 60.0
 _STATE = "state.safetensors"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 """What Adam keeps of a parameter."""
-
-
-@final
-@dataclass(frozen=True)
-class HealStep:
-    """How far learning is: steps done and of all, the last steps' mean loss, that of the held-out.
-
-    Losses are in nats a token. `seconds_left` is None before the first step is done.
-    """
-
-    done: int
-    total: int
-    loss: float | None
-    held_out: float
-    seconds_left: float | None
-
-
-OnHealStep = Callable[[HealStep], None]
 
 
 # ------------------------------------------------------------------------------------ memory
@@ -414,7 +397,7 @@ class Training:
         self.start = math.nan
         self._best: dict[str, Tensor] = {}
 
-    def run(self, on_step: OnHealStep = lambda _: None) -> None:
+    def run(self, on_event: OnEvent = ignore_events) -> None:
         """Learn, and leave the parameters as they were where the held-out loss was least.
 
         Raises HealError (C809) where a loss is no number, NotFiniteError where it is none before
@@ -427,7 +410,7 @@ class Training:
             self._judge(self.start)
         now, losses = self.start, list[float]()
         begun, first, saved = time.monotonic(), self.done, time.monotonic()
-        on_step(HealStep(self.done, self.steps, None, self.best, None))
+        on_event(HealStep(self.done, self.steps, None, self.best, None))
         while self.done < self.steps:
             losses.append(self._step())
             if self.done in checks:
@@ -439,7 +422,7 @@ class Training:
             passed = (time.monotonic() - begun) / (self.done - first)
             mean = sum(losses[-10:]) / len(losses[-10:])
             left = passed * (self.steps - self.done)
-            on_step(HealStep(self.done, self.steps, mean, now, left))
+            on_event(HealStep(self.done, self.steps, mean, now, left))
         self.learning.take(self._best)
 
     def held_out(self) -> float:

@@ -32,10 +32,12 @@ from gptailor.evaluate.live.template import decoder_layers, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.evaluate.repair import Fitted, Repairs, fit, stitch
+from gptailor.plan.events import GapBegun
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.prepare import prepare
+from tests.events import only
 from tests.structures import branch_structure
 from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, letters, tiny_model
@@ -557,15 +559,16 @@ def test_a_model_of_another_dtype_is_fitted_in_float32(folder: Path, tmp_path: P
 
 
 def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
-    repairs = Repairs(Stitcher(prepare(say(TWO)).models))
     told: list[int] = []
-    [first, _] = repairs.bridges(say(TWO), lambda gap: told.append(gap.after))
+    on_event = only(GapBegun, lambda event: told.append(event.gap.after))
+    repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event)
+    [first, _] = repairs.bridges(say(TWO))
     other = say(TWO.replace("L3..L4", "L4"))
-    [again, _] = repairs.bridges(other, lambda gap: told.append(gap.after))
+    [again, _] = repairs.bridges(other)
     assert told == [0, 2, 3]
     assert first[1] is again[1]
     shorter = say(TWO.replace("L3..L4", "L3"))
-    repairs.bridges(shorter, lambda gap: told.append(gap.after))
+    repairs.bridges(shorter)
     assert told == [0, 2, 3, 2]
     one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]

@@ -16,14 +16,15 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.evaluate.heal import heal as healing_module
 from gptailor.evaluate.heal import kept, train
-from gptailor.evaluate.heal.heal import HealedLayers, HealingStart, OnHealing
+from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.heal.learning import HealError
-from gptailor.evaluate.heal.train import HealStep
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.repair import Repairs, fit, stitch
+from gptailor.plan.events import Event, HealingStart, HealStep, TeacherRead
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
+from tests.events import only
 from tests.healing import divergence, heal, healer, said, text_of, with_layers
 from tests.tiny import letters, tiny_model
 from tests.tiny_vision import VISION, tiny_vision
@@ -69,7 +70,7 @@ def interrupted(plan: Plan, at: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on=OnHealing(step=step))
+        heal(plan, on_event=only(HealStep, step))
 
 
 def first_step(plan: Plan) -> int:
@@ -81,7 +82,7 @@ def first_step(plan: Plan) -> int:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on=OnHealing(step=step))
+        heal(plan, on_event=only(HealStep, step))
     return told[0]
 
 
@@ -185,11 +186,14 @@ def started(plan: Plan, memory: int | None) -> HealingStart:
     """What healing says before it begins."""
     told: list[HealingStart] = []
 
-    def asked(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    def on_event(event: Event) -> None:
+        if isinstance(event, HealingStart):
+            told.append(event)
+        if isinstance(event, TeacherRead):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, memory=memory, on=OnHealing(start=told.append, teacher=asked))
+        heal(plan, memory=memory, on_event=on_event)
     return told[0]
 
 
@@ -282,7 +286,7 @@ def test_of_two_at_once_each_is_on_its_own(folder: Path) -> None:
         if now.done == 2:
             inner.append(heal(plan))
 
-    outer = heal(plan, on=OnHealing(step=step))
+    outer = heal(plan, on_event=only(HealStep, step))
     assert same(inner[0], outer)
     assert same(outer, heal(plan))
 
