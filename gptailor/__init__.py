@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "ComputeOptions": "build.compile",
     "Extracted": "build.extract",
     "Fault": "plan.faults",
     "Judgement": "evaluate.outcome",

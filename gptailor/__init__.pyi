@@ -1,3 +1,4 @@
+from gptailor.build.compile import ComputeOptions as ComputeOptions
 from gptailor.build.compile import Written as Written
 from gptailor.build.compile import compile as compile
 from gptailor.build.extract import Extracted as Extracted

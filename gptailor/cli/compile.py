@@ -66,13 +66,13 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     models: tuple[tuple[str, Path], ...],
     families: tuple[Path, ...],
     dtype: str | None,
-    shard_size: int,
+    force: bool,
     dry_run: bool,
     lock: bool,
     locked: bool,
     lock_file: Path | None,
     quantize: str | None,
-    **how: Any,
+    **means: Any,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
 
@@ -89,31 +89,30 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if quantize is not None and output.suffix.lower() != ".gguf":
         raise click.UsageError("--quantize is for an output called NAME.gguf")
     new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
-    from gptailor.build.compile import compile  # noqa: PLC0415
+    from gptailor.build.compile import ComputeOptions, compile  # noqa: PLC0415
     from gptailor.build.record import at_locked_commits  # noqa: PLC0415
     from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
     wanted = options.read_plan(plan, families)
     wanted = at_locked_commits(wanted, held_to) if held_to else wanted
     make = prepare if dry_run else ready
-    prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
+    compute = ComputeOptions(**means)
+    prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=compute.shard_size)
     options.report(prepared.warnings)
     if dry_run:
-        planned = compile(prepared, output, locked=held_to, quantize=quantize, dry_run=True, **how)
+        planned = compile(
+            prepared, output, quantize=quantize, force=force, locked=held_to, dry_run=True,
+            compute=compute,
+        )  # fmt: skip
         options.print_dry_run(prepared, planned)
         _say_notes(planned.notes)
         return
     options.keep_memory()
     with options.bytes_bar(prepared.size) as advance:
         written = compile(
-            prepared,
-            output,
-            locked=held_to,
-            locking=lock,
-            quantize=quantize,
-            on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
-            **how,
-        )
+            prepared, output, quantize=quantize, force=force, locked=held_to, locking=lock,
+            compute=compute, on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
+        )  # fmt: skip
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")

@@ -476,7 +476,8 @@ def test_shards_hold_what_one_file_holds(folders: dict[str, Path], tmp_path: Pat
     models = {"base": folders["base-float32"], "math": folders["math"]}
     plan = plan_of(PLAN, tmp_path)
     single = gptailor.compile(plan, tmp_path / "single", models=models)
-    several = gptailor.compile(plan, tmp_path / "several", models=models, shard_size=4_000)
+    small = gptailor.ComputeOptions(shard_size=4_000)
+    several = gptailor.compile(plan, tmp_path / "several", models=models, compute=small)
     assert single.shards == ("model.safetensors",)
     assert several.size == single.size
     assert len(several.shards) > 2
