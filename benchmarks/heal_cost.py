@@ -30,6 +30,7 @@ from transformers.utils import logging
 import gptailor
 from benchmarks.bridge_texts import EXAMPLES, write_texts
 from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.evaluate.repair import Repairs
 from gptailor.evaluate.trial import opened
 from gptailor.plan.plan import Plan
 
@@ -97,7 +98,8 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
     plan, models, _ = opened(whole)
 
     def heal(plan: Plan = plan) -> None:
-        Stitcher(models, device=given.device, dtype=kind, anew=True).healed(plan, [])
+        stitcher = Stitcher(models, device=given.device, dtype=kind)
+        Repairs(stitcher, anew=True).healed(plan, [])
 
     plain(student, ids[:2], there_and_back)
     ratios = []

@@ -253,12 +253,12 @@ class Lab:
         return prepare_objectives(stated, Samples(), base, _no_reference, positions)
 
     def _judge(self, found: Found) -> dict[str, Any]:
-        plan, stitcher = self.read(found), self.trials.stitcher
+        plan, repairs = self.read(found), self.trials.repairs
         if found.alone:
             _, models, _ = opened(plan)
-            stitcher = self.place.stitcher(models)
+            repairs = self.place.repairs(models)
         begun = time.perf_counter()
-        stitcher.contents(plan)  # bridged and healed, which is kept for what comes
+        repairs.contents(plan)  # bridged and healed, which is kept for what comes
         seconds = time.perf_counter() - begun
         texts: list[str] = []
 
@@ -266,7 +266,7 @@ class Lab:
             texts.extend(map(partial(self._continued, model), PROMPTS))
 
         evaluator = self.trials.evaluator
-        [(_, outcomes)] = run_trials(stitcher, evaluator, [plan], self.objectives, on_step=on_step)
+        [(_, outcomes)] = run_trials(repairs, evaluator, [plan], self.objectives, on_step=on_step)
         return {**self._said(outcomes), "texts": texts, "made": seconds}
 
     def _said(self, outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import gptailor
 from benchmarks.bridge_peer import influences, read, replace
 from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
-from gptailor.evaluate.heal.text import healing_text
+from gptailor.evaluate.heal.heal import healing_text
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.plan.plan import Plan
 
@@ -126,7 +126,7 @@ def _summed(lab: Lab, model: str, layers: Sequence[Layer]) -> Plan:
 @torch.inference_mode()
 def _final(lab: Lab, plan: Plan) -> Tensor:
     """The final hidden states of a plan on the search's first texts, [tokens, width]."""
-    model = lab.trials.stitcher.stitch(plan).model
+    model = lab.trials.repairs.stitch(plan).model
     lines = lab.files.search.read_text("utf-8").splitlines()[: lab.low]
     found = []
     for line in lines:

@@ -103,7 +103,12 @@ def compiled(plan: Path) -> Iterable[Callable[[], object]]:
     out = plan.with_name("out")
     return (
         lambda: gptailor.compile(gptailor.load(plan), out, force=True),
-        lambda: gptailor.compile(gptailor.load(plan), out, force=True, shard_size=100_000),
+        lambda: gptailor.compile(
+            gptailor.load(plan),
+            out,
+            force=True,
+            compute=gptailor.ComputeOptions(shard_size=100_000),
+        ),
     )
 
 

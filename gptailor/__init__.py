@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "ComputeOptions": "build.compile",
     "Extracted": "build.extract",
     "Fault": "plan.faults",
     "Judgement": "evaluate.outcome",
@@ -30,7 +31,7 @@ _HOMES = {
     "lock": "build.record",
     "merge": "build.state_dicts",
     "search": "search",  # the package, which may be called as its verb
-    "stitch": "evaluate.live.stitch",
+    "stitch": "evaluate.repair",
     "verify": "build.verify",
 }
 

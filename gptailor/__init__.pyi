@@ -1,3 +1,4 @@
+from gptailor.build.compile import ComputeOptions as ComputeOptions
 from gptailor.build.compile import Written as Written
 from gptailor.build.compile import compile as compile
 from gptailor.build.extract import Extracted as Extracted
@@ -8,8 +9,8 @@ from gptailor.build.record import lock as lock
 from gptailor.build.state_dicts import merge as merge
 from gptailor.build.verify import verify as verify
 from gptailor.evaluate.judge import judge as judge
-from gptailor.evaluate.live.stitch import stitch as stitch
 from gptailor.evaluate.outcome import Judgement as Judgement
+from gptailor.evaluate.repair import stitch as stitch
 from gptailor.lang.format import format as format
 from gptailor.lang.parse import load as load
 from gptailor.lang.parse import loads as loads

@@ -219,15 +219,17 @@ def _run(wanted: dict[str, Any], answer: int) -> None:
             code = end.code if isinstance(end.code, int) else 1
         sys.stdout.flush()
     else:
-        names = ("force", "shard_size", "dtype", "threads", "locking")
+        names = ("force", "dtype", "locking")
         options = {name: wanted[name] for name in names if name in wanted}
+        means = {name: wanted[name] for name in ("shard_size", "threads") if name in wanted}
         plan = gptailor.load(wanted["plan"])
         sys.addaudithook(moments.audit)
         try:
             gptailor.compile(
                 plan,
                 wanted["output"],
-                progress=lambda _: moments.pass_by("progress"),
+                on_event=lambda _: moments.pass_by("progress"),
+                compute=gptailor.ComputeOptions(**means),
                 **options,
             )
         except (TailorError, OSError, TypeError) as error:
@@ -271,7 +273,9 @@ def _compile_once() -> None:
         write_hollow(base, *llama(**sizes), 2)
         (base / "tokenizer.json").write_text("{}")
         plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=folder)
-        gptailor.compile(plan, base.with_name("out"), shard_size=6_000)
+        gptailor.compile(
+            plan, base.with_name("out"), compute=gptailor.ComputeOptions(shard_size=6_000)
+        )
     libc.cache_clear()  # a fork may have to do without one of its functions
     assert threading.active_count() == 1
 

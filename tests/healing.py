@@ -9,12 +9,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
-from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.heal.heal import HealedLayers, Healer, OnHealing
-from gptailor.evaluate.heal.text import HealingText, healing_text
+from gptailor.evaluate.heal.heal import (
+    HealedLayers,
+    Healer,
+    HealingText,
+    healing_text,
+)
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Healing
 from gptailor.prepare import Prepared, prepare
@@ -28,16 +32,11 @@ def said(folder: Path, text: str) -> Plan:
     return gptailor.load(folder / "plan.tailor")
 
 
-def stitching(models: Mapping[str, Opened], dtype: torch.dtype, memory: int | None) -> Stitcher:
-    """A stitcher as the healer asks for one."""
-    return Stitcher(models, dtype=dtype, memory=memory)
-
-
 def healer(
     prepared: Prepared, *, memory: int | None = None, dtype: torch.dtype = torch.float32
 ) -> Healer:
     """What heals over a plan's models, as if nothing had been learned before."""
-    return Healer(prepared.models, stitching, CPU, memory, dtype, anew=True)
+    return Healer(prepared.models, CPU, memory, dtype, anew=True)
 
 
 def wanted(prepared: Prepared) -> Healing:
@@ -52,22 +51,22 @@ def heal(
     *,
     memory: int | None = None,
     dtype: torch.dtype = torch.float32,
-    on: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> HealedLayers:
     """What a plan's layers learn, with nothing bridged."""
     prepared = prepare(plan)
     made = healer(prepared, memory=memory, dtype=dtype)
-    return made.heal(prepared.plan, wanted(prepared), {}, on)
+    return made.heal(prepared.plan, wanted(prepared), {}, on_event)
 
 
 def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreTrainedModel:
     """The plan's live model, neither bridged nor healed, with some tensors of its layers."""
     prepared = prepare(plan)
     stitcher = Stitcher(prepared.models)
-    contents = stitcher.bare(prepared.plan)
+    contents = stitcher.contents(prepared.plan)
     layers = list(contents.layers)
     for index, its in tensors.items():
-        layers[index] = stitcher.with_tensors(layers[index], its)
+        layers[index] = replace(layers[index], fitted=its)
     return stitcher.live(replace(contents, layers=tuple(layers))).model
 
 

@@ -4,7 +4,7 @@ load → check → open → check_models → compile_plan → fetch     (`gptail
      → hold to the lock → fit bridges, heal → write → record
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +16,14 @@ from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.record import Recording, at_locked_commits
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checks.texts import refuse_absent_texts
+from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.extras import packages_needed, require
 from gptailor.plan.plan import Plan
-from gptailor.plan.resolved import Gap
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
 
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import FittedBridge
-    from gptailor.evaluate.heal.heal import HealedLayers, OnHealing
+    from gptailor.evaluate.heal.heal import HealedLayers
 
 
 @final
@@ -47,36 +47,45 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
+@final
+@dataclass(frozen=True)
+class ComputeOptions:
+    """The means of a compilation. They change no byte of a tensor but those of a fit.
+
+    Tensors are made by `threads` threads, by default one a core; large merges, bridges and healing
+    run on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there. A
+    file of weights has at most `shard_size` bytes.
+    """
+
+    threads: int | None = None
+    device: str = "cpu"
+    memory: int | None = None
+    shard_size: int = SHARD_SIZE
+
+
 def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     plan: Plan | Prepared,
     output: str | Path,
     *,
     models: ModelPaths | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     force: bool = False,
-    shard_size: int = SHARD_SIZE,
-    progress: Callable[[int], None] = lambda _: None,
     locked: Lock | str | Path | None = None,
     locking: bool = False,
-    threads: int | None = None,
-    device: str = "cpu",
-    memory: int | None = None,
-    bridging: Callable[[Gap], None] = lambda _: None,
-    healing: "OnHealing | None" = None,
-    quantize: str | None = None,
     dry_run: bool = False,
+    compute: ComputeOptions | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> Written:
     """Write the model that a plan declares into a new folder, or GGUF file, all or nothing.
 
-    `models` gives other folders for the plan's names, `dtype` another dtype than the plan's, and
-    `shard_size` the most bytes of a file; a plan that is prepared already has all three. `force`
-    replaces a folder that is there; `progress` is told of the bytes written. `locked` is a lock, or
-    its file: what differs from it is refused, and models of the Hub are taken at its commits.
-    `locking` makes a lock, which is in the folder and in what is given back. The work is done by
-    `threads` threads, as many as there are cores without that; large merges by `device`, which may
-    be `cuda`. Neither changes a byte, but for what is fitted: bridges and healing come before
-    anything is written, on `device`, with at most `memory` bytes there at once. `bridging` is told
-    of each gap when its turn comes, `healing` how that goes on.
+    `models` gives other folders for the plan's names, and `dtype` another dtype than the plan's; a
+    plan that is prepared already has both, and its files' size. `force` replaces a folder that is
+    there. `locked` is a lock, or its file: what differs from it is refused, and models of the Hub
+    are taken at its commits. `locking` makes a lock, which is in the folder and in what is given
+    back. `compute` has threads, device, memory and the size of files. Bridges are fitted and layers
+    healed before anything is written. `on_event` receives the bytes that are written, and how
+    bridging and healing go on; see `gptailor.plan.events`.
 
     An output that is called `….gguf` is one file for llama.cpp; `quantize` is the type of its
     matrices, which are of the plan's dtype without one: `q8_0`. A `dry_run` refuses what the run
@@ -85,17 +94,18 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.
     """
+    compute = compute or ComputeOptions()
     lock = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
     if isinstance(plan, Plan):
         plan = at_locked_commits(plan, lock) if lock else plan
         make = prepare if dry_run else ready
-        plan = make(plan, models=models, dtype=dtype, shard_size=shard_size)
+        plan = make(plan, models=models, dtype=dtype, shard_size=compute.shard_size)
     prepared = plan
-    if device != "cpu":
-        require("torch", f"the device {device!r}")
+    if compute.device != "cpu":
+        require("torch", f"the device {compute.device!r}")
         from gptailor.program.run import device_of  # noqa: PLC0415 (imports torch)
 
-        device_of(device)  # refuses a missing one
+        device_of(compute.device)  # refuses a missing one
     destination = destination_of(prepared, Path(output), quantize)
     if not dry_run:
         destination.remove_leftovers()
@@ -116,20 +126,18 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if dry_run:
         return written
 
-    fitted = fit_tensors(
-        prepared, device=device, memory=memory, on_gap=bridging, on_healing=healing
-    )
-    recording = None
+    fitted = fit_tensors(prepared, device=compute.device, memory=compute.memory, on_event=on_event)
+    counted, recording = counting_bytes(on_event), None
     if lock is not None or locking:
-        recording = Recording(prepared, lock, fitted=fitted, threads=threads)
+        recording = Recording(prepared, lock, fitted=fitted, threads=compute.threads)
     with recording or nullcontext():
         contents = Contents(
-            payload_of=payloads(prepared.compiled.program.outputs, device, fitted),
+            payload_of=payloads(prepared.compiled.program.outputs, compute.device, fitted),
             recording=recording,
             check_unchanged=lambda: refuse_changed(prepared.stamps),
-            progress=recording.watching(progress) if recording else progress,
+            progress=recording.watching(counted) if recording else counted,
             force=force,
-            threads=threads,
+            threads=compute.threads,
         )
         gguf = destination.write(contents)
         made_lock = None

@@ -25,7 +25,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.bridge.fit import Fitted
+    from gptailor.evaluate.repair import Fitted
 
 
 @final

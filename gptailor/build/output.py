@@ -29,10 +29,10 @@ from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checks.texts import refuse_absent_texts
 from gptailor.lang.format import format_file, format_plan
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.extras import require
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
-from gptailor.plan.resolved import Gap
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Copy, Output, files
 from gptailor.report.card import card
@@ -40,8 +40,7 @@ from gptailor.report.card import card
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.evaluate.bridge.fit import Fitted
-    from gptailor.evaluate.heal.heal import OnHealing
+    from gptailor.evaluate.repair import Fitted
 
 _FITTED_BYTES = 2**24
 """Bytes of a fitted tensor that are handed on at once."""
@@ -52,23 +51,20 @@ def fit_tensors(
     *,
     device: str = "cpu",
     memory: int | None = None,
-    on_gap: Callable[[Gap], None] = lambda _: None,
-    on_healing: "OnHealing | None" = None,
+    on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> "Fitted | None":
     """The tensors that bridges and healing change; None, and nothing imported, where none does.
 
-    As `gptailor.evaluate.live.stitch.fit` has it.
+    As `gptailor.evaluate.repair.fit` has it.
     """
     if not prepared.gaps and prepared.healing is None:
         return None
     refuse_absent_texts(prepared.plan)
     require("torch", "what bridges or heals")
-    from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
+    from gptailor.evaluate.repair import fit  # noqa: PLC0415 (imports transformers)
 
-    return fit(
-        prepared, device=device, memory=memory, on_gap=on_gap, on_healing=on_healing, anew=anew
-    )
+    return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
 
 
 def payloads(

@@ -39,14 +39,13 @@ from gptailor.checkpoint.write.digest import (
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
+from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.needed import at_commits
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.bridge.fit import Fitted
-    from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.resolved import Gap
+    from gptailor.evaluate.repair import Fitted
 
 EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""
@@ -312,31 +311,29 @@ class Recording:
         refuse(lock_differences(expected, read), self.held_to)
 
 
-def lock(  # noqa: PLR0913 (the verb)
+def lock(
     plan: Plan | Prepared,
     *,
     models: ModelPaths | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-    progress: ByteProgress = lambda _: None,
-    bridging: Callable[["Gap"], None] = lambda _: None,
-    healing: "OnHealing | None" = None,
+    on_event: OnEvent = ignore_events,
 ) -> Lock:
     """The lock of a plan: digests of all that it reads, and of each tensor that it makes.
 
     The output is made in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
     Healing learns anew, whatever was learned before.
-    `progress` is told of the bytes that were read or made since it was last called. `models`,
-    `dtype`, `threads`, `bridging` and `healing` are as `compile` has them.
+    `on_event` receives the bytes that were read or made, and how bridging and healing go on.
+    `models`, `dtype` and `threads` are as `compile` has them.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails.
     """
     prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
-    fitted = out.fit_tensors(prepared, anew=True, on_gap=bridging, on_healing=healing)
+    fitted = out.fit_tensors(prepared, anew=True, on_event=on_event)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
-    told = crew.told(progress)
+    told = crew.told(counting_bytes(on_event))
     with Recording(prepared, fitted=fitted, threads=threads, progress=told) as recording:
         specs = [output.spec for output in outputs]
         of_tensors(specs, out.payloads(outputs, fitted=fitted), crew, recording.seen, told)

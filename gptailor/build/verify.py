@@ -38,14 +38,13 @@ from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.bounds import MOST_BYTES
+from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.bridge.fit import Fitted
-    from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.resolved import Gap
+    from gptailor.evaluate.repair import Fitted
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
@@ -57,7 +56,7 @@ def verify(
     models: ModelPaths | None = None,
     families: Sequence[str | Path] = (),
     tensors_only: bool = False,
-    progress: ByteProgress = lambda _: None,
+    on_event: OnEvent = ignore_events,
 ) -> Verified:
     """Whether a compiled folder, or GGUF file, is what its plan and lock say; see `Verified`.
 
@@ -67,7 +66,7 @@ def verify(
     none (C701, C702), PlanError if `models` has other names.
     """
     begun = Verification(Path(folder), models=models, families=families, tensors_only=tensors_only)
-    return begun.run(progress)
+    return begun.run(on_event)
 
 
 def compiled_output(path: Path) -> CompiledOutput:
@@ -86,9 +85,8 @@ def compiled_output(path: Path) -> CompiledOutput:
 class Verification:
     """A compiled output that is to be verified: it, its plan, its lock and the models are opened.
 
-    No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
-    `healing` are told as `compile` tells them. Raises CheckpointError as `compiled_output` does,
-    and C701 and C702 for a lock that is none.
+    No weights are read before `run`; `work` are the bytes that it reads and makes. Raises
+    CheckpointError as `compiled_output` does, and C701 and C702 for an invalid lock.
     """
 
     def __init__(
@@ -99,8 +97,7 @@ class Verification:
         families: Sequence[str | Path] = (),
         tensors_only: bool = False,
     ) -> None:
-        self.bridging: Callable[[Gap], None] = lambda _: None
-        self.healing: OnHealing | None = None
+        self._on_event: OnEvent = ignore_events
         self.tensors_only = tensors_only
         self.found = Findings()
         self.output = compiled_output(path)
@@ -166,13 +163,12 @@ class Verification:
 
     # ------------------------------------------------------------------------------- with weights
 
-    def run(
-        self, progress: ByteProgress = lambda _: None, *, threads: int | None = None
-    ) -> Verified:
+    def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> Verified:
         """Compare tensors, the files beside them, the models' files, and what the plan makes."""
+        self._on_event = on_event
         if self.output.damage is None:
             crew = Crew(threads)
-            self._compare(crew, crew.told(progress))
+            self._compare(crew, crew.told(counting_bytes(on_event)))
         return self.found.of(self.output.path)
 
     def _compare(self, crew: Crew, progress: ByteProgress) -> None:
@@ -234,8 +230,7 @@ class Verification:
         if reason:
             self.found.unverified.append(f"{len(left)} bridged or healed tensors: {reason}")
         else:
-            gap, healing = self.bridging, self.healing
-            fitted = out.fit_tensors(prepared, anew=True, on_gap=gap, on_healing=healing)
+            fitted = out.fit_tensors(prepared, anew=True, on_event=self._on_event)
         remade = self.output.remade(prepared, fitted, left).digests(crew, progress)
         known = tensors if locked is None else locked.tensors or {}
         known = {name: digest for name, digest in known.items() if name not in left}

@@ -1,24 +1,19 @@
 """The commands `compile`, `lock` and `verify`: a plan into a folder, and what that must be."""
 
 import json
-import math
 import sys
-import time
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import click
 
 from gptailor.cli import options
-from gptailor.report.quantities import bytes_in_words, duration, millions
+from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
+from gptailor.report.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
-    from gptailor.evaluate.heal.heal import HealedLayers, HealingStart, OnHealing
-    from gptailor.evaluate.heal.train import HealStep
-    from gptailor.plan.resolved import Gap
 
 
 @final
@@ -72,13 +67,13 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     models: tuple[tuple[str, Path], ...],
     families: tuple[Path, ...],
     dtype: str | None,
-    shard_size: int,
+    force: bool,
     dry_run: bool,
     lock: bool,
     locked: bool,
     lock_file: Path | None,
     quantize: str | None,
-    **how: Any,
+    **means: Any,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
 
@@ -95,38 +90,35 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if quantize is not None and output.suffix.lower() != ".gguf":
         raise click.UsageError("--quantize is for an output called NAME.gguf")
     new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
-    from gptailor.build.compile import compile  # noqa: PLC0415
+    from gptailor.build.compile import ComputeOptions, compile  # noqa: PLC0415
     from gptailor.build.record import at_locked_commits  # noqa: PLC0415
     from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
     wanted = options.read_plan(plan, families)
     wanted = at_locked_commits(wanted, held_to) if held_to else wanted
     make = prepare if dry_run else ready
-    prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
+    compute = ComputeOptions(**means)
+    prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=compute.shard_size)
     options.report(prepared.warnings)
     if dry_run:
-        planned = compile(prepared, output, locked=held_to, quantize=quantize, dry_run=True, **how)
+        planned = compile(
+            prepared, output, quantize=quantize, force=force, locked=held_to, dry_run=True,
+            compute=compute,
+        )  # fmt: skip
         options.print_dry_run(prepared, planned)
         _say_notes(planned.notes)
         return
     options.keep_memory()
-    with options.progress(prepared.size) as advance:
+    with options.bytes_bar(prepared.size) as advance:
         written = compile(
-            prepared,
-            output,
-            progress=advance,
-            locked=held_to,
-            locking=lock,
-            bridging=_told_of_gap,
-            healing=told_of_healing(ends=False) if prepared.healing is not None else None,
-            quantize=quantize,
-            **how,
-        )
+            prepared, output, quantize=quantize, force=force, locked=held_to, locking=lock,
+            compute=compute, on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
+        )  # fmt: skip
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
     if written.healed is not None:
-        options.say(_healed_in_words(written.healed))
+        options.say(healed_in_words(written.healed.end))
     _say_notes(written.notes)
     before = prepared.base_size.layers
     options.say(
@@ -136,86 +128,6 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
-
-
-_TOLD_SECONDS = 10.0
-"""So long at least nothing is said between two lines about healing."""
-_aside = partial(options.say, err=True)
-
-
-def _told_of_gap(gap: "Gap") -> None:
-    _aside(f"bridging {gap.name}")
-
-
-def told_of_healing(say: Callable[[str], None] = _aside, *, ends: bool = True) -> "OnHealing":
-    """Lines on how healing goes on: what it takes, its losses, the time that is left.
-
-    What came of it is said too, unless what `ends` it is said elsewhere.
-    """
-    from gptailor.evaluate.heal.heal import OnHealing  # noqa: PLC0415 (imports torch)
-
-    lines = _HealingLines(say)
-    end = lines.healed if ends else (lambda _: None)
-    return OnHealing(lines.start, lines.teacher, lines.step, lines.known, lines.bridging, end)
-
-
-@final
-class _HealingLines:
-    """Says not too often what healing is at."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._last = 0.0
-
-    def _due(self, *, end: bool) -> bool:
-        if not end and time.monotonic() - self._last < _TOLD_SECONDS:
-            return False
-        self._last = time.monotonic()
-        return True
-
-    def bridging(self, gap: "Gap") -> None:
-        if self._due(end=False):
-            self._say(f"bridging {gap.name}")
-
-    def start(self, about: "HealingStart") -> None:
-        numbers, size = millions(about.numbers), bytes_in_words(about.bytes)
-        self._say(
-            f"healing {about.layers} layers: {numbers} numbers learn from {about.tokens:,} tokens, "
-            f"{size} beside the model"
-        )
-
-    def teacher(self, done: int, total: int) -> None:
-        if self._due(end=False):
-            self._say(f"healing: the teacher reads, {done / total:.0%} of the text")
-
-    def step(self, now: "HealStep") -> None:
-        if self._due(end=now.done == now.total):
-            self._say(f"healing: {_step_in_words(now)}")
-
-    def known(self) -> None:
-        self._say("healing: the same was done here before, and is taken as it was")
-
-    def healed(self, made: "HealedLayers") -> None:
-        self._say(_healed_in_words(made))
-
-
-def _healed_in_words(made: "HealedLayers") -> str:
-    """What healing came to, or that no step did any good."""
-    bridged = f", bridged {made.start:.3f}" if made.start != made.bare else ""
-    came = f", healed {made.healed:.3f}"
-    if made.healed >= made.start:
-        came = "; no step came nearer, so that the layers stay as they were: more tokens may help"
-    if math.isnan(made.bare):  # of the plan without its bridges: healing begins with them
-        begun = f"{made.start:.3f} nats a token from the teacher bridged, no numbers unbridged"
-    else:
-        begun = f"{made.bare:.3f} nats a token from the teacher{bridged}"
-    return f"healed on {made.tokens:,} tokens: {begun}{came} (on {made.held:,} tokens held out)"
-
-
-def _step_in_words(now: "HealStep") -> str:
-    loss = "" if now.loss is None else f", loss {now.loss:.3f}"
-    left = "" if now.seconds_left is None else f", {duration(now.seconds_left)} left"
-    return f"step {now.done} of {now.total}{loss}, held out {now.held_out:.3f}{left}"
 
 
 def _say_notes(notes: Iterable[str]) -> None:
@@ -283,9 +195,8 @@ def lock_command(
     path = lock_file(plan, output)
     prepared = ready(options.read_plan(plan, families), models=dict(models), dtype=dtype)
     options.report(prepared.warnings)
-    healing = told_of_healing() if prepared.healing is not None else None
-    with options.progress(work(prepared), "locking") as advance:
-        made = lock(prepared, progress=advance, bridging=_told_of_gap, healing=healing)
+    with options.bytes_bar(work(prepared), "locking") as advance:
+        made = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))
     if str(path) == "-":
         options.say(made.text(), newline=False)
         return
@@ -326,11 +237,8 @@ def verify_command(
     from gptailor.build.verify import Verification  # noqa: PLC0415
 
     begun = Verification(folder, models=dict(models), families=families, tensors_only=tensors_only)
-    begun.bridging = _told_of_gap
-    if begun.prepared is not None and begun.prepared.healing is not None:
-        begun.healing = told_of_healing()
-    with options.progress(begun.work, "verifying") as advance:
-        found = begun.run(advance)
+    with options.bytes_bar(begun.work, "verifying") as advance:
+        found = begun.run(received_by(advance, RepairLines(every_gap=True)))
     if form == "json":
         record = {
             "folder": str(found.folder),

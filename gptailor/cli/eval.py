@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 
 import click
 
-from gptailor.cli.compile import told_of_healing
+from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.options import (
     DEVICE,
     DTYPE,
@@ -25,6 +25,7 @@ from gptailor.cli.options import (
     say_drawn,
     width,
 )
+from gptailor.plan.events import StepJudged
 from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
@@ -103,11 +104,12 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
-    place, told = Placement(device, kind, memory), told_of_healing()
-    judging = Judging(found, wishes, drawn, place, told, against)
+    place = Placement(device, kind, memory)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
-    with steps_bar("judging") if live else nullcontext(_StepLines()) as progress:
-        judgement = judging.judgement(speed=not no_speed, progress=progress)
+    with steps_bar("judging") if live else nullcontext(_StepLines()) as steps:
+        on_event = received_by(RepairLines(), steps)
+        judging = Judging(found, wishes, drawn, place, on_event, against)
+        judgement = judging.judgement(speed=not no_speed)
     if form == "json":
         say(judgement.to_json(each=each))
     elif form == "csv":
@@ -142,12 +144,15 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
 
 @final
 class _StepLines:
-    """A line for each step, with how long the others take if they take as long."""
+    """A receiver of `StepJudged` that prints a line for each, with an estimate of the time left."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, event: object) -> None:
+        if not isinstance(event, StepJudged):
+            return
+        what, done, total = event.what, event.done, event.total
         if not what:  # it begins
             self._begun = time.monotonic()
             return
@@ -279,7 +284,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     place = Placement(device, None if dtype is None else getattr(torch, dtype), memory)
     said: list[dict[str, str]] = []
     failed = False
-    for name, text in spoken(found, prompt, tokens, place, chat=chat, on_healing=told_of_healing()):
+    for name, text in spoken(found, prompt, tokens, place, chat=chat, on_event=RepairLines()):
         failed |= isinstance(text, Failure)
         what = {"failure": text.message} if isinstance(text, Failure) else {"text": text}
         said.append({"target": name, **what})

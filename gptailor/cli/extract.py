@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
+from gptailor.plan.events import BytesDone
 from gptailor.report.quantities import bytes_in_words, small_percent
 
 if TYPE_CHECKING:
@@ -60,13 +61,13 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     from gptailor.build.extract import extract_lora  # noqa: PLC0415 (imports transformers)
 
     options.keep_memory()
-    with options.progress(1000, "extracting") as advance:
+    with options.bytes_bar(1000, "extracting") as advance:
         told = 0
 
         def progress(share: float) -> None:
             nonlocal told
             now = int(1000 * share)
-            advance(now - told)
+            advance(BytesDone(now - told))
             told = now
 
         made = extract_lora(

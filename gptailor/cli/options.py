@@ -4,7 +4,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.checkpoint.files import expanded
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, errors, locate, show
 
 if TYPE_CHECKING:
@@ -372,10 +373,10 @@ class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
     """Nobody reads what is printed any more. Click would make it exit code 1."""
 
 
-def progress(total: int, what: str = "writing") -> AbstractContextManager[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+def bytes_bar(total: int, what: str = "writing") -> AbstractContextManager[OnEvent]:
+    """Return a receiver of `BytesDone` that draws a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
-        return nullcontext(lambda _: None)
+        return nullcontext(ignore_events)
     from gptailor.report.progress import bar  # noqa: PLC0415
 
     return bar(total, what)

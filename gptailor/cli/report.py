@@ -235,7 +235,7 @@ def _plan_sections(
     return [
         _map(subject, None if report is None else report.layers),
         of.sizes_section(subject, report),
-        of.continuations(subject, speech, _told()),
+        of.continuations(subject, speech),
         of.text_section(subject),
         *of.lock_sections(lock, no_lock),
         *([of.commands(again)] if again else []),
@@ -261,17 +261,6 @@ def _map(subject: "Reported", layers: int | None) -> "Section":
 _ONLY_NAMED = (
     "The base can't be read here, so that it may have more layers than those that the plan names."
 )
-
-
-def _told() -> Any:
-    """Lines on how healing goes on, where something heals."""
-    from importlib.util import find_spec  # noqa: PLC0415
-
-    if find_spec("torch") is None:
-        return None
-    from gptailor.cli.compile import told_of_healing  # noqa: PLC0415
-
-    return told_of_healing()
 
 
 # ---------------------------------------------------------------------------------- a search's RUN

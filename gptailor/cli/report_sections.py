@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import rebind
+from gptailor.cli.event_lines import RepairLines
 from gptailor.cli.options import left_open
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import PlanError, TailorError
@@ -20,9 +21,6 @@ from gptailor.report.page.page import text_html
 from gptailor.report.page.run_report import RunReport
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.quantities import bytes_in_words, percent
-
-if TYPE_CHECKING:
-    from gptailor.evaluate.heal.heal import OnHealing
 
 
 @final
@@ -151,7 +149,7 @@ def sizes_in_words(subject: Reported) -> str:
 # ----------------------------------------------------------------------------------- continuations
 
 
-def continuations(subject: Reported, speech: Speech | None, told: "OnHealing | None") -> Section:
+def continuations(subject: Reported, speech: Speech | None) -> Section:
     """What the base and the model say after a prompt, their likeliest token at each step."""
     title = "What it says"
     if speech is None:
@@ -160,7 +158,7 @@ def continuations(subject: Reported, speech: Speech | None, told: "OnHealing | N
         return Section("says", title, f"Nothing can be said: {subject.why}.")
     if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
         return Section("says", title, f"Nothing can be said without {' and '.join(missing)}.")
-    rows, failed = _spoken(subject, speech, told)
+    rows, failed = _spoken(subject, speech)
     if not rows:
         return Section("says", title, f"Nothing can be said: {failed}.")
     words = f"At most {speech.tokens} tokens, the likeliest one at each step."
@@ -173,9 +171,7 @@ def continuations(subject: Reported, speech: Speech | None, told: "OnHealing | N
     return Section("says", title, words, html=said)
 
 
-def _spoken(
-    subject: Reported, speech: Speech, told: "OnHealing | None"
-) -> tuple[list[tuple[str, str]], str]:
+def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Names and texts, or why there are none."""
     from gptailor.evaluate.answers import spoken  # noqa: PLC0415 (imports torch)
     from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
@@ -189,7 +185,7 @@ def _spoken(
     try:
         targets = find_targets(list(plans.values()), {})
         answers = spoken(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),
-                         on_healing=told)  # fmt: skip
+                         on_event=RepairLines())  # fmt: skip
         rows = [
             (name, f" (failed: {text.message})" if isinstance(text, Failure) else text)
             for name, (_, text) in zip(plans, answers, strict=True)

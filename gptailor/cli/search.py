@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.cli import options
-from gptailor.cli.compile import told_of_healing
+from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.options import keep_memory, read_plan, say
 from gptailor.plan.extras import require
 from gptailor.report.quantities import bytes_in_words, millions
@@ -135,11 +135,11 @@ def search_command(
 
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
-        told = told_of_healing(lambda line: view(Doing(line)))
+        repairs = RepairLines(lambda line: view(Doing(line)))
         try:
             found = search(
                 wanted, run, flags,
-                models=dict(models), where=where, on_event=view, on_healing=told,
+                models=dict(models), where=where, on_event=received_by(repairs, view),
             )  # fmt: skip
         except KeyboardInterrupt:
             message = "interrupted; what was found is kept, and the same command goes on"

@@ -10,6 +10,7 @@ __all__ = [
     "live",
     "objectives",
     "outcome",
+    "repair",
     "rivals",
     "samples",
     "targets",

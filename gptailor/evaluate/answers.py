@@ -6,7 +6,6 @@ from functools import partial
 from gptailor.checkpoint.files import shown
 from gptailor.evaluate.chat import chat_text
 from gptailor.evaluate.forward.evaluator import attempt
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.judge import Stitchers
 from gptailor.evaluate.objectives.generate import greedy
 from gptailor.evaluate.objectives.tokens import Prompt, TokenEncoder, tokenizer_model, tokenizer_of
@@ -14,6 +13,7 @@ from gptailor.evaluate.outcome import Failure
 from gptailor.evaluate.samples import context_length
 from gptailor.evaluate.targets import Target
 from gptailor.evaluate.trial import Placement
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 
 
@@ -24,14 +24,14 @@ def spoken(
     place: Placement,
     *,
     chat: bool = False,
-    on_healing: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> Iterator[tuple[str, str | Failure]]:
     """Each target's name, and the at most so many tokens that it goes on with.
 
     It says its likeliest token at each step, up to its end token. With `chat` the prompt is what a
     user says, in the target's own chat template. What goes wrong with one target is a failure.
     """
-    stitchers = Stitchers(place, on_healing)
+    stitchers = Stitchers(place, on_event)
     for target in targets:
         stitchers.expect(target.prepared)
     for target in targets:

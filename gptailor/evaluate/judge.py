@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.models import Opened, source_from_here
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
-from gptailor.evaluate.heal.heal import OnHealing
-from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
@@ -36,6 +34,7 @@ from gptailor.evaluate.outcome import (
     paired_difference,
     retained_score,
 )
+from gptailor.evaluate.repair import Repairs
 from gptailor.evaluate.samples import (
     Samples,
     StatedObjective,
@@ -47,6 +46,7 @@ from gptailor.evaluate.speed import cache_bytes, latency_score, parameters, spee
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
 from gptailor.evaluate.trial import PREFIX_BYTES, Outcomes, Placement, failures, run_trials
 from gptailor.lang.parse import read_objective
+from gptailor.plan.events import OnEvent, StepJudged, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
@@ -54,9 +54,6 @@ from gptailor.program.run import device_of
 
 _LIVE_STITCHERS = 2
 """Stitchers whose models stay loaded: a target's, and its base's."""
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told of what is done, how many steps that makes, and how many there are."""
 
 
 def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -72,8 +69,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     memory: int | None = None,
     speed: bool = False,
     against: str | Path | None = None,
-    progress: Progress = lambda what, done, total: None,
-    on_healing: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> Judgement:
     """Judge plans, compiled folders and models by objectives such as `nll("text.txt")`.
 
@@ -81,8 +77,8 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     folders for the plans' names, `samples` bounds what is drawn by `seed`, and relative paths of
     objectives start at `folder`. `dtype` is the live models', else their own; `memory` bounds their
     bytes on the device. With `speed` tokens a second are measured too. Differences are from the
-    target `against`, else from each target's base. Plans are bridged and healed as they say, which
-    `on_healing` hears of.
+    target `against`, else from each target's base. Plans are bridged and healed as they say;
+    `on_event` receives how that and the judging go on.
 
     What goes wrong with one target is a `Failure` in its results. Raises PlanError for faults of
     plans and objectives, and TailorError or OSError for what concerns all: a file of an
@@ -99,23 +95,23 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     ]
     drawn = Samples(Path(folder), samples, seed)
     place, beside = Placement(device, dtype, memory), None if against is None else str(against)
-    judging = Judging(found, stated, drawn, place, on_healing, beside)
-    return judging.judgement(speed=speed, progress=progress)
+    judging = Judging(found, stated, drawn, place, on_event, beside)
+    return judging.judgement(speed=speed)
 
 
 @final
 class Stitchers:
-    """A stitcher for each family of plans; the memory is what all live ones have together.
+    """Repairs over a stitcher for each family of plans; all live ones share the memory.
 
     A family's plans are on one base, and their names for other models don't contradict each other.
     """
 
-    def __init__(self, place: Placement, on_healing: OnHealing | None = None) -> None:
+    def __init__(self, place: Placement, on_event: OnEvent = ignore_events) -> None:
         self.place = place
-        self.on_healing = on_healing
+        self.on_event = on_event
         self._families: list[dict[str, Opened]] = []
         self._homes: dict[int, tuple[Prepared, int]] = {}  # by id; plans have no hash
-        self._live: dict[int, Stitcher] = {}
+        self._live: dict[int, Repairs] = {}
 
     def expect(self, prepared: Prepared) -> None:
         """This plan will be stitched; sharing is best where all are known before the first."""
@@ -137,20 +133,20 @@ class Stitchers:
         """Plans of one family share what they begin with."""
         return self._homes[id(prepared)][1]
 
-    def of(self, prepared: Prepared) -> Stitcher:
-        """The stitcher of the plan's family. Raises as `Stitcher` does."""
+    def of(self, prepared: Prepared) -> Repairs:
+        """Return the repairs over the plan's family. Raises as `Stitcher` does."""
         home = self.family(prepared)
-        stitcher = self._live.pop(home, None)
-        if stitcher is None:
+        repairs = self._live.pop(home, None)
+        if repairs is None:
             while len(self._live) >= _LIVE_STITCHERS:
                 del self._live[next(iter(self._live))]
             memory = self.place.memory
             if memory is not None:
                 memory //= min(_LIVE_STITCHERS, len(self._families))
             place, models = self.place._replace(memory=memory), self._families[home]
-            stitcher = place.stitcher(models, self.on_healing)
-        self._live[home] = stitcher
-        return stitcher
+            repairs = place.repairs(models, self.on_event)
+        self._live[home] = repairs
+        return repairs
 
 
 @final
@@ -179,13 +175,14 @@ class Judging:
         stated: Sequence[StatedObjective],
         samples: Samples,
         place: Placement,
-        on_healing: OnHealing | None = None,
+        on_event: OnEvent = ignore_events,
         against: str | None = None,
     ) -> None:
         self.targets = targets = list(_held_to_bases(targets))
         self._held_to = {one.identity_of_base for one in targets if not one.plain}
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=device_of(str(place.device)))
-        self.stitchers = Stitchers(place, on_healing)
+        self.on_event = on_event
+        self.stitchers = Stitchers(place, on_event)
         self.entries = [_Entry.of(target) for target in targets]
         self._beside = next((one for one in self.entries if one.target.name == against), None)
         plain = [one for one in self.entries if one.target.plain]
@@ -199,14 +196,14 @@ class Judging:
             self.stitchers.expect(one.target.prepared)
             self._objectives(one.target)
 
-    def judgement(self, *, speed: bool, progress: Progress) -> Judgement:
+    def judgement(self, *, speed: bool) -> Judgement:
         """Score all targets and bases, those together that share samples and layers."""
         total = self._count(speed)
         done = count(1)
-        progress("", 0, total)
+        self.on_event(StepJudged("", 0, total))
 
         def step(what: str) -> None:
-            progress(what, next(done), total)
+            self.on_event(StepJudged(what, next(done), total))
 
         groups: dict[Hashable, list[_Entry]] = {}
         for one in self.all:
@@ -288,13 +285,15 @@ class Judging:
             if objective or forward:
                 step(one.target.name + (f": {objective}" if objective else ""))
 
-        stitcher = attempt(lambda: self.stitchers.of(group[0].target.prepared))
-        if isinstance(stitcher, Failure):
-            return failures(dict.fromkeys(range(len(group)), stitcher), objectives)
-        widened = stitcher.dtype != self.stitchers.place.dtype  # a cache is then twice its size
+        repairs = attempt(lambda: self.stitchers.of(group[0].target.prepared))
+        if isinstance(repairs, Failure):
+            return failures(dict.fromkeys(range(len(group)), repairs), objectives)
+        widened = (
+            repairs.stitcher.dtype != self.stitchers.place.dtype
+        )  # a cache is then twice its size
         plans = [one.target.prepared.plan for one in group]
         return run_trials(
-            stitcher, self.evaluator, plans, objectives,
+            repairs, self.evaluator, plans, objectives,
             on_step=on_step, of_plans=lambda number, one: self._of_plan(group[number], one),
         )  # fmt: skip
 

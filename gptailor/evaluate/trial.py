@@ -22,7 +22,6 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.live.contents import ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
@@ -32,6 +31,7 @@ from gptailor.evaluate.objectives.of_plan import OfPlan, OfPlans, size_score
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
 from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.evaluate.race import raced
+from gptailor.evaluate.repair import Repairs
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.samples import (
     Parts,
@@ -42,6 +42,7 @@ from gptailor.evaluate.samples import (
 )
 from gptailor.evaluate.speed import Latencies
 from gptailor.evaluate.targets import base_of
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.needed import undecided_models
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
@@ -75,7 +76,7 @@ for an objective, with the objective's name."""
 
 
 def run_trials(  # noqa: PLR0913 (what a trial is of, and who hears of it)
-    stitcher: Stitcher,
+    repairs: Repairs,
     evaluator: Evaluator,
     plans: Sequence[Plan],
     objectives: Objectives,
@@ -93,11 +94,11 @@ def run_trials(  # noqa: PLR0913 (what a trial is of, and who hears of it)
     """
     read = [one for one in objectives if not isinstance(one, OfPlan)]
     if len(read) == len(objectives):
-        yield from _read_trials(stitcher, evaluator, plans, read, samples, on_step, race)
+        yield from _read_trials(repairs, evaluator, plans, read, samples, on_step, race)
         return
     found: Iterable[tuple[int, Outcomes]] = ((number, ()) for number in range(len(plans)))
     if read:
-        found = _read_trials(stitcher, evaluator, plans, read, samples, on_step, None)
+        found = _read_trials(repairs, evaluator, plans, read, samples, on_step, None)
     assert of_plans is not None, "something measures what isn't read"
     for number, outcomes in found:
         left = iter(outcomes)
@@ -111,7 +112,7 @@ def run_trials(  # noqa: PLR0913 (what a trial is of, and who hears of it)
 
 
 def _read_trials(  # noqa: PLR0913, PLR0917 (as above)
-    stitcher: Stitcher,
+    repairs: Repairs,
     evaluator: Evaluator,
     plans: Sequence[Plan],
     objectives: Objectives,
@@ -120,8 +121,9 @@ def _read_trials(  # noqa: PLR0913, PLR0917 (as above)
     race: Race | None,
 ) -> Iterator[tuple[int, Outcomes]]:
     """Score plans by what they say of texts."""
-    contents = {n: attempt(partial(stitcher.contents, plan)) for n, plan in enumerate(plans)}
+    contents = {n: attempt(partial(repairs.contents, plan)) for n, plan in enumerate(plans)}
     yield from failures(contents, objectives)
+    stitcher = repairs.stitcher
     made = {number: one for number, one in contents.items() if isinstance(one, ModelContents)}
     for number, outcomes in _live_trials(
         stitcher, evaluator, made, objectives, samples, on_step, race
@@ -238,15 +240,12 @@ class Placement(NamedTuple):
     gpus: int = 1
     own: bool = False
 
-    def stitcher(
-        self, models: Mapping[str, Opened], on_healing: OnHealing | None = None
-    ) -> Stitcher:
-        """The models there. Raises TailorError as `Stitcher` does."""
+    def repairs(self, models: Mapping[str, Opened], on_event: OnEvent = ignore_events) -> Repairs:
+        """Return the repairs over the models there. Raises TailorError as `Stitcher` does."""
         device, dtype, memory, gpus, own = self
         dtype = dtype or (None if own else quick_dtype(models, device))
-        return Stitcher(
-            models, device=device, dtype=dtype, memory=memory, on_healing=on_healing, gpus=gpus
-        )
+        stitcher = Stitcher(models, device=device, dtype=dtype, memory=memory, gpus=gpus)
+        return Repairs(stitcher, on_event)
 
 
 def opened(
@@ -271,8 +270,8 @@ class Trials:
     `objectives` are those of the plan's `search` block without others; relative paths of others
     start at `folder`. Of each objective's samples, in the order that `seed` draws them in, a
     search sees the first: as many as `fidelity` goes up to; without it, three quarters of the
-    smallest file's, at most 1024. What comes after them, as many at most, is held out. `on_healing`
-    hears how plans are healed.
+    smallest file's, at most 1024. What comes after them, as many at most, is held out. `on_event`
+    receives how plans are bridged and healed.
 
     Raises CalibrationError for a file, ObjectiveError for an argument and for a file with fewer
     samples than `fidelity` goes up to, TailorError for a device that isn't there.
@@ -288,19 +287,19 @@ class Trials:
         place: Placement | None = None,
         fidelity: tuple[int, int] | None = None,
         seed: int = 0,
-        on_healing: OnHealing | None = None,
+        on_event: OnEvent = ignore_events,
     ) -> None:
         self.plan = plan
         self.models = models
         self.place = place or Placement()
-        self.stitcher = self.place.stitcher(models, on_healing)
-        self.evaluator = Evaluator(cache=PREFIX_BYTES, device=self.stitcher.device)
+        self.repairs = self.place.repairs(models, on_event)
+        self.evaluator = Evaluator(cache=PREFIX_BYTES, device=self.repairs.stitcher.device)
         if objectives is None:
             folder = plan.origin.folder if plan.origin else None
             inside = plan.search.objectives if plan.search else ()
             objectives = [(one, True) for one in inside]
         self.stated = tuple(objectives)
-        self.latencies = Latencies(self.stitcher, models, base_of(plan))
+        self.latencies = Latencies(self.repairs.stitcher, models, base_of(plan))
         self.folder = folder or Path()
         if not self.stated:
             raise ObjectiveError("there is no objective to search by")
@@ -374,7 +373,7 @@ class Trials:
 
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """The block influence of each layer of a closed plan, neither bridged nor healed."""
-        live = self.stitcher.stitch(at_stage(plan, "bare"))
+        live = self.repairs.stitcher.stitch(at_stage(plan, "bare"))
         seen = (one for one in self._of(plan).seen if not isinstance(one, OfPlan))
         works = [Work(one.requests(samples), surprise) for one in seen]
         return self.evaluator.block_influence(live, works)
@@ -394,7 +393,7 @@ class Trials:
                 chosen = [at_stage(plans[n], stage) for n in group]
                 of_plans = partial(self._of_plan, chosen)
                 found = run_trials(
-                    self.stitcher, self.evaluator, chosen, objectives, samples,
+                    self.repairs, self.evaluator, chosen, objectives, samples,
                     race=race, of_plans=of_plans,
                 )  # fmt: skip
                 yield from ((group[at], outcomes) for at, outcomes in found)
@@ -407,10 +406,10 @@ class Trials:
         return self.latencies.score(at_stage(plans[number], "bare"))
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
-        stitcher = self.stitcher
+        repairs = self.repairs
         if name != "base":  # as a base: its configuration and its number of layers are its own
-            stitcher = self.place.stitcher({"base": replace(self._model(name), name="base")})
-        found = self.evaluator.run(stitcher.stitch(base_of(self.plan)), [work])
+            repairs = self.place.repairs({"base": replace(self._model(name), name="base")})
+        found = self.evaluator.run(repairs.stitch(base_of(self.plan)), [work])
         if isinstance(found, Failure):
             raise no_reference(name, found.message)
         return found[0]

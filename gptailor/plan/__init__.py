@@ -1,6 +1,7 @@
 """What a plan is: frozen data, its normal form, and the only walk over it."""
 
 __all__ = [
-    "bounds", "extras", "faults", "layers", "needed", "output_size", "parts", "plan", "registry",
+    "bounds", "events", "extras", "faults", "layers", "needed", "output_size", "parts", "plan",
+    "registry",
     "resolved", "schema", "shares", "stage", "walk", "windows", "wishes", "written",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What goes on, on a terminal: bars of bytes and of steps, and the live view of a search."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Column, Table
 from rich.text import Text
 
+from gptailor.plan.events import BytesDone, Event, OnEvent, StepJudged
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import cell_row, cells, legend, map_lines, share_rows
@@ -23,21 +24,31 @@ from gptailor.report.quantities import clock
 
 
 @contextmanager
-def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes on standard error; the function that it gives is told of bytes done."""
+def bar(total: int, what: str) -> Iterator[OnEvent]:
+    """Yield a receiver of `BytesDone` that draws a bar of bytes on standard error."""
     with _progress(
         bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn()
     ) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, BytesDone):
+                progress.advance(task, event.size)
+
+        yield on_event
 
 
 @contextmanager
-def steps_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar of steps; the function is told of what was done, how many that makes, and of all."""
+def steps_bar(what: str) -> Iterator[OnEvent]:
+    """Yield a receiver of `StepJudged` that draws a bar of steps."""
     with _progress(bars.MofNCompleteColumn(), bars.TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda _, done, total: progress.update(task, completed=done, total=total)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, StepJudged):
+                progress.update(task, completed=event.done, total=event.total)
+
+        yield on_event
 
 
 def _progress(*columns: bars.ProgressColumn) -> bars.Progress:

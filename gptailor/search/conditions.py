@@ -88,7 +88,7 @@ class Conditions:
                     fidelity=(trials.full, trials.full) if text in read else None,
                     seed=chosen.seed,
                 )
-                scored.stitcher, scored.evaluator = trials.stitcher, trials.evaluator
+                scored.repairs, scored.evaluator = trials.repairs, trials.evaluator
                 key += f" {of_file(text).sha256}" if isinstance(text, Path) else ""
                 self._scored[key] = scored
             self._keys.append(key)

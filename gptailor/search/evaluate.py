@@ -18,12 +18,12 @@ from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.bridge.gaps import plan_gap_errors
 from gptailor.evaluate.dtype import quick_dtype
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.objectives.base import Forward
 from gptailor.evaluate.objectives.of_plan import OfPlan
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.extras import require
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import DropAny, Plan
@@ -83,7 +83,7 @@ class TrialsJudge:
     @property
     def machine(self) -> str:
         """What computes, so that others of the kind are told from those that aren't."""
-        device = self.trials.stitcher.device
+        device = self.trials.repairs.stitcher.device
         if device.type == "cuda":
             return torch.cuda.get_device_name(device)
         said = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
@@ -103,7 +103,7 @@ def trials_of(
     models: Mapping[str, Opened],
     chosen: Settings,
     where: Resources,
-    on_healing: OnHealing | None = None,
+    on_event: OnEvent = ignore_events,
 ) -> Trials:
     """The trials of an opened plan."""
     kind = None if where.dtype is None else getattr(torch, where.dtype)
@@ -115,7 +115,7 @@ def trials_of(
         place=Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
-        on_healing=on_healing,
+        on_event=on_event,
     )
 
 
@@ -350,7 +350,7 @@ class _Measuring:
 
 def gap_errors_of(trials: Trials, whole: Plan, widest: int) -> list[list[float]]:
     """What the space's bridge would leave over each gap of a closed plan with nothing dropped."""
-    live = trials.stitcher.stitch(at_stage(whole, "bare"))
+    live = trials.repairs.stitcher.stitch(at_stage(whole, "bare"))
     return plan_gap_errors(live, trials.plan, trials.models, widest)
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import jax
 
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.rivals import race_counts
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import opened
+from gptailor.plan.events import Event, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
@@ -118,22 +118,22 @@ class Scored(NamedTuple):
     trial: Trial
 
 
-SearchEvent: TypeAlias = Warned | Doing | Estimated | Begun | Asked | Started | Scored
-OnEvent: TypeAlias = Callable[[SearchEvent], None]
+SearchEvent: TypeAlias = Warned | Doing | Estimated | Begun | Asked | Started | Scored | Event
+"""Those of a search, and those of bridging and healing its plans."""
+OnSearchEvent: TypeAlias = Callable[[SearchEvent], None]
 
 
 # ---------------------------------------------------------------------------------------- the verb
 
 
-def search(  # noqa: PLR0913 (the verb, and who hears of it)
+def search(
     plan: Plan,
     run: str | Path,
     flags: Flags | None = None,
     *,
     models: ModelPaths | None = None,
     where: Resources | None = None,
-    on_event: OnEvent | None = None,
-    on_healing: OnHealing | None = None,
+    on_event: OnSearchEvent = ignore_events,
 ) -> Searched:
     """Close the choices of an open plan by trials; all that comes of it is in the folder `run`.
 
@@ -142,27 +142,26 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; one of another is refused. Ctrl-C ends a search with everything kept, and then only what is
     quick is written. Other draws of the samples are searched where the flags say so, and then the
-    summary says how far what they find agrees. `on_event` sees what happens, `on_healing` how
-    finalists are healed here.
+    summary says how far what they find agrees. `on_event` receives each event, also how
+    finalists are bridged and healed here.
 
     Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder
     (C901 to C903, C303), TailorError or OSError for what concerns all trials.
     """
     flags, where = flags or Flags(), where or Resources()
-    told = on_event or (lambda event: None)
 
     def once(run: str | Path, flags: Flags, where: Resources) -> Searched:
-        return _search(plan, run, flags, models, where, told, on_healing)
+        return _search(plan, run, flags, models, where, on_event)
 
     found = once(run, flags, where)
     if not flags.repeat_calibration or found.ended == "interrupted" or found.best is None:
         return found
-    say = lambda what: told(Doing(what))  # noqa: E731
+    say = lambda what: on_event(Doing(what))  # noqa: E731
     repeats = Resampling(plan, run, flags, where, models, say).others(found, once)
     if repeats is None:
         return replace(found, ended="interrupted")
-    return _search(plan, run, flags, models, where, told, on_healing, repeats)
+    return _search(plan, run, flags, models, where, on_event, repeats)
 
 
 def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
@@ -171,8 +170,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
     flags: Flags,
     models: ModelPaths | None,
     where: Resources,
-    on_event: OnEvent,
-    on_healing: OnHealing | None,
+    on_event: OnSearchEvent,
     repeats: DrawsAgreement | None = None,
 ) -> Searched:
     """One search; it is over at once where its trials are all told."""
@@ -192,7 +190,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         whole = space_of(plan, opened_models["base"].layout.count, tied)
         sizes, space, starts_within, within = bounded(whole, opened_models, chosen.requires)
         tell(Doing("loading"))
-        trials = trials_of(plan, opened_models, chosen, where, on_healing)
+        trials = trials_of(plan, opened_models, chosen, where, on_event)
         base, budget = base_of(plan), Budget.of(chosen, trials.full)
         conditions, aims = Conditions(trials, chosen), aims_of(trials.objectives, chosen.objectives)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))

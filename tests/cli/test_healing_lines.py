@@ -2,9 +2,8 @@
 
 import pytest
 
-from gptailor.checkpoint.write.digest import FileDigest
-from gptailor.cli.compile import told_of_healing
-from gptailor.evaluate.heal.heal import HealedLayers
+from gptailor.cli.event_lines import RepairLines
+from gptailor.plan.events import HealingEnd
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ from gptailor.evaluate.heal.heal import HealedLayers
 )
 def test_what_healing_came_to(losses: tuple[float, float, float], expected: str) -> None:
     said: list[str] = []
-    made = HealedLayers({}, FileDigest(size=0, sha256="0" * 64), 4096, 512, *losses)
-    told_of_healing(said.append).healed(made)
-    told_of_healing(said.append, ends=False).healed(made)
+    end = HealingEnd(4096, 512, *losses)
+    RepairLines(said.append)(end)
+    RepairLines(said.append, ends=False)(end)
     assert said == [f"healed on 4,096 tokens: {expected} (on 512 tokens held out)"]

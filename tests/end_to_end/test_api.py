@@ -186,12 +186,12 @@ def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "mine").exists()
 
 
-def test_a_progress_that_raises_leaves_nothing(family: Path, tmp_path: Path) -> None:
-    def stop(count: int) -> None:
+def test_a_receiver_of_events_that_raises_leaves_nothing(family: Path, tmp_path: Path) -> None:
+    def stop(event: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        gptailor.compile(gptailor.loads(TEXT, folder=family), tmp_path / "a" / "o", progress=stop)
+        gptailor.compile(gptailor.loads(TEXT, folder=family), tmp_path / "a" / "o", on_event=stop)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,8 @@ import gptailor
 from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluate.live.stitch import stitch
+from gptailor.evaluate.repair import stitch
+from gptailor.plan.events import Event, GapBegun, GapBridged
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
@@ -55,7 +56,18 @@ def plan_of(folder: Path) -> Plan:
 def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
     told: list[str] = []
     plan = plan_of(folder)
-    gptailor.compile(plan, folder / "out", bridging=lambda gap: told.append(gap.name))
+    bridged: list[GapBridged] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, GapBegun):
+            told.append(event.gap.name)
+        elif isinstance(event, GapBridged):
+            bridged.append(event)
+
+    written = gptailor.compile(plan, folder / "out", on_event=on_event)
+    assert {f"L{event.gap.after}": (event.tokens, event.explained) for event in bridged} == {
+        after: (bridge.tokens, bridge.explained) for after, bridge in written.bridges.items()
+    }
     model, live = AutoModelForCausalLM.from_pretrained(folder / "out"), stitch(plan)
     for name, tensor in live.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)

@@ -20,6 +20,7 @@ import gptailor
 from gptailor.plan.faults import TailorError
 from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import Plan
+from tests.events import sizes
 from tests.naive import interpret, read
 from tests.thorough import drawn
 from tests.tiny import tiny_model
@@ -475,7 +476,8 @@ def test_shards_hold_what_one_file_holds(folders: dict[str, Path], tmp_path: Pat
     models = {"base": folders["base-float32"], "math": folders["math"]}
     plan = plan_of(PLAN, tmp_path)
     single = gptailor.compile(plan, tmp_path / "single", models=models)
-    several = gptailor.compile(plan, tmp_path / "several", models=models, shard_size=4_000)
+    small = gptailor.ComputeOptions(shard_size=4_000)
+    several = gptailor.compile(plan, tmp_path / "several", models=models, compute=small)
     assert single.shards == ("model.safetensors",)
     assert several.size == single.size
     assert len(several.shards) > 2
@@ -509,7 +511,8 @@ def test_sharded_models_are_read_like_single_files(
 def test_progress_is_told_of_every_byte(folders: dict[str, Path], tmp_path: Path) -> None:
     told: list[int] = []
     models = {"base": folders["base-float32"], "math": folders["math"]}
-    gptailor.compile(plan_of(PLAN, tmp_path), tmp_path / "out", models=models, progress=told.append)
+    on_event = sizes(told.append)
+    gptailor.compile(plan_of(PLAN, tmp_path), tmp_path / "out", models=models, on_event=on_event)
     assert sum(told) == sum(f.stat().st_size for f in (tmp_path / "out").iterdir())
 
 

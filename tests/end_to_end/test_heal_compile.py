@@ -17,9 +17,8 @@ from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluate.heal import train
-from gptailor.evaluate.heal.heal import OnHealing
-from gptailor.evaluate.heal.train import HealStep
-from gptailor.evaluate.live.stitch import stitch
+from gptailor.evaluate.repair import stitch
+from gptailor.plan.events import Event, HealStep
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
@@ -207,13 +206,14 @@ SCRIPT = """
 import os, sys, time, torch, gptailor
 os.environ["XDG_CACHE_HOME"] = sys.argv[4]
 from gptailor.evaluate.heal import train
-from gptailor.evaluate.heal.heal import OnHealing
+from gptailor.plan.events import HealStep
 torch.set_num_threads(1)
 train._SAVE_SECONDS, train.STEP_TOKENS = -1.0, 128
-def step(now):
-    print(now.done, file=sys.stderr, flush=True)
-    time.sleep(float(sys.argv[3]))
-gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], healing=OnHealing(step=step))
+def on_event(event):
+    if isinstance(event, HealStep):
+        print(event.done, file=sys.stderr, flush=True)
+        time.sleep(float(sys.argv[3]))
+gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], on_event=on_event)
 """
 
 
@@ -243,12 +243,13 @@ def test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_w
 
 
 def test_one_that_is_interrupted_leaves_no_folder(folder: Path) -> None:
-    def step(now: HealStep) -> None:
-        raise KeyboardInterrupt
+    def on_event(event: Event) -> None:
+        if isinstance(event, HealStep):
+            raise KeyboardInterrupt
 
     before = set(folder.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        gptailor.compile(plan_of(folder), folder / "out", healing=OnHealing(step=step))
+        gptailor.compile(plan_of(folder), folder / "out", on_event=on_event)
     assert set(folder.iterdir()) == before
 
 

@@ -41,7 +41,9 @@ for verb, call in {
     "merge": lambda: gptailor.merge({}, "ties"),
     "search": lambda: gptailor.search(gptailor.load("open.tailor"), "run"),
     "compile": lambda: gptailor.compile(gptailor.load("merges.tailor"), "merged"),
-    "on cuda": lambda: gptailor.compile(gptailor.load("moves.tailor"), "there", device="cuda"),
+    "on cuda": lambda: gptailor.compile(
+        gptailor.load("moves.tailor"), "there", compute=gptailor.ComputeOptions(device="cuda")
+    ),
 }.items():
     try:
         call()
@@ -91,7 +93,7 @@ REFUSED = {
     "compile merges.tailor -o merged": f"what merges, scales or casts tensors {BOTH}",
     "compile moves.tailor -o cast --dtype float16": f"what merges, scales or casts tensors {BOTH}",
     "lock merges.tailor": f"what merges, scales or casts tensors {BOTH}",
-    "compile healed.tailor -o healed": f"this {TORCH}",
+    "compile healed.tailor -o healed": f"what bridges or heals {BOTH}",
     'eval moves.tailor --objective nll("text.txt")': f"this {TORCH}",
     "generate moves.tailor Tomatoes": f"this {TORCH}",
     "family out": f"this {TORCH}",

@@ -24,6 +24,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import main as cli
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.prepare import ready
+from tests.events import sizes
 from tests.hub_server import serving
 
 PLAN = """\
@@ -288,7 +289,7 @@ def test_a_large_input_is_refused_while_it_is_copied(
     locked = gptailor.lock(gptailor.load("p.tailor"))
     flip(here / "math" / "model.safetensors")
     told: list[int] = []
-    error = refused(locked, progress=told.append)
+    error = refused(locked, on_event=sizes(told.append))
     assert error.code == "C704"
     assert "'model.safetensors' of model 'math' has other bytes" in error.message
     assert error.path == Path("math/model.safetensors")
@@ -377,11 +378,11 @@ def test_a_folder_as_it_was_compiled_is_verified(out: Path) -> None:
 def test_progress_is_told_of_all_work(out: Path) -> None:
     told: list[int] = []
     begun = Verification(out)
-    begun.run(told.append)
+    begun.run(sizes(told.append))
     assert sum(told) == begun.work
     prepared = ready(gptailor.load("p.tailor"))
     told.clear()
-    gptailor.lock(prepared, progress=told.append)
+    gptailor.lock(prepared, on_event=sizes(told.append))
     assert sum(told) == work(prepared)
 
 

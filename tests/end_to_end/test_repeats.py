@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.cli.main import run
 from gptailor.convert.mergekit.exporter import to_mergekit
-from gptailor.evaluate.live.stitch import stitch
+from gptailor.evaluate.repair import stitch
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.report.difference import differences

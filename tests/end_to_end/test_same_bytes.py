@@ -49,7 +49,7 @@ import gptailor
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 for plan, output, options in json.loads(sys.argv[2]):
-    gptailor.compile(gptailor.load(plan), output, **options)
+    gptailor.compile(gptailor.load(plan), output, compute=gptailor.ComputeOptions(**options))
 """
 
 

@@ -164,7 +164,9 @@ def test_hundreds_of_shards_have_a_right_index(tmp_path: Path) -> None:
             file.write(b"".join((number * 10**6 + i).to_bytes(4, "little") for i in range(count)))
     (tmp_path / "plan.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L0..L9\n')
     written = gptailor.compile(
-        gptailor.load(tmp_path / "plan.tailor"), tmp_path / "out", shard_size=2_000, threads=2
+        gptailor.load(tmp_path / "plan.tailor"),
+        tmp_path / "out",
+        compute=gptailor.ComputeOptions(2, shard_size=2_000),
     )
     assert len(written.shards) > 200
     index = json.loads((tmp_path / "out" / INDEX).read_text())
@@ -211,7 +213,7 @@ maps = []
 plan = gptailor.load(Path(sys.argv[1]))
 def look(_):
     maps.append(Path("/proc/self/maps").read_text())
-gptailor.compile(plan, sys.argv[2], progress=look, shard_size=8000)
+gptailor.compile(plan, sys.argv[2], on_event=look, compute=gptailor.ComputeOptions(shard_size=8000))
 assert len(maps) > 10
 assert not [text for text in maps if ".safetensors" in text]
 """

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gptailor.evaluate.heal import kept as store_module
-from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.heal.kept import HealingStore, KnownHealing
-from gptailor.evaluate.live.stitch import fit
+from gptailor.evaluate.repair import fit
 from gptailor.lang.parse import loads
+from gptailor.plan.events import Event, HealingReused, HealingStart
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import ready
 from tests.tiny import tiny_model
@@ -124,9 +124,12 @@ class Told:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.on = OnHealing(
-            start=lambda _: self.said.append("learned"), known=lambda: self.said.append("known")
-        )
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, HealingStart):
+            self.said.append("learned")
+        elif isinstance(event, HealingReused):
+            self.said.append("known")
 
 
 @pytest.fixture
@@ -147,7 +150,7 @@ def healed(
     plan = loads(f'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n{body}\n')
     plan = plan.read_from(Origin(Source("<plan>", ""), folder))
     told = Told()
-    found = fit(ready(plan), on_healing=told.on, anew=anew)
+    found = fit(ready(plan), on_event=told, anew=anew)
     return told.said, dict(found.tensors)
 
 

@@ -25,9 +25,11 @@ from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
 from gptailor.evaluate.trial import Placement
 from gptailor.lang.parse import read_objective
+from gptailor.plan.events import StepJudged
 from gptailor.plan.faults import PlanError
 from gptailor.plan.output_size import OutputSize
 from tests.evaluate.lent import loaded
+from tests.events import only
 from tests.tiny import tiny_model
 from tests.tiny_adapter import Q, adapter, pair
 
@@ -66,7 +68,7 @@ def judging(world: Path, *names: str, objective: str = 'nll("rows.jsonl")') -> J
 
 def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) -> None:
     run = judging(world, "cut.tailor", "more.tailor")
-    found = run.judgement(speed=False, progress=lambda *_: None)
+    found = run.judgement(speed=False)
     assert not found.failed
     assert len(run.bases) == 1
     families = {id(run.stitchers.family(t.prepared)) for t in run.targets}
@@ -80,7 +82,7 @@ def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
     run = judging(world, "more.tailor", "other.tailor")
     first, second = (run.stitchers.family(target.prepared) for target in run.targets)
     assert first is not second
-    found = run.judgement(speed=False, progress=lambda *_: None)
+    found = run.judgement(speed=False)
     assert (
         score_of(found, 1)
         == judge(world / "base", 'nll("rows.jsonl")', folder=world).results[0].outcome
@@ -190,16 +192,16 @@ def test_another_folder_for_a_name(world: Path) -> None:
 
 
 def test_progress_counts_to_the_end(world: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[StepJudged] = []
     judge(
         [world / "cut.tailor", world / "base"],
         'nll("rows.jsonl")',
         folder=world,
         speed=True,
-        progress=lambda *step: told.append(step),
+        on_event=only(StepJudged, told.append),
     )
-    assert [done for _, done, _ in told] == list(range(5))
-    assert {total for _, _, total in told} == {4}
+    assert [event.done for event in told] == list(range(5))
+    assert {event.total for event in told} == {4}
 
 
 def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(

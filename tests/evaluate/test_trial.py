@@ -19,6 +19,7 @@ from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.objectives.base import ObjectiveError
 from gptailor.evaluate.outcome import Failure, Score
+from gptailor.evaluate.repair import Repairs
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.samples import NOTHING_HELD
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
@@ -268,7 +269,7 @@ def test_embeddings_heads_and_layers_of_past_trials_are_let_go(say: Say) -> None
         "L1 from math, code by task_arithmetic(0.0..1.0)"
     )
     trials = trials_of(space, full=3)
-    trials.stitcher = Stitcher(trials.models, merged=60_000)
+    trials.repairs = Repairs(Stitcher(trials.models, merged=60_000))
     chance = random.Random(1)
 
     def ten() -> list[Plan]:

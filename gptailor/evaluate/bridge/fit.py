@@ -4,7 +4,7 @@
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, final
@@ -17,13 +17,13 @@ from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
-from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.live import contents
+from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.methods import rounding
+from gptailor.plan.events import GapBegun, GapBridged, OnEvent, ignore_events
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import bridge_over, undone
 from gptailor.plan.plan import Plan
@@ -183,9 +183,6 @@ def _refuse(name: str, dtype: str, _: int) -> NoReturn:
 _KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
 
-OnGap = Callable[[Gap], None]
-"""Told of a gap before it is fitted."""
-
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -205,35 +202,27 @@ class FittedBridge:
 
 @final
 class Bridger:
-    """Fits the bridges of plans over some models; what plans have in common is fitted once.
+    """Fits the bridges of plans over a stitcher's models, which compute in float32.
 
-    `live` makes a float32 model of contents, `tensors` are those of the models. `place` is where
-    hidden states wait between layers. `reserve` is told how many bytes beside the models a fit
-    takes on the device, and 0 when it is over.
+    The beginnings that plans have in common are fitted once. While a plan is fitted, the stitcher
+    leaves room for the sums.
     """
 
-    def __init__(
-        self,
-        table: contents.ContentTable,
-        live: Callable[[contents.ModelContents], LiveModel],
-        tensors: contents.TensorMaker,
-        place: torch.device,
-        reserve: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        self.table = table
-        self.live = live
-        self.tensors = tensors
-        self.place = place
-        self.reserve = reserve
+    def __init__(self, stitcher: Stitcher) -> None:
+        self.table = table = stitcher.table
+        self.live = stitcher.live
+        self.tensors = stitcher.tensors
+        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
+        self.reserve = stitcher.reserve
         self.layout = table.models["base"].layout
         self._config = configuration(table.models["base"].config)
         self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
         self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
 
     def bridges(
-        self, plan: Plan, gaps: Sequence[Gap], on_gap: OnGap = lambda _: None
+        self, plan: Plan, gaps: Sequence[Gap], on_event: OnEvent = ignore_events
     ) -> Iterator[tuple[Gap, FittedBridge]]:
-        """The fits of a closed plan's gaps, the first gap first; `on_gap` hears of each new one.
+        """The fits of a closed plan's gaps, the first gap first; new fits are reported.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
@@ -252,10 +241,11 @@ class Bridger:
                 layers = (whole.layers[: gap.end], tuple(own[: gap.start + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
-                    on_gap(gap)
+                    on_event(GapBegun(gap))
                     if walk is None or walk.batches is not text.batches:
                         walk = Walk(whole, self.live, self.layout, text.batches, self.place)
-                    self._fits[key] = self._fit(walk, gap, own, text)
+                    new = self._fits[key] = self._fit(walk, gap, own, text)
+                    on_event(GapBridged(gap, new.tokens, new.explained))
                 self._fits.move_to_end(key)
                 known = self._fits[key]
                 own[gap.start] = self.table.bridged(_before(gap, own), known.tensors)
@@ -320,16 +310,3 @@ def _before(gap: Gap, own: OwnContents) -> contents.Content:
     content = own[gap.start]
     assert content is not None
     return content
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """The tensors that bridges and healing change, by their names in the output, and each fit.
-
-    `bridges` are named by the layer before the gap: `L19`; `healed` is None where nothing learned.
-    """
-
-    tensors: Mapping[str, Shaped[Tensor, "..."]]
-    bridges: Mapping[str, FittedBridge]
-    healed: HealedLayers | None = None

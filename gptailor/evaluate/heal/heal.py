@@ -3,21 +3,21 @@
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NoReturn, Protocol, final, runtime_checkable
+from typing import NoReturn, final
 
 import torch
 import transformers
-from jaxtyping import Shaped
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 import gptailor
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.write.digest import FileDigest
+from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.evaluate.dtype import halves_are_quick
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal.kept import HealingStore, KnownHealing, kept_home, working_folder
@@ -30,53 +30,58 @@ from gptailor.evaluate.heal.learning import (
     WholeWeights,
     matched,
 )
-from gptailor.evaluate.heal.memory import HealingMemory
 from gptailor.evaluate.heal.teacher import Predictions
-from gptailor.evaluate.heal.text import HealingText, healing_text
-from gptailor.evaluate.heal.train import HealStep, Student, Training
+from gptailor.evaluate.heal.train import HealingMemory, Student, Training
 from gptailor.evaluate.live.contents import Content, ModelContents, not_finite
+from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
+from gptailor.evaluate.objectives.datasets import (
+    FEWER_TOKENS,
+    Exchange,
+    Passage,
+    order,
+    read_texts,
+    too_short,
+    whole_text,
+)
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.methods import rounding
+from gptailor.plan.events import (
+    HealingEnd,
+    HealingReused,
+    HealingStart,
+    OnEvent,
+    ignore_events,
+)
 from gptailor.plan.layers import undone
 from gptailor.plan.plan import Model, Plan
-from gptailor.plan.resolved import Gap, Healing
+from gptailor.plan.resolved import Healing
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested import with_made_models
 from gptailor.program.program import Output, Program, files, learning_tensors
 from gptailor.program.sources import tokenizer_owner
 
-
-@runtime_checkable
-class Stitching(Protocol):
-    """What healing needs of a `Stitcher`."""
-
-    def bare(self, plan: Plan) -> ModelContents:
-        """What a closed plan is made of, with neither bridges nor healing."""
-
-    def with_tensors(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
-        """A layer with some tensors in the place of its own."""
-
-    def live(self, contents: ModelContents) -> LiveModel:
-        """The live model."""
-
-    def make(self, output: Output) -> Shaped[Tensor, "..."]:
-        """One of its tensors."""
+HEALING_WINDOW = 512
+"""Tokens of a sequence, special ones included, unless the model takes fewer."""
+HELD_OUT_EVERY = 20
+"""Of so many sequences the last one is held out."""
 
 
 @final
-@dataclass(frozen=True)
-class HealingStart:
-    """What healing is about to do: how many numbers learn from how many tokens, and its memory.
+@dataclass(frozen=True, eq=False)
+class HealingText:
+    """Sequences that are learned from, in their order, and others that the result is judged by."""
 
-    `bytes` are those on the device beside the model's weights.
-    """
+    path: Path
+    digest: FileDigest
+    learned: Int64[Tensor, " sequences length"]
+    held: Int64[Tensor, " held length"]
 
-    layers: int
-    numbers: int
-    tokens: int
-    bytes: int
+    @property
+    def tokens(self) -> int:
+        """How many are learned from."""
+        return self.learned.numel()
 
 
 @final
@@ -84,10 +89,8 @@ class HealingStart:
 class HealedLayers:
     """What was learned: the tensors of each layer of the output, by their names within it.
 
-    The tensors are on the CPU in the output's dtypes. Losses are the mean KL divergence from the
-    teacher in nats a token, over sequences that are held out: of the bare plan, of what learning
-    began with (the same where nothing is bridged), and in the end. `held` are their tokens.
-    Where no step came nearer to the teacher the layers are as they were, and the last two agree.
+    The tensors are on the CPU in the output's dtypes. The numbers are those of `HealingEnd`; if no
+    step came nearer to the teacher, the layers are as they were.
     """
 
     tensors: Mapping[int, Mapping[str, Tensor]]
@@ -98,38 +101,24 @@ class HealedLayers:
     start: float
     healed: float
 
-
-@final
-@dataclass(frozen=True)
-class OnHealing:
-    """Whom to tell: what is to be done, tokens that the teacher predicted from, and steps.
-
-    `bridging` hears of each gap that is fitted before, `healed` what came of it.
-    """
-
-    start: Callable[[HealingStart], None] = lambda _: None
-    teacher: Callable[[int, int], None] = lambda done, total: None
-    step: Callable[[HealStep], None] = lambda _: None
-    known: Callable[[], None] = lambda: None
-    """The same was learned before on this machine, and is taken as it was."""
-    bridging: Callable[[Gap], None] = lambda _: None
-    healed: Callable[[HealedLayers], None] = lambda _: None
+    @property
+    def end(self) -> HealingEnd:
+        """The numbers alone."""
+        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed)
 
 
 @final
 class Healer:
     """Heals plans over some models.
 
-    `stitching` makes a stitcher of models in a dtype, with so many bytes of weights on the device
-    (None: all): teacher and student each have their own, one after the other. `memory` is how many
-    bytes may be on the device, None all that there are. `dtype` is that of the products. With
-    `anew` nothing is taken of what was learned before.
+    Teacher and student each have a stitcher, one after the other. `memory` is how many bytes may be
+    on the device, None all that there are. `dtype` is that of the products. With `anew` nothing
+    that was learned before is reused.
     """
 
     def __init__(
         self,
         models: Mapping[str, Opened],
-        stitching: Callable[[Mapping[str, Opened], torch.dtype, int | None], Stitching],
         device: torch.device,
         memory: int | None = None,
         dtype: torch.dtype | None = None,
@@ -137,7 +126,6 @@ class Healer:
         anew: bool = False,
     ) -> None:
         self.models = models
-        self.stitching = stitching
         self.device = device
         self.memory = memory
         self.dtype = dtype or self._fast()
@@ -148,7 +136,7 @@ class Healer:
         plan: Plan,
         healing: Healing,
         bridged: Mapping[int, Mapping[str, Tensor]],
-        on: OnHealing | None = None,
+        on_event: OnEvent = ignore_events,
     ) -> HealedLayers:
         """Heal a closed plan; `bridged` are the tensors that bridges give to the output's layers.
 
@@ -157,18 +145,17 @@ class Healer:
         learned is kept for the next one.
         Raises CalibrationError for a text that doesn't serve, HealError for what can't learn.
         """
-        on = on or OnHealing()
         text = self._text(plan, healing)
         teacher = self._teacher(plan, healing)
-        unlearned = self.stitching(self.models, self.dtype, None).bare(plan)
+        unlearned = self._stitcher(self.models, None).contents(plan)
         memory = HealingMemory(unlearned, healing, self.dtype, text.learned.shape[1], self.memory)
         room = memory.weights()
         start = HealingStart(len(healing.indices), memory.numbers, text.tokens, memory.bytes)
-        student = self.stitching(self.models, self.dtype, room)
-        begun = student.bare(plan)
+        student = self._stitcher(self.models, room)
+        begun = student.contents(plan)
         layers = list(begun.layers)
         for index, tensors in bridged.items():
-            layers[index] = student.with_tensors(layers[index], tensors)
+            layers[index] = replace(layers[index], fitted=tensors)
         contents = replace(begun, layers=tuple(layers))
         key, store = (
             self._key(contents, teacher, healing, text),
@@ -177,13 +164,13 @@ class Healer:
         known = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
             if known is not None:
-                on.known()
+                on_event(HealingReused())
                 learning = self._learning(student, student.live(contents), contents, healing)
                 learning.take(known.parameters)
             else:
-                on.start(start)
+                on_event(start)
                 with working_folder(key) as folder:
-                    learned, held = self._taught(teacher, contents, text, folder, on)
+                    learned, held = self._taught(teacher, contents, text, folder, on_event)
                     gc.collect()
                     bare = None
                     if bridged:
@@ -194,7 +181,7 @@ class Healer:
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
                     training = Training(runner, learning, (learned, held), folder, key)
                     with _explained(contents, text):
-                        training.run(on.step)
+                        training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
                     known = KnownHealing(learning.parameters, *losses, training.best)
                     store.put(key, known)
@@ -203,6 +190,10 @@ class Healer:
         return HealedLayers(healed, text.digest, text.tokens, count, *found)
 
     # ------------------------------------------------------------------------------- what is needed
+
+    def _stitcher(self, models: Mapping[str, Opened], memory: int | None) -> Stitcher:
+        """Return a stitcher of models, with so many bytes of weights on the device (None: all)."""
+        return Stitcher(models, device=self.device, dtype=self.dtype, memory=memory)
 
     def _text(self, plan: Plan, healing: Healing) -> HealingText:
         path = calibration_path(plan, healing.on)
@@ -240,12 +231,12 @@ class Healer:
         contents: ModelContents,
         text: HealingText,
         folder: Path,
-        on: OnHealing,
+        on_event: OnEvent,
     ) -> tuple[Predictions, Predictions]:
         """The teacher's predictions, of what is learned and of what is held out."""
         models, plan = teacher
-        stitcher = self.stitching(models, self.dtype, self.memory)
-        taught = stitcher.bare(plan)
+        stitcher = self._stitcher(models, self.memory)
+        taught = stitcher.contents(plan)
 
         def live() -> LiveModel:
             return stitcher.live(taught)
@@ -255,19 +246,19 @@ class Healer:
         for name, sequences in (("learned", text.learned), ("held", text.held)):
             predictions = Predictions(folder / name, sequences, vocabulary)
             with _explained(taught, text):
-                predictions.learn(live, self.device, on.teacher)
+                predictions.learn(live, self.device, on_event)
             made.append(predictions)
         return made[0], made[1]
 
     def _learning(
-        self, stitching: Stitching, live: LiveModel, contents: ModelContents, healing: Healing
+        self, stitcher: Stitcher, live: LiveModel, contents: ModelContents, healing: Healing
     ) -> Learning:
         modules = list(decoder_layers(live.model))
         layers: dict[int, nn.Module] = {index: modules[index] for index in healing.indices}
         names: dict[int, ModuleNames] = {}
         for index in healing.indices:
             content = contents.layers[index]
-            made = {o.spec.name: _own(stitching, content, o) for o in content.outputs}
+            made = {o.spec.name: _own(stitcher, content, o) for o in content.outputs}
             specs = {output.spec.name: output.spec for output in content.outputs}
             with live.layer(index) as layer:
                 names[index] = matched(learning_tensors(healing.rank, specs), made, layer, index)
@@ -286,7 +277,7 @@ class Healer:
     ) -> str:
         """What decides the result, as a name: what is read, what is learned, and by what."""
         models, plan = teacher
-        taught = self.stitching(models, self.dtype, None).bare(plan)
+        taught = self._stitcher(models, None).contents(plan)
         said = (
             _read(contents), _read(taught),
             text.digest, replace(healing, on=""), self.device.type, self.dtype, self.memory is None,
@@ -337,14 +328,14 @@ def _read(contents: ModelContents) -> str:
     return f"{json.dumps(contents.config, sort_keys=True)} {contents.key} {said}"
 
 
-def _own(stitching: Stitching, content: Content, output: Output) -> Tensor:
+def _own(stitcher: Stitcher, content: Content, output: Output) -> Tensor:
     """A tensor of a layer as it is before it learns."""
     fitted = content.fitted.get(output.spec.name)
-    return stitching.make(output) if fitted is None else fitted
+    return stitcher.tensors.make(output) if fitted is None else fitted
 
 
 def _folded(
-    stitching: Stitching, learning: Learning, content: Content, index: int
+    stitcher: Stitcher, learning: Learning, content: Content, index: int
 ) -> dict[str, Tensor]:
     """A layer's learned tensors in the output's dtypes, rounded once, on the CPU.
 
@@ -356,7 +347,7 @@ def _folded(
         name = output.spec.name
         if name not in names:
             continue
-        own = _own(stitching, content, output)
+        own = _own(stitcher, content, output)
         folded, dtype = learning.folded(index, name, own), output.spec.dtype
         result = rounding.rounded(folded, TORCH_DTYPES[dtype], partial(_refuse, name, dtype))
         made[name] = result.contiguous().cpu()
@@ -366,3 +357,63 @@ def _folded(
 def _refuse(name: str, dtype: str, _: int) -> NoReturn:
     message = f"'{name}' healed has values that {dtype} can't hold"
     raise HealError("C809", message, rounding.LONGER_DTYPE)
+
+
+# -------------------------------------------------------------------------------------- text
+
+
+def healing_text(
+    path: Path, wanted: int, encoder: TokenEncoder, seed: int, *, exactly: bool
+) -> HealingText:
+    """Of a file's text as many sequences as hold `wanted` tokens, and those held out besides.
+
+    The rows are taken in the order that `seed` draws, and run together: an end-of-text token stands
+    between two, and a sequence begins with the tokens that a text begins with. So there is no
+    padding, and no token is used twice. Without `exactly` a shorter text gives what it has.
+
+    Raises CalibrationError: C806 for a text that is too short, and those of `read_texts`.
+    """
+    rows = read_texts(path)
+    digest = of_file(path)
+    length = min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
+    learned = max(1, wanted // length)
+    every = HELD_OUT_EVERY - 1
+    needed = learned + max(1, learned // every)
+    found = []
+    for sequence in _sequences(rows, encoder, length, seed):
+        found.append(sequence)
+        if len(found) == needed:
+            break
+    if len(found) < (needed if exactly else 2):
+        there = f"{length * len(found):,} tokens in whole sequences of {length}"
+        if exactly:
+            share = f"every {HELD_OUT_EVERY}th of these sequences is held out"
+            help_ = f"{FEWER_TOKENS}; {share}"
+            raise too_short(path, there, "'heal'", length * needed, help_)
+        raise too_short(path, there, "'heal'", 2 * length)
+    table = torch.tensor(found)
+    held = torch.arange(len(found)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    if not bool(held.any()):
+        held[-1] = True
+    return HealingText(path, digest, table[~held], table[held])
+
+
+def _sequences(
+    rows: Sequence[Passage | Exchange], encoder: TokenEncoder, length: int, seed: int
+) -> Iterator[list[int]]:
+    """A file without rows is cut first, and its sequences are drawn then."""
+    room = length - len(encoder.opening)
+    end = encoder.tokenizer.eos_token_id
+    between = [] if end is None else [int(end)]
+    waiting: list[int] = []
+    if rows[0].line is None:
+        waiting = [token for row in rows for token in encoder.plain(whole_text(row))]
+        starts = range(0, len(waiting) - room + 1, room)
+        for at in order(len(starts), seed):
+            yield [*encoder.opening, *waiting[starts[at] : starts[at] + room]]
+        return
+    for number in order(len(rows), seed):
+        waiting += [*encoder.plain(whole_text(rows[number])), *between]
+        while len(waiting) >= room:
+            yield [*encoder.opening, *waiting[:room]]
+            del waiting[:room]

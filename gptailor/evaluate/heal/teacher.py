@@ -18,6 +18,7 @@ from gptailor.evaluate.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluate.heal.learning import NotFiniteError
 from gptailor.evaluate.objectives.kl import grouped
 from gptailor.evaluate.outcome import Failure
+from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
 from gptailor.plan.faults import TailorError
 
 TAUGHT = 128
@@ -94,9 +95,9 @@ class Predictions:
         self,
         teacher: Callable[[], LiveModel],
         device: torch.device,
-        on_done: Callable[[int, int], None],
+        on_event: OnEvent = ignore_events,
     ) -> None:
-        """Ask the teacher, where that isn't done yet. `on_done` hears of tokens done and of all.
+        """Ask the teacher, where that isn't done yet. It reports `TeacherRead`.
 
         Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for one that
         fails.
@@ -110,7 +111,7 @@ class Predictions:
         live = teacher()
         evaluator = Evaluator(device=device)
         for start in starts[len(self._digests) :]:
-            on_done(start * self.sequences.shape[1], total)
+            on_event(TeacherRead(start * self.sequences.shape[1], total))
             some = self.sequences[start : start + step]
             requests = [Request(tuple(row), 1) for row in some.tolist()]
             found = evaluator.run(live, [Work(requests, self._keep)])
@@ -125,7 +126,7 @@ class Predictions:
             self._digests.append(self._digest(start, start + step))
             if self.on_disk:
                 self._note()
-        on_done(total, total)
+        on_event(TeacherRead(total, total))
 
     def _sound(self, starts: range) -> Iterator[str]:
         """The digests of the first chunks, as long as they are those that were noted."""

@@ -1,15 +1,16 @@
-"""The learning itself: steps of Adam on the divergence from the teacher, the best state kept."""
+"""The learning itself: its memory, its loss, and steps of Adam that keep the best state."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,8 +18,13 @@ from gptailor.evaluate.forward.recording import Call, head_logits, record_calls,
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal.kept import KeptTensors, read_tensors
 from gptailor.evaluate.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
-from gptailor.evaluate.heal.loss import head_divergence, head_loss
 from gptailor.evaluate.heal.teacher import Predictions
+from gptailor.evaluate.live.contents import Content, ModelContents
+from gptailor.evaluate.live.template import configuration
+from gptailor.evaluate.objectives.kl import divergence, grouped
+from gptailor.plan.events import HealStep, OnEvent, ignore_events
+from gptailor.plan.resolved import Healing
+from gptailor.program.program import learning_tensors, projections
 
 STEP_TOKENS = 1024
 """Tokens of a step."""
@@ -33,28 +39,215 @@ CHECKS = 4
 """How often the held-out sequences are looked at, after the first time."""
 LOGIT_BYTES = 2**26
 """Bytes of float32 logits at once."""
+LOW_RANK_BYTES = 24
+"""Bytes of a number of low rank: itself, its gradient, Adam's two means, the best so far, and what
+a step of Adam makes for a moment."""
+WHOLE_BYTES = 30
+"""Of a number of the weights themselves: as before, and in the layer's dtype its gradient, the
+value, and the one that it began with."""
+HEADS_COPIES = 4
+"""Logits, their gradient, and what is made between them."""
+LAYER_COPIES = 8
+"""Bytes of an input or output of a projection, twice in float32, or in more copies of fewer."""
+SCORES_COPIES = 3
+"""Attention's scores, what they become, and a gradient, in float32."""
+LARGEST_RANK = 2**16
+"""No projection has a higher one."""
 _SAVE_SECONDS = 60.0
 _STATE = "state.safetensors"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 """What Adam keeps of a parameter."""
 
 
+# ------------------------------------------------------------------------------------ memory
+
+
 @final
 @dataclass(frozen=True)
-class HealStep:
-    """How far learning is: steps done and of all, the last steps' mean loss, that of the held-out.
+class HealingMemory:
+    """The student's memory on the device.
 
-    Losses are in nats a token. `seconds_left` is None before the first step is done.
+    `contents` are the output's, `dtype` that of its weights there, `length` a sequence's tokens.
+    `limit` is how many bytes may be on the device, None all that there are: then a layer's
+    intermediate values stay until the way back, with a limit those of one layer alone.
     """
 
-    done: int
-    total: int
-    loss: float | None
-    held_out: float
-    seconds_left: float | None
+    contents: ModelContents
+    healing: Healing
+    dtype: torch.dtype
+    length: int
+    limit: int | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers learn."""
+        rank = self.healing.rank
+        shapes = list(self._shapes())
+        if rank is None:
+            return sum(map(prod, shapes))
+        return sum(min(rank, *shape) * sum(shape) for shape in shapes)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes beside the weights."""
+        each = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
+        return self.numbers * each + self._activations
+
+    def weights(self) -> int | None:
+        """How many bytes of weights may be on the device; None: all of them.
+
+        The weights themselves learn on the device, all of them. Raises HealError (C811) where
+        they, or what learns, don't fit.
+        """
+        if self.limit is None:
+            return None
+        least = self._least
+        if self.bytes + least <= self.limit:
+            return None if self.healing.rank is None else self.limit - self.bytes
+        whole = "all its weights" if self.healing.rank is None else "its largest layer and its ends"
+        message = (
+            f"{self.limit:,} bytes can't hold the healing: {self.bytes:,} are what learns and what "
+            f"it computes with, and {least:,} {whole}"
+        )
+        raise HealError("C811", message, self._remedy())
+
+    def _remedy(self) -> str:
+        ranks = range(1, min(max(self._sides()), self.healing.rank or LARGEST_RANK) + 1)
+        low, high = 0, len(ranks)
+        while low < high:  # the largest rank that fits
+            middle = (low + high + 1) // 2
+            if self._fits(middle):
+                low = middle
+            else:
+                high = middle - 1
+        needed = self.bytes + self._least
+        if low:
+            return f"rank {low} is the largest that fits, or give {needed:,} bytes"
+        return f"no rank fits; give {needed:,} bytes"
+
+    def _fits(self, rank: int) -> bool:
+        other = replace(self, healing=replace(self.healing, rank=rank))
+        return self.limit is None or other.bytes + other._least <= self.limit
+
+    # ---------------------------------------------------------------------------- what is counted
+
+    def _size(self, content: Content) -> int:
+        return sum(output.spec.elements for output in content.outputs) * self.dtype.itemsize
+
+    @property
+    def _least(self) -> int:
+        """Bytes of the weights that have to be there at once."""
+        ends = sum(output.spec.elements for output in self.contents.rest) * self.dtype.itemsize
+        sizes = [self._size(content) for content in self.contents.layers]
+        return ends + (sum(sizes) if self.healing.rank is None else max(sizes))
+
+    def _shapes(self) -> Iterator[tuple[int, ...]]:
+        """Of each tensor that learns."""
+        for index in self.healing.indices:
+            specs = {one.spec.name: one.spec for one in self.contents.layers[index].outputs}
+            for name in learning_tensors(self.healing.rank, specs):
+                yield specs[name].shape
+
+    def _sides(self) -> list[int]:
+        """The smaller sides of the projections of the layers that learn."""
+        found = [1]
+        for index in self.healing.indices:
+            outputs = self.contents.layers[index].outputs
+            found += projections({one.spec.name: one.spec for one in outputs}).values()
+        return found
+
+    @property
+    def _activations(self) -> int:
+        config = configuration(self.contents.config).get_text_config()
+        tokens = max(STEP_TOKENS, self.length)
+        count = len(self.contents.layers) - min(self.healing.indices)
+        between = (count + 1) * tokens * int(config.hidden_size) * 4
+        heads = int(getattr(config, "num_attention_heads", None) or 1)
+        scores = tokens * self.length * heads * 4 * SCORES_COPIES
+        widths = [
+            sum(sum(o.spec.shape) for o in content.outputs if len(o.spec.shape) == 2)
+            for content in self.contents.layers[min(self.healing.indices) :]
+        ]
+        layers = [tokens * width * LAYER_COPIES + scores for width in widths]
+        inside = sum(layers) if self.limit is None else max(layers)
+        return between + inside + LOGIT_BYTES * HEADS_COPIES
 
 
-OnHealStep = Callable[[HealStep], None]
+# -------------------------------------------------------------------------------------- loss
+
+Head = Callable[[Float[Tensor, " n width"]], Float[Tensor, " n vocab"]]
+"""The logits, in float32, of hidden states after the last layer."""
+
+
+def head_loss(
+    head: Head,
+    hidden: Float[Tensor, " n width"],
+    tokens: Int[Tensor, " n kept"],
+    logs: Float[Tensor, " n groups"],
+    step: int,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " n width"]]:
+    """The sum of the rows' divergences, in float64, and its gradient with respect to `hidden`.
+
+    Logits are made for `step` rows at once, and none is kept: what a head makes of the longest
+    vocabulary is the largest tensor of all. Nothing of the head itself learns.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    gradient = torch.empty_like(hidden)
+    for start in range(0, len(hidden), step):
+        some = slice(start, start + step)
+        with torch.enable_grad():
+            rows = hidden[some].detach().requires_grad_(True)
+            logits = head(rows)
+        with torch.no_grad():
+            loss, slope = divergence_and_slope(logits, tokens[some].long(), logs[some])
+        total += loss
+        (gradient[some],) = torch.autograd.grad(logits, rows, slope)
+    return total, gradient
+
+
+def head_divergence(
+    head: Head,
+    hidden: Float[Tensor, " n width"],
+    tokens: Int[Tensor, " n kept"],
+    logs: Float[Tensor, " n groups"],
+    step: int,
+) -> Float[Tensor, ""]:
+    """The sum of the rows' divergences alone, in float64."""
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    for start in range(0, len(hidden), step):
+        some = slice(start, start + step)
+        own = grouped(head(hidden[some]), tokens[some].long())
+        total += divergence(logs[some].double(), own.double()).sum()
+    return total
+
+
+def divergence_and_slope(
+    logits: Float[Tensor, " n vocab"],
+    tokens: Int64[Tensor, " n kept"],
+    logs: Float[Tensor, " n groups"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, " n vocab"]]:
+    """Σ p log(p / q) of all rows, and its derivative by the logits; the logits are used up.
+
+    With p of the teacher, q of the logits, and r(p), r(q) the mass of all other tokens: q − p for a
+    token that is kept, q (1 − r(p) / r(q)) for another one.
+    """
+    total = logits.logsumexp(dim=1, keepdim=True)
+    own = logits.gather(1, tokens) - total
+    q = logits.sub_(total).exp_()
+    kept = q.gather(1, tokens)
+    if logs.shape[1] == tokens.shape[1]:
+        loss = divergence(logs.double(), own.double()).sum()
+        return loss, q.scatter_add_(1, tokens, -logs.exp())
+    q.scatter_(1, tokens, 0.0)
+    rest = q.sum(dim=1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
+    groups = torch.cat([own, rest.log()], dim=1)
+    loss = divergence(logs.double(), groups.double()).sum()
+    p = logs.exp()
+    q.mul_(1 - p[:, -1:] / rest)
+    return loss, q.scatter_(1, tokens, kept - p[:, :-1])
+
+
+# ------------------------------------------------------------------------------------- steps
 
 
 @final
@@ -204,7 +397,7 @@ class Training:
         self.start = math.nan
         self._best: dict[str, Tensor] = {}
 
-    def run(self, on_step: OnHealStep = lambda _: None) -> None:
+    def run(self, on_event: OnEvent = ignore_events) -> None:
         """Learn, and leave the parameters as they were where the held-out loss was least.
 
         Raises HealError (C809) where a loss is no number, NotFiniteError where it is none before
@@ -217,7 +410,7 @@ class Training:
             self._judge(self.start)
         now, losses = self.start, list[float]()
         begun, first, saved = time.monotonic(), self.done, time.monotonic()
-        on_step(HealStep(self.done, self.steps, None, self.best, None))
+        on_event(HealStep(self.done, self.steps, None, self.best, None))
         while self.done < self.steps:
             losses.append(self._step())
             if self.done in checks:
@@ -229,7 +422,7 @@ class Training:
             passed = (time.monotonic() - begun) / (self.done - first)
             mean = sum(losses[-10:]) / len(losses[-10:])
             left = passed * (self.steps - self.done)
-            on_step(HealStep(self.done, self.steps, mean, now, left))
+            on_event(HealStep(self.done, self.steps, mean, now, left))
         self.learning.take(self._best)
 
     def held_out(self) -> float:

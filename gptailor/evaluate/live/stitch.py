@@ -6,23 +6,18 @@ addresses as torch's own do. (transformers maps files into memory as they are; s
 kernels round otherwise there, by 1e-7.)
 """
 
-import gc
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from gptailor.checkpoint.families.layout import name_of
 from gptailor.checkpoint.models import Opened, dequantised_model
-from gptailor.evaluate.bridge.fit import Bridger, Fitted, FittedBridge, OnGap
 from gptailor.evaluate.forward.prefix_cache import in_order
-from gptailor.evaluate.heal.heal import HealedLayers, Healer, OnHealing
 from gptailor.evaluate.live import layer_cache
 from gptailor.evaluate.live.contents import (
     Content,
@@ -36,10 +31,9 @@ from gptailor.evaluate.live.language import language_model
 from gptailor.evaluate.live.template import ModelTemplate, NamedTensors, decoder_layers
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import REST, Plan
-from gptailor.plan.resolved import Gap, Resolved
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import named_models
-from gptailor.prepare import Prepared, ready
-from gptailor.program.program import Combine, Output
+from gptailor.program.program import Combine
 from gptailor.program.run import device_of
 
 MERGED_SHARE = 0.25
@@ -94,13 +88,12 @@ class Stitcher:
 
     Of several `gpus` one computes, and the others hold layers that wait: bits are those of one.
 
-    `on_healing` hears how a plan is bridged and healed when it is stitched; with `anew` nothing is
-    taken of what was learned before. Quantised models are dequantised as they are read. Raises
-    TailorError for a device that isn't there, and CheckpointError for a quantised model that can't
-    be read.
+    Bridges and healing are left out; `gptailor.evaluate.repair` has them. Quantised models are
+    dequantised as they are read. Raises TailorError for a missing device, and CheckpointError for
+    a quantised model that can't be read.
     """
 
-    def __init__(  # noqa: PLR0913 (where models live, each by its name)
+    def __init__(
         self,
         models: Mapping[str, Opened],
         *,
@@ -108,8 +101,6 @@ class Stitcher:
         dtype: torch.dtype | None = None,
         memory: int | None = None,
         merged: int | None = None,
-        on_healing: OnHealing | None = None,
-        anew: bool = False,
         gpus: int = 1,
     ) -> None:
         read = {
@@ -123,15 +114,11 @@ class Stitcher:
             memory = int(WEIGHTS_SHARE * layer_cache.memory_of(self.device))
         self.dtype = dtype
         self.memory = memory
-        self._table = ContentTable(models)
+        self.table = ContentTable(models)
         self._base = models["base"]
-        self._tensors = TensorMaker(self.device, keep=memory is None)
+        self.tensors = TensorMaker(self.device, keep=memory is None)
         self._templates: OrderedDict[Hashable, ModelTemplate] = OrderedDict()
         self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
-        self._bridger: Bridger | None = None
-        self._on_healing = on_healing
-        self._anew = anew
-        self._healed: tuple[Plan, HealedLayers] | None = None
         self._cache: layer_cache.LayerCache | None = None
         self._stream: layer_cache.LayerStream | None = None
         if merged is None:
@@ -147,46 +134,36 @@ class Stitcher:
                 self._make, self._ahead, self.device, memory, peers
             )
 
-    @torch.no_grad()
     def stitch(self, plan: Plan) -> Stitched:
-        """The live model of a closed plan that has no faults against the models.
+        """Return the live model of a closed plan that has no faults against the models.
 
-        In eval mode, without gradients, its gaps bridged. Raises CheckpointError where a file is
-        not what its header said, OverflowFault where a merge overflows, TailorError where `memory`
-        holds no layer or a model that the plan uses isn't among those given; and as `bridges`.
+        It is in eval mode, without gradients. Raises CheckpointError where a file is not what its
+        header said, OverflowFault where a merge overflows, TailorError where `memory` holds no
+        layer or a model that the plan uses isn't among those given.
         """
         return self.live(self.contents(plan))
 
-    @torch.no_grad()
     def contents(self, plan: Plan) -> ModelContents:
-        """What the live model of a closed plan is made of, bridged and healed.
+        """Return the contents of a closed plan's live model.
 
-        Raises as `stitch`.
+        Raises TailorError where a model that the plan uses isn't among those given.
         """
         self._check(plan)
-        contents = self._table.contents(plan)
-        layers = list(contents.layers)
-        on = self._on_healing or OnHealing()
-        bridges = self.bridges(plan, on.bridging)
-        for gap, bridge in bridges:
-            layers[gap.index] = self._table.bridged(layers[gap.index], bridge.tensors)
-        healed = self.healed(plan, bridges, on)
-        for index, tensors in healed.tensors.items() if healed else ():
-            whole = {**layers[index].fitted, **tensors}
-            layers[index] = self._table.bridged(layers[index], whole)
-        return replace(contents, layers=tuple(layers))
+        return self.table.contents(plan)
 
-    def bare(self, plan: Plan) -> ModelContents:
-        """What a closed plan's live model is made of with neither bridges nor healing."""
-        return self._table.contents(plan)
+    @property
+    def layer_count(self) -> int:
+        """The base's number of layers."""
+        return self._base.layout.count
 
-    def with_tensors(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
-        """A layer with some tensors, on the CPU, in the place of its own."""
-        return self._table.bridged(content, fitted)
+    def computing_dtype(self, contents: ModelContents) -> torch.dtype:
+        """Return the dtype of the live model of these contents."""
+        return self._template(contents).model.dtype
 
-    def make(self, output: Output) -> Tensor:
-        """A tensor of a model, as in a compiled folder."""
-        return self._tensors.make(output)
+    def reserve(self, size: int) -> None:
+        """Leave so many bytes of a bounded memory free of weights."""
+        if self._stream is not None:
+            self._stream.reserved = size
 
     def together(self, several: Sequence[ModelContents]) -> Iterator[list[int]]:
         """Their numbers in groups that may be live at once, those that begin alike together.
@@ -214,64 +191,6 @@ class Stitcher:
             yield group
 
     @torch.no_grad()
-    def bridges(self, plan: Plan, on_gap: OnGap = lambda _: None) -> list[tuple[Gap, FittedBridge]]:
-        """The bridges of a closed plan, fitted in float32 whatever the live models' dtype.
-
-        They are kept for plans that begin alike. `on_gap` hears of each gap that is fitted. Raises
-        CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be closed.
-        """
-        found = Resolved(plan, self._base.layout.count).gaps
-        if not found:
-            return []
-        with torch.inference_mode(mode=False):
-            return list(self._fitter(plan).bridges(plan, found, on_gap))
-
-    @torch.no_grad()
-    def healed(
-        self,
-        plan: Plan,
-        bridges: Sequence[tuple[Gap, FittedBridge]],
-        on: OnHealing | None = None,
-    ) -> HealedLayers | None:
-        """What a closed plan's layers learn, begun with these bridges; None where nothing does.
-
-        The last plan's is kept. Raises CalibrationError for a text that doesn't serve, HealError
-        for what can't learn.
-        """
-        wanted = Resolved(plan, self._base.layout.count).healing
-        if wanted is None:
-            return None
-        if self._healed is None or self._healed[0] != plan:
-            bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
-            models = self._table.models
-            healer = Healer(models, self._another, self.device, self.memory, anew=self._anew)
-            self._healed = plan, healer.heal(plan, wanted, bridged, on)
-            if on is not None:
-                on.healed(self._healed[1])
-        return self._healed[1]
-
-    def _another(
-        self, models: Mapping[str, Opened], dtype: torch.dtype, memory: int | None
-    ) -> "Stitcher":
-        return Stitcher(models, device=self.device, dtype=dtype, memory=memory)
-
-    def _fitter(self, plan: Plan) -> Bridger:
-        """This stitcher's own, if its models are float32; else that of another whose are."""
-        if self._bridger is None:
-            if self._template(self._table.contents(plan)).model.dtype == torch.float32:
-                place = self.device if self._stream is None else torch.device("cpu")
-                self._bridger = Bridger(self._table, self.live, self._tensors, place, self._reserve)
-            else:
-                models, wide = self._table.models, torch.float32
-                other = Stitcher(models, device=self.device, dtype=wide, memory=self.memory)
-                self._bridger = other._fitter(plan)
-        return self._bridger
-
-    def _reserve(self, size: int) -> None:
-        if self._stream is not None:
-            self._stream.reserved = size
-
-    @torch.no_grad()
     def live(self, contents: ModelContents) -> Stitched:
         """The live model of what `contents` gave."""
         with torch.inference_mode(mode=False):
@@ -296,18 +215,18 @@ class Stitcher:
 
     def _check(self, plan: Plan) -> None:
         """All models that the plan uses are there: a checked plan's are those that it uses."""
-        slots = Resolved(plan, self._base.layout.count).kept
+        slots = Resolved(plan, self.layer_count).kept
         recipes = [made.recipe for slot in slots for made in slot.made.values()]
         recipes += [r for where in REST if (r := plan.rest(where)) is not None]
         used = {name for recipe in recipes for _, name, _ in named_models(recipe)}
-        if missing := sorted(used - self._table.models.keys()):
+        if missing := sorted(used - self.table.models.keys()):
             raise TailorError(f"'{missing[0]}' is not among the models that were opened")
 
     def _template(self, contents: ModelContents) -> ModelTemplate:
         """What surrounds the layers; of those that no plan uses some stay, the latest."""
         key = _surrounding(contents)
         if key not in self._templates:
-            self._templates[key] = ModelTemplate(contents, self._base, self._tensors, self.dtype)
+            self._templates[key] = ModelTemplate(contents, self._base, self.tensors, self.dtype)
         self._templates.move_to_end(key)
         room = self.merged // SURROUNDINGS if self._stream is None else 0
         while len(self._templates) > 1 and sum(one.size for one in self._templates.values()) > room:
@@ -328,67 +247,3 @@ def _surrounding(contents: ModelContents) -> Hashable:
 
 def _start(contents: ModelContents) -> Hashable:
     return contents.dtype, piece(contents.begin), piece(contents.others)
-
-
-def stitch(
-    plan: Plan,
-    *,
-    models: Mapping[str, str | Path] | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    memory: int | None = None,
-) -> PreTrainedModel:
-    """The model that a closed plan declares, live and in eval mode, without writing it anywhere.
-
-    On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
-    is the language model, without towers, as transformers has causal ones. `models` gives other
-    folders for the plan's names; `dtype` is the model's, else the one its configuration names;
-    `memory` bounds the bytes of weights on the device, through which layers are then streamed.
-
-    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
-    fails: a device that isn't there, memory that holds no layer.
-    """
-    prepared = ready(plan, models=models)
-    stitcher = Stitcher(prepared.models, device=device, dtype=dtype, memory=memory)
-    return stitcher.stitch(prepared.plan).model
-
-
-def fit(
-    prepared: Prepared,
-    *,
-    device: torch.device | str = "cpu",
-    memory: int | None = None,
-    on_gap: OnGap = lambda _: None,
-    on_healing: OnHealing | None = None,
-    anew: bool = False,
-) -> Fitted:
-    """Fit the bridges of a prepared plan, then heal it; nothing is written.
-
-    Without gaps and healing nothing is done. Bridges are fitted by models in float32, whatever
-    dtype they are stored in; `memory` bounds the bytes on the device. `on_gap` hears of each gap
-    when its turn comes, `on_healing` how healing goes on. The same text and plan give the same
-    tensors in any process on one machine with the same number of threads; so what healing learned
-    there before is taken as it was, unless all is to be made `anew`.
-
-    Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
-    closed, HealError for what can't learn, TailorError if the world fails.
-    """
-    if not prepared.gaps and prepared.healing is None:
-        return Fitted({}, {})
-    wide, models = torch.float32, prepared.models
-
-    def stitcher() -> Stitcher:
-        return Stitcher(models, device=device, dtype=wide, memory=memory, anew=anew)
-
-    layout = prepared.models["base"].layout
-    found = stitcher().bridges(prepared.plan, on_gap)
-    gc.collect()  # its weights are gone before others come to the device
-    tensors = {
-        name_of(layout, gap.index, name): tensor
-        for gap, bridge in found
-        for name, tensor in bridge.tensors.items()
-    }
-    healed = stitcher().healed(prepared.plan, found, on_healing)
-    for index, its in healed.tensors.items() if healed else ():
-        tensors |= {name_of(layout, index, name): tensor for name, tensor in its.items()}
-    return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in found}, healed)

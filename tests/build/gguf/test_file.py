@@ -179,7 +179,9 @@ def test_a_tensor_is_converted_in_pieces_as_it_is_whole(
 ) -> None:
     whole = compiled(here, "whole.gguf", quantize="q4_1").read_bytes()
     monkeypatch.setattr(gguf_values, "_AT_ONCE", 100)
-    pieces = compiled(here, "whole.gguf", quantize="q4_1", force=True, threads=1).read_bytes()
+    pieces = compiled(
+        here, "whole.gguf", quantize="q4_1", force=True, compute=gptailor.ComputeOptions(threads=1)
+    ).read_bytes()
     assert pieces == whole
 
 
@@ -431,7 +433,7 @@ def test_a_file_that_appears_meanwhile_is_left(here: Path) -> None:
         (here / "out.gguf").write_text("somebody else's")
 
     with pytest.raises(CheckpointError) as caught:
-        compiled(here, progress=appear)
+        compiled(here, on_event=appear)
     assert caught.value.code == "C301"
     assert (here / "out.gguf").read_text() == "somebody else's"
     assert {path.name for path in here.iterdir()} == {"base", "p.tailor", "out.gguf"}
@@ -454,7 +456,7 @@ def test_an_interrupt_leaves_what_was_there(
 
     before = {path.name for path in here.iterdir()}
     with pytest.raises(exception):
-        compiled(here, progress=stop, force=force, threads=1)
+        compiled(here, on_event=stop, force=force, compute=gptailor.ComputeOptions(threads=1))
     assert {path.name for path in here.iterdir()} == before
     assert not force or Path("out.gguf").read_text() == "the old one"
 

@@ -20,7 +20,6 @@ from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge import fit as bridge_fit
 from gptailor.evaluate.bridge.fit import (
     BridgeError,
-    Fitted,
     Statistics,
     carriers,
     fold_fit,
@@ -28,14 +27,17 @@ from gptailor.evaluate.bridge.fit import (
     weights,
 )
 from gptailor.evaluate.bridge.states import BRIDGE_BATCH_TOKENS, calibration_text, regressors
-from gptailor.evaluate.live.stitch import Stitched, Stitcher, fit, stitch
+from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.live.template import decoder_layers, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder
+from gptailor.evaluate.repair import Fitted, Repairs, fit, stitch
+from gptailor.plan.events import GapBegun
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.prepare import prepare
+from tests.events import only
 from tests.structures import branch_structure
 from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, letters, tiny_model
@@ -404,14 +406,14 @@ def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: P
     content = bare.layers[1]
     names = carriers(layout, content)
     outputs = {o.spec.name: o for o in content.outputs if o.spec.name in names}
-    made = {name: stitcher._tensors.make(output) for name, output in outputs.items()}
+    made = {name: stitcher.tensors.make(output) for name, output in outputs.items()}
     last = last_projection(layout, {name: output.spec.shape for name, output in outputs.items()})
     noise = torch.randn(last.inputs if last else 16, 16, generator=torch.Generator().manual_seed(0))
     change = 0.3 * noise
     tensors = fold_fit(change.double(), made, layout, {n: o.spec.dtype for n, o in outputs.items()})
-    contents = stitcher._table.contents(plan)
+    contents = stitcher.table.contents(plan)
     layers = list(contents.layers)
-    layers[1] = stitcher._table.bridged(layers[1], tensors)
+    layers[1] = stitcher.table.bridged(layers[1], tensors)
     folded = stitcher.live(replace(contents, layers=tuple(layers)))
 
     layer = decoder_layers(bare.model)[1]
@@ -477,7 +479,7 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     assert found.tensors.keys() == prepared.compiled.program.fitted
     assert all(bridge.explained > 0.05 for bridge in found.bridges.values())
 
-    live: Stitched = Stitcher(prepared.models).stitch(plan)
+    live: Stitched = Repairs(Stitcher(prepared.models)).stitch(plan)
     state = live.model.state_dict()
     for name, tensor in found.tensors.items():
         if name in state:
@@ -539,9 +541,9 @@ def test_the_sums_of_a_fit_count_as_memory(say: Say) -> None:
     assert fit(prepared, memory=least).tensors
     stitcher = Stitcher(prepared.models, memory=least - sums)
     assert stitcher.stitch(say("drop L1")).model
-    stitcher = Stitcher(prepared.models, memory=least)
-    stitcher.stitch(prepared.plan)
-    assert stitcher.stitch(say("drop L1")).model
+    repairs = Repairs(Stitcher(prepared.models, memory=least))
+    repairs.stitch(prepared.plan)
+    assert repairs.stitch(say("drop L1")).model
 
 
 def test_a_model_of_another_dtype_is_fitted_in_float32(folder: Path, tmp_path: Path) -> None:
@@ -557,27 +559,28 @@ def test_a_model_of_another_dtype_is_fitted_in_float32(folder: Path, tmp_path: P
 
 
 def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
-    stitcher = Stitcher(prepare(say(TWO)).models)
     told: list[int] = []
-    [first, _] = stitcher.bridges(say(TWO), lambda gap: told.append(gap.after))
+    on_event = only(GapBegun, lambda event: told.append(event.gap.after))
+    repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event)
+    [first, _] = repairs.bridges(say(TWO))
     other = say(TWO.replace("L3..L4", "L4"))
-    [again, _] = stitcher.bridges(other, lambda gap: told.append(gap.after))
+    [again, _] = repairs.bridges(other)
     assert told == [0, 2, 3]
     assert first[1] is again[1]
     shorter = say(TWO.replace("L3..L4", "L3"))
-    stitcher.bridges(shorter, lambda gap: told.append(gap.after))
+    repairs.bridges(shorter)
     assert told == [0, 2, 3, 2]
-    one, two = stitcher.stitch(say(TWO)), stitcher.stitch(other)
+    one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]
     assert one.layers[0].merged, "it is kept within the bytes of layers that are computed"
-    assert stitcher.stitch(say("drop L1, L4")).layers[0] is not two.layers[0]
+    assert repairs.stitch(say("drop L1, L4")).layers[0] is not two.layers[0]
     for plan in (say(TWO), other, shorter):
-        assert torch.equal(logits(stitcher.stitch(plan).model), logits(stitch(plan)))
+        assert torch.equal(logits(repairs.stitch(plan).model), logits(stitch(plan)))
 
 
 SCRIPT = """
 import sys, hashlib, torch, gptailor
-from gptailor.evaluate.live.stitch import fit
+from gptailor.evaluate.repair import fit
 from gptailor.prepare import prepare
 torch.set_num_threads(1)
 made = fit(prepare(gptailor.load(sys.argv[1]))).tensors

@@ -16,13 +16,15 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.evaluate.heal import heal as healing_module
 from gptailor.evaluate.heal import kept, train
-from gptailor.evaluate.heal.heal import HealedLayers, HealingStart, OnHealing
+from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.heal.learning import HealError
-from gptailor.evaluate.heal.train import HealStep
-from gptailor.evaluate.live.stitch import Stitcher, fit, stitch
+from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
+from gptailor.evaluate.repair import Repairs, fit, stitch
+from gptailor.plan.events import Event, HealingStart, HealStep, TeacherRead
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
+from tests.events import only
 from tests.healing import divergence, heal, healer, said, text_of, with_layers
 from tests.tiny import letters, tiny_model
 from tests.tiny_vision import VISION, tiny_vision
@@ -68,7 +70,7 @@ def interrupted(plan: Plan, at: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on=OnHealing(step=step))
+        heal(plan, on_event=only(HealStep, step))
 
 
 def first_step(plan: Plan) -> int:
@@ -80,7 +82,7 @@ def first_step(plan: Plan) -> int:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on=OnHealing(step=step))
+        heal(plan, on_event=only(HealStep, step))
     return told[0]
 
 
@@ -161,11 +163,11 @@ def test_the_device_decides_what_products_are_made_in(made: Path, tmp_path: Path
         for kind in ("llama", "mixtral", "granitemoe", "mamba")
     }
     for kind, its in prepared.items():
-        made_by = healing_module.Healer(its.models, lambda *_: None, torch.device("cuda"))  # type: ignore[arg-type,return-value]
+        made_by = healing_module.Healer(its.models, torch.device("cuda"))
         expected = torch.float32 if "moe" in kind or kind == "mixtral" else torch.bfloat16
         assert made_by.dtype == expected
     narrow = torch.cpu._is_avx512_bf16_supported()
-    own = healing_module.Healer(prepared["llama"].models, lambda *_: None, torch.device("cpu"))  # type: ignore[arg-type,return-value]
+    own = healing_module.Healer(prepared["llama"].models, torch.device("cpu"))
     assert own.dtype == (torch.bfloat16 if narrow else torch.float32)
 
 
@@ -184,11 +186,14 @@ def started(plan: Plan, memory: int | None) -> HealingStart:
     """What healing says before it begins."""
     told: list[HealingStart] = []
 
-    def asked(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    def on_event(event: Event) -> None:
+        if isinstance(event, HealingStart):
+            told.append(event)
+        if isinstance(event, TeacherRead):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, memory=memory, on=OnHealing(start=told.append, teacher=asked))
+        heal(plan, memory=memory, on_event=on_event)
     return told[0]
 
 
@@ -281,7 +286,7 @@ def test_of_two_at_once_each_is_on_its_own(folder: Path) -> None:
         if now.done == 2:
             inner.append(heal(plan))
 
-    outer = heal(plan, on=OnHealing(step=step))
+    outer = heal(plan, on_event=only(HealStep, step))
     assert same(inner[0], outer)
     assert same(outer, heal(plan))
 
@@ -319,20 +324,20 @@ def test_a_healing_that_fails_leaves_no_state(
     assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
 
 
-# --------------------------------------------------------------------------------------- stitchers
+# ----------------------------------------------------------------------------------------- repairs
 
 
-def test_a_stitcher_heals_a_plan_once_and_after_its_bridges(folder: Path) -> None:
+def test_a_plan_is_healed_once_and_after_its_bridges(folder: Path) -> None:
     bridge = 'bridge on "text.txt" tokens 800 ridge 0.01\n'
     plan = said(folder, SHORT.replace("\n", f"\n{bridge}"))
     prepared = prepare(plan)
-    stitcher = Stitcher(prepared.models, dtype=torch.float32)
-    bridges = stitcher.bridges(prepared.plan)
-    found = stitcher.healed(prepared.plan, bridges)
+    repairs = Repairs(Stitcher(prepared.models, dtype=torch.float32))
+    bridges = repairs.bridges(prepared.plan)
+    found = repairs.healed(prepared.plan, bridges)
     assert found is not None
-    assert found is stitcher.healed(prepared.plan, bridges)
+    assert found is repairs.healed(prepared.plan, bridges)
     assert found.healed < found.start < found.bare
-    live = stitcher.stitch(prepared.plan).model
+    live = repairs.stitch(prepared.plan).model
     for index, its in found.tensors.items():
         for name, tensor in its.items():
             assert torch.equal(live.get_parameter(f"model.layers.{index}.{name}"), tensor)

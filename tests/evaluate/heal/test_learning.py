@@ -65,7 +65,7 @@ def case(plan: Plan, *, memory: int | None = None, dtype: torch.dtype = torch.fl
     prepared = prepare(plan)
     how = wanted(prepared)
     stitcher = Stitcher(prepared.models, dtype=dtype, memory=memory)
-    contents = stitcher.bare(prepared.plan)
+    contents = stitcher.contents(prepared.plan)
     live = stitcher.live(contents)
     learning = healer(prepared)._learning(stitcher, live, contents, how)
     generator = torch.Generator().manual_seed(5)
@@ -125,7 +125,7 @@ def folded(case: Case) -> PreTrainedModel:
     layers = list(case.contents.layers)
     for i in case.learning.layers:
         tensors = _folded(case.stitcher, case.learning, layers[i], i)
-        layers[i] = case.stitcher.with_tensors(layers[i], tensors)
+        layers[i] = replace(layers[i], fitted=tensors)
     return case.stitcher.live(replace(case.contents, layers=tuple(layers))).model
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptailor.evaluate.heal.loss import divergence_and_slope, head_divergence, head_loss
+from gptailor.evaluate.heal.train import divergence_and_slope, head_divergence, head_loss
 
 Taught = tuple[Tensor, Tensor]
 

@@ -13,6 +13,7 @@ from gptailor.evaluate.heal import teacher
 from gptailor.evaluate.heal.learning import NotFiniteError
 from gptailor.evaluate.heal.teacher import Predictions
 from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.plan.events import TeacherRead
 from gptailor.prepare import prepare
 from tests.healing import CPU, said
 from tests.tiny import tiny_model
@@ -53,7 +54,7 @@ def test_the_likeliest_are_kept_by_themselves_and_the_rest_together(
     monkeypatch.setattr(teacher, "TAUGHT", kept)
     made = Predictions(tmp_path / "here", TOKENS, 64)
     told: list[tuple[int, int]] = []
-    made.learn(Asked(folder), CPU, lambda done, total: told.append((done, total)))
+    made.learn(Asked(folder), CPU, lambda event: told.append((event.done, event.total)))
     assert told == [(0, 84), (84, 84)]
     likely, tokens = expected(folder).topk(min(kept, 64))
     found_tokens, found = made.of(0, 7)
@@ -72,19 +73,19 @@ def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
     monkeypatch.setattr(teacher, "_AT_ONCE", 24)
     asked, told = Asked(folder), list[int]()
 
-    def interrupt(done: int, _: int) -> None:
-        told.append(done)
+    def interrupt(event: TeacherRead) -> None:
+        told.append(event.done)
         if len(told) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, interrupt)
     again = Predictions(tmp_path, TOKENS, 64)
-    again.learn(asked, CPU, lambda done, _: told.append(done))
+    again.learn(asked, CPU, lambda event: told.append(event.done))
     assert told == [0, 24, 48, 48, 72, 84]
     likely, _ = expected(folder).sort(descending=True)
     torch.testing.assert_close(again.of(0, 7)[1], likely, atol=1e-5, rtol=1e-5)
-    Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, lambda done, _: told.append(done))
+    Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, lambda event: told.append(event.done))
     assert (asked.times, len(told)) == (2, 6)
 
 
@@ -108,25 +109,25 @@ def test_what_is_damaged_is_asked_again(
 ) -> None:
     monkeypatch.setattr(teacher, "_AT_ONCE", 24)
     whole = Predictions(tmp_path, TOKENS, 64)
-    whole.learn(Asked(folder), CPU, lambda *_: None)
+    whole.learn(Asked(folder), CPU)
     expected = [part.clone() for part in whole.of(0, 7)]
     digest = whole.digest
     del whole
     damaged(tmp_path / name, how)
     again, asked, told = Predictions(tmp_path, TOKENS, 64), Asked(folder), list[int]()
-    again.learn(asked, CPU, lambda done, _: told.append(done))
+    again.learn(asked, CPU, lambda event: told.append(event.done))
     assert asked.times == 1
     assert told[0] == (24 if name != "teacher.json" and how in ("flip", "short") else 0)
     assert all(map(torch.equal, again.of(0, 7), expected))
     assert again.digest == digest
-    Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, lambda *_: None)
+    Predictions(tmp_path, TOKENS, 64).learn(asked, CPU)
     assert asked.times == 1
 
 
 def test_predictions_of_another_text_are_not_taken(folder: Path, tmp_path: Path) -> None:
     asked = Asked(folder)
     for tokens in (TOKENS, TOKENS.flip(0), TOKENS.flip(0)):
-        Predictions(tmp_path, tokens, 64).learn(asked, CPU, lambda *_: None)
+        Predictions(tmp_path, tokens, 64).learn(asked, CPU)
     assert asked.times == 2
 
 
@@ -138,12 +139,12 @@ def test_on_a_full_disk_predictions_are_in_memory(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     made = Predictions(tmp_path / "here", TOKENS, 64)
-    made.learn(Asked(folder), CPU, lambda *_: None)
+    made.learn(Asked(folder), CPU)
     assert not list((tmp_path / "here").iterdir())
     likely, _ = expected(folder).sort(descending=True)
     torch.testing.assert_close(made.of(0, 7)[1], likely, atol=1e-5, rtol=1e-5)
     asked = Asked(folder)
-    Predictions(tmp_path / "here", TOKENS, 64).learn(asked, CPU, lambda *_: None)
+    Predictions(tmp_path / "here", TOKENS, 64).learn(asked, CPU)
     assert asked.times == 1, "nothing was kept that could be taken for predictions"
 
 
@@ -153,4 +154,4 @@ def test_a_teacher_that_predicts_no_numbers_is_refused(folder: Path, tmp_path: P
     with torch.no_grad():
         live.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(NotFiniteError, match="its teacher's predictions are NaN"):
-        Predictions(tmp_path, TOKENS, 64).learn(lambda: live, CPU, lambda *_: None)
+        Predictions(tmp_path, TOKENS, 64).learn(lambda: live, CPU)

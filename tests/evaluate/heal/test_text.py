@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluate.heal.text import HealingText, healing_text
+from gptailor.evaluate.heal.heal import HealingText, healing_text
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from tests.tiny import letters, write_tokenizer

@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gptailor.evaluate.heal import train
-from gptailor.evaluate.heal.heal import HealedLayers, OnHealing
+from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.heal.learning import HealError
-from gptailor.evaluate.heal.train import HealStep
+from gptailor.plan.events import HealStep, TeacherRead
 from gptailor.plan.plan import Plan
+from tests.events import only
 from tests.healing import divergence, heal, said, text_of, with_layers
 from tests.tiny import letters, tiny_model
 
@@ -138,7 +139,7 @@ def test_a_loss_that_is_no_number_says_at_which_step(
 def test_each_step_is_told_with_its_losses_and_the_time_left(folder: Path) -> None:
     told: list[HealStep] = []
     plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
-    found = heal(plan, on=OnHealing(step=told.append))
+    found = heal(plan, on_event=only(HealStep, told.append))
     assert [one.done for one in told] == [0, 1, 2, 3, 4]
     assert {one.total for one in told} == {4}
     assert (told[0].loss, told[0].seconds_left) == (None, None)
@@ -180,12 +181,12 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     (tmp_path / "text.txt").write_text(letters(1500))
     plan = said(tmp_path, f'drop L2\nheal on "text.txt" tokens 1280 rank {rank}')
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on=OnHealing(step=broken_off(3)))
+        heal(plan, on_event=only(HealStep, broken_off(3)))
     assert (state(tmp_path) / "state.safetensors").is_file()
     told: list[HealStep] = []
-    asked: list[int] = []
-    on = OnHealing(teacher=lambda done, _: asked.append(done), step=told.append)
-    found = heal(plan, on=on)
+    asked: list[TeacherRead] = []
+    by_kind = {HealStep: told, TeacherRead: asked}
+    found = heal(plan, on_event=lambda event: by_kind.get(type(event), []).append(event))
     assert [one.done for one in told] == [3, 4, 5]
     assert not asked, "the teacher's predictions were kept"
     assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
@@ -226,10 +227,10 @@ def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
     plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on=OnHealing(step=broken_off(2)))
+        heal(plan, on_event=only(HealStep, broken_off(2)))
     damage(state(tmp_path) / "state.safetensors")
     told: list[HealStep] = []
-    found = heal(plan, on=OnHealing(step=told.append))
+    found = heal(plan, on_event=only(HealStep, told.append))
     assert told[0].done == 0
     assert same(found, heal(plan))
 
@@ -240,15 +241,15 @@ def test_a_state_that_learned_from_other_predictions_is_begun_anew(
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
     plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on=OnHealing(step=broken_off(2)))
+        heal(plan, on_event=only(HealStep, broken_off(2)))
     left = state(tmp_path)
     other: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4 seed 1')
     with pytest.raises(KeyboardInterrupt):
-        heal(other, on=OnHealing(step=broken_off(0)))
+        heal(other, on_event=only(HealStep, broken_off(0)))
     [its] = (one for one in left.parent.iterdir() if one != left)
     shutil.copy(left / "state.safetensors", its)
     told: list[HealStep] = []
-    heal(other, on=OnHealing(step=told.append))
+    heal(other, on_event=only(HealStep, told.append))
     assert told[0].done == 0
 
 

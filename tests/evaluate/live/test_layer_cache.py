@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 import gptailor
 from gptailor.evaluate.live.contents import Content
 from gptailor.evaluate.live.layer_cache import LayerStream, LayerTensors, peers_of
-from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
+from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.live.template import decoder_layers
+from gptailor.evaluate.repair import stitch
 from gptailor.evaluate.speed import parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan

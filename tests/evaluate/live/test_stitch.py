@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 import gptailor
-from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
+from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.live.template import decoder_layers
+from gptailor.evaluate.repair import stitch
 from gptailor.evaluate.speed import cache_bytes, parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan

@@ -1,0 +1,100 @@
+"""Lines on standard error about the events of a run."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, final
+
+from gptailor.cli import options
+from gptailor.plan.events import (
+    GapBegun,
+    HealingEnd,
+    HealingReused,
+    HealingStart,
+    HealStep,
+    TeacherRead,
+)
+from gptailor.report.quantities import bytes_in_words, duration, millions
+
+_Event = TypeVar("_Event")
+_PAUSE = 10.0
+"""Seconds between two lines about how far bridging or healing is, at least."""
+_aside = partial(options.say, err=True)
+
+
+def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None]:
+    """Return a function that hands each event to all receivers, in their order."""
+
+    def on_event(event: _Event) -> None:
+        for receiver in receivers:
+            receiver(event)
+
+    return on_event
+
+
+@final
+class RepairLines:
+    """A receiver of events that prints how bridging and healing go on, not too often.
+
+    With `every_gap` each gap has a line; without `ends` the result of healing has none, since the
+    command prints it.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None] = _aside,
+        *,
+        every_gap: bool = False,
+        ends: bool = True,
+    ) -> None:
+        self._say = say
+        self._every_gap = every_gap
+        self._ends = ends
+        self._last = 0.0
+
+    def __call__(self, event: object) -> None:
+        """Print a line if the event has one and its time has come."""
+        match event:
+            case GapBegun(gap) if self._every_gap or self._due():
+                self._say(f"bridging {gap.name}")
+            case HealingStart(layers, numbers, tokens, size):
+                self._say(
+                    f"healing {layers} layers: {millions(numbers)} numbers learn from "
+                    f"{tokens:,} tokens, {bytes_in_words(size)} beside the model"
+                )
+            case TeacherRead(done, total) if self._due():
+                self._say(f"healing: the teacher reads, {done / total:.0%} of the text")
+            case HealStep(done, total) if self._due(end=done == total):
+                self._say(f"healing: {_step_in_words(event)}")
+            case HealingReused():
+                self._say("healing: the same was done here before, and is taken as it was")
+            case HealingEnd() if self._ends:
+                self._say(healed_in_words(event))
+            case _:
+                pass
+
+    def _due(self, *, end: bool = False) -> bool:
+        if not end and time.monotonic() - self._last < _PAUSE:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+def healed_in_words(end: HealingEnd) -> str:
+    """Return the result of healing in words, also if no step did any good."""
+    bridged = f", bridged {end.start:.3f}" if end.start != end.bare else ""
+    result = f", healed {end.healed:.3f}"
+    if end.healed >= end.start:
+        result = "; no step came nearer, so that the layers stay as they were: more tokens may help"
+    if math.isnan(end.bare):  # the loss without bridges; healing begins with them
+        begun = f"{end.start:.3f} nats a token from the teacher bridged, no numbers unbridged"
+    else:
+        begun = f"{end.bare:.3f} nats a token from the teacher{bridged}"
+    return f"healed on {end.tokens:,} tokens: {begun}{result} (on {end.held:,} tokens held out)"
+
+
+def _step_in_words(step: HealStep) -> str:
+    loss = "" if step.loss is None else f", loss {step.loss:.3f}"
+    left = "" if step.seconds_left is None else f", {duration(step.seconds_left)} left"
+    return f"step {step.done} of {step.total}{loss}, held out {step.held_out:.3f}{left}"

@@ -1,0 +1,144 @@
+"""Events of a run: `compile`, `lock`, `verify`, `judge` and `search` report them as they work.
+
+    def on_event(event: Event) -> None:
+        match event:
+            case HealStep(done, total):
+                print(f"{done} of {total}")
+
+    gptailor.compile(plan, "out", on_event=on_event)
+
+A function that receives events ignores those that it doesn't know.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+from gptailor.plan.resolved import Gap
+
+
+@final
+@dataclass(frozen=True)
+class BytesDone:
+    """More bytes were read or written: `size`, since the last such event."""
+
+    size: int
+
+
+@final
+@dataclass(frozen=True)
+class GapBegun:
+    """A gap's bridge is about to be fitted."""
+
+    gap: Gap
+
+
+@final
+@dataclass(frozen=True)
+class GapBridged:
+    """A gap's bridge was fitted on so many tokens.
+
+    `explained` is the share of the squared distance across the gap that the bridge takes away.
+    """
+
+    gap: Gap
+    tokens: int
+    explained: float
+
+
+@final
+@dataclass(frozen=True)
+class HealingStart:
+    """Healing begins: `numbers` of so many layers learn from so many tokens.
+
+    `bytes` are those on the device beside the model's weights.
+    """
+
+    layers: int
+    numbers: int
+    tokens: int
+    bytes: int
+
+
+@final
+@dataclass(frozen=True)
+class HealingReused:
+    """The same healing was learned before on this machine; its result is taken."""
+
+
+@final
+@dataclass(frozen=True)
+class TeacherRead:
+    """The teacher has predicted from `done` tokens of `total`."""
+
+    done: int
+    total: int
+
+
+@final
+@dataclass(frozen=True)
+class HealStep:
+    """Learning has taken `done` steps of `total`.
+
+    `loss` is the mean of the last steps, None before the first; `held_out` that of the held-out
+    text, both in nats a token. `seconds_left` is None before the first step is done.
+    """
+
+    done: int
+    total: int
+    loss: float | None
+    held_out: float
+    seconds_left: float | None
+
+
+@final
+@dataclass(frozen=True)
+class HealingEnd:
+    """Healing is over: `tokens` were learned from, and `held` are held out.
+
+    Losses are the mean KL divergence from the teacher in nats a token, on the held-out text: of the
+    bare plan, of the model that learning began with (the same where nothing is bridged), and of the
+    healed one. If no step came nearer to the teacher, the last two are equal.
+    """
+
+    tokens: int
+    held: int
+    bare: float
+    start: float
+    healed: float
+
+
+@final
+@dataclass(frozen=True)
+class StepJudged:
+    """An evaluation has done `what`, which is its step `done` of `total`.
+
+    The first event has no words and a `done` of 0.
+    """
+
+    what: str
+    done: int
+    total: int
+
+
+Event: TypeAlias = (
+    BytesDone
+    | GapBegun
+    | GapBridged
+    | HealingStart
+    | HealingReused
+    | TeacherRead
+    | HealStep
+    | HealingEnd
+    | StepJudged
+)
+OnEvent: TypeAlias = Callable[[Event], None]
+
+
+def ignore_events(event: object) -> None:
+    """Do nothing."""
+
+
+def counting_bytes(on_event: OnEvent) -> Callable[[int], None]:
+    """Return a function that reports a number of bytes as an event."""
+    return lambda size: on_event(BytesDone(size))
