@@ -44,9 +44,9 @@ def the_ends_are_meant(checked: Checked) -> Iterator[Fault]:
 def _givers(checked: Checked) -> list[str]:
     """The models that layers of the output are taken from, each once."""
     slots = checked.resolved.slots
-    made = [made for slot in slots if slot.dropped != "yes" for made in slot.made.values()]
-    below = [one.recipe for made_ in made for one in made_.chain]
-    optional = any(one.maybe for one in made)
+    recipes = [r for slot in slots if slot.dropped != "yes" for r in slot.recipes.values()]
+    below = [link.recipe for recipe in recipes for link in recipe.chain]
+    optional = any(recipe.maybe for recipe in recipes)
     named = [name for recipe in below for _, name, _ in named_models(recipe)]
     return list(dict.fromkeys([*named, *(["base"] if optional else [])]))
 

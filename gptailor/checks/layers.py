@@ -110,8 +110,8 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
         main = {made.at for made in slot.part(part).chain}
         first: dict[Place, Use] = {}
         for use in checked.uses(slot, part):
-            mine = first.setdefault(use.made.at, use)
-            finer = use.made.at not in main
+            mine = first.setdefault(use.layer_recipe.at, use)
+            finer = use.layer_recipe.at not in main
             keys = [rule.name for rule in rules if rule.part == part or not finer]
             for other in [first[at] for at in main if at in first] if finer else [mine]:
                 entry, wanted = (one.model.entries[one.layer] for one in (use, other))
@@ -130,7 +130,7 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
 def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
     """A merge, a cast or a scale takes floating-point tensors."""
     for _, use in _all_uses(checked):
-        merged = merges(use.made.recipe)
+        merged = merges(use.layer_recipe.recipe)
         for tensor in _weights(use.tensors).values() if merged else ():
             if (dtype := tensor.spec.dtype) not in FLOATS:
                 message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"

@@ -214,7 +214,7 @@ def schema_command() -> None:
     Editors check and complete plans in JSON by it.
     """
     import gptailor  # noqa: PLC0415
-    from gptailor.plan.schema import plan_schema  # noqa: PLC0415
+    from gptailor.plan.plan import plan_schema  # noqa: PLC0415
 
     options.say(json.dumps(plan_schema(gptailor.__version__), indent=2))
 

@@ -1,7 +1,6 @@
-"""What a plan is: frozen data, its normal form, and the only walk over it."""
+"""The plan: frozen data, its normal form, and the only walk over it."""
 
 __all__ = [
     "bounds", "extras", "faults", "layers", "needed", "parts", "plan", "registry", "resolved",
-    "schema",
     "shares", "stage", "walk", "windows", "wishes", "written",
 ]  # fmt: skip

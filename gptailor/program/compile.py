@@ -112,7 +112,7 @@ def _part(
             yield _alone(name, first, p.OutputPlace(part, n, rest), read[0].model.name, dtype)
             continue
         mine = [use for use in read if use.names is None or rest in use.names]
-        recipe = mine[0].made.recipe
+        recipe = mine[0].layer_recipe.recipe
         at = base_layer(slot, recipe)
         if at is not None:
             mine.pop()

@@ -99,7 +99,7 @@ class Use:
     model: Opened
     layer: int
     part: Branch
-    made: outline.Made
+    layer_recipe: outline.LayerRecipe
     at: Place
     names: frozenset[str] | None = None
 
@@ -114,36 +114,37 @@ class Use:
 
 def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
     main = slot.part(part)
-    found = [use for made in main.chain for use in _uses(checked, slot, part, made, None)]
-    if not found or not slot.parted:
-        yield from found
+    uses = [use for link in main.chain for use in _uses(checked, slot, part, link, None)]
+    if not uses or not slot.parted:
+        yield from uses
         return
     role = checked.base.layout.family.role
-    names: dict[tuple[Place, ...], tuple[outline.Made, list[str]]] = {}
-    names[tuple(made.at for made in main.chain)] = main, []
-    for rest in found[0].tensors:
-        first = slot.tensor(part, role(rest), rest)
-        key = tuple(made.at for made in first.chain)
-        names.setdefault(key, (first, []))[1].append(rest)
-    for first, its in names.values():
-        for made in first.chain:
-            yield from _uses(checked, slot, part, made, frozenset(its))
+    names: dict[tuple[Place, ...], tuple[outline.LayerRecipe, list[str]]] = {}
+    names[tuple(link.at for link in main.chain)] = main, []
+    for name in uses[0].tensors:
+        first = slot.tensor(part, role(name), name)
+        key = tuple(link.at for link in first.chain)
+        names.setdefault(key, (first, []))[1].append(name)
+    for first, read in names.values():
+        for link in first.chain:
+            yield from _uses(checked, slot, part, link, frozenset(read))
 
 
 def _uses(
     checked: Checked,
     slot: outline.Slot,
     part: Branch,
-    made: outline.Made,
+    layer_recipe: outline.LayerRecipe,
     names: frozenset[str] | None,
 ) -> Iterator[Use]:
-    for inner, name, layer in named_models(made.recipe):
+    for inner, name, layer in named_models(layer_recipe.recipe):
         if name in checked.models and layer is not None:
-            at = (*made.at, "recipe", *inner)
-            yield Use(checked.models[name], layer, part, made, at, names)
-    layer_of_base = base_layer(slot, made.recipe)
+            at = (*layer_recipe.at, "recipe", *inner)
+            yield Use(checked.models[name], layer, part, layer_recipe, at, names)
+    layer_of_base = base_layer(slot, layer_recipe.recipe)
     if layer_of_base is not None and layer_of_base < checked.count:
-        yield Use(checked.base, layer_of_base, part, made, (*made.at, "recipe", "by"), names)
+        at = (*layer_recipe.at, "recipe", "by")
+        yield Use(checked.base, layer_of_base, part, layer_recipe, at, names)
 
 
 def needs_base(recipe: Recipe) -> bool:

@@ -35,7 +35,7 @@ def layer_states(slots: Sequence[Slot]) -> list[LayerState] | None:
         if slot.dropped == "yes":
             found.append("dropped")
         else:
-            itself = all(made.recipe == own(number) for made in slot.made.values())
+            itself = all(made.recipe == own(number) for made in slot.recipes.values())
             found.append("kept" if itself else "changed")
     return found
 
