@@ -22,10 +22,10 @@ class BreadcrumbsTies(Kernel):
 
     name = "breadcrumbs_ties"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The largest and the smallest kept magnitude of each source, one after the other."""
-        return breadcrumbs.kept_magnitudes(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the largest and the smallest kept magnitude of each source, in pairs."""
+        return breadcrumbs.kept_magnitudes(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + scale · the sum of the kept entries that agree."""
-        return task_vectors.elected(chunk, breadcrumbs.between(chunk, measured), given)
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + scale · the sum of the kept entries that agree."""
+        return task_vectors.elected(chunk, breadcrumbs.between(chunk, measured), arguments)

@@ -24,15 +24,15 @@ class Della(Kernel):
 
     name = "della"
 
-    def unit(self, inputs: Inputs, given: ByName) -> int:
-        """A row."""
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return the length of a row."""
         return inputs.width
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The row's width, the key of each source's draws, and what it is divided by."""
-        return della_linear.measured_ranks(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the row's width, the key of each source's draws, and each source's divisor."""
+        return della_linear.measured_ranks(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + scale · the sum of the kept entries that agree."""
-        vectors, divisors = della_linear.kept_by_rank(chunk, given, measured)
-        return task_vectors.elected(chunk, vectors, given, divisors)
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + scale · the sum of the kept entries that agree."""
+        vectors, divisors = della_linear.kept_by_rank(chunk, arguments, measured)
+        return task_vectors.elected(chunk, vectors, arguments, divisors)
