@@ -68,7 +68,7 @@ def verification_of(
 ) -> "Verification | GgufVerification":
     """The verification of a folder, or of a file that is called `….gguf`; see `verify`."""
     if is_gguf(output):
-        from gptailor.build.verify_gguf import GgufVerification  # noqa: PLC0415 (few are verified)
+        from gptailor.build.verify_gguf import GgufVerification
 
         return GgufVerification(output, models=models, families=families, tensors_only=tensors_only)
     return Verification(output, models=models, families=families, tensors_only=tensors_only)

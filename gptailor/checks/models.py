@@ -50,21 +50,21 @@ def _faults(checked: Checked) -> list[Fault]:
     faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
     fitting = FITTING
     if any(layer.part not in {None, *outline.PARTS} for layer in plan.layers):
-        from gptailor.checks.parts import FINER  # noqa: PLC0415 (few plans name any)
+        from gptailor.checks.parts import FINER
 
         fitting += FINER
     if plan.bridges:
-        from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
+        from gptailor.checks.bridges import BRIDGING
 
         fitting += BRIDGING
     fitting += _of_rare_statements(plan)
     fitting += VISION if checked.base.layout.wrapped else ()
     if plan.tokenizer == "union":
-        from gptailor.checks.tokenizer import UNITED  # noqa: PLC0415 (few plans have one)
+        from gptailor.checks.tokenizer import UNITED
 
         fitting += UNITED
     if plan.chat_template is not None:
-        from gptailor.checks.tokenizer import TEMPLATE  # noqa: PLC0415 (few plans have one)
+        from gptailor.checks.tokenizer import TEMPLATE
 
         fitting += TEMPLATE
     for rules in ((*SMALL, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
@@ -76,11 +76,11 @@ def _faults(checked: Checked) -> list[Fault]:
 def _of_rare_statements(plan: Plan) -> tuple[Callable[[Checked], Iterable[Fault]], ...]:
     found: tuple[Callable[[Checked], Iterable[Fault]], ...] = ()
     if plan.repeats:
-        from gptailor.checks.repeats import AGAIN  # noqa: PLC0415 (few plans repeat)
+        from gptailor.checks.repeats import AGAIN
 
         found += AGAIN
     if plan.heal is not None:
-        from gptailor.checks.heal import HEALING  # noqa: PLC0415 (few plans are healed)
+        from gptailor.checks.heal import HEALING
 
         found += HEALING
     return found

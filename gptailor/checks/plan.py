@@ -66,20 +66,20 @@ def _rules(plan: Plan, unread: frozenset[str], *, written: bool) -> tuple[PlanRu
     rules = PLAN_RULES
     made = any(model.made is not None or model.on is not None for model in plan.models.values())
     if made or plan.tokenizer == "union":
-        from gptailor.checks.made import MADE  # noqa: PLC0415 (few plans make models)
+        from gptailor.checks.made import MADE
 
         rules += MADE
     if made or _says_numbers(plan):
-        from gptailor.checks.numbers import NUMBERING  # noqa: PLC0415 (few plans do)
+        from gptailor.checks.numbers import NUMBERING
 
         rules += NUMBERING
     if not written:
-        from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
+        from gptailor.checks.language import SAYABLE
 
         rules += SAYABLE
     rules += _of_moving_layers(plan)
     if plan.search is not None or plan.bridges:
-        from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
+        from gptailor.checks.search import SEARCHING
 
         rules += SEARCHING
     return tuple(rule for rule in rules if not _may_be_unread(rule, unread)) if unread else rules
@@ -87,7 +87,7 @@ def _rules(plan: Plan, unread: frozenset[str], *, written: bool) -> tuple[PlanRu
 
 def _may_be_unread(rule: PlanRule, unread: frozenset[str]) -> bool:
     """Whether what a rule misses may stand in a statement with a syntax fault."""
-    from gptailor.checks import heal, numbers, search  # noqa: PLC0415 (few texts have faults)
+    from gptailor.checks import heal, numbers, search
 
     known = _ABSENCES, numbers.UNREAD_NUMBERS, search.UNREAD_SEARCH, heal.UNREAD_HEALING
     said_by = next((of[rule] for of in known if rule in of), None)
@@ -98,15 +98,15 @@ def _of_moving_layers(plan: Plan) -> tuple[PlanRule, ...]:
     """The rules of choices of drops, of healing and of blocks that come again."""
     rules: tuple[PlanRule, ...] = ()
     if plan.drop_any or plan.windows:
-        from gptailor.checks.drops import DROPPING  # noqa: PLC0415 (few plans drop by choice)
+        from gptailor.checks.drops import DROPPING
 
         rules += DROPPING
     if plan.heal is not None:
-        from gptailor.checks.heal import ALONE  # noqa: PLC0415 (few plans are healed)
+        from gptailor.checks.heal import ALONE
 
         rules += ALONE
     if plan.repeats:
-        from gptailor.checks.repeats import REPEATING  # noqa: PLC0415 (few plans repeat)
+        from gptailor.checks.repeats import REPEATING
 
         rules += REPEATING
     return rules

@@ -1,8 +1,8 @@
-"""A plan into a program, and a program into values: others use all of these modules.
+"""A plan into a program, and a program into values.
 
 `compile`, `nested`, `size`, `sources`, `unquantised` and `program` need no torch; `run`, `combine`,
-`load`, `dequantise` and `low_rank` do. Those that write a GGUF file (`gguf_facts`,
-`gguf_vocabulary`, `gguf_values`) need transformers and `gguf`.
+`load` and `dequantise` do. The modules that write a GGUF file (`gguf_facts`, `gguf_vocabulary`,
+`gguf_values`) need transformers and `gguf`.
 """
 
 __all__ = [

@@ -15,8 +15,6 @@ from gptailor.checkpoint.formats.gguf_names import LAYER_STEMS, REST_STEMS
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import LARGEST_SINGLE
 
-# ruff: noqa: PLC0415 (transformers loads only where a GGUF file is written)
-
 GgufFacts = dict[str, int | float | bool | str | list[Any]]
 """What a GGUF file says, by GGUF's keys; its numbers have 32 bits."""
 

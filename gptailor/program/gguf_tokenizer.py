@@ -14,8 +14,6 @@ from gptailor.plan.faults import listed
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
-
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -15,8 +15,6 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.program.gguf_facts import GgufFacts
 from gptailor.program.gguf_tokenizer import LLAMA3_SPLIT, QWEN_SPLIT, TEKKEN_SPLIT
 
-# ruff: noqa: PLC0415 (the libraries load only where a GGUF file is written)
-
 _PRE: Mapping[tuple[str, bool], str] = {
     (QWEN_SPLIT, False): "qwen2",
     (LLAMA3_SPLIT, True): "llama-bpe",

@@ -1,4 +1,4 @@
-"""How large a plan's output is, from headers alone: parameters, bytes, and the KV cache."""
+"""The size of a plan's output, from headers alone: parameters, bytes, and the KV cache."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from gptailor.program.program import Program
 from gptailor.program.sources import Checked
 
 _COMPUTED = frozenset(DTYPES.values())
-"""The dtypes, by their names in files, that models compute in."""
+"""Dtypes, by their names in files, that models compute in."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class PlanSize:
-    """How large an output is.
+    """The size of an output.
 
-    `parameters` are the entries of all stored tensors, each once, `bytes` what they take, and
-    `kv_cache` the bytes that one token of a text takes in the KV cache, over all layers, or why
-    that isn't known.
+    `parameters` are the entries of all stored tensors, each once, and `bytes` their bytes.
+    `kv_cache` is the number of bytes of one token in the KV cache, over all layers, or the reason
+    why it is unknown.
     """
 
     parameters: int
@@ -38,13 +38,13 @@ def plan_size(checked: Checked) -> PlanSize:
 
 
 def compiled_size(compiled: Compiled, layout: Layout) -> PlanSize:
-    """How large the output of a compiled plan is; `layout` is the base's."""
+    """Return the size of a compiled plan's output; `layout` is the base's."""
     program = compiled.program
     return PlanSize(program.parameters, program.size, _kv_cache(program, compiled.config, layout))
 
 
 def _kv_cache(program: Program, config: Mapping[str, Any], layout: Layout) -> int | Refusal:
-    """Bytes of a token, in the dtype that the output computes in."""
+    """Return the bytes of a token, in the dtype that the output computes in."""
     total = 0
     entries = layer_entries(replace(layout, count=len(program.layers)), config)
     for entry, outputs in zip(entries, program.layers, strict=True):

@@ -86,7 +86,7 @@ def learned_effects(
     Losses are in deviations of its targets, which go by the logarithm far behind the best. The
     error is the deviation of its posterior. Raises ImportError where JAX isn't there.
     """
-    from gptailor.search.strategies.surrogate import learned  # noqa: PLC0415 (imports JAX)
+    from gptailor.search.strategies.surrogate import learned  # imports JAX
 
     told = [trial for trial in ledger.trials if trial.request.phase in TOLD]
     genomes = [trial.request.genome for trial in told]
