@@ -175,8 +175,9 @@ class Mean:
 class Scaled:
     """A quantised matrix: (values - zeros) · scales · factor.
 
-    Of the last two axes each block has a scale, and a zero if there are `zeros`: `block` rows and
-    columns, fewer at the ends. Scales of dtype U8 are exponents of 2, 127 too large.
+    Each block of the last two axes has a scale, and a zero if there are `zeros`. A block has
+    `block` rows and columns, fewer at the ends. Scales of dtype U8 are exponents of 2, 127 too
+    large.
     """
 
     values: "TensorInfo"

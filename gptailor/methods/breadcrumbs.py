@@ -13,8 +13,8 @@ class Breadcrumbs(Kernel):
     """Task arithmetic without the outliers and without the small entries.
 
     Formula: θ_b + Σ scale · w_i · τ_i where low_i ≤ |τ_i| ≤ high_i, in source order; with normalize
-    = yes the weights are divided by their sum. Of a source's n entries k = max(1, round(density ·
-    n)) are kept, the min(round(gamma · n), n - k) largest and the smallest rest are not. An entry
+    = yes the weights are divided by their sum. A source keeps k = max(1, round(density · n)) of
+    its n entries, without the min(round(gamma · n), n - k) largest and the smallest rest. An entry
     that equals the largest or smallest kept magnitude is kept, so that equal magnitudes share one
     fate and order doesn't matter.
     Granularity: the masks per tensor and source; the sum per element.

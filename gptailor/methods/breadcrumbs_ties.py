@@ -8,11 +8,11 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class BreadcrumbsTies(Kernel):
-    """Leave out the outliers and the small entries, elect a sign, merge what agrees with it.
+    """Task vectors without outliers and small entries, merged where they agree on a sign.
 
     Formula: θ_b + scale · Σ w_i τ_i over the kept entries whose sign (of w_i τ_i) is that of the
-    sum of all kept ones; with normalize = yes divided by Σ w_i of those. What is kept is what
-    `breadcrumbs` keeps.
+    sum of all kept ones; with normalize = yes divided by Σ w_i of those. The kept
+    entries are those of `breadcrumbs`.
     Granularity: the masks per tensor and source; sign and sum per element.
     Arithmetic: float32, thresholds exact; the result is float32.
     Degenerate: density 1 is `ties` of density 1; one source is `breadcrumbs`; where the kept ones

@@ -10,7 +10,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Dare(Kernel):
-    """Drop task vector entries at random, rescale the others.
+    """Task vectors with entries dropped at random, and the others rescaled.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
     normalize = yes the weights w_i are divided by their sum. d_i is what `rescale` says: the

@@ -8,7 +8,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class DareTies(Kernel):
-    """Drop task vector entries at random, rescale the others, elect a sign, merge what agrees.
+    """Task vectors with entries dropped at random, merged where they agree on a sign.
 
     Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
     of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. d_i and the draws

@@ -8,11 +8,11 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Della(Kernel):
-    """Drop task vector entries at random, the smaller the likelier, merge those that agree.
+    """Task vectors with entries dropped at random, the smaller the likelier, merged by sign.
 
     Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
-    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. What is kept, and
-    d_i, are those of `della_linear`.
+    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. The kept
+    entries and d_i are those of `della_linear`.
     Granularity: ranks per row, along the last axis; draws, sign and sum per element.
     Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is
     float32.

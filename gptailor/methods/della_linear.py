@@ -14,7 +14,7 @@ _INDEX_BITS = 32
 
 @final
 class DellaLinear(Kernel):
-    """Drop task vector entries at random, the smaller the likelier, rescale and add the others.
+    """Task vectors with entries dropped at random, the smaller the likelier, and added.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
     normalize = yes the weights are divided by their sum. An entry whose |τ_i| has the rank r of n

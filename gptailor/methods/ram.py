@@ -10,7 +10,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 
 @final
 class Ram(Kernel):
-    """Add what one source alone has changed; average what several have.
+    """Changes of one source alone, added, and changes of several, averaged.
 
     Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon; c is how many
     sources are active there.

@@ -11,7 +11,7 @@ from gptailor.methods.ram import active_entries
 
 @final
 class RamPlus(Kernel):
-    """Add what one source alone has changed, scaled up; average what several have.
+    """Changes of one source alone, scaled up and added, and changes of several, averaged.
 
     Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon, c being how many
     sources are active there; where c is 1, τ_i · (1 + r · min(s_i / u_i, alpha)), s_i and u_i being

@@ -11,7 +11,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Sce(Kernel):
-    """Select where the models differ most, calculate weights, erase what disagrees on the sign.
+    """Task vectors where the models differ most, weighted by size, merged by the sign.
 
     Formula: θ_b + Σ w_i τ_i / Σ w_i over the selected entries whose sign is that of Σ τ_i. Selected
     are the k = max(1, round(density · m)) positions whose variance over the sources is largest, m

@@ -9,7 +9,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Ties(Kernel):
-    """Trim, elect a sign, and merge the task vectors that agree with it.
+    """Task vectors trimmed, and merged where they agree on the elected sign.
 
     Formula: θ_b + scale · Σ w_i τ_i / Σ w_i (with normalize = no: not divided), over those kept
     w_i τ_i whose sign is that of the sum of all kept ones. Kept are the k_i = max(1,

@@ -27,7 +27,7 @@ from gptailor.plan.walk import (
 def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     """Return the plan with an entry for each position and a number for each name and curve.
 
-    What is open stays: a name of a choice, and a curve through one. `tied` are the models whose
+    Open values stay: a name of a choice, and a curve through one. `tied` are the models whose
     embedding and head are one tensor. A plan that has nothing to write out is itself.
     """
     undone = bool(plan.bridges) or plan.heal is not None

@@ -4,7 +4,7 @@ The draft has an instruction for each tensor of the output. Each pass is a funct
 Program that also receives the plan beside its models.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -287,10 +287,10 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     healing = checked.resolved.healing
     if healing is None:
         return program
-    learning = {
-        index: frozenset(p.learning_tensors(healing.rank, _specs(program.layers[index])))
-        for index in healing.indices
-    }
+    learning: dict[int, frozenset[str]] = {}
+    for index in healing.indices:
+        specs = {output.place.name: output.spec for output in program.layers[index]}
+        learning[index] = frozenset(p.learning_tensors(healing.rank, specs))
 
     def healed(output: p.Output) -> p.Output:
         place = output.place
@@ -300,11 +300,6 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
         return replace(output, make=p.Healed(output.make, healing))
 
     return p.Program(tuple(map(healed, program.outputs)))
-
-
-def _specs(outputs: Iterable[p.Output]) -> dict[str, TensorSpec]:
-    """Return the specs of a layer's outputs by their names within the layer."""
-    return {output.place.name: output.spec for output in outputs}
 
 
 PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
