@@ -8,7 +8,6 @@ A job has a `folder` (and a `gguf` file for llama.cpp), `prompts` as lists of to
 number of `tokens` to add. The answer has the consumer's `version` and `found`, a list of ids each.
 """
 
-# ruff: noqa: PLC0415 - each environment has its own libraries
 # mypy: ignore-errors
 import json
 import os

@@ -108,7 +108,7 @@ def main() -> None:
 
 def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is asked of each family: its compiled folder and GGUF file, and prompts."""
-    from transformers import AutoTokenizer  # noqa: PLC0415 (seconds, not for --help)
+    from transformers import AutoTokenizer
 
     smollm2.extract(place / "smollm2")
     for family in families:
@@ -131,9 +131,9 @@ def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]
 
 def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
     """A small random model of a family, with SmolLM2's tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tests.tiny import randomise  # noqa: PLC0415
+    from tests.tiny import randomise
 
     config = AutoConfig.for_model(family, **SMALL, **RANDOM[family])
     model = AutoModelForCausalLM.from_config(config)

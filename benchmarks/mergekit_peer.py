@@ -46,6 +46,6 @@ def merge(python: Path, plan: Path, out: Path, folder: Path) -> None:
 
 def tensors_of(folder: Path) -> "dict[str, Tensor]":
     """All tensors of a model's folder."""
-    from safetensors.torch import load_file  # noqa: PLC0415 (a process that measures stays small)
+    from safetensors.torch import load_file
 
     return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}

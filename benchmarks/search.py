@@ -154,7 +154,7 @@ def compare(
 
 def timed(given: Any) -> None:
     """What building a space, compiling, and an ask with its tell take."""
-    from benchmarks.search_time import table  # noqa: PLC0415 (only where it is asked for)
+    from benchmarks.search_time import table
 
     for line in table(given.smac):
         print(line)

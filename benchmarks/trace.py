@@ -65,7 +65,7 @@ def main() -> None:
 
 def models(folder: Path) -> None:
     """Two tiny models, and a text for trials, in a folder."""
-    from tests.tiny import tiny_model  # noqa: PLC0415 (imports transformers)
+    from tests.tiny import tiny_model  # imports transformers
 
     for seed, name in enumerate(("base", "math")):
         if not (folder / name).exists():
@@ -75,8 +75,8 @@ def models(folder: Path) -> None:
 
 def traced_compile(folder: Path, plan: str = PLAN) -> list[str]:
     """The files that run when a plan is read and compiled, none of whose layers is computed."""
-    from gptailor.build.compile import compile  # noqa: PLC0415 (what it imports is not traced)
-    from gptailor.lang.parse import load  # noqa: PLC0415
+    from gptailor.build.compile import compile
+    from gptailor.lang.parse import load
 
     (folder / "plan.tailor").write_text(plan, encoding="utf-8")
     with tracing() as files:
@@ -86,9 +86,9 @@ def traced_compile(folder: Path, plan: str = PLAN) -> list[str]:
 
 def traced_trial(folder: Path) -> list[str]:
     """The files that run in trials of a search: from when they are asked for to their scores."""
-    from gptailor.lang.parse import loads  # noqa: PLC0415
-    from gptailor.search.search import Asked, Scored, SearchEvent, search  # noqa: PLC0415
-    from gptailor.search.settings import Flags  # noqa: PLC0415
+    from gptailor.lang.parse import loads
+    from gptailor.search.search import Asked, Scored, SearchEvent, search
+    from gptailor.search.settings import Flags
 
     trials: list[set[str]] = []
     with tracing() as files:

@@ -36,7 +36,7 @@ def pasted(text: str, name: str, table: str) -> str:
 
 def files() -> str:
     """Return the table of the families' files, with the model types of each."""
-    from gptailor.checkpoint.families import MODEL_TYPES  # noqa: PLC0415
+    from gptailor.checkpoint.families import MODEL_TYPES
 
     rows = (
         f"| `{file}.py` | {', '.join(f'`{name}`' for name in types.split())} |\n"
@@ -47,14 +47,14 @@ def files() -> str:
 
 def types() -> str:
     """Return a count of all types, and a table of those that are no family."""
-    from transformers import __version__  # noqa: PLC0415 (seconds)
-    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 (seconds)
+    from transformers import __version__
+    from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES,
     )
 
-    from gptailor.checkpoint.families import FAMILY_OF  # noqa: PLC0415
-    from gptailor.checkpoint.families.refused import REFUSED  # noqa: PLC0415
-    from gptailor.checkpoint.families.vision import WRAPPERS  # noqa: PLC0415
+    from gptailor.checkpoint.families import FAMILY_OF
+    from gptailor.checkpoint.families.refused import REFUSED
+    from gptailor.checkpoint.families.vision import WRAPPERS
 
     families = [name for name in NAMES if name in FAMILY_OF]
     towers = [name for name in NAMES if name in WRAPPERS]

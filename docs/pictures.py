@@ -89,7 +89,7 @@ def words(x: float, y: float, text: str, style: str = "", anchor: str = "start")
 
 def shares(slot: Slot) -> Iterator[tuple[str, tuple[float, float]]]:
     """The models of a layer, each with its stretch of the cell's height, from 0 to 1."""
-    parts = list(slot.made.items())
+    parts = list(slot.recipes.items())
     for number, (_, made) in enumerate(parts):
         top, height = number / len(parts), 1 / len(parts)
         recipe = made.recipe

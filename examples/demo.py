@@ -343,8 +343,8 @@ def written(
     folder: Path, base: Path, counts: dict[str, int], *, held_out: bool, skip: int = 0
 ) -> dict[str, Path]:
     """A file of so many texts of each domain, prompts in the model's chat template."""
-    import learning  # noqa: PLC0415 (torch)
-    import train  # noqa: PLC0415
+    import learning
+    import train
 
     folder.mkdir(parents=True, exist_ok=True)
     encoder = learning.Encoder(base)

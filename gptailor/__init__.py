@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
-    from gptailor.plan.extras import packages_needed  # noqa: PLC0415 (names are first used late)
+    from gptailor.plan.extras import packages_needed  # first used late
 
     with packages_needed(f"gptailor.{name}"):
         home = importlib.import_module(f"gptailor.{_HOMES[name]}")
@@ -56,13 +56,13 @@ def __dir__() -> list[str]:
 
 def _version() -> str:
     """The version that `pyproject.toml` has, in a checkout; else that of what is installed."""
-    from importlib.metadata import version  # noqa: PLC0415 (slower than all else here)
-    from pathlib import Path  # noqa: PLC0415
+    from importlib.metadata import version  # slower than all else here
+    from pathlib import Path
 
     project = Path(__file__).parents[1] / "pyproject.toml"
     if not project.exists():
         return version("gptailor")
-    import tomllib  # noqa: PLC0415
+    import tomllib
 
     found: str = tomllib.loads(project.read_text("utf-8"))["project"]["version"]
     return found

@@ -1,4 +1,4 @@
-"""A plan that is ready to be written: checked, its models opened, its program made."""
+"""A plan prepared for writing: checked, its models opened, its program made."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
 SHARD_SIZE = 5 * 10**9
-"""Bytes of a shard, as transformers has it."""
+"""Bytes of a shard, the default of transformers."""
 
 ModelPaths = Mapping[str, str | Path]
 
@@ -54,10 +54,10 @@ ModelPaths = Mapping[str, str | Path]
 @final
 @dataclass(frozen=True)
 class Prepared:
-    """A plan that is ready to be written: checked, its program made, nothing read or written.
+    """A plan prepared for writing: checked, its program made, nothing read or written.
 
-    `declared` are its models as the plan's text has them, before `models` gave other folders;
-    `stamps` tell the files that it reads from later ones of the same names.
+    `declared` are its models in the plan's text, before `models` replaced folders. `stamps` tell
+    the files that it reads from later ones of the same names.
     """
 
     checked: Checked
@@ -69,37 +69,37 @@ class Prepared:
 
     @property
     def resolved(self) -> Resolved:
-        """The plan with everything derived from it."""
+        """Return the plan with everything derived from it."""
         return self.checked.resolved
 
     @property
     def plan(self) -> Plan:
-        """The plan as declared, its models' folders replaced."""
+        """Return the plan as declared, its models' folders replaced."""
         return self.resolved.declared
 
     @property
     def models(self) -> Mapping[str, Opened]:
-        """The opened models by their names."""
+        """Return the opened models by their names."""
         return self.checked.models
 
     @property
     def layers(self) -> int:
-        """The output's number of layers."""
+        """Return the output's number of layers."""
         return len(self.resolved.kept)
 
     @property
     def gaps(self) -> Sequence[Gap]:
-        """The gaps that bridges close, which are fitted when the output is written."""
+        """Return the gaps that bridges close, which are fitted when the output is written."""
         return self.resolved.gaps
 
     @property
     def healing(self) -> Healing | None:
-        """The training after the output is stitched, or None."""
+        """Return the training after the output is stitched, or None."""
         return self.resolved.healing
 
     @cached_property
     def texts(self) -> dict[str, Path]:
-        """The calibration texts: by the layer before a gap, `L19`, or as `heal`."""
+        """Return the calibration texts by the layer before a gap, `L19`, or by `heal`."""
         named = {f"L{gap.after}": gap.on for gap in self.gaps}
         if self.healing is not None:
             named["heal"] = self.healing.on
@@ -119,22 +119,22 @@ class Prepared:
 
     @property
     def size(self) -> int:
-        """Bytes that writing takes."""
+        """Return the number of bytes to write."""
         return sum(shard.size for shard in self.shards)
 
     @cached_property
     def commits(self) -> dict[str, str]:
-        """The commits of the models that were opened on the Hub, those under an adapter too."""
+        """Return the commits of the models that were opened on the Hub, under adapters too."""
         return commits_of(self.plan, self.models)
 
 
 def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
-    """All faults of a plan: by itself, against its models, and texts that aren't there.
+    """Return all faults of a plan: by itself, against its models, and missing texts.
 
-    `models` gives other folders for the plan's names. Of the models only configurations, tokenizers
-    and headers are read, no weights. Warnings, whose `severity` says so, are among the faults; a
-    plan without others can be compiled, as far as that can be said before a weight is read. A model
-    that can't be opened is a fault too, and nothing is raised for it.
+    `models` has other folders for the plan's names. Only configurations, tokenizers and headers of
+    the models are read, no weights. Warnings, by their `severity`, are among the faults. A plan
+    without errors can be compiled, as far as headers can tell. A model that can't be opened is a
+    fault too, and no error is raised for it.
     """
     opened = open_plan(plan, models)
     return locate(opened.faults + absent_files(opened.plan), opened.plan.origin)
@@ -143,7 +143,7 @@ def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
 @final
 @dataclass(frozen=True)
 class OpenedPlan:
-    """A plan, those of its models that could be opened, and all its faults.
+    """A plan, its models that could be opened, and all its faults.
 
     `checked` is None where the base is not among the models, or the plan has faults by itself.
     """
@@ -191,10 +191,10 @@ def _opened(
 def open_all_models(
     plan: Plan, declared: Mapping[str, Model] | None = None, within: tuple[str, ...] = ()
 ) -> tuple[dict[str, Opened], list[Fault]]:
-    """The models that a plan needs, opened, as by `open_models`; those that no folder holds too.
+    """Return the opened models that a plan needs, nested ones too, and faults.
 
-    Models made of others stand, in a plan with choices, for all that they may come to. The models
-    of a plan that is a model are with it, as `deep.math`; `within` are the plans around this one.
+    In a plan with choices, a model made of others stands for all of its closings. The models of a
+    plan that is a model are with it, as `deep.math`; `within` are the plans around this one.
     """
     wanted = used(plan)
     order = needed(plan, sorted(wanted, key=lambda name: (name != "base", name)))
@@ -205,28 +205,28 @@ def open_all_models(
     faults: list[Fault] = []
     for name in order:
         model: Opened | None = None
-        found: dict[str, Opened] = {}
-        said: list[Fault] = []
+        inner: dict[str, Opened] = {}
+        new_faults: list[Fault] = []
         if plan.models[name].made is not None:
-            model, said = checked_made_model(plan, name, opened)
+            model, new_faults = checked_made_model(plan, name, opened)
         elif is_plan(plan.models[name]):
-            found, said = _planned(plan, name, within)
-            model = found.get(name)
+            inner, new_faults = _planned(plan, name, within)
+            model = inner.get(name)
         elif name in wanted:  # else an adapter alone is on it
             model = opener.model(name)
         if model is not None:
             opener.found[name] = model.checkpoint, model.remotes
-            opened |= {name: model, **found}
+            opened |= {name: model, **inner}
         else:
             opener.found.setdefault(name, None)
-        faults += said
+        faults += new_faults
     return opened, opener.faults + faults
 
 
 def _planned(
     plan: Plan, name: str, within: tuple[str, ...]
 ) -> tuple[dict[str, Opened], list[Fault]]:
-    """The output of a plan in a file, and its models; its faults have their places in that file."""
+    """Return the output of a plan in a file with its models, and faults with places there."""
     at: Place = ("models", name, "source")
     try:
         return _output_of(plan, name, within)
@@ -267,23 +267,23 @@ def _output_of(
 
 
 def _as_inner(plan: Plan, name: str, inner: Plan) -> tuple[Plan, list[Fault]]:
-    """A plan in a file as a model of another, which may have other places for its models."""
-    given, here = plan.origin or Origin(Source("<plan>", ""), Path()), f"{name}."
+    """Return a plan in a file as a model of another, which may replace its models' folders."""
+    outer, here = plan.origin or Origin(Source("<plan>", ""), Path()), f"{name}."
     models = dict(inner.models)
     for n, model in inner.models.items():
-        commit = given.commits.get(here + n)
+        commit = outer.commits.get(here + n)
         if commit is not None and is_remote(model) and commit[:2] == (model.source, model.revision):
             models[n] = model.model_copy(update={"revision": commit[2]})
     inner = _changed(inner, models=models, dtype=None, search=None)
     assert inner.origin is not None, "it was read from a file"
-    commits = {n.removeprefix(here): c for n, c in given.commits.items() if n.startswith(here)}
-    origin = replace(inner.origin, families=given.families, commits=commits)
-    paths = {n.removeprefix(here): p for n, p in given.inner.items() if n.startswith(here)}
+    commits = {n.removeprefix(here): c for n, c in outer.commits.items() if n.startswith(here)}
+    origin = replace(inner.origin, families=outer.families, commits=commits)
+    paths = {n.removeprefix(here): p for n, p in outer.inner.items() if n.startswith(here)}
     return rebind(inner.read_from(origin), paths)
 
 
 def _settled(faults: Iterable[Fault]) -> list[Fault]:
-    """Faults that have their places in a text of their own, which no other plan's change."""
+    """Return faults with places in a text of their own, which no other plan's mapping changes."""
     first = Span(0, 0)
     return [
         replace(
@@ -317,9 +317,9 @@ def ready(
     dtype: str | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Prepared:
-    """The same, with the weights that the output is made of fetched from the Hub.
+    """Prepare a plan and fetch the weights that the output is made of from the Hub.
 
-    Models of which something was fetched are opened again, because offsets are known only then.
+    Models with fetched files are opened again, because only then offsets are known.
     """
     first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
     wanted = files(first.compiled.program)
@@ -352,13 +352,13 @@ def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int
 
 
 def chain(plan: Plan, name: str) -> list[str]:
-    """The models that an adapter is on, the lowest first, and itself; else only itself."""
+    """Return the models that an adapter is on, the lowest first, and itself; else only itself."""
     on = plan.models[name].on
     return [*(chain(plan, on) if on is not None else ()), name]
 
 
 def declaring(plan: Plan, models: Mapping[str, Opened], name: str) -> tuple[Plan, str, str]:
-    """The plan that declares an opened model, what stands before its name, and its name there.
+    """Return the plan that declares an opened model, the prefix of its name, and its name there.
 
     `deep.math` is the model `math` of the plan that `deep` is the output of.
     """
@@ -371,27 +371,27 @@ def declaring(plan: Plan, models: Mapping[str, Opened], name: str) -> tuple[Plan
 
 
 def all_declared(declared: Mapping[str, Model], models: Mapping[str, Opened]) -> dict[str, Model]:
-    """The models of a plan as its file has them, with those of the plans that are models of it."""
-    found = dict(declared)
+    """Return the declared models of a plan, with those of the plans that are its models."""
+    all_models = dict(declared)
     for name, opened in models.items():
         if opened.inner is not None:
-            found |= {f"{name}.{n}": model for n, model in opened.inner.declared.items()}
-    return found
+            all_models |= {f"{name}.{n}": model for n, model in opened.inner.declared.items()}
+    return all_models
 
 
 def commits_of(plan: Plan, models: Mapping[str, Opened]) -> dict[str, str]:
-    """The commits of the models that were opened on the Hub, those under an adapter too."""
-    found: dict[str, str] = {}
+    """Return the commits of the models that were opened on the Hub, under adapters too."""
+    commits: dict[str, str] = {}
     for name, opened in models.items():
         here, before, short = declaring(plan, models, name)
-        there = [before + n for n in chain(here, short) if is_remote(here.models[n])]
-        remotes = zip(there, opened.remotes, strict=True)
-        found |= {n: remote.commit for n, remote in remotes}
-    return found
+        names = [before + n for n in chain(here, short) if is_remote(here.models[n])]
+        remotes = zip(names, opened.remotes, strict=True)
+        commits |= {n: remote.commit for n, remote in remotes}
+    return commits
 
 
 def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
-    """Fetch those files of the models that aren't here from the Hub; whether there were any."""
+    """Fetch the missing files of the models from the Hub; return whether there were any."""
     missing = [file for file in wanted if not file.exists()]
     for model in models.values():
         if model.checkpoint.nested:
@@ -406,9 +406,9 @@ def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
 def pinned(
     plan: Plan, commits: Mapping[str, str], opened: Mapping[str, Opened] | None = None
 ) -> Plan:
-    """The plan with models of the Hub at these commits, should one move on.
+    """Return the plan with models of the Hub at these commits, should one move on.
 
-    Those of inner plans are known by what was `opened`.
+    Models of inner plans are found in `opened`.
     """
     if not commits:
         return plan
@@ -419,16 +419,16 @@ def pinned(
     declared = all_declared({}, opened or {})
     inner = {n: (declared[n].source, declared[n].revision, c)
              for n, c in commits.items() if n in declared}  # fmt: skip
-    found = _changed(plan, models=models)
-    return at_commits(found, inner) if inner else found
+    result = _changed(plan, models=models)
+    return at_commits(result, inner) if inner else result
 
 
 def _changed(plan: Plan, **update: object) -> Plan:
-    """The plan with other values, read from the same text."""
-    made = plan.model_copy(update=update)
-    return made.read_from(plan.origin) if plan.origin else made
+    """Return the plan with other values, read from the same text."""
+    result = plan.model_copy(update=update)
+    return result.read_from(plan.origin) if plan.origin else result
 
 
 def calibration_path(plan: Plan, name: str) -> Path:
-    """A text that a plan names: relative paths start at the folder of the file that names them."""
+    """Return the path of a text that a plan names, relative to the plan's folder."""
     return folder_of(plan, name)

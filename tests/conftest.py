@@ -128,10 +128,10 @@ def pytest_runtest_logfinish() -> None:
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of tiny models: `base` and its mates, unfit ones, and broken ones."""
-    from transformers.utils import logging  # noqa: PLC0415 (most tests need no models)
+    from transformers.utils import logging
 
-    from tests.tiny import tiny_model  # noqa: PLC0415
-    from tests.tiny_vision import tiny_vision  # noqa: PLC0415
+    from tests.tiny import tiny_model
+    from tests.tiny_vision import tiny_vision
 
     folder = tmp_path_factory.mktemp("family")
     logging.disable_progress_bar()
@@ -150,7 +150,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def no_progress_bars() -> Iterator[None]:
     """transformers shows none, and says so as before afterwards."""
-    from transformers.utils import logging  # noqa: PLC0415 (most tests need no models)
+    from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -162,7 +162,7 @@ def no_progress_bars() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny tensors: threads would only wait for each other."""
-    import torch  # noqa: PLC0415 (most tests need no torch)
+    import torch  # most tests need no torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -194,7 +194,7 @@ def _preloaded() -> Iterator[Preloaded]:
 
 def make_broken(folder: Path) -> None:
     """Folders made from sound ones, wrong in one thing each, one that is quantised, and plans."""
-    from tests.quantised import write_quantised  # noqa: PLC0415 (imports torch)
+    from tests.quantised import write_quantised  # imports torch
 
     copy(folder, "quantised", quantization_config={"quant_method": "gptq", "bits": 4})
     copy(folder, "fp8")
@@ -251,7 +251,7 @@ def tokens(folder: Path, change: Callable[[dict[str, int]], dict[str, int]]) -> 
 
 def down_projection(folder: Path, change: Callable[[Any], Any]) -> None:
     """Change a tensor of L1, or leave it out."""
-    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+    from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"

@@ -53,7 +53,7 @@ def ask(
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
-    import xllamacpp  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
+    import xllamacpp  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     params = xllamacpp.CommonParams()
     params.model.path = asked["file"]

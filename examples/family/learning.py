@@ -76,7 +76,7 @@ def loaded(folder: Path, device: str) -> PreTrainedModel:
 
 def adapted(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Return the model with the adapter in `folder` on it."""
-    from peft import PeftModel  # noqa: PLC0415 (measuring compiled models needs no peft)
+    from peft import PeftModel
 
     return PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False).get_base_model()
 
@@ -89,7 +89,7 @@ def learn(
     The adapter is bfloat16, as the file will be; the optimiser moves a float32 copy of it, as
     bfloat16 would lose small steps.
     """
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 (only training needs it)
+    from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
     config = LoraConfig(

@@ -8,8 +8,6 @@
 Needs `pip install peft`. Two idle CPU cores take five to eight minutes for each adapter.
 """
 
-# ruff: noqa: PLC0415 - torch loads only when there is something to compute
-
 import argparse
 import json
 import os

@@ -103,7 +103,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     prepared = plan
     if compute.device != "cpu":
         require("torch", f"the device {compute.device!r}")
-        from gptailor.program.run import device_of  # noqa: PLC0415 (imports torch)
+        from gptailor.program.run import device_of
 
         device_of(compute.device)  # refuses a missing one
     destination = destination_of(prepared, Path(output), quantize)
@@ -155,7 +155,7 @@ def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Dest
     written as GGUF.
     """
     if path.suffix.lower() == ".gguf":
-        from gptailor.build.gguf.file import GgufFile  # noqa: PLC0415 (late: it costs start-up)
+        from gptailor.build.gguf.file import GgufFile
 
         with packages_needed("a GGUF file"):
             return GgufFile(prepared, path, quantize)

@@ -62,7 +62,7 @@ def fit_tensors(
         return None
     refuse_absent_texts(prepared.plan)
     require("torch", "what bridges or heals")
-    from gptailor.evaluate.repair import fit  # noqa: PLC0415 (imports transformers)
+    from gptailor.evaluate.repair import fit
 
     return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
 
@@ -92,7 +92,7 @@ def payloads(
 
 
 def _bytes_of(tensor: "Tensor") -> Iterator[memoryview]:
-    import torch  # noqa: PLC0415 (who has a tensor has it imported)
+    import torch  # a caller with a tensor has it imported
 
     raw: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
     return (raw[start : start + _FITTED_BYTES] for start in range(0, len(raw), _FITTED_BYTES))
@@ -102,7 +102,7 @@ def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> Ten
     """The digest of a tensor of the output, with a sketch if it was fitted."""
     numbers = None
     if fitted is not None and spec.name in fitted.tensors:
-        from gptailor.program.run import sketch  # noqa: PLC0415 (imports torch)
+        from gptailor.program.run import sketch  # imports torch
 
         numbers = sketch(fitted.tensors[spec.name])
     return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=numbers)
@@ -114,15 +114,15 @@ def sketched(
     """The digests of some of a folder's tensors with sketches, by which fits are compared."""
     if not (there := [name for name in names if name in found]):
         return {}
-    from gptailor.program.load import load_tensor  # noqa: PLC0415 (imports torch)
-    from gptailor.program.run import sketch  # noqa: PLC0415 (imports torch)
+    from gptailor.program.load import load_tensor  # imports torch
+    from gptailor.program.run import sketch  # imports torch
 
     numbers = {name: sketch(load_tensor(output.tensors[name])) for name in there}
     return {name: found[name].model_copy(update={"sketch": numbers[name]}) for name in there}
 
 
 def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
-    from gptailor.program.run import chunks, device_of  # noqa: PLC0415 (imports torch)
+    from gptailor.program.run import chunks, device_of  # imports torch
 
     yield from chunks(output, device=device_of(device))
 

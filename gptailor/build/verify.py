@@ -75,7 +75,7 @@ def compiled_output(path: Path) -> CompiledOutput:
     Raises CheckpointError: C101 for a missing folder, C109 for a file that is no GGUF file.
     """
     if is_gguf(path):
-        from gptailor.build.gguf.verification import CompiledGguf  # noqa: PLC0415 (few are verified)
+        from gptailor.build.gguf.verification import CompiledGguf
 
         return CompiledGguf(path)
     return CompiledFolder(path)

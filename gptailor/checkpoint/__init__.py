@@ -1,4 +1,4 @@
-"""What is on disk: folders, the Hub, the models of a plan. No tensor library.
+"""Checkpoints on disk: folders, the Hub, the models of a plan. No tensor library.
 
 Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`, `foreign_code`,
 `files` (safe reading, errors), `records` (typed JSON), and the packages named here. `hub` is for

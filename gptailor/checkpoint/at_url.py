@@ -24,16 +24,16 @@ from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import writing
 
 _FETCHED = ".fetched.json"
-"""What is here of a folder: the state of each file there, and its size and time here."""
+"""The record of a fetched folder: the state of each file there, and its size and time here."""
 _STATES = ("size", "ETag", "etag", "md5Hash", "content_md5", "LastModified", "mtime", "created")
-"""What file systems say of a file, by which another is told."""
+"""Facts of a file, by any file system, that change with its contents."""
 
 _AGAIN = 0.2
 """Seconds after which a process that waits for another's fetch looks again."""
 
 
 def kept_folder(url: str) -> Path:
-    """Where the folder at a URL is on this machine once it was fetched."""
+    """Return the folder on this machine for the folder at a URL."""
     name = re.sub(r"[^\w.-]", "_", url.rstrip("/").rpartition("/")[2])[:40]
     return (
         copies_folder() / "models" / f"{name}-{sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
@@ -41,10 +41,10 @@ def kept_folder(url: str) -> Path:
 
 
 def fetched_folder(url: str) -> Path:
-    """The folder at a URL, fetched: what is here already and unchanged, there and here, stays.
+    """Fetch the folder at a URL, and return its copy here; unchanged files stay.
 
     One process of a machine fetches; others wait for it. Raises CheckpointError: C503 for a folder
-    that can't be had, C303 where there is no room for it.
+    that can't be fetched, C303 where there is no room for it.
     """
     folder = kept_folder(url)
     with writing(folder):
@@ -85,25 +85,25 @@ def _taken(lock: int) -> bool:
 def _fetch(url: str, folder: Path) -> None:
     with _talking(url):
         files, root = importlib.import_module("fsspec.core").url_to_fs(url)
-        there = {
+        states = {
             _name(path, root): _state(about)
             for path, about in files.find(root.rstrip("/"), detail=True).items()
         }
-    if not there:
+    if not states:
         raise CheckpointError("C503", "holds nothing", Path(url))
-    if strange := [name for name in there if ".." in Path(name).parts or name.startswith("/")]:
+    if strange := [name for name in states if ".." in Path(name).parts or name.startswith("/")]:
         raise CheckpointError("C503", f"holds {quoted(strange[0])}, which is no path", Path(url))
     noted = folder / _FETCHED
     before = kept_json(noted)
     now = {}
-    for name, state in there.items():
+    for name, state in states.items():
         place = folder / name
         if before.get(name) != (entry := [state, _here(place)]):
             with _talking(url):
                 _fetch_file(files, f"{root.rstrip('/')}/{name}", place)
             entry = [state, _here(place)]
         now[name] = entry
-    for name in before.keys() - there.keys():
+    for name in before.keys() - states.keys():
         (folder / name).unlink(missing_ok=True)
     if before != now:
         keep_json(noted, now)
@@ -124,7 +124,7 @@ def _fetch_file(files: Any, path: str, place: Path) -> None:
 
 
 def _here(place: Path) -> list[int] | None:
-    """Return by which a file of this machine is told from a torn or changed one."""
+    """Return facts of a file of this machine that change when it is torn or changed."""
     try:
         status = place.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Chat templates: a model's, a file's, and the one that has a name here; how a tokenizer has one.
+"""Chat templates: a model's, a file's, and those with a name here; and tokenizers with them.
 
 A template is Jinja, as transformers renders it. A tokenizer may have several; its main one is
 called `default`.
@@ -37,11 +37,11 @@ _OTHERS, _FOR_PROCESSORS = "additional_chat_templates/", "chat_template.json"
 _GGUF = "tokenizer.chat_template"
 
 TokenizerFiles = Mapping[str, bytes | Path]
-"""A tokenizer's files: what they hold or where they are, by their path within the folder."""
+"""A tokenizer's files: their contents or their paths, by their path within the folder."""
 
 
 def content_of(file: bytes | Path) -> bytes:
-    """The bytes of one of a tokenizer's files. Raises CheckpointError."""
+    """Return the bytes of one of a tokenizer's files. Raises CheckpointError."""
     if isinstance(file, bytes):
         return file
     with open_regular(file) as opened, reading(file):
@@ -49,53 +49,53 @@ def content_of(file: bytes | Path) -> bytes:
 
 
 def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """A model's chat templates by name, as transformers finds them; empty if it has none.
+    """Return a model's chat templates by name, as transformers finds them; empty without any.
 
-    Raises CheckpointError for a file that is there and can't be read (C602).
+    Raises CheckpointError (C602) for an existing file that can't be read.
     """
     if is_gguf(checkpoint.files[0]) and not tokenizer_files(checkpoint):
         return _in_gguf(checkpoint.files[0])
     files = {
         path.relative_to(checkpoint.folder).as_posix(): path for path in tokenizer_files(checkpoint)
     }
-    found = {}
+    templates = {}
     for name, path in files.items():
         if name == _MAIN or name.startswith(_OTHERS):
             key = DEFAULT if name == _MAIN else path.name.removesuffix(".jinja")
-            found[key] = _decoded(content_of(path), path)
-    if found or _SETTINGS not in files:
-        return found
+            templates[key] = _decoded(content_of(path), path)
+    if templates or _SETTINGS not in files:
+        return templates
     path = files[_SETTINGS]
-    said = parse_object(content_of(path), path, "C602", duplicate=None).get("chat_template")
-    return _listed(said, path)
+    setting = parse_object(content_of(path), path, "C602", duplicate=None).get("chat_template")
+    return _listed(setting, path)
 
 
-def _listed(said: Any, path: Path) -> dict[str, str]:
-    """What `tokenizer_config.json` has: nothing, one template, or a list of named ones."""
-    if said is None or isinstance(said, str):
-        return {DEFAULT: said} if said else {}
-    found: dict[str, str] = {}
-    for entry in said if isinstance(said, list) else [said]:
+def _listed(setting: Any, path: Path) -> dict[str, str]:
+    """Return the templates of `tokenizer_config.json`: none, one, or a list of named ones."""
+    if setting is None or isinstance(setting, str):
+        return {DEFAULT: setting} if setting else {}
+    templates: dict[str, str] = {}
+    for entry in setting if isinstance(setting, list) else [setting]:
         name, text = (entry.get(k) if isinstance(entry, dict) else 0 for k in ("name", "template"))
         if not isinstance(name, str) or not isinstance(text, str):
             message = "its 'chat_template' is no template and no list of any"
             raise CheckpointError("C602", message, path)
         if not re.fullmatch(r"[\w-]+", name):
             raise CheckpointError("C602", f"a chat template can't be called {quoted(name)}", path)
-        found[name] = text
-    return found
+        templates[name] = text
+    return templates
 
 
 def _in_gguf(path: Path) -> dict[str, str]:
-    found = {}
+    templates = {}
     for key, text in read_gguf(path).facts.items():
         if (key == _GGUF or key.startswith(f"{_GGUF}.")) and isinstance(text, str):
-            found[key.removeprefix(f"{_GGUF}.") if key != _GGUF else DEFAULT] = text
-    return found
+            templates[key.removeprefix(f"{_GGUF}.") if key != _GGUF else DEFAULT] = text
+    return templates
 
 
 def read_template(path: Path) -> str:
-    """A template in a file. Raises CheckpointError (C602): not there, no text, no Jinja."""
+    """Return a template in a file. Raises CheckpointError (C602): missing, no text, no Jinja."""
     text = _decoded(content_of(path), path)
     if not text.strip():
         raise CheckpointError("C602", "a chat template is empty", path)
@@ -113,10 +113,10 @@ def _decoded(raw: bytes, path: Path) -> str:
 
 
 def _syntax_error(text: str) -> str | None:
-    """What Jinja, with what transformers adds to it, says of a text that is no template."""
+    """Return the error of Jinja, with transformers' additions, in a text, or None."""
     try:
-        from jinja2 import Environment, TemplateSyntaxError, nodes  # noqa: PLC0415 (few plans need it)
-        from jinja2.ext import Extension, loopcontrols  # noqa: PLC0415
+        from jinja2 import Environment, TemplateSyntaxError, nodes
+        from jinja2.ext import Extension, loopcontrols
     except ImportError:  # transformers, which would render it, needs it too
         return None
 
@@ -143,25 +143,27 @@ def _syntax_error(text: str) -> str | None:
 
 
 def with_templates(files: TokenizerFiles, templates: Mapping[str, str]) -> dict[str, bytes | Path]:
-    """A tokenizer's files with these chat templates in the place of its own.
+    """Return a tokenizer's files with these chat templates in the place of its own.
 
-    They are files by themselves, and stand in `tokenizer_config.json` too where it had some, for
+    They are files by themselves. Where `tokenizer_config.json` had some, it has them too, for
     readers that look there only.
     """
-    made = {
+    result = {
         name: file
         for name, file in files.items()
         if name not in (_MAIN, _FOR_PROCESSORS) and not name.startswith(_OTHERS)
     }
     for name, text in templates.items():
-        made[_MAIN if name == DEFAULT else f"{_OTHERS}{name}.jinja"] = text.encode()
-    if (settings := made.get(_SETTINGS)) is None:
-        return made
+        result[_MAIN if name == DEFAULT else f"{_OTHERS}{name}.jinja"] = text.encode()
+    if (settings := result.get(_SETTINGS)) is None:
+        return result
     path = settings if isinstance(settings, Path) else Path(_SETTINGS)
-    said = parse_object(content_of(settings), path, "C602", duplicate=None)
-    if said.get("chat_template") is not None:
+    configuration = parse_object(content_of(settings), path, "C602", duplicate=None)
+    if configuration.get("chat_template") is not None:
         entries = [{"name": name, "template": text} for name, text in templates.items()]
         alone = list(templates) == [DEFAULT]
-        said["chat_template"] = templates[DEFAULT] if alone else entries
-        made[_SETTINGS] = (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()
-    return made
+        configuration["chat_template"] = templates[DEFAULT] if alone else entries
+        result[_SETTINGS] = (
+            json.dumps(configuration, indent=2, ensure_ascii=False) + "\n"
+        ).encode()
+    return result

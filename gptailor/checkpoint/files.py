@@ -1,6 +1,6 @@
 """Files that may be hostile, read without harm: opened, parsed as JSON, watched for changes.
 
-Whatever is wrong with one is a `CheckpointError`.
+Any fault of a file is a `CheckpointError`.
 """
 
 import io
@@ -24,7 +24,7 @@ MAX_JSON = 100_000_000
 """The largest JSON text that is read, in bytes; the reference allows a header as much."""
 
 _MAX_DEPTH = 100
-"""How deep configurations may nest: Python prints and compares what nests by recursion."""
+"""The deepest nesting of configurations: Python prints and compares nested data by recursion."""
 
 _TOO_DEEP = "is nested too deeply to be JSON of ours"
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -32,7 +32,7 @@ _URL = re.compile(r"^([a-z][a-z0-9+:]+):/(?=[^/])")
 
 
 class CheckpointError(TailorError):
-    """A checkpoint can't be read or written: a stable code, what is, which file, what to do."""
+    """An error of a checkpoint, reading or writing: a stable code, a message, a file, a remedy."""
 
     def __init__(
         self, code: str, message: str, path: Path, help: str = "", offset: int | None = None
@@ -49,19 +49,19 @@ class CheckpointError(TailorError):
 
 
 def quoted(name: str, *, whole: bool = False) -> str:
-    """A name in quotes, fit for a terminal: control characters escaped, a long one cut."""
+    """Return a name in quotes, fit for a terminal: control characters escaped, a long one cut."""
     cut = name if whole or len(name) <= LONGEST_QUOTED else f"{name[:LONGEST_QUOTED]}…"
     return f"'{_escaped(cut)}'"
 
 
 def shown(value: object) -> str:
-    """A value in a message: a long one is cut."""
+    """Return a value for a message: a long one is cut."""
     text = repr(value)
     return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Why the system refused: `Permission denied`."""
+    """Return the system's reason, such as `Permission denied`."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -77,7 +77,7 @@ _KINDS = {
 
 @contextmanager
 def reading(path: Path, code: str = "C201", offset: int | None = None) -> Iterator[None]:
-    """Turn what the system says into a `CheckpointError` about this path."""
+    """Turn the system's errors into a `CheckpointError` about this path."""
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, a lone surrogate
@@ -98,22 +98,22 @@ def open_regular(path: Path, code: str = "C201") -> io.FileIO:
 
 
 def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
-    """The JSON object that a file holds; see `parse_object`. It nests 100 deep at most."""
+    """Return the JSON object in a file; see `parse_object`. It nests 100 deep at most."""
     with open_regular(path, code) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_JSON:
             raise CheckpointError(code, f"has {size} bytes, more than any JSON file needs", path)
         raw = read_exactly(file, size, path, code)
-    found = parse_object(raw, path, code, duplicate)
-    for name, value in found.items():
+    entries = parse_object(raw, path, code, duplicate)
+    for name, value in entries.items():
         if _is_deep(value):
             at = place_of(name, raw)
             raise CheckpointError(code, f"{quoted(name)} {_TOO_DEEP}", path, offset=at)
-    return found
+    return entries
 
 
 def _is_deep(value: object) -> bool:
-    """Whether lists and objects nest deeper than 100; found without a recursion."""
+    """Return whether lists and objects nest deeper than 100, without a recursion."""
     depth, level = 0, [value]
     while level and depth < _MAX_DEPTH:
         nests = (each for each in level if isinstance(each, dict | list))
@@ -123,7 +123,7 @@ def _is_deep(value: object) -> bool:
 
 
 def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
-    """The next `count` bytes, which the caller knows to be there."""
+    """Return the next `count` bytes, which the caller knows to exist."""
     parts = []
     while count:
         with reading(path, code):
@@ -143,9 +143,9 @@ _HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)
 def parse_object(
     raw: bytes, path: Path, code: str, duplicate: str | None, start: int = 0
 ) -> dict[str, Any]:
-    """The JSON object in a text, which stands at byte `start` of the file.
+    """Return the JSON object in a text, which stands at byte `start` of the file.
 
-    `duplicate` is the code of a name that an object holds twice. Without one the text is read as
+    `duplicate` is the code for a name that an object holds twice. Without one the text is read as
     `json` and transformers read it: the last one counts, and `NaN` and `Infinity` are numbers.
     """
     decoder = json.JSONDecoder() if duplicate is None else _STRICT
@@ -180,7 +180,7 @@ def parse_object(
 
 
 def _named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
-    """The names of the object that a text is, each with its place; raises what the decoder does."""
+    """Yield the names of a text's object, each with its place; raises the decoder's errors."""
     at = _after_blanks(text, 0)
     at += text.startswith("{", at)
     while text.startswith('"', begin := _after_blanks(text, at)):
@@ -191,7 +191,7 @@ def _named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, i
 
 
 def place_of(name: str, raw: bytes) -> int:
-    """The byte at which an entry of the object that a text is begins, by its name."""
+    """Return the byte at which an entry of a text's object begins, by its name."""
     text = raw.decode("utf-8")
     begin = next(at for other, at in _named_places(text, json.JSONDecoder()) if other == name)
     return len(text[:begin].encode("utf-8"))
@@ -202,7 +202,7 @@ def _after_blanks(text: str, at: int) -> int:
 
 
 def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
-    """Where the first entry is that makes the decoder fail, or comes twice; else the beginning."""
+    """Return the place of the first entry that the decoder refuses or that comes twice; else 0."""
     seen: set[str] = set()
     at = 0
     with suppress(ValueError, RecursionError):
@@ -215,16 +215,16 @@ def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
 
 @final
 class _TwiceError(ValueError):
-    """An object holds a name twice."""
+    """A name that an object holds twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's entries as a dictionary, if no name comes twice."""
-    if len(found := dict(pairs)) < len(pairs):
+    """Return an object's entries as a dictionary, if no name comes twice."""
+    if len(entries := dict(pairs)) < len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name in counts if counts[name] > 1)
         raise _TwiceError(f"{quoted(twice)} stands twice in one object")
-    return found
+    return entries
 
 
 def _no_constant(text: str) -> NoReturn:
@@ -234,18 +234,18 @@ def _no_constant(text: str) -> NoReturn:
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 Stamp = tuple[int, int, int, int]
-"""A file's device and number, its bytes, and when it was written last, in nanoseconds."""
+"""A file's device and number, its bytes, and the time of the last write, in nanoseconds."""
 
 
 def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
-    """What the system says of each file that is there."""
+    """Return the stamp of each file that exists."""
     return {file: _stamp(file.stat()) for file in files if file.exists()}
 
 
 def refuse_changed(before: Mapping[Path, Stamp]) -> None:
-    """Raise CheckpointError for a file that is not what it was (C304), or can't be seen (C201).
+    """Raise CheckpointError for a file that changed (C304), or can't be read (C201).
 
-    A model made of it may hold some of its old bytes and some of its new ones.
+    A model made from it may hold some of its old bytes and some of its new ones.
     """
     for file, stamp in before.items():
         with reading(file):
@@ -259,22 +259,22 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is that of a GGUF file, by its name."""
+    """Return whether a path is that of a GGUF file, by its name."""
     return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with `~` and `~user` as folders; as it is for someone without a home.
+    """Return the path with `~` and `~user` as folders; unchanged for a user without a home.
 
-    `Path.expanduser` raises there, which no path in a plan is to do.
+    `Path.expanduser` raises an error there.
     """
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def copies_folder() -> Path:
-    """Return where copies of what lies elsewhere are kept; without a home a temporary folder.
+    """Return the folder for copies of remote files; without a home a temporary folder.
 
-    Raises CheckpointError (C303) where that is another user's, who could put anything there.
+    Raises CheckpointError (C303) for a folder of another user, who could put anything there.
     """
     if (home := cache_folder()) is not None:
         return home
@@ -300,6 +300,6 @@ def foreign_folder(path: Path) -> CheckpointError:
 
 
 def cache_folder() -> Path | None:
-    """Where gptailor keeps what can be made again; None for a user without a home."""
+    """Return gptailor's cache folder; None for a user without a home."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
     return home / "gptailor" if home.is_absolute() else None

@@ -1,4 +1,4 @@
-"""A checkpoint that is there: a folder's configuration, its tensors by name, its side files."""
+"""A checkpoint on disk: a folder's configuration, its tensors by name, its side files."""
 
 import os
 import stat
@@ -28,12 +28,12 @@ TOKENIZER_FILES = (
     "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tekken.json", "vocab.json",
     "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-"""What a tokenizer may consist of, besides `additional_chat_templates/*.jinja`."""
+"""Files of a tokenizer, beside `additional_chat_templates/*.jinja`."""
 
 PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
-"""What says how images and sounds are made into a tower's inputs."""
+"""Files that define how images and sounds become a tower's inputs."""
 
 _TEMPLATES = "additional_chat_templates"
 _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz")
@@ -44,8 +44,8 @@ _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".
 class Checkpoint:
     """A folder with a configuration and weights; the tensors are known, none is read.
 
-    `family` is the family from a file that it is read by, if there is one. A `nested` one is no
-    folder: it is made of other models, `folder` has its tokenizer, `files` are all that it reads.
+    `family` is the family from a file, if one reads it. A `nested` checkpoint is no folder: it is
+    made of other models, `folder` has its tokenizer, `files` are all that it reads.
     """
 
     folder: Path
@@ -56,18 +56,18 @@ class Checkpoint:
     nested: bool = False
 
     def layout(self) -> Layout | Refusal:
-        """What its tensors are, or why its layers can't be moved."""
+        """Return the roles of its tensors, or the reason why its layers can't be moved."""
         if self.family is not None:
             return self.family.layout(self.config, self.tensors)
         return layout_of(self.config, self.tensors)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read a folder's configuration and its headers; whatever is wrong is a `CheckpointError`.
+    """Read a folder's configuration and its headers. Raises CheckpointError for any fault.
 
-    Weights are looked for as transformers does: `model.safetensors`, then the index of several
-    files; else a single file of another name will do, then PyTorch's `.bin` files. A GGUF file,
-    or a folder with one and no other weights, has its configuration in itself.
+    Weights are found as transformers does: `model.safetensors`, then the index of several files;
+    else a single file of another name, then PyTorch's `.bin` files. A GGUF file, or a folder with
+    one and no other weights, has its configuration in itself.
     """
     names = [] if is_gguf(folder) else _listing(folder)
     file = folder if is_gguf(folder) else _only_gguf(folder, names)
@@ -83,7 +83,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file holds weights, by its name."""
+    """Return whether a file holds weights, by its name."""
     return name.lower().endswith((".safetensors", *_OTHER_WEIGHTS))
 
 
@@ -92,19 +92,19 @@ def _weights(
 ) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
     if INDEX in names and SINGLE not in names:
         return _read_shards(folder, INDEX, read_header)
-    found = [name for name in names if name.endswith(".safetensors") and name != ADAPTER]
-    if not found and BIN_SINGLE in names:
+    candidates = [name for name in names if name.endswith(".safetensors") and name != ADAPTER]
+    if not candidates and BIN_SINGLE in names:
         return read_pickled(folder / BIN_SINGLE), (folder / BIN_SINGLE,)
-    if not found and BIN_INDEX in names:
+    if not candidates and BIN_INDEX in names:
         return _read_shards(folder, BIN_INDEX, read_pickled)
     if SINGLE in names:
-        found = [SINGLE]
-    if len(found) > 1:
-        message = f"holds {len(found)} safetensors files and no {INDEX} that joins them"
+        candidates = [SINGLE]
+    if len(candidates) > 1:
+        message = f"holds {len(candidates)} safetensors files and no {INDEX} that joins them"
         raise CheckpointError("C104", message, folder)
-    if not found:
+    if not candidates:
         raise CheckpointError("C104", f"holds no safetensors weights{_others(names)}", folder)
-    return read_header(folder / found[0]), (folder / found[0],)
+    return read_header(folder / candidates[0]), (folder / candidates[0],)
 
 
 def _others(names: Iterable[str]) -> str:
@@ -115,7 +115,7 @@ def _others(names: Iterable[str]) -> str:
 
 
 def _only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
-    """The folder's one GGUF file, where it has no weights of another kind."""
+    """Return the folder's one GGUF file, if it has no weights of another kind."""
     weights = [n for n in names if n.lower().endswith((".safetensors", *_OTHER_WEIGHTS))]
     if len(weights) == 1 and is_gguf(folder / weights[0]):
         return folder / weights[0]
@@ -126,27 +126,27 @@ def _only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
-    """The files of a checkpoint's tokenizer, those that are there."""
+    """Return the existing files of a checkpoint's tokenizer."""
     folder = checkpoint.folder
     if is_gguf(folder):
         return ()
     names = _listing(folder)
-    found = [folder / name for name in TOKENIZER_FILES if name in names]
+    paths = [folder / name for name in TOKENIZER_FILES if name in names]
     if _TEMPLATES in names:
         templates = folder / _TEMPLATES
-        found += [templates / name for name in _listing(templates) if name.endswith(".jinja")]
-    return tuple(_regular(path) for path in found)
+        paths += [templates / name for name in _listing(templates) if name.endswith(".jinja")]
+    return tuple(_regular(path) for path in paths)
 
 
 def processor_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
-    """The files of how images and sounds are read, those that are there."""
+    """Return the existing files of a checkpoint's processors of images and sounds."""
     folder = checkpoint.folder
     names = () if is_gguf(folder) else _listing(folder)
     return tuple(_regular(folder / name) for name in PROCESSOR_FILES if name in names)
 
 
 def generation_config(checkpoint: Checkpoint) -> Path | None:
-    """The file of how the model generates, if there is one."""
+    """Return the file with the model's generation settings, if there is one."""
     path = checkpoint.folder / GENERATION_CONFIG
     return _regular(path) if os.path.lexists(path) else None
 
@@ -162,7 +162,7 @@ def _listing(folder: Path) -> list[str]:
 
 
 def _regular(path: Path) -> Path:
-    """The path, if a regular file is there; a link to nothing must not look like no file."""
+    """Return the path of a regular file; a link to nothing must not look like no file."""
     with reading(path):
         regular = stat.S_ISREG(path.stat().st_mode)
     if not regular:
@@ -173,7 +173,7 @@ def _regular(path: Path) -> Path:
 def _read_shards(
     folder: Path, index: str, read: Callable[[Path], dict[str, TensorInfo]]
 ) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
-    """All tensors of all files that the index names, as transformers takes them."""
+    """Return all tensors of all files that the index names, as transformers takes them."""
     mapped = weight_map(folder / index)
     files = {name: _shard(folder, name, index) for name in sorted(set(mapped.values()))}
     tensors: dict[str, TensorInfo] = {}
@@ -192,7 +192,7 @@ def _read_shards(
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """The file of each tensor, as an index says."""
+    """Return the file of each tensor from an index."""
     mapped = read_object(path, "C105", duplicate="C107").get("weight_map")
     if not isinstance(mapped, dict):
         raise CheckpointError("C105", "the index has no 'weight_map' object", path)
@@ -205,7 +205,7 @@ def weight_map(path: Path) -> dict[str, str]:
 
 
 def _shard(folder: Path, name: str, index: str) -> Path:
-    """The path of a file that the index names: within the folder, though it may be a link."""
+    """Return the path of a file that the index names, within the folder; it may be a link."""
     parts = PurePosixPath(name).parts
     if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
         message = f"the index names {quoted(name)}, which is not a file within the folder"

@@ -29,7 +29,7 @@ def names_code(value: object) -> bool:
 
 
 def without_code(value: Any) -> Any:
-    """Return the same settings without what names code, at any depth."""
+    """Return the settings without entries that name code, at any depth."""
     if isinstance(value, Mapping):
         return {key: without_code(each) for key, each in value.items() if key != _KEY}
     return [without_code(each) for each in value] if isinstance(value, list) else value

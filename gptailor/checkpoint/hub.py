@@ -26,40 +26,40 @@ _SMALL_FILES = (
     "pytorch_model.bin.index.json", "additional_chat_templates/*.jinja", *on_disk.TOKENIZER_FILES,
     *on_disk.PROCESSOR_FILES,
 )  # fmt: skip
-"""What is fetched of every model: all but its weights."""
+"""Files that are fetched of every model: all but its weights."""
 
 _FOREIGN = ("*.bin", "*.gguf")
-"""Weights that have no header to ask for; they are fetched whole."""
+"""Weights without a header to request; they are fetched whole."""
 
 
 @final
 @dataclass(frozen=True)
 class Remote:
-    """Where a checkpoint is on the Hub: its id, and the commit that was resolved."""
+    """The place of a checkpoint on the Hub: its id, and the resolved commit."""
 
     repo: str
     commit: str
 
 
 def snapshot(repo: str, revision: str | None, names: Iterable[str] = _SMALL_FILES) -> Path:
-    """The folder of a revision in the local cache, with these files of it where there are any."""
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 (half a second)
+    """Return the folder of a revision in the local cache, after fetching these files of it."""
+    from huggingface_hub import snapshot_download
 
     with _talking(repo, revision):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
 
 
 def cached(repo: str, revision: str | None, name: str) -> Path | None:
-    """A file of a revision in the local cache, if it is there; nothing is asked of the Hub."""
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 (half a second)
+    """Return a file of a revision in the local cache, or None; the Hub is not asked."""
+    from huggingface_hub import try_to_load_from_cache
 
     with _talking(repo, revision):
-        found = try_to_load_from_cache(repo, name, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+        path = try_to_load_from_cache(repo, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
 
 
 def open_hub(repo: str, revision: str | None) -> tuple[on_disk.Checkpoint, Remote]:
-    """A model on the Hub, without its weights."""
+    """Open a model on the Hub, without its weights."""
     folder = snapshot(repo, revision)
     remote = Remote(repo, folder.name)
     files = tuple(folder / name for name in _weights(folder))
@@ -76,13 +76,13 @@ def open_hub(repo: str, revision: str | None) -> tuple[on_disk.Checkpoint, Remot
 
 
 def open_adapter(repo: str, revision: str | None) -> tuple[Path, Remote]:
-    """An adapter on the Hub, which is small, and fetched whole."""
+    """Fetch an adapter on the Hub, which is small, and return its folder."""
     folder = snapshot(repo, revision, [*_SMALL_FILES, on_disk.ADAPTER, "adapter_model.bin"])
     return folder, Remote(repo, folder.name)
 
 
 def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
-    """Bring those of a model's files that are not in the cache yet."""
+    """Fetch the files of a model that are not in the cache yet."""
     names = [str(file.relative_to(folder)) for file in files if not file.exists()]
     if names:
         snapshot(remote.repo, remote.commit, names)
@@ -98,8 +98,8 @@ def _weights(folder: Path) -> tuple[str, ...]:
 
 
 def _foreign(folder: Path, remote: Remote) -> bool:
-    """Whether a repository without an index has no weights in safetensors either."""
-    from huggingface_hub import HfApi  # noqa: PLC0415
+    """Return whether a repository without an index has no weights in safetensors either."""
+    from huggingface_hub import HfApi
 
     if _kept(remote, on_disk.SINGLE).exists():
         return False
@@ -113,10 +113,10 @@ def _foreign(folder: Path, remote: Remote) -> bool:
 
 
 def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:
-    """What the header of a file on the Hub says; its bytes are checked once the file is here.
+    """Return the header of a file on the Hub; its bytes are checked once the file is here.
 
-    It is kept, for a commit never changes, so that what was compiled once compiles offline though
-    files that it does not need were never fetched.
+    It is kept, since a commit never changes, so that a plan that was compiled once compiles
+    offline, without files that it does not need.
     """
     name = file.relative_to(folder).as_posix()
     kept = _kept(remote, name)
@@ -127,23 +127,23 @@ def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:
     infos = _infos(file, header)
     with suppress(OSError):  # a cache that can't be written is no fault
         kept.parent.mkdir(parents=True, exist_ok=True)
-        made = kept.with_name(f".{kept.name}.{os.getpid()}")
-        made.write_text(json.dumps(header), encoding="utf-8")
-        made.replace(kept)
+        side = kept.with_name(f".{kept.name}.{os.getpid()}")
+        side.write_text(json.dumps(header), encoding="utf-8")
+        side.replace(kept)
     return infos
 
 
 def _kept(remote: Remote, name: str) -> Path:
-    """Where the header of a file is kept: in the place that the Hub's library has for others."""
-    from huggingface_hub.constants import HF_ASSETS_CACHE  # noqa: PLC0415
+    """Return the path for the header of a file, in the Hub library's place for other data."""
+    from huggingface_hub.constants import HF_ASSETS_CACHE
 
     place = Path(HF_ASSETS_CACHE) / "gptailor" / "headers" / remote.repo.replace("/", "--")
     return place / remote.commit / f"{name.replace('/', '--')}.json"
 
 
 def _asked(remote: Remote, name: str) -> dict[str, Any]:
-    """The dtype and the shape of each tensor in a file, by range requests."""
-    from huggingface_hub import HfApi, errors  # noqa: PLC0415
+    """Return the dtype and the shape of each tensor in a file, by range requests."""
+    from huggingface_hub import HfApi, errors
 
     place = Path(remote.repo) / name
     with _talking(remote.repo, remote.commit):
@@ -159,23 +159,23 @@ def _asked(remote: Remote, name: str) -> dict[str, Any]:
 
 
 def _infos(file: Path, header: Any) -> dict[str, TensorInfo]:
-    found: dict[str, TensorInfo] = {}
+    infos: dict[str, TensorInfo] = {}
     for name, entry in header.items() if isinstance(header, dict) else [("", None)]:
         match entry:
             case [str(dtype), [*shape]] if dtype in DTYPE_BITS and all(
                 type(size) is int and size >= 0 for size in shape
             ):
-                found[name] = TensorInfo(TensorSpec(name, dtype, tuple(shape)), file, -1)
+                infos[name] = TensorInfo(TensorSpec(name, dtype, tuple(shape)), file, -1)
             case _:
                 message = f"has {quoted(name)} without a known dtype and a shape"
                 raise CheckpointError("C206", message, file)
-    return found
+    return infos
 
 
 @contextmanager
 def _talking(repo: str, revision: str | None) -> Iterator[None]:
-    """The Hub's errors in our words; no bars where there is no terminal."""
-    from huggingface_hub import errors  # noqa: PLC0415
+    """Turn the Hub's errors into a `CheckpointError`, without bars where there is no terminal."""
+    from huggingface_hub import errors
 
     http_error: type[Exception] = vars(errors)["HTTPError"]  # of the library under it
     at = f" at '{revision}'" if revision else ""

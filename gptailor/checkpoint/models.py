@@ -13,6 +13,7 @@ from gptailor.checkpoint.families.layout import Layout, layer_entries, split_nam
 from gptailor.checkpoint.families.lookup import family_for
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
+from gptailor.checkpoint.formats.lora import OTHER_BASE, apply_adapter
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
 from gptailor.checkpoint.tensor import TensorInfo
@@ -28,7 +29,7 @@ from gptailor.plan.walk import named_models, output_recipes
 @final
 @dataclass(frozen=True)
 class InnerPlan:
-    """A plan in a file whose output is a model of another: as it is used, its dtype left out.
+    """A plan in a file whose output is a model of another: as it is used, without its dtype.
 
     `declared` are its models as the file has them, before others took their places.
     """
@@ -41,10 +42,10 @@ class InnerPlan:
 @final
 @dataclass(frozen=True)
 class Opened:
-    """A model of a plan with all that is known of it without reading its weights.
+    """A model of a plan with everything known of it without reading its weights.
 
-    `remotes` says where its files are on the Hub, an adapter's last; `inner` is the plan whose
-    output it is, where it is one's. `united` are the models whose tokens a plan adds to its
+    `remotes` are the places of its files on the Hub, an adapter's last. `inner` is the plan whose
+    output it is, if there is one. `united` are the models whose tokens a plan adds to its
     tokenizer, in order.
     """
 
@@ -57,17 +58,17 @@ class Opened:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its configuration."""
+        """Return its configuration."""
         return self.checkpoint.config
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        """The tokens of its tokenizer, if it has one that can be read."""
+        """Return the tokens of its tokenizer, or None without a readable one."""
         return read_vocabulary(self.checkpoint.folder)
 
     @cached_property
     def union(self) -> TokenUnion | None:
-        """Its tokenizer and those of the models that it is united with; None if it isn't."""
+        """Return the union of its tokenizer and those of `united`, or None."""
         if self.united is None:
             return None
         models = (self, *self.united)
@@ -81,30 +82,33 @@ class Opened:
 
     @property
     def alone(self) -> "Opened":
-        """The same model, united with none."""
+        """Return the model without `united`."""
         return self if self.united is None else replace(self, united=None)
 
     @cached_property
     def entries(self) -> list[LayerEntry]:
-        """What its configuration says of each layer."""
+        """Return the configuration of each layer."""
         return layer_entries(self.layout, self.config)
 
     @cached_property
     def _by_place(self) -> dict[tuple[int, Branch], dict[str, TensorInfo]]:
-        found: dict[tuple[int, Branch], dict[str, TensorInfo]] = {}
+        tensors: dict[tuple[int, Branch], dict[str, TensorInfo]] = {}
         for name, tensor in self.checkpoint.tensors.items():
             place = split_name(self.layout, name)
             if isinstance(place, tuple):
-                found.setdefault((place[0], place[1]), {})[place[2]] = tensor
-        return found
+                tensors.setdefault((place[0], place[1]), {})[place[2]] = tensor
+        return tensors
 
     def part(self, layer: int, part: Branch) -> dict[str, TensorInfo]:
-        """The tensors of a part of a layer, by their names within the layer."""
+        """Return the tensors of a part of a layer, by their names within the layer."""
         return self._by_place.get((layer, part), {})
 
     @cached_property
     def others(self) -> dict[str, TensorInfo]:
-        """Tensors that a model reads and that are neither a layer's nor embedding, norm or head."""
+        """Return the tensors that are neither a layer's nor embedding, norm or head.
+
+        Tensors that the model ignores are left out.
+        """
         return {
             name: tensor
             for name, tensor in self.checkpoint.tensors.items()
@@ -112,7 +116,7 @@ class Opened:
         }
 
     def rest(self, where: str) -> dict[int, TensorInfo]:
-        """The tensors of `embed`, `norm` or `head` by their number in the layout.
+        """Return the tensors of `embed`, `norm` or `head` by their number in the layout.
 
         A tied head's weight is the embedding's; its bias, where it has one, is its own.
         """
@@ -124,24 +128,24 @@ class Opened:
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is a folder, here or at a URL, not a Hub id."""
+    """Return whether a source is a folder, here or at a URL, not a Hub id."""
     return source[:1] in (".", "/", "~") or is_at_url(source)
 
 
 def is_plan(model: Model) -> bool:
-    """Whether a model is the output of a plan in a file."""
+    """Return whether a model is the output of a plan in a file."""
     return model.made is None and model.on is None and model.source.endswith(PLAN_SUFFIX)
 
 
 def is_remote(model: Model) -> bool:
-    """Whether a model, or an adapter, is of the Hub."""
+    """Return whether a model, or an adapter, is of the Hub."""
     return model.made is None and not is_local(model.source)
 
 
 def folder_of(plan: Plan, source: str) -> Path:
-    """A local source as a path: relative ones start at the folder of the file that names them.
+    """Return a local source as a path: relative ones start at the plan's folder.
 
-    One at a URL is where it will be once it was fetched.
+    The path of a source at a URL is the folder that it is fetched to.
     """
     if is_at_url(source):
         return kept_folder(source)
@@ -150,26 +154,26 @@ def folder_of(plan: Plan, source: str) -> Path:
 
 
 def source_from_here(plan: Plan, source: str) -> str:
-    """A model's source as people name it in the current folder, whatever folder the plan is in."""
+    """Return a model's source as people name it in the current folder."""
     if not is_local(source) or is_at_url(source):
         return source
     folder = folder_of(plan, source)
     if not Path(source).is_absolute() and folder == Path(source):
         return source
     absolute, path = os.path.abspath(folder), os.path.relpath(folder)  # noqa: PTH100 (links stay)
-    known = [path if path.startswith(".") else f"./{path}", absolute]
-    return min([*known, source] if source[0] in "/~" else known, key=len)
+    choices = [path if path.startswith(".") else f"./{path}", absolute]
+    return min([*choices, source] if source[0] in "/~" else choices, key=len)
 
 
 def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
-    """The plan with other checkpoints under its models' names; the plan itself without any.
+    """Return the plan with other checkpoints under its models' names, and faults.
 
     Another adapter in an adapter's place is on the same model; a whole model is on none.
     """
     if not paths:
         return plan, []
-    if made := [name for name in paths if name in plan.models and plan.models[name].made]:
-        message = f"'{made[0]}' is made of other models, and no folder can stand for it"
+    if derived := [name for name in paths if name in plan.models and plan.models[name].made]:
+        message = f"'{derived[0]}' is made of other models, and no folder can stand for it"
         return plan, [Fault("M105", message, help="name one of those that it is made of")]
     inner = {name: path for name, path in paths.items() if is_inner(plan, name)}
     paths = {name: path for name, path in paths.items() if name not in inner}
@@ -185,7 +189,7 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
 
 
 def is_inner(plan: Plan, name: str) -> bool:
-    """Whether a name is of a model of a plan that is a model of this one: `deep.math`."""
+    """Return whether a name is of a model of a plan that is a model of this one: `deep.math`."""
     outer, dot, _ = name.partition(".")
     return bool(dot) and outer in plan.models and is_plan(plan.models[outer])
 
@@ -193,14 +197,14 @@ def is_inner(plan: Plan, name: str) -> bool:
 def _bound(declared: Model, folder: Path) -> Model:
     if folder.name.endswith(PLAN_SUFFIX):
         return Model(source=str(folder))
-    whole = (folder / CONFIG).exists() or not (folder / ADAPTER_CONFIG).exists()
-    return Model(source=str(folder), on=None if whole else declared.on)
+    complete = (folder / CONFIG).exists() or not (folder / ADAPTER_CONFIG).exists()
+    return Model(source=str(folder), on=None if complete else declared.on)
 
 
 def used(plan: Plan) -> set[str]:
-    """The models whose files a plan needs: the base, what it takes something of, its teacher.
+    """Return the models whose files a plan needs: the base, recipes' sources, its teacher.
 
-    What these are made of is with them, but for models that an adapter alone is on.
+    Models that these are made of are included, except models that only an adapter is on.
     """
     teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
     template = plan.chat_template.model if isinstance(plan.chat_template, TemplateOf) else "base"
@@ -211,42 +215,42 @@ def used(plan: Plan) -> set[str]:
 
 
 def made_of(model: Model) -> set[str]:
-    """The models that the recipe of a model names."""
+    """Return the models that the recipe of a model names."""
     return set() if model.made is None else {name for _, name, _ in named_models(model.made)}
 
 
 def taken(plan: Plan) -> set[str]:
-    """The models that the recipes of a plan's output name."""
+    """Return the models that the recipes of a plan's output name."""
     return {name for _, recipe in output_recipes(plan) for _, name, _ in named_models(recipe)}
 
 
 def open_models(
     plan: Plan, declared: Mapping[str, Model] | None = None
 ) -> tuple[dict[str, Opened], list[Fault]]:
-    """The models that a plan needs, opened, and a fault for each that can't be; also warnings.
+    """Return the opened models that a plan needs, with a fault for each failure, and warnings.
 
-    `declared` are the models as they were before `rebind`: what an adapter calls its base by.
+    `declared` are the models before `rebind`: the names that an adapter may have for its base.
     """
     opener = Opener(plan, declared or plan.models)
-    found = {
+    opened = {
         name: opener.model(name) for name in sorted(used(plan), key=lambda n: (n != "base", n))
     }
-    models = {name: model for name, model in found.items() if model is not None}
-    if plan.tokenizer == "union" and len(models) == len(found):
+    models = {name: model for name, model in opened.items() if model is not None}
+    if plan.tokenizer == "union" and len(models) == len(opened):
         models["base"] = replace(models["base"], united=tuple(models.values())[1:])
     return models, opener.faults
 
 
 FoundModel = tuple[Checkpoint, tuple[Remote, ...]]
-"""A checkpoint, and where it is on the Hub, if it is there."""
+"""A checkpoint, and its places on the Hub, if it is there."""
 
 
 @final
 @dataclass(slots=True)
 class Opener:
-    """Opens each model once, though several adapters are on it.
+    """An opener that opens each model once, though several adapters are on it.
 
-    What no file holds has to be in `found` before it is asked for.
+    A model without files must be in `found` before it is used.
     """
 
     plan: Plan
@@ -255,12 +259,12 @@ class Opener:
     found: dict[str, FoundModel | None] = field(default_factory=dict)
 
     def model(self, name: str) -> Opened | None:
-        """The model of that name; None, and a fault, if it can't be opened."""
+        """Return the model of that name; None, with a fault, if it can't be opened."""
         for below in reversed(_chain(self.plan.models, name)):  # so that nothing recurs deep
-            found = self._checkpoint(below)
-        if found is None:
+            entry = self._checkpoint(below)
+        if entry is None:
             return None
-        checkpoint, remotes = found
+        checkpoint, remotes = entry
         layout = checkpoint.layout()
         if isinstance(layout, Refusal):
             self.faults.append(
@@ -282,7 +286,7 @@ class Opener:
         return self.found[name]
 
     def _folder(self, name: str) -> str:
-        """What to write where a folder was named as if it were on the Hub; empty if none was."""
+        """Return help for a folder that was named as if it were on the Hub, or an empty text."""
         model = self.plan.models[name]
         if not is_remote(model) or not folder_of(self.plan, model.source).is_dir():
             return ""
@@ -299,24 +303,19 @@ class Opener:
         return self._known(checkpoint), (remote,)
 
     def _here(self, source: str) -> Path:
-        """A local source's folder, fetched if it is at a URL."""
+        """Return a local source's folder, fetched if it is at a URL."""
         return fetched_folder(source) if is_at_url(source) else folder_of(self.plan, source)
 
     def _known(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with the family from a file that it is read by."""
+        """Return the checkpoint with the family from a file, if one reads it."""
         origin = self.plan.origin
-        given, beside = (origin.families, origin.folder) if origin else ((), Path())
-        found = family_for(checkpoint.config.get("model_type"), given, beside, checkpoint.folder)
-        return checkpoint if found is None else replace(checkpoint, family=found)
+        files, beside = (origin.families, origin.folder) if origin else ((), Path())
+        family = family_for(checkpoint.config.get("model_type"), files, beside, checkpoint.folder)
+        return checkpoint if family is None else replace(checkpoint, family=family)
 
     def _adapted(
         self, name: str, model: Model, under: Checkpoint, remotes: tuple[Remote, ...]
     ) -> FoundModel:
-        from gptailor.checkpoint.formats.lora import (  # noqa: PLC0415 (few plans need it)
-            OTHER_BASE,
-            apply_adapter,
-        )
-
         if is_local(model.source):
             folder = self._here(model.source)
         else:
@@ -328,13 +327,13 @@ class Opener:
         if _quantised(under):
             under = _dequantised(under)
         checkpoint, warnings = apply_adapter(under, folder, None if rebound else also)
-        at, known = ("models", name, "source"), {fault.message for fault in self.faults}
+        at, earlier = ("models", name, "source"), {fault.message for fault in self.faults}
         for text in warnings:
             other = text.startswith(OTHER_BASE)
             help_ = (
                 f"nothing is wrong if {quoted(under.folder.name)} is a copy of it" if other else ""
             )
-            if not other or text not in known:  # which is said of the first of several adapters
+            if not other or text not in earlier:  # which is said of the first of several adapters
                 self.faults.append(Fault("M305", text, at, help_, severity="warning"))
         return checkpoint, remotes
 
@@ -345,17 +344,17 @@ def _quantised(checkpoint: Checkpoint) -> bool:
 
 
 def _dequantised(checkpoint: Checkpoint) -> Checkpoint:
-    from gptailor.checkpoint.formats.quantised import dequantise  # noqa: PLC0415 (few plans need it)
+    from gptailor.checkpoint.formats.quantised import dequantise
 
     folder = checkpoint.folder
-    made = dequantise.dequantised_checkpoint(checkpoint.config, checkpoint.tensors, folder)
-    return replace(checkpoint, config=made[0], tensors=made[1])
+    plain = dequantise.dequantised_checkpoint(checkpoint.config, checkpoint.tensors, folder)
+    return replace(checkpoint, config=plain[0], tensors=plain[1])
 
 
 def dequantised_model(model: Opened) -> Opened:
-    """A quantised model as the unquantised one that it stands for, from headers alone.
+    """Return a quantised model as the unquantised one that it stands for, from headers alone.
 
-    Raises CheckpointError, as M213, where it isn't what its configuration says.
+    Raises CheckpointError, as M213, where the files contradict the configuration.
     """
     checkpoint = _dequantised(model.checkpoint)
     layout = checkpoint.layout()
@@ -365,7 +364,7 @@ def dequantised_model(model: Opened) -> Opened:
 
 
 def _chain(models: Mapping[str, Model], name: str) -> list[str]:
-    """The model, and those that it is on, the last of which is no adapter."""
+    """Return the model, and those that it is on, the last of which is no adapter."""
     chain = [name]
     while (on := models[chain[-1]].on) is not None:
         chain.append(on)

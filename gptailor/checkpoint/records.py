@@ -1,4 +1,4 @@
-"""JSON of a stranger as typed data: `parse_record`; whatever is wrong is one `CheckpointError`."""
+"""JSON of a stranger as typed data: `parse_record`; any fault is one `CheckpointError`."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,11 +10,11 @@ from gptailor.checkpoint.files import MAX_JSON, CheckpointError, quoted, shown
 _R = TypeVar("_R", bound=BaseModel)
 
 Refuse = Callable[[str], CheckpointError]
-"""An exception of a message about a record."""
+"""Makes an exception of a message about a record."""
 
 
 def parse_record(kind: type[_R], raw: bytes, refuse: Refuse) -> _R:
-    """Return the record that a JSON text holds. Raises what `refuse` makes of the first fault."""
+    """Return the record in a JSON text. Raises the exception of `refuse` for the first fault."""
     if len(raw) > MAX_JSON:
         raise refuse(f"expected at most {MAX_JSON:,} bytes of JSON, got {len(raw):,}")
     try:
@@ -24,11 +24,11 @@ def parse_record(kind: type[_R], raw: bytes, refuse: Refuse) -> _R:
 
 
 def fault_of(error: ValidationError) -> str:
-    """Return the first fault of a record in words: where it is, what was expected, what came."""
+    """Return the first fault of a record in words: its place, the expected, the actual value."""
     first = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(map(str, first["loc"]))
-    said = first["msg"].removeprefix("Value error, ")
-    text = said[:1].lower() + said[1:]
+    message = first["msg"].removeprefix("Value error, ")
+    text = message[:1].lower() + message[1:]
     if first["type"] == "json_invalid":
         return f"expected JSON, got {text.removeprefix('invalid JSON: ')}"
     where = f"{quoted(place)}: " if place else ""

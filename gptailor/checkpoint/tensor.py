@@ -1,4 +1,4 @@
-"""What a tensor on disk is: name, dtype, shape, and how its values lie there. Data, no loading.
+"""Tensors on disk: name, dtype, shape, and the form of their values. Data, no loading.
 
 A `TensorInfo` without a form is a stretch of bytes that can be copied. One with a form is loaded
 whole, by `gptailor.program.load`.
@@ -20,13 +20,13 @@ DTYPE_BITS: dict[str, int] = {
 }  # fmt: skip
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""The dtypes that arithmetic is done on."""
+"""The dtypes of arithmetic."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a tensor is, without its bytes. `dtype` is safetensors' name of it (`BF16`)."""
+    """The name, dtype and shape of a tensor. `dtype` is its name in safetensors (`BF16`)."""
 
     name: str
     dtype: str
@@ -34,19 +34,19 @@ class TensorSpec:
 
     @property
     def elements(self) -> int:
-        """The number of entries."""
+        """Return the number of entries."""
         return prod(self.shape)
 
     @property
     def size(self) -> int:
-        """The number of bytes."""
+        """Return the number of bytes."""
         return self.elements * DTYPE_BITS[self.dtype] // 8
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor on disk: what it is, and the file and offset of its first byte.
+    """A tensor on disk: its spec, and the file and offset of its first byte.
 
     With a `form` its values are not just the bytes from there on, and it can't be copied as such.
     """
@@ -129,7 +129,7 @@ Delta = LowRank | Shift | NewRows
 
 
 def read_of(delta: Delta) -> tuple[TensorInfo, ...]:
-    """The adapter's tensors that a delta is made of."""
+    """Return the adapter's tensors in a delta."""
     if not isinstance(delta, LowRank):
         return (delta.tensor,)
     return (delta.a, delta.b) if delta.magnitude is None else (delta.a, delta.b, delta.magnitude)
@@ -175,8 +175,9 @@ class Mean:
 class Scaled:
     """A quantised matrix: (values - zeros) · scales · factor.
 
-    Of the last two axes each block has a scale, and a zero if there are `zeros`: `block` rows and
-    columns, fewer at the ends. Scales of dtype U8 are exponents of 2, 127 too large.
+    Each block of the last two axes has a scale, and a zero if there are `zeros`. A block has
+    `block` rows and columns, fewer at the ends. Scales of dtype U8 are exponents of 2, 127 too
+    large.
     """
 
     values: "TensorInfo"
@@ -239,7 +240,7 @@ class Blockwise:
 @final
 @dataclass(frozen=True, slots=True)
 class NestedMaxima:
-    """What a `Blockwise` matrix's maxima are themselves quantised by."""
+    """The quantisation of a `Blockwise` matrix's maxima."""
 
     table: "TensorInfo"
     maxima: "TensorInfo"
@@ -248,32 +249,32 @@ class NestedMaxima:
 
 
 class Computation(ABC):
-    """A tensor that no file has: it is computed of others in float32, and rounded where it ends."""
+    """A tensor that no file has: it is computed of others in float32, and rounded at the end."""
 
     @property
     @abstractmethod
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """All that is read."""
+        """Return all tensors that are read."""
 
 
 Quantised = Scaled | PackedIntegers | Microscaled | Blockwise
-"""A weight that is quantised, with its scales, as the one tensor that it stands for."""
+"""A quantised weight with its scales, as the one tensor that it stands for."""
 
 
 def pieces_of(form: Quantised) -> tuple[TensorInfo, ...]:
-    """The tensors on disk that a quantised weight is made of."""
-    found: list[TensorInfo | None] = [form.values]
+    """Return the tensors on disk of a quantised weight."""
+    tensors: list[TensorInfo | None] = [form.values]
     match form:
         case Scaled():
-            found += [form.scales, form.zeros]
+            tensors += [form.scales, form.zeros]
         case PackedIntegers():
-            found += [form.scales, form.zeros, form.groups]
+            tensors += [form.scales, form.zeros, form.groups]
         case Microscaled():
-            found += [form.scales]
+            tensors += [form.scales]
         case Blockwise(nested=nested):
-            found += [form.table, form.maxima]
-            found += [nested.table, nested.maxima] if nested is not None else []
-    return tuple(tensor for tensor in found if tensor is not None)
+            tensors += [form.table, form.maxima]
+            tensors += [nested.table, nested.maxima] if nested is not None else []
+    return tuple(tensor for tensor in tensors if tensor is not None)
 
 
 Form = Pickled | Dequantised | Adapted | Aligned | Mean | Quantised | Computation

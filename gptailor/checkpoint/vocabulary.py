@@ -1,4 +1,4 @@
-"""Which token has which number: vocabularies of tokenizers, read without a tokenizer library."""
+"""Numbers of tokens: vocabularies of tokenizers, read without a tokenizer library."""
 
 import filecmp
 import hashlib
@@ -14,7 +14,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted, reading
 from gptailor.plan.faults import listed
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-"""Where a vocabulary may be, the first that is there counts."""
+"""Files that may have a vocabulary; the first existing one counts."""
 
 Relation = Literal["same", "extension", "part", "other"]
 
@@ -35,12 +35,12 @@ class Vocabulary:
 
     @cached_property
     def tokens(self) -> dict[int, str]:
-        """The token of each number."""
+        """Return the token of each number."""
         return {number: token for token, number in self.ids.items()}
 
 
 def relation(ours: Vocabulary, theirs: Vocabulary) -> Relation:
-    """What their vocabulary is to ours: the same, one with more tokens or with fewer, another."""
+    """Return the relation of their vocabulary to ours: the same, more tokens, fewer, another."""
     if ours.ids == theirs.ids:
         return "same"
     shared = ours.ids.keys() & theirs.ids.keys()
@@ -60,19 +60,19 @@ def differing_splits(ours: Vocabulary, theirs: Vocabulary) -> list[str]:
 
 
 def counted(tokens: Sequence[str]) -> str:
-    """How many tokens, in words: `2 tokens`."""
+    """Return the number of tokens in words: `2 tokens`."""
     return f"{len(tokens):,} token{'s' if len(tokens) > 1 else ''}"
 
 
 def shown_tokens(tokens: Sequence[str]) -> str:
-    """The first three tokens of some, quoted, for a message."""
+    """Return the first three tokens, quoted, for a message."""
     return listed([quoted(token) for token in tokens[:3]] + ["…"] * (len(tokens) > 3))
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """The vocabulary of a folder's tokenizer; None where there is none that can be read.
+    """Return the vocabulary of a folder's tokenizer; None without a readable one.
 
-    Raises CheckpointError for a file that is there and is broken.
+    Raises CheckpointError for a broken file.
     """
     path = _first(folder)
     splitting: dict[str, str] = {}
@@ -88,14 +88,14 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
 
 
 def same_files(a: Path, b: Path) -> bool:
-    """Whether two folders have the same tokens, their first file by its bytes: a cheap look.
+    """Return whether two folders have the same tokens, by the bytes of their first file.
 
-    Raises CheckpointError for broken files of added tokens.
+    This is a cheap look. Raises CheckpointError for broken files of added tokens.
     """
-    one, other = _first(a), _first(b)
-    if one is None or other is None or one.name != other.name:
+    ours, theirs = _first(a), _first(b)
+    if ours is None or theirs is None or ours.name != theirs.name:
         return False
-    return a == b or (filecmp.cmp(one, other, shallow=False) and _added(a) == _added(b))
+    return a == b or (filecmp.cmp(ours, theirs, shallow=False) and _added(a) == _added(b))
 
 
 def _first(folder: Path) -> Path | None:
@@ -103,7 +103,7 @@ def _first(folder: Path) -> Path | None:
 
 
 def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, int]:
-    """What a file says of tokens; anything that it can't mean is a CheckpointError."""
+    """Return a file's tokens; a file without a valid meaning is a CheckpointError."""
     with reading(path, "C601"):
         raw = path.read_bytes()
     try:
@@ -179,7 +179,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def _added(folder: Path) -> dict[str, int]:
-    """Tokens that are told beside the vocabulary: those which it has keep its numbers."""
+    """Return the tokens beside the vocabulary; tokens in both keep the vocabulary's number."""
     ids: dict[str, int] = {}
     for name, ids_of in (("added_tokens.json", _object), ("tokenizer_config.json", _decoder)):
         if (folder / name).is_file():
@@ -199,13 +199,16 @@ def _kind(folder: Path) -> str:
 
 
 def _decoder(raw: bytes) -> dict[Any, Any]:
-    """The tokens of a `tokenizer_config.json`'s `added_tokens_decoder`."""
+    """Return the tokens of a `tokenizer_config.json`'s `added_tokens_decoder`."""
     entries = _object(raw).get("added_tokens_decoder") or {}
     return {entry["content"]: int(number) for number, entry in entries.items()}
 
 
 def _pieces(raw: bytes) -> dict[str, int]:
-    """The pieces of a SentencePiece model: each field 1 of a field 1; none in a tiktoken file."""
+    """Return the pieces of a SentencePiece model: each field 1 of a field 1.
+
+    A tiktoken file has none.
+    """
     if _TIKTOKEN.match(raw):
         return {}
     if raw.startswith(b"version https://git-lfs"):
@@ -220,7 +223,7 @@ _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """The length-delimited fields of a protobuf message; other kinds are passed over."""
+    """Yield the length-delimited fields of a protobuf message; other kinds are skipped."""
     at = 0
     while at < len(raw):
         key, at = _varint(raw, at)

@@ -132,8 +132,8 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
         main = {layer.at for layer in slot.part(part).chain}
         first: dict[Place, Use] = {}
         for use in checked.uses(slot, part):
-            mine = first.setdefault(use.made.at, use)
-            finer = use.made.at not in main
+            mine = first.setdefault(use.layer_recipe.at, use)
+            finer = use.layer_recipe.at not in main
             keys = [rule.name for rule in rules if rule.part == part or not finer]
             for other in [first[at] for at in main if at in first] if finer else [mine]:
                 entry, wanted = (each.model.entries[each.layer] for each in (use, other))
@@ -153,7 +153,7 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
 def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a merged tensor that isn't floating-point."""
     for _, use in _all_uses(checked):
-        merged = merges(use.made.recipe)
+        merged = merges(use.layer_recipe.recipe)
         for tensor in _weights(use.tensors).values() if merged else ():
             if (dtype := tensor.spec.dtype) not in FLOATS:
                 message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"

@@ -24,7 +24,7 @@ class QuantisedType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The type as it is; a usage error, with the reason, for one that isn't written."""
-        from gptailor.checkpoint.formats.gguf.kinds import quantised_kind  # noqa: PLC0415
+        from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 
         try:
             quantised_kind(str(value))
@@ -90,9 +90,9 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if quantize is not None and output.suffix.lower() != ".gguf":
         raise click.UsageError("--quantize is for an output called NAME.gguf")
     new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
-    from gptailor.build.compile import ComputeOptions, compile  # noqa: PLC0415
-    from gptailor.build.record import at_locked_commits  # noqa: PLC0415
-    from gptailor.prepare import prepare, ready  # noqa: PLC0415
+    from gptailor.build.compile import ComputeOptions, compile
+    from gptailor.build.record import at_locked_commits
+    from gptailor.prepare import prepare, ready
 
     wanted = options.read_plan(plan, families)
     wanted = at_locked_commits(wanted, held_to) if held_to else wanted
@@ -141,7 +141,7 @@ def lock_file(plan: str, given: Path | None) -> Path:
         return given
     if plan == "-":
         raise click.UsageError("a plan from standard input has no lock beside it; name its file")
-    from gptailor.build.lock import SUFFIX  # noqa: PLC0415
+    from gptailor.build.lock import SUFFIX
 
     return Path(plan + SUFFIX)
 
@@ -164,7 +164,7 @@ def asked(
     path = lock_file(plan, given)
     if lock:
         return path, None
-    from gptailor.build.lock import read_lock  # noqa: PLC0415
+    from gptailor.build.lock import read_lock
 
     return None, read_lock(path)
 
@@ -188,9 +188,9 @@ def lock_command(
     The tensors are computed, and not kept. 'gptailor compile PLAN -o DIR --locked' then takes the
     same inputs and makes the same bytes, or refuses. An old lock is replaced.
     """
-    from gptailor.build.output import work  # noqa: PLC0415
-    from gptailor.build.record import lock  # noqa: PLC0415
-    from gptailor.prepare import ready  # noqa: PLC0415
+    from gptailor.build.output import work
+    from gptailor.build.record import lock
+    from gptailor.prepare import ready
 
     path = lock_file(plan, output)
     prepared = ready(options.read_plan(plan, families), models=dict(models), dtype=dtype)
@@ -234,7 +234,7 @@ def verify_command(
     Ends with 0 if all is so, with 1 if something differs, and with 3 if nothing is known to differ
     but something could not be compared, as where a model is gone.
     """
-    from gptailor.build.verify import Verification  # noqa: PLC0415
+    from gptailor.build.verify import Verification
 
     begun = Verification(folder, models=dict(models), families=families, tensors_only=tensors_only)
     with options.bytes_bar(begun.work, "verifying") as advance:

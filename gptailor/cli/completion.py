@@ -48,9 +48,9 @@ def completion_command(shell: str | None, installing: bool) -> None:
 
 
 def _script(shell: str) -> str:
-    from click.shell_completion import get_completion_class  # noqa: PLC0415 (late, as all is here)
+    from click.shell_completion import get_completion_class
 
-    from gptailor.cli.main import cli  # noqa: PLC0415 (which knows this command)
+    from gptailor.cli.main import cli  # it imports this module
 
     made = get_completion_class(shell)
     assert made is not None
@@ -59,8 +59,8 @@ def _script(shell: str) -> str:
 
 def _install(file: Path, text: str) -> None:
     """Write the script, whole or not at all. Raises TailorError for a file that isn't ours."""
-    from gptailor.checkpoint.write.output_file import write_whole  # noqa: PLC0415
-    from gptailor.plan.faults import TailorError  # noqa: PLC0415
+    from gptailor.checkpoint.write.output_file import write_whole
+    from gptailor.plan.faults import TailorError
 
     there = file.read_text("utf-8", errors="replace") if file.exists() else None
     if there == text:
@@ -104,7 +104,7 @@ _PLACES = {"bash": _bash, "zsh": _zsh, "fish": _fish}
 
 def _home(variable: str, below: str) -> Path:
     """A folder of the XDG base directories; one that isn't absolute doesn't count, as these say."""
-    from gptailor.plan.faults import TailorError  # noqa: PLC0415
+    from gptailor.plan.faults import TailorError
 
     said = Path(os.environ.get(variable, ""))
     if said.is_absolute():
@@ -116,6 +116,6 @@ def _home(variable: str, below: str) -> Path:
 
 
 def _shown(path: Path) -> str:
-    import shlex  # noqa: PLC0415 (few install)
+    import shlex
 
     return shlex.quote(str(path))

@@ -85,7 +85,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     Relative paths in objectives start at the current folder. Ends with 3 if a target has no score.
     """
-    from gptailor.evaluate import targets as targeting  # noqa: PLC0415
+    from gptailor.evaluate import targets as targeting
 
     if each and form != "json":
         raise click.UsageError("--each is of --format json")
@@ -95,12 +95,12 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     found = targeting.find_targets(given, dict(models), families)
     report(targeting.warnings(found))
     wishes = _wishes(objectives, targeting.names(found))
-    import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
+    import torch  # takes seconds; faults of texts are reported before
 
-    from gptailor.evaluate.judge import Judging  # noqa: PLC0415
-    from gptailor.evaluate.samples import Samples  # noqa: PLC0415
-    from gptailor.evaluate.trial import Placement  # noqa: PLC0415
-    from gptailor.report.progress import steps_bar  # noqa: PLC0415
+    from gptailor.evaluate.judge import Judging
+    from gptailor.evaluate.samples import Samples
+    from gptailor.evaluate.trial import Placement
+    from gptailor.report.progress import steps_bar
 
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
@@ -121,9 +121,9 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
     """The objectives; PlanError with the faults of all of them."""
-    from gptailor.lang.parse import read_objective  # noqa: PLC0415
-    from gptailor.lang.words import measure_words  # noqa: PLC0415
-    from gptailor.plan.wishes import with_plain_path  # noqa: PLC0415
+    from gptailor.lang.parse import read_objective
+    from gptailor.lang.words import measure_words
+    from gptailor.plan.wishes import with_plain_path
 
     found: list[tuple[Objective, bool]] = []
     faults: list[Fault] = []
@@ -156,7 +156,7 @@ class _StepLines:
         if not what:  # it begins
             self._begun = time.monotonic()
             return
-        from gptailor.report.quantities import clock  # noqa: PLC0415
+        from gptailor.report.quantities import clock
 
         each = (time.monotonic() - self._begun) / done
         left = f", {clock(each * (total - done))} left" if done < total else ""
@@ -164,7 +164,7 @@ class _StepLines:
 
 
 def _print(judgement: "Judgement") -> None:
-    from gptailor.report import evaluation  # noqa: PLC0415
+    from gptailor.report import evaluation
 
     results = [*judgement.bases, *judgement.results]
     by_name: dict[str, list[Result]] = {}
@@ -192,7 +192,7 @@ _ACCURACIES = ("multiple_choice", "generate", "lm_eval")
 
 def _column(results: "Sequence[Result]") -> "evaluation.Column":
     """An objective: its name, `64 samples, less is better`, and what it has a mean with."""
-    from gptailor.report.evaluation import Column  # noqa: PLC0415
+    from gptailor.report.evaluation import Column
 
     first = results[0]
     better = "less" if first.direction == "minimize" else "more"
@@ -205,9 +205,9 @@ def _column(results: "Sequence[Result]") -> "evaluation.Column":
 
 
 def _mark(result: "Result") -> "evaluation.Mark":
-    from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
-    from gptailor.report.evaluation import Mark  # noqa: PLC0415
-    from gptailor.report.measure import Estimate  # noqa: PLC0415
+    from gptailor.evaluate.outcome import Failure
+    from gptailor.report.evaluation import Mark
+    from gptailor.report.measure import Estimate
 
     score, more = result.outcome, result.difference
     if isinstance(score, Failure):
@@ -219,7 +219,7 @@ def _mark(result: "Result") -> "evaluation.Mark":
 
 def _speeds(subject: "TargetSize") -> list[str]:
     """Return the speeds of a prompt and of an answer, or nothing where they weren't measured."""
-    from gptailor.report.quantities import speed_in_words  # noqa: PLC0415
+    from gptailor.report.quantities import speed_in_words
 
     mine, base = subject.speed, subject.base_speed
     if mine is None:
@@ -270,16 +270,16 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     Plans are stitched in memory, bridged and healed as they say; nothing is written. Each says its
     likeliest token at each step. Ends with 3 if a target can't.
     """
-    from gptailor.evaluate import targets as targeting  # noqa: PLC0415
+    from gptailor.evaluate import targets as targeting
 
     given = [read_plan(name) if name == "-" else name for name in targets]
     found = targeting.find_targets(given, dict(models), families)
     report(targeting.warnings(found))
-    import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
+    import torch  # takes seconds; faults of texts are reported before
 
-    from gptailor.evaluate.answers import spoken  # noqa: PLC0415
-    from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
-    from gptailor.evaluate.trial import Placement  # noqa: PLC0415
+    from gptailor.evaluate.answers import spoken
+    from gptailor.evaluate.outcome import Failure
+    from gptailor.evaluate.trial import Placement
 
     place = Placement(device, None if dtype is None else getattr(torch, dtype), memory)
     said: list[dict[str, str]] = []

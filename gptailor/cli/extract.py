@@ -58,7 +58,7 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     Biases, norms, embedding and head are no projections. Where they differ that is said; --save
     puts them into the adapter whole.
     """
-    from gptailor.build.extract import extract_lora  # noqa: PLC0415 (imports transformers)
+    from gptailor.build.extract import extract_lora  # imports transformers
 
     options.keep_memory()
     with options.bytes_bar(1000, "extracting") as advance:

@@ -30,11 +30,11 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
     families are; --family FILE names one. Ends with 1 if the proof fails: the file says why, and is
     never used.
     """
-    from gptailor.checkpoint.families import FAMILY_OF  # noqa: PLC0415
-    from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX  # noqa: PLC0415
-    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
-    from gptailor.checkpoint.write.output_file import write_whole  # noqa: PLC0415
-    from gptailor.prove.adopt import adopt  # noqa: PLC0415
+    from gptailor.checkpoint.families import FAMILY_OF
+    from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
+    from gptailor.checkpoint.files import CheckpointError
+    from gptailor.checkpoint.write.output_file import write_whole
+    from gptailor.prove.adopt import adopt
 
     if output is not None:
         _check_free(output, force)
@@ -53,7 +53,7 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
 
 
 def _check_free(path: Path, force: bool) -> None:
-    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
+    from gptailor.checkpoint.files import CheckpointError
 
     if os.path.lexists(path) and not path.is_file():
         raise CheckpointError("C302", "is no regular file", path)

@@ -59,7 +59,7 @@ class _Commands(click.Group):
 
 def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        import gptailor  # noqa: PLC0415
+        import gptailor
 
         click.echo(f"gptailor, version {gptailor.__version__}")
         context.exit()
@@ -116,9 +116,9 @@ _NAME_ANOTHER = "\n  = help: name another file, or remove this one first"
 
 def _ended(error: BaseException) -> int | None:
     """Say how a command ended, and the exit code; None for what is an error of the program."""
-    from gptailor.cli.options import ReaderLeft, report, say  # noqa: PLC0415
-    from gptailor.plan.extras import missing_package  # noqa: PLC0415
-    from gptailor.plan.faults import PlanError, TailorError  # noqa: PLC0415
+    from gptailor.cli.options import ReaderLeft, report, say
+    from gptailor.plan.extras import missing_package
+    from gptailor.plan.faults import PlanError, TailorError
 
     match error:
         case ReaderLeft():

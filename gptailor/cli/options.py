@@ -110,7 +110,7 @@ def shown_name(name: str) -> str:
 
 def bytes_of(name: str) -> bytes:
     """Return the bytes of a plan's file, or of standard input; one more than a plan may have."""
-    from gptailor.plan.bounds import MOST_BYTES  # noqa: PLC0415
+    from gptailor.plan.bounds import MOST_BYTES
 
     if name == "-":
         return sys.stdin.buffer.read(MOST_BYTES + 1)
@@ -120,13 +120,13 @@ def bytes_of(name: str) -> bytes:
 
 def plan_text(name: str) -> str:
     """Return a file's text; raise PlanError if it is not UTF-8, or too large."""
-    from gptailor.plan.bounds import MOST_BYTES  # noqa: PLC0415
+    from gptailor.plan.bounds import MOST_BYTES
 
     raw = bytes_of(name)
     with suppress(UnicodeDecodeError):
         if len(raw) <= MOST_BYTES:
             return raw.decode("utf-8")
-    from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+    from gptailor.lang.parse import read_bytes
 
     raise PlanError(read_bytes(raw, shown_name(name), Path())[1])
 
@@ -136,7 +136,7 @@ def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
     collects = gc.isenabled()
     gc.disable()  # what is imported and read stays: to look for garbage in it takes a sixth longer
     try:
-        from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+        from gptailor.lang.parse import read_bytes
 
         folder = Path() if name == "-" else Path(name).parent
         return read_bytes(bytes_of(name), shown_name(name), folder)
@@ -160,7 +160,7 @@ def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
     path = Path(name)
     if name == "-" or not (path.is_dir() or path.suffix == ".gguf"):
         return read_plan(name, families)
-    from gptailor.evaluate.targets import read_target  # noqa: PLC0415 (few look at folders)
+    from gptailor.evaluate.targets import read_target
 
     _, plan, origin = read_target(name)
     plan = plan if origin is None else origin
@@ -169,7 +169,7 @@ def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
 
 def seen_from_here(plan: "Plan") -> "Plan":
     """The plan with its models' folders as seen from the current folder, without links."""
-    from gptailor.checkpoint.models import folder_of, is_local  # noqa: PLC0415
+    from gptailor.checkpoint.models import folder_of, is_local
 
     models = dict(plan.models)
     for name, model in models.items():
@@ -192,12 +192,12 @@ def faults_of(
         return plan, faults
     plan = plan.with_families(families) if families else plan
     if not errors(faults):
-        from gptailor.prepare import check  # noqa: PLC0415
+        from gptailor.prepare import check
 
         return plan, check(plan, models)
-    from gptailor.checkpoint.models import rebind  # noqa: PLC0415
-    from gptailor.checks.models import check_local_models  # noqa: PLC0415
-    from gptailor.checks.texts import absent_files  # noqa: PLC0415
+    from gptailor.checkpoint.models import rebind
+    from gptailor.checks.models import check_local_models
+    from gptailor.checks.texts import absent_files
 
     declared = plan.models
     plan, unknown = rebind(plan, models)
@@ -207,11 +207,11 @@ def faults_of(
 
 def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
     """How many choices a plan leaves open, as it is searched: `37 choices open`; empty for none."""
-    from gptailor.plan.walk import open_choices  # noqa: PLC0415
+    from gptailor.plan.walk import open_choices
 
     if not open_choices(plan):
         return ""
-    from gptailor.plan.written import choices_searched  # noqa: PLC0415
+    from gptailor.plan.written import choices_searched
 
     count, known = (0, False) if alone else known_layer_count(plan, models)
     tied = tied_models(plan, models) if known else set()
@@ -221,9 +221,9 @@ def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
 
 def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
     """The models whose embedding and head are one tensor, where `whole` leaves these a choice."""
-    from gptailor.checkpoint.models import rebind  # noqa: PLC0415
-    from gptailor.plan.written import untied_choices  # noqa: PLC0415
-    from gptailor.prepare import open_all_models  # noqa: PLC0415
+    from gptailor.checkpoint.models import rebind
+    from gptailor.plan.written import untied_choices
+    from gptailor.prepare import open_all_models
 
     if not untied_choices(plan)[0]:
         return set()
@@ -233,11 +233,11 @@ def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
 
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
     """The base's number of layers, and whether it is known; else as many as the plan names."""
-    from gptailor.checkpoint.models import rebind  # noqa: PLC0415
-    from gptailor.plan.plan import Plan  # noqa: PLC0415
-    from gptailor.plan.walk import drops_by_choice  # noqa: PLC0415
-    from gptailor.plan.windows import stretch_of  # noqa: PLC0415
-    from gptailor.prepare import open_all_models  # noqa: PLC0415
+    from gptailor.checkpoint.models import rebind
+    from gptailor.plan.plan import Plan
+    from gptailor.plan.walk import drops_by_choice
+    from gptailor.plan.windows import stretch_of
+    from gptailor.prepare import open_all_models
 
     plan, faults = rebind(plan, models)
     if faults:
@@ -260,9 +260,9 @@ def rewrite(name: str, made: str, text: str) -> None:
         return
     if made == text:
         return
-    import tempfile  # noqa: PLC0415 (few plans are rewritten)
+    import tempfile
 
-    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
+    from gptailor.checkpoint.write.output_file import writing
 
     path = Path(name).resolve()
     with writing(Path(name)):
@@ -280,13 +280,13 @@ def rewrite(name: str, made: str, text: str) -> None:
 
 def write_plan(plan: "Plan", output: Path | None) -> None:
     """Print a plan, or write it into a new file."""
-    from gptailor.lang.format import format_plan  # noqa: PLC0415
+    from gptailor.lang.format import format_plan
 
     text = format_plan(plan)
     if output is None:
         say(text, newline=False)
         return
-    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
+    from gptailor.checkpoint.write.output_file import writing
 
     file = output.open("x", encoding="utf-8")
     try:
@@ -323,8 +323,8 @@ def _coloured(fault: Fault) -> str:
 
 def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
     """Print the output that a dry run planned: layers, parameters, bytes, and each position."""
-    from gptailor.report.layer_view import Row, rows_with_runs  # noqa: PLC0415
-    from gptailor.report.plan_map import table  # noqa: PLC0415
+    from gptailor.report.layer_view import Row, rows_with_runs
+    from gptailor.report.plan_map import table
 
     base, size = prepared.base_size, prepared.output_size
     say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")
@@ -340,7 +340,7 @@ def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
 
 def width() -> int:
     """The terminal's columns; 80 where there is none."""
-    import shutil  # noqa: PLC0415 (few commands fill lines)
+    import shutil
 
     return shutil.get_terminal_size().columns
 
@@ -357,7 +357,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 def say_drawn(text: str) -> None:
     """Print what people look at, on terminals that lack some of its characters too."""
     if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
-        from gptailor.report.encoded import in_encoding  # noqa: PLC0415 (few terminals lack any)
+        from gptailor.report.encoded import in_encoding
 
         text = in_encoding(text, output_encoding())
     say(text)
@@ -377,7 +377,7 @@ def bytes_bar(total: int, what: str = "writing") -> AbstractContextManager[OnEve
     """Return a receiver of `BytesDone` that draws a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         return nullcontext(ignore_events)
-    from gptailor.report.progress import bar  # noqa: PLC0415
+    from gptailor.report.progress import bar
 
     return bar(total, what)
 
@@ -393,7 +393,7 @@ def keep_memory() -> None:
     Chunks come and go by the thousand; that each were new pages would cost as much as the
     arithmetic. Where the C library has no such setting nothing happens.
     """
-    import ctypes  # noqa: PLC0415 (few commands compute)
+    import ctypes
 
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -79,10 +79,10 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
 
     A plan from standard input (-) is written to standard output.
     """
-    import difflib  # noqa: PLC0415
+    import difflib
 
-    from gptailor.lang.format import format_text  # noqa: PLC0415
-    from gptailor.plan.faults import Source  # noqa: PLC0415
+    from gptailor.lang.format import format_text
+    from gptailor.plan.faults import Source
 
     changed = 0
     faults: list[Fault] = []
@@ -119,12 +119,12 @@ def show_command(
     Positions are the base's layer numbers, those of a stack the output's. Below it stands how large
     the output is, where the plan leaves nothing open and its models are there.
     """
-    from gptailor.report.plan_map import plan_map  # noqa: PLC0415
+    from gptailor.report.plan_map import plan_map
 
     wanted = options.read_plan_or_folder(plan, families)
     if program:
-        from gptailor.prepare import prepare  # noqa: PLC0415
-        from gptailor.program.program import program_lines  # noqa: PLC0415
+        from gptailor.prepare import prepare
+        from gptailor.program.program import program_lines
 
         prepared = prepare(wanted, models=dict(models))
         options.report(prepared.warnings)
@@ -147,9 +147,9 @@ def show_command(
 
 def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
     """The plan made, from headers; None of one with choices, or that can't be made here."""
-    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
-    from gptailor.plan.walk import open_choices  # noqa: PLC0415
-    from gptailor.prepare import prepare  # noqa: PLC0415
+    from gptailor.checkpoint.files import CheckpointError
+    from gptailor.plan.walk import open_choices
+    from gptailor.prepare import prepare
 
     if open_choices(plan):
         return None
@@ -175,8 +175,8 @@ def diff_command(first: str, second: str) -> None:
     Where layers differ, both are drawn as maps, A as 1 above B as 2, with marks below what differs;
     then it is said in words. Ends with 0 if they say the same, with 1 if not.
     """
-    from gptailor.plan.resolved import Resolved  # noqa: PLC0415
-    from gptailor.report.difference import difference_map, differences  # noqa: PLC0415
+    from gptailor.plan.resolved import Resolved
+    from gptailor.report.difference import difference_map, differences
 
     a, b = options.read_plan_or_folder(first), options.read_plan_or_folder(second)
     count = max(options.known_layer_count(plan, {})[0] for plan in (a, b))
@@ -197,7 +197,7 @@ def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
     """The plan with the other's dtype, where it says none and is made in that one."""
     if plan.dtype is not None or other.dtype is None:
         return plan
-    from gptailor.build.output import used_dtype  # noqa: PLC0415
+    from gptailor.build.output import used_dtype
 
     made = _made(plan, {})
     same = made is not None and used_dtype(made) == other.dtype
@@ -210,8 +210,8 @@ def schema_command() -> None:
 
     Editors check and complete plans in JSON by it.
     """
-    import gptailor  # noqa: PLC0415
-    from gptailor.plan.schema import plan_schema  # noqa: PLC0415
+    import gptailor
+    from gptailor.plan.plan import plan_schema
 
     options.say(json.dumps(plan_schema(gptailor.__version__), indent=2))
 
@@ -231,14 +231,14 @@ def lsp_command(hub: bool) -> None:
     An editor starts it; docs/editors.md says how. Models are looked at where they are: in folders,
     and in the cache of the Hub.
     """
-    import os  # noqa: PLC0415
+    import os
 
-    from gptailor.plan.extras import require  # noqa: PLC0415
+    from gptailor.plan.extras import require
 
     require("lsp", "a language server")
     if not hub:
         os.environ["HF_HUB_OFFLINE"] = "1"  # its library reads it when it is imported
-    from gptailor.lsp.server import serve  # noqa: PLC0415
+    from gptailor.lsp.server import serve
 
     serve(hub=hub)
 
@@ -287,9 +287,9 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     refused. Nothing is dropped in silence, and nothing taken for granted of models that aren't to
     be had.
     """
-    from gptailor.convert.mergekit.importer import from_mergekit  # noqa: PLC0415
-    from gptailor.convert.note import ConversionError  # noqa: PLC0415
-    from gptailor.convert.paper import from_paper  # noqa: PLC0415
+    from gptailor.convert.mergekit.importer import from_mergekit
+    from gptailor.convert.note import ConversionError
+    from gptailor.convert.paper import from_paper
 
     text, name = options.plan_text(file), options.shown_name(file)
     if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
@@ -327,7 +327,7 @@ def export_command(
     layers: int | None,
 ) -> None:
     """Print the mergekit configuration that says what PLAN says, if mergekit can say it."""
-    from gptailor.convert.mergekit.exporter import to_mergekit  # noqa: PLC0415
+    from gptailor.convert.mergekit.exporter import to_mergekit
 
     del tool  # there is one
     wanted = options.read_plan(plan, families)

@@ -79,9 +79,9 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
 
     Needs altair and vl-convert-python: pip install 'gptailor[report]'.
     """
-    from gptailor.cli.report_sections import Speech  # noqa: PLC0415
-    from gptailor.report.page.charts import require_charts  # noqa: PLC0415
-    from gptailor.report.page.page import page_html  # noqa: PLC0415
+    from gptailor.cli.report_sections import Speech
+    from gptailor.report.page.charts import require_charts
+    from gptailor.report.page.page import page_html
 
     require_charts()
     _refuse_output(output, force=force)
@@ -149,14 +149,14 @@ def _pictures(made: _Page) -> Iterator[str]:
 
 
 def _write(path: Path, raw: bytes) -> None:
-    from gptailor.checkpoint.write.output_file import write_whole  # noqa: PLC0415
+    from gptailor.checkpoint.write.output_file import write_whole
 
     write_whole(Path(os.path.realpath(path)), raw, path)
 
 
 def _write_pictures(folder: Path, made: _Page) -> int:
-    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
-    from gptailor.report.page.charts import picture  # noqa: PLC0415
+    from gptailor.checkpoint.write.output_file import writing
+    from gptailor.report.page.charts import picture
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,9 +175,9 @@ def _write_pictures(folder: Path, made: _Page) -> int:
 def _of_plan(
     target: str, models: _Models, families: tuple[Path, ...], speech: "Speech | None"
 ) -> _Page:
-    from gptailor.build.lock import LOCK_FILE, PLAN_FILE, SUFFIX, read_lock  # noqa: PLC0415
-    from gptailor.checkpoint.files import is_gguf  # noqa: PLC0415
-    from gptailor.cli import report_sections as of  # noqa: PLC0415
+    from gptailor.build.lock import LOCK_FILE, PLAN_FILE, SUFFIX, read_lock
+    from gptailor.checkpoint.files import is_gguf
+    from gptailor.cli import report_sections as of
 
     path = Path(target)
     plan = options.read_plan_or_folder(target, families)
@@ -201,14 +201,14 @@ def _alone(target: str, families: tuple[Path, ...]) -> "Plan | None":
     path = Path(target)
     if target == "-" or not (path.is_dir() or path.suffix == ".gguf"):
         return None
-    from gptailor.evaluate.targets import read_target  # noqa: PLC0415
+    from gptailor.evaluate.targets import read_target
 
     _, plan, _ = read_target(target)
     return plan.with_families(families) if families else plan
 
 
 def _text_of(plan: Any) -> str:
-    from gptailor.lang.format import format_plan  # noqa: PLC0415
+    from gptailor.lang.format import format_plan
 
     if plan.origin is not None and plan.origin.tree is not None:
         return str(plan.origin.source.text)
@@ -216,7 +216,7 @@ def _text_of(plan: Any) -> str:
 
 
 def _lead_of_plan(subject: "Reported") -> str:
-    from gptailor.cli.report_sections import sizes_in_words  # noqa: PLC0415
+    from gptailor.cli.report_sections import sizes_in_words
 
     said = sizes_in_words(subject)
     return f"<strong>{escape(said[:1].upper() + said[1:])}.</strong>"
@@ -229,7 +229,7 @@ def _plan_sections(
     again: list[str],
     report: "RunReport | None" = None,
 ) -> "list[Section]":
-    from gptailor.cli import report_sections as of  # noqa: PLC0415
+    from gptailor.cli import report_sections as of
 
     no_lock = "There is no lock; 'gptailor lock PLAN' makes one."
     return [
@@ -244,8 +244,8 @@ def _plan_sections(
 
 def _map(subject: "Reported", layers: int | None) -> "Section":
     """The layer map; `layers` is what is known of the base without its files."""
-    from gptailor.plan.resolved import Resolved  # noqa: PLC0415
-    from gptailor.report.page.layer_map import layer_map  # noqa: PLC0415
+    from gptailor.plan.resolved import Resolved
+    from gptailor.report.page.layer_map import layer_map
 
     if subject.base is not None:
         return layer_map(Resolved(subject.plan, subject.base.layers))
@@ -282,12 +282,12 @@ def _of_run(
     speech: "Speech | None",
     stored: _Stored,
 ) -> _Page:
-    from gptailor.build.lock import SUFFIX, parse_lock  # noqa: PLC0415
-    from gptailor.cli import report_sections as of  # noqa: PLC0415
-    from gptailor.lang.parse import read_bytes  # noqa: PLC0415
-    from gptailor.report.page.scores_section import scores_sections  # noqa: PLC0415
-    from gptailor.report.summary import SearchSummary  # noqa: PLC0415
-    from gptailor.search.run_files import RunFiles  # noqa: PLC0415
+    from gptailor.build.lock import SUFFIX, parse_lock
+    from gptailor.cli import report_sections as of
+    from gptailor.lang.parse import read_bytes
+    from gptailor.report.page.scores_section import scores_sections
+    from gptailor.report.summary import SearchSummary
+    from gptailor.search.run_files import RunFiles
 
     files = RunFiles(target)
     summary = files.record(SearchSummary, "summary.json")
@@ -319,11 +319,11 @@ def _of_run(
 
 def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Section]]":
     """Return the report of RUN, and all trials as charts, or why they can't be read."""
-    from gptailor.report.page.run_sections import run_sections  # noqa: PLC0415
-    from gptailor.report.page.section import Section  # noqa: PLC0415
+    from gptailor.report.page.run_sections import run_sections
+    from gptailor.report.page.section import Section
 
     try:
-        from gptailor.search.reported import run_report  # noqa: PLC0415 (imports Optuna)
+        from gptailor.search.reported import run_report  # imports Optuna
 
         report = run_report(target, storage=stored.storage, study=stored.study)
         return report, run_sections(report)
@@ -338,7 +338,7 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
 
 
 def _lead_of_run(summary: "SearchSummary | None") -> str:
-    from gptailor.report.found import ended_words, verdict_words  # noqa: PLC0415
+    from gptailor.report.found import ended_words, verdict_words
 
     if summary is None:
         return "The search has no summary: it was ended before it wrote one."

@@ -173,10 +173,10 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Names and texts, or why there are none."""
-    from gptailor.evaluate.answers import spoken  # noqa: PLC0415 (imports torch)
-    from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
-    from gptailor.evaluate.targets import find_targets  # noqa: PLC0415
-    from gptailor.evaluate.trial import Placement  # noqa: PLC0415
+    from gptailor.evaluate.answers import spoken  # imports torch
+    from gptailor.evaluate.outcome import Failure
+    from gptailor.evaluate.targets import find_targets
+    from gptailor.evaluate.trial import Placement
 
     made, base = subject.prepared, subject.base
     assert made is not None

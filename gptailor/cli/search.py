@@ -108,7 +108,7 @@ def search_command(
     Ctrl-C ends it with everything kept. The same command goes on where it ended, with a larger
     --trials beyond that; a RUN of another search is refused.
     """
-    from gptailor.search.settings import (  # noqa: PLC0415
+    from gptailor.search.settings import (
         Flags,
         Resources,
         settings,
@@ -129,9 +129,9 @@ def search_command(
         say("plans are of several sizes, so that parameters() is an objective too", err=True)
     require("search", "a search")
     _set_up_jax()
-    from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
-    from gptailor.report.found import summary_lines  # noqa: PLC0415
-    from gptailor.search.search import Doing, search  # noqa: PLC0415
+    from gptailor.cli.search_view import Lines, Screen
+    from gptailor.report.found import summary_lines
+    from gptailor.search.search import Doing, search
 
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
@@ -159,7 +159,7 @@ def search_command(
 def _set_up_jax() -> None:
     """On the CPU, whatever models live on; what it compiles is kept for the next time."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from gptailor.checkpoint.files import cache_folder  # noqa: PLC0415
+    from gptailor.checkpoint.files import cache_folder
 
     if (kept := cache_folder()) is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept / "jax"))
@@ -247,7 +247,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     if (parameters, memory, layers, loss) == (None,) * 4:
         raise click.UsageError("say what to keep to: --parameters, --memory, --layers or --loss")
-    from gptailor.search.pick import Bounds, pick, put_picked  # noqa: PLC0415
+    from gptailor.search.pick import Bounds, pick, put_picked
 
     lost = {} if loss is None else dict([loss])
     bounds = Bounds(parameters, memory, context, layers, **lost)

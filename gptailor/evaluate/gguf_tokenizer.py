@@ -16,7 +16,6 @@ from gptailor.plan.faults import listed
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
 
 _CONTROL, _DEFINED = 3, 4
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}

@@ -1,4 +1,4 @@
-"""The plan while it is gathered, and what statements share: layers, numbers and methods."""
+"""The plan while it is gathered, and parts that statements share: layers and numbers."""
 
 import math
 from collections import defaultdict
@@ -18,10 +18,10 @@ Spans = Mapping[Place, Span]
 _PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
     name: ("search", name) for name in ("fidelity", "trials", "seed")
 }
-"""Where in a plan stands what can be said once, if not under its own name."""
+"""Places of single values that don't stand under their own name in a plan."""
 
 _ONCE = ("dtype", "heal", "whole", *p.REST)
-"""What stands in a plan under its own name, said once."""
+"""Fields of a plan with a single value, under its own name."""
 _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "layers": (("layers",), p.normal_order),
     "others": (("others",), p.normal_order),
@@ -35,7 +35,7 @@ _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "objectives": (("search", "objectives"), None),
     "requires": (("search", "requires"), None),
 }
-"""A plan's lists, where they stand, and their order if it isn't the text's."""
+"""A plan's lists, their places, and their order if it isn't the text's."""
 _UNTIED = ("objectives", "requires")
 """Lists whose entries are never tied."""
 
@@ -52,7 +52,7 @@ class Placed:
 @final
 @dataclass(slots=True)
 class Draft:
-    """What was gathered so far."""
+    """The plan gathered so far."""
 
     single: dict[str, Placed] = field(default_factory=dict)
     models: dict[str, Placed] = field(default_factory=dict)
@@ -63,11 +63,11 @@ class Draft:
     entries: int = 0  # layers named, and what is listed for each of them
 
     def fault(self, code: str, message: str, span: Span, help_: str = "", *also: Also) -> None:
-        """Note a fault."""
+        """Add a fault."""
         self.faults.append(Fault(code, message, span=span, help=help_, also=also))
 
     def has_room(self, more: int, span: Span) -> bool:
-        """Count layers that are named, or what is listed for each; a fault where it is too much."""
+        """Count layers that are named, or entries listed for each; add a fault beyond the limit."""
         self.entries += more
         if self.entries - more <= MOST_ENTRIES < self.entries:
             message = f"the plan names more than {MOST_ENTRIES:,} layers, models and numbers"
@@ -77,19 +77,19 @@ class Draft:
         return self.entries <= MOST_ENTRIES
 
     def once(self, name: str, value: object, span: Span, spans: Spans | None = None) -> None:
-        """Note what can be said once; a fault if it was said before."""
-        if (known := self.single.get(name)) is not None:
-            also = Also("first said here", span=known.spans[()])
+        """Set a single value; add a fault if it was set before."""
+        if (earlier := self.single.get(name)) is not None:
+            also = Also("first said here", span=earlier.spans[()])
             self.fault("P401", f"'{name}' is said twice", span, "keep one of the two", also)
             return
         self.single[name] = Placed(value, {**(spans or {}), (): span})
 
     def add(self, name: str, entry: object, spans: Spans) -> None:
-        """Note an entry of one of the plan's lists."""
+        """Add an entry to one of the plan's lists."""
         self.lists[name].append(Placed(entry, spans))
 
     def plan(self, source: Source, folder: Path) -> p.Plan:
-        """The plan, knowing where it was read from."""
+        """Return the plan with its origin."""
         spans = {_PLACES.get(name, (name,)): placed.spans for name, placed in self.single.items()}
         spans |= {("models", name): model.spans for name, model in self.models.items()}
         spans |= {("numbers", name): number.spans for name, number in self.numbers.items()}
@@ -98,19 +98,19 @@ class Draft:
             name: single.get(name) for name in ("dtype", "chat_template", "heal", "whole", *p.REST)
         }
         for name, (place, order) in _LISTS.items():
-            found = self.lists[name]
+            gathered = self.lists[name]
             if order is not None:
-                found = sorted(found, key=lambda placed: order(placed.entry))
-            spans |= {(*place, i): placed.spans for i, placed in enumerate(found)}
-            said = tuple(placed.entry for placed in found)
-            lists[name] = said if name in _UNTIED else p.retied(said)
+                gathered = sorted(gathered, key=lambda placed: order(placed.entry))
+            spans |= {(*place, i): placed.spans for i, placed in enumerate(gathered)}
+            listed = tuple(placed.entry for placed in gathered)
+            lists[name] = listed if name in _UNTIED else p.retied(listed)
         items, *wishes = (lists.pop(name) for name in ("items", "objectives", "requires"))
         budget: dict[str, Any] = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
         blocks: dict[str, Any] = {
             "stack": p.built(p.Stack, items=items, limit=single.get("limit")),
             "search": p.built(p.Search, objectives=wishes[0], requires=wishes[1], **budget),
         }
-        made = p.built(
+        plan = p.built(
             p.Plan,
             version=single.get("tailor", 1),
             models={name: placed.entry for name, placed in self.models.items()},
@@ -118,19 +118,19 @@ class Draft:
             **lists,
             **{name: block for name, block in blocks.items() if name in single},
         )
-        return made.read_from(Origin(source, folder, spans))
+        return plan.read_from(Origin(source, folder, spans))
 
 
 # ------------------------------------------------------------------------------------------ layers
 
 
-def once_in_words(draft: Draft, where: str, said: tree.Word | tree.String, span: Span) -> None:
-    """Note a tokenizer or a chat template that isn't made by a recipe."""
-    if where == "chat_template" and isinstance(said, tree.Word):
-        value = p.built(p.TemplateOf, model=said.text)
-        draft.once(where, value, span, {("model",): said.span})
+def once_in_words(draft: Draft, where: str, word: tree.Word | tree.String, span: Span) -> None:
+    """Set a tokenizer or a chat template that has no recipe."""
+    if where == "chat_template" and isinstance(word, tree.Word):
+        value = p.built(p.TemplateOf, model=word.text)
+        draft.once(where, value, span, {("model",): word.span})
     else:
-        draft.once(where, said.text, span)
+        draft.once(where, word.text, span)
 
 
 @final
@@ -154,12 +154,15 @@ class Positions:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The layer numbers."""
+        """Return the layer numbers."""
         return tuple(at.number for at in self.at)
 
 
-def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Positions | None:
-    """The layers of a list; `whole` says what takes whole layers only. None if there is a fault."""
+def positions_of(draft: Draft, layers: tree.Layers, *, taker: str = "") -> Positions | None:
+    """Return the layers of a list; None if there is a fault.
+
+    `taker` is a statement that takes whole layers only, as messages name it.
+    """
     before = len(draft.faults)
     if len(layers.ranges) > MOST_LAYERS:
         message = f"expected at most {MOST_LAYERS:,} layers in one list, got more"
@@ -167,8 +170,8 @@ def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Posit
         return None
     parts = {r.part.text if r.part else None for r in layers.ranges}
     for r in layers.ranges:
-        if r.part is not None and whole:
-            draft.fault("P206", f"{whole} takes whole layers, not the part '.{r.part.text}'",
+        if r.part is not None and taker:
+            draft.fault("P206", f"{taker} takes whole layers, not the part '.{r.part.text}'",
                         Span(r.part.span.start - 1, r.part.span.end))  # fmt: skip
         else:
             part_named(draft, r.part)
@@ -182,7 +185,7 @@ def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Posit
 
 
 def part_named(draft: Draft, word: tree.Word | None) -> Part | None:
-    """The part of a layer that a word stands for; None without one, and with a fault."""
+    """Return the part of a layer that a word stands for; None without one, and with a fault."""
     if word is None or (wrong := unknown_part(word.text)) is None:
         return None if word is None else word.text
     draft.fault("P205", wrong[0], word.span, wrong[1])
@@ -206,12 +209,12 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
             draft.fault("P202", f"L{min(repeated)} stands twice in this list", r.span)
         seen.update(numbers)
         for number in numbers:
-            ends = {first: r.first.span, last: r.last.span}
-            yield At(number, ends.get(number, r.span), r.span)
+            edges = {first: r.first.span, last: r.last.span}
+            yield At(number, edges.get(number, r.span), r.span)
 
 
 def is_a_layer(draft: Draft, word: tree.LayerWord) -> bool:
-    """Whether a layer's number is one that models have; a fault if not."""
+    """Return whether a model may have a layer of this number; add a fault if not."""
     if word.number > LARGEST_LAYER:
         draft.fault("P214", f"layer numbers end at {LARGEST_LAYER}", word.span)
         return False
@@ -219,15 +222,15 @@ def is_a_layer(draft: Draft, word: tree.LayerWord) -> bool:
 
 
 def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
-    """Both lists have one length and name one part."""
+    """Return whether both lists have one length and name one part; add a fault if not."""
     if first.part != other.part:
-        here, there = (f"the part '.{at.part}'" if at.part else "a whole layer"
+        actual, expected = (f"the part '.{at.part}'" if at.part else "a whole layer"
                        for at in (other, first))  # fmt: skip
-        draft.fault("P204", f"{here} stands beside {there}", other.span,
+        draft.fault("P204", f"{actual} stands beside {expected}", other.span,
                     "the target and all sources name the same part, or none")  # fmt: skip
     elif len(first.at) != len(other.at):
-        here, there = count_words(len(other.at), "layer"), count_words(len(first.at), "layer")
-        draft.fault("P203", f"lists of unequal length: {here} here, {there} there", other.span,
+        actual, expected = count_words(len(other.at), "layer"), count_words(len(first.at), "layer")
+        draft.fault("P203", f"lists of unequal length: {actual} here, {expected} there", other.span,
                     "targets and sources go in step; nothing is broadcast")  # fmt: skip
     else:
         return True
@@ -240,7 +243,10 @@ def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
 def value_of(
     draft: Draft, numeral: tree.Numeral | tree.EachSource | tree.String | tree.Word
 ) -> p.Value | None:
-    """A number, a name of one, a curve or a choice; None, with a fault, if it is none of these."""
+    """Return a number, a name of one, a curve or a choice;
+
+    None, with a fault, for anything else.
+    """
     match numeral:
         case tree.EachSource() | tree.String():
             message = "one number is needed, not a list"
@@ -258,13 +264,13 @@ def value_of(
             options = _all_finite(draft, numeral.options)
             return p.built(p.OneOfNumbers, one_of=options) if options else None
         case tree.Between():
-            ends = _all_finite(draft, (numeral.low, numeral.high))
-            return p.built(p.Interval, interval=(ends[0], ends[1])) if ends else None
+            bounds = _all_finite(draft, (numeral.low, numeral.high))
+            return p.built(p.Interval, interval=(bounds[0], bounds[1])) if bounds else None
 
 
-def _all_finite(draft: Draft, given: tuple[tree.Fixed, ...]) -> tuple[int | float, ...] | None:
-    found = tuple(n for number in given if (n := _finite(draft, number)) is not None)
-    return found if len(found) == len(given) else None
+def _all_finite(draft: Draft, nodes: tuple[tree.Fixed, ...]) -> tuple[int | float, ...] | None:
+    numbers = tuple(n for number in nodes if (n := _finite(draft, number)) is not None)
+    return numbers if len(numbers) == len(nodes) else None
 
 
 def _curve(draft: Draft, node: tree.Curving) -> p.Curve | None:
@@ -273,7 +279,9 @@ def _curve(draft: Draft, node: tree.Curving) -> p.Curve | None:
         help_ = nearest(node.name.text, ["curve"]) or "a number by position is curve(0.0, 1.0)"
         draft.fault("P301", message, node.name.span, help_)
         return None
-    knots = [knot for knot in (_knot(draft, one) for one in node.knots) if knot is not None]
+    knots = [
+        knot for knot in (_knot(draft, knot_node) for knot_node in node.knots) if knot is not None
+    ]
     over = None if node.over is None else stretch(draft, node.over)
     if len(knots) < len(node.knots) or (over is None) != (node.over is None):
         return None
@@ -290,7 +298,7 @@ def _knot(draft: Draft, node: tree.Numeral | tree.Word) -> p.Number | p.Named | 
 
 
 def stretch(draft: Draft, node: tree.Range) -> tuple[int, int] | None:
-    """The first and the last layer of a range; None, with a fault, if it isn't one."""
+    """Return the first and the last layer of a range; None, with a fault, if it descends."""
     first, last = node.first.number, node.last.number
     if not all(is_a_layer(draft, word) for word in (node.first, node.last)):
         return None
@@ -309,7 +317,7 @@ def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
 
 
 def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) -> int | None:
-    """A whole number; a fault and None if it isn't one."""
+    """Return a whole number; None, with a fault, for another value."""
     value = number.value if isinstance(number, tree.Fixed) else None
     if isinstance(value, int) and least <= value < 2**63:
         return value
@@ -319,15 +327,15 @@ def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) 
 
 
 def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> p.Count | None:
-    """A count, or a range of counts; a fault and None if it is none."""
+    """Return a count, or a range of counts; None, with a fault, for another value."""
     if isinstance(node, tree.Fixed):
         return whole_number(draft, node, what)
-    ends = [whole_number(draft, end, what) for end in (node.low, node.high)]
-    if ends[0] is None or ends[1] is None:
+    bounds = [whole_number(draft, end, what) for end in (node.low, node.high)]
+    if bounds[0] is None or bounds[1] is None:
         return None
-    return p.built(p.CountRange, between=(ends[0], ends[1]))
+    return p.built(p.CountRange, between=(bounds[0], bounds[1]))
 
 
 def count_words(n: int, noun: str) -> str:
-    """`no layer`, `1 layer`, `2 layers`."""
+    """Return `no layer`, `1 layer`, `2 layers`."""
     return f"{n or 'no'} {noun}{'' if n == 1 else 's'}"

@@ -34,7 +34,7 @@ from gptailor.plan.faults import Fault, PlanError, Source, errors
 from gptailor.plan.walk import drops_by_choice
 
 _Joined = Callable[[Sequence[Any]], list[list[Any]]]
-"""How entries are joined to statements."""
+"""Joins entries to statements."""
 
 # --------------------------------------------------------------------------------- canonical forms
 
@@ -54,31 +54,34 @@ class _Line:
     behind: str = ""
 
     def shown(self, indent: str = "") -> str:
-        """The text with its comments."""
+        """Return the text with its comments."""
         text = self.text + (f"  {self.behind}" if self.behind else "")
         return "\n".join(indent + part for part in (*self.above, text))
 
 
 def format_plan(plan: p.Plan) -> str:
-    """The canonical text of a plan. Reading it gives the same plan."""
+    """Return the canonical text of a plan. Reading it gives the same plan."""
     lines = [_Line("version", 0, f"tailor {plan.version}"), *_lines(plan, groups)]
-    said = [name for name in ("stack", "search") if getattr(plan, name) is not None]
-    texts = {name: _block_text(name, [li for li in lines if li.section == name]) for name in said}
+    names = [name for name in ("stack", "search") if getattr(plan, name) is not None]
+    texts = {name: _block_text(name, [li for li in lines if li.section == name]) for name in names}
     blocks = [_Line(name, 0, text) for name, text in texts.items()]
-    return _sheet([line for line in lines if line.section not in said] + blocks)
+    return _sheet([line for line in lines if line.section not in names] + blocks)
 
 
 def format_text(source: Source) -> tuple[str | None, list[Fault]]:
-    """The canonical form of a text, comments kept; None and the faults if it can't be read."""
+    """Return the canonical form of a text, comments kept;
+
+    None and the faults of an invalid text.
+    """
     file, faults = parse(source)
     _, more = lower(file, source, Path())
-    if errors(found := faults + more):
-        return None, found
+    if errors(combined := faults + more):
+        return None, combined
     return format_file(file), []
 
 
 def format(plan: p.Plan | str) -> str:
-    """The canonical text of a plan, or of a text, whose comments stay: one form for one meaning.
+    """Return the canonical text of a plan, or of a text with its comments.
 
     Reading it gives an equal plan, and formatting it again the same text.
 
@@ -93,10 +96,10 @@ def format(plan: p.Plan | str) -> str:
 
 
 def format_file(file: tree.File, used: p.Plan | None = None) -> str:
-    """The canonical form of a tree that lowers without faults.
+    """Return the canonical form of a tree that lowers without faults.
 
-    The models, the dtype, the template, the bridges and the healing of `used` stand for what the
-    text says of them, as in the copy of a plan that a compiled folder holds.
+    The models, the dtype, the template, the bridges and the healing of `used` replace the text's,
+    as in the copy of a plan in a compiled folder.
     """
     blocks = [(s, s.body) for s in file.statements if isinstance(s.body, tree.Block)]
     others = [s for s in file.statements if not isinstance(s.body, tree.Block)]
@@ -108,16 +111,16 @@ def format_file(file: tree.File, used: p.Plan | None = None) -> str:
 
 
 def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
-    """The whole text; sections are parted by an empty line."""
+    """Return the whole text, with an empty line between sections."""
     ordered = sorted(lines, key=lambda line: (_SECTIONS.index(line.section), line.key))
-    sections = ["\n".join(line.shown() for line in found)
-                for _, found in groupby(ordered, lambda line: line.section)]  # fmt: skip
+    sections = ["\n".join(line.shown() for line in group)
+                for _, group in groupby(ordered, lambda line: line.section)]  # fmt: skip
     sections += ["\n".join(closing)] if closing else []
     return "\n\n".join(sections) + "\n" if sections else ""
 
 
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
-    """The lines, saying which models, dtype, template and calibration files are used."""
+    """Return the lines with the models, dtype, template and calibration files of `used`."""
     fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 5}
     for line in lines:
         if line.section == "models":
@@ -136,27 +139,29 @@ def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
 
 
 def _commented(statement: tree.Statement) -> bool:
-    """Such a statement is neither joined nor split."""
+    """Return whether a statement has comments; such a statement is neither joined nor split."""
     return bool(statement.above or statement.behind)
 
 
 def _stated(statements: Sequence[tree.Statement]) -> list[_Line]:
-    """The lines of statements without comments, or of one with its own."""
+    """Return the lines of statements without comments, or of one with its own."""
     draft = Draft()
     for statement in statements:
         lower_statement(draft, statement)
     plan = draft.plan(Source("", ""), Path())
     alone = bool(statements) and _commented(statements[0])
-    lines = list(_lines(plan, (lambda found: [list(found)] if found else []) if alone else groups))
-    said = [s.body.number.value for s in statements if isinstance(s.body, tree.Version)]
-    lines += [_Line("version", 0, f"tailor {number!r}") for number in said]
+    lines = list(
+        _lines(plan, (lambda entries: [list(entries)] if entries else []) if alone else groups)
+    )
+    versions = [s.body.number.value for s in statements if isinstance(s.body, tree.Version)]
+    lines += [_Line("version", 0, f"tailor {number!r}") for number in versions]
     for line in lines if alone else ():
         line.above, line.behind = statements[0].above, statements[0].behind
     return lines
 
 
 def _block_of(statement: tree.Statement, block: tree.Block) -> _Line:
-    """A block from its statements, which keep their comments; neighbours without any are joined."""
+    """Return a block's line; inner statements without comments are joined."""
     runs: list[list[tree.Statement]] = []
     for inner in sorted(block.statements, key=lambda s: isinstance(s.body, tree.Limit)):
         if not runs or _commented(inner) or _commented(runs[-1][0]):
@@ -179,8 +184,8 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     if plan.dtype is not None:
         yield _Line(*_DTYPE, f"dtype {plan.dtype}")
     for i, where in enumerate((*p.REST, "chat_template"), 1):
-        if (said := getattr(plan, where)) is not None:
-            yield _Line("output", (i, where), rest_words(where, said))
+        if (recipe := getattr(plan, where)) is not None:
+            yield _Line("output", (i, where), rest_words(where, recipe))
     yield from _layer_lines(plan, joined)
     yield from _change_lines(plan, joined)
     yield from _inner_lines(plan, joined)
@@ -198,10 +203,10 @@ def _layer_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
 
 
 def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    found: dict[Any, list[p.Drop]] = {}  # those of a tied statement, all `maybe` ones, the rest
+    grouped: dict[Any, list[p.Drop]] = {}  # those of a tied statement, all `maybe` ones, the rest
     for drop in plan.drops:
-        found.setdefault((drop.maybe, drop.tied), []).append(drop)
-    for drops in found.values():
+        grouped.setdefault((drop.maybe, drop.tied), []).append(drop)
+    for drops in grouped.values():
         words = f"drop {range_words([entry.position for entry in drops])}"
         yield _Line("changes", (0, drops[0].position), mark_words(drops[0]) + words)
     for _, choice in drops_by_choice(plan):

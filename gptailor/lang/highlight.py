@@ -18,8 +18,8 @@ _WORDS = word_groups()
 class TailorLexer(RegexLexer):
     """The Tailor language.
 
-    A keyword is coloured as one wherever it stands, but as an argument's name or a part: that a
-    model may be called so where no keyword can stand, is for a parser to know.
+    A keyword has its colour wherever it stands, except as an argument's name or a part. Only a
+    parser could tell a keyword from a model of the same name.
     """
 
     name = "Tailor"

@@ -1,6 +1,6 @@
-"""The words that highlighters and editors know: those of the grammar, and those that plans name.
+"""The words for highlighters and editors: those of the grammar, and the names in the registries.
 
-All of them are read off the grammar's parser and the registries: a new word is known at once.
+All of them are read off the grammar's parser and the registries, so new words need no change here.
 """
 
 import functools
@@ -16,19 +16,19 @@ _CHOICES = frozenset({"any", "maybe", "one", "tied"})
 
 @functools.cache
 def spelled() -> Mapping[str, str]:
-    """The word or the sign of each terminal of the grammar that stands for one text."""
+    """Return the word or the sign of each terminal of the grammar that stands for one text."""
     return {t.name: t.pattern.value for t in parser().terminals if t.pattern.type == "str"}
 
 
 def beginning(start: str) -> tuple[str, ...]:
-    """The words that a `statement`, an `item` or a `wish` begins with, sorted."""
+    """Return the words that a `statement`, an `item` or a `wish` begins with, sorted."""
     begun = parser().parse_interactive("", start=start)
     accepted: set[str] = begun.accepts()  # type: ignore[no-untyped-call]
     return _words(spelled().get(name, "") for name in accepted)
 
 
 def word_groups() -> Mapping[str, tuple[str, ...]]:
-    """All words by what they do, each group sorted; no word of the grammar is in two groups.
+    """Return all words by their use, each group sorted; no word of the grammar is in two groups.
 
     `statement` words begin a statement or a line of a block, `choice` words leave something open,
     `within` are all others of the grammar. The other groups name what registries have, and the
@@ -53,5 +53,5 @@ def word_groups() -> Mapping[str, tuple[str, ...]]:
 
 
 def _words(texts: Iterable[str]) -> tuple[str, ...]:
-    """Those that are words and no signs, sorted."""
+    """Return the texts that are words and no signs, sorted."""
     return tuple(sorted(text for text in texts if text[:1].isalpha()))

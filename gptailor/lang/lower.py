@@ -1,4 +1,4 @@
-"""A tree into a `Plan`: each statement into the entries it stands for; what can't be is a fault."""
+"""A tree into a `Plan`: each statement into its entries, or into faults."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from gptailor.plan.walk import recipe_lists, value_lists
 
 
 def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[Fault]]:
-    """The plan that a tree stands for, and the faults that kept statements out of it."""
+    """Return the plan of a tree, and the faults that kept statements out of it."""
     draft = d.Draft()
     for i, statement in enumerate(file.statements):
         if isinstance(statement.body, tree.Version) and i > 0:
@@ -30,45 +30,48 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
 
 
 def lower_statement(draft: d.Draft, statement: tree.Statement) -> None:
-    """Add what a statement says to the draft."""
+    """Add a statement's entries to the draft."""
     _LOWER[type(statement.body)](draft, statement, statement.body)
 
 
-def _spans(whole: Span, **inside: tree.TreeNode | None) -> dict[Place, Span]:
-    """An entry's span, and those of the parts of it that are there."""
-    return {(): whole, **{(name,): node.span for name, node in inside.items() if node is not None}}
+def _spans(entry_span: Span, **inside: tree.TreeNode | None) -> dict[Place, Span]:
+    """Return an entry's span, and the spans of its parts that are present."""
+    return {
+        (): entry_span,
+        **{(name,): node.span for name, node in inside.items() if node is not None},
+    }
 
 
 def _version(draft: d.Draft, statement: tree.Statement, body: tree.Version) -> None:
     if body.number.value != 1:
-        said = f"{body.number.value!r}"[:20]
-        draft.fault("P102", f"there is no version {said} of the language", body.number.span,
+        number = f"{body.number.value!r}"[:20]
+        draft.fault("P102", f"there is no version {number} of the language", body.number.span,
                     "this gptailor reads 'tailor 1'")  # fmt: skip
     draft.once("tailor", 1, statement.span)
 
 
 def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> None:
     name = body.name.text
-    if (known := draft.models.get(name)) is not None:
-        also = Also("first declared here", span=known.spans["name",])
+    if (earlier := draft.models.get(name)) is not None:
+        also = Also("first declared here", span=earlier.spans["name",])
         draft.fault("P104", f"the model '{name}' is declared twice", body.name.span, "", also)
         return
     spans = _spans(statement.span, name=body.name, source=body.source, on=body.on,
                    revision=body.revision)  # fmt: skip
-    said: dict[str, Any]
+    fields: dict[str, Any]
     if isinstance(body.source, tree.From):
         pattern = _made_of(draft, body, body.source)
-        said = {"made": pattern.recipe(0)} if pattern is not None else {"source": "."}  # a fault
+        fields = {"made": pattern.recipe(0)} if pattern is not None else {"source": "."}  # a fault
         inside = pattern.spans if pattern is not None else {}
         spans |= {("made", *place[1:]): span for place, span in inside.items()}
         spans["made",] = body.source.span
     else:
-        said = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
-    draft.models[name] = d.Placed(p.built(p.Model, **said), spans)
+        fields = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
+    draft.models[name] = d.Placed(p.built(p.Model, **fields), spans)
 
 
 def _made_of(draft: d.Draft, body: tree.Declare, origin: tree.From) -> "Pattern | None":
-    """What a model is made of; a fault if it is an adapter or has a revision at once."""
+    """Return a model's recipe; add a fault for an adapter or a revision beside it."""
     if body.on is not None:
         draft.fault("P109", "an adapter is a folder or of the Hub, in quotes", origin.span)
     if body.revision is not None:
@@ -78,8 +81,8 @@ def _made_of(draft: d.Draft, body: tree.Declare, origin: tree.From) -> "Pattern 
 
 def _let(draft: d.Draft, statement: tree.Statement, body: tree.LetNode) -> None:
     name = body.name.text
-    if (known := draft.numbers.get(name)) is not None:
-        also = Also("first named here", span=known.spans["name",])
+    if (earlier := draft.numbers.get(name)) is not None:
+        also = Also("first named here", span=earlier.spans["name",])
         draft.fault("P113", f"the number '{name}' is named twice", body.name.span, "", also)
         return
     value = d.value_of(draft, body.value)
@@ -128,7 +131,7 @@ def _no_marks(draft: d.Draft, statement: tree.Statement, what: str, help_: str =
 
 
 def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
-    """What `maybe` and `tied` say, by the entries' fields; a group of its own for each `tied`."""
+    """Return the entries' fields for `maybe` and `tied`, with a new group for each `tied`."""
     marks: dict[str, Any] = {"maybe": statement.maybe is not None, "tied": None}
     if statement.tied is not None:
         marks["tied"] = draft.groups
@@ -139,7 +142,7 @@ def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
 def _entries(
     draft: d.Draft, statement: tree.Statement, target: d.Positions | None
 ) -> Iterator[tuple[int, d.At, dict[str, Any], dict[Place, Span]]]:
-    """Each of a statement's layers: its number in the list, itself, its marks, its spans."""
+    """Yield each of a statement's layers: its number in the list, itself, its marks, its spans."""
     if target is None:
         return
     marks = _marks(draft, statement)
@@ -199,7 +202,7 @@ def _has_room(
 
 
 def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> None:
-    target = d.positions_of(draft, body.layers, whole="'drop'")
+    target = d.positions_of(draft, body.layers, taker="'drop'")
     for _, at, marks, spans in _entries(draft, statement, target):
         draft.add("drops", p.built(p.Drop, position=at.number, **marks), spans)
 
@@ -209,16 +212,16 @@ def _drop_some(draft: d.Draft, statement: tree.Statement, body: tree.DroppingSom
     if statement.tied is not None:
         draft.fault("P506", f"'tied' doesn't go with {what}", statement.tied.span,
                     "it is one choice anyway")  # fmt: skip
-    target = d.positions_of(draft, body.layers, whole=what)
+    target = d.positions_of(draft, body.layers, taker=what)
     count = d.count_of(draft, body.count, "how many layers to drop")
     if target is not None and count is not None:
-        said: Any = {"count": count, "among": tuple(sorted(target.numbers))}
-        said["maybe"] = statement.maybe is not None
+        fields: Any = {"count": count, "among": tuple(sorted(target.numbers))}
+        fields["maybe"] = statement.maybe is not None
         spans = _spans(statement.span, maybe=statement.maybe, count=body.count, among=body.layers)
         if body.what.text == "any":
-            draft.add("drop_any", p.built(p.DropAny, **said), spans)
+            draft.add("drop_any", p.built(p.DropAny, **fields), spans)
         else:
-            draft.add("windows", p.built(p.DropWindow, **said), spans)
+            draft.add("windows", p.built(p.DropWindow, **fields), spans)
 
 
 def _repeat(draft: d.Draft, statement: tree.Statement, body: tree.Repeating) -> None:
@@ -228,8 +231,8 @@ def _repeat(draft: d.Draft, statement: tree.Statement, body: tree.Repeating) -> 
         marks = {"maybe": statement.maybe is not None}
         entry = p.built(p.Repeat, first=block[0], last=block[1], times=times, **marks)
         spans = _spans(statement.span, maybe=statement.maybe, times=body.times)
-        ends = {("first",): body.block.first.span, ("last",): body.block.last.span}
-        draft.add("repeats", entry, spans | ends)
+        edges = {("first",): body.block.first.span, ("last",): body.block.last.span}
+        draft.add("repeats", entry, spans | edges)
 
 
 def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.RepeatingWindow) -> None:
@@ -248,7 +251,7 @@ def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.Repeati
 def _times(
     draft: d.Draft, statement: tree.Statement, body: tree.Repeating | tree.RepeatingWindow
 ) -> p.Count | None:
-    """How often the block comes again."""
+    """Return the number of further runs of a block."""
     if statement.tied is not None:
         draft.fault("P506", "'tied' doesn't go with 'repeat'", statement.tied.span,
                     "a block is one choice anyway")  # fmt: skip
@@ -257,7 +260,7 @@ def _times(
 
 
 def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> None:
-    target = d.positions_of(draft, body.layers, whole="'scale'")
+    target = d.positions_of(draft, body.layers, taker="'scale'")
     factor = d.value_of(draft, body.factor)
     if factor is None:
         return
@@ -294,20 +297,20 @@ def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> N
 def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> None:
     _no_marks(draft, statement, "'heal'", "healing is no choice: a plan is healed or not")
     spans = _spans(statement.span, on=body.on, layers=body.layers, teacher=body.teacher)
-    layers = d.positions_of(draft, body.layers, whole="'heal'") if body.layers else None
-    found = sorted(layers.at, key=lambda at: at.number) if layers else ()
-    for i, at in enumerate(found):
+    layers = d.positions_of(draft, body.layers, taker="'heal'") if body.layers else None
+    ordered = sorted(layers.at, key=lambda at: at.number) if layers else ()
+    for i, at in enumerate(ordered):
         spans |= {("layers", i): at.span, ("layers", i, *TARGET): at.range}
-    said: dict[str, Any] = {"layers": tuple(at.number for at in found)}
+    fields: dict[str, Any] = {"layers": tuple(at.number for at in ordered)}
     for name, value in ((setting.name.text, setting.value) for setting in body.settings):
-        if name in said:
+        if name in fields:
             draft.fault("P305", f"'{name}' is given twice", value.span)
         what, least = f"'{name}' of 'heal'", 0 if name == "seed" else 1
         number = None if isinstance(value, tree.Word) else value
-        said[name] = d.whole_number(draft, number, what, least) if number else "full"
+        fields[name] = d.whole_number(draft, number, what, least) if number else "full"
         spans[name,] = value.span
     teacher = body.teacher.text if body.teacher else None
-    entry = p.built(p.Heal, on=body.on.text, teacher=teacher, **said)
+    entry = p.built(p.Heal, on=body.on.text, teacher=teacher, **fields)
     draft.once("heal", entry, statement.span, spans)
 
 
@@ -316,9 +319,9 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
     draft.once(body.name.text, True, body.name.span, {STATEMENT: statement.span})
     for inner in () if said_before else body.statements:
         if isinstance(inner.body, tree.Merging):
-            _items(draft, inner, merging_pattern(draft, inner.body, whole="a stack"))
+            _items(draft, inner, merging_pattern(draft, inner.body, taker="a stack"))
         elif isinstance(inner.body, tree.Picked):
-            _items(draft, inner, picked_pattern(draft, inner.body, whole="a stack"))
+            _items(draft, inner, picked_pattern(draft, inner.body, taker="a stack"))
         elif isinstance(inner.body, tree.Assign):
             draft.fault("P216", "an item of a stack has no target", inner.body.layers.span,
                         "the items are the output's layers in order: leave 'L… =' out")  # fmt: skip
@@ -341,7 +344,10 @@ def _limit(draft: d.Draft, statement: tree.Statement, body: tree.Limit) -> None:
 
 
 def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNode) -> None:
-    """An objective; without a direction it has the better one, `maximize` if a metric knows it."""
+    """Add an objective; by default its direction is the better one.
+
+    Where only a metric knows the direction it is `maximize`.
+    """
     before = len(draft.faults)
     name = body.measure.name.text
     spec = OBJECTIVES.get(name)
@@ -351,8 +357,8 @@ def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNo
         return
     better = spec.direction if spec else None
     direction = body.direction.text if body.direction else (better or "maximize")
-    said: Any = {"direction": direction, "name": name, "arguments": arguments}
-    draft.add("objectives", p.built(p.Objective, **said), spans)
+    fields: Any = {"direction": direction, "name": name, "arguments": arguments}
+    draft.add("objectives", p.built(p.Objective, **fields), spans)
 
 
 def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) -> None:
@@ -365,18 +371,18 @@ def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) 
     if len(draft.faults) > before:
         return
     of = body.bound.of.text if body.bound.of else None
-    said: Any = {"name": body.measure.name.text, "sign": body.sign.text, "arguments": arguments}
-    entry = p.built(p.Requirement, bound=p.built(p.Bound, number=number, of=of), **said)
+    fields: Any = {"name": body.measure.name.text, "sign": body.sign.text, "arguments": arguments}
+    entry = p.built(p.Requirement, bound=p.built(p.Bound, number=number, of=of), **fields)
     draft.add("requires", entry, spans)
 
 
 def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) -> None:
     name = body.name.text
     least = 0 if name == "seed" else 1
-    said = [body.first] if body.last is None else [body.first, body.last]
-    found = [d.whole_number(draft, number, f"'{name}'", least) for number in said]
-    if None not in found:
-        value = (found[0], found[-1]) if name == "fidelity" else found[0]
+    nodes = [body.first] if body.last is None else [body.first, body.last]
+    numbers = [d.whole_number(draft, number, f"'{name}'", least) for number in nodes]
+    if None not in numbers:
+        value = (numbers[0], numbers[-1]) if name == "fidelity" else numbers[0]
         draft.once(name, value, statement.span)
 
 

@@ -45,12 +45,12 @@ from gptailor.plan.registry import OBJECTIVES
 
 @final
 class _Parentheses:
-    """Newlines inside parentheses are blank."""
+    """Makes newlines inside parentheses blank."""
 
     always_accept = ("_NL",)
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
-        """The tokens without those newlines."""
+        """Yield the tokens without those newlines."""
         depth = 0
         for token in stream:
             depth += {"LPAR": 1, "RPAR": -1}.get(token.type, 0)
@@ -60,11 +60,11 @@ class _Parentheses:
 
 @final
 class _Thread(LexerThread):
-    """Starts at a statement without counting the lines before it: spans are offsets."""
+    """A lexer's thread that starts at a statement without counting the lines before it."""
 
     @classmethod
     def from_text(cls, lexer: Any, text_or_slice: Any) -> "_Thread":
-        """A thread for a piece of a text."""
+        """Return a thread for a piece of a text; spans are offsets."""
         text = TextSlice.cast_from(text_or_slice)
         counter = LineCounter("\n")  # type: ignore[no-untyped-call]
         counter.char_pos = text.start
@@ -72,7 +72,7 @@ class _Thread(LexerThread):
 
 
 def grammar() -> str:
-    """The text of the grammar that the package holds."""
+    """Return the text of the grammar that the package holds."""
     return (pkgutil.get_data(__package__, "tailor.lark") or b"").decode("utf-8")
 
 
@@ -80,7 +80,7 @@ _HOOKS: dict[str, Any] = {"postlex": _Parentheses(), "_plugins": {"LexerThread":
 
 
 def parser_from_grammar(*starts: str) -> Lark:
-    """A parser that starts at these rules, its table made anew."""
+    """Return a parser that starts at these rules, with a new table."""
     return Lark(grammar(), start=list(starts), parser="lalr", propagate_positions=True, **_HOOKS)
 
 
@@ -89,10 +89,10 @@ STARTS = ("statement", "item", "wish", "objective")
 
 @functools.cache
 def parser() -> Lark:
-    """The parser; it starts at `statement`, `item`, `wish` or `objective`.
+    """Return the parser; it starts at `statement`, `item`, `wish` or `objective`.
 
-    Its table is read from `tailor.json` if that was made of this grammar by this version of lark;
-    making it anew takes ten times as long.
+    Its table is read from `tailor.json` if this grammar and this version of lark made it; making a
+    new one takes ten times as long.
     """
     saved = saved_table()
     if saved.get("made_of") != table_key():
@@ -102,12 +102,12 @@ def parser() -> Lark:
 
 
 def table_key() -> list[str]:
-    """What a table depends on."""
+    """Return all that a table depends on."""
     return [lark.__version__, hashlib.sha256(grammar().encode()).hexdigest(), *STARTS]
 
 
 def saved_table() -> dict[str, Any]:
-    """The table that the package holds; an empty one if there is none that can be read."""
+    """Return the table that the package holds; an empty one if it can't be read."""
     try:
         table: dict[str, Any] = json.loads(pkgutil.get_data(__package__, "tailor.json") or b"")
         lalr = table["data"]["parser"]["parser"]
@@ -128,7 +128,10 @@ def _by_number(named: dict[str, Any]) -> dict[int, Any]:
 
 
 def parse(source: Source) -> tuple[tree.File, list[Fault]]:
-    """The tree of a text, and its syntax faults. What has a fault is not in the tree."""
+    """Return the tree of a text, and its syntax faults.
+
+    A statement with a fault is not in the tree.
+    """
     pieces, faults = split(source)
     if (beyond := _beyond_most(pieces)) is not None:
         message = f"expected at most {MOST_STATEMENTS:,} statements, the text goes on with another"
@@ -143,7 +146,7 @@ _BY_RANGE = "one statement takes a range of layers, as in L0..L99"
 
 
 def _beyond_most(pieces: Pieces) -> Piece | None:
-    """Return the first statement after as many as a text may have, those in blocks counted."""
+    """Return the first statement beyond the limit of a text, those in blocks counted."""
     inside = chain.from_iterable(piece.block.items if piece.block else () for piece in pieces.items)
     return next(islice(chain(pieces.items, inside), MOST_STATEMENTS, None), None)
 
@@ -181,14 +184,14 @@ def _block(
         faults.append(Fault("S105", message, span=where,
                             help="only 'stack' and 'search' have one in { }"))  # fmt: skip
         return None
-    if inside.closed and (rest := source.text[inside.end : piece.end]):
-        where = Span(piece.end - len(rest.lstrip()), piece.end)
+    if inside.closed and (following := source.text[inside.end : piece.end]):
+        where = Span(piece.end - len(following.lstrip()), piece.end)
         help_ = "start the next statement on a new line or after ';'"
         fault = Fault("S105", "a statement goes on after its block", span=where, help=help_)
         faults.append(fault)
-    found: list[Fault] = []
-    statements = tuple(_statements(source, inside, rule, found))
-    faults += found if inside.closed else []
+    inner_faults: list[Fault] = []
+    statements = tuple(_statements(source, inside, rule, inner_faults))
+    faults += inner_faults if inside.closed else []
     name = tree.Word(Span(piece.start, piece.start + len(head)), head)
     span = Span(piece.start, inside.end)
     return tree.Statement(span, tree.Block(span, name, statements, tuple(inside.closing)))
@@ -198,7 +201,10 @@ def _block(
 
 
 def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
-    """The plan of a text and all faults that it has by itself. Paths are relative to `folder`."""
+    """Return the plan of a text and all faults that it has by itself.
+
+    Paths are relative to `folder`.
+    """
     file, syntax = parse(source)
     plan, faults = lower(file, source, folder)
     if too_large := [fault for fault in (*syntax, *faults) if fault.code == TOO_LARGE]:
@@ -210,26 +216,26 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
     unread = (_unread(source, split(source)[0], file.statements) or [""]) if syntax else []
-    found = syntax + faults + check_alone(plan, unread=frozenset(unread), written=True)
-    located = locate(found, plan.origin)
+    all_faults = syntax + faults + check_alone(plan, unread=frozenset(unread), written=True)
+    located = locate(all_faults, plan.origin)
     return plan, [f if f.span else replace(f, span=Span(0, 0)) for f in located]
 
 
 def _unread(source: Source, pieces: Pieces, statements: Sequence[tree.Statement]) -> list[str]:
-    """The words that statements begin with that were not read; empty for one like no other."""
+    """Return the first words of statements that were not read; empty for an unknown statement."""
     read = {statement.span.start: statement.body for statement in statements}
-    found = []
+    words = []
     for piece in pieces.items:
         body = read.get(piece.start)
         if isinstance(body, tree.Block) and piece.block is not None:
-            found += [body.name.text] if _unread(source, piece.block, body.statements) else []
+            words += [body.name.text] if _unread(source, piece.block, body.statements) else []
         elif body is None:
-            found.append("" if piece.broken else syntax_errors.start_of(source.text, piece.start))
-    return found
+            words.append("" if piece.broken else syntax_errors.start_of(source.text, piece.start))
+    return words
 
 
 def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
-    """The plan of a JSON document, and all faults that it has by itself."""
+    """Return the plan of a JSON document, and all faults that it has by itself."""
     try:
         plan = Plan.model_validate_json(source.text)
     except pydantic.ValidationError as error:
@@ -243,9 +249,9 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
 
 
 def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[Fault]]:
-    """The plan of a file's bytes: Tailor, or JSON if it starts with a brace.
+    """Return the plan of a file's bytes: Tailor, or JSON if it starts with a brace.
 
-    They are UTF-8, with or without a byte-order mark, and at most `MOST_BYTES`.
+    The bytes are UTF-8, with or without a byte-order mark, and at most `MOST_BYTES`.
     """
     if len(raw) > MOST_BYTES:
         message = f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more"
@@ -263,7 +269,7 @@ def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[F
 
 
 def load(path: str | Path) -> Plan:
-    """The plan of a file, in Tailor or in JSON; its models are not looked at, see `check`.
+    """Return the plan of a file, in Tailor or in JSON; its models are not read, see `check`.
 
     Relative folders and texts that the plan names start at the file's folder.
 
@@ -275,7 +281,7 @@ def load(path: str | Path) -> Plan:
 
 
 def loads(text: str, name: str = "<text>", folder: str | Path = ".") -> Plan:
-    """The plan of a text, in Tailor or in JSON; its models are not looked at, see `check`.
+    """Return the plan of a text, in Tailor or in JSON; its models are not read, see `check`.
 
     Faults call the text `name`; relative folders and texts that the plan names start at `folder`.
 
@@ -295,18 +301,18 @@ def _sound(raw: bytes, name: str, folder: Path) -> Plan:
 def read_objective(
     text: str, models: Iterable[str] = ("base",), *, name: str = "<objective>"
 ) -> tuple[Objective, bool]:
-    """The objective of a text, and whether the text says its direction.
+    """Return the objective of a text, and whether the text has its direction.
 
     Without one it has the direction that is better; where only a metric knows that, it is
-    `maximize`. `models` are the names that `kl` may compare with, `name` what messages call the
-    text. Raises PlanError with faults that have their places in the text.
+    `maximize`. `models` are the names that `kl` may compare with; messages call the text `name`.
+    Raises PlanError with faults that have their places in the text.
     """
     source = Source(name, text)
     pieces, faults = split(source)
     if not faults and len(pieces.items) != 1:
-        known = listed(OBJECTIVES, "or")
+        names = listed(OBJECTIVES, "or")
         faults.append(Fault("P601", "that is not one objective", span=Span(0, max(1, len(text))),
-                            help=f'write one of {known}, as in nll("text.txt")'))  # fmt: skip
+                            help=f'write one of {names}, as in nll("text.txt")'))  # fmt: skip
     statements = [] if faults else list(_statements(source, pieces, "objective", faults))
     if not statements:
         raise PlanError(locate(faults, Origin(source, Path())))
@@ -314,8 +320,8 @@ def read_objective(
     draft.models = {model: Placed(Model(source="."), {}) for model in ("base", *models)}
     lower_statement(draft, statements[0])
     plan = draft.plan(source, Path())
-    found = errors(locate(draft.faults + check_alone(plan), plan.origin))
-    if of_the_text := [fault for fault in found if fault.span]:
+    stopping = errors(locate(draft.faults + check_alone(plan), plan.origin))
+    if of_the_text := [fault for fault in stopping if fault.span]:
         raise PlanError(of_the_text)
     assert plan.search is not None
     body = statements[0].body

@@ -1,4 +1,4 @@
-"""Recipes for lists of layers, and what statements say of them."""
+"""Recipes for lists of layers, from the statements that contain them."""
 
 from dataclasses import dataclass, replace
 from typing import final
@@ -16,7 +16,7 @@ from gptailor.plan.walk import has_curve, revalued
 class Pattern:
     """A recipe for a list of layers: at its n-th target it takes the n-th of each source's layers.
 
-    `models` of a source is a name or choice; `layers` is None for what has no layers.
+    `models` of a source is a name or choice; `layers` is None for embedding, norm and head.
     """
 
     kind: str  # "take", "merge" or "any_of"
@@ -27,7 +27,7 @@ class Pattern:
     share: p.Value | None = None
 
     def recipe(self, n: int) -> p.Recipe:
-        """The recipe for the n-th target."""
+        """Return the recipe for the n-th target."""
         at = [positions.at[n].number if positions else None for positions in self.layers]
         if self.kind == "any_of":
             names = tuple(m for m in self.models if isinstance(m, str))
@@ -39,16 +39,16 @@ class Pattern:
         return p.built(p.Merge, merge=sources, share=self.share, by=self.by)
 
     def over(self, first: int, last: int) -> "Pattern":
-        """The same, its curves over these positions, if they don't say over which."""
-        said = p.built(p.Merge, merge=(), share=self.share, by=self.by)
-        if not has_curve(said):
+        """Return the pattern with its curves over these positions, unless they have their own."""
+        own = p.built(p.Merge, merge=(), share=self.share, by=self.by)
+        if not has_curve(own):
             return self
-        made = revalued(said, lambda value: p.over_positions(value, first, last))
-        assert isinstance(made, p.Merge)
-        return replace(self, share=made.share, by=made.by)
+        extended = revalued(own, lambda value: p.over_positions(value, first, last))
+        assert isinstance(extended, p.Merge)
+        return replace(self, share=extended.share, by=extended.by)
 
     def all_spans(self, n: int) -> dict[Place, Span]:
-        """The spans of the n-th target's recipe: what all share, and its source layers."""
+        """Return the spans of the n-th target's recipe: the common ones, and its source layers."""
         spans = dict(self.spans)
         for k, positions in enumerate(self.layers):
             if positions is not None and self.kind != "any_of":
@@ -58,15 +58,15 @@ class Pattern:
 
 
 def models_pattern(draft: d.Draft, origin: tree.From, at: d.Positions | None) -> Pattern | None:
-    """`from math`, `from math, code by linear()`, `from any of math, code by …`."""
+    """Return the pattern of `from math`, `from math, code by …`, `from any of math, code`."""
     spans = Spanned({}, ("recipe",))
     before = len(draft.faults)
     how = method_of(draft, origin.by, spans.inside("by")) if origin.by else None
-    said = origin.models
+    named = origin.models
     picks: list[tree.Word | tree.OneOf] = []
-    picks += [said] if isinstance(said, tree.OneOf) else said.names
+    picks += [named] if isinstance(named, tree.OneOf) else named.names
     places: list[Place]
-    if isinstance(said, tree.AnyOf):
+    if isinstance(named, tree.AnyOf):
         kind, places = "any_of", [("any_of", i) for i in range(len(picks))]
     elif origin.by is not None:
         kind, places = "merge", [("merge", k, "model") for k in range(len(picks))]
@@ -74,7 +74,7 @@ def models_pattern(draft: d.Draft, origin: tree.From, at: d.Positions | None) ->
         kind, places = "take", [("take", "model")] * len(picks)
         if len(picks) > 1:
             draft.fault("P307", "several models are given, and no method to merge them",
-                        said.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
+                        named.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
     models = tuple(
         model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
     )
@@ -82,33 +82,33 @@ def models_pattern(draft: d.Draft, origin: tree.From, at: d.Positions | None) ->
     return pattern if len(draft.faults) == before else None
 
 
-def picked_pattern(draft: d.Draft, picked: tree.Picked, *, whole: str = "") -> Pattern | None:
-    """`L12 code`, `L12 one of (code, chat)`."""
-    at = d.positions_of(draft, picked.layers, whole=whole)
+def picked_pattern(draft: d.Draft, picked: tree.Picked, *, taker: str = "") -> Pattern | None:
+    """Return the pattern of `L12 code`, `L12 one of (code, chat)`."""
+    at = d.positions_of(draft, picked.layers, taker=taker)
     spans = Spanned({}, ("recipe",))
     model = model_of(picked.model, spans.inside("take", "model"))
     return Pattern("take", (model,), (at,), spans.spans) if at is not None else None
 
 
-def merging_pattern(draft: d.Draft, node: tree.Merging, *, whole: str = "") -> Pattern | None:
-    """`merge(L12 code, L14 chat, 0.5) by …`."""
+def merging_pattern(draft: d.Draft, node: tree.Merging, *, taker: str = "") -> Pattern | None:
+    """Return the pattern of `merge(L12 code, L14 chat, 0.5) by …`."""
     spans = Spanned({}, ("recipe",))
     spans.note(node.span)
     before = len(draft.faults)
-    lists = [d.positions_of(draft, source.layers, whole=whole) for source in node.sources]
+    lists = [d.positions_of(draft, source.layers, taker=taker) for source in node.sources]
     models = tuple(
         model_of(source.model, spans.inside("merge", k, "model"))
         for k, source in enumerate(node.sources)
     )
     how = method_of(draft, node.by, spans.inside("by")) if node.by else None
     share = _share(draft, node, spans)
-    found = tuple(at for at in lists if at is not None)
+    positions = tuple(at for at in lists if at is not None)
     if len(draft.faults) == before:
-        for other in found[1:]:
-            d.in_step(draft, found[0], other)
+        for other in positions[1:]:
+            d.in_step(draft, positions[0], other)
     if len(draft.faults) > before:
         return None
-    return Pattern("merge", models, found, spans.spans, how, share)
+    return Pattern("merge", models, positions, spans.spans, how, share)
 
 
 def _share(draft: d.Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:

@@ -1,4 +1,4 @@
-"""A text into the pieces that are statements, with their comments; brackets matched on the way.
+"""A text into pieces, one for each statement, with their comments; brackets matched on the way.
 
 Each piece is parsed by itself, so that a fault in one never hides the next.
 """
@@ -24,7 +24,7 @@ _OPEN = {
     '"': ("the text in quotes doesn't end on its line",
           "close it with '\"'; a text holds no quotes and no line ends"),
 }  # fmt: skip
-"""What opens and is not closed: message and help."""
+"""Message and help for each opening sign that is not closed."""
 
 
 @final
@@ -44,7 +44,7 @@ class Piece:
 @final
 @dataclass(slots=True)
 class Pieces:
-    """The pieces of a file or block, the comments after the last of them, and where it closes."""
+    """The pieces of a file or block, the comments after the last of them, and the end."""
 
     items: list[Piece]
     closing: list[str]
@@ -62,14 +62,14 @@ class _Lexeme:
 
 
 def split(source: Source) -> tuple[Pieces, list[Fault]]:
-    """The pieces of a text, and faults for brackets and quotes that are not closed."""
+    """Return the pieces of a text, and faults for brackets and quotes that are not closed."""
     lexemes = [_Lexeme(m.lastgroup or "", *m.span()) for m in _LEXEME.finditer(source.text)]
     faults = _match_brackets(source.text, lexemes)
     return _Splitter(source.text, lexemes).pieces(until_brace=False), faults
 
 
 def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
-    """Mark the brackets that have a partner; a fault for each that is never closed."""
+    """Mark the brackets that have a partner; return a fault for each that is never closed."""
     stack: list[_Lexeme] = []
     unclosed: list[_Lexeme] = []
     braces = 0  # how many of the stack are braces
@@ -84,10 +84,10 @@ def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
             if stack and text[stack[-1].start] == {")": "(", "}": "{"}[bracket]:
                 stack.pop().matched = lexeme.matched = True
                 braces -= bracket == "}"
-    opened = chain(unclosed, stack, (one for one in lexemes if one.kind == "quote"))
-    open_ = ((one, *_OPEN[text[one.start]]) for one in islice(opened, MOST_FAULTS + 1))
-    return [Fault("S104", message, span=Span(one.start, one.end), help=help_)
-            for one, message, help_ in open_]  # fmt: skip
+    opened = chain(unclosed, stack, (opening for opening in lexemes if opening.kind == "quote"))
+    open_ = ((opening, *_OPEN[text[opening.start]]) for opening in islice(opened, MOST_FAULTS + 1))
+    return [Fault("S104", message, span=Span(opening.start, opening.end), help=help_)
+            for opening, message, help_ in open_]  # fmt: skip
 
 
 @final
@@ -100,7 +100,7 @@ class _Splitter:
         self.at = 0
 
     def pieces(self, *, until_brace: bool) -> Pieces:
-        """The pieces up to the end of the text, or to the brace that closes this block."""
+        """Return the pieces up to the end of the text, or to the brace that closes this block."""
         items: list[Piece] = []
         comments: list[str] = []
         ended_on: Piece | None = None  # the last piece, while its line goes on
@@ -129,13 +129,13 @@ class _Splitter:
         return lexeme.matched and self.text[lexeme.start] == bracket
 
     def _piece(self, above: list[str], *, inside: bool) -> Piece:
-        """One statement: up to a newline or `;` outside parentheses."""
+        """Return one statement: up to a newline or `;` outside parentheses."""
         piece = Piece(self.lexemes[self.at].start, self.lexemes[self.at].start, list(above))
         depth = 0
         while self.at < len(self.lexemes):
             lexeme = self.lexemes[self.at]
-            ends = lexeme.kind in ("comment", "newline", "semicolon")
-            if depth == 0 and (ends or (inside and self._is(lexeme, "}"))):
+            at_end = lexeme.kind in ("comment", "newline", "semicolon")
+            if depth == 0 and (at_end or (inside and self._is(lexeme, "}"))):
                 break
             self.at += 1
             if lexeme.kind == "comment":

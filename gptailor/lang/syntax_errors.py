@@ -1,7 +1,7 @@
-"""A syntax fault in words: what was expected, what was found, and a remedy learned from examples.
+"""Syntax faults in words: the expected, the found, and a remedy learned from examples.
 
-`LESSONS` is the table: each remedy with samples of what it is told for. It is searched in the way
-of lark's `match_examples`: a text is like a sample if the parser stands where it stood there.
+`LESSONS` is the table: each remedy with samples of its use. It is searched in the way of lark's
+`match_examples`: a text is like a sample if the parser stands where it stood there.
 """
 
 import functools
@@ -18,9 +18,9 @@ from gptailor.plan.faults import Fault, Source, Span, listed, nearest
 @final
 @dataclass(frozen=True)
 class Lesson:
-    """A remedy, and samples with « » around the characters that it is told for.
+    """A remedy, and samples with « » around the characters that it is for.
 
-    `alike` says what a text must share with a sample: the characters, whatever was expected; the
+    `alike` names the condition on a text: the same characters, whatever was expected; the same
     place, whatever was found; or both. Any digit is like any other. `{word}` is the word before.
     """
 
@@ -164,7 +164,7 @@ LESSONS = (
     ),
     Lesson("'heal' stands beside the stack, not in it", "both", ('«heal» on "t"',), "item"),
 )
-"""What texts that go wrong are told: feature, documentation and test in one."""
+"""Remedies for texts with syntax faults: feature, documentation and test in one."""
 
 _A_STATEMENT = (
     "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop repeat "
@@ -175,7 +175,7 @@ _STARTS = {
     "item": ("item of a stack", "a layer, or with ", "merge maybe tied limit"),
     "wish": ("line of a search block", "", "minimize maximize require fidelity trials seed"),
 }
-"""What each start is called, and what it starts with."""
+"""The noun of each start, the help's first words, and the words that it starts with."""
 
 _WORDS = {
     "LAYER": "a layer such as L12",
@@ -191,41 +191,41 @@ _WORDS = {
 def fault(
     source: Source, error: lark.UnexpectedInput, piece: Span, start: str, parser: lark.Lark
 ) -> Fault:
-    """The fault for what `parser` says of a piece of text that was to be a `start`."""
+    """Return the fault for `parser`'s error in a piece of text that was to be a `start`."""
     span = _span(source, error, piece)
-    found = source.text[span.start : span.end]
+    actual = source.text[span.start : span.end]
     wanted = _wanted(error, parser)
     remedy = _remedy(source, error, piece, span, parser)
-    if span.start == piece.start and found and start in _STARTS:
+    if span.start == piece.start and actual and start in _STARTS:
         noun, layer, words = _STARTS[start]
-        if found not in words.split() and not re.fullmatch(r"L\d+", found):
-            if re.fullmatch(r"l\d+", found):
-                remedy = f"did you mean '{found.upper()}'?"
-            near = nearest(found, words.split())
+        if actual not in words.split() and not re.fullmatch(r"L\d+", actual):
+            if re.fullmatch(r"l\d+", actual):
+                remedy = f"did you mean '{actual.upper()}'?"
+            near = nearest(actual, words.split())
             article = "an" if noun[0] in "aeiou" else "a"
             every = f"{article} {noun} starts with {layer}one of "
             every += listed((f"'{word}'" for word in words.split()), "or")
-            message = f"no {noun} starts with '{_short(found)}'"
+            message = f"no {noun} starts with '{_short(actual)}'"
             return Fault("S102", message, span=span, help=near or remedy or every)
-    if isinstance(error, lark.UnexpectedCharacters) and not found[:1].isascii():
-        named = unicodedata.name(found[0], "no name")
-        message = f"the character U+{ord(found[0]):04X} ({named}) has no meaning here"
+    if isinstance(error, lark.UnexpectedCharacters) and not actual[:1].isascii():
+        named = unicodedata.name(actual[0], "no name")
+        message = f"the character U+{ord(actual[0]):04X} ({named}) has no meaning here"
         return Fault("S103", message, span=span, help=remedy)
-    said = f"'{_short(found)}'" if found else "the end of the statement"
-    near = nearest(found, [word.strip("'") for word in wanted if word[:1] == "'"])
-    message = f"expected {listed(wanted, 'or') or 'nothing more'}, found {said}"
+    text = f"'{_short(actual)}'" if actual else "the end of the statement"
+    near = nearest(actual, [word.strip("'") for word in wanted if word[:1] == "'"])
+    message = f"expected {listed(wanted, 'or') or 'nothing more'}, found {text}"
     return Fault("S101", message, span=span, help=remedy or near)
 
 
 def start_of(text: str, at: int) -> str:
-    """The word that a statement begins with; empty for one that no statement begins with."""
+    """Return the word that a statement begins with; empty for an unknown word."""
     word = re.compile(r"\w*").match(text, at)
-    found = word.group() if word else ""
-    return found if found in _STARTS["statement"][2].split() or re.match(r"L\d", found) else ""
+    first = word.group() if word else ""
+    return first if first in _STARTS["statement"][2].split() or re.match(r"L\d", first) else ""
 
 
 def _span(source: Source, error: lark.UnexpectedInput, piece: Span) -> Span:
-    """The words that were not expected; at the end of a piece its last character."""
+    """Return the span of the unexpected words; at the end of a piece, an empty one."""
     token = getattr(error, "token", None)
     if token is not None and token.type == "$END":
         return Span(piece.end, piece.end)
@@ -237,7 +237,7 @@ def _span(source: Source, error: lark.UnexpectedInput, piece: Span) -> Span:
 
 
 def _wanted(error: lark.UnexpectedInput, parser: lark.Lark) -> list[str]:
-    """What could have stood there, the most telling first, at most six."""
+    """Return the expected words, the most telling first, at most six."""
     if isinstance(error, lark.UnexpectedToken):
         names = set(error.accepts or error.expected)
     else:
@@ -261,25 +261,28 @@ def _short(text: str) -> str:
 
 @functools.cache
 def _examples(parser: lark.Lark) -> list[tuple[Lesson, object, int, str]]:
-    """Each sample, parsed when a text goes wrong for the first time: its lesson, where the parser
-    stood, how far from there the telling characters are, and these.
+    """Return for each sample its lesson, the parser's state, an offset, and the characters.
+
+    The samples are parsed at the first fault. The offset is from the parser's place to the marked
+    characters.
     """
-    found = []
-    for lesson, sample in [(one, sample) for one in LESSONS for sample in one.samples]:
+    examples = []
+    samples = ((lesson, sample) for lesson in LESSONS for sample in lesson.samples)
+    for lesson, sample in samples:
         before, characters, after = re.split("[«»]", sample)
         text = before + characters + after
         try:
             parser.parse(text, start=lesson.start)
         except lark.UnexpectedInput as error:
             at = _span(Source("", text), error, Span(0, len(text))).start
-            found.append((lesson, _state(error), len(before) - at, _shape(characters)))
-    return found
+            examples.append((lesson, _state(error), len(before) - at, _shape(characters)))
+    return examples
 
 
 def _remedy(
     source: Source, error: lark.UnexpectedInput, piece: Span, span: Span, parser: lark.Lark
 ) -> str:
-    """The remedy of the first lesson with a sample like this."""
+    """Return the remedy of the first lesson with a sample like this text."""
     for lesson, state, offset, characters in _examples(parser):
         at = max(span.start + offset, 0)
         same = _shape(source.text[at : at + len(characters)]) == characters
@@ -291,7 +294,7 @@ def _remedy(
 
 
 def _state(error: lark.UnexpectedInput) -> object:
-    """Where the parser stood: the number of its table's row."""
+    """Return the parser's state: the number of its table's row."""
     return getattr(error.state, "position", error.state)
 
 

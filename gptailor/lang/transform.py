@@ -19,10 +19,10 @@ def _span(place: Token | Meta) -> Span:
 
 @final
 class _Builder(Transformer[Token, Any]):
-    """What the rules' names don't say: words, and rules of several nodes' parts."""
+    """Makes nodes that the rules' names don't decide: words, and rules of several parts."""
 
     def NUMBER(self, token: Token) -> tree.Fixed:  # noqa: N802 (the terminal's name)
-        """An integer, if it has no point and no exponent."""
+        """Return a number, an integer if it has no point and no exponent."""
         value: int | float = float(token)
         if math.isfinite(value) and token.lstrip("+-").isdigit():
             value = int(token)
@@ -30,11 +30,11 @@ class _Builder(Transformer[Token, Any]):
 
     def LAYER(self, token: Token) -> tree.LayerWord:  # noqa: N802
         digits = token[1:].lstrip("0") or "0"
-        known = len(digits) <= len(str(LARGEST_LAYER))
-        return tree.LayerWord(_span(token), int(digits) if known else LARGEST_LAYER + 1)
+        possible = len(digits) <= len(str(LARGEST_LAYER))
+        return tree.LayerWord(_span(token), int(digits) if possible else LARGEST_LAYER + 1)
 
     def SIZE(self, token: Token) -> tree.Fixed:  # noqa: N802
-        """`1.3G`: an integer, if nothing is left of it behind the point."""
+        """Return a number from `1.3G`, an integer if nothing is left of it behind the point."""
         exact = Decimal(token[:-1]) * UNITS[token[-1]]
         value: int | float = float(exact)
         if math.isfinite(value) and exact == int(exact):
@@ -66,8 +66,8 @@ class _Builder(Transformer[Token, Any]):
 
     @v_args(meta=True)
     def bound(self, meta: Meta, children: list[Any]) -> tree.BoundNode:
-        number = next((one for one in children if isinstance(one, tree.Fixed)), None)
-        of = next((one for one in children if isinstance(one, tree.Word)), None)
+        number = next((child for child in children if isinstance(child, tree.Fixed)), None)
+        of = next((child for child in children if isinstance(child, tree.Word)), None)
         return tree.BoundNode(_span(meta), number, of)
 
     @v_args(meta=True)
@@ -77,7 +77,7 @@ class _Builder(Transformer[Token, Any]):
 
 
 def _with_span(*, inline: bool, meta: bool) -> Any:
-    """How a node is made of a rule's parts."""
+    """Return lark's wrapper that makes a node of a rule's parts."""
 
     def make(node: Any, _rule: str, children: list[Any], meta: Meta) -> Any:
         return node(_span(meta), *(children if inline else [tuple(children)]))
@@ -89,9 +89,9 @@ _TO_NODES = ast_utils.create_transformer(tree, _Builder(), _with_span)
 
 
 def statement_of(parsed: "Tree[Token]", span: Span) -> tree.Statement:
-    """The statement that a rule's tree stands for, without its comments."""
-    made = _TO_NODES.transform(parsed)
-    if not isinstance(made, tree.Statement):
-        return tree.Statement(span, made)
-    made.span = span
-    return made
+    """Return the statement of a rule's tree, without its comments."""
+    node = _TO_NODES.transform(parsed)
+    if not isinstance(node, tree.Statement):
+        return tree.Statement(span, node)
+    node.span = span
+    return node

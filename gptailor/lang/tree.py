@@ -1,7 +1,7 @@
-"""The tree of a `.tailor` text: what was written, with the span of every word.
+"""The tree of a `.tailor` text: the text as written, with the span of every word.
 
-A node is made of the grammar's rule of the same name (lark's `ast_utils`): its fields are the
-rule's parts in order, and a `[part]` that is not there is None. A list's node has one field.
+A node comes from the grammar's rule of the same name (lark's `ast_utils`): its fields are the
+rule's parts in order, and an absent `[part]` is None. A list's node has one field.
 """
 
 from abc import ABC
@@ -14,7 +14,7 @@ from gptailor.plan.faults import Span
 
 @dataclass_transform(eq_default=False)
 class _Fields:
-    """Makes objects of their fields, as a dataclass does; without its code, made at start-up."""
+    """An object made of its fields, as a dataclass is; a dataclass's code is made at start-up."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
 
@@ -22,8 +22,8 @@ class _Fields:
         cls._fields = (*cls._fields, *cls.__annotations__)
 
     def __init__(self, *parts: Any, **named: Any) -> None:
-        given = zip(self._fields[: len(parts)], parts, strict=True)
-        self.__dict__.update(given, **named)
+        fields = zip(self._fields[: len(parts)], parts, strict=True)
+        self.__dict__.update(fields, **named)
 
 
 class TreeNode(_Fields, ast_utils.Ast, ABC):
@@ -48,7 +48,7 @@ class String(TreeNode):
 
 @final
 class Fixed(TreeNode):
-    """A number. `value` is infinite where the digits say more than a float holds."""
+    """A number. `value` is infinite where the digits exceed a float."""
 
     value: int | float
 
@@ -107,7 +107,7 @@ class Range(TreeNode):
 
     @property
     def last(self) -> LayerWord:
-        """The end, or the one layer."""
+        """Return the end, or the one layer."""
         return self.end or self.first
 
 

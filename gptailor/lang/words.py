@@ -1,4 +1,4 @@
-"""A plan's entries as words of the language."""
+"""Entries of a plan as words of the language."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ _E = TypeVar("_E", p.Layer, p.Drop, p.Scale, p.Item)
 
 
 def range_words(numbers: Sequence[int], part: str | None = None) -> str:
-    """`L0..L4, L7`, in the order given."""
+    """Return `L0..L4, L7`, in the order given."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -27,7 +27,7 @@ def range_words(numbers: Sequence[int], part: str | None = None) -> str:
 
 
 def value_words(v: p.Value) -> str:
-    """A number, as Python prints it, its name, a curve, or a choice of numbers."""
+    """Return a number as Python prints it, its name, a curve, or a choice of numbers."""
     if isinstance(v, p.Named):
         return v.named
     if isinstance(v, p.Curve):
@@ -41,45 +41,48 @@ def value_words(v: p.Value) -> str:
 
 
 def model_words(name: str | p.OneOfModels, *, bare: bool = False) -> str:
-    """A model, or a choice of one; `bare` where the choice runs to `by` or the statement's end."""
+    """Return a model, or a choice of one;
+
+    `bare` where the choice runs to `by` or the statement's end.
+    """
     if isinstance(name, str):
         return name
     options = ", ".join(name.one_of)
     return f"one of {options}" if bare else f"one of ({options})"
 
 
-def _in_order(names: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Names as they are known, then those that aren't."""
-    return sorted(names, key=lambda n: (known.index(n) if n in known else len(known), n))
+def _in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Return names in the order of `order`, then the unknown ones."""
+    return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
 
 
 def _call_words(call: p.MethodCall) -> str:
-    """A method with its arguments: named, unless there is but one to give; a variadic one bare."""
+    """Return a method with its arguments: named, unless there is only one; a variadic one bare."""
     spec = METHODS.get(call.name)
-    known = [parameter.name for parameter in spec.parameters] if spec else []
+    order = [parameter.name for parameter in spec.parameters] if spec else []
     arguments = []
-    for name in _in_order(call.arguments, known):
-        given, parameter = call.arguments[name], spec.parameter(name) if spec else None
-        words = argument_words(given)
+    for name in _in_order(call.arguments, order):
+        value, parameter = call.arguments[name], spec.parameter(name) if spec else None
+        words = argument_words(value)
         if parameter is not None and parameter.variadic:
-            arguments.append(words[1:-1] if isinstance(given, tuple) else words)
+            arguments.append(words[1:-1] if isinstance(value, tuple) else words)
         else:
-            bare = len(known) == 1 and parameter is not None and not parameter.named
+            bare = len(order) == 1 and parameter is not None and not parameter.named
             arguments.append(words if bare else f"{name}={words}")
     return f"{call.name}({', '.join(arguments)})"
 
 
-def argument_words(given: p.Value | tuple[p.Value, ...] | str) -> str:
-    """`0.5`, `(0.5, 0.3..0.7)`, or a word."""
-    if isinstance(given, str):
-        return given
-    if isinstance(given, tuple):
-        return f"({', '.join(map(value_words, given))})"
-    return value_words(given)
+def argument_words(value: p.Value | tuple[p.Value, ...] | str) -> str:
+    """Return `0.5`, `(0.5, 0.3..0.7)`, or a word."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple):
+        return f"({', '.join(map(value_words, value))})"
+    return value_words(value)
 
 
 def _by_words(how: p.By | None) -> str:
-    """` by …`, or nothing."""
+    """Return ` by …`, or nothing."""
     if how is None:
         return ""
     if isinstance(how, p.OneOfMethods):
@@ -88,7 +91,7 @@ def _by_words(how: p.By | None) -> str:
 
 
 def _from_words(recipe: p.Recipe) -> str | None:
-    """What stands after `from`, or None if it can't be said so."""
+    """Return the words after `from`, or None for a recipe that has no such form."""
     if isinstance(recipe, p.Subset):
         return f"any of {', '.join(recipe.any_of)}{_by_words(recipe.by)}"
     if isinstance(recipe, p.Take):
@@ -102,7 +105,7 @@ def _from_words(recipe: p.Recipe) -> str | None:
 
 
 def _made_words(recipes: Sequence[Any], part: str | None = None) -> str:
-    """`L3 math`, or `merge(L12 code, L14 chat, 0.5) by …`, for recipes that go in step."""
+    """Return `L3 math`, or `merge(L12 code, L14 chat, 0.5) by …`, for recipes that go in step."""
     first = recipes[0]
     if isinstance(first, p.Take):
         layers = range_words([r.take.layer or 0 for r in recipes], part)
@@ -141,12 +144,12 @@ def _layer_recipe_words(entries: Sequence[p.Layer]) -> tuple[Literal["", "from",
     )
     if here and (origin := _from_words(recipes[0])) is not None:
         return "from", origin
-    made = _made_words(recipes, entries[0].part)
-    return ("" if here and isinstance(recipes[0], p.Merge) else "="), made
+    words = _made_words(recipes, entries[0].part)
+    return ("" if here and isinstance(recipes[0], p.Merge) else "="), words
 
 
 def _extent(entries: Sequence[p.Layer | p.Scale]) -> tuple[int, int]:
-    """The first and the last position of a statement: its curves go over these."""
+    """Return the first and the last position of a statement: its curves go over these."""
     positions = [entry.position for entry in entries]
     return min(positions), max(positions)
 
@@ -184,14 +187,14 @@ def recipe_words(recipe: p.Recipe) -> str:
 
 
 def scale_words(entries: Sequence[p.Scale]) -> str:
-    """`scale L12 by 0.9`."""
+    """Return `scale L12 by 0.9`."""
     positions = range_words([entry.position for entry in entries])
     factor = _unsaid(entries[0].factor, _extent(entries))
     return f"scale {positions} by {value_words(factor)}"
 
 
 def item_words(entries: Sequence[p.Item]) -> str:
-    """One item of a stack for layers whose recipes go in step."""
+    """Return one item of a stack for layers whose recipes go in step."""
     recipes = [entry.recipe for entry in entries]
     return _made_words(_without_extent([recipes[0]], (0, len(recipes) - 1)) + recipes[1:])
 
@@ -212,7 +215,7 @@ def rest_recipe_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
 
 
 def _by_method(recipe: p.Recipe) -> p.Recipe:
-    """A merge by a method, by `linear` where it has none."""
+    """Return a merge with a method: `linear` where it has none."""
     if isinstance(recipe, p.Merge) and recipe.by is None:
         weights: tuple[p.Value, ...] = ()
         if isinstance(recipe.share, int | float):
@@ -223,12 +226,12 @@ def _by_method(recipe: p.Recipe) -> p.Recipe:
 
 
 def mark_words(entry: p.Open) -> str:
-    """`tied ` and `maybe `, where they stand."""
+    """Return `tied ` and `maybe `, where they stand."""
     return "tied " * (entry.tied is not None) + "maybe " * entry.maybe
 
 
 def model_source(m: p.Model) -> str:
-    """`"…" @ "…"`, `math, code by linear()`: what a model's declaration has after its name."""
+    """Return a model's declaration after its name: `"…" @ "…"`, `math, code by linear()`."""
     if m.made is not None:
         return _from_words(_by_method(m.made)) or ""
     on = f"{m.on} + " if m.on is not None else ""
@@ -277,7 +280,7 @@ def heal_words(entry: p.Heal, *, bare: bool = False) -> str:
 
 
 def requirement_words(required: p.Requirement) -> str:
-    """`require parameters() <= 0.75 * base`."""
+    """Return `require parameters() <= 0.75 * base`."""
     number, of = required.bound.number, required.bound.of
     spec = OBJECTIVES.get(required.name)
     sized = spec is not None and spec.by == "headers" and of is None
@@ -287,7 +290,7 @@ def requirement_words(required: p.Requirement) -> str:
 
 
 def _counted(number: int | float) -> str:
-    """`1.3G` for what has no more than three digits behind the point so, else the number."""
+    """Return `1.3G` for a number with at most three digits behind that point, else the number."""
     for unit, size in reversed(UNITS.items()):
         step = size if unit == "k" else size // 1000
         if isinstance(number, int) and number >= size and number % step == 0:
@@ -314,23 +317,25 @@ def measure_words(wish: p.Objective) -> str:
 
 
 def groups(entries: Sequence[_E]) -> list[list[_E]]:
-    """Entries that one statement says: the tied ones of a group, those that share a curve, and
-    neighbours that go in step.
+    """Return the entries grouped by statement.
+
+    A statement has the tied entries of a group, those that share a curve, or neighbours that go in
+    step.
     """
-    found: list[list[_E]] = []
+    grouped: list[list[_E]] = []
     runs = _Runs()
     for entry in entries:
-        run = runs.run_of(entry, found[-1] if found else None)
+        run = runs.run_of(entry, grouped[-1] if grouped else None)
         if run is None:
-            found.append(run := [])
+            grouped.append(run := [])
         run.append(entry)
         runs.add(entry, run)
-    return found
+    return grouped
 
 
 @final
 class _Runs:
-    """The statements so far that an entry may be of."""
+    """The statements so far that an entry may join."""
 
     def __init__(self) -> None:
         self._tied: dict[int, list[Any]] = {}
@@ -338,7 +343,7 @@ class _Runs:
         self._curved: dict[str, tuple[list[Any], list[set[int | None]]]] = {}  # and their lists
 
     def run_of(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
-        """The statement that goes on with an entry; `last` is the last one that there is."""
+        """Return the statement that an entry continues, or None; `last` is the latest statement."""
         if entry.tied is not None:
             return self._tied.get(entry.tied)
         if _is_curved(entry):
@@ -348,7 +353,10 @@ class _Runs:
         return run if in_step else None
 
     def _with_its_curve(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
-        """Items of a stack stand together and count up; elsewhere a list has each layer once."""
+        """Return the statement with the entry's curve that it continues, or None.
+
+        Items of a stack stand together and count up; elsewhere a list has each layer once.
+        """
         if isinstance(entry, p.Item):
             beside = last is not None and last[-1].tied is None
             return last if beside and last and _shape(last[-1], 1) == _shape(entry) else None
@@ -357,7 +365,7 @@ class _Runs:
         return None if repeats else run
 
     def add(self, entry: Any, run: list[Any]) -> None:
-        """An entry is of that statement now."""
+        """Record that an entry belongs to a statement."""
         if entry.tied is None and not _is_curved(entry):
             self._stepping[getattr(entry, "part", None)] = run
             return
@@ -374,14 +382,14 @@ class _Runs:
 
 
 def _lists(entry: Any) -> list[int | None]:
-    """The position, and the layer of each source."""
+    """Return the position, and the layer of each source."""
     recipe = getattr(entry, "recipe", None)
     layers = [source.layer for _, source in sources(recipe)] if recipe is not None else []
     return [entry.position, *layers]
 
 
 def _stepped(entry: Any, step: int) -> tuple[Any, ...]:
-    """What an entry says, moved on by so many layers."""
+    """Return an entry's content, moved on by `step` layers."""
 
     def moved(source: Any) -> Any:
         after = None if source.layer is None else source.layer + step  # may be past the last
@@ -406,7 +414,7 @@ def _is_curved(entry: p.Layer | p.Drop | p.Scale | p.Item) -> bool:
 
 
 def _shape(entry: Any, step: int = 0) -> tuple[object, ...]:
-    """What a statement says of an entry but for its layers; of an item `step` further on."""
+    """Return an entry's content without its layers; an item's curve is moved on by `step`."""
 
     def counted(value: p.Value) -> p.Value:
         if isinstance(value, p.Curve) and value.over is not None and step:

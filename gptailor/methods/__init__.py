@@ -47,4 +47,4 @@ KERNELS: dict[str, Kernel] = {
         ArceeFusion(),
     )
 }
-"""How each method of the registry is computed, by its name there and in the same order."""
+"""The computation of each method of the registry, by its name there and in the same order."""

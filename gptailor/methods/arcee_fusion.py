@@ -10,7 +10,7 @@ from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 _EPSILON = 1e-8
-"""What is added to each probability, so that none is 0."""
+"""A number added to each probability, so that none is 0."""
 _LN2_HIGH = 6.93147180369123816490e-01  # its last bits are 0, so that products with it are exact
 _LN2_LOW = 1.90821492927058770002e-10
 _EXP_TERMS = 13
@@ -37,12 +37,12 @@ class ArceeFusion(Kernel):
 
     name = "arcee_fusion"
 
-    def unit(self, inputs: Inputs, given: ByName) -> int:
-        """A row."""
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return the length of a row."""
         return inputs.width
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The threshold, the row's width, and each row's divergence."""
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the threshold, the row's width, and each row's divergence."""
         sums.refuse_infinite(inputs)
         width, n = inputs.width, inputs.elements
         divergences: list[float] = []
@@ -54,13 +54,13 @@ class ArceeFusion(Kernel):
             return [_importance(chunk, width, divergences)]
 
         ranks = [n - int(q * (n - 1)) for q in (0.25, 0.5, 0.75)]
-        (found,) = arithmetic.selected(inputs, importances, lambda _: ranks, width)
-        bits = torch.tensor(found, dtype=torch.int32).view(torch.float32).double()
+        (quartiles,) = arithmetic.selected(inputs, importances, lambda _: ranks, width)
+        bits = torch.tensor(quartiles, dtype=torch.int32).view(torch.float32).double()
         first, median, third = bits.tolist()
         return (median + 1.5 * (third - first), width, *divergences)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """b where that matters, else a."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return b where its change matters most, else a."""
         threshold, width = float(measured[0]), int(measured[1])
         importance = _importance(chunk, width, measured[2:])
         a, b = chunk.sources
@@ -68,7 +68,7 @@ class ArceeFusion(Kernel):
 
 
 def _importance(chunk: Chunk, width: int, divergences: list[float] | Measured) -> Vector:
-    """|b - a| times its row's divergence."""
+    """Return |b - a| times its row's divergence."""
     first, count = chunk.offset // width, len(chunk.sources[0]) // width
     rows = torch.tensor(divergences[first : first + count], dtype=torch.float64).float()
     a, b = chunk.sources
@@ -78,7 +78,7 @@ def _importance(chunk: Chunk, width: int, divergences: list[float] | Measured) -
 def _divergence(
     of: Float64[Tensor, "rows width"], to: Float64[Tensor, "rows width"]
 ) -> Float64[Tensor, " rows"]:
-    """KL(softmax(of) ‖ softmax(to)) of each row, never below 0 but for rounding."""
+    """Return KL(softmax(of) ‖ softmax(to)) of each row, never below 0 but for rounding."""
     p, q = _softmax(of) + _EPSILON, _softmax(to) + _EPSILON
     return sums.row_sums(p * _log(p / q)).clamp_(min=0.0)
 
@@ -89,19 +89,25 @@ def _softmax(rows: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows width
 
 
 def _exp(x: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows width"]:
-    """e^x of numbers up to 0, by additions and multiplications alone: the same on every device."""
+    """Return e^x of numbers up to 0.
+
+    It uses additions and multiplications alone, so all devices agree.
+    """
     x = x.clamp(min=_LEAST_EXPONENT)
     power = (x / _LN2_HIGH).round_()
-    rest = x - power * _LN2_HIGH - power * _LN2_LOW
+    remainder = x - power * _LN2_HIGH - power * _LN2_LOW
     result = torch.ones_like(x)
     for n in range(_EXP_TERMS, 0, -1):  # 1 + x/1 (1 + x/2 (1 + …))
-        result = result * rest / float(n) + 1.0
+        result = result * remainder / float(n) + 1.0
     two = ((power.long() + 1023) << 52).view(torch.float64)  # 2^power
     return result * two
 
 
 def _log(x: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows width"]:
-    """The logarithm of positive numbers, by divisions and additions: 2 artanh((m - 1)/(m + 1))."""
+    """Return the logarithm of positive numbers, as 2 artanh((m - 1)/(m + 1)).
+
+    It uses divisions and additions alone, so all devices agree.
+    """
     mantissa, exponent = torch.frexp(x)  # in [0.5, 1)
     small = mantissa < 0.70710678118654752440
     mantissa = torch.where(small, mantissa * 2.0, mantissa)

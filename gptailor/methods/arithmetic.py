@@ -1,14 +1,14 @@
-"""The arithmetic that merge methods share, the same to the bit for any chunks, threads and device.
+"""Arithmetic that merge methods share, the same to the bit for any chunks, threads and device.
 
-All that is done to an entry is done by single additions, subtractions, multiplications and
-divisions, each rounded to float32. A coefficient is a float64 that is rounded to float32 where it
-meets a tensor. A source whose coefficient is 0 is left out, also where it holds infinity or NaN;
-and where nothing is added to θ_b, it keeps its bytes.
+Each entry is computed by single additions, subtractions, multiplications and divisions, each
+rounded to float32. A coefficient is a float64 that is rounded to float32 where it meets a tensor. A
+source whose coefficient is 0 is left out, also where it holds infinity or NaN. Where nothing is
+added to θ_b, it keeps its bytes.
 
-Sums (`sums.py`) run over blocks that are aligned to the tensor's start; within a block values are
+Sums (`sums.py`) run over blocks that are aligned to the tensor's start. Within a block values are
 added in pairs by elementwise additions, which no thread or vector unit can reorder, and the blocks'
-sums are added without error by `math.fsum`. Thresholds are found by counting, which is exact. Draws
-depend on a key and an entry's number alone.
+sums are added without error by `math.fsum`. Thresholds are computed by counting, which is exact.
+Draws depend on a key and an entry's number alone.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
 Vector = Float32[Tensor, " n"]
 """One stretch of a tensor, flattened."""
 Measured = tuple[float | int, ...]
-"""What a method learnt of the whole tensors: a few numbers."""
+"""A few numbers that a method measures of whole tensors."""
 
 
 @final
@@ -42,12 +42,12 @@ class Chunk:
     sources: tuple[Vector, ...]
 
     def task_vectors(self) -> list[Vector]:
-        """τ_i = θ_i - θ_b, of each source in order."""
+        """Return τ_i = θ_i - θ_b, of each source in order."""
         return [source - self.origin for source in self.sources]
 
     @property
     def origin(self) -> Vector:
-        """θ_b, of a method that needs it."""
+        """Return θ_b, for a method that needs it."""
         if self.base is None:
             raise ValueError("this method needs the base's tensor")
         return self.base
@@ -56,9 +56,9 @@ class Chunk:
 @final
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tensors that are combined, as often as wanted and chunk by chunk.
+    """Tensors to combine, read chunk by chunk as often as needed.
 
-    `read(start, end)` gives one stretch; a chunk is valid until the next one is read.
+    `read(start, end)` returns one stretch; a chunk is valid until the next one is read.
     """
 
     elements: int
@@ -70,11 +70,11 @@ class Inputs:
 
     @property
     def width(self) -> int:
-        """Entries of a row, along the last axis; a vector is one row."""
+        """Return the entries of a row, along the last axis; a vector is one row."""
         return self.shape[-1] if self.shape else 1
 
     def chunks(self, multiple: int = 1) -> Iterator[Chunk]:
-        """The whole, in order, in steps of at least one and a multiple of `multiple` entries."""
+        """Yield all entries in order, in steps of a multiple of `multiple` entries."""
         step = -(-max(1, self.step) // multiple) * multiple
         for start in range(0, self.elements, step):
             yield self.read(start, min(start + step, self.elements))
@@ -83,43 +83,43 @@ class Inputs:
 class Kernel(ABC):
     """The computation of a merge method, which the registry specifies under the same name.
 
-    Whole tensors are measured first, chunk by chunk, and combined then, chunk by chunk.
+    Whole tensors are first measured and then combined, chunk by chunk.
     """
 
     name: ClassVar[str]
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """What the method must know of the whole tensors; nothing for most."""
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the method's numbers of the whole tensors; most methods have none."""
         return ()
 
-    def unit(self, inputs: Inputs, given: ByName) -> int:
-        """How many entries are combined together: chunks are of a multiple of these."""
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return the number of entries that are combined together; a chunk is a multiple of it."""
         return 1
 
     @abstractmethod
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """The merge of one chunk, by what was measured."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return the merge of one chunk, with the measured numbers."""
 
 
 # --------------------------------------------------------------------------------- entry by entry
 
 
-def one_number(given: ByName, name: str) -> float | int:
-    """An argument that is one number."""
-    value = given[name]
+def one_number(arguments: ByName, name: str) -> float | int:
+    """Return an argument that is one number."""
+    value = arguments[name]
     if isinstance(value, tuple | str):
         raise TypeError(f"'{name}' takes one number, not {value!r}")
     return value
 
 
-def word(given: ByName, name: str) -> str:
-    """An argument that is a word."""
-    return str(given[name])
+def word(arguments: ByName, name: str) -> str:
+    """Return an argument that is a word."""
+    return str(arguments[name])
 
 
-def number_each(given: ByName, name: str) -> tuple[float | int, ...]:
-    """An argument that has one number for each source."""
-    value = given[name]
+def number_each(arguments: ByName, name: str) -> tuple[float | int, ...]:
+    """Return an argument that has one number for each source."""
+    value = arguments[name]
     if not isinstance(value, tuple):
         raise TypeError(f"'{name}' takes one number for each source, as a tuple")
     return value
@@ -128,7 +128,7 @@ def number_each(given: ByName, name: str) -> tuple[float | int, ...]:
 def combination(
     vectors: Sequence[Vector], coefficients: Sequence[float | int], chunk: Chunk
 ) -> Vector:
-    """Σ c_i v_i in order, without those whose coefficient is 0."""
+    """Return Σ c_i v_i in order, without the vectors whose coefficient is 0."""
     terms = [
         multiplied(vector, coefficient)
         for vector, coefficient in zip(vectors, coefficients, strict=True)
@@ -143,7 +143,7 @@ def multiplied(vector: Vector, number: float) -> Vector:
 
 
 def total(terms: Iterable[Vector]) -> Vector:
-    """Σ v_i in order; a single term itself."""
+    """Return Σ v_i in order; a single term itself."""
     first, *others = terms
     if not others:
         return first
@@ -156,15 +156,15 @@ def total(terms: Iterable[Vector]) -> Vector:
 def base_moved(
     chunk: Chunk, vectors: Sequence[Vector], coefficients: Sequence[float | int]
 ) -> Vector:
-    """θ_b + Σ λ_i v_i; θ_b's own bits where that sum is 0, a negative zero among them."""
+    """Return θ_b + Σ λ_i v_i; θ_b's own bits where that sum is 0, a negative zero among them."""
     change = combination(vectors, coefficients, chunk)
     return chunk.origin - (0.0 - change)  # θ_b + change would make +0 of a negative zero
 
 
 def number_beside(vector: Vector, number: float) -> Float32[Tensor, " one"]:
-    """A number as a tensor of its device: CUDA multiplies by the reciprocal of a Python number.
+    """Return a number as a tensor on a vector's device. Raises CoefficientError.
 
-    Raises CoefficientError.
+    CUDA would multiply by the reciprocal of a Python number.
     """
     return torch.full((1,), single(number), dtype=torch.float32, device=vector.device)
 
@@ -180,12 +180,15 @@ _LOW_BUCKETS = 2**16
 
 
 def magnitude(vector: Vector) -> Int32[Tensor, " n"]:
-    """|τ| as an integer of the same order: the float32's bits without its sign. NaN is largest."""
+    """Return |τ| as an integer of the same order: the float32's bits without its sign.
+
+    NaN is largest.
+    """
     return vector.view(torch.int32) & _MAGNITUDE
 
 
 def at_least(vector: Vector, least: int) -> Vector:
-    """The vector, 0 where its `magnitude` is less than `least`; NaN stays."""
+    """Return the vector, 0 where its `magnitude` is less than `least`; NaN stays."""
     if least == 0:
         return vector
     below = torch.tensor(min(least - 1, _INFINITY), dtype=torch.int32).view(torch.float32)
@@ -193,7 +196,7 @@ def at_least(vector: Vector, least: int) -> Vector:
 
 
 def thresholds(inputs: Inputs, ranks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """For each source its ranks-th largest `magnitude` of τ, the largest being of rank 1.
+    """Return for each source its ranks-th largest `magnitude` of τ, the largest being of rank 1.
 
     A source without ranks is not read. See `selected`.
     """
@@ -204,8 +207,8 @@ def thresholds(inputs: Inputs, ranks: Sequence[Sequence[int]]) -> tuple[tuple[in
     def vectors(chunk: Chunk) -> list[Vector]:
         return [chunk.sources[i] - chunk.origin for i in wanted]
 
-    found = iter(selected(inputs, vectors, lambda n: ranks[wanted[n]]))
-    return tuple(next(found) if some else () for some in ranks)
+    selection = iter(selected(inputs, vectors, lambda n: ranks[wanted[n]]))
+    return tuple(next(selection) if some else () for some in ranks)
 
 
 def selected(
@@ -214,11 +217,11 @@ def selected(
     ranks: Callable[[int], Sequence[int]],
     unit: int = 1,
 ) -> list[tuple[int, ...]]:
-    """The ranks-th largest `magnitude` of each of the vectors that are made of a chunk of units.
+    """Return the ranks-th largest `magnitude` of each of the vectors made from a chunk of units.
 
-    `ranks` is asked for each vector, by its number, once all have been read. Radix selection in two
-    passes: one counts the upper half of the bits, the next the lower half where the upper one is
-    that of the wanted rank.
+    `ranks` is called for each vector, with its number, after all have been read. Radix selection in
+    two passes: the first counts the upper half of the bits, the second the lower half of the
+    entries in the wanted rank's bucket.
     """
     tops: list[_Counts] = []
     for chunk in inputs.chunks(unit):
@@ -226,8 +229,8 @@ def selected(
             if n == len(tops):
                 tops.append(_Counts(_TOP_BUCKETS))
             tops[n].add(magnitude(vector) >> _HALF)
-    found = [[_bucket(top.value(), rank) for rank in ranks(n)] for n, top in enumerate(tops)]
-    lows = [{bucket: _Counts(_LOW_BUCKETS) for bucket, _ in wanted} for wanted in found]
+    buckets = [[_bucket(top.value(), rank) for rank in ranks(n)] for n, top in enumerate(tops)]
+    lows = [{bucket: _Counts(_LOW_BUCKETS) for bucket, _ in wanted} for wanted in buckets]
     for chunk in inputs.chunks(unit) if any(lows) else ():
         for low, vector in zip(lows, vectors(chunk), strict=True):
             bits = magnitude(vector)
@@ -235,14 +238,16 @@ def selected(
             for bucket, counts in low.items():
                 counts.add(torch.masked_select(bits, high == bucket) & (_LOW_BUCKETS - 1))
     return [
-        tuple((bucket << _HALF) + _bucket(low[bucket].value(), rest)[0] for bucket, rest in wanted)
-        for low, wanted in zip(lows, found, strict=True)
+        tuple(
+            (bucket << _HALF) + _bucket(low[bucket].value(), within)[0] for bucket, within in wanted
+        )
+        for low, wanted in zip(lows, buckets, strict=True)
     ]
 
 
 @final
 class _Counts:
-    """How often each number below `buckets` comes. ByName wait until there are many."""
+    """Counts of numbers below `buckets`. Numbers wait until there are many."""
 
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets
@@ -251,14 +256,14 @@ class _Counts:
         self.counts: Int64[Tensor, " buckets"] = torch.zeros(buckets, dtype=torch.int64)
 
     def add(self, numbers: Int32[Tensor, " n"]) -> None:
-        """Count these too."""
+        """Count these numbers."""
         self.waiting.append(numbers)
         self.entries += len(numbers)
         if self.entries >= _COUNTED:
             self._end()
 
     def value(self) -> Int64[Tensor, " buckets"]:
-        """The counts so far."""
+        """Return the counts so far."""
         self._end()
         return self.counts
 
@@ -271,7 +276,7 @@ class _Counts:
 
 
 def _bucket(counts: Int64[Tensor, " buckets"], rank: int) -> tuple[int, int]:
-    """The bucket that holds the rank-th largest, and its rank within that bucket."""
+    """Return the bucket that holds the rank-th largest, and its rank within that bucket."""
     largest_first = counts.flip(0).cumsum(0)
     index = int(torch.searchsorted(largest_first, rank))
     before = int(largest_first[index - 1]) if index else 0
@@ -287,7 +292,7 @@ _SECOND = 0x94D049BB133111EB - 2**64
 
 
 def draw_key(seed: int, place: str, model: str) -> int:
-    """A signed 64-bit key: the start of the sha256 of all three, each on a line."""
+    """Return a signed 64-bit key: the start of the sha256 of all three, each on a line."""
     text = f"{seed}\n{place}\n{model}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little", signed=True)
 
@@ -295,7 +300,7 @@ def draw_key(seed: int, place: str, model: str) -> int:
 def kept_entries(
     key: int, offset: int, count: int, share: float, device: torch.device
 ) -> Bool[Tensor, " n"]:
-    """Which of the entries from `offset` on are kept, each with the probability `share`.
+    """Return a mask of the entries from `offset` on, each kept with the probability `share`.
 
     A draw is compared as an integer with share · 2^53, so that 1 keeps all.
     """
@@ -303,9 +308,10 @@ def kept_entries(
 
 
 def draws(key: int, offset: int, count: int, device: torch.device) -> Int64[Tensor, " n"]:
-    """A draw below 2^53 for each of the entries from `offset` on.
+    """Return a draw below 2^53 for each of the entries from `offset` on.
 
-    The entry's number goes through splitmix64's finaliser from `key`, and 53 bits of it are taken.
+    The entry's number goes through splitmix64's finaliser from `key`; the draw is 53 bits of the
+    result.
     """
     index = torch.arange(offset + 1, offset + count + 1, dtype=torch.int64, device=device)
     bits = index.mul_(_GOLDEN).add_(key)
@@ -316,5 +322,5 @@ def draws(key: int, offset: int, count: int, device: torch.device) -> Int64[Tens
 
 
 def _shifted(bits: Int64[Tensor, " n"], by: int) -> Int64[Tensor, " n"]:
-    """A shift to the right that brings in zeros, where torch's brings in the sign."""
+    """Shift to the right and bring in zeros; torch's shift brings in the sign."""
     return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)

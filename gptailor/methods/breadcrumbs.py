@@ -13,8 +13,8 @@ class Breadcrumbs(Kernel):
     """Task arithmetic without the outliers and without the small entries.
 
     Formula: θ_b + Σ scale · w_i · τ_i where low_i ≤ |τ_i| ≤ high_i, in source order; with normalize
-    = yes the weights are divided by their sum. Of a source's n entries k = max(1, round(density ·
-    n)) are kept, the min(round(gamma · n), n - k) largest and the smallest rest are not. An entry
+    = yes the weights are divided by their sum. A source keeps k = max(1, round(density · n)) of
+    its n entries, without the min(round(gamma · n), n - k) largest and the smallest rest. An entry
     that equals the largest or smallest kept magnitude is kept, so that equal magnitudes share one
     fate and order doesn't matter.
     Granularity: the masks per tensor and source; the sum per element.
@@ -28,29 +28,29 @@ class Breadcrumbs(Kernel):
 
     name = "breadcrumbs"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The largest and the smallest kept magnitude of each source, one after the other."""
-        return kept_magnitudes(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the largest and the smallest kept magnitude of each source, in pairs."""
+        return kept_magnitudes(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + Σ scale · w_i · τ_i between both magnitudes."""
-        return task_vectors.summed(chunk, between(chunk, measured), given)
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + Σ scale · w_i · τ_i between both magnitudes."""
+        return task_vectors.summed(chunk, between(chunk, measured), arguments)
 
 
-def kept_magnitudes(inputs: Inputs, given: ByName) -> Measured:
-    """The largest and the smallest kept magnitude of each source, one after the other."""
+def kept_magnitudes(inputs: Inputs, arguments: ByName) -> Measured:
+    """Return the largest and the smallest kept magnitude of each source, in pairs."""
     ranks: list[tuple[int, ...]] = []
-    both = (arithmetic.number_each(given, name) for name in ("density", "gamma"))
+    both = (arithmetic.number_each(arguments, name) for name in ("density", "gamma"))
     for density, gamma in zip(*both, strict=True):
         kept = max(1, round(density * inputs.elements))
         above = min(round(gamma * inputs.elements), inputs.elements - kept)
         ranks.append((above + 1, above + kept) if kept < inputs.elements else ())
-    found = arithmetic.thresholds(inputs, ranks)
-    return tuple(number for pair in found for number in pair or (2**31 - 1, 0))
+    limits = arithmetic.thresholds(inputs, ranks)
+    return tuple(number for pair in limits for number in pair or (2**31 - 1, 0))
 
 
 def between(chunk: Chunk, measured: Measured) -> list[Vector]:
-    """The task vectors, 0 where their magnitude is beyond the largest or below the smallest."""
+    """Return the task vectors, 0 where their magnitude is beyond either limit."""
     vectors = []
     for i, vector in enumerate(chunk.task_vectors()):
         high, low = map(int, measured[2 * i : 2 * i + 2])

@@ -8,11 +8,11 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class BreadcrumbsTies(Kernel):
-    """Leave out the outliers and the small entries, elect a sign, merge what agrees with it.
+    """Task vectors without outliers and small entries, merged where they agree on a sign.
 
     Formula: θ_b + scale · Σ w_i τ_i over the kept entries whose sign (of w_i τ_i) is that of the
-    sum of all kept ones; with normalize = yes divided by Σ w_i of those. What is kept is what
-    `breadcrumbs` keeps.
+    sum of all kept ones; with normalize = yes divided by Σ w_i of those. The kept
+    entries are those of `breadcrumbs`.
     Granularity: the masks per tensor and source; sign and sum per element.
     Arithmetic: float32, thresholds exact; the result is float32.
     Degenerate: density 1 is `ties` of density 1; one source is `breadcrumbs`; where the kept ones
@@ -22,10 +22,10 @@ class BreadcrumbsTies(Kernel):
 
     name = "breadcrumbs_ties"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The largest and the smallest kept magnitude of each source, one after the other."""
-        return breadcrumbs.kept_magnitudes(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the largest and the smallest kept magnitude of each source, in pairs."""
+        return breadcrumbs.kept_magnitudes(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + scale · the sum of the kept entries that agree."""
-        return task_vectors.elected(chunk, breadcrumbs.between(chunk, measured), given)
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + scale · the sum of the kept entries that agree."""
+        return task_vectors.elected(chunk, breadcrumbs.between(chunk, measured), arguments)

@@ -10,7 +10,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Dare(Kernel):
-    """Drop task vector entries at random, rescale the others.
+    """Task vectors with entries dropped at random, and the others rescaled.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
     normalize = yes the weights w_i are divided by their sum. d_i is what `rescale` says: the
@@ -28,29 +28,31 @@ class Dare(Kernel):
 
     name = "dare"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The key of each source's draws, and what it is divided by."""
-        return measured_draws(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the key of each source's draws, and then each source's divisor."""
+        return measured_draws(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + Σ (scale · w_i / d_i) · τ_i of the entries that are kept."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + Σ (scale · w_i / d_i) · τ_i over the kept entries."""
         keys, divisors = measured[: len(measured) // 2], measured[len(measured) // 2 :]
-        return task_vectors.summed(chunk, kept_by_draw(chunk, given, keys), given, divisors)
+        return task_vectors.summed(chunk, kept_by_draw(chunk, arguments, keys), arguments, divisors)
 
 
-def measured_draws(inputs: Inputs, given: ByName) -> Measured:
-    """The key of each source's draws, and then what each source is divided by."""
-    seed = int(arithmetic.one_number(given, "seed"))
+def measured_draws(inputs: Inputs, arguments: ByName) -> Measured:
+    """Return the key of each source's draws, and then each source's divisor."""
+    seed = int(arithmetic.one_number(arguments, "seed"))
     keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
     divisors = task_vectors.divisors_of(
-        inputs, given, lambda chunk: kept_by_draw(chunk, given, keys)
+        inputs, arguments, lambda chunk: kept_by_draw(chunk, arguments, keys)
     )
     return (*keys, *divisors)
 
 
-def kept_by_draw(chunk: Chunk, given: ByName, keys: Measured) -> list[Vector]:
-    """The task vectors, 0 where the draw drops the entry."""
-    each = zip(chunk.task_vectors(), arithmetic.number_each(given, "density"), keys, strict=True)
+def kept_by_draw(chunk: Chunk, arguments: ByName, keys: Measured) -> list[Vector]:
+    """Return the task vectors, 0 where the draw drops the entry."""
+    each = zip(
+        chunk.task_vectors(), arithmetic.number_each(arguments, "density"), keys, strict=True
+    )
     vectors = []
     for vector, density, key in each:
         count, device = len(vector), vector.device

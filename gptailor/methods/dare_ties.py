@@ -8,7 +8,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class DareTies(Kernel):
-    """Drop task vector entries at random, rescale the others, elect a sign, merge what agrees.
+    """Task vectors with entries dropped at random, merged where they agree on a sign.
 
     Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
     of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. d_i and the draws
@@ -22,11 +22,13 @@ class DareTies(Kernel):
 
     name = "dare_ties"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The key of each source's draws, and what it is divided by."""
-        return dare.measured_draws(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the key of each source's draws, and then each source's divisor."""
+        return dare.measured_draws(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + scale · the sum of the kept entries that agree."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + scale · the sum of the kept entries that agree."""
         keys, divisors = measured[: len(measured) // 2], measured[len(measured) // 2 :]
-        return task_vectors.elected(chunk, dare.kept_by_draw(chunk, given, keys), given, divisors)
+        return task_vectors.elected(
+            chunk, dare.kept_by_draw(chunk, arguments, keys), arguments, divisors
+        )

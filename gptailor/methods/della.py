@@ -8,11 +8,11 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Della(Kernel):
-    """Drop task vector entries at random, the smaller the likelier, merge those that agree.
+    """Task vectors with entries dropped at random, the smaller the likelier, merged by sign.
 
     Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
-    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. What is kept, and
-    d_i, are those of `della_linear`.
+    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. The kept
+    entries and d_i are those of `della_linear`.
     Granularity: ranks per row, along the last axis; draws, sign and sum per element.
     Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is
     float32.
@@ -24,15 +24,15 @@ class Della(Kernel):
 
     name = "della"
 
-    def unit(self, inputs: Inputs, given: ByName) -> int:
-        """A row."""
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return the length of a row."""
         return inputs.width
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The row's width, the key of each source's draws, and what it is divided by."""
-        return della_linear.measured_ranks(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the row's width, the key of each source's draws, and each source's divisor."""
+        return della_linear.measured_ranks(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + scale · the sum of the kept entries that agree."""
-        vectors, divisors = della_linear.kept_by_rank(chunk, given, measured)
-        return task_vectors.elected(chunk, vectors, given, divisors)
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + scale · the sum of the kept entries that agree."""
+        vectors, divisors = della_linear.kept_by_rank(chunk, arguments, measured)
+        return task_vectors.elected(chunk, vectors, arguments, divisors)

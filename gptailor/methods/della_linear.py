@@ -14,7 +14,7 @@ _INDEX_BITS = 32
 
 @final
 class DellaLinear(Kernel):
-    """Drop task vector entries at random, the smaller the likelier, rescale and add the others.
+    """Task vectors with entries dropped at random, the smaller the likelier, and added.
 
     Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
     normalize = yes the weights are divided by their sum. An entry whose |τ_i| has the rank r of n
@@ -35,39 +35,41 @@ class DellaLinear(Kernel):
 
     name = "della_linear"
 
-    def unit(self, inputs: Inputs, given: ByName) -> int:
-        """A row."""
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return the length of a row."""
         return inputs.width
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The row's width, the key of each source's draws, and what it is divided by."""
-        return measured_ranks(inputs, given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the row's width, the key of each source's draws, and each source's divisor."""
+        return measured_ranks(inputs, arguments)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + Σ (scale · w_i / d_i) · τ_i of the entries that are kept."""
-        vectors, divisors = kept_by_rank(chunk, given, measured)
-        return task_vectors.summed(chunk, vectors, given, divisors)
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + Σ (scale · w_i / d_i) · τ_i over the kept entries."""
+        vectors, divisors = kept_by_rank(chunk, arguments, measured)
+        return task_vectors.summed(chunk, vectors, arguments, divisors)
 
 
-def measured_ranks(inputs: Inputs, given: ByName) -> Measured:
-    """The row's width, the key of each source's draws, and then what each source is divided by."""
-    seed, width = int(arithmetic.one_number(given, "seed")), inputs.width
+def measured_ranks(inputs: Inputs, arguments: ByName) -> Measured:
+    """Return the row's width, the key of each source's draws, and each source's divisor."""
+    seed, width = int(arithmetic.one_number(arguments, "seed")), inputs.width
     keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
     ones = (1.0,) * len(keys)  # rescale = density divides entry by entry
-    if arithmetic.word(given, "rescale") == "density":
+    if arithmetic.word(arguments, "rescale") == "density":
         return (width, *keys, *ones)
 
     def kept(chunk: Chunk) -> list[Vector]:
-        return kept_by_rank(chunk, given, (width, *keys, *ones))[0]
+        return kept_by_rank(chunk, arguments, (width, *keys, *ones))[0]
 
-    return (width, *keys, *task_vectors.divisors_of(inputs, given, kept, width))
+    return (width, *keys, *task_vectors.divisors_of(inputs, arguments, kept, width))
 
 
-def kept_by_rank(chunk: Chunk, given: ByName, measured: Measured) -> tuple[list[Vector], Measured]:
-    """The task vectors, 0 where the draw drops the entry, and what each source is divided by."""
+def kept_by_rank(
+    chunk: Chunk, arguments: ByName, measured: Measured
+) -> tuple[list[Vector], Measured]:
+    """Return the task vectors, 0 where the draw drops the entry, and each source's divisor."""
     width, count = int(measured[0]), len(chunk.sources)
-    own = arithmetic.word(given, "rescale") == "density"
-    both = (arithmetic.number_each(given, name) for name in ("density", "epsilon"))
+    own = arithmetic.word(arguments, "rescale") == "density"
+    both = (arithmetic.number_each(arguments, name) for name in ("density", "epsilon"))
     each = zip(chunk.task_vectors(), *both, measured[1 : 1 + count], strict=True)
     vectors = []
     for vector, density, epsilon, key in each:
@@ -81,7 +83,7 @@ def kept_by_rank(chunk: Chunk, given: ByName, measured: Measured) -> tuple[list[
 def _probabilities(
     width: int, density: float, epsilon: float, like: Vector
 ) -> Float64[Tensor, " width"]:
-    """How likely entries are kept, from the smallest of a row on."""
+    """Return the probabilities of keeping entries, from the smallest of a row on."""
     ranks = torch.arange(width, dtype=torch.float64, device=like.device)
     if width == 1:
         return torch.full_like(ranks, density)
@@ -91,7 +93,7 @@ def _probabilities(
 def _kept(
     vector: Vector, offset: int, key: int, likely: Float64[Tensor, " width"], *, own: bool
 ) -> Vector:
-    """The vector, 0 where the draw drops an entry; what is kept is divided by its `own` p."""
+    """Return the vector, 0 where the draw drops an entry; with `own` divided by each entry's p."""
     order = _order(vector, len(likely))
     drawn = arithmetic.draws(key, offset, len(vector), vector.device).view(order.shape)
     limits = (likely * 2.0**53).ceil_().long()
@@ -106,7 +108,7 @@ def _kept(
 
 
 def _order(vector: Vector, width: int) -> Int64[Tensor, "rows width"]:
-    """The entries' numbers in each row, from the smallest magnitude to the largest.
+    """Return the entries' numbers in each row, from the smallest magnitude to the largest.
 
     Magnitudes are sorted with the numbers behind them, so that no two are equal.
     """

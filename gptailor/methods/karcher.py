@@ -33,8 +33,8 @@ class Karcher(Kernel):
 
     name = "karcher"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The sources' coefficients.
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the sources' coefficients.
 
         Every iterate is a linear combination of the unit sources, so the iteration knows
         coefficients and the unit sources' Gram matrix only.
@@ -49,16 +49,16 @@ class Karcher(Kernel):
         direction = _riemannian_mean(units)
         if direction is None:
             return (1.0 / count,) * count
-        length, found = math.fsum(norms) / count, dict(zip(some, direction, strict=True))
-        return tuple(found[i] * (length / norms[i]) if i in found else 0.0 for i in range(count))
+        length, along = math.fsum(norms) / count, dict(zip(some, direction, strict=True))
+        return tuple(along[i] * (length / norms[i]) if i in along else 0.0 for i in range(count))
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """Σ c_i θ_i."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return Σ c_i θ_i."""
         return arithmetic.combination(chunk.sources, measured, chunk)
 
 
 def _riemannian_mean(units: Gram) -> list[float] | None:
-    """The mean's coefficients, of unit length; None where the unit vectors cancel."""
+    """Return the mean's coefficients, of unit length; None where the unit vectors cancel."""
     count = len(units)
     mean = [1.0 / count] * count
     if (length := _length(mean, units)) < _CANCELLED:
@@ -77,7 +77,7 @@ def _riemannian_mean(units: Gram) -> list[float] | None:
 
 
 def _step(mean: Sequence[float], units: Gram) -> list[float]:
-    """The mean of the sources' logarithms at `mean`, each θ/sinθ · (u - cosθ · mean)."""
+    """Return the mean of the sources' logarithms at `mean`, each θ/sinθ · (u - cosθ · mean)."""
     cosines = [sums.clamped(_dot(row, mean)) for row in units]
     pulls = [_pull(each) / len(units) for each in cosines]
     back = _dot(pulls, cosines)
@@ -85,9 +85,9 @@ def _step(mean: Sequence[float], units: Gram) -> list[float]:
 
 
 def _pull(cos: float) -> float:
-    """θ/sinθ; 1, its limit, at the mean, and opposite to it, where the logarithm has no direction.
+    """Return θ/sinθ; its limit 1 at the mean, and 1 opposite to it, where there is no direction.
 
-    Times u - cosθ · mean, which is sinθ long, that is no step in both cases.
+    It multiplies u - cosθ · mean, which is sinθ long, so both cases give no step.
     """
     angle = math.acos(cos)
     sine = math.sin(angle)
@@ -99,5 +99,5 @@ def _dot(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _length(vector: Sequence[float], units: Gram) -> float:
-    """The length of a combination of the unit vectors."""
+    """Return the length of a combination of the unit vectors."""
     return math.sqrt(max(0.0, _dot(vector, [_dot(row, vector) for row in units])))

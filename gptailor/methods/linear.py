@@ -21,6 +21,6 @@ class Linear(Kernel):
 
     name = "linear"
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """Σ w_i θ_i."""
-        return arithmetic.combination(chunk.sources, task_vectors.weight_shares(given), chunk)
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return Σ w_i θ_i."""
+        return arithmetic.combination(chunk.sources, task_vectors.weight_shares(arguments), chunk)

@@ -29,13 +29,13 @@ class ModelStock(Kernel):
 
     name = "model_stock"
 
-    def unit(self, inputs: Inputs, given: ByName) -> int:
-        """A row, where there is a t for each."""
-        return inputs.width if arithmetic.word(given, "by") == "row" else 1
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return the length of a row where each has its t, else 1."""
+        return inputs.width if arithmetic.word(arguments, "by") == "row" else 1
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """t; by row the row's width."""
-        if arithmetic.word(given, "by") == "row":
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return t; by row the row's width."""
+        if arithmetic.word(arguments, "by") == "row":
             sums.refuse_infinite(inputs)
             return (inputs.width,)
         gram = sums.gram_of_task_vectors(inputs)
@@ -45,13 +45,13 @@ class ModelStock(Kernel):
         share = count * mean / (1.0 + (count - 1) * mean) if mean > 0.0 else 0.0
         return (min(1.0, share),)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """t · mean(θ_i) + (1 - t) · θ_b."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return t · mean(θ_i) + (1 - t) · θ_b."""
         (number,) = measured
         mean = arithmetic.total(chunk.sources) / arithmetic.number_beside(
             chunk.origin, float(len(chunk.sources))
         )
-        if arithmetic.word(given, "by") == "tensor":
+        if arithmetic.word(arguments, "by") == "tensor":
             return arithmetic.combination((mean, chunk.origin), (number, 1.0 - number), chunk)
         shares = _shares(chunk, int(number))[:, None]
         rows, own = mean.view(-1, int(number)), chunk.origin.view(-1, int(number))
@@ -60,7 +60,7 @@ class ModelStock(Kernel):
 
 
 def _shares(chunk: Chunk, width: int) -> Float64[Tensor, " rows"]:
-    """t of each row."""
+    """Return t of each row."""
     base = chunk.origin.double()
     rows = [(source.double() - base).view(-1, width) for source in chunk.sources]
     norms = [sums.row_sums(row * row).sqrt_() for row in rows]

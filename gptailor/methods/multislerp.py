@@ -29,10 +29,10 @@ class Multislerp(Kernel):
 
     name = "multislerp"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The sources' coefficients."""
-        gram = sums.gram_of(inputs, arithmetic.word(given, "of"))
-        weights = task_vectors.weight_shares(given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the sources' coefficients."""
+        gram = sums.gram_of(inputs, arithmetic.word(arguments, "of"))
+        weights = task_vectors.weight_shares(arguments)
         norms = [math.sqrt(gram[i][i]) for i in range(len(gram))]
         along = [w / n if n > 0.0 else 0.0 for w, n in zip(weights, norms, strict=True)]
         square = math.fsum(
@@ -44,8 +44,8 @@ class Multislerp(Kernel):
         mean = math.fsum(w * n for w, n in zip(weights, norms, strict=True))
         return tuple(a * (mean / length) for a in along)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """Σ c_i θ_i, or θ_b + Σ c_i τ_i."""
-        if arithmetic.word(given, "of") == "task_vectors":
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return Σ c_i θ_i, or θ_b + Σ c_i τ_i."""
+        if arithmetic.word(arguments, "of") == "task_vectors":
             return arithmetic.base_moved(chunk, chunk.task_vectors(), measured)
         return arithmetic.combination(chunk.sources, measured, chunk)

@@ -8,7 +8,7 @@ from gptailor.methods import arithmetic
 from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 
 _NEAREST = 1e-6
-"""A smaller difference counts as this one."""
+"""The least difference that is used; a smaller one counts as this."""
 
 
 @final
@@ -25,9 +25,9 @@ class Nearswap(Kernel):
 
     name = "nearswap"
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """a, moved to b where that is near."""
-        (a, b), t = chunk.sources, arithmetic.one_number(given, "t")
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return a, moved to b where b is near."""
+        (a, b), t = chunk.sources, arithmetic.one_number(arguments, "t")
         if t == 0:
             return a
         near = number_over(t, (a - b).abs_().clamp_(min=_NEAREST)).clamp_(max=1.0)
@@ -37,5 +37,5 @@ class Nearswap(Kernel):
 
 
 def number_over(number: float | int, vector: Vector) -> Vector:
-    """A number divided by each entry."""
+    """Divide a number by each entry."""
     return arithmetic.number_beside(vector, float(number)) / vector

@@ -30,14 +30,18 @@ class Nuslerp(Kernel):
 
     name = "nuslerp"
 
-    def unit(self, inputs: Inputs, given: ByName) -> int:
-        """A row, where angles are of rows or columns."""
-        by = arithmetic.word(given, "by")
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return the length of a row, where angles are of rows or columns, else 1."""
+        by = arithmetic.word(arguments, "by")
         return {"tensor": 1, "row": inputs.width}.get(by) or _columns(inputs)
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """Both coefficients; by row the row's width, by column all of a and then all of b."""
-        by, of, t = arithmetic.word(given, "by"), arithmetic.word(given, "of"), _share(given)
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return both coefficients; by row the row's width, by column all of a, then all of b."""
+        by, of, t = (
+            arithmetic.word(arguments, "by"),
+            arithmetic.word(arguments, "of"),
+            _share(arguments),
+        )
         if by == "tensor":
             return slerp_coefficients(sums.gram_of(inputs, of), t)
         sums.refuse_infinite(inputs)
@@ -51,9 +55,9 @@ class Nuslerp(Kernel):
         a, b = _coefficients(sums.column_sums(inputs, terms, _columns(inputs)), t)
         return (*a, *b)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """The coefficients times a and b."""
-        by, of = arithmetic.word(given, "by"), arithmetic.word(given, "of")
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return the coefficients times a and b."""
+        by, of = arithmetic.word(arguments, "by"), arithmetic.word(arguments, "of")
         vectors = _vectors(chunk, of)
         if by == "tensor":
             if of == "weights":
@@ -63,7 +67,7 @@ class Nuslerp(Kernel):
             width = int(measured[0])
             a, b = (vector.view(-1, width) for vector in _doubles(chunk, of))
             dots = [sums.row_sums(each) for each in (a * a, a * b, b * b)]
-            both, shape = _coefficients(dots, _share(given)), (-1, 1)
+            both, shape = _coefficients(dots, _share(arguments)), (-1, 1)
         else:
             width = len(measured) // 2
             both, shape = (measured[:width], measured[width:]), (1, -1)
@@ -71,24 +75,24 @@ class Nuslerp(Kernel):
         return merged if of == "weights" else arithmetic.base_moved(chunk, [merged], [1.0])
 
 
-def _share(given: ByName) -> float:
-    """The second source's share."""
-    first, second = arithmetic.number_each(given, "weight")
+def _share(arguments: ByName) -> float:
+    """Return the second source's share."""
+    first, second = arithmetic.number_each(arguments, "weight")
     return second / (first + second)
 
 
 def _columns(inputs: Inputs) -> int:
-    """How many columns there are: the entries of one number along the first axis."""
+    """Return the number of columns: the entries of one number along the first axis."""
     return inputs.elements // inputs.shape[0] if inputs.shape else 1
 
 
 def _vectors(chunk: Chunk, of: str) -> list[Vector]:
-    """The sources, or their task vectors."""
+    """Return the sources, or their task vectors."""
     return list(chunk.sources) if of == "weights" else chunk.task_vectors()
 
 
 def _doubles(chunk: Chunk, of: str) -> list[Float64[Tensor, " n"]]:
-    """The same in float64, the differences too."""
+    """Return the sources or their task vectors in float64, the differences too."""
     sources = [source.double() for source in chunk.sources]
     return sources if of == "weights" else [source - chunk.origin.double() for source in sources]
 
@@ -96,10 +100,10 @@ def _doubles(chunk: Chunk, of: str) -> list[Float64[Tensor, " n"]]:
 def _coefficients(
     dots: Sequence[Float64[Tensor, " m"]], t: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The coefficients of a and of b for each row or column, of ⟨a, a⟩, ⟨a, b⟩ and ⟨b, b⟩."""
+    """Return a's and b's coefficients for each row or column, from ⟨a, a⟩, ⟨a, b⟩ and ⟨b, b⟩."""
     each = zip(*(d.tolist() for d in dots), strict=True)
-    found = [slerp_coefficients([[aa, ab], [ab, bb]], t) for aa, ab, bb in each]
-    a, b = zip(*found, strict=True)
+    pairs = [slerp_coefficients([[aa, ab], [ab, bb]], t) for aa, ab, bb in each]
+    a, b = zip(*pairs, strict=True)
     return a, b
 
 
@@ -109,7 +113,7 @@ def _along(
     width: int,
     shape: tuple[int, int],
 ) -> Vector:
-    """Both vectors in rows of `width`, each times its coefficients, added."""
+    """Return the sum of both vectors in rows of `width`, each times its coefficients."""
     terms = []
     for vector, numbers in zip(vectors, both, strict=True):
         factors = torch.tensor(numbers, dtype=torch.float64).float().to(vector.device)

@@ -10,7 +10,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 
 @final
 class Ram(Kernel):
-    """Add what one source alone has changed; average what several have.
+    """Changes of one source alone, added, and changes of several, averaged.
 
     Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon; c is how many
     sources are active there.
@@ -23,15 +23,15 @@ class Ram(Kernel):
 
     name = "ram"
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + the mean of the active entries."""
-        vectors, count = active_entries(chunk, arithmetic.one_number(given, "epsilon"))
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + the mean of the active entries."""
+        vectors, count = active_entries(chunk, arithmetic.one_number(arguments, "epsilon"))
         mean = arithmetic.total(vectors) / count.clamp(min=1.0)
         return arithmetic.base_moved(chunk, [mean], [1.0])
 
 
 def active_entries(chunk: Chunk, epsilon: float | int) -> tuple[list[Vector], Vector]:
-    """The task vectors, 0 where they aren't active, and how many are at each entry."""
+    """Return the task vectors, 0 where they aren't active, and the active sources of each entry."""
     vectors, count = [], torch.zeros_like(chunk.origin)
     for vector in chunk.task_vectors():
         mask = ~(vector.abs() <= epsilon)  # NaN is active, and refused

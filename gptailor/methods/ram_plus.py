@@ -11,7 +11,7 @@ from gptailor.methods.ram import active_entries
 
 @final
 class RamPlus(Kernel):
-    """Add what one source alone has changed, scaled up; average what several have.
+    """Changes of one source alone, scaled up and added, and changes of several, averaged.
 
     Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon, c being how many
     sources are active there; where c is 1, τ_i · (1 + r · min(s_i / u_i, alpha)), s_i and u_i being
@@ -25,10 +25,10 @@ class RamPlus(Kernel):
 
     name = "ram_plus"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The factor of what each source has alone."""
-        epsilon = arithmetic.one_number(given, "epsilon")
-        r, alpha = arithmetic.one_number(given, "r"), arithmetic.one_number(given, "alpha")
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the factor for the entries that each source changes alone."""
+        epsilon = arithmetic.one_number(arguments, "epsilon")
+        r, alpha = arithmetic.one_number(arguments, "r"), arithmetic.one_number(arguments, "alpha")
         shared, alone = [0] * len(inputs.models), [0] * len(inputs.models)
         for chunk in inputs.chunks():
             vectors, count = active_entries(chunk, epsilon)
@@ -39,9 +39,9 @@ class RamPlus(Kernel):
         each = zip(shared, alone, strict=True)
         return tuple(1.0 + r * min(s / u if u else alpha, alpha) for s, u in each)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + the scaled entry of one, or the mean of several."""
-        vectors, count = active_entries(chunk, arithmetic.one_number(given, "epsilon"))
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + the scaled entry of one source, or the mean of several."""
+        vectors, count = active_entries(chunk, arithmetic.one_number(arguments, "epsilon"))
         mean = arithmetic.total(vectors) / count.clamp(min=1.0)
         alone = arithmetic.combination(vectors, measured, chunk)
         return arithmetic.base_moved(chunk, [torch.where(count == 1, alone, mean)], [1.0])

@@ -1,7 +1,7 @@
-"""The one way from arithmetic to a dtype: `rounded`, which finds what isn't finite on its way.
+"""The one way from arithmetic to a dtype: `rounded`, which refuses infinity and NaN.
 
-A result that is infinity or NaN is refused, whatever made it: numbers of the plan, numbers of a
-file, or numbers that were infinity or NaN before. Bytes that are only copied don't come here.
+A result that is infinity or NaN is refused, whether numbers of the plan, numbers of a file, or
+earlier infinity or NaN caused it. Bytes that are only copied don't pass here.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ LONGER_DTYPE = "choose a dtype that reaches further"
 
 @final
 class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fault)
-    """Arithmetic on finite numbers gives a value that its dtype can't hold; the first is named.
+    """A finite computation whose value exceeds its dtype; the first entry is named.
 
     `by` is how the value was computed, if that explains it.
     """
@@ -43,7 +43,7 @@ class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fa
 
 @final
 class NotFiniteFault(PlanError):  # noqa: N818 (as above)
-    """A tensor that arithmetic reads holds infinity or NaN; the first entry is named.
+    """An infinity or NaN in a tensor that arithmetic reads; the first entry is named.
 
     `owner` is the tensor's model or file, `state` how its numbers were read.
     """
@@ -60,7 +60,7 @@ class NotFiniteFault(PlanError):  # noqa: N818 (as above)
 
 @final
 class CoefficientError(ArithmeticError):
-    """A number that a tensor is multiplied or divided by can't be held in float32."""
+    """A number, to multiply or divide a tensor by, that float32 can't hold."""
 
     def __init__(self, number: float) -> None:
         super().__init__(f"{number:.9g}, but float32 ends at {LARGEST_SINGLE:.9g}")

@@ -11,7 +11,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Sce(Kernel):
-    """Select where the models differ most, calculate weights, erase what disagrees on the sign.
+    """Task vectors where the models differ most, weighted by size, merged by the sign.
 
     Formula: θ_b + Σ w_i τ_i / Σ w_i over the selected entries whose sign is that of Σ τ_i. Selected
     are the k = max(1, round(density · m)) positions whose variance over the sources is largest, m
@@ -29,21 +29,21 @@ class Sce(Kernel):
 
     name = "sce"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The smallest selected variance, and the weights."""
-        least = _least_selected(inputs, arithmetic.one_number(given, "density"))
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the smallest selected variance, and the weights."""
+        least = _least_selected(inputs, arithmetic.one_number(arguments, "density"))
 
         def squares(chunk: Chunk) -> list[torch.Tensor]:
             return [vector.double().square_() for vector in _selected(chunk, least)]
 
         means = [s / inputs.elements for s in sums.sums(inputs, squares, count=len(inputs.models))]
         total = math.fsum(means)
-        if total < arithmetic.one_number(given, "floor") or total == 0.0:
+        if total < arithmetic.one_number(arguments, "floor") or total == 0.0:
             return (least, *(1.0 / len(means) for _ in means))
         return (least, *(mean / total for mean in means))
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + the weighted mean of the selected entries that agree."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + the weighted mean of the selected entries that agree."""
         weights = measured[1:]
         vectors = _selected(chunk, int(measured[0]))
         each = [(v, w) for v, w in zip(vectors, weights, strict=True) if w != 0]
@@ -53,16 +53,16 @@ class Sce(Kernel):
 
 
 def _least_selected(inputs: Inputs, density: float | int) -> int:
-    """The smallest magnitude of a variance that is selected; 0 where all are."""
+    """Return the smallest magnitude of a variance that is selected; 0 where all are."""
     if density >= 1:
         return 0
     differing = 0
 
     def variances(chunk: Chunk) -> list[Vector]:
         nonlocal differing
-        found = _variance(chunk)
-        differing += int(torch.count_nonzero(found))
-        return [found]
+        variance = _variance(chunk)
+        differing += int(torch.count_nonzero(variance))
+        return [variance]
 
     def ranks(_: int) -> tuple[int, ...]:
         return (max(1, round(density * differing)),)
@@ -72,14 +72,14 @@ def _least_selected(inputs: Inputs, density: float | int) -> int:
 
 
 def _variance(chunk: Chunk) -> Vector:
-    """The variance over the sources, times their number: Σ (τ_i - mean τ)²."""
+    """Return the variance over the sources, times their number: Σ (τ_i - mean τ)²."""
     vectors = chunk.task_vectors()
     mean = arithmetic.total(vectors) / arithmetic.number_beside(vectors[0], float(len(vectors)))
     return arithmetic.total((vector - mean).square_() for vector in vectors)
 
 
 def _selected(chunk: Chunk, least: int) -> list[Vector]:
-    """The task vectors, 0 where the variance's magnitude is less than `least`."""
+    """Return the task vectors, 0 where the variance's magnitude is less than `least`."""
     if least == 0:
         return chunk.task_vectors()
     mask = arithmetic.magnitude(_variance(chunk)) >= least

@@ -8,7 +8,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 from gptailor.methods.sums import Gram
 
 PARALLEL = 1e-4
-"""Two tensors whose angle has a smaller sine are merged linearly.
+"""The sine of an angle below which two tensors are merged linearly.
 
 Near 0 that changes nothing: coefficients differ by less than θ²/15 < 1e-9, a float32's rounding
 being 6e-8. Near π slerp has coefficients of 1/sin θ, which amplify that rounding: at 1e-4 to 6e-4,
@@ -31,17 +31,19 @@ class Slerp(Kernel):
 
     name = "slerp"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The coefficients of a and b."""
-        return slerp_coefficients(sums.gram_of_sources(inputs), arithmetic.one_number(given, "t"))
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the coefficients of a and b."""
+        return slerp_coefficients(
+            sums.gram_of_sources(inputs), arithmetic.one_number(arguments, "t")
+        )
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """The coefficients times a and b."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return the coefficients times a and b."""
         return arithmetic.combination(chunk.sources, measured, chunk)
 
 
 def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:
-    """The coefficients of both tensors on the arc; of the chord where there is no arc.
+    """Return the coefficients of both tensors on the arc; of the chord where there is no arc.
 
     The arc cosine of a float64 is wrong by some 1e-16/θ for a small angle, and the coefficients
     depend on it by θ times that: they are right to some 1e-16.

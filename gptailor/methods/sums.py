@@ -22,30 +22,30 @@ Gram = list[list[float]]
 
 
 def gram_of_sources(inputs: Inputs) -> Gram:
-    """⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
+    """Return ⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
     return _gram(inputs, lambda chunk: [source.double() for source in chunk.sources])
 
 
 def gram_of_task_vectors(inputs: Inputs) -> Gram:
-    """⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor, in float64, the differences too."""
+    """Return ⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor; differences are float64 too."""
     return _gram(
         inputs, lambda chunk: [source.double() - chunk.origin.double() for source in chunk.sources]
     )
 
 
 def gram_of(inputs: Inputs, what: str) -> Gram:
-    """That of the sources themselves ("weights"), or of their task vectors."""
+    """Return the Gram matrix of the sources ("weights"), or of their task vectors."""
     return gram_of_task_vectors(inputs) if what == "task_vectors" else gram_of_sources(inputs)
 
 
 def cosine(gram: Gram, i: int, j: int) -> float:
-    """The cosine of the angle between two vectors; 0 for a vector of length 0."""
+    """Return the cosine of the angle between two vectors; 0 for a vector of length 0."""
     norms = math.sqrt(gram[i][i]) * math.sqrt(gram[j][j])
     return clamped(gram[i][j] / norms) if norms > 0.0 else 0.0
 
 
 def clamped(number: float) -> float:
-    """A cosine that rounding has taken out of [-1, 1], back in it."""
+    """Return a cosine within [-1, 1], after rounding."""
     return max(-1.0, min(1.0, number))
 
 
@@ -70,16 +70,15 @@ def sums(
     count: int,
     width: int = SUM_ENTRIES,
 ) -> list[float]:
-    """The sum over the whole tensor of each of `count` vectors that are made of a chunk, in blocks
-    of `width`.
+    """Return the sum of each of `count` vectors made from chunks, in blocks of `width`.
 
     Raises NotFiniteFault for infinity or NaN, and OverflowFault where a difference becomes that.
     """
-    found = [_Sum() for _ in range(count)]
+    running = [_Sum() for _ in range(count)]
     for chunk in inputs.chunks(width):
-        for one, vector in zip(found, terms(chunk), strict=True):
-            one.add(_blocks(vector) if width == SUM_ENTRIES else _even(vector.view(-1, width)))
-    totals = [one.value() for one in found]
+        for total, vector in zip(running, terms(chunk), strict=True):
+            total.add(_blocks(vector) if width == SUM_ENTRIES else _even(vector.view(-1, width)))
+    totals = [total.value() for total in running]
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
         _refuse_differences(inputs)
@@ -87,7 +86,7 @@ def sums(
 
 
 def refuse_infinite(inputs: Inputs) -> None:
-    """Nothing where all is finite, as norms and angles need it. Raises NotFiniteFault."""
+    """Raise NotFiniteFault for infinity or NaN, which norms and angles can't use."""
     for chunk in inputs.chunks():
         named = [*zip(inputs.models, chunk.sources, strict=True)]
         for model, vector in named if chunk.base is None else [("base", chunk.base), *named]:
@@ -113,7 +112,10 @@ def _refuse(inputs: Inputs, chunk: Chunk, vector: Vector, fault: Callable[..., P
 
 
 def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:
-    """The vector in rows of a block, zeros at its end; a short one in one row, which sums alike."""
+    """Return the vector in rows of a block, zeros at its end; a short one in one row.
+
+    A short row has the same sum.
+    """
     entries = vector.shape[0]
     width = min(SUM_ENTRIES, 1 << (entries - 1).bit_length())
     if entries % width:
@@ -122,7 +124,7 @@ def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:
 
 
 def _even(rows: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows even"]:
-    """Rows with zeros at their ends, so that halves can be added to halves."""
+    """Return rows with zeros at their ends, so that halves can be added to halves."""
     return torch.nn.functional.pad(
         rows, (0, (1 << (rows.shape[1] - 1).bit_length()) - rows.shape[1])
     )
@@ -143,7 +145,7 @@ class _Sum:
             self._end()
 
     def value(self) -> float:
-        """The sum so far; NaN or infinity where a row has that."""
+        """Return the sum so far; NaN or infinity where a row has that."""
         self._end()
         return math.fsum(self.folded) if all(map(math.isfinite, self.folded)) else math.nan
 
@@ -155,7 +157,7 @@ class _Sum:
 
 
 def _fold(terms: Float64[Tensor, "blocks width"], least: int) -> Float64[Tensor, "blocks least"]:
-    """Rows of at most `least` entries: the second half is added to the first until they are."""
+    """Return rows of at most `least` entries, by adding the second half to the first."""
     while (half := terms.shape[1] // 2) >= least:
         terms = terms[:, :half] + terms[:, half:]
     return terms
@@ -165,7 +167,7 @@ def _fold(terms: Float64[Tensor, "blocks width"], least: int) -> Float64[Tensor,
 
 
 def row_sums(rows: Float64[Tensor, "rows width"]) -> Float64[Tensor, " rows"]:
-    """The sum of each row, the same however many there are."""
+    """Return the sum of each row, the same for any number of rows."""
     return _fold(_even(rows), 1)[:, 0]
 
 
@@ -176,8 +178,8 @@ COLUMN_ROWS = 128
 def column_sums(
     inputs: Inputs, terms: Callable[[Chunk], Sequence[Float64[Tensor, " n"]]], width: int
 ) -> list[Float64[Tensor, " width"]]:
-    """The sum of each column, in blocks of rows, whose sums are added in order."""
-    found: list[Float64[Tensor, " width"]] = []
+    """Return the sum of each column, in blocks of rows, whose sums are added in order."""
+    columns: list[Float64[Tensor, " width"]] = []
     for chunk in inputs.chunks(COLUMN_ROWS * width):
         for n, vector in enumerate(terms(chunk)):
             rows = vector.view(-1, width)
@@ -186,8 +188,8 @@ def column_sums(
             while (half := blocks.shape[1] // 2) >= 1:
                 blocks = blocks[:, :half] + blocks[:, half:]
             for block in blocks[:, 0]:
-                if n == len(found):
-                    found.append(block.clone())
+                if n == len(columns):
+                    columns.append(block.clone())
                 else:
-                    found[n] += block
-    return found
+                    columns[n] += block
+    return columns

@@ -21,6 +21,8 @@ class TaskArithmetic(Kernel):
 
     name = "task_arithmetic"
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + Σ w_i τ_i."""
-        return arithmetic.base_moved(chunk, chunk.task_vectors(), task_vectors.weight_shares(given))
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + Σ w_i τ_i."""
+        return arithmetic.base_moved(
+            chunk, chunk.task_vectors(), task_vectors.weight_shares(arguments)
+        )

@@ -9,43 +9,44 @@ from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Vector
 
 
-def normalized(given: ByName) -> bool:
-    """Whether a sum is divided by that of its weights."""
-    return arithmetic.word(given, "normalize") == "yes"
+def normalized(arguments: ByName) -> bool:
+    """Return whether a sum is divided by that of its weights."""
+    return arithmetic.word(arguments, "normalize") == "yes"
 
 
-def weight_shares(given: ByName) -> tuple[float | int, ...]:
-    """The weights, divided by their sum where they are to be."""
-    numbers = arithmetic.number_each(given, "weight")
-    if not normalized(given):
+def weight_shares(arguments: ByName) -> tuple[float | int, ...]:
+    """Return the weights, divided by their sum if `normalize` is yes."""
+    numbers = arithmetic.number_each(arguments, "weight")
+    if not normalized(arguments):
         return numbers
     total = math.fsum(numbers)
     return tuple(number / total for number in numbers)
 
 
 def summed(
-    chunk: Chunk, vectors: Sequence[Vector], given: ByName, divisors: Sequence[float | int] = ()
+    chunk: Chunk, vectors: Sequence[Vector], arguments: ByName, divisors: Sequence[float | int] = ()
 ) -> Vector:
-    """θ_b + Σ scale · w_i / divisor_i · v_i, the weights divided by their sum where asked for."""
-    scale = arithmetic.one_number(given, "scale")
-    each = zip(weight_shares(given), divisors or [1.0] * len(vectors), strict=True)
+    """Return θ_b + Σ scale · w_i / divisor_i · v_i; the weights may be divided by their sum."""
+    scale = arithmetic.one_number(arguments, "scale")
+    each = zip(weight_shares(arguments), divisors or [1.0] * len(vectors), strict=True)
     return arithmetic.base_moved(chunk, vectors, [w * scale / d for w, d in each])
 
 
 def elected(
-    chunk: Chunk, vectors: Sequence[Vector], given: ByName, divisors: Sequence[float | int] = ()
+    chunk: Chunk, vectors: Sequence[Vector], arguments: ByName, divisors: Sequence[float | int] = ()
 ) -> Vector:
-    """θ_b + scale · Σ w_i / divisor_i · v_i, over those whose sign is that of the sum of all.
+    """Return θ_b + scale · Σ w_i / divisor_i · v_i, over the vectors with the sign of their sum.
 
-    Where `normalize` is yes the sum is divided by that of the weights w_i of those that agree.
+    Where `normalize` is yes the sum is divided by that of the weights w_i of the vectors that
+    agree.
     """
-    weights = arithmetic.number_each(given, "weight")
+    weights = arithmetic.number_each(arguments, "weight")
     each = list(zip(vectors, weights, divisors or [1.0] * len(vectors), strict=True))
     kept = [arithmetic.multiplied(vector, w / d) for vector, w, d in each if w != 0]
-    over = [w for w in weights if w != 0] if normalized(given) else None
+    over = [w for w in weights if w != 0] if normalized(arguments) else None
     merged = [agreement(kept, [1.0] * len(kept), over)] if kept else []
     return arithmetic.base_moved(
-        chunk, merged, [arithmetic.one_number(given, "scale")] * len(kept[:1])
+        chunk, merged, [arithmetic.one_number(arguments, "scale")] * len(kept[:1])
     )
 
 
@@ -54,7 +55,10 @@ def agreement(
     factors: Sequence[float | int],
     weights: Sequence[float | int] | None = None,
 ) -> Vector:
-    """Σ f_i v_i over those whose sign is that of Σ v_i, ÷ Σ w_i over these; 0 where that sum is."""
+    """Return Σ f_i v_i over the vectors with the sign of Σ v_i, ÷ Σ w_i over these.
+
+    The result is 0 where the sum of the weights is.
+    """
     sign = torch.sign(arithmetic.total(vectors))
     merged, count = torch.zeros_like(sign), torch.zeros_like(sign)
     for i, (vector, factor) in enumerate(zip(vectors, factors, strict=True)):
@@ -68,29 +72,30 @@ def agreement(
 
 def divisors_of(
     inputs: Inputs,
-    given: ByName,
+    arguments: ByName,
     kept: Callable[[Chunk], Sequence[Vector]],
     width: int = sums.SUM_ENTRIES,
 ) -> tuple[float, ...]:
-    """What the kept entries of each source are divided by so that a source is as large as it was.
+    """Return for each source the divisor that restores its size after entries are dropped.
 
-    By `rescale`: its density; how much of Σ |τ| is left; or 1. A source without a weight has 1.
+    By `rescale`: its density; the share of Σ |τ| that is left; or 1. A source without a weight has
+    1.
     """
-    densities = arithmetic.number_each(given, "density")
-    how = arithmetic.word(given, "rescale")
+    densities = arithmetic.number_each(arguments, "density")
+    how = arithmetic.word(arguments, "rescale")
     if how != "l1":
         return tuple(map(float, densities)) if how == "density" else (1.0,) * len(densities)
-    weights = arithmetic.number_each(given, "weight")
+    weights = arithmetic.number_each(arguments, "weight")
     counted = [i for i, weight in enumerate(weights) if weight != 0 and densities[i] < 1]
     if not counted:
         return (1.0,) * len(densities)
 
     def terms(chunk: Chunk) -> list[torch.Tensor]:
-        whole, left = chunk.task_vectors(), kept(chunk)
-        return [vectors[i].double().abs() for vectors in (whole, left) for i in counted]
+        complete, left = chunk.task_vectors(), kept(chunk)
+        return [vectors[i].double().abs() for vectors in (complete, left) for i in counted]
 
-    found = sums.sums(inputs, terms, count=2 * len(counted), width=width)
-    ratios = dict(zip(counted, zip(found, found[len(counted) :], strict=False), strict=True))
+    sizes = sums.sums(inputs, terms, count=2 * len(counted), width=width)
+    ratios = dict(zip(counted, zip(sizes, sizes[len(counted) :], strict=False), strict=True))
     return tuple(
         after / before
         if (before := ratios.get(i, (0.0, 0.0))[0]) and (after := ratios[i][1])

@@ -9,7 +9,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 
 @final
 class Ties(Kernel):
-    """Trim, elect a sign, and merge the task vectors that agree with it.
+    """Task vectors trimmed, and merged where they agree on the elected sign.
 
     Formula: θ_b + scale · Σ w_i τ_i / Σ w_i (with normalize = no: not divided), over those kept
     w_i τ_i whose sign is that of the sum of all kept ones. Kept are the k_i = max(1,
@@ -26,19 +26,19 @@ class Ties(Kernel):
 
     name = "ties"
 
-    def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The smallest kept magnitude of each source."""
-        return least_kept(inputs, arithmetic.number_each(given, "density"))
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the smallest kept magnitude of each source."""
+        return least_kept(inputs, arithmetic.number_each(arguments, "density"))
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + scale · the weighted mean of those that agree."""
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return θ_b + scale · the weighted mean of the task vectors that agree."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
         kept = [arithmetic.at_least(vector, int(least)) for vector, least in trimming]
-        return task_vectors.elected(chunk, kept, given)
+        return task_vectors.elected(chunk, kept, arguments)
 
 
 def least_kept(inputs: Inputs, densities: Sequence[float | int]) -> tuple[int, ...]:
-    """The smallest of each task vector's `density` largest magnitudes; 0 where all are kept."""
+    """Return the least kept magnitude of each task vector; 0 where all entries are kept."""
     counts = [max(1, round(density * inputs.elements)) for density in densities]
     ranks = [(kept,) if kept < inputs.elements else () for kept in counts]
     return tuple(least[0] if least else 0 for least in arithmetic.thresholds(inputs, ranks))

@@ -1,4 +1,4 @@
-"""What a plan is: frozen data, its normal form, and the only walk over it."""
+"""The plan: frozen data, its normal form, and the only walk over it."""
 
 __all__ = [
     "bounds", "events", "extras", "faults", "layers", "needed", "output_size", "parts", "plan",

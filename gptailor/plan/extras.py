@@ -1,4 +1,5 @@
-"""What the light install leaves out: packages that an extra brings, and what is said without one.
+"""Packages that the light install leaves out, the extras that bring them, and the message without
+them.
 
 `pip install 'gptailor[torch]'` installs what is missing wherever gptailor itself came from: pip
 keeps the gptailor that is there already.
@@ -21,18 +22,18 @@ EXTRAS = {
     "ray": ("ray",),
     "cluster": ("ray", "fsspec"),
 }
-"""The modules that each extra is for."""
+"""Modules that each extra brings, those that its commands ask for."""
 
 _BESIDE = {"jaxtyping": "torch", "numpy": "torch", "safetensors": "torch", "sentencepiece": "gguf"}
-"""Modules that an extra brings as well."""
+"""Further modules of an extra."""
 
 DISTRIBUTIONS = {"lm_eval": "lm-eval", "vl_convert": "vl-convert-python"}
-"""Packages that aren't called as their modules are."""
+"""Names of packages that differ from their modules' names."""
 
 
 @final
 class MissingPackageError(TailorError):
-    """A package isn't installed that an extra of gptailor brings."""
+    """A package of an extra that is not installed."""
 
     def __init__(self, modules: Sequence[str], extra: str, what: str) -> None:
         names = listed(DISTRIBUTIONS.get(module, module) for module in modules)
@@ -40,7 +41,7 @@ class MissingPackageError(TailorError):
 
 
 def how_to_install(extra: str) -> str:
-    """`pip install 'gptailor[torch]'`."""
+    """Return the command that installs an extra, `pip install 'gptailor[torch]'`."""
     return f"pip install 'gptailor[{extra}]'"
 
 
@@ -51,7 +52,7 @@ def require(extra: str, what: str = "this") -> None:
 
 
 def missing_package(error: ModuleNotFoundError, what: str = "this") -> MissingPackageError | None:
-    """What is to be said of a failed import; None where no extra brings the module."""
+    """Return the error for a failed import, or None if no extra brings the module."""
     module = (error.name or "").partition(".")[0]
     extras = (extra for extra, modules in EXTRAS.items() if module in modules)
     extra = next(extras, _BESIDE.get(module))
@@ -60,7 +61,7 @@ def missing_package(error: ModuleNotFoundError, what: str = "this") -> MissingPa
 
 @contextmanager
 def packages_needed(what: str = "this") -> Iterator[None]:
-    """Raise MissingPackageError where an import fails for want of a package of an extra."""
+    """Raise MissingPackageError for a failed import of a module that an extra brings."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What is wrong with a plan, where, and how it is shown: `Source`, `Span`, `Fault`, `Origin`."""
+"""Faults of a plan, their places, and how they are shown: `Source`, `Span`, `Fault`, `Origin`."""
 
 import bisect
 import difflib
@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 from gptailor.plan.bounds import MOST_COMPARED, MOST_FAULTS
 
 Place = tuple[str | int, ...]
-"""Where in a `Plan`: field names and indices, as pydantic writes them."""
+"""Field names and indices that lead to a place in a `Plan`, as pydantic writes them."""
 
 Severity = Literal["error", "warning"]
 
@@ -33,16 +33,16 @@ class Source:
 
     @cached_property
     def starts(self) -> list[int]:
-        """The offset of each line's first character."""
+        """Return the offset of each line's first character."""
         return [0, *(i + 1 for i, c in enumerate(self.text) if c == "\n")]
 
     def position(self, offset: int) -> tuple[int, int]:
-        """Line and column of an offset, both counted from 1."""
+        """Return line and column of an offset, both counted from 1."""
         line = bisect.bisect_right(self.starts, offset) - 1
         return line + 1, offset - self.starts[line] + 1
 
     def line(self, number: int) -> str:
-        """The text of a line (from 1), without its end."""
+        """Return the text of a line (from 1), without its end."""
         start = self.starts[number - 1]
         end = self.text.find("\n", start)
         return self.text[start : end if end >= 0 else len(self.text)].rstrip("\r")
@@ -57,14 +57,14 @@ class Span:
     end: int
 
     def to(self, other: "Span") -> "Span":
-        """From the start of this to the end of the other."""
+        """Return the span from the start of this one to the end of the other."""
         return Span(self.start, other.end)
 
 
 @final
 @dataclass(frozen=True)
 class Also:
-    """A second place that a fault points at, and what is there."""
+    """A second place that a fault points at, and its label."""
 
     label: str
     at: Place = ()
@@ -74,7 +74,7 @@ class Also:
 @final
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: a stable code, what is, where, and what to do.
+    """One fault of a plan: a stable code, a message, a place, and a remedy.
 
     `code` is one of docs/faults.md, `message` one line that names the thing, `help` what to do
     where there is a remedy. `at` is the place in the plan (names and positions from its root
@@ -93,19 +93,19 @@ class Fault:
 
 
 class TailorError(Exception):
-    """The world failed: a file, a disk, memory, a cluster. Its text names the thing.
+    """An error outside of plans: a file, a disk, memory, a cluster. Its text names the thing.
 
-    All errors that gptailor raises are of this kind; `exit_code` is what the command ends with.
+    All errors that gptailor raises are of this kind; `exit_code` is the command's exit status.
     Files that can't be used are a `CheckpointError`, with a `code` of docs/faults.md; foreign files
-    that can't be said in Tailor a `ConversionError`; a search that can't be what was asked for a
-    `WishError`; packages that an extra brings and that aren't there a `MissingPackageError`.
+    that Tailor can't express a `ConversionError`; a search that can't run as asked a `WishError`;
+    packages of an extra that are missing a `MissingPackageError`.
     """
 
     exit_code = 3
 
 
 class CodedError(TailorError):
-    """Something can't be done: a stable code, and why; a base of errors that concern no file."""
+    """A refusal with a stable code and its reason; a base of errors that concern no file."""
 
     def __init__(self, code: str, message: str, help: str = "") -> None:
         super().__init__(code, message, help)
@@ -114,8 +114,8 @@ class CodedError(TailorError):
         self.help = help
 
     def __str__(self) -> str:
-        said = f"error[{self.code}]: {self.message}"
-        return said + (f"\n  = help: {self.help}" if self.help else "")
+        text = f"error[{self.code}]: {self.message}"
+        return text + (f"\n  = help: {self.help}" if self.help else "")
 
 
 class PlanError(TailorError):
@@ -134,7 +134,7 @@ class PlanError(TailorError):
 @final
 @dataclass(frozen=True)
 class Origin:
-    """Where a plan was read from: its text, and the span of each of its places.
+    """The text that a plan was read from, and the span of each of its places.
 
     `spans` holds, for a place (an entry of the plan), the spans of the places inside it, relative
     to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
@@ -153,16 +153,16 @@ class Origin:
     tree: Any = field(default=None, compare=False, repr=False)
 
     def span(self, at: Place) -> Span | None:
-        """The span of a place, or of the nearest one around it."""
+        """Return the span of a place, or of the nearest place around it."""
         for length in range(len(at), 0, -1):
             inside = self.spans.get(at[:length])
             for end in range(len(at), length - 1, -1) if inside else ():
-                if (found := inside.get(at[length:end])) is not None:  # type: ignore[union-attr]
-                    return found
+                if (span := inside.get(at[length:end])) is not None:  # type: ignore[union-attr]
+                    return span
         return None
 
     def statement(self, at: Place) -> Span | None:
-        """The span of the statement that a place came from."""
+        """Return the span of the statement that a place came from."""
         for length in range(len(at), 0, -1):
             if (inside := self.spans.get(at[:length])) is not None:
                 return inside.get(STATEMENT) or inside.get(())
@@ -179,7 +179,7 @@ TARGET: Place = ("target",)
 
 
 def locate(faults: Iterable[Fault], origin: Origin | None) -> list[Fault]:
-    """Give each fault its span in the text; sort them as the text has them; none twice.
+    """Give each fault its span in the text, sort them as the text has them, drop duplicates.
 
     After `MOST_FAULTS` errors no further fault is taken, and the first fault says so.
     """
@@ -213,19 +213,19 @@ def _located(fault: Fault, origin: Origin) -> Fault:
 
 
 def errors(faults: Iterable[Fault]) -> list[Fault]:
-    """Those that stop a plan: all but the warnings."""
+    """Return the faults that stop a plan: all but the warnings."""
     return [fault for fault in faults if fault.severity == "error"]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """Return a help text that names the nearest known name, or nothing.
 
     A name is compared with the first `MOST_COMPARED` known ones of about its length.
     """
     if len(name) > _LONGEST_COMPARED:
         return ""
-    alike = (k for k in known if 3 * len(name) <= 7 * len(k) and 3 * len(k) <= 7 * len(name))
-    closest = _closest(name, tuple(islice(alike, MOST_COMPARED)))
+    similar = (k for k in names if 3 * len(name) <= 7 * len(k) and 3 * len(k) <= 7 * len(name))
+    closest = _closest(name, tuple(islice(similar, MOST_COMPARED)))
     return f"did you mean '{closest}'?" if closest else ""
 
 
@@ -235,7 +235,7 @@ def _closest(name: str, compared: tuple[str, ...]) -> str:
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:
-    """`a, b and c`."""
+    """Return `a, b and c`."""
     items = list(names)
     if len(items) < 2:
         return "".join(items)
@@ -261,7 +261,10 @@ def joined_faults(
     fault: Callable[[str, bool], Fault],
     label: str = "",
 ) -> Iterator[Fault]:
-    """One fault for hits that one range made; `fault` gets `L4` or `L4..L7`, and if it is many."""
+    """Yield one fault for each run of hits from one range.
+
+    `fault` receives `L4` or `L4..L7`, and whether there are several positions.
+    """
     groups: list[list[Hit]] = []
     for hit in hits:
         if groups and _belongs(origin, groups[-1][-1], hit):
@@ -272,11 +275,11 @@ def joined_faults(
         first, last = group[0], group[-1]
         many = last.position != first.position
         name = f"L{first.position}..L{last.position}" if many else f"L{first.position}"
-        made = fault(name, many)
+        joint = fault(name, many)
         also = (Also(label, last.other, _target(origin, last.other, many)),) if last.other else ()
         yield Fault(
-            made.code, made.message, last.at, made.help, made.also + also,
-            severity=made.severity, span=_target(origin, last.at, many),
+            joint.code, joint.message, last.at, joint.help, joint.also + also,
+            severity=joint.severity, span=_target(origin, last.at, many),
         )  # fmt: skip
 
 
@@ -285,7 +288,7 @@ def _target(origin: Origin | None, at: Place, many: bool) -> Span | None:
 
 
 def _belongs(origin: Origin | None, last: Hit, hit: Hit) -> bool:
-    """Whether two hits follow each other and came from the same words."""
+    """Return whether two hits are neighbours and came from the same words."""
     if hit.position not in (last.position, last.position + 1):
         return False
     if origin is None:
@@ -299,7 +302,7 @@ def _belongs(origin: Origin | None, last: Hit, hit: Hit) -> bool:
 
 
 def show(fault: Fault) -> str:
-    """A fault for people: code and message, the line with a caret under the words, help."""
+    """Return a fault for people: code and message, the line with a caret under the words, help."""
     head = f"{fault.severity}[{fault.code}]: {fault.message}"
     if fault.span is None or fault.source is None:
         place = " at ".join(n for n in (fault.source and fault.source.name, _dotted(fault.at)) if n)
@@ -321,7 +324,7 @@ def show(fault: Fault) -> str:
 
 
 def _excerpt(source: Source, span: Span, label: str, gutter: int) -> list[str]:
-    """The span's line, and a line with carets under its words."""
+    """Return the span's line, and a line with carets under its words."""
     number, column = source.position(span.start)
     text = source.line(number)
     length = max(1, min(span.end - span.start, len(text) - column + 1))
@@ -343,7 +346,7 @@ def _dotted(at: Place) -> str:
 
 
 def to_json(faults: Iterable[Fault]) -> str:
-    """The same for machines: a JSON list of objects."""
+    """Return faults for machines: a JSON list of objects."""
     return json.dumps([_record(fault) for fault in faults], ensure_ascii=False, indent=2)
 
 
@@ -363,13 +366,13 @@ def _record(fault: Fault) -> dict[str, object]:
 def _where(source: Source | None, span: Span | None) -> dict[str, object]:
     if source is None or span is None:
         return {"file": source.name if source else None}
-    ends = (*source.position(span.start), *source.position(span.end))
+    numbers = (*source.position(span.start), *source.position(span.end))
     names = ("line", "column", "end_line", "end_column")
-    return {"file": source.name} | dict(zip(names, ends, strict=True))
+    return {"file": source.name} | dict(zip(names, numbers, strict=True))
 
 
 def to_github(fault: Fault) -> str:
-    """The same as an annotation of a pull request (a GitHub Actions workflow command)."""
+    """Return a fault as an annotation of a pull request (a GitHub Actions workflow command)."""
     where = ""
     if fault.source is not None and fault.span is not None:
         line, column = fault.source.position(fault.span.start)

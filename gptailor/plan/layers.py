@@ -18,82 +18,82 @@ PARTS = BRANCHES
 
 @final
 @dataclass(frozen=True)
-class Made:
-    """What a layer, or a part of one, is made of, and where the plan says so (empty: nowhere).
+class LayerRecipe:
+    """The recipe of a layer or of a part of one, and its place in the plan (empty: the base's own).
 
-    `below` is what holds where a `maybe` isn't taken, if it isn't the base's own.
+    `below` holds where a `maybe` isn't taken, unless the base's own layer does.
     """
 
     recipe: Recipe
     at: Place = ()
     maybe: bool = False
-    below: "Made | None" = None
+    below: "LayerRecipe | None" = None
 
     @property
-    def chain(self) -> "Iterator[Made]":
-        """This, and what is below it."""
-        made: Made | None = self
-        while made is not None:
-            yield made
-            made = made.below
+    def chain(self) -> "Iterator[LayerRecipe]":
+        """Yield this recipe and those below it, from the top."""
+        current: LayerRecipe | None = self
+        while current is not None:
+            yield current
+            current = current.below
 
 
 @final
 @dataclass(frozen=True)
-class Decided:
-    """A part of a position, and what it is made of; `level` as of a `LayerBelow`, or 0."""
+class PartRecipe:
+    """A part of a position and its recipe; `level` is that of a `LayerBelow`, or 0."""
 
     part: str | None
     level: int
-    made: Made
+    layer_recipe: LayerRecipe
 
 
 @final
 @dataclass(frozen=True)
 class Slot:
-    """A position of the base, or an item of a stack, and what becomes of it.
+    """A position of the base or an item of a stack, with its recipes and its fate.
 
-    `made` has the whole layer (None), both branches or all three, then finer parts, which win over
-    coarser ones. `divisor` is the product of the scales of the layers before it, by which its
-    residual branches' outputs are divided. `bridged` says that it is dropped and a bridge closes
-    the gap, `healed` that `heal` names it as one that learns. `run` counts the runs of a block that
-    comes again, from 0.
+    `recipes` has the whole layer (None), both branches or all three, then finer parts, which win
+    over coarser ones. `divisor` is the product of the scales of the layers before it; the outputs
+    of its residual branches are divided by it. A `bridged` slot is dropped, and a bridge closes the
+    gap. A `healed` slot is named by `heal` as one that learns. `run` counts the runs of a repeated
+    block from 0.
     """
 
     position: int | None
-    made: dict[str | None, Made]
+    recipes: dict[str | None, LayerRecipe]
     dropped: Literal["no", "yes", "maybe"] = "no"
     scale: Value | None = None
     divisor: float = 1.0
     bridged: bool = False
     healed: bool = False
-    decided: tuple[Decided, ...] = ()
+    part_recipes: tuple[PartRecipe, ...] = ()
     run: int = 0
 
-    def part(self, part: Branch) -> Made:
-        """What a branch is made of but for finer parts: its own recipe, or the whole layer's."""
-        return self.made[part] if part in self.made else self.made[None]
+    def part(self, part: Branch) -> LayerRecipe:
+        """Return a branch's own recipe or the whole layer's, without those of finer parts."""
+        return self.recipes[part] if part in self.recipes else self.recipes[None]
 
     @property
     def parted(self) -> bool:
-        """Whether a part finer than a branch is made of something else."""
-        return any(rank(part) > 1 for part in self.made)
+        """Return whether a part finer than a branch has a recipe of its own."""
+        return any(rank(part) > 1 for part in self.recipes)
 
-    def tensor(self, branch: Branch, role: str | None, rest: str) -> Made:
-        """What a tensor of a branch is made of, by its role and its name within the layer."""
-        held = [one.made for one in self.decided if holds(one.part, branch, role, rest)]
-        return _chained(held, self.position or 0)
+    def tensor(self, branch: Branch, role: str | None, name: str) -> LayerRecipe:
+        """Return the recipe of a branch's tensor, by its role and its name within the layer."""
+        entries = [e for e in self.part_recipes if holds(e.part, branch, role, name)]
+        return _chained([entry.layer_recipe for entry in entries], self.position or 0)
 
     def called(self, part: str | None) -> str:
-        """A part's name; "other norms" where something else is said of some of them above it."""
-        level = next((one.level for one in self.decided if one.part == part), 0)
-        above = (one for one in self.decided if one.level < level and not one.made.maybe)
-        some = any(rank(one.part) and may_overlap(one.part, part) for one in above)
+        """Return a part's name; "other norms" where a recipe above it takes some of the norms."""
+        level = next((entry.level for entry in self.part_recipes if entry.part == part), 0)
+        above = (e for e in self.part_recipes if e.level < level and not e.layer_recipe.maybe)
+        some = any(rank(entry.part) and may_overlap(entry.part, part) for entry in above)
         return f"other {part}" if some and rank(part) > 1 else part or ""
 
 
 def own(position: int) -> Take:
-    """The base's own layer."""
+    """Return the recipe of the base's own layer."""
     return Take(take=LayerOf(model="base", layer=position))
 
 
@@ -104,34 +104,34 @@ def slots_of(plan: Plan, count: int) -> list[Slot]:
     """
     if plan.stack is not None:
         items = enumerate(plan.stack.items)
-        each = [Made(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
-        return [Slot(None, {None: made}, "maybe" if made.maybe else "no") for made in each]
-    decided: dict[int, list[Decided]] = {}
+        recipes = [LayerRecipe(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
+        return [Slot(None, {None: r}, "maybe" if r.maybe else "no") for r in recipes]
+    by_position: dict[int, list[PartRecipe]] = {}
     for i, layer in enumerate(plan.layers):
-        made = Made(layer.recipe, ("layers", i), layer.maybe)
+        recipe = LayerRecipe(layer.recipe, ("layers", i), layer.maybe)
         level = layer.level if isinstance(layer, LayerBelow) else 0
-        decided.setdefault(layer.position, []).append(Decided(layer.part, level, made))
+        by_position.setdefault(layer.position, []).append(PartRecipe(layer.part, level, recipe))
     drops: dict[int, Literal["no", "yes", "maybe"]] = {}
     for _, choice in drops_by_choice(plan):
         drops |= dict.fromkeys(choice.among, "maybe")
     drops |= {drop.position: "maybe" if drop.maybe else "yes" for drop in plan.drops}
     scales = {scale.position: scale.factor for scale in plan.scales}
     healed = frozenset(plan.heal.layers if plan.heal is not None else ())
-    found = []
+    slots = []
     divisor = 1.0
     bridged = False
     for position in range(count):
-        there = sorted(decided.get(position, ()), key=lambda one: (one.level, -rank(one.part)))
-        made_of = _filled(there, position)
+        entries = sorted(by_position.get(position, ()), key=lambda e: (e.level, -rank(e.part)))
+        filled = _filled(entries, position)
         dropped = drops.get(position, "no")
         scale = scales.get(position) if dropped != "yes" else None
         if dropped != "yes":
             bridged = bridge_over(plan, position) is not None
         over = bridged and dropped == "yes" and block_of(plan, position) is None
         learns = position in healed and dropped != "yes"
-        found.append(Slot(position, made_of, dropped, scale, divisor, over, learns, tuple(there)))
+        slots.append(Slot(position, filled, dropped, scale, divisor, over, learns, tuple(entries)))
         divisor *= scale if isinstance(scale, int | float) else 1.0
-    return found
+    return slots
 
 
 def blocks(plan: Plan) -> list[Repeat]:
@@ -190,29 +190,32 @@ def undone(plan: Plan) -> Plan:
     return plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
 
 
-def _filled(decided: Sequence[Decided], position: int) -> dict[str | None, Made]:
-    """What the whole layer or its branches are made of, what is coarser or below them below them.
+def _filled(entries: Sequence[PartRecipe], position: int) -> dict[str | None, LayerRecipe]:
+    """Return the recipe of the whole layer or of each branch, then those of finer parts.
 
-    Finer parts come after them. What is not decided is the base's own.
+    Coarser recipes and recipes of a higher level are chained below. Without an entry the base's own
+    layer holds.
     """
-    coarse = [one for one in decided if rank(one.part) < 2]
-    found: dict[str | None, Made]
-    if all(one.part is None for one in coarse):
-        found = {None: _chained([one.made for one in coarse], position)}
+    coarse = [entry for entry in entries if rank(entry.part) < 2]
+    recipes: dict[str | None, LayerRecipe]
+    if all(entry.part is None for entry in coarse):
+        recipes = {None: _chained([entry.layer_recipe for entry in coarse], position)}
     else:
-        found = {
-            part: _chained([one.made for one in coarse if one.part in {None, part}], position)
+        recipes = {
+            part: _chained([e.layer_recipe for e in coarse if e.part in {None, part}], position)
             for part in PARTS
         }
-    finer = sorted({one.part for one in decided} - {None, *PARTS}, key=lambda p: (rank(p), p))
-    return found | {part: next(o.made for o in decided if o.part == part) for part in finer}
+    finer = sorted({entry.part for entry in entries} - {None, *PARTS}, key=lambda p: (rank(p), p))
+    return recipes | {
+        part: next(entry.layer_recipe for entry in entries if entry.part == part) for part in finer
+    }
 
 
-def _chained(made: Sequence[Made], position: int) -> Made:
-    """The first of them, above the others while those before may not be taken."""
-    certain = next((i for i, one in enumerate(made) if not one.maybe), None)
-    there = made if certain is None else made[: certain + 1]
-    below: Made | None = None
-    for one in reversed(there):
-        below = one if below is None else replace(one, below=below)
-    return below or Made(own(position))
+def _chained(recipes: Sequence[LayerRecipe], position: int) -> LayerRecipe:
+    """Return the first recipe, above the following ones as long as all before may not be taken."""
+    certain = next((i for i, recipe in enumerate(recipes) if not recipe.maybe), None)
+    taken = recipes if certain is None else recipes[: certain + 1]
+    below: LayerRecipe | None = None
+    for recipe in reversed(taken):
+        below = recipe if below is None else replace(recipe, below=below)
+    return below or LayerRecipe(own(position))

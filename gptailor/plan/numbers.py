@@ -1,4 +1,4 @@
-"""The numbers of a plan, fixed and chosen, and what all of its data is: frozen and closed."""
+"""Numbers of a plan, fixed and chosen, and the base class of all of its data."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar, cast, final
@@ -21,12 +21,12 @@ _C = TypeVar("_C", bound=Closed)
 
 
 def built(kind: Callable[_P, _C], *_: _P.args, **values: _P.kwargs) -> _C:
-    """Data of values that have its types, and the plan's order, already: nothing is validated.
+    """Return data without validation, from values of the right types in the plan's order.
 
-    What validates is made when it is first called for, which costs as much as reading a plan.
+    pydantic builds a validator at the first validation, which takes as long as reading a plan.
     """
-    made: _C = cast("Any", kind).model_construct(**values)
-    return made
+    data: _C = cast("Any", kind).model_construct(**values)
+    return data
 
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ Number = int | float
 
 @final
 class Named(Closed):
-    """A number that `let` gives a name, and that is one wherever the name stands. `mix`."""
+    """A number by the name that `let` gives it; one number wherever the name stands. `mix`."""
 
     named: str
 
@@ -82,26 +82,26 @@ class CountRange(Closed):
 
 
 Count = int | CountRange
-"""How many layers, or how many times."""
+"""A number of layers, or of repetitions."""
 
 
 def count_ends(count: Count) -> tuple[int, int]:
-    """The least and the most that a count may be."""
+    """Return the least and the greatest value of a count."""
     return count.between if isinstance(count, CountRange) else (count, count)
 
 
 def count_text(count: Count) -> str:
-    """`7`, `4..10`."""
+    """Return `7` or `4..10`."""
     return "..".join(map(str, count.between)) if isinstance(count, CountRange) else str(count)
 
 
 Let = Number | Interval | OneOfNumbers
-"""What a name of a number may stand for."""
+"""The number or choice behind a name."""
 Value = Let | Named | Curve
 
 
 def over_positions(value: Value, first: int, last: int) -> Value:
-    """A curve that doesn't say over which positions it goes goes from the first to the last."""
+    """Return a curve without positions of its own as one from the first to the last."""
     if isinstance(value, Curve) and value.over is None:
         return built(Curve, curve=value.curve, over=(first, last))
     return value

@@ -1,4 +1,4 @@
-"""The parts of a layer: which there are, which is finer, and which tensors each holds."""
+"""The parts of a layer, their order from coarse to fine, and the tensors that each holds."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ ROLES: Mapping[Branch, tuple[str, ...]] = {
     "attn": ("q", "k", "v", "o", "qkv"),
     "mlp": ("gate", "up", "down", "gate_up", "router"),
 }
-"""What a branch's projections do."""
+"""The projections of each branch."""
 
 PROJECTIONS = tuple(f"{branch}.{role}" for branch in BRANCHES for role in ROLES[branch])
 
@@ -35,17 +35,17 @@ Part: TypeAlias = Annotated[str, Field(pattern=rf'^(?:{_NAMED}|"[^"\r\n]+")$')]
 
 
 def is_pattern(part: str | None) -> bool:
-    """Whether a part is a pattern on tensors' names."""
+    """Return whether a part is a pattern on tensors' names."""
     return part is not None and part.startswith('"')
 
 
 def unknown_part(part: str) -> tuple[str, str] | None:
-    """The message and the help where there is no such part; None where there is."""
+    """Return the message and the help for an unknown part; None for a known one."""
     if part == '""':
         return "an empty pattern fits no tensor", ""
     if is_pattern(part) or part in NAMED_PARTS:
         return None
-    branch = next((one for one in BRANCHES if part.startswith(f"{one}.")), None)
+    branch = next((name for name in BRANCHES if part.startswith(f"{name}.")), None)
     if branch is None:
         parts = f"{listed(NAMED_PARTS[:3])}, projections such as 'attn.q', and patterns in quotes"
         help_ = nearest(part, NAMED_PARTS) or f"the parts are {parts}"
@@ -56,9 +56,10 @@ def unknown_part(part: str) -> tuple[str, str] | None:
 
 
 def rank(part: str | None) -> int:
-    """How fine a part is: the whole layer 0, a branch 1, norms and projections 2, a pattern 3.
+    """Return how fine a part is: the whole layer 0, a branch 1, norms and projections 2, a pattern
+    3.
 
-    What is decided of a finer part holds there, whatever is decided of a coarser one.
+    A finer part's recipe wins over a coarser one's.
     """
     if part is None:
         return 0
@@ -68,7 +69,7 @@ def rank(part: str | None) -> int:
 
 
 def may_overlap(part: str | None, other: str | None) -> bool:
-    """Whether some tensor may lie in both parts."""
+    """Return whether some tensor may lie in both parts."""
     if part == other or rank(part) in {0, 3} or rank(other) in {0, 3}:
         return True
     coarse, fine = sorted((part or "", other or ""), key=rank)
@@ -83,12 +84,12 @@ def _matcher(pattern: str) -> re.Pattern[str]:
     return re.compile(text, re.DOTALL)
 
 
-def holds(part: str | None, branch: Branch, role: str | None, rest: str) -> bool:
-    """Whether a part holds the tensor of a branch that is named `rest` within its layer.
+def holds(part: str | None, branch: Branch, role: str | None, name: str) -> bool:
+    """Return whether a part holds the tensor of a branch that is called `name` within its layer.
 
     `role` is `norms` or a projection's, where the tensor has one. In a pattern `*` stands for any
     characters, dots too, and `?` for one.
     """
     if part is None or part in {branch, role}:
         return True
-    return is_pattern(part) and _matcher(part).fullmatch(rest) is not None
+    return is_pattern(part) and _matcher(part).fullmatch(name) is not None

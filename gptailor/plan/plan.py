@@ -1,4 +1,4 @@
-"""The `Plan`: what the output model is to be, in the user's terms. Frozen, closed data.
+"""The `Plan`: the declared output model, in the user's terms. Frozen, closed data.
 
 A plan is a normal form: one entry for each position, sorted, so that two texts that say the same
 are equal plans. Rules that speak to people are not here but in `gptailor.checks`.
@@ -58,7 +58,7 @@ __all__ = [
 
 
 class Open(Closed):
-    """What `maybe` and `tied` may stand before."""
+    """An entry that `maybe` and `tied` may stand before."""
 
     maybe: bool = False
     tied: int | None = None
@@ -66,7 +66,7 @@ class Open(Closed):
 
 
 class Layer(Open):
-    """What a position, or a part of it, is made of."""
+    """The recipe of a position, or of a part of it."""
 
     position: Position
     part: Part | None = None
@@ -75,9 +75,9 @@ class Layer(Open):
 
 @final
 class LayerBelow(Layer):
-    """What `others` (level 1) or `whole` (2) says of a position, in a plan that is written out.
+    """A recipe of `others` (level 1) or `whole` (2) for a position, in a plan written out.
 
-    Whatever part it is of, a layer of a smaller level wins over it.
+    A layer of a smaller level wins over it, whatever its part.
     """
 
     level: int
@@ -85,7 +85,7 @@ class LayerBelow(Layer):
 
 @final
 class Others(Open):
-    """What a position, or a part of it, is made of where no layer says so: the same layers."""
+    """The recipe of all positions, or of a part of them, that no layer names."""
 
     part: Part | None = None
     recipe: Recipe
@@ -93,7 +93,7 @@ class Others(Open):
 
 @final
 class Whole(Open):
-    """What everything is made of that nothing else says: layers, embedding, norm and head."""
+    """The recipe of everything that nothing else names: layers, embedding, norm and head."""
 
     recipe: Recipe
 
@@ -112,7 +112,7 @@ class Drop(Open):
 
 @final
 class DropAny(Open):
-    """A choice: so many of these positions leave the model."""
+    """A choice: `count` of these positions leave the model."""
 
     count: Count
     among: Several[Position]
@@ -125,7 +125,7 @@ class DropAny(Open):
 
 @final
 class DropWindow(Open):
-    """A choice: so many neighbours of these positions leave the model."""
+    """A choice: `count` neighbours of these positions leave the model."""
 
     count: Count
     among: Several[Position]
@@ -138,7 +138,7 @@ class DropWindow(Open):
 
 @final
 class Repeat(Open):
-    """After the last of these positions all of them come again, `times` more."""
+    """Positions that run `times` more after the last of them."""
 
     first: Position
     last: Position
@@ -147,7 +147,7 @@ class Repeat(Open):
 
 @final
 class RepeatWindow(Open):
-    """A choice: so many neighbours of these positions come again after the last, `times` more."""
+    """A choice: `count` neighbours of these positions run `times` more after the last of them."""
 
     count: Count
     among: Several[Position]
@@ -161,7 +161,7 @@ class RepeatWindow(Open):
 
 @final
 class Scale(Open):
-    """The hidden state after this position is multiplied by a number."""
+    """A factor on the hidden state after a position."""
 
     position: Position
     factor: Value
@@ -179,9 +179,9 @@ class Bridge(Open):
 
 @final
 class Heal(Closed):
-    """The output learns on a text to answer as its teacher; no `layers`: all of its layers learn.
+    """Training of the output on a text with its teacher's answers; no `layers`: all layers learn.
 
-    Without a `teacher` that is the plan with nothing dropped, and the base of a stack.
+    The default teacher is the plan with nothing dropped; a stack's is the base.
     """
 
     on: str
@@ -225,13 +225,13 @@ class TemplateOf(Closed):
 
 
 PLAN_SUFFIX = ".tailor"
-"""A model's source that ends so is a plan, whose output is the model."""
+"""The suffix of a model's source that is a plan; the plan's output is the model."""
 
 _AT_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)
 
 
 def is_at_url(source: str) -> bool:
-    """Whether a source is a URL, as `s3://bucket/models/base` is."""
+    """Return whether a source is a URL, such as `s3://bucket/models/base`."""
     return _AT_URL.match(source) is not None
 
 
@@ -239,7 +239,7 @@ def is_at_url(source: str) -> bool:
 class Model(Closed):
     """A checkpoint: a local folder, a Hub id, or a plan's output; or an adapter `on` another model.
 
-    Or it is `made` of other models of the plan, each tensor by one recipe, and has no source.
+    A model that is `made` of others has one recipe for all tensors, and no source.
     """
 
     source: str = ""
@@ -249,7 +249,7 @@ class Model(Closed):
 
 
 REST = ("embed", "norm", "head", "tokenizer")
-"""What a model has besides its decoder layers."""
+"""The parts of a model beside its decoder layers."""
 
 Entry = TypeVar("Entry", bound=Open)
 
@@ -257,7 +257,7 @@ Entry = TypeVar("Entry", bound=Open)
 def normal_order(
     entry: Layer | Others | Drop | DropAny | DropWindow | Repeat | RepeatWindow | Scale | Bridge,
 ) -> tuple[Any, ...]:
-    """What a list is sorted by: positions, coarse parts before finer, every gap before one."""
+    """Return the sort key of a list: positions, coarse parts before finer, every gap before one."""
     if isinstance(entry, Others):
         return rank(entry.part), entry.part or ""
     if isinstance(entry, DropAny | DropWindow):
@@ -273,7 +273,7 @@ def normal_order(
 
 
 def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The same entries, their groups numbered by first appearance."""
+    """Return the entries with their groups numbered by first appearance."""
     entries = tuple(entries)
     numbers: dict[int, int] = {}
     for entry in entries:
@@ -285,12 +285,12 @@ def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 @final
 class Plan(Closed):
-    """The declared output model. Equal plans say the same, wherever they were read from.
+    """The declared output model. Equal plans have equal fields, wherever they were read from.
 
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
-    names is as `others` say, else as `whole` does, else the base's own. `layers`, `others`,
-    `whole`, `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a
-    plan has these or a `stack`, and `heal` with either. `numbers` are those that have a name.
+    names follows `others`, then `whole`, then is the base's own. `layers`, `others`, `whole`,
+    `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a plan has
+    these or a `stack`, and `heal` with either. `numbers` are those that have a name.
     """
 
     version: int = 1
@@ -328,44 +328,64 @@ class Plan(Closed):
 
     @property
     def origin(self) -> Origin | None:
-        """The text that the plan was read from, with the span of each place, if there is one."""
+        """Return the text that the plan was read from, with the span of each place, or None."""
         return self._origin
 
     @property
     def faults(self) -> tuple[Fault, ...] | None:
-        """What is wrong with this very plan, if its rules have run; a copy's have not."""
+        """Return the faults of this very plan once its rules have run; a copy has None."""
         return self._faults
 
     def knowing(self, faults: Iterable[Fault]) -> None:
-        """Remember what the rules found."""
+        """Record the faults that the rules reported."""
         self._faults = tuple(faults)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
-        """A copy, of which nothing is known yet; see pydantic."""
+        """Return a copy without remembered faults; see pydantic."""
         plan = super().model_copy(update=update, deep=deep)
         plan._faults = None
         return plan
 
     def read_from(self, origin: Origin) -> "Plan":
-        """The same plan, knowing the text that it was read from."""
+        """Return the plan with the text that it was read from."""
         plan = self.model_copy()
         plan._origin = origin
         return plan
 
     def with_families(self, files: Iterable[str | Path]) -> "Plan":
-        """The same plan, whose models may be of the families in these files."""
+        """Return the plan with files of families that its models may be of."""
         origin = self._origin or Origin(Source("<plan>", ""), Path())
         return self.read_from(replace(origin, families=tuple(Path(file) for file in files)))
 
     def rest(self, where: str) -> Recipe | None:
-        """The recipe of `embed`, `norm`, `head` or `tokenizer`, if a model's is to be taken."""
+        """Return the recipe of `embed`, `norm`, `head` or `tokenizer`, or None without one."""
         recipe: Recipe | str | None = getattr(self, where)
         return None if isinstance(recipe, str) else recipe
 
     def __eq__(self, other: object) -> bool:
-        """Equal if they say the same; the text they were read from doesn't count."""
+        """Return whether all fields are equal; the text they were read from doesn't count."""
         if not isinstance(other, Plan):
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
+
+
+SCHEMA_ID = f"urn:gptailor:plan:{Plan.model_fields['version'].default}"
+"""The schema's name, wherever the file lies; the number is that of the Tailor language."""
+
+
+def plan_schema(release: str) -> dict[str, Any]:
+    """Return the JSON schema of a plan, as editors and validators take it:
+
+    `docs/plan.schema.json`.
+    """
+    schema = Plan.model_json_schema()
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        "$comment": f"gptailor {release}",
+        "title": schema.pop("title"),
+        "description": "A plan of gptailor's as JSON, which `gptailor json` prints.",
+    }
+    return head | {key: value for key, value in schema.items() if key not in head}

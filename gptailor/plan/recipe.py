@@ -1,4 +1,4 @@
-"""How a layer is made: of one model, merged of several, of any subset of some."""
+"""Recipes of a layer: taken from a model, merged of several, of any subset of some."""
 
 from typing import final
 
@@ -17,7 +17,7 @@ class OneOfModels(Closed):
 
 @final
 class LayerOf(Closed):
-    """A layer of a model, by that model's layer number; without one, the tensor that is meant."""
+    """A layer of a model, by that model's layer number; without one, the tensor of that place."""
 
     model: str | OneOfModels
     layer: Position | None = None
@@ -32,7 +32,7 @@ class MethodCall(Closed):
 
     @model_validator(mode="after")
     def _hold_tuples(self) -> "MethodCall":
-        """A variadic parameter's numbers are a tuple, one number too; names are those of today."""
+        """Make a variadic parameter's numbers a tuple, and old names today's."""
         method = METHODS.get(self.name)
         if method is None:
             return self

@@ -1,4 +1,4 @@
-"""What a plan may name: merge methods and objectives, with their parameters. Plain data.
+"""Merge methods and objectives that a plan may name, with their parameters. Plain data.
 
 A merge method is one `Method` here and one `Kernel` of the same name in `gptailor.methods`;
 the checks, the docs and the contract tests read this table.
@@ -15,9 +15,9 @@ LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
 @final
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a method: an ASCII name, bounds (closed unless said), a default.
+    """A parameter of a method: an ASCII name, bounds (closed unless `open_low`), a default.
 
-    One with `words` takes one of these, and no number.
+    A parameter with `words` takes one of these words, and no number.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Parameter:
     before: str = ""  # what it was called; read still, written no more
 
     def admits(self, value: int | float) -> bool:
-        """Whether the value lies within the bounds."""
+        """Return whether the value lies within the bounds."""
         above = value > self.low if self.open_low else value >= self.low
         return above and value <= self.high
 
     @property
     def bounds(self) -> str:
-        """The bounds as an interval, `(0, 1]`."""
+        """Return the bounds as an interval, `(0, 1]`."""
         left = "(" if self.open_low or self.low == float("-inf") else "["
         right = ")" if self.high == float("inf") else "]"
         return f"{left}{_short(self.low)}, {_short(self.high)}{right}"
@@ -53,7 +53,7 @@ def _short(value: int | float) -> str:
 @final
 @dataclass(frozen=True)
 class Method:
-    """A merge method: what it is called and how many sources it takes. θ_b is the base's tensor."""
+    """A merge method: its name and the number of its sources. θ_b is the base's tensor."""
 
     name: str
     formula: str
@@ -65,49 +65,49 @@ class Method:
 
     @property
     def variadic(self) -> Parameter | None:
-        """The parameter that takes all positional arguments, if there is one."""
+        """Return the parameter that takes all positional arguments, if there is one."""
         return next((p for p in self.parameters if p.variadic), None)
 
     @property
     def positional(self) -> tuple[Parameter, ...]:
-        """The parameters that may be given without their names, in order."""
+        """Return the parameters that may be given without their names, in order."""
         return tuple(p for p in self.parameters if not p.named)
 
     @property
     def takes_any_number(self) -> bool:
-        """Whether every number of sources from two up will do, as `any of` needs."""
+        """Return whether every number of sources from two up will do, as `any of` needs."""
         return self.least <= 2 and self.most is None
 
     def parameter(self, name: str) -> Parameter | None:
-        """The parameter of that name."""
+        """Return the parameter of that name, or None."""
         return next((p for p in self.parameters if p.name == name), None)
 
     def called(self, name: str) -> str:
-        """What the parameter is called that may have been called so."""
+        """Return today's name of a parameter, which may be given by its former one."""
         return next((p.name for p in self.parameters if p.before == name), name)
 
     def takes_base(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether θ_b is read: always, or for what these arguments ask."""
+        """Return whether θ_b is read: always, or for these arguments."""
         return self.needs_base or arguments.get("of") == "task_vectors"
 
     def argument(self, arguments: Mapping[str, Any], name: str) -> Any:
-        """What is given for a parameter, or its default; None for one that it hasn't."""
+        """Return the argument for a parameter, or its default; None for an unknown parameter."""
         parameter = self.parameter(name)
         return arguments.get(name, parameter.default) if parameter is not None else None
 
 
 def _density(default: float) -> Parameter:
-    """The share of a task vector's entries that are kept."""
+    """Return the parameter for the share of a task vector's entries that are kept."""
     return Parameter("density", default, low=0.0, high=1.0, open_low=True, each=True)
 
 
 def _normalize(default: Literal["yes", "no"]) -> Parameter:
-    """Whether a sum is divided by that of its weights."""
+    """Return the parameter that divides a sum by that of its weights."""
     return Parameter("normalize", default, words=("yes", "no"), named=True)
 
 
 def _named(*parameters: Parameter) -> tuple[Parameter, ...]:
-    """The same, given by their names alone."""
+    """Return the parameters as ones that are given by their names alone."""
     return tuple(replace(parameter, named=True) for parameter in parameters)
 
 
@@ -264,9 +264,9 @@ class Argument:
 @final
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """An objective: the direction that is better, and the arguments that it takes in order.
+    """An objective: the direction that is better, and its arguments in order.
 
-    `unit` is that of its scores; of an accuracy people are told the share of the base's.
+    `unit` is that of its scores; accuracies are shown as a share of the base's.
     """
 
     name: str
@@ -276,7 +276,7 @@ class ObjectiveSpec:
     unit: str = ""
 
     def argument(self, name: str) -> Argument | None:
-        """The argument of that name."""
+        """Return the argument of that name, or None."""
         return next((a for a in self.arguments if a.name == name), None)
 
 
@@ -309,22 +309,22 @@ STRATEGIES: dict[str, str] = {
 """The ways to search, by name; the first one is the default, chosen by `benchmarks/search.py`."""
 
 BRIDGE_TOKENS = 65_536
-"""Calibration tokens of a bridge that doesn't say how many."""
+"""Default number of a bridge's calibration tokens."""
 BRIDGE_RIDGE = 0.1
-"""The ridge of a bridge that doesn't say which."""
+"""Default ridge of a bridge."""
 
 HEAL_TOKENS = 200_000
-"""The tokens that a plan is healed on if it doesn't say how many."""
+"""Default number of tokens that a plan is healed on."""
 HEAL_RANK: int | None = 64
-"""The rank of healing's changes where a plan doesn't say; None: the weights themselves learn."""
+"""Default rank of healing's changes; None: the weights themselves learn."""
 HEAL_SEED = 0
-"""What the order of healing's text is drawn by where a plan doesn't say."""
+"""Default seed for the order of healing's text."""
 
 DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""The dtypes that an output may have, and their names in safetensors."""
+"""Dtypes that an output may have, and their names in safetensors."""
 
 CHAT_TEMPLATES: Mapping[str, tuple[str, ...]] = {"chatml": ("<|im_start|>", "<|im_end|>")}
-"""The chat templates that have a name, and the tokens that they write."""
+"""Chat templates that have a name, and the tokens that they write."""
 
 WORDS = frozenset([
     "tailor", "model", "from", "by", "merge", "drop", "scale", "bridge", "on", "tokens", "ridge",

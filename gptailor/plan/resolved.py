@@ -85,43 +85,45 @@ class Resolved:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan written out: an entry for each position, a number for each name and curve."""
+        """Return the plan written out: an entry for each position, a number for each name and
+        curve.
+        """
         return written_out(self.declared, self.count, self.tied)
 
     @cached_property
     def choices(self) -> int:
-        """The number of choices that a search closes."""
+        """Return the number of choices that a search closes."""
         return choices_searched(self.declared, self.count, self.tied)
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """All positions of the base, dropped ones too, or the items of a stack."""
+        """Return all positions of the base, dropped ones too, or the items of a stack."""
         return tuple(slots_of(self.plan, self.count))
 
     @cached_property
     def kept(self) -> tuple[Slot, ...]:
-        """The output's layers of a closed plan, in order."""
+        """Return the output's layers of a closed plan, in order."""
         return tuple(repeated(self.plan, [slot for slot in self.slots if slot.dropped == "no"]))
 
     @cached_property
     def remaining(self) -> tuple[Slot, ...]:
-        """The output's layers with all that may yet be dropped by choice, in order."""
+        """Return the output's layers with all that may yet be dropped by choice, in order."""
         return tuple(repeated(self.plan, [slot for slot in self.slots if slot.dropped != "yes"]))
 
     @cached_property
     def layers_are_certain(self) -> bool:
-        """Whether no choice decides which layers the output has."""
+        """Return whether the output has the same layers whatever is chosen."""
         fixed_blocks = len(blocks(self.plan)) == len(self.plan.repeats)
         return fixed_blocks and all(slot.dropped != "maybe" for slot in self.slots)
 
     @cached_property
     def undone(self) -> "Resolved":
-        """The plan with nothing dropped, bridged or healed: the aim of bridge and heal."""
+        """Return the plan with nothing dropped, bridged or healed: the aim of bridge and heal."""
         return Resolved(undone(self.declared), self.count, self.tied)
 
     @cached_property
     def undone_numbers(self) -> tuple[int, ...]:
-        """For each kept layer, its number in the plan with nothing dropped."""
+        """Return for each kept layer its number in the plan with nothing dropped."""
         if not self.plan.repeats:
             return tuple(slot.position or 0 for slot in self.kept)
         numbers = {(s.position, s.run): number for number, s in enumerate(self.undone.kept)}
@@ -129,7 +131,10 @@ class Resolved:
 
     @cached_property
     def gaps(self) -> tuple[Gap, ...]:
-        """The gaps of a closed plan that a bridge closes, in order; none before the first layer."""
+        """Return the gaps of a closed plan that a bridge closes, in order.
+
+        No gap lies before the first kept layer.
+        """
         plan = self.plan
         if plan.stack is not None or not plan.bridges:
             return ()
@@ -156,7 +161,7 @@ class Resolved:
 
     @cached_property
     def healing(self) -> Healing | None:
-        """The training of a closed plan's output, or None where nothing is trained.
+        """Return the training of a closed plan's output, or None where nothing is trained.
 
         A plan that drops nothing is its own teacher, unless it names one.
         """

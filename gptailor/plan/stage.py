@@ -1,18 +1,18 @@
-"""How far a cut plan is repaired: bare, its gaps bridged, or bridged and healed."""
+"""Stages of a cut plan's repair: bare, its gaps bridged, or bridged and healed."""
 
 from typing import Final, Literal, TypeAlias
 
 from gptailor.plan.plan import Plan
 
 Stage: TypeAlias = Literal["bare", "bridged", "healed"]
-"""Without bridges and healing; with its bridges alone; with all that the plan says."""
+"""Without bridges and healing; with bridges alone; with all repairs of the plan."""
 
 STAGES: Final[tuple[Stage, ...]] = ("bare", "bridged", "healed")
 """From the cheapest to the whole plan."""
 
 
 def at_stage(plan: Plan, stage: Stage) -> Plan:
-    """The plan with no more than that stage has."""
+    """Return the plan with the repairs of a stage alone."""
     update: dict[str, object] = {}
     if stage == "bare" and plan.bridges:
         update["bridges"] = ()

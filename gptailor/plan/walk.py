@@ -1,4 +1,4 @@
-"""The only walk over a plan: what it says, each with its place, its subject and its condition.
+"""The only walk over a plan: its sites, each with its place, its subject and its condition.
 
 All that reads a plan's choices folds over it: genes are made of open sites, decoding puts an answer
 in each site's place, encoding reads the answer there, and rules look at the sites they are about.
@@ -16,16 +16,17 @@ Role = Literal[
     "item", "member", "take", "source", "method", "argument", "share", "factor", "tokens", "ridge",
     "let",
 ]  # fmt: skip
-"""What a site decides: whether a layer leaves, which models a recipe takes, a number of it."""
+"""The decision at a site: whether a layer leaves, which models a recipe takes, one of its numbers.
+"""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a choice is about: its role, and the model, part, method or parameter that it is for.
+    """The subject of a choice: its role, and the model, part, method or parameter that it is for.
 
-    `number` counts sources and a method's several numbers from 1; it is 0 where there is only one.
-    A number with a name is about what its first use is about.
+    `number` counts sources and a method's several numbers from 1; it is 0 for a single one. The
+    subject of a number with a name is that of its first use.
     """
 
     role: Role
@@ -37,10 +38,10 @@ class Subject:
 
 
 SEVERAL = -1
-"""Of a subset in a condition: two or more members are chosen."""
+"""The value of a condition on a subset: two or more members are chosen."""
 
 Given: TypeAlias = tuple[Place, int]
-"""A choice that another depends on, and what it is there: an option, a member, or SEVERAL."""
+"""A choice that another depends on, and its value there: an option, a member, or SEVERAL."""
 
 Choice: TypeAlias = (
     p.DropAny
@@ -53,16 +54,16 @@ Choice: TypeAlias = (
     | p.OneOfNumbers
     | p.Interval
 )
-"""What leaves something open, besides a `maybe`."""
+"""An open value, beside a `maybe`."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One thing that a plan says and may leave open.
+    """One value of a plan that may be open.
 
-    `place` is where it stands, `entry` that of the model, layer, drop, scale, bridge or item around
-    it, if there is one. `when` are the choices in the same recipe that it depends on; the
+    `place` is that of the value, `entry` that of the model, layer, drop, scale, bridge or item
+    around it, if there is one. `when` are the choices in the same recipe that it depends on; the
     entry's own `maybe` comes on top of them.
     """
 
@@ -74,7 +75,7 @@ class Site:
 
     @property
     def open(self) -> bool:
-        """Whether this is a choice."""
+        """Return whether this is a choice."""
         return self.value is True or isinstance(self.value, Choice)
 
 
@@ -82,15 +83,15 @@ class Site:
 
 
 def sites(plan: p.Plan) -> Iterator[Site]:
-    """All that a plan says and may leave open, in the order of a space's genes."""
+    """Yield all values of a plan that may be open, in the order of a space's genes."""
     yield from _number_sites(plan)
-    yield from _said_sites(plan)
+    yield from _value_sites(plan)
 
 
 def _number_sites(plan: p.Plan) -> Iterator[Site]:
-    """The numbers that have a name, each about its first use."""
+    """Yield the numbers that have a name, each with the subject of its first use."""
     about: dict[str, Subject] = {}
-    for site in _said_sites(plan) if plan.numbers else ():
+    for site in _value_sites(plan) if plan.numbers else ():
         for name in names_in(site.value):
             about.setdefault(name, site.subject)
     for name, value in sorted(plan.numbers.items()):
@@ -100,25 +101,25 @@ def _number_sites(plan: p.Plan) -> Iterator[Site]:
 
 
 def names_in(value: object) -> tuple[str, ...]:
-    """The names of numbers that a number of a plan is made of."""
+    """Return the names of numbers in a number of a plan."""
     if isinstance(value, p.Named):
         return (value.named,)
     knots = value.curve if isinstance(value, p.Curve) else ()
     return tuple(knot.named for knot in knots if isinstance(knot, p.Named))
 
 
-def _said_sites(plan: p.Plan) -> Iterator[Site]:
-    for at, made in made_recipes(plan):
-        yield from recipe_sites(made, at, at[:2])
+def _value_sites(plan: p.Plan) -> Iterator[Site]:
+    for at, recipe in made_recipes(plan):
+        yield from recipe_sites(recipe, at, at[:2])
     for where in p.REST:
-        if (recipe := plan.rest(where)) is not None:
-            yield from recipe_sites(recipe, (where,))
+        if (output_recipe := plan.rest(where)) is not None:
+            yield from recipe_sites(output_recipe, (where,))
     for at, entry in entries(plan):
         yield from entry_sites(entry, at)
 
 
 def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
-    """All that `maybe` and `tied` may stand before, and its place."""
+    """Yield all entries that `maybe` and `tied` may stand before, and their places."""
     listed: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
         (("drop_any",), plan.drop_any),
         (("windows",), plan.windows),
@@ -130,23 +131,23 @@ def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
         (("scales",), plan.scales),
         (("bridges",), plan.bridges),
     )
-    for name, found in listed:
-        yield from (((*name, i), entry) for i, entry in enumerate(found))
+    for name, several in listed:
+        yield from (((*name, i), entry) for i, entry in enumerate(several))
     if plan.whole is not None:
         yield ("whole",), plan.whole
 
 
 def drops_by_choice(plan: p.Plan) -> Iterator[tuple[Place, p.DropAny | p.DropWindow]]:
-    """Each choice of several drops, and its place."""
+    """Yield each choice of several drops, and its place."""
     yield from ((("drop_any", i), choice) for i, choice in enumerate(plan.drop_any))
     yield from ((("windows", i), choice) for i, choice in enumerate(plan.windows))
 
 
 def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
-    """The entries of tied groups and their places, layers before drops, items last."""
+    """Return the entries of tied groups and their places, layers before drops, items last."""
     order = ("layers", "others", "whole", "drops", "scales", "stack")
-    tied = [one for one in entries(plan) if one[1].tied is not None and one[0][0] in order]
-    return sorted(tied, key=lambda one: order.index(str(one[0][0])))
+    tied = [pair for pair in entries(plan) if pair[1].tied is not None and pair[0][0] in order]
+    return sorted(tied, key=lambda pair: order.index(str(pair[0][0])))
 
 
 _MAYBE: dict[type[p.Open], Role] = {
@@ -167,7 +168,7 @@ _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
 
 
 def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
-    """What one entry says: its recipe, whether it is there at all, its own numbers."""
+    """Yield the sites of one entry: its recipe, its `maybe`, its own numbers."""
     if isinstance(entry, p.DropAny | p.DropWindow):
         yield Site(at, entry, Subject("drop" if isinstance(entry, p.DropAny) else "window"), at)
     if isinstance(entry, p.Layer | p.Others | p.Whole | p.Item):
@@ -184,10 +185,10 @@ def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
 
 
 def recipe_sites(recipe: p.Recipe, at: Place = (), entry: Place = ()) -> Iterator[Site]:
-    """What one recipe says."""
-    given: tuple[Given, ...] = ()
+    """Yield the sites of one recipe."""
+    conditions: tuple[Given, ...] = ()
     if isinstance(recipe, p.Subset):
-        given = ((at, SEVERAL),)
+        conditions = ((at, SEVERAL),)
         yield Site(at, recipe, Subject("member"), entry)
     else:
         for place, source in sources(recipe):
@@ -198,7 +199,7 @@ def recipe_sites(recipe: p.Recipe, at: Place = (), entry: Place = ()) -> Iterato
         yield Site((*at, "share"), recipe.share, Subject("share"), entry)
     by = (*at, "by")
     if not isinstance(recipe, p.Take) and isinstance(recipe.by, p.OneOfMethods):
-        yield Site(by, recipe.by, Subject("method"), entry, given)
+        yield Site(by, recipe.by, Subject("method"), entry, conditions)
     for inner, call in calls(recipe):
         option = ((by, int(inner[-1])),) if len(inner) > 1 else ()
         for argument, name, value in call_values(call):
@@ -206,27 +207,27 @@ def recipe_sites(recipe: p.Recipe, at: Place = (), entry: Place = ()) -> Iterato
             member = ((at, k - 1),) if k and isinstance(recipe, p.Subset) else ()
             subject = Subject("argument", method=call.name, parameter=name, number=k)
             place = (*at, *inner, *argument)
-            yield Site(place, value, subject, entry, (*given, *option, *member))
+            yield Site(place, value, subject, entry, (*conditions, *option, *member))
 
 
 def _is_one_of_several(call: p.MethodCall, argument: Place) -> bool:
-    given = call.arguments[str(argument[1])]
-    return isinstance(given, tuple) and len(given) > 1
+    value = call.arguments[str(argument[1])]
+    return isinstance(value, tuple) and len(value) > 1
 
 
 def choices(recipe: p.Recipe) -> int:
-    """How many choices a recipe leaves open."""
+    """Return the number of choices that a recipe leaves open."""
     return sum(site.open for site in recipe_sites(recipe))
 
 
 def open_choices(plan: p.Plan) -> int:
-    """How many choices a plan leaves open; a tied statement's count once."""
+    """Count the choices that a plan leaves open; a tied statement's count once."""
     shared = shared_place(plan)
     return len({shared(site.place) for site in sites(plan) if site.open})
 
 
 def shared_place(plan: p.Plan) -> Callable[[Place], Place]:
-    """From a choice's place to the one place that tells it apart: in the first entry tied to it."""
+    """Return a map from a choice's place to that in the first entry tied to it."""
     first: dict[tuple[Place, int], Place] = {}
     moved: dict[Place, Place] = {}
     for at, entry in entries(plan):
@@ -244,20 +245,20 @@ def shared_place(plan: p.Plan) -> Callable[[Place], Place]:
 
 
 def recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
-    """Every recipe of a plan and its place: of models, and of the output."""
+    """Yield every recipe of a plan and its place: of models, and of the output."""
     yield from made_recipes(plan)
     yield from output_recipes(plan)
 
 
 def made_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
-    """What models are made of that are made of others."""
+    """Yield the recipes of models that are made of others, and their places."""
     for name, model in plan.models.items():
         if model.made is not None:
             yield ("models", name, "made"), model.made
 
 
 def output_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
-    """Every recipe of the output and its place."""
+    """Yield every recipe of the output and its place."""
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             yield (where,), recipe
@@ -265,14 +266,14 @@ def output_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
 
 
 def layer_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
-    """Every recipe of a layer and its place."""
+    """Yield every recipe of a layer and its place."""
     for at, entry in entries(plan):
         if isinstance(entry, p.Layer | p.Others | p.Whole | p.Item):
             yield (*at, "recipe"), entry.recipe
 
 
 def sources(recipe: p.Recipe) -> Iterator[tuple[Place, p.LayerOf]]:
-    """The layers that a recipe reads, a choice of models in one, and a subset's members."""
+    """Yield the layers that a recipe reads, a choice of models in one, and a subset's members."""
     if isinstance(recipe, p.Take):
         yield ("take",), recipe.take
     elif isinstance(recipe, p.Merge):
@@ -283,7 +284,7 @@ def sources(recipe: p.Recipe) -> Iterator[tuple[Place, p.LayerOf]]:
 
 
 def named_models(recipe: p.Recipe) -> Iterator[tuple[Place, str, int | None]]:
-    """Each model that a recipe names: its place in the recipe, its name, the layer taken."""
+    """Yield each model that a recipe names: its place in the recipe, its name, the layer taken."""
     for at, source in sources(recipe):
         if isinstance(source.model, p.OneOfModels):
             for i, name in enumerate(source.model.one_of):
@@ -294,7 +295,7 @@ def named_models(recipe: p.Recipe) -> Iterator[tuple[Place, str, int | None]]:
 
 
 def calls(recipe: p.Recipe) -> Iterator[tuple[Place, p.MethodCall]]:
-    """Each method that a recipe may use."""
+    """Yield each method that a recipe may use, and its place."""
     by = None if isinstance(recipe, p.Take) else recipe.by
     if isinstance(by, p.MethodCall):
         yield ("by",), by
@@ -304,13 +305,16 @@ def calls(recipe: p.Recipe) -> Iterator[tuple[Place, p.MethodCall]]:
 
 
 def call_values(call: p.MethodCall) -> Iterator[tuple[Place, str, p.Value]]:
-    """Each number of a method: its place, its parameter's name, the number. Words are none."""
+    """Yield each number of a method: its place, its parameter's name, the number.
+
+    Arguments that are words are left out.
+    """
     for name, value in call.arguments.items():
         if isinstance(value, str):
             continue
         if isinstance(value, tuple):
-            for i, one in enumerate(value):
-                yield ("arguments", name, i), name, one
+            for i, number in enumerate(value):
+                yield ("arguments", name, i), name, number
         else:
             yield ("arguments", name), name, value
 
@@ -343,7 +347,7 @@ def value_lists(value: p.Value, at: Place = ()) -> Iterator[tuple[Place, int]]:
 
 
 def values(plan: p.Plan) -> Iterator[tuple[Place, p.Value]]:
-    """Every number of a plan that may be a choice."""
+    """Yield every number of a plan that may be a choice."""
     roles = ("argument", "share", "let", *_NUMBERS)
     for site in sites(plan):
         if isinstance(site.value, p.Value) and site.subject.role in roles:
@@ -351,9 +355,9 @@ def values(plan: p.Plan) -> Iterator[tuple[Place, p.Value]]:
 
 
 def numbers(value: p.Value, named: Mapping[str, p.Let] | None = None) -> tuple[int | float, ...]:
-    """The numbers that bound a value: itself, its ends, its options, its knots.
+    """Return the numbers that bound a value: itself, its ends, its options, its knots.
 
-    What is `named` counts as what it is; a name that isn't known has no bounds.
+    A name in `named` counts as its number; an unknown name has no bounds.
     """
     match value:
         case p.Interval():
@@ -361,8 +365,8 @@ def numbers(value: p.Value, named: Mapping[str, p.Let] | None = None) -> tuple[i
         case p.OneOfNumbers():
             return value.one_of
         case p.Named():
-            known = (named or {}).get(value.named)
-            return () if known is None else numbers(known)
+            number_ = (named or {}).get(value.named)
+            return () if number_ is None else numbers(number_)
         case p.Curve():
             return tuple(number for knot in value.curve for number in numbers(knot, named))
         case _:
@@ -370,20 +374,20 @@ def numbers(value: p.Value, named: Mapping[str, p.Let] | None = None) -> tuple[i
 
 
 def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe:
-    """The recipe with other numbers in the places of its own."""
+    """Return the recipe with each of its numbers changed."""
     if isinstance(recipe, p.Take):
         return recipe
 
     def recalled(call: p.MethodCall) -> p.MethodCall:
-        found: dict[str, p.Value | tuple[p.Value, ...] | str] = {}
+        arguments: dict[str, p.Value | tuple[p.Value, ...] | str] = {}
         for name, value in call.arguments.items():
             if isinstance(value, str):
-                found[name] = value
+                arguments[name] = value
             else:
-                found[name] = (
+                arguments[name] = (
                     tuple(map(change, value)) if isinstance(value, tuple) else change(value)
                 )
-        return p.built(p.MethodCall, name=call.name, arguments=found)
+        return p.built(p.MethodCall, name=call.name, arguments=arguments)
 
     by = recipe.by
     if isinstance(by, p.MethodCall):
@@ -397,24 +401,24 @@ def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe
 
 
 def has_curve(recipe: p.Recipe) -> bool:
-    """Whether a number of the recipe goes by the position."""
-    found = [value for _, call in calls(recipe) for _, _, value in call_values(call)]
+    """Return whether a number of the recipe depends on the position."""
+    numbers = [value for _, call in calls(recipe) for _, _, value in call_values(call)]
     share = recipe.share if isinstance(recipe, p.Merge) else None
-    return any(isinstance(value, p.Curve) for value in (*found, share))
+    return any(isinstance(value, p.Curve) for value in (*numbers, share))
 
 
 def placed(recipe: p.Recipe, position: int | None) -> p.Recipe:
-    """The recipe with all of its sources' layers there."""
+    """Return the recipe with all of its sources' layers at this position."""
     if isinstance(recipe, p.Subset):
         return recipe.model_copy(update={"layer": position})
     if isinstance(recipe, p.Take):
         return p.built(p.Take, take=recipe.take.model_copy(update={"layer": position}))
-    found = tuple(source.model_copy(update={"layer": position}) for source in recipe.merge)
-    return recipe.model_copy(update={"merge": found})
+    layers = tuple(source.model_copy(update={"layer": position}) for source in recipe.merge)
+    return recipe.model_copy(update={"merge": layers})
 
 
 def unplaced(recipe: p.Recipe) -> p.Recipe:
-    """What a recipe says but for its layers, and for the positions of its curves."""
+    """Return the recipe without its layers and without the positions of its curves."""
 
     def without(value: p.Value) -> p.Value:
         return p.built(p.Curve, curve=value.curve) if isinstance(value, p.Curve) else value

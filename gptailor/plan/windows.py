@@ -1,4 +1,4 @@
-"""Windows: neighbours of a list of positions, of so many layers, that leave or come again."""
+"""Windows: neighbours in a list of positions that leave or run again."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -11,14 +11,17 @@ Window = tuple[int, int]
 
 
 def runs(among: Sequence[int]) -> list[Window]:
-    """The stretches of neighbours of a sorted list."""
-    breaks = [n for n, (one, other) in enumerate(pairwise(among), 1) if other != one + 1]
-    ends = zip([0, *breaks], [*breaks, len(among)], strict=True)
-    return [(among[first], among[last - 1]) for first, last in ends if first < last]
+    """Return the stretches of neighbours of a sorted list."""
+    breaks = [n for n, (a, b) in enumerate(pairwise(among), 1) if b != a + 1]
+    borders = zip([0, *breaks], [*breaks, len(among)], strict=True)
+    return [(among[first], among[last - 1]) for first, last in borders if first < last]
 
 
 def windows_of(count: Count, among: Sequence[int]) -> Iterator[Window]:
-    """All windows of so many layers, the short ones first, from the front; none spans a hole."""
+    """Yield all windows of `count` layers, the short ones first, from the front.
+
+    No window spans a hole.
+    """
     stretches = runs(among)
     low, high = count_ends(count)
     for length in range(max(low, 1), min(high, len(among)) + 1):
@@ -40,13 +43,13 @@ def window_count(count: Count, among: Sequence[int]) -> int:
 
 
 def stretch_of(repeat: Repeat | RepeatWindow) -> Window:
-    """The first and the last position that may come again."""
+    """Return the first and the last position that may run again."""
     if isinstance(repeat, Repeat):
         return repeat.first, repeat.last
     return min(repeat.among, default=0), max(repeat.among, default=0)
 
 
 def window_words(window: Window) -> str:
-    """`L5..L11`, `L5`."""
+    """Return `L5..L11`, or `L5`."""
     first, last = window
     return f"L{first}" if first == last else f"L{first}..L{last}"

@@ -1,4 +1,4 @@
-"""What a plan's `search` block says: objectives, requirements, and the budget."""
+"""The `search` block of a plan: objectives, requirements, and the budget."""
 
 from collections.abc import Iterator
 from posixpath import normpath
@@ -10,12 +10,12 @@ from gptailor.plan.faults import Place
 from gptailor.plan.numbers import Closed, Pair, Several, built
 
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-"""What a bound's number may end with."""
+"""Suffixes of a bound's number."""
 
 
 @final
 class Objective(Closed):
-    """What a search wants: a measure, a direction, the measure's arguments by name."""
+    """An objective of a search: a measure, a direction, the measure's arguments by name."""
 
     direction: Literal["minimize", "maximize"]
     name: str
@@ -24,22 +24,22 @@ class Objective(Closed):
 
 @final
 class Bound(Closed):
-    """What a measure may be: a number, `times` a model's own measure, or that measure itself."""
+    """A bound of a measure: a number, a number times a model's own measure, or that measure."""
 
     number: int | float | None = None
     of: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _says_something(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not {"number", "of"} & given.keys():
+    def _says_something(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not {"number", "of"} & value.keys():
             raise ValueError("a bound has a number, a model, or both")
-        return given
+        return value
 
 
 @final
 class Requirement(Closed):
-    """What a plan has to keep to: `require parameters() <= 0.75 * base`."""
+    """A requirement on a plan: `require parameters() <= 0.75 * base`."""
 
     name: str
     sign: Literal["<=", ">="]
@@ -48,7 +48,7 @@ class Requirement(Closed):
 
     @property
     def objective(self) -> Objective:
-        """What is measured, as an objective that wants the bound's better side."""
+        """Return the measure as an objective that wants the bound's better side."""
         direction: Literal["minimize", "maximize"] = "minimize" if self.sign == "<=" else "maximize"
         return built(Objective, direction=direction, name=self.name, arguments=self.arguments)
 
@@ -65,7 +65,7 @@ class Search(Closed):
 
 
 def compared_models(search: Search | None) -> Iterator[tuple[Place, str]]:
-    """The models that a search compares with, and where it names them."""
+    """Yield the models that a search compares with, and the places that name them."""
     for place, objective in measured(search):
         if isinstance(model := objective.arguments.get("from"), str):
             yield (*place, "arguments", "from"), model
@@ -75,7 +75,7 @@ def compared_models(search: Search | None) -> Iterator[tuple[Place, str]]:
 
 
 def measured(search: Search | None) -> Iterator[tuple[Place, Objective]]:
-    """All that a search measures, and its places: objectives, and what is required."""
+    """Yield all measures of a search, and their places: objectives, and requirements."""
     if search is not None:
         for i, objective in enumerate(search.objectives):
             yield ("search", "objectives", i), objective
@@ -84,7 +84,9 @@ def measured(search: Search | None) -> Iterator[tuple[Place, Objective]]:
 
 
 def with_plain_path(wish: Objective | Requirement) -> Objective | Requirement:
-    """The wish with its text's path as short as can be: two that are the same are then equal."""
+    """Return the wish with the shortest form of its text's path, so that equal wishes compare
+    equal.
+    """
     file = wish.arguments.get("file")
     if not isinstance(file, str):
         return wish

@@ -1,6 +1,6 @@
-"""A plan written out for a base of so many layers: no others, whole, curves or names left.
+"""Plans written out for a number of layers: no others, whole, curves or names left.
 
-Programs, the rules against models and what people are shown go by plans that are written out.
+Programs, the rules against models and all that people are shown use plans that are written out.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,60 +25,57 @@ from gptailor.plan.walk import (
 
 
 def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
-    """The plan with an entry for each position and a number for each name and curve.
+    """Return the plan with an entry for each position and a number for each name and curve.
 
-    What is open stays: a name of a choice, and a curve through one. `tied` are the models whose
+    Open values stay: a name of a choice, and a curve through one. `tied` are the models whose
     embedding and head are one tensor. A plan that has nothing to write out is itself.
     """
     undone = bool(plan.bridges) or plan.heal is not None
     plan = spread(plan, count, tied, gone=undone)
     if not any(isinstance(value, p.Named | p.Curve) for _, value in values(plan)):
         return plan
-    known = {n: v for n, v in plan.numbers.items() if isinstance(v, int | float)}
-    change = partial(_at_positions, known=known)
+    numbers = {n: v for n, v in plan.numbers.items() if isinstance(v, int | float)}
+    change = partial(_at_positions, numbers=numbers)
     update: dict[str, object] = {
-        where: revalued(recipe, partial(_settled, known=known, at=0))
+        where: revalued(recipe, partial(_settled, numbers=numbers, at=0))
         for where in p.REST
         if (recipe := plan.rest(where)) is not None
     }
     update["layers"] = tuple(change(layer, layer.position) for layer in plan.layers)
     scales = []
     for scale in plan.scales:
-        factor = _settled(scale.factor, known=known, at=scale.position)
+        factor = _settled(scale.factor, numbers=numbers, at=scale.position)
         scales.append(scale.model_copy(update={"factor": factor}))
     update["scales"] = tuple(scales)
     bridges = []
     for bridge in plan.bridges:
-        ridge = None if bridge.ridge is None else _settled(bridge.ridge, known=known, at=0)
+        ridge = None if bridge.ridge is None else _settled(bridge.ridge, numbers=numbers, at=0)
         bridges.append(bridge.model_copy(update={"ridge": ridge}))
     update["bridges"] = tuple(bridges)
     if plan.stack is not None:
         items = tuple(change(item, None) for item in plan.stack.items)
         update["stack"] = plan.stack.model_copy(update={"items": items})
-    return _kept_origin(plan, plan.model_copy(update=update))
-
-
-def _kept_origin(plan: p.Plan, made: p.Plan) -> p.Plan:
-    return made if plan.origin is None else made.read_from(plan.origin)
+    result = plan.model_copy(update=update)
+    return result if plan.origin is None else result.read_from(plan.origin)
 
 
 # ----------------------------------------------------------------------------------------- numbers
 
 
 def _at_positions(
-    entry: p.Layer | p.Item, position: int | None, known: Mapping[str, p.Number]
+    entry: p.Layer | p.Item, position: int | None, numbers: Mapping[str, p.Number]
 ) -> p.Layer | p.Item:
-    change = partial(_settled, known=known, at=position)
+    change = partial(_settled, numbers=numbers, at=position)
     return entry.model_copy(update={"recipe": revalued(entry.recipe, change)})
 
 
-def _settled(value: p.Value, known: Mapping[str, p.Number], at: int | None) -> p.Value:
-    """A number at a position; of an item of a stack (None) the curve itself knows where it is."""
+def _settled(value: p.Value, numbers: Mapping[str, p.Number], at: int | None) -> p.Value:
+    """Return the number at a position; an item of a stack (None) has it by the curve itself."""
     if isinstance(value, p.Named):
-        return known.get(value.named, value)
+        return numbers.get(value.named, value)
     if not isinstance(value, p.Curve) or value.over is None:
         return value
-    knots = tuple(known.get(k.named, k) if isinstance(k, p.Named) else k for k in value.curve)
+    knots = tuple(numbers.get(k.named, k) if isinstance(k, p.Named) else k for k in value.curve)
     fixed = [knot for knot in knots if isinstance(knot, int | float)]
     if len(fixed) < len(knots):
         return value
@@ -89,7 +86,7 @@ def _settled(value: p.Value, known: Mapping[str, p.Number], at: int | None) -> p
 
 
 def curve_at(knots: Sequence[p.Number], position: int, first: int, last: int) -> float:
-    """The number at a position of a curve from the first to the last, both included.
+    """Return the number at a position of a curve from the first to the last, both included.
 
     The knots are spread evenly; between two of them it is on the straight line. A curve over one
     position has its last knot there. In float64, as mergekit has it.
@@ -109,7 +106,7 @@ def curve_at(knots: Sequence[p.Number], position: int, first: int, last: int) ->
 @final
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """What is said of all positions at once: of a part or all, with what its statement has."""
+    """A recipe for all positions at once, for a part or all, with the fields of its statement."""
 
     part: str | None
     recipe: p.Recipe
@@ -122,7 +119,7 @@ class _Level:
         recipe = revalued(
             placed(self.recipe, position), lambda value: over_positions(value, 0, count - 1)
         )
-        said = p.built(
+        layer = p.built(
             p.Layer,
             position=position,
             part=self.part,
@@ -130,7 +127,7 @@ class _Level:
             maybe=self.maybe,
             tied=self.tied,
         )
-        return said if plain else p.built(p.LayerBelow, level=self.number, **dict(said))
+        return layer if plain else p.built(p.LayerBelow, level=self.number, **dict(layer))
 
 
 def spread(
@@ -141,77 +138,84 @@ def spread(
     gone: bool = False,
     plain: bool = False,
 ) -> p.Plan:
-    """The plan with `others` and `whole` as layers, and `whole` as embedding, norm and head too.
+    """Return the plan with `others` and `whole` as layers, embedding, norm and head.
 
-    Of one position's layers those of a smaller level win, then those of a finer part; below a
-    `maybe` are those that hold where it isn't taken. What is left out has no effect. Positions that
-    a fixed drop takes away have layers if what is `gone` is asked for, as in the plan with nothing
-    dropped. A `plain` plan has no levels, as a text has none (see P512).
+    A layer of a smaller level wins at its position, then one of a finer part; below a `maybe` are
+    the layers that hold where it isn't taken. Layers without effect are left out. Positions that a
+    fixed drop takes away have layers if `gone`, as in the plan with nothing dropped. A `plain` plan
+    has no levels, as a text has none (see P512).
     """
     if not plan.others and plan.whole is None:
         return plan
     dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
     layers = _layers(plan, count, dropped, plain)
-    found = sorted(layers, key=lambda one: p.normal_order(one[0]))
-    rest = _rest_of_whole(plan, tied)
-    update = {"layers": tuple(layer for layer, _ in found), "others": (), "whole": None, **rest}
-    made = plan.model_copy(update=update)
+    located = sorted(layers, key=lambda pair: p.normal_order(pair[0]))
+    recipes = _rest_of_whole(plan, tied)
+    update = {
+        "layers": tuple(layer for layer, _ in located),
+        "others": (),
+        "whole": None,
+        **recipes,
+    }
+    result = plan.model_copy(update=update)
     if plan.origin is None:
-        return made
+        return result
     spans: dict[Place, Mapping[Place, Span]] = {
         place: inside for place, inside in plan.origin.spans.items() if place[0] != "layers"
     }
-    for i, (_, at) in enumerate(found):
+    for i, (_, at) in enumerate(located):
         spans["layers", i] = plan.origin.spans.get(at, {})
-    for where in rest:
+    for where in recipes:
         inside = plan.origin.spans.get(("whole",), {})
         spans[where,] = {(): inside[()]} if () in inside else {}
         spans[where,] = {
             **spans[where,],
             **{place[1:]: span for place, span in inside.items() if place[:1] == ("recipe",)},
         }
-    return made.read_from(replace(plan.origin, spans=spans))
+    return result.read_from(replace(plan.origin, spans=spans))
 
 
 def _layers(
     plan: p.Plan, count: int, dropped: Collection[int], plain: bool
 ) -> Iterator[tuple[p.Layer, Place]]:
-    """The plan's own layers, and what `others` and `whole` add, each with its place in the plan."""
+    """Yield the plan's own layers, and those of `others` and `whole`, each with its place in the
+    plan.
+    """
     own: dict[int, list[tuple[p.Layer, Place]]] = {}
     for i, layer in enumerate(plan.layers):
         own.setdefault(layer.position, []).append((layer, ("layers", i)))
     levels = _levels(plan)
     for position in range(count):
-        there = own.pop(position, [])
+        located = own.pop(position, [])
         for level in levels if position not in dropped else ():
-            solid = {layer.part for layer, _ in there if not layer.maybe}
+            solid = {layer.part for layer, _ in located if not layer.maybe}
             more = [
-                (one.layer(position, count, plain), one.at)
-                for one in level
-                if not covers(solid, one.part)
+                (entry.layer(position, count, plain), entry.at)
+                for entry in level
+                if not covers(solid, entry.part)
             ]
-            there = [*(_in_parts(there, more) if plain else there), *more]
-        yield from there
+            located = [*(_in_parts(located, more) if plain else located), *more]
+        yield from located
     for beyond in own.values():
         yield from beyond
 
 
 def _levels(plan: p.Plan) -> list[list[_Level]]:
-    """`others`, then `whole`; their groups are numbered after those of the layers."""
+    """Return `others`, then `whole`; their groups are numbered after those of the layers."""
     groups = 1 + max((layer.tied or 0 for layer in plan.layers), default=0)
-    found: list[tuple[_Level, str | int]] = []
+    levels: list[tuple[_Level, str | int]] = []
     for at, entry in entries(plan):
         if isinstance(entry, p.Others | p.Whole):
             part = entry.part if isinstance(entry, p.Others) else None
-            group = None if entry.tied is None else groups + len(found)
+            group = None if entry.tied is None else groups + len(levels)
             number = 1 if isinstance(entry, p.Others) else 2
             level = _Level(part, entry.recipe, entry.maybe, group, at, number)
-            found.append((level, at[0]))
-    return [[level for level, name in found if name == wanted] for wanted in ("others", "whole")]
+            levels.append((level, at[0]))
+    return [[level for level, name in levels if name == wanted] for wanted in ("others", "whole")]
 
 
 def covers(solid: AbstractSet[str | None], part: str | None) -> bool:
-    """Whether what certainly stands at a position leaves nothing of a part to what is below it."""
+    """Return whether the certain recipes of a position leave nothing of a part to those below."""
     if solid & {None, part} or {*BRANCHES} <= solid:
         return True
     return part is not None and part.partition(".")[0] in solid
@@ -220,7 +224,10 @@ def covers(solid: AbstractSet[str | None], part: str | None) -> bool:
 def _in_parts(
     above: Sequence[tuple[p.Layer, Place]], below: Sequence[tuple[p.Layer, Place]]
 ) -> Iterator[tuple[p.Layer, Place]]:
-    """A whole layer that may be there wins over parts below it: it is said of its parts, then."""
+    """Yield the layers, a whole layer above recipes of parts split into its branches.
+
+    A whole layer that may be taken wins over the parts below it.
+    """
     finer = any(layer.part is not None for layer, _ in below)
     for layer, at in above:
         if finer and layer.part is None:
@@ -230,7 +237,7 @@ def _in_parts(
 
 
 def _rest_of_whole(plan: p.Plan, tied: Collection[str]) -> dict[str, p.Recipe]:
-    """Embedding, norm and head as `whole` says, where the plan doesn't name them.
+    """Return the recipes of `whole` for embedding, norm and head that the plan doesn't name.
 
     In a tied model, embedding and head are one tensor: naming one of them decides both. Where all
     sources are tied too, they stay one.
@@ -251,31 +258,32 @@ def _rest_of_whole(plan: p.Plan, tied: Collection[str]) -> dict[str, p.Recipe]:
 
 
 def _knot(value: p.Value, number: int) -> p.Value:
-    """The first or last knot of a curve: the embedding's, the final norm's and the head's."""
+    """Return the first or last knot of a curve, for embedding, final norm or head."""
     return value.curve[number] if isinstance(value, p.Curve) and value.curve else value
 
 
 def searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
-    """An open plan with a layer for each choice that `others` and `whole` leave to positions.
+    """Return an open plan with a layer for each choice that `others` and `whole` leave to
+    positions.
 
-    Where `whole` leaves one, `others` are layers too, since those win over what it says.
+    Where `whole` leaves one, `others` are layers too, since they win over it.
     """
     of_whole, of_others = untied_choices(plan)
     if of_whole:
         return spread(plan, count, tied, plain=True)
     if of_others:
-        made = spread(plan.model_copy(update={"whole": None}), count, tied, plain=True)
-        return made.model_copy(update={"whole": plan.whole})
+        result = spread(plan.model_copy(update={"whole": None}), count, tied, plain=True)
+        return result.model_copy(update={"whole": plan.whole})
     return plan
 
 
 def choices_searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> int:
-    """How many choices a search closes where the base has so many layers."""
+    """Return the number of choices that a search closes for a base of `count` layers."""
     return open_choices(searched(plan, count, tied))
 
 
 def untied_choices(plan: p.Plan) -> tuple[bool, bool]:
-    """Whether `whole`, and whether `others` leave a choice to each position."""
+    """Return whether `whole`, and whether `others` leave a choice to each position."""
     of_whole = plan.whole is not None and _leaves_choices(plan.whole)
     return of_whole, of_whole or any(map(_leaves_choices, plan.others))
 
@@ -285,36 +293,38 @@ def _leaves_choices(entry: p.Others | p.Whole) -> bool:
 
 
 def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
-    """The places of `others` that no position is left to."""
+    """Yield the places of `others` that no position is left to."""
     gone = frozenset(drop.position for drop in plan.drops if not drop.maybe)
     used = {at for _, at in _layers(plan, count, gone, plain=False)} if plan.others else set()
     yield from (("others", i) for i in range(len(plan.others)) if ("others", i) not in used)
 
 
 def said_place(plan: p.Plan, count: int) -> Callable[[Place], Place]:
-    """From a place in the plan that is written out to the one in the plan that says it."""
+    """Return a map from places in the plan written out to those in the declared plan."""
     if not plan.others and plan.whole is None:
         return lambda at: at
     undone = bool(plan.bridges) or plan.heal is not None
     gone = frozenset(drop.position for drop in plan.drops if not drop.maybe and not undone)
-    found = sorted(_layers(plan, count, gone, plain=False), key=lambda one: p.normal_order(one[0]))
+    located = sorted(
+        _layers(plan, count, gone, plain=False), key=lambda pair: p.normal_order(pair[0])
+    )
 
-    def said(at: Place) -> Place:
+    def declared_place(at: Place) -> Place:
         if at[:1] == ("layers",) and len(at) > 1:
-            return (*found[int(at[1])][1], *at[2:])
+            return (*located[int(at[1])][1], *at[2:])
         if at and plan.whole is not None and at[0] in p.REST and plan.rest(str(at[0])) is None:
             return ("whole", "recipe", *at[1:])
         return at
 
-    return said
+    return declared_place
 
 
-def spread_alike(said: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
-    """A closed plan with layers for what the open one leaves to each position."""
-    of_whole, of_others = untied_choices(said)
+def spread_alike(declared: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
+    """Return a closed plan with layers for the choices that the open one leaves to positions."""
+    of_whole, of_others = untied_choices(declared)
     if of_whole:
         return spread(closed, layers, tied, plain=True)
     if of_others:
-        made = spread(closed.model_copy(update={"whole": None}), layers, tied, plain=True)
-        return made.model_copy(update={"whole": closed.whole})
+        result = spread(closed.model_copy(update={"whole": None}), layers, tied, plain=True)
+        return result.model_copy(update={"whole": closed.whole})
     return closed

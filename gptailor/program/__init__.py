@@ -1,4 +1,4 @@
-"""A plan into a program, and a program into values: others use all of these modules.
+"""A plan into a program, and a program into values.
 
 `compile`, `nested`, `size`, `sources`, `unquantised` and `program` need no torch; `run`, `combine`,
 `load`, `dequantise` and `low_rank` do.

@@ -1,7 +1,7 @@
 """The one combine loop, `combined`: readers of tensors in, the entries of one tensor out.
 
-It doesn't ask where its readers read: a tensor that is itself combined, as those of models made of
-models are, is read by `nested_reader`, and no more of it is made than is asked for.
+It is independent of the readers' sources. A tensor that is itself combined, as those of models made
+of models are, is read by `nested_reader`, which computes no more than the requested entries.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,13 +32,13 @@ from gptailor.program.program import Combine
 FLOAT_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
 }  # fmt: skip
-"""The dtypes that are merged, by their names in safetensors."""
+"""Dtypes that can be merged, by their names in safetensors."""
 
 _MEMORY_STEP = 2**22
 """Entries of tensors in memory that are combined at once."""
 
 Reader = Callable[[int, int], Float[Tensor, " n"]]
-"""Gives the entries of one tensor from a number to another, valid until the next are asked for."""
+"""Returns the entries of one tensor from a number to another, valid until the next call."""
 
 
 # -------------------------------------------------------------------------------- the combine loop
@@ -47,38 +47,38 @@ Reader = Callable[[int, int], Float[Tensor, " n"]]
 def combined(
     make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: int
 ) -> Iterator[Float[Tensor, " n"]]:
-    """The entries of a merged tensor in order, in chunks, each valid until the next one is made.
+    """Yield the entries of a merged tensor in order, in chunks, each valid until the next one.
 
-    `readers` are those of `make.tensors`; `step` is how many entries they are asked for at once,
-    which changes no bit. Inputs are widened (or, float64, rounded) to float32, the method combines
-    them, the result is divided, the offset is added, and it is rounded once, to nearest even.
-    Raises OverflowFault and NotFiniteFault for a result that isn't finite.
+    `readers` are those of `make.tensors`; each call asks for `step` entries, which changes no bit.
+    Inputs are widened (or, float64, rounded) to float32, the method combines them, the result is
+    divided, the offset is added, and it is rounded once, to nearest even. Raises OverflowFault and
+    NotFiniteFault for a result that isn't finite.
     """
     _check_arity(make)
     if not spec.elements:
         return
-    kernel, given = KERNELS[make.method], dict(make.arguments)
+    kernel, arguments = KERNELS[make.method], dict(make.arguments)
     inputs = _inputs(make, spec, readers, step)
-    measured = kernel.measure(inputs, given)
-    for chunk in inputs.chunks(kernel.unit(inputs, given)):
+    measured = kernel.measure(inputs, arguments)
+    for chunk in inputs.chunks(kernel.unit(inputs, arguments)):
         yield _result(chunk, measured, make, spec)
 
 
 def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: int) -> Reader:
-    """Reads a tensor that is itself combined, in float32: what is asked for is made then.
+    """Return a reader of a tensor that is itself combined, in float32, entry by entry on request.
 
-    What its method measures of whole tensors is measured once, before the first entries are made.
+    The method measures whole tensors once, before the first entries are computed.
     """
     _check_arity(make)
     single = replace(spec, dtype="F32")
-    kernel, given = KERNELS[make.method], dict(make.arguments)
+    kernel, arguments = KERNELS[make.method], dict(make.arguments)
     inputs = _inputs(make, single, readers, step)
     measured: list[Measured] = []
 
     def read(start: int, end: int) -> Float32[Tensor, " n"]:
         if not measured:
-            measured.append(kernel.measure(inputs, given))
-        unit = kernel.unit(inputs, given)
+            measured.append(kernel.measure(inputs, arguments))
+        unit = kernel.unit(inputs, arguments)
         first, last = start // unit * unit, min(-(-end // unit) * unit, spec.elements)
         chunk = inputs.read(first, last)
         return _result(chunk, measured[0], make, single)[start - first : end - first]
@@ -109,7 +109,7 @@ def _check_arity(make: Combine) -> None:
 
 
 def _single(values: Float[Tensor, " n"], spec: TensorSpec, offset: int) -> Float32[Tensor, " n"]:
-    """The values in float32; a finite one beyond it is refused."""
+    """Return the values in float32; refuse a finite one beyond it."""
     if values.dtype != torch.float64:
         return values.to(torch.float32)
 
@@ -127,7 +127,7 @@ _IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
 def _result(
     chunk: Chunk, measured: Measured, make: Combine, spec: TensorSpec
 ) -> Float[Tensor, " n"]:
-    """A chunk of the result, all of it finite."""
+    """Return a chunk of the result, all of it finite."""
     try:
         value = KERNELS[make.method].combine(chunk, dict(make.arguments), measured)
         if make.divisor != 1.0:
@@ -148,7 +148,7 @@ def _result(
 
 
 def _refuse(value: float, number: int, chunk: Chunk, make: Combine, spec: TensorSpec) -> NoReturn:
-    """Say why an entry of a result isn't finite: a source is not, or numbers are too large."""
+    """Refuse an entry of a result that isn't finite, by a source or by numbers too large."""
     index, dtype = index_of(chunk.offset + number, spec.shape), FLOAT_DTYPES[spec.dtype]
     vectors = chunk.sources if chunk.base is None else (chunk.base, *chunk.sources)
     named = [*(("base",) * len(make.base)), *make.models]
@@ -170,10 +170,10 @@ def _state(tensor: TensorInfo) -> str:
 
 
 def _recipe(make: Combine) -> str:
-    """A recipe with its numbers, as messages write it."""
-    given = ", ".join(f"{name}={_numbers(value)}" for name, value in make.arguments)
+    """Return a recipe with its numbers, as messages write it."""
+    arguments = ", ".join(f"{name}={_numbers(value)}" for name, value in make.arguments)
     divided = "" if make.divisor == 1.0 else f" divided by {make.divisor:.9g} (scales)"
-    return f"{make.method}({given}){divided}"
+    return f"{make.method}({arguments}){divided}"
 
 
 def _numbers(value: object) -> str:
@@ -181,7 +181,7 @@ def _numbers(value: object) -> str:
 
 
 def _smaller(make: Combine) -> str:
-    """The advice to change the number that enlarges the result most."""
+    """Return the advice to change the number that enlarges the result most."""
     sizes = {"scale": max(abs(make.divisor), 1 / abs(make.divisor))} if make.divisor != 1.0 else {}
     for name, value in make.arguments:
         numbers = value if isinstance(value, tuple) else (value,)
@@ -196,9 +196,10 @@ def _smaller(make: Combine) -> str:
 def combine_tensors(
     make: Combine, spec: TensorSpec, tensors: Sequence[Shaped[Tensor, "..."]]
 ) -> Float[Tensor, "..."]:
-    """A merged tensor of tensors in memory on one device, `make.tensors`; `chunks`' bytes, exactly.
+    """Return a merged tensor of tensors in memory, with exactly the bytes of `chunks`.
 
-    Raises OverflowFault and NotFiniteFault, and TailorError for whole numbers.
+    `tensors` are those of `make.tensors`, on one device. Raises OverflowFault and NotFiniteFault,
+    and TailorError for whole numbers.
     """
     for tensor, info in zip(tensors, make.tensors, strict=True):
         if tensor.dtype not in FLOAT_DTYPES.values():
@@ -217,6 +218,6 @@ def combine_tensors(
 
 
 def memory_reader(tensor: Shaped[Tensor, "..."], device: torch.device) -> Reader:
-    """A tensor in memory, brought to the device stretch by stretch."""
+    """Return a reader of a tensor in memory that brings it to the device stretch by stretch."""
     flat = tensor.detach().reshape(-1)
     return lambda start, end: flat[start:end].to(device)

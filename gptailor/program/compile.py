@@ -1,10 +1,10 @@
 """A closed plan and its models into a `Program`, from headers alone: a draft, and `PASSES`.
 
-The draft says for each tensor of the output what the plan makes it of; each pass is a function
-Program → Program that is told the plan beside its models.
+The draft has an instruction for each tensor of the output. Each pass is a function Program →
+Program that also receives the plan beside its models.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -27,17 +27,17 @@ _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, 
 
 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
-    """The configuration of a plan's output, as far as its layers go."""
-    entries, places = [], []
+    """Return the configuration of a plan's output, for its layers."""
+    entries, layers = [], []
     for slot in checked.resolved.kept:
         first = [checked.uses(slot, part)[0] for part in outline.PARTS]
         attn, mlp = (use.model.entries[use.layer] for use in first)
         entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
-        places.append((first[0].layer, first[1].layer))
-    made = layouts.moved_config(checked.base.layout, checked.base.config, entries)
-    if isinstance(made, Refusal) or checked.base.layout.quantised is None:
-        return made
-    return requantised(checked.base.layout, made, places)
+        layers.append((first[0].layer, first[1].layer))
+    config = layouts.moved_config(checked.base.layout, checked.base.config, entries)
+    if isinstance(config, Refusal) or checked.base.layout.quantised is None:
+        return config
+    return requantised(checked.base.layout, config, layers)
 
 
 # ---------------------------------------------------------------------------------- the compilation
@@ -46,7 +46,7 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
 @final
 @dataclass(frozen=True)
 class Compiled:
-    """What a plan compiles to: the tensors' program and the configuration."""
+    """The result of a plan's compilation: the tensors' program and the configuration."""
 
     program: p.Program
     config: dict[str, Any]
@@ -64,10 +64,10 @@ def compile_plan(checked: Checked) -> Compiled:
 
 
 def draft_program(checked: Checked) -> p.Program:
-    """All tensors, in file order: embedding, layers, norm, head, and what else the base has.
+    """Return all tensors, in file order: embedding, layers, norm, head, and the base's others.
 
-    Each is made as its recipe says and has the dtype of the base's tensor at its place; a copy may
-    still be of another one. Within a part tensors are sorted by name: how a model's files are cut
+    Each follows its recipe and has the dtype of the base's tensor at its place; a copy may still
+    have another dtype. Within a part tensors are sorted by name, so the layout of a model's files
     changes no byte.
     """
     return p.Program(tuple(_drafted(checked)))
@@ -81,10 +81,10 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
     else:
         yield from _rest(checked, "embed", plan.embed, "embed")
     dtypes = {
-        rest: tensor.spec.dtype
+        inner_name: tensor.spec.dtype
         for layer in reversed(range(checked.count))
         for part in outline.PARTS
-        for rest, tensor in base.part(layer, part).items()
+        for inner_name, tensor in base.part(layer, part).items()
     }
     for n, slot in enumerate(checked.resolved.kept):
         for part in outline.PARTS:
@@ -99,31 +99,38 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
 def _part(
     checked: Checked, where: tuple[int, outline.Slot], part: Branch, dtypes: Mapping[str, str]
 ) -> Iterator[p.Output]:
-    """A branch of an output layer; `dtypes` are for tensors that the base's layer there hasn't."""
+    """Yield a branch of an output layer;
+
+    `dtypes` are for tensors that the base's layer there hasn't.
+    """
     n, slot = where
     read = checked.uses(slot, part)
     layer = read[0].layer
     position = slot.position if slot.position is not None else layer
     own = checked.base.part(position, part)
-    for rest, first in sorted(read[0].model.part(layer, part).items()):
-        name = layouts.name_of(checked.base.layout, n, rest)
-        dtype = own[rest].spec.dtype if rest in own else dtypes.get(rest, first.spec.dtype)
-        if layouts.is_constant(rest):
-            yield _alone(name, first, p.OutputPlace(part, n, rest), read[0].model.name, dtype)
+    for inner_name, first in sorted(read[0].model.part(layer, part).items()):
+        name = layouts.name_of(checked.base.layout, n, inner_name)
+        dtype = (
+            own[inner_name].spec.dtype
+            if inner_name in own
+            else dtypes.get(inner_name, first.spec.dtype)
+        )
+        if layouts.is_constant(inner_name):
+            yield _alone(name, first, p.OutputPlace(part, n, inner_name), read[0].model.name, dtype)
             continue
-        mine = [use for use in read if use.names is None or rest in use.names]
-        recipe = mine[0].made.recipe
+        mine = [use for use in read if use.names is None or inner_name in use.names]
+        recipe = mine[0].layer_recipe.recipe
         at = base_layer(slot, recipe)
         if at is not None:
             mine.pop()
-        base = () if at is None else (checked.base.part(at, part)[rest],)
+        base = () if at is None else (checked.base.part(at, part)[inner_name],)
         place = first.spec.name
-        if rest in own or base:
-            place = layouts.name_of(checked.base.layout, position if at is None else at, rest)
+        if inner_name in own or base:
+            place = layouts.name_of(checked.base.layout, position if at is None else at, inner_name)
         tensors = [use.model.part(use.layer, part) for use in mine]
-        sources = tuple(tensor[rest] for tensor in tensors if rest in tensor)
+        sources = tuple(tensor[inner_name] for tensor in tensors if inner_name in tensor)
         make = making(recipe, sources, tuple(use.model.name for use in mine), base, place)
-        at_layer = p.OutputPlace(part, n, rest)
+        at_layer = p.OutputPlace(part, n, inner_name)
         yield p.Output(TensorSpec(name, dtype, first.spec.shape), make, at_layer)
 
 
@@ -133,9 +140,9 @@ _End = Literal["embed", "norm", "head"]
 def _rest(
     checked: Checked, where: _End, recipe: Recipe | None, read: _End, start: int = 0
 ) -> Iterator[p.Output]:
-    """Embedding, norm or head, from the layout's tensor with the number `start` on.
+    """Yield embedding, norm or head, from the layout's tensor with the number `start` on.
 
-    `read` is what is taken of the models, where it is another: a head serves as the embedding.
+    `read` names the tensors read of the models, which may differ: a head serves as the embedding.
     """
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
@@ -172,7 +179,7 @@ def making(
     base: tuple[TensorInfo, ...],
     place: str,
 ) -> p.Making:
-    """The instruction that makes a tensor of these: a recipe with its arguments complete."""
+    """Return the instruction for a tensor of these sources, with its arguments complete."""
     if isinstance(recipe, Take):
         return p.Copy(sources[0], models[0], place)
     assert isinstance(recipe, Merge)
@@ -180,26 +187,26 @@ def making(
     if isinstance(recipe.share, int | float):
         weights = (1.0 - recipe.share, float(recipe.share))
         call = MethodCall(name="linear", arguments={"weight": weights})
-    given = tuple(
+    arguments = tuple(
         (parameter.name, _argument(parameter, call.arguments.get(parameter.name), len(sources)))
         for parameter in METHODS[call.name].parameters
     )
-    return p.Combine(call.name, given, base, sources, models, place)
+    return p.Combine(call.name, arguments, base, sources, models, place)
 
 
 def _argument(
-    parameter: Parameter, given: object, sources: int
+    parameter: Parameter, value: object, sources: int
 ) -> int | float | str | tuple[float, ...]:
-    """An argument complete: a default filled in, one number for each source where there may be."""
-    said = parameter.default if given is None else given
-    if isinstance(said, str):
-        return said
+    """Return an argument with its default, and with one number for each source where it may."""
+    complete = parameter.default if value is None else value
+    if isinstance(complete, str):
+        return complete
     if not (parameter.variadic or parameter.each):
-        assert isinstance(said, int | float)
-        return said if parameter.integer else float(said)
-    if said is None:
+        assert isinstance(complete, int | float)
+        return complete if parameter.integer else float(complete)
+    if complete is None:
         return (1.0 / sources,) * sources
-    numbers = said if isinstance(said, tuple) else (said,)
+    numbers = complete if isinstance(complete, tuple) else (complete,)
     return tuple(map(float, numbers * sources if len(numbers) == 1 else numbers))
 
 
@@ -207,9 +214,9 @@ def _argument(
 
 
 def cast(program: p.Program, checked: Checked) -> p.Program:
-    """Each float is of the plan's dtype, where it has one; a copy is of bytes as they are.
+    """Give each float the plan's dtype, if it has one; a copy takes bytes as they are.
 
-    What is taken and has another dtype, or values that don't lie in a row, is `linear` of itself.
+    A copy with another dtype, or with values that don't lie in a row, becomes `linear` of itself.
     """
     wanted = DTYPES[checked.plan.dtype] if checked.plan.dtype is not None else None
     return p.Program(tuple(_cast(output, wanted) for output in program.outputs))
@@ -220,22 +227,22 @@ def _cast(output: p.Output, wanted: str | None) -> p.Output:
     if wanted is not None and dtype in FLOATS:
         dtype = wanted
     if isinstance(make, p.Copy):
-        there = make.source.spec.dtype
-        if dtype not in FLOATS or there not in FLOATS:
-            dtype = there
+        stored = make.source.spec.dtype
+        if dtype not in FLOATS or stored not in FLOATS:
+            dtype = stored
         form = make.source.form
         if isinstance(form, p.Combine) and form.bare:
             make = form  # of a model that is made of models: combined here, and rounded
-        elif dtype != there or form is not None:
+        elif dtype != stored or form is not None:
             make = p.Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
     return replace(output, spec=replace(output.spec, dtype=dtype), make=make)
 
 
 def fold_scales(program: p.Program, checked: Checked) -> p.Program:
-    """What a layer adds to the hidden state is divided by the scales of the layers before it.
+    """Divide each layer's addition to the hidden state by the scales of the layers before it.
 
-    A copy becomes `linear` of the tensor, named by itself alone: a layer that is scaled alike is
-    the same wherever it stands.
+    A copy becomes `linear` of the tensor, named by itself alone, so that equally scaled layers are
+    equal wherever they stand.
     """
     slots = enumerate(checked.resolved.kept)
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
@@ -260,7 +267,7 @@ def _scaled(checked: Checked, output: p.Output, divisors: Mapping[int, float]) -
 
 
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
-    """The projections that a layer's MLP ends with are `Bridged`, where a gap is after it."""
+    """Mark as `Bridged` the last projections of MLPs before a gap."""
     gaps = {gap.index: gap for gap in checked.resolved.gaps}
     if not gaps:
         return program
@@ -276,14 +283,14 @@ def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
 
 
 def mark_healing(program: p.Program, checked: Checked) -> p.Program:
-    """What learns after the output is made is `Healed`."""
+    """Mark as `Healed` the tensors that learn after the output is made."""
     healing = checked.resolved.healing
     if healing is None:
         return program
-    learning = {
-        index: frozenset(p.learning_tensors(healing.rank, _specs(program.layers[index])))
-        for index in healing.indices
-    }
+    learning: dict[int, frozenset[str]] = {}
+    for index in healing.indices:
+        specs = {output.place.name: output.spec for output in program.layers[index]}
+        learning[index] = frozenset(p.learning_tensors(healing.rank, specs))
 
     def healed(output: p.Output) -> p.Output:
         place = output.place
@@ -295,24 +302,19 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     return p.Program(tuple(map(healed, program.outputs)))
 
 
-def _specs(outputs: Iterable[p.Output]) -> dict[str, TensorSpec]:
-    """Return the specs of a layer's outputs by their names within the layer."""
-    return {output.place.name: output.spec for output in outputs}
-
-
 PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
     cast,
     fold_scales,
     mark_bridges,
     mark_healing,
 )
-"""What is done with the draft, in this order."""
+"""Passes over the draft, in this order."""
 
 # -------------------------------------------------------------------------------- the configuration
 
 
 def _unties(checked: Checked) -> bool:
-    """Whether the plan gives a tied model's embedding and head different origins."""
+    """Return whether the plan gives a tied model's embedding and head different origins."""
     plan = checked.plan
     if not checked.base.layout.tied or plan.embed is None or plan.head is None:
         return False
@@ -321,10 +323,10 @@ def _unties(checked: Checked) -> bool:
 
 
 def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
-    """The configuration of a plan's output."""
-    made = moved_configuration(checked)
-    assert not isinstance(made, Refusal)
-    config: dict[str, Any] = dict(made)
+    """Return the configuration of a plan's output."""
+    moved = moved_configuration(checked)
+    assert not isinstance(moved, Refusal)
+    config: dict[str, Any] = dict(moved)
     config.pop("_name_or_path", None)
     config = without_code(config)
     if _unties(checked):

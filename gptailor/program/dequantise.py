@@ -1,7 +1,7 @@
-"""The numbers that quantised weights stand for, in float32: `rows_of`, some rows at a time.
+"""Numbers of quantised weights, in float32: `rows_of`, some rows at a time.
 
-Each is computed in float32 by the formula of its format. What is packed is read once, so that
-memory is bounded by that and by the rows that are asked for.
+Each is computed in float32 by the formula of its format. Packed numbers are read once, so memory is
+bounded by these and by the requested rows.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 Load = Callable[[forms.TensorInfo], Shaped[Tensor, "..."]]
 """Loads a tensor as it is on disk."""
 ReadRows = Callable[[int, int], Float32[Tensor, "..."]]
-"""Gives the rows of a weight, along its first axis, from a number to another."""
+"""Returns the rows of a weight, along its first axis, from a number to another."""
 
 _E8M0_BIAS = 127
 _FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Numbers of 4 bits, E2M1, without their sign."""
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
-"""Where in a word AWQ keeps its columns, by their order."""
+"""The place of each column in a word of AWQ's."""
 _WORD = 32
 
 
 def rows_of(tensor: forms.TensorInfo, form: forms.Quantised, load: Load) -> ReadRows:
-    """A reader of a quantised weight's rows. Raises as `load` does."""
+    """Return a reader of a quantised weight's rows. Raises as `load` does."""
     match form:
         case forms.Scaled():
             return _scaled(tensor.spec, form, load)
@@ -68,7 +68,7 @@ def _scaled(spec: forms.TensorSpec, form: forms.Scaled, load: Load) -> ReadRows:
 
 
 def _exponents(scales: Shaped[Tensor, "..."]) -> Float32[Tensor, "..."]:
-    """Scales as they are multiplied by: bytes are exponents of 2."""
+    """Return scales as factors: bytes are exponents of 2."""
     if scales.dtype == torch.uint8:
         return torch.ldexp(torch.ones(scales.shape), scales.int() - _E8M0_BIAS)
     return scales.float()
@@ -77,7 +77,7 @@ def _exponents(scales: Shaped[Tensor, "..."]) -> Float32[Tensor, "..."]:
 def _spread(
     each: Float32[Tensor, "rows groups"], width: int, columns: int
 ) -> Float32[Tensor, "rows columns"]:
-    """Each group's number for all of its columns."""
+    """Repeat each group's number for all of its columns."""
     return each.repeat_interleave(width, dim=1)[:, :columns]
 
 
@@ -108,15 +108,15 @@ def _unpacked(spec: forms.TensorSpec, form: forms.PackedIntegers, load: Load) ->
 def _values(
     words: Int32[Tensor, "m n"], first: int, end: int, columns: int, form: forms.PackedIntegers
 ) -> Int[Tensor, "rows columns"]:
-    """The whole numbers of some rows."""
+    """Return the whole numbers of some rows."""
     match form.kind:
         case "compressed":
             return _fields(words[first:end], form.bits, columns) - (1 << (form.bits - 1))
         case "awq":
             each = len(_AWQ_ORDER)
             start = first // each
-            found = _in_order(words[:, start : -(-end // each)], form.bits)
-            return found[:, first - start * each : end - start * each].t()
+            ordered = _in_order(words[:, start : -(-end // each)], form.bits)
+            return ordered[:, first - start * each : end - start * each].t()
         case _:
             return _fields(words[:, first:end].t(), form.bits, columns)
 
@@ -124,26 +124,26 @@ def _values(
 def _zeros(
     words: Int32[Tensor, "m n"], rows: int, form: forms.PackedIntegers
 ) -> Int[Tensor, "rows groups"]:
-    """The zero of each row and group."""
+    """Return the zero of each row and group."""
     match form.kind:
         case "compressed":
             return (_fields(words.t(), form.bits, rows) - (1 << (form.bits - 1))).t()
         case "awq":
             return _in_order(words, form.bits)[:, :rows].t()
         case _:
-            found = _fields(words, form.bits, rows).t()
+            zeros = _fields(words, form.bits, rows).t()
     if form.kind == "gptq_v2":
-        return found
-    if bool((found == (1 << form.bits) - 1).any()):
+        return zeros
+    if bool((zeros == (1 << form.bits) - 1).any()):
         # Some write it for a zero of 0, some for one of 2^bits; their neighbours differ too.
         name = quoted(form.zeros.spec.name if form.zeros is not None else "")
         message = f"{name} has a zero point beyond its bits, which writers of GPTQ mean differently"
         raise CheckpointError("M213", message, form.values.file, "use a checkpoint in 'gptq_v2'")
-    return found + 1
+    return zeros + 1
 
 
 def _fields(words: Int32[Tensor, "m n"], bits: int, count: int) -> Int[Tensor, "m count"]:
-    """The first so many numbers of so many bits in each row of words, the lowest bits first."""
+    """Return the first `count` numbers of `bits` bits in each row of words, low bits first."""
     padded = torch.nn.functional.pad(words.long() & 0xFFFFFFFF, (0, 1))
     start = torch.arange(count) * bits
     at = start // _WORD
@@ -152,9 +152,9 @@ def _fields(words: Int32[Tensor, "m n"], bits: int, count: int) -> Int[Tensor, "
 
 
 def _in_order(words: Int32[Tensor, "m n"], bits: int) -> Int[Tensor, "m count"]:
-    """The numbers of each row of AWQ's words."""
-    found = _fields(words, bits, words.shape[1] * len(_AWQ_ORDER))
-    stored = found.reshape(words.shape[0], words.shape[1], len(_AWQ_ORDER))
+    """Return the numbers of each row of AWQ's words."""
+    fields = _fields(words, bits, words.shape[1] * len(_AWQ_ORDER))
+    stored = fields.reshape(words.shape[0], words.shape[1], len(_AWQ_ORDER))
     return stored[:, :, list(_AWQ_ORDER)].reshape(words.shape[0], -1)
 
 
@@ -168,8 +168,8 @@ def _microscaled(form: forms.Microscaled, load: Load) -> ReadRows:
     def read(first: int, end: int) -> Float32[Tensor, "matrices inputs outputs"]:
         part = _halves(values[first:end], low_first=True)  # [matrices, outputs, blocks, 32]
         exponents = scales[first:end, :, :, None].int() - _E8M0_BIAS
-        found = torch.ldexp(table[part.int()], exponents)
-        return found.flatten(2).transpose(1, 2)
+        numbers = torch.ldexp(table[part.int()], exponents)
+        return numbers.flatten(2).transpose(1, 2)
 
     return read
 
@@ -186,15 +186,15 @@ def _blockwise(spec: forms.TensorSpec, form: forms.Blockwise, load: Load) -> Rea
     def read(first: int, end: int) -> Float32[Tensor, "..."]:
         start, stop = first * width, end * width
         halves = _halves(packed[start // 2 : -(-stop // 2)], low_first=False).reshape(-1)
-        found = table[halves[start % 2 :][: stop - start].int()]
-        found *= maxima[torch.arange(start, stop) // form.block]
-        return found.reshape(-1, *spec.shape[1:])
+        numbers = table[halves[start % 2 :][: stop - start].int()]
+        numbers *= maxima[torch.arange(start, stop) // form.block]
+        return numbers.reshape(-1, *spec.shape[1:])
 
     return read
 
 
 def _halves(packed: UInt8[Tensor, "*axes n"], *, low_first: bool) -> UInt8[Tensor, "*axes m"]:
-    """The two numbers of each byte."""
+    """Return the two numbers of each byte."""
     low, high = packed & 0xF, packed >> 4
     both = (low, high) if low_first else (high, low)
     return torch.stack(both, dim=-1).flatten(-2)

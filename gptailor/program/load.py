@@ -1,4 +1,4 @@
-"""A checkpoint's tensors into memory: `load_tensor`, whole and whatever form their values have."""
+"""A checkpoint's tensors into memory: `load_tensor`, whole and of any form."""
 
 import os
 from collections.abc import Sequence
@@ -22,8 +22,6 @@ from gptailor.program.combine import combine_tensors
 from gptailor.program.dequantise import rows_of
 from gptailor.program.program import Combine
 
-# ruff: noqa: PLC0415 (a format's library loads only where there is such a file)
-
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
@@ -40,9 +38,9 @@ _DELTA_ENTRIES = 2**21
 
 
 def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
-    """The tensor in its own shape and memory; of its spec's dtype, or float32 where that is exact.
+    """Return the tensor in its own shape and memory; of its spec's dtype, or float32 where exact.
 
-    Raises CheckpointError where the file is not what its header said.
+    Raises CheckpointError where the file differs from its header.
     """
     match tensor.form:
         case None:
@@ -62,7 +60,7 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
 def _computed(
     tensor: forms.TensorInfo, form: forms.Computation | forms.Quantised
 ) -> Shaped[Tensor, "..."]:
-    """A tensor of a model that is made of others, or one that is quantised, in float32."""
+    """Return a tensor of a model that is made of others, or a quantised one, in float32."""
     if isinstance(form, Combine):
         inner = [load_tensor(each) for each in form.tensors]
         return combine_tensors(form, replace(tensor.spec, dtype="F32"), inner)
@@ -83,8 +81,8 @@ def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, ".
     from pickle import UnpicklingError
 
     try:
-        found = torch.load(tensor.file, map_location="cpu", weights_only=True, mmap=True)
-        value = found[form.key]
+        archive = torch.load(tensor.file, map_location="cpu", weights_only=True, mmap=True)
+        value = archive[form.key]
     except (UnpicklingError, RuntimeError, KeyError, OSError, ValueError) as error:
         message = f"{quoted(form.key)} can't be loaded: {str(error).splitlines()[0]}"
         raise CheckpointError("C108", message, tensor.file) from error
@@ -101,7 +99,10 @@ def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, ".
 
 
 def _dequantised(tensor: forms.TensorInfo, form: forms.Dequantised) -> Float[Tensor, "..."]:
-    """A tensor of a GGUF file in float32, or a plain float's dtype, as Hugging Face has it."""
+    """Return a tensor of a GGUF file in float32, or a plain float's dtype.
+
+    Its axes, rows and heads are ordered as Hugging Face has them.
+    """
     kind = KINDS[form.kind]
     shape = tensor.spec.shape[::-1] if form.transposed else tensor.spec.shape
     buffer = _bytes_from(tensor, kind.bytes * (prod(shape) // kind.block))
@@ -123,7 +124,7 @@ def _dequantised(tensor: forms.TensorInfo, form: forms.Dequantised) -> Float[Ten
 
 
 def _grouped(values: Float[Tensor, "m n"], heads: int, kv: int) -> Float[Tensor, "m n"]:
-    """Rows of all queries, keys and values as groups: queries, with the key and value of theirs."""
+    """Return rows of all queries, keys and values as groups: queries, then their key and value."""
     each = values.reshape(heads + 2 * kv, -1, values.shape[1])
     q, k, v = each[:heads], each[heads : heads + kv], each[heads + kv :]
     groups = [q.reshape(kv, heads // kv, *q.shape[1:]), k[:, None], v[:, None]]
@@ -150,7 +151,7 @@ def _unpacked(
 
 
 def _adapted(tensor: forms.TensorInfo, form: forms.Adapted) -> Float32[Tensor, "..."]:
-    """The tensor with all its deltas, in their order, in float32.
+    """Return the tensor with all its deltas, in their order, in float32.
 
     Each is computed in float64 and rounded once to float32, as PEFT's `merge_and_unload` does in
     float32; blocks have a fixed size, so that the number of threads changes no bit. Raises
@@ -174,13 +175,13 @@ def _adapted(tensor: forms.TensorInfo, form: forms.Adapted) -> Float32[Tensor, "
 
 
 def _add_low_rank(
-    whole: Float32[Tensor, "m n"], delta: forms.LowRank, base: forms.TensorInfo
+    matrix: Float32[Tensor, "m n"], delta: forms.LowRank, base: forms.TensorInfo
 ) -> None:
-    """W + ΔW with ΔW = scale · b @ a; with a magnitude m, each row w of that is m · w / ‖w‖.
+    """Add ΔW = scale · b @ a to W in place; with a magnitude m, scale each row w to m · w / ‖w‖.
 
-    In place. DoRA: arXiv 2402.09353; a row of zeros has no direction, and is refused.
+    DoRA: arXiv 2402.09353; a row of zeros has no direction, and is refused.
     """
-    values = whole.t() if delta.transposed else whole
+    values = matrix.t() if delta.transposed else matrix
     a, b = load_tensor(delta.a).double(), load_tensor(delta.b).double()
     read = [base, delta.a, delta.b]
     by = f"{delta.scale:.9g} times '{delta.b.spec.name}' @ '{delta.a.spec.name}' is added"
@@ -201,7 +202,7 @@ def _add_low_rank(
 
 
 def _aligned(form: forms.Aligned | forms.Mean) -> Shaped[Tensor, "..."]:
-    """The pieces' rows, one after another; each tensor is loaded once."""
+    """Return the pieces' rows, one after another; each tensor is loaded once."""
     if isinstance(form, forms.Mean):
         return _mean(form)
     loaded = {t: load_tensor(t) for t in dict.fromkeys(piece.tensor for piece in form.pieces)}
@@ -212,7 +213,7 @@ def _aligned(form: forms.Aligned | forms.Mean) -> Shaped[Tensor, "..."]:
 
 
 def _mean(form: forms.Mean) -> Float32[Tensor, "..."]:
-    """Σ t / n, summed in float64 in the tensors' order."""
+    """Return Σ t / n, summed in float64 in the tensors' order."""
     first, *others = (load_tensor(tensor) for tensor in form.of)
     total = first.to(torch.float64, copy=True)
     for each in others:
@@ -225,7 +226,7 @@ _IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
 
 
 def _single(info: forms.TensorInfo, values: Float[Tensor, "..."]) -> Float32[Tensor, "..."]:
-    """A tensor in float32; a finite number beyond it is refused."""
+    """Return a tensor in float32; refuse a finite number beyond it."""
     if values.dtype != torch.float64:
         return values.to(torch.float32)
     return _rounded(values, [info], help=_IN_FLOAT32)
@@ -240,9 +241,10 @@ def _rounded(
     help: str,
     transposed: bool = False,
 ) -> Float32[Tensor, "*axes"]:
-    """Values of float64 in float32, all of them finite; their first row is one of the result's.
+    """Return values of float64 in float32, all of them finite.
 
-    `read` are the tensors that they are computed of, the first of the same name, and `by` is how.
+    The first row is number `row` of the result. `read` are the tensors that the values are computed
+    from, the first of the same name; `by` is the computation, for messages.
     """
 
     def refuse(number: int) -> None:
@@ -265,7 +267,7 @@ def _rounded(
 
 
 def _bytes_from(tensor: forms.TensorInfo, size: int) -> bytearray:
-    """So many bytes of the tensor's file, from its first on."""
+    """Return `size` bytes of the tensor's file, from its first on."""
     buffer = bytearray(size)
     with open_regular(tensor.file) as file:
         read_into(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
@@ -288,6 +290,6 @@ def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
 
 
 def foresee(file: int, offset: int, size: int) -> None:
-    """Tell the system that these bytes will be read: it reads ahead while others are worked on."""
+    """Tell the system that these bytes will be read, so that it reads ahead."""
     with suppress(OSError, AttributeError):  # a wish: where it can't be said the bytes come later
         os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)

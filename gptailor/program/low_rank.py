@@ -1,4 +1,4 @@
-"""Matrices as products of two thin ones: `low_rank`, and how far such a product is off."""
+"""Matrices as products of two thin ones: `low_rank`, and the error of such a product."""
 
 import hashlib
 
@@ -17,7 +17,9 @@ _ENTRIES = 2**22
 def low_rank(
     matrix: Float64[Tensor, "m n"], rank: int, seed: str | None = None
 ) -> tuple[Float64[Tensor, "m r"], Float64[Tensor, "r n"]]:
-    """B and A of this rank, or of the matrix's smaller side, whose product is nearest to it.
+    """Return the factors B and A of this rank whose product is nearest to a matrix.
+
+    The rank is at most the matrix's smaller side.
 
     Formula: with M = U S Vᵀ, B = U √S and A = √S Vᵀ of the largest singular values, which gives the
     least ‖M - BA‖ of all products of that rank (Eckart and Young 1936).
@@ -46,13 +48,13 @@ def low_rank(
 
 
 def _leading(gram: Float64[Tensor, "k k"], rank: int) -> Float64[Tensor, "k r"]:
-    """The eigenvectors of the largest eigenvalues, the largest first."""
+    """Return the eigenvectors of the largest eigenvalues, the largest first."""
     vectors: Float64[Tensor, "k k"] = torch.linalg.eigh(gram)[1]
     return vectors.flip(1)[:, :rank]
 
 
 def _range(matrix: Float64[Tensor, "m n"], width: int, seed: str) -> Float64[Tensor, "m k"]:
-    """Orthonormal columns that span nearly all that the matrix's largest directions do."""
+    """Return orthonormal columns that span nearly all of the matrix's largest directions."""
     key = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7], "little")
     generator = torch.Generator().manual_seed(key)
     drawn = torch.randn(matrix.shape[1], width, generator=generator, dtype=torch.float64)
@@ -66,7 +68,7 @@ def _range(matrix: Float64[Tensor, "m n"], width: int, seed: str) -> Float64[Ten
 def residual(
     matrix: Float64[Tensor, "m n"], b: Float[Tensor, "m r"], a: Float[Tensor, "r n"]
 ) -> float:
-    """‖M - BA‖, the Frobenius norm, in float64: what the factors are is taken as it is."""
+    """Return ‖M - BA‖, the Frobenius norm, in float64, with the factors as they are stored."""
     step = max(1, _ENTRIES // max(1, matrix.shape[1]))
     wide = a.double()
     total = 0.0

@@ -1,7 +1,7 @@
-"""What a model consists of that no file holds: one made of models, or another plan's output.
+"""Models without files of their own: one made of models, or another plan's output.
 
-Its tensors are those of a plan's program before they are rounded; what is combined is the form of a
-tensor (`Combine`), which is made when the tensor is read, as much of it as is asked for.
+Its tensors are those of a plan's program before they are rounded. A combined tensor has the form
+`Combine`, which is computed when the tensor is read, entry by entry.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,16 @@ from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
 MOST_NESTED = 1_000
-"""Instructions and tensors that one tensor may be made of, all told."""
+"""The most instructions and tensors behind one tensor."""
 
 
 def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
-    """The plan of what `whole from …` makes by a recipe, with the rows of the plan's tokenizer."""
+    """Return the plan of `whole from …` with a recipe and the plan's tokenizer."""
     named = [r for r in (recipe, plan.rest("tokenizer")) if r is not None]
-    names = ["base", *(name for one in named for _, name, _ in walk.named_models(one))]
+    names = [
+        "base",
+        *(name for named_recipe in named for _, name, _ in walk.named_models(named_recipe)),
+    ]
     return p.Plan(
         models={name: plan.models[name] for name in needed(plan, names)},
         numbers=plan.numbers,
@@ -39,13 +42,15 @@ def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
 
 
 def named_in(plan: p.Plan) -> set[str]:
-    """The models that a plan's recipes name, and the base."""
-    found = {name for _, one in walk.output_recipes(plan) for _, name, _ in walk.named_models(one)}
-    return {"base", *found}
+    """Return the models that a plan's recipes name, and the base."""
+    names = {
+        name for _, recipe in walk.output_recipes(plan) for _, name, _ in walk.named_models(recipe)
+    }
+    return {"base", *names}
 
 
 def any_closing(recipe: p.Recipe) -> p.Recipe:
-    """A recipe without choices for an open one: its tensors have the same shapes and names."""
+    """Return a closed recipe for an open one: its tensors have the same shapes and names."""
     names = [s.model if isinstance(s.model, str) else s.model.one_of[0]
              for _, s in walk.sources(recipe)]  # fmt: skip
     sources = tuple(p.LayerOf(model=name) for name in names)
@@ -55,7 +60,7 @@ def any_closing(recipe: p.Recipe) -> p.Recipe:
 
 
 def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
-    """A model that is made of others, which are opened, by a recipe without choices."""
+    """Return a model that is made of others, which are opened, by a recipe without choices."""
     recipe = plan.models[name].made
     assert recipe is not None, "a checkpoint"
     inner = whole_plan(plan, recipe)
@@ -69,12 +74,12 @@ def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
 
 
 def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Opened]:
-    """The opened models of an open plan, those made of others as a closing of it says."""
-    found = dict(models)
+    """Return the opened models of an open plan, those made of others as a closing decides."""
+    result = dict(models)
     for name in needed(plan, sorted(used(plan))):
         if plan.models[name].made is not None:
-            found[name] = made_model(plan, name, found)
-    return found
+            result[name] = made_model(plan, name, result)
+    return result
 
 
 def nested_checkpoint(checked: Checked) -> Checkpoint:
@@ -122,7 +127,7 @@ def _tensor_of(output: Output) -> TensorInfo:
 
 
 def _measured(tensor: TensorInfo) -> tuple[int, int]:
-    """How many tensors and instructions one is made of, itself too, and how deep they lie."""
+    """Return the number of tensors and instructions behind a tensor, and their depth."""
     match tensor.form:
         case Combine():
             inside = [*tensor.form.tensors]

@@ -1,4 +1,7 @@
-"""The `Program`: how an output is made, tensor by tensor. Pure data, made from headers alone."""
+"""The `Program`: an instruction for each tensor of an output.
+
+Pure data, made from headers alone.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,12 +69,12 @@ class Combine(Computation):
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """All that is read: θ_b's tensor, if there is one, and the sources'."""
+        """Return all tensors that are read: θ_b's, if there is one, and the sources'."""
         return (*self.base, *self.sources)
 
     @property
     def bare(self) -> bool:
-        """Whether nothing is done to what the method gives before it is rounded."""
+        """Return whether the method's result is only rounded."""
         return self.divisor == 1.0 and self.offset == 0.0
 
 
@@ -81,9 +84,9 @@ Making = Copy | Combine
 @final
 @dataclass(frozen=True, slots=True)
 class Bridged:
-    """A tensor of the layer before a gap: what `make` gives, with the gap's map folded into it.
+    """A tensor of the layer before a gap: the result of `make`, with the gap's map folded into it.
 
-    The map is fitted on text, so that this alone of all instructions needs the models to run.
+    The map is fitted on text, so the models must run for it.
     """
 
     make: Making
@@ -93,9 +96,10 @@ class Bridged:
 @final
 @dataclass(frozen=True, slots=True)
 class Healed:
-    """A tensor of a layer that learns after the output is made: what `make` gives, and its change.
+    """A tensor of a layer that learns: the result of `make`, and its change.
 
-    What is learned comes of text and of a teacher, so that the models need to run.
+    The change is learned from text and a teacher after the output is made, so the models must run
+    for it.
     """
 
     make: Making | Bridged
@@ -138,7 +142,7 @@ class Program:
 
     @cached_property
     def layers(self) -> tuple[tuple[Output, ...], ...]:
-        """The tensors of each of the output's layers."""
+        """Return the tensors of each of the output's layers."""
         layers: dict[int, list[Output]] = {}
         for output in self.outputs:
             if output.place.layer is not None:
@@ -147,68 +151,71 @@ class Program:
 
     @property
     def size(self) -> int:
-        """Bytes of all tensors."""
+        """Return the bytes of all tensors."""
         return sum(output.spec.size for output in self.outputs)
 
     @property
     def parameters(self) -> int:
-        """Entries of all tensors."""
+        """Return the number of entries of all tensors."""
         return sum(output.spec.elements for output in self.outputs)
 
     @property
     def fitted(self) -> frozenset[str]:
-        """The names of the tensors that a bridge or healing changes."""
+        """Return the names of the tensors that a bridge or healing changes."""
         return frozenset(o.spec.name for o in self.outputs if isinstance(o.make, Bridged | Healed))
 
 
 def unfitted(make: Instruction) -> Making:
-    """How the tensor is made before a bridge or healing changes it."""
+    """Return the instruction for the tensor before a bridge or healing changes it."""
     while isinstance(make, Bridged | Healed):
         make = make.make
     return make
 
 
 _ROUTING = re.compile(r"router|expert_gate|(^|\.)gate\.weight$")
-"""In the names of weights that say which experts a token goes to."""
+"""A pattern in the names of weights that choose a token's experts."""
 
 
 def projections(tensors: Mapping[str, TensorSpec]) -> dict[str, int]:
-    """The linear projections among a layer's tensors, and the smaller side of each.
+    """Return the linear projections among a layer's tensors, and the smaller side of each.
 
-    Of stacked experts that is one expert's. Routers, convolutions and vectors are none.
+    The side of stacked experts is one expert's. Routers, convolutions and vectors are left out.
     """
-    found = {}
+    sides = {}
     for name, spec in tensors.items():
         matrix = len(shape := spec.shape) > 1 and min(shape[-2:]) > 1
         stacked = "expert" in name and len(shape) > 2
         if matrix and (name.endswith(".weight") or stacked) and not _ROUTING.search(name):
-            found[name] = min(shape[-2:])
-    return found
+            sides[name] = min(shape[-2:])
+    return sides
 
 
 _EXPERT = re.compile(r"(^|\.)experts?\.")
-"""In the names of experts' weights: transformers computes with all of a layer's as one tensor."""
+"""A pattern in the names of experts' weights.
+
+transformers computes with all of a layer's as one tensor.
+"""
 
 
 _BUFFERS = re.compile(r"(e_score_correction_bias|expert_bias|layer_scalar|act_fn\.(beta|eps))$")
-"""In the names of numbers that transformers' modules hold as constants."""
+"""A pattern in the names of numbers that transformers' modules hold as constants."""
 
 
 def learning_tensors(rank: int | None, tensors: Mapping[str, TensorSpec]) -> list[str]:
-    """Which of a layer's tensors, by their names within it, healing of a rank changes.
+    """Return the names within a layer of the tensors that healing of a rank changes.
 
-    The weights themselves (None) are all that are numbers with a point, constants left out; a rank
-    changes projections, but for those of experts.
+    Without a rank these are all floats except constants; a rank changes projections, except
+    experts'.
     """
     if rank is None:
         floats = [name for name, spec in tensors.items() if spec.dtype in FLOATS]
         return [n for n in floats if not is_constant(n) and not _BUFFERS.search(n)]
-    found = projections(tensors)
-    return [n for n in found if len(tensors[n].shape) == 2 and not _EXPERT.search(n)]
+    sides = projections(tensors)
+    return [n for n in sides if len(tensors[n].shape) == 2 and not _EXPERT.search(n)]
 
 
 def files(program: Program) -> list[Path]:
-    """The files that the program reads, each once, in the order that they are first read."""
+    """Return the files that the program reads, each once, in the order that they are first read."""
     return list(dict.fromkeys(t.file for t in stored_tensors(program.outputs)))
 
 
@@ -241,7 +248,7 @@ def leaves_of(tensor: TensorInfo) -> Iterator[TensorInfo]:
 
 
 def program_lines(program: Program) -> list[str]:
-    """The program as text: one line a tensor, what it is and the instruction that makes it."""
+    """Return the program as text: one line for each tensor, its spec and its instruction."""
     return [
         f"{o.spec.name} {o.spec.dtype}[{','.join(map(str, o.spec.shape))}] = {_instruction(o.make)}"
         for o in program.outputs
@@ -261,12 +268,12 @@ def _instruction(make: Instruction) -> str:
 
 
 def _combination(make: Combine) -> str:
-    given = [f"{name}={value}" for name, value in make.arguments]
+    arguments = [f"{name}={value}" for name, value in make.arguments]
     tensors = [f"{m}:{_tensor(t)}" for m, t in zip(make.models, make.sources, strict=True)]
     base = [f"base={_tensor(tensor)}" for tensor in make.base]
     after = f" / {make.divisor!r}" if make.divisor != 1.0 else ""
     after += f" + {make.offset!r}" if make.offset else ""
-    return f"{make.method}({', '.join([*tensors, *base, *given])}){after}"
+    return f"{make.method}({', '.join([*tensors, *base, *arguments])}){after}"
 
 
 def _tensor(tensor: TensorInfo) -> str:

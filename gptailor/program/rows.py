@@ -13,33 +13,33 @@ from gptailor.checkpoint.union import TokenUnion, UnionRows
 @final
 @dataclass(frozen=True)
 class AlignedRest:
-    """What one recipe for embedding, norm or head takes of models, as the output has rows.
+    """Tensors of embedding, norm or head for one recipe, with the output's rows.
 
-    `teller` is the model whose tokenizer the output has; with a `union` it is all models'. `taken`
-    are the models that the recipe takes, and the base where its method is against that.
+    `tokenizer_model` supplies the output's tokenizer; a `union` joins all models'. `taken` are the
+    models that the recipe takes, and the base for a method against it.
     """
 
     models: Mapping[str, Opened]
-    teller: Opened
+    tokenizer_model: Opened
     union: TokenUnion | None
     taken: frozenset[str]
     _rows: dict[tuple[str, int], UnionRows] = field(default_factory=dict)
 
     def of(self, name: str, where: str, read: str) -> dict[int, TensorInfo]:
-        """A model's tensors by their number in the layout; a head may serve as the embedding."""
-        model, donors = self.models[name], self.teller.rest(read)
-        found = {}
+        """Return a model's tensors by number in the layout; a head may serve as the embedding."""
+        model, donors = self.models[name], self.tokenizer_model.rest(read)
+        tensors = {}
         for i, tensor in model.rest(read).items():
             if not has_rows(where, i):
-                found[i] = tensor
+                tensors[i] = tensor
             elif self.union is None:
-                found[i] = aligned_rows(tensor, model, donors[i], self.teller)
+                tensors[i] = aligned_rows(tensor, model, donors[i], self.tokenizer_model)
             else:
-                found[i] = self.rows(read, i, self.union).of(name)
-        return found
+                tensors[i] = self.rows(read, i, self.union).of(name)
+        return tensors
 
     def rows(self, read: str, number: int, union: TokenUnion) -> UnionRows:
-        """Where the rows of a union's tokens are in a tensor of that number."""
+        """Return the places of the rows of a union's tokens in a tensor of that number."""
         if (read, number) not in self._rows:
             tensors = {
                 model.name: tensor
@@ -51,18 +51,18 @@ class AlignedRest:
 
 
 def has_rows(where: str, number: int) -> bool:
-    """Whether a tensor of the layout's `where` has a row for each token: not GPT-2's positions.
+    """Return whether a tensor of the layout's `where` has a row for each token.
 
-    A head's first two are its weight and its bias.
+    GPT-2's positions have none. A head's first two tensors are its weight and its bias.
     """
     return number < {"embed": 1, "head": 2}.get(where, 0)
 
 
 def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> TensorInfo:
-    """A model's embedding or head with a row for each token of another model's tokenizer.
+    """Return a model's embedding or head with a row for each token of another model's tokenizer.
 
-    `donor` is the same tensor of the model whose tokenizer it is (`owner`): it gives
-    the number of rows, and the rows of tokens that the model lacks.
+    `donor` is the same tensor of `owner`, the model that supplies the tokenizer: it decides the
+    number of rows, and supplies the rows of tokens that the model lacks.
     """
     ours, theirs = model.vocabulary, owner.vocabulary
     if model.name == owner.name or ours is None or theirs is None:
@@ -71,22 +71,22 @@ def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Op
         return tensor
 
     def place(row: int) -> tuple[bool, int]:
-        """Whether the model has the row, and how many rows after this number."""
+        """Return whether the model has the row, and its distance from this number."""
         token = theirs.tokens.get(row)
         number = ours.ids.get(token) if token is not None else None
         if number is None or number >= tensor.spec.shape[0]:
             return False, 0
         return True, number - row
 
-    pieces = []
+    ranges = []
     rows = donor.spec.shape[0]
-    for (known, shift), run in groupby(range(rows), place):
+    for (present, shift), run in groupby(range(rows), place):
         first, *more = run
-        pieces.append(RowRange(tensor if known else donor, first + shift, 1 + len(more)))
+        ranges.append(RowRange(tensor if present else donor, first + shift, 1 + len(more)))
     spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
-    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(pieces)))
+    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(ranges)))
 
 
 def can_be_aligned(model: Opened, owner: Opened) -> bool:
-    """Whether both models' vocabularies are known."""
+    """Return whether both models' vocabularies are known."""
     return model.vocabulary is not None and owner.vocabulary is not None

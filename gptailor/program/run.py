@@ -1,7 +1,7 @@
-"""Tensors of files combined, as compile has it: read → chunk → combined, and the bytes out.
+"""Tensors of files combined for compile: read → chunk → combined, and the bytes out.
 
-A stitch and a bridge combine tensors in memory, by `combine_tensors`: the bits are the same, since
-everything after the reading is the same (`gptailor.program.combine`).
+A stitch and a bridge combine tensors in memory, by `combine_tensors`, with the same bits, since
+both share everything after the reading (`gptailor.program.combine`).
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ from gptailor.program.program import Combine, Output
 CHUNK_BYTES = 2**19
 """Bytes of one input's chunk in float32: smaller ones make threads wait for one another."""
 _DEVICE_CHUNK_BYTES = 2**26
-"""The same on another device, whose calls take longer to begin."""
+"""Bytes of a chunk on another device, whose calls take longer to begin."""
 _DEVICE_LEAST = 2**20
-"""Entries from which on a tensor is worth the way to another device."""
+"""The least number of entries for which a tensor is moved to another device."""
 CPU = torch.device("cpu")
 
 # --------------------------------------------------------------------------------- tensors in files
@@ -36,12 +36,12 @@ CPU = torch.device("cpu")
 def chunks(
     output: Output, *, chunk_bytes: int = CHUNK_BYTES, device: torch.device = CPU
 ) -> Iterator[memoryview]:
-    """The bytes of an output that is combined, in chunks, each valid until the next one is made.
+    """Yield the bytes of an output that is combined, in chunks, each valid until the next one.
 
-    Nothing is read before the first is asked for. Memory is bounded by a few chunks for each
-    source; neither `chunk_bytes` nor the `device` that large tensors are merged on changes a bit of
-    the result. Arithmetic is done by the thread that asks for the chunks alone: several outputs are
-    made at once by asking from several threads.
+    Reading starts with the first chunk. Memory is bounded by a few chunks for each source. Neither
+    `chunk_bytes` nor the `device` that large tensors are merged on changes a bit of the result.
+    Only the thread that takes the chunks computes; several threads can produce several outputs at
+    once.
     """
     spec, make = output.spec, output.make
     if not isinstance(make, Combine):
@@ -73,9 +73,9 @@ def _check_input(tensor: TensorInfo, wanted: TensorSpec) -> None:
 
 
 def _file_reader(tensor: TensorInfo, files: ExitStack, device: torch.device, step: int) -> Reader:
-    """A tensor on disk, read stretch by stretch into one buffer; or what is combined of such.
+    """Return a reader of a tensor on disk that fills one buffer, or of a combined tensor.
 
-    One whose values don't lie in a row is loaded whole, for as long as it is read.
+    A tensor whose values don't lie in a row is loaded whole while it is read.
     """
     if isinstance(tensor.form, Combine):
         for inner in tensor.form.tensors:
@@ -104,7 +104,7 @@ def _file_reader(tensor: TensorInfo, files: ExitStack, device: torch.device, ste
 
 
 def _rows_reader(read_rows: ReadRows, spec: TensorSpec, device: torch.device) -> Reader:
-    """A quantised tensor, some rows at a time; the last ones stay until others are asked for."""
+    """Return a reader of a quantised tensor, some rows at a time, which keeps the last ones."""
     width = prod(spec.shape[1:])
     kept, rows = range(0), torch.empty(0)
 
@@ -123,7 +123,7 @@ def _rows_reader(read_rows: ReadRows, spec: TensorSpec, device: torch.device) ->
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name. Raises TailorError if there is none."""
+    """Return the device of that name. Raises TailorError if there is none."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -134,8 +134,8 @@ def device_of(name: str) -> torch.device:
         raise TailorError(f"'{name}': merges run on 'cpu' or on 'cuda'")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
-        there = f"there are {count}" if count else "there is no CUDA device"
-        raise TailorError(f"'{name}' was asked for, and {there}")
+        available = f"there are {count}" if count else "there is no CUDA device"
+        raise TailorError(f"'{name}' was asked for, and {available}")
     return device
 
 
@@ -169,11 +169,11 @@ _SUMMED = 2**20
 
 
 def sketch(tensor: Shaped[Tensor, "..."]) -> tuple[float, ...]:
-    """Sums of a tensor's entries, each with a sign that depends on its number alone, in float64.
+    """Return sums of a tensor's entries, each with a sign that depends on its number alone.
 
-    A few numbers that tell how far two tensors are apart, for where their bytes may differ: the
-    Euclidean distance of two sketches is about that of the tensors (a count sketch, Charikar and
-    others 2002). The entry of number i is in the sum i modulo `_BUCKETS`.
+    A few float64 numbers show the distance of two tensors whose bytes may differ: the Euclidean
+    distance of two sketches is about that of the tensors (a count sketch, Charikar and others
+    2002). The entry of number i is in the sum i modulo `_BUCKETS`.
     """
     flat = tensor.detach().reshape(-1).cpu()
     key = draw_key(0, "sketch", "")

@@ -1,4 +1,4 @@
-"""How large a plan's output is, from headers alone: parameters, bytes, and the KV cache."""
+"""The size of a plan's output, from headers alone: parameters, bytes, and the KV cache."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from gptailor.program.program import Program
 from gptailor.program.sources import Checked
 
 _COMPUTED = frozenset(DTYPES.values())
-"""The dtypes, by their names in files, that models compute in."""
+"""Dtypes, by their names in files, that models compute in."""
 
 
 def plan_size(checked: Checked) -> OutputSize:

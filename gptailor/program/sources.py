@@ -1,4 +1,4 @@
-"""What each layer of an output is made of: a plan beside its models, and what its slots read."""
+"""Sources of each layer of an output: a plan beside its models, and the layers that slots read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,12 +33,15 @@ class Checked:
 
     @property
     def plan(self) -> Plan:
-        """The plan written out for the base."""
+        """Return the plan written out for the base."""
         return self.resolved.plan
 
     @cached_property
     def _known_uses(self) -> dict[tuple[int, Branch], tuple[outline.Slot, tuple["Use", ...]]]:
-        """The uses so far by the slot's identity and the branch; each keeps its slot alive."""
+        """Return the cache of uses by the slot's identity and the branch.
+
+        Each entry keeps its slot alive.
+        """
         return {}
 
     def uses(self, slot: outline.Slot, part: Branch) -> tuple["Use", ...]:
@@ -54,27 +57,27 @@ class Checked:
 
     @property
     def base(self) -> Opened:
-        """The model of everything that the plan doesn't name."""
+        """Return the model of everything that the plan doesn't name."""
         return self.models["base"]
 
     @property
     def count(self) -> int:
-        """The number of the base's layers."""
+        """Return the number of the base's layers."""
         return self.resolved.count
 
     @property
     def undone(self) -> "Checked":
-        """The plan with nothing dropped, bridged or healed, beside the same models."""
+        """Return the plan with nothing dropped, bridged or healed, beside the same models."""
         return Checked(self.resolved.undone, self.models)
 
     @property
     def tokenizer_model(self) -> Opened:
-        """The model that supplies the output's tokenizer."""
+        """Return the model that supplies the output's tokenizer."""
         return tokenizer_owner(self.plan, self.models)
 
     @property
     def union(self) -> TokenUnion | None:
-        """The union of the models' tokenizers, where the plan has one."""
+        """Return the union of the models' tokenizers, if the plan has one."""
         return self.base.union if self.plan.tokenizer == "union" else None
 
 
@@ -91,69 +94,70 @@ def tokenizer_owner(plan: Plan, models: Mapping[str, Opened]) -> Opened:
 @final
 @dataclass(frozen=True)
 class Use:
-    """A branch of a layer that a slot reads: whose, which, for what, where the plan says so.
+    """A branch of a layer that a slot reads: its model, its number, its recipe, its place.
 
-    `names` are those of the tensors that are read of it, within the layer; None: all.
+    `names` are the tensors read of it, by their names within the layer; None: all.
     """
 
     model: Opened
     layer: int
     part: Branch
-    made: outline.Made
+    layer_recipe: outline.LayerRecipe
     at: Place
     names: frozenset[str] | None = None
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
-        """The tensors that are read, by their names within the layer."""
-        found = self.model.part(self.layer, self.part)
+        """Return the tensors that are read, by their names within the layer."""
+        tensors = self.model.part(self.layer, self.part)
         if self.names is None:
-            return found
-        return {rest: tensor for rest, tensor in found.items() if rest in self.names}
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if name in self.names}
 
 
 def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
     main = slot.part(part)
-    found = [use for made in main.chain for use in _uses(checked, slot, part, made, None)]
-    if not found or not slot.parted:
-        yield from found
+    uses = [use for link in main.chain for use in _uses(checked, slot, part, link, None)]
+    if not uses or not slot.parted:
+        yield from uses
         return
     role = checked.base.layout.family.role
-    names: dict[tuple[Place, ...], tuple[outline.Made, list[str]]] = {}
-    names[tuple(made.at for made in main.chain)] = main, []
-    for rest in found[0].tensors:
-        first = slot.tensor(part, role(rest), rest)
-        key = tuple(made.at for made in first.chain)
-        names.setdefault(key, (first, []))[1].append(rest)
-    for first, its in names.values():
-        for made in first.chain:
-            yield from _uses(checked, slot, part, made, frozenset(its))
+    names: dict[tuple[Place, ...], tuple[outline.LayerRecipe, list[str]]] = {}
+    names[tuple(link.at for link in main.chain)] = main, []
+    for name in uses[0].tensors:
+        first = slot.tensor(part, role(name), name)
+        key = tuple(link.at for link in first.chain)
+        names.setdefault(key, (first, []))[1].append(name)
+    for first, read in names.values():
+        for link in first.chain:
+            yield from _uses(checked, slot, part, link, frozenset(read))
 
 
 def _uses(
     checked: Checked,
     slot: outline.Slot,
     part: Branch,
-    made: outline.Made,
+    layer_recipe: outline.LayerRecipe,
     names: frozenset[str] | None,
 ) -> Iterator[Use]:
-    for inner, name, layer in named_models(made.recipe):
+    for inner, name, layer in named_models(layer_recipe.recipe):
         if name in checked.models and layer is not None:
-            at = (*made.at, "recipe", *inner)
-            yield Use(checked.models[name], layer, part, made, at, names)
-    layer_of_base = base_layer(slot, made.recipe)
+            at = (*layer_recipe.at, "recipe", *inner)
+            yield Use(checked.models[name], layer, part, layer_recipe, at, names)
+    layer_of_base = base_layer(slot, layer_recipe.recipe)
     if layer_of_base is not None and layer_of_base < checked.count:
-        yield Use(checked.base, layer_of_base, part, made, (*made.at, "recipe", "by"), names)
+        at = (*layer_recipe.at, "recipe", "by")
+        yield Use(checked.base, layer_of_base, part, layer_recipe, at, names)
 
 
 def needs_base(recipe: Recipe) -> bool:
-    """Whether a recipe names a method that takes θ_b."""
-    known = [(METHODS.get(call.name), call) for _, call in calls(recipe)]
-    return any(method is not None and method.takes_base(call.arguments) for method, call in known)
+    """Return whether a recipe names a method that takes θ_b."""
+    pairs = [(METHODS.get(call.name), call) for _, call in calls(recipe)]
+    return any(method is not None and method.takes_base(call.arguments) for method, call in pairs)
 
 
 def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
-    """The base's layer that θ_b is taken at; None for a recipe without."""
+    """Return the base's layer that θ_b is taken at; None for a recipe without."""
     if isinstance(recipe, Subset):
         return recipe.layer
     if isinstance(recipe, Take) or not needs_base(recipe):
@@ -162,5 +166,5 @@ def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
 
 
 def merges(recipe: Recipe) -> bool:
-    """Whether a recipe may do arithmetic on tensors."""
+    """Return whether a recipe may do arithmetic on tensors."""
     return isinstance(recipe, Merge | Subset)

@@ -1,4 +1,4 @@
-"""Whether a plan computes with quantised weights, and its models dequantised where it does.
+"""Plans that compute with quantised weights, and their models dequantised.
 
 A plan that only moves layers copies their bytes. One that merges, scales, casts, bridges or heals
 any quantised weight, or mixes models that are quantised in different ways, has an output without
@@ -30,25 +30,25 @@ def dequantised_models(checked: Checked) -> tuple[dict[str, Opened], list[Fault]
     why = next(_reasons(checked), None)
     if why is None:
         return dict(models), []
-    found, faults = dict(models), []
+    dequantised, faults = dict(models), []
     for name in quantised:
         try:
-            found[name] = dequantised_model(models[name])
+            dequantised[name] = dequantised_model(models[name])
         except CheckpointError as error:
             place: Place = ("models", name, "source")
             faults.append(Fault(error.code, f"'{name}': {error.message}", place, error.help))
     if faults:
-        return found, faults
+        return dequantised, faults
     what, at = why
-    those = f"'{quantised[0]}'" if len(quantised) == 1 else f"{len(quantised)} models"
+    subject = f"'{quantised[0]}'" if len(quantised) == 1 else f"{len(quantised)} models"
     are = "is" if len(quantised) == 1 else "are"
-    message = f"{what}: {those} {are} dequantised, and the output isn't quantised"
+    message = f"{what}: {subject} {are} dequantised, and the output isn't quantised"
     help_ = "a plan that only moves layers keeps them as they are"
-    return found, [Fault("M309", message, at, help_, severity="warning")]
+    return dequantised, [Fault("M309", message, at, help_, severity="warning")]
 
 
 def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
-    """What a plan computes with quantised weights, and where it says so."""
+    """Yield each computation of a plan with quantised weights, and its place."""
     plan = checked.plan
     if plan.dtype is not None:
         yield f"'dtype {plan.dtype}' casts quantised weights", ("dtype",)
@@ -77,7 +77,7 @@ def _merged_or_mixed(checked: Checked) -> Iterator[tuple[str, Place]]:
 
 
 def _difference(model: Opened, base: Opened) -> str:
-    """How a model is quantised in another way than the base; empty where it isn't."""
+    """Return how a model is quantised in another way than the base; empty where it isn't."""
     theirs, ours = model.layout.quantised, base.layout.quantised
     if theirs != ours:
         return f"{_said(theirs)}, and the base is {_said(ours)}"
@@ -86,7 +86,7 @@ def _difference(model: Opened, base: Opened) -> str:
 
 
 def _holds_quantised(model: Opened, where: object) -> bool:
-    """Whether a model's layers, or its embedding, norm or head, may be quantised."""
+    """Return whether a model's layers, or its embedding, norm or head, may be quantised."""
     if model.layout.quantised is None:
         return False
     if where not in {"embed", "norm", "head"}:
@@ -97,18 +97,18 @@ def _holds_quantised(model: Opened, where: object) -> bool:
 
 
 def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
-    """Tensors of a layer that get another dtype, that of the base's."""
+    """Yield the models with layers that are cast to the base's dtypes, and the places."""
     ours = {
-        rest: tensor.spec.dtype
+        name: tensor.spec.dtype
         for layer in range(checked.count)
         for part in outline.PARTS
-        for rest, tensor in checked.base.part(layer, part).items()
+        for name, tensor in checked.base.part(layer, part).items()
     }
     for slot in checked.resolved.slots:
         for part in outline.PARTS:
             for use in checked.uses(slot, part):
                 theirs = use.tensors
-                if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
+                if any(ours.get(name, t.spec.dtype) != t.spec.dtype for name, t in theirs.items()):
                     yield f"layers of '{use.model.name}' are cast to the base's dtypes", use.at
 
 

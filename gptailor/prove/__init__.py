@@ -1,3 +1,3 @@
-"""Families that the release doesn't know: drafted from transformers' classes, and proven."""
+"""Families unknown to the release: drafted from transformers' classes, and proven."""
 
 __all__ = ["adopt"]

@@ -1,4 +1,4 @@
-"""A family that the release doesn't know: shrunk, built, drafted and proven, all in seconds."""
+"""A family unknown to the release: shrunk, built, drafted and proven, all in seconds."""
 
 import tempfile
 import warnings
@@ -50,28 +50,28 @@ _COUNT_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_bl
 
 
 def adopt(model: str) -> FamilyFile:
-    """The family of a model: a folder, with its weights or without, or a Hub id.
+    """Return the family of a model: a folder, with its weights or without, or a Hub id.
 
-    Raises CheckpointError: C114 where there is nothing to prove, else as the model is opened.
+    Raises CheckpointError: C114 where there is nothing to prove, else as for opening the model.
     """
     config, tensors, path = _read(model)
     model_type = config.get("model_type")
     try:
         _check_class(model_type, config)
-        made = adopted(str(model_type), config, model)
+        file = adopted(str(model_type), config, model)
     except UnprovenError as error:
         message = f"no family of {quoted(str(model_type))} can be drafted: {error}"
         raise CheckpointError("C114", message, path) from error
     if not tensors:
-        return made
-    cases = (*made.proof.cases, _own_tensors(made, config, tensors))
-    proof = made.proof.model_copy(update={"cases": cases})
-    whole = made.model_copy(update={"proof": proof})
-    return whole.model_copy(update={"digest": whole.content_digest()})
+        return file
+    cases = (*file.proof.cases, _own_tensors(file, config, tensors))
+    proof = file.proof.model_copy(update={"cases": cases})
+    extended = file.model_copy(update={"proof": proof})
+    return extended.model_copy(update={"digest": extended.content_digest()})
 
 
 def _read(model: str) -> tuple[dict[str, Any], Collection[str], Path]:
-    """A model's configuration, the names of its tensors if they are there, and where it is."""
+    """Return a model's configuration, the names of its tensors if it has weights, and its path."""
     if not is_local(model) and not Path(model).is_dir():
         checkpoint, _ = open_hub(model, None)
         return checkpoint.config, checkpoint.tensors, checkpoint.folder
@@ -98,10 +98,10 @@ def _check_class(model_type: object, config: Mapping[str, Any]) -> None:
         raise UnprovenError(f"transformers {ours} has no causal language model of it")
 
 
-def _own_tensors(made: FamilyFile, config: dict[str, Any], tensors: Collection[str]) -> Case:
-    """Whether the names of the model's own tensors are those that the family has."""
+def _own_tensors(file: FamilyFile, config: dict[str, Any], tensors: Collection[str]) -> Case:
+    """Return the case that the model's own tensors have the names of the family."""
     name = "the model's own tensors"
-    layout = layout_by(made.families(), config, tensors)
+    layout = layout_by(file.families(), config, tensors)
     if isinstance(layout, Refusal):
         return Case(name=name, failure=layout.reason)
     for tensor in sorted(tensors):
@@ -110,22 +110,22 @@ def _own_tensors(made: FamilyFile, config: dict[str, Any], tensors: Collection[s
     return Case(name=name, difference=0.0)
 
 
-def adopted(model_type: str, given: Mapping[str, Any], source: str) -> FamilyFile:
-    """The family of a model type, drafted and proven with a model's configuration.
+def adopted(model_type: str, configuration: Mapping[str, Any], source: str) -> FamilyFile:
+    """Return the family of a model type, drafted and proven with a model's configuration.
 
-    `given` is the configuration as its file has it, `source` the name of the model. The file tells
-    what was tried and what failed. Raises UnprovenError where there is no draft to prove.
+    `configuration` is that of the model's file, `source` the name of the model. The family file has
+    all cases with their results. Raises UnprovenError where there is no draft to prove.
     """
-    origins = origins_of(model_type, given)
+    origins = origins_of(model_type, configuration)
     with tempfile.TemporaryDirectory(prefix="gptailor-family-") as name, _in_silence():
         tiny, subjects = _subjects(origins)
         return _Adoption(origins, tiny, subjects, Path(name), source).file()
 
 
-def origins_of(model_type: str, given: Mapping[str, Any]) -> Origins:
-    """A model's configuration as transformers has it. Raises UnprovenError if it has none."""
+def origins_of(model_type: str, configuration: Mapping[str, Any]) -> Origins:
+    """Return a model's configuration as transformers reads it. Raises UnprovenError without one."""
     try:
-        config = configured(model_type, given)
+        config = configured(model_type, configuration)
         defaults = CONFIG_MAPPING[model_type]().to_dict()
     except Exception as error:
         raise UnprovenError(f"its configuration can't be read: {words(error)}") from error
@@ -137,11 +137,11 @@ def origins_of(model_type: str, given: Mapping[str, Any]) -> Origins:
     keys = [key for key in (mapped, *_COUNT_KEYS) if type(full.get(key)) is int]
     if not keys:
         raise UnprovenError("its configuration has no number of layers")
-    return Origins(config.model_type, given, full, defaults, keys[0])
+    return Origins(config.model_type, configuration, full, defaults, keys[0])
 
 
 def _subjects(origins: Origins) -> tuple[Tiny, tuple[RunByHand, RunByHand]]:
-    """Two tiny models, of the first sizes that work."""
+    """Return two tiny models, of the first sizes that work."""
     why: list[str] = []
     for tiny in shrunken(origins.full, origins.count_key):
         try:
@@ -170,7 +170,7 @@ class _Adoption:
     source: str
 
     def file(self) -> FamilyFile:
-        """The family file, with what was tried."""
+        """Return the family file, with all cases that were tried."""
         saves = [saved(s.model, self.folder / str(i)) for i, s in enumerate(self.subjects)]
         config, tensors = saves[0]
         names = named(self.subjects[0], tensors)
@@ -181,22 +181,25 @@ class _Adoption:
         drafted = self._drafted(names, parts, moved, config)
         cases = list(self._contract(drafted, saves, parts).cases())
         if kept := _needs_every_kind(cases):
-            every = {key: one.model_copy(update={"every_kind": True}) for key, one in moved.items()}
+            every = {
+                key: moved_key.model_copy(update={"every_kind": True})
+                for key, moved_key in moved.items()
+            }
             drafted = drafted.model_copy(update={"moved": every})
             again = self._contract(drafted, saves, parts).cases()
             cases = [case for case in again if not case.name.startswith(ONE_KIND)] + kept
         if parts.refused is None:
             shown = list(self._contract(drafted, saves, parts).part_cases())
             if (failed := next((case for case in shown if case.failure), None)) is not None:
-                said = f"not proven: {failed.name}: {failed.failure}"
-                drafted = _without_parts(drafted, said)
+                note = f"not proven: {failed.name}: {failed.failure}"
+                drafted = _without_parts(drafted, note)
             else:
                 cases += shown
         deep = self._at_depth(drafted, parts)
         if deep and deep[-1].failure is not None and deep[0].failure is None:
             drafted = drafted.model_copy(update={"deepest": self.origins.count})
-            said = f"{deep[-1].failure}; so a model can't become deeper"
-            deep[-1] = Case(name=deep[-1].name, note=said)
+            note = f"{deep[-1].failure}; so a model can't become deeper"
+            deep[-1] = Case(name=deep[-1].name, note=note)
         cases += deep
         if not any(case.difference is not None for case in cases if "layers cut" in case.name):
             cases.append(Case(name="layers cut", failure="no layers could be cut at all"))
@@ -209,7 +212,7 @@ class _Adoption:
     ) -> FamilyFile:
         origins, first = self.origins, self.subjects[0].layers[0]
         agree, modes = agreed_keys(origins, self.tiny, config, moved)
-        known = {origins.count_key, *agree, *moved}
+        used = {origins.count_key, *agree, *moved}
         return FamilyFile(
             name=origins.model_type,
             model_types=(origins.model_type,),
@@ -226,7 +229,7 @@ class _Adoption:
             moved=moved,
             agree=agree,
             modes=modes,
-            plain=tuple(sorted(config.keys() - known)),
+            plain=tuple(sorted(config.keys() - used)),
             refused=NotProven(parts=parts.refused),
             proof=Proof(
                 gptailor=__version__,
@@ -257,7 +260,7 @@ class _Adoption:
             return f"the model can't be built without its weights: {words(error)}"
 
     def _at_depth(self, drafted: FamilyFile, parts: BranchNames) -> list[Case]:
-        """Tiny sizes and the model's own number of layers, where that is another."""
+        """Return the cases of tiny sizes and the model's own number of layers, if that differs."""
         origins, tiny = self.origins, self.tiny
         if origins.count == len(tiny.layers):
             return []
@@ -266,8 +269,12 @@ class _Adoption:
             every = range(origins.count)
             config = with_layers(tiny.config, origins.full, every, origins.count_key)
             subject = RunByHand(random_model(origins.model_type, config, _SEEDS[0]), origins.count)
-            made = read_by(drafted, *saved(subject.model, self.folder / "deep"), subject)
-            return list(Contract(drafted, (made, made), parts.branches, self.folder).deep_cases())
+            checkpoint = read_by(drafted, *saved(subject.model, self.folder / "deep"), subject)
+            return list(
+                Contract(
+                    drafted, (checkpoint, checkpoint), parts.branches, self.folder
+                ).deep_cases()
+            )
         except UnprovenError as error:
             return [Case(name=name, failure=str(error))]
         except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
@@ -275,12 +282,12 @@ class _Adoption:
 
 
 def _needs_every_kind(cases: list[Case]) -> list[Case]:
-    """Notes of what fails with layers of one kind alone, if nothing else fails; else none."""
+    """Return notes on failures with layers of one kind alone, if nothing else fails."""
     failed = [case for case in cases if case.failure is not None]
     if any(not case.name.startswith(ONE_KIND) for case in failed):
         return []
-    said = "so a layer of each kind must remain"
-    return [Case(name=case.name, note=f"{case.failure}; {said}") for case in failed]
+    consequence = "so a layer of each kind must remain"
+    return [Case(name=case.name, note=f"{case.failure}; {consequence}") for case in failed]
 
 
 def _without_parts(drafted: FamilyFile, why: str) -> FamilyFile:
@@ -291,9 +298,9 @@ def _without_parts(drafted: FamilyFile, why: str) -> FamilyFile:
 
 @contextmanager
 def _in_silence() -> Iterator[None]:
-    """One thread, since tiny tensors are faster so; and transformers says nothing."""
+    """Use one thread, which is faster for tiny tensors, and silence transformers."""
     quiet: Any = logging
-    threads, said = torch.get_num_threads(), quiet.get_verbosity()
+    threads, verbosity = torch.get_num_threads(), quiet.get_verbosity()
     bars = quiet.is_progress_bar_enabled()
     torch.set_num_threads(1)
     quiet.set_verbosity_error()
@@ -304,6 +311,6 @@ def _in_silence() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-        quiet.set_verbosity(said)
+        quiet.set_verbosity(verbosity)
         if bars:
             quiet.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""A layer's modules by branch, attention and MLP, as their inputs and outputs betray them."""
+"""The modules of a layer by branch, attention and MLP, found by their inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Branches:
 @final
 @dataclass(frozen=True)
 class _Seen:
-    """A module that was called: whether it has matrices, what it read and what it made."""
+    """A module that was called: its name, whether it has matrices, its input and its output."""
 
     name: str
     wide: bool
@@ -32,30 +32,30 @@ class _Seen:
 
 
 def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branches:
-    """The branches of a layer. Raises UnprovenError where they can't be told apart."""
+    """Return the branches of a layer. Raises UnprovenError where they can't be told apart."""
     seen = _calls(subject, layer, hidden)
-    wide = [one for one in seen if one.wide]
+    wide = [call for call in seen if call.wide]
     if len(wide) < 2:
         raise UnprovenError("a layer has no two modules that could be its branches")
     attn, *mlp = wide
-    if any(_same(attn.read, one.read) for one in mlp):
+    if any(_same(attn.read, call.read) for call in mlp):
         raise UnprovenError("both branches of a layer read the output of one norm")
-    called = {one.name for one in seen}
+    called = {call.name for call in seen}
     for name, module in subject.layers[layer].named_children():
         if name not in called and module.state_dict():
             raise UnprovenError(f"module '{name}' of a layer belongs to neither branch")
     if any(True for _ in subject.layers[layer].parameters(recurse=False)):
         raise UnprovenError("a layer has tensors of its own, which belong to neither branch")
-    parts = {one.name: _part(seen, i, attn.name) for i, one in enumerate(seen)}
-    return Branches(parts, {"attn": [attn.name], "mlp": [one.name for one in mlp]})
+    parts = {call.name: _part(seen, i, attn.name) for i, call in enumerate(seen)}
+    return Branches(parts, {"attn": [attn.name], "mlp": [call.name for call in mlp]})
 
 
 def _part(seen: Sequence[_Seen], at: int, attn: str) -> Branch:
-    """A norm is of the branch whose output it reads, else of the one that comes after it."""
-    one = seen[at]
-    before = [other for other in seen[:at] if other.wide and _same(one.read, other.made)]
+    """Return the branch of a module; a norm's is that of the output it reads, else the next."""
+    call = seen[at]
+    before = [other for other in seen[:at] if other.wide and _same(call.read, other.made)]
     after = [other for other in seen[at:] if other.wide]
-    near = one if one.wide else before[-1] if before else after[0] if after else None
+    near = call if call.wide else before[-1] if before else after[0] if after else None
     return "attn" if near is not None and near.name == attn else "mlp"
 
 
@@ -72,8 +72,8 @@ def _calls(subject: RunByHand, layer: int, hidden: torch.Tensor) -> list[_Seen]:
             name: str = name, wide: bool = max(shapes) > 1,
         ) -> None:  # fmt: skip
             read = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
-            made = first_of(output)
-            seen.append(_Seen(name, wide, read, made if isinstance(made, torch.Tensor) else None))
+            first = first_of(output)
+            seen.append(_Seen(name, wide, read, first if isinstance(first, torch.Tensor) else None))
 
         hooks.append(module.register_forward_hook(called, with_kwargs=True))
     try:
@@ -89,15 +89,16 @@ def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
 
 
 def prefixes(
-    found: Sequence[Branches], stems: Mapping[str, str]
+    layers: Sequence[Branches], stems: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The prefixes of both branches' tensors on disk; `stems` says the module of each first word.
+    """Return the prefixes of both branches' tensors on disk.
 
-    Raises UnprovenError for a word of neither branch, or of both.
+    `stems` has the module of each first word. Raises UnprovenError for a word of neither branch, or
+    of both.
     """
     sides: dict[Branch, list[str]] = {"attn": [], "mlp": []}
     for stem, module in sorted(stems.items()):
-        parts = {one.part_of[module] for one in found if module in one.part_of}
+        parts = {layer.part_of[module] for layer in layers if module in layer.part_of}
         if len(parts) != 1:
             raise UnprovenError(f"tensors '{stem}.…' belong to neither branch of a layer")
         sides[parts.pop()].append(f"{stem}.")

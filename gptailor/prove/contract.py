@@ -1,7 +1,7 @@
-"""The proof: layers moved on disk compute what the original's own layer modules do, run by hand.
+"""The proof: layers moved on disk compute the same as the original's own modules, run by hand.
 
-The reference knows nothing of families: it calls a tiny model's layers with what the model itself
-gave each of them.
+The reference knows nothing of families: it calls a tiny model's layers with the inputs that the
+model itself gave each of them.
 """
 
 import json
@@ -46,18 +46,18 @@ from gptailor.prove.subject import (
 )
 
 _TOLERANCE = 1e-4
-"""How far two logits near 1 may be apart, absolutely and relatively."""
+"""The largest difference of two logits near 1, absolute and relative."""
 _LEAST_EFFECT = 0.01
-"""How far an order of layers must move some logit: otherwise nothing is shown."""
+"""The least change of a logit that an order of layers must cause, to show anything."""
 
 ONE_KIND = "layers of one kind alone"
-"""How the cases begin whose failure means that a layer of each kind must remain."""
+"""The first words of the cases whose failure means that a layer of each kind must remain."""
 
 
 @final
 @dataclass(frozen=True)
 class TinyCheckpoint:
-    """A tiny model on disk as gptailor sees it, and live."""
+    """A tiny model: on disk, as a family reads it, and live."""
 
     layout: Layout
     config: dict[str, Any]
@@ -66,15 +66,15 @@ class TinyCheckpoint:
 
     @property
     def entries(self) -> list[LayerEntry]:
-        """What its configuration says of each layer."""
+        """Return the configuration of each layer."""
         return layer_entries(self.layout, self.config)
 
     def names(self, layer: int, part: Branch | None = None) -> dict[str, str]:
-        """The tensors of a layer: their names within it, and their whole names."""
-        places = {name: split_name(self.layout, name) for name in self.tensors}
+        """Return the tensors of a layer: their names within it, and their full names."""
+        split = {name: split_name(self.layout, name) for name in self.tensors}
         return {
             place[2]: name
-            for name, place in places.items()
+            for name, place in split.items()
             if isinstance(place, tuple) and place[0] == layer and part in {None, place[1]}
         }
 
@@ -82,7 +82,10 @@ class TinyCheckpoint:
 def read_by(
     drafted: FamilyFile, config: dict[str, Any], tensors: Tensors, subject: RunByHand
 ) -> TinyCheckpoint:
-    """A checkpoint read by a family, by which each tensor has a place. Raises UnprovenError."""
+    """Return a checkpoint as a family reads it.
+
+    Raises UnprovenError for a tensor without a place.
+    """
     layout = layout_of(config, tensors.keys(), drafted.families())
     if isinstance(layout, Refusal):
         raise UnprovenError(layout.reason)
@@ -96,7 +99,10 @@ Order = Sequence[int]
 
 
 def orders(kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Orders in which each layer stands at many places; `cut` leaves a layer of each kind."""
+    """Return orders in which each layer stands at many places;
+
+    `cut` leaves a layer of each kind.
+    """
     n = len(kinds)
     kept = {kinds.index(kind) for kind in kinds} | set(range(0, n, 2))
     dropped = kept == set(range(n)) and next(i for i in range(n) if kinds.count(kinds[i]) > 1)
@@ -113,7 +119,7 @@ def orders(kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
 class Contract:
     """A family on two tiny models of one configuration and different weights.
 
-    `branches` are those of each layer, if parts are to be proven; `folder` is for what is written.
+    `branches` are those of each layer, if parts are to be proven; `folder` is for written models.
     """
 
     def __init__(
@@ -130,7 +136,7 @@ class Contract:
         self.kinds = [repr(sorted(entry.items())) for entry in self.model.entries]
 
     def cases(self) -> Iterator[Case]:
-        """All cases of whole layers, one after another."""
+        """Yield all cases of whole layers, one after another."""
         yield _case("the layers by hand, in order", self._in_order_by_hand)
         yield _case("all layers in order, bit for bit", self._itself)
         for name, order in orders(self.kinds).items():
@@ -150,14 +156,17 @@ class Contract:
             yield _case(f"{shown}, with a cache", partial(self._cached, order))
 
     def part_cases(self) -> Iterator[Case]:
-        """Those of one branch of a layer."""
+        """Yield the cases of one branch of a layer."""
         yield _case("the MLP branch of a second model", partial(self._part, "mlp"))
         yield _case("the attention branch of a second model", partial(self._part, "attn"))
         if len(set(self.kinds)) > 1:
             yield _case("branches of two kinds of layers in one", self._joined)
 
     def deep_cases(self) -> Iterator[Case]:
-        """Those of a model of tiny sizes and its own depth: thresholds of layers may lie deep."""
+        """Yield the cases of a model of tiny sizes and its own depth.
+
+        Thresholds of layers may lie deep.
+        """
         order = self._reversed()
         yield _case("layers reversed, at the model's depth", partial(self._moved, order))
         yield _case(
@@ -172,8 +181,8 @@ class Contract:
         return _apart(by_hand(subject, layers), subject.unchanged)
 
     def _itself(self) -> float:
-        found = self._made(range(self.model.layout.count))
-        by = float((logits(found) - self.model.subject.unchanged).abs().max())
+        model = self._made(range(self.model.layout.count))
+        by = float((logits(model) - self.model.subject.unchanged).abs().max())
         if by:
             raise _ApartError(by)
         return by
@@ -184,24 +193,25 @@ class Contract:
             raise _NotTriedError("with its kinds of layers together it is the order that they have")
         subject = self.model.subject
         wanted = by_hand(subject, [(subject, i) for i in order])
-        found = self._made(order)
-        self._check_alike(order, stack_of(found, len(order))[1])
-        by = _apart(logits(found), wanted)
+        model = self._made(order)
+        self._check_alike(order, stack_of(model, len(order))[1])
+        by = _apart(logits(model), wanted)
         if (effect := float((wanted - subject.unchanged).abs().max())) < _LEAST_EFFECT:
             raise UnprovenError(f"this order moves no logit by more than {effect:.2g}")
         return by
 
     def _check_alike(self, order: Order, layers: Sequence[nn.Module]) -> None:
-        """Raise UnprovenError for a layer that is made otherwise at another place.
+        """Raise UnprovenError for a layer that differs at another place.
 
-        What all layers of a model have alike is the model's: its number of layers, say.
+        Attributes that all layers of a model share are the model's: its number of layers, for
+        example.
         """
         before, after = unnumbered(self.model.subject.layers), unnumbered(layers)
         shared = shared_keys(before) & shared_keys(after)
         for new, old in enumerate(order):
-            one, other = before[old], after[new]
-            a = {key: value for key, value in one.items() if key not in shared}
-            b = {key: value for key, value in other.items() if key not in shared}
+            was, is_now = before[old], after[new]
+            a = {key: value for key, value in was.items() if key not in shared}
+            b = {key: value for key, value in is_now.items() if key not in shared}
             if (what := differing(a, b)) is not None:
                 raise UnprovenError(f"'{what}' of layer {old} is another once it is layer {new}")
 
@@ -217,7 +227,7 @@ class Contract:
         for name in self.model.names(at).values():
             if tensors[name].is_floating_point():
                 tensors[name] = (tensors[name] + self.second.tensors[name]) / 2
-        found = logits(self._written(self.model.entries, tensors))
+        actual = logits(self._written(self.model.entries, tensors))
         subject, layer = self.model.subject, self.model.subject.layers[at]
         kept = {name: value.clone() for name, value in layer.state_dict().items()}
         theirs = self.second.subject.layers[at].state_dict()
@@ -227,18 +237,18 @@ class Contract:
             wanted = by_hand(subject, [(subject, i) for i in range(len(subject.layers))])
         finally:
             layer.load_state_dict(kept)
-        return _apart(found, wanted)
+        return _apart(actual, wanted)
 
     def _cached(self, order: Order) -> float:
-        """What is generated with a cache is what is without one, if it is so in the original."""
+        """Compare generation with and without a cache, if the original's agree."""
         try:
             a, b = (_generated(self.model.subject.model, cached) for cached in (True, False))
         except Exception as error:
             raise _NotTriedError(f"the original doesn't generate: {words(error)}") from error
         if not torch.allclose(a, b, atol=10 * _TOLERANCE, rtol=10 * _TOLERANCE):
             raise _NotTriedError("the original itself goes on otherwise with a cache")
-        found = self._made(self._writable(order))
-        return _apart(_generated(found, True), _generated(found, False), 10 * _TOLERANCE)
+        model = self._made(self._writable(order))
+        return _apart(_generated(model, True), _generated(model, False), 10 * _TOLERANCE)
 
     # --------------------------------------------------------------------------------------- parts
 
@@ -247,29 +257,29 @@ class Contract:
         tensors = dict(self.model.tensors)
         for name in self.model.names(at, part).values():
             tensors[name] = self.second.tensors[name]
-        found = logits(self._written(self.model.entries, tensors))
+        actual = logits(self._written(self.model.entries, tensors))
         a, b = self.model.subject, self.second.subject
         a, b = (a, b) if part == "mlp" else (b, a)
-        return self._apart_from_joined(found, (a, at), (b, at), at)
+        return self._apart_from_joined(actual, (a, at), (b, at), at)
 
     def _joined(self) -> float:
-        """The attention of one kind of layer and the MLP of another."""
+        """Compare the attention of one kind of layer joined with the MLP of another."""
         attn = 0
         mlp = next(i for i, kind in enumerate(self.kinds) if kind != self.kinds[0])
         layout, entries = self.model.layout, self.model.entries
         entries[attn] = joined_entry(layout, entries[attn], entries[mlp])
         gone = set(self.model.names(attn, "mlp").values())
         tensors = {name: t for name, t in self.model.tensors.items() if name not in gone}
-        for rest, name in self.model.names(mlp, "mlp").items():
-            tensors[name_of(layout, attn, rest)] = self.model.tensors[name]
+        for inner_name, name in self.model.names(mlp, "mlp").items():
+            tensors[name_of(layout, attn, inner_name)] = self.model.tensors[name]
         subject = self.model.subject
-        found = logits(self._written(entries, tensors))
-        return self._apart_from_joined(found, (subject, attn), (subject, mlp), attn)
+        actual = logits(self._written(entries, tensors))
+        return self._apart_from_joined(actual, (subject, attn), (subject, mlp), attn)
 
     def _apart_from_joined(
-        self, found: torch.Tensor, attn: tuple[RunByHand, int], mlp: tuple[RunByHand, int], at: int
+        self, actual: torch.Tensor, attn: tuple[RunByHand, int], mlp: tuple[RunByHand, int], at: int
     ) -> float:
-        """How far it is from one's attention and the other's MLP, one after the other or beside."""
+        """Return the difference from one attention and another MLP, in series or in parallel."""
         base = self.model.subject
         hidden = base.embedded
         for i in range(at):
@@ -282,7 +292,7 @@ class Contract:
             after = state
             for i in range(at + 1, len(base.layers)):
                 after = base.run(i, after)
-            by.append(float((found - base.finish(after)).abs().max()))
+            by.append(float((actual - base.finish(after)).abs().max()))
         if min(by) > 10 * _TOLERANCE:
             raise _ApartError(min(by))
         return min(by)
@@ -304,7 +314,7 @@ class Contract:
         return moved_config(self.model.layout, self.model.config, entries)
 
     def _writable(self, order: Order) -> Order:
-        """The order, or one with the layers of each kind together, if a rule refuses the first."""
+        """Return the order, or one with layers of a kind together if a rule refuses it."""
         entries = self.model.entries
         if not isinstance(refusal := self._config([entries[i] for i in order]), Refusal):
             return order
@@ -317,8 +327,8 @@ class Contract:
         layout, tensors = self.model.layout, self.model.tensors
         out = {n: t for n, t in tensors.items() if not isinstance(split_name(layout, n), tuple)}
         for new, (model, old) in enumerate(order):
-            for rest, name in model.names(old).items():
-                out[name_of(layout, new, rest)] = model.tensors[name]
+            for inner_name, name in model.names(old).items():
+                out[name_of(layout, new, inner_name)] = model.tensors[name]
         return out
 
     def _made(self, order: Order) -> PreTrainedModel:
@@ -327,7 +337,7 @@ class Contract:
         return self._written([entries[i] for i in order], stitched)
 
     def _written(self, entries: Sequence[LayerEntry], tensors: Tensors) -> PreTrainedModel:
-        """A model of these layers and tensors, written, read by the family, and loaded."""
+        """Return a model of these layers and tensors, written, read by the family, and loaded."""
         config = self._config(entries)
         if isinstance(config, Refusal):
             raise _NotTriedError(f"refused: {config.reason}")
@@ -337,8 +347,8 @@ class Contract:
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         save_file(own, folder / "model.safetensors", {"format": "pt"})
-        found = read_by(self.drafted, config, tensors, self.model.subject)
-        if found.entries != list(entries):
+        checkpoint = read_by(self.drafted, config, tensors, self.model.subject)
+        if checkpoint.entries != list(entries):
             raise UnprovenError("the configuration that is written says other things of the layers")
         return loaded(folder)
 
@@ -347,7 +357,7 @@ class Contract:
 
 
 def _case(name: str, run: Callable[[], float]) -> Case:
-    """What became of a case: whatever transformers raises is a failure."""
+    """Return the result of a case; any error of transformers is a failure."""
     try:
         return Case(name=name, difference=run())
     except _NotTriedError as reason:
@@ -355,15 +365,15 @@ def _case(name: str, run: Callable[[], float]) -> Case:
     except UnprovenError as error:
         return Case(name=name, failure=str(error))
     except _ApartError as apart:
-        said = f"logits are {apart.by:.2g} apart from those of the layers run by hand"
-        return Case(name=name, difference=apart.by, failure=said)
+        message = f"logits are {apart.by:.2g} apart from those of the layers run by hand"
+        return Case(name=name, difference=apart.by, failure=message)
     except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
         return Case(name=name, failure=words(error))
 
 
 @final
 class _ApartError(Exception):
-    """Two results that should be equal are not."""
+    """A difference of two results that should be equal."""
 
     def __init__(self, by: float) -> None:
         super().__init__(by)
@@ -375,16 +385,16 @@ class _NotTriedError(Exception):
     """A case that can't be tried, and shows nothing wrong."""
 
 
-def _apart(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = _TOLERANCE) -> float:
-    """The largest difference of two results that are equal but for rounding."""
-    by = float((found - wanted).abs().max())
-    if found.shape != wanted.shape or not torch.allclose(found, wanted, tolerance, tolerance):
+def _apart(actual: torch.Tensor, wanted: torch.Tensor, tolerance: float = _TOLERANCE) -> float:
+    """Return the largest difference of two results that are equal but for rounding."""
+    by = float((actual - wanted).abs().max())
+    if actual.shape != wanted.shape or not torch.allclose(actual, wanted, tolerance, tolerance):
         raise _ApartError(by)
     return by
 
 
 def _generated(model: PreTrainedModel, cached: bool) -> torch.Tensor:
-    """The logits of each of six tokens that a model goes on with, greedily."""
+    """Return the logits of each of six tokens that a model generates greedily."""
     live: Any = model
     settings = live.generation_config
     settings.eos_token_id, settings.pad_token_id = None, 0

@@ -1,4 +1,4 @@
-"""A family drafted: names from what is saved, places from what is called, rules from the lists."""
+"""A family drafted: names from saved tensors, places from calls, rules from the lists."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,7 +28,7 @@ from gptailor.prove.subject import (
 @final
 @dataclass(frozen=True)
 class Origins:
-    """A model's configuration: as its file has it, whole as transformers has it, and defaults."""
+    """A model's configuration: its file's, transformers' complete one, and the defaults."""
 
     model_type: str
     given: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Origins:
 
     @property
     def count(self) -> int:
-        """How many layers the model has."""
+        """Return the model's number of layers."""
         count: int = self.full[self.count_key]
         return count
 
@@ -58,7 +58,7 @@ class Names:
 @final
 @dataclass(frozen=True)
 class BranchNames:
-    """The prefixes of both branches, or of the whole layer and why they aren't told apart."""
+    """The prefixes of both branches, or of the whole layer with the reason why."""
 
     attn: tuple[str, ...]
     mlp: tuple[str, ...]
@@ -70,54 +70,56 @@ class BranchNames:
 
 
 def named(subject: RunByHand, tensors: Tensors) -> Names:
-    """What the tensors of a tiny model that was saved are."""
+    """Return the names of the tensors of a saved tiny model by their roles."""
     prefix = _prefix(subject.path, tensors, len(subject.layers))
     base = f"{subject.model.base_model_prefix}."
     base = base if prefix.startswith(base) else ""
     modules = {id(module): name for name, module in subject.model.named_modules()}
     model: Any = subject.model
-    ends = model.get_input_embeddings(), model.get_output_embeddings()
-    token, output = (modules.get(id(end)) for end in ends)
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    token, output = (modules.get(id(end)) for end in embeddings)
     if token is None or output is None:
         raise UnprovenError("transformers names no embedding or no head of the model")
     sides = _sides(subject)
-    found: dict[str, list[str]] = {"embed": [], "before": [], "after": [], "head": []}
+    by_side: dict[str, list[str]] = {"embed": [], "before": [], "after": [], "head": []}
     for name in tensors:
         if place_in(prefix, name) is None:
             owner = _owner(subject, name, tensors[name])
             side = "embed" if owner == token else "head" if owner == output else sides.get(owner)
-            if side not in found:
+            if side not in by_side:
                 why = "is none of embedding, layers, last norm and head"
                 raise UnprovenError(f"tensor '{name}' {why}")
-            found[side].append(name)
-    under = [*found["embed"], *found["before"], *found["after"]]
-    if not found["embed"]:
+            by_side[side].append(name)
+    under = [*by_side["embed"], *by_side["before"], *by_side["after"]]
+    if not by_side["embed"]:
         raise UnprovenError("no embedding is saved")
     if strange := [name for name in under if not name.startswith(base)]:
         raise UnprovenError(f"tensor '{strange[0]}' does not stand under '{base}'")
-    embed = tuple(name.removeprefix(base) for name in found["embed"] + found["before"])
-    norm = tuple(name.removeprefix(base) for name in found["after"])
-    head = tuple(sorted(found["head"], key=lambda name: not name.endswith("weight")))
+    embed = tuple(name.removeprefix(base) for name in by_side["embed"] + by_side["before"])
+    norm = tuple(name.removeprefix(base) for name in by_side["after"])
+    head = tuple(sorted(by_side["head"], key=lambda name: not name.endswith("weight")))
     return Names(base, prefix.removeprefix(base), embed, norm, head or (f"{output}.weight",))
 
 
 def _prefix(path: str, names: Collection[str], count: int) -> str:
-    """What stands before a layer's number on disk."""
-    found = {name[: match.start()] for name in names if (match := re.search(r"(?<=\.)\d+\.", name))}
+    """Return the prefix of a layer's number on disk."""
+    candidates = {
+        name[: match.start()] for name in names if (match := re.search(r"(?<=\.)\d+\.", name))
+    }
     numbers = {
         prefix: {at[0] for name in names if (at := place_in(prefix, name)) is not None}
-        for prefix in found
+        for prefix in candidates
     }
-    whole = [prefix for prefix in found if numbers[prefix] == set(range(count))]
-    if f"{path}." in whole:
+    complete = [prefix for prefix in candidates if numbers[prefix] == set(range(count))]
+    if f"{path}." in complete:
         return f"{path}."
-    if len(whole) != 1:
+    if len(complete) != 1:
         raise UnprovenError(f"no tensors are saved as '{path}.0.…' to '{path}.{count - 1}.…'")
-    return whole[0]
+    return complete[0]
 
 
 def _owner(subject: RunByHand, name: str, tensor: torch.Tensor) -> str:
-    """The module that a saved tensor is of: by its name, else by its values."""
+    """Return the module of a saved tensor: by its name, else by its values."""
     state = subject.model.state_dict()
     if name not in state:
         same = [n for n, t in state.items() if t.shape == tensor.shape and torch.equal(t, tensor)]
@@ -128,15 +130,15 @@ def _owner(subject: RunByHand, name: str, tensor: torch.Tensor) -> str:
 
 
 def _sides(subject: RunByHand) -> dict[str, str]:
-    """Which modules outside of the layers are called before the first, and which after the last."""
+    """Return which modules outside of the layers run before the first or after the last."""
     done: list[nn.Module] = []
-    found: dict[str, str] = {}
+    sides_of: dict[str, str] = {}
     hooks = [layer.register_forward_hook(lambda *_: done.append(_[0])) for layer in subject.layers]
 
     def noting(name: str) -> Callable[..., None]:
         def called(*_: Any) -> None:
             sides = {0: "before", len(subject.layers): "after"}
-            found[name] = sides.get(len(done), "between")
+            sides_of[name] = sides.get(len(done), "between")
 
         return called
 
@@ -148,37 +150,37 @@ def _sides(subject: RunByHand) -> dict[str, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return sides_of
 
 
 # ------------------------------------------------------------------------------------------- parts
 
 
 def parted(subject: RunByHand, tensors: Tensors, prefix: str) -> BranchNames:
-    """The branches of all layers."""
+    """Return the branches of all layers."""
     try:
-        hidden, found = subject.embedded, []
+        hidden, branches = subject.embedded, []
         for layer in range(len(subject.layers)):
-            found.append(branches_of(subject, layer, hidden))
+            branches.append(branches_of(subject, layer, hidden))
             hidden = subject.run(layer, hidden)
-        attn, mlp = prefixes(found, _stems(subject, tensors, prefix))
+        attn, mlp = prefixes(branches, _stems(subject, tensors, prefix))
     except UnprovenError as error:
         return BranchNames(_whole(tensors, prefix), (), str(error))
-    return BranchNames(attn, mlp, None, tuple(found))
+    return BranchNames(attn, mlp, None, tuple(branches))
 
 
 def _whole(tensors: Tensors, prefix: str) -> tuple[str, ...]:
-    """The prefixes of all of a layer's tensors."""
-    places = [at for name in tensors if (at := place_in(prefix, name)) is not None]
-    return tuple(sorted({"".join(rest.partition(".")[:2]) for _, rest in places}))
+    """Return the prefixes of all of a layer's tensors."""
+    located = [at for name in tensors if (at := place_in(prefix, name)) is not None]
+    return tuple(sorted({"".join(inner_name.partition(".")[:2]) for _, inner_name in located}))
 
 
 def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
-    """The first words of a layer's tensors on disk, and the modules that they are of."""
+    """Return the first words of a layer's tensors on disk, and their modules."""
     places = [at for name in tensors if (at := place_in(prefix, name)) is not None]
     stems: dict[str, str] = {}
     for layer, module in enumerate(subject.layers):
-        words = {rest.partition(".")[0] for number, rest in places if number == layer}
+        words = {inner_name.partition(".")[0] for number, inner_name in places if number == layer}
         children = {name for name, child in module.named_children() if child.state_dict()}
         odd, without = words - children, children - words
         if odd and (len(odd), len(without)) != (1, 1):
@@ -194,31 +196,31 @@ def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
 def moved_keys(
     origins: Origins, tiny: Mapping[str, Any], layers: Sequence[nn.Module]
 ) -> dict[str, MovedKey]:
-    """What moves with the layers: lists, and a count of first layers if that tells them apart.
+    """Return the keys that move with the layers: lists, and a count of first layers.
 
-    `tiny` is the tiny model's configuration as it was saved. Raises UnprovenError where layers
-    differ and nothing says why.
+    The count is included if it tells layers apart. `tiny` is the tiny model's saved configuration.
+    Raises UnprovenError where layers differ and no key explains it.
     """
     lists = {key: kind for key in origins.full
              if key in tiny and (kind := kind_of(origins.full, key, origins.count))}  # fmt: skip
-    found: dict[str, MovedKey] = {}
+    moved: dict[str, MovedKey] = {}
     for key, kind in lists.items():
         tried = tuple(_distinct(tiny[key])) if kind == "entries" else ()
         absent = None if origins.given.get(key) is not None else tuple(origins.full[key])
-        found[key] = MovedKey(kind=kind, part=part_of(key), tried=tried, absent=absent)
-    said = {key: said_by(kind, tiny[key], len(layers)) for key, kind in lists.items()}
-    why = unlike(layers, kinds_of(said, len(layers)))
+        moved[key] = MovedKey(kind=kind, part=part_of(key), tried=tried, absent=absent)
+    values = {key: said_by(kind, tiny[key], len(layers)) for key, kind in lists.items()}
+    why = unlike(layers, kinds_of(values, len(layers)))
     if why is None:
-        return found
-    counts = _first_key(origins, tiny, layers, said)
+        return moved
+    counts = _first_key(origins, tiny, layers, values)
     if counts is None:
         raise UnprovenError(f"{why}, and no list of the configuration says so")
     absent = None if origins.given.get(counts) is not None else (origins.full[counts],)
-    return found | {counts: MovedKey(kind="first", part=part_of(counts), absent=absent)}
+    return moved | {counts: MovedKey(kind="first", part=part_of(counts), absent=absent)}
 
 
 def said_by(kind: str, value: Any, count: int) -> list[Any]:
-    """What a key of this kind says of each layer."""
+    """Return the value of a key of this kind for each layer."""
     if kind == "entries":
         return list(value)
     return [i in value if kind == "numbers" else i < value for i in range(count)]
@@ -229,21 +231,26 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 
 def _first_key(
-    origins: Origins, tiny: Mapping[str, Any], layers: Sequence[nn.Module], said: dict[str, Any]
+    origins: Origins, tiny: Mapping[str, Any], layers: Sequence[nn.Module], values: dict[str, Any]
 ) -> str | None:
-    """The key that counts first layers of a kind: one more of it makes one more such layer."""
+    """Return the key that counts first layers of a kind.
+
+    Adding one to it makes one more such layer.
+    """
     count = len(layers)
     keys = [key for key, value in tiny.items() if type(value) is int and 0 < value < count - 1]
     for key in keys:
-        known = {**said, key: said_by("first", tiny[key], count)}
-        if unlike(layers, kinds_of(known, count)) is not None:
+        with_key = {**values, key: said_by("first", tiny[key], count)}
+        if unlike(layers, kinds_of(with_key, count)) is not None:
             continue
         try:
             other = stack_of(hollow(origins.model_type, {**tiny, key: tiny[key] + 1}), count)[1]
         except Exception:  # noqa: BLE001 (transformers has its reasons against that number)
             continue
-        moved = {**said, key: said_by("first", tiny[key] + 1, count)}
-        if unlike(other, kinds_of(moved, count)) is None and unlike(other, kinds_of(known, count)):
+        moved = {**values, key: said_by("first", tiny[key] + 1, count)}
+        if unlike(other, kinds_of(moved, count)) is None and unlike(
+            other, kinds_of(with_key, count)
+        ):
             return key
     return None
 
@@ -251,7 +258,7 @@ def _first_key(
 def agreed_keys(
     origins: Origins, tiny: Tiny, saved: Mapping[str, Any], moved: Collection[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What must agree between models, by what absence means, and what must be as it was tried."""
+    """Return keys that must agree between models, with defaults, and keys with proven values."""
     if (wide := unshrunk(saved, IDS.shape[1])) is not None:
         raise UnprovenError(f"{wide} can't be made small, so that its effect would not be seen")
     apart = {origins.count_key, "num_hidden_layers", *moved, *PREDICTORS}
@@ -266,12 +273,14 @@ def agreed_keys(
 
 
 def unlike_at_depth(origins: Origins, tiny: Tiny, moved: Mapping[str, MovedKey]) -> str | None:
-    """What tells layers of the model's own depth apart that should be alike; built on meta.
+    """Return the difference between layers of the model's own depth that should be alike.
 
-    Sizes that the configuration leaves open are those of the tiny one.
+    The model is built on meta. Sizes that the configuration leaves open are those of the tiny one.
     """
     still = {key: tiny.config[key] for key in tiny.sizes if origins.full[key] is None}
     full = {**origins.full, **still}
-    said = {key: said_by(one.kind, full[key], origins.count) for key, one in moved.items()}
+    values = {
+        key: said_by(moved_key.kind, full[key], origins.count) for key, moved_key in moved.items()
+    }
     layers = stack_of(hollow(origins.model_type, full), origins.count)[1]
-    return unlike(layers, kinds_of(said, origins.count))
+    return unlike(layers, kinds_of(values, origins.count))

@@ -1,7 +1,7 @@
-"""What tells layers apart that a configuration says the same of: their modules' own attributes.
+"""Differences between layers with the same configuration: their modules' own attributes.
 
-A layer that computes by its number has the number, or something made of it, in an attribute. The
-number alone is let be: caches go by it.
+A layer that computes by its number has the number, or a result of it, in an attribute. The number
+alone is ignored: caches use it.
 """
 
 import re
@@ -17,22 +17,22 @@ _PLAIN = (str, int, float, bool, type(None))
 _NUMBER = re.compile(r"i|.*(idx|index|number|layer|block|depth).*")
 """Names of attributes that may be a layer's number."""
 _ITS_NUMBER = re.compile(r"layer_(idx|id|number|index)")
-"""Names of attributes that are one, or two of them where a layer has two attentions."""
+"""Names of attributes that are a layer's number; a layer may have two attentions."""
 
 
 def signature(layer: nn.Module) -> Signature:
-    """What a layer is made of, but for its values."""
-    found: Signature = {}
+    """Return a layer's modules, attributes and shapes, without its values."""
+    result: Signature = {}
     for path, module in layer.named_modules():
-        found[path, "class"] = type(module).__name__
+        result[path, "class"] = type(module).__name__
         for name, value in vars(module).items():
             if not (name.startswith("_") or _ITS_NUMBER.fullmatch(name)) and _is_plain(value):
-                found[path, name] = value
+                result[path, name] = value
         for name, tensor in module.named_parameters(recurse=False):
-            found[path, name] = tuple(tensor.shape)
+            result[path, name] = tuple(tensor.shape)
         for name, buffer in module.named_buffers(recurse=False):
-            found[path, name] = tuple(buffer.shape)
-    return found
+            result[path, name] = tuple(buffer.shape)
+    return result
 
 
 def _is_plain(value: Any) -> bool:
@@ -42,21 +42,28 @@ def _is_plain(value: Any) -> bool:
 
 
 def shared_keys(layers: Sequence[Signature]) -> set[tuple[str, str]]:
-    """The attributes that all layers have alike."""
+    """Return the attributes that all layers have alike."""
     first = layers[0]
-    return {key for key in first if all(key in one and one[key] == first[key] for one in layers)}
+    return {
+        key for key in first if all(key in layer and layer[key] == first[key] for layer in layers)
+    }
 
 
 def unnumbered(layers: Sequence[nn.Module]) -> list[Signature]:
-    """The layers' signatures without attributes that are each layer's own number."""
-    found = [signature(layer) for layer in layers]
-    named = {key for one in found for key in one if _NUMBER.fullmatch(key[1])}
-    numbers = {key for key in named if all(one.get(key, i) == i for i, one in enumerate(found))}
-    return [{k: v for k, v in one.items() if k not in numbers} for one in found]
+    """Return the layers' signatures without attributes that are each layer's own number."""
+    signatures = [signature(layer) for layer in layers]
+    named = {key for own in signatures for key in own if _NUMBER.fullmatch(key[1])}
+    numbers = {
+        key for key in named if all(own.get(key, i) == i for i, own in enumerate(signatures))
+    }
+    return [{k: v for k, v in own.items() if k not in numbers} for own in signatures]
 
 
 def differing(a: Signature, b: Signature) -> str | None:
-    """The first attribute in which two signatures differ, by name; None if they are equal."""
+    """Return the first attribute in which two signatures differ, by name;
+
+    None if they are equal.
+    """
     for key in sorted(a.keys() | b.keys()):
         if key not in a or key not in b or a[key] != b[key]:
             return ".".join(filter(None, key)).removesuffix(".class")
@@ -64,26 +71,26 @@ def differing(a: Signature, b: Signature) -> str | None:
 
 
 def unlike(layers: Sequence[nn.Module], kinds: Sequence[str]) -> str | None:
-    """Two layers that should be alike by their kinds, and what tells them apart; else None."""
+    """Return two layers of one kind that differ, and the attribute; None without any."""
     first: dict[str, tuple[int, Signature]] = {}
-    for i, one in enumerate(unnumbered(layers)):
-        other, known = first.setdefault(kinds[i], (i, one))
-        if (what := differing(known, one)) is not None:
+    for i, layer in enumerate(unnumbered(layers)):
+        other, first_of_kind = first.setdefault(kinds[i], (i, layer))
+        if (what := differing(first_of_kind, layer)) is not None:
             return f"layers {other} and {i} differ ('{what}')"
     return None
 
 
 def pattern(layers: Sequence[nn.Module]) -> Sequence[int]:
-    """A number for each layer; equal ones where layers are alike."""
+    """Return a number for each layer; equal ones where layers are alike."""
     seen: dict[str, int] = {}
-    shown = [repr(sorted(one.items())) for one in unnumbered(layers)]
+    shown = [repr(sorted(layer.items())) for layer in unnumbered(layers)]
     return [seen.setdefault(text, len(seen)) for text in shown]
 
 
 Kinds = Mapping[str, Sequence[Any]]
-"""What each key says of each layer."""
+"""The value of each key for each layer."""
 
 
-def kinds_of(said: Kinds, count: int) -> list[str]:
-    """What is said of each layer, as one text."""
-    return [repr([said[key][i] for key in sorted(said)]) for i in range(count)]
+def kinds_of(values: Kinds, count: int) -> list[str]:
+    """Return the values of each layer as one text."""
+    return [repr([values[key][i] for key in sorted(values)]) for i in range(count)]

@@ -1,4 +1,4 @@
-"""What a configuration says of layers by their numbers: lists, as they look before all is known."""
+"""Lists by layer numbers in a configuration, before its family is known."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _OF_MLP = re.compile(r"mlp|moe|expert|ffn|dense|sparse|feed")
 def kind_of(
     config: Mapping[str, Any], key: str, count: int
 ) -> Literal["entries", "numbers"] | None:
-    """How a key says something of each of so many layers; None if it doesn't."""
+    """Return the kind of a list with a value for each of `count` layers; None for other values."""
     value = config[key]
     if not isinstance(value, list | tuple) or not value or _NO_LIST.fullmatch(key):
         return None
@@ -25,17 +25,17 @@ def kind_of(
 
 
 def by_layer(config: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
-    """What the lists say: a value for each layer; for a list of numbers, whether it has it."""
-    found = {}
+    """Return the lists' values for each layer; for a list of numbers, whether it has the layer."""
+    values = {}
     for key, value in config.items():
         match kind_of(config, key, count):
             case "entries":
-                found[key] = list(value)
+                values[key] = list(value)
             case "numbers":
-                found[key] = [i in value for i in range(count)]
-    return found
+                values[key] = [i in value for i in range(count)]
+    return values
 
 
 def part_of(key: str) -> Branch:
-    """The branch that a key is about, by its name."""
+    """Return the branch that a key is about, by its name."""
     return "mlp" if _OF_MLP.search(key) else "attn"

@@ -1,7 +1,7 @@
 """A configuration made tiny: the same model in all but its sizes, built on a CPU in a second.
 
-Sizes are told by their names, as transformers' configurations have them. Switches, kinds and
-multipliers stay, and what counts layers does. Lists by layers are cut to those that are kept.
+Sizes are recognised by their names, as transformers' configurations have them. Switches, kinds,
+multipliers and counts of layers stay. Lists by layers are cut to the kept layers.
 """
 
 import re
@@ -13,11 +13,11 @@ from gptailor.plan.faults import listed
 from gptailor.prove.moved import by_layer
 
 LEAST_LAYERS = 6
-"""Layers of a tiny model, if its configuration doesn't ask for more."""
+"""Layers of a tiny model, unless its configuration needs more."""
 VOCABULARY = 64
-"""Its tokens."""
+"""Tokens of a tiny model."""
 NARROW = 4
-"""The width of its windows and chunks: less than the texts that it is tried on."""
+"""The width of a tiny model's windows and chunks: less than the texts that it is tried on."""
 
 _TABLE: tuple[tuple[str, int | None], ...] = (
     (r".*vocab_size.*", VOCABULARY),
@@ -50,7 +50,10 @@ _TABLE: tuple[tuple[str, int | None], ...] = (
     (r"block_multiple_of|ffn_round_up_to_multiple_of", 8),
     (r"(?!.*(pattern|use)).*(window|chunk|span|local_attention).*", NARROW),
 )  # fmt: skip
-"""Names of sizes, the first that fits, and what they become; None is for what is no size."""
+"""Names of sizes, the first match counts, and their tiny values;
+
+None for keys that are no sizes.
+"""
 
 _COMPILED = tuple((re.compile(pattern), size) for pattern, size in _TABLE)
 _KEY_HEADS = re.compile(r"(?:.*_)?(num_key_value|num_kv|kv)_heads")
@@ -71,7 +74,7 @@ class Tiny:
 
 
 def shrunken(config: Mapping[str, Any], count_key: str) -> Iterator[Tiny]:
-    """Tiny configurations to try, the likeliest first."""
+    """Yield tiny configurations to try, the likeliest first."""
     layers = kept_layers(config, config[count_key])
     first = with_layers(_sized(config), config, layers, count_key)
     sizes = frozenset(key for key in config if _size(key, config[key]) is not None)
@@ -82,16 +85,16 @@ def shrunken(config: Mapping[str, Any], count_key: str) -> Iterator[Tiny]:
 
 
 def kept_layers(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
-    """The layers that a tiny model keeps, so that all kinds are there, and two of each if it can.
+    """Return the layers that a tiny model keeps: all kinds, and two of each if possible.
 
-    A kind is what the configuration says of a layer by its number.
+    A kind is the configuration of a layer by its number.
     """
-    said = by_layer(config, count)
+    by_key = by_layer(config, count)
     kinds: dict[str, list[int]] = {}
     for i in range(count):
-        kinds.setdefault(repr([values[i] for values in said.values()]), []).append(i)
-    wanted = [places[0] for places in kinds.values()]
-    wanted += [places[1] for places in kinds.values() if len(places) > 1]
+        kinds.setdefault(repr([values[i] for values in by_key.values()]), []).append(i)
+    wanted = [positions[0] for positions in kinds.values()]
+    wanted += [positions[1] for positions in kinds.values() if len(positions) > 1]
     wanted += range(count)
     first = max((config[key] for key in config if _is_first(config, key)), default=0)
     size = min(count, max(LEAST_LAYERS, len(kinds), first + 3))
@@ -105,20 +108,20 @@ def _is_first(config: Mapping[str, Any], key: str) -> bool:
 def with_layers(
     out: Mapping[str, Any], config: Mapping[str, Any], layers: Sequence[int], count_key: str
 ) -> dict[str, Any]:
-    """A configuration with the lists and the count of these layers of another."""
-    made = dict(out)
+    """Return a configuration with the lists and the count of these layers of another."""
+    result = dict(out)
     for key, values in by_layer(config, config[count_key]).items():
         if len(config[key]) == len(values) and values == list(config[key]):
-            made[key] = [values[i] for i in layers]
+            result[key] = [values[i] for i in layers]
         else:
-            made[key] = [new for new, old in enumerate(layers) if values[old]]
-    for key in {count_key, "num_hidden_layers"} & made.keys():
-        made[key] = len(layers)
-    return made
+            result[key] = [new for new, old in enumerate(layers) if values[old]]
+    for key in {count_key, "num_hidden_layers"} & result.keys():
+        result[key] = len(layers)
+    return result
 
 
 def _size(key: str, value: Any) -> int | None:
-    """What a size becomes; None for what is none."""
+    """Return the tiny value of a size; None for other keys."""
     if type(value) is not int or value < 0:
         return None
     size = next((size for pattern, size in _COMPILED if pattern.fullmatch(key)), None)
@@ -126,7 +129,7 @@ def _size(key: str, value: Any) -> int | None:
 
 
 def _sized(config: Mapping[str, Any]) -> dict[str, Any]:
-    """With small sizes, and no token beyond the vocabulary."""
+    """Return the configuration with small sizes, and no token beyond the vocabulary."""
     out = dict(config)
     for key, value in config.items():
         if (size := _size(key, value)) is not None:
@@ -138,7 +141,7 @@ def _sized(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _variations(config: Mapping[str, Any], tiny: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What else may be tried where sizes depend on each other in another way."""
+    """Yield further sizes to try where sizes depend on each other in another way."""
     heads = next((tiny[key] for key in ("num_attention_heads", "n_head") if key in tiny), None)
     key_heads = [key for key in tiny if _KEY_HEADS.fullmatch(key)]
     chosen = dict.fromkeys([k for k in tiny if _CHOSEN.fullmatch(k) and tiny[k] is None], 2)
@@ -160,7 +163,7 @@ def _variations(config: Mapping[str, Any], tiny: Mapping[str, Any]) -> Iterator[
 def _in_proportion(
     config: Mapping[str, Any], tiny: Mapping[str, Any], sizes: frozenset[str]
 ) -> dict[str, Any]:
-    """All widths divided by one number, so that their relations stay."""
+    """Return all widths divided by one number, so that their relations stay."""
     width = next((config[key] for key in config if _ONE_WIDTH.fullmatch(key)), None)
     factor = width // 64 if type(width) is int else 1
     wide = [key for key in sizes if tiny[key] >= 8 and "vocab" not in key and "pos" not in key]
@@ -172,7 +175,7 @@ def _in_proportion(
 
 
 def unshrunk(config: Mapping[str, Any], texts: int) -> str | None:
-    """Why windows can't be seen in texts of so many tokens: the keys that look like wider ones."""
+    """Return the keys that look like windows wider than texts of `texts` tokens, or None."""
     wide = [
         quoted_key
         for quoted_key, value in config.items()

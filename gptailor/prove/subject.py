@@ -1,4 +1,4 @@
-"""A tiny model with random weights, and its layers run by hand: what a moved model is held to."""
+"""A tiny model with random weights, and its layers run by hand: the reference for moved models."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,25 +24,25 @@ _STACKS = frozenset({"layers", "h", "blocks", "block"})
 
 @final
 class UnprovenError(ValueError):
-    """Raised where something can't be drafted, made or shown: the reason."""
+    """A part that can't be drafted, made or shown, with the reason."""
 
 
 def words(error: Exception) -> str:
-    """What went wrong in transformers, in one line."""
+    """Return an error of transformers in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def configured(model_type: str, values: Mapping[str, Any]) -> PreTrainedConfig:
-    """A configuration of a type."""
+    """Return a configuration of a type."""
     apart = {"model_type", "transformers_version", "auto_map", "quantization_config"}
     plain = {key: value for key, value in values.items() if key not in apart}
-    made: PreTrainedConfig = AutoConfig.for_model(model_type, **plain)
-    return made
+    config: PreTrainedConfig = AutoConfig.for_model(model_type, **plain)
+    return config
 
 
 def random_model(model_type: str, values: Mapping[str, Any], seed: int) -> PreTrainedModel:
-    """A model of random weights of a realistic size, in float32."""
+    """Return a model of random weights of a realistic size, in float32."""
     config = configured(model_type, values)
     config.dtype = torch.float32
     model = _from_config(config)
@@ -53,20 +53,20 @@ def random_model(model_type: str, values: Mapping[str, Any], seed: int) -> PreTr
 
 
 def hollow(model_type: str, values: Mapping[str, Any]) -> PreTrainedModel:
-    """A model without values, on the meta device."""
+    """Return a model without values, on the meta device."""
     with torch.device("meta"):
-        made = _from_config(configured(model_type, values))
-    return made
+        model = _from_config(configured(model_type, values))
+    return model
 
 
 def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM
-    made: PreTrainedModel = auto.from_config(config)
-    return made
+    model: PreTrainedModel = auto.from_config(config)
+    return model
 
 
 def randomise(model: PreTrainedModel, seed: int) -> None:
-    """Give all that is saved random values that leave the hidden state near 1."""
+    """Give all saved tensors random values that leave the hidden state near 1."""
     generator = torch.Generator().manual_seed(seed)
     wide = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     kept = model.state_dict().keys()
@@ -85,23 +85,23 @@ def randomise(model: PreTrainedModel, seed: int) -> None:
 
 
 def loaded(folder: Path) -> PreTrainedModel:
-    """The model in a folder, all of whose tensors are there, and which needs all that are."""
+    """Return the model in a folder. Raises UnprovenError for missing or unused tensors."""
     auto: Any = AutoModelForCausalLM
-    model, said = auto.from_pretrained(
+    model, report = auto.from_pretrained(
         folder, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
     )
-    for what, names in said.items():
+    for what, names in report.items():
         if names:
             shown = sorted(map(str, names))
             more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-            found = f"{what.replace('_', ' ')}: {', '.join(shown[:3])}{more}"
-            raise UnprovenError(f"transformers finds {found}")
+            problem = f"{what.replace('_', ' ')}: {', '.join(shown[:3])}{more}"
+            raise UnprovenError(f"transformers finds {problem}")
     live: PreTrainedModel = model.eval()
     return live
 
 
 def saved(model: PreTrainedModel, folder: Path) -> tuple[dict[str, Any], Tensors]:
-    """Save a model as transformers does; its configuration, and its tensors by their disk names."""
+    """Save a model as transformers does; return its configuration and its tensors by name."""
     model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tensors: Tensors = {}
@@ -111,7 +111,7 @@ def saved(model: PreTrainedModel, folder: Path) -> tuple[dict[str, Any], Tensors
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
-    """What the model says of the texts, computed without a cache."""
+    """Return the model's logits for the texts, computed without a cache."""
     with torch.no_grad():
         out: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
     if not torch.isfinite(out).all():
@@ -120,13 +120,13 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 def stack_of(model: PreTrainedModel, count: int) -> tuple[str, list[nn.Module]]:
-    """The decoder layers and their name: the one list of as many modules, which no other holds."""
-    found = [
+    """Return the decoder layers and their name: the one outermost list of `count` modules."""
+    lists = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
-    outer = [(n, m) for n, m in found if not any(n.startswith(f"{o}.") for o, _ in found if o != n)]
+    outer = [(n, m) for n, m in lists if not any(n.startswith(f"{o}.") for o, _ in lists if o != n)]
     if len(outer) > 1:
         outer = [(n, m) for n, m in outer if n.rpartition(".")[2] in _STACKS]
     if len(outer) != 1:
@@ -137,13 +137,13 @@ def stack_of(model: PreTrainedModel, count: int) -> tuple[str, list[nn.Module]]:
 
 
 def first_of(output: Any) -> Any:
-    """A module's output, or the first of several."""
+    """Return a module's output, or the first of several."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
 @contextmanager
 def zeroed(module: nn.Module) -> Iterator[None]:
-    """A module whose output is zero."""
+    """Make a module's output zero."""
 
     def zero(_: nn.Module, __: Any, output: Any) -> Any:
         nothing = torch.zeros_like(first_of(output))
@@ -165,7 +165,7 @@ class _Call:
 
 @final
 class RunByHand:
-    """A model's layers, each with all that it was called with."""
+    """A model's layers, each with all arguments of its call."""
 
     def __init__(self, model: PreTrainedModel, count: int) -> None:
         self.model = model
@@ -194,7 +194,7 @@ class RunByHand:
 
     @property
     def embedded(self) -> torch.Tensor:
-        """The hidden state that enters the first layer."""
+        """Return the hidden state that enters the first layer."""
         call = self.calls[0]
         state = call.args[0] if call.args else call.kwargs.get("hidden_states")
         if not isinstance(state, torch.Tensor) or state.dim() != 3 or state.shape[:2] != IDS.shape:
@@ -202,7 +202,7 @@ class RunByHand:
         return state
 
     def run(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        """A layer on a hidden state, called as its model called it."""
+        """Run a layer on a hidden state, called as its model called it."""
         call = self.calls[layer]
         args = (hidden, *call.args[1:]) if call.args else ()
         kwargs = call.kwargs if call.args else {**call.kwargs, "hidden_states": hidden}
@@ -213,7 +213,7 @@ class RunByHand:
         return out
 
     def finish(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the model makes of a hidden state after its last layer."""
+        """Return the model's logits for a hidden state after its last layer."""
 
         def instead(_: nn.Module, __: Any, output: Any) -> Any:
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
@@ -226,7 +226,7 @@ class RunByHand:
 
 
 def by_hand(base: RunByHand, layers: Sequence[tuple[RunByHand, int]]) -> torch.Tensor:
-    """Logits of the base with these layers in order, each called as its own model called it."""
+    """Return logits of the base with these layers in order, each called as by its own model."""
     hidden = base.embedded
     for subject, layer in layers:
         hidden = subject.run(layer, hidden)

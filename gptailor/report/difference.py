@@ -93,8 +93,8 @@ def _items(resolved: Resolved) -> list[p.Item | Slot]:
 
 
 def _item(slot: Slot) -> p.Item | Slot:
-    made = slot.made.get(None)
-    if made is None or len(slot.made) > 1 or slot.dropped == "maybe" or slot.scale is not None:
+    made = slot.recipes.get(None)
+    if made is None or len(slot.recipes) > 1 or slot.dropped == "maybe" or slot.scale is not None:
         return slot
     return slot if isinstance(made.recipe, p.Subset) else p.Item(recipe=made.recipe)
 

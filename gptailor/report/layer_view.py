@@ -9,7 +9,7 @@ from typing import final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Made, Slot, blocks, may_be_healed
+from gptailor.plan.layers import LayerRecipe, Slot, blocks, may_be_healed
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.shares import slot_shares
 from gptailor.plan.walk import named_models, names_in, open_choices, recipe_sites
@@ -79,7 +79,7 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
     for index, slot in enumerate(resolved.slots):
         kind, key = layer_kind(slot), _run_key(slot)
         shares = slot_shares(replace(slot, dropped="no"))
-        named = (m.recipe for made in slot.made.values() for m in made.chain)
+        named = (m.recipe for made in slot.recipes.values() for m in made.chain)
         rows = layer_rows([slot])
         views.append(
             LayerView(
@@ -101,12 +101,12 @@ def layer_kind(slot: Slot) -> LayerKind:
     """Return the kind of a slot; open comes before maybe dropped."""
     if slot.dropped == "yes":
         return LayerKind.BRIDGED if slot.bridged else LayerKind.DROPPED
-    chains = [made for part in slot.made.values() for made in part.chain]
+    chains = [made for part in slot.recipes.values() for made in part.chain]
     if any(_is_open(m.recipe) or (m.maybe and slot.position is not None) for m in chains):
         return LayerKind.OPEN
     if slot.dropped == "maybe":
         return LayerKind.MAYBE
-    recipes = [made.recipe for made in slot.made.values()]
+    recipes = [made.recipe for made in slot.recipes.values()]
     if any(isinstance(recipe, p.Merge) for recipe in recipes):
         return LayerKind.MERGED
     models = {recipe.take.model for recipe in recipes if isinstance(recipe, p.Take)}
@@ -119,7 +119,7 @@ def _is_open(recipe: p.Recipe) -> bool:
 
 
 def _main_model(slot: Slot, kind: LayerKind, shares: Mapping[str, float] | None) -> str | None:
-    recipes = [made.recipe for made in slot.made.values()]
+    recipes = [made.recipe for made in slot.recipes.values()]
     if kind is LayerKind.OF_ONE_MODEL:
         return next(str(r.take.model) for r in recipes if isinstance(r, p.Take))
     if kind is not LayerKind.MERGED:
@@ -142,7 +142,7 @@ def _run_key(slot: Slot) -> int | str | None:
     if slot.position is not None:
         return slot.position
     unsettled = layer_kind(slot) in {LayerKind.OPEN, LayerKind.MAYBE}
-    return None if unsettled else repr(slot.made[None].recipe)
+    return None if unsettled else repr(slot.recipes[None].recipe)
 
 
 def _healed_slots(resolved: Resolved) -> frozenset[int]:
@@ -185,7 +185,7 @@ def layer_rows(slots: Sequence[Slot]) -> list[Row]:
         if alone is not None:
             rows.append(Row(f"L{position}", alone + tail))
         else:
-            made = slot.made[None]
+            made = slot.recipes[None]
             run.append(p.Layer(position=position, recipe=made.recipe, maybe=made.maybe))
     return _joined(rows + _run_rows(run, tail))
 
@@ -229,17 +229,17 @@ def _words_alone(slot: Slot) -> str | None:
     """Return the words of a slot that can't share a row with its neighbours, or None."""
     if slot.dropped == "yes":
         return "dropped, bridged over" if slot.bridged else "dropped"
-    if slot.made.keys() == {None}:
-        whole = slot.made[None]
+    if slot.recipes.keys() == {None}:
+        whole = slot.recipes[None]
         return None if whole.below is None else _chain_words(slot, whole)
-    parts = [(slot.called(part), _chain_words(slot, made)) for part, made in slot.made.items()]
+    parts = [(slot.called(part), _chain_words(slot, top)) for part, top in slot.recipes.items()]
     return "; ".join(f"{part}: {recipe}" if part else recipe for part, recipe in parts)
 
 
-def _chain_words(slot: Slot, made: Made) -> str:
+def _chain_words(slot: Slot, top: LayerRecipe) -> str:
     """Return a recipe, and the recipes below it that hold where a `maybe` isn't taken."""
     position = slot.position or 0
-    entries = (p.Layer(position=position, recipe=m.recipe, maybe=m.maybe) for m in made.chain)
+    entries = (p.Layer(position=position, recipe=r.recipe, maybe=r.maybe) for r in top.chain)
     return ", else ".join(_recipe_words([entry]) for entry in entries)
 
 

@@ -116,7 +116,7 @@ def _rows(resolved: Resolved) -> list[Row]:
 
 def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
     """Which layers of a model stand several times in a stack."""
-    recipes = (slot.made[None].recipe for slot in slots if plan.stack is not None)
+    recipes = (slot.recipes[None].recipe for slot in slots if plan.stack is not None)
     taken = (one.take for one in recipes if isinstance(one, p.Take))
     runs = Counter((one.model, one.layer) for one in taken if isinstance(one.model, str))
     often = {(model, count) for (model, _), count in runs.items() if count > 1}

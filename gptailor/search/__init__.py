@@ -15,10 +15,10 @@ class _Verb(ModuleType):
     """A module that may be called."""
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        from gptailor.plan.extras import require  # noqa: PLC0415 (importing the package is free)
+        from gptailor.plan.extras import require  # importing the package is free
 
         require("search", "a search")
-        from gptailor.search.search import search  # noqa: PLC0415 (imports JAX)
+        from gptailor.search.search import search  # imports JAX
 
         return search(*given, **named)
 

@@ -35,7 +35,7 @@ def layer_states(slots: Sequence[Slot]) -> list[LayerState] | None:
         if slot.dropped == "yes":
             found.append("dropped")
         else:
-            itself = all(made.recipe == own(number) for made in slot.made.values())
+            itself = all(made.recipe == own(number) for made in slot.recipes.values())
             found.append("kept" if itself else "changed")
     return found
 
@@ -86,7 +86,7 @@ def learned_effects(
     Losses are in deviations of its targets, which go by the logarithm far behind the best. The
     error is the deviation of its posterior. Raises ImportError where JAX isn't there.
     """
-    from gptailor.search.strategies.surrogate import learned  # noqa: PLC0415 (imports JAX)
+    from gptailor.search.strategies.surrogate import learned  # imports JAX
 
     told = [trial for trial in ledger.trials if trial.request.phase in TOLD]
     genomes = [trial.request.genome for trial in told]

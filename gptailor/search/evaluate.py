@@ -162,7 +162,7 @@ def workers_of(
     timed = any(OBJECTIVES[one.name].by == "clock" for one in chosen.objectives)
     like = TrialsJudge(trials).machine if timed else None
     require("ray", "--ray")
-    from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
+    from gptailor.search.run.ray_workers import RayWorkers  # needs an extra
 
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())

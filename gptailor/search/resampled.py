@@ -140,7 +140,7 @@ def _made(plan: Plan, layers: int) -> dict[int, frozenset[str]]:
     for number, slot in enumerate(Resolved(plan, layers).slots):
         if slot.dropped == "yes":
             continue
-        recipes = [made.recipe for made in slot.made.values()]
+        recipes = [made.recipe for made in slot.recipes.values()]
         named = (source.model for recipe in recipes for _, source in sources(recipe))
         position = number if slot.position is None else slot.position
         found[position] = frozenset(name for name in named if isinstance(name, str))

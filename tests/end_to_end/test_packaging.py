@@ -142,7 +142,7 @@ def test_the_installed_package_loads_the_grammar(tmp_path: Path) -> None:
 
 
 def test_the_version_is_said_once() -> None:
-    import gptailor  # noqa: PLC0415
+    import gptailor
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == gptailor.__version__

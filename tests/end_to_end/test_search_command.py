@@ -263,7 +263,7 @@ def test_another_text_or_space_is_refused(
 
 
 def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Path) -> None:
-    import fcntl  # noqa: PLC0415
+    import fcntl
 
     with (world / "run" / ".lock").open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -388,7 +388,7 @@ def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     assert found_value == min(row["values"][0] for row in said["front"])
     assert "kl(" in found.out
     assert not (world / "several" / "study.journal").exists()
-    import optuna  # noqa: PLC0415
+    import optuna
 
     study = optuna.load_study(storage=f"sqlite:///{world}/study.db", study_name="three")
     assert len(study.trials) == said["trials"]

@@ -412,7 +412,7 @@ def test_equal_tokens_that_are_split_otherwise_are_a_warning(
 
 @pytest.mark.parametrize("kind", ["LlamaTokenizer", "Qwen2Tokenizer", "GemmaTokenizer"])
 def test_a_tokenizer_that_transformers_saved_again_splits_alike(kind: str, tmp_path: Path) -> None:
-    import transformers  # noqa: PLC0415 (most tests need no torch)
+    import transformers
 
     for name in ("base", "chat"):
         model(tmp_path, name, ORDER)

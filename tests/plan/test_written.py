@@ -23,7 +23,7 @@ def ts(text: str, count: int = 8) -> dict[int, object]:
     """The `t` of each position's slerp."""
     found = {}
     for slot in Resolved(plan_of(text), count).slots:
-        recipe = slot.made[None].recipe
+        recipe = slot.recipes[None].recipe
         if slot.position is not None and isinstance(recipe, Merge):
             assert isinstance(recipe.by, MethodCall)
             found[slot.position] = recipe.by.arguments["t"]
@@ -82,10 +82,10 @@ def test_what_is_finer_wins_and_what_is_named_wins_over_the_others() -> None:
 def test_the_plan_with_nothing_dropped_has_the_others_there() -> None:
     plan = plan_of('others from math\ndrop L1..L2\nbridge on "t"')
     assert [gap.after for gap in Resolved(plan, 4).gaps] == [0]
-    made = [slot.made[None].recipe for slot in Resolved(plan, 4).undone.kept]
+    made = [slot.recipes[None].recipe for slot in Resolved(plan, 4).undone.kept]
     assert [recipe.take.model for recipe in made if isinstance(recipe, Take)] == ["math"] * 4
     again = undone(written_out(plan, 4))
-    assert [slot.made[None].recipe for slot in Resolved(again, 4).kept] == made
+    assert [slot.recipes[None].recipe for slot in Resolved(again, 4).kept] == made
 
 
 def rest_of(text: str, *tied: str) -> list[str]:

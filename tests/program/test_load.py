@@ -128,8 +128,8 @@ def quiet() -> Iterator[None]:
 
 
 def load_model(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     logging.disable_progress_bar()
     return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")

@@ -23,7 +23,7 @@ def chromium() -> Iterator["Browser"]:
     program = next((there for name in names if (there := shutil.which(name))), None)
     if program is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (starts Node)
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=_ARGUMENTS)

@@ -60,7 +60,7 @@ def worker_lost(folder: Path) -> dict[str, Any]:
 
 
 def node_lost(folder: Path) -> dict[str, Any]:
-    from ray.cluster_utils import Cluster  # noqa: PLC0415
+    from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:

@@ -25,8 +25,6 @@ from gptailor.checkpoint.formats.gguf.rotary import llama3_divisors, yarn_attent
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import LARGEST_SINGLE
 
-# ruff: noqa: PLC0415 (transformers loads only where a GGUF file is written)
-
 GgufFacts = dict[str, int | float | bool | str | list[Any]]
 """The metadata of a GGUF file, by GGUF's keys; its numbers have 32 bits."""
 

@@ -23,7 +23,6 @@ from gptailor.plan.registry import LARGEST_SINGLE
 if TYPE_CHECKING:
     from torch import Tensor
 
-# ruff: noqa: PLC0415 (numpy and torch load only where there is something to convert)
 
 GGUF_ALIGNMENT = 32
 """Each tensor begins at a multiple of this many bytes."""

@@ -15,8 +15,6 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
 from gptailor.checkpoint.write.output_file import temporary_folder
 
-# ruff: noqa: PLC0415 (the libraries load only where a GGUF file is written)
-
 _STEPS = {DIGITS_SPLIT: "digits", GPT2_SPLIT: ""}
 _PRE: Mapping[tuple[str, bool], str] = {
     (_STEPS.get(split.patterns, split.patterns[0]), split.whole): name

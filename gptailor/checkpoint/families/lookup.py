@@ -9,17 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family_file import FamilyFile, check_proof, read_family_file
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted, reading
 from gptailor.plan.parts import Branch
-
-if TYPE_CHECKING:
-    from gptailor.checkpoint.families.family_file import FamilyFile
 
 FAMILY_SUFFIX = ".family.json"
 """End of a family file's name."""
@@ -31,7 +29,7 @@ class FoundFamily:
     """A family from a file, proven."""
 
     path: Path
-    file: "FamilyFile"
+    file: FamilyFile
 
     @property
     def digest(self) -> str:
@@ -108,11 +106,6 @@ def _files(folder: Path) -> list[Path]:
 def _of_type(model_type: object, paths: Sequence[Path]) -> FoundFamily | None:
     if not paths:
         return None
-    from gptailor.checkpoint.families.family_file import (  # noqa: PLC0415 (few have one)
-        check_proof,
-        read_family_file,
-    )
-
     read = [(path, read_family_file(path, proven=False)) for path in paths]
     mine = [found for found in read if model_type in found[1].model_types]
     if not mine:

@@ -1,4 +1,4 @@
-"""A LoRA adapter put on a model: each of its tensors finds its place, or the adapter is refused."""
+"""A LoRA adapter applied to a model: each of its tensors has a place, or the adapter is refused."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -36,23 +36,25 @@ _WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
 def apply_adapter(
     model: Checkpoint, folder: Path, also: Collection[str] | None = ()
 ) -> tuple[Checkpoint, list[str]]:
-    """The model with the adapter's tensors and deltas, and warnings, from headers alone.
+    """Return the model with the adapter's tensors and deltas, and warnings, from headers alone.
 
-    `also` are other names that the model is known by; None: whatever the adapter calls its base,
-    it is this one.
+    `also` are other names that the model is known by; with None the adapter's name for its base is
+    not compared.
 
     Raises CheckpointError: C401 for a configuration or file that is missing or wrong, C402 for a
     kind or setting that can't be applied, C403 for a tensor that has no place in the model, C404
-    for another shape, C405 for a part without the rest. No tensor is left unapplied.
+    for another shape, C405 for an incomplete part. No tensor is left unapplied.
     """
     file = _weights(folder)
     settings = read_settings(folder)
-    pieces, whole = _sorted(file, read_header(file) if file.name == ADAPTER else read_pickled(file))
+    pieces, replacing = _sorted(
+        file, read_header(file) if file.name == ADAPTER else read_pickled(file)
+    )
     layout = model.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
     work = _Work(model, layout, settings, file)
-    work.replace_whole(whole)
+    work.replace_whole(replacing)
     work.add_deltas(pieces)
     if not work.applied:
         raise CheckpointError("C401", "the adapter changes nothing in the model", file)
@@ -64,21 +66,21 @@ def apply_adapter(
 
 
 def _weights(folder: Path) -> Path:
-    """The file of an adapter's tensors: of two, that which PEFT takes."""
+    """Return the file of an adapter's tensors; with two of them, the one that PEFT takes."""
     if not folder.is_dir():
         raise CheckpointError("C101", "there is no such folder", folder)
     if not (folder / ADAPTER_CONFIG).exists():
-        whole = (folder / CONFIG).exists()
-        help_ = 'this is a whole model: write `model NAME = "…"`' if whole else ""
+        complete = (folder / CONFIG).exists()
+        help_ = 'this is a whole model: write `model NAME = "…"`' if complete else ""
         raise CheckpointError("C401", f"the folder has no {ADAPTER_CONFIG}", folder, help_)
-    found = next((name for name in (ADAPTER, ADAPTER_BIN) if (folder / name).exists()), None)
-    if found is None:
+    weights = next((name for name in (ADAPTER, ADAPTER_BIN) if (folder / name).exists()), None)
+    if weights is None:
         raise CheckpointError("C401", f"the folder has no {ADAPTER}", folder)
-    return folder / found
+    return folder / weights
 
 
-def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator[str]:
-    """A warning if an adapter's configuration names another base than this model."""
+def _other_base(model: Checkpoint, base: str, also: Collection[str]) -> Iterator[str]:
+    """Yield a warning if an adapter's configuration names another base than this model."""
 
     def last(path: object) -> list[str]:
         parts = re.split(r"[/\\]", path) if isinstance(path, str) else []
@@ -86,18 +88,20 @@ def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator
 
     folder = model.folder.absolute()
     names = [str(folder), *(str(file.absolute().parent) for file in model.files), *also]
-    known = {part for name in (*names, model.config.get("_name_or_path")) for part in last(name)}
+    known_parts = {
+        part for name in (*names, model.config.get("_name_or_path")) for part in last(name)
+    }
     if folder.parent.name == "snapshots":  # of the Hub's cache: models--OWNER--NAME/snapshots/…
-        known.add(folder.parent.parent.name.split("--")[-1].casefold())
-    if not known.issuperset(last(said)):
-        yield f"{OTHER_BASE}, {quoted(said)}"
+        known_parts.add(folder.parent.parent.name.split("--")[-1].casefold())
+    if not known_parts.issuperset(last(base)):
+        yield f"{OTHER_BASE}, {quoted(base)}"
 
 
 OTHER_BASE = "the adapter's configuration names another base"
-"""How the warning of another base begins."""
+"""The first words of the warning of another base."""
 
 _Pieces = dict[str, TensorInfo]
-"""What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""
+"""An adapter's tensors for one module by their kinds: `lora_A`, `lora_B` and so on."""
 
 
 def _pair(pieces: _Pieces) -> tuple[str, str]:
@@ -107,12 +111,12 @@ def _pair(pieces: _Pieces) -> tuple[str, str]:
 
 
 def _sorted(
-    file: Path, found: Mapping[str, TensorInfo]
+    file: Path, tensors: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, _Pieces], dict[str, TensorInfo]]:
-    """Each module's pieces, and whole tensors by the name that the model may have for them."""
+    """Return each module's pieces, and replacing tensors by the name that the model may have."""
     pieces: dict[str, _Pieces] = {}
-    whole: dict[str, TensorInfo] = {}
-    for key, tensor in found.items():
+    replacing: dict[str, TensorInfo] = {}
+    for key, tensor in tensors.items():
         if tensor.spec.dtype not in FLOATS:
             message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
             raise CheckpointError("C402", message, file)
@@ -124,16 +128,16 @@ def _sorted(
             kind = _BIAS if match["bias"] else match["factor"] or match["plain"] or _MAGNITUDE
             first = pieces.setdefault(match["module"], {}).setdefault(kind, tensor)
         else:
-            first = whole.setdefault(_WRAPPED.sub("", name), tensor)
+            first = replacing.setdefault(_WRAPPED.sub("", name), tensor)
         if first is not tensor:
             message = f"{quoted(key)} and {quoted(first.spec.name)} are for the same place"
             raise CheckpointError("C403", message, file)
-    return pieces, whole
+    return pieces, replacing
 
 
 @final
 class _Work:
-    """One adapter put on one model; `tensors` and `config` become those of the result.
+    """One adapter applied to one model; `tensors` and `config` become those of the result.
 
     While `tied`, the head is the embedding's tensor, whether or not a tensor has the head's name.
     """
@@ -159,7 +163,7 @@ class _Work:
         raise CheckpointError(code, message, self.file, help)
 
     def resolved(self, name: str) -> str | None:
-        """The model's name of a tensor: with or without the base model's prefix, as it has it."""
+        """Return the model's name of a tensor, with or without the base model's prefix, or None."""
         base = self.layout.family.base
         head = self.layout.head[:1] if name == "lm_head.weight" else ()  # GPT-NeoX's, by now
         candidates = (
@@ -177,7 +181,7 @@ class _Work:
         self.refuse("C403", message, help_)
 
     def check_shape(self, tensor: TensorInfo, target: str, wanted: tuple[int, ...]) -> None:
-        """The tensor has the shape that this one of the model asks for."""
+        """Refuse a tensor whose shape differs from the wanted one."""
         if tensor.spec.shape == wanted:
             return
         message = f"{quoted(tensor.spec.name)} has the shape {list(tensor.spec.shape)}"
@@ -186,17 +190,17 @@ class _Work:
         help_ = "the adapter has another vocabulary" if vocabulary else "it is for another model"
         self.refuse("C404", message, help_)
 
-    def replace_whole(self, whole: Mapping[str, TensorInfo]) -> None:
+    def replace_whole(self, replacing: Mapping[str, TensorInfo]) -> None:
         """Put the tensors that an adapter brings whole into the place of the model's."""
         saved: dict[str, TensorInfo] = {}
-        for given, tensor in whole.items():
-            tied_head = self.tied and self.head in (given, *aliases(self.layout, given))
-            name = self.head if tied_head else self.resolved(given)
+        for key, tensor in replacing.items():
+            tied_head = self.tied and self.head in (key, *aliases(self.layout, key))
+            name = self.head if tied_head else self.resolved(key)
             if name is None or saved.setdefault(name, tensor) is not tensor:
                 self.refuse_place(tensor)
         for name in self.tensors:
-            known = name in saved or (self.tied and name == self.head)
-            if not known and self.settings.saves(name):
+            present = name in saved or (self.tied and name == self.head)
+            if not present and self.settings.saves(name):
                 message = f"'modules_to_save' names {quoted(name)}, which the file doesn't hold"
                 self.refuse("C405", message)
         if self.tied and (self.embed in saved or self.head in saved):
@@ -210,7 +214,7 @@ class _Work:
             self.applied = True
 
     def _part_or_join(self, saved: dict[str, TensorInfo]) -> None:
-        """Embedding and head of a tied model: apart if they are modules to save, as in PEFT."""
+        """Separate embedding and head of a tied model if they are modules to save, as in PEFT."""
         brought = [name for name in (self.embed, self.head) if name in saved]
         if self.settings.ensure_weight_tying or not any(map(self.settings.saves, brought)):
             if self.head in saved:
@@ -223,9 +227,9 @@ class _Work:
         names = listed(quoted(name) for name in brought)
         self.warnings.append(f"embedding and head are tied no longer: the adapter brings {names}")
 
-    def add_deltas(self, found: Mapping[str, _Pieces]) -> None:
+    def add_deltas(self, by_module: Mapping[str, _Pieces]) -> None:
         by_target: dict[str, str] = {}
-        for module, pieces in found.items():
+        for module, pieces in by_module.items():
             for target, delta in self._deltas(module, pieces):
                 other = by_target.setdefault(target, module)
                 if other != module:
@@ -243,7 +247,7 @@ class _Work:
         self.applied = self.applied or not nothing
 
     def _deltas(self, module: str, pieces: _Pieces) -> Iterator[tuple[str, Delta]]:
-        """What a module's pieces do to which tensors."""
+        """Yield the tensors that a module's pieces change, and their deltas."""
         if pieces.keys() == {_ROWS}:
             yield self._new_rows(module, pieces[_ROWS])
             return
@@ -270,7 +274,7 @@ class _Work:
             yield target, Shift(bias, scale)
 
     def _check_pieces(self, module: str, pieces: _Pieces) -> None:
-        """Nothing is missing of a module's delta, and nothing is there that the settings deny."""
+        """Refuse a module's delta with missing pieces, or with pieces that the settings deny."""
         pair, name = _pair(pieces), quoted(module)
         for kind in pair:
             if kind not in pieces:
@@ -287,7 +291,7 @@ class _Work:
             self.refuse("C402", f"{name} has a {min(surplus)} beside its {pair[0]}")
 
     def _target(self, name: str, tensor: TensorInfo) -> str:
-        """The tensor that a delta is for; a tied head's is the embedding's."""
+        """Return the tensor that a delta is for; a tied head's is the embedding's."""
         target = self.resolved(self.embed if self.tied and name == self.head else name)
         if target is None:
             self.refuse_place(tensor)
@@ -326,7 +330,7 @@ class _Work:
         return target, NewRows(rows, at)
 
     def missing(self) -> Iterator[str]:
-        """A warning if the adapter has nothing for modules that it aims at."""
+        """Yield a warning if the adapter has no delta for modules that it aims at."""
         names = [name for name in self.tensors if self._is_missing(name)]
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

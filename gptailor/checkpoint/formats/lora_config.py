@@ -1,4 +1,4 @@
-"""What a LoRA adapter's configuration says; whatever it says that isn't understood is refused."""
+"""The configuration of a LoRA adapter; a setting that isn't understood is refused."""
 
 import math
 import re
@@ -22,7 +22,7 @@ _FOR_TRAINING = {
     "qalora_group_size", "revision", "runtime_config", "task_type", "unsloth_fixed",
     "fan_in_fan_out",  # whether a weight is stored so is known from the model, as PEFT does it
 }  # fmt: skip
-"""Settings that change nothing in what a trained adapter does to a model."""
+"""Settings that don't change a trained adapter's effect on a model."""
 
 _REFUSED = {
     "alora_invocation_tokens": "an activated LoRA acts on some tokens only, and no weights do that",
@@ -60,9 +60,9 @@ _Tokens = Annotated[Several[_Count], AfterValidator(_different)]
 
 @final
 class LoraSettings(BaseModel):
-    """The settings of a LoRA that say what its tensors do, by PEFT's names.
+    """The settings of a LoRA that decide the effect of its tensors, by PEFT's names.
 
-    A field's description says what it should be, for messages.
+    A field's description is its expected form, for messages.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
@@ -91,37 +91,37 @@ class LoraSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_empty(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """A setting that is null or empty counts as absent, but where that may be a mistake."""
+    def _without_empty(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Drop settings that are null or empty, except where that may be a mistake."""
         kept = ("r", "lora_alpha", "bias", "layers_to_transform")
-        return {key: value for key, value in given.items() if value or key in kept}
+        return {key: value for key, value in settings.items() if value or key in kept}
 
     def rank_of(self, module: str) -> int:
-        """The rank of a module's delta."""
+        """Return the rank of a module's delta."""
         return _first(self.rank_pattern, module, self.r)
 
     def scale_of(self, module: str) -> float:
-        """What a module's b @ a is multiplied by."""
+        """Return the factor of a module's b @ a."""
         rank = self.rank_of(module)
         alpha = _first(self.alpha_pattern, module, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def saves(self, name: str) -> bool:
-        """Whether the tensor belongs to one of the modules to save, as PEFT matches them."""
+        """Return whether the tensor belongs to one of the modules to save, as PEFT matches them."""
         saved = self.modules_to_save
         parts = name.split(".")[:-1]
         modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
         return bool(saved) and any(module.endswith(saved) for module in modules)
 
     def aims_at(self, module: str) -> bool:
-        """Whether the lists of targets name this module; a pattern (a text) names none."""
+        """Return whether the lists of targets name this module; a pattern (a text) names none."""
         targets, excluded = self.target_modules, self.exclude_modules
         if isinstance(targets, str) or isinstance(excluded, str):
             return False
         return _named(module, targets) and not _named(module, excluded)
 
     def aims_in(self, layer: int | None) -> bool:
-        """Whether modules of this layer are among the targets; None: modules of no layer."""
+        """Return whether modules of this layer are among the targets; None: of no layer."""
         wanted = self.layers_to_transform
         return wanted in (None, ()) or layer in (wanted if isinstance(wanted, tuple) else (wanted,))
 
@@ -147,9 +147,9 @@ class LoraSettings(BaseModel):
                     yield key, name
 
     def tokens_of(self, module: str) -> tuple[int, ...] | None:
-        """The trainable tokens of an embedding."""
-        given = self.trainable_token_indices
-        by_name = given if isinstance(given, dict) else {"": given} if given else {}
+        """Return the trainable tokens of an embedding, or None."""
+        setting = self.trainable_token_indices
+        by_name = setting if isinstance(setting, dict) else {"": setting} if setting else {}
         return next((tokens for name, tokens in by_name.items() if module.endswith(name)), None)
 
 
@@ -166,7 +166,10 @@ def _named(module: str, names: tuple[str, ...]) -> bool:
 
 
 def read_settings(folder: Path) -> LoraSettings:
-    """The settings of the adapter in a folder. C401: none, or wrong; C402: not understood."""
+    """Return the settings of the adapter in a folder.
+
+    Raises CheckpointError: C401 for missing or wrong ones, C402 for ones that aren't understood.
+    """
     path = folder / ADAPTER_CONFIG
     config = read_object(path, "C401", duplicate=None)
     for code, message, help_ in _not_understood(config):
@@ -184,19 +187,19 @@ def read_settings(folder: Path) -> LoraSettings:
 
 
 def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Whatever isn't a LoRA, can't be applied, or isn't known: a code, a message and help."""
+    """Yield a code, a message and help for settings that can't be applied or aren't known."""
     kind = config.get("peft_type")
     if not isinstance(kind, str):
         yield "C401", "names no 'peft_type', so it is no adapter's configuration", ""
     elif kind != "LORA":
         yield "C402", f"the adapter is of the kind {quoted(kind)}, and only LoRA can be applied", ""
-    known = {*LoraSettings.model_fields, "peft_type", "init_lora_weights", *_FOR_TRAINING}
+    names = {*LoraSettings.model_fields, "peft_type", "init_lora_weights", *_FOR_TRAINING}
     for key, value in config.items():
         if value and key in _REFUSED:
             yield "C402", f"'{key}' is set: {_REFUSED[key]}", ""
-        elif value and key not in known:
+        elif value and key not in names:
             message = f"{quoted(key)} is a setting that this version doesn't know"
-            likely = nearest(key[:LONGEST_QUOTED], known)
+            likely = nearest(key[:LONGEST_QUOTED], names)
             yield "C402", message, likely or "remove it if it only concerns the training"
     start = config.get("init_lora_weights", True)
     name = start.lower() if isinstance(start, str) else ""
@@ -212,7 +215,7 @@ def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
 
 
 def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str, str]]:
-    """Patterns that are none, or could take for ever."""
+    """Yield faults of patterns that are invalid, or could take for ever."""
     for key in ("rank_pattern", "alpha_pattern"):
         for name in getattr(settings, key):
             try:

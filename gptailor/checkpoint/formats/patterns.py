@@ -1,4 +1,4 @@
-"""Regular expressions that come from files: which of them could be matched for ever."""
+"""Regular expressions from files, and a check for those that could be matched for ever."""
 
 import re
 

@@ -40,7 +40,7 @@ _STORAGES: Mapping[str, str] = {
     "ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64",
     "UntypedStorage": "U8",
 }  # fmt: skip
-"""PyTorch's classes of storages, and safetensors' names of their dtypes."""
+"""PyTorch's classes of storages, and their dtypes' names in safetensors."""
 
 _DTYPES: Mapping[str, str] = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
@@ -52,13 +52,13 @@ _DTYPES: Mapping[str, str] = {
 _CALLS = {"collections OrderedDict"} | {
     f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "tensor_v3", "parameter")
 }
-"""What a state dict calls."""
+"""Functions that a state dict calls."""
 
 _TORCH = {f"torch {name}" for name in (*_STORAGES, *_DTYPES)} | {"torch.storage UntypedStorage"}
-"""What else it names."""
+"""Other names in a state dict."""
 
 _MARK = object()
-"""Where a group of values begins on the stack."""
+"""The mark of a group of values on the stack."""
 
 _LOCAL = 30  # bytes of a zip member's own header, before its name
 _RESAVE = "load it with `torch.load(…, weights_only=True)` and save it again as safetensors"
@@ -66,13 +66,13 @@ _RESAVE = "load it with `torch.load(…, weights_only=True)` and save it again a
 
 @final
 class _PickleRefusal(Exception):  # noqa: N818 (the pickle is refused)
-    """Why a pickle isn't read."""
+    """A reason why a pickle isn't read."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """Something that a pickle names: a function, a class or a dtype. Nothing is imported."""
+    """A name in a pickle: of a function, a class or a dtype. Nothing is imported."""
 
     name: str
 
@@ -99,14 +99,14 @@ class _Strided:
 
 
 def read_pickled(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a `.bin` file in the order of its state dict; no weight is read."""
+    """Return the tensors of a `.bin` file in the order of its state dict; no weight is read."""
     with open_regular(path) as file:
         archive = _Archive(path, file)
         try:
-            found = _state_dict(archive.content("data.pkl", MAX_PICKLE))
+            tensors = _state_dict(archive.content("data.pkl", MAX_PICKLE))
         except _PickleRefusal as error:
             _refuse(path, f"is no state dict that is read here: {error}", _RESAVE)
-        return {name: archive.tensor(name, tensor) for name, tensor in found.items()}
+        return {name: archive.tensor(name, tensor) for name, tensor in tensors.items()}
 
 
 def _refuse(path: Path, message: str, help: str = "", at: int | None = None) -> NoReturn:
@@ -125,10 +125,10 @@ class _Archive:
             message = "is no zip archive, as PyTorch has written them since version 1.6"
             _refuse(path, message, _RESAVE, 0)
         self.members = self._members()
-        found = [name for name in self.members if name.endswith("/data.pkl")]
-        if len(found) != 1:
-            _refuse(path, f"holds {len(found)} files 'data.pkl', and a PyTorch file has one")
-        self.root = found[0].removesuffix("data.pkl")
+        pickles = [name for name in self.members if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            _refuse(path, f"holds {len(pickles)} files 'data.pkl', and a PyTorch file has one")
+        self.root = pickles[0].removesuffix("data.pkl")
         if (order := self.content("byteorder", 16)) not in {b"", b"little"}:
             _refuse(path, f"its numbers are in byte order {quoted(order.decode('latin-1'))}")
 
@@ -146,7 +146,7 @@ class _Archive:
         return members
 
     def _member(self, info: zipfile.ZipInfo) -> ByteRange:
-        """Where the bytes are, by the member's own header, as PyTorch finds them."""
+        """Return a member's bytes, by the member's own header, as PyTorch does."""
         name, at = quoted(info.filename), info.header_offset
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             _refuse(self.path, f"{name} is compressed or encrypted, which PyTorch's never are")
@@ -163,7 +163,7 @@ class _Archive:
         return ByteRange(self.path, begin, info.file_size)
 
     def content(self, name: str, most: int) -> bytes:
-        """A small member's bytes; none if it isn't there."""
+        """Return a small member's bytes; none if it is missing."""
         member = self.members.get(self.root + name)
         if member is None:
             return b""
@@ -173,7 +173,7 @@ class _Archive:
         return read_exactly(self.file, member.size, self.path, "C108")
 
     def tensor(self, name: str, tensor: _Strided) -> TensorInfo:
-        """What a tensor is, and where it lies: within its storage, or the file is refused."""
+        """Return a tensor's spec and place within its storage, or refuse the file."""
         shown = quoted(name)
         member = self.members.get(f"{self.root}data/{tensor.storage.key}")
         if member is None:
@@ -193,7 +193,7 @@ class _Archive:
 
 
 def _is_plain(tensor: _Strided) -> bool:
-    """Whether the entries lie in a row, in the order of their indices."""
+    """Return whether the entries lie in a row, in the order of their indices."""
     step = 1
     for extent, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
         if extent not in {1, 0} and stride != step:
@@ -206,7 +206,7 @@ def _is_plain(tensor: _Strided) -> bool:
 
 
 def _state_dict(raw: bytes) -> dict[str, _Strided]:
-    """The tensors of a pickled state dict by name. Raises _PickleRefusal for anything else."""
+    """Return the tensors of a pickled state dict by name. Raises _PickleRefusal for others."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of damaged texts' escapes
@@ -236,7 +236,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, raw: bytes) -> object:
-        """Read the pickle to its end; the value that it makes."""
+        """Read the pickle to its end, and return its value."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
             if count >= MOST_INSTRUCTIONS:
                 raise _PickleRefusal(f"it has more than {MOST_INSTRUCTIONS} instructions")
@@ -269,7 +269,7 @@ class _Machine:
         return values
 
     def name(self, module: object, name: object) -> None:
-        """Push a global, if it is one of those that a state dict needs."""
+        """Push a global, if a state dict needs it."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise _PickleRefusal("it names something by no string")
         full = f"{module} {name}"
@@ -307,11 +307,11 @@ class _Machine:
         self.push(_called(function.name.rpartition(" ")[2], arguments))
 
     def persistent(self) -> None:
-        """A storage: ('storage', its class, its key, a device, how many entries)."""
-        (found,) = self.take(1)
-        if not isinstance(found, tuple) or len(found) != 5 or found[0] != "storage":
+        """Push a storage: ('storage', its class, its key, a device, its number of entries)."""
+        (reference,) = self.take(1)
+        if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
             raise _PickleRefusal("it refers to something that is no storage")
-        _, kind, key, _, count = found
+        _, kind, key, _, count = reference
         name = kind.name.rpartition(" ")[2] if isinstance(kind, _Global) else ""
         if name not in _STORAGES or not isinstance(key, str) or not _is_count(count):
             raise _PickleRefusal("it refers to a storage of no known kind")
@@ -344,8 +344,8 @@ def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> _Strided:
         raise _PickleRefusal("a tensor's shape or strides are no numbers that a tensor can have")
     if not typed:
         return _Strided(storage, storage.dtype, offset, shape, strides)
-    given = arguments[6].name if isinstance(arguments[6], _Global) else ""
-    if (dtype := _DTYPES.get(given.rpartition(" ")[2])) is None:
+    name = arguments[6].name if isinstance(arguments[6], _Global) else ""
+    if (dtype := _DTYPES.get(name.rpartition(" ")[2])) is None:
         raise _PickleRefusal("a tensor has no known dtype")
     return _Strided(storage, dtype, offset, shape, strides)
 
@@ -383,4 +383,4 @@ _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda m, _: m.push(tuple(m.take(3))),
     **dict.fromkeys(_ARGUMENTS, _Machine.push),
 }
-"""What each instruction does."""
+"""The effect of each instruction."""

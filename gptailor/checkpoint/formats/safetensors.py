@@ -11,7 +11,7 @@ from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed, nearest
 
 MAX_HEADER = 100_000_000
-"""The largest header, in bytes: what the reference implementation allows."""
+"""The largest header, in bytes, as in the reference implementation."""
 
 _LARGEST = 2**64 - 1
 _LFS = b"version "  # how the text of a Git LFS pointer begins
@@ -19,10 +19,10 @@ _CUT = "the file is cut short; download it again"
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file in the order of their bytes; no weight is read.
+    """Return the tensors of a safetensors file in the order of their bytes; no weight is read.
 
-    All that the reference implementation refuses is refused, and so are duplicate names and
-    fields that the format doesn't know. `__metadata__` is checked and left out.
+    Everything that the reference implementation refuses is refused, and so are duplicate names and
+    unknown fields. `__metadata__` is checked and left out.
     """
     with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -30,14 +30,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     header = _Header(path, raw, size)
     entries = files.parse_object(raw, path, "C204", duplicate="C205", start=8)
     header.check_metadata(entries.pop("__metadata__", {}))
-    found = [header.tensor(name, entry) for name, entry in entries.items()]
-    tensors = sorted(found, key=lambda tensor: (tensor.offset, tensor.spec.size))
+    infos = [header.tensor(name, entry) for name, entry in entries.items()]
+    tensors = sorted(infos, key=lambda tensor: (tensor.offset, tensor.spec.size))
     header.check_cover(tensors)
     return {tensor.spec.name: tensor for tensor in tensors}
 
 
 def _text(file: io.FileIO, size: int, path: Path) -> bytes:
-    """The header's JSON; its length is believed only once it fits into the file."""
+    """Return the header's JSON; its length is used only once it fits into the file."""
     if size < 8:
         message = f"has {size} bytes, and a safetensors file has at least 8"
         raise files.CheckpointError("C202", message, path, _CUT, 0)
@@ -64,7 +64,7 @@ class _Header:
         self.size = file_size - self.start
 
     def refuse(self, code: str, message: str, at: int | str, help: str = "") -> NoReturn:
-        """Raise; `at` is an offset in the data, or the name of the entry that is wrong."""
+        """Raise an error; `at` is an offset in the data, or the name of the wrong entry."""
         offset = 8 + files.place_of(at, self.text) if isinstance(at, str) else self.start + at
         raise files.CheckpointError(code, message, self.path, help, offset)
 
@@ -77,8 +77,8 @@ class _Header:
         if not isinstance(entry, dict):
             self.refuse("C206", f"{files.quoted(name)} is not an object", name)
         if entry.keys() != {"dtype", "shape", "data_offsets"}:
-            found = listed(files.quoted(key) for key in list(entry)[:8]) or "nothing"
-            message = f"{files.quoted(name)} has {found}, not 'dtype', 'shape', 'data_offsets'"
+            keys = listed(files.quoted(key) for key in list(entry)[:8]) or "nothing"
+            message = f"{files.quoted(name)} has {keys}, not 'dtype', 'shape', 'data_offsets'"
             self.refuse("C206", message, name)
         dtype = self._dtype(name, entry["dtype"])
         shape = self._shape(name, entry["shape"])
@@ -125,7 +125,7 @@ class _Header:
         return begin, end
 
     def check_cover(self, tensors: Iterable[TensorInfo]) -> None:
-        """Each tensor begins where the one before it ends, and the last ends the file."""
+        """Refuse tensors that overlap, leave gaps, or don't end with the file."""
         at, before = 0, None
         for tensor in tensors:
             name, gap = tensor.spec.name, tensor.offset - self.start - at
@@ -144,7 +144,7 @@ def _shown(name: str | None) -> str:
 
 
 def _product(factors: Iterable[int]) -> int | None:
-    """The product, or None as soon as 64 bits don't hold it (so that it costs next to nothing)."""
+    """Return the product, or None as soon as it exceeds 64 bits, which keeps it cheap."""
     result = 1
     for factor in factors:
         if (result := result * factor) > _LARGEST:
@@ -153,5 +153,5 @@ def _product(factors: Iterable[int]) -> int | None:
 
 
 def _int(value: int) -> str:
-    """A number, if it is short enough to be read."""
+    """Return a number, if it is short enough to be read."""
     return str(value) if abs(value) <= _LARGEST else f"{'-' if value < 0 else ''}2^64 or more"

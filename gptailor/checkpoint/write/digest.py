@@ -1,4 +1,4 @@
-"""Digests of what is on disk and of what goes there, block by block: nothing is loaded whole."""
+"""Digests of files and of bytes to be written, block by block: nothing is loaded whole."""
 
 import hashlib
 import os
@@ -31,9 +31,9 @@ class FileDigest(Closed):
 
 @final
 class TensorDigest(Closed):
-    """What a tensor is (`dtype` is safetensors' name of it), and the sha256 of its bytes.
+    """The dtype (by its name in safetensors), shape and sha256 of a tensor.
 
-    `sketch` is of a tensor that a bridge changes: numbers by which others are compared with it, to
+    `sketch` is for a tensor that a bridge changes: numbers that other tensors are compared with, to
     a tolerance.
     """
 
@@ -44,14 +44,14 @@ class TensorDigest(Closed):
 
 
 def of_bytes(raw: bytes) -> FileDigest:
-    """The digest of a file that is not on disk."""
+    """Return the digest of a file that is not on disk."""
     return FileDigest(size=len(raw), sha256=hashlib.sha256(raw).hexdigest())
 
 
 def of_file(path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
-    """The digest of a file. Raises CheckpointError: C201 if it can't be read, C304 if it changes.
+    """Return the digest of a file. Raises CheckpointError: C201 if unreadable, C304 if it changes.
 
-    `progress` is told of the bytes read; what it raises ends the reading.
+    `progress` receives the number of bytes read; an exception of its own ends the reading.
     """
     with open_regular(path) as file:
         before = os.fstat(file.fileno())
@@ -72,9 +72,9 @@ def of_tensors(
     seen: OnWritten,
     progress: ByteProgress = lambda _: None,
 ) -> None:
-    """Make the bytes of each tensor, and tell `seen` of their digest; nothing is written.
+    """Make the bytes of each tensor, and call `seen` with their digest; nothing is written.
 
-    `seen` is told by one thread of the crew at a time, in no order; `progress` by any.
+    One thread of the crew at a time calls `seen`, in no order; any thread calls `progress`.
     """
     seen = crew.told(seen)
 

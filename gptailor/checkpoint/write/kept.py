@@ -1,6 +1,6 @@
-"""JSON that is kept because making it again takes time: `keep_json`, `kept_json`.
+"""JSON files that save computing something again: `keep_json`, `kept_json`.
 
-Such a file is believed only whole. A damaged, torn or foreign one counts as missing.
+Only an intact file counts. A damaged, torn or foreign one counts as missing.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from gptailor.checkpoint.write.output_file import write_whole
 
 def keep_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object with its digest, whole or not at all. Raises CheckpointError (C303)."""
-    whole = {"sha256": _digest(value), "value": value}
-    write_whole(path, json.dumps(whole).encode(), path)
+    document = {"sha256": _digest(value), "value": value}
+    write_whole(path, json.dumps(document).encode(), path)
 
 
 def kept_json(path: Path) -> dict[str, Any]:
     """Return the object that `keep_json` wrote there; an empty one if it is missing or damaged."""
     with suppress(CheckpointError):
-        found = read_object(path, "C201", duplicate=None)
-        value = found.get("value")
-        if isinstance(value, dict) and found.get("sha256") == _digest(value):
+        document = read_object(path, "C201", duplicate=None)
+        value = document.get("value")
+        if isinstance(value, dict) and document.get("sha256") == _digest(value):
             return value
     return {}
 

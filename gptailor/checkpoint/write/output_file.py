@@ -1,6 +1,6 @@
 """An output file: room in advance, bytes copied in the kernel, written out while more are made.
 
-Where the system or the file system lacks one of these calls, the bytes get there all the same.
+Where the system or the file system lacks one of these calls, a slower way is used.
 """
 
 import ctypes
@@ -19,15 +19,21 @@ from gptailor.checkpoint.files import CheckpointError, open_regular, reading, re
 from gptailor.checkpoint.tensor import ByteRange
 
 Payload = ByteRange | Iterable[memoryview | bytes]
-"""A tensor's bytes: copied from a file as they are, or made on the way."""
+"""A tensor's bytes: copied from a file as they are, or computed on the way."""
 
 ByteProgress = Callable[[int], None]
-"""Told how many bytes were written since the last call."""
+"""Receives the number of bytes written since the last call."""
 
 COPY_STEP = 32 * 1024 * 1024
-"""The most that the kernel copies in one call, so that a long copy shows and can be interrupted."""
+"""The most that the kernel copies in one call.
+
+Smaller steps make progress visible and let an interrupt work.
+"""
 BUFFER = 1024 * 1024
-"""What goes through memory at once; it should fit a cache. `hashlib` lets other threads go on."""
+"""Bytes that pass through memory at once; they should fit a cache.
+
+`hashlib` lets other threads run.
+"""
 _WORTH_STARTING = 1024 * 1024
 """A shorter stretch waits for its neighbours before it goes to the disk."""
 
@@ -37,21 +43,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @cache
 def libc(name: str, *arguments: Any) -> Callable[..., int] | None:
-    """A function of the C library with arguments of these types, which says 0; or None."""
+    """Return a function of the C library with these argument types, which returns 0; or None."""
     try:
         function: Any = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (AttributeError, OSError, TypeError):  # another system, a libc that lacks it
         return None
     function.argtypes = arguments
-    found: Callable[..., int] = function
-    return found
+    typed: Callable[..., int] = function
+    return typed
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Make a new file `size` bytes long, its blocks allocated; OSError if the disk lacks them.
+    """Make a new file `size` bytes long, its blocks allocated; OSError if the disk is full.
 
-    Python's `posix_fallocate` won't do: where a file system can't allocate, as NFS, the C library
-    writes into each block instead.
+    Python's `posix_fallocate` is unsuitable: where a file system can't allocate, such as NFS, the C
+    library writes into each block instead.
     """
     fallocate = libc("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     if size and fallocate is not None and fallocate(fd, 0, 0, size):
@@ -62,7 +68,7 @@ def _reserve(fd: int, size: int) -> None:
 
 
 def blocks_of(payload: Payload) -> Iterator[memoryview | bytes]:
-    """A tensor's bytes, each block valid until the next one is asked for."""
+    """Yield a tensor's bytes, each block valid until the next one."""
     if not isinstance(payload, ByteRange):
         yield from payload
         return
@@ -71,7 +77,7 @@ def blocks_of(payload: Payload) -> Iterator[memoryview | bytes]:
 
 
 def read_blocks(source: int, stretch: ByteRange) -> Iterator[memoryview]:
-    """A stretch of an open file, each block valid until the next one is asked for."""
+    """Yield a stretch of an open file, each block valid until the next one."""
     buffer = memoryview(bytearray(min(stretch.size, BUFFER)))
     done = 0
     while done < stretch.size:
@@ -89,8 +95,8 @@ def read_blocks(source: int, stretch: ByteRange) -> Iterator[memoryview]:
 class OutputFile:
     """A new file of a known size, written anywhere and by several threads at the same time.
 
-    It is synced to the disk when it is closed without an exception. Errors speak of `shown`, the
-    path that the file will have in the end.
+    It is synced to the disk when it is closed without an exception. Errors name `shown`, the path
+    that the file will have in the end.
     """
 
     def __init__(self, path: Path, shown: Path, size: int, progress: ByteProgress) -> None:
@@ -109,7 +115,7 @@ class OutputFile:
     def __enter__(self) -> "OutputFile":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         try:
             if kind is None:
                 with writing(self.shown):
@@ -118,7 +124,7 @@ class OutputFile:
             os.close(self.fd)
 
     def write(self, chunk: memoryview | bytes, offset: int) -> int:
-        """Write all of it from byte `offset` of the file on; returns how many bytes that were."""
+        """Write all of a chunk from byte `offset` of the file on; return its number of bytes."""
         view = memoryview(chunk)
         size = view.nbytes
         if not size:
@@ -133,9 +139,9 @@ class OutputFile:
         return size
 
     def start(self, offset: int, size: int) -> None:
-        """Have the disk begin with a stretch that is written, if it is long enough to be worth it.
+        """Start writing a stretch to the disk, if it is long enough.
 
-        This waits for nothing, and the last sync is short, then.
+        This doesn't wait, and shortens the last sync.
         """
         kinds = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
         sync = libc("sync_file_range", *kinds) if size >= _WORTH_STARTING else None
@@ -143,7 +149,7 @@ class OutputFile:
             sync(self.fd, offset, size, _WRITE)
 
     def copy(self, stretch: ByteRange, offset: int) -> None:
-        """Write a stretch of another file from byte `offset` on, within the kernel if it may be."""
+        """Write a stretch of another file from byte `offset` on, within the kernel if possible."""
         end = stretch.offset + stretch.size
         with open_regular(stretch.file) as file:
             source = file.fileno()
@@ -157,17 +163,18 @@ class OutputFile:
             self.start(offset + begun, done - begun)
 
     def _copy_in_kernel(self, source: int, stretch: ByteRange, offset: int) -> int:
-        """Copy as far as the kernel can; where it can't, the next way says what is wrong.
+        """Copy as far as the kernel can, and return the number of bytes.
 
-        `sendfile` writes where a descriptor stands, and so has one of its own.
+        The next way reports errors. `sendfile` writes at a descriptor's position, and so has one of
+        its own.
         """
         done = 0
         with writing(self.shown):
             out = io.FileIO(os.open(self.path, os.O_WRONLY | os.O_CLOEXEC), "w")
 
         def copy_range(count: int) -> int:
-            places = stretch.offset + done, offset + done
-            return os.copy_file_range(source, self.fd, count, *places)
+            offsets = stretch.offset + done, offset + done
+            return os.copy_file_range(source, self.fd, count, *offsets)
 
         def send(count: int) -> int:
             out.seek(offset + done)
@@ -189,7 +196,7 @@ class OutputFile:
 
 @contextmanager
 def writing(shown: Path) -> Iterator[None]:
-    """Turn what the system says into a `CheckpointError` about this path."""
+    """Turn the system's errors into a `CheckpointError` about this path."""
     try:
         yield
     except OSError as error:
@@ -216,8 +223,8 @@ def temporary_folder(shown: Path) -> Iterator[Path]:
 def write_whole(place: Path, raw: bytes, shown: Path) -> None:
     """Write a file whole or not at all, in the place of an old one if there is one.
 
-    It is `.NAME.` and eight hexadecimal digits until it is whole. Errors speak of `shown`; raises
-    CheckpointError (C303) if it can't be written.
+    Until it is whole it is called `.NAME.` and eight hexadecimal digits. Errors name `shown`;
+    raises CheckpointError (C303) if it can't be written.
     """
     side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:

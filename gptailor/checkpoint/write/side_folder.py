@@ -1,6 +1,6 @@
 """The folder beside a target in which an output grows, until both change names: `SideFolder`.
 
-It holds a locked file while its process lives, so that other runs can tell a dead one's folder.
+It holds a locked file while its process lives, so that other runs recognise a dead one's folder.
 """
 
 import ctypes
@@ -26,9 +26,9 @@ _EXCHANGE = 2  # RENAME_EXCHANGE
 
 @final
 class SideFolder:
-    """A context: on leaving it, whatever happened, the folder is gone and the target is whole.
+    """A context after which, in any case, the folder is gone and the target is whole.
 
-    The output that grows in it is a folder, or, if `single`, a file that is made there.
+    The output that grows in it is a folder, or, if `single`, a file.
     """
 
     def __init__(self, target: Path, *, single: bool = False) -> None:
@@ -39,7 +39,7 @@ class SideFolder:
 
     @property
     def new(self) -> Path:
-        """The output, until it is the target."""
+        """Return the path of the output until it is the target."""
         return self.path / _NEW
 
     def __enter__(self) -> "SideFolder":
@@ -63,7 +63,7 @@ class SideFolder:
             _release(self.path, self._lock)
 
     def _create(self) -> int:
-        """Make the folder; the descriptor that holds its lock.
+        """Make the folder, and return the descriptor that holds its lock.
 
         Until the lock is held another run may take the folder for dead and remove it; then the next
         attempt has another name.
@@ -83,7 +83,7 @@ class SideFolder:
         raise CheckpointError("C303", message, self.target)
 
     def swap(self, *, force: bool) -> None:
-        """Make the new output the target; an old one takes its place here if `force` says so."""
+        """Make the new output the target; an old one takes its place here if `force` is set."""
         for root, _, _ in os.walk(self.new):
             with writing(Path(root)):
                 _sync_folder(Path(root))
@@ -114,10 +114,10 @@ class SideFolder:
             raise
 
     def _name_file(self, *, force: bool) -> None:
-        """Give a file its name, in the place of another only if `force` says so.
+        """Give a file its name, in the place of another only if `force` is set.
 
-        A plain rename would take the name from a file that wasn't there a moment ago. Where a file
-        system lacks second names, the file is renamed once the name was seen to be free.
+        A plain rename would take the name from a file that appeared a moment ago. On a file system
+        without hard links, the file is renamed once the name was seen to be free.
         """
         if force:
             self.new.replace(self.target)
@@ -134,27 +134,27 @@ class SideFolder:
 
 @final
 class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
-    """There is something where the output is to go."""
+    """An existing file or folder where the output is to go."""
 
     def __init__(self, target: Path) -> None:
         super().__init__("C301", "exists already", target, "`--force` replaces it")
 
 
 def remove_stale(target: Path) -> tuple[Path, ...]:
-    """Remove what dead runs left beside a target, never a live one's; returns what was removed.
+    """Remove remains of dead runs beside a target, never a live one's; return their paths.
 
     A run that died between its two renames has the old target put back.
     """
     pattern = re.compile(re.escape(f".{target.name}.partial-") + r"\d+-[0-9a-z]+")
     try:
-        found = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+        paths = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
     except OSError:  # no parent yet, or one that can't be listed: the write will say so
         return ()
-    return tuple(path for path in sorted(found) if _remove_dead(path, target))
+    return tuple(path for path in sorted(paths) if _remove_dead(path, target))
 
 
 def _remove_dead(path: Path, target: Path) -> bool:
-    """Remove a side folder if its process is dead; whether it is gone."""
+    """Remove a side folder if its process is dead; return whether it is gone."""
     if path.is_symlink():
         return False
     lock = _lock_of_dead(path)
@@ -170,7 +170,7 @@ def _remove_dead(path: Path, target: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a folder's entries on the disk; a file system that can't do this is as good as done."""
+    """Sync a folder's entries to the disk, if the file system can."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -181,24 +181,27 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def exchange_names(one: Path, other: Path) -> bool:
-    """Exchange two paths; False, and nothing done, where the system or file system can't.
+def exchange_names(first_path: Path, other_path: Path) -> bool:
+    """Exchange two paths; return False, without a change, if the system can't.
 
     Linux can (`renameat2`), on local file systems; NFS has no such call.
     """
     path = (ctypes.c_int, ctypes.c_char_p)
     renameat2 = libc("renameat2", *path, *path, ctypes.c_uint)
-    places = _HERE, os.fsencode(one), _HERE, os.fsencode(other)
-    return renameat2 is not None and not renameat2(*places, _EXCHANGE)
+    arguments = _HERE, os.fsencode(first_path), _HERE, os.fsencode(other_path)
+    return renameat2 is not None and not renameat2(*arguments, _EXCHANGE)
 
 
 def _name(target: Path) -> Path:
-    """Where a side folder may be: a path that nobody else has."""
+    """Return a new path for a side folder."""
     return target.parent / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(8)}"
 
 
 def _claim(fd: int) -> bool:
-    """Lock it; True on a file system without locks too, where nothing is ever taken for dead."""
+    """Lock a descriptor, and return whether it worked.
+
+    A file system without locks counts as locked, since nothing is taken for dead there.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -207,7 +210,7 @@ def _claim(fd: int) -> bool:
 
 
 def _lock_of_dead(path: Path) -> int | None:
-    """The lock of a side folder whose process is dead, now held by us."""
+    """Return the lock of a side folder whose process is dead, now held by us, or None."""
     with suppress(OSError):
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -241,7 +244,7 @@ def _discard(path: Path, target: Path) -> None:
 
 
 def _release(path: Path, lock: int | None) -> None:
-    """Let go of the lock, the last of what was in the folder.
+    """Release the lock, and remove the folder.
 
     NFS keeps a file that is removed while it is open, under another name, until it is closed.
     """

@@ -1,4 +1,4 @@
-"""The tensors of an output file: which file has which, and all written by several threads."""
+"""The tensors of an output file: their distribution over files, written by several threads."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ _WAIT = 0.2
 
 @final
 class Dismissed(Exception):  # noqa: N818 (no error: another job failed, and this one was let go)
-    """The crew stopped while a job was under way."""
+    """The end of a job whose crew stopped."""
 
 
 @final
 class Crew:
-    """So many threads; with one, jobs run in the caller's."""
+    """A number of threads; with one, jobs run in the caller's."""
 
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
@@ -40,8 +40,8 @@ class Crew:
     def do(self, jobs: Iterable[_Job]) -> None:
         """Do all jobs, begun in their order.
 
-        After an exception no other job is begun, those under way end, and of all that failed the
-        first in order is raised. After an interrupt those under way end at their next `told`.
+        After an exception no other job is begun, running jobs end, and the exception of the first
+        failed job is raised. After an interrupt running jobs end at their next call through `told`.
         """
         if self.threads == 1:
             for job in jobs:
@@ -76,7 +76,7 @@ class Crew:
             raise failed.pop(min(failed))
 
     def told(self, listener: Callable[_Given, None]) -> Callable[_Given, None]:
-        """The listener, for one thread at a time; raises `Dismissed` once the crew has stopped."""
+        """Return the listener for one thread at a time; it raises `Dismissed` after a stop."""
 
         def one_at_a_time(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
             if self._stopped.is_set():
@@ -90,7 +90,8 @@ class Crew:
 def _join(threads: Iterable[Thread]) -> None:
     """Wait for the threads that run.
 
-    Python acts on an interrupt that comes just before a wait when the wait ends; so each is short.
+    Python handles an interrupt that comes just before a wait when the wait ends, so each wait is
+    short.
     """
     for thread in threads:
         while thread.is_alive():
@@ -98,13 +99,13 @@ def _join(threads: Iterable[Thread]) -> None:
 
 
 def available() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     knows = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if knows else os.cpu_count() or 1
 
 
 _HEADER_ALIGNMENT = 8
-"""The data of a file start at a multiple of this many bytes, as a loader that maps it wants."""
+"""The data of a file start at a multiple of this many bytes, for loaders that map it."""
 
 
 @final
@@ -122,19 +123,19 @@ class Shard:
 
     @property
     def size(self) -> int:
-        """The bytes of the file."""
+        """Return the bytes of the file."""
         return len(self.header) + sum(map(self.taken, self.specs))
 
     def taken(self, spec: TensorSpec) -> int:
-        """The bytes that a tensor takes in the file."""
+        """Return the bytes that a tensor takes in the file."""
         return -(-spec.size // self.alignment) * self.alignment
 
 
 def plan_shards(specs: Sequence[TensorSpec], shard_size: int) -> tuple[Shard, ...]:
     """Fill files of at most `shard_size` bytes of tensors in the order given.
 
-    A tensor larger than that has a file to itself. Within a file wider dtypes come first, so that
-    each tensor is aligned to its dtype; else the order stays. The same input gives the same bytes.
+    A larger tensor has a file to itself. Within a file wider dtypes come first, so that each tensor
+    is aligned to its dtype; else the order stays. The same input gives the same bytes.
     """
     if shard_size <= 0:
         raise ValueError(f"shard_size is {shard_size}; it must be positive")
@@ -171,12 +172,12 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
 
 
 OnWritten = Callable[[TensorSpec, str], None]
-"""Told of a tensor that is written, and of the sha256 of its bytes, in hexadecimal."""
+"""Receives a tensor that is written, and the sha256 of its bytes, in hexadecimal."""
 
 _LARGE = 64 * 1024 * 1024
-"""Bytes from which on a tensor is begun before the others, lest it be the last to end."""
+"""Bytes from which on a tensor is begun before the others, so that it isn't the last to end."""
 _FLUSHED = 16 * 1024 * 1024
-"""Made bytes that go to the disk together."""
+"""Computed bytes that go to the disk together."""
 
 
 def fill_shard(
@@ -186,9 +187,9 @@ def fill_shard(
     crew: Crew,
     seen: OnWritten | None = None,
 ) -> None:
-    """Write the header and all tensors of a shard. Neighbours that are copied are copied as one."""
+    """Write the header and all tensors of a shard; copied neighbours are copied as one stretch."""
     out.write(shard.header, 0)
-    copies, made = [], []
+    copies, computed = [], []
     offset = len(shard.header)
     for spec in shard.specs:
         payload = payload_of(spec)
@@ -196,25 +197,25 @@ def fill_shard(
             _check_size(spec, payload.size, out)
             copies.append((spec, payload, offset))
         else:
-            made.append((spec, payload, offset))
+            computed.append((spec, payload, offset))
         offset += shard.taken(spec)
     if seen is None:
         copying = [partial(out.copy, *each) for each in _joined(copies)]
     else:
         copying = [partial(_make, out, *each, seen) for each in copies]
-    made.sort(key=lambda each: each[0].size < _LARGE)
-    making = [partial(_make, out, *each, seen) for each in made]
+    computed.sort(key=lambda each: each[0].size < _LARGE)
+    making = [partial(_make, out, *each, seen) for each in computed]
     # One thread waits for what arithmetic needs to be imported, while the others copy.
     crew.do([*making[:1], *copying, *making[1:]])
 
 
 def _joined(copies: Iterable[tuple[TensorSpec, ByteRange, int]]) -> list[tuple[ByteRange, int]]:
-    """The stretches and where they go; those that lie one after another, in both files, as one."""
+    """Return the stretches and their offsets; neighbours in both files are joined."""
     joined: list[tuple[ByteRange, int]] = []
     for _, stretch, offset in copies:
         before, begin = joined[-1] if joined else (ByteRange(stretch.file, -1, 0), -1)
-        ends = before.file, before.offset + before.size, begin + before.size
-        if ends == (stretch.file, stretch.offset, offset):
+        expected = before.file, before.offset + before.size, begin + before.size
+        if expected == (stretch.file, stretch.offset, offset):
             joined[-1] = replace(before, size=before.size + stretch.size), begin
         else:
             joined.append((stretch, offset))

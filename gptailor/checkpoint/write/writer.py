@@ -1,4 +1,7 @@
-"""An output that is there whole or not at all: `write_checkpoint` a folder, `write_file` a file."""
+"""An output that is written whole or not at all:
+
+`write_checkpoint` a folder, `write_file` a file.
+"""
 
 import json
 import os
@@ -32,16 +35,15 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     """Write shards, their index and other files into a new folder, all or nothing.
 
     Everything grows in a side folder and is on the disk before that is renamed to `target`. After
-    an exception, an interrupt or the loss of the process the target is what it was before.
+    an exception, an interrupt or the loss of the process the target is unchanged.
 
-    `files` are given by their path within the folder: the bytes, or a file to copy. `progress` is
-    told of all bytes written. `protected` are what the output is made from: a target that is one
-    of them, lies in one or holds one is refused. `force` replaces a folder that is there.
-
-    `payload_of` is called, and what it gives consumed, by `threads` threads, as many as there are
-    cores without that; `progress` and `seen` by one of them at a time. `seen` is told the sha256 of
+    `files` has, by their path within the folder, the bytes or a file to copy. `progress` receives
+    the number of all bytes written. `protected` are the files that the output is made from: a
+    target that is one of them, lies in one or holds one is refused. `force` replaces an existing
+    folder. `payload_of` is called, and its result consumed, by `threads` threads, by default one
+    for each core; `progress` and `seen` by one of them at a time. `seen` receives the sha256 of
     each tensor, taken while it is written. `finish` is called when all tensors are written: it
-    gives more files, or refuses the whole by an exception.
+    returns more files, or refuses the output by an exception.
     """
     target = located(target)
     check_target(target, force=force, protected=protected)
@@ -51,10 +53,10 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
         check_target(target, force=force, protected=protected)
         with SideFolder(target) as side:
             crew = Crew(threads)
-            told = crew.told(progress)
+            count_bytes = crew.told(progress)
             for shard in shards:
                 path, shown = side.new / shard.name, target / shard.name
-                with OutputFile(path, shown, shard.size, told) as out:
+                with OutputFile(path, shown, shard.size, count_bytes) as out:
                     fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
             for name, content in {**_index(shards), **files, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
@@ -73,10 +75,10 @@ def write_file(  # noqa: PLR0913 (as above)
     seen: OnWritten | None = None,
     finish: Callable[[], bytes],
 ) -> None:
-    """Write one file of tensors, all or nothing, in the way of `write_checkpoint`.
+    """Write one file of tensors, all or nothing, as `write_checkpoint` does.
 
-    `finish` is called when all tensors are written: it gives the header as it is to be in the end,
-    of the same length, or refuses the whole by an exception.
+    `finish` is called when all tensors are written: it returns the final header, of the same
+    length, or refuses the output by an exception.
     """
     target = located(target)
     check_target(target, force=force, protected=protected, single=True)
@@ -97,7 +99,7 @@ def write_file(  # noqa: PLR0913 (as above)
 
 
 def located(target: Path) -> Path:
-    """The target as an absolute path whose parents are no links; its last part may be one."""
+    """Return the target as an absolute path without links in its parents."""
     try:
         if target.name in {"", ".."}:
             return target.resolve()
@@ -148,7 +150,7 @@ def _check_file(target: Path, *, force: bool) -> None:
 
 
 def free_space(target: Path) -> int:
-    """The free bytes where the target is to be: in the nearest parent that exists."""
+    """Return the free bytes at the target: in the nearest parent that exists."""
     target = located(target)
     with writing(target):
         place = next(place for place in (target, *target.parents) if place.is_dir())
@@ -157,7 +159,7 @@ def free_space(target: Path) -> int:
 
 
 def _check_apart(target: Path, source: Path) -> None:
-    """Neither is the other, nor lies within it, links followed or not."""
+    """Refuse a target that is, holds or lies within a source, links followed or not."""
     for place in (Path(os.path.abspath(source)), Path(os.path.realpath(source))):  # noqa: PTH100 (resolve() follows links)
         same = place == target
         with suppress(OSError):  # one folder by other names: a bind mount, letters' case
@@ -171,11 +173,11 @@ def _check_apart(target: Path, source: Path) -> None:
 
 
 _OF_A_MODEL = ("config.json", "adapter_config.json")
-"""What the folder of a model, or of an adapter, has one of."""
+"""Files of which the folder of a model, or of an adapter, has one."""
 
 
 def _check_replaceable(target: Path) -> None:
-    """Nobody means to replace where they stand, their home, a repository or what is no model."""
+    """Refuse to replace the current folder, a home, a repository or a folder without a model."""
     home = expanded("~")
     for place, what in ((Path.cwd(), "the current folder"), (home, "your home")):
         if place.is_relative_to(target):
@@ -188,7 +190,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
-    """Each file has one path, within the folder."""
+    """Refuse a path that occurs twice or leads out of the folder."""
     seen: set[PurePosixPath] = set()
     for name in (*shards, *files):
         path = PurePosixPath(name)
@@ -199,8 +201,8 @@ def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
 
 @contextmanager
 def _parents(folder: Path) -> Iterator[None]:
-    """Make the folders that lack; after an exception those that were made are removed again."""
-    made: list[Path] = []
+    """Make missing folders; after an exception remove them again."""
+    created: list[Path] = []
     try:
         for place in reversed([folder, *folder.parents]):
             with writing(place):
@@ -208,13 +210,13 @@ def _parents(folder: Path) -> Iterator[None]:
                     continue
                 with suppress(FileExistsError):  # made by somebody else, just now
                     place.mkdir()
-                    made.append(place)
+                    created.append(place)
                 if not place.is_dir():
                     message = "is a file, where a folder is needed"
                     raise CheckpointError("C302", message, place)  # noqa: TRY301 (undone as any)
         yield
     except BaseException:
-        for place in reversed(made):
+        for place in reversed(created):
             with suppress(OSError):  # somebody else uses it by now
                 place.rmdir()
         raise
@@ -234,7 +236,7 @@ def _write_file(path: Path, shown: Path, content: bytes | Path, progress: BytePr
 
 
 def _index(shards: Sequence[Shard]) -> dict[str, bytes]:
-    """The index file, where there are several shards."""
+    """Return the index file, where there are several shards."""
     if len(shards) < 2:
         return {}
     specs = [spec for shard in shards for spec in shard.specs]

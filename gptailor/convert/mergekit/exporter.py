@@ -144,7 +144,7 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
 def _method(slots: Sequence[outline.Slot], rows: Sequence[_PartRecipes]) -> MergekitMethod:
     """Return the one method of the document."""
     places: dict[str, Place] = {}
-    recipes = [(entry.recipe, entry.at) for slot in slots for entry in slot.made.values()]
+    recipes = [(entry.recipe, entry.at) for slot in slots for entry in slot.recipes.values()]
     recipes += [(row[where], (where,)) for row in rows for where in _ENDS if where in row]
     for recipe, at in recipes:
         if isinstance(recipe, Merge):
@@ -357,7 +357,7 @@ def _recipes_of_parts(slots: Sequence[outline.Slot]) -> list[_PartRecipes]:
     known = {None, *outline.PARTS, NORMS}
     known |= {name for projections in _PROJECTIONS.values() for name in projections}
     for slot in slots:
-        for part, entry in slot.made.items():
+        for part, entry in slot.recipes.items():
             if part in known:
                 continue
             message = f"the part '{part}' is none of Llama's, which filters are written for"
@@ -455,7 +455,7 @@ def _exported_layers(
                 models = list(dict.fromkeys([*models, *_slice_models(method, rows[-1], plan)]))
             yield _exported_layer(plan, method, row, models)
         except InexpressibleError as reason:
-            entries = slots[n].made.values()
+            entries = slots[n].recipes.values()
             place = next((dotted(entry.at) for entry in entries if entry.at), f"layers[{n}]")
             raise ConversionError(str(reason), place=place) from None
 

@@ -216,7 +216,7 @@ class Stitcher:
     def _check(self, plan: Plan) -> None:
         """All models that the plan uses are there: a checked plan's are those that it uses."""
         slots = Resolved(plan, self.layer_count).kept
-        recipes = [made.recipe for slot in slots for made in slot.made.values()]
+        recipes = [made.recipe for slot in slots for made in slot.recipes.values()]
         recipes += [r for where in REST if (r := plan.rest(where)) is not None]
         used = {name for recipe in recipes for _, name, _ in named_models(recipe)}
         if missing := sorted(used - self.table.models.keys()):

@@ -51,7 +51,7 @@ def sized(
     layers: Sequence[Any], height: int = HEIGHT, params: Sequence["alt.Parameter"] = ()
 ) -> "alt.LayerChart | alt.FacetChart":
     """Layers above each other, as wide as there is room."""
-    import altair as alt  # noqa: PLC0415 (half a second)
+    import altair as alt
 
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     chart: alt.LayerChart = alt.layer(*layers).add_params(*params)  # type: ignore[assignment] # no facets
@@ -62,7 +62,7 @@ def error_bars(
     rows: Sequence[Mapping[str, Any]], low: str, *, ink: str | None = None, **encoded: Any
 ) -> "list[alt.Chart]":
     """Bars of the rows that have an error, and so a field `low`; none where there are none."""
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     there = [dict(row) for row in rows if low in row]
     if not there:
@@ -108,7 +108,7 @@ def require_charts() -> None:
 @cache
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, without the network."""
-    import vl_convert  # noqa: PLC0415
+    import vl_convert
 
     script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg] # as its documentation has it
     return script
@@ -128,7 +128,7 @@ def spec(chart: "alt.TopLevelMixin") -> dict[str, Any]:
 
 def picture(chart: "alt.TopLevelMixin", title: str, note: str = "") -> tuple[str, bytes]:
     """A chart as SVG and as PNG, on white, under its title."""
-    import vl_convert  # noqa: PLC0415
+    import vl_convert
 
     wide = {**spec(chart), "config": {**theme(), "background": "white"}}
     if wide.get("width") == "container":

@@ -84,7 +84,7 @@ def _said(one: LayerEffect) -> str:
 def _effect_chart(
     effects: Sequence[LayerEffect], states: Sequence[str], unit: str
 ) -> "alt.TopLevelMixin":
-    import altair as alt  # noqa: PLC0415 (half a second)
+    import altair as alt
 
     rows: list[dict[str, Any]] = [
         {
@@ -183,7 +183,7 @@ def window_section(report: RunReport) -> Section | None:
 def _heat_map(
     rows: Sequence[Mapping[str, Any]], title: str, what: str, reach: float | None
 ) -> "alt.TopLevelMixin":
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     firsts = range(min(r["first"] for r in rows), max(r["first"] for r in rows) + 1)
     lasts = range(min(r["last"] for r in rows), max(r["last"] for r in rows) + 1)

@@ -94,7 +94,7 @@ def _key(layers: Sequence[LayerView]) -> str:
 
 
 def _chart(layers: Sequence[LayerView], models: Sequence[str]) -> "alt.LayerChart | alt.FacetChart":
-    import altair as alt  # noqa: PLC0415 (half a second)
+    import altair as alt
 
     lines = -(-len(layers) // _MOST_COLUMNS)
     columns = -(-len(layers) // lines)

@@ -149,7 +149,7 @@ def _step(report: RunReport, line: str, cost: float, trial: ReportedTrial) -> di
 def _progress_chart(
     rows: Sequence[Mapping[str, Any]], title: str, base: Sequence[float]
 ) -> "alt.TopLevelMixin":
-    import altair as alt  # noqa: PLC0415 (half a second)
+    import altair as alt
 
     there = [name for name in _LINES if any(row["line"] == name for row in rows)]
     at = [_LINES.index(name) for name in there]
@@ -239,7 +239,7 @@ def _curve_row(report: RunReport, place: SizeRow) -> tuple[str, ...]:
 
 
 def _curve_chart(rows: Sequence[Mapping[str, Any]], title: str) -> "alt.TopLevelMixin":
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     there = [name for name in (_SEEN, _HELD) if any(row["samples"] == name for row in rows)]
     marks = {_SEEN: (HUES[0], "circle"), _HELD: (HUES[1], "diamond")}
@@ -305,7 +305,7 @@ def _ends(name: str, value: float | None, error: float | None) -> dict[str, floa
 
 
 def _held_chart(rows: Sequence[Mapping[str, Any]], report: RunReport) -> "alt.TopLevelMixin":
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     scale = alt.Scale(zero=False, nice=True)
     titles = [f"loss {where}, {report.loss_unit}" for where in ("on its own samples", "held out")]

@@ -78,7 +78,7 @@ def _rows(summary: SearchSummary, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart | alt.FacetChart":
-    import altair as alt  # noqa: PLC0415 (half a second)
+    import altair as alt
 
     plans = [name for name in ("base", "best start", "found") if name in {r["plan"] for r in rows}]
     kinds = [kind for kind in (_CALIBRATION, _HELD) if kind in {r["samples"] for r in rows}]

@@ -114,7 +114,7 @@ _TOLD = (
 
 
 def _tooltip() -> "list[alt.Tooltip]":
-    import altair as alt  # noqa: PLC0415 (half a second)
+    import altair as alt
 
     return [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOLD]
 
@@ -168,7 +168,7 @@ def _scatter(
 
     There is `room` below the legend.
     """
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     names = list(_KINDS.values())
     at = [names.index(kind) for kind in names if kind in kinds]
@@ -197,7 +197,7 @@ def _scatter(
 
 def _arrows(rows: Sequence[Mapping[str, Any]]) -> "list[Any]":
     """Over marks whose place is beyond the axis."""
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     if not rows:
         return []
@@ -210,7 +210,7 @@ def _arrows(rows: Sequence[Mapping[str, Any]]) -> "list[Any]":
 
 def _base_layers(at: Mapping[str, float] | None, others: Sequence[float]) -> "list[Any]":
     """The uncut base's mark, its name on the side where there is room."""
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     if at is None:
         return []
@@ -224,7 +224,7 @@ def _base_layers(at: Mapping[str, float] | None, others: Sequence[float]) -> "li
 
 
 def _rows_of(rows: Sequence[Mapping[str, Any]]) -> "alt.Chart":
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     return alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
 
@@ -265,7 +265,7 @@ def objectives_section(report: RunReport) -> Section | None:
     drawn = [trial for trial in report.trials if trial.full]
     if not drawn:
         return None
-    import altair as alt  # noqa: PLC0415
+    import altair as alt
 
     fronts = set(report.front)
     rows = [

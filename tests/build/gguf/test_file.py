@@ -784,7 +784,7 @@ def test_the_command_refuses_what_does_not_go_together(
 
 
 def test_names_are_short_enough_for_llama_cpp(here: Path) -> None:
-    from gptailor.prepare import prepare  # noqa: PLC0415
+    from gptailor.prepare import prepare
 
     file = GgufFile(prepare(gptailor.load("p.tailor")), here / "out.gguf")
     assert max(map(len, file.tensors)) + len("99999") < 64

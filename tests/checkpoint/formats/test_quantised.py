@@ -117,7 +117,7 @@ def test_a_matrix_is_what_its_library_makes_of_it(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8, torch.float8_e8m0fnu])
 def test_fp8_is_what_transformers_makes_of_it(kind: torch.dtype, tmp_path: Path) -> None:
-    from transformers.integrations.finegrained_fp8 import Fp8Dequantize  # noqa: PLC0415
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
     made = fp8(3, (48, 64), (16, 32))
     scales = made.tensors["weight_scale_inv"]
@@ -133,7 +133,7 @@ def test_fp8_is_what_transformers_makes_of_it(kind: torch.dtype, tmp_path: Path)
 
 
 def test_mxfp4_is_what_transformers_makes_of_it(tmp_path: Path) -> None:
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors  # noqa: PLC0415
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     made = mxfp4(4, 2, 96, 6)
     found = stored(tmp_path, "m.weight", made)

@@ -41,7 +41,7 @@ def ran(how: str, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The trials of the same search on two workers that nothing happens to."""
-    from tests.search.clustered import chosen  # noqa: PLC0415 (imports ray)
+    from tests.search.clustered import chosen
 
     folder = tmp_path_factory.mktemp("calm")
     found = search(folder, chosen(), workers=Simulated(Counting(), (1.0, 2.0)))

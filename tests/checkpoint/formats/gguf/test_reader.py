@@ -234,7 +234,7 @@ def test_older_readers_find_the_rotations_too(tmp_path: Path, kind: str) -> None
 
 
 def test_llama_3s_frequencies_are_recognised(tmp_path: Path) -> None:
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rope = {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
@@ -405,7 +405,7 @@ except CheckpointError as error:
 
 
 def test_the_tokenizer_is_made(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     write(tmp_path / "m.gguf")
     for name, content in tokenizer_from_gguf(tmp_path / "m.gguf").items():
