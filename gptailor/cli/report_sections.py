@@ -90,11 +90,11 @@ def sizes_section(subject: Reported, report: RunReport | None = None) -> Section
     Where models are gone, they are what the search whose report it is wrote down.
     """
     if subject.prepared is None:
-        mine = {} if report is None else _written(report)
+        mine: _Counts = {} if report is None else _written(report)
         if report is None or not mine:
             return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
-        written: Mapping[str, int | None] = {"layers": report.layers, **_counts(report.base)}
-        return _size_section(mine, written, f"As the search wrote it down; here {subject.why}.")
+        theirs: _Counts = {"layers": report.layers, **_counts(report.base)}
+        return _size_section(mine, theirs, f"As the search wrote it down; here {subject.why}.")
     base = {} if subject.base is None else _counts(subject.base.output_size)
     words = "From the models' headers; no weights are read."
     return _size_section(_counts(subject.prepared.output_size), base, words)
