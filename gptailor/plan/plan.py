@@ -5,7 +5,7 @@ are equal plans. Rules that speak to people are not here but in `gptailor.checks
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, final
@@ -252,6 +252,7 @@ REST = ("embed", "norm", "head", "tokenizer")
 """The parts of a model beside its decoder layers."""
 
 Entry = TypeVar("Entry", bound=Open)
+_Derived = TypeVar("_Derived")
 
 
 def normal_order(
@@ -317,6 +318,7 @@ class Plan(Closed):
 
     _origin: Origin | None = PrivateAttr(default=None)
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
+    _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @field_validator(
         "layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges",
@@ -340,10 +342,18 @@ class Plan(Closed):
         """Record the faults that the rules reported."""
         self._faults = tuple(faults)
 
+    def once(self, derive: Callable[["Plan"], _Derived]) -> _Derived:
+        """Return what a function of the module level derives from the plan, computed once."""
+        name = f"{derive.__module__}.{derive.__qualname__}"
+        if name not in self._derived:
+            self._derived[name] = derive(self)
+        return self._derived[name]  # type: ignore[no-any-return]
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
-        """Return a copy without remembered faults; see pydantic."""
+        """Return a copy without remembered faults and derived values; see pydantic."""
         plan = super().model_copy(update=update, deep=deep)
         plan._faults = None
+        plan._derived = {}
         return plan
 
     def read_from(self, origin: Origin) -> "Plan":

@@ -82,10 +82,13 @@ class Site:
 # --------------------------------------------------------------------------------------- the sites
 
 
-def sites(plan: p.Plan) -> Iterator[Site]:
-    """Yield all values of a plan that may be open, in the order of a space's genes."""
-    yield from _number_sites(plan)
-    yield from _value_sites(plan)
+def sites(plan: p.Plan) -> tuple[Site, ...]:
+    """Return all values of a plan that may be open, in the order of a space's genes."""
+    return plan.once(_all_sites)
+
+
+def _all_sites(plan: p.Plan) -> tuple[Site, ...]:
+    return (*_number_sites(plan), *_value_sites(plan))
 
 
 def _number_sites(plan: p.Plan) -> Iterator[Site]:
@@ -118,8 +121,16 @@ def _value_sites(plan: p.Plan) -> Iterator[Site]:
         yield from entry_sites(entry, at)
 
 
-def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
-    """Yield all entries that `maybe` and `tied` may stand before, and their places."""
+def entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
+    """Return all entries that `maybe` and `tied` may stand before, and their places."""
+    return plan.once(_all_entries)
+
+
+def _all_entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
+    return tuple(_listed_entries(plan))
+
+
+def _listed_entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
     listed: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
         (("drop_any",), plan.drop_any),
         (("windows",), plan.windows),

@@ -58,6 +58,7 @@ IDENTITY_WORDS = {
     "race": "its races were {}",
     "dtype": "its models computed in {}",
     "limits": "it required {}",
+    "starts": "its starting plans were chosen by the rules of version {}",
 }
 """What is said when an entry of an identity is another."""
 
@@ -99,7 +100,12 @@ def search_identity(
         "race": "on" if chosen.race else "off",
         "dtype": where.dtype or "their own dtypes",
         "limits": "; ".join(map(requirement_words, chosen.limits)) or "no size",
+        "starts": _STARTING_PLANS,
     }
+
+
+_STARTING_PLANS = 2
+"""The version of the rules that choose starting plans; told ones are paired with them by place."""
 
 
 def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:

@@ -443,7 +443,8 @@ def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -
     for name, value in identity.items():
         if name not in study.notes:
             if not study.empty:
-                raise study.error(f"holds trials of a search that doesn't say its {name}")
+                message = f"holds trials of a search that doesn't say its {name}"
+                raise study.error(message, "an earlier version began it: give another RUN")
             study.note(name, value)
     differing = [
         _difference(study.notes[name], value, words[name])
