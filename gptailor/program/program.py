@@ -149,14 +149,14 @@ class Program:
                 layers.setdefault(output.place.layer, []).append(output)
         return tuple(tuple(layers[number]) for number in sorted(layers))
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """Return the bytes of all tensors."""
+        """The bytes of all tensors."""
         return sum(output.spec.size for output in self.outputs)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
-        """Return the number of entries of all tensors."""
+        """The number of entries of all tensors."""
         return sum(output.spec.elements for output in self.outputs)
 
     @property

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from threading import Event, Lock, Thread
 from typing import ParamSpec, final
 
@@ -109,7 +109,7 @@ _HEADER_ALIGNMENT = 8
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shard:
     """An output file: its name, its tensors in file order, and all bytes before the first one.
 
@@ -121,9 +121,9 @@ class Shard:
     header: bytes
     alignment: int = 1
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """Return the bytes of the file."""
+        """The bytes of the file."""
         return len(self.header) + sum(map(self.taken, self.specs))
 
     def taken(self, spec: TensorSpec) -> int:
