@@ -121,7 +121,7 @@ def saved_table() -> dict[str, Any]:
 
 def _by_number(named: dict[str, Any]) -> dict[int, Any]:
     """Return a dictionary of lark's under its numbers, which JSON has as texts."""
-    return {int(name): value for name, value in named.items()}
+    return dict(zip(map(int, named), named.values(), strict=True))
 
 
 # --------------------------------------------------------------------------------- piece by piece
