@@ -1,10 +1,9 @@
-"""Which of gptailor's own files run: in a plain compile, in one of two models, in one trial.
+"""Trace gptailor: files that run, function calls, and how often a plan's derived data is computed.
 
-A file counts if one of its functions is called; that it is imported does not make it count. So the
-number is that of the files which somebody opens to follow what happens. Models are tiny ones,
-written to a folder that goes again.
+The flows are a plain compile, a compile of two models, and one trial of a search. A file counts if
+one of its functions is called; its import doesn't count. Models are tiny, in a temporary folder.
 
-    python benchmarks/trace.py            # all counts, and the files
+    python benchmarks/trace.py            # all flows, with their files
     python benchmarks/trace.py compile    # one of them
 """
 
@@ -12,6 +11,7 @@ import argparse
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -58,13 +58,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models(Path(folder))
         for flow in [given.flow] if given.flow else FLOWS:
-            files = FLOWS[flow](Path(folder))
-            print(f"{flow}: {len(files)} files")
+            calls = FLOWS[flow](Path(folder))
+            files = sorted({file for file, _ in calls})
+            print(f"{flow}: {len(files)} files, {calls.total():,} calls")
+            counts = {name: sum(n for (_, f), n in calls.items() if f == name) for name in DERIVED}
+            print("  " + ", ".join(f"{name} {count}" for name, count in counts.items()))
             print("".join(f"  {file}\n" for file in files))
 
 
 def models(folder: Path) -> None:
-    """Two tiny models, and a text for trials, in a folder."""
+    """Write two tiny models, and a text for trials, into a folder."""
     from tests.tiny import tiny_model  # imports transformers
 
     for seed, name in enumerate(("base", "math")):
@@ -73,35 +76,42 @@ def models(folder: Path) -> None:
     (folder / "text.txt").write_text("the quick brown fox jumps over it. " * 400, "utf-8")
 
 
-def traced_compile(folder: Path, plan: str = PLAN) -> list[str]:
-    """The files that run when a plan is read and compiled, none of whose layers is computed."""
+Calls = Counter[tuple[str, str]]
+"""Calls by file and function."""
+
+DERIVED = ("written_out", "slots_of", "_all_sites", "uses")
+"""Functions that derive data from a plan."""
+
+
+def traced_compile(folder: Path, plan: str = PLAN) -> Calls:
+    """Return the calls while a plan is read and compiled that computes no layer."""
     from gptailor.build.compile import compile
     from gptailor.lang.parse import load
 
     (folder / "plan.tailor").write_text(plan, encoding="utf-8")
-    with tracing() as files:
+    with tracing() as calls:
         compile(load(folder / "plan.tailor"), folder / "out", force=True)
-    return sorted(files)
+    return calls
 
 
-def traced_trial(folder: Path) -> list[str]:
-    """The files that run in trials of a search: from when they are asked for to their scores."""
+def traced_trial(folder: Path) -> Calls:
+    """Return the calls of the last trial of a search, from its request to its score."""
     from gptailor.lang.parse import loads
     from gptailor.search.search import Asked, Scored, SearchEvent, search
     from gptailor.search.settings import Flags
 
-    trials: list[set[str]] = []
-    with tracing() as files:
+    trials: list[Calls] = []
+    with tracing() as calls:
 
         def on_event(event: SearchEvent) -> None:
             if isinstance(event, Asked):
-                files.clear()
+                calls.clear()
             if isinstance(event, Scored):
-                trials.append(set(files))
+                trials.append(calls.copy())
 
         flags = Flags(trials=12, strategy="random", fidelity=(8, 8))
         search(loads(SPACE, folder=folder), folder / "run", flags, on_event=on_event)
-    return sorted(trials[-1])
+    return trials[-1]
 
 
 FLOWS = {
@@ -112,28 +122,26 @@ FLOWS = {
 
 
 @contextmanager
-def tracing() -> Iterator[set[str]]:
-    """A context in which files of the package are taken down, in all threads, as they run."""
-    files: set[str] = set()
+def tracing() -> Iterator[Calls]:
+    """Count the calls of the package's functions in all threads."""
+    calls: Calls = Counter()
 
     def called(frame: FrameType, event: str, _: Any) -> None:
         file = frame.f_code.co_filename
-        if event == "call" and file.startswith(PACKAGE):
-            name = file.removeprefix(PACKAGE)
-            if name not in files and not _imports(frame):
-                files.add(name)
+        if event == "call" and file.startswith(PACKAGE) and not _imports(frame):
+            calls[file.removeprefix(PACKAGE), frame.f_code.co_name] += 1
 
     threading.setprofile(called)
     sys.setprofile(called)
     try:
-        yield files
+        yield calls
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a frame belongs to the import of a module of the package."""
+    """Return whether a frame belongs to the import of a module of the package."""
     while frame is not None:
         code = frame.f_code
         if code.co_name == "<module>" and code.co_filename.startswith(PACKAGE):
