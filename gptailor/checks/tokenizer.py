@@ -291,8 +291,10 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
 def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for marks of a named template that are no tokens of the output's."""
     template, union = checked.plan.chat_template, checked.union
-    vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
     marks = CHAT_TEMPLATES.get(template, ()) if isinstance(template, str) else ()
+    if not marks:
+        return
+    vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
     missing = [mark for mark in marks if vocabulary is not None and mark not in vocabulary.ids]
     if missing:
         are = "is no token" if len(missing) == 1 else "are no tokens"

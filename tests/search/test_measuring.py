@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import Mock
 
 import pytest
@@ -41,6 +41,15 @@ class NoLatencies:
     on_measured: Any = None
 
 
+@dataclass(frozen=True)
+class Objective:
+    """Stands in for a prepared objective."""
+
+    name: str = "nll"
+    direction: Literal["minimize", "maximize"] = "minimize"
+    normalise: str = "base"
+
+
 @dataclass
 class Measured:
     """Stands in for a search's trials; raises at the given moment."""
@@ -48,7 +57,7 @@ class Measured:
     at: int = -1
     asked: list[str] = field(default_factory=list)
     latencies: NoLatencies = field(default_factory=NoLatencies)
-    objectives: tuple[tuple[str, str, str], ...] = (("nll", "minimize", "base"),)
+    seen: tuple[Objective, ...] = (Objective(),)
 
     def _count(self, what: str) -> None:
         if len(self.asked) == self.at:

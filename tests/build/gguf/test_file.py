@@ -27,6 +27,7 @@ from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
 from gptailor.cli import main as cli
 from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
+from gptailor.plan.events import BytesDone
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded
 from tests.tiny import tiny_model, write_tokenizer
@@ -571,8 +572,8 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     raw = source.read_bytes()
     calls = count()
 
-    def progress(_: int) -> None:
-        if next(calls) != 3:
+    def on_event(event: object) -> None:
+        if not isinstance(event, BytesDone) or next(calls) != 3:
             return
         match change:
             case "shorter":
@@ -585,8 +586,9 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
             case _:
                 source.unlink()
 
-    how: dict[str, Any] = {"quantize": quantize, "locking": locking, "threads": 1}
-    error = refused(code, lambda: compiled(here, progress=progress, **how))
+    how: dict[str, Any] = {"quantize": quantize, "locking": locking}
+    compute = gptailor.ComputeOptions(threads=1)
+    error = refused(code, lambda: compiled(here, on_event=on_event, compute=compute, **how))
     assert Path(str(error.path)).name == "model.safetensors"
 
 
