@@ -5,7 +5,6 @@ from itertools import islice
 
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import Rule, rule
-from gptailor.plan import layers as outline
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
 from gptailor.plan.plan import (
@@ -115,7 +114,7 @@ def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
 @rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole"))
 def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
     """Yield a warning if nothing is dropped: the plan would be its own teacher."""
-    if plan.heal is not None and not outline.may_be_healed(plan):
+    if plan.heal is not None and not plan.may_be_healed:
         message = "no layer is dropped, so there is nothing to heal"
         help_ = "a plan that drops nothing learns from a model that it names: heal from NAME on …"
         yield Fault("P707", message, ("heal",), help_, severity="warning")

@@ -70,7 +70,7 @@ def _untrainable(checked: Checked, use: Use) -> Iterator[Fault]:
 def learning_layers_can_be_trained(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for an unknown architecture, or a tensor that transformers can't train."""
     layout = checked.base.layout
-    if not outline.may_be_healed(checked.plan):
+    if not checked.plan.may_be_healed:
         return
     if not layout.known:
         message = f"'heal' can't train '{layout.model_type}', whose layers aren't known"
@@ -97,7 +97,7 @@ def the_rank_fits(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a rank above that of the smallest projection that learns."""
     heal = checked.plan.heal
     rank = heal.rank if heal is not None else None
-    if not isinstance(rank, int) or not outline.may_be_healed(checked.plan):
+    if not isinstance(rank, int) or not checked.plan.may_be_healed:
         return
     sides = [
         (side, f"'{rest}' of L{use.layer} of '{use.model.name}'")
@@ -114,7 +114,7 @@ def the_rank_fits(checked: Checked) -> Iterator[Fault]:
 def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a teacher with other tokens, or other numbers of them, than the output."""
     heal = checked.plan.heal
-    if heal is None or not outline.may_be_healed(checked.plan):
+    if heal is None or not checked.plan.may_be_healed:
         return
     name = "base" if heal.teacher is None and checked.plan.stack is not None else heal.teacher
     teacher, owner = checked.models.get(name or ""), checked.tokenizer_model

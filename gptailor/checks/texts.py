@@ -6,7 +6,6 @@ from pathlib import Path
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.plan.faults import Fault, Place, PlanError, locate
-from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.walk import drops_by_choice
@@ -45,7 +44,7 @@ def _learned(plan: Plan, *, whole: bool = True) -> Iterator[tuple[Place, Path]]:
     for i, bridge in enumerate(plan.bridges):
         if bridge.on and dropping:
             yield ("bridges", i, "on"), folder_of(plan, bridge.on)
-    if plan.heal is not None and plan.heal.on and (not whole or may_be_healed(plan)):
+    if plan.heal is not None and plan.heal.on and (not whole or plan.may_be_healed):
         yield ("heal", "on"), folder_of(plan, plan.heal.on)
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.checkpoint.files import expanded
-from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, errors, locate, show
 
 if TYPE_CHECKING:
     from gptailor.build.compile import Written
+    from gptailor.plan.events import OnEvent
     from gptailor.plan.plan import Plan
     from gptailor.prepare import Prepared
 
@@ -373,9 +373,11 @@ class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
     """Nobody reads what is printed any more. Click would make it exit code 1."""
 
 
-def bytes_bar(total: int, what: str = "writing") -> AbstractContextManager[OnEvent]:
+def bytes_bar(total: int, what: str = "writing") -> "AbstractContextManager[OnEvent]":
     """Return a receiver of `BytesDone` that draws a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
+        from gptailor.plan.events import ignore_events
+
         return nullcontext(ignore_events)
     from gptailor.report.progress import bar
 

@@ -174,17 +174,6 @@ def bridge_over(plan: Plan, after: int | None) -> int | None:
     return next((i for i, b in enumerate(plan.bridges) if b.after in (None, after)), None)
 
 
-def may_be_healed(plan: Plan) -> bool:
-    """Return whether `heal` can change something, however the plan's choices are closed.
-
-    It changes nothing where the plan is its own teacher.
-    """
-    if plan.heal is None:
-        return False
-    drops = plan.drops or plan.drop_any or plan.windows
-    return bool(drops or plan.stack or plan.heal.teacher is not None)
-
-
 def undone(plan: Plan) -> Plan:
     """Return a closed plan with nothing dropped, bridged or healed: the aim of bridge and heal."""
     return plan.model_copy(update={"drops": (), "bridges": (), "heal": None})

@@ -367,6 +367,17 @@ class Plan(Closed):
         origin = self._origin or Origin(Source("<plan>", ""), Path())
         return self.read_from(replace(origin, families=tuple(Path(file) for file in files)))
 
+    @property
+    def may_be_healed(self) -> bool:
+        """Return whether `heal` can change something, however the choices are closed.
+
+        It changes nothing where the plan is its own teacher.
+        """
+        if self.heal is None:
+            return False
+        drops = self.drops or self.drop_any or self.windows
+        return bool(drops or self.stack or self.heal.teacher is not None)
+
     def rest(self, where: str) -> Recipe | None:
         """Return the recipe of `embed`, `norm`, `head` or `tokenizer`, or None without one."""
         recipe: Recipe | str | None = getattr(self, where)

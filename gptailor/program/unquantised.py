@@ -56,7 +56,7 @@ def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
         yield "'scale' computes with quantised weights", ("scales", 0)
     if plan.bridges:
         yield "a bridge computes with quantised weights", ("bridges", 0)
-    if outline.may_be_healed(plan):
+    if plan.may_be_healed:
         yield "'heal' computes with quantised weights", ("heal",)
     yield from _merged_or_mixed(checked)
     yield from _casts(checked)

@@ -9,7 +9,7 @@ from typing import final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import LayerRecipe, Slot, blocks, may_be_healed
+from gptailor.plan.layers import LayerRecipe, Slot, blocks
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.shares import slot_shares
 from gptailor.plan.walk import named_models, names_in, open_choices, recipe_sites
@@ -148,7 +148,7 @@ def _run_key(slot: Slot) -> int | str | None:
 def _healed_slots(resolved: Resolved) -> frozenset[int]:
     """Return the indices of the slots that `heal` trains, or may train where choices are open."""
     heal = resolved.declared.heal
-    if heal is None or not may_be_healed(resolved.declared):
+    if heal is None or not resolved.declared.may_be_healed:
         return frozenset()
     if heal.layers:
         return frozenset(heal.layers)

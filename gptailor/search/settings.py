@@ -8,7 +8,6 @@ from typing import Any, final
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words, objective_words, requirement_words
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
-from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.walk import drops_by_choice, open_choices
@@ -142,7 +141,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
     trials = flags.trials or block.trials or TRIALS
     bridge = (flags.bridge or BRIDGE) if plan.bridges else None
-    heals = may_be_healed(plan)
+    heals = plan.may_be_healed
     if flags.finalists is not None:
         _refuse_finalists(flags.finalists, trials, final=heals or bridge == BRIDGE)
     return Settings(
