@@ -10,7 +10,6 @@ import click
 
 from gptailor.cli import options
 from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
-from gptailor.plan.resolved import Resolved
 from gptailor.report.quantities import bytes_in_words
 
 if TYPE_CHECKING:
@@ -119,6 +118,7 @@ def show_command(
     Positions are the base's layer numbers, those of a stack the output's. Below it stands how large
     the output is, where the plan leaves nothing open and its models are there.
     """
+    from gptailor.plan.resolved import Resolved
     from gptailor.report.plan_map import plan_map
 
     wanted = options.read_plan_or_folder(plan, families)
