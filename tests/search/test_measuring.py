@@ -48,7 +48,7 @@ class Measured:
     at: int = -1
     asked: list[str] = field(default_factory=list)
     latencies: NoLatencies = field(default_factory=NoLatencies)
-    objectives: tuple[tuple[str, str, str], ...] = (("nll", "minimize", "base"),)
+    seen: tuple[SimpleNamespace, ...] = (SimpleNamespace(direction="minimize"),)
 
     def _count(self, what: str) -> None:
         if len(self.asked) == self.at:
