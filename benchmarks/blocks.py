@@ -18,8 +18,8 @@ from pathlib import Path
 
 import gptailor
 from gptailor.evaluate.outcome import PerSample, Score, paired_difference
+from gptailor.evaluate.space_trials import Trials, opened
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.trial import Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import repeat_words
 from gptailor.plan.plan import CountRange, Plan, Repeat

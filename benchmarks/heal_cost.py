@@ -31,7 +31,7 @@ import gptailor
 from benchmarks.bridge_texts import EXAMPLES, write_texts
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.trial import opened
+from gptailor.evaluate.space_trials import opened
 from gptailor.plan.plan import Plan
 
 AIM = 1.3

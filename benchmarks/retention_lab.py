@@ -23,7 +23,9 @@ from benchmarks.retention_texts import Amounts, Files, write_files
 from gptailor.evaluate.objectives.base import PreparedObjective
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.samples import Samples, context_length, prepare_objectives
-from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened, run_trials
+from gptailor.evaluate.session import Placement, Session
+from gptailor.evaluate.space_trials import Trials, opened
+from gptailor.evaluate.trial import Outcomes, run_trials
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Plan
 
@@ -165,8 +167,9 @@ class Lab:
         plan = self.plan(f"{self.whole} from {names} by task_arithmetic(0.5)")
         bound, models, _ = opened(plan)
         wish = read_objective(f"nll({json.dumps(str(self.files.search))})")
+        session = Session(self.place)
         return Trials(
-            bound, models, objectives=[wish], place=self.place, fidelity=(self.low, self.full)
+            bound, models, objectives=[wish], session=session, fidelity=(self.low, self.full)
         )
 
     @property
@@ -265,7 +268,7 @@ class Lab:
         def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
             texts.extend(map(partial(self._continued, model), PROMPTS))
 
-        evaluator = self.trials.evaluator
+        evaluator = self.trials.session.evaluator
         [(_, outcomes)] = run_trials(repairs, evaluator, [plan], self.objectives, on_step=on_step)
         return {**self._said(outcomes), "texts": texts, "made": seconds}
 

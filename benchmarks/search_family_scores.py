@@ -15,7 +15,9 @@ import torch
 import gptailor
 from benchmarks.search_texts import SEEN, write_texts
 from gptailor.evaluate.outcome import Score
-from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
+from gptailor.evaluate.session import Placement, Session
+from gptailor.evaluate.space_trials import Trials, opened
+from gptailor.evaluate.trial import Outcomes
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Bridge, Plan
@@ -67,8 +69,8 @@ class Family:
         """The models, once something has to be computed."""
         bound, models, _ = opened(self.plan)
         wishes = [read_objective(f'nll("{file}")') for file in self.files]
-        place = Placement(dtype=self.dtype)
-        return Trials(bound, models, objectives=wishes, place=place, fidelity=(1, SEEN))
+        session = Session(Placement(dtype=self.dtype))
+        return Trials(bound, models, objectives=wishes, session=session, fidelity=(1, SEEN))
 
     def _recall(self) -> None:
         """What other processes have found too."""

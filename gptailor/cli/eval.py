@@ -99,7 +99,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     from gptailor.evaluate.judge import Judging
     from gptailor.evaluate.samples import Samples
-    from gptailor.evaluate.trial import Placement
+    from gptailor.evaluate.session import Placement
     from gptailor.report.progress import steps_bar
 
     kind = None if dtype is None else getattr(torch, dtype)
@@ -279,7 +279,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     from gptailor.evaluate.answers import spoken
     from gptailor.evaluate.outcome import Failure
-    from gptailor.evaluate.trial import Placement
+    from gptailor.evaluate.session import Placement
 
     place = Placement(device, None if dtype is None else getattr(torch, dtype), memory)
     said: list[dict[str, str]] = []

@@ -175,8 +175,8 @@ def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], s
     """Names and texts, or why there are none."""
     from gptailor.evaluate.answers import spoken  # imports torch
     from gptailor.evaluate.outcome import Failure
+    from gptailor.evaluate.session import Placement
     from gptailor.evaluate.targets import find_targets
-    from gptailor.evaluate.trial import Placement
 
     made, base = subject.prepared, subject.base
     assert made is not None

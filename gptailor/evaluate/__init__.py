@@ -13,6 +13,8 @@ __all__ = [
     "repair",
     "rivals",
     "samples",
+    "session",
+    "space_trials",
     "targets",
     "trial",
 ]

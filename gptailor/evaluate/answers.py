@@ -6,13 +6,12 @@ from functools import partial
 from gptailor.checkpoint.files import shown
 from gptailor.evaluate.chat import chat_text
 from gptailor.evaluate.forward.evaluator import attempt
-from gptailor.evaluate.judge import Stitchers
 from gptailor.evaluate.objectives.generate import greedy
 from gptailor.evaluate.objectives.tokens import Prompt, TokenEncoder, tokenizer_model, tokenizer_of
 from gptailor.evaluate.outcome import Failure
 from gptailor.evaluate.samples import context_length
+from gptailor.evaluate.session import Placement, Session
 from gptailor.evaluate.targets import Target
-from gptailor.evaluate.trial import Placement
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 
@@ -31,14 +30,14 @@ def spoken(
     It says its likeliest token at each step, up to its end token. With `chat` the prompt is what a
     user says, in the target's own chat template. What goes wrong with one target is a failure.
     """
-    stitchers = Stitchers(place, on_event)
+    session = Session(place, on_event)
     for target in targets:
-        stitchers.expect(target.prepared)
+        session.family(target.prepared.models)
     for target in targets:
-        yield target.name, attempt(partial(_answer, stitchers, target, prompt, most, chat))
+        yield target.name, attempt(partial(_answer, session, target, prompt, most, chat))
 
 
-def _answer(stitchers: Stitchers, target: Target, prompt: str, most: int, chat: bool) -> str:
+def _answer(session: Session, target: Target, prompt: str, most: int, chat: bool) -> str:
     prepared = target.prepared
     tokenizer = tokenizer_of(tokenizer_model(prepared))
     encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
@@ -56,6 +55,6 @@ def _answer(stitchers: Stitchers, target: Target, prompt: str, most: int, chat: 
     if encoder.positions is not None:
         most = min(most, encoder.positions - 1)
         tokens = tokens[most - encoder.positions :]
-    live = stitchers.of(prepared).stitch(prepared.plan).model
+    live = session.stitch(prepared.models, prepared.plan).model
     [said] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
     return said

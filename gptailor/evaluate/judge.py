@@ -1,4 +1,4 @@
-"""`eval`: targets become trials, and their outcomes a table beside those of their bases."""
+"""`eval`: targets become trials of one session, and their outcomes a table beside their bases'."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,17 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.checkpoint.models import Opened, source_from_here
-from gptailor.evaluate.forward.evaluator import Evaluator, attempt
+from gptailor.checkpoint.models import source_from_here
+from gptailor.evaluate.forward.evaluator import attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
-from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
-from gptailor.evaluate.objectives.tokens import (
-    differing_parts,
-    tokenizer_digest,
-    tokenizer_model,
-)
+from gptailor.evaluate.objectives.of_plan import OfPlan
+from gptailor.evaluate.objectives.tokens import differing_parts, tokenizer_model
 from gptailor.evaluate.outcome import (
     Failure,
     Judgement,
@@ -35,25 +31,17 @@ from gptailor.evaluate.outcome import (
     retained_score,
 )
 from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.samples import (
-    Samples,
-    StatedObjective,
-    context_length,
-    no_reference,
-    prepare_objectives,
-)
+from gptailor.evaluate.samples import Samples, StatedObjective, context_length, no_reference
+from gptailor.evaluate.session import Placement, Reading, Session
 from gptailor.evaluate.speed import cache_bytes, latency_score, parameters, speeds
-from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
-from gptailor.evaluate.trial import PREFIX_BYTES, Outcomes, Placement, failures, run_trials
+from gptailor.evaluate.targets import Target, base_of, find_targets, names
+from gptailor.evaluate.trial import Outcomes
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent, StepJudged, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
 from gptailor.program.run import device_of
-
-_LIVE_STITCHERS = 2
-"""Stitchers whose models stay loaded: a target's, and its base's."""
 
 
 def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -100,56 +88,6 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
 
 @final
-class Stitchers:
-    """Repairs over a stitcher for each family of plans; all live ones share the memory.
-
-    A family's plans are on one base, and their names for other models don't contradict each other.
-    """
-
-    def __init__(self, place: Placement, on_event: OnEvent = ignore_events) -> None:
-        self.place = place
-        self.on_event = on_event
-        self._families: list[dict[str, Opened]] = []
-        self._homes: dict[int, tuple[Prepared, int]] = {}  # by id; plans have no hash
-        self._live: dict[int, Repairs] = {}
-
-    def expect(self, prepared: Prepared) -> None:
-        """This plan will be stitched; sharing is best where all are known before the first."""
-        if id(prepared) in self._homes:
-            return
-        models = prepared.models
-        agreeing = (
-            number
-            for number, family in enumerate(self._families)
-            if all(identity(models[n]) == identity(family[n]) for n in models.keys() & family)
-        )
-        home = next(agreeing, len(self._families))
-        if home == len(self._families):
-            self._families.append({})
-        self._families[home] = {**models, **self._families[home]}
-        self._homes[id(prepared)] = prepared, home
-
-    def family(self, prepared: Prepared) -> int:
-        """Plans of one family share what they begin with."""
-        return self._homes[id(prepared)][1]
-
-    def of(self, prepared: Prepared) -> Repairs:
-        """Return the repairs over the plan's family. Raises as `Stitcher` does."""
-        home = self.family(prepared)
-        repairs = self._live.pop(home, None)
-        if repairs is None:
-            while len(self._live) >= _LIVE_STITCHERS:
-                del self._live[next(iter(self._live))]
-            memory = self.place.memory
-            if memory is not None:
-                memory //= min(_LIVE_STITCHERS, len(self._families))
-            place, models = self.place._replace(memory=memory), self._families[home]
-            repairs = place.repairs(models, self.on_event)
-        self._live[home] = repairs
-        return repairs
-
-
-@final
 @dataclass(eq=False)
 class _Entry:
     """One target, and all that is known of it so far."""
@@ -180,9 +118,9 @@ class Judging:
     ) -> None:
         self.targets = targets = list(_held_to_bases(targets))
         self._held_to = {one.identity_of_base for one in targets if not one.plain}
-        self.evaluator = Evaluator(cache=PREFIX_BYTES, device=device_of(str(place.device)))
+        device_of(str(place.device))  # a missing device is no target's failure
         self.on_event = on_event
-        self.stitchers = Stitchers(place, on_event)
+        self.session = Session(place, on_event)
         self.entries = [_Entry.of(target) for target in targets]
         self._beside = next((one for one in self.entries if one.target.name == against), None)
         plain = [one for one in self.entries if one.target.plain]
@@ -191,9 +129,8 @@ class Judging:
         self.all = [*self.bases, *self.entries]
         self.stated = stated
         self.samples = samples
-        self._prepared: dict[Hashable, list[PreparedObjective]] = {}
         for one in self.all:
-            self.stitchers.expect(one.target.prepared)
+            self.session.family(one.target.prepared.models)
             self._objectives(one.target)
 
     def judgement(self, *, speed: bool) -> Judgement:
@@ -207,8 +144,9 @@ class Judging:
 
         groups: dict[Hashable, list[_Entry]] = {}
         for one in self.all:
-            family = self.stitchers.family(one.target.prepared)
-            groups.setdefault((family, self._key(one.target)), []).append(one)
+            family = self.session.family(one.target.prepared.models)
+            key = family, _reading(one.target).key(self.stated)
+            groups.setdefault(key, []).append(one)
         for group in groups.values():
             for number, outcomes in self._trials(group, step):
                 group[number].outcomes = outcomes
@@ -238,27 +176,8 @@ class Judging:
         Raises CalibrationError for a file, ObjectiveError for an argument, TailorError where there
         is no tokenizer.
         """
-        key = self._key(target)
-        if key not in self._prepared:
-            self._prepared[key] = prepare_objectives(
-                self.stated,
-                self.samples,
-                tokenizer_model(target.prepared),
-                partial(self._reference, target),
-                _positions(target),
-            )
-        return self._prepared[key]
-
-    def _key(self, target: Target) -> Hashable:
-        """Equal for targets that are measured on the same samples."""
-        others: Hashable = None
-        if any("from" in objective.arguments for objective, _ in self.stated):
-            origin = target.origin.origin
-            models = tuple((name, str(model)) for name, model in target.origin.models.items())
-            others = (None if origin is None else origin.folder, models)
-        positions = _positions(target)
-        tokenizer = tokenizer_digest(tokenizer_model(target.prepared))
-        return tokenizer, positions, target.identity_of_base, others
+        reference = partial(self._reference, target)
+        return self.session.objectives(self.stated, self.samples, _reading(target), reference)
 
     def _count(self, speed: bool) -> int:
         if not self.entries:
@@ -285,24 +204,19 @@ class Judging:
             if objective or forward:
                 step(one.target.name + (f": {objective}" if objective else ""))
 
-        repairs = attempt(lambda: self.stitchers.of(group[0].target.prepared))
-        if isinstance(repairs, Failure):
-            return failures(dict.fromkeys(range(len(group)), repairs), objectives)
-        widened = (
-            repairs.stitcher.dtype != self.stitchers.place.dtype
-        )  # a cache is then twice its size
+        models = group[0].target.prepared.models
+        repairs = attempt(partial(self.session.repairs, models))
+        widened = (  # a cache is then twice its size
+            isinstance(repairs, Repairs) and repairs.stitcher.dtype != self.session.place.dtype
+        )
         plans = [one.target.prepared.plan for one in group]
-        return run_trials(
-            repairs, self.evaluator, plans, objectives,
-            on_step=on_step, of_plans=lambda number, one: self._of_plan(group[number], one),
+        return self.session.run(
+            models, plans, objectives,
+            latency=lambda number: self._latency(group[number]), on_step=on_step,
         )  # fmt: skip
 
-    def _of_plan(self, one: _Entry, objective: OfPlan) -> Score:
-        """A size by headers, or the latency. Raises TailorError where it isn't known."""
-        if objective.by == "headers":
-            prepared = one.target.prepared
-            layout = prepared.models["base"].layout
-            return size_score(objective, prepared.compiled, layout)
+    def _latency(self, one: _Entry) -> Score:
+        """Return a target's latency. Raises ObjectiveError if it can't be measured."""
         if one.size.speed is None:
             self._speed(one)
         if one.size.speed is None:
@@ -321,18 +235,14 @@ class Judging:
             raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
         else:
             prepared = target.base
-        self.stitchers.expect(prepared)
-        live = self.stitchers.of(prepared).stitch(prepared.plan)
-        found = self.evaluator.run(live, [work])
-        if isinstance(found, Failure):
-            raise no_reference(name, found.message)
-        return found[0]
+        repairs = self.session.repairs(prepared.models)
+        return self.session.reference(repairs, prepared.plan, name, work)
 
     def _speed(self, one: _Entry) -> None:
         base = None if one.target.plain else self._base_of.get(one.target.identity_of_base)
         with suppress(Exception):  # a speed that can't be had is none; why is in the scores
             live, *other = (
-                self.stitchers.of(it.target.prepared).stitch(it.target.prepared.plan).model
+                self.session.stitch(it.target.prepared.models, it.target.prepared.plan).model
                 for it in (one, base)
                 if it is not None
             )
@@ -376,6 +286,12 @@ class Judging:
             return f"the other targets have {len(others)} bases; --against names what to compare"
         parts = differing_parts(tokenizer_model(others[0]), tokenizer_model(target.prepared))
         return f"its tokenizer is not the base's: {listed(parts)} differ"
+
+
+def _reading(target: Target) -> Reading:
+    """Return how a target's texts are read. Raises TailorError without a tokenizer."""
+    tokenizer = tokenizer_model(target.prepared)
+    return Reading(tokenizer, _positions(target), target.identity_of_base, target.origin)
 
 
 def _positions(target: Target) -> int | None:

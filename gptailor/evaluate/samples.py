@@ -1,6 +1,6 @@
 """Objectives with their samples, drawn once for all plans that read texts alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -78,23 +78,19 @@ class Parts(NamedTuple):
 
 
 def parts_by_tokenizer(
-    stated: Sequence[StatedObjective],
     samples: Samples,
     tokenizer_models: Mapping[str, Opened],
-    base: Opened,
-    reference: Reference,
+    prepare: Callable[[Samples, Opened], Sequence[PreparedObjective]],
 ) -> tuple[int, dict[str, Parts]]:
-    """How many samples a search sees, and its objectives for each of some tokenizers.
+    """Return how many samples a search sees, and its objectives for each of some tokenizers.
 
-    `samples.most` is how many it is to see; twice as many are drawn, and the rest held out.
-    Raises ObjectiveError where an objective has fewer, and as `prepare_objectives`.
+    A search is to see `samples.most` samples; twice as many are drawn, and the rest held out.
+    Raises ObjectiveError where an objective has fewer, and as `prepare`, which returns the
+    objectives as a model's tokenizer reads them.
     """
-    count, positions = samples.most, context_length(base.config)
+    count = samples.most
     most = samples._replace(most=2 * (count or _MOST_SEEN))
-    drawn = {
-        key: prepare_objectives(stated, most, model, reference, positions)
-        for key, model in tokenizer_models.items()
-    }
+    drawn = {key: prepare(most, model) for key, model in tokenizer_models.items()}
     found = [one for these in drawn.values() for one in these if not isinstance(one, OfPlan)]
     if not found:
         raise ObjectiveError("no objective says how good a plan is")

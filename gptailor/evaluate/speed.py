@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.live.contents import size_of
-from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.evaluate.live.stitch import Stitched
 from gptailor.evaluate.live.template import embeddings, position_count
 from gptailor.evaluate.outcome import Score, Speed
 from gptailor.plan.plan import Plan
@@ -127,8 +127,10 @@ class Latencies:
     `on_measured` hears of each that is new.
     """
 
-    def __init__(self, stitcher: Stitcher, models: Mapping[str, Opened], base: Plan) -> None:
-        self.stitcher = stitcher
+    def __init__(
+        self, stitch: Callable[[Plan], Stitched], models: Mapping[str, Opened], base: Plan
+    ) -> None:
+        self.stitch = stitch
         self.models = models
         self.base = base
         self.known: dict[str, float] = {}
@@ -138,10 +140,10 @@ class Latencies:
         """The latency of a closed plan."""
         base, shape = self._shape(self.base), self._shape(plan)
         if base not in self.known:
-            live = self.stitcher.stitch(self.base).model
+            live = self.stitch(self.base).model
             self._put(base, 1 / speeds(live, None)[0].decoding)
         if shape not in self.known:
-            live, beside = (self.stitcher.stitch(one).model for one in (plan, self.base))
+            live, beside = (self.stitch(one).model for one in (plan, self.base))
             mine, theirs = speeds(live, beside)
             assert theirs is not None, "it was given"
             self._put(shape, theirs.decoding / mine.decoding * self.known[base])

@@ -8,8 +8,8 @@ from typing import NamedTuple, final
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.space_trials import Trials
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.trial import Trials
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import LayerOf, Objective, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
@@ -84,11 +84,10 @@ class Conditions:
                     trials.models,
                     objectives=[(one.objective, True)],
                     folder=folder,
-                    place=trials.place,
+                    session=trials.session,
                     fidelity=(trials.full, trials.full) if text in read else None,
                     seed=chosen.seed,
                 )
-                scored.repairs, scored.evaluator = trials.repairs, trials.evaluator
                 key += f" {of_file(text).sha256}" if isinstance(text, Path) else ""
                 self._scored[key] = scored
             self._keys.append(key)

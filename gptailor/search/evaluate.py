@@ -1,4 +1,4 @@
-"""The search's side of `evaluate.trial`: its judge, and what is measured before and after."""
+"""The search's side of `evaluate.space_trials`: its judge, and measurements before and after."""
 
 import math
 import platform
@@ -22,7 +22,9 @@ from gptailor.evaluate.objectives.base import Forward
 from gptailor.evaluate.objectives.of_plan import OfPlan
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import Race
-from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
+from gptailor.evaluate.session import Placement, Session
+from gptailor.evaluate.space_trials import Trials, opened
+from gptailor.evaluate.trial import Outcomes
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.extras import require
 from gptailor.plan.faults import Origin, Source, TailorError
@@ -107,15 +109,15 @@ def trials_of(
 ) -> Trials:
     """The trials of an opened plan."""
     kind = None if where.dtype is None else getattr(torch, where.dtype)
+    place = Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True)
     return Trials(
         plan,
         models,
         objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
         folder=chosen.folder,
-        place=Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True),
+        session=Session(place, on_event),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
-        on_event=on_event,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.evaluate.outcome import Outcome
-from gptailor.evaluate.trial import opened
+from gptailor.evaluate.space_trials import opened
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load
 from gptailor.plan.plan import Plan

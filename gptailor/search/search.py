@@ -11,8 +11,8 @@ import jax
 
 from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.rivals import race_counts
+from gptailor.evaluate.space_trials import opened
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.trial import opened
 from gptailor.plan.events import Event, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan

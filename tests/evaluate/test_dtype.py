@@ -10,7 +10,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.judge import judge
 from gptailor.evaluate.outcome import Score, TargetSize
-from gptailor.evaluate.trial import opened
+from gptailor.evaluate.space_trials import opened
 from gptailor.lang.parse import load
 from gptailor.search.evaluate import computing
 from gptailor.search.run_files import EarlierRun

@@ -21,9 +21,9 @@ from gptailor.evaluate.outcome import (
     retained_score,
 )
 from gptailor.evaluate.samples import Samples
+from gptailor.evaluate.session import Placement
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
-from gptailor.evaluate.trial import Placement
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import StepJudged
 from gptailor.plan.faults import PlanError
@@ -71,17 +71,18 @@ def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) 
     found = run.judgement(speed=False)
     assert not found.failed
     assert len(run.bases) == 1
-    families = {id(run.stitchers.family(t.prepared)) for t in run.targets}
+    families = {run.session.family(t.prepared.models) for t in run.targets}
     assert len(families) == 1
-    assert run.evaluator.layers_run == 4 + 1 + 1, "the base's four, and what differs after L1"
+    layers_run = run.session.evaluator.layers_run
+    assert layers_run == 4 + 1 + 1, "the base's four, and what differs after L1"
     alone = judge(world / "more.tailor", 'nll("rows.jsonl")', folder=world)
     assert score_of(alone) == score_of(found, 1)
 
 
 def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
     run = judging(world, "more.tailor", "other.tailor")
-    first, second = (run.stitchers.family(target.prepared) for target in run.targets)
-    assert first is not second
+    first, second = (run.session.family(target.prepared.models) for target in run.targets)
+    assert first != second
     found = run.judgement(speed=False)
     assert (
         score_of(found, 1)

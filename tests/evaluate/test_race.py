@@ -10,7 +10,8 @@ import pytest
 from gptailor.evaluate.outcome import PerSample, Score, ScoreDifference, exponential, ratio
 from gptailor.evaluate.rivals import HOPELESS, Race, below_together, race_counts
 from gptailor.evaluate.rivals import chance_below as probability
-from gptailor.evaluate.trial import Outcomes, Trials
+from gptailor.evaluate.space_trials import Trials
+from gptailor.evaluate.trial import Outcomes
 from gptailor.plan.plan import Plan
 from tests.evaluate.test_trial import CUTS, OBJECTIVES, SPACE, Say, outcomes, say, texts, trials_of
 

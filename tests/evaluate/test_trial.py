@@ -4,7 +4,7 @@ import gc
 import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 import gptailor
+from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.judge import judge
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
@@ -22,8 +23,11 @@ from gptailor.evaluate.outcome import Failure, Score
 from gptailor.evaluate.repair import Repairs
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.samples import NOTHING_HELD
-from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
+from gptailor.evaluate.session import Placement, Session
+from gptailor.evaluate.space_trials import Trials, opened
+from gptailor.evaluate.trial import Outcomes
 from gptailor.lang.parse import read_objective
+from gptailor.plan.events import OnEvent
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 
@@ -106,7 +110,7 @@ def trials_of(
         objectives=wishes,
         folder=plan.origin.folder,
         fidelity=None if full is None else (1, full),
-        place=place,
+        session=None if place is None else Session(place),
         seed=seed,
     )
 
@@ -135,7 +139,7 @@ def test_scores_are_those_of_eval(say: Say) -> None:
     plans = [say(text) for text in CUTS]
     for plan, found in zip(plans, outcomes(trials, plans, 7), strict=True):
         assert found == judged(plan, OBJECTIVES, 7)
-    assert trials.evaluator.layers_saved > 0
+    assert trials.session.evaluator.layers_saved > 0
 
 
 def test_a_plan_has_the_same_scores_in_any_company(say: Say) -> None:
@@ -262,14 +266,20 @@ def tensor_bytes() -> int:
     )
 
 
-def test_embeddings_heads_and_layers_of_past_trials_are_let_go(say: Say) -> None:
+def test_embeddings_heads_and_layers_of_past_trials_are_let_go(
+    say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = say(
         "embed from math, code by task_arithmetic(0.0..1.0)\n"
         "head from base, chat by task_arithmetic(0.0..1.0)\n"
         "L1 from math, code by task_arithmetic(0.0..1.0)"
     )
+
+    def repairs(place: Placement, models: Mapping[str, Opened], on_event: OnEvent) -> Repairs:
+        return Repairs(Stitcher(models, merged=60_000))
+
+    monkeypatch.setattr(Placement, "repairs", repairs)
     trials = trials_of(space, full=3)
-    trials.repairs = Repairs(Stitcher(trials.models, merged=60_000))
     chance = random.Random(1)
 
     def ten() -> list[Plan]:

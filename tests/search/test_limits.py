@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gptailor
-from gptailor.evaluate.trial import opened
+from gptailor.evaluate.space_trials import opened
 from gptailor.plan.faults import PlanError
 from gptailor.plan.output_size import OutputSize
 from gptailor.search.curve import Sizes

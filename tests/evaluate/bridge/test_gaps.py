@@ -8,7 +8,7 @@ import pytest
 import gptailor
 from gptailor.evaluate.bridge import gaps as module
 from gptailor.evaluate.repair import fit
-from gptailor.evaluate.trial import Trials, opened
+from gptailor.evaluate.space_trials import Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
