@@ -114,6 +114,11 @@ def run(arguments: Sequence[str]) -> int:
 _NAME_ANOTHER = "\n  = help: name another file, or remove this one first"
 
 
+def _hides_an_interrupt(error: BaseException) -> bool:
+    """Return whether pydantic made a SchemaError of an interrupt, as it does while it builds."""
+    return type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
+
+
 def _ended(error: BaseException) -> int | None:
     """Say how a command ended, and the exit code; None for what is an error of the program."""
     from gptailor.cli.options import ReaderLeft, report, say
@@ -128,6 +133,8 @@ def _ended(error: BaseException) -> int | None:
             report(error.faults)
             return 1
         case KeyboardInterrupt() | click.Abort():
+            message, code = "interrupted", 130
+        case _ if _hides_an_interrupt(error):
             message, code = "interrupted", 130
         case TailorError():
             text = str(error)

@@ -16,6 +16,15 @@ class Closed(BaseModel):
     )
 
 
+class BuiltClosed(Closed):
+    """Closed data whose validator is built on import, for data that a long run makes.
+
+    pydantic turns an interrupt during a build at first use into a SchemaError.
+    """
+
+    model_config = ConfigDict(defer_build=False)
+
+
 _P = ParamSpec("_P")
 _C = TypeVar("_C", bound=Closed)
 

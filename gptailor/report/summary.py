@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, final
 
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
+from gptailor.plan.numbers import BuiltClosed
 from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
-from gptailor.plan.plan import Closed, Pair, Position, Several
+from gptailor.plan.plan import Pair, Position, Several
 from gptailor.plan.stage import Stage
 from gptailor.report.measure import AimDirection, ScaleBy
 
@@ -76,7 +77,7 @@ WrittenSize = Annotated[OutputSize, PlainSerializer(lambda size: size._asdict())
 # -------------------------------------------------------------------------------- what it was begun
 
 
-class _Begun(Closed):
+class _Begun(BuiltClosed):
     """What a search was begun with; in `run.json` and in the summary."""
 
     version: Line
@@ -118,7 +119,7 @@ class RunRecord(_Begun):
 
 
 @final
-class RunSizes(Closed):
+class RunSizes(BuiltClosed):
     """How large the uncut base and a search's plans are, these by their digests."""
 
     base: WrittenSize
@@ -138,7 +139,7 @@ class MappedBlock(NamedTuple):
 WrittenBlock = Annotated[MappedBlock, PlainSerializer(lambda block: block._asdict())]
 
 
-class _Scan(Closed):
+class _Scan(BuiltClosed):
     measure: Line
     samples: Tally
     scanned: Tally
@@ -166,7 +167,7 @@ class BestBlocks(_Scan):
 
 
 @final
-class HeldOutScores(Closed):
+class HeldOutScores(BuiltClosed):
     """Scores on samples that the search never saw; an error of None is unknown."""
 
     values: Several[float]
@@ -174,7 +175,7 @@ class HeldOutScores(Closed):
 
 
 @final
-class HeldOutFailure(Closed):
+class HeldOutFailure(BuiltClosed):
     """Why a plan has no score on samples that the search never saw."""
 
     failure: str
@@ -183,7 +184,7 @@ class HeldOutFailure(Closed):
 HeldOutResult: TypeAlias = HeldOutScores | HeldOutFailure
 
 
-class WithScores(Closed):
+class WithScores(BuiltClosed):
     """The scores of a plan by each objective, None where it has none."""
 
     values: Several[float] | None
@@ -277,7 +278,7 @@ class SizeRow(SummaryRow):
 # ------------------------------------------------------------------------------------------ verdict
 
 
-class GainRecord(Closed):
+class GainRecord(BuiltClosed):
     """How much better a plan is than another, and its standard error; None is infinite."""
 
     gain: float
@@ -301,7 +302,7 @@ class BaseRecord(GainRecord):
 
 
 @final
-class VerdictRecord(Closed):
+class VerdictRecord(BuiltClosed):
     """What a search's result is worth; see `search/verdict.py`.
 
     `against` is the starting plan that it is the least better than, of so many `starts`; `numbers`
@@ -324,7 +325,7 @@ class VerdictRecord(Closed):
 
 
 @final
-class RandomDraws(Closed):
+class RandomDraws(BuiltClosed):
     """Random plans for comparison. `whole` says that they cost as much as the search.
 
     `expected` is what the best of as many as the search cost would score.
@@ -337,7 +338,7 @@ class RandomDraws(Closed):
 
 
 @final
-class MeasuredCosts(Closed):
+class MeasuredCosts(BuiltClosed):
     """What was measured beside the trials, and of the `base`, in evaluations on all samples."""
 
     evaluations: Cost
@@ -346,7 +347,7 @@ class MeasuredCosts(Closed):
 
 
 @final
-class RepeatedDraw(Closed):
+class RepeatedDraw(BuiltClosed):
     """What the plans of all draws score on the samples of one, None for a failure."""
 
     seed: Seed
@@ -354,7 +355,7 @@ class RepeatedDraw(Closed):
 
 
 @final
-class DrawPair(Closed):
+class DrawPair(BuiltClosed):
     """How many layers the plans of two draws drop alike, and make alike."""
 
     of: Pair[Tally]
@@ -363,7 +364,7 @@ class DrawPair(Closed):
 
 
 @final
-class DrawsAgreement(Closed):
+class DrawsAgreement(BuiltClosed):
     """How far searches on other draws of the samples agree with the first one.
 
     `of` is a digest of what was compared, `without` are the seeds that found no plan, `agree` is on
@@ -388,7 +389,7 @@ class DrawsAgreement(Closed):
 
 
 @final
-class NumberAtBound(Closed):
+class NumberAtBound(BuiltClosed):
     """A number of the best plan that is an end of its interval."""
 
     name: Line
@@ -397,7 +398,7 @@ class NumberAtBound(Closed):
 
 
 @final
-class RequiredRow(Closed):
+class RequiredRow(BuiltClosed):
     """A requirement, its bound, and what a plan has of it; the bound of held-out samples too."""
 
     require: Line
@@ -408,7 +409,7 @@ class RequiredRow(Closed):
 
 
 @final
-class RequiredRecord(Closed):
+class RequiredRecord(BuiltClosed):
     """What was required of plans, and what became of it.
 
     So many plans were `judged`, all of them if it is `whole`; so many `met` it. `nearest` is the

@@ -26,7 +26,8 @@ from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
-from gptailor.plan.plan import Closed, Plan
+from gptailor.plan.numbers import BuiltClosed
+from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
 from gptailor.report.summary import Aim, RunRecord, escaped_control
 from gptailor.search.object_journal import ObjectJournal
@@ -146,7 +147,7 @@ def _files(opened: Opened) -> Iterable[Path]:
 
 
 @final
-class KnownDigest(Closed):
+class KnownDigest(BuiltClosed):
     """A file's digest, and what the system said of the file when it was read."""
 
     stamp: Annotated[Stamp, Strict(False)]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
-from gptailor.plan.plan import Closed
+from gptailor.plan.numbers import BuiltClosed
 from gptailor.report.summary import LiveDtype
 from gptailor.search.object_storage import ObjectStorage, local_or_url
 
@@ -29,7 +29,7 @@ _R = TypeVar("_R", bound=BaseModel)
 
 
 @final
-class EarlierRun(Closed):
+class EarlierRun(BuiltClosed):
     """What a search that goes on needs to know of `run.json`, whichever version wrote it."""
 
     model_config = ConfigDict(extra="ignore")

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, final
 
 from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
+from gptailor.plan.numbers import BuiltClosed
 from gptailor.plan.output_size import Tally
-from gptailor.plan.plan import Closed, Pair, Position, Several
+from gptailor.plan.plan import Pair, Position, Several
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Cost, DrawsAgreement, Line, Seconds, TrialNumber
 from gptailor.search.run.origin import NotedOrigin
@@ -37,7 +38,7 @@ BASE_SCORES = "base"
 """Notes of the uncut base's scores are called so, and by the number of samples."""
 
 
-class Noted(Closed):
+class Noted(BuiltClosed):
     """A note: strict data that passes over what it doesn't know."""
 
     model_config = ConfigDict(extra="ignore")

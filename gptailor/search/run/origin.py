@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import BeforeValidator, Field
 
+from gptailor.plan.numbers import BuiltClosed
 from gptailor.plan.output_size import LayerCount
-from gptailor.plan.plan import Closed, Pair, Position, Several
+from gptailor.plan.plan import Pair, Position, Several
 from gptailor.plan.windows import window_words
 from gptailor.report.summary import Line
 
@@ -19,7 +20,7 @@ from gptailor.report.summary import Line
 
 
 @final
-class ModelAlone(Closed):
+class ModelAlone(BuiltClosed):
     """Layers of one model."""
 
     kind: Literal["model"] = "model"
@@ -27,7 +28,7 @@ class ModelAlone(Closed):
 
 
 @final
-class UniformMerge(Closed):
+class UniformMerge(BuiltClosed):
     """Layers of several models, merged with equal coefficients.
 
     `every` says that these are all models that the space merges. `coefficient` is that of each
@@ -64,7 +65,7 @@ _Block: TypeAlias = Pair[Position]
 """The first and the last layer of a block that comes again."""
 
 
-class _OfComposition(Closed):
+class _OfComposition(BuiltClosed):
     """A starting plan; `of` is None where the space makes the layers of all its plans alike."""
 
     of: Composition | None = None
@@ -123,7 +124,7 @@ class BestWindow(_OfComposition):
 
 
 @final
-class BridgedCut(Closed):
+class BridgedCut(BuiltClosed):
     """The cut whose gaps a bridge closes best, or second or third best."""
 
     kind: Literal["bridged cut"] = "bridged cut"
@@ -143,14 +144,14 @@ class BlockAgain(_OfComposition):
 
 
 @final
-class RandomPlan(Closed):
+class RandomPlan(BuiltClosed):
     """A plan drawn at random."""
 
     kind: Literal["random"] = "random"
 
 
 @final
-class StrategyPlan(Closed):
+class StrategyPlan(BuiltClosed):
     """A plan that a strategy asked for."""
 
     kind: Literal["strategy"] = "strategy"
@@ -158,7 +159,7 @@ class StrategyPlan(Closed):
 
 
 @final
-class EarlierOrigin(Closed):
+class EarlierOrigin(BuiltClosed):
     """An origin of which a study of an earlier release has the words alone."""
 
     kind: Literal["earlier"] = "earlier"
