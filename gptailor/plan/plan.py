@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from gptailor.plan.bounds import LARGEST_LAYER
 from gptailor.plan.faults import Fault, Origin, Source
 from gptailor.plan.numbers import (
+    BuiltClosed,
     Closed,
     Count,
     CountRange,
@@ -48,7 +49,8 @@ from gptailor.plan.recipe import (
 from gptailor.plan.wishes import Bound, Objective, Requirement, Search
 
 __all__ = [
-    "LARGEST_LAYER", "Bound", "By", "Closed", "Count", "CountRange", "Curve", "Interval", "LayerOf",
+    "LARGEST_LAYER", "Bound", "BuiltClosed", "By", "Closed", "Count", "CountRange", "Curve",
+    "Interval", "LayerOf",
     "Let", "Merge", "MethodCall", "Named", "Number", "Objective", "OneOfMethods", "OneOfModels",
     "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Subset",
     "Take", "Value", "built", "count_ends", "count_text", "over_positions",

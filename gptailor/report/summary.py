@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, final
 
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
-from gptailor.plan.numbers import BuiltClosed
 from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
-from gptailor.plan.plan import Pair, Position, Several
+from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.plan.stage import Stage
 from gptailor.report.measure import AimDirection, ScaleBy
 

@@ -26,8 +26,7 @@ from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
-from gptailor.plan.numbers import BuiltClosed
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import BuiltClosed, Plan
 from gptailor.prepare import commits_of
 from gptailor.report.summary import Aim, RunRecord, escaped_control
 from gptailor.search.object_journal import ObjectJournal

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
-from gptailor.plan.numbers import BuiltClosed
+from gptailor.plan.plan import BuiltClosed
 from gptailor.report.summary import LiveDtype
 from gptailor.search.object_storage import ObjectStorage, local_or_url
 

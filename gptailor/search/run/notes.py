@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, final
 
 from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
-from gptailor.plan.numbers import BuiltClosed
 from gptailor.plan.output_size import Tally
-from gptailor.plan.plan import Pair, Position, Several
+from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Cost, DrawsAgreement, Line, Seconds, TrialNumber
 from gptailor.search.run.origin import NotedOrigin

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import BeforeValidator, Field
 
-from gptailor.plan.numbers import BuiltClosed
 from gptailor.plan.output_size import LayerCount
-from gptailor.plan.plan import Pair, Position, Several
+from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.plan.windows import window_words
 from gptailor.report.summary import Line
 
