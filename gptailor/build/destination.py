@@ -39,7 +39,7 @@ class Destination(ABC):
     """A place for the output of a prepared plan. Nothing is computed or written by making it."""
 
     single: ClassVar[bool]
-    """Whether the output is one file."""
+    """True if the output is one file."""
 
     def __init__(self, prepared: Prepared, path: Path) -> None:
         self.prepared = prepared

@@ -1,4 +1,4 @@
-"""What a verification finds, and what it needs of an output: a folder, or a GGUF file."""
+"""The findings of a verification, and the readers of its outputs: a folder, or a GGUF file."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence

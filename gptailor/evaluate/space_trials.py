@@ -78,7 +78,7 @@ class Trials:
     scored in `session`, else in a new one on the CPU.
 
     Raises CalibrationError for a file, ObjectiveError for an argument and for a file with fewer
-    samples than `fidelity` goes up to, TailorError for a device that isn't there.
+    samples than `fidelity` goes up to, TailorError for a missing device.
     """
 
     def __init__(  # noqa: PLR0913 (what a search is of, each by its name)

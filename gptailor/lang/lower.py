@@ -194,7 +194,7 @@ def _decide(
 def _has_room(
     draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: Pattern
 ) -> bool:
-    """Whether the plan may name all that a recipe lists for each layer; a fault if not."""
+    """Return whether a plan may name all layers of a recipe's lists; add a fault if not."""
     if target is not None and not target.at:  # layers for which the plan had no room
         return False
     listed = sum(length for _, length in recipe_lists(pattern.recipe(0)))

@@ -62,12 +62,12 @@ class LayerView:
 
     @property
     def dropped(self) -> bool:
-        """Whether the layer leaves the model."""
+        """Return whether the layer leaves the model."""
         return self.slot.dropped == "yes"
 
     @property
     def may_be_dropped(self) -> bool:
-        """Whether a choice may drop the layer."""
+        """Return whether a choice may drop the layer."""
         return self.slot.dropped == "maybe"
 
 

@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
     @property
     def sure(self) -> bool:
-        """Whether it is above 0 by more than chance."""
+        """Return whether the value is above 0 by more than chance."""
         return self.value > SURE * self.stderr
 
     @property

@@ -62,7 +62,7 @@ class Aim(NamedTuple):
 
     @property
     def short(self) -> str:
-        """What it is called in a line."""
+        """Return the name for a line."""
         return self.label or self.name
 
 
@@ -77,7 +77,7 @@ WrittenSize = Annotated[OutputSize, PlainSerializer(lambda size: size._asdict())
 
 
 class _Begun(BuiltClosed):
-    """What a search was begun with; in `run.json` and in the summary."""
+    """The settings of a search; in `run.json` and in the summary."""
 
     version: Line
     plan: Line
@@ -101,7 +101,7 @@ class _Begun(BuiltClosed):
 
 @final
 class RunRecord(_Begun):
-    """What a search was begun with, as `run.json` has it: what a RUN's reader needs to know.
+    """The settings of a search in `run.json`, as far as a reader of RUN needs them.
 
     `trials` is the budget, `objectives` are their words, `aims` what scores are measured by.
     """
@@ -302,7 +302,7 @@ class BaseRecord(GainRecord):
 
 @final
 class VerdictRecord(BuiltClosed):
-    """What a search's result is worth; see `search/verdict.py`.
+    """The worth of a search's result; see `search/verdict.py`.
 
     `against` is the starting plan that it is the least better than, of so many `starts`; `numbers`
     are those of the objectives that were compared, `widths` what their scores are measured by.
@@ -338,7 +338,7 @@ class RandomDraws(BuiltClosed):
 
 @final
 class MeasuredCosts(BuiltClosed):
-    """What was measured beside the trials, and of the `base`, in evaluations on all samples."""
+    """The cost of measuring beside the trials and on the `base`, in evaluations on all samples."""
 
     evaluations: Cost
     seconds: Seconds
@@ -347,7 +347,7 @@ class MeasuredCosts(BuiltClosed):
 
 @final
 class RepeatedDraw(BuiltClosed):
-    """What the plans of all draws score on the samples of one, None for a failure."""
+    """The scores of all draws' plans on the samples of one draw, None for a failure."""
 
     seed: Seed
     scores: Several[Several[float] | None]
@@ -409,7 +409,7 @@ class RequiredRow(BuiltClosed):
 
 @final
 class RequiredRecord(BuiltClosed):
-    """What was required of plans, and what became of it.
+    """The requirements of a search, and how plans met them.
 
     So many plans were `judged`, all of them if it is `whole`; so many `met` it. `nearest` is the
     file of the plan that is beyond by the least, where no plan meets it.

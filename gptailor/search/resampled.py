@@ -25,7 +25,7 @@ from gptailor.search.run.trials import read_outcomes
 from gptailor.search.settings import Flags, Resources, settings
 
 FOLDER = "repeat-{}"
-"""What the folder of a search on another draw is called in that of the first."""
+"""The name of the folder of a search on another draw, within that of the first."""
 
 
 Once = Callable[[str | Path, Flags, Resources], Searched]
@@ -78,7 +78,7 @@ class Resampling:
     def _compared(
         self, first: Searched, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage
     ) -> dict[str, Any]:
-        """What all score on all samples of each draw, and what they have in common.
+        """Return the scores of all plans on all samples of each draw, and their common layers.
 
         `agree` is on how many of the other draws the first plan is no worse than the plan found
         there, as verdicts have it.
@@ -114,7 +114,7 @@ def _scores(outcomes: Sequence[Outcome]) -> Scores | None:
 
 
 def plans_agreement(plans: Sequence[Plan], layers: int) -> dict[str, Any]:
-    """What plans found on several draws of the samples have in common: layers dropped, sources."""
+    """Return the common dropped layers and sources of plans found on several draws."""
     gone = [{drop.position for drop in plan.drops} for plan in plans]
     made = [_made(plan, layers) for plan in plans]
     kept = set.intersection(*(set(one) for one in made))

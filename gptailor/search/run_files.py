@@ -20,7 +20,7 @@ from gptailor.search.object_storage import ObjectStorage, local_or_url
 
 SETTINGS: Final = "run.json"
 SUMMARY: Final = "summary"
-"""What a search says in the end, as JSON and as a page."""
+"""The name of a search's summary, as JSON and as a page."""
 JOURNAL: Final = "study.journal"
 MOST_FILE_BYTES: Final = 2**31
 """The largest file of RUN that is read."""
@@ -30,7 +30,7 @@ _R = TypeVar("_R", bound=BaseModel)
 
 @final
 class EarlierRun(BuiltClosed):
-    """What a search that goes on needs to know of `run.json`, whichever version wrote it."""
+    """The part of `run.json` that a resumed search needs, whichever version wrote it."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -158,7 +158,7 @@ def simplicity(plan: Plan) -> tuple[int, int]:
 
 
 def scores_in(note: HeldNote | None) -> Scores | None:
-    """Return the scores that a study notes of held-out samples; None if there are none."""
+    """Return the scores that a study notes of held-out samples; or None."""
     if not isinstance(note, HeldScoresNote):
         return None
     stderrs = [math.inf if error is None else error for error in note.stderrs]

@@ -60,7 +60,7 @@ class GgufTensorPlan:
 
     @property
     def is_copy(self) -> bool:
-        """Whether its bytes equal its source's."""
+        """Return whether the tensor's bytes equal its source's."""
         same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
         return same and not self.heads and not self.add_one
 

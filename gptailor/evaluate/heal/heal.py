@@ -306,7 +306,7 @@ def _sources() -> bytes:
 
 @contextmanager
 def _explained(contents: ModelContents, text: HealingText) -> Iterator[None]:
-    """Say why a model computes no numbers: a tensor that is none, or else the text."""
+    """Name the tensor that isn't finite in a model that computes NaN, or else the text."""
     try:
         yield
     except NotFiniteError as error:
@@ -365,7 +365,7 @@ def _refuse(name: str, dtype: str, _: int) -> NoReturn:
 def healing_text(
     path: Path, wanted: int, encoder: TokenEncoder, seed: int, *, exactly: bool
 ) -> HealingText:
-    """Of a file's text as many sequences as hold `wanted` tokens, and those held out besides.
+    """Return sequences of a file's text with `wanted` tokens in all, and further ones held out.
 
     The rows are taken in the order that `seed` draws, and run together: an end-of-text token stands
     between two, and a sequence begins with the tokens that a text begins with. So there is no

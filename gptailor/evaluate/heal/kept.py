@@ -1,4 +1,4 @@
-"""What healing keeps on this machine: learned parameters, and the folder of a run that goes on.
+"""The files of healing on this machine: learned parameters, and the folder of an unfinished run.
 
 A file of tensors has a digest of all that is in it. It is read whole and compared before anything
 of it is used; a file that differs is removed, and its healing begins anew.

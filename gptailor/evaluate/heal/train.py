@@ -43,8 +43,8 @@ LOW_RANK_BYTES = 24
 """Bytes of a number of low rank: itself, its gradient, Adam's two means, the best so far, and what
 a step of Adam makes for a moment."""
 WHOLE_BYTES = 30
-"""Of a number of the weights themselves: as before, and in the layer's dtype its gradient, the
-value, and the one that it began with."""
+"""Bytes of a number of the weights themselves: as before, and in the layer's dtype its gradient,
+its value and its first value."""
 HEADS_COPIES = 4
 """Logits, their gradient, and what is made between them."""
 LAYER_COPIES = 8
@@ -142,7 +142,7 @@ class HealingMemory:
         return ends + (sum(sizes) if self.healing.rank is None else max(sizes))
 
     def _shapes(self) -> Iterator[tuple[int, ...]]:
-        """Of each tensor that learns."""
+        """Yield the shape of each tensor that learns."""
         for index in self.healing.indices:
             specs = {one.spec.name: one.spec for one in self.contents.layers[index].outputs}
             for name in learning_tensors(self.healing.rank, specs):

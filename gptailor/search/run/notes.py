@@ -1,4 +1,4 @@
-"""What a study notes, as typed data: `StudyNotes` about the whole, `TrialNote` of each trial.
+"""The notes of a study, as typed data: `StudyNotes` about the whole, `TrialNote` of each trial.
 
 A study may be a stranger's, and other programs may write into it: whatever has another name is
 passed over, and whatever has one of these names must be of its type.
@@ -32,7 +32,7 @@ LATE = "late"
 LATENCIES = "latencies"
 """The study's note of latencies by shape: each is measured once for all trials."""
 INFLUENCE, GAPS, REMOVAL = "block influence", "bridged cuts", "greedy removal"
-"""What is measured before the first trial."""
+"""The names of what is measured before the first trial, in its note."""
 BASE_SCORES = "base"
 """Notes of the uncut base's scores are called so, and by the number of samples."""
 
@@ -72,7 +72,7 @@ class HeldScoresNote(_NotedScores):
 
     @property
     def each(self) -> PerObjective:
-        """What each sample gave."""
+        """Return the samples' sums and counts."""
         return self.per_sample
 
 
@@ -88,7 +88,7 @@ HeldNote: TypeAlias = HeldScoresNote | HeldFailureNote
 
 @final
 class FoundNote(Noted):
-    """What was measured before the first trial, as far as it was."""
+    """The measurements before the first trial, as far as they were made."""
 
     influence: dict[str, Several[float]] | None = Field(None, alias="block influence")
     gaps: Several[Several[Position]] | None = Field(None, alias="bridged cuts")
@@ -97,7 +97,7 @@ class FoundNote(Noted):
 
 @final
 class MeasuredNote(Noted):
-    """What was measured before the first trial, and its cost."""
+    """The measurements before the first trial, and their cost."""
 
     evaluations: Cost = 0.0
     seconds: Seconds = 0.0
@@ -169,7 +169,7 @@ class GenomeNote(Noted):
 
 @final
 class TrialNote(Noted):
-    """What a study notes of a trial; see `TrialRequest` and `Trial`."""
+    """The notes of a study on a trial; see `TrialRequest` and `Trial`."""
 
     phase: Literal["start", "random", "search", "final", "beside"]
     ask: _Small

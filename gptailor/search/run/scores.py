@@ -73,7 +73,7 @@ def _text(numbers: np.ndarray) -> str:
 
 
 _MOST_BYTES = 2**28
-"""Of the samples of one score, unpacked: a short text can stand for gigabytes."""
+"""Bytes of the samples of one score, unpacked: a short text can stand for gigabytes."""
 
 
 def _numbers(text: object, kind: str) -> list[Any]:

@@ -496,7 +496,7 @@ def refuse_misfit(study: Study, ledger: records.Ledger, space: Space) -> None:
 
 
 def fits(space: Space, genome: Genome) -> bool:
-    """Whether a genome has a value that the space knows for each gene."""
+    """Return whether a genome has a value of the space for each gene."""
     sizes = (len(space.bits), len(space.picks), len(space.reals))
     if tuple(map(len, genome)) != sizes:
         return False

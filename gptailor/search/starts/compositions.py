@@ -166,7 +166,7 @@ class _Use:
 
     @property
     def gives_base(self) -> bool:
-        """Whether some coefficients make the merge the base."""
+        """Return whether some coefficients make the merge the base."""
         return not self.fixed or self.additive or "base" in self.models
 
 
@@ -208,7 +208,7 @@ def _recipe_uses(plan: Plan, recipe: Recipe) -> Iterator[tuple[Place, Value, _Us
 
 
 def _is_open(plan: Plan, value: Value) -> bool:
-    """Whether a number is open; of a curve, whether all its knots are."""
+    """Return whether a number is open, and all knots of a curve."""
     match value:
         case Interval() | OneOfNumbers():
             return True
@@ -247,7 +247,7 @@ def _strengths(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> Sequence[f
 
 
 def _gives_base(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> bool:
-    """Whether the numbers of merges with fixed sources can make them the base."""
+    """Return whether the numbers of merges with fixed sources can make them the base."""
     for (kind, number), of in uses.items():
         fixed = [use for use in of if use.fixed]
         wanted = max((use.value(BASE_ALONE) for use in fixed), default=None)

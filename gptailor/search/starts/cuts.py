@@ -27,7 +27,7 @@ LEAST = 1 / 16
 
 
 def drops_some(space: Space) -> bool:
-    """Whether the space has a choice of several drops."""
+    """Return whether the space has a choice of several drops."""
     return any(True for _ in drops_by_choice(space.plan))
 
 
@@ -75,7 +75,7 @@ def nested_cuts(space: Space, scores: CutScores) -> list[Cut]:
 
 
 def _growing(choice: DropAny | DropWindow, scores: CutScores, sums: CutScores) -> list[Cut]:
-    """What one choice drops, from the fewest layers to the most; nothing first, with `maybe`."""
+    """Return the drops of one choice, from the fewest layers to the most; none first by `maybe`."""
     low, high = count_ends(choice.count)
     found: list[Cut] = []
     if isinstance(choice, DropAny):

@@ -75,7 +75,7 @@ _MAYBE = (1 / 8, 1 / 4)
 
 
 Holds: TypeAlias = Callable[[Genome], bool]
-"""Whether a genome's plan is within bounds."""
+"""A test of whether a genome's plan is within bounds."""
 
 
 @final

@@ -143,23 +143,23 @@ class Architecture:
     biased: tuple[frozenset[str], ...] = (_NO_BIASES,)
     """The sets of projections with biases that a model may have."""
     norm_biases: bool = False
-    """Whether norms have biases, except the norms of heads."""
+    """True if norms have biases, except the norms of heads."""
     epsilon: str = "rms_norm_eps"
     """The configuration's key of the number that steadies a norm."""
     head_norms: str = "one"
     """A norm of queries or keys is `one` for all heads, `flat` over all, or for `each` head."""
     square: bool = False
-    """Whether heads are as wide together as the stream; a configuration then has no width."""
+    """True if heads are as wide together as the stream; a configuration then has no width."""
     rotated: str = "all"
     """The rotated part of each head: `all`, `some` or `none` of it."""
     permuted: bool = False
-    """Whether rows of queries and keys are in llama.cpp's order."""
+    """True if rows of queries and keys are in llama.cpp's order."""
     grouped: bool = False
-    """Whether fused queries, keys and values belong in groups, which llama.cpp has sorted."""
+    """True if fused queries, keys and values belong in groups, which llama.cpp has sorted."""
     transposed: bool = False
-    """Whether a layer's matrices are transposed in the model."""
+    """True if a layer's matrices are transposed in the model."""
     shifted: bool = False
-    """Whether norms are stored with 1 added to them."""
+    """True if norms are stored with 1 added to them."""
     activation: str = "silu"
     activation_keys: tuple[str, ...] = ("hidden_act",)
     """The configuration's keys of the activation; transformers computes by the first."""
@@ -183,9 +183,9 @@ class Architecture:
     written: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The model types that are written, and the projections whose biases llama.cpp adds."""
     headless: bool = False
-    """Whether llama.cpp always takes the embedding for the head."""
+    """True if llama.cpp always takes the embedding for the head."""
     divided: bool = False
-    """Whether llama.cpp's divisors of the rotary frequencies are written."""
+    """True if llama.cpp's divisors of the rotary frequencies are written."""
 
     @property
     def keys(self) -> frozenset[str]:
