@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import altair as alt
@@ -14,6 +15,7 @@ from gptailor.report.page.page import page_html, text_html
 from gptailor.report.page.run_sections import run_sections
 from gptailor.report.page.scores_section import scores_sections
 from gptailor.report.page.section import Section, ShownTable
+from gptailor.report.summary import Aim, SearchSummary
 from gptailor.search.reported import run_report
 from tests.search import landscape
 from tests.search.test_reported import run_of
@@ -34,25 +36,24 @@ heal L36..L39 on "t.txt"
 """
 
 
-def row(*values: float, held: float = 0.1) -> dict[str, Any]:
-    """A row of a search's summary."""
-    errors = [0.05] * len(values)
-    return {"values": list(values), "stderrs": errors,
-            "held": {"values": [v + held for v in values], "stderrs": errors}}  # fmt: skip
+def row(*values: float, held: float = 0.1, sure: bool = True) -> SimpleNamespace:
+    """Return the scores of a row of a search's summary."""
+    errors = (0.05,) * len(values)
+    unseen = SimpleNamespace(values=tuple(v + held for v in values), stderrs=errors)
+    return SimpleNamespace(values=values, errors=errors if sure else None, held_scores=unseen)
 
 
-AIMS = [
-    {"name": "nll", "label": "nll general", "unit": "nats", "direction": "minimize", "size": False},
-    {"name": "mc", "label": "questions", "unit": "accuracy", "direction": "maximize",
-     "size": False},
-]  # fmt: skip
-SUMMARY = {
-    "objectives": AIMS,
-    "base": {**row(2.5, 0.6), "stderrs": None},
-    "starts": [row(3.1, 0.4)],
-    "found": row(2.8, 0.5),
-    "best": row(2.7, 0.5),
-}
+AIMS = (
+    Aim(name="nll", label="nll general", unit="nats", direction="minimize", scale="base"),
+    Aim(name="mc", label="questions", unit="accuracy", direction="maximize", scale="base"),
+)
+SUMMARY = SearchSummary.model_construct(
+    objectives=AIMS,
+    base=row(2.5, 0.6, sure=False),
+    starts=(row(3.1, 0.4),),
+    found=row(2.8, 0.5),
+    best=row(2.7, 0.5),
+)
 
 
 @pytest.fixture(scope="module")
