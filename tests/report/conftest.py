@@ -1,4 +1,4 @@
-"""A headless Chromium for the report's pages, started once."""
+"""A headless Chromium for the report's pages, started once for each module."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,9 +16,12 @@ _ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator["Browser"]:
-    """The browser; where there is none the test is skipped, which says so."""
+    """Start the browser, or skip the test where there is none.
+
+    It ends with its module: while playwright's driver lives, no other test can run an event loop.
+    """
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next((there for name in names if (there := shutil.which(name))), None)
     if program is None:
