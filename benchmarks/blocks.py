@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gptailor
-from gptailor.evaluate.outcome import PerSample, Score, paired_difference
+from gptailor.evaluate.scores import PerSample, Score, paired_difference
 from gptailor.evaluate.space_trials import Trials, opened
 from gptailor.evaluate.targets import base_of
 from gptailor.lang.parse import read_objective

@@ -33,7 +33,7 @@ from gptailor.evaluate.forward.evaluator import BATCH_TOKENS, Evaluator  # noqa:
 from gptailor.evaluate.forward.requests import Packed, Request, Work, pack  # noqa: E402  # noqa: E402
 from gptailor.evaluate.live.stitch import Stitched, Stitcher  # noqa: E402
 from gptailor.evaluate.objectives.nll import surprise  # noqa: E402
-from gptailor.evaluate.outcome import Failure  # noqa: E402
+from gptailor.evaluate.scores import Failure  # noqa: E402
 from gptailor.plan.plan import Plan  # noqa: E402
 from gptailor.prepare import prepare  # noqa: E402
 

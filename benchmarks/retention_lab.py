@@ -21,8 +21,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 import gptailor
 from benchmarks.retention_texts import Amounts, Files, write_files
 from gptailor.evaluate.objectives.base import PreparedObjective
-from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.samples import Samples, context_length, prepare_objectives
+from gptailor.evaluate.scores import Score
 from gptailor.evaluate.session import Placement, Session
 from gptailor.evaluate.space_trials import Trials, opened
 from gptailor.evaluate.trial import Outcomes, run_trials

@@ -14,7 +14,7 @@ import torch
 
 import gptailor
 from benchmarks.search_texts import SEEN, write_texts
-from gptailor.evaluate.outcome import Score
+from gptailor.evaluate.scores import Score
 from gptailor.evaluate.session import Placement, Session
 from gptailor.evaluate.space_trials import Trials, opened
 from gptailor.evaluate.trial import Outcomes

@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
-    from gptailor.plan.extras import packages_needed  # first used late
+    from gptailor.plan.optional_packages import packages_needed  # first used late
 
     with packages_needed(f"gptailor.{name}"):
         home = importlib.import_module(f"gptailor.{_HOMES[name]}")

@@ -3,14 +3,14 @@ from gptailor.build.compile import Written as Written
 from gptailor.build.compile import compile as compile
 from gptailor.build.extract import Extracted as Extracted
 from gptailor.build.extract import extract_lora as extract_lora
-from gptailor.build.findings import Verified as Verified
 from gptailor.build.lock import Lock as Lock
-from gptailor.build.record import lock as lock
+from gptailor.build.lock_recording import lock as lock
 from gptailor.build.state_dicts import merge as merge
+from gptailor.build.verification import Verified as Verified
 from gptailor.build.verify import verify as verify
 from gptailor.evaluate.judge import judge as judge
-from gptailor.evaluate.outcome import Judgement as Judgement
 from gptailor.evaluate.repair import stitch as stitch
+from gptailor.evaluate.scores import Judgement as Judgement
 from gptailor.lang.format import format as format
 from gptailor.lang.parse import load as load
 from gptailor.lang.parse import loads as loads

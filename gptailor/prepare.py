@@ -34,12 +34,12 @@ from gptailor.checks.texts import absent_files
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
-from gptailor.plan.needed import at_commits, needed
+from gptailor.plan.model_dependencies import at_commits, needed
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved
 from gptailor.program.compile import Compiled, compile_plan
-from gptailor.program.nested import nested_checkpoint
+from gptailor.program.nested_models import nested_checkpoint
 from gptailor.program.program import files
 from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked

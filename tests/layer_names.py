@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from gptailor.checkpoint.families.layout import Layout, split_name
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 
 
 def layer_tensors(

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from hypothesis import strategies as st
 
 from gptailor.plan import plan as p
-from gptailor.plan import walk
-from gptailor.plan.parts import NAMED_PARTS, is_pattern
+from gptailor.plan import sites
+from gptailor.plan.layer_parts import NAMED_PARTS, is_pattern
 from gptailor.plan.plan import LARGEST_LAYER
 from gptailor.plan.registry import (
     DTYPES,
@@ -20,7 +20,7 @@ from gptailor.plan.registry import (
     ObjectiveSpec,
     Parameter,
 )
-from gptailor.plan.walk import sources
+from gptailor.plan.sites import sources
 from gptailor.plan.windows import runs, stretch_of, windows_of
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -374,7 +374,7 @@ def numbered(draw: Draw, plan: p.Plan) -> p.Plan:
         )
         update["stack"] = plan.stack.model_copy(update={"items": items})
     made = plan.model_copy(update=update)
-    used = {name for _, value in walk.values(made) for name in walk.names_in(value)}
+    used = {name for _, value in sites.values(made) for name in sites.names_in(value)}
     numbers = {name: value for name, value in known.items() if name in used}
     return made.model_copy(update={"numbers": numbers})
 

@@ -3,4 +3,13 @@
 What a model has over another as an adapter: extract.
 """
 
-__all__ = ["compile", "extract", "gguf", "lock", "output", "record", "state_dicts", "verify"]
+__all__ = [
+    "compile",
+    "extract",
+    "gguf",
+    "lock",
+    "lock_recording",
+    "output",
+    "state_dicts",
+    "verify",
+]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, final
 
 from gptailor.build.destination import Contents, Destination, ModelFolder
 from gptailor.build.lock import Lock, read_lock
+from gptailor.build.lock_recording import Recording, at_locked_commits
 from gptailor.build.output import fit_tensors, payloads
-from gptailor.build.record import Recording, at_locked_commits
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checks.texts import refuse_absent_texts
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
-from gptailor.plan.extras import packages_needed, require
+from gptailor.plan.optional_packages import packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from gptailor.build.lock import Lock, LockedGguf
+from gptailor.build.lock_recording import Recording, refuse_early
 from gptailor.build.output import side_files
-from gptailor.build.record import Recording, refuse_early
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload

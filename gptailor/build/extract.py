@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptailor.build.adapter_places import SAVABLE, AdapterPlaces, Kind, length, owner_and_leaf
-from gptailor.build.pair import base_settings, open_whole, refuse_unlike, weights_read
+from gptailor.build.model_pair import base_settings, open_whole, refuse_unlike, weights_read
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, refuse_changed, stamps
 from gptailor.checkpoint.folder import ADAPTER
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG

@@ -30,12 +30,12 @@ from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checks.texts import refuse_absent_texts
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.events import OnEvent, ignore_events
-from gptailor.plan.extras import require
+from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Copy, Output, files
-from gptailor.report.card import card
+from gptailor.report.model_card import card
 
 if TYPE_CHECKING:
     from torch import Tensor

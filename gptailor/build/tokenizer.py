@@ -13,9 +13,9 @@ from gptailor.checkpoint.chat_template import (
 )
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.models import folder_of
-from gptailor.plan.extras import packages_needed
+from gptailor.plan.optional_packages import packages_needed
 from gptailor.plan.plan import Plan, TemplateOf
-from gptailor.plan.walk import named_models
+from gptailor.plan.sites import named_models
 from gptailor.prepare import Prepared, chain, declaring
 
 

@@ -17,11 +17,11 @@ from gptailor.build.differences import (
     MeasuredSettings,
     Measurement,
 )
-from gptailor.build.findings import CompiledOutput, DigestedTensors, Findings, Verified
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Lock, read_lock
+from gptailor.build.lock_recording import config_digest, measured_files, plan_digest
 from gptailor.build.parents import CARD
-from gptailor.build.record import config_digest, measured_files, plan_digest
 from gptailor.build.tokenizer import is_beside, tokenizer_model_name
+from gptailor.build.verification import CompiledOutput, DigestedTensors, Findings, Verified
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted
 from gptailor.checkpoint.folder import (

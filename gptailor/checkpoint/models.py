@@ -20,10 +20,10 @@ from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
-from gptailor.plan.needed import needed, with_inner
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
+from gptailor.plan.model_dependencies import needed, with_inner
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
-from gptailor.plan.walk import named_models, output_recipes
+from gptailor.plan.sites import named_models, output_recipes
 
 
 @final

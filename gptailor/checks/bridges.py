@@ -12,7 +12,7 @@ from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault
 from gptailor.plan.registry import BRIDGE_TOKENS
-from gptailor.plan.walk import open_choices
+from gptailor.plan.sites import open_choices
 from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use
 

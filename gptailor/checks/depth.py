@@ -16,7 +16,7 @@ from gptailor.plan.plan import (
     count_ends,
     count_text,
 )
-from gptailor.plan.walk import drops_by_choice, numbers
+from gptailor.plan.sites import drops_by_choice, numbers
 from gptailor.plan.windows import runs, window_words, windows_of
 
 # ---------------------------------------------------------------------------------- drops by choice

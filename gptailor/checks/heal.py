@@ -13,7 +13,7 @@ from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.registry import HEAL_RANK
-from gptailor.plan.walk import open_choices
+from gptailor.plan.sites import open_choices
 from gptailor.program.compile import moved_configuration
 from gptailor.program.program import learning_tensors, projections
 from gptailor.program.sources import Checked, Use

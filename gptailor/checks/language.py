@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
-from gptailor.plan.walk import (
+from gptailor.plan.search_block import measured
+from gptailor.plan.sites import (
     drops_by_choice,
     recipes,
     sources,
     tied_entries,
     unplaced,
 )
-from gptailor.plan.wishes import measured
 
 LARGEST = 2**63 - 1
 """The largest whole number that a budget may be."""

@@ -13,7 +13,7 @@ from gptailor.checks.depth import block_positions, repeated_blocks
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
-from gptailor.plan.parts import BRANCHES
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use, merges
 

@@ -7,6 +7,11 @@ from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.models import Opened, Opener, is_local, is_plan, taken, used
 from gptailor.checks.bridges import BRIDGING
+from gptailor.checks.embedding_norm_head import (
+    a_tied_head_is_replaced_with_its_embedding,
+    embedding_norm_and_head_are_chosen,
+    the_rest_fits,
+)
 from gptailor.checks.heal import HEALING
 from gptailor.checks.layers import (
     FITTING,
@@ -15,15 +20,10 @@ from gptailor.checks.layers import (
     small_floats_only_move,
 )
 from gptailor.checks.parts import FINER
-from gptailor.checks.rest import (
-    a_tied_head_is_replaced_with_its_embedding,
-    embedding_norm_and_head_are_chosen,
-    the_rest_fits,
-)
 from gptailor.checks.rule import Rule, rule, run_rules
 from gptailor.checks.tokenizer import TEMPLATE, TOKENS, UNITED, every_tokenizer_can_be_read
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
-from gptailor.plan.needed import needed
+from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
     Drop,
     Layer,
@@ -36,11 +36,11 @@ from gptailor.plan.plan import (
     count_ends,
     is_at_url,
 )
-from gptailor.plan.walk import drops_by_choice, layer_recipes, named_models, open_choices
+from gptailor.plan.search_block import compared_models
+from gptailor.plan.sites import drops_by_choice, layer_recipes, named_models, open_choices
 from gptailor.plan.windows import stretch_of
-from gptailor.plan.wishes import compared_models
-from gptailor.plan.written import idle_others, said_place
-from gptailor.program.nested import any_closing, made_model, named_in, whole_plan
+from gptailor.plan.written_out import idle_others, said_place
+from gptailor.program.nested_models import any_closing, made_model, named_in, whole_plan
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 

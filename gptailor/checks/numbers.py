@@ -5,11 +5,11 @@ from itertools import product
 
 from gptailor.checks.rule import ANYWHERE, Rule, rule
 from gptailor.plan import plan as p
-from gptailor.plan import walk
+from gptailor.plan import sites
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
-from gptailor.plan.parts import is_pattern, may_overlap, rank
+from gptailor.plan.layer_parts import is_pattern, may_overlap, rank
 from gptailor.plan.registry import METHODS
-from gptailor.plan.written import covers, untied_choices
+from gptailor.plan.written_out import covers, untied_choices
 
 # -------------------------------------------------------------------------------------------- names
 
@@ -17,8 +17,8 @@ from gptailor.plan.written import covers, untied_choices
 @rule("P113", "P114", missing_in=("let",))
 def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each name at a number's place that no `let` declares."""
-    for at, value in walk.values(plan):
-        for name in walk.names_in(value):
+    for at, value in sites.values(plan):
+        for name in sites.names_in(value):
             if name in plan.numbers:
                 continue
             if name in plan.models:
@@ -44,7 +44,7 @@ def no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
 @rule("P115", missing_in=ANYWHERE)
 def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
     """Yield a warning for each named number that nothing uses."""
-    used = {name for _, value in walk.values(plan) for name in walk.names_in(value)}
+    used = {name for _, value in sites.values(plan) for name in sites.names_in(value)}
     for name in plan.numbers:
         if name not in used:
             message = f"the number '{name}' is named and never used"
@@ -54,10 +54,10 @@ def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
 @rule("P310", "P510")
 def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each name or curve in a parameter that takes whole numbers."""
-    for at, recipe in walk.recipes(plan):
-        for inner, call in walk.calls(recipe):
+    for at, recipe in sites.recipes(plan):
+        for inner, call in sites.calls(recipe):
             method = METHODS.get(call.name)
-            for place, name, value in walk.call_values(call) if method is not None else ():
+            for place, name, value in sites.call_values(call) if method is not None else ():
                 parameter = method.parameter(name) if method is not None else None
                 if parameter is None or not parameter.integer:
                     continue
@@ -74,7 +74,7 @@ def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
 
 def _curves(plan: p.Plan) -> Iterator[tuple[Place, p.Curve]]:
     """Yield each curve and its place."""
-    for at, value in walk.values(plan):
+    for at, value in sites.values(plan):
         if isinstance(value, p.Curve):
             yield at, value
 
@@ -136,7 +136,7 @@ def curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
 
 def _alike(item: p.Item, other: p.Item) -> bool:
     """Return whether items differ in layers alone."""
-    return walk.unplaced(item.recipe) == walk.unplaced(other.recipe) and item.tied == other.tied
+    return sites.unplaced(item.recipe) == sites.unplaced(other.recipe) and item.tied == other.tied
 
 
 # ------------------------------------------------------------------------------------ all positions

@@ -8,7 +8,7 @@ from gptailor.checkpoint.files import quoted
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
-from gptailor.plan.parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
+from gptailor.plan.layer_parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
 from gptailor.plan.plan import LayerBelow
 from gptailor.program.sources import Checked
 

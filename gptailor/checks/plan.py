@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 
-from gptailor.checks.declared import DECLARING, MADE
+from gptailor.checks.declarations import DECLARING, MADE
 from gptailor.checks.depth import DEPTH, GAPS
 from gptailor.checks.language import WRITABLE
 from gptailor.checks.numbers import NUMBERING
@@ -30,8 +30,8 @@ from gptailor.plan.faults import (
     locate,
     nearest,
 )
-from gptailor.plan.needed import depths, needed
-from gptailor.plan.parts import is_pattern
+from gptailor.plan.layer_parts import is_pattern
+from gptailor.plan.model_dependencies import depths, needed
 from gptailor.plan.plan import (
     Drop,
     DropWindow,
@@ -46,7 +46,7 @@ from gptailor.plan.plan import (
     count_ends,
 )
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, LARGEST_SINGLE
-from gptailor.plan.walk import (
+from gptailor.plan.sites import (
     drops_by_choice,
     entry_sites,
     named_models,

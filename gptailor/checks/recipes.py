@@ -6,15 +6,15 @@ from itertools import combinations
 
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan import plan as p
-from gptailor.plan import walk
+from gptailor.plan import sites
 from gptailor.plan.faults import Fault, Place, listed, nearest
 from gptailor.plan.registry import METHODS, Method, Parameter
 
 
 def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
     """Yield each method call with its place and its recipe."""
-    for at, recipe in walk.recipes(plan):
-        yield from ((at + inner, recipe, call) for inner, call in walk.calls(recipe))
+    for at, recipe in sites.recipes(plan):
+        yield from ((at + inner, recipe, call) for inner, call in sites.calls(recipe))
 
 
 def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
@@ -48,11 +48,11 @@ def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
 def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each number, also an interval's ends, outside its parameter's bounds."""
     for at, _, call, method in _known_calls(plan):
-        for inner, name, value in walk.call_values(call):
+        for inner, name, value in sites.call_values(call):
             parameter = method.parameter(name)
             if parameter is None or parameter.words:
                 continue
-            bounded = () if _unbounded(parameter, value) else walk.numbers(value, plan.numbers)
+            bounded = () if _unbounded(parameter, value) else sites.numbers(value, plan.numbers)
             messages = (_out_of_bounds(method, parameter, each) for each in bounded)
             if message := next(filter(None, messages), ""):
                 yield Fault("P303", message, at + inner)
@@ -98,8 +98,8 @@ def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
         return ""
     densities, epsilons = (_each(call, method, name) for name in ("density", "epsilon"))
     for density, epsilon in _paired(densities, epsilons):
-        ends = walk.numbers(density, plan.numbers)
-        most = max(walk.numbers(epsilon, plan.numbers), default=0.0)
+        ends = sites.numbers(density, plan.numbers)
+        most = max(sites.numbers(epsilon, plan.numbers), default=0.0)
         low, high = min(ends, default=1.0), max(ends, default=1.0)
         if low < 1 and not (low - most > 0 and high + most < 1):
             shown = f"{low!r}" if low == high else f"{low!r}..{high!r}"
@@ -123,7 +123,7 @@ def _together(a: p.Value, b: p.Value, plan: p.Plan) -> Iterator[tuple[int | floa
     if len({(len(curve.curve), curve.over) for curve in curves}) == 1:
         count = len(curves[0].curve)  # between knots at one place the sum is on a straight line
         each = [v.curve if isinstance(v, p.Curve) else (v,) * count for v in (a, b)]
-    most = ([max(walk.numbers(v, plan.numbers), default=0.0) for v in values] for values in each)
+    most = ([max(sites.numbers(v, plan.numbers), default=0.0) for v in values] for values in each)
     return zip(*most, strict=True)
 
 
@@ -151,7 +151,7 @@ def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
 def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each list of numbers that isn't one for each source, or one for all."""
     for at, recipe, call, method in _known_calls(plan):
-        wanted = len(list(walk.sources(recipe)))
+        wanted = len(list(sites.sources(recipe)))
         for parameter in method.parameters:
             argument = call.arguments.get(parameter.name)
             takes_list = parameter.variadic or (parameter.each and isinstance(argument, tuple))
@@ -208,10 +208,10 @@ def no_sum_of_weights_is_0(plan: p.Plan) -> Iterator[Fault]:
         divides = method.argument(call.arguments, "normalize") == "yes" or method.name == "nuslerp"
         if not divides or isinstance(argument, str):
             continue
-        count = len(list(walk.sources(recipe)))
+        count = len(list(sites.sources(recipe)))
         weights = argument if isinstance(argument, tuple) else (argument,)
         ends = [
-            walk.numbers(1.0 if value is None else value, plan.numbers) or (1.0,)
+            sites.numbers(1.0 if value is None else value, plan.numbers) or (1.0,)
             for value in weights
         ]
         ends = ends * count if len(ends) == 1 else ends
@@ -260,7 +260,7 @@ def _may_sum_to_0(ends: Sequence[Sequence[float]], least: int) -> bool:
 @rule("P304", "P308")
 def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each merge without sources, or with a share beside other ways to merge."""
-    for at, recipe in walk.recipes(plan):
+    for at, recipe in sites.recipes(plan):
         if not isinstance(recipe, p.Merge):
             continue
         if not recipe.merge:
@@ -273,9 +273,9 @@ def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
 @rule("P218")
 def every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each source of a layer without a layer, or of the rest with a layer."""
-    for at, recipe in walk.recipes(plan):
+    for at, recipe in sites.recipes(plan):
         is_layer = at[0] in ("layers", "stack")
-        places = [(*a, "layer") for a, s in walk.sources(recipe) if (s.layer is None) == is_layer]
+        places = [(*a, "layer") for a, s in sites.sources(recipe) if (s.layer is None) == is_layer]
         if isinstance(recipe, p.Subset):
             places = [("layer",)] if (recipe.layer is None) == is_layer else []
         if places:
@@ -289,11 +289,11 @@ def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
 
     A method that uses the base takes the base's layer of the number that all sources name.
     """
-    for at, recipe in walk.layer_recipes(plan):
+    for at, recipe in sites.layer_recipes(plan):
         if at[0] != "stack" or not isinstance(recipe, p.Merge):
             continue
         named = {source.layer for source in recipe.merge}
-        known = [call for _, call in walk.calls(recipe) if call.name in METHODS]
+        known = [call for _, call in sites.calls(recipe) if call.name in METHODS]
         needing = [c.name for c in known if METHODS[c.name].takes_base(c.arguments)]
         if len(named) > 1 and needing:
             message = f"'{needing[0]}' needs one layer number for its base, and the sources differ"
@@ -306,13 +306,13 @@ def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
 @rule("P501", "P502")
 def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each `any of` without a method that takes any number of sources."""
-    for at, recipe in walk.recipes(plan):
+    for at, recipe in sites.recipes(plan):
         if not isinstance(recipe, p.Subset):
             continue
         if recipe.by is None:
             message = "'any of' may choose several models, and has no method to merge them"
             yield Fault("P502", message, at, "add 'by' and a method, such as 'by linear()'")
-        for inner, call in walk.calls(recipe):
+        for inner, call in sites.calls(recipe):
             method = METHODS.get(call.name)
             if method is not None and not method.takes_any_number:
                 able = listed(m.name for m in METHODS.values() if m.takes_any_number)
@@ -323,7 +323,7 @@ def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
 @rule("P504")
 def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each interval that is empty or descends."""
-    for at, value in walk.values(plan):
+    for at, value in sites.values(plan):
         if isinstance(value, p.Interval) and not value.interval[0] < value.interval[1]:
             low, high = value.interval
             what = "descends" if low > high else "is empty"
@@ -356,14 +356,14 @@ def _key(option: object) -> object:
 
 def _options(plan: p.Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
     """Yield the place and the options of each choice that lists them."""
-    for site in walk.sites(plan):
+    for site in sites.sites(plan):
         if isinstance(site.value, p.OneOfModels | p.OneOfMethods):
             yield site.place, site.value.one_of
         elif isinstance(site.value, p.Subset):
             names = site.value.any_of
             if len(set(names)) != max(1, len(names)):  # one model alone may be chosen or not
                 yield (*site.place, "any_of"), names
-    for at, value in walk.values(plan):
+    for at, value in sites.values(plan):
         if isinstance(value, p.OneOfNumbers):
             yield at, value.one_of
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
-from gptailor.plan.needed import undecided_models
+from gptailor.plan.model_dependencies import undecided_models
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
-from gptailor.plan.wishes import compared_models, measured, with_plain_path
+from gptailor.plan.search_block import compared_models, measured, with_plain_path
 
 
 @rule("P601", "P602", "P603", "P604")

@@ -8,7 +8,7 @@ from gptailor.checkpoint.models import folder_of
 from gptailor.plan.faults import Fault, Place, PlanError, locate
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.plan.walk import drops_by_choice
+from gptailor.plan.sites import drops_by_choice
 
 
 def refuse_absent_texts(plan: Plan) -> None:

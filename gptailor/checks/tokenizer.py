@@ -20,9 +20,9 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.plan import TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
-from gptailor.plan.walk import layer_recipes, named_models
-from gptailor.program.rows import AlignedRest, can_be_aligned, has_rows
+from gptailor.plan.sites import layer_recipes, named_models
 from gptailor.program.sources import Checked, needs_base
+from gptailor.program.vocabulary_rows import AlignedRest, can_be_aligned, has_rows
 
 
 @rule()

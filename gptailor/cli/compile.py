@@ -91,7 +91,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         raise click.UsageError("--quantize is for an output called NAME.gguf")
     new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
     from gptailor.build.compile import ComputeOptions, compile
-    from gptailor.build.record import at_locked_commits
+    from gptailor.build.lock_recording import at_locked_commits
     from gptailor.prepare import prepare, ready
 
     wanted = options.read_plan(plan, families)
@@ -188,8 +188,8 @@ def lock_command(
     The tensors are computed, and not kept. 'gptailor compile PLAN -o DIR --locked' then takes the
     same inputs and makes the same bytes, or refuses. An old lock is replaced.
     """
+    from gptailor.build.lock_recording import lock
     from gptailor.build.output import work
-    from gptailor.build.record import lock
     from gptailor.prepare import ready
 
     path = lock_file(plan, output)

@@ -29,7 +29,7 @@ from gptailor.plan.events import StepJudged
 from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.outcome import Judgement, Result, TargetSize
+    from gptailor.evaluate.scores import Judgement, Result, TargetSize
     from gptailor.plan.plan import Objective
     from gptailor.report import evaluation
 
@@ -123,7 +123,7 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
     """The objectives; PlanError with the faults of all of them."""
     from gptailor.lang.parse import read_objective
     from gptailor.lang.words import measure_words
-    from gptailor.plan.wishes import with_plain_path
+    from gptailor.plan.search_block import with_plain_path
 
     found: list[tuple[Objective, bool]] = []
     faults: list[Fault] = []
@@ -205,7 +205,7 @@ def _column(results: "Sequence[Result]") -> "evaluation.Column":
 
 
 def _mark(result: "Result") -> "evaluation.Mark":
-    from gptailor.evaluate.outcome import Failure
+    from gptailor.evaluate.scores import Failure
     from gptailor.report.evaluation import Mark
     from gptailor.report.measure import Estimate
 
@@ -278,7 +278,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     import torch  # takes seconds; faults of texts are reported before
 
     from gptailor.evaluate.answers import spoken
-    from gptailor.evaluate.outcome import Failure
+    from gptailor.evaluate.scores import Failure
     from gptailor.evaluate.session import Placement
 
     place = Placement(device, None if dtype is None else getattr(torch, dtype), memory)

@@ -122,8 +122,8 @@ def _hides_an_interrupt(error: BaseException) -> bool:
 def _ended(error: BaseException) -> int | None:
     """Say how a command ended, and the exit code; None for what is an error of the program."""
     from gptailor.cli.options import ReaderLeft, report, say
-    from gptailor.plan.extras import missing_package
     from gptailor.plan.faults import PlanError, TailorError
+    from gptailor.plan.optional_packages import missing_package
 
     match error:
         case ReaderLeft():

@@ -207,11 +207,11 @@ def faults_of(
 
 def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
     """How many choices a plan leaves open, as it is searched: `37 choices open`; empty for none."""
-    from gptailor.plan.walk import open_choices
+    from gptailor.plan.sites import open_choices
 
     if not open_choices(plan):
         return ""
-    from gptailor.plan.written import choices_searched
+    from gptailor.plan.written_out import choices_searched
 
     count, known = (0, False) if alone else known_layer_count(plan, models)
     tied = tied_models(plan, models) if known else set()
@@ -222,7 +222,7 @@ def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
 def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
     """The models whose embedding and head are one tensor, where `whole` leaves these a choice."""
     from gptailor.checkpoint.models import rebind
-    from gptailor.plan.written import untied_choices
+    from gptailor.plan.written_out import untied_choices
     from gptailor.prepare import open_all_models
 
     if not untied_choices(plan)[0]:
@@ -235,7 +235,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
     """The base's number of layers, and whether it is known; else as many as the plan names."""
     from gptailor.checkpoint.models import rebind
     from gptailor.plan.plan import Plan
-    from gptailor.plan.walk import drops_by_choice
+    from gptailor.plan.sites import drops_by_choice
     from gptailor.plan.windows import stretch_of
     from gptailor.prepare import open_all_models
 
@@ -357,7 +357,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 def say_drawn(text: str) -> None:
     """Print what people look at, on terminals that lack some of its characters too."""
     if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
-        from gptailor.report.encoded import in_encoding
+        from gptailor.report.terminal_encoding import in_encoding
 
         text = in_encoding(text, output_encoding())
     say(text)

@@ -148,7 +148,7 @@ def show_command(
 def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
     """The plan made, from headers; None of one with choices, or that can't be made here."""
     from gptailor.checkpoint.files import CheckpointError
-    from gptailor.plan.walk import open_choices
+    from gptailor.plan.sites import open_choices
     from gptailor.prepare import prepare
 
     if open_choices(plan):
@@ -233,7 +233,7 @@ def lsp_command(hub: bool) -> None:
     """
     import os
 
-    from gptailor.plan.extras import require
+    from gptailor.plan.optional_packages import require
 
     require("lsp", "a language server")
     if not hub:

@@ -13,8 +13,8 @@ import click
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import options
-from gptailor.plan.extras import missing_package
 from gptailor.plan.faults import PlanError, errors
+from gptailor.plan.optional_packages import missing_package
 from gptailor.report.quantities import bytes_in_words
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
     from gptailor.report.page.section import Section
 
     try:
-        from gptailor.search.reported import run_report  # imports Optuna
+        from gptailor.search.run_report import run_report  # imports Optuna
 
         report = run_report(target, storage=stored.storage, study=stored.study)
         return report, run_sections(report)
@@ -338,7 +338,7 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
 
 
 def _lead_of_run(summary: "SearchSummary | None") -> str:
-    from gptailor.report.found import ended_words, verdict_words
+    from gptailor.report.search_text import ended_words, verdict_words
 
     if summary is None:
         return "The search has no summary: it was ended before it wrote one."

@@ -174,7 +174,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Names and texts, or why there are none."""
     from gptailor.evaluate.answers import spoken  # imports torch
-    from gptailor.evaluate.outcome import Failure
+    from gptailor.evaluate.scores import Failure
     from gptailor.evaluate.session import Placement
     from gptailor.evaluate.targets import find_targets
 

@@ -12,7 +12,7 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.options import keep_memory, read_plan, say
-from gptailor.plan.extras import require
+from gptailor.plan.optional_packages import require
 from gptailor.report.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def search_command(
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen
-    from gptailor.report.found import summary_lines
+    from gptailor.report.search_text import summary_lines
     from gptailor.search.search import Doing, search
 
     keep_memory()

@@ -7,9 +7,9 @@ from typing import final
 
 from gptailor.cli.options import report, say
 from gptailor.plan.stage import at_stage
-from gptailor.report.found import beside_base, beside_base_words
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.report.quantities import clock, shown_number
+from gptailor.report.search_text import beside_base, beside_base_words
 from gptailor.search import search as events
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial

@@ -8,8 +8,8 @@ from gptailor.evaluate.chat import chat_text
 from gptailor.evaluate.forward.evaluator import attempt
 from gptailor.evaluate.objectives.generate import greedy
 from gptailor.evaluate.objectives.tokens import Prompt, TokenEncoder, tokenizer_model, tokenizer_of
-from gptailor.evaluate.outcome import Failure
 from gptailor.evaluate.samples import context_length
+from gptailor.evaluate.scores import Failure
 from gptailor.evaluate.session import Placement, Session
 from gptailor.evaluate.targets import Target
 from gptailor.plan.events import OnEvent, ignore_events

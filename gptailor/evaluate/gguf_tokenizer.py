@@ -10,8 +10,8 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.header import GgufValue, read_gguf
 from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
 from gptailor.checkpoint.write.output_file import temporary_folder
-from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import listed
+from gptailor.plan.optional_packages import how_to_install
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

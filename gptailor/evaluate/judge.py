@@ -17,9 +17,11 @@ from gptailor.evaluate.forward.evaluator import attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
-from gptailor.evaluate.objectives.of_plan import OfPlan
+from gptailor.evaluate.objectives.size_and_speed import OfPlan
 from gptailor.evaluate.objectives.tokens import differing_parts, tokenizer_model
-from gptailor.evaluate.outcome import (
+from gptailor.evaluate.repair import Repairs
+from gptailor.evaluate.samples import Samples, StatedObjective, context_length, no_reference
+from gptailor.evaluate.scores import (
     Failure,
     Judgement,
     Outcome,
@@ -30,8 +32,6 @@ from gptailor.evaluate.outcome import (
     paired_difference,
     retained_score,
 )
-from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.samples import Samples, StatedObjective, context_length, no_reference
 from gptailor.evaluate.session import Placement, Reading, Session
 from gptailor.evaluate.speed import cache_bytes, latency_score, parameters, speeds
 from gptailor.evaluate.targets import Target, base_of, find_targets, names

@@ -8,8 +8,8 @@ from torch import Tensor
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.live.stitch import Stitched
 from gptailor.evaluate.objectives.base import Forward
-from gptailor.evaluate.outcome import Failure, Outcome, Score
-from gptailor.evaluate.rivals import Race, race_counts
+from gptailor.evaluate.rival_scores import Race, race_counts
+from gptailor.evaluate.scores import Failure, Outcome, Score
 
 
 def raced(

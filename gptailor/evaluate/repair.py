@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.evaluate.bridge.fit import Bridger, FittedBridge
 from gptailor.evaluate.heal.heal import HealedLayers, Healer
-from gptailor.evaluate.live.contents import ModelContents
+from gptailor.evaluate.live.content_keys import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan

@@ -14,9 +14,9 @@ from gptailor.evaluate.objectives.base import (
     PreparedObjective,
     Reference,
 )
-from gptailor.evaluate.objectives.of_plan import OfPlan
+from gptailor.evaluate.objectives.size_and_speed import OfPlan
 from gptailor.evaluate.objectives.tokens import tokenizer_of
-from gptailor.evaluate.outcome import Failure
+from gptailor.evaluate.scores import Failure
 from gptailor.plan.plan import Objective
 
 _MOST_SEEN = 1024

@@ -17,12 +17,12 @@ from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives.base import PreparedObjective, Reference
-from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
+from gptailor.evaluate.objectives.size_and_speed import OfPlan, size_score
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
-from gptailor.evaluate.outcome import Failure, Score
 from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.rivals import Race
+from gptailor.evaluate.rival_scores import Race
 from gptailor.evaluate.samples import Samples, StatedObjective, no_reference, prepare_objectives
+from gptailor.evaluate.scores import Failure, Score
 from gptailor.evaluate.speed import Latencies
 from gptailor.evaluate.targets import identity
 from gptailor.evaluate.trial import (

@@ -18,11 +18,10 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.nll import surprise
-from gptailor.evaluate.objectives.of_plan import OfPlan
+from gptailor.evaluate.objectives.size_and_speed import OfPlan
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
-from gptailor.evaluate.outcome import Failure, Score
 from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.rivals import Race
+from gptailor.evaluate.rival_scores import Race
 from gptailor.evaluate.samples import (
     Parts,
     Samples,
@@ -31,15 +30,16 @@ from gptailor.evaluate.samples import (
     no_reference,
     parts_by_tokenizer,
 )
+from gptailor.evaluate.scores import Failure, Score
 from gptailor.evaluate.session import Placement, Reading, Session
 from gptailor.evaluate.targets import base_of, identity
 from gptailor.evaluate.trial import Outcomes
 from gptailor.plan.faults import Fault, PlanError, errors
-from gptailor.plan.needed import undecided_models
+from gptailor.plan.model_dependencies import undecided_models
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.sites import named_models
 from gptailor.plan.stage import Stage, at_stage
-from gptailor.plan.walk import named_models
 from gptailor.prepare import (
     ModelPaths,
     calibration_path,

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.live.contents import size_of
+from gptailor.evaluate.live.content_keys import size_of
 from gptailor.evaluate.live.stitch import Stitched
 from gptailor.evaluate.live.template import embeddings, position_count
-from gptailor.evaluate.outcome import Score, Speed
+from gptailor.evaluate.scores import Score, Speed
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import compile_plan
 from gptailor.program.sources import Checked

@@ -17,10 +17,10 @@ from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
-from gptailor.plan.needed import needed
+from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
-from gptailor.program.nested import whole_plan
+from gptailor.program.nested_models import whole_plan
 
 _PLAN = "plan.tailor"
 """What a compiled folder's plan is called."""

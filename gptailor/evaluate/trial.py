@@ -11,15 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
-from gptailor.evaluate.live.contents import ModelContents, not_finite
+from gptailor.evaluate.live.content_keys import ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives.base import Forward, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
-from gptailor.evaluate.objectives.of_plan import OfPlan, OfPlans
-from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.objectives.size_and_speed import OfPlan, OfPlans
 from gptailor.evaluate.race import raced
 from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.rivals import Race
+from gptailor.evaluate.rival_scores import Race
+from gptailor.evaluate.scores import Failure, Outcome
 from gptailor.plan.plan import Plan
 
 Outcomes: TypeAlias = tuple[Outcome, ...]

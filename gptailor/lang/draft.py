@@ -11,7 +11,7 @@ from gptailor.lang import tree
 from gptailor.plan import plan as p
 from gptailor.plan.bounds import LARGEST_LAYER, MOST_ENTRIES, MOST_LAYERS
 from gptailor.plan.faults import TOO_LARGE, Also, Fault, Origin, Place, Source, Span, nearest
-from gptailor.plan.parts import Part, unknown_part
+from gptailor.plan.layer_parts import Part, unknown_part
 
 Spans = Mapping[Place, Span]
 

@@ -31,7 +31,7 @@ from gptailor.lang.words import (
 )
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, PlanError, Source, errors
-from gptailor.plan.walk import drops_by_choice
+from gptailor.plan.sites import drops_by_choice
 
 _Joined = Callable[[Sequence[Any]], list[list[Any]]]
 """Joins entries to statements."""

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from gptailor.lang.parse import parser
-from gptailor.plan.parts import BRANCHES, NORMS, ROLES
+from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import DTYPES, METHODS, OBJECTIVES
 
 _CHOICES = frozenset({"any", "maybe", "one", "tied"})

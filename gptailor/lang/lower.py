@@ -12,7 +12,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.bounds import MOST_ENTRIES, MOST_FAULTS
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, locate
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.plan.walk import recipe_lists, value_lists
+from gptailor.plan.sites import recipe_lists, value_lists
 
 
 def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[Fault]]:

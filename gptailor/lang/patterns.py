@@ -8,7 +8,7 @@ from gptailor.lang import tree
 from gptailor.lang.calls import Spanned, method_of, model_of
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
-from gptailor.plan.walk import has_curve, revalued
+from gptailor.plan.sites import has_curve, revalued
 
 
 @final

@@ -10,7 +10,7 @@ from lark.tree import Meta
 from gptailor.lang import tree
 from gptailor.plan.bounds import LARGEST_LAYER
 from gptailor.plan.faults import Span
-from gptailor.plan.wishes import UNITS
+from gptailor.plan.search_block import UNITS
 
 
 def _span(place: Token | Meta) -> Span:

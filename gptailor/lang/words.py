@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeVar, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
-from gptailor.plan.walk import has_curve, placed, revalued, sources
-from gptailor.plan.wishes import UNITS
+from gptailor.plan.search_block import UNITS
+from gptailor.plan.sites import has_curve, placed, revalued, sources
 
 _E = TypeVar("_E", p.Layer, p.Drop, p.Scale, p.Item)
 

@@ -20,7 +20,7 @@ from gptailor.lsp.hover import KEYWORDS, bounds_words
 from gptailor.lsp.names import Occurrence, argument_for, occurrences
 from gptailor.lsp.text import EditedText, SeenModels, layers_named
 from gptailor.plan.faults import Span
-from gptailor.plan.parts import BRANCHES, NORMS, ROLES
+from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import (
     CHAT_TEMPLATES,
     DTYPES,

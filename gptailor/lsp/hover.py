@@ -17,8 +17,8 @@ from gptailor.lsp.names import NameKind, Occurrence
 from gptailor.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, Span
+from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.layers import Slot
-from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import is_at_url
 from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, Parameter
 from gptailor.plan.resolved import Resolved

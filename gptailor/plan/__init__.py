@@ -1,7 +1,22 @@
 """The plan: frozen data, its normal form, and the only walk over it."""
 
 __all__ = [
-    "bounds", "events", "extras", "faults", "layers", "needed", "output_size", "parts", "plan",
+    "bounds",
+    "events",
+    "faults",
+    "layer_parts",
+    "layers",
+    "model_dependencies",
+    "model_shares",
+    "optional_packages",
+    "output_size",
+    "plan",
     "registry",
-    "resolved", "schema", "shares", "stage", "walk", "windows", "wishes", "written",
+    "resolved",
+    "schema",
+    "search_block",
+    "sites",
+    "stage",
+    "windows",
+    "written_out",
 ]  # fmt: skip

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from gptailor.plan.faults import Place
-from gptailor.plan.parts import BRANCHES, Branch, holds, may_overlap, rank
+from gptailor.plan.layer_parts import BRANCHES, Branch, holds, may_overlap, rank
 from gptailor.plan.plan import LayerBelow, LayerOf, Plan, Recipe, Repeat, Take, Value
-from gptailor.plan.walk import drops_by_choice
+from gptailor.plan.sites import drops_by_choice
 
 PARTS = BRANCHES
 """The parts that make up a layer."""
@@ -100,7 +100,7 @@ def own(position: int) -> Take:
 def slots_of(plan: Plan, count: int) -> list[Slot]:
     """Return a slot for each position of the base, dropped ones too, or for each item of a stack.
 
-    `plan` is written out for a base of `count` layers (`gptailor.plan.written`).
+    `plan` is written out for a base of `count` layers (`gptailor.plan.written_out`).
     """
     if plan.stack is not None:
         items = enumerate(plan.stack.items)

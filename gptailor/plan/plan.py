@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from gptailor.plan.bounds import LARGEST_LAYER
 from gptailor.plan.faults import Fault, Origin, Source
+from gptailor.plan.layer_parts import Part, rank
 from gptailor.plan.numbers import (
     BuiltClosed,
     Closed,
@@ -34,7 +35,6 @@ from gptailor.plan.numbers import (
     count_text,
     over_positions,
 )
-from gptailor.plan.parts import Part, rank
 from gptailor.plan.recipe import (
     By,
     LayerOf,
@@ -46,7 +46,7 @@ from gptailor.plan.recipe import (
     Subset,
     Take,
 )
-from gptailor.plan.wishes import Bound, Objective, Requirement, Search
+from gptailor.plan.search_block import Bound, Objective, Requirement, Search
 
 __all__ = [
     "LARGEST_LAYER", "Bound", "BuiltClosed", "By", "Closed", "Count", "CountRange", "Curve",

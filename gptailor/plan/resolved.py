@@ -22,7 +22,7 @@ from gptailor.plan.registry import (
     HEAL_SEED,
     HEAL_TOKENS,
 )
-from gptailor.plan.written import choices_searched, written_out
+from gptailor.plan.written_out import choices_searched, written_out
 
 
 @final

@@ -10,11 +10,11 @@ __all__ = [
     "dequantise",
     "load",
     "low_rank",
-    "nested",
+    "nested_models",
     "program",
-    "rows",
     "run",
     "size",
     "sources",
     "unquantised",
+    "vocabulary_rows",
 ]

@@ -15,13 +15,13 @@ from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
-from gptailor.plan.walk import named_models
+from gptailor.plan.sites import named_models
 from gptailor.program import program as p
-from gptailor.program.rows import AlignedRest
 from gptailor.program.sources import Checked, base_layer, needs_base
+from gptailor.program.vocabulary_rows import AlignedRest
 
 _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, for one tensor
 

@@ -16,8 +16,8 @@ from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
-from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import TailorError
+from gptailor.plan.optional_packages import how_to_install
 from gptailor.program.combine import combine_tensors
 from gptailor.program.dequantise import rows_of
 from gptailor.program.program import Combine

@@ -24,7 +24,7 @@ from gptailor.checkpoint.tensor import (
     pieces_of,
     read_of,
 )
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 from gptailor.plan.resolved import Gap, Healing
 
 Arguments = tuple[tuple[str, int | float | str | tuple[float, ...]], ...]

@@ -10,11 +10,11 @@ from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.union import TokenUnion
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Merge, Plan, Recipe, Subset, Take
 from gptailor.plan.registry import METHODS
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.walk import calls, named_models
+from gptailor.plan.sites import calls, named_models
 
 
 @final

@@ -13,7 +13,7 @@ from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.checkpoint.tensor import FLOATS
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.walk import named_models, output_recipes
+from gptailor.plan.sites import named_models, output_recipes
 from gptailor.program.sources import Checked, merges
 
 

@@ -35,7 +35,7 @@ from gptailor.prove.draft import (
     unlike_at_depth,
 )
 from gptailor.prove.shrink import Tiny, shrunken, with_layers
-from gptailor.prove.subject import (
+from gptailor.prove.tiny_model import (
     RunByHand,
     Tensors,
     UnprovenError,

@@ -29,10 +29,10 @@ from gptailor.checkpoint.families.layout import (
     name_of,
     split_name,
 )
-from gptailor.plan.parts import Branch
-from gptailor.prove.branches import Branches
+from gptailor.plan.layer_parts import Branch
+from gptailor.prove.layer_branches import Branches
 from gptailor.prove.likeness import differing, shared_keys, unnumbered
-from gptailor.prove.subject import (
+from gptailor.prove.tiny_model import (
     IDS,
     RunByHand,
     Tensors,

@@ -2,18 +2,18 @@
 
 __all__ = [
     "block_map",
-    "card",
-    "cells",
     "difference",
-    "encoded",
     "evaluation",
-    "found",
+    "layer_cells",
     "layer_view",
     "measure",
+    "model_card",
     "page",
     "plan_map",
     "progress",
     "quantities",
+    "search_text",
     "summary",
     "table",
+    "terminal_encoding",
 ]

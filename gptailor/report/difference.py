@@ -9,8 +9,8 @@ from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.walk import drops_by_choice
-from gptailor.report.cells import DIFFERS, Cell, Glyph, MapRow, cell_row, cells, map_lines
+from gptailor.plan.sites import drops_by_choice
+from gptailor.report.layer_cells import DIFFERS, Cell, Glyph, MapRow, cell_row, cells, map_lines
 from gptailor.report.layer_view import layer_rows, layer_views
 from gptailor.report.plan_map import painted, painted_legend
 

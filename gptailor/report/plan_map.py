@@ -12,8 +12,8 @@ from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot
 from gptailor.plan.plan import REST, Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.walk import drops_by_choice, open_choices
-from gptailor.report.cells import (
+from gptailor.plan.sites import drops_by_choice, open_choices
+from gptailor.report.layer_cells import (
     Cell,
     Glyph,
     MapRow,

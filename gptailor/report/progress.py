@@ -17,10 +17,10 @@ from rich.text import Text
 from gptailor.plan.events import BytesDone, Event, OnEvent, StepJudged
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.report.cells import cell_row, cells, legend, map_lines, share_rows
-from gptailor.report.encoded import in_encoding
+from gptailor.report.layer_cells import cell_row, cells, legend, map_lines, share_rows
 from gptailor.report.layer_view import layer_views, plan_summary
 from gptailor.report.quantities import clock
+from gptailor.report.terminal_encoding import in_encoding
 
 
 @contextmanager

@@ -424,7 +424,7 @@ class RequiredRecord(BuiltClosed):
 
 @final
 class SearchSummary(_Begun):
-    """A search's result. Programs read it as `summary.json`, people in the words of `found.py`.
+    """A search's result. Programs read `summary.json`, people the words of `search_text.py`.
 
     `trials` is how many there were at the `cost`, `samples` are those of a whole trial, `held` how
     many the search never saw by each objective. `judging` are the numbers of the objectives that

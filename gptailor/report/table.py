@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gptailor.report.encoded import in_encoding
+from gptailor.report.terminal_encoding import in_encoding
 
 _INDENT = "  "
 _GAP = 2

@@ -7,7 +7,16 @@ import sys
 from types import ModuleType
 from typing import Any, final
 
-__all__ = ["object_storage", "pick", "reported", "run", "run_files", "search", "settings", "space"]
+__all__ = [
+    "object_storage",
+    "pick",
+    "run",
+    "run_files",
+    "run_report",
+    "search",
+    "settings",
+    "space",
+]
 
 
 @final
@@ -15,7 +24,7 @@ class _Verb(ModuleType):
     """A module that may be called."""
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        from gptailor.plan.extras import require  # importing the package is free
+        from gptailor.plan.optional_packages import require  # importing the package is free
 
         require("search", "a search")
         from gptailor.search.search import search  # imports JAX

@@ -19,19 +19,19 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.bridge.gaps import plan_gap_errors
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.objectives.base import Forward
-from gptailor.evaluate.objectives.of_plan import OfPlan
-from gptailor.evaluate.outcome import Score
-from gptailor.evaluate.rivals import Race
+from gptailor.evaluate.objectives.size_and_speed import OfPlan
+from gptailor.evaluate.rival_scores import Race
+from gptailor.evaluate.scores import Score
 from gptailor.evaluate.session import Placement, Session
 from gptailor.evaluate.space_trials import Trials, opened
 from gptailor.evaluate.trial import Outcomes
 from gptailor.plan.events import OnEvent, ignore_events
-from gptailor.plan.extras import require
 from gptailor.plan.faults import Origin, Source, TailorError
+from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import DropAny, Plan
 from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
+from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.stage import STAGES, Stage, at_stage
-from gptailor.plan.walk import drops_by_choice
 from gptailor.prepare import calibration_path
 from gptailor.report.measure import LossMeasure
 from gptailor.report.summary import SearchSummary

@@ -10,8 +10,8 @@ from typing import final
 from urllib.parse import unquote, urlsplit
 
 from gptailor.checkpoint.files import CheckpointError, copies_folder, quoted
-from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import TailorError
+from gptailor.plan.optional_packages import how_to_install
 
 _WHOLE = frozenset(
     ["abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ossfs", "s3", "s3a"]

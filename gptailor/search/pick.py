@@ -143,7 +143,7 @@ def seen_from(plan: Plan, place: Path | None) -> Plan:
 
 def lock_beside(plan: Path) -> None:
     """Write the lock of a plan's file beside it: of all that it reads and each tensor it makes."""
-    from gptailor.build.record import lock  # imports torch
+    from gptailor.build.lock_recording import lock  # imports torch
 
     try:
         lock(load(plan)).write(plan.with_name(plan.name + SUFFIX))

@@ -17,9 +17,9 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import block_map
-from gptailor.report.found import beside_base, beside_base_words, markdown
 from gptailor.report.layer_view import plan_summary
 from gptailor.report.quantities import shown_number
+from gptailor.report.search_text import beside_base, beside_base_words, markdown
 from gptailor.report.summary import (
     BestBlocks,
     BlockScan,
@@ -29,7 +29,6 @@ from gptailor.report.summary import (
     escaped_control,
     front_file,
 )
-from gptailor.search.conditions import Judged
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.folder import BLOCKS, FRONT, SIZES, START, Folder
 from gptailor.search.pick import BEST, lock_beside, seen_from
@@ -37,6 +36,7 @@ from gptailor.search.run.comparison import Scores
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.run_files import SUMMARY
+from gptailor.search.score_requirements import Judged
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space

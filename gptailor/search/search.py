@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import jax
 
-from gptailor.evaluate.outcome import Outcome, Score
-from gptailor.evaluate.rivals import race_counts
+from gptailor.evaluate.rival_scores import race_counts
+from gptailor.evaluate.scores import Outcome, Score
 from gptailor.evaluate.space_trials import opened
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.events import Event, ignore_events
@@ -19,7 +19,6 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.report.summary import Aim, DrawsAgreement
 from gptailor.search import folder as runs
-from gptailor.search.conditions import Conditions
 from gptailor.search.evaluate import (
     computing,
     held_out,
@@ -29,7 +28,7 @@ from gptailor.search.evaluate import (
     workers_of,
 )
 from gptailor.search.limits import bounded
-from gptailor.search.resampled import Resampling
+from gptailor.search.resampling import Resampling
 from gptailor.search.results import Ended, Searched, put_results
 from gptailor.search.run.asking import Asking, WithinBounds
 from gptailor.search.run.notes import AGREEMENT, ENDED, LATE
@@ -37,6 +36,7 @@ from gptailor.search.run.schedule import Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study, refuse_misfit
 from gptailor.search.run.trials import STARTS, Ledger, Trial, read_outcomes
 from gptailor.search.run.workers import PATIENCE, UnderWay, Workers, interruptible
+from gptailor.search.score_requirements import Conditions
 from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of

@@ -10,8 +10,8 @@ from gptailor.lang.words import measure_words, objective_words, requirement_word
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
-from gptailor.plan.walk import drops_by_choice, open_choices
-from gptailor.plan.wishes import with_plain_path
+from gptailor.plan.search_block import with_plain_path
+from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.report.summary import BridgedTrials, escaped_control
 
 TRIALS = 200

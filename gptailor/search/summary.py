@@ -26,7 +26,6 @@ from gptailor.report.summary import (
     escaped_control,
     front_file,
 )
-from gptailor.search.conditions import Judged
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.run.notes import HeldFailureNote, MeasuredNote
 from gptailor.search.run.origin import origin_words
@@ -39,6 +38,7 @@ from gptailor.search.run.trials import (
     Trial,
     json_numbers,
 )
+from gptailor.search.score_requirements import Judged
 from gptailor.search.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
 
 ENOUGH = 12

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
+from gptailor.build.lock_recording import plan_digest
 from gptailor.build.output import used_plan
-from gptailor.build.record import plan_digest
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.lang.format import format_plan
 from gptailor.plan.output_size import OutputSize
@@ -17,7 +17,7 @@ from gptailor.plan.registry import HEAL_RANK, HEAL_SEED, HEAL_TOKENS
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import prepare
 from gptailor.program.program import projections
-from gptailor.report.card import card
+from gptailor.report.model_card import card
 from tests.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel heal = "./math"\nmodel full = "./chat"\n'

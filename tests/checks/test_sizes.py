@@ -8,7 +8,7 @@ import pytest
 
 from gptailor.lang import parse
 from gptailor.lang.parse import read_bytes, read_json, read_text
-from gptailor.plan import bounds, faults, needed
+from gptailor.plan import bounds, faults
 from gptailor.plan.faults import Fault, Source, errors
 from gptailor.plan.plan import Model, Plan, Repeat
 from gptailor.prepare import check
@@ -178,7 +178,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[No
 def test_models_below_one_another_are_looked_at_once(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = counting(monkeypatch, needed, "below")
+    counted = counting(monkeypatch, model_dependencies, "below")
     text = chained("{}", ' + "./lora"', count) + f"L0 from m{count - 1}\n"
     assert not errors(faults_of(text))
     assert len(counted) <= 8 * (count + 2)

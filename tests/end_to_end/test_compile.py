@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
 from gptailor.plan.faults import TailorError
-from gptailor.plan.parts import is_pattern
+from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.plan import Plan
 from tests.events import sizes
 from tests.naive import interpret, read

@@ -13,7 +13,7 @@ import pytest
 import gptailor
 from gptailor.cli.main import cli
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.walk import open_choices
+from gptailor.plan.sites import open_choices
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.py"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.plan.extras import (
+from gptailor.plan.optional_packages import (
     DISTRIBUTIONS,
     EXTRAS,
     MissingPackageError,

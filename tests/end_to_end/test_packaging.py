@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.plan.extras import EXTRAS
+from gptailor.plan.optional_packages import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 GRAMMAR = (ROOT / "grammar" / "tailor.lark").read_bytes()

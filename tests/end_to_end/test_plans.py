@@ -8,7 +8,7 @@ import pytest
 import gptailor
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.walk import open_choices
+from gptailor.plan.sites import open_choices
 from tests.thorough import some
 from tests.tiny import tiny_model
 

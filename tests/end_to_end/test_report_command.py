@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.plan import extras
+from gptailor.plan import optional_packages
 from gptailor.report.page import charts
 from tests.report.test_search_table import document, judged, row
 from tests.said import Run, in_process
-from tests.search.test_reported import NLL, run_of
+from tests.search.test_run_report import NLL, run_of
 
 PLAN = """\
 # The plan of the test.
@@ -234,7 +234,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
 def test_without_the_packages_it_says_which(
     run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    monkeypatch.setattr(optional_packages, "find_spec", lambda name: None)
     found = run("report", "cut.tailor", "-o", "cut.html")
     assert found.code == 3
     assert "a report needs" in found.err

@@ -8,8 +8,8 @@ import pytest
 
 import gptailor
 from gptailor.evaluate.judge import judge
-from gptailor.evaluate.outcome import Score
-from gptailor.search.conditions import Conditions, Told
+from gptailor.evaluate.scores import Score
+from gptailor.search.score_requirements import Conditions, Told
 from gptailor.search.search import Doing, SearchEvent
 from gptailor.search.search import search as find
 from tests.end_to_end.test_search_command import Search

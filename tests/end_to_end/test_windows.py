@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.plan.walk import drops_by_choice
+from gptailor.plan.sites import drops_by_choice
 from tests.said import Run, in_process
 from tests.tiny import tiny_model
 

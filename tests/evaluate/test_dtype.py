@@ -9,7 +9,7 @@ import torch
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.judge import judge
-from gptailor.evaluate.outcome import Score, TargetSize
+from gptailor.evaluate.scores import Score, TargetSize
 from gptailor.evaluate.space_trials import opened
 from gptailor.lang.parse import load
 from gptailor.search.evaluate import computing

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 import gptailor
 from gptailor.evaluate.judge import Judging, judge
-from gptailor.evaluate.outcome import (
+from gptailor.evaluate.samples import Samples
+from gptailor.evaluate.scores import (
     Failure,
     Judgement,
     Result,
@@ -20,7 +21,6 @@ from gptailor.evaluate.outcome import (
     TargetSize,
     retained_score,
 )
-from gptailor.evaluate.samples import Samples
 from gptailor.evaluate.session import Placement
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets

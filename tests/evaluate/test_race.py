@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.evaluate.outcome import PerSample, Score, ScoreDifference, exponential, ratio
-from gptailor.evaluate.rivals import HOPELESS, Race, below_together, race_counts
-from gptailor.evaluate.rivals import chance_below as probability
+from gptailor.evaluate.rival_scores import HOPELESS, Race, below_together, race_counts
+from gptailor.evaluate.rival_scores import chance_below as probability
+from gptailor.evaluate.scores import PerSample, Score, ScoreDifference, exponential, ratio
 from gptailor.evaluate.space_trials import Trials
 from gptailor.evaluate.trial import Outcomes
 from gptailor.plan.plan import Plan

@@ -19,10 +19,10 @@ from gptailor.evaluate.judge import judge
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.objectives.base import ObjectiveError
-from gptailor.evaluate.outcome import Failure, Score
 from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.rivals import Race
+from gptailor.evaluate.rival_scores import Race
 from gptailor.evaluate.samples import NOTHING_HELD
+from gptailor.evaluate.scores import Failure, Score
 from gptailor.evaluate.session import Placement, Session
 from gptailor.evaluate.space_trials import Trials, opened
 from gptailor.evaluate.trial import Outcomes

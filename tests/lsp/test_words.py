@@ -471,7 +471,7 @@ def test_a_byte_order_mark_is_no_fault():
 
 
 def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr("gptailor.plan.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("gptailor.plan.optional_packages.find_spec", lambda name: None)
     assert run(["lsp"]) == 3
     said = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
     assert said in capsys.readouterr().err

@@ -16,9 +16,9 @@ from gptailor.report.page.run_sections import run_sections
 from gptailor.report.page.scores_section import scores_sections
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.summary import Aim, SearchSummary
-from gptailor.search.reported import run_report
+from gptailor.search.run_report import run_report
 from tests.search import landscape
-from tests.search.test_reported import run_of
+from tests.search.test_run_report import run_of
 
 PLAN = """\
 tailor 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gptailor
 from gptailor.plan.resolved import Resolved
-from gptailor.report.cells import letters
+from gptailor.report.layer_cells import letters
 from gptailor.report.layer_view import layer_rows
 from gptailor.report.plan_map import plan_map
 

@@ -7,7 +7,6 @@ from rich.cells import cell_len
 
 from gptailor.plan.output_size import OutputSize
 from gptailor.report.evaluation import size_lines
-from gptailor.report.found import beside_base, beside_base_words
 from gptailor.report.measure import AimDirection
 from gptailor.report.quantities import (
     bytes_in_words,
@@ -16,6 +15,7 @@ from gptailor.report.quantities import (
     speed_in_words,
     with_error,
 )
+from gptailor.report.search_text import beside_base, beside_base_words
 from gptailor.report.summary import Aim
 from gptailor.report.table import shortened, table_lines
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gptailor.report.found import markdown, summary_lines
 from gptailor.report.quantities import percent, shown_number
+from gptailor.report.search_text import markdown, summary_lines
 from gptailor.report.summary import Aim, SearchSummary, VerdictRecord
 
 BEGUN: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import gptailor
-from gptailor.evaluate.outcome import Failure, Outcome, Score
+from gptailor.evaluate.scores import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Aim

@@ -12,7 +12,7 @@ import pytest
 
 from gptailor import loads
 from gptailor.evaluate.objectives.base import Forward
-from gptailor.evaluate.outcome import Outcome, mean
+from gptailor.evaluate.scores import Outcome, mean
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search import evaluate

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.evaluate.outcome import Outcome, PerSample, ratio
-from gptailor.evaluate.rivals import Race, race_counts
+from gptailor.evaluate.rival_scores import Race, race_counts
+from gptailor.evaluate.scores import Outcome, PerSample, ratio
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run.asking import Asking

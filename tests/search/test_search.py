@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.evaluate.outcome import Failure, Score
+from gptailor.evaluate.scores import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.report.summary import Aim

@@ -15,19 +15,19 @@ import pytest
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
-from gptailor.report.found import summary_lines
 from gptailor.report.page.run_sections import run_sections
+from gptailor.report.search_text import summary_lines
 from gptailor.report.summary import SearchSummary
 from gptailor.search.folder import Folder, file_digests
 from gptailor.search.object_storage import ObjectStorage
 from gptailor.search.pick import Bounds, pick
-from gptailor.search.reported import run_report
 from gptailor.search.run.study import refuse_misfit
 from gptailor.search.run.trials import Ledger
 from gptailor.search.run_files import RunFiles
+from gptailor.search.run_report import run_report
 from tests.report.test_search_table import document, judged, row
 from tests.search import landscape
-from tests.search.test_reported import NLL, run_of
+from tests.search.test_run_report import NLL, run_of
 
 CASES = 16
 VALUES: list[Any] = [

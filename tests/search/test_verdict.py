@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import gptailor
-from gptailor.evaluate.outcome import PerSample, mean
+from gptailor.evaluate.scores import PerSample, mean
 from gptailor.plan.plan import Plan
 from gptailor.report.summary import Aim
-from gptailor.search.resampled import Resampling, plans_agreement
+from gptailor.search.resampling import Resampling, plans_agreement
 from gptailor.search.results import Searched
 from gptailor.search.run.comparison import Comparison, Scores
 from gptailor.search.run.origin import StrategyPlan

@@ -23,7 +23,7 @@ from gptailor.build.gguf.values import (
 )
 from gptailor.build.gguf.vocabulary import vocabulary_facts
 from gptailor.build.lock import Lock, LockedGguf
-from gptailor.build.record import plan_digest
+from gptailor.build.lock_recording import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted

@@ -17,7 +17,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
-from gptailor.plan.extras import how_to_install
+from gptailor.plan.optional_packages import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
 
 if TYPE_CHECKING:

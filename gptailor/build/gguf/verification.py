@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
 from gptailor.build.differences import MeasuredSetting, MeasuredSettings, Measurement, gguf_settings
-from gptailor.build.findings import CompiledOutput, DigestedTensors, Findings
 from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, QUANTIZE_KEY, GgufFile, facts_digest, held
 from gptailor.build.lock import parse_lock
+from gptailor.build.verification import CompiledOutput, DigestedTensors, Findings
 from gptailor.checkpoint.files import CheckpointError, shown
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec

@@ -9,7 +9,7 @@ from typing import Any, Literal, final
 from gptailor.checkpoint.families.compatibility import Agreed, ConfigKey, config_keys, rope
 from gptailor.checkpoint.families.layer_config import Config
 from gptailor.checkpoint.families.layer_rules import LayerRule, Listed
-from gptailor.plan.parts import NORMS, Branch
+from gptailor.plan.layer_parts import NORMS, Branch
 
 How = Literal["divide", "multiply", "divide_offset"]
 

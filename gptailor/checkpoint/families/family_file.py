@@ -20,7 +20,7 @@ from gptailor.checkpoint.families.layer_config import Config, RuleError
 from gptailor.checkpoint.families.layer_rules import AtMost, First, LayerRule, Listed, Numbered
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, shown
 from gptailor.checkpoint.records import fault_of
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Closed, Several
 
 _FILE_VERSION = 1

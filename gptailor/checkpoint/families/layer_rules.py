@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, final
 
 from gptailor.checkpoint.families.layer_config import Config, RuleError, window
 from gptailor.checkpoint.files import shown
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 DENSE, SPARSE = "dense", "sparse"

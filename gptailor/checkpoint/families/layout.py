@@ -20,7 +20,7 @@ from gptailor.checkpoint.families.layer_config import (
 from gptailor.checkpoint.families.layer_rules import LINEAR, LayerRule, Listed
 from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
 from gptailor.plan.bounds import MOST_LAYERS
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 
 _Rest = Literal["embed", "norm", "head"]
 _Where = tuple[int, Branch, str]

@@ -17,7 +17,7 @@ from gptailor.checkpoint.families.family_file import FamilyFile, check_proof, re
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted, reading
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 
 FAMILY_SUFFIX = ".family.json"
 """End of a family file's name."""

@@ -27,7 +27,7 @@ from gptailor.checkpoint.folder import CONFIG, TOKENIZER_FILES, Checkpoint, open
 from gptailor.checkpoint.vocabulary import read_vocabulary
 from gptailor.convert.mergekit.config import ModelReference
 from gptailor.plan import faults
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 
 MODEL_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 

@@ -30,13 +30,13 @@ from gptailor.convert.mergekit.methods import (
 from gptailor.convert.note import ConversionError, InexpressibleError, dotted
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
-from gptailor.plan.needed import needed
-from gptailor.plan.parts import NORMS, Branch, is_pattern
+from gptailor.plan.layer_parts import NORMS, Branch, is_pattern
+from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import Curve, LayerOf, Merge, Plan, Recipe, Take, TemplateOf, Whole
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.walk import named_models, open_choices, values
-from gptailor.plan.written import curve_at
+from gptailor.plan.sites import named_models, open_choices, values
+from gptailor.plan.written_out import curve_at
 
 _ENDS = ("embed", "norm", "head")
 _STAGE_DTYPE = "float32"

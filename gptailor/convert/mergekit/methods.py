@@ -14,7 +14,7 @@ from typing import Any, Literal, final
 from gptailor.convert.note import InexpressibleError
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
-from gptailor.plan.walk import named_models
+from gptailor.plan.sites import named_models
 
 # ------------------------------------------------------------------------------ numbers and recipes
 

@@ -22,7 +22,7 @@ from gptailor.convert.mergekit.methods import (
 from gptailor.convert.mergekit.parameters import parameter_value
 from gptailor.convert.note import ConversionError, InexpressibleError
 from gptailor.plan import plan as p
-from gptailor.plan.parts import BRANCHES, NORMS
+from gptailor.plan.layer_parts import BRANCHES, NORMS
 from gptailor.plan.registry import METHODS
 
 _BASE = TensorRecipe(("base",))

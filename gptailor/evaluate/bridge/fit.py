@@ -17,7 +17,7 @@ from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
-from gptailor.evaluate.live import contents
+from gptailor.evaluate.live import content_keys
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
@@ -141,7 +141,7 @@ def solve(statistics: Statistics, ridge: float) -> Solution:
 # -------------------------------------------------------------------------------------- the bridges
 
 
-def carriers(layout: Layout, content: contents.Content) -> list[str]:
+def carriers(layout: Layout, content: content_keys.Content) -> list[str]:
     """The tensors of a layer that are the projections its MLP branch ends with."""
     names = [output.spec.name for output in content.outputs]
     return [name for name in names if projection(layout, name) == "mlp"]
@@ -228,7 +228,7 @@ class Bridger:
         closed.
         """
         whole = self.table.contents(undone(plan))
-        own: list[contents.Content | None] = [None] * len(whole.layers)
+        own: list[content_keys.Content | None] = [None] * len(whole.layers)
         for number in Resolved(plan, self.layout.count).undone_numbers:
             own[number] = whole.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
@@ -237,7 +237,7 @@ class Bridger:
         try:
             walk: Walk | None = None
             for gap, text in zip(gaps, texts, strict=True):
-                start = contents.piece((*whole.begin, *whole.others))
+                start = content_keys.piece((*whole.begin, *whole.others))
                 layers = (whole.layers[: gap.end], tuple(own[: gap.start + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
@@ -252,10 +252,10 @@ class Bridger:
                 yield gap, known
         finally:
             self.reserve(0)
-        size = sum(contents.size_of(bridge.tensors.values()) for bridge in self._fits.values())
+        size = sum(content_keys.size_of(bridge.tensors.values()) for bridge in self._fits.values())
         while size > _KEPT_FITS:
             _, oldest = self._fits.popitem(last=False)
-            size -= contents.size_of(oldest.tensors.values())
+            size -= content_keys.size_of(oldest.tensors.values())
 
     def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
         content = _before(gap, own)
@@ -271,12 +271,15 @@ class Bridger:
             tensors = fold_fit(solution.change, made, self.layout, dtypes)
         except BridgeError as error:
             message = f"{gap.name}: {error.message}"
-            if error.code == "C807" and (broken := contents.not_finite(walk.undone)) is not None:
+            if (
+                error.code == "C807"
+                and (broken := content_keys.not_finite(walk.undone)) is not None
+            ):
                 message += f": {broken}"
             raise BridgeError(error.code, message, error.help) from None
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
 
-    def _widths(self, content: contents.Content) -> tuple[int, int]:
+    def _widths(self, content: content_keys.Content) -> tuple[int, int]:
         """The entries of what a bridge after this layer is fitted on, and of what it makes.
 
         The inputs of the branch's last projection; of a branch of experts, its outputs.
@@ -306,7 +309,7 @@ class Bridger:
         return text
 
 
-def _before(gap: Gap, own: OwnContents) -> contents.Content:
+def _before(gap: Gap, own: OwnContents) -> content_keys.Content:
     content = own[gap.start]
     assert content is not None
     return content

@@ -19,7 +19,7 @@ from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.forward.recording import record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.live.contents import Content, ModelContents
+from gptailor.evaluate.live.content_keys import Content, ModelContents
 from gptailor.evaluate.objectives.datasets import (
     FEWER_TOKENS,
     Exchange,

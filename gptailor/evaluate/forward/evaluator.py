@@ -18,7 +18,7 @@ from gptailor.evaluate.forward.prefix_cache import LayerPath, PrefixCache, Prefi
 from gptailor.evaluate.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluate.forward.requests import Batch, LiveModel, Packed, Results, Share, Work, pack
 from gptailor.evaluate.live.template import embeddings
-from gptailor.evaluate.outcome import Failure, NotANumberError
+from gptailor.evaluate.scores import Failure, NotANumberError
 from gptailor.plan.faults import TailorError
 
 

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gptailor.evaluate.live.contents import size_of
+from gptailor.evaluate.live.content_keys import size_of
 
 PATHS = 128
 """Plans whose layers are remembered, so that a later plan's parting from them is known."""

@@ -32,7 +32,7 @@ from gptailor.evaluate.heal.learning import (
 )
 from gptailor.evaluate.heal.teacher import Predictions
 from gptailor.evaluate.heal.train import HealingMemory, Student, Training
-from gptailor.evaluate.live.contents import Content, ModelContents, not_finite
+from gptailor.evaluate.live.content_keys import Content, ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluate.objectives.datasets import (
@@ -58,7 +58,7 @@ from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
-from gptailor.program.nested import with_made_models
+from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import Output, Program, files, learning_tensors
 from gptailor.program.sources import tokenizer_owner
 

@@ -17,7 +17,7 @@ from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluate.heal.learning import NotFiniteError
 from gptailor.evaluate.objectives.kl import grouped
-from gptailor.evaluate.outcome import Failure
+from gptailor.evaluate.scores import Failure
 from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
 from gptailor.plan.faults import TailorError
 

@@ -19,7 +19,7 @@ from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal.kept import KeptTensors, read_tensors
 from gptailor.evaluate.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
 from gptailor.evaluate.heal.teacher import Predictions
-from gptailor.evaluate.live.contents import Content, ModelContents
+from gptailor.evaluate.live.content_keys import Content, ModelContents
 from gptailor.evaluate.live.template import configuration
 from gptailor.evaluate.objectives.kl import divergence, grouped
 from gptailor.plan.events import HealStep, OnEvent, ignore_events

@@ -1,3 +1,3 @@
 """Plans as live models, stitched in memory."""
 
-__all__ = ["contents", "language", "stitch", "template"]
+__all__ = ["content_keys", "language", "stitch", "template"]

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from gptailor.evaluate.live.contents import Content, size_of
+from gptailor.evaluate.live.content_keys import Content, size_of
 from gptailor.evaluate.live.template import NamedTensors, fill_module
 from gptailor.plan.faults import TailorError
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.evaluate.forward.prefix_cache import in_order
 from gptailor.evaluate.live import layer_cache
-from gptailor.evaluate.live.contents import (
+from gptailor.evaluate.live.content_keys import (
     Content,
     ContentTable,
     ModelContents,
@@ -32,7 +32,7 @@ from gptailor.evaluate.live.template import ModelTemplate, NamedTensors, decoder
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import REST, Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.walk import named_models
+from gptailor.plan.sites import named_models
 from gptailor.program.program import Combine
 from gptailor.program.run import device_of
 

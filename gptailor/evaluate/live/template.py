@@ -21,7 +21,7 @@ from transformers.utils import logging
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.live.contents import (
+from gptailor.evaluate.live.content_keys import (
     Content,
     ModelContents,
     TensorMaker,

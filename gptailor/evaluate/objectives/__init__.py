@@ -14,7 +14,7 @@ from gptailor.evaluate.objectives.kl import prepare_kl
 from gptailor.evaluate.objectives.lm_eval import prepare_lm_eval
 from gptailor.evaluate.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
 from gptailor.evaluate.objectives.nll import NegativeLogLikelihood, Perplexity, prepare_nll
-from gptailor.evaluate.objectives.of_plan import prepare_of_plan
+from gptailor.evaluate.objectives.size_and_speed import prepare_of_plan
 from gptailor.plan.plan import Objective
 
 PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
@@ -31,7 +31,7 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 }
 """How each objective of `gptailor.plan.registry` gets its samples."""
 
-__all__ = ["base", "datasets", "generate", "kl", "nll", "of_plan", "tokens"]
+__all__ = ["base", "datasets", "generate", "kl", "nll", "size_and_speed", "tokens"]
 
 
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:

@@ -14,8 +14,8 @@ from gptailor.checkpoint.files import expanded
 from gptailor.evaluate.forward.requests import Measure, Request, Work
 from gptailor.evaluate.objectives import datasets
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
-from gptailor.evaluate.outcome import Score
-from gptailor.evaluate.rivals import race_counts
+from gptailor.evaluate.rival_scores import race_counts
+from gptailor.evaluate.scores import Score
 from gptailor.lang.words import measure_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective

@@ -31,7 +31,7 @@ from gptailor.evaluate.objectives.base import (
 )
 from gptailor.evaluate.objectives.datasets import Exchange, joined_text, read_exchanges
 from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
-from gptailor.evaluate.outcome import Score, mean
+from gptailor.evaluate.scores import Score, mean
 from gptailor.plan.plan import Objective
 
 _BATCH_TOKENS = 8192

@@ -21,9 +21,9 @@ from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
-from gptailor.evaluate.outcome import Score, mean
-from gptailor.plan.extras import require
+from gptailor.evaluate.scores import Score, mean
 from gptailor.plan.faults import listed, nearest
+from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Objective
 
 FEWSHOT_SEED = 1234

@@ -11,7 +11,7 @@ from gptailor.evaluate.forward.requests import Measure, Request
 from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.datasets import Question, read_questions
 from gptailor.evaluate.objectives.nll import surprise
-from gptailor.evaluate.outcome import Score, mean
+from gptailor.evaluate.scores import Score, mean
 from gptailor.plan.faults import listed, nearest
 from gptailor.plan.plan import Objective
 

@@ -14,7 +14,7 @@ from gptailor.evaluate.forward.requests import Measure, Request, Rows
 from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.datasets import Exchange, Passage, joined_text, read_texts
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
-from gptailor.evaluate.outcome import Score, exponential, ratio
+from gptailor.evaluate.scores import Score, exponential, ratio
 from gptailor.plan.plan import Objective
 
 WINDOW = 512

@@ -26,7 +26,7 @@ from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.evaluate.forward.requests import Request
 from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.faults import TailorError
-from gptailor.plan.walk import named_models
+from gptailor.plan.sites import named_models
 from gptailor.prepare import Prepared
 
 Tokens = tuple[int, ...]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from gptailor.plan.extras import require
+from gptailor.plan.optional_packages import require
 
 if TYPE_CHECKING:
     import altair as alt

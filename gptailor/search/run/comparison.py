@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
-from gptailor.evaluate.outcome import PerSample, paired_difference
+from gptailor.evaluate.scores import PerSample, paired_difference
 from gptailor.report.measure import SHARES, SPREADS, Estimate, LossMeasure, shared_unit, spread_of
 from gptailor.report.summary import Aim
 from gptailor.search.run.scores import PerObjective

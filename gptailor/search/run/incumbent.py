@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from gptailor.evaluate.rivals import Race, race_counts
+from gptailor.evaluate.rival_scores import Race, race_counts
 from gptailor.search.run.scores import best
 from gptailor.search.run.trials import SEARCH, Ledger, Trial, TrialRequest
 

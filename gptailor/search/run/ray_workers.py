@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from gptailor.checkpoint.write.tensors import available
-from gptailor.evaluate.outcome import Outcome
+from gptailor.evaluate.scores import Outcome
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.search.run.workers import Done, Judge, Lost, Task, TaskOutcome, WorkerEvent

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gptailor.evaluate.outcome import Outcome, PerSample, Score
+from gptailor.evaluate.scores import Outcome, PerSample, Score
 
 PerObjective = tuple[PerSample | None, ...]
 """The samples of each objective; None where its score is no mean of samples."""

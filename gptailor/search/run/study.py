@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
 from gptailor.checkpoint.records import fault_of
-from gptailor.evaluate.outcome import Failure
+from gptailor.evaluate.scores import Failure
 from gptailor.report.summary import Aim
 from gptailor.search.run import trials as records
 from gptailor.search.run.journal import (

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from jaxtyping import Float
 
-from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.scores import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.report.measure import Estimate, LossMeasure
 from gptailor.report.summary import Aim

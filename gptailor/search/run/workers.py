@@ -18,8 +18,8 @@ from statistics import median
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
-from gptailor.evaluate.outcome import Failure, Outcome, Score
-from gptailor.evaluate.rivals import Race
+from gptailor.evaluate.rival_scores import Race
+from gptailor.evaluate.scores import Failure, Outcome, Score
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage

@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any, final
 
 from gptailor.plan import plan as p
-from gptailor.plan import walk
+from gptailor.plan import sites as plan_sites
 from gptailor.plan.faults import Place
+from gptailor.plan.layer_parts import may_overlap, rank
 from gptailor.plan.layers import own
-from gptailor.plan.parts import may_overlap, rank
-from gptailor.plan.walk import (
+from gptailor.plan.sites import (
     SEVERAL,
     Given,
     Site,
@@ -143,10 +143,10 @@ class Collecting:
         """When a model is one that the plan needs, as what another is made of too."""
         if name not in self._needing:
             found = [self._used(n) for n, one in self.plan.models.items() if one.on == name]
-            for at, recipe in walk.recipes(self.plan):
+            for at, recipe in plan_sites.recipes(self.plan):
                 found += [
                     g.every(self._there(at[:-1]), *self._named(at, recipe, place))
-                    for place, named, _ in walk.named_models(recipe)
+                    for place, named, _ in plan_sites.named_models(recipe)
                     if named == name
                 ]
             if (heal := self.plan.heal) is not None and heal.teacher == name:

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from gptailor.checkpoint.models import used
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
+from gptailor.plan.layer_parts import may_overlap
 from gptailor.plan.layers import own
-from gptailor.plan.needed import needed
-from gptailor.plan.parts import may_overlap
-from gptailor.plan.walk import names_in, values
+from gptailor.plan.model_dependencies import needed
+from gptailor.plan.sites import names_in, values
 from gptailor.plan.windows import windows_of
 from gptailor.search.space.collect import own_of
 from gptailor.search.space.genome import Genome

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
-from gptailor.plan.walk import entries, sources
+from gptailor.plan.sites import entries, sources
 from gptailor.plan.windows import stretch_of, windows_of
 from gptailor.search.space.collect import own_of
 from gptailor.search.space.decode import Answer, decode, meaningful, without_unused

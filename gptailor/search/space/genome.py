@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from gptailor.plan import plan as p
-from gptailor.plan.walk import Role, Site, Subject
+from gptailor.plan.sites import Role, Site, Subject
 from gptailor.plan.windows import window_words, windows_of
 
 Bits = Bool[ndarray, "*n b"]

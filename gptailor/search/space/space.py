@@ -15,8 +15,8 @@ from typing import final
 from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
-from gptailor.plan.walk import Site
-from gptailor.plan.written import searched, spread_alike
+from gptailor.plan.sites import Site
+from gptailor.plan.written_out import searched, spread_alike
 from gptailor.search.space import genome as g
 from gptailor.search.space.collect import Collecting
 from gptailor.search.space.table import Table, table_of

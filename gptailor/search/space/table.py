@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
-from gptailor.plan.walk import Subject
+from gptailor.plan.sites import Subject
 from gptailor.plan.windows import Window
 from gptailor.search.space import genome as g
 from gptailor.search.space.hash_random import Key, uniform

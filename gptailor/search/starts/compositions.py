@@ -23,7 +23,7 @@ from gptailor.plan.plan import (
     Value,
 )
 from gptailor.plan.registry import METHODS
-from gptailor.plan.walk import Subject, call_values, calls, names_in, recipes, sources
+from gptailor.plan.sites import Subject, call_values, calls, names_in, recipes, sources
 from gptailor.search.run.origin import (
     Composition,
     ModelAlone,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gptailor.plan.plan import Drop, DropAny, DropWindow, Plan, count_ends
-from gptailor.plan.walk import drops_by_choice
+from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.windows import Window, windows_of
 from gptailor.search.space.decode import without_unused
 from gptailor.search.space.space import Space

@@ -14,7 +14,7 @@ from gptailor.convert.mergekit.exporter import knots_of, to_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError
 from gptailor.plan import plan as p
-from gptailor.plan.written import curve_at
+from gptailor.plan.written_out import curve_at
 
 HEAD = 'tailor 1\nmodel base = "a/b"\nmodel math = "a/math"\nmodel code = "a/code"\n'
 

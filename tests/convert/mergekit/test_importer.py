@@ -18,7 +18,7 @@ from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError, Note
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
-from gptailor.plan.written import written_out
+from gptailor.plan.written_out import written_out
 from tests.naive import interpret
 from tests.thorough import drawn
 from tests.tiny import tiny_model

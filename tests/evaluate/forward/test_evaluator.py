@@ -24,7 +24,7 @@ from gptailor.evaluate.forward.requests import (
     pack,
 )
 from gptailor.evaluate.live.template import decoder_layers, standing_in
-from gptailor.evaluate.outcome import Failure
+from gptailor.evaluate.scores import Failure
 from tests.evaluate.lent import broken, lent, likelihood, loaded, requests, whole
 from tests.structures import structure
 from tests.thorough import one_of_each

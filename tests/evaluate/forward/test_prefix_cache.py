@@ -12,7 +12,7 @@ from gptailor.evaluate.forward import prefix_cache as branches
 from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.prefix_cache import PrefixCache, PrefixNode, in_order
 from gptailor.evaluate.forward.requests import Work, pack
-from gptailor.evaluate.outcome import Failure
+from gptailor.evaluate.scores import Failure
 from tests.evaluate.lent import Lent, broken, lent, likelihood, loaded, requests
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,7 +19,7 @@ from gptailor.evaluate.heal.learning import (
     matched,
 )
 from gptailor.evaluate.heal.train import Student
-from gptailor.evaluate.live.contents import ModelContents
+from gptailor.evaluate.live.content_keys import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.plan.plan import Plan

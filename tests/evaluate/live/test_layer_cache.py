@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
-from gptailor.evaluate.live.contents import Content
+from gptailor.evaluate.live.content_keys import Content
 from gptailor.evaluate.live.layer_cache import LayerStream, LayerTensors, peers_of
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.live.template import decoder_layers

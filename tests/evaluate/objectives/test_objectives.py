@@ -27,7 +27,7 @@ from gptailor.evaluate.objectives.kl import compact, divergence, grouped
 from gptailor.evaluate.objectives.multiple_choice import Choices
 from gptailor.evaluate.objectives.nll import PerToken
 from gptailor.evaluate.objectives.tokens import TokenEncoder
-from gptailor.evaluate.outcome import Score
+from gptailor.evaluate.scores import Score
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from tests.tiny import tiny_model

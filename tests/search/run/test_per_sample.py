@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.evaluate.outcome import (
+from gptailor.evaluate.scores import (
     Failure,
     PerSample,
     Score,

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.evaluate.outcome import Failure, PerSample
+from gptailor.evaluate.scores import Failure, PerSample
 from gptailor.search.run import study as study_module
 from gptailor.search.run.notes import TrialNote
 from gptailor.search.run.origin import (

@@ -13,7 +13,7 @@ from gptailor.checks.plan import check_alone
 from gptailor.lang.format import format_plan
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import CountRange, Plan, count_ends
-from gptailor.plan.walk import drops_by_choice, open_choices
+from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_count, windows_of
 from gptailor.search.space.decode import decode
 from gptailor.search.space.encode import encode, shortest_form

@@ -8,7 +8,7 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout
 from gptailor.evaluate.forward.requests import Request
 from gptailor.evaluate.objectives import base
-from gptailor.evaluate.outcome import Score
+from gptailor.evaluate.scores import Score
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.program.compile import Compiled

@@ -21,7 +21,7 @@ from gptailor.plan.plan import Plan
 from gptailor.program.combine import combine_tensors
 from gptailor.program.compile import compile_plan
 from gptailor.program.load import load_tensor
-from gptailor.program.nested import with_made_models
+from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import (
     Combine,
     Copy,

@@ -7,8 +7,8 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from gptailor.plan.parts import Branch
-from gptailor.prove.subject import RunByHand, UnprovenError, first_of
+from gptailor.plan.layer_parts import Branch
+from gptailor.prove.tiny_model import RunByHand, UnprovenError, first_of
 
 
 @final

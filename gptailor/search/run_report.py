@@ -14,8 +14,8 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
-from gptailor.plan.extras import missing_package
 from gptailor.plan.faults import TailorError
+from gptailor.plan.optional_packages import missing_package
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
@@ -35,13 +35,13 @@ from gptailor.report.summary import (
     SearchSummary,
     front_file,
 )
-from gptailor.search.effects import (
+from gptailor.search.folder import BLOCKS, SIZES, SPACE
+from gptailor.search.layer_effects import (
     layer_states,
     learned_effects,
     seen_effects,
     window_losses,
 )
-from gptailor.search.folder import BLOCKS, SIZES, SPACE
 from gptailor.search.object_journal import ObjectJournal
 from gptailor.search.run.journal import JournalLines, journal_lines
 from gptailor.search.run.origin import origin_words
@@ -50,8 +50,8 @@ from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, T
 from gptailor.search.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
+from gptailor.search.sqlite_study import stored_study
 from gptailor.search.starts.blocks import scanned
-from gptailor.search.stored import stored_study
 from gptailor.search.verdict import held_key, scores_in
 
 _UNENDED = (

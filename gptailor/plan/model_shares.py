@@ -2,8 +2,8 @@
 
 import math
 
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.layers import Slot
-from gptailor.plan.parts import BRANCHES
 from gptailor.plan.recipe import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
 

@@ -14,9 +14,9 @@ from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.models import Opened, used
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
 from gptailor.plan import plan as p
-from gptailor.plan import walk
+from gptailor.plan import sites
 from gptailor.plan.bounds import DEEPEST
-from gptailor.plan.needed import needed
+from gptailor.plan.model_dependencies import needed
 from gptailor.program.compile import draft_program, fold_scales, output_configuration
 from gptailor.program.program import Combine, Copy, Output, leaves_of
 from gptailor.program.sources import Checked
@@ -31,7 +31,7 @@ def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
     named = [r for r in (recipe, plan.rest("tokenizer")) if r is not None]
     names = [
         "base",
-        *(name for named_recipe in named for _, name, _ in walk.named_models(named_recipe)),
+        *(name for named_recipe in named for _, name, _ in sites.named_models(named_recipe)),
     ]
     return p.Plan(
         models={name: plan.models[name] for name in needed(plan, names)},
@@ -44,7 +44,9 @@ def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
 def named_in(plan: p.Plan) -> set[str]:
     """Return the models that a plan's recipes name, and the base."""
     names = {
-        name for _, recipe in walk.output_recipes(plan) for _, name, _ in walk.named_models(recipe)
+        name
+        for _, recipe in sites.output_recipes(plan)
+        for _, name, _ in sites.named_models(recipe)
     }
     return {"base", *names}
 
@@ -52,7 +54,7 @@ def named_in(plan: p.Plan) -> set[str]:
 def any_closing(recipe: p.Recipe) -> p.Recipe:
     """Return a closed recipe for an open one: its tensors have the same shapes and names."""
     names = [s.model if isinstance(s.model, str) else s.model.one_of[0]
-             for _, s in walk.sources(recipe)]  # fmt: skip
+             for _, s in sites.sources(recipe)]  # fmt: skip
     sources = tuple(p.LayerOf(model=name) for name in names)
     if isinstance(recipe, p.Take):
         return p.Take(take=sources[0])

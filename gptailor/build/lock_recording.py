@@ -40,7 +40,7 @@ from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
-from gptailor.plan.needed import at_commits
+from gptailor.plan.model_dependencies import at_commits
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
 

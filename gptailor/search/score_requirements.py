@@ -7,14 +7,14 @@ from typing import NamedTuple, final
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.scores import Failure, Outcome
 from gptailor.evaluate.space_trials import Trials
 from gptailor.evaluate.targets import base_of
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import LayerOf, Objective, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
-from gptailor.program.nested import whole_plan
+from gptailor.program.nested_models import whole_plan
 from gptailor.report.summary import RequiredRow, escaped_control
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.run.notes import CONDITIONS

@@ -6,7 +6,7 @@ from gptailor import loads
 from gptailor.plan.layers import undone
 from gptailor.plan.plan import Curve, Layer, Merge, MethodCall, Plan, Take
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.written import curve_at, written_out
+from gptailor.plan.written_out import curve_at, written_out
 
 HEAD = """tailor 1
 model base = "./base"

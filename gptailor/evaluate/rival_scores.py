@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias, final
 
-from gptailor.evaluate.outcome import PerSample, ScoreDifference, paired_difference
+from gptailor.evaluate.scores import PerSample, ScoreDifference, paired_difference
 
 _RACE_SHARES = (1 / 8, 1 / 2)
 """The shares of its samples after which a trial may be given up."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Origin, Source
-from gptailor.plan.walk import named_models, names_in, recipe_sites
+from gptailor.plan.sites import named_models, names_in, recipe_sites
 
 
 def below(model: p.Model) -> tuple[str, ...]:

@@ -26,13 +26,13 @@ from gptailor.report.page.run_report import RunReport
 from gptailor.report.page.run_sections import run_sections
 from gptailor.report.page.section import Section
 from gptailor.report.summary import Aim
-from gptailor.search.effects import layer_states, learned_effects, window_losses
+from gptailor.search.layer_effects import layer_states, learned_effects, window_losses
 from gptailor.search.object_storage import ObjectStorage
-from gptailor.search.reported import run_report
 from gptailor.search.run.journal import JournalLines, journal_lines
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.trials import Ledger, Trial
+from gptailor.search.run_report import run_report
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import key_of

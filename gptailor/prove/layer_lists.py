@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gptailor.plan.parts import Branch
+from gptailor.plan.layer_parts import Branch
 
 _NO_LIST = re.compile(r".*_token_ids?|architectures|keys_to_ignore.*")
 _OF_LAYERS = re.compile(r".*(layer|idx|indices|_ids|_blocks?).*")

@@ -11,9 +11,9 @@ from typing import final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.numbers import over_positions
-from gptailor.plan.parts import BRANCHES
-from gptailor.plan.walk import (
+from gptailor.plan.sites import (
     choices,
     entries,
     named_models,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gptailor.report.cells import RUN_MARKS, SHARES, SYMBOLS
-from gptailor.report.encoded import in_encoding
+from gptailor.report.layer_cells import RUN_MARKS, SHARES, SYMBOLS
+from gptailor.report.terminal_encoding import in_encoding
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from gptailor.checkpoint.tensor import Adapted, TensorInfo
 from gptailor.checks.rule import rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
-from gptailor.plan.walk import named_models
-from gptailor.program.rows import has_rows
+from gptailor.plan.sites import named_models
 from gptailor.program.sources import Checked
+from gptailor.program.vocabulary_rows import has_rows
 
 
 @rule("M208", "M209")

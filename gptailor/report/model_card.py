@@ -7,7 +7,7 @@ from gptailor.lang.words import model_source, range_words
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.report.cells import cell_row, cells, legend, map_lines, plain_lines, share_rows
+from gptailor.report.layer_cells import cell_row, cells, legend, map_lines, plain_lines, share_rows
 from gptailor.report.layer_view import layer_views, rows_with_runs
 
 

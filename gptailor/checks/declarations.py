@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, Place, listed, nearest
-from gptailor.plan.needed import below, needed, undecided_models
+from gptailor.plan.model_dependencies import below, needed, undecided_models
 from gptailor.plan.plan import (
     PLAN_SUFFIX,
     Model,
@@ -14,11 +14,11 @@ from gptailor.plan.plan import (
     is_at_url,
 )
 from gptailor.plan.registry import WORDS
-from gptailor.plan.walk import (
+from gptailor.plan.search_block import compared_models
+from gptailor.plan.sites import (
     named_models,
     recipes,
 )
-from gptailor.plan.wishes import compared_models
 
 
 @rule("P102")

@@ -7,14 +7,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, final
 
-from gptailor.evaluate.outcome import Outcome
+from gptailor.evaluate.scores import Outcome
 from gptailor.evaluate.space_trials import opened
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
+from gptailor.plan.sites import sources
 from gptailor.plan.stage import Stage
-from gptailor.plan.walk import sources
 from gptailor.prepare import ModelPaths
 from gptailor.report.summary import DrawPair, DrawsAgreement, RepeatedDraw
 from gptailor.search.evaluate import computing, trials_of
