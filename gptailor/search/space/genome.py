@@ -153,7 +153,7 @@ class Pick:
 
     @property
     def windows(self) -> bool:
-        """Whether the options are windows. Conditions then depend on positions inside."""
+        """Return whether the options are windows. Conditions then depend on positions inside."""
         return self.subject.role in ("window", "block")
 
 
@@ -171,7 +171,7 @@ class Real:
 
     @property
     def log(self) -> bool:
-        """Whether equal steps are equal ratios."""
+        """Return whether equal steps are equal ratios."""
         return self.low > 0 and self.high >= LOG * self.low
 
     def value(self, share: float) -> float:
