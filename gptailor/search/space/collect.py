@@ -214,7 +214,7 @@ class Collecting:
         A drop of the layer that has to stay counts only while another layer stays.
         """
         if isinstance(site.value, p.DropAny | p.DropWindow):
-            return self._made(site.entry)
+            return self._drops_made(site.entry)
         keeps = self.keeper is not None and self._position(site.entry) == self.keeper
         return self._others_kept if keeps else g.ALWAYS
 
@@ -308,12 +308,12 @@ class Collecting:
             literal, first = g.inside, len(self._inside)
             self._inside += [(numbers[0], position) for position in among]
             numbers = tuple(range(first, len(self._inside)))
-        dropping, skipped = self._made(site.entry), self._made(site.entry, on=False)
+        dropping, skipped = self._drops_made(site.entry), self._drops_made(site.entry, on=False)
         for position, n in zip(among, numbers, strict=True):
             stays = g.some([literal(n, False), skipped])
             yield position, (g.every(literal(n), dropping), stays)
 
-    def _made(self, at: Place, on: bool = True) -> g.Condition:
+    def _drops_made(self, at: Place, on: bool = True) -> g.Condition:
         """Return the condition under which a choice of several drops is made, or is skipped."""
         entry = self._entries[at]
         if isinstance(entry, p.DropAny | p.DropWindow) and entry.maybe:

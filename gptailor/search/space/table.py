@@ -79,7 +79,7 @@ class Table(NamedTuple):
     inside_at: Int[ndarray, " w"]
     members: Int[ndarray, " s m"]  # bits of each `any of`; -1 pads
     items: Int[ndarray, " i"]  # the bit of each item of a stack with a limit; -1 pads
-    room: Int[ndarray, ""]  # the greatest number of those items
+    room: Int[ndarray, ""]  # the most of these items that are on
     wide: ConditionRows
     rest: ConditionRows
     limits: Limits | None = None

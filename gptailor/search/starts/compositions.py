@@ -39,7 +39,7 @@ from gptailor.search.starts.cuts import Cut, drops_some, genes_of_cut, nested_cu
 
 BASE_ALONE = ModelAlone(model="base")
 _SOURCES = ("take", "source")
-"""Roles of choices whose options are models."""
+"""Roles of choices between models."""
 _COEFFICIENTS = (("linear", "weight"), ("task_arithmetic", "weight"))
 """Numbers that make a merge the mean if they are equal and sum up to 1."""
 _PAIRS = 6
@@ -220,7 +220,7 @@ def _is_open(plan: Plan, value: Value) -> bool:
 
 
 def _genes_of(space: Space, place: Place, value: Value) -> Iterator[_Gene]:
-    """Yield the genes that close a number: its own, or those of the names in it."""
+    """Yield the genes that close a number: its own genes, or the genes of the names in it."""
     places: dict[Place, object] = {
         ("numbers", name): space.plan.numbers.get(name) for name in names_in(value)
     }

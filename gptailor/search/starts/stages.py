@@ -307,7 +307,7 @@ class Starts:
             for count in counts
         ]
 
-    # -------------------------------------------------------------------------------- what they use
+    # --------------------------------------------------------------------------------- shared parts
 
     @cached_property
     def _all(self) -> list[Composition]:
