@@ -1,4 +1,4 @@
-"""A chat as the text that a tokenizer's chat template makes of it, rendered within bounds."""
+"""Render a chat with a tokenizer's chat template, within bounds."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def chat_text(
         "seconds": seconds,
         "longest": _LONGEST,
     }
-    answer = _rendered(json.dumps(request, default=str), seconds)
+    answer = _render(json.dumps(request, default=str), seconds)
     if "error" in answer:
         why = quoted(answer["error"], whole=True)[1:-1]
         raise TailorError(f"the chat template of '{name}' {why}; leave --chat out, or mend it")
@@ -67,7 +67,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     return template
 
 
-def _rendered(request: str, seconds: int) -> dict[str, str]:
+def _render(request: str, seconds: int) -> dict[str, str]:
     """Return the renderer's answer, or an error that tells how the renderer ended."""
     command = [sys.executable, "-P", str(_RENDERER)]
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -42,7 +42,7 @@ def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
 
 
 def _save(tokenizer: Any, folder: Path) -> None:
-    """Save a tokenizer. Raises OSError where a file can't be written."""
+    """Save a tokenizer. Raises OSError for a file that can't be written."""
     try:
         tokenizer.save_pretrained(folder)
     except OSError:
@@ -112,7 +112,7 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
 
 
 def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
-    """Begin each text with its token, where the file or its way to split asks for it."""
+    """Begin each text with its token, if the file or its way to split requires it."""
     from tokenizers import processors
 
     number = _ids(facts).get("bos")

@@ -1,4 +1,4 @@
-"""Objectives with their samples, drawn once for all plans that read texts alike."""
+"""Objectives with samples, drawn once for all plans with equal tokenizers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

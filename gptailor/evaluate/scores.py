@@ -63,7 +63,7 @@ class Score:
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) or math.isnan(self.stderr):
-            raise NotANumberError("a score is a number, and NaN is none")
+            raise NotANumberError("a score must be a number, not NaN")
 
 
 def mean(values: Sequence[float]) -> Score:

@@ -71,7 +71,7 @@ def find_targets(
     models: ModelPaths,
     families: Sequence[str | Path] = (),
 ) -> list[Target]:
-    """Return all targets, ready; `models` replaces the folders of their plans' names.
+    """Return all targets, ready; `models` replaces the folders of models by name.
 
     `families` are family files that their models may need.
 
@@ -154,7 +154,7 @@ def read_target(target: str | Path | Plan) -> _Read:
         plan = _model_plan(str(path.absolute()))
         try:
             return name, plan, load(path / _PLAN)
-        except (OSError, PlanError):  # nobody compiled it, or its plan can't be read
+        except (OSError, PlanError):  # not compiled, or its plan can't be read
             return name, plan, plan
     if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in PLAN_ENDINGS:
         plan = _model_plan(name)

@@ -112,7 +112,7 @@ class PrefixCache:
         """Keep the plan's hidden states after `depth` layers, if plans part there and it pays."""
         node = next(node for node in leaf.line() if node.depth == depth)
         size = size_of(hidden)
-        if depth < 1 or node.state is not None or not node.parts or not self._room(node, size):
+        if depth < 1 or node.state is not None or not node.parts or not self._make_room(node, size):
             return
         node.state = [state.to(self.device) if self.device else state for state in hidden]
         self._clock += 1
@@ -120,7 +120,7 @@ class PrefixCache:
         self.bytes += size
         self._held.append(node)
 
-    def _room(self, node: PrefixNode, size: int) -> bool:
+    def _make_room(self, node: PrefixNode, size: int) -> bool:
         if size > self.budget:
             return False
         while self.bytes + size > self.budget:

@@ -32,7 +32,7 @@ class Request:
 
     @property
     def predicted(self) -> int:
-        """How many tokens are predicted."""
+        """The number of predicted tokens."""
         return len(self.tokens) - self.first
 
 
@@ -83,12 +83,15 @@ class Work:
         counts = (request.predicted for request in self.requests)
         numbers = list(accumulate(counts, initial=0))
         return tuple(
-            Work(self.requests[of.start : of.stop], partial(_moved, self.measure, of.start, first))
+            Work(
+                self.requests[of.start : of.stop],
+                partial(_measure_moved, self.measure, of.start, first),
+            )
             for of, first in ((of, numbers[of.start]) for of in self.ranges)
         )
 
 
-def _moved(
+def _measure_moved(
     measure: Measure,
     requests: int,
     numbers: int,
@@ -115,7 +118,7 @@ class LiveModel(Protocol):
 
     @property
     def model(self) -> PreTrainedModel:
-        """The module; only the layer inside `layer` certainly has its tensors."""
+        """The module; a layer's tensors may be away, except within `layer`."""
 
     @property
     def start(self) -> Hashable:
@@ -182,7 +185,7 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """How many tokens go through each layer, padding included."""
+        """The number of tokens that go through each layer, padding included."""
         return sum(batch.tokens.numel() for batch in self.batches)
 
 

@@ -209,20 +209,20 @@ class LayerStream:
     def _bring(self, content: Content) -> Arrival:
         """Return the layer on the device, with the event that ends its copy on a CUDA device."""
         if self._side is None:
-            return self._copy_waiting(content) or self._make_waiting(content), None
+            return self._copy_waiting(content) or self._make_layer(content), None
         with torch.cuda.stream(self._side):
-            layer = self._copy_waiting(content) or self._make_waiting(content)
+            layer = self._copy_waiting(content) or self._make_layer(content)
             return layer, self._side.record_event()
 
     def _copy_waiting(self, content: Content) -> LayerTensors | None:
         """Copy the layer from a place where it waits; None if it waits nowhere."""
-        copies = (place.get(content) for _, place in self.waiting)
-        waiting = next((layer for layer in copies if layer is not None), None)
+        candidates = (place.get(content) for _, place in self.waiting)
+        waiting = next((layer for layer in candidates if layer is not None), None)
         if waiting is None:
             return None
         return {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
 
-    def _make_waiting(self, content: Content) -> LayerTensors:
+    def _make_layer(self, content: Content) -> LayerTensors:
         """Make the layer again, and keep a copy in the first place with room."""
         layer = self.make(content)
         size = size_of(layer.values())

@@ -58,7 +58,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def replace_layers(model: PreTrainedModel, layers: Iterable[nn.Module]) -> None:
-    """Give the model these layers; its configuration and theirs stay as they are."""
+    """Give the model these layers, without a change of configurations."""
     setattr(decoder(model), _name(model), nn.ModuleList(layers))
 
 
@@ -172,7 +172,7 @@ def fill_module(module: nn.Module, tensors: NamedTensors) -> None:
 
 
 def _recount(model: PreTrainedModel) -> None:
-    """Gemma 4's decoder notes the number of the first layer that shares keys and values."""
+    """Update the first layer that shares keys and values in Gemma 4's decoder."""
     inner, config = decoder(model), model.config
     if hasattr(inner, "first_kv_shared_layer_idx"):
         first = config.num_hidden_layers - config.num_kv_shared_layers
@@ -189,9 +189,9 @@ CONFIGURATIONS = 32
 
 @final
 class ModelTemplate:
-    """A model without layers, and how its layers are made of contents.
+    """A model without layers, with templates for layers of its contents.
 
-    `dtype` is the one asked for, None for the configuration's.
+    `dtype` is the requested dtype; None means that of the configuration.
     """
 
     def __init__(
@@ -215,12 +215,14 @@ class ModelTemplate:
         if (path := generation_config(base.checkpoint)) is not None:
             self.model.generation_config = GenerationConfig.from_pretrained(path.parent)
         loaded = list(decoder_layers(self.model))
-        self._direct = [_same(t, _tensors(m)) for t, m in zip(shown_tensors, loaded, strict=True)]
+        self._direct = [
+            _equal_tensors(t, _tensors(m)) for t, m in zip(shown_tensors, loaded, strict=True)
+        ]
         replace_layers(self.model, [])
         self._move(on_device)
         if all(self._direct):
             self._rest.clear()
-        emptied = [_emptied(layer, tensors.device) for layer in loaded]
+        emptied = [_empty_layer(layer, tensors.device) for layer in loaded]
         self._hollow = [_tensors(layer) for layer in emptied]
         self._whole = ModuleTemplate(self.model, self.model.config)
         self._templates = [ModuleTemplate(layer, self.model.config) for layer in emptied]
@@ -387,7 +389,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.state_dict(keep_vars=True))
 
 
-def _same(tensors: NamedTensors, loaded: NamedTensors) -> bool:
+def _equal_tensors(tensors: NamedTensors, loaded: NamedTensors) -> bool:
     """Return whether the loaded tensors equal the given ones by name, except for a cast."""
     return tensors.keys() == loaded.keys() and all(
         tensor.shape == loaded[name].shape
@@ -396,7 +398,7 @@ def _same(tensors: NamedTensors, loaded: NamedTensors) -> bool:
     )
 
 
-def _emptied(layer: nn.Module, device: torch.device) -> nn.Module:
+def _empty_layer(layer: nn.Module, device: torch.device) -> nn.Module:
     """Return the layer without its own tensors; buffers that no checkpoint has stay."""
     own = _tensors(layer).items()
     fill_module(layer, {name: torch.empty_like(tensor, device="meta") for name, tensor in own})

@@ -51,7 +51,7 @@ def too_short(path: Path, size: str, user: str, needed: int, help: str = "") -> 
 
 
 FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
-"""The remedy where the plan names the number of tokens."""
+"""The remedy if the plan names the number of tokens."""
 
 
 @final
@@ -92,7 +92,7 @@ _Row = TypeVar("_Row")
 
 
 def read_texts(path: Path) -> list[Passage | Exchange]:
-    """Read the rows of a file for objectives on text; other text is one passage.
+    """Read the rows of a file for objectives on text.
 
     A row has `text`, or `prompt` and `response`, or `context` and `answer`. A file that isn't JSON
     lines is one passage. Raises CalibrationError.

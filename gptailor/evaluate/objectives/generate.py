@@ -40,7 +40,7 @@ _BATCH_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Generative(PreparedObjective):
-    """An objective that needs the model to make text."""
+    """An objective that needs the model to generate text."""
 
     encoder: TokenEncoder
 
@@ -123,7 +123,7 @@ def _settings(
         eos_token_id=ends or None,
         pad_token_id=pad if isinstance(pad, int) else (ends or [0])[0],
     )
-    model.generation_config = settings  # what is unset would be filled from the model's own
+    model.generation_config = settings  # unset settings would come from the model's own
     try:
         yield settings
     finally:
@@ -131,7 +131,7 @@ def _settings(
 
 
 def _token_numbers(end: Any) -> list[int]:
-    """Return the tokens that end a text. Raises ObjectiveError for what are no tokens' numbers."""
+    """Return the tokens that end a text. Raises ObjectiveError for invalid numbers."""
     ends = [] if end is None else list(end) if isinstance(end, list | tuple) else [end]
     for number in ends:
         if not isinstance(number, int) or not 0 <= number < 2**63:

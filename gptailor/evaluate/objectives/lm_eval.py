@@ -115,15 +115,15 @@ def prepare_lm_eval(objective: Objective, context: base.ObjectiveContext) -> bas
     require("eval", "the objective 'lm_eval'")
     name, argument = str(objective.arguments["task"]), objective.arguments.get("metric")
     with _quiet():
-        harness = _loaded(name, context.folder)
+        harness = _load_task(name, context.folder)
         metric, filter_ = _metric(harness, None if argument is None else str(argument))
         with _refused("make requests of", name):
             numbers = tuple(context.drawn(range(len(harness.eval_docs))))
         task = HarnessTask(harness, numbers, _instances(harness, numbers), metric, filter_)
-    return _measured(base.traits_of(objective)[0], task, context.encoder)
+    return _objective_of(base.traits_of(objective)[0], task, context.encoder)
 
 
-def _measured(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoods | Generated":
+def _objective_of(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoods | Generated":
     if task.kind == "generate_until":
         prompts = tuple(
             tuple(_prompt(instance, encoder) for instance in instances)
@@ -137,7 +137,7 @@ def _measured(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoo
     return Likelihoods(name, task.direction, "base", texts, encoder, task)
 
 
-def _loaded(name: str, folder: Path) -> Any:
+def _load_task(name: str, folder: Path) -> Any:
     if Path(name).suffix in (".yaml", ".yml"):
         path = folder / expanded(name)
         if not path.is_file():
@@ -202,8 +202,8 @@ def _refused(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise base.ObjectiveError(f"lm-eval can't {what} '{name}': {first}") from error
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise base.ObjectiveError(f"lm-eval can't {what} '{name}': {message}") from error
 
 
 @contextlib.contextmanager
@@ -244,7 +244,7 @@ class Likelihoods(base.Forward):
 
     def part(self, start: int, stop: int) -> base.PreparedObjective:
         """Return the objective on some documents, with requests made from these alone."""
-        return _measured(self.name, self.task.part(start, stop), self.encoder)
+        return _objective_of(self.name, self.task.part(start, stop), self.encoder)
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """Return the task's metric of the first documents."""
@@ -274,7 +274,7 @@ class Generated(Generative):
 
     def part(self, start: int, stop: int) -> base.PreparedObjective:
         """Return the objective on some documents, with requests made from these alone."""
-        return _measured(self.name, self.task.part(start, stop), self.encoder)
+        return _objective_of(self.name, self.task.part(start, stop), self.encoder)
 
     def prompts(self, samples: int | None) -> Sequence[Prompt]:
         """Return the prompts of the first documents."""

@@ -1,4 +1,4 @@
-"""`multiple_choice` and `margin`: how likely a plan finds the right text of several."""
+"""`multiple_choice` and `margin`: a plan's likelihood of the right text among several."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
