@@ -126,15 +126,15 @@ class LiveView:
         self._live.__exit__(None, None, None)
 
     def say(self, what: str) -> None:
-        """What is being done now."""
+        """Show what is being done now."""
         self._spinner.update(text=Text(what, overflow="ellipsis", no_wrap=True))
 
     def show(self, standing: Standing) -> None:
-        """Where the search is."""
+        """Show how far the search is."""
         self._standing = standing
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
-        """Drawn several times a second, as clocks go on."""
+        """Draw the view, several times a second as clocks go on."""
         now = self._standing
         yield Group(*(self._parts(now, options.max_width) if now else ()), self._spinner)
 
@@ -151,14 +151,14 @@ class LiveView:
         if now.best is not None:
             rows.add_row("best", "; ".join(filter(None, (now.best.name, now.best.shares))))
         counts = (now.stopped, "given up early"), (now.hits, "known before"), (now.failed, "failed")
-        said = {
+        details = {
             "best start": now.start,
             "front": f"{now.front} plan{'s' * (now.front != 1)}" * (len(now.objectives) > 1),
             "besides": ", ".join(f"{count} {what}" for count, what in counts if count),
             "last": now.last,
             "then": now.then,
         }
-        for name, what in said.items():
+        for name, what in details.items():
             if what:
                 rows.add_row(name, what)
         yield rows
@@ -178,7 +178,7 @@ class LiveView:
 
 
 def _scores(objectives: Sequence[ScoreLine]) -> Table:
-    """A line for each objective; the names give way where there is too little room."""
+    """Return a line for each objective; names are shortened if there is too little room."""
     table = Table.grid(padding=(0, 2))
     table.add_column(overflow="ellipsis", no_wrap=True, min_width=len("best start"))
     columns = [("base", "base"), ("best start", "start"), ("best", "best"), ("last", "last")]
@@ -186,8 +186,8 @@ def _scores(objectives: Sequence[ScoreLine]) -> Table:
     for _ in shown:
         table.add_column(justify="right", no_wrap=True)
     table.add_row("", *(Text(head, style="bold") for head, _ in shown))
-    for one in objectives:
-        table.add_row(one.objective, *(getattr(one, name) for _, name in shown))
+    for line in objectives:
+        table.add_row(line.objective, *(getattr(line, name) for _, name in shown))
     return table
 
 
@@ -196,7 +196,7 @@ _BESIDES = 12
 
 
 def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
-    """The map, with shares where there is room for so many lines."""
+    """Yield the map of a plan, with shares if `room` has lines for them."""
     resolved = Resolved(best.plan, best.layers)
     models = list(best.plan.models)
     views = layer_views(resolved)
@@ -204,15 +204,15 @@ def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
     lines = list(map_lines([cell_row(drawn), *below], width))
     if len(lines) > room:
         lines, below = list(map_lines([cell_row(drawn)], width)), []
-    for pieces in lines:
+    for glyphs in lines:
         text = Text()
-        for one in pieces:
-            looks = ("reverse", one.reverse), ("bold", one.bold), ("dim", one.dim)
-            words = [one.colour or "", *(name for name, there in looks if there)]
-            text.append(in_encoding(one.text, encoding), style=" ".join(filter(None, words)))
+        for glyph in glyphs:
+            looks = ("reverse", glyph.reverse), ("bold", glyph.bold), ("dim", glyph.dim)
+            words = [glyph.colour or "", *(name for name, on in looks if on)]
+            text.append(in_encoding(glyph.text, encoding), style=" ".join(filter(None, words)))
         yield text
     keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models, below))
-    for line in (keys, plan_summary(resolved.slots)):
+    for line in (keys, plan_summary(views)):
         yield Text(
             in_encoding(f"  {line}", encoding), style="dim", overflow="ellipsis", no_wrap=True
         )

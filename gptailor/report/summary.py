@@ -37,7 +37,7 @@ Line = Annotated[str, AfterValidator(_in_a_line)]
 
 def escaped_control(text: str) -> str:
     """Return the text with `\\x1b` and the like in the place of control characters."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 LiveDtype = Literal["float32", "float16", "bfloat16"]
@@ -204,7 +204,7 @@ class WithScores(BuiltClosed):
         lists = [self.values, self.errors]
         if (held := self.held_scores) is not None:
             lists += [held.values, held.stderrs]
-        yield from (len(one) for one in lists if one is not None)
+        yield from (len(scores) for scores in lists if scores is not None)
 
 
 @final
@@ -238,7 +238,7 @@ class SummaryRow(WithScores):
     def widths(self) -> Iterator[int]:
         """Yield how many objectives each list of scores has."""
         yield from super().widths()
-        yield from (len(one) for one in (self.before, self.retained) if one is not None)
+        yield from (len(scores) for scores in (self.before, self.retained) if scores is not None)
 
 
 FrontFile = Annotated[str, Field(pattern=r"^front/trial-[0-9]{4,9}\.tailor$")]
@@ -470,8 +470,8 @@ class SearchSummary(_Begun):
     @property
     def scored_rows(self) -> list[SummaryRow]:
         """The trials that must have scores, some of them several times."""
-        named = (self.found, self.best, self.random.best)
-        some = (row for row in named if row is not None)
+        optional = (self.found, self.best, self.random.best)
+        some = (row for row in optional if row is not None)
         return [*some, *self.front, *self.sizes, *self.starts]
 
     @property
@@ -483,7 +483,7 @@ class SearchSummary(_Begun):
     def _agrees(self) -> Self:
         many = len(self.objectives)
         for fault, expected in (
-            (len({one is None for one in (self.found, self.best, self.verdict)}) > 1,
+            (len({part is None for part in (self.found, self.best, self.verdict)}) > 1,
              "a verdict, a plan found and a best one, or neither of them"),
             (any(row.values is None or row.stderrs is None for row in self.scored_rows),
              "scores of each plan that was handed over"),

@@ -33,9 +33,9 @@ def table_lines(
     sizes = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     longest, numbers = max(_NAME, sizes[0]), sizes[1:]
     room = width - len(_INDENT)
-    left = room - sum(numbers) - _GAP * len(numbers)
-    enough = left >= min(longest, max(_LEAST, width // 5))
-    name = min(longest, left if enough else max(_LEAST, width // 3))
+    name_room = room - sum(numbers) - _GAP * len(numbers)
+    enough = name_room >= min(longest, max(_LEAST, width // 5))
+    name = min(longest, name_room if enough else max(_LEAST, width // 3))
     for block in _blocks(numbers, room - name):
         body = [[shortened(first, name, cut), *(row[i] for i in block)] for first, *row in lines]
         yield from _drawn(body if any(body[0]) else body[1:], name)

@@ -49,7 +49,7 @@ def layer_map(resolved: Resolved) -> Section:
     layers, plan = layer_views(resolved), resolved.declared
     numbered = "output's layers" if plan.stack is not None else "base's layers, before drops"
     words = (
-        f"{plan_summary(resolved.slots)}{repeats_in_words(resolved)}. A column is a layer, by the"
+        f"{plan_summary(layers)}{repeats_in_words(resolved)}. A column is a layer, by the"
         f" number of the {numbered}; the row 'result' has the models' colours mixed by their"
         " shares, and below it each model has a bar as tall as its share."
     )
