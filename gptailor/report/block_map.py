@@ -16,7 +16,7 @@ def block_lines(scan: BestBlocks | None) -> list[str]:
         f"blocks that come again: {scan.scanned} of {scan.of} scanned on {scan.samples} "
         f"samples, {scan.better} better than the base by {scan.measure}"
     )
-    rows = [f"  {_block_words(block)}" for block in scan.blocks]
+    rows = [f"  {_words(block)}" for block in scan.blocks]
     return [head, *rows, f"  the map: {scan.map}"]
 
 
@@ -45,7 +45,7 @@ def block_map(blocks: Sequence[MappedBlock], measure: str, samples: int) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         '<text x="12" y="20" font-size="13" font-weight="bold">Blocks that come again</text>',
         f'<text x="12" y="37">{escape(measure)}, {samples} samples, beside the base</text>',
-        f'<text x="12" y="53">best: {_block_words(min(blocks, key=lambda block: block.change))}</text>',
+        f'<text x="12" y="53">best: {_words(min(blocks, key=lambda block: block.change))}</text>',
         f'<text x="{_LEFT}" y="{_TOP - 20}">last layer</text>',
         f'<text x="12" y="{_TOP - 6}">first layer</text>',
         *_axes(rows, columns),
@@ -76,11 +76,11 @@ def _cell(block: MappedBlock, rows: range, columns: range, reach: float) -> str:
     x, y = _place(block, rows, columns)
     return (
         f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" '
-        f'fill="{_colour(block.change / reach)}"><title>{_block_words(block)}</title></rect>'
+        f'fill="{_colour(block.change / reach)}"><title>{_words(block)}</title></rect>'
     )
 
 
-def _block_words(block: MappedBlock) -> str:
+def _words(block: MappedBlock) -> str:
     return f"{window_words((block.first, block.last))}: {block.value:.4g} ({block.change:+.2%})"
 
 

@@ -101,12 +101,12 @@ def ended_words(summary: SearchSummary) -> str:
     order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
     spared = f", {stopped} given up early (spared: {summary.spared:g})" if stopped else ""
     return (
-        f"{_count_words(summary.trials, 'trial')} at the cost of {_count_words(summary.cost, 'whole one')}"
+        f"{_count(summary.trials, 'trial')} at the cost of {_count(summary.cost, 'whole one')}"
         f"{failed}{hits}{spared}{ends[summary.ended]}{order}"
     )
 
 
-def _count_words(count: float, noun: str) -> str:
+def _count(count: float, noun: str) -> str:
     """Return `1 plan`, `2 plans`."""
     return f"{count:g} {noun}{'s' * (count != 1)}"
 
@@ -154,7 +154,7 @@ def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
     rows += [(row.origin, row) for row in summary.starts]
     drawn, best, found_row = summary.random, summary.best, summary.found
     if drawn.best is not None:
-        rows.append((f"the best of {_count_words(drawn.trials, 'random plan')}", drawn.best))
+        rows.append((f"the best of {_count(drawn.trials, 'random plan')}", drawn.best))
     if found_row is not None:
         same = best is not None and best.trial == found_row.trial
         rows.append(
@@ -381,12 +381,12 @@ def _span(counts: Sequence[int]) -> str:
 def _random(summary: SearchSummary) -> Iterator[str]:
     drawn, found_row = summary.random, summary.found
     if drawn.whole:
-        yield f"Random search at the same cost evaluated {_count_words(drawn.trials, 'plan')}."
+        yield f"Random search at the same cost evaluated {_count(drawn.trials, 'plan')}."
     elif drawn.expected is not None and found_row is not None:
         reach, got = _reached(summary, found_row, drawn.expected)
         yield (
             f"Random search at the same cost would be expected to {reach}"
-            f" (found: {got}): an estimate from {_count_words(drawn.trials, 'random plan')}, which"
+            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}, which"
             " --compare-random makes sure."
         )
 

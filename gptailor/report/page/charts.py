@@ -33,24 +33,24 @@ _PICTURE_WIDTH = 760
 
 
 def hues(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each; more than there are start again."""
+    """Return a colour for each name; colours start again after the last."""
     return {name: HUES[i % len(HUES)] for i, name in enumerate(names)}
 
 
 def mixed(parts: Mapping[str, float]) -> str:
-    """Colours mixed by their shares, as light is: `#7f5f80`."""
-    whole = sum(parts.values())
+    """Return the colours mixed by their shares, as light mixes: `#7f5f80`."""
+    total = sum(parts.values())
     light = [0.0, 0.0, 0.0]
     for colour, share in parts.items():
         for i in range(3):
-            light[i] += share / whole * (int(colour[1 + 2 * i : 3 + 2 * i], 16) / 255) ** 2.2
-    return "#" + "".join(f"{round(255 * one ** (1 / 2.2)):02x}" for one in light)
+            light[i] += share / total * (int(colour[1 + 2 * i : 3 + 2 * i], 16) / 255) ** 2.2
+    return "#" + "".join(f"{round(255 * channel ** (1 / 2.2)):02x}" for channel in light)
 
 
 def sized(
     layers: Sequence[Any], height: int = HEIGHT, params: Sequence["alt.Parameter"] = ()
 ) -> "alt.LayerChart | alt.FacetChart":
-    """Layers above each other, as wide as there is room."""
+    """Return a chart of layers above each other, as wide as its container."""
     import altair as alt
 
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
@@ -61,14 +61,14 @@ def sized(
 def error_bars(
     rows: Sequence[Mapping[str, Any]], low: str, *, ink: str | None = None, **encoded: Any
 ) -> "list[alt.Chart]":
-    """Bars of the rows that have an error, and so a field `low`; none where there are none."""
+    """Return bars for the rows with an error, so with a field `low`; [] without such rows."""
     import altair as alt
 
-    there = [dict(row) for row in rows if low in row]
-    if not there:
+    bars = [dict(row) for row in rows if low in row]
+    if not bars:
         return []
     mark = alt.MarkDef(type="rule", opacity=0.8, color=alt.Undefined if ink is None else ink)
-    return [alt.Chart(alt.InlineData(values=there), mark=mark).encode(**encoded)]
+    return [alt.Chart(alt.InlineData(values=bars), mark=mark).encode(**encoded)]
 
 
 _COLUMNS = "max(1, floor(((width ? containerSize()[0] : 0) || 760) / 170))"
@@ -76,7 +76,7 @@ _COLUMNS = "max(1, floor(((width ? containerSize()[0] : 0) || 760) / 170))"
 
 
 def theme() -> dict[str, Any]:
-    """Vega's configuration: quiet axes, a title above the axis, legends above the chart."""
+    """Return Vega's configuration: quiet axes, titles and legends above."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12,
             "titleFontWeight": 600}  # fmt: skip
     return {
@@ -101,13 +101,13 @@ def theme() -> dict[str, Any]:
 
 
 def require_charts() -> None:
-    """Raise MissingPackageError, with the command that installs it, where Altair isn't there."""
+    """Raise MissingPackageError, with the command that installs it, if Altair is missing."""
     require("report", "a report")
 
 
 @cache
 def bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, without the network."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
     import vl_convert
 
     script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg] # as its documentation has it
@@ -115,19 +115,17 @@ def bundle() -> str:
 
 
 def spec(chart: "alt.TopLevelMixin") -> dict[str, Any]:
-    """A chart as Vega-Lite has it, without a configuration of its own, nor the title that the page
-    has above it.
-    """
-    found: dict[str, Any] = chart.to_dict()
+    """Return a chart in Vega-Lite, without its own configuration, and without the title."""
+    document: dict[str, Any] = chart.to_dict()
     for name in ("config", "title"):
-        found.pop(name, None)
-    if isinstance(fit := found.get("autosize"), dict):
+        document.pop(name, None)
+    if isinstance(fit := document.get("autosize"), dict):
         fit["resize"] = True  # a legend takes more lines in a narrower window
-    return found
+    return document
 
 
 def picture(chart: "alt.TopLevelMixin", title: str, note: str = "") -> tuple[str, bytes]:
-    """A chart as SVG and as PNG, on white, under its title."""
+    """Return a chart as SVG and as PNG, on white, below its title."""
     import vl_convert
 
     wide = {**spec(chart), "config": {**theme(), "background": "white"}}

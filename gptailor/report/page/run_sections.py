@@ -8,8 +8,8 @@ from gptailor.report.page.section import Section
 
 
 def run_sections(report: RunReport) -> list[Section]:
-    """What the search tried and what it says of layers; last what isn't there, and why."""
-    found = [
+    """Return the sections on trials and layers; last what is missing, and why."""
+    candidates = [
         curve_section(report),
         trials_section(report),
         objectives_section(report),
@@ -19,7 +19,7 @@ def run_sections(report: RunReport) -> list[Section]:
         block_section(report),
         window_section(report),
     ]
-    sections = [one for one in found if one is not None]
+    sections = [section for section in candidates if section is not None]
     if report.missing:
         sections.append(Section("missing", "What isn't here", " ".join(report.missing)))
     return sections
