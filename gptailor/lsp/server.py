@@ -67,7 +67,7 @@ class OpenFile:
         return [*self.text.faults, *self.model_faults]
 
     def faults_at(self, start: int, end: int) -> list[Fault]:
-        """Those of this text, and of no plan that is a model of it, that a stretch touches."""
+        """Return this text's faults that touch a stretch, without those of its models' plans."""
         own = (f for f in self.faults if f.source is None or f.source.name == self.text.source.name)
         return [f for f in own if f.span and f.span.start <= end and start <= f.span.end]
 
@@ -83,7 +83,7 @@ class _Protocol(LanguageServerProtocol):
     """Answers requests too that have no shape that the protocol knows."""
 
     def structure_message(self, data: dict[str, Any]) -> Any:
-        """A message of what was read; the sender of a request that is none is told so."""
+        """Return a message as its type; answer a malformed request with an error."""
         try:
             return super().structure_message(data)
         except JsonRpcException as error:
@@ -134,9 +134,9 @@ class TailorServer(LanguageServer):
         self.looking = ThreadPoolExecutor(max_workers=1)  # one after the other
 
     def open_file(self, uri: str) -> OpenFile:
-        """The file of a request; one that isn't open is read from disk."""
-        if (known := self.files.get(uri)) is not None:
-            return known
+        """Return the file of a request; a file that isn't open is read from disk."""
+        if (file := self.files.get(uri)) is not None:
+            return file
         return OpenFile(self._text(uri), None)
 
     def _text(self, uri: str) -> EditedText:
@@ -146,7 +146,7 @@ class TailorServer(LanguageServer):
         return EditedText(uri, source, types.PositionEncodingKind(self.workspace.position_encoding))
 
     def changed(self, uri: str, version: int | None, *, after: float) -> None:
-        """A text has a new version: it is read, and its models are looked at, once typing rests."""
+        """Read a text's new version, and look at its models once typing rests."""
         file = self.files.setdefault(uri, OpenFile(self._text(uri), version))
         file.rest()
         file.text, file.version, file.model_faults = self._text(uri), version, ()
@@ -158,9 +158,9 @@ class TailorServer(LanguageServer):
     def publish(self, uri: str) -> None:
         """Tell the editor what is wrong with a text."""
         if (file := self.files.get(uri)) is not None:
-            found = [diagnostic(file.text, fault) for fault in file.faults]
+            diagnostics = [diagnostic(file.text, fault) for fault in file.faults]
             self.text_document_publish_diagnostics(
-                types.PublishDiagnosticsParams(uri, found, file.version)
+                types.PublishDiagnosticsParams(uri, diagnostics, file.version)
             )
 
     def look(self, uri: str) -> None:
@@ -227,9 +227,6 @@ def _closed(server: TailorServer, params: types.DidCloseTextDocumentParams) -> N
         server.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, []))
 
 
-_Asked = types.TextDocumentPositionParams
-
-
 def _where(server: TailorServer, params: Any) -> tuple[OpenFile, EditedText, int]:
     file = server.open_file(params.text_document.uri)
     return file, file.text, file.text.lines.offset(params.position)
@@ -237,21 +234,23 @@ def _where(server: TailorServer, params: Any) -> tuple[OpenFile, EditedText, int
 
 def _hover(server: TailorServer, params: types.HoverParams) -> types.Hover | None:
     file, text, offset = _where(server, params)
-    found = hovered(text, offset, file.seen)
-    said = [found[0]] if found is not None else []
+    described = hovered(text, offset, file.seen)
+    paragraphs = [described[0]] if described is not None else []
     for fault in file.faults_at(offset, offset):
         if (page := fault_pages().get(fault.code)) is not None:
-            said.append(f"**{fault.code}** {page.title}\n\n{page.said}")
-    if not said:
+            paragraphs.append(f"**{fault.code}** {page.title}\n\n{page.words}")
+    if not paragraphs:
         return None
-    shown = types.MarkupContent(types.MarkupKind.Markdown, "\n\n---\n\n".join(said))
-    return types.Hover(shown, text.lines.range(found[1].span) if found is not None else None)
+    shown = types.MarkupContent(types.MarkupKind.Markdown, "\n\n---\n\n".join(paragraphs))
+    return types.Hover(
+        shown, text.lines.range(described[1].span) if described is not None else None
+    )
 
 
 def _completion(server: TailorServer, params: types.CompletionParams) -> types.CompletionList:
     file, text, offset = _where(server, params)
-    said = server.client_capabilities.text_document
-    item = said.completion.completion_item if said and said.completion else None
+    client = server.client_capabilities.text_document
+    item = client.completion.completion_item if client and client.completion else None
     snippets = bool(item and item.snippet_support)
     return types.CompletionList(
         is_incomplete=False, items=completions(text, offset, file.seen, snippets=snippets)
@@ -281,11 +280,11 @@ def _definition(server: TailorServer, params: types.DefinitionParams) -> types.L
 
 def _references(server: TailorServer, params: types.ReferenceParams) -> list[types.Location]:
     _, text, offset = _where(server, params)
-    wanted = params.context.include_declaration
+    with_declaration = params.context.include_declaration
     return [
         types.Location(text.uri, text.lines.range(use.span))
         for use in _uses(text, offset)
-        if wanted or not use.declares
+        if with_declaration or not use.declares
     ]
 
 
@@ -398,7 +397,7 @@ _FEATURES: tuple[tuple[str, Callable[[TailorServer, Any], Any], Any], ...] = (
 
 
 def tailor_server(*, hub: bool = False) -> TailorServer:
-    """A server that answers all of the requests above."""
+    """Return a server that answers all requests above."""
     server = TailorServer(hub=hub)
     for name, answer, options in _FEATURES:
         server.feature(name, options)(partial(answer, server))
@@ -407,14 +406,14 @@ def tailor_server(*, hub: bool = False) -> TailorServer:
 
 
 def _initialized(server: TailorServer, params: types.InitializeParams) -> None:
-    given = params.initialization_options
-    said = given.get("checkModels", True) if isinstance(given, dict) else True
-    server.looks = said is not False
+    options = params.initialization_options
+    check = options.get("checkModels", True) if isinstance(options, dict) else True
+    server.looks = check is not False
 
 
 def serve(*, hub: bool = False) -> None:
     """Serve an editor over standard input and output, until it ends; log on standard error."""
-    told = logging.StreamHandler(sys.stderr)
-    told.setFormatter(OneLine())
-    logging.basicConfig(level=logging.WARNING, handlers=[told])
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     tailor_server(hub=hub).start_io()
