@@ -1,4 +1,4 @@
-"""What may be written at a place: the grammar's parser says which words, its tree which names."""
+"""Completions at a place: the grammar's parser gives the words, its tree the names."""
 
 import re
 from collections import deque
@@ -35,9 +35,9 @@ _PROBE = "__here__"
 _SAMPLES = {
     "LAYER": "L0", "NAME": "x", "NUMBER": "1", "STRING": '"x"', "SIZE": "1M", "COMPARISON": "<=",
 }  # fmt: skip
-"""A text for each terminal that is no one word."""
+"""A text for each terminal that isn't one fixed word."""
 _MOST_STEPS = 400
-"""Parser states that are looked at for how a statement may end."""
+"""The most parser states in a search for the end of a statement."""
 _MOST_FILES = 500
 
 _Kinds = types.CompletionItemKind
@@ -344,7 +344,7 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "template": (".jinja",),
     "file": (),
 }
-"""The files that a text in quotes may name; none: all."""
+"""The endings of files that a text in quotes may name; () allows all files."""
 
 
 def _listed(folder: Path) -> list[Path]:

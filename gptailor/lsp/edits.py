@@ -1,4 +1,4 @@
-"""What an editor may change of a text: the canonical form, a name, what a fault's help says."""
+"""Changes of a text for an editor: its canonical form, new names, and corrections of faults."""
 
 import difflib
 import re
@@ -51,7 +51,7 @@ def canonical_edits(text: EditedText) -> list[Edit]:
 
 @final
 class RenameError(TailorError):
-    """A name can't be changed, and why."""
+    """A name that can't be changed, with the reason."""
 
 
 def nameable(text: EditedText, offset: int) -> Occurrence:
@@ -119,7 +119,7 @@ def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence
 @final
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A change that mends a fault: what it does, and its edits; `sure` if it is the only one."""
+    """A change that mends a fault: its title and edits; `sure` if no other change would do."""
 
     title: str
     edits: tuple[Edit, ...]
@@ -274,16 +274,16 @@ def _not_closed(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
 _Corrected = Callable[[str], str]
 
 _SYNTAX: tuple[tuple[str, re.Pattern[str], _Corrected], ...] = (
-    ("have parentheses", re.compile(r"\b(\w+)(?=\s*$)"), lambda said: f"{said}()"),
+    ("have parentheses", re.compile(r"\b(\w+)(?=\s*$)"), lambda wrong: f"{wrong}()"),
     ("double quotes", re.compile(r"'[^'\r\n]*'|[“”„][^“”\"\r\n]*[“”\"]"), lambda s: f'"{s[1:-1]}"'),
     ("a range is written", re.compile(r"L\d+\s*(?:-|:|…|\u2013)\s*L?\d+"),
-     lambda said: "..".join(f"L{n}" for n in re.findall(r"\d+", said))),
+     lambda wrong: "..".join(f"L{n}" for n in re.findall(r"\d+", wrong))),
     ("both sides of its point", re.compile(r"(?<![\w.])\.\d+|(?<![\w.])\d+\.(?![\d.])"),
-     lambda said: f"0{said}" if said[0] == "." else f"{said}0"),
+     lambda wrong: f"0{wrong}" if wrong[0] == "." else f"{wrong}0"),
     ("looks like a blank", re.compile(r"[^\S \t\r\n]|[\u200b\ufeff]"), lambda _: " "),
     ("a comment starts with", re.compile(r"//|--|/\*"), lambda _: "#"),
 )  # fmt: skip
-"""What the help says, the characters that are wrong, and what they become."""
+"""A part of the help, the wrong characters, and their correction."""
 
 
 def _syntax(text: EditedText, fault: Fault, span: Span) -> Remedy | None:

@@ -1,4 +1,4 @@
-"""What an editor shows of the word under the cursor: recipes, models, methods, numbers, sizes."""
+"""The text on the word under the cursor: recipes, models, methods, numbers, sizes."""
 
 import functools
 import re
@@ -72,7 +72,7 @@ KEYWORDS = {
     "whole": "everything that nothing else says: whole from math, code by linear()",
     "window": "a choice: neighbours, as in drop window 7 of L5..L28",
 }  # fmt: skip
-"""What each word of the grammar does, in a clause."""
+"""The effect of each word of the grammar, in a clause."""
 
 _DOTS = "\n\n"
 

@@ -1,4 +1,4 @@
-"""What each word of a text is: the name of a model or a number, a method, a part, a file."""
+"""The words of a text with their kinds: a model, a number, a method, a part, a file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ NameKind = Literal[
     "model", "number", "method", "objective", "parameter", "setting", "part", "dtype", "function",
     "layer", "keyword", "source", "revision", "file", "template", "argument",
 ]  # fmt: skip
-"""`layer` is a base's position or a model's layer; `file` is one of calibration or samples."""
+"""`layer` is a base's position or a model's layer; `file` has calibration text or samples."""
 
 _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.Declare, "name"): "model",
@@ -34,7 +34,7 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.Range, "part"): "part",
     (tree.OthersNode, "part"): "part",
 }
-"""What a word is, by the node that it stands in and its field there; others are keywords."""
+"""The kinds of words by their node and field; all other words are keywords."""
 
 _STRINGS: dict[type[tree.TreeNode], NameKind] = {
     tree.Declare: "source",
@@ -42,17 +42,17 @@ _STRINGS: dict[type[tree.TreeNode], NameKind] = {
     tree.HealNode: "file",
     tree.Rest: "template",
 }
-"""What a text in quotes is, by its node; `revision` is one of a `Declare` besides."""
+"""The kinds of texts in quotes by their node; a `Declare` may also have a `revision`."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A word of the text, what it is, and where.
+    """A word of the text, with its kind and its place.
 
-    `declares` is whether it gives the name. Of a part of a call, `call` is that, and `measures`
-    whether it is an objective's. A layer has its `number`, and the models that it is one of
-    (none: it is a position of the base).
+    `declares` is whether it gives a name. `call` is the call that it is a part of, and `measures`
+    whether that call is an objective. A layer has its `number` and the `models` that it belongs to;
+    () means that it is a position of the base.
     """
 
     kind: NameKind
@@ -66,7 +66,7 @@ class Occurrence:
 
     @property
     def named(self) -> bool:
-        """Whether it is a name that a plan gives."""
+        """Whether the word is a name that a plan gives."""
         return self.kind in ("model", "number")
 
 

@@ -1,7 +1,7 @@
-"""The language server: what an editor asks, answered by the modules beside it.
+"""The language server: it answers an editor's requests with the modules beside it.
 
-A text is read anew for each version, at most ten times a second; its models are looked at in a
-thread once the typing rests. What an editor holds wins over what is on disk.
+A text is read anew for each version, at most ten times a second. Its models are looked at in a
+thread once typing rests. The text in the editor takes precedence over the file on disk.
 """
 
 import asyncio
@@ -42,17 +42,17 @@ from gptailor.plan.faults import Fault
 
 _READ_AFTER = 0.1
 _LOOK_AFTER = 0.4
-"""Seconds without typing before a text is read, and before its models are looked at."""
+"""The seconds without typing before a text is read, and before its models are looked at."""
 
 _MOST_MENDED = 20
-"""Faults of one stretch that quick fixes are looked for: each of them reads the text again."""
+"""The most faults of a stretch that get quick fixes; each fix reads the text again."""
 
 _log = logging.getLogger("gptailor.lsp")
 
 
 @final
 class OpenFile:
-    """A text that an editor holds, and what is known of its models."""
+    """A text that an editor holds, with its models as far as they were looked at."""
 
     def __init__(self, text: EditedText, version: int | None) -> None:
         self.text = text
@@ -63,7 +63,7 @@ class OpenFile:
 
     @property
     def faults(self) -> list[Fault]:
-        """All that is known to be wrong with this version."""
+        """All known faults of this version."""
         return [*self.text.faults, *self.model_faults]
 
     def faults_at(self, start: int, end: int) -> list[Fault]:
@@ -72,7 +72,7 @@ class OpenFile:
         return [f for f in own if f.span and f.span.start <= end and start <= f.span.end]
 
     def rest(self) -> None:
-        """Forget what was to be done for an earlier version."""
+        """Cancel the work that waits for an earlier version."""
         for handle in self.waiting:
             handle.cancel()
         self.waiting.clear()
@@ -80,7 +80,7 @@ class OpenFile:
 
 @final
 class _Protocol(LanguageServerProtocol):
-    """Answers requests too that have no shape that the protocol knows."""
+    """The protocol, which also answers malformed requests."""
 
     def structure_message(self, data: dict[str, Any]) -> Any:
         """Return a message as its type; answer a malformed request with an error."""
@@ -92,7 +92,7 @@ class _Protocol(LanguageServerProtocol):
             raise
 
     def handle_message(self, message: Any) -> None:
-        """Hand a message to its handler; what has no version of JSON-RPC is not a message."""
+        """Pass a message to its handler; log anything that isn't a JSON-RPC message."""
         if not hasattr(message, "jsonrpc"):
             _log.warning("expected a JSON-RPC message, got %s", type(message).__name__)
             return
@@ -101,7 +101,7 @@ class _Protocol(LanguageServerProtocol):
 
 @final
 class OneLine(logging.Formatter):
-    """A record on one line: of an exception its kind, its text and the place that raised it."""
+    """A record on one line; an exception has its type, its text and the place that raised it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the level, the message without a traceback, and the exception."""
@@ -156,7 +156,7 @@ class TailorServer(LanguageServer):
             file.waiting.append(loop.call_later(after, self.look, uri))
 
     def publish(self, uri: str) -> None:
-        """Tell the editor what is wrong with a text."""
+        """Send a text's faults to the editor."""
         if (file := self.files.get(uri)) is not None:
             diagnostics = [diagnostic(file.text, fault) for fault in file.faults]
             self.text_document_publish_diagnostics(
@@ -164,7 +164,7 @@ class TailorServer(LanguageServer):
             )
 
     def look(self, uri: str) -> None:
-        """Look at a text's models in a thread, and tell what is wrong with it then."""
+        """Look at a text's models in a thread, then send the new faults."""
         task = asyncio.ensure_future(self._looked(uri))
         self.tasks.add(task)
         task.add_done_callback(self._ended)

@@ -1,7 +1,6 @@
-"""A text in an editor: read anew for each version, its lines as the editor counts them, its models.
+"""A text in an editor: its lines as the editor counts them, its words, and its models.
 
-Models are looked at where they are: what isn't in the cache of the Hub, or is at a URL, is not
-fetched for an editor.
+Models are read in place: a model at a URL, or outside the Hub's cache, isn't fetched for an editor.
 """
 
 import bisect
@@ -28,14 +27,14 @@ from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.prepare import open_plan
 
 _UNITS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
-"""How a column is counted: an encoding, and the bytes of one of its units."""
+"""The encodings that columns count, with the bytes of a unit."""
 
 
 @final
 class TextLines:
-    """A text's offsets in characters, and positions as the protocol has them.
+    """A text's offsets in characters, and its positions in the protocol.
 
-    A line ends at a line feed, a carriage return, or both; `encoding` says what columns count.
+    A line ends at a line feed, a carriage return, or both. `encoding` is the unit of columns.
     """
 
     def __init__(self, text: str, encoding: str = "utf-16") -> None:
@@ -78,7 +77,7 @@ class TextLines:
 
 @final
 class EditedText:
-    """One version of a text, and what it says. Relative paths start at its file's folder."""
+    """One version of a text, with its plan. Relative paths start at its file's folder."""
 
     def __init__(self, uri: str, text: str, encoding: str = "utf-16") -> None:
         self.uri = uri
@@ -89,12 +88,12 @@ class EditedText:
 
     @property
     def text(self) -> str:
-        """The text, a blank for a byte-order mark."""
+        """The text, with a blank in place of a byte-order mark."""
         return self.source.text
 
     @property
     def folder(self) -> Path:
-        """Where its relative paths start."""
+        """The folder at which relative paths start."""
         return self.path.parent
 
     def named(self, path: str) -> Path:
@@ -103,7 +102,7 @@ class EditedText:
 
     @property
     def is_json(self) -> bool:
-        """Whether it is a plan in JSON, which has no words of the language."""
+        """Whether the text is a plan in JSON, without words of the language."""
         return self.text.lstrip()[:1] == "{"
 
     @cached_property
@@ -112,17 +111,17 @@ class EditedText:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan, as far as its statements could be read."""
+        """The plan of the statements that could be read."""
         return self._reading[0]
 
     @property
     def faults(self) -> list[Fault]:
-        """What is wrong with the plan by itself."""
+        """The faults of the plan by itself."""
         return self._reading[1]
 
     @property
     def sound(self) -> Plan | None:
-        """The plan, if nothing is wrong with it by itself."""
+        """The plan, or None if it has errors by itself."""
         return None if errors(self.faults) else self.plan
 
     @cached_property
@@ -141,7 +140,7 @@ class EditedText:
 
     @cached_property
     def pieces(self) -> Pieces:
-        """The stretches of its statements, those that can't be read too."""
+        """The stretches of all statements, even unreadable statements."""
         return split(self.source)[0]
 
     def word_at(self, offset: int) -> Occurrence | None:
@@ -192,9 +191,9 @@ class EditedText:
 @final
 @dataclass(frozen=True)
 class SeenModels:
-    """What is known of a plan's models, by their headers; faults of the plan against them.
+    """A plan's models as their headers describe them, and the plan's faults against them.
 
-    `whole` is whether the plan was checked against all of them, and has no errors.
+    `whole` is whether the plan was checked against all its models, without errors.
     """
 
     declared: Mapping[str, Model]
@@ -215,10 +214,10 @@ class SeenModels:
 
 
 NOT_CACHED = "C503"
-"""The code of a model of the Hub that isn't in the cache, which is no fault of the plan."""
+"""The code for a model outside the Hub's cache, which is not the plan's fault."""
 
 NOT_SEEN = SeenModels({}, {})
-"""Before models are looked at."""
+"""The models before they are looked at."""
 
 
 def seen_models(text: EditedText, *, hub: bool = False) -> SeenModels:

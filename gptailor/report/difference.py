@@ -1,4 +1,4 @@
-"""What differs between two plans, layer by layer, as two maps and in words."""
+"""The differences between two plans, layer by layer, as two maps and in words."""
 
 import difflib
 import itertools

@@ -1,4 +1,4 @@
-"""The table of an evaluation: targets down, objectives across, then what paired samples say."""
+"""The table of an evaluation: targets down, objectives across, then differences in pairs."""
 
 import math
 import textwrap
@@ -16,9 +16,9 @@ _INDENT = "  "
 
 @final
 class Column(NamedTuple):
-    """An objective as people read it; those of one `kind` have a mean, "" has none.
+    """An objective as people read it; objectives of one `kind` have a mean, unless it is "".
 
-    `share` says that shares of the base's score are worth a look: it is an accuracy.
+    `share` means that the score is an accuracy, so its share of the base's score is shown.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Column(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Mark:
-    """A target's score by one objective, or why it has none.
+    """A target's score by one objective, or the reason for its absence.
 
-    `difference` is how much more it is than another's, sample by sample, or `unpaired` why that is
-    unknown; `retained` is the share of the base's score.
+    `difference` is the score minus another target's, sample by sample. `unpaired` is the reason for
+    a missing difference. `retained` is the share of the base's score.
     """
 
     score: Estimate | None

@@ -17,18 +17,18 @@ SYMBOLS = {
     LayerKind.DROPPED: "·",
     LayerKind.BRIDGED: "─",
 }
-"""The symbols of layers that are not one model's."""
+"""The symbols of layers that don't come from one model."""
 
 RUN_MARKS = "²³⁴⁵⁶⁷⁸⁹⁺"
-"""After the symbols of layers that run so often; the last one: ten times or more."""
+"""The marks after the symbols of layers that run 2, 3, … 9 times, and 10 times or more."""
 
 
 @final
 @dataclass(frozen=True)
 class Cell:
-    """The look of one layer: a symbol, and the colour of its main model, None without one.
+    """The look of one layer: a symbol, and the colour of its main model, if it has one.
 
-    Layers with more than one of `runs` have a mark.
+    A layer with more than one of `runs` has a mark.
     """
 
     symbol: str
@@ -72,18 +72,18 @@ def cells(views: Sequence[LayerView], models: Sequence[str]) -> list[Cell]:
 # --------------------------------------------------------------------------------- lines of a map
 
 SHARES = "▁▂▃▄▅▆▇█"
-"""How much of a layer is a model's; the last one: all of it."""
+"""The symbols of a model's share of a layer; the last symbol means all of it."""
 
 HEALED = "+"
-"""Below layers that learn when a plan is healed."""
+"""The mark below layers that learn when a plan is healed."""
 
 DIFFERS = "^"
-"""Below layers that differ between two plans."""
+"""The mark below layers that differ between two plans."""
 
 
 @final
 class Glyph(NamedTuple):
-    """Some text of a map's line, and how it looks where there are colours."""
+    """Some text of a map's line, with its look on a terminal with colours."""
 
     text: str
     colour: str | None = None
@@ -94,7 +94,7 @@ class Glyph(NamedTuple):
 
 @final
 class MapRow(NamedTuple):
-    """A line of a map: what stands before it, and two columns for each layer."""
+    """A line of a map: its head, and two columns for each layer."""
 
     head: Glyph
     columns: Sequence[Sequence[Glyph]]

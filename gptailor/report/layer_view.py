@@ -171,7 +171,7 @@ def _healed_slots(resolved: Resolved) -> frozenset[int]:
 @final
 @dataclass(frozen=True)
 class Row:
-    """Neighbouring positions that go in step, and what happens there in words."""
+    """Neighbouring positions with matching recipes, and the recipes in words."""
 
     where: str
     what: str

@@ -1,4 +1,4 @@
-"""The model card of a compiled folder: what it is made of, and how to load it."""
+"""The model card of a compiled folder: its layers, its plan, and how to load it."""
 
 import json
 from typing import NamedTuple, final

@@ -1,4 +1,4 @@
-"""What goes on, on a terminal: bars of bytes and of steps, and the live view of a search."""
+"""Progress on a terminal: bars of bytes and of steps, and the live view of a search."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def _progress(*columns: bars.ProgressColumn) -> bars.Progress:
 @final
 @dataclass(frozen=True)
 class Shown:
-    """The best plan so far: what it is called, the shares of the base's, and itself."""
+    """The best plan so far: its name, its shares of the base's scores, and the plan."""
 
     name: str
     shares: str
@@ -73,7 +73,7 @@ class Shown:
 @final
 @dataclass(frozen=True)
 class ScoreLine:
-    """An objective's scores in words: of the base, the best starting plan, the best, the last."""
+    """An objective's scores in words: base, best starting plan, best plan, last plan."""
 
     objective: str
     base: str = ""
@@ -85,9 +85,10 @@ class ScoreLine:
 @final
 @dataclass(frozen=True)
 class Standing:
-    """How far a search is. `left` are seconds; `last` and `start` are trials by their names.
+    """The state of a search. `left` is in seconds; `last` and `start` are names of trials.
 
-    `stopped` is how many were given up before all their samples, `then` what comes after trials.
+    `stopped` counts the trials that were given up before all their samples. `then` describes the
+    work after the trials.
     """
 
     trials: int
@@ -108,7 +109,7 @@ class Standing:
 
 @final
 class LiveView:
-    """A context in which the view is on the screen, on standard error."""
+    """A context that shows the live view on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._standing: Standing | None = None
@@ -192,7 +193,7 @@ def _scores(objectives: Sequence[ScoreLine]) -> Table:
 
 
 _BESIDES = 12
-"""Lines of the view beside the map's and those of objectives."""
+"""Lines of the view besides the lines of the map and of the objectives."""
 
 
 def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:

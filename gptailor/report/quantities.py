@@ -3,7 +3,7 @@
 import math
 
 _COUNTED = 1000
-"""From here on a whole number without an error is a count, which is shown whole."""
+"""The least whole number that is a count if it has no error; counts show all digits."""
 
 
 def with_error(value: float, error: float) -> str:

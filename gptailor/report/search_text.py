@@ -1,4 +1,4 @@
-"""What a search found, in words: its summary as a page and for a terminal."""
+"""A search's result in words: its summary as a page and for a terminal."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -119,7 +119,7 @@ def _left_out(summary: SearchSummary) -> Iterator[str]:
 
 
 _MOST_AT_BOUNDS = 8
-"""Numbers at their bounds that are named."""
+"""The most numbers at their bounds that the summary lists."""
 
 
 def _at_bounds(summary: SearchSummary) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _lost_head(aim: Aim) -> str:
 
 
 def _lost_cell(aim: Aim, value: float | None, base: float | None) -> str:
-    """Return a number for that column: more is worse, except for shares."""
+    """Return a number for that column: a loss, or a share."""
     lost = beside_base(aim, value, base)
     if lost is None:
         return ""
@@ -208,7 +208,7 @@ def _at(values: Sequence[float | None] | None, i: int) -> float | None:
 
 
 def beside_base(aim: Aim, value: float | None, base: float | None) -> BesideBase | None:
-    """Return a score beside the base's by an objective; None where that says nothing."""
+    """Return a score beside the base's by an objective; None without a comparison."""
     if value is None or base is None or aim.scale != "base":
         return None
     if aim.size:
@@ -217,7 +217,7 @@ def beside_base(aim: Aim, value: float | None, base: float | None) -> BesideBase
 
 
 def beside_base_words(beside: BesideBase | None, of_base: str = "") -> str:
-    """Return `78.4 %` with the words `of_base`, or `0.803 nats lost`; "" where nothing is known."""
+    """Return `78.4 %` with the words `of_base`, or `0.803 nats lost`; "" if unknown."""
     if beside is None:
         return ""
     if beside.share is not None:
@@ -286,7 +286,7 @@ def verdict_words(summary: SearchSummary) -> str:
 
 
 def _beside_the_base(verdict: VerdictRecord) -> str:
-    """Return how the plan found stands beside a base that is no larger."""
+    """Return the comparison of the found plan with a base that is no larger."""
     base = verdict.base
     if base is None or not base.no_larger:
         return ""
@@ -307,7 +307,7 @@ def _gain(of: GainRecord, unit: str) -> str:
 
 
 def _required(summary: SearchSummary) -> Iterator[str]:
-    """Yield what was required, and what the best plan has of it, or the nearest one."""
+    """Yield the requirements, and the values of the best or the nearest plan."""
     required = summary.required
     if required is None:
         return
@@ -392,7 +392,7 @@ def _random(summary: SearchSummary) -> Iterator[str]:
 
 
 def _reached(summary: SearchSummary, found_row: SummaryRow, expected: float) -> tuple[str, str]:
-    """Return what is expected and what was found: a score, or of several objectives a mean loss."""
+    """Return the expected and the found result: a score, or a mean loss over objectives."""
     judging, unit = summary.judging, summary.loss_unit
     if len(judging) == 1:
         return f"reach {shown_number(expected)}", shown_number(_at(found_row.values, judging[0]))

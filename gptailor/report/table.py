@@ -14,9 +14,9 @@ from gptailor.report.terminal_encoding import in_encoding
 _INDENT = "  "
 _GAP = 2
 _NAME = 8
-"""Columns of the names, at least."""
+"""The least width of the names."""
 _LEAST = 12
-"""Columns that a longer name keeps when it gives way to numbers: these, or a fifth of all."""
+"""The least width of a shortened name, or a fifth of the table if that is more."""
 
 
 def table_lines(

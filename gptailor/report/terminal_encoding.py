@@ -1,4 +1,4 @@
-"""What is printed on a terminal that lacks some characters, as one of ISO 8859-1 or ASCII does."""
+"""Output for terminals that lack some characters, such as terminals with ISO 8859-1 or ASCII."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ INSTEAD: Final = {
     "≤": "<=",
     "≥": ">=",
 }
-"""A map's symbols have one character each, so that columns stay where they are."""
+"""The substitutes. A map's symbol is replaced by one character, so that columns stay aligned."""
 
 
 def in_encoding(text: str, encoding: str | None) -> str:

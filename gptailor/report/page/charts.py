@@ -1,7 +1,7 @@
-"""What all charts of the report share: colours, sizes, the theme, pictures as files.
+"""The shared parts of the report's charts: colours, sizes, the theme, pictures as files.
 
-Marks say `INK`, `MUTED` and `GRID`, which are the page's and follow its light or dark; in a picture
-as a file they are those of the light page.
+Marks use `INK`, `MUTED` and `GRID`. On the page these follow its light or dark theme; a picture
+as a file has the light colours.
 """
 
 import json
@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     import altair as alt
 
 INK, MUTED, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--grid)", "var(--paper)"
-"""Colours of text and axes, of what stands back, of lines behind, and of what is behind all."""
+"""The colours of text and axes, of secondary marks, of grid lines and of the background."""
 
 _LIGHT = {INK: "#1b1f24", MUTED: "#57606a", GRID: "#d8dde3", PAPER: "#ffffff"}
 
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a17a00", "#2c93c9", "#7d6fcf", "#7f7f7f")
-"""Of models and other kinds, the base's first (after Okabe and Ito, whom colour-blind readers can
-tell apart); each has a contrast of 3 with the light page and with the dark one."""
+"""The colours of models and other kinds, the base's first.
+
+They are based on Okabe and Ito's colours, which colour-blind readers can tell apart. Each has a
+contrast of 3 with the light page and with the dark page."""
 
 BETTER, WORSE = "#0072b2", "#d55e00"
-"""The two ends of what is better or worse than something."""
+"""The colours of the best and of the worst change."""
 
 HEIGHT = 320
-"""Of a chart, in pixels; its width is its container's."""
+"""The height of a chart in pixels; its width is its container's."""
 
 _PICTURE_WIDTH = 760
 
@@ -72,7 +74,7 @@ def error_bars(
 
 
 _COLUMNS = "max(1, floor(((width ? containerSize()[0] : 0) || 760) / 170))"
-"""How many entries of a legend stand in a line: what is there, which is known before the layout."""
+"""The number of a legend's entries in a line, from the width before the layout."""
 
 
 def theme() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Why layers stay, and which blocks come again or leave: effects with spread, and heat maps."""
+"""The effects of layers with their errors, and heat maps of repeated and of dropped blocks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ _WORDS = {
     "changed": "of another model, or merged",
 }
 _EVEN = "#c9ced4"
-"""Between better and worse, seen on the light page and on the dark one."""
+"""The colour between better and worse, visible on the light page and on the dark page."""
 _CELL = 22
-"""Of a heat map, in pixels, at least."""
+"""The least height of a heat map's cell in pixels."""
 
 
 # ------------------------------------------------------------------------------------ why it stays

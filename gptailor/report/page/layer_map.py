@@ -1,4 +1,4 @@
-"""The layer map: a column a layer, a row a model, as tall a bar as the model's share is."""
+"""The layer map: a column a layer, a row a model, with bars as tall as the models' shares."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 _MOST_COLUMNS = 40
-"""Layers that stand in one line of the map."""
+"""The most layers in one line of the map."""
 
 _STEP = 18
 """Pixels of a row."""

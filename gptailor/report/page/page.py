@@ -1,4 +1,4 @@
-"""The report's page: one file of HTML with its styles, its scripts and its charts inlined."""
+"""The report's page: one file of HTML with its styles, scripts and charts."""
 
 import json
 import re
@@ -14,12 +14,12 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'unsafe-inline'; img-src data:"
 )
-"""What a browser lets the page do: nothing that goes over a network."""
+"""The page's rights in a browser: nothing that uses a network."""
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 _SHOWN_ROWS = 24
-"""Rows of a table without a chart that are shown unasked."""
+"""The most rows of a table without a chart that isn't folded."""
 
 
 def page_html(title: str, lead: str, sections: Sequence[Section], foot: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What became of a search: the best so far, size for quality, calibration and held-out scores."""
+"""The course of a search: the best so far, quality over size, calibration and held-out scores."""
 
 import math
 import shlex

@@ -1,4 +1,4 @@
-"""All that a page shows of a search's trials, in order."""
+"""The sections on a search's trials, in order."""
 
 from gptailor.report.page.layer_charts import block_section, effect_sections, window_section
 from gptailor.report.page.progress_charts import curve_section, held_section, progress_section

@@ -1,4 +1,4 @@
-"""The base against what a search found, by objective, with error bars."""
+"""The base against a search's result, by objective, with error bars."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""A search as charts: every trial over size and over objectives, the best so far, held out."""
+"""A search's trials as charts, over size and over objectives."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,19 @@ _KINDS = {
     "final": "repaired in the end",
     "beside": "random search beside",
 }
-"""What trials are for, in words, by their phases."""
+"""The purposes of trials in words, by their phases."""
 
 _SHAPES = ("square", "triangle-down", "circle", "diamond", "cross")
 _COLOURS = (HUES[4], HUES[7], HUES[0], HUES[2], HUES[3])
 
 _FAR = 3.0
-"""What is so many times as far from the best as the better three quarters stands at the edge."""
+"""The axis ends at this many times the distance between the third quartile and the best,
+beyond the third quartile."""
 
 
 @final
 class ShownAxis(NamedTuple):
-    """What an axis is of: a field of the rows, its title, and the trials' values."""
+    """An axis: a field of the rows, a title, and the trials' values."""
 
     field: str
     title: str
