@@ -67,7 +67,7 @@ class OpenFile:
         return [*self.text.faults, *self.model_faults]
 
     def faults_at(self, start: int, end: int) -> list[Fault]:
-        """Return this text's faults that touch a stretch, without those of its models' plans."""
+        """Return this text's faults that touch a stretch, without faults of its models' plans."""
         own = (f for f in self.faults if f.source is None or f.source.name == self.text.source.name)
         return [f for f in own if f.span and f.span.start <= end and start <= f.span.end]
 

@@ -168,7 +168,7 @@ class EditedText:
     def piece_at(self, offset: int) -> tuple[Piece | None, str]:
         """Return the statement at an offset, or before it in its line, and its grammar rule.
 
-        Without a statement the rule is that of a new one: `statement`, `item` or `wish`.
+        Without a statement, return the rule of a new statement: `statement`, `item` or `wish`.
         """
         return self._piece(self.pieces, offset, "statement")
 

@@ -86,7 +86,7 @@ def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
 
 
 def _items(resolved: Resolved) -> list[p.Item | Slot]:
-    """Return the output's layers as items of a stack, or as slots where no item can stand."""
+    """Return the output's layers as items of a stack, or as slots if no item can express them."""
     if resolved.plan.stack is not None:
         return list(resolved.plan.stack.items)
     return [_item(slot) for slot in resolved.remaining]
@@ -187,7 +187,7 @@ def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[st
 
 
 def _drawn(resolved: Resolved, models: Sequence[str], *, stacked: bool) -> list[_DrawnLayer]:
-    """Return all positions of the base, or the output's layers beside a stack."""
+    """Return all positions of the base; if either plan has a stack, the output's layers."""
     views = layer_views(resolved)
     drawn = cells(views, models)
     if not stacked:

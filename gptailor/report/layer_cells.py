@@ -114,7 +114,7 @@ def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
 
 
 def share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
-    """Return a line of shares for each model where layers have several, and one for healing."""
+    """Return a line of shares for each model if a layer has several, and a line for healing."""
     shares = [(view.shares if view.slot.dropped == "no" else None) or {} for view in views]
     by_letter, by_colour = letters(models), colours(models)
     several = any(len(of_layer) > 1 for of_layer in shares)

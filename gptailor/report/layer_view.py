@@ -152,7 +152,7 @@ def _runs(resolved: Resolved, kinds: Sequence[LayerKind]) -> list[int]:
 
 
 def _healed_slots(resolved: Resolved) -> frozenset[int]:
-    """Return the indices of the slots that `heal` trains, or may train where choices are open."""
+    """Return the indices of the slots that `heal` trains, or may train with open choices."""
     heal = resolved.declared.heal
     if heal is None or not resolved.declared.may_be_healed:
         return frozenset()
@@ -208,7 +208,7 @@ def block_rows(plan: p.Plan) -> Iterator[Row]:
 
 
 def runs_of(times: p.Count) -> p.Count:
-    """Return the runs of a block that repeats so many times: one more."""
+    """Return the runs of a block from its repeats: one more."""
     if isinstance(times, p.CountRange):
         return p.CountRange(between=(times.between[0] + 1, times.between[1] + 1))
     return times + 1
@@ -239,14 +239,14 @@ def _words_alone(slot: Slot) -> str | None:
 
 
 def _chain_words(slot: Slot, top: LayerRecipe) -> str:
-    """Return a recipe, and the recipes below it that hold where a `maybe` isn't taken."""
+    """Return a recipe, and the recipes below it that replace an untaken `maybe`."""
     position = slot.position or 0
     entries = (p.Layer(position=position, recipe=r.recipe, maybe=r.maybe) for r in top.chain)
     return ", else ".join(_recipe_words([entry]) for entry in entries)
 
 
 def _tail(slot: Slot) -> str:
-    """Return what holds of a layer whatever its recipe: its scale, healing, a possible drop."""
+    """Return the facts on a layer besides its recipe: its scale, healing, a possible drop."""
     scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
     dropped = ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
     return scale + ", healed" * slot.healed + dropped

@@ -20,7 +20,7 @@ _UNSIZED: Final = frozenset({"", "accuracy"})
 
 @final
 class Estimate(NamedTuple):
-    """A number and its standard error, which is infinite where it is unknown."""
+    """A number and its standard error, which is infinite if it is unknown."""
 
     value: float
     stderr: float

@@ -29,8 +29,8 @@ def card(
 ) -> str:
     """Return the Markdown of `README.md`.
 
-    `resolved` has the models that were used, their paths as `text` has them; `sizes` are those of
-    the base and of the model.
+    `resolved` has the models with the paths of `text`. `sizes` are the sizes of the base and of the
+    model.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)

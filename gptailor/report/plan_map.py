@@ -71,7 +71,7 @@ def _of_all(plan: Plan) -> Iterator[Row]:
 
 
 def _size_words(resolved: Resolved, *, known: bool) -> str:
-    """Return the base's number of layers, or the output's where its blocks are certain."""
+    """Return the base's number of layers, or the output's if its blocks are certain."""
     plan, slots = resolved.declared, resolved.slots
     if plan.stack is not None:
         return f"a stack of {len(slots)} layers"

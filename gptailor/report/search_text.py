@@ -123,7 +123,7 @@ _MOST_AT_BOUNDS = 8
 
 
 def _at_bounds(summary: SearchSummary) -> Iterator[str]:
-    """Name the numbers of the best plan beyond whose bounds a better plan may be."""
+    """Name the best plan's numbers that are at a bound of their interval."""
     numbers = summary.at_bounds
     if not numbers:
         return

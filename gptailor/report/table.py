@@ -69,7 +69,7 @@ def _drawn(body: Sequence[Sequence[str]], name: int) -> Iterator[str]:
 
 
 def _cell(text: str) -> Text | Padding:
-    """Return a cell with the spaces at its end, where other rows have a mark."""
+    """Return a cell with the spaces at its end, which align it with marks in other rows."""
     shown = text.rstrip()
     if shown == text:
         return Text(text)

@@ -82,7 +82,7 @@ class ReportedTrial:
 @final
 @dataclass(frozen=True)
 class LayerEffect:
-    """The mean loss of plans with a layer in a state, minus that of plans without it.
+    """The mean loss of plans with a layer in a state, minus the mean loss of other plans.
 
     `error` is None if either side has too few plans. `count` plans have the layer in the state;
     `others` don't.

@@ -8,7 +8,7 @@ from gptailor.report.page.section import Section
 
 
 def run_sections(report: RunReport) -> list[Section]:
-    """Return the sections on trials and layers; last what is missing, and why."""
+    """Return the sections on trials and layers, and a last section on missing parts."""
     candidates = [
         curve_section(report),
         trials_section(report),

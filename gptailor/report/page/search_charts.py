@@ -155,7 +155,7 @@ def _base_mark(report: RunReport, size: ShownAxis) -> dict[str, Any] | None:
 def _edge(losses: Sequence[float]) -> tuple[float | None, int]:
     """Return the end of the axis, and how many losses are beyond it.
 
-    The axis ends where very bad plans would press the others flat.
+    The end keeps very bad plans from pressing the others flat.
     """
     if len(losses) < 4:
         return None, 0
