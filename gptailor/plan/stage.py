@@ -2,17 +2,20 @@
 
 from typing import Final, Literal, TypeAlias
 
+from gptailor.plan.layers import undone
 from gptailor.plan.plan import Plan
 
-Stage: TypeAlias = Literal["bare", "bridged", "healed"]
-"""Without bridges and healing; with bridges alone; with all repairs of the plan."""
+Stage: TypeAlias = Literal["uncut", "bare", "bridged", "healed"]
+"""With nothing dropped; cut, without bridges and healing; with bridges alone; with all repairs."""
 
-STAGES: Final[tuple[Stage, ...]] = ("bare", "bridged", "healed")
-"""From the cheapest to the whole plan."""
+STAGES: Final[tuple[Stage, ...]] = ("uncut", "bare", "bridged", "healed")
+"""From the recipe alone to the whole plan."""
 
 
 def at_stage(plan: Plan, stage: Stage) -> Plan:
     """Return the plan with the repairs of a stage alone."""
+    if stage == "uncut":
+        return undone(plan)
     update: dict[str, object] = {}
     if stage == "bare" and plan.bridges:
         update["bridges"] = ()

@@ -14,6 +14,7 @@ from gptailor.plan.layer_parts import may_overlap
 from gptailor.plan.layers import own
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.sites import names_in, values
+from gptailor.plan.stage import Stage, at_stage
 from gptailor.plan.windows import windows_of
 from gptailor.search.space.collect import own_of
 from gptailor.search.space.genome import Genome
@@ -24,12 +25,18 @@ Answer: TypeAlias = bool | int | float | list[int]
 _Node = TypeVar("_Node")
 
 
-def decode(space: Space, genome: Genome) -> p.Plan:
+def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
     """Return the closed plan of one genome, without a `search` block, in its shortest form.
 
     The shortest form leaves out recipes that are the base's own. It leaves out unused models, too.
+    Without `cut` nothing is dropped.
     """
-    return _Closing(space, genome).plan()
+    return _Closing(space, genome, cut=cut).plan()
+
+
+def plan_at_stage(space: Space, genome: Genome, stage: Stage) -> p.Plan:
+    """Return the closed plan of one genome as it is evaluated at a stage."""
+    return at_stage(decode(space, genome, cut=stage != "uncut"), stage)
 
 
 def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
@@ -80,13 +87,14 @@ def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
 class _Closing:
     """The answers of a genome, put into the places of the choices."""
 
-    def __init__(self, space: Space, genome: Genome) -> None:
+    def __init__(self, space: Space, genome: Genome, *, cut: bool) -> None:
         self.space = space
+        self.cut = cut
         self.answers = answers_of(space, genome)
 
     def plan(self) -> p.Plan:
         plan = self.space.plan
-        dropped = self._dropped()
+        dropped = self._dropped() if self.cut else set()
         others = tuple(
             self._closed(("others", i), entry, own_of(None))
             for i, entry in enumerate(plan.others)

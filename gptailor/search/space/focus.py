@@ -1,0 +1,83 @@
+"""A space's table for some of its choices alone: its recipes with nothing dropped, or its cuts.
+
+Both tables keep all genes of the space, so that their genomes are genomes of the space. A gene
+outside of the focus is never active: it has its default, which a strategy doesn't change.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
+from gptailor.plan.sites import Role
+from gptailor.search.space.genome import Active, Gene, Genome
+from gptailor.search.space.space import Space
+from gptailor.search.space.table import Table
+
+CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window"})
+"""The roles of choices that decide which layers leave."""
+REPAIR_ROLES: Final[frozenset[Role]] = frozenset({"bridged", "tokens", "ridge"})
+"""The roles of choices that decide how a cut is repaired."""
+_REPEAT_ROLES: Final[frozenset[Role]] = frozenset({"repeated", "block", "times", "item"})
+"""The roles of choices that add layers, or that order them."""
+
+
+def separates(space: Space) -> bool:
+    """Return whether the recipes of a space can be compared with nothing dropped.
+
+    The space has choices of recipes, its plans drop layers, and a bridge or healing repairs the
+    cut. No choice adds or orders layers.
+    """
+    plan = space.plan
+    roles = {gene.subject.role for gene in (*space.bits, *space.picks, *space.reals)}
+    repaired = bool(plan.bridges) or plan.heal is not None
+    cuts = bool(plan.drops) or bool(roles & CUT_ROLES)
+    recipes = roles - CUT_ROLES - REPAIR_ROLES - _REPEAT_ROLES
+    return repaired and cuts and bool(recipes) and plan.stack is None and not plan.repeats
+
+
+def recipe_table(space: Space) -> Table:
+    """Return the table of the recipes with nothing dropped: no bit of a drop is on."""
+    table = space.table
+    genes = _with_roles(space, CUT_ROLES | REPAIR_ROLES)
+    none = np.zeros_like(table.low)
+    windows = np.isin(table.option_pick, np.flatnonzero(genes.picks))
+    defaults = table.defaults._replace(bits=table.defaults.bits & ~genes.bits)
+    return _frozen(table, genes, defaults)._replace(
+        low=none,
+        high=none,
+        ranged=table.ranged[:0],
+        first=np.where(windows, 1, table.first).astype(table.first.dtype),
+        last=np.where(windows, 0, table.last).astype(table.last.dtype),
+        limits=None,
+    )
+
+
+def cut_table(space: Space, recipe: Genome) -> Table:
+    """Return the table of the cuts, and of their repair, of plans with the recipe of a genome."""
+    genes = Active(*(~free for free in _with_roles(space, CUT_ROLES | REPAIR_ROLES)))
+    return _frozen(space.table, genes, Genome(*map(np.where, genes, recipe, space.table.defaults)))
+
+
+def with_recipe(space: Space, genome: Genome, recipe: Genome) -> Genome:
+    """Return a genome's cut with the recipe of another genome."""
+    own = _with_roles(space, CUT_ROLES | REPAIR_ROLES)
+    return Genome(*map(np.where, own, genome, recipe))
+
+
+def _with_roles(space: Space, roles: frozenset[Role]) -> Active:
+    """Return a mask of the genes with these roles."""
+
+    def mask(genes: Sequence[Gene]) -> Bool[ndarray, " genes"]:
+        return np.array([gene.subject.role in roles for gene in genes], np.bool_)
+
+    return Active(mask(space.bits), mask(space.picks), mask(space.reals))
+
+
+def _frozen(table: Table, genes: Active, defaults: Genome) -> Table:
+    """Return the table with these genes never active, and other defaults."""
+    rows = table.rest.rows.copy()
+    rows[np.flatnonzero(np.concatenate(genes))] = 0  # the clause that never holds
+    return table._replace(rest=table.rest._replace(rows=rows), defaults=defaults)
