@@ -24,20 +24,20 @@ class ObjectJournal(BaseJournalBackend):
         self._folder = folder
         self._lines: list[dict[str, Any]] = []
         names = [name for name in storage.names() if name.startswith(f"{folder}/")]
-        found = storage.get(names)
+        objects = storage.get(names)
         for name in names:
             if name != self._next():
                 message = f"holds no study: {quoted(self._next())} is missing"
                 raise CheckpointError("C903", message, storage.path)
             self._lines += journal_lines(
-                found[name].removesuffix(b"\n") + b"\n", storage.path / name, len(self._lines)
+                objects[name].removesuffix(b"\n") + b"\n", storage.path / name, len(self._lines)
             )
 
     def _next(self) -> str:
         return f"{self._folder}/{len(self._lines):08}.jsonl"
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """The lines from a number on."""
+        """Return the lines from a number on."""
         return self._lines[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

@@ -50,7 +50,7 @@ def path_inside(folder: Path, name: str) -> Path:
 
 
 def file_inside(folder: Path, name: str, most: int = MOST_FILE_BYTES) -> bytes | None:
-    """Return what is in a file in RUN, or None without the file.
+    """Return the contents of a file in RUN, or None without the file.
 
     Raises CheckpointError C903 for a link out of RUN, for what is no regular file, and for a file
     of more than `most` bytes.
@@ -80,8 +80,8 @@ def run_record(kind: type[_R], raw: bytes, path: Path, help: str) -> _R:
 def _other_version(raw: bytes) -> str:
     """Return the version that wrote a file, in quotes, where it is not this one."""
     with suppress(ValueError, RecursionError):
-        found = json.loads(raw)
-        version = found.get("version") if isinstance(found, dict) else None
+        record = json.loads(raw)
+        version = record.get("version") if isinstance(record, dict) else None
         if isinstance(version, str) and version != gptailor.__version__:
             return quoted(version)
     return ""
@@ -102,7 +102,7 @@ class RunFiles:
         return CheckpointError("C903", message, self.path, help)
 
     def read(self, name: str) -> bytes | None:
-        """Return what is in a file, or None without the file. Raises CheckpointError C903."""
+        """Return the contents of a file, or None without the file. Raises CheckpointError C903."""
         if self.storage is None:
             return file_inside(self.path, name)
         return self.storage.get([name])[name] if name in self._names else None

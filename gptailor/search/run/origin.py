@@ -53,9 +53,9 @@ def composition_words(of: ModelAlone | UniformMerge) -> str:
     """Return `math`, `uniform merge`, `uniform merge of math and code by 0.6`."""
     if isinstance(of, ModelAlone):
         return of.model
-    named = "" if of.every else f" of {' and '.join(of.models)}"
+    models = "" if of.every else f" of {' and '.join(of.models)}"
     each = "" if of.coefficient is None else f" by {of.coefficient:g}"
-    return f"uniform merge{named}{each}"
+    return f"uniform merge{models}{each}"
 
 
 # ------------------------------------------------------------------------------- starting plans
