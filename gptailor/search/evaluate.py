@@ -263,7 +263,7 @@ class _Measuring:
 
     def _refuse_misfit(self) -> None:
         """Raise CheckpointError C903 for notes of other layers than the space has."""
-        layers, notes = self.space.layers, self._found
+        layers, notes = self.space.layers, self._noted
         places = {bit.at for bit in self.space.bits if bit.group >= 0}
         fits = all(len(of_each) == layers for of_each in (notes.influence or {}).values())
         removed = notes.removal or ()
@@ -283,18 +283,18 @@ class _Measuring:
         least, most = _GLANCED
         glance = min(max(round(_GLANCE * budget.full), least), most, budget.full)
         samples = budget.low if budget.low < budget.full else glance
-        influence: dict[str, Sequence[float]] = dict(self._found.influence or {})
+        influence: dict[str, Sequence[float]] = dict(self._noted.influence or {})
         for name, plan in self.plans.items():
-            self._say("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
+            self._report("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
             if name not in influence:
                 influence[name] = list(self.trials.block_influence(plan, samples))
                 self.spent += samples
                 self._note(INFLUENCE, influence)
             self.done += 1
-        return self._found.influence or {}
+        return self._noted.influence or {}
 
     def bridged_cuts(self) -> Sequence[Cut]:
-        """Return the cuts whose gaps the plan's bridge closes best, of the middle size.
+        """Return the cuts with gaps that the plan's bridge closes best, of the middle size.
 
         Return () for a space that drops anything but some of one list of positions.
         """
@@ -303,18 +303,18 @@ class _Measuring:
             return ()
         sizes = nested_cuts(self.space, np.zeros(self.space.layers))
         size = len(sizes[len(sizes) // 2])
-        self._say("measuring what a bridge leaves of each gap")
-        if self._found.gaps is None:
+        self._report("measuring what a bridge leaves of each gap")
+        if self._noted.gaps is None:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
             cuts = shortest_paths(errors, choices[0].among, size)
             self.spent += self.budget.full
             self._note(GAPS, [list(cut.dropped) for cut in cuts])
         self.done += 1
-        return self._found.gaps or ()
+        return self._noted.gaps or ()
 
     def removal(self, influence: Sequence[float]) -> Sequence[int]:
         """Return the positions that greedy removal takes from the base, in order."""
-        positions: Sequence[int] = self._found.removal or ()
+        positions: Sequence[int] = self._noted.removal or ()
         self.done += self._removals(len(positions))
         base = self.plans["base"]
         rounds = greedy_removal(self.space, base, influence, self._judge, self.width, positions)
@@ -325,21 +325,21 @@ class _Measuring:
     def _judge(self, removed: Sequence[Plan]) -> list[float]:
         of = " of the base" * (len(self.plans) > 1)
         what = f"removing layers{of} one by one: {len(removed[0].drops)}"
-        self._say(what)
+        self._report(what)
 
         def on_plan() -> None:
             self.done += 1
-            self._say(what)
+            self._report(what)
 
         means = losses(self.trials, removed, self.budget.low, on_plan)
         self.spent += self.budget.low * len(removed)
         return means
 
-    def _say(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         self.on_progress(what, self.done, self.total)
 
     @property
-    def _found(self) -> FoundNote:
+    def _noted(self) -> FoundNote:
         return self.study.typed.measured.found
 
     def _note(self, name: str, value: Any) -> None:

@@ -168,7 +168,7 @@ _LOCK = ".lock"
 _DIGESTS = "digests.json"
 START = "start.tailor"
 SPACE = "space.tailor"
-"""The open plan whose choices are searched, without its `search` block."""
+"""The open plan that is searched, without its `search` block."""
 SIZES = "sizes.json"
 """The sizes of the plans that could be handed over, by their digests, and of the base."""
 FRONT = "front"
@@ -236,7 +236,7 @@ class Folder:
                 path_inside(self.path, name)
 
     def _bring(self, storage: ObjectStorage) -> None:
-        """Make the copy what the storage has; its study stays there."""
+        """Copy the storage's objects into the folder, without the study."""
         names = storage.names()
         strange = [name for name in names if name.partition("/")[0] not in _OURS]
         if strange and SETTINGS not in names:
@@ -255,7 +255,7 @@ class Folder:
         return sorted(name for name in names if name not in (_LOCK, _DIGESTS))
 
     def send(self) -> None:
-        """Make the storage what the folder is, where RUN is at a URL."""
+        """Copy the folder into the storage, where RUN is at a URL."""
         if self._storage is None:
             return
         files, stored = self._files(), self._storage.names()
@@ -318,7 +318,7 @@ class Folder:
         return None if raw is None else raw.decode(errors="replace")
 
     def earlier(self) -> EarlierRun | None:
-        """Return what the search was begun with, if it was. Raises CheckpointError C903."""
+        """Return the settings that the search began with, or None. Raises CheckpointError C903."""
         raw = file_inside(self.path, SETTINGS)
         help_ = "remove it: the same search command writes it anew"
         return None if raw is None else run_record(EarlierRun, raw, self.path / SETTINGS, help_)
@@ -346,8 +346,8 @@ def put_record(
 ) -> RunRecord:
     """Write the record of a search, for readers of RUN without the models.
 
-    That is the open plan, and in `run.json` how many layers its base has, whose head is tied, and
-    what scores are measured by.
+    It is the open plan, and a `run.json` with the number of the base's layers, the models with a
+    tied head, and the measures of scores.
     """
     moved = plan_seen_from(plan, models, commits_of(plan, models), folder.place)
     folder.put(SPACE, format_plan(moved.model_copy(update={"search": None})))

@@ -1,4 +1,4 @@
-"""Why a layer stays: what plans lose where it is dropped, kept or changed, and where it isn't."""
+"""The effects of dropping, keeping and changing each layer on the losses of plans."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -38,7 +38,7 @@ _SIZELESS = (
 _MORE_DRAWN = 16
 """Genomes that sizes are fitted on beyond two for each feature."""
 _POOL = 4096
-"""Genomes whose features the fitted genomes span."""
+"""Genomes with features that the fitted genomes span."""
 _SPANNED = 1e-6
 """The largest error of features that other features span."""
 _EXACT = 1e-6
@@ -157,7 +157,7 @@ class Within:
         return self.sizes.of_plan(decode(self._open, genome))
 
     def _drawn(self, key: Key, leaning: float) -> Genome:
-        """Random genomes that have about such a part of the smallest one."""
+        """Draw genomes that have about such a part of the smallest one."""
         table = self.space.table
         first, second, third = keys_of(key, 3)
         drawn, least = sample(table, first, _TRIED), self.smallest
@@ -175,7 +175,7 @@ class Within:
 
     @property
     def _sizing(self) -> Bool[ndarray, " f"]:
-        """Which features layers come and go by."""
+        """A mask of the features that change the number of layers."""
         space, table = self._open, self._open.table
         roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(table.inside_pick)
         picks = (pick for pick in space.picks if not pick.windows)
@@ -341,7 +341,7 @@ Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], W
 
 
 def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]) -> Bounded:
-    """Return the space within the required sizes; the space itself where none is required.
+    """Return the space within the required sizes, or the space itself without requirements.
 
     Raises PlanError (P609) where no plan of it is within.
     """

@@ -1,4 +1,4 @@
-"""The journal of a search whose RUN is at a URL."""
+"""The journal of a search with its RUN at a URL."""
 
 import json
 from typing import Any, final
@@ -12,10 +12,10 @@ from gptailor.search.run.journal import journal_lines
 
 @final
 class ObjectJournal(BaseJournalBackend):
-    """An Optuna journal whose lines are objects; joined in their order they are Optuna's own file.
+    """An Optuna journal with its lines in objects; joined in order they are Optuna's own file.
 
-    Each object is called by the number of its first line, so that two processes that write into
-    one journal meet at once: the second one gets CheckpointError C901.
+    The name of each object is the number of its first line. So the second of two processes that
+    write into one journal gets CheckpointError C901 at once.
     """
 
     def __init__(self, storage: ObjectStorage, folder: str) -> None:

@@ -16,7 +16,7 @@ from gptailor.plan.optional_packages import how_to_install
 _WHOLE = frozenset(
     ["abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ossfs", "s3", "s3a"]
 )
-"""Schemes whose objects appear when complete; others get a file beside the place, then moved."""
+"""Schemes with objects that appear when complete; elsewhere a file is written, then moved."""
 
 
 def local_or_url(run: str | Path) -> Path | str:
@@ -61,7 +61,7 @@ class ObjectStorage:
             yield
         except FileExistsError:
             raise
-        except Exception as error:  # storages are of many makers, who raise what they like
+        except Exception as error:  # storages of many makers raise errors of many kinds
             message = f"cannot be {done}: {_error_text(error)}"
             raise CheckpointError(code, message, self.path, help) from error
 
@@ -112,7 +112,7 @@ class ObjectStorage:
             self._files.mv(side, self._at(name))
 
     def create(self, name: str, raw: bytes) -> None:
-        """Write an object that isn't there. Raises CheckpointError C901 if it is."""
+        """Write a new object. Raises CheckpointError C901 if it exists."""
         try:
             with self._talking("C303", "written"):
                 exists = not self._whole and self._files.exists(self._at(name))

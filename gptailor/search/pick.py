@@ -76,8 +76,8 @@ def picked(rows: Sequence[SizeRow], bounds: Bounds) -> tuple[SizeRow, bool] | No
 class PickedPlan(NamedTuple):
     """A place on a search's curve of quality over size, and its plan's text.
 
-    `kept` is whether it keeps to the bounds, or only comes nearest. `locked` says that the search
-    locked this plan.
+    With `kept` it keeps to the bounds, else it only comes nearest. With `locked` the search locked
+    this plan.
     """
 
     row: SizeRow

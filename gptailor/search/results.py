@@ -69,7 +69,7 @@ class Searched:
 _LOCKING = "locking the best plan"
 
 
-def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
+def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
     folder: Folder,
     space: Space,
     ledger: Ledger,

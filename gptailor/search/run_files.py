@@ -1,6 +1,6 @@
-"""The files of a search's RUN, which may be a stranger's: `RunFiles` reads them and nothing else.
+"""The files of a search's RUN, which may be a stranger's: `RunFiles` reads only them.
 
-A name stands below RUN and leads nowhere else, a file is read whole, and JSON is typed.
+Names outside RUN are refused, a file is read completely, and JSON is typed.
 """
 
 import json
@@ -52,8 +52,8 @@ def path_inside(folder: Path, name: str) -> Path:
 def file_inside(folder: Path, name: str, most: int = MOST_FILE_BYTES) -> bytes | None:
     """Return the contents of a file in RUN, or None without the file.
 
-    Raises CheckpointError C903 for a link out of RUN, for what is no regular file, and for a file
-    of more than `most` bytes.
+    Raises CheckpointError C903 for a link out of RUN, for an irregular file, and for a file of more
+    than `most` bytes.
     """
     path = path_inside(folder, name)
     if not os.path.lexists(path):

@@ -99,7 +99,7 @@ class _Reading:
         self.ledger = self._ledger()
         self.space = self._space()
 
-    # ------------------------------------------------------------------------------ what is on disk
+    # --------------------------------------------------------------------------- reading from disk
 
     def _journal(self, name: str) -> Study:
         """Return the study in RUN's journal. Raises CheckpointError C903."""

@@ -26,7 +26,7 @@ from gptailor.search.space.space import Space
 from gptailor.search.verdict import held_key
 
 _MOST = 10
-"""Plans that are judged, those of the front and of each size besides."""
+"""The best plans that are judged, beside the front and the best of each size."""
 
 
 @final
@@ -124,7 +124,7 @@ class Conditions:
         self.about(study, ledger)
 
     def about(self, study: Study, ledger: Ledger) -> Judged | None:
-        """Return what was judged; the ledger then knows which plans meet all, if one does.
+        """Return the judgements; mark plans that meet all in the ledger, if any does.
 
         Interrupted judging isn't `whole`: then plans need not meet anything, unless a plan is known
         to meet all. Return None where nothing is required.

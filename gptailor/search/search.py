@@ -80,7 +80,7 @@ class Doing(NamedTuple):
 class Estimated(NamedTuple):
     """The uncut base is scored: the cost of the remaining trials, in evaluations and in seconds.
 
-    `seconds` are those of one evaluation at full fidelity, as the base took them.
+    `seconds` is the time of one evaluation at full fidelity, measured on the base.
     """
 
     evaluations: float
@@ -164,7 +164,7 @@ def search(
     return _search(plan, run, flags, models, where, on_event, repeats)
 
 
-def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
+def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other draws)
     plan: Plan,
     run: str | Path,
     flags: Flags,
@@ -372,9 +372,11 @@ def _measure(
     scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
     each = [score.each for score in scores if score.each is not None]
     for count in race_counts(samples) if len(each) == len(outcomes) else ():
-        if count and count not in ledger.references:  # of what is given up there
+        if (
+            count and count not in ledger.references
+        ):  # the base on fewer samples, for trials that are given up there
             firsts = [per_sample.score(count) for per_sample in each]
             study.note_base(count, [s.value for s in firsts], [s.stderr for s in firsts])
             ledger.references[count] = tuple(s.value for s in firsts)
-    study.note_base(samples, values, stderrs)  # the last: what is noted isn't measured again
+    study.note_base(samples, values, stderrs)  # last, since noted scores aren't measured again
     ledger.references[samples] = values

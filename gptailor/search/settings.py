@@ -23,7 +23,7 @@ BRIDGE: BridgedTrials = "finalists"
 
 @final
 class WishError(TailorError):
-    """A search can't be what was asked for."""
+    """A search can't be as requested."""
 
     exit_code = 1
 
@@ -53,7 +53,7 @@ class Resources:
 
     `dtype` is the live models', by name; `storage` is a URL of Optuna's, `study` its name there.
     `ray` is a cluster's address, `workers` how many of its workers to use. `gpus_per_worker` GPUs
-    hold one worker's layers, and those of this process.
+    hold one worker's layers, and this process's own.
     """
 
     device: str = "cpu"
@@ -74,7 +74,7 @@ class Settings:
     `directed` tells of each objective whether its direction was given. `prefer` is the number of
     the deciding objective, from 0. With `heals` the best trials are healed in the end; `finalists`
     is how many were asked for. With `race` trials are given up where they have lost. `requires` are
-    the plan's requirements, whose paths start at the plan's folder.
+    the plan's requirements; their paths start at the plan's folder.
     """
 
     objectives: tuple[Objective, ...]

@@ -17,8 +17,8 @@ _PASSWORD: Final = re.compile(r"://[^/@\s]*@")
 def stored_study(url: str, name: str) -> Study:
     """Return the study of that name in a SQLite database, which must exist and stays as it is.
 
-    Raises CheckpointError C903 for another kind of storage, which nothing here can open without
-    writing into it, and for what can't be read.
+    Raises CheckpointError C903 for another kind of storage, which can't be opened here without
+    writing into it, and for an unreadable database.
     """
     match = _SQLITE.fullmatch(url)
     place = Path(_PASSWORD.sub("://…@", url) if match is None else match["file"])

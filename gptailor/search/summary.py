@@ -130,7 +130,8 @@ def search_summary(
 def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
     """Return the mean loss by all that aren't sizes, as a share of the base's and in a unit.
 
-    A share is None where an objective has none, as `kl`; a unit where they have none in common.
+    A share is None where an objective has none, as `kl`. A unit is None where the objectives have
+    no common unit.
     """
     aims = [ledger.aims[number] for number in ledger.rated]
     by_base = trial.values is not None and all(aim.scale == "base" for aim in aims)
@@ -142,7 +143,7 @@ def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
 
 
 def _required(ledger: Ledger, judged: Judged | None, best: Trial | None) -> RequiredRecord | None:
-    """Return what was required, and what the best plan has of it, or else the nearest plan."""
+    """Return the requirements and the best plan's values, or else the nearest plan's."""
     if judged is None:
         return None
     nearest = None if judged.nearest is None else ledger.trials[judged.nearest]

@@ -35,7 +35,7 @@ def held_key(trial: Trial | None) -> str:
     return trial.plan if stage == "bare" else f"{trial.plan} {stage}"
 
 
-# ------------------------------------------------------------------------------------ what is best
+# -------------------------------------------------------------------------------- the best plan
 
 
 @final
@@ -106,7 +106,7 @@ def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[T
     return ledger.ranked(alike, MOST_STARTS)
 
 
-def verdict(  # noqa: PLR0913 (all that it goes by)
+def verdict(  # noqa: PLR0913 (all that it depends on)
     ledger: Ledger,
     measure: Comparison,
     scores: Callable[[Trial | None], Scores | None],

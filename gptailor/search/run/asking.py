@@ -63,7 +63,7 @@ class Asking:
     is the earlier measurement of the layers: the more, the worse it is if a layer leaves.
     """
 
-    def __init__(  # noqa: PLR0913 (what is asked, and how)
+    def __init__(  # noqa: PLR0913 (the strategy and its settings)
         self,
         strategy: "Strategy",
         space: Space,
@@ -103,7 +103,7 @@ class Asking:
         return list(zip(bounded, map(float, shares), strict=True))
 
     def distinct(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return the trials without those whose plans are like an earlier one's."""
+        """Return the trials with distinct plans, the first of each."""
         genomes = [trial.request.genome for trial in trials]
         return [trials[n] for n in distinct(self._table, genomes)]
 

@@ -29,7 +29,7 @@ class JournalLines(BaseJournalBackend):
 
 
 def journal_lines(raw: bytes, place: Path, before: int = 0) -> list[JournalLine]:
-    """Return the whole lines of a journal, of which so many stand `before` these.
+    """Return the complete lines of a journal, after so many lines `before`.
 
     Raises CheckpointError C903 that names the first line that isn't a JSON object.
     """

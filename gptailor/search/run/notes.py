@@ -39,7 +39,7 @@ BASE_SCORES = "base"
 
 
 class Noted(BuiltClosed):
-    """A note: strict data that passes over what it doesn't know."""
+    """A note: strict data that ignores unknown names."""
 
     model_config = ConfigDict(extra="ignore")
 

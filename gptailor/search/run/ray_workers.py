@@ -132,7 +132,7 @@ class RayWorkers:
                 worker.results = run.remote(task.plans, task.share, task.how)
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
-        """Wait for what comes first, but no longer than so many seconds.
+        """Wait for the first event, but no longer than so many seconds.
 
         Raises ClusterError where for long no worker has a machine.
         """
@@ -149,11 +149,11 @@ class RayWorkers:
                 raise ClusterError(f"the cluster has had no room for a worker for {minutes:g} min")
             if not ready:
                 return None
-            event = self._heard(awaited[id(ready[0])])
+            event = self._event_of(awaited[id(ready[0])])
             if event is not None:
                 return event
 
-    def _heard(self, worker: _Worker) -> WorkerEvent | None:
+    def _event_of(self, worker: _Worker) -> WorkerEvent | None:
         """Return a worker's event; None if it is not about its task."""
         try:
             if worker.begun is not None:
@@ -174,7 +174,7 @@ class RayWorkers:
             if isinstance(cause, TailorError | OSError):
                 raise cause from error
             raise ClusterError(f"a worker failed: {_first(error)}") from error
-        except RayError as error:  # its process, its machine or what it sent is lost
+        except RayError as error:  # its process, its machine or its message is lost
             return self._replace(worker, error)
 
     def _refuse_another(self, worker: _Worker) -> None:
@@ -200,13 +200,13 @@ def _connect(address: str, count: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where: dict[str, Any] = {"address": address}
-    if address == LOCAL:  # said, for else Ray takes one that RAY_ADDRESS or its own notes name
+    if address == LOCAL:  # explicit, else Ray takes a cluster from RAY_ADDRESS or its own notes
         where |= {"num_cpus": max(count or 1, available()), "include_dashboard": False}
     host = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
     try:
         if host:  # where nobody listens Ray itself would try for minutes
             socket.create_connection((host[1], int(host[2])), timeout=_KNOCK).close()
-        with warnings.catch_warnings():  # JAX warns of forks; what Ray begins is another program
+        with warnings.catch_warnings():  # JAX warns of forks; Ray begins another program
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, OSError, OverflowError, ValueError, RuntimeError) as error:

@@ -59,7 +59,7 @@ class Budget:
 
     @classmethod
     def of(cls, chosen: Settings, full: int) -> "Budget":
-        """Return the budget of a search whose trials see so many samples at most."""
+        """Return the budget of a search with so many samples at most for a trial."""
         low = chosen.fidelity[0] if chosen.fidelity else full
         options = chosen.bridge, chosen.compare_random, chosen.heals, chosen.finalists
         return cls(chosen.trials, low, full, *options)
@@ -206,24 +206,29 @@ class Schedule:
         budget = self.budget
         remaining = budget.starts - math.fsum(trial.share for trial in trials) + EPSILON
         requests: list[TrialRequest] = []
-        for slot, start in enumerate(self.starts.next([self._told(trial) for trial in trials])):
+        starts = self.starts.next([self._told_start(trial) for trial in trials])
+        for slot, start in enumerate(starts):
             samples = budget.samples(start.share)
             remaining -= samples / budget.full
             if remaining < 0:
                 return requests, False
             requests.append(
-                self._one(STARTS, number, slot, start.origin, start.genome, samples, len(trials))
+                self._request(
+                    STARTS, number, slot, start.origin, start.genome, samples, len(trials)
+                )
             )
         return requests, True
 
-    def _told(self, trial: Trial) -> ToldStart:
+    def _told_start(self, trial: Trial) -> ToldStart:
         losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
         return ToldStart(trial.request.origin, trial.request.genome, trial.share, losses)
 
     def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
         first = 0 if phase == RANDOM else OTHERS
         return [
-            self._one(phase, 0, n, RandomPlan(), self.asking.random(first + n), self.budget.full)
+            self._request(
+                phase, 0, n, RandomPlan(), self.asking.random(first + n), self.budget.full
+            )
             for n in numbers
             if (phase, 0, n) not in self.ledger.keys
         ]
@@ -256,7 +261,7 @@ class Schedule:
 
     @property
     def is_over(self) -> bool:
-        """Whether the strategy is asked no more, by the trials that it would be told."""
+        """Whether the strategy is not asked again, by the trials that it would be told."""
         if self._closed:
             return True
         trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in TOLD]
@@ -282,7 +287,7 @@ class Schedule:
         self._asked_after = max(self._asked_after, asked_after)
         asked = self.asking.ask(number, asked_after)
         return [
-            self._one(SEARCH, number, slot, origin, genome, samples(share), asked_after)
+            self._request(SEARCH, number, slot, origin, genome, samples(share), asked_after)
             for slot, (genome, share) in enumerate(asked)
         ]
 
@@ -340,7 +345,7 @@ class Schedule:
         used = {trial.request.slot for trial in self.ledger.of(FINAL)}
         free = (slot for slot in itertools.count() if slot not in used)  # as in the first process
         return [
-            self._one(FINAL, 0, slot, request.origin, request.genome, request.samples)
+            self._request(FINAL, 0, slot, request.origin, request.genome, request.samples)
             for request, slot in zip(chosen, free, strict=False)
         ]
 
@@ -355,7 +360,7 @@ class Schedule:
         free = (n for n in itertools.count() if (BESIDE, 0, n) not in self.ledger.keys)
         return self._drawn(BESIDE, itertools.islice(free, max(more, 0)))
 
-    def _one(  # noqa: PLR0913, PLR0917 (all that a request is)
+    def _request(  # noqa: PLR0913, PLR0917 (all that a request is)
         self,
         phase: str,
         ask: int,

@@ -99,7 +99,7 @@ class Study:
             yield
         except CheckpointError:
             raise
-        except Exception as error:  # storages are of many makers, who raise what they like
+        except Exception as error:  # storages of many makers raise errors of many kinds
             raise self.error(f"holds no study of a search: {_error_text(error)}") from error
 
     @property
@@ -138,7 +138,7 @@ class Study:
         return trials
 
     def add(self, trial: records.Trial) -> None:
-        """Write down a trial, whose number is that of those before it. Raises C303."""
+        """Write down the next trial. Raises C303."""
         assert trial.number == self._count, "trials are told in order"
         with self._writing():
             self._study.add_trial(_frozen(trial, *self._parameters(trial.request.genome)))
@@ -270,7 +270,7 @@ def read_study(storage: BaseStorage, name: str, place: Path) -> Study:
 
 
 def read_whole(study: Study) -> None:
-    """Read all of a study. Raises CheckpointError C903 for what is damaged."""
+    """Read all of a study. Raises CheckpointError C903 for damage."""
     _ = study.typed
     study.trials()
 
@@ -433,7 +433,7 @@ def _failure(text: str | None) -> Failure | None:
     return None if text is None else Failure("search", text)
 
 
-# -------------------------------------------------------------------------- what a study is held to
+# ----------------------------------------------------------------------------- a study's identity
 
 
 def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -> None:
@@ -490,7 +490,7 @@ def _short(value: Any) -> str:
 
 
 def refuse_misfit(study: Study, ledger: records.Ledger, space: Space) -> None:
-    """Raise CheckpointError C903 for a trial whose genome isn't of the space."""
+    """Raise CheckpointError C903 for a trial with a genome of another space."""
     for trial in ledger.trials:
         if not fits(space, trial.request.genome):
             raise study.error(f"has trial {trial.number} of another space")

@@ -50,11 +50,11 @@ class TrialRequest(NamedTuple):
 class Trial:
     """A told evaluation. `number` counts from 0, in the order of telling.
 
-    `plan` is the digest of the plan's canonical text, `share` that of the full samples. `values`
-    are in the user's own directions, one for each objective; None after a `failure`. `same_as` is
-    the trial whose plan this is too: then nothing was evaluated. `per_sample` are the samples of
-    each objective; empty where no score was made. `stopped` is after how many samples it was given
-    up, if it was: then `share` is that of these, and so are all values.
+    `plan` is the digest of the plan's canonical text, `share` the used part of the full samples.
+    `values` are in the user's own directions, one for each objective; None after a `failure`.
+    `same_as` is an earlier trial with the same plan: then nothing was evaluated. `per_sample` are
+    the samples of each objective; empty without a score. A trial that was given up `stopped` after
+    so many samples: then `share` and all values are of these samples.
     """
 
     number: int
@@ -148,7 +148,7 @@ class EvaluationKey(NamedTuple):
 class Ledger:
     """Told trials in their order. `references` are the uncut base's values by number of samples.
 
-    `met` are the plans, as they were evaluated, that meet what is required; None: nothing is.
+    `met` are the plans, as they were evaluated, that meet all requirements; None requires nothing.
     """
 
     def __init__(self, aims: Sequence[Aim], full: int, prefer: int | None = None) -> None:
@@ -261,14 +261,14 @@ class Ledger:
         numbers: Sequence[int] | None = None,
         samples: Sequence[Hashable] = (),
     ) -> Comparison:
-        """Return how plans are compared, by some objectives or by those that they are judged by."""
+        """Return how plans are compared, by some objectives or by the `judging` ones."""
         chosen = self.judging if numbers is None else numbers
         return comparison_of(self.aims, chosen, base, self.spreads, samples)
 
     def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
         """Return a trial's loss beside the base on the same samples, in the `loss_unit`.
 
-        The error is that of the trial's own scores. None where either score is unknown.
+        The error is of the trial's own scores. None where either score is unknown.
         """
         base = self.references.get(trial.samples)
         if trial.values is None or trial.stderrs is None or base is None:
@@ -300,7 +300,7 @@ class Ledger:
             return (self.prefer,)
         return self.rated
 
-    # -------------------------------------------------------------------------- what is handed over
+    # ----------------------------------------------------------------------------- the best trials
 
     def candidates(self) -> list[Trial]:
         """Return trials at full fidelity; only the furthest repaired if any were in the end.

@@ -116,7 +116,7 @@ class Workers(Protocol):
         """Begin a task; at most `count` are open at a time."""
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
-        """Wait for what comes first, but no longer than so many seconds."""
+        """Wait for the first event, but no longer than so many seconds."""
 
 
 @final
@@ -204,7 +204,7 @@ class UnderWay:
         budget -= math.fsum(self._share(key) for key in keys if key not in self.ledger.found)
         beyond: list[trials.TrialRequest] = []
         for request, plan in asked:
-            if beyond and self.races:  # what comes after it waits too: the order stays
+            if beyond and self.races:  # later requests wait too: the order stays
                 beyond.append(request)
                 continue
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
@@ -298,7 +298,7 @@ class UnderWay:
         return max(self.patience, _TIMES * usual * largest)
 
     def hurry(self) -> None:
-        """Wait no longer for what is under way: it is told when it comes."""
+        """Wait no longer for open requests: they are told when their outcomes come."""
         for pending in self.waiting:
             if not (pending.late or self._known(pending.key)):
                 pending.late = True
