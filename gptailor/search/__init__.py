@@ -1,4 +1,4 @@
-"""An open plan's choices closed by trials; called, the package is the verb `search.search`.
+"""Close an open plan's choices by trials. Calling the package calls the verb `search.search`.
 
 So `gptailor.search(plan, run)` stands beside the other verbs, though the package has that name.
 """
@@ -21,15 +21,15 @@ __all__ = [
 
 @final
 class _Verb(ModuleType):
-    """A module that may be called."""
+    """A callable module."""
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from gptailor.plan.optional_packages import require  # importing the package is free
 
         require("search", "a search")
         from gptailor.search.search import search  # imports JAX
 
-        return search(*given, **named)
+        return search(*args, **kwargs)
 
 
 sys.modules[__name__].__class__ = _Verb

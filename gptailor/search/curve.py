@@ -18,7 +18,7 @@ from gptailor.search.space.space import Space
 
 @final
 class Sizes:
-    """The sizes of a search's plans, from headers; each plan's once."""
+    """The sizes of a search's plans, from headers; each is computed once."""
 
     def __init__(self, space: Space, models: Mapping[str, Opened]) -> None:
         self.space = space
@@ -26,35 +26,35 @@ class Sizes:
         self._known: dict[str, OutputSize] = {}
 
     def of(self, trial: Trial) -> OutputSize:
-        """That of a trial's plan."""
+        """Return the size of a trial's plan."""
         if trial.plan not in self._known:
             self._known[trial.plan] = self.of_plan(decode(self.space, trial.request.genome))
         return self._known[trial.plan]
 
     @property
     def known(self) -> Mapping[str, OutputSize]:
-        """Those that were worked out, by the plans' digests."""
+        """Known sizes, by the plans' digests."""
         return self._known
 
     def of_plan(self, plan: Plan) -> OutputSize:
-        """That of a closed plan; bridges and healing change none of it."""
+        """Return the size of a closed plan. Bridges and healing don't change it."""
         return plan_size(Checked.of(at_stage(plan, "bare"), self.models))
 
 
 def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
-    """The best plan of each size, the smallest first, without those that a smaller one betters.
+    """Return the best plan of each size, smallest first, but none that a smaller one betters.
 
-    The plans are those that are handed over: evaluated on all samples, and bridged or healed where
-    the best ones are.
+    The plans may be handed over: they were evaluated on all samples, and bridged or healed where
+    the best plans are.
     """
     by_size: dict[OutputSize, list[Trial]] = {}
     for trial in ledger.candidates():
         by_size.setdefault(sizes.of(trial), []).append(trial)
-    found: list[tuple[Trial, OutputSize]] = []
+    points: list[tuple[Trial, OutputSize]] = []
     least = np.inf
-    for size in sorted(by_size, key=lambda one: (one.parameters, one.layers)):
+    for size in sorted(by_size, key=lambda s: (s.parameters, s.layers)):
         best = ledger.best(by_size[size])
         if best is not None and (loss := ledger.mean_loss(best)) < least:
             least = loss
-            found.append((best, size))
-    return found
+            points.append((best, size))
+    return points

@@ -67,12 +67,12 @@ from gptailor.search.verdict import HeldOut, held_key
 _GLANCE = 1 / 8
 """The share of all samples that block influence is measured on, if there is no cheaper fidelity."""
 _GLANCED = 8, 32
-"""The fewest samples that it is measured on, and the most."""
+"""The fewest samples that block influence is measured on, and the most."""
 _REMOVAL_SHARE = 1 / 10
-"""What greedy removal may cost of the budget."""
+"""The share of the budget that greedy removal may cost."""
 
 OnMeasuring: TypeAlias = Callable[[str, int, int], None]
-"""Told what is being measured before the first trial, how many evaluations are done, and of all."""
+"""Receives the current measurement, how many evaluations are done, and how many there are."""
 
 
 @final
@@ -84,19 +84,19 @@ class TrialsJudge:
 
     @property
     def machine(self) -> str:
-        """What computes, so that others of the kind are told from those that aren't."""
+        """The name of the device, equal on machines of one kind."""
         device = self.trials.repairs.stitcher.device
         if device.type == "cuda":
             return torch.cuda.get_device_name(device)
-        said = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
-        found = re.search(r"^model name\s*: (.*)$", said, re.MULTILINE)
-        kind = found[1] if found else platform.processor() or platform.machine()
+        cpuinfo = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
+        model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+        kind = model[1] if model else platform.processor() or platform.machine()
         return f"{kind}, {torch.get_num_threads()} threads"
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
-        """What becomes of each plan on a share of the samples that the search sees."""
+        """Yield each plan's outcomes on a share of the samples that the search sees."""
         return self.trials.run(plans, round(share * self.trials.full), stage=stage, race=race)
 
 
@@ -107,7 +107,7 @@ def trials_of(
     where: Resources,
     on_event: OnEvent = ignore_events,
 ) -> Trials:
-    """The trials of an opened plan."""
+    """Return the trials of an opened plan."""
     kind = None if where.dtype is None else getattr(torch, where.dtype)
     place = Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True)
     return Trials(
@@ -124,10 +124,10 @@ def trials_of(
 def computing(
     where: Resources, models: Mapping[str, Opened], before: EarlierRun | SearchSummary | None
 ) -> Resources:
-    """With the dtype that models compute in everywhere; None is their own.
+    """Return the resources with the dtype that models compute in; None keeps their own.
 
-    That is what is asked for, else what the search had `before`, as its record says, else what is
-    quick here.
+    It is the dtype that was asked for, else the one in the record of the search `before`, else a
+    quick one on this device.
     """
     if where.dtype is not None:
         return where
@@ -138,7 +138,7 @@ def computing(
 
 
 def movable(plan: Plan) -> Plan:
-    """The plan with its folder, and family files, seen from any other; paths start there."""
+    """Return the plan with absolute paths, so that it can be read from any folder."""
     origin = plan.origin
     if origin is None:
         origin = Origin(Source("<plan>", ""), Path())
@@ -147,7 +147,7 @@ def movable(plan: Plan) -> Plan:
 
 
 def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
-    """A judge made anew, of a plan and settings that are movable: on another machine."""
+    """Make a judge on another machine, from a movable plan and settings."""
     plan, models, _ = opened(plan)
     return TrialsJudge(trials_of(plan, models, chosen, where))
 
@@ -155,13 +155,13 @@ def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
 def workers_of(
     trials: Trials, chosen: Settings, where: Resources, on_progress: Callable[[str], None]
 ) -> AbstractContextManager[Workers]:
-    """This process, or a cluster's. Raises MissingPackageError where Ray is wanted and not there.
+    """Return this process or a cluster's workers. Raises MissingPackageError without Ray.
 
-    Where `latency()` is an objective, workers have to be of the kind of this machine.
+    Where `latency()` is an objective, workers must be machines of this kind.
     """
     if where.ray is None:
         return nullcontext(Alone(TrialsJudge(trials)))
-    timed = any(OBJECTIVES[one.name].by == "clock" for one in chosen.objectives)
+    timed = any(OBJECTIVES[objective.name].by == "clock" for objective in chosen.objectives)
     like = TrialsJudge(trials).machine if timed else None
     require("ray", "--ray")
     from gptailor.search.run.ray_workers import RayWorkers  # needs an extra
@@ -177,28 +177,31 @@ def workers_of(
 
 
 _FITTED, _TAUGHT = 2, 5
-"""How often a bridge's text is read: by the whole plan and by the cut one; and that of healing: by
-the teacher, forward and twice as much back, and a quarter more, as docs/healing.md measured."""
+"""How often the texts of bridging and of healing are read.
+
+The whole plan and the cut plan read a bridge's text. Healing reads its text with the teacher,
+forward, and twice as much back; docs/healing.md measured a quarter more."""
 
 _BYTES = 3
-"""Of a token, at least, in texts that people write."""
+"""The fewest bytes of a token, in texts that people write."""
 
 
 def repair_cost(trials: Trials, budget: Budget) -> float | None:
-    """What bridging and healing one plan in the end takes, in evaluations, by the tokens it reads.
+    """Return the cost of bridging and healing one plan in the end, in evaluations.
 
-    None where evaluations do more than read: who knows.
+    It depends on the tokens that are read. None where an objective does more than read.
     """
     if budget.final is None:
         return 0.0
-    reading = [one for one in trials.seen if not isinstance(one, OfPlan)]
-    read = [one.requests(budget.full) for one in reading if isinstance(one, Forward)]
+    reading = [objective for objective in trials.seen if not isinstance(objective, OfPlan)]
+    read = [each.requests(budget.full) for each in reading if isinstance(each, Forward)]
     tokens = sum(len(request.tokens) for requests in read for request in requests)
     if len(read) < len(reading) or not tokens:
         return None
     plan = trials.plan
     cost = _FITTED * max(
-        (_read_of(plan, one.on, one.tokens or BRIDGE_TOKENS) for one in plan.bridges), default=0
+        (_read_of(plan, bridge.on, bridge.tokens or BRIDGE_TOKENS) for bridge in plan.bridges),
+        default=0,
     )
     if budget.final == "healed" and plan.heal is not None:
         cost += _TAUGHT * _read_of(plan, plan.heal.on, plan.heal.tokens or HEAL_TOKENS)
@@ -206,37 +209,37 @@ def repair_cost(trials: Trials, budget: Budget) -> float | None:
 
 
 def _read_of(plan: Plan, text: str, tokens: object) -> int:
-    """So many tokens of a text, or all: as many as a third of its bytes, at most."""
+    """Return how many tokens of a text are read: at most a third of its bytes."""
     path = calibration_path(plan, text)
-    there = path.stat().st_size // _BYTES if path.is_file() else 0
-    return min(tokens if isinstance(tokens, int) else 0, there)
+    most = path.stat().st_size // _BYTES if path.is_file() else 0
+    return min(tokens if isinstance(tokens, int) else 0, most)
 
 
 def starts_of(
     space: Space, trials: Trials, budget: Budget, study: Study, on_progress: OnMeasuring
 ) -> tuple[Starts, Budget]:
-    """The starting plans, made of what the models alone say of their layers, and what is left.
+    """Return the starting plans and the budget with the cost of their measurements.
 
-    That is measured once, and noted in the study as it comes: a later process goes on, and starts
-    in the same way. Raises TailorError for a forward pass without numbers.
+    The layers are measured once, and each measurement is noted in the study: a later process goes
+    on, and starts in the same way. Raises TailorError for a forward pass without numbers.
     """
     trials.latencies.known |= study.typed.latencies
-    trials.latencies.on_measured = lambda known: study.note(LATENCIES, dict(known))
+    trials.latencies.on_measured = lambda latencies: study.note(LATENCIES, dict(latencies))
     measuring = _Measuring(space, trials, budget, study, on_progress)
     try:
-        known = measuring.influence()
-        cuts = measuring.bridged_cuts() if "base" in known else ()
-        removed = measuring.removal(known["base"]) if "base" in known else ()
+        influence = measuring.influence()
+        cuts = measuring.bridged_cuts() if "base" in influence else ()
+        removed = measuring.removal(influence["base"]) if "base" in influence else ()
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
     spent = study.typed.measured.evaluations
     budget = replace(budget, measured=spent)
-    return Starts(space, known, removed, budget.low / budget.full, budget.starts, cuts), budget
+    return Starts(space, influence, removed, budget.low / budget.full, budget.starts, cuts), budget
 
 
 @final
 class _Measuring:
-    """What is measured before the first trial, with its progress, its notes, and its cost."""
+    """The measurements before the first trial, with their progress, notes and cost."""
 
     def __init__(
         self, space: Space, trials: Trials, budget: Budget, study: Study, on_progress: OnMeasuring
@@ -260,99 +263,98 @@ class _Measuring:
 
     def _refuse_misfit(self) -> None:
         """Raise CheckpointError C903 for notes of other layers than the space has."""
-        layers, found = self.space.layers, self._found
+        layers, notes = self.space.layers, self._noted
         places = {bit.at for bit in self.space.bits if bit.group >= 0}
-        fits = all(len(of_each) == layers for of_each in (found.influence or {}).values())
-        removed = found.removal or ()
+        fits = all(len(of_each) == layers for of_each in (notes.influence or {}).values())
+        removed = notes.removal or ()
         fits &= places.issuperset(removed) and len(set(removed)) == len(removed)
         fits &= len(removed) <= int(sum(self.space.table.high))
-        if not fits or any(place >= layers for cut in found.gaps or () for place in cut):
+        if not fits or any(place >= layers for cut in notes.gaps or () for place in cut):
             raise self.study.error(f"has a damaged note: {quoted(MEASURED)} is of other layers")
 
     def _removals(self, rounds: int) -> int:
-        """How many plans so many rounds of greedy removal try: the last ones may have fewer."""
+        """Return how many plans so many rounds of greedy removal try."""
         places = sum(bit.group >= 0 for bit in self.space.bits)
         return sum(min(self.width, places - n) for n in range(rounds)) if self.width else 0
 
     def influence(self) -> Mapping[str, Sequence[float]]:
-        """The block influence of each layer, by the name of what nothing is dropped of."""
+        """Return each layer's block influence, by the name of each plan without drops."""
         budget = self.budget
         least, most = _GLANCED
         glance = min(max(round(_GLANCE * budget.full), least), most, budget.full)
         samples = budget.low if budget.low < budget.full else glance
-        known: dict[str, Sequence[float]] = dict(self._found.influence or {})
+        influence: dict[str, Sequence[float]] = dict(self._noted.influence or {})
         for name, plan in self.plans.items():
-            self._say("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
-            if name not in known:
-                known[name] = list(self.trials.block_influence(plan, samples))
+            self._report("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
+            if name not in influence:
+                influence[name] = list(self.trials.block_influence(plan, samples))
                 self.spent += samples
-                self._note(INFLUENCE, known)
+                self._note(INFLUENCE, influence)
             self.done += 1
-        return self._found.influence or {}
+        return self._noted.influence or {}
 
     def bridged_cuts(self) -> Sequence[Cut]:
-        """The cuts whose gaps the plan's bridge closes best, of the middle one of the sizes.
+        """Return the cuts with gaps that the plan's bridge closes best, of the middle size.
 
-        Of spaces that drop some of one list of positions, and nothing besides.
+        Return () for a space that drops anything but some of one list of positions.
         """
         choices = [choice for _, choice in drops_by_choice(self.space.plan)]
         if not self.bridges or len(choices) != 1 or not isinstance(choices[0], DropAny):
             return ()
         sizes = nested_cuts(self.space, np.zeros(self.space.layers))
         size = len(sizes[len(sizes) // 2])
-        self._say("measuring what a bridge leaves of each gap")
-        if self._found.gaps is None:
+        self._report("measuring what a bridge leaves of each gap")
+        if self._noted.gaps is None:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
-            found = shortest_paths(errors, choices[0].among, size)
+            cuts = shortest_paths(errors, choices[0].among, size)
             self.spent += self.budget.full
-            self._note(GAPS, [list(one.dropped) for one in found])
+            self._note(GAPS, [list(cut.dropped) for cut in cuts])
         self.done += 1
-        return self._found.gaps or ()
+        return self._noted.gaps or ()
 
     def removal(self, influence: Sequence[float]) -> Sequence[int]:
-        """The positions that greedy removal takes of the base, one after another."""
-        taken: Sequence[int] = self._found.removal or ()
-        self.done += self._removals(len(taken))
+        """Return the positions that greedy removal takes from the base, in order."""
+        positions: Sequence[int] = self._noted.removal or ()
+        self.done += self._removals(len(positions))
         base = self.plans["base"]
-        removed = greedy_removal(self.space, base, influence, self._judge, self.width, taken)
-        for more in removed:
-            taken = more
-            self._note(REMOVAL, list(taken))
-        return taken if len(taken) == int(sum(self.space.table.high)) else ()
+        rounds = greedy_removal(self.space, base, influence, self._judge, self.width, positions)
+        for positions in rounds:
+            self._note(REMOVAL, list(positions))
+        return positions if len(positions) == int(sum(self.space.table.high)) else ()
 
     def _judge(self, removed: Sequence[Plan]) -> list[float]:
         of = " of the base" * (len(self.plans) > 1)
         what = f"removing layers{of} one by one: {len(removed[0].drops)}"
-        self._say(what)
+        self._report(what)
 
         def on_plan() -> None:
             self.done += 1
-            self._say(what)
+            self._report(what)
 
-        found = losses(self.trials, removed, self.budget.low, on_plan)
+        means = losses(self.trials, removed, self.budget.low, on_plan)
         self.spent += self.budget.low * len(removed)
-        return found
+        return means
 
-    def _say(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         self.on_progress(what, self.done, self.total)
 
     @property
-    def _found(self) -> FoundNote:
+    def _noted(self) -> FoundNote:
         return self.study.typed.measured.found
 
     def _note(self, name: str, value: Any) -> None:
-        now, known = time.perf_counter(), self.study.typed.measured
-        cost = known.evaluations + self.spent / self.budget.full
-        seconds, self.begun, self.spent = known.seconds + now - self.begun, now, 0
-        found = known.found.model_dump(mode="json", by_alias=True, exclude_none=True)
-        found[name] = value
-        note = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": found}
+        now, earlier = time.perf_counter(), self.study.typed.measured
+        cost = earlier.evaluations + self.spent / self.budget.full
+        seconds, self.begun, self.spent = earlier.seconds + now - self.begun, now, 0
+        measured = earlier.found.model_dump(mode="json", by_alias=True, exclude_none=True)
+        measured[name] = value
+        note = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": measured}
         self.study.note(MEASURED, note)
 
 
-def gap_errors_of(trials: Trials, whole: Plan, widest: int) -> list[list[float]]:
-    """What the space's bridge would leave over each gap of a closed plan with nothing dropped."""
-    live = trials.repairs.stitcher.stitch(at_stage(whole, "bare"))
+def gap_errors_of(trials: Trials, uncut: Plan, widest: int) -> list[list[float]]:
+    """Return the error that the space's bridge leaves over each gap of a plan without drops."""
+    live = trials.repairs.stitcher.stitch(at_stage(uncut, "bare"))
     return plan_gap_errors(live, trials.plan, trials.models, widest)
 
 
@@ -362,11 +364,12 @@ def losses(
     samples: int,
     on_plan: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """The mean over the objectives of what plans lose, each relative to its mean magnitude.
+    """Return each plan's mean loss over the objectives, relative to their mean magnitudes.
 
-    NaN is a failure. Only for comparing these plans with each other. `on_plan` hears of each one.
+    NaN is a failure. The means only compare these plans with each other. `on_plan` is called after
+    each plan.
     """
-    measures = [LossMeasure(one.direction) for one in trials.seen]
+    measures = [LossMeasure(objective.direction) for objective in trials.seen]
     rows = [[math.nan] * len(measures) for _ in plans]
     for index, outcomes in trials.run(plans, samples, stage="bare"):
         on_plan()
@@ -389,29 +392,29 @@ def held_out(
     chosen: Sequence[Trial],
     on_progress: Callable[[str], None],
 ) -> HeldOut:
-    """The scores of the base and of some trials' plans, those that weren't made before."""
+    """Return held-out scores of the base and of trials' plans; make the missing ones."""
     if not any(trials.helds):
         return {}
-    known = dict(study.notes.get(HELD_OUT, {}))
-    wanted: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
-    wanted |= {held_key(t): (decode(space, t.request.genome), t.request.stage) for t in chosen}
-    fresh = {key: plan for key, plan in wanted.items() if key not in known}
+    notes = dict(study.notes.get(HELD_OUT, {}))
+    plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
+    plans |= {held_key(t): (decode(space, t.request.genome), t.request.stage) for t in chosen}
+    fresh = {key: plan for key, plan in plans.items() if key not in notes}
     done = 0
     for stage in STAGES:
         keys = [key for key, (_, how) in fresh.items() if how == stage]
         for index, outcomes in trials.held_out([fresh[key][0] for key in keys], stage=stage):
             done += 1
             on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
-            known[keys[index]] = _said(outcomes)
-            study.note(HELD_OUT, known)
+            notes[keys[index]] = _held_note(outcomes)
+            study.note(HELD_OUT, notes)
     return study.typed.held_out
 
 
-def _said(outcomes: Outcomes) -> dict[str, Any]:
+def _held_note(outcomes: Outcomes) -> dict[str, Any]:
     values, stderrs, failure = read_outcomes(outcomes)
     if values is None or stderrs is None:
         return {"failure": str(failure)}
-    said: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
+    note: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
     if each := per_objective(outcomes):
-        said["per_sample"] = per_sample_to_json(each)
-    return said
+        note["per_sample"] = per_sample_to_json(each)
+    return note

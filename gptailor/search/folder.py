@@ -1,4 +1,4 @@
-"""The folder of a search, and what it is of: models, texts, settings. Another is refused."""
+"""The folder of a search, and its identity: models, texts, settings. Another search is refused."""
 
 import fcntl
 import json
@@ -60,7 +60,7 @@ IDENTITY_WORDS = {
     "limits": "it required {}",
     "starts": "its starting plans were chosen by the rules of version {}",
 }
-"""What is said when an entry of an identity is another."""
+"""The message for each entry of an identity that differs."""
 
 
 def search_identity(
@@ -71,7 +71,7 @@ def search_identity(
     chosen: Settings,
     asked: tuple[Budget, Resources],
 ) -> dict[str, Any]:
-    """All that a search's trials depend on: what of it is another makes another search.
+    """Return all that a search's trials depend on. A difference makes another search.
 
     A model has one digest, of its weights, its configuration and its tokenizer; a text has its
     own, by its name, with a prime for each text before it of an equal name.
@@ -105,34 +105,34 @@ def search_identity(
 
 
 _STARTING_PLANS = 2
-"""The version of the rules that choose starting plans; told ones are paired with them by place."""
+"""The version of the rules that choose starting plans; their trials are paired with them by place.
+"""
 
 
 def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
     """Return the sha256 of files, read by several threads. Raises C201 for one that can't be read.
 
-    Those that were not touched since they were noted aren't read again; a damaged note counts as
-    none.
+    Files that didn't change since they were noted aren't read again. A damaged note is ignored.
     """
-    known, now = _known_digests(noted), stamps(files)
+    digests, now = _known_digests(noted), stamps(files)
 
     def recalled(file: Path) -> str | None:
-        entry, stamp = known.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
+        entry, stamp = digests.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
         return None if entry is None or entry.stamp != stamp else entry.sha256
 
     fresh = [file for file in files if recalled(file) is None]
-    crew, made = Crew(), dict[Path, FileDigest]()
+    crew, computed = Crew(), dict[Path, FileDigest]()
     go_on = crew.told(lambda _: None)
 
     def read(file: Path) -> None:
-        made[file] = of_file(file, go_on)
+        computed[file] = of_file(file, go_on)
 
     crew.do([partial(read, file) for file in fresh])
     for file in fresh:
-        entry = KnownDigest(stamp=now[file], sha256=made[file].sha256)
-        known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
+        entry = KnownDigest(stamp=now[file], sha256=computed[file].sha256)
+        digests[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
     if fresh:
-        keep_json(noted, KnownDigests(known).model_dump(mode="json"))
+        keep_json(noted, KnownDigests(digests).model_dump(mode="json"))
     return {file: str(recalled(file)) for file in files}
 
 
@@ -147,7 +147,7 @@ def _files(opened: Opened) -> Iterable[Path]:
 
 @final
 class KnownDigest(BuiltClosed):
-    """A file's digest, and what the system said of the file when it was read."""
+    """A file's digest, and its stamp when it was read."""
 
     stamp: Annotated[Stamp, Strict(False)]
     sha256: Sha256
@@ -168,15 +168,15 @@ _LOCK = ".lock"
 _DIGESTS = "digests.json"
 START = "start.tailor"
 SPACE = "space.tailor"
-"""The open plan whose choices are searched, without its `search` block."""
+"""The open plan that is searched, without its `search` block."""
 SIZES = "sizes.json"
-"""How large the plans are that could be handed over, by their digests; the base too."""
+"""The sizes of the plans that could be handed over, by their digests, and of the base."""
 FRONT = "front"
 BLOCKS = "blocks"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
-"""What a file is called while it is written."""
+"""The name of a file while it is written."""
 _REPEATED = "repeat-"
-"""Folders of searches on other draws are called so, and by their number."""
+"""The prefix of folders of searches on other draws, before their number."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
                    START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
                    f"{BLOCKS}.json", f"{BLOCKS}.svg"])  # fmt: skip
@@ -186,7 +186,7 @@ _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, 
 class Folder:
     """A context that holds RUN. Raises CheckpointError: C901 if another process has it.
 
-    A RUN at a URL has its copy in the folder `path` while it is held. `shown` is what it is called.
+    A RUN at a URL has its copy in the folder `path` while it is held. Messages call it `shown`.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -200,12 +200,12 @@ class Folder:
 
     @property
     def place(self) -> Path | None:
-        """Where paths in its plans start; None where they have to be whole."""
+        """The folder where paths in its plans start; None where they must be absolute."""
         return None if self._storage else self.path
 
     @property
     def journal(self) -> "Path | ObjectJournal":
-        """Where the study is if it has no storage of its own."""
+        """The study's journal, for a study without a storage of its own."""
         return ObjectJournal(self._storage, JOURNAL) if self._storage else self.path / JOURNAL
 
     def __enter__(self) -> "Folder":
@@ -217,8 +217,8 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.path.iterdir()}
         self._refuse_links(names)
-        strange, known = sorted(names - _OURS), (self.path / SETTINGS).exists()
-        if strange and not known:
+        strange, begun = sorted(names - _OURS), (self.path / SETTINGS).exists()
+        if strange and not begun:
             message = f"holds {quoted(strange[0])}, and no search"
             raise CheckpointError("C902", message, self.path, "name a new folder")
         self._hold()
@@ -236,7 +236,7 @@ class Folder:
                 path_inside(self.path, name)
 
     def _bring(self, storage: ObjectStorage) -> None:
-        """Make the copy what the storage has; its study stays there."""
+        """Copy the storage's objects into the folder, without the study."""
         names = storage.names()
         strange = [name for name in names if name.partition("/")[0] not in _OURS]
         if strange and SETTINGS not in names:
@@ -249,21 +249,21 @@ class Folder:
             self._write(name, raw)
 
     def _files(self) -> list[str]:
-        """The files that a storage has too, as paths below the folder."""
+        """Return the paths, below the folder, of files that a storage has too."""
         files = (path for path in self.path.rglob("*") if path.is_file())
         names = (str(path.relative_to(self.path)) for path in files)
         return sorted(name for name in names if name not in (_LOCK, _DIGESTS))
 
     def send(self) -> None:
-        """Make the storage what the folder is, where RUN is at a URL."""
+        """Copy the folder into the storage, where RUN is at a URL."""
         if self._storage is None:
             return
-        files, there = self._files(), self._storage.names()
-        before = self._storage.get([name for name in files if name in there])
+        files, stored = self._files(), self._storage.names()
+        before = self._storage.get([name for name in files if name in stored])
         for name in files:
             if before.get(name) != (raw := (self.path / name).read_bytes()):
                 self._storage.put(name, raw)
-        for name in there:
+        for name in stored:
             if name not in files and name.partition("/")[0] in _OURS - {JOURNAL}:
                 self._storage.remove(name)
 
@@ -309,7 +309,7 @@ class Folder:
         return place
 
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """The same with JSON."""
+        """Write JSON into a file, as `put` does."""
         self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
     def get_text(self, name: str) -> str | None:
@@ -318,14 +318,14 @@ class Folder:
         return None if raw is None else raw.decode(errors="replace")
 
     def earlier(self) -> EarlierRun | None:
-        """Return what the search was begun with, if it was. Raises CheckpointError C903."""
+        """Return the settings that the search began with, or None. Raises CheckpointError C903."""
         raw = file_inside(self.path, SETTINGS)
         help_ = "remove it: the same search command writes it anew"
         return None if raw is None else run_record(EarlierRun, raw, self.path / SETTINGS, help_)
 
 
 def begun_with(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]:
-    """Return what a search is begun with, as far as that is known before its models are."""
+    """Return the settings of a search that are known before its models."""
     return {
         "version": gptailor.__version__,
         "plan": escaped_control(plan.origin.source.name if plan.origin else "<plan>"),
@@ -344,24 +344,24 @@ def put_record(
     models: Mapping[str, Opened],
     aims: Iterable[Aim],
 ) -> RunRecord:
-    """Write down what is searched, as whoever reads RUN without the models needs it.
+    """Write the record of a search, for readers of RUN without the models.
 
-    That is the open plan, and in `run.json` how many layers its base has, whose head is tied, and
-    what scores are measured by.
+    It is the open plan, and a `run.json` with the number of the base's layers, the models with a
+    tied head, and the measures of scores.
     """
-    seen = plan_seen_from(plan, models, commits_of(plan, models), folder.place)
-    folder.put(SPACE, format_plan(seen.model_copy(update={"search": None})))
+    moved = plan_seen_from(plan, models, commits_of(plan, models), folder.place)
+    folder.put(SPACE, format_plan(moved.model_copy(update={"search": None})))
     tied = tuple(sorted(name for name, model in models.items() if model.layout.tied))
     layers = models["base"].layout.count
-    whole = RunRecord(**record, layers=layers, tied=tied, aims=tuple(aims))
-    folder.put_json(SETTINGS, whole.model_dump(mode="json"))
-    return whole
+    full_record = RunRecord(**record, layers=layers, tied=tied, aims=tuple(aims))
+    folder.put_json(SETTINGS, full_record.model_dump(mode="json"))
+    return full_record
 
 
 def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
     """Raise CheckpointError C902 where a folder's search has its study elsewhere, or more trials.
 
-    Whatever trials depend on is compared with the study itself.
+    `agree` compares what trials depend on with the study itself.
     """
     before = folder.earlier()
     if before is None:
@@ -370,7 +370,7 @@ def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
         ("storage", before.storage, record["storage"]), ("study", before.study, record["study"])
     ):  # fmt: skip
         if old != new:
-            was, now = ("the folder's own" if one is None else quoted(one) for one in (old, new))
+            was, now = ("the folder's own" if v is None else quoted(v) for v in (old, new))
             raise another_search(f"its {name} is {was}, not {now}", Path(folder.shown))
     if before.trials is not None and before.trials > record["trials"]:
         message = f"it was begun with {before.trials} trials, and now is to have fewer"

@@ -1,4 +1,4 @@
-"""Why a layer stays: what plans lose where it is dropped, kept or changed, and where it isn't."""
+"""The effects of dropping, keeping and changing each layer on the losses of plans."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,23 +27,23 @@ _PLANS = 128
 
 
 def layer_states(slots: Sequence[Slot]) -> list[LayerState] | None:
-    """What became of each layer of the base; None of a stack, whose items have no positions."""
-    found: list[LayerState] = []
+    """Return each layer's state; None for a stack, whose items have no positions."""
+    states: list[LayerState] = []
     for number, slot in enumerate(slots):
         if slot.position is None:
             return None
         if slot.dropped == "yes":
-            found.append("dropped")
+            states.append("dropped")
         else:
-            itself = all(made.recipe == own(number) for made in slot.recipes.values())
-            found.append("kept" if itself else "changed")
-    return found
+            itself = all(recipe.recipe == own(number) for recipe in slot.recipes.values())
+            states.append("kept" if itself else "changed")
+    return states
 
 
 def seen_effects(
     states: Sequence[Sequence[LayerState]], losses: Sequence[float]
 ) -> list[LayerEffect]:
-    """The effects of layers' states on what plans lose: differences of means, and their errors."""
+    """Return the effects of layers' states on losses: differences of means, with errors."""
     values = np.array(losses, float)[:, None]
     return [
         LayerEffect(layer, state, float(mean[0]), _welch(values[:, 0], with_it), *counts)
@@ -56,9 +56,9 @@ def _contrasts(
 ) -> Iterable[
     tuple[int, LayerState, Bool[np.ndarray, " n"], Float[np.ndarray, " d"], tuple[int, int]]
 ]:
-    """Of each layer and state: where it is so, how much more that is in the mean, and of how many.
+    """Yield each layer and state with its mask, difference of means and counts.
 
-    A state that all plans have, or none, is no choice and left out.
+    A state of all plans, or of no plan, is no choice and left out.
     """
     table = np.array([list(row) for row in states])
     for layer in range(table.shape[1] if len(table) else 0):
@@ -71,7 +71,7 @@ def _contrasts(
 
 
 def _welch(values: Float[np.ndarray, " n"], with_it: Bool[np.ndarray, " n"]) -> float | None:
-    """The standard error of the difference of two means whose spreads differ."""
+    """Return the standard error of the difference of two means with different spreads."""
     sides = values[with_it], values[~with_it]
     if min(map(len, sides)) < 2:
         return None
@@ -81,59 +81,59 @@ def _welch(values: Float[np.ndarray, " n"], with_it: Bool[np.ndarray, " n"]) -> 
 def learned_effects(
     space: Space, ledger: Ledger, prior: Sequence[float] | None
 ) -> list[LayerEffect]:
-    """The same by the surrogate, fitted again on what it was told, over plans drawn of the space.
+    """Return effects by the surrogate, fitted again on its trials, over plans of the space.
 
-    Losses are in deviations of its targets, which go by the logarithm far behind the best. The
-    error is the deviation of its posterior. Raises ImportError where JAX isn't there.
+    Losses are in deviations of its targets, which are logarithmic far behind the best. The error
+    is the deviation of its posterior. Raises ImportError without JAX.
     """
     from gptailor.search.strategies.surrogate import learned  # imports JAX
 
-    told = [trial for trial in ledger.trials if trial.request.phase in TOLD]
-    genomes = [trial.request.genome for trial in told]
+    trials = [trial for trial in ledger.trials if trial.request.phase in TOLD]
+    genomes = [trial.request.genome for trial in trials]
     population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
-    losses = expected_losses(ledger, told)
+    losses = expected_losses(ledger, trials)
     judging = list(ledger.judging)
     weights = by_spread(np.full(len(judging), 1 / len(judging)), losses[:, judging])
-    shares = np.array([t.request.samples / ledger.full for t in told], np.float32)
+    shares = np.array([t.request.samples / ledger.full for t in trials], np.float32)
     drawing, planning = keys_of(key_of(0), 2)
     drawn = sample(space.table, planning, _PLANS)
-    known = None if prior is None else np.array(prior, float)
+    influence = None if prior is None else np.array(prior, float)
     values = learned(
         space.table,
         (population, losses[:, judging], shares),
         weights,
-        known,
+        influence,
         drawn,
         _DRAWS,
         drawing,
     )
     rows = (Genome(*genes) for genes in zip(*drawn, strict=True))
     states = [layer_states(Resolved(decode(space, row), space.layers).slots) for row in rows]
-    there = [row for row in states if row is not None]
-    if len(there) < len(states):
+    complete = [row for row in states if row is not None]
+    if len(complete) < len(states):
         return []
     return [
         LayerEffect(layer, state, float(mean.mean()), float(mean.std(ddof=1)), *counts)
-        for layer, state, _, mean, counts in _contrasts(there, values)
+        for layer, state, _, mean, counts in _contrasts(complete, values)
     ]
 
 
 def window_losses(
     space: Space, trials: Sequence[Trial], losses: Mapping[int, float]
 ) -> list[WindowLoss]:
-    """What plans lose by the window that their first `drop window` takes."""
+    """Return the plans' losses by the window that their first `drop window` takes."""
     if not space.plan.windows:
         return []
     [pick] = space.index["windows", 0]
-    options = [one for one in space.picks[pick].options if isinstance(one, tuple)]
+    options = [option for option in space.picks[pick].options if isinstance(option, tuple)]
     maybe = space.index["windows", 0, "maybe"][0] if space.plan.windows[0].maybe else -1
-    found: dict[tuple[int, int], list[float]] = {}
+    by_window: dict[tuple[int, int], list[float]] = {}
     for trial in trials:
         genome = trial.request.genome
         if trial.number in losses and (maybe < 0 or genome.bits[maybe]):
             first, last = options[int(genome.picks[pick])]
-            found.setdefault((int(first), int(last)), []).append(losses[trial.number])
+            by_window.setdefault((int(first), int(last)), []).append(losses[trial.number])
     return [
         WindowLoss(*window, math.fsum(of) / len(of), min(of), len(of))
-        for window, of in sorted(found.items())
+        for window, of in sorted(by_window.items())
     ]

@@ -1,8 +1,8 @@
-"""Requirements of sizes, which are hard: what of a space is within them, and what is asked instead.
+"""Requirements of sizes, which are hard: the part of a space within them, and the genomes there.
 
-How large a genome's plan is, is fitted as a sum over its features, which is exact where layers are
-dropped or come again each for itself; so strategies see what is beyond in thousands of genomes at
-once. Elsewhere what is asked for is counted from headers besides.
+The size of a genome's plan is fitted as a sum over its features. The sum is exact where each layer
+is dropped or repeated for itself, so that strategies check thousands of genomes at once. Elsewhere
+the sizes of requested genomes are also counted from headers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,49 +29,49 @@ from gptailor.search.space.hash_random import Key, folded, key_of, keys_of, unif
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import Limits, Table, allowed, canonical, features, sample
 
-_SAID = {"parameters": "parameters", "kv_cache": "bytes a token in the KV cache"}
-_OTHERS = (
+_UNITS = {"parameters": "parameters", "kv_cache": "bytes a token in the KV cache"}
+_SIZELESS = (
     "member", "method", "argument", "share", "factor", "tokens", "ridge", "let", "scaled",
     "bridged", "take", "source", "otherwise",
 )  # fmt: skip
-"""What a choice may be about that makes no plan larger or smaller, but for models that differ."""
+"""Roles of choices that make no plan larger or smaller, unless models differ."""
 _MORE_DRAWN = 16
 """Genomes that sizes are fitted on beyond two for each feature."""
 _POOL = 4096
-"""Genomes whose features those that sizes are fitted on span."""
+"""Genomes with features that the fitted genomes span."""
 _SPANNED = 1e-6
-"""How far off features are at most that others span."""
+"""The largest error of features that other features span."""
 _EXACT = 1e-6
-"""What rounding does to a size, as a share of the bound."""
+"""The rounding error of a size, as a share of the bound."""
 _TRIED = 64
-"""Genomes that are drawn for one that is within."""
+"""Genomes that are drawn to find a genome within bounds."""
 _LEANINGS = (0.0, 0.3, 0.6, 0.9)
-"""How much of the smallest genome the drawn ones have, from one try to the next."""
+"""The share of the smallest genome in the drawn genomes, try by try."""
 
 
 @final
 class SizeBound(NamedTuple):
-    """What a size may be at most, and the number of the requirement that says so."""
+    """The upper bound of a size, and the number of its requirement."""
 
     measure: str
     most: float
     number: int
 
     def of(self, size: OutputSize) -> float:
-        """What a plan has of it. Raises TailorError where that isn't known."""
+        """Return a plan's size by this measure. Raises TailorError where it isn't known."""
         return _size(size, self.measure)
 
 
 def _size(size: OutputSize, measure: str) -> float:
-    found = size.parameters if measure == "parameters" else size.kv_cache
-    if found is None:
+    value = size.parameters if measure == "parameters" else size.kv_cache
+    if value is None:
         raise TailorError("nothing says what a token takes in the KV cache of these models")
-    return float(found)
+    return float(value)
 
 
 def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> list[SizeBound]:
-    """The requirements that are hard, a bound by a model counted."""
-    found = []
+    """Return the hard requirements as bounds; a bound by a model is counted."""
+    bounds = []
     for number, required in enumerate(requires):
         if OBJECTIVES[required.name].by != "headers":
             continue
@@ -79,18 +79,18 @@ def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> li
         most = 1.0 if share is None else float(share)
         if of is not None:
             alone = base_of(plan, of)
-            known = sizes
+            counter = sizes
             if of != "base":  # a model that no plan may take anything of
                 prepared = prepare(alone)
-                alone, known = prepared.plan, Sizes(sizes.space, prepared.models)
-            most *= _size(known.of_plan(alone), required.name)
-        found.append(SizeBound(required.name, most, number))
-    return found
+                alone, counter = prepared.plan, Sizes(sizes.space, prepared.models)
+            most *= _size(counter.of_plan(alone), required.name)
+        bounds.append(SizeBound(required.name, most, number))
+    return bounds
 
 
 @final
 class Within:
-    """What of a space is within bounds. Raises PlanError (P609) where nothing is."""
+    """The part of a space that is within bounds. Raises PlanError (P609) where it is empty."""
 
     def __init__(self, space: Space, sizes: Sizes, bounds: Sequence[SizeBound]) -> None:
         self.sizes = sizes
@@ -110,54 +110,54 @@ class Within:
             self._refuse_all()
 
     def holds(self, genome: Genome) -> bool:
-        """Whether a genome's plan is within all bounds; counted, where sums may be wrong."""
+        """Return whether a genome's plan is within all bounds; count where sums may be wrong."""
         if self.exact and (summed := self._summed(genome)) is not None:
             return summed
         key = b"".join(np.asarray(genes).tobytes() for genes in genome)
         if key not in self._known:
             size = self._counted(genome)
-            self._known[key] = all(one.of(size) <= one.most for one in self.bounds)
+            self._known[key] = all(bound.of(size) <= bound.most for bound in self.bounds)
         return self._known[key]
 
     def or_other(self, genome: Genome, key: Key) -> Genome:
-        """The genome if it holds, else one that is drawn and does."""
+        """Return the genome if it is within bounds, else a drawn genome that is."""
         if self.holds(genome):
             return genome
         for number, leaning in enumerate(_LEANINGS):
             drawn = self._drawn(folded(key, number), leaning)
             for n in np.flatnonzero(allowed(self.space.table, drawn))[:_TRIED]:
-                if self.holds(one := _row(drawn, int(n))):
-                    return one
+                if self.holds(other := _row(drawn, int(n))):
+                    return other
         return self.smallest
 
     @cached_property
     def smallest(self) -> Genome:
         """A genome within all bounds that is as small as can be found."""
         table, numbers = self.space.table, range(len(self.bounds))
-        found = [_least(table, [n]) for n in numbers]
+        genomes = [_least(table, [n]) for n in numbers]
         if len(numbers) > 1:
-            found.append(_least(table, numbers))
-        return next((one for one in found if self.holds(one)), found[-1])
+            genomes.append(_least(table, numbers))
+        return next((genome for genome in genomes if self.holds(genome)), genomes[-1])
 
     def _summed(self, genome: Genome) -> bool | None:
-        """What sums say; None where they may be wrong, as it has what wasn't fitted."""
-        found, limits = features(self.space.table, genome), _limits(self.space.table)
-        row = np.append(1.0, found[self._mask])
+        """Return whether sums are within bounds; None for a genome whose sums may be wrong."""
+        values, limits = features(self.space.table, genome), _limits(self.space.table)
+        row = np.append(1.0, values[self._mask])
         if np.abs(row - self._axes.T @ (self._axes @ row)).max() > _SPANNED:
             return None
-        most = np.array([one.most for one in self.bounds])
-        beyond = found @ limits.weights.T - limits.room
+        most = np.array([bound.most for bound in self.bounds])
+        beyond = values @ limits.weights.T - limits.room
         near = np.abs(beyond) <= 4 * _EXACT
         if (near & (self._slack * most > 1 / 4)).any():
             return None
-        whole = np.rint((beyond + 1.0 + self._slack + _EXACT) * most) <= most
-        return bool(np.where(near, whole, beyond <= 0).all())
+        rounded = np.rint((beyond + 1.0 + self._slack + _EXACT) * most) <= most
+        return bool(np.where(near, rounded, beyond <= 0).all())
 
     def _counted(self, genome: Genome) -> OutputSize:
         return self.sizes.of_plan(decode(self._open, genome))
 
     def _drawn(self, key: Key, leaning: float) -> Genome:
-        """Random genomes that have about such a part of the smallest one."""
+        """Draw genomes that have about such a part of the smallest one."""
         table = self.space.table
         first, second, third = keys_of(key, 3)
         drawn, least = sample(table, first, _TRIED), self.smallest
@@ -175,28 +175,28 @@ class Within:
 
     @property
     def _sizing(self) -> Bool[ndarray, " f"]:
-        """Which features layers come and go by."""
+        """A mask of the features that change the number of layers."""
         space, table = self._open, self._open.table
         roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(table.inside_pick)
         picks = (pick for pick in space.picks if not pick.windows)
         roles += [pick.subject.role for pick in picks for _ in pick.labels]
         some = np.zeros(len(table.at_features), np.bool_)
-        some[: len(roles)] = [role not in _OTHERS for role in roles]
+        some[: len(roles)] = [role not in _SIZELESS for role in roles]
         return some
 
     def _fit(self) -> tuple[Limits, float]:
-        """Sizes as sums over some features, and by what part of the bound the sums are wrong.
+        """Fit sizes as sums over some features; return limits, and the share that sums are off.
 
-        Where they are wrong, so much more is allowed: what is asked for is counted besides.
+        The limits allow so much more, since requested genomes are counted too.
         """
         table, mask = self._open.table, self._mask
         many = 2 * int(mask.sum()) + _MORE_DRAWN
         pool = sample(table, key_of(0), max(many, _POOL))
-        found = features(table, pool)[:, mask]
-        every = np.concatenate([np.ones((len(found), 1)), found], axis=1)
+        values = features(table, pool)[:, mask]
+        every = np.concatenate([np.ones((len(values), 1)), values], axis=1)
         fitted, self._axes = _spanning(every, many)
         sizes = [self._counted(_row(pool, n)) for n in fitted]
-        shares = np.array([[one.of(size) / max(one.most, 1e-9) for one in self.bounds]
+        shares = np.array([[bound.of(size) / max(bound.most, 1e-9) for bound in self.bounds]
                            for size in sizes])  # fmt: skip
         columns = every[fitted]
         solved = np.linalg.lstsq(columns, shares, rcond=None)[0]
@@ -217,20 +217,20 @@ class Within:
         least = min(sizes, key=bound.of)
         if bound.of(least) <= bound.most:
             return
-        words = _SAID[bound.measure]
+        words = _UNITS[bound.measure]
         message = f"no plan of the space has at most {bound.most:,.0f} {words}"
         layers = f"{least.layers} layer{'s' * (least.layers != 1)}"
-        said = f"the smallest has {bound.of(least):,.0f}, in {layers}"
-        help_ = f"{said}: raise the bound, or leave more open to drop"
+        size_words = f"the smallest has {bound.of(least):,.0f}, in {layers}"
+        help_ = f"{size_words}: raise the bound, or leave more open to drop"
         self._refuse(bound, message, help_)
 
     def _refuse_all(self) -> NoReturn:
         size = self._counted(self.smallest)
-        wanted = [f"at most {one.most:,.0f} {_SAID[one.measure]}" for one in self.bounds]
-        said = " and ".join(f"{one.of(size):,.0f} {_SAID[one.measure]}" for one in self.bounds)
-        beyond = next((one for one in self.bounds if one.of(size) > one.most), self.bounds[0])
-        help_ = f"the nearest that was found has {said}: raise a bound, or leave more open to drop"
-        self._refuse(beyond, f"no plan of the space has {' and '.join(wanted)}", help_)
+        limits = [f"at most {b.most:,.0f} {_UNITS[b.measure]}" for b in self.bounds]
+        sizes = " and ".join(f"{b.of(size):,.0f} {_UNITS[b.measure]}" for b in self.bounds)
+        beyond = next((b for b in self.bounds if b.of(size) > b.most), self.bounds[0])
+        help_ = f"the nearest that was found has {sizes}: raise a bound, or leave more open to drop"
+        self._refuse(beyond, f"no plan of the space has {' and '.join(limits)}", help_)
 
     def _refuse(self, bound: SizeBound, message: str, help_: str) -> NoReturn:
         fault = Fault("P609", message, ("search", "requires", bound.number), help_)
@@ -242,20 +242,20 @@ def _row(genomes: Genome, number: int) -> Genome:
 
 
 def _spanning(rows: Float[ndarray, "n c"], many: int) -> tuple[list[int], Float[ndarray, "r c"]]:
-    """Numbers of rows that span all, the first ones and what these lack; and all rows' axes."""
+    """Return numbers of rows that span all, the first rows among them; and all rows' axes."""
     _, sizes, axes = np.linalg.svd(rows[:many], full_matrices=False)
-    found = [axes[sizes > 1e-9 * sizes[0]]]
+    spans = [axes[sizes > 1e-9 * sizes[0]]]
     numbers = list(range(many))
-    left = rows - rows @ found[0].T @ found[0]
+    residue = rows - rows @ spans[0].T @ spans[0]
     while True:
-        lengths = np.linalg.norm(left, axis=1)
+        lengths = np.linalg.norm(residue, axis=1)
         furthest = int(np.argmax(lengths))
         if lengths[furthest] <= _SPANNED:
-            return numbers, np.concatenate(found)
+            return numbers, np.concatenate(spans)
         numbers.append(furthest)
-        axis = left[furthest] / lengths[furthest]
-        found.append(axis[None])
-        left -= np.outer(left @ axis, axis)
+        axis = residue[furthest] / lengths[furthest]
+        spans.append(axis[None])
+        residue -= np.outer(residue @ axis, axis)
 
 
 def _limits(table: Table) -> Limits:
@@ -264,13 +264,13 @@ def _limits(table: Table) -> Limits:
 
 
 def _least(table: Table, numbers: Sequence[int]) -> Genome:
-    """The genome furthest within some bounds by the sums over features, found change by change."""
+    """Return the genome furthest within some bounds by sums, found change by change."""
     limits, some = _limits(table), list(numbers)
 
     def beyond(genome: Genome) -> Float[ndarray, "*n"]:
         sums = features(table, genome) @ limits.weights[some].T - limits.room[some]
-        found: ndarray = sums.max(axis=-1)
-        return found
+        furthest: ndarray = sums.max(axis=-1)
+        return furthest
 
     drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
     genome = _row(drawn, int(np.argmin(beyond(drawn))))
@@ -279,15 +279,15 @@ def _least(table: Table, numbers: Sequence[int]) -> Genome:
         changed = _changes(table, genome)
         if not len(changed.bits):
             return genome
-        found = beyond(changed)
-        best = int(np.argmin(found))
-        if float(found[best]) >= size - _EXACT:
+        sizes = beyond(changed)
+        best = int(np.argmin(sizes))
+        if float(sizes[best]) >= size - _EXACT:
             return genome
-        genome, size = _row(changed, best), float(found[best])
+        genome, size = _row(changed, best), float(sizes[best])
 
 
 def _changes(table: Table, genome: Genome) -> Genome:
-    """All genomes that are one change away: a bit, two bits of a set in turn, another option."""
+    """Return all genomes one change away: a bit, two bits of a set, or another option."""
     bits = []
     counts = [int(genome.bits[table.group == g].sum()) for g in range(len(table.low))]
     for i, group in enumerate(table.group):
@@ -314,25 +314,25 @@ def _changes(table: Table, genome: Genome) -> Genome:
 
 @final
 class StartsWithin:
-    """Starting plans without those beyond, which are failures that cost nothing."""
+    """Starting plans within bounds. Plans beyond them count as failures that cost nothing."""
 
     def __init__(self, starts: StartSource, within: Within) -> None:
         self.starts = starts
         self.within = within
 
-    def next(self, told: Sequence[ToldStart]) -> list[Start]:
-        """The next stage that has a plan within; [] at the end."""
-        left, known = list(told), list[ToldStart]()
-        while wanted := self.starts.next(known):
-            holds = [self.within.holds(one.genome) for one in wanted]
-            if len(left) < sum(holds):
-                return [one for one, there in zip(wanted, holds, strict=True) if there]
-            for one, there in zip(wanted, holds, strict=True):
-                if there:
-                    known.append(left.pop(0))
+    def next(self, evaluated: Sequence[ToldStart]) -> list[Start]:
+        """Return the next stage that has a plan within bounds; [] at the end."""
+        remaining, passed = list(evaluated), list[ToldStart]()
+        while stage := self.starts.next(passed):
+            within = [self.within.holds(start.genome) for start in stage]
+            if len(remaining) < sum(within):
+                return [start for start, holds in zip(stage, within, strict=True) if holds]
+            for start, holds in zip(stage, within, strict=True):
+                if holds:
+                    passed.append(remaining.pop(0))
                 else:
-                    losses = (float("nan"),) * (len(told[0].losses) if told else 1)
-                    known.append(ToldStart(one.origin, one.genome, 0.0, losses))
+                    losses = (float("nan"),) * (len(evaluated[0].losses) if evaluated else 1)
+                    passed.append(ToldStart(start.origin, start.genome, 0.0, losses))
         return []
 
 
@@ -341,7 +341,7 @@ Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], W
 
 
 def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]) -> Bounded:
-    """The space within what is required of sizes; itself where nothing is.
+    """Return the space within the required sizes, or the space itself without requirements.
 
     Raises PlanError (P609) where no plan of it is within.
     """

@@ -1,4 +1,4 @@
-"""The journal of a search whose RUN is at a URL."""
+"""The journal of a search with its RUN at a URL."""
 
 import json
 from typing import Any, final
@@ -12,10 +12,10 @@ from gptailor.search.run.journal import journal_lines
 
 @final
 class ObjectJournal(BaseJournalBackend):
-    """An Optuna journal whose lines are objects; joined in their order they are Optuna's own file.
+    """An Optuna journal with its lines in objects; joined in order they are Optuna's own file.
 
-    Each object is called by the number of its first line, so that two processes that write into
-    one journal meet at once: the second one gets CheckpointError C901.
+    The name of each object is the number of its first line. So the second of two processes that
+    write into one journal gets CheckpointError C901 at once.
     """
 
     def __init__(self, storage: ObjectStorage, folder: str) -> None:
@@ -24,20 +24,20 @@ class ObjectJournal(BaseJournalBackend):
         self._folder = folder
         self._lines: list[dict[str, Any]] = []
         names = [name for name in storage.names() if name.startswith(f"{folder}/")]
-        found = storage.get(names)
+        objects = storage.get(names)
         for name in names:
             if name != self._next():
                 message = f"holds no study: {quoted(self._next())} is missing"
                 raise CheckpointError("C903", message, storage.path)
             self._lines += journal_lines(
-                found[name].removesuffix(b"\n") + b"\n", storage.path / name, len(self._lines)
+                objects[name].removesuffix(b"\n") + b"\n", storage.path / name, len(self._lines)
             )
 
     def _next(self) -> str:
         return f"{self._folder}/{len(self._lines):08}.jsonl"
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """The lines from a number on."""
+        """Return the lines from a number on."""
         return self._lines[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

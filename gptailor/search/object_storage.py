@@ -1,4 +1,4 @@
-"""A search's RUN at a URL: objects that are whole or not there."""
+"""A search's RUN at a URL: objects that are complete or missing."""
 
 import importlib
 import secrets
@@ -16,11 +16,11 @@ from gptailor.plan.optional_packages import how_to_install
 _WHOLE = frozenset(
     ["abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ossfs", "s3", "s3a"]
 )
-"""Where an object appears once it is whole; elsewhere it is written beside its place, and moved."""
+"""Schemes with objects that appear when complete; elsewhere a file is written, then moved."""
 
 
 def local_or_url(run: str | Path) -> Path | str:
-    """A folder, or a URL that fsspec reads: `s3://bucket/run`. `file://` is a folder too."""
+    """Return a folder, or a URL that fsspec reads: `s3://bucket/run`. `file://` is a folder."""
     text = str(run)
     if isinstance(run, Path) or "://" not in text:
         return Path(run)
@@ -31,16 +31,15 @@ def local_or_url(run: str | Path) -> Path | str:
 
 
 def copy_of(url: str) -> Path:
-    """The folder of this machine that has a copy of what lies at a URL."""
+    """Return the folder on this machine that has a copy of a URL's objects."""
     return copies_folder() / "runs" / sha256(url.encode()).hexdigest()[:16]
 
 
 @final
 class ObjectStorage:
-    """What lies below a URL. Raises TailorError for one that nothing here can read.
+    """The objects below a URL. Raises TailorError for a URL that can't be read here.
 
-    What else goes wrong is a CheckpointError about the URL: C303 for what can't be written, C903
-    for what can't be read.
+    Other errors are CheckpointErrors about the URL: C303 for writing, C903 for reading.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,7 +51,7 @@ class ObjectStorage:
         try:
             self._files, self._root = core.url_to_fs(url)
         except (ImportError, ValueError, OSError) as error:
-            raise TailorError(f"'{url}' can't be used: {_said(error)}") from error
+            raise TailorError(f"'{url}' can't be used: {_error_text(error)}") from error
         self._root = self._root.rstrip("/")
         self._whole = url.partition("://")[0].rpartition("::")[2] in _WHOLE
 
@@ -62,13 +61,13 @@ class ObjectStorage:
             yield
         except FileExistsError:
             raise
-        except Exception as error:  # storages are of many makers, who raise what they like
-            message = f"cannot be {done}: {_said(error)}"
+        except Exception as error:  # storages of many makers raise errors of many kinds
+            message = f"cannot be {done}: {_error_text(error)}"
             raise CheckpointError(code, message, self.path, help) from error
 
     @property
     def path(self) -> Path:
-        """The URL where messages want a path."""
+        """The URL as a path, for messages."""
         return Path(self.url)
 
     def refuse_unwritable(self) -> None:
@@ -80,25 +79,25 @@ class ObjectStorage:
             self._files.rm_file(self._at(name))
 
     def names(self) -> list[str]:
-        """What there is, as paths below the URL."""
+        """Return the names of all objects, as paths below the URL."""
         with self._talking("C903", "read"):
             self._files.invalidate_cache()
             try:
-                found = self._files.find(self._root)
+                places = self._files.find(self._root)
             except FileNotFoundError:
                 return []
         start = len(self._root) + 1
-        below = (path for path in found if path.startswith(f"{self._root}/"))
+        below = (path for path in places if path.startswith(f"{self._root}/"))
         return sorted(path[start:] for path in below)
 
     def get(self, names: list[str]) -> dict[str, bytes]:
-        """What is in objects, all at the same time where the storage can do that."""
+        """Return the contents of objects, read in parallel where the storage can do that."""
         with self._talking("C903", "read"):
             places = {self._at(name): name for name in names}
             if len(names) == 1:  # fsspec gives the bytes of one alone
                 return {names[0]: self._files.cat_file(self._at(names[0]))}
-            found = self._files.cat(list(places)) if places else {}
-            return {places[place]: raw for place, raw in found.items()}
+            contents = self._files.cat(list(places)) if places else {}
+            return {places[place]: raw for place, raw in contents.items()}
 
     def put(self, name: str, raw: bytes) -> None:
         """Write an object whole or not at all, in the place of an old one."""
@@ -113,15 +112,15 @@ class ObjectStorage:
             self._files.mv(side, self._at(name))
 
     def create(self, name: str, raw: bytes) -> None:
-        """Write an object that isn't there. Raises CheckpointError C901 if it is."""
+        """Write a new object. Raises CheckpointError C901 if it exists."""
         try:
             with self._talking("C303", "written"):
-                taken = not self._whole and self._files.exists(self._at(name))
+                exists = not self._whole and self._files.exists(self._at(name))
                 if self._whole:
                     self._files.pipe_file(self._at(name), raw, mode="create")
         except FileExistsError:
-            taken = True
-        if taken:
+            exists = True
+        if exists:
             message = f"another search goes on there: it wrote {quoted(name)}"
             raise CheckpointError("C901", message, self.path, "wait, or give another -o")
         if not self._whole:
@@ -136,7 +135,7 @@ class ObjectStorage:
         return f"{self._root}/{name}"
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
     kind = type(error).__name__
     return text if text else kind

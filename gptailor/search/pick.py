@@ -1,4 +1,4 @@
-"""One plan of a search, by its size or what it loses: `pick`. Neither torch nor JAX is imported."""
+"""One plan of a search, by its size or its loss: `pick`. Neither torch nor JAX is imported."""
 
 import math
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ BEST = "best.tailor"
 
 @final
 class Bounds(NamedTuple):
-    """What a plan that is picked keeps to.
+    """Bounds of a plan to pick.
 
-    `memory` are bytes for the weights and the KV cache of one text of `context` tokens; `share` and
-    `nats` what is lost beside the base at most, on the mean of the objectives.
+    `memory` are bytes for the weights and the KV cache of one text of `context` tokens. `share` and
+    `nats` bound the loss beside the base, on the mean of the objectives.
     """
 
     parameters: int | None = None
@@ -37,8 +37,8 @@ class Bounds(NamedTuple):
     nats: float | None = None
 
     def excess(self, row: SizeRow) -> float:
-        """How far a place on the curve is from keeping to it, in shares of a bound; else 0."""
-        found = [0.0]
+        """Return how far a row is beyond these bounds, in shares of a bound; else 0."""
+        excesses = [0.0]
         for most, has in (
             (self.parameters, row.parameters),
             (self.memory, memory(row, self.context)),
@@ -48,8 +48,8 @@ class Bounds(NamedTuple):
         ):
             if most is not None:
                 over = math.inf if has is None else (has - most) / (abs(most) or 1.0)
-                found.append(float(over))
-        return max(found)
+                excesses.append(float(over))
+        return max(excesses)
 
 
 def memory(row: SizeRow, context: int) -> int:
@@ -76,8 +76,8 @@ def picked(rows: Sequence[SizeRow], bounds: Bounds) -> tuple[SizeRow, bool] | No
 class PickedPlan(NamedTuple):
     """A place on a search's curve of quality over size, and its plan's text.
 
-    `kept` is whether it keeps to the bounds, or only comes nearest. `locked` says that the search
-    locked this plan.
+    With `kept` it keeps to the bounds, else it only comes nearest. With `locked` the search locked
+    this plan.
     """
 
     row: SizeRow
@@ -87,10 +87,10 @@ class PickedPlan(NamedTuple):
 
 
 def pick(run: str | Path, bounds: Bounds, place: Path) -> PickedPlan:
-    """The best plan of a search's folder that keeps to bounds, or the nearest one.
+    """Return the best plan of a search's folder that keeps to bounds, or the nearest one.
 
-    Paths in its text are as seen from the folder `place`. Raises CheckpointError C903 for what
-    holds no result of a search, C201 for a plan that can't be read.
+    Paths in its text are as seen from the folder `place`. Raises CheckpointError C903 for a folder
+    without a search's results, C201 for a plan that can't be read.
     """
     files = RunFiles(run)
     summary = files.record(SearchSummary, f"{SUMMARY}.json")
@@ -114,28 +114,28 @@ def pick(run: str | Path, bounds: Bounds, place: Path) -> PickedPlan:
     file = files.path / row.file
     plan = loads(text, folder="." if files.storage else file.parent, name=str(file))
     comment = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
-    made = "".join(comment) + format_plan(seen_from(plan, place))
-    if any(escaped_control(line) != line for line in made.split("\n")):
+    moved = "".join(comment) + format_plan(seen_from(plan, place))
+    if any(escaped_control(line) != line for line in moved.split("\n")):
         message = "expected text, got a control character, which steers a terminal"
         raise CheckpointError("C903", message, file, WRITTEN_ANEW)
     best = summary.best is not None and summary.best.trial == row.trial
     locked = best and files.storage is None and path_inside(files.path, BEST + SUFFIX).exists()
-    return PickedPlan(row, kept, made, locked)
+    return PickedPlan(row, kept, moved, locked)
 
 
-def put_picked(found: PickedPlan, file: Path) -> None:
+def put_picked(plan: PickedPlan, file: Path) -> None:
     """Write the plan that was picked, and its lock if the search locked it.
 
     Raises FileExistsError for a file that is there, CheckpointError as `lock` does.
     """
     with file.open("x", encoding="utf-8") as written:
-        written.write(found.text)
-    if found.locked:
+        written.write(plan.text)
+    if plan.locked:
         lock_beside(file)
 
 
 def seen_from(plan: Plan, place: Path | None) -> Plan:
-    """The plan with its paths as seen from a folder, or whole."""
+    """Return the plan with its paths as seen from a folder, or absolute."""
     used = used_plan(prepare(plan), place)
     paths = {name: getattr(used, name) for name in ("models", "bridges", "heal", "chat_template")}
     return plan.model_copy(update=paths)

@@ -47,11 +47,11 @@ class Resampling:
     def others(self, first: Searched, once: Once) -> DrawsAgreement | None:
         """Return how far the plans of other draws agree with the first one; None if interrupted.
 
-        Each search has its folder in that of the first, and goes on as any. What was compared
-        before isn't compared again. Draws on which no plan was found are `without` one.
+        Each search has its folder in that of the first, and can be resumed. Plans that were
+        compared before aren't compared again. Draws on which no plan was found are `without` one.
         """
         seed = settings(self.plan, self.flags).seed
-        found = {seed: first}
+        by_seed = {seed: first}
         for number in range(1, self.flags.repeat_calibration + 1):
             many = self.flags.repeat_calibration
             self.on_progress(f"searching on another draw of the samples: {number} of {many}")
@@ -62,16 +62,16 @@ class Resampling:
             other = once(run, flags, where)
             if other.ended == "interrupted":
                 return None
-            found[seed + number] = other
-        plans = {n: load(one.best) for n, one in found.items() if one.best is not None}
-        without = [n for n in found if n not in plans]
+            by_seed[seed + number] = other
+        plans = {n: load(s.best) for n, s in by_seed.items() if s.best is not None}
+        without = [n for n in by_seed if n not in plans]
         assert first.summary.best is not None, "a search without a best plan isn't repeated"
         stage = first.summary.best.stage
         words = [f"{n} {stage} {format_plan(plan)}" for n, plan in plans.items()]
         key = sha256("".join([*words, *map(str, without)]).encode()).hexdigest()
-        known = first.summary.repeats
-        if known is not None and known.of == key:
-            return known
+        earlier = first.summary.repeats
+        if earlier is not None and earlier.of == key:
+            return earlier
         compared = self._compared(first, list(plans.values()), list(plans), stage)
         return DrawsAgreement(of=key, without=tuple(without), **compared)
 
@@ -97,11 +97,11 @@ class Resampling:
             scores: list[Scores | None] = [None] * len(plans)
             for index, outcomes in trials.run(plans, trials.full, stage=stage):
                 scores[index] = _scores(outcomes)
-            values = tuple(None if one is None else tuple(one.values) for one in scores)
+            values = tuple(None if score is None else tuple(score.values) for score in scores)
             runs.append(RepeatedDraw(seed=seed, scores=values))
-            ours, theirs = scores[0], scores[number]
-            if number and ours is not None:
-                agree += theirs is None or not measure.loss(ours, theirs).sure
+            of_first, of_draw = scores[0], scores[number]
+            if number and of_first is not None:
+                agree += of_draw is None or not measure.loss(of_first, of_draw).sure
         agreement = plans_agreement(plans, models["base"].layout.count)
         return {"runs": tuple(runs), "agree": agree, **agreement}
 
@@ -115,33 +115,33 @@ def _scores(outcomes: Sequence[Outcome]) -> Scores | None:
 
 def plans_agreement(plans: Sequence[Plan], layers: int) -> dict[str, Any]:
     """Return the common dropped layers and sources of plans found on several draws."""
-    gone = [{drop.position for drop in plan.drops} for plan in plans]
-    made = [_made(plan, layers) for plan in plans]
-    kept = set.intersection(*(set(one) for one in made))
+    drops = [{drop.position for drop in plan.drops} for plan in plans]
+    models = [_layer_models(plan, layers) for plan in plans]
+    kept = set.intersection(*map(set, models))
     return {
-        "dropped": tuple(len(one) for one in gone),
-        "dropped_in_all": len(set.intersection(*gone)),
+        "dropped": tuple(map(len, drops)),
+        "dropped_in_all": len(set.intersection(*drops)),
         "kept_in_all": len(kept),
-        "alike_in_all": sum(len({one[position] for one in made}) == 1 for position in kept),
+        "alike_in_all": sum(len({by_layer[p] for by_layer in models}) == 1 for p in kept),
         "pairs": tuple(
             DrawPair(
                 of=(a, b),
-                dropped=len(gone[a] & gone[b]),
-                alike=sum(made[a][p] == made[b][p] for p in made[a].keys() & made[b].keys()),
+                dropped=len(drops[a] & drops[b]),
+                alike=sum(models[a][p] == models[b][p] for p in {*models[a]} & {*models[b]}),
             )
             for a, b in combinations(range(len(plans)), 2)
         ),
     }  # fmt: skip
 
 
-def _made(plan: Plan, layers: int) -> dict[int, frozenset[str]]:
-    """The models that each kept layer is made of, by number: of a stack that of the output."""
-    found: dict[int, frozenset[str]] = {}
+def _layer_models(plan: Plan, layers: int) -> dict[int, frozenset[str]]:
+    """Return the models that each kept layer is made of, by position; a stack's by number."""
+    models: dict[int, frozenset[str]] = {}
     for number, slot in enumerate(Resolved(plan, layers).slots):
         if slot.dropped == "yes":
             continue
-        recipes = [made.recipe for made in slot.recipes.values()]
-        named = (source.model for recipe in recipes for _, source in sources(recipe))
+        recipes = [layer_recipe.recipe for layer_recipe in slot.recipes.values()]
+        names = (source.model for recipe in recipes for _, source in sources(recipe))
         position = number if slot.position is None else slot.position
-        found[position] = frozenset(name for name in named if isinstance(name, str))
-    return found
+        models[position] = frozenset(name for name in names if isinstance(name, str))
+    return models

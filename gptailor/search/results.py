@@ -1,4 +1,4 @@
-"""What a search hands over, as files in its folder: best plan, front, lock, and the summary."""
+"""A search's results as files in its folder: best plan, front, lock, and the summary."""
 
 import os
 import shlex
@@ -53,7 +53,7 @@ from gptailor.search.verdict import (
 )
 
 Ended = Literal["budget", "exhausted", "interrupted"]
-"""The reason why trials ended; `exhausted` is that the strategy finds nothing new any more."""
+"""The reason why trials ended; `exhausted`: the strategy finds nothing new any more."""
 
 
 @final
@@ -69,7 +69,7 @@ class Searched:
 _LOCKING = "locking the best plan"
 
 
-def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
+def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
     folder: Folder,
     space: Space,
     ledger: Ledger,
@@ -80,16 +80,16 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     base: Plan,
     on_progress: Callable[[str], None],
 ) -> tuple[Path | None, SearchSummary]:
-    """The best plan's file, if any plan has a score, and the summary; the rest is in the folder.
+    """Write a search's results into its folder; return the best plan's file and the summary.
 
-    The best plan is what was found, or a simpler one that is no worse (`search/verdict.py`). Beside
-    it is the best starting plan, which is what people have without a search. In the front are the
-    plans that no other one betters, the best one of each size, and the one that is nearest to what
-    is required.
+    There is no best plan where no plan has a score. It is the plan that was found, or a simpler one
+    that is no worse (`search/verdict.py`). Beside it is the best starting plan, which needs no
+    search. The front has the plans that no other one betters, the best plan of each size, and the
+    plan that is nearest to the requirements.
 
-    A search that was interrupted doesn't lock the best plan, which takes a while; the lock of
-    another best one goes then, and the command that is said compiles without it. A first Ctrl-C
-    here makes it one that was interrupted, as the summary says then.
+    An interrupted search doesn't lock the best plan, since that takes a while. The lock of another
+    best plan is removed then, and the printed command compiles without a lock. A first Ctrl-C here
+    makes the search an interrupted one, also in the summary.
     """
     try:
         judged = judged_by(space, ledger, held, chosen, sizes, base, about)
@@ -99,14 +99,14 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         best = _put_best(folder, None if trial is None else text(trial, place))
         for start in best_starts(ledger)[:1]:
             folder.put(START, text(start, place))
-        places = [one for one, _ in curve(ledger, sizes)]
+        places = [trial for trial, _ in curve(ledger, sizes)]
         names = {_file(trial): trial for trial in (*ledger.front(), *places)}
         handed = [] if judged is None else [judged.found, judged.best]
         required: Judged | None = about["required"]
         nearest = None if required is None else required.nearest
         handed += [] if nearest is None else [ledger.trials[nearest]]
         names |= {_file(trial): trial for trial in handed}
-        _put_front(folder, {name: text(one, below) for name, one in names.items()})
+        _put_front(folder, {name: text(trial, below) for name, trial in names.items()})
         commands = [] if best is None else _commands(best, chosen, space, about)
         scan = scanned(space, ledger)
         more = {
@@ -115,11 +115,11 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
             "blocks": None if scan is None else _put_blocks(folder, scan),
             "at_bounds": () if trial is None else tuple(numbers_at_bounds(space, trial)),
         }
-        said = search_summary(ledger, held, {**about, **more}, judged, sizes)
-        known = RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known))
-        folder.put_json(SIZES, known.model_dump(mode="json"))
-        folder.put_json(f"{SUMMARY}.json", said.document())
-        folder.put(f"{SUMMARY}.md", markdown(said))
+        summary = search_summary(ledger, held, {**about, **more}, judged, sizes)
+        run_sizes = RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known))
+        folder.put_json(SIZES, run_sizes.model_dump(mode="json"))
+        folder.put_json(f"{SUMMARY}.json", summary.document())
+        folder.put(f"{SUMMARY}.md", markdown(summary))
         if best is not None and about["ended"] != "interrupted":
             on_progress(_LOCKING)
             lock_beside(best)
@@ -130,11 +130,11 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
             raise
         about = {**about, "ended": "interrupted"}
         return put_results(folder, space, ledger, held, about, chosen, sizes, base, on_progress)
-    return best, said
+    return best, summary
 
 
 def _put_best(folder: Folder, text: str | None) -> Path | None:
-    """The best plan's file. Another one's lock goes before it does: no plan has a wrong one."""
+    """Write the best plan's file. Another plan's lock is removed first: no lock is wrong."""
     if text is None or text != folder.get_text(BEST):
         (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
     if text is not None:
@@ -152,7 +152,7 @@ def _put_front(folder: Folder, texts: Mapping[str, str]) -> None:
 
 
 def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[NumberAtBound]:
-    """Yield the numbers of a trial's plan that are an end of their interval."""
+    """Yield the numbers of a trial's plan that are at an end of their interval."""
     says = active(space.table, trial.request.genome).reals
     for real, share, counts in zip(space.reals, trial.request.genome.reals, says, strict=True):
         value = real.value(float(share))
@@ -162,11 +162,11 @@ def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[NumberAtBound]:
 
 
 _BLOCKS_SHOWN = 8
-"""Blocks of a scan that a summary has."""
+"""The most blocks of a scan in a summary."""
 
 
 def _put_blocks(folder: Folder, scan: BlockScan) -> BestBlocks:
-    """Write the scan's scores and its map into the folder; return what a summary has of it."""
+    """Write the scan's scores and its map into the folder; return the summary's part."""
     folder.put_json(f"{BLOCKS}.json", scan.model_dump(mode="json"))
     folder.put(f"{BLOCKS}.svg", block_map(scan.blocks, scan.measure, scan.samples))
     best = {**dict(scan), "blocks": scan.blocks[:_BLOCKS_SHOWN]}
@@ -186,9 +186,9 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
     base: Plan,
     about: Mapping[str, Any],
 ) -> Verdict | None:
-    """What the best trial is worth: by held-out samples, where all that is compared has scores.
+    """Return the verdict on the best trial, by held-out samples where all plans have them.
 
-    There is no best one where all were judged, and none meets what is required.
+    There is no verdict where all plans were judged, and none meets the requirements.
     """
     required: Judged | None = about["required"]
     if required is not None and required.whole and not required.met:
@@ -200,27 +200,27 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
     def own(trial: Trial | None) -> Scores | None:
         return None if trial is None else scores_of(trial)
 
-    found = ledger.best()
-    whole = on_held(None) is not None and found is not None and on_held(found) is not None
+    best = ledger.best()
+    by_held_out = on_held(None) is not None and best is not None and on_held(best) is not None
     unseen = on_held(None)
-    uncut = unseen.values if whole and unseen else ledger.references.get(ledger.full)
+    uncut = unseen.values if by_held_out and unseen else ledger.references.get(ledger.full)
     measure = ledger.comparison(uncut, samples=chosen.texts)
     large = sizes.of_plan(base).parameters
     return verdict(
         ledger,
         measure,
-        on_held if whole else own,
+        on_held if by_held_out else own,
         lambda trial: decode(space, trial.request.genome),
         lambda trial: sizes.of(trial).parameters,
         large,
-        held=whole,
+        held=by_held_out,
     )
 
 
 def _text(
     space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, place: Path | None
 ) -> str:
-    """A trial's plan as it was evaluated, with a comment; paths as seen from a folder, or whole."""
+    """Return a trial's plan as evaluated, with a comment; paths from a folder, or absolute."""
     plan = at_stage(decode(space, trial.request.genome), trial.request.stage)
     comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
     return comment + format_plan(seen_from(plan, place))
@@ -241,8 +241,8 @@ def _comment(
     before = None if earlier is None else earlier.values
     for i, (aim, value, error) in enumerate(scores):
         beside = beside_base(aim, value, None if base is None else base[i])
-        gone = beside_base_words(beside, " of the base's")
-        of = f", {gone}" if gone else ""
+        share_words = beside_base_words(beside, " of the base's")
+        of = f", {share_words}" if share_words else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
     summary = plan_summary(layer_views(Resolved(plan, space.layers)))
@@ -252,19 +252,19 @@ def _comment(
 
 
 def _commands(best: Path, chosen: Settings, space: Space, about: Mapping[str, Any]) -> list[str]:
-    """What scores the best plan again, and what makes a model of it, said in the current folder.
+    """Return the commands that score and compile the best plan, for the current folder.
 
-    It scores as the search did: on the same samples and device, in the same dtype.
+    The score is the search's: on the same samples and device, in the same dtype.
     """
     families = space.plan.origin.families if space.plan.origin else ()
-    where = [word for one in families for word in ("--family", os.path.relpath(one))]
+    where = [word for family in families for word in ("--family", os.path.relpath(family))]
     where += [] if about["device"] == "cpu" else ["--device", about["device"]]
     kind = [] if about["dtype"] is None else ["--dtype", about["dtype"]]
     drawn = ["--samples", str(about["samples"]), "--seed", str(chosen.seed)]
     lock_there = about["ended"] != "interrupted" or best.with_name(best.name + SUFFIX).exists()
     locked = ["--locked"] if lock_there else []
-    wishes = [_seen_from_here(one, chosen.folder) for one in chosen.objectives]
-    asked = " ".join(f"-O {shlex.quote(measure_words(one))}" for one in wishes)
+    wishes = [_seen_from_here(objective, chosen.folder) for objective in chosen.objectives]
+    asked = " ".join(f"-O {shlex.quote(measure_words(wish))}" for wish in wishes)
     file = shlex.quote(str(best))
     return [
         f"gptailor eval {file} {asked} {shlex.join([*drawn, *where, *kind])}",
@@ -273,8 +273,8 @@ def _commands(best: Path, chosen: Settings, space: Space, about: Mapping[str, An
 
 
 def _seen_from_here(objective: Objective, folder: Path) -> Objective:
-    """The objective with its files' paths from the current folder on."""
-    paths = {one.name for one in OBJECTIVES[objective.name].arguments if one.kind == "path"}
+    """Return the objective with its files' paths relative to the current folder."""
+    paths = {a.name for a in OBJECTIVES[objective.name].arguments if a.kind == "path"}
     moved = {
         name: os.path.relpath(folder / expanded(str(value)))
         for name, value in objective.arguments.items()

@@ -1,6 +1,6 @@
-"""The files of a search's RUN, which may be a stranger's: `RunFiles` reads them and nothing else.
+"""The files of a search's RUN, which may be a stranger's: `RunFiles` reads only them.
 
-A name stands below RUN and leads nowhere else, a file is read whole, and JSON is typed.
+Names outside RUN are refused, a file is read completely, and JSON is typed.
 """
 
 import json
@@ -50,10 +50,10 @@ def path_inside(folder: Path, name: str) -> Path:
 
 
 def file_inside(folder: Path, name: str, most: int = MOST_FILE_BYTES) -> bytes | None:
-    """Return what is in a file in RUN, or None without the file.
+    """Return the contents of a file in RUN, or None without the file.
 
-    Raises CheckpointError C903 for a link out of RUN, for what is no regular file, and for a file
-    of more than `most` bytes.
+    Raises CheckpointError C903 for a link out of RUN, for an irregular file, and for a file of more
+    than `most` bytes.
     """
     path = path_inside(folder, name)
     if not os.path.lexists(path):
@@ -80,8 +80,8 @@ def run_record(kind: type[_R], raw: bytes, path: Path, help: str) -> _R:
 def _other_version(raw: bytes) -> str:
     """Return the version that wrote a file, in quotes, where it is not this one."""
     with suppress(ValueError, RecursionError):
-        found = json.loads(raw)
-        version = found.get("version") if isinstance(found, dict) else None
+        record = json.loads(raw)
+        version = record.get("version") if isinstance(record, dict) else None
         if isinstance(version, str) and version != gptailor.__version__:
             return quoted(version)
     return ""
@@ -102,7 +102,7 @@ class RunFiles:
         return CheckpointError("C903", message, self.path, help)
 
     def read(self, name: str) -> bytes | None:
-        """Return what is in a file, or None without the file. Raises CheckpointError C903."""
+        """Return the contents of a file, or None without the file. Raises CheckpointError C903."""
         if self.storage is None:
             return file_inside(self.path, name)
         return self.storage.get([name])[name] if name in self._names else None

@@ -1,6 +1,6 @@
 """A search's RUN read for a report: nothing is evaluated, written or locked, nor are models needed.
 
-What isn't there is said in the report's `missing`. A search that goes on meanwhile isn't disturbed.
+The report's `missing` lists missing parts. A search that goes on meanwhile isn't disturbed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,26 +64,25 @@ _NO_SPACE = (
     " trial."
 )
 _LEARNING = "surrogate"
-"""The strategy whose model says what it learned."""
+"""The strategy with a model of the layers' effects."""
 
 
 def run_report(
     run: str | Path, *, learned: bool = True, storage: str | None = None, study: str | None = None
 ) -> RunReport:
-    """Return what a search's folder, or what lies at its URL, contains.
+    """Return the report of a search's folder or URL.
 
     `learned` is whether the surrogate is fitted again too, which takes some seconds. RUN may be a
     stranger's: its own journal is read, never the storage that its `run.json` names. A study in a
     database is read from the SQLite `storage` that the caller names, which is opened to read only;
-    `study` is its name there. Raises CheckpointError C903 for what holds no search, or none that
-    can be read.
+    `study` is its name there. Raises CheckpointError C903 for a folder without a readable search.
     """
     return _Reading(RunFiles(run), storage, study).report(learned=learned)
 
 
 @final
 class _Reading:
-    """A RUN while it is read: `missing` grows by what isn't there."""
+    """A RUN while it is read: `missing` collects messages about missing parts."""
 
     def __init__(self, files: RunFiles, storage: str | None, study: str | None) -> None:
         self.files = files
@@ -100,7 +99,7 @@ class _Reading:
         self.ledger = self._ledger()
         self.space = self._space()
 
-    # ------------------------------------------------------------------------------ what is on disk
+    # --------------------------------------------------------------------------- reading from disk
 
     def _journal(self, name: str) -> Study:
         """Return the study in RUN's journal. Raises CheckpointError C903."""
@@ -122,8 +121,8 @@ class _Reading:
             raise refusal(error, lines, name, self.files.path) from error
 
     def _ledger(self) -> Ledger:
-        wanted, prefer = self.record.objectives, self.record.prefer
-        number = wanted.index(prefer) if prefer in wanted else None
+        objectives, prefer = self.record.objectives, self.record.prefer
+        number = objectives.index(prefer) if prefer in objectives else None
         ledger = Ledger(self.record.aims, self.study.typed.full, number)
         self.study.recall(ledger)
         summary = self.summary
@@ -154,7 +153,7 @@ class _Reading:
     # ---------------------------------------------------------------------------------- the report
 
     def report(self, *, learned: bool) -> RunReport:
-        """All of it."""
+        """Return the report."""
         ledger, space = self.ledger, self.space
         plans = {} if space is None else _plans(space, ledger)
         losses = {t.number: loss for t in ledger.trials if (loss := ledger.loss(t)) is not None}
@@ -162,9 +161,9 @@ class _Reading:
         sizes = _sizes(written, plans)
         line = partial(self._trial, plans, sizes)
         front = None if self.summary is None else [row.trial for row in self.summary.front]
-        found = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
-        states = {digest: row for digest, row in found.items() if row is not None}
-        whole = [
+        layer_lists = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
+        states = {digest: row for digest, row in layer_lists.items() if row is not None}
+        full_trials = [
             t
             for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE)
             if t.full and t.same_as is None and t.number in losses
@@ -186,8 +185,10 @@ class _Reading:
             blocks=scan or self.files.record(BlockScan, f"{BLOCKS}.json"),
             windows=[]
             if space is None
-            else window_losses(space, whole, {t.number: losses[t.number].value for t in whole}),
-            effects=_effects(whole, states, losses),
+            else window_losses(
+                space, full_trials, {t.number: losses[t.number].value for t in full_trials}
+            ),
+            effects=_effects(full_trials, states, losses),
             learned=self._learned() if learned else [],
             missing=tuple(self.missing),
         )
@@ -234,11 +235,11 @@ class _Reading:
     ) -> ReportedTrial:
         request, plan, size = trial.request, plans.get(trial.plan), sizes.get(trial.plan)
         unseen = self.study.typed.held_out
-        held, theirs = (scores_in(unseen.get(held_key(one))) for one in (trial, None))
+        held, base = (scores_in(unseen.get(held_key(t))) for t in (trial, None))
         lost = self.ledger.loss(trial)
         apart = None
-        if held is not None and theirs is not None:
-            apart = self.ledger.loss_beside(held, theirs.values)
+        if held is not None and base is not None:
+            apart = self.ledger.loss_beside(held, base.values)
         return ReportedTrial(
             number=trial.number,
             phase=request.phase,
@@ -256,7 +257,7 @@ class _Reading:
             loss_error=None if lost is None else lost.stderr,
             layers=size.layers if size else None if plan is None else len(plan.kept),
             size=size,
-            made="" if plan is None else _made(plan),
+            made="" if plan is None else _plan_line(plan),
             text=self._handed(trial)
             if plan is None
             else format_plan(at_stage(plan.declared, request.stage)),
@@ -272,32 +273,32 @@ class _Reading:
 
 
 def _plans(space: Space, ledger: Ledger) -> dict[str, Resolved]:
-    """The plans of trials, each once, by their digests."""
-    found: dict[str, Resolved] = {}
+    """Return the plans of trials, each once, by their digests."""
+    plans: dict[str, Resolved] = {}
     for trial in ledger.trials:
-        if trial.plan not in found:
+        if trial.plan not in plans:
             plan = decode(space, trial.request.genome)
-            found[trial.plan] = Resolved(plan, space.layers)
-    return found
+            plans[trial.plan] = Resolved(plan, space.layers)
+    return plans
 
 
 def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str, OutputSize]:
     """Return the plans' sizes by digest: as written, or as all plans of as many layers have it."""
-    known = {} if written is None else dict(written.plans)
+    sizes = {} if written is None else dict(written.plans)
     alike: dict[int, set[OutputSize]] = {}
-    for size in known.values():
+    for size in sizes.values():
         alike.setdefault(size.layers, set()).add(size)
     for digest, plan in plans.items():
         [*same] = alike.get(len(plan.kept), ())
-        if digest not in known and len(same) == 1:
-            known[digest] = same[0]
-    return known
+        if digest not in sizes and len(same) == 1:
+            sizes[digest] = same[0]
+    return sizes
 
 
-def _made(told: Resolved) -> str:
-    """A line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
-    dropped = [drop.position for drop in told.plan.drops]
-    return plan_summary(layer_views(told)) + f"; cut: {range_words(dropped)}" * bool(dropped)
+def _plan_line(resolved: Resolved) -> str:
+    """Return a line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
+    dropped = [drop.position for drop in resolved.plan.drops]
+    return plan_summary(layer_views(resolved)) + f"; cut: {range_words(dropped)}" * bool(dropped)
 
 
 def _effects(
@@ -305,6 +306,6 @@ def _effects(
     states: Mapping[str, list[LayerState]],
     losses: Mapping[int, Estimate],
 ) -> list[LayerEffect]:
-    """Those of each plan once, on all samples and as it is before it is repaired."""
-    known = [trial for trial in trials if trial.plan in states]
-    return seen_effects([states[t.plan] for t in known], [losses[t.number].value for t in known])
+    """Return layer effects over plans, each once, on all samples and before it is repaired."""
+    shown = [trial for trial in trials if trial.plan in states]
+    return seen_effects([states[t.plan] for t in shown], [losses[t.number].value for t in shown])

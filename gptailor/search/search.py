@@ -1,4 +1,4 @@
-"""What happens in a search: `search` closes an open plan's choices, `search_steps` is its loop."""
+"""The course of a search: `search` closes an open plan's choices, `search_steps` is its loop."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
-"""So many trials without a single score end a search."""
+"""The number of trials without a single score that end a search."""
 
 
 @final
@@ -69,7 +69,7 @@ class Warned(NamedTuple):
 
 @final
 class Doing(NamedTuple):
-    """Something that isn't a trial takes a while; it has `total` steps, if that is known."""
+    """A slow step that isn't a trial; it has `total` parts, if that is known."""
 
     what: str
     done: int = 0
@@ -78,9 +78,9 @@ class Doing(NamedTuple):
 
 @final
 class Estimated(NamedTuple):
-    """The uncut base is scored: what trials that are left cost, in evaluations and in seconds.
+    """The uncut base is scored: the cost of the remaining trials, in evaluations and in seconds.
 
-    `seconds` are those of one evaluation at full fidelity, as the base took them.
+    `seconds` is the time of one evaluation at full fidelity, measured on the base.
     """
 
     evaluations: float
@@ -90,7 +90,7 @@ class Estimated(NamedTuple):
 
 @final
 class Begun(NamedTuple):
-    """Trials begin, or go on after those in the ledger. `repair` is what `repair_cost` says."""
+    """Trials begin, or go on after those in the ledger. `repair` is the result of `repair_cost`."""
 
     ledger: Ledger
     budget: Budget
@@ -100,7 +100,7 @@ class Begun(NamedTuple):
 
 @final
 class Asked(NamedTuple):
-    """What to evaluate next is being worked out."""
+    """The next requests are being computed."""
 
 
 @final
@@ -119,7 +119,7 @@ class Scored(NamedTuple):
 
 
 SearchEvent: TypeAlias = Warned | Doing | Estimated | Begun | Asked | Started | Scored | Event
-"""Those of a search, and those of bridging and healing its plans."""
+"""Events of a search, and of bridging and healing its plans."""
 OnSearchEvent: TypeAlias = Callable[[SearchEvent], None]
 
 
@@ -135,36 +135,36 @@ def search(
     where: Resources | None = None,
     on_event: OnSearchEvent = ignore_events,
 ) -> Searched:
-    """Close the choices of an open plan by trials; all that comes of it is in the folder `run`.
+    """Close the choices of an open plan by trials; write all results into the folder `run`.
 
-    That may be a URL of object storage (`s3://bucket/run`) too.
+    `run` may also be a URL of object storage (`s3://bucket/run`).
 
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
-    on; one of another is refused. Ctrl-C ends a search with everything kept, and then only what is
-    quick is written. Other draws of the samples are searched where the flags say so, and then the
-    summary says how far what they find agrees. `on_event` receives each event, also how
-    finalists are bridged and healed here.
+    on; a folder of another search is refused. Ctrl-C ends a search with everything kept, and skips
+    slow results. With `repeat_calibration` other draws of the samples are searched too, and the
+    summary contains how far their plans agree. `on_event` receives each event, also of bridging
+    and healing finalists here.
 
     Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder
-    (C901 to C903, C303), TailorError or OSError for what concerns all trials.
+    (C901 to C903, C303), TailorError or OSError for errors that concern all trials.
     """
     flags, where = flags or Flags(), where or Resources()
 
     def once(run: str | Path, flags: Flags, where: Resources) -> Searched:
         return _search(plan, run, flags, models, where, on_event)
 
-    found = once(run, flags, where)
-    if not flags.repeat_calibration or found.ended == "interrupted" or found.best is None:
-        return found
+    searched = once(run, flags, where)
+    if not flags.repeat_calibration or searched.ended == "interrupted" or searched.best is None:
+        return searched
     say = lambda what: on_event(Doing(what))  # noqa: E731
-    repeats = Resampling(plan, run, flags, where, models, say).others(found, once)
+    repeats = Resampling(plan, run, flags, where, models, say).others(searched, once)
     if repeats is None:
-        return replace(found, ended="interrupted")
+        return replace(searched, ended="interrupted")
     return _search(plan, run, flags, models, where, on_event, repeats)
 
 
-def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
+def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other draws)
     plan: Plan,
     run: str | Path,
     flags: Flags,
@@ -173,7 +173,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
     on_event: OnSearchEvent,
     repeats: DrawsAgreement | None = None,
 ) -> Searched:
-    """One search; it is over at once where its trials are all told."""
+    """Run one search; it ends at once where all its trials are in the study."""
     chosen = settings(plan, flags)
     begun = runs.begun_with(plan, chosen, where)
     with (
@@ -187,8 +187,8 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         where = computing(where, opened_models, folder.earlier())
         begun |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
-        whole = space_of(plan, opened_models["base"].layout.count, tied)
-        sizes, space, starts_within, within = bounded(whole, opened_models, chosen.requires)
+        full_space = space_of(plan, opened_models["base"].layout.count, tied)
+        sizes, space, starts_within, within = bounded(full_space, opened_models, chosen.requires)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_event)
         base, budget = base_of(plan), Budget.of(chosen, trials.full)
@@ -242,12 +242,12 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
 @final
 @dataclass(frozen=True)
 class SearchSetting:
-    """What a search is of and how it goes: all that its course depends on but for the judge.
+    """Settings that the course of a search depends on; it also depends on the judge.
 
     `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
     seconds a free worker waits at least for another one. With `races` the strategy's trials are
-    given up where they have lost. `prior` is what was measured of each layer before.
-    What is asked for is `within` bounds, where there are any.
+    given up where they have lost. `prior` is the earlier measurement of each layer. Requested
+    genomes are `within` bounds, where there are any.
     """
 
     space: Space
@@ -266,12 +266,12 @@ class SearchSetting:
 def search_steps(
     of: SearchSetting, study: Study, ledger: Ledger, workers: Workers
 ) -> Iterator[SearchEvent]:
-    """While there is budget: ask, decode, evaluate, record, tell.
+    """Ask, decode, evaluate, record and tell while there is budget.
 
     A search whose trials are in the study and the ledger goes on where they end. Its course depends
-    on the setting, the outcomes and the number of workers alone, unless one of these is stuck for
-    so long that the study has the note `LATE`. What was told is kept whatever happens. Raises
-    SearchError where nothing has a score, and what a judge or the disk raises.
+    on the setting, the outcomes and the number of workers alone, unless a worker is stuck for so
+    long that the study has the note `LATE`. Told trials are kept whatever happens. Raises
+    SearchError where nothing has a score, and the errors of a judge or the disk.
     """
     about, ended = of.budget.record(), study.typed.ended
     if ended is not None and about == {name: getattr(ended, name) for name in about}:
@@ -306,12 +306,13 @@ def search_steps(
 
 
 def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
-    """Ask for more; whether there is anything that can be asked for now.
+    """Ask for more; return whether there is anything to evaluate now.
 
-    What trials in a race cost is known when they are told: until then what is beyond waits.
+    The cost of trials in a race is known when they are told. Until then requests beyond the budget
+    wait.
     """
     while requests := schedule.next(idle=not under_way.waiting, waiting=under_way.asks):
-        plans = ((one, decode(of.space, one.genome)) for one in requests)
+        plans = ((request, decode(of.space, request.genome)) for request in requests)
         beyond = under_way.fill(plans, schedule.room(requests))
         if beyond and of.races and not (schedule.retries and len(beyond) == len(requests)):
             schedule.postpone(beyond)
@@ -325,7 +326,7 @@ def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
 
 
 def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Workers) -> None:
-    """Wait for what comes first; a free worker that is held up by another one not for ever."""
+    """Wait for the first event; a free worker doesn't wait for a slow one for ever."""
     held_up = under_way.free and schedule.waits(under_way.asks)
     event = workers.next(under_way.longest() if held_up else None)
     if event is None:
@@ -338,18 +339,18 @@ def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Worker
 def _recorded(
     of: SearchSetting, study: Study, ledger: Ledger, under_way: UnderWay, before: int
 ) -> Iterator[Estimated | Scored]:
-    """Write down what is known now, then tell it. There were so many trials `before`."""
+    """Write down what is known now, then yield it, after so many trials `before`."""
     for samples, outcomes, seconds in under_way.measures():
         _measure(of.aims, outcomes, samples, study, ledger)
-        left = of.budget.trials - of.budget.measured - ledger.cost()
-        yield Estimated(left, seconds * ledger.full / samples, ledger.full)
+        remaining = of.budget.trials - of.budget.measured - ledger.cost()
+        yield Estimated(remaining, seconds * ledger.full / samples, ledger.full)
     for trial in under_way.told():
         study.add(trial)
         ledger.add(trial)
         yield Scored(trial)
         patient = len(ledger.trials) - before < min(_GIVE_UP_AFTER, of.budget.trials)
-        if not patient and all(one.values is None for one in ledger.trials):
-            reasons = Counter(str(one.failure) for one in ledger.trials if one.failure is not None)
+        if not patient and all(t.values is None for t in ledger.trials):
+            reasons = Counter(str(t.failure) for t in ledger.trials if t.failure is not None)
             [(reason, count)] = reasons.most_common(1)
             many = len(ledger.trials)
             whose = f"none of the first {many} trials has" if many > 1 else "the first trial hasn't"
@@ -360,7 +361,7 @@ def _recorded(
 def _measure(
     aims: Sequence[Aim], outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger
 ) -> None:
-    """Take in the uncut base's scores on so many samples, of which others are shares."""
+    """Add the uncut base's scores on so many samples, which others are shares of."""
     values, stderrs, failure = read_outcomes(outcomes)
     if values is None or stderrs is None:
         raise SearchError(f"the base itself has no score: {failure}")
@@ -368,11 +369,14 @@ def _measure(
         if aim.scale == "base" and value <= 0:
             message = f"the base's score by {aim.name} is {value:g}: nothing can be a share of it"
             raise SearchError(message)
-    each = [one.each for one in outcomes if isinstance(one, Score) and one.each is not None]
+    scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
+    each = [score.each for score in scores if score.each is not None]
     for count in race_counts(samples) if len(each) == len(outcomes) else ():
-        if count and count not in ledger.references:  # of what is given up there
-            found = [one.score(count) for one in each]
-            study.note_base(count, [one.value for one in found], [one.stderr for one in found])
-            ledger.references[count] = tuple(one.value for one in found)
-    study.note_base(samples, values, stderrs)  # the last: what is noted isn't measured again
+        if (
+            count and count not in ledger.references
+        ):  # the base on fewer samples, for trials that are given up there
+            firsts = [per_sample.score(count) for per_sample in each]
+            study.note_base(count, [s.value for s in firsts], [s.stderr for s in firsts])
+            ledger.references[count] = tuple(s.value for s in firsts)
+    study.note_base(samples, values, stderrs)  # last, since noted scores aren't measured again
     ledger.references[samples] = values

@@ -1,4 +1,4 @@
-"""What a search is asked for: the flags, over what the plan's `search` block says: `Settings`."""
+"""The settings of a search: flags over the plan's `search` block, as `Settings`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.report.summary import BridgedTrials, escaped_control
 
 TRIALS = 200
-"""The budget of a search that nobody gave one."""
+"""The default budget of a search."""
 
 BRIDGE: BridgedTrials = "finalists"
-"""When trials of a space with bridges are bridged, if nobody says."""
+"""The default of when trials of a space with bridges are bridged."""
 
 
 @final
 class WishError(TailorError):
-    """A search can't be what was asked for."""
+    """A search can't be as requested."""
 
     exit_code = 1
 
@@ -31,7 +31,7 @@ class WishError(TailorError):
 @final
 @dataclass(frozen=True)
 class Flags:
-    """What was said beside the plan; None is not said, and then the `search` block counts."""
+    """Flags beside the plan; where a flag is None, the `search` block counts."""
 
     objectives: tuple[str, ...] = ()
     fidelity: tuple[int, int] | None = None
@@ -49,11 +49,11 @@ class Flags:
 @final
 @dataclass(frozen=True)
 class Resources:
-    """Where models live, and where the study is if not in the folder.
+    """The place of the models, and of the study if it isn't in the folder.
 
     `dtype` is the live models', by name; `storage` is a URL of Optuna's, `study` its name there.
-    `ray` is a cluster's address, `workers` how many of its workers to use; `gpus_per_worker` hold
-    one worker's layers, and those of this process.
+    `ray` is a cluster's address, `workers` how many of its workers to use. `gpus_per_worker` GPUs
+    hold one worker's layers, and this process's own.
     """
 
     device: str = "cpu"
@@ -69,12 +69,12 @@ class Resources:
 @final
 @dataclass(frozen=True)
 class Settings:
-    """How a search goes. Relative paths in `objectives` start at `folder`.
+    """All settings of a search. Relative paths in `objectives` start at `folder`.
 
-    `directed` says of each objective whether its direction was said; `prefer` is the number of the
-    one that decides, from 0. `heals` says that the best trials are healed in the end; `finalists`
+    `directed` tells of each objective whether its direction was given. `prefer` is the number of
+    the deciding objective, from 0. With `heals` the best trials are healed in the end; `finalists`
     is how many were asked for. With `race` trials are given up where they have lost. `requires` are
-    the plan's, whose paths start at its own folder.
+    the plan's requirements; their paths start at the plan's folder.
     """
 
     objectives: tuple[Objective, ...]
@@ -94,13 +94,13 @@ class Settings:
 
     @property
     def limits(self) -> tuple[Requirement, ...]:
-        """What is required of sizes, which no plan that is asked for is beyond."""
-        return tuple(one for one in self.requires if OBJECTIVES[one.name].by == "headers")
+        """Requirements of sizes, which all requested plans meet."""
+        return tuple(r for r in self.requires if OBJECTIVES[r.name].by == "headers")
 
     @property
     def conditions(self) -> tuple[Requirement, ...]:
-        """What is required of scores and times, which the best plans are judged by in the end."""
-        return tuple(one for one in self.requires if OBJECTIVES[one.name].by != "headers")
+        """Requirements of scores and times, which the best plans are judged by in the end."""
+        return tuple(r for r in self.requires if OBJECTIVES[r.name].by != "headers")
 
     @property
     def texts(self) -> tuple[object, ...]:
@@ -108,8 +108,8 @@ class Settings:
         return tuple(o.arguments.get("file", n) for n, o in enumerate(self.objectives))
 
     def record(self) -> dict[str, Any]:
-        """What is written down of it."""
-        words = tuple(escaped_control(objective_words(one)) for one in self.objectives)
+        """Return the settings as a record of the search has them."""
+        words = tuple(escaped_control(objective_words(objective)) for objective in self.objectives)
         return {
             "objectives": words,
             "fidelity": None if self.fidelity is None else "{}..{}".format(*self.fidelity),
@@ -122,20 +122,20 @@ class Settings:
             "heals": self.heals,
             "finalists": self.finalists,
             "race": self.race,
-            "requires": tuple(escaped_control(requirement_words(one)) for one in self.requires),
+            "requires": tuple(escaped_control(requirement_words(r)) for r in self.requires),
         }
 
 
 def settings(plan: Plan, flags: Flags) -> Settings:
-    """The flags over the block. Raises WishError or PlanError for what can't be searched."""
+    """Return the flags over the block. Raises WishError or PlanError for an invalid search."""
     if open_choices(plan) == 0:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
     block = plan.search or Search()
     objectives, directed, folder = _objectives(plan, block, flags.objectives)
-    if all(OBJECTIVES[one.name].by != "samples" for one in objectives):
+    if all(OBJECTIVES[objective.name].by != "samples" for objective in objectives):
         message = "no objective says how good a plan is: the smallest one would be the best"
         raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
-    if _of_several_sizes(plan) and not any(_is_size(one) for one in objectives):
+    if _of_several_sizes(plan) and not any(_is_size(objective) for objective in objectives):
         objectives, directed = (*objectives, SIZE), (*directed, True)
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
@@ -163,30 +163,30 @@ def settings(plan: Plan, flags: Flags) -> Settings:
 
 
 def wants_size_too(plan: Plan, flags: Flags, chosen: Settings) -> bool:
-    """Whether the size is an objective only because plans are of several sizes."""
+    """Return whether the size is an objective only because plans are of several sizes."""
     asked = flags.objectives or (() if plan.search is None else plan.search.objectives)
     return len(chosen.objectives) > len(asked)
 
 
 SIZE = Objective(direction="minimize", name="parameters")
-"""What a search wants too whose plan says how many layers leave, at least and at most."""
+"""The additional objective of a plan that drops between two numbers of layers."""
 
 
 def _of_several_sizes(plan: Plan) -> bool:
-    return any(isinstance(one.count, CountRange) for _, one in drops_by_choice(plan))
+    return any(isinstance(choice.count, CountRange) for _, choice in drops_by_choice(plan))
 
 
 def _is_size(objective: Objective) -> bool:
     return OBJECTIVES[objective.name].by == "headers"
 
 
-def _refuse_finalists(wanted: int, trials: int, *, final: bool) -> None:
-    """Each finalist is evaluated twice, so that at most half of the budget can be finalists."""
+def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
+    """Raise WishError without finalists, or for more than half of the budget."""
     if not final:
         message = "--finalists says how many of the best are bridged or healed in the end"
         raise WishError(f"{message}, and none are: the plan has neither 'bridge' nor 'heal'")
-    if not 1 <= wanted <= (most := max(trials // 2, 1)):
-        message = f"of {trials} trials 1 to {most} can be finalists, not {wanted}"
+    if not 1 <= finalists <= (most := max(trials // 2, 1)):
+        message = f"of {trials} trials 1 to {most} can be finalists, not {finalists}"
         raise WishError(f"{message}: each is evaluated twice")
 
 
@@ -199,21 +199,21 @@ def _objectives(
             raise WishError(f"{message}: give --objective 'nll(\"text.txt\")', or a search block")
         folder = plan.origin.folder if plan.origin else Path()
         return block.objectives, (True,) * len(block.objectives), folder
-    found: list[tuple[Objective, bool]] = []
+    parsed: list[tuple[Objective, bool]] = []
     faults: list[Fault] = []
     for text in texts:
         try:
-            found.append(read_objective(text, plan.models, name="--objective"))
+            parsed.append(read_objective(text, plan.models, name="--objective"))
         except PlanError as error:
             faults += error.faults
     if faults:
         raise PlanError(faults)
-    objectives = tuple(objective for objective, _ in found)
+    objectives = tuple(objective for objective, _ in parsed)
     plain = [*map(with_plain_path, objectives)]
-    for number, one in enumerate(objectives):
+    for number, objective in enumerate(objectives):
         if plain[number] in plain[:number]:
-            raise WishError(f"the objective {measure_words(one)} is given twice")
-    return objectives, tuple(directed for _, directed in found), Path()
+            raise WishError(f"the objective {measure_words(objective)} is given twice")
+    return objectives, tuple(directed for _, directed in parsed), Path()
 
 
 def _strategy(name: str) -> str:
@@ -223,14 +223,14 @@ def _strategy(name: str) -> str:
     return name
 
 
-def _preferred(said: str, objectives: Sequence[Objective]) -> int:
-    """The number of an objective by its number from 1, its words, or its name if one has it."""
-    if said.isdecimal():
-        if 1 <= int(said) <= len(objectives):
-            return int(said) - 1
+def _preferred(text: str, objectives: Sequence[Objective]) -> int:
+    """Return an objective's number, given its number from 1, its words or its unique name."""
+    if text.isdecimal():
+        if 1 <= int(text) <= len(objectives):
+            return int(text) - 1
     else:
         for names in ([measure_words(o) for o in objectives], [o.name for o in objectives]):
-            if names.count(said) == 1:
-                return names.index(said)
-    known = "; ".join(f"{n} {measure_words(one)}" for n, one in enumerate(objectives, start=1))
-    raise WishError(f"--prefer '{said}' names none of the objectives, or several: {known}")
+            if names.count(text) == 1:
+                return names.index(text)
+    choices = "; ".join(f"{n} {measure_words(o)}" for n, o in enumerate(objectives, start=1))
+    raise WishError(f"--prefer '{text}' names none of the objectives, or several: {choices}")

@@ -17,12 +17,12 @@ _PASSWORD: Final = re.compile(r"://[^/@\s]*@")
 def stored_study(url: str, name: str) -> Study:
     """Return the study of that name in a SQLite database, which must exist and stays as it is.
 
-    Raises CheckpointError C903 for another kind of storage, which nothing here can open without
-    writing into it, and for what can't be read.
+    Raises CheckpointError C903 for another kind of storage, which can't be opened here without
+    writing into it, and for an unreadable database.
     """
-    found = _SQLITE.fullmatch(url)
-    place = Path(_PASSWORD.sub("://…@", url) if found is None else found["file"])
-    if found is None:
+    match = _SQLITE.fullmatch(url)
+    place = Path(_PASSWORD.sub("://…@", url) if match is None else match["file"])
+    if match is None:
         message = "expected a storage sqlite:///FILE, which can be opened to read only"
         help_ = "optuna.copy_study copies a study of another database into a SQLite file"
         raise CheckpointError("C903", message, place, help_)

@@ -1,4 +1,4 @@
-"""What a search's result says: `search_summary`, for files, people and programs."""
+"""The summary of a search: `search_summary`, for files, people and programs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -42,30 +42,30 @@ from gptailor.search.score_requirements import Judged
 from gptailor.search.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
 
 ENOUGH = 12
-"""Random plans from which it can be said what more of them would reach."""
+"""The fewest random plans from which the best of more can be estimated."""
 
 
 def aims_of(
     traits: Sequence[tuple[str, str, str]], objectives: Sequence[Objective]
 ) -> tuple[Aim, ...]:
-    """A search's objectives with their units, and short labels that tell them apart."""
-    names = [one.name for one in objectives]
-    found = []
-    for (name, direction, scale), one in zip(traits, objectives, strict=True):
-        label = one.name
-        if names.count(one.name) > 1:
-            label = f"{one.name} {_about(one)}".strip()
-        spec, words = OBJECTIVES[one.name], (escaped_control(name), escaped_control(label))
-        named = (words[0], direction, scale, words[1], spec.unit, spec.by != "samples")
-        found.append(Aim(*named))  # type: ignore[arg-type] # as literals
-    labels = [aim.label for aim in found]
-    return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in found)
+    """Return a search's objectives with their units, and short labels that tell them apart."""
+    names = [objective.name for objective in objectives]
+    aims = []
+    for (name, direction, scale), objective in zip(traits, objectives, strict=True):
+        label = objective.name
+        if names.count(objective.name) > 1:
+            label = f"{objective.name} {_about(objective)}".strip()
+        spec, words = OBJECTIVES[objective.name], (escaped_control(name), escaped_control(label))
+        fields = (words[0], direction, scale, words[1], spec.unit, spec.by != "samples")
+        aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
+    labels = [aim.label for aim in aims]
+    return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)
 
 
 def _about(objective: Objective) -> str:
-    """The file or the task that an objective is of, in short."""
-    said = objective.arguments.get("file") or objective.arguments.get("task") or ""
-    return Path(str(said)).stem
+    """Return the file or the task of an objective, in short."""
+    source = objective.arguments.get("file") or objective.arguments.get("task") or ""
+    return Path(str(source)).stem
 
 
 def search_summary(
@@ -75,12 +75,12 @@ def search_summary(
     verdict: Verdict | None,
     sizes: Sizes,
 ) -> SearchSummary:
-    """Return the whole; `about` is what the search was of and how it ended."""
+    """Return the summary; `about` has the search's settings and its end."""
     row, drawn = partial(_row, ledger, held), drawn_plans(ledger)
-    found, best = (None, None) if verdict is None else (verdict.found, verdict.best)
+    top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
     places = []
     for trial, size in curve(ledger, sizes):
-        chosen = best if best is not None and trial is found and sizes.of(best) == size else trial
+        chosen = best if best is not None and trial is top and sizes.of(best) == size else trial
         place = {
             **size._asdict(),
             "file": front_file(chosen.number),
@@ -91,7 +91,7 @@ def search_summary(
     costs: MeasuredNote = about["measured"]
     asked = {trial.request.samples for trial in ledger.trials}
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
-    whole = {
+    fields = {
         **about,
         "objectives": ledger.aims,
         "judging": ledger.judging,
@@ -110,7 +110,7 @@ def search_summary(
         ),
         "base": BaseScores(values=ledger.references.get(ledger.full), held=held_row(held, None)),
         "verdict": None if verdict is None else verdict.record(),
-        "found": None if found is None else row(found),
+        "found": None if top is None else row(top),
         "best": None if best is None else row(best),
         "front": tuple(map(row, ledger.front())),
         "sizes": tuple(places),
@@ -124,13 +124,14 @@ def search_summary(
         ),
         "required": _required(ledger, about.get("required"), best),
     }
-    return SearchSummary(**whole)
+    return SearchSummary(**fields)
 
 
 def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
     """Return the mean loss by all that aren't sizes, as a share of the base's and in a unit.
 
-    A share is None where an objective has none, as `kl`; a unit where they have none in common.
+    A share is None where an objective has none, as `kl`. A unit is None where the objectives have
+    no common unit.
     """
     aims = [ledger.aims[number] for number in ledger.rated]
     by_base = trial.values is not None and all(aim.scale == "base" for aim in aims)
@@ -142,7 +143,7 @@ def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
 
 
 def _required(ledger: Ledger, judged: Judged | None, best: Trial | None) -> RequiredRecord | None:
-    """Return what was required, and what the best plan has of it, or else the nearest plan."""
+    """Return the requirements and the best plan's values, or else the nearest plan's."""
     if judged is None:
         return None
     nearest = None if judged.nearest is None else ledger.trials[judged.nearest]
@@ -157,13 +158,13 @@ def _required(ledger: Ledger, judged: Judged | None, best: Trial | None) -> Requ
 
 
 def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
-    """The trials that a summary has: the best, random, starting plans, the front, each size's.
+    """Return a summary's trials: the best, random, starting plans, the front, each size's.
 
-    Those that what was found is compared with are among them, though others may be better.
+    The rivals of the best trial are among them, though other trials may be better.
     """
-    best = found, _ = ledger.best(), ledger.best(drawn_plans(ledger))
+    best = top, _ = ledger.best(), ledger.best(drawn_plans(ledger))
     size = lambda trial: sizes.of(trial).parameters  # noqa: E731
-    alike = [] if found is None else rivals(ledger, found, size)
+    alike = [] if top is None else rivals(ledger, top, size)
     places = [trial for trial, _ in curve(ledger, sizes)]
     final = [trial for trial in ledger.of(FINAL) if trial.values is not None]
     chosen = (*best, *best_starts(ledger), *alike, *ledger.front(), *places, *final)
@@ -171,20 +172,20 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
 
 
 def best_starts(ledger: Ledger) -> list[Trial]:
-    """Starting plans at full fidelity, bridged or healed ones first, then the best; each once."""
+    """Return starting plans at full fidelity, repaired ones first, then the best; each once."""
     plans = {trial.plan for trial in ledger.of(STARTS)}
-    whole = [
+    full = [
         trial
         for trial in ledger.of(STARTS, FINAL)
         if trial.full and trial.values and trial.same_as is None and trial.plan in plans
     ]
-    stages = sorted({t.request.stage for t in whole}, key=STAGES.index, reverse=True)
-    alike = [[t for t in whole if t.request.stage == stage] for stage in stages]
+    stages = sorted({t.request.stage for t in full}, key=STAGES.index, reverse=True)
+    alike = [[t for t in full if t.request.stage == stage] for stage in stages]
     return [t for of in alike for t in ledger.ranked(of, MOST_STARTS)][:MOST_STARTS]
 
 
 def drawn_plans(ledger: Ledger) -> list[Trial]:
-    """The plans of random search if there was one, else the few random ones in the budget."""
+    """Return random search's plans if there was one, else the random ones in the budget."""
     beside = [t for t in ledger.fresh(BESIDE) if t.stopped is None]
     return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
 
@@ -204,7 +205,7 @@ def _row(ledger: Ledger, held: HeldOut, trial: Trial) -> SummaryRow:
 
 
 def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
-    """Return what all rows have of a trial."""
+    """Return the fields of a trial that all rows have."""
     before, lost = ledger.before(trial), ledger.loss(trial)
     return {
         "trial": trial.number,
@@ -223,21 +224,21 @@ def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
 
 
 def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
-    """What the best of as many random plans as the search cost would be expected to score.
+    """Return the expected best score of as many random plans as the search cost.
 
-    Of several objectives it is what it would lose on the mean, in the ledger's `loss_unit`. By a
-    normal law through those that were drawn: an estimate for little money, while random search
-    itself would cost as much again.
+    With several objectives it is the expected mean loss, in the ledger's `loss_unit`. It fits a
+    normal law to the drawn plans: a cheap estimate, while random search itself would cost as much
+    again.
     """
     if len(ledger.judging) > 1:
         sign = 1
-        found = [lost.value for trial in drawn if (lost := ledger.loss(trial)) is not None]
+        scores = [lost.value for trial in drawn if (lost := ledger.loss(trial)) is not None]
     else:
         [number] = ledger.judging
         sign = 1 if ledger.aims[number].direction == "minimize" else -1
-        found = [trial.values[number] for trial in drawn if trial.values is not None]
-    if len(found) < ENOUGH or ledger.of(BESIDE):
+        scores = [trial.values[number] for trial in drawn if trial.values is not None]
+    if len(scores) < ENOUGH or ledger.of(BESIDE):
         return None
     count = max(ledger.cost(), 1.0)
     quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
-    return fmean(found) - sign * quantile * stdev(found)
+    return fmean(scores) - sign * quantile * stdev(scores)

@@ -1,7 +1,7 @@
-"""Whether what a search found is better than what is to be had without it: `verdict`.
+"""Comparison of the plan that was found with the best plan that needs no search: `verdict`.
 
-Plans are compared sample by sample, on text that the search never saw where there is some. What is
-no more than two standard errors better is no better, and then the simpler plan is the best one.
+Plans are compared sample by sample, on text that the search never saw where there is some. A plan
+must be better by more than two standard errors, else the simpler plan is the best one.
 """
 
 import math
@@ -20,7 +20,7 @@ from gptailor.search.run.trials import STARTS, Ledger, Trial
 from gptailor.search.run.workers import BASE
 
 MOST_STARTS = 8
-"""Starting plans that what was found is compared with: the best ones."""
+"""The most starting plans that the found plan is compared with: the best ones."""
 
 
 HeldOut: TypeAlias = Mapping[str, HeldNote]
@@ -28,24 +28,24 @@ HeldOut: TypeAlias = Mapping[str, HeldNote]
 
 
 def held_key(trial: Trial | None) -> str:
-    """A trial's plan, as that was evaluated, or the base."""
+    """Return the key of a trial's plan as it was evaluated, or of the base."""
     if trial is None:
         return BASE
     stage = trial.request.stage
     return trial.plan if stage == "bare" else f"{trial.plan} {stage}"
 
 
-# ------------------------------------------------------------------------------------ what is best
+# -------------------------------------------------------------------------------- the best plan
 
 
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """What a search's result is worth.
+    """The verdict on a search's result.
 
-    `found` has the best score, `best` is what is handed over, `against` the starting plan that
-    `found` is the least better than, with that gain; `starts` is how many there are. `held` says
-    that held-out samples decided. `base` is the gain over the uncut base, which is `no_larger`.
+    `found` has the best score, `best` is handed over. `against` is the starting plan with the least
+    gain, and that gain; `starts` is how many starting plans there are. With `held`, held-out
+    samples decided. `base` is the gain over the uncut base, which may be `no_larger`.
     """
 
     found: Trial
@@ -94,66 +94,66 @@ class Verdict:
         )
 
 
-def rivals(ledger: Ledger, found: Trial, size: Callable[[Trial], float]) -> list[Trial]:
-    """The best starting plans, evaluated as what was found was, the best first.
+def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[Trial]:
+    """Return the best starting plans, evaluated like the plan that was found, best first.
 
-    Where size is an objective these are no larger than that.
+    Where size is an objective, they are no larger than the plan that was found.
     """
     plans = {trial.plan for trial in ledger.of(STARTS)}
     sized = any(aim.size for aim in ledger.aims)
-    most = size(found) if sized else math.inf
+    most = size(top) if sized else math.inf
     alike = [t for t in ledger.candidates() if t.plan in plans and size(t) <= most]
     return ledger.ranked(alike, MOST_STARTS)
 
 
-def verdict(  # noqa: PLR0913 (all that it goes by)
+def verdict(  # noqa: PLR0913 (all that it depends on)
     ledger: Ledger,
     measure: Comparison,
     scores: Callable[[Trial | None], Scores | None],
     plan_of: Callable[[Trial], Plan],
     size: Callable[[Trial], float],
-    whole: float,
+    base_size: float,
     *,
     held: bool,
 ) -> Verdict | None:
-    """What the best trial is worth; None if no plan has a score.
+    """Return the verdict on the best trial; None if no plan has a score.
 
-    `scores` are those that decide, of a trial or of the base (None); `size` says how large a plan
-    is, `whole` how large the base.
+    `scores` returns the deciding scores of a trial or of the base (None). `size` returns the size
+    of a trial's plan; `base_size` is the base's.
     """
-    if (found := ledger.best()) is None:
+    if (top := ledger.best()) is None:
         return None
-    mine = scores(found)
-    known = {one: s for one in rivals(ledger, found, size) if (s := scores(one)) is not None}
-    theirs = scores(None)
-    base = None if mine is None or theirs is None else measure.gain(mine, theirs)
-    no_larger = whole <= size(found)
-    made = (held, measure, base, no_larger)
-    if mine is None or not known:
-        return Verdict(found, found, None, len(known), *made)
-    gains = {one: measure.gain(mine, s) for one, s in known.items()}
-    if found in known:
-        against = found, Estimate(0.0, 0.0)
+    of_top = scores(top)
+    scored = {trial: s for trial in rivals(ledger, top, size) if (s := scores(trial)) is not None}
+    of_base = scores(None)
+    base = None if of_top is None or of_base is None else measure.gain(of_top, of_base)
+    no_larger = base_size <= size(top)
+    common = (held, measure, base, no_larger)
+    if of_top is None or not scored:
+        return Verdict(top, top, None, len(scored), *common)
+    gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}
+    if top in scored:
+        against = top, Estimate(0.0, 0.0)
     else:
         against = min(gains.items(), key=lambda pair: (pair[1].sure, pair[1].value))
-    best = found
+    best = top
     if not against[1].sure:
-        alike = {found: mine} | {one: s for one, s in known.items() if not gains[one].sure}
+        alike = {top: of_top} | {t: s for t, s in scored.items() if not gains[t].sure}
         kept = [
-            one
-            for one, s in alike.items()
+            trial
+            for trial, s in alike.items()
             if not any(measure.gain(other, s).sure for other in alike.values())
         ]
-        behind = {found: 0.0} | {one: gain.value for one, gain in gains.items()}
+        behind = {top: 0.0} | {trial: gain.value for trial, gain in gains.items()}
         best = min(
-            kept or [found],
+            kept or [top],
             key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t], t.number),
         )
-    return Verdict(found, best, against, len(known), *made)
+    return Verdict(top, best, against, len(scored), *common)
 
 
 def simplicity(plan: Plan) -> tuple[int, int]:
-    """A plan is simpler the fewer models it names, then the fewer lines it has."""
+    """Return a sort key: a simpler plan names fewer models, then has fewer lines."""
     return len(plan.models), len(format_plan(plan).splitlines())
 
 
@@ -166,7 +166,7 @@ def scores_in(note: HeldNote | None) -> Scores | None:
 
 
 def scores_of(trial: Trial) -> Scores | None:
-    """A trial's own scores."""
+    """Return a trial's own scores."""
     if trial.values is None or trial.stderrs is None:
         return None
     return Scores(trial.values, trial.stderrs, trial.per_sample)

@@ -1,4 +1,4 @@
-"""What happens between a strategy and its trials: schedule, workers, study. Never torch."""
+"""The steps between a strategy and its trials: schedule, workers, study. Never torch."""
 
 __all__ = [
     "asking",

@@ -1,4 +1,4 @@
-"""A strategy that is asked and told: `Asking`."""
+"""The asks of a strategy, and the trials that it is told: `Asking`."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, final
@@ -17,53 +17,53 @@ if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
 
 INIT, ASK, WEIGHTS, DRAW, OTHER = range(5)
-"""What randomness is for; each has keys of its own."""
+"""The uses of randomness; each has keys of its own."""
 
 TOLD = (STARTS, RANDOM, SEARCH)
-"""What strategies are told of."""
+"""The phases whose trials a strategy is told."""
 
 
 _SPREAD_OF = 4
-"""So many trials say how far scores are apart."""
+"""The fewest trials that show how far scores are apart."""
 
 
 def draw_weights(key: Key, objectives: int) -> Float[np.ndarray, " m"]:
-    """A point of the simplex, every one alike; all of it where there is one objective."""
+    """Draw a point of the simplex, uniformly; all of it where there is one objective."""
     steps = -np.log(uniform(key, (objectives,)))
-    found: np.ndarray = steps / steps.sum()
-    return found
+    weights: np.ndarray = steps / steps.sum()
+    return weights
 
 
 def by_spread(
     weights: Float[np.ndarray, " m"], losses: Float[np.ndarray, "n m"]
 ) -> Float[np.ndarray, " m"]:
-    """Weights for losses in units of what lies between the best trial and the middle one.
+    """Scale weights to losses in units of the distance from the best trial to the middle one.
 
-    Else sizes, which differ more than scores do, decide alone. Failures (NaN) say nothing.
+    Else sizes, which differ more than scores, would decide alone. Failures (NaN) don't count.
     """
-    known = losses[np.isfinite(losses).all(axis=1)].astype(np.float64)
-    if len(known) < _SPREAD_OF:
+    finite = losses[np.isfinite(losses).all(axis=1)].astype(np.float64)
+    if len(finite) < _SPREAD_OF:
         return weights
-    spreads = np.median(known, axis=0) - known.min(axis=0)
+    spreads = np.median(finite, axis=0) - finite.min(axis=0)
     each = weights / np.where(spreads > 0, spreads, 1.0)
-    found: np.ndarray = each / each.sum()
-    return found
+    scaled: np.ndarray = each / each.sum()
+    return scaled
 
 
 WithinBounds: TypeAlias = Callable[[Genome, Key], Genome]
-"""A genome that a search may ask for, else another, drawn by a key, that it may."""
+"""Returns a genome if a search may ask for it, else an allowed genome, drawn by a key."""
 
 
 @final
 class Asking:
     """One strategy on one space.
 
-    All randomness comes from `seed` and the number of the ask, and what was told goes in by the
-    same calls whether it was told now or in a process before: the next ask is then the same too.
-    `prior` is what was measured of the layers before: the more, the worse it is if one leaves.
+    All randomness comes from `seed` and the number of the ask. Trials are told by the same calls,
+    whether they were made now or in an earlier process: so the next ask is the same too. `prior`
+    is the earlier measurement of the layers: the more, the worse it is if a layer leaves.
     """
 
-    def __init__(  # noqa: PLR0913 (what is asked, and how)
+    def __init__(  # noqa: PLR0913 (the strategy and its settings)
         self,
         strategy: "Strategy",
         space: Space,
@@ -79,16 +79,16 @@ class Asking:
         self.ledger = ledger
         self._table, self._key = space.table, key_of(seed)
         objectives = len(ledger.aims)
-        known = None if prior is None else np.array(prior, float)
+        influence = None if prior is None else np.array(prior, float)
         key = self._keyed(INIT, 0)
-        self._state: Any = strategy.init(self._table, capacity, key, objectives, known)
+        self._state: Any = strategy.init(self._table, capacity, key, objectives, influence)
         self._told = 0
 
     def _keyed(self, purpose: int, number: int) -> Key:
         return folded(folded(self._key, purpose), number)
 
     def ask(self, number: int, asked_after: int) -> list[tuple[Genome, float]]:
-        """The genomes of that ask once so many trials were told, with shares; asks go up."""
+        """Return an ask's genomes and shares, after so many told trials; numbers of asks go up."""
         self._take_in(asked_after)
         weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
         if any(aim.size for aim in self.ledger.aims):
@@ -99,21 +99,22 @@ class Asking:
         )
         genomes = (Genome(*genes) for genes in zip(*as_numpy(population), strict=True))
         key = self._keyed(OTHER, number)
-        found = [self.within(genome, folded(key, n)) for n, genome in enumerate(genomes)]
-        return list(zip(found, map(float, shares), strict=True))
+        bounded = [self.within(genome, folded(key, n)) for n, genome in enumerate(genomes)]
+        return list(zip(bounded, map(float, shares), strict=True))
 
     def distinct(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials but those whose plans are like one before them."""
-        return [trials[n] for n in distinct(self._table, [one.request.genome for one in trials])]
+        """Return the trials with distinct plans, the first of each."""
+        genomes = [trial.request.genome for trial in trials]
+        return [trials[n] for n in distinct(self._table, genomes)]
 
     def random(self, number: int) -> Genome:
-        """A random genome; its number says which."""
+        """Return the random genome with a number."""
         key = self._keyed(DRAW, number)
         drawn = Genome(*(genes[0] for genes in sample(self._table, key, 1)))
         return self.within(drawn, folded(key, OTHER))
 
     def _take_in(self, until: int) -> None:
-        """Tell what was told since the last ask, in the order of asking, by whole populations."""
+        """Tell the trials since the last ask, in the order of asking, by full populations."""
         fresh = [t for t in self.ledger.trials[self._told : until] if t.request.phase in TOLD]
         fresh.sort(key=lambda trial: (TOLD.index(trial.request.phase), trial.request.key))
         self._told = until
@@ -122,9 +123,9 @@ class Asking:
             self._put(fresh[start : start + many])
 
     def _put(self, trials: Sequence[Trial]) -> None:
-        """Tell these; one that was given up as if on all that it was asked for."""
+        """Tell these trials; one that was given up counts as if on all its samples."""
         genomes = [trial.request.genome for trial in trials]
         population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
         shares = np.array([t.request.samples / self.ledger.full for t in trials], np.float32)
-        told = population, expected_losses(self.ledger, trials), shares
-        self._state = self.strategy.tell(self._table, self._state, *told)
+        batch = population, expected_losses(self.ledger, trials), shares
+        self._state = self.strategy.tell(self._table, self._state, *batch)

@@ -13,7 +13,7 @@ from gptailor.search.run.scores import PerObjective
 
 @final
 class Scores(NamedTuple):
-    """A plan's scores by each objective: values, standard errors, and what each sample gave."""
+    """A plan's scores by each objective: values, standard errors, and each sample's part."""
 
     values: Sequence[float]
     stderrs: Sequence[float]
@@ -25,10 +25,10 @@ class Scores(NamedTuple):
 class Comparison:
     """The mean of losses by those of several objectives that have these `numbers`.
 
-    `widths` hold what counts as 1 of each objective's scores: 1 where all are in one `unit`, the
-    base's score where losses are shares of it ("" is their unit), else the spread of the starting
-    plans'. `samples` are equal for objectives that are measured on the same samples, whose errors
-    go together; without them each objective has its own.
+    `widths` hold the unit of each objective's scores: 1 where all are in one `unit`, the base's
+    score where losses are shares of it ("" is their unit), else the spread of the starting plans'.
+    `samples` are equal for objectives that are measured on the same samples, whose errors go
+    together; without them each objective has its own.
     """
 
     aims: tuple[Aim, ...]
@@ -39,16 +39,16 @@ class Comparison:
 
     @property
     def in_percent(self) -> "Comparison":
-        """The same, shares of the base's score being counted in percent."""
+        """The comparison with shares of the base's score in percent."""
         if self.unit:
             return self
         return replace(self, widths=tuple(width / 100 for width in self.widths), unit=SHARES)
 
-    def gain(self, mine: Scores, theirs: Scores) -> Estimate:
+    def gain(self, first: Scores, second: Scores) -> Estimate:
         """Return how much better the first scores are."""
-        return self.loss(mine, theirs).reversed
+        return self.loss(first, second).reversed
 
-    def loss(self, mine: Scores, theirs: Scores) -> Estimate:
+    def loss(self, first: Scores, second: Scores) -> Estimate:
         """Return how much worse the first scores are, sample by sample where both have samples."""
         total, variance = 0.0, 0.0
         groups = self.samples or range(len(self.aims))
@@ -56,10 +56,10 @@ class Comparison:
             moves: list[list[float]] = []
             for i in (i for i in self.numbers if groups[i] == group):
                 measure = LossMeasure(self.aims[i].direction, self.widths[i])
-                a, b = _each(mine, i), _each(theirs, i)
+                a, b = _each(first, i), _each(second, i)
                 if a is None or b is None or not (a.sums and b.sums):
-                    total += measure.difference(mine.values[i], theirs.values[i])
-                    errors = (mine.stderrs[i], theirs.stderrs[i])
+                    total += measure.difference(first.values[i], second.values[i])
+                    errors = (first.stderrs[i], second.stderrs[i])
                     variance += sum((error / measure.width) ** 2 for error in errors)
                     continue
                 paired = paired_difference(a, b)
@@ -67,7 +67,7 @@ class Comparison:
                 if math.isinf(paired.stderr):
                     variance = math.inf
                 else:
-                    moves.append([measure.difference(one, 0.0) for one in _moves(a, b)])
+                    moves.append([measure.difference(move, 0.0) for move in _moves(a, b)])
             variance += _variance(moves)
         count = len(self.numbers)
         return Estimate(total / count, math.sqrt(variance) / count)
@@ -114,13 +114,13 @@ def _each(of: Scores, number: int) -> PerSample | None:
 def _moves(a: PerSample, b: PerSample) -> list[float]:
     """Return how much each sample moves the difference."""
     n = min(len(a.sums), len(b.sums))
-    first = (PerSample(one.sums[:n], one.counts[:n], one.exponential) for one in (a, b))
-    return [u - v for u, v in zip(*(one.influences() for one in first), strict=True)]
+    common = (PerSample(each.sums[:n], each.counts[:n], each.exponential) for each in (a, b))
+    return [u - v for u, v in zip(*(each.influences() for each in common), strict=True)]
 
 
 def _variance(moves: Sequence[Sequence[float]]) -> float:
-    """Return that of the sum of differences on the same samples, else of each by itself."""
-    if len({len(one) for one in moves}) > 1:
-        return sum(_variance([one]) for one in moves)
+    """Return the variance of the sum of differences on equal samples, else of each by itself."""
+    if len({len(row) for row in moves}) > 1:
+        return sum(_variance([row]) for row in moves)
     sums = [math.fsum(column) for column in zip(*moves, strict=True)]
     return len(sums) / (len(sums) - 1) * math.fsum(s * s for s in sums) if len(sums) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Which plans are bridged, or bridged and healed, in the end: `chosen_finalists`."""
+"""The choice of the plans that are bridged, or bridged and healed, in the end."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,41 +9,42 @@ from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
 def chosen_finalists(
     ledger: Ledger, many: int, distinct: Callable[[Sequence[Trial]], list[Trial]]
 ) -> list[Trial]:
-    """So many of the best trials, or one more; no two whose plans are alike, as `distinct` has it.
+    """Return so many of the best trials, or one more; no two with plans that are alike.
 
-    What is found is compared with starting plans that were repaired as it was: the best of these,
-    and the best of the others, is among them or comes on top.
+    `distinct` decides which plans are alike. The plan that is found is compared with starting plans
+    that were repaired like it. So the best starting plan and the best other plan are among the
+    finalists, or come on top.
     """
     starts = {trial.plan for trial in ledger.of(STARTS)}
-    found = (t for t in ledger.of(STARTS, RANDOM, SEARCH) if t.full and t.same_as is None)
-    ranked = ledger.ranked(found, len(ledger.trials))
-    whole = distinct(sorted(ranked, key=lambda trial: trial.plan not in starts))
-    cuts = [trial for trial in whole if isinstance(trial.request.origin, BridgedCut)]
-    best = _with_cut(ledger, _best(ledger, whole, many), cuts, many)
+    full = (t for t in ledger.of(STARTS, RANDOM, SEARCH) if t.full and t.same_as is None)
+    ranked = ledger.ranked(full, len(ledger.trials))
+    unique = distinct(sorted(ranked, key=lambda trial: trial.plan not in starts))
+    cuts = [trial for trial in unique if isinstance(trial.request.origin, BridgedCut)]
+    best = _with_cut(ledger, _best(ledger, unique, many), cuts, many)
     if len(best) <= many:
         usual = any(trial.plan in starts and trial not in cuts for trial in best)
         if not usual or all(trial.plan in starts for trial in best):
-            others = (t for t in whole if (t.plan in starts) != usual and t not in best)
-            best += ledger.ranked(others, 1)
+            missing = (t for t in unique if (t.plan in starts) != usual and t not in best)
+            best += ledger.ranked(missing, 1)
     return best
 
 
-def _best(ledger: Ledger, whole: Sequence[Trial], many: int) -> list[Trial]:
-    """The best; where size is an objective the best of its size, of sizes from end to end."""
+def _best(ledger: Ledger, trials: Sequence[Trial], many: int) -> list[Trial]:
+    """Return the best; where size is an objective, the best of each size, from end to end."""
     if _size(ledger) is None or many == 1:
-        return ledger.ranked(whole, many)
+        return ledger.ranked(trials, many)
     of_size: dict[float, list[Trial]] = {}
-    for trial in whole:
+    for trial in trials:
         of_size.setdefault(_size_of(ledger, trial), []).append(trial)
-    found = [one for _, of in sorted(of_size.items()) for one in ledger.ranked(of, 1)]
-    if len(found) > many:
-        found = [found[i * (len(found) - 1) // (many - 1)] for i in range(many)]
-    left = [trial for trial in whole if trial not in found]
-    return found + ledger.ranked(left, many - len(found))
+    chosen = [trial for _, of in sorted(of_size.items()) for trial in ledger.ranked(of, 1)]
+    if len(chosen) > many:
+        chosen = [chosen[i * (len(chosen) - 1) // (many - 1)] for i in range(many)]
+    unchosen = [trial for trial in trials if trial not in chosen]
+    return chosen + ledger.ranked(unchosen, many - len(chosen))
 
 
 def _with_cut(ledger: Ledger, best: list[Trial], cuts: Sequence[Trial], many: int) -> list[Trial]:
-    """The best with the best cut for bridges in the place of the last one, or of one of its size.
+    """Return the best with the best cut for bridges in place of the last, or of its size's last.
 
     Before it is bridged such a cut may look worse than others.
     """
@@ -62,7 +63,7 @@ def _rank(cut: Trial) -> int:
 
 
 def _size(ledger: Ledger) -> int | None:
-    """The number of the first objective that is a size."""
+    """Return the number of the first objective that is a size."""
     return next((n for n, aim in enumerate(ledger.aims) if aim.size), None)
 
 

@@ -1,4 +1,4 @@
-"""What a strategy's trials run against: the best plan that is known, sample by sample."""
+"""The rival of a strategy's trials in races: the best known plan, sample by sample."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from gptailor.search.run.trials import SEARCH, Ledger, Trial, TrialRequest
 
 
 def race_of(ledger: Ledger, request: TrialRequest) -> Race | None:
-    """The race that a request takes part in, by what had been told when it was asked for.
+    """Return the race of a request, by the trials that were told when it was asked for.
 
-    So it is the same in a process that goes on. The rival is the best plan at full fidelity, as far
+    So a resumed process has the same race. The rival is the best plan at full fidelity, as far
     repaired as the trial, whichever objective is preferred. There is no race where a score is no
-    mean of samples, or where the base isn't known at each look, since others are measured by it.
+    mean of samples, or where the base isn't known at each look, since losses are measured by it.
     """
     rival = _rival(ledger, request)
     if rival is None:
         return None
-    each = tuple(one for one in rival.per_sample if one is not None)
+    each = tuple(samples for samples in rival.per_sample if samples is not None)
     measures = (ledger.fitness_measure(i, ledger.full) for i in range(len(ledger.aims)))
     return Race((each,), tuple(measure.per_score for measure in measures))
 
@@ -37,31 +37,31 @@ def _rival(ledger: Ledger, request: TrialRequest) -> Trial | None:
         if trial.full and trial.same_as is None and trial.request.stage == request.stage
     ]
     losses = [ledger.loss(trial, ledger.rated) for trial in alike]
-    found = best([math.nan if lost is None else -lost.value for lost in losses])
-    if found is None or sum(e is not None for e in alike[found].per_sample) < len(ledger.aims):
+    number = best([math.nan if lost is None else -lost.value for lost in losses])
+    if number is None or sum(e is not None for e in alike[number].per_sample) < len(ledger.aims):
         return None
-    return alike[found]
+    return alike[number]
 
 
 def expected_losses(ledger: Ledger, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
-    """Losses as if on all samples that were asked for; NaN for failures.
+    """Return losses as if on all samples that were asked for; NaN for failures.
 
-    A trial that was given up is as far behind its rival as it was there, and never ahead of it.
+    A trial that was given up stays as far behind its rival as when it stopped, and never ahead.
     """
-    found = ledger.losses(trials)
-    for row, trial in zip(found, trials, strict=True):
+    losses = ledger.losses(trials)
+    for row, trial in zip(losses, trials, strict=True):
         own = trial if trial.same_as is None else ledger.trials[trial.same_as]
         rival = None if own.stopped is None else _rival(ledger, own.request)
         if rival is not None:
-            whole, there = (_on(rival, count) for count in (own.request.samples, own.samples))
-            full, first, mine = ledger.losses([whole, there, own])
-            row[:] = full + np.maximum(mine - first, 0)
-    return found
+            rivals = [_on(rival, count) for count in (own.request.samples, own.samples)]
+            full, stopped, lost = ledger.losses([*rivals, own])
+            row[:] = full + np.maximum(lost - stopped, 0)
+    return losses
 
 
 def _on(trial: Trial, samples: int) -> Trial:
-    """The trial, with values of its first samples alone."""
+    """Return the trial with the values of its first samples alone."""
     if samples == trial.samples:
         return trial
-    each = (one for one in trial.per_sample if one is not None)
-    return replace(trial, values=tuple(one.score(samples).value for one in each), stopped=samples)
+    scores = (each.score(samples) for each in trial.per_sample if each is not None)
+    return replace(trial, values=tuple(score.value for score in scores), stopped=samples)

@@ -14,7 +14,7 @@ JournalLine = dict[str, Any]
 
 @final
 class JournalLines(BaseJournalBackend):
-    """An Optuna journal that is only read; a line that a writer hasn't ended yet is left out."""
+    """An Optuna journal that is only read; an unfinished last line is left out."""
 
     def __init__(self, lines: Sequence[JournalLine]) -> None:
         self._lines = list(lines)
@@ -29,13 +29,13 @@ class JournalLines(BaseJournalBackend):
 
 
 def journal_lines(raw: bytes, place: Path, before: int = 0) -> list[JournalLine]:
-    """Return the whole lines of a journal, of which so many stand `before` these.
+    """Return the complete lines of a journal, after so many lines `before`.
 
     Raises CheckpointError C903 that names the first line that isn't a JSON object.
     """
-    whole = raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1]
+    texts = raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1]
     lines: list[JournalLine] = []
-    for number, line in enumerate(whole, start=before + 1):
+    for number, line in enumerate(texts, start=before + 1):
         try:
             entry = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """The notes of a study, as typed data: `StudyNotes` about the whole, `TrialNote` of each trial.
 
-A study may be a stranger's, and other programs may write into it: whatever has another name is
-passed over, and whatever has one of these names must be of its type.
+A study may be a stranger's, and other programs may write into it: a note with another name is
+passed over, and a note with one of these names must be of its type.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,11 @@ from gptailor.search.run.scores import PerObjective, per_sample_from_json
 HELD_OUT = "held out"
 """The study's note of held-out scores, so that each is made once."""
 MEASURED = "measured"
-"""The study's note of what was measured before its first trial, and what that cost: one note, so
-that a process that ends between two leaves both or neither."""
+"""The study's note of the measurements before its first trial, and of their cost.
+
+It is one note, so that a process that ends early leaves both or neither."""
 CONDITIONS = "conditions"
-"""The study's note of what was judged, so that each plan is judged once by each measure."""
+"""The study's note of judgements, so that each plan is judged once by each measure."""
 AGREEMENT = "repeats"
 """The study's note of how far searches on other draws of the samples agree."""
 ENDED = "ended"
@@ -32,13 +33,13 @@ LATE = "late"
 LATENCIES = "latencies"
 """The study's note of latencies by shape: each is measured once for all trials."""
 INFLUENCE, GAPS, REMOVAL = "block influence", "bridged cuts", "greedy removal"
-"""The names of what is measured before the first trial, in its note."""
+"""The names of the measurements before the first trial, in their note."""
 BASE_SCORES = "base"
-"""Notes of the uncut base's scores are called so, and by the number of samples."""
+"""The prefix of notes of the uncut base's scores, before the number of samples."""
 
 
 class Noted(BuiltClosed):
-    """A note: strict data that passes over what it doesn't know."""
+    """A note: strict data that ignores unknown names."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -66,19 +67,19 @@ class BaseNote(_NotedScores):
 
 @final
 class HeldScoresNote(_NotedScores):
-    """Scores on samples that the search never saw, and what each sample gave."""
+    """Scores on samples that the search never saw, and each sample's part."""
 
     per_sample: NotedSamples = ()
 
     @property
     def each(self) -> PerObjective:
-        """Return the samples' sums and counts."""
+        """The samples' sums and counts."""
         return self.per_sample
 
 
 @final
 class HeldFailureNote(Noted):
-    """Why a plan has no score on samples that the search never saw."""
+    """The reason why a plan has no score on samples that the search never saw."""
 
     failure: str
 
@@ -138,10 +139,10 @@ class StudyNotes(Noted):
         """Gather the base's scores; older studies have a note for each measurement."""
         if not isinstance(notes, Mapping):
             return notes
-        found = {name: notes[name] for name in (INFLUENCE, GAPS, REMOVAL) if name in notes}
+        old = {name: notes[name] for name in (INFLUENCE, GAPS, REMOVAL) if name in notes}
         measured = notes.get(MEASURED, {})
-        if found and isinstance(measured, dict) and isinstance(measured.get("found", {}), dict):
-            measured = {**measured, "found": {**found, **measured.get("found", {})}}
+        if old and isinstance(measured, dict) and isinstance(measured.get("found", {}), dict):
+            measured = {**measured, "found": {**old, **measured.get("found", {})}}
         bases = {}
         for name, note in notes.items():
             kind, _, count = name.partition(" ")
@@ -151,7 +152,7 @@ class StudyNotes(Noted):
 
     @property
     def full(self) -> int:
-        """How many samples a whole trial has; 1 where that isn't noted."""
+        """The number of samples of a full trial; 1 where it isn't noted."""
         return 1 if self.samples is None else int(self.samples.rpartition("..")[2])
 
 
@@ -192,7 +193,7 @@ class TrialNote(Noted):
     @model_validator(mode="before")
     @classmethod
     def _staged(cls, note: Any) -> Any:
-        """Older studies say whether a trial was `bridged`."""
+        """Read the `bridged` of a trial in older studies as its stage."""
         if isinstance(note, Mapping) and "stage" not in note and type(note.get("bridged")) is bool:
             return {**note, "stage": "bridged" if note["bridged"] else "bare"}
         return note

@@ -1,7 +1,7 @@
 """The origin of a trial's plan as data, `TrialOrigin`, and in words, `origin_words`.
 
 A study notes both. Programs compare the data; the words are for people alone. A study of an earlier
-release has the words alone, which are read as an `EarlierOrigin`: they are shown, and never
+release has only the words, which are read as an `EarlierOrigin`: they are shown, and never
 compared.
 """
 
@@ -30,8 +30,8 @@ class ModelAlone(BuiltClosed):
 class UniformMerge(BuiltClosed):
     """Layers of several models, merged with equal coefficients.
 
-    `every` says that these are all models that the space merges. `coefficient` is that of each
-    model; without it the merge is the mean.
+    With `every` these are all models that the space merges. `coefficient` is each model's; without
+    it the merge is the mean.
     """
 
     kind: Literal["merge"] = "merge"
@@ -53,15 +53,15 @@ def composition_words(of: ModelAlone | UniformMerge) -> str:
     """Return `math`, `uniform merge`, `uniform merge of math and code by 0.6`."""
     if isinstance(of, ModelAlone):
         return of.model
-    named = "" if of.every else f" of {' and '.join(of.models)}"
+    models = "" if of.every else f" of {' and '.join(of.models)}"
     each = "" if of.coefficient is None else f" by {of.coefficient:g}"
-    return f"uniform merge{named}{each}"
+    return f"uniform merge{models}{each}"
 
 
 # ------------------------------------------------------------------------------- starting plans
 
 _Block: TypeAlias = Pair[Position]
-"""The first and the last layer of a block that comes again."""
+"""The first and the last layer of a repeated block."""
 
 
 class _OfComposition(BuiltClosed):
@@ -72,9 +72,9 @@ class _OfComposition(BuiltClosed):
 
 @final
 class PlanLayers(_OfComposition):
-    """The layers that a plan has with nothing dropped, or those of its stack.
+    """The layers that a plan has with nothing dropped, or its stack's layers.
 
-    `again` are the blocks that each plan of the space has again.
+    `again` are the blocks that each plan of the space repeats.
     """
 
     kind: Literal["layers"] = "layers"
@@ -116,7 +116,7 @@ class WindowCut(_OfComposition):
 
 @final
 class BestWindow(_OfComposition):
-    """The best window, or the best of those of one size."""
+    """The best window, or the best window of a size."""
 
     kind: Literal["best window"] = "best window"
     layers: LayerCount | None = None
@@ -124,7 +124,7 @@ class BestWindow(_OfComposition):
 
 @final
 class BridgedCut(BuiltClosed):
-    """The cut whose gaps a bridge closes best, or second or third best."""
+    """The cut with the gaps that a bridge closes best, or second or third best."""
 
     kind: Literal["bridged cut"] = "bridged cut"
     rank: Literal[1, 2, 3]
@@ -132,7 +132,7 @@ class BridgedCut(BuiltClosed):
 
 @final
 class BlockAgain(_OfComposition):
-    """A block that comes again, so many `times` where that is open and not the least."""
+    """A repeated block; `times` is given where it is open and not the least."""
 
     kind: Literal["block again"] = "block again"
     block: _Block
@@ -159,7 +159,7 @@ class StrategyPlan(BuiltClosed):
 
 @final
 class EarlierOrigin(BuiltClosed):
-    """An origin of which a study of an earlier release has the words alone."""
+    """The words of an origin, from a study of an earlier release."""
 
     kind: Literal["earlier"] = "earlier"
     words: Line
@@ -178,7 +178,7 @@ TrialOrigin: TypeAlias = (
     | StrategyPlan
     | EarlierOrigin
 )
-"""Where a trial's plan comes from."""
+"""The source of a trial's plan."""
 
 
 def _earlier(note: Any) -> Any:

@@ -32,28 +32,28 @@ _UNPLACED = 1800.0
 
 @final
 class ClusterError(TailorError):
-    """The cluster can't be had, or loses one worker after another."""
+    """The cluster can't be reached, or loses one worker after another."""
 
 
 @final
 class Evaluating:
-    """What runs in a worker: a judge, made there."""
+    """The actor of a worker, with a judge that is made there."""
 
     def __init__(self, make: Callable[[], Judge]) -> None:
         self.judge = make()
 
     def ready(self) -> int:
-        """The worker's process."""
+        """Return the worker's process."""
         return os.getpid()
 
     def machine(self) -> str:
-        """What computes here."""
+        """Return the name of the judge's device."""
         return str(getattr(self.judge, "machine", ""))
 
     def run(
         self, plans: Sequence[Plan], share: float, how: Mapping[str, Any]
     ) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
-        """Each plan's place and outcomes as soon as they are there, and what that took."""
+        """Yield each plan's place, outcomes and seconds as soon as they are ready."""
         begun = time.perf_counter()
         for place, outcomes in self.judge(plans, share, **how):
             now = time.perf_counter()
@@ -73,7 +73,7 @@ class _Worker:
 
     @property
     def awaited(self) -> Any:
-        """What comes of it next; None while it has nothing to do."""
+        """The next result; None while the worker is idle."""
         return self.results if self.begun is None else self.begun
 
 
@@ -83,9 +83,9 @@ class RayWorkers:
 
     Without a `count` there are as many as the cluster's GPUs suffice for if judges need so many
     `gpus` each, else one for each machine. Tasks wait for workers that have begun, so that the
-    search goes on with those that are left where no machine comes for one that was lost. All have
-    to be `like` the machine that is said, where time is measured. Raises ClusterError where the
-    cluster can't be had.
+    search goes on with the remaining ones where no machine replaces a lost one. All must be `like`
+    the given machine, where time is measured. Raises ClusterError where the cluster can't be
+    reached.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class RayWorkers:
                 worker.results = run.remote(task.plans, task.share, task.how)
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
-        """Wait for what comes first, but no longer than so many seconds.
+        """Wait for the first event, but no longer than so many seconds.
 
         Raises ClusterError where for long no worker has a machine.
         """
@@ -140,21 +140,21 @@ class RayWorkers:
         while True:
             awaited = {id(w.awaited): w for w in self._workers if w.awaited is not None}
             results = [worker.awaited for worker in awaited.values()]
-            left = max(0.0, until - time.monotonic())
+            remaining = max(0.0, until - time.monotonic())
             nobody = all(worker.begun is not None for worker in self._workers)
-            timeout = None if longest is None and not nobody else left
+            timeout = None if longest is None and not nobody else remaining
             ready, _ = ray.wait(results, num_returns=1, timeout=timeout)
             if not ready and longest is None:
                 minutes = _UNPLACED / 60
                 raise ClusterError(f"the cluster has had no room for a worker for {minutes:g} min")
             if not ready:
                 return None
-            event = self._heard(awaited[id(ready[0])])
+            event = self._event_of(awaited[id(ready[0])])
             if event is not None:
                 return event
 
-    def _heard(self, worker: _Worker) -> WorkerEvent | None:
-        """What a worker says; None if that is nothing of its task."""
+    def _event_of(self, worker: _Worker) -> WorkerEvent | None:
+        """Return a worker's event; None if it is not about its task."""
         try:
             if worker.begun is not None:
                 ray.get(worker.begun)
@@ -174,7 +174,7 @@ class RayWorkers:
             if isinstance(cause, TailorError | OSError):
                 raise cause from error
             raise ClusterError(f"a worker failed: {_first(error)}") from error
-        except RayError as error:  # its process, its machine or what it sent is lost
+        except RayError as error:  # its process, its machine or its message is lost
             return self._replace(worker, error)
 
     def _refuse_another(self, worker: _Worker) -> None:
@@ -200,13 +200,13 @@ def _connect(address: str, count: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where: dict[str, Any] = {"address": address}
-    if address == LOCAL:  # said, for else Ray takes one that RAY_ADDRESS or its own notes name
+    if address == LOCAL:  # explicit, else Ray takes a cluster from RAY_ADDRESS or its own notes
         where |= {"num_cpus": max(count or 1, available()), "include_dashboard": False}
-    known = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
+    host = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
     try:
-        if known:  # where nobody listens Ray itself would try for minutes
-            socket.create_connection((known[1], int(known[2])), timeout=_KNOCK).close()
-        with warnings.catch_warnings():  # JAX warns of forks; what Ray begins is another program
+        if host:  # where nobody listens Ray itself would try for minutes
+            socket.create_connection((host[1], int(host[2])), timeout=_KNOCK).close()
+        with warnings.catch_warnings():  # JAX warns of forks; Ray begins another program
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, OSError, OverflowError, ValueError, RuntimeError) as error:
@@ -214,24 +214,24 @@ def _connect(address: str, count: int | None) -> None:
 
 
 def _fitting(gpus: int) -> int:
-    """How many workers of so many GPUs the cluster has room for; without any its machines."""
+    """Return how many workers of so many GPUs fit in the cluster; of none, its machines."""
     if gpus:
         nodes = (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
         counts = [int(count) for count in nodes]
         if not any(counts):
             raise ClusterError("the Ray cluster has no GPU; give --device cpu")
-        found = sum(count // gpus for count in counts)
-        if not found:
+        fitting = sum(count // gpus for count in counts)
+        if not fitting:
             most = f"the most that a machine has is {max(counts)}"
             raise ClusterError(f"no machine of the Ray cluster has {gpus} GPUs: {most}")
         free = ray.available_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-        left = int(free) // gpus  # others may have some: the search itself
-        return min(found, left) if left else found
+        free_workers = int(free) // gpus  # others may have some: the search itself
+        return min(fitting, free_workers) if free_workers else fitting
     return max(1, sum(count > 0 for count in _processors()))
 
 
 def _cpus(count: int) -> int:
-    """The processors of each of so many workers: the most that there is room for."""
+    """Return the processors of each of so many workers: the most that fit."""
     machines = _processors()
     for cpus in range(max(machines, default=1), 1, -1):
         if sum(processors // cpus for processors in machines) >= count:
@@ -240,7 +240,7 @@ def _cpus(count: int) -> int:
 
 
 def _processors() -> list[int]:
-    """Those of each machine."""
+    """Return the processors of each machine."""
     nodes = (node for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
     return [int(node["Resources"].get("CPU", 0)) for node in nodes]
 
@@ -251,7 +251,7 @@ def _first(error: BaseException) -> str:
 
 
 def _last(error: BaseException) -> str:
-    """What was raised in a worker, without where; an error of ours without its type."""
+    """Return the message that a worker raised; of our own errors without the type."""
     *_, ours = re.split(r"^gptailor\.[\w.]+: ", str(error), flags=re.MULTILINE)
     return ours.strip() if ours != str(error) else (_lines(error) or [repr(error)])[-1]
 

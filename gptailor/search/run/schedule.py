@@ -1,4 +1,4 @@
-"""What is evaluated next: `Schedule`."""
+"""The order of evaluations: `Schedule`."""
 
 import itertools
 import math
@@ -26,26 +26,26 @@ from gptailor.search.settings import Settings
 from gptailor.search.space.genome import Genome
 
 FINALISTS = 5
-"""The most trials that are evaluated once more, bridged or healed, if nobody says how many."""
+"""The default of the most trials that are evaluated once more, bridged or healed."""
 REPEATS = 20
-"""Asks, and trials for each genome of one, that may give nothing new before a search ends."""
+"""Asks, and trials for each genome of an ask, that may give nothing new before a search ends."""
 OTHERS = 1000
-"""The number of the first random genome beside; those before it are of the search."""
+"""The number of the first random genome beside; smaller numbers belong to the search."""
 EPSILON = 1e-9
-"""What sums of shares may be off."""
+"""The rounding error of sums of shares."""
 
 ORDER = (STARTS, RANDOM, SEARCH, FINAL, BESIDE)
-"""What is evaluated after what."""
+"""The order of phases."""
 
 
 @final
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend: `trials` evaluations at full fidelity.
+    """The budget of a search: `trials` evaluations at full fidelity.
 
     A trial uses between `low` and `full` samples. `beside` asks for random search at the same
-    cost, which is spent on top. `heals` says that the plan is healed, `wanted` how many finalists
-    were asked for, `measured` what was spent before the first trial.
+    cost, which is spent on top. With `heals` the plan is healed. `wanted` is the requested number
+    of finalists, `measured` the cost before the first trial.
     """
 
     trials: int
@@ -59,54 +59,54 @@ class Budget:
 
     @classmethod
     def of(cls, chosen: Settings, full: int) -> "Budget":
-        """What a search may spend whose trials see so many samples at most."""
+        """Return the budget of a search with so many samples at most for a trial."""
         low = chosen.fidelity[0] if chosen.fidelity else full
-        named = chosen.bridge, chosen.compare_random, chosen.heals, chosen.finalists
-        return cls(chosen.trials, low, full, *named)
+        options = chosen.bridge, chosen.compare_random, chosen.heals, chosen.finalists
+        return cls(chosen.trials, low, full, *options)
 
     def record(self) -> dict[str, Any]:
-        """What a search has spent that is over, as a study notes it."""
+        """Return the budget of a finished search, as a study notes it."""
         asked = self.heals or self.wanted is not None
         final = f"{self.finalists} {self.final}" if asked else None
         return {"trials": self.trials, "beside": self.beside, "final": final}
 
     def samples(self, share: float) -> int:
-        """The samples of a share that is asked for."""
+        """Return the number of samples for a requested share."""
         return min(max(round(share * self.full), self.low), self.full)
 
     @property
     def starts(self) -> float:
-        """What starting plans may cost: half of all, what was measured for them included."""
+        """The most that starting plans cost: half of all, with their measurements included."""
         return max(self.trials / 2 - self.measured, 1.0)
 
     @property
     def random(self) -> int:
-        """How many random plans are evaluated for comparison."""
+        """The number of random plans that are evaluated for comparison."""
         return max(min(self.trials // 12, 16), 1)
 
     @property
     def finalists(self) -> int:
-        """How many trials are bridged, or bridged and healed, in the end."""
+        """The number of trials that are bridged, or bridged and healed, in the end."""
         if self.final is None:
             return 0
         return self.wanted or min(FINALISTS, max(self.trials // 10, 1))
 
     @property
     def kept(self) -> int:
-        """What is kept of the budget for the end: for finalists, and the best starting plan."""
+        """The budget kept for the end: for finalists, and the best starting plan."""
         return self.finalists + 1 if self.finalists else 0
 
     @property
     def final(self) -> Stage | None:
-        """What the best trials are evaluated as once more; None if they aren't."""
+        """The stage of the best trials' last evaluation; None without one."""
         if self.heals:
             return "healed"
         return "bridged" if self.bridge == "finalists" else None
 
     def stage(self, samples: int) -> Stage:
-        """What a trial with so many samples is evaluated as."""
-        whole = self.bridge == "from-full" and samples == self.full
-        return "bridged" if self.bridge == "each" or whole else "bare"
+        """Return the stage at which a trial with so many samples is evaluated."""
+        at_full = self.bridge == "from-full" and samples == self.full
+        return "bridged" if self.bridge == "each" or at_full else "bare"
 
 
 @final
@@ -132,17 +132,17 @@ class ToldStart(NamedTuple):
 class StartSource(Protocol):
     """Starting plans, stage by stage."""
 
-    def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
-        """The next stage's plans, given all that were evaluated; none when they are over."""
+    def next(self, evaluated: Sequence[ToldStart]) -> Sequence[Start]:
+        """Return the next stage's plans, given all that were evaluated; none at the end."""
 
 
 @final
 class Schedule:
-    """Decides by the told trials alone, so that a later process goes on in the same way.
+    """The next requests by the told trials alone, so that a later process goes on in the same way.
 
-    When it is made it asks again what was asked before; what of that was not told yet is missing.
+    A new schedule repeats all earlier asks; requests among them that were not told yet are missing.
     The strategy is asked for the n-th time once all but the last `ahead` - 1 asks before were told,
-    and it is told no more than those: who is quick changes nothing.
+    and it is told no more than those: the speed of workers changes nothing.
     """
 
     def __init__(
@@ -163,66 +163,72 @@ class Schedule:
         self._postponed: list[TrialRequest] = []
         self._closed = False
         self._asked_after = 0
-        seen = {t.request.ask: t.request.asked_after for t in ledger.of(SEARCH)}
-        again = [one for ask, after in sorted(seen.items()) for one in self._requests(ask, after)]
-        self.asks = max(seen, default=-1) + 1
-        self._missing = [one for one in again if one.key not in ledger.keys]
+        asked_after = {t.request.ask: t.request.asked_after for t in ledger.of(SEARCH)}
+        asks = (self._requests(ask, after) for ask, after in sorted(asked_after.items()))
+        again = list(itertools.chain.from_iterable(asks))
+        self.asks = max(asked_after, default=-1) + 1
+        self._missing = [request for request in again if request.key not in ledger.keys]
 
     def next(self, *, idle: bool, waiting: Collection[int] = ()) -> list[TrialRequest]:
-        """What to evaluate next; nothing if that can't be known before more is told.
+        """Return the next requests; none if they depend on trials that aren't told yet.
 
-        `idle` says that nothing is under way, `waiting` are asks that are. Nothing while idle is
-        the end.
+        `idle` means that nothing is under way, `waiting` are asks that are. No requests while idle
+        are the end.
         """
-        found: list[TrialRequest] = []
+        requests: list[TrialRequest] = []
         if idle and not self.asks:
-            found = self._starts()
-            if not found and not self.ledger.of(SEARCH, FINAL, BESIDE):
-                found = self._drawn(RANDOM, range(self.budget.random))
+            requests = self._starts()
+            if not requests and not self.ledger.of(SEARCH, FINAL, BESIDE):
+                requests = self._drawn(RANDOM, range(self.budget.random))
         if idle or self.asks:
-            found = found or self._search(waiting)
-        return found or (self._final() or self._beside() if idle else [])
+            requests = requests or self._search(waiting)
+        return requests or (self._final() or self._beside() if idle else [])
 
     # ----------------------------------------------------------------------------- before the asks
 
     def _starts(self) -> list[TrialRequest]:
         if self.ledger.of(RANDOM, SEARCH, FINAL, BESIDE):
             return []
-        told: list[Trial] = []
+        trials: list[Trial] = []
         for stage in itertools.count():
-            wanted, whole = self._stage(stage, told)
-            missing = [one for one in wanted if one.key not in self.ledger.keys]
+            requests, complete = self._stage(stage, trials)
+            missing = [request for request in requests if request.key not in self.ledger.keys]
             if missing:
                 return missing
-            if not wanted or not whole:
+            if not requests or not complete:
                 break
             of_stage = [t for t in self.ledger.of(STARTS) if t.request.ask == stage]
-            told += sorted(of_stage, key=lambda trial: trial.request.slot)
+            trials += sorted(of_stage, key=lambda trial: trial.request.slot)
         return []
 
-    def _stage(self, number: int, told: Sequence[Trial]) -> tuple[list[TrialRequest], bool]:
-        """A stage's plans, as many as there is room for, and whether those are all."""
+    def _stage(self, number: int, trials: Sequence[Trial]) -> tuple[list[TrialRequest], bool]:
+        """Return a stage's requests that there is room for, and whether those are all."""
         budget = self.budget
-        left = budget.starts - math.fsum(trial.share for trial in told) + EPSILON
-        found: list[TrialRequest] = []
-        for slot, start in enumerate(self.starts.next([self._told(trial) for trial in told])):
+        remaining = budget.starts - math.fsum(trial.share for trial in trials) + EPSILON
+        requests: list[TrialRequest] = []
+        starts = self.starts.next([self._told_start(trial) for trial in trials])
+        for slot, start in enumerate(starts):
             samples = budget.samples(start.share)
-            left -= samples / budget.full
-            if left < 0:
-                return found, False
-            found.append(
-                self._one(STARTS, number, slot, start.origin, start.genome, samples, len(told))
+            remaining -= samples / budget.full
+            if remaining < 0:
+                return requests, False
+            requests.append(
+                self._request(
+                    STARTS, number, slot, start.origin, start.genome, samples, len(trials)
+                )
             )
-        return found, True
+        return requests, True
 
-    def _told(self, trial: Trial) -> ToldStart:
+    def _told_start(self, trial: Trial) -> ToldStart:
         losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
         return ToldStart(trial.request.origin, trial.request.genome, trial.share, losses)
 
     def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
         first = 0 if phase == RANDOM else OTHERS
         return [
-            self._one(phase, 0, n, RandomPlan(), self.asking.random(first + n), self.budget.full)
+            self._request(
+                phase, 0, n, RandomPlan(), self.asking.random(first + n), self.budget.full
+            )
             for n in numbers
             if (phase, 0, n) not in self.ledger.keys
         ]
@@ -230,24 +236,24 @@ class Schedule:
     # ------------------------------------------------------------------------------- while it asks
 
     def _search(self, waiting: Collection[int]) -> list[TrialRequest]:
-        """What was asked before and not told; else the next ask, if there is room for more."""
+        """Return requests asked before and not told; else the next ask, if there is room."""
         self.retries = False
         if self._missing:
-            found, self._missing = self._missing, []
-            return found
+            requests, self._missing = self._missing, []
+            return requests
         if self._postponed:
             if waiting:
                 return []
-            found, self._postponed = self._postponed, []
+            requests, self._postponed = self._postponed, []
             self.retries = True
-            return found
+            return requests
         if self.is_over or self._behind(waiting):
             return []
         until, self.asks = self._until, self.asks + 1
         return self._requests(self.asks - 1, until)
 
     def waits(self, waiting: Collection[int]) -> bool:
-        """Whether the strategy would be asked if these asks of it had been told."""
+        """Return whether the strategy would be asked if these asks of it had been told."""
         return bool(self.asks) and self._behind(waiting) and not self.is_over
 
     def _behind(self, waiting: Collection[int]) -> bool:
@@ -255,24 +261,24 @@ class Schedule:
 
     @property
     def is_over(self) -> bool:
-        """Whether the strategy is asked no more, going by what it would be told."""
+        """Whether the strategy is not asked again, by the trials that it would be told."""
         if self._closed:
             return True
-        told = [t for t in self.ledger.trials[: self._until] if t.request.phase in TOLD]
-        left = self._left(told)
-        return left < self.budget.low / self.budget.full or self._exhausted(told)
+        trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in TOLD]
+        remaining = self._left(trials)
+        return remaining < self.budget.low / self.budget.full or self._exhausted(trials)
 
     @property
     def _until(self) -> int:
-        """How many trials the strategy is told of when it is asked next."""
+        """The number of trials that the strategy is told of when it is asked next."""
         before = self.asks - self.ahead
-        told = (
+        trials = (
             trial
             for trial in reversed(self.ledger.trials)
             if trial.request.phase in TOLD
             and (trial.request.phase != SEARCH or trial.request.ask <= before)
         )
-        last = next(told, None)
+        last = next(trials, None)
         return max(self._asked_after, 0 if last is None else last.number + 1)
 
     def _requests(self, number: int, asked_after: int) -> list[TrialRequest]:
@@ -281,25 +287,26 @@ class Schedule:
         self._asked_after = max(self._asked_after, asked_after)
         asked = self.asking.ask(number, asked_after)
         return [
-            self._one(SEARCH, number, slot, origin, genome, samples(share), asked_after)
+            self._request(SEARCH, number, slot, origin, genome, samples(share), asked_after)
             for slot, (genome, share) in enumerate(asked)
         ]
 
     def postpone(self, requests: Sequence[TrialRequest]) -> None:
-        """Ask for these again, before anything else, once it is known what all others cost."""
+        """Ask for these again, before anything else, once the cost of all others is known."""
         self._postponed += requests
 
     def close(self) -> None:
-        """Ask no more: what is left is too little for what is asked."""
+        """Ask no more: the remaining budget is too small for the requests."""
         self._closed = True
 
     def room(self, requests: Sequence[TrialRequest]) -> float:
-        """What is left for what was asked for now.
+        """Return the remaining budget for these requests.
 
         Trials that were given up count in full if they were told after these were asked for, so
-        that it is the same however quick workers are; not where all that was waited for.
+        that the result doesn't depend on the speed of workers. They don't where all were waited
+        for.
         """
-        asked = [one.asked_after for one in requests if one.phase == SEARCH]
+        asked = [request.asked_after for request in requests if request.phase == SEARCH]
         until = min(asked, default=0) if asked and not self.retries else len(self.ledger.trials)
         later = self.ledger.trials[until:]
         stopped = (t for t in later if t.stopped is not None and t.same_as is None)
@@ -308,11 +315,11 @@ class Schedule:
 
     @property
     def left(self) -> float:
-        """What starting plans, random ones and the strategy have left together."""
+        """The remaining budget of starting plans, random plans and the strategy together."""
         return self._left(self.ledger.of(*TOLD))
 
-    def _left(self, told: Sequence[Trial]) -> float:
-        budget, spent = self.budget, self.ledger.cost(told)
+    def _left(self, trials: Sequence[Trial]) -> float:
+        budget, spent = self.budget, self.ledger.cost(trials)
         return budget.trials - budget.kept - budget.measured - spent + EPSILON
 
     @property
@@ -320,30 +327,30 @@ class Schedule:
         """Whether the strategy has long asked nothing but plans that are known."""
         return self._exhausted(self.ledger.trials)
 
-    def _exhausted(self, told: Sequence[Trial]) -> bool:
+    def _exhausted(self, trials: Sequence[Trial]) -> bool:
         most = REPEATS * (1 + self.asking.strategy.population)
-        last = [trial for trial in told if trial.request.phase == SEARCH][-most:]
+        last = [trial for trial in trials if trial.request.phase == SEARCH][-most:]
         return len(last) == most and all(trial.same_as is not None for trial in last)
 
     # --------------------------------------------------------------------------------- in the end
 
     def _final(self) -> list[TrialRequest]:
-        """The best of those that were chosen between, once more, repaired further."""
+        """Return requests for the best chosen trials, once more and repaired further."""
         final = self.budget.final
         if final is None:
             return []
         plans = {trial.plan for trial in self.ledger.of(FINAL) if trial.request.stage == final}
         best = chosen_finalists(self.ledger, self.budget.finalists, self.asking.distinct)
         chosen = (trial.request for trial in best if trial.plan not in plans)
-        taken = {trial.request.slot for trial in self.ledger.of(FINAL)}
-        free = (slot for slot in itertools.count() if slot not in taken)  # as in the first process
+        used = {trial.request.slot for trial in self.ledger.of(FINAL)}
+        free = (slot for slot in itertools.count() if slot not in used)  # as in the first process
         return [
-            self._one(FINAL, 0, slot, one.origin, one.genome, one.samples)
-            for one, slot in zip(chosen, free, strict=False)
+            self._request(FINAL, 0, slot, request.origin, request.genome, request.samples)
+            for request, slot in zip(chosen, free, strict=False)
         ]
 
     def _beside(self) -> list[TrialRequest]:
-        """Random search at the cost of what was done, as if none of its plans had been known."""
+        """Return requests of random search, at the search's cost as if all plans were new."""
         fresh = self.ledger.fresh(BESIDE)
         last = self.ledger.of(BESIDE)[-4 * REPEATS :]
         if not self.budget.beside or (len(last) == 4 * REPEATS and set(fresh).isdisjoint(last)):
@@ -353,7 +360,7 @@ class Schedule:
         free = (n for n in itertools.count() if (BESIDE, 0, n) not in self.ledger.keys)
         return self._drawn(BESIDE, itertools.islice(free, max(more, 0)))
 
-    def _one(  # noqa: PLR0913, PLR0917 (all that a request is)
+    def _request(  # noqa: PLR0913, PLR0917 (all that a request is)
         self,
         phase: str,
         ask: int,

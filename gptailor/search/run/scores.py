@@ -1,4 +1,4 @@
-"""Scores: what each sample gave, as studies keep it, and how plans are compared by them."""
+"""Scores: the samples' parts as studies keep them, the Pareto front, and the best."""
 
 import base64
 import math
@@ -16,12 +16,14 @@ PerObjective = tuple[PerSample | None, ...]
 
 
 def per_objective(outcomes: Sequence[Outcome]) -> PerObjective:
-    """What scores are made of, in float32 as a study keeps it: the same in a later process.
+    """Return each score's samples in float32 as a study keeps them; () without any.
 
-    Nothing where no score is a mean of samples.
+    So they are the same in a later process. A score that is no mean of samples has none.
     """
-    found = tuple(_rounded(one.each) if isinstance(one, Score) else None for one in outcomes)
-    return found if any(each is not None for each in found) else ()
+    samples = tuple(
+        _rounded(outcome.each) if isinstance(outcome, Score) else None for outcome in outcomes
+    )
+    return samples if any(each is not None for each in samples) else ()
 
 
 def _rounded(each: PerSample | None) -> PerSample | None:
@@ -32,18 +34,18 @@ def _rounded(each: PerSample | None) -> PerSample | None:
     return PerSample(tuple(sums), each.counts, each.exponential)
 
 
-def per_sample_to_json(found: PerObjective) -> list[dict[str, Any] | None]:
-    """The samples as JSON holds them: float32 in base64, counts only where they aren't all 1."""
-    return [None if each is None else _to_json(each) for each in found]
+def per_sample_to_json(samples: PerObjective) -> list[dict[str, Any] | None]:
+    """Return samples as JSON: float32 in base85, counts only where they aren't all 1."""
+    return [None if each is None else _to_json(each) for each in samples]
 
 
 def _to_json(each: PerSample) -> dict[str, Any]:
-    said: dict[str, Any] = {"sums": _text(np.asarray(each.sums, "<f4"))}
+    note: dict[str, Any] = {"sums": _text(np.asarray(each.sums, "<f4"))}
     if any(count != 1 for count in each.counts):
-        said["counts"] = _text(np.asarray(each.counts, "<u4"))
+        note["counts"] = _text(np.asarray(each.counts, "<u4"))
     if each.exponential:
-        said["exponential"] = True
-    return said
+        note["exponential"] = True
+    return note
 
 
 def per_sample_from_json(notes: object) -> PerObjective:
@@ -67,7 +69,7 @@ def _from_json(note: object) -> PerSample:
 
 
 def _text(numbers: np.ndarray) -> str:
-    """Bytes of one place stand together, which compresses what is alike."""
+    """Pack numbers with the bytes of each place together, so that like bytes compress."""
     planes = numbers.view(np.uint8).reshape(len(numbers), -1).T.tobytes()
     return base64.b85encode(zlib.compress(planes, 6)).decode()
 
@@ -88,26 +90,26 @@ def _numbers(text: object, kind: str) -> list[Any]:
     if not packed.eof or len(raw) % size:
         raise ValueError("samples are torn")
     planes = np.frombuffer(raw, np.uint8)
-    found: list[Any] = planes.reshape(size, -1).T.copy().view(kind).ravel().tolist()
-    return found
+    numbers: list[Any] = planes.reshape(size, -1).T.copy().view(kind).ravel().tolist()
+    return numbers
 
 
 def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
-    """The Pareto front of minimised values: rows that no other row betters.
+    """Return a mask of the Pareto front of minimised values: rows that no other row betters.
 
-    A row betters another if it is nowhere worse and somewhere better. Of equal rows the first
-    stands for all; a row with NaN is never on the front and betters none.
+    A row betters another if it is nowhere worse and somewhere better. Only the first of equal rows
+    is on the front. A row with NaN is never on the front and betters no row.
     """
     valid = ~np.isnan(values).any(axis=1)
-    mine, others = values[:, None], values[None]
-    nowhere_worse = valid & (others <= mine).all(axis=2)
-    better = nowhere_worse & (others < mine).any(axis=2)
-    first = np.tril(nowhere_worse & (others == mine).all(axis=2), -1)
+    row, other = values[:, None], values[None]
+    nowhere_worse = valid & (other <= row).all(axis=2)
+    better = nowhere_worse & (other < row).any(axis=2)
+    first = np.tril(nowhere_worse & (other == row).all(axis=2), -1)
     kept: Bool[np.ndarray, " n"] = valid & ~(better | first).any(axis=1)
     return kept
 
 
 def best(merits: Sequence[float]) -> int | None:
-    """The number of the highest, the first of equal ones; None if none is a number."""
-    found = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
-    return max(found, key=lambda n: (merits[n], -n), default=None)
+    """Return the number of the highest merit, the first of equal ones; None without a number."""
+    numbers = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
+    return max(numbers, key=lambda n: (merits[n], -n), default=None)

@@ -39,7 +39,7 @@ from gptailor.search.space.table import active
 
 @final
 class Naming:
-    """Names a space's genomes; genes that say nothing are left out."""
+    """Names of a space's active genes, as a function of genomes."""
 
     def __init__(self, space: Space) -> None:
         self._genes: tuple[tuple[Gene, ...], ...] = (space.bits, space.picks, space.reals)
@@ -47,7 +47,7 @@ class Naming:
         self._distributions = {gene.name: _distribution(gene) for of in self._genes for gene in of}
 
     def __call__(self, genome: Genome) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        """The values of active genes in the plan's own terms, and their distributions."""
+        """Return the values of active genes in the plan's own terms, and their distributions."""
         counts: Active = active(self._table, genome)
         values = {
             gene.name: _value(gene, genes[i])
@@ -64,24 +64,24 @@ def _distribution(gene: Gene) -> BaseDistribution:
     return CategoricalDistribution(gene.labels if isinstance(gene, Pick) else (False, True))
 
 
-def _value(gene: Gene, found: Any) -> bool | str | float:
+def _value(gene: Gene, gene_value: Any) -> bool | str | float:
     if isinstance(gene, Real):
-        return gene.value(float(found))
-    return gene.labels[int(found)] if isinstance(gene, Pick) else bool(found)
+        return gene.value(float(gene_value))
+    return gene.labels[int(gene_value)] if isinstance(gene, Pick) else bool(gene_value)
 
 
 _Direction = Literal["minimize", "maximize"]
 
 Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution]]]
-"""What a genome's active genes are called and are, and what else they could have been."""
+"""Returns the names and values of a genome's active genes, and their distributions."""
 
 
 @final
 class Study:
     """Told trials, in their order, and notes about the whole.
 
-    `place` is what messages call it: a file, or a storage's URL. `notes` are JSON, `typed` are
-    those of them that have a meaning.
+    Messages name its `place`: a file, or a storage's URL. `notes` are JSON, `typed` are the notes
+    that have a meaning.
     """
 
     def __init__(self, study: optuna.Study, place: Path, parameters: Parameters) -> None:
@@ -99,8 +99,8 @@ class Study:
             yield
         except CheckpointError:
             raise
-        except Exception as error:  # storages are of many makers, who raise what they like
-            raise self.error(f"holds no study of a search: {_said(error)}") from error
+        except Exception as error:  # storages of many makers raise errors of many kinds
+            raise self.error(f"holds no study of a search: {_error_text(error)}") from error
 
     @property
     def typed(self) -> StudyNotes:
@@ -119,26 +119,26 @@ class Study:
         except CheckpointError:
             raise
         except Exception as error:
-            message = f"cannot be written: {_said(error)}"
+            message = f"cannot be written: {_error_text(error)}"
             help_ = "all trials before are kept, and the same command goes on"
             raise CheckpointError("C303", message, self.place, help_) from error
 
     def error(self, message: str, help: str = "") -> CheckpointError:
-        """What is wrong with the study, as an exception."""
+        """Return an error about the study."""
         return CheckpointError("C903", message, self.place, help)
 
     def trials(self) -> list[records.Trial]:
-        """All that were told, in order."""
+        """Return all told trials, in order."""
         with self._reading():
             frozen = self._study.get_trials(deepcopy=False)
-        told = [self._trial(trial) for trial in frozen]
-        keys = [trial.request.key for trial in told]
+        trials = [self._trial(trial) for trial in frozen]
+        keys = [trial.request.key for trial in trials]
         if len(set(keys)) < len(keys):
             raise self.error("holds an evaluation twice; did two searches write into it?")
-        return told
+        return trials
 
     def add(self, trial: records.Trial) -> None:
-        """Write down a trial, whose number is that of those before it. Raises C303."""
+        """Write down the next trial. Raises C303."""
         assert trial.number == self._count, "trials are told in order"
         with self._writing():
             self._study.add_trial(_frozen(trial, *self._parameters(trial.request.genome)))
@@ -157,7 +157,7 @@ class Study:
         self.note(f"{BASE_SCORES} {samples}", note)
 
     def recall(self, ledger: records.Ledger) -> None:
-        """Put all that was told into a ledger, and what its values are measured by.
+        """Put all told trials into a ledger, and the scores that values are measured by.
 
         Raises CheckpointError C903 for scores that aren't by the ledger's objectives.
         """
@@ -231,10 +231,10 @@ def open_study(
     aims: Sequence[Aim],
     parameters: Parameters,
 ) -> Study:
-    """The study of that name in a journal, or in a storage by its URL; a new one if none is.
+    """Return the study of that name in a journal, or in a storage by its URL; begin a new one.
 
-    Whoever opens a file has to hold its folder's lock. Raises CheckpointError: C903 for what is no
-    study of such aims, C303 for what can't be written.
+    The caller must hold the lock of a file's folder. Raises CheckpointError: C903 for anything but
+    a study of such aims, C303 for a failed write.
     """
     place = Path(storage) if isinstance(storage, Path | str) else Path(getattr(storage, "url", "."))
     directions: list[_Direction] = [aim.direction for aim in aims]
@@ -243,34 +243,34 @@ def open_study(
         lines = _lines(storage)
         with quiet():
             study = _loaded(_storage(storage), name, directions)
-            found = [direction.name.lower() for direction in study.directions]
-            named = study.metric_names or []
-            if len(named) != len(found):
-                named = [f"objective {n}" for n in range(1, len(found) + 1)]
-            if found == directions and study.metric_names is None:
+            stored = [direction.name.lower() for direction in study.directions]
+            names = study.metric_names or []
+            if len(names) != len(stored):
+                names = [f"objective {n}" for n in range(1, len(stored) + 1)]
+            if stored == directions and study.metric_names is None:
                 study.set_metric_names([aim.name for aim in aims])
         opened = Study(study, place, parameters)
         read_whole(opened)
     except OSError as error:
-        raise CheckpointError("C303", f"cannot be written: {_said(error)}", place) from error
+        raise CheckpointError("C303", f"cannot be written: {_error_text(error)}", place) from error
     except Exception as error:
         raise refusal(error, lines, name, place) from error
-    if found != directions:
-        before = [f"{how} {what}" for how, what in zip(found, named, strict=True)]
+    if stored != directions:
+        before = [f"{how} {what}" for how, what in zip(stored, names, strict=True)]
         now = [f"{aim.direction} {aim.name}" for aim in aims]
         raise another_search(f"its objectives were {_difference_of_lists(before, now)}", place)
     return opened
 
 
 def read_study(storage: BaseStorage, name: str, place: Path) -> Study:
-    """Return the study of that name, read as a whole, into which nothing is written."""
+    """Return the study of that name, read completely; nothing is written into it."""
     study = Study(optuna.load_study(storage=storage, study_name=name), place, _nothing)
     read_whole(study)
     return study
 
 
 def read_whole(study: Study) -> None:
-    """Read all of a study. Raises CheckpointError C903 for what is damaged."""
+    """Read all of a study. Raises CheckpointError C903 for damage."""
     _ = study.typed
     study.trials()
 
@@ -282,7 +282,7 @@ def refusal(
 
     The line is the last one of the fewest lines that can't be read either.
     """
-    message = f"holds no study: {_said(error)}"
+    message = f"holds no study: {_error_text(error)}"
     if isinstance(error, CheckpointError):
         message = error.message
         if error.code != "C903" or not lines:
@@ -315,7 +315,7 @@ def _lines(storage: Path | str | BaseJournalBackend) -> list[JournalLine]:
 
 
 def _loaded(storage: BaseStorage | str, name: str, directions: list[_Direction]) -> optuna.Study:
-    """The study, begun if there is none; Optuna would write a line into the journal each time."""
+    """Return the study, begun if missing: Optuna would write a line into the journal each time."""
     try:
         return optuna.load_study(storage=storage, study_name=name)
     except KeyError:
@@ -331,9 +331,10 @@ def _storage(storage: Path | str | BaseJournalBackend) -> BaseStorage | str:
 
 
 def mend(journal: Path) -> bytes:
-    """Remove what a dead process left: the torn end of a line, and the lock of a write.
+    """Remove the leftovers of a dead process: the torn end of a line, the lock of a write.
 
-    Return what is left. Optuna reads past a torn end, but the next line would then be part of it.
+    Return the complete lines. Optuna reads past a torn end, but the next line would then be part of
+    it.
     """
     lock = journal.with_name(journal.name + ".lock")
     if lock.is_symlink():
@@ -342,14 +343,14 @@ def mend(journal: Path) -> bytes:
         return b""
     with journal.open("r+b") as file:
         raw = file.read()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        file.truncate(len(whole))
-    return whole
+        lines = raw[: raw.rfind(b"\n") + 1]
+        file.truncate(len(lines))
+    return lines
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna says nothing of new studies, nor that a function may change."""
+    """Silence Optuna about new studies, and about functions that may change."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -360,8 +361,8 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _said(error: Exception) -> str:
-    """One line of what went wrong; storages are of many makers, who raise what they like."""
+def _error_text(error: Exception) -> str:
+    """Return one line about an error; storages of many makers raise errors of many kinds."""
     if isinstance(error, OSError):
         return reason(error)
     text = str(error).strip().partition("\n")[0]
@@ -376,7 +377,7 @@ def _said(error: Exception) -> str:
 def _frozen(
     trial: records.Trial, params: dict[str, Any], distributions: dict[str, BaseDistribution]
 ) -> FrozenTrial:
-    """The trial as Optuna has it: below full fidelity it is pruned, without values it failed."""
+    """Return Optuna's trial: pruned below full fidelity, failed without values."""
     now = datetime.now().astimezone()
     state = TrialState.COMPLETE if trial.full else TrialState.PRUNED
     values = trial.values or ()
@@ -401,8 +402,8 @@ _REQUEST = ("phase", "ask", "slot", "origin", "asked_after", "samples")
 
 def _attributes(trial: records.Trial) -> dict[str, Any]:
     request = trial.request
-    said = {name: getattr(request, name) for name in _REQUEST}
-    said |= {
+    attributes = {name: getattr(request, name) for name in _REQUEST}
+    attributes |= {
         "origin": request.origin.model_dump(mode="json"),
         "origin_words": origin_words(request.origin),
         "share": trial.share,
@@ -412,33 +413,33 @@ def _attributes(trial: records.Trial) -> dict[str, Any]:
         "seconds": round(trial.seconds, 3),
     }
     if trial.values is not None and trial.stderrs is not None:
-        said |= {"values": list(trial.values), "stderrs": records.json_numbers(trial.stderrs)}
+        attributes |= {"values": list(trial.values), "stderrs": records.json_numbers(trial.stderrs)}
     if trial.per_sample:
-        said["per_sample"] = per_sample_to_json(trial.per_sample)
+        attributes["per_sample"] = per_sample_to_json(trial.per_sample)
     if trial.failure is not None:
-        said["failure"] = str(trial.failure)
+        attributes["failure"] = str(trial.failure)
     if trial.same_as is not None:
-        said["same_as"] = trial.same_as
+        attributes["same_as"] = trial.same_as
     if trial.stopped is not None:
-        said["stopped"] = trial.stopped
-    return said
+        attributes["stopped"] = trial.stopped
+    return attributes
 
 
-def _failure(said: str | None) -> Failure | None:
-    """The failure whose text that is."""
+def _failure(text: str | None) -> Failure | None:
+    """Return the failure with a text."""
     for reason_ in ("memory", "nan", "error"):
-        if said is not None and said.startswith(f"{reason_}: "):
-            return Failure(reason_, said.removeprefix(f"{reason_}: "))
-    return None if said is None else Failure("search", said)
+        if text is not None and text.startswith(f"{reason_}: "):
+            return Failure(reason_, text.removeprefix(f"{reason_}: "))
+    return None if text is None else Failure("search", text)
 
 
-# -------------------------------------------------------------------------- what a study is held to
+# ----------------------------------------------------------------------------- a study's identity
 
 
 def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -> None:
-    """Write down what a search is of; refuse one that is of something else (C902).
+    """Write down the identity of a search; refuse another search (C902).
 
-    `words` say what is another when an entry differs: `the space is another`.
+    `words` has the message for each entry that differs: `the space is another`.
     """
     for name, value in identity.items():
         if name not in study.notes:
@@ -456,7 +457,7 @@ def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -
 
 
 def another_search(message: str, place: Path) -> CheckpointError:
-    """The refusal of a folder or a study that is of something else."""
+    """Return the refusal of a folder or a study of another search."""
     help_ = "give what it was begun with, or another RUN"
     return CheckpointError("C902", f"holds another search: {message}", place, help_)
 
@@ -472,13 +473,13 @@ def _difference(before: Any, now: Any, words: str) -> str:
 
 
 def _difference_of_lists(before: Sequence[str], now: Sequence[str]) -> str:
-    """Those of two lists that the other lacks, as far as there are any."""
-    gone = ", ".join(quoted(one, whole=True) for one in before if one not in now)
-    new = ", ".join(quoted(one, whole=True) for one in now if one not in before)
-    if gone and new:
-        return f"{gone}, and now {new}"
-    if gone:
-        return f"{gone} too"
+    """Return the items of each list that the other lacks, as far as there are any."""
+    old = ", ".join(quoted(item, whole=True) for item in before if item not in now)
+    new = ", ".join(quoted(item, whole=True) for item in now if item not in before)
+    if old and new:
+        return f"{old}, and now {new}"
+    if old:
+        return f"{old} too"
     return f"without {new}" if new else "in another order"
 
 
@@ -489,7 +490,7 @@ def _short(value: Any) -> str:
 
 
 def refuse_misfit(study: Study, ledger: records.Ledger, space: Space) -> None:
-    """Raise CheckpointError C903 for a trial whose genome isn't of the space."""
+    """Raise CheckpointError C903 for a trial with a genome of another space."""
     for trial in ledger.trials:
         if not fits(space, trial.request.genome):
             raise study.error(f"has trial {trial.number} of another space")

@@ -1,4 +1,4 @@
-"""What is asked for, `TrialRequest`, what became of it, `Trial`, and all of these: `Ledger`."""
+"""A requested evaluation, `TrialRequest`, its result, `Trial`, and all trials: `Ledger`."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -18,16 +18,16 @@ from gptailor.search.run.scores import PerObjective, best, front
 from gptailor.search.space.genome import Genome
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
-"""What trials are for: starting plans; a few random ones; what a strategy asks; the best ones once
+"""The phases of trials: starting plans; a few random plans; a strategy's asks; the best plans once
 more, bridged or healed; random search beside, for comparison only."""
 
 
 @final
 class TrialRequest(NamedTuple):
-    """An evaluation to be made, and who asked for it.
+    """An evaluation to be made, and its origin.
 
-    Within its `phase` it is told apart by the number of the `ask` and its place in that, its
-    `slot`; `asked_after` trials had been told then.
+    Within its `phase` it has the number of its `ask` and its place in the ask, its `slot`.
+    `asked_after` trials had been told when it was asked for.
     """
 
     phase: str
@@ -41,7 +41,7 @@ class TrialRequest(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What tells it from all others of the search."""
+        """The key of the request among all others of the search."""
         return self.phase, self.ask, self.slot
 
 
@@ -50,11 +50,11 @@ class TrialRequest(NamedTuple):
 class Trial:
     """A told evaluation. `number` counts from 0, in the order of telling.
 
-    `plan` is the digest of the plan's canonical text, `share` that of the full samples. `values`
-    are in the user's own directions, one for each objective; None after a `failure`. `same_as` is
-    the trial whose plan this is too: then nothing was evaluated. `per_sample` are the samples of
-    each objective; empty where no score was made. `stopped` is after how many samples it was given
-    up, if it was: then `share` is that of these, and so are all values.
+    `plan` is the digest of the plan's canonical text, `share` the used part of the full samples.
+    `values` are in the user's own directions, one for each objective; None after a `failure`.
+    `same_as` is an earlier trial with the same plan: then nothing was evaluated. `per_sample` are
+    the samples of each objective; empty without a score. A trial that was given up `stopped` after
+    so many samples: then `share` and all values are of these samples.
     """
 
     number: int
@@ -71,12 +71,12 @@ class Trial:
 
     @property
     def samples(self) -> int:
-        """How many samples its values are of."""
+        """The number of samples behind its values."""
         return self.request.samples if self.stopped is None else self.stopped
 
     @property
     def cost(self) -> float:
-        """What it takes of the budget, in evaluations at full fidelity."""
+        """The cost of the trial, in evaluations at full fidelity."""
         return 0.0 if self.same_as is not None else self.share
 
     @property
@@ -86,7 +86,7 @@ class Trial:
 
 
 def genome_to_json(genome: Genome) -> dict[str, Any]:
-    """A genome as JSON holds it: exact, and short."""
+    """Return a genome as JSON, exact and short."""
     return {
         "bits": "".join("01"[int(bit)] for bit in np.asarray(genome.bits)),
         "picks": [int(pick) for pick in np.asarray(genome.picks)],
@@ -94,22 +94,22 @@ def genome_to_json(genome: Genome) -> dict[str, Any]:
     }
 
 
-def genome_from_json(said: Mapping[str, Any]) -> Genome:
-    """The same genome. Raises KeyError, TypeError or ValueError for what is none."""
+def genome_from_json(note: Mapping[str, Any]) -> Genome:
+    """Return the genome in JSON. Raises KeyError, TypeError or ValueError for other JSON."""
     return Genome(
-        np.array([{"0": False, "1": True}[bit] for bit in said["bits"]], np.bool_),
-        np.array(said["picks"], np.int32),
-        np.array(said["reals"], np.float32),
+        np.array([{"0": False, "1": True}[bit] for bit in note["bits"]], np.bool_),
+        np.array(note["picks"], np.int32),
+        np.array(note["reals"], np.float32),
     )
 
 
 def json_numbers(numbers: Sequence[float] | None) -> list[float | None] | None:
-    """Numbers as JSON holds them, which has neither NaN nor infinity."""
+    """Return numbers as JSON, with None for NaN and infinity."""
     return None if numbers is None else [n if math.isfinite(n) else None for n in numbers]
 
 
 def as_numpy(genome: Genome) -> Genome:
-    """The genome in the memory of numpy, of the dtypes that records have."""
+    """Return the genome in the memory of numpy, in the dtypes of records."""
     return Genome(
         np.asarray(genome.bits, np.bool_),
         np.asarray(genome.picks, np.int32),
@@ -120,9 +120,9 @@ def as_numpy(genome: Genome) -> Genome:
 def read_outcomes(
     outcomes: Sequence[Outcome],
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, Failure | None]:
-    """Values and errors, or the failure of the first objective without a score.
+    """Return values and errors, or the failure of the first objective without a score.
 
-    An infinite value is none: nothing could be compared with it.
+    An infinite value is a failure: nothing could be compared with it.
     """
     values, stderrs = [], []
     for outcome in outcomes:
@@ -137,7 +137,7 @@ def read_outcomes(
 
 @final
 class EvaluationKey(NamedTuple):
-    """What is evaluated once: a plan's digest, the number of samples, how far it is repaired."""
+    """The key of an evaluation: a plan's digest, the number of samples, how far it is repaired."""
 
     plan: str
     samples: int
@@ -148,7 +148,7 @@ class EvaluationKey(NamedTuple):
 class Ledger:
     """Told trials in their order. `references` are the uncut base's values by number of samples.
 
-    `met` are the plans, as they were evaluated, that meet what is required; None: nothing is.
+    `met` are the plans, as they were evaluated, that meet all requirements; None requires nothing.
     """
 
     def __init__(self, aims: Sequence[Aim], full: int, prefer: int | None = None) -> None:
@@ -173,34 +173,34 @@ class Ledger:
             self._spreads = None
 
     def of(self, *phases: str) -> list[Trial]:
-        """The trials of some phases."""
+        """Return the trials of some phases."""
         return [trial for trial in self.trials if trial.request.phase in phases]
 
     def cost(self, trials: Iterable[Trial] | None = None) -> float:
-        """Evaluations at full fidelity; without `trials` of all but those that are only beside."""
+        """Return the evaluations at full fidelity; without `trials`, of all but those beside."""
         if trials is None:
             trials = (trial for trial in self.trials if trial.request.phase != BESIDE)
         return math.fsum(trial.cost for trial in trials)
 
     def fresh(self, phase: str) -> list[Trial]:
-        """The first trial of each plan in a phase, also where another phase had it before."""
-        told = [(t.number if t.same_as is None else t.same_as, t) for t in self.of(phase)]
-        return list(dict(reversed(told)).values())[::-1]
+        """Return the first trial of each plan in a phase, even if another phase had the plan."""
+        numbered = [(t.number if t.same_as is None else t.same_as, t) for t in self.of(phase)]
+        return list(dict(reversed(numbered)).values())[::-1]
 
     @property
     def hits(self) -> int:
-        """How many trials were of a plan whose score was known."""
+        """The number of trials whose plan had a known score."""
         return sum(trial.same_as is not None for trial in self.trials)
 
     # -------------------------------------------------------------------- the trials of one measure
 
     @property
     def spreads(self) -> tuple[tuple[float, ...], ...]:
-        """The starting plans' values by each objective, at full fidelity if there are two so."""
+        """The starting plans' values by each objective, at full fidelity if two plans are."""
         if self._spreads is None:
             starts = [(t.full, t.values) for t in self.of(STARTS) if t.values is not None]
-            whole = [values for full, values in starts if full]
-            used = whole if len(whole) >= 2 else [values for _, values in starts]
+            full_values = [values for full, values in starts if full]
+            used = full_values if len(full_values) >= 2 else [values for _, values in starts]
             self._spreads = tuple(tuple(row[i] for row in used) for i in range(len(self.aims)))
         return self._spreads
 
@@ -224,15 +224,15 @@ class Ledger:
         return LossMeasure.of_spread(aim.direction, wider)
 
     def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
-        """Values that are minimised and of one measure; NaN for failures."""
-        found = np.full((len(trials), len(self.aims)), np.nan, np.float32)
-        for row, trial in zip(found, trials, strict=True):
+        """Return values that are minimised and of one measure; NaN for failures."""
+        losses = np.full((len(trials), len(self.aims)), np.nan, np.float32)
+        for row, trial in zip(losses, trials, strict=True):
             for i, value in enumerate(trial.values or ()):
                 row[i] = self.fitness_measure(i, trial.samples).loss(value)
-        return found
+        return losses
 
     def retained(self, trial: Trial) -> tuple[float, ...]:
-        """The share of the base's score that is left, by each objective; NaN for a failure."""
+        """Return the share of the base's score that is left, by objective; NaN for a failure."""
         if trial.values is None:
             return (float("nan"),) * len(self.aims)
         return tuple(
@@ -240,10 +240,10 @@ class Ledger:
         )
 
     def merit(self, trial: Trial) -> float:
-        """How good a plan is, more being better; NaN for a failure.
+        """Return how good a plan is, more being better; NaN for a failure.
 
-        That is what it doesn't lose, on the mean of the objectives that say how good plans are. A
-        preferred one counts alone, and so does a size if it is that.
+        That is the negated mean loss by the `judging` objectives. With a preferred objective, even
+        a size, it is the retained share by it.
         """
         if self.prefer is not None:
             return self.retained(trial)[self.prefer]
@@ -261,14 +261,14 @@ class Ledger:
         numbers: Sequence[int] | None = None,
         samples: Sequence[Hashable] = (),
     ) -> Comparison:
-        """Return how plans are compared, by some objectives or by those that they are judged by."""
+        """Return how plans are compared, by some objectives or by the `judging` ones."""
         chosen = self.judging if numbers is None else numbers
         return comparison_of(self.aims, chosen, base, self.spreads, samples)
 
     def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
-        """Return what a trial loses beside the base on the same samples, in the `loss_unit`.
+        """Return a trial's loss beside the base on the same samples, in the `loss_unit`.
 
-        The error is that of the trial's own scores. None where either score is unknown.
+        The error is of the trial's own scores. None where either score is unknown.
         """
         base = self.references.get(trial.samples)
         if trial.values is None or trial.stderrs is None or base is None:
@@ -278,10 +278,10 @@ class Ledger:
     def loss_beside(
         self, scores: Scores, base: Sequence[float], numbers: Sequence[int] | None = None
     ) -> Estimate:
-        """Return what scores lose beside the base's on the same samples; these have no error."""
+        """Return the loss of scores beside the base's on the same samples, taken as exact."""
         exact = Scores(base, [0.0] * len(base))
-        mine = scores._replace(each=())
-        return self.comparison(base, numbers).in_percent.loss(mine, exact)
+        unpaired = scores._replace(each=())
+        return self.comparison(base, numbers).in_percent.loss(unpaired, exact)
 
     @property
     def loss_unit(self) -> str:
@@ -290,57 +290,57 @@ class Ledger:
 
     @property
     def rated(self) -> tuple[int, ...]:
-        """The objectives that say how good plans are: all that aren't sizes."""
+        """The objectives that measure how good plans are: all that aren't sizes."""
         return tuple(number for number, aim in enumerate(self.aims) if not aim.size)
 
     @property
     def judging(self) -> tuple[int, ...]:
-        """What plans are compared by: the preferred objective, or all that aren't sizes."""
+        """The objectives that plans are compared by: the preferred, or all that aren't sizes."""
         if self.prefer is not None and not self.aims[self.prefer].size:
             return (self.prefer,)
         return self.rated
 
-    # -------------------------------------------------------------------------- what is handed over
+    # ----------------------------------------------------------------------------- the best trials
 
     def candidates(self) -> list[Trial]:
-        """Evaluated at full fidelity; where the best were repaired in the end, only those so.
+        """Return trials at full fidelity; only the furthest repaired if any were in the end.
 
-        Where something is required of them, only what was judged and meets it.
+        Where something is required of them, only judged plans that meet it count.
         """
-        whole = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
+        full = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
         if self.met is not None:
-            whole = [t for t in whole if (t.plan, t.request.stage) in self.met]
-        final = {trial.request.stage for trial in whole if trial.request.phase == FINAL}
+            full = [t for t in full if (t.plan, t.request.stage) in self.met]
+        final = {trial.request.stage for trial in full if trial.request.phase == FINAL}
         if not final:
-            return whole
+            return full
         furthest = max(final, key=STAGES.index)
-        return [trial for trial in whole if trial.request.stage == furthest]
+        return [trial for trial in full if trial.request.stage == furthest]
 
     def before(self, trial: Trial) -> Trial | None:
-        """What the plan of a finalist was chosen by: its evaluation before it was repaired."""
+        """Return a finalist's evaluation before it was repaired, by which it was chosen."""
         if trial.request.phase != FINAL:
             return None
         earlier = (
-            one
-            for one in self.trials[: trial.number]
-            if one.plan == trial.plan and one.full and one.request.phase != FINAL
+            other
+            for other in self.trials[: trial.number]
+            if other.plan == trial.plan and other.full and other.request.phase != FINAL
         )
-        return next((one for one in earlier if one.same_as is None), None)
+        return next((other for other in earlier if other.same_as is None), None)
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
-        """The trial that loses least on the mean, or that is best by the preferred objective."""
+        """Return the trial that loses least on the mean, or is best by the preferred objective."""
         among = self.candidates() if trials is None else list(trials)
-        found = best([self.merit(trial) for trial in among])
-        return None if found is None else among[found]
+        number = best([self.merit(trial) for trial in among])
+        return None if number is None else among[number]
 
     def ranked(self, trials: Iterable[Trial], most: int) -> list[Trial]:
-        """So many of some trials, the best first; of equal ones those that come first."""
+        """Return at most so many of some trials, best first; equal ones keep their order."""
         merits = [(self.merit(trial), trial) for trial in trials]
-        known = [one for one in merits if not math.isnan(one[0])]
-        return [trial for _, trial in sorted(known, key=lambda one: -one[0])[:most]]
+        finite = [pair for pair in merits if not math.isnan(pair[0])]
+        return [trial for _, trial in sorted(finite, key=lambda pair: -pair[0])[:most]]
 
     def front(self) -> list[Trial]:
-        """Candidates that no other one betters, the best by the first objective first."""
+        """Return candidates that no other one betters, the best by the first objective first."""
         among = self.candidates()
         losses = self.losses(among)
         kept = [i for i, on in enumerate(front(losses)) if on]

@@ -1,6 +1,6 @@
-"""Who evaluates plans, one device after another or several at the same time, and what they do.
+"""Evaluation of plans, in this process or on several workers at the same time.
 
-Ctrl-C ends them between two events: `interruptible`.
+Ctrl-C ends it between two events: `interruptible`.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ from gptailor.search.run.scores import per_objective
 
 _Event = TypeVar("_Event")
 _LOSSES = 3
-"""So many workers lost over one plan are that plan's failure."""
+"""The number of workers lost over one plan that make it a failure."""
 PATIENCE = 60.0
 """Seconds that a free worker waits at least before trials are told out of the order of asking."""
 _TIMES = 4
-"""It waits for at least so many times what the other one's task would usually take."""
+"""The number of usual times of another worker's task that a free worker waits at least."""
 BASE = "base"
-"""Instead of a digest: the plan of the uncut base."""
+"""The key of the uncut base's plan, instead of a digest."""
 
 Judge: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
 """`judge(plans, share, stage=...)` evaluates plans on a share of the search's samples.
 
-A `stage` says whether plans are bridged and healed; in a `race`, given where there is one, those
-that lose have scores of fewer samples. Gives the number of a plan among `plans` with
-its outcomes, one for each objective, in any order. What goes wrong with one plan is its outcome;
-what a judge raises concerns all.
+A `stage` tells whether plans are bridged and healed. In an optional `race`, plans that lose have
+scores of fewer samples. It yields the number of a plan among `plans` with its outcomes, one for
+each objective, in any order. An error of one plan is its outcome; a judge raises errors that
+concern all plans.
 """
 
 
@@ -72,7 +72,7 @@ class Task:
 
     @property
     def how(self) -> dict[str, Any]:
-        """What a judge is told beside plans and share."""
+        """The arguments of a judge beside plans and share."""
         race = {} if self.race is None else {"race": self.race}
         return {"stage": self.stage, **race}
 
@@ -96,7 +96,7 @@ class Done(NamedTuple):
 
 @final
 class Lost(NamedTuple):
-    """A worker was lost, and with it what of its task was not found yet."""
+    """A worker was lost, and with it the missing outcomes of its task."""
 
     task: int
 
@@ -110,13 +110,13 @@ class Workers(Protocol):
 
     @property
     def count(self) -> int:
-        """How many tasks may be given at once."""
+        """The number of tasks that may be given at once."""
 
     def submit(self, task: Task) -> None:
         """Begin a task; at most `count` are open at a time."""
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
-        """Wait for what comes first, but no longer than so many seconds."""
+        """Wait for the first event, but no longer than so many seconds."""
 
 
 @final
@@ -136,12 +136,12 @@ class Alone:
         self._outcomes = self.judge(task.plans, task.share, **task.how)
 
     def next(self, longest: float | None = None) -> WorkerEvent:
-        """The next plan's outcome, which takes as long as it takes."""
+        """Return the next plan's outcome, which takes as long as it takes."""
         begun = time.perf_counter()
-        found = next(self._outcomes, None)
-        if found is None:
+        outcome = next(self._outcomes, None)
+        if outcome is None:
             return Done(self._task)
-        return TaskOutcome(self._task, *found, time.perf_counter() - begun)
+        return TaskOutcome(self._task, *outcome, time.perf_counter() - begun)
 
 
 @final
@@ -149,7 +149,7 @@ class UnderWay:
     """Requests in the order of asking that were not told yet, and the tasks that workers are at.
 
     Trials are told in the order of asking where several workers are at work, so that a search's
-    course doesn't depend on which is the faster one. What is `late` is told when it comes. With
+    course doesn't depend on their speed. A `late` request is told when its outcome comes. With
     `races` a strategy's trials are given up where they have lost.
     """
 
@@ -189,43 +189,42 @@ class UnderWay:
 
     @property
     def asks(self) -> set[int]:
-        """The strategy's asks that still have to be waited for."""
-        of_search = (one for one in self.waiting if one.request.phase == trials.SEARCH)
-        return {one.request.ask for one in of_search if not one.late}
+        """The strategy's asks that the search still has to wait for."""
+        of_search = (pending for pending in self.waiting if pending.request.phase == trials.SEARCH)
+        return {pending.request.ask for pending in of_search if not pending.late}
 
     def fill(
-        self, asked: Iterable[tuple[trials.TrialRequest, Plan]], left: float
+        self, asked: Iterable[tuple[trials.TrialRequest, Plan]], budget: float
     ) -> list[trials.TrialRequest]:
-        """Take in requests with their plans, but for those that aren't `left` enough of the budget.
+        """Take in requests with their plans; return a strategy's requests beyond the `budget`.
 
-        A plan that is known or under way isn't evaluated again. What a strategy asks for beyond the
-        budget comes back.
+        A plan that is known or under way isn't evaluated again.
         """
-        known = {one.key for one in self.waiting}
-        left -= math.fsum(self._share(key) for key in known if key not in self.ledger.found)
+        keys = {pending.key for pending in self.waiting}
+        budget -= math.fsum(self._share(key) for key in keys if key not in self.ledger.found)
         beyond: list[trials.TrialRequest] = []
         for request, plan in asked:
-            if beyond and self.races:  # what comes after it waits too: the order stays
+            if beyond and self.races:  # later requests wait too: the order stays
                 beyond.append(request)
                 continue
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
             key = trials.EvaluationKey(digest, request.samples, request.stage)
-            one = _PendingRequest(request, plan, key)
-            if not (key in known or self._known(key)):
-                if request.phase == trials.SEARCH and left < self._share(key):
+            pending = _PendingRequest(request, plan, key)
+            if not (key in keys or self._known(key)):
+                if request.phase == trials.SEARCH and budget < self._share(key):
                     beyond.append(request)
                     continue
-                left -= self._share(key)
-                known.add(key)
-                self._queue.append(one)
-            self.waiting.append(one)
+                budget -= self._share(key)
+                keys.add(key)
+                self._queue.append(pending)
+            self.waiting.append(pending)
         self._part = max(1, -(-len(self._queue) // self.workers))
         return beyond
 
     def task(self, base: Plan) -> Task:
-        """What a free worker does next: some plans on equally many samples.
+        """Return the next task of a free worker: some plans on equally many samples.
 
-        That is the uncut base where its scores on so many are not known; all else waits for them.
+        It is the uncut base where its scores on so many samples aren't known; all else waits.
         """
         if self._again:
             return self._begun(self._again.popleft())
@@ -234,17 +233,17 @@ class UnderWay:
             key = trials.EvaluationKey(BASE, samples, "bare")
             return self._begun(Task(0, (base,), self._share(key), "bare", (key,)))
         first = self._alike(self._queue[0])
-        alike = (one for one in self._queue if self._alike(one) == first)
+        alike = (pending for pending in self._queue if self._alike(pending) == first)
         chosen = list(islice(alike, self._part))
-        self._queue = deque(one for one in self._queue if one not in chosen)
-        plans, keys = tuple(one.plan for one in chosen), tuple(one.key for one in chosen)
+        self._queue = deque(pending for pending in self._queue if pending not in chosen)
+        plans, keys = tuple(p.plan for p in chosen), tuple(p.key for p in chosen)
         race = race_of(self.ledger, chosen[0].request) if self.races else None
         return self._begun(Task(0, plans, self._share(keys[0]), stage, keys, race))
 
-    def _alike(self, one: _PendingRequest) -> tuple[Any, ...]:
-        """Equal for what one task may have: on equally many samples, and in one race."""
-        raced = self.races and one.request.phase == trials.SEARCH
-        return *one.key[1:], one.request.asked_after if raced else None
+    def _alike(self, pending: _PendingRequest) -> tuple[Any, ...]:
+        """Return a key, equal for requests of one task: on equally many samples, in one race."""
+        raced = self.races and pending.request.phase == trials.SEARCH
+        return *pending.key[1:], pending.request.asked_after if raced else None
 
     def _begun(self, task: Task) -> Task:
         task.number = next(self._numbers)
@@ -252,7 +251,7 @@ class UnderWay:
         return task
 
     def take(self, event: WorkerEvent) -> None:
-        """Take in what a worker says of its task."""
+        """Take in a worker's event about its task."""
         task = self.tasks[event.task]
         if isinstance(event, TaskOutcome):
             self._outcomes[task.keys[event.place]] = event.outcomes, event.seconds
@@ -263,8 +262,8 @@ class UnderWay:
             self._lost(task)
 
     def _lost(self, task: Task) -> None:
-        """What a worker hadn't found is dealt again, or has failed if that happens often."""
-        left: dict[trials.EvaluationKey, Plan] = {}
+        """Deal a lost worker's open plans again, or fail those that were lost often."""
+        again: dict[trials.EvaluationKey, Plan] = {}
         for key, plan in zip(task.keys, task.plans, strict=True):
             if self._known(key) or key.plan == BASE:  # the base is asked for anew
                 continue
@@ -273,50 +272,50 @@ class UnderWay:
                 why = Failure("search", f"its worker was lost {_LOSSES} times")
                 self._outcomes[key] = (why,) * len(self.ledger.aims), 0.0
             else:
-                left[key] = plan
-        if left:
-            plans, keys = tuple(left.values()), tuple(left)
+                again[key] = plan
+        if again:
+            plans, keys = tuple(again.values()), tuple(again)
             self._again.append(Task(0, plans, task.share, task.stage, keys, task.race))
 
     def told(self) -> Iterator[trials.Trial]:
-        """The trials that are known now; each has to be in the ledger before the next one."""
-        for one in list(self.waiting):
-            trial = self._trial(one)
+        """Yield the trials known now; each has to be in the ledger before the next one."""
+        for pending in list(self.waiting):
+            trial = self._trial(pending)
             if trial is not None:
-                self.waiting.remove(one)
+                self.waiting.remove(pending)
                 yield trial
-            elif self.workers > 1 and not one.late:
+            elif self.workers > 1 and not pending.late:
                 return
 
     def longest(self) -> float:
-        """How many seconds a worker that is free waits for another one's task.
+        """Return how many seconds a free worker waits for another one's task.
 
-        At least `patience`, and so many times what evaluations take that the other one must have
-        got stuck, or be of another kind.
+        It waits at least `patience`, and so many times the usual time of evaluations that the other
+        worker must be stuck, or of another kind.
         """
         usual = median(self._speeds) if self._speeds else 0.0
         largest = max((task.share * len(task.plans) for task in self.tasks.values()), default=0.0)
         return max(self.patience, _TIMES * usual * largest)
 
     def hurry(self) -> None:
-        """Wait no longer for what is under way: it is told when it comes."""
-        for one in self.waiting:
-            if not (one.late or self._known(one.key)):
-                one.late = True
+        """Wait no longer for open requests: they are told when their outcomes come."""
+        for pending in self.waiting:
+            if not (pending.late or self._known(pending.key)):
+                pending.late = True
                 self.late += 1
 
     def measures(self) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
-        """What came of the uncut base since the last time: samples, outcomes, seconds."""
+        """Yield the new outcomes of the uncut base: samples, outcomes, seconds."""
         for key in [key for key in self._outcomes if key.plan == BASE]:
             yield key.samples, *self._outcomes.pop(key)
 
     def _trial(self, of: _PendingRequest) -> trials.Trial | None:
-        """What became of a request; None if it isn't known yet."""
+        """Return the trial of a request; None if it isn't known yet."""
         number, key = len(self.ledger.trials), of.key
-        made = partial(trials.Trial, number, of.request, key.plan)
-        if (known := self.ledger.found.get(key)) is not None:
-            scores = known.values, known.stderrs, known.failure
-            return made(known.share, *scores, same_as=known.number, stopped=known.stopped)
+        make = partial(trials.Trial, number, of.request, key.plan)
+        if (earlier := self.ledger.found.get(key)) is not None:
+            scores = earlier.values, earlier.stderrs, earlier.failure
+            return make(earlier.share, *scores, same_as=earlier.number, stopped=earlier.stopped)
         if key not in self._outcomes:
             return None
         outcomes, seconds = self._outcomes.pop(key)
@@ -325,11 +324,12 @@ class UnderWay:
         stopped = self._stopped(of, outcomes)
         share = self._share(key) if stopped is None else stopped / self.ledger.full
         as_noted = round(seconds, 3)  # so that a search that goes on has the same trials
-        return made(share, *read, as_noted, per_sample=samples, stopped=stopped)
+        return make(share, *read, as_noted, per_sample=samples, stopped=stopped)
 
     def _stopped(self, of: _PendingRequest, outcomes: tuple[Outcome, ...]) -> int | None:
-        """After how many samples a trial was given up, if it was."""
-        used = [one.samples for one in outcomes if isinstance(one, Score) and one.each is not None]
+        """Return after how many samples a trial was given up, if it was."""
+        scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
+        used = [score.samples for score in scores if score.each is not None]
         if not self.races or of.request.phase != trials.SEARCH or len(used) < len(outcomes):
             return None
         return min(used) if min(used) < of.key.samples else None
@@ -346,10 +346,10 @@ class UnderWay:
 
 @contextmanager
 def interruptible(on_event: Callable[[_Event], None]) -> Iterator[Callable[[_Event], None]]:
-    """`on_event`, wrapped so that a Ctrl-C that was swallowed still ends the search.
+    """Wrap `on_event` so that a Ctrl-C that was swallowed still ends the search.
 
-    Where libraries run Python of their own, in callbacks of the garbage collector for one, what is
-    raised is printed and forgotten; then the next event ends the search all the same.
+    Libraries may run Python of their own, as in callbacks of the garbage collector, where an
+    exception is printed and forgotten. Then the next event still ends the search.
     """
     pressed = threading.Event()
 
