@@ -209,9 +209,9 @@ def used(plan: Plan) -> set[str]:
     teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
     template = plan.chat_template.model if isinstance(plan.chat_template, TemplateOf) else "base"
     united = plan.models if plan.tokenizer == "union" else ()
-    named = {"base", teacher, template, *united, *taken(plan)}
-    sources = {n for name in needed(plan, sorted(named)) for n in made_of(plan.models[name])}
-    return (named | sources) & plan.models.keys()
+    names = {"base", teacher, template, *united, *taken(plan)}
+    sources = {n for name in needed(plan, sorted(names)) for n in made_of(plan.models[name])}
+    return (names | sources) & plan.models.keys()
 
 
 def made_of(model: Model) -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from gptailor.lang import parse
 from gptailor.lang.parse import read_bytes, read_json, read_text
-from gptailor.plan import bounds, faults
+from gptailor.plan import bounds, faults, model_dependencies
 from gptailor.plan.faults import Fault, Source, errors
 from gptailor.plan.plan import Model, Plan, Repeat
 from gptailor.prepare import check

@@ -176,17 +176,17 @@ class Listed(LayerRule):
     def write(self, config: Config, values: Values) -> dict[str, Any]:
         """Return the configuration with the list, unless it has none and needs none."""
         key = self._key(config)
-        given = config.get(key)
-        if given is None and self.absent is None:
+        listed = config.get(key)
+        if listed is None and self.absent is None:
             return dict(config)
         if self.needed is not None:
-            for kind in given or self.needed:
+            for kind in listed or self.needed:
                 if kind not in values:
                     raise RuleError(
                         f"'{key}' would have no {shown(kind)} any more, and its family needs a "
                         "layer of each kind"
                     )
-        entries = self._words(given, values) if self.tried is None else list(values)
+        entries = self._words(listed, values) if self.tried is None else list(values)
         out = {name: value for name, value in config.items() if name not in self.replaces}
         names = (self.name, self.older) if self.older else (self.name,)
         out |= {name: entries for name in names if name == key or name in config}
@@ -198,9 +198,11 @@ class Listed(LayerRule):
             return self.older
         return self.name
 
-    def _words(self, given: Any, values: Values) -> list[Any]:
+    def _words(self, listed: Any, values: Values) -> list[Any]:
         """Return the values in the words of the list that is there."""
-        words = {_OLDER_NAMES[v]: v for v in _OLDER_NAMES if isinstance(given, list) and v in given}
+        words = {
+            _OLDER_NAMES[v]: v for v in _OLDER_NAMES if isinstance(listed, list) and v in listed
+        }
         return [words.get(v, v) if isinstance(v, str) else v for v in complete(self.name, values)]
 
 
@@ -264,8 +266,8 @@ class First(LayerRule):
 
     def read(self, config: Config, count: int) -> list[Any]:
         """Return each layer's kind."""
-        given = config.get(self.key)
-        number = int_of({self.key: self.default if given is None else given}, self.key, 0)
+        stated = config.get(self.key)
+        number = int_of({self.key: self.default if stated is None else stated}, self.key, 0)
         if self.step_key and (step := config.get(self.step_key, 1)) != 1:
             raise RuleError(f"'{self.step_key}' is {shown(step)}, which transformers doesn't read")
         return [self.kinds[i >= number] for i in range(count)]
@@ -304,14 +306,14 @@ class Periodic(LayerRule):
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
         """Return the configuration with a period and an offset, solved for the new order."""
-        wanted, count = complete(self.period, values), len(values)
+        entries, count = complete(self.period, values), len(values)
         default_step, default_first = self.defaults
-        given = config.get(self.period, default_step), config.get(self.offset, default_first)
+        current = config.get(self.period, default_step), config.get(self.offset, default_first)
         steps = ((step, first) for step in range(1, count + 2) for first in range(step))
-        for step, first in (given, *steps):
-            if self._kinds(step, first, count) == wanted:
+        for step, first in (current, *steps):
+            if self._kinds(step, first, count) == entries:
                 return {**config, self.period: step, self.offset: first}
-        which = ", ".join(f"L{i}" for i, kind in enumerate(wanted) if kind == self.kinds[1])
+        which = ", ".join(f"L{i}" for i, kind in enumerate(entries) if kind == self.kinds[1])
         raise RuleError(
             f"no '{self.period}' and '{self.offset}' make only {which} '{self.kinds[1]}'"
         )

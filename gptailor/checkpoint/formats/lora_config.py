@@ -122,8 +122,8 @@ class LoraSettings(BaseModel):
 
     def aims_in(self, layer: int | None) -> bool:
         """Return whether modules of this layer are among the targets; None: of no layer."""
-        wanted = self.layers_to_transform
-        return wanted in (None, ()) or layer in (wanted if isinstance(wanted, tuple) else (wanted,))
+        layers = self.layers_to_transform
+        return layers in (None, ()) or layer in (layers if isinstance(layers, tuple) else (layers,))
 
     def excluding(self, module: str, layer: int | None) -> str | None:
         """Return the setting by which PEFT has no delta for this module; None if it has one.

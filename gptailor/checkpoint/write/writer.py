@@ -191,12 +191,12 @@ def _check_replaceable(target: Path) -> None:
 
 def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
     """Refuse a path that occurs twice or leads out of the folder."""
-    seen: set[PurePosixPath] = set()
+    paths: set[PurePosixPath] = set()
     for name in (*shards, *files):
         path = PurePosixPath(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts or path in seen:
+        if not path.parts or path.is_absolute() or ".." in path.parts or path in paths:
             raise ValueError(f"{name!r} is no path of its own within the output")
-        seen.add(path)
+        paths.add(path)
 
 
 @contextmanager

@@ -9,14 +9,14 @@ _BYTES = 16
 
 
 def read_mxfp4(pieces: QuantisedTensors) -> None:
-    """Each `X_blocks` with `X_scales`: `X` is the experts' matrices, of inputs by outputs."""
+    """Read each `X_blocks` with `X_scales`: `X` is the experts' matrices, inputs by outputs."""
     for stem in pieces.stems("_blocks"):
         values = pieces.take(f"{stem}_blocks", stem, ("U8",))
         scales = pieces.take(f"{stem}_scales", stem, ("U8", "F8_E8M0"))
         shape = values.spec.shape
         if len(shape) != 4 or shape[-1] != _BYTES or not values.spec.elements:
-            said = f"{quoted(values.spec.name)} has the shape {list(shape)}"
-            pieces.refuse(f"{said}, and should have four axes, the last of {_BYTES} bytes")
+            message = f"{quoted(values.spec.name)} has the shape {list(shape)}"
+            pieces.refuse(f"{message}, and should have four axes, the last of {_BYTES} bytes")
         pieces.check_shape(scales, shape[:-1])
         experts, columns, blocks, size = shape
         pieces.add(stem, (experts, blocks * 2 * size, columns), Microscaled(values, scales))
