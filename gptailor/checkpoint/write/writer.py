@@ -29,7 +29,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     progress: ByteProgress = lambda _: None,
     protected: Iterable[Path] = (),
     threads: int | None = None,
-    seen: OnWritten | None = None,
+    on_written: OnWritten | None = None,
     finish: Callable[[], Mapping[str, bytes]] = dict,
 ) -> None:
     """Write shards, their index and other files into a new folder, all or nothing.
@@ -41,9 +41,9 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     the number of all bytes written. `protected` are the files that the output is made from: a
     target that is one of them, lies in one or holds one is refused. `force` replaces an existing
     folder. `payload_of` is called, and its result consumed, by `threads` threads, by default one
-    for each core; `progress` and `seen` by one of them at a time. `seen` receives the sha256 of
-    each tensor, taken while it is written. `finish` is called when all tensors are written: it
-    returns more files, or refuses the output by an exception.
+    for each core; `progress` and `on_written` by one of them at a time. `on_written` receives the
+    sha256 of each tensor, taken while it is written. `finish` is called when all tensors are
+    written: it returns more files, or refuses the output by an exception.
     """
     target = located(target)
     check_target(target, force=force, protected=protected)
@@ -53,11 +53,12 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
         check_target(target, force=force, protected=protected)
         with SideFolder(target) as side:
             crew = Crew(threads)
-            count_bytes = crew.told(progress)
+            count_bytes = crew.exclusive(progress)
+            on_tensor = crew.exclusive(on_written) if on_written else None
             for shard in shards:
                 path, shown = side.new / shard.name, target / shard.name
                 with OutputFile(path, shown, shard.size, count_bytes) as out:
-                    fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+                    fill_shard(out, shard, payload_of, crew, on_tensor)
             for name, content in {**_index(shards), **files, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
             side.swap(force=force)
@@ -72,7 +73,7 @@ def write_file(  # noqa: PLR0913 (as above)
     progress: ByteProgress = lambda _: None,
     protected: Iterable[Path] = (),
     threads: int | None = None,
-    seen: OnWritten | None = None,
+    on_written: OnWritten | None = None,
     finish: Callable[[], bytes],
 ) -> None:
     """Write one file of tensors, all or nothing, as `write_checkpoint` does.
@@ -87,8 +88,9 @@ def write_file(  # noqa: PLR0913 (as above)
         check_target(target, force=force, protected=protected, single=True)
         with SideFolder(target, single=True) as side:
             crew = Crew(threads)
-            with OutputFile(side.new, target, shard.size, crew.told(progress)) as out:
-                fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+            with OutputFile(side.new, target, shard.size, crew.exclusive(progress)) as out:
+                on_tensor = crew.exclusive(on_written) if on_written else None
+                fill_shard(out, shard, payload_of, crew, on_tensor)
                 header = finish()
                 if len(header) != len(shard.header):
                     message = f"a header of {len(shard.header)} bytes became one of {len(header)}"
