@@ -39,7 +39,7 @@ class AdapterPlaces:
 
     def __init__(self, opened: Opened) -> None:
         wrapped = opened.layout.wrapped
-        make, config = _made_by(opened, wrapped=wrapped)
+        make, config = _class_and_config(opened, wrapped=wrapped)
         with torch.device("meta"):
             model = make(config)
         steps = get_model_conversion_mapping(model)
@@ -106,7 +106,7 @@ class AdapterPlaces:
         return numbers
 
 
-def _made_by(opened: Opened, *, wrapped: bool) -> tuple[Any, PreTrainedConfig]:
+def _class_and_config(opened: Opened, *, wrapped: bool) -> tuple[Any, PreTrainedConfig]:
     """Return transformers' class of a model, and its configuration."""
     if not wrapped:
         config = configuration(opened.config)

@@ -273,9 +273,9 @@ class _Extraction:
         whole = self.whole.get(spec.name)
         if whole is not None and whole.form is None:
             return ByteRange(whole.file, whole.offset, spec.size)
-        return self._made(spec, whole)
+        return self._computed(spec, whole)
 
-    def _made(self, spec: TensorSpec, whole: TensorInfo | None) -> Iterator[memoryview]:
+    def _computed(self, spec: TensorSpec, whole: TensorInfo | None) -> Iterator[memoryview]:
         if whole is not None:
             tensor = _rounded(load_tensor(whole), spec.dtype, quoted(spec.name), whole.file)
         else:

@@ -86,7 +86,7 @@ def payloads(
         if isinstance(output.make, Copy):
             source = output.make.source
             return ByteRange(source.file, source.offset, source.spec.size)
-        return _made(output, device)
+        return _computed(output, device)
 
     return payload_of
 
@@ -121,7 +121,7 @@ def sketched(
     return {name: digests[name].model_copy(update={"sketch": numbers[name]}) for name in present}
 
 
-def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
+def _computed(output: Output, device: str) -> Iterator[memoryview | bytes]:
     from gptailor.program.run import chunks, device_of  # imports torch
 
     yield from chunks(output, device=device_of(device))

@@ -134,7 +134,7 @@ class _Merging:
         dtype: torch.dtype | None,
     ) -> None:
         if dtype is not None and dtype not in _FLOATS:
-            raise TailorError(f"{_said(dtype)} is no dtype that tensors are merged into")
+            raise TailorError(f"{_dtype_name(dtype)} is no dtype that tensors are merged into")
         self.recipe, self.all, self.dtype = recipe, every, dtype
         self.sources = every[:-1] if based else every
         assert isinstance(recipe.by, MethodCall)
@@ -151,7 +151,7 @@ class _Merging:
         for key in keys:
             memory = tuple(_memory(key, tensors[key]) for _, tensors in self.all)
             if memory not in by_memory:
-                by_memory[memory] = self._one(key)
+                by_memory[memory] = self._merged_key(key)
             by_key[key] = by_memory[memory]
         return by_key
 
@@ -176,9 +176,11 @@ class _Merging:
             self._check_alike(key, "shape", model, [*tensor.shape], [*first.shape])
             self._check_alike(key, "device", model, tensor.device, first.device)
             if self.dtype is None or not {tensor.dtype, first.dtype} <= _FLOATS:
-                self._check_alike(key, "dtype", model, _said(tensor.dtype), _said(first.dtype))
+                self._check_alike(
+                    key, "dtype", model, _dtype_name(tensor.dtype), _dtype_name(first.dtype)
+                )
             if tensor.dtype not in _FLOATS and not _same(tensor, first):
-                what = f"{quoted(key)} is {_said(first.dtype)}, which can't be merged"
+                what = f"{quoted(key)} is {_dtype_name(first.dtype)}, which can't be merged"
                 raise TailorError(f"{what}, and that of '{model}' is another")
 
     def _check_alike(self, key: str, what: str, model: str, got: object, expected: object) -> None:
@@ -189,7 +191,7 @@ class _Merging:
         message = f"the {what} of {quoted(key)} is {got} in '{model}', and {expected} in '{first}'"
         raise TailorError(message + help_)
 
-    def _one(self, key: str) -> Tensor:
+    def _merged_key(self, key: str) -> Tensor:
         like: Tensor = self.all[-1][1][key]  # the base's, if there is one
         if like.dtype not in _FLOATS:
             return like.detach().clone()
@@ -221,7 +223,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
     return torch.equal(*flat)
 
 
-def _said(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 

@@ -122,15 +122,17 @@ def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
     if teacher is None or (teacher.name == owner.name and union is None):
         return
     at: Place = ("heal", "teacher") if heal.teacher is not None else ("heal",)
-    mine = owner.vocabulary if union is None else union.vocabulary
+    vocabulary = owner.vocabulary if union is None else union.vocabulary
     taught = teacher.vocabulary
     message = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
-    if mine is not None and taught is not None and relation(mine, taught) != "same":
+    if vocabulary is not None and taught is not None and relation(vocabulary, taught) != "same":
         yield Fault("M224", f"{message}: its vocabulary is another", at)
         return
-    theirs, ours = _rows(teacher), _rows(owner) if union is None else union.size
-    if theirs != ours:
-        yield Fault("M224", f"{message}: its distributions have {theirs} tokens, not {ours}", at)
+    teacher_tokens, tokens = _rows(teacher), _rows(owner) if union is None else union.size
+    if teacher_tokens != tokens:
+        yield Fault(
+            "M224", f"{message}: its distributions have {teacher_tokens} tokens, not {tokens}", at
+        )
 
 
 def _rows(model: Opened) -> int | None:

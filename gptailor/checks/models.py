@@ -171,11 +171,11 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
     if plan.stack is None and fixed >= set(range(checked.count)):
         message = f"all {checked.count} layers are dropped, and nothing remains"
         yield Fault("M203", message, ("drops", len(plan.drops) - 1))
-    gone = len(fixed)
+    dropped = len(fixed)
     for at, choice in drops_by_choice(plan):
         most = count_ends(choice.count)[1]
-        gone += most
-        if gone >= checked.count and most > 0:
+        dropped += most
+        if dropped >= checked.count and most > 0:
             message = f"dropping {most} more of {checked.count} layers leaves nothing"
             yield Fault("M203", message, (*at, "count"))
 
@@ -192,14 +192,15 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             continue
         at = ("models", name, "source")
         if model.layout.architecture != base.layout.architecture:
-            ours, theirs = _kind(base.layout), _kind(model.layout)
-            yield Fault("M205", f"'{name}' is {theirs} model, and the base {ours} one", at)
+            base_value, value = _kind(base.layout), _kind(model.layout)
+            yield Fault("M205", f"'{name}' is {value} model, and the base {base_value} one", at)
             continue
         if name not in named:
             continue  # it only teaches
         for difference in incompatible(base.layout, base.config, model.config):
-            ours, theirs = _said(difference.base_value), _said(difference.other_value)
-            message = f"'{name}' has {difference.key} {theirs}, and the base {ours}"
+            base_value = _value_in_words(difference.base_value)
+            value = _value_in_words(difference.other_value)
+            message = f"'{name}' has {difference.key} {value}, and the base {base_value}"
             if difference.severity == "fault":
                 yield Fault("M206", message, at, "its layers would compute something else here")
             else:
@@ -213,7 +214,7 @@ def _kind(layout: Layout) -> str:
     return f"a '{layout.model_type}'{inner}"
 
 
-def _said(value: object) -> str:
+def _value_in_words(value: object) -> str:
     """Return a configuration's value as messages show it."""
     if value is None:
         return "unset"
@@ -224,9 +225,9 @@ def _said(value: object) -> str:
 def every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for the declared models that nothing names."""
     plan = checked.plan
-    named = used(plan) | {model.on for model in plan.models.values()}
-    named |= {name for _, name in compared_models(plan.search)}
-    idle = [name for name in plan.models if name not in named]
+    used_names = used(plan) | {model.on for model in plan.models.values()}
+    used_names |= {name for _, name in compared_models(plan.search)}
+    idle = [name for name in plan.models if name not in used_names]
     if idle:
         names = listed(f"'{name}'" for name in idle)
         message = f"the model {names} is declared and never used"

@@ -19,8 +19,8 @@ def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
 
 def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
     """Yield each call of a registered method, with that method."""
-    known = (call for call in _calls(plan) if call[-1].name in METHODS)
-    yield from ((*call, METHODS[call[-1].name]) for call in known)
+    calls = (call for call in _calls(plan) if call[-1].name in METHODS)
+    yield from ((*call, METHODS[call[-1].name]) for call in calls)
 
 
 @rule("P301")

@@ -99,12 +99,12 @@ def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: in
 
 
 def _check_arity(make: Combine) -> None:
-    wanted, count = METHODS[make.method], len(make.sources)
+    method, count = METHODS[make.method], len(make.sources)
     if len(make.models) != count:
         raise ValueError(f"{count} sources have {len(make.models)} models' names")
-    if count < wanted.least or (wanted.most is not None and count > wanted.most):
+    if count < method.least or (method.most is not None and count > method.most):
         raise ValueError(f"'{make.method}' can't merge {count} sources")
-    if wanted.takes_base(dict(make.arguments)) and not make.base:
+    if method.takes_base(dict(make.arguments)) and not make.base:
         raise ValueError(f"'{make.method}' needs the base's tensor")
 
 
