@@ -80,7 +80,7 @@ class MeasuredPlan:
 
 
 MeasuredSetting = tuple[str, str]
-"""A setting's value as comparable text, and as it is shown to people."""
+"""A setting's value as comparable text, and its text for people."""
 
 
 @final

@@ -88,7 +88,7 @@ class Extracted:
 
     @property
     def error_of_modules(self) -> float:
-        """The same over the projections with a low rank alone."""
+        """The same share over the projections with a low rank alone."""
         lost, every = self._lost_and_every
         return lost / every
 

@@ -1,4 +1,4 @@
-"""The lock of a plan: digests of what it was made from and of what came out, and its file."""
+"""The lock of a plan: digests of its inputs and outputs, and the lock's file."""
 
 import json
 import os

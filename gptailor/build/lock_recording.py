@@ -123,9 +123,9 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
 def measured_files(
     prepared: Prepared, measure: Callable[[Path], MeasuredFile]
 ) -> dict[FileUse, MeasuredFiles]:
-    """Return the files that a plan is compiled from; `measure` reads those of the models.
+    """Return the input files of a plan; `measure` reads those of the models.
 
-    Calibration texts are left out where one of them is gone.
+    Calibration texts are left out if one of them is missing.
     """
     read = out.inputs(prepared)
     families = out.families(prepared)

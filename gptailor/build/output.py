@@ -1,4 +1,4 @@
-"""What goes into a compiled folder, tensors and other files, and which files it is made from."""
+"""The content of a compiled folder, tensors and other files, and the files it is made from."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tensors in memory merged as `compile` merges those of files: the verb `merge`."""
+"""Merges of tensors in memory, with the arithmetic of `compile`: the verb `merge`."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _Given = TypeVar("_Given", Tensor, dict[str, Tensor])
 _FLOATS = frozenset(FLOAT_DTYPES.values())
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _BASE = "base"
-"""What θ_b's tensors are called in messages."""
+"""The name of θ_b's tensors in messages."""
 
 
 def merge(
@@ -43,22 +43,22 @@ def merge(
 ) -> _Given:
     """Merge the tensors of several models by a method, tensor by tensor, in memory.
 
-    `sources` are state dicts by the models' names, all with the same keys, or one tensor of each;
-    what comes back is of the same kind, and new memory. Tensors of one key have one shape, one
-    dtype and one device in all sources and in `base`; with `dtype` theirs may differ, and the
-    result is of that. `by` is one of the language's methods and `arguments` are its own, by their
-    names there: numbers without a unit, a list where there is one for each source, in the order of
-    `sources`, words as texts (`"yes"`, or True). `base` are θ_b's tensors, which methods of task
-    vectors need; a method that needs none passes over it, but for keys, shapes and dtypes.
+    `sources` are state dicts by the models' names, all with the same keys, or one tensor each. The
+    result is of the same kind, in new memory. Tensors of one key have one shape, one dtype and one
+    device in all sources and in `base`. With `dtype` their dtypes may differ; the result has
+    `dtype`. `by` is a method of the language, and `arguments` are its parameters by name: numbers
+    without a unit, a list for a number per source, in the order of `sources`, and words as texts
+    (`"yes"`, or True). `base` are θ_b's tensors, which methods of task vectors need. Other methods
+    ignore `base`, but its keys, shapes and dtypes must agree.
 
     The arithmetic is that of `compile`: in float32, rounded once, the same bytes for the same
-    tensors, names and keys. (The draws of `dare` depend on the model's name and on the tensor's,
-    which for single tensors is `name`.) Tensors of whole numbers and others that no method merges
-    are kept where they are the same in all, and refused elsewhere. Keys that share their memory in
-    all models, as a tied head does with the embedding, are merged once and share it again.
+    tensors, names and keys. (The draws of `dare` depend on the names of the model and the tensor;
+    `name` is that of a single tensor.) Tensors that no method merges, such as whole numbers, are
+    kept if all models have the same, and refused otherwise. Keys that share their memory in all
+    models, as a tied head and its embedding do, are merged once and share memory again.
 
-    Raises PlanError for a method, an argument or a number of sources as a plan with that would,
-    and for a value that the dtype can't hold; TailorError for tensors that don't agree, by name.
+    Raises PlanError for an invalid method, argument or number of sources, as in a plan, and for a
+    value that the dtype can't hold. Raises TailorError for tensors that don't agree, by name.
 
     The methods, their formulas and papers: docs/language.md.
     """

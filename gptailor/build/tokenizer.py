@@ -1,4 +1,4 @@
-"""The output's tokenizer: whose it is, its files, and its chat template."""
+"""The output's tokenizer: the model it is from, its files, and its chat template."""
 
 from collections.abc import Iterator
 from pathlib import Path

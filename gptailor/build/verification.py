@@ -81,7 +81,7 @@ class Findings:
 @final
 @dataclass(frozen=True, slots=True)
 class DigestedTensors:
-    """Tensors whose bytes are read or made, and the form of their digests."""
+    """Tensors that are read or made, and the form of their digests."""
 
     specs: Sequence[TensorSpec]
     payload_of: Callable[[TensorSpec], Payload]
@@ -103,7 +103,7 @@ class CompiledOutput(ABC):
 
     `locked` is the lock's part on such an output, if there is one. No weights are read before the
     `tensors` are digested; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
-    are words for people. Where there is no lock, fits are compared with those of the `checkpoint`.
+    are words for people. Without a lock, fits are compared with those of the `checkpoint`.
     """
 
     no_plan: ClassVar[str]

@@ -164,7 +164,7 @@ class Verification:
     # ------------------------------------------------------------------------------- with weights
 
     def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> Verified:
-        """Compare tensors, the files beside them, the models' files, and what the plan makes."""
+        """Compare tensors, the files beside them, the models' files, and the plan's tensors."""
         self._on_event = on_event
         if self.output.damage is None:
             crew = Crew(threads)
@@ -191,7 +191,7 @@ class Verification:
             self._remake(self.prepared, tensors, crew, progress)
 
     def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
-        """Return whether the plan is compiled of what was locked, if there is a lock."""
+        """Return whether the plan's inputs are the locked ones, if there is a lock."""
         if self.lock is None:
             return True
         digests: dict[Path, FileDigest] = {}
@@ -217,7 +217,7 @@ class Verification:
         crew: Crew,
         progress: ByteProgress,
     ) -> None:
-        """Compare with what the plan makes, in memory, but for fits that can't be compared."""
+        """Compare with the plan's tensors, made in memory, except fits that can't be compared."""
         names = skipped = self.output.fitted_names(prepared)
         locked = self.output.locked
         if missing := next((path for path in prepared.texts.values() if not path.is_file()), None):

@@ -364,7 +364,7 @@ def dequantised_model(model: Opened) -> Opened:
 
 
 def _chain(models: Mapping[str, Model], name: str) -> list[str]:
-    """Return the model, and those that it is on, the last of which is no adapter."""
+    """Return the model and the models under it; the last one is no adapter."""
     chain = [name]
     while (on := models[chain[-1]].on) is not None:
         chain.append(on)

@@ -68,7 +68,7 @@ class UnitedModel:
         return dict(sorted(tokens.items(), key=lambda item: int(item[1]["id"])))
 
     def said(self, name: str) -> dict[str, Any]:
-        """Return the JSON of one of its tokenizer's files; empty if it is missing."""
+        """Return the JSON of a file of the tokenizer; empty if the file is missing."""
         if name not in self.files:
             return {}
         return parse_object(self.files[name].read_bytes(), self.files[name], "C601", duplicate=None)

@@ -286,7 +286,7 @@ def held(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _stored(value: Any) -> Any:
-    """Return a value as a reader of the file has it: a float of 32 bits, a list as a tuple."""
+    """Return a value as read back from the file: a float of 32 bits, a tuple for a list."""
     if isinstance(value, float):
         return struct.unpack("<f", struct.pack("<f", value))[0]
     if isinstance(value, list | tuple):

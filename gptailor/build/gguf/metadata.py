@@ -50,7 +50,7 @@ class GgufTensorName:
 
 @final
 class WrittenArchitecture:
-    """A configuration as GGUF has it: `facts`, names of tensors, and `notes` for people.
+    """A configuration in GGUF's form: `facts`, names of tensors, and `notes` for people.
 
     `frequencies` are the divisors of the rotary frequencies, for a tensor of their own; empty for
     plain frequencies. Raises CheckpointError (C306) about `target` for a model that llama.cpp can't
@@ -288,7 +288,7 @@ class WrittenArchitecture:
 
 
 def _resolved(config: Mapping[str, Any], refuse: Callable[[str], NoReturn]) -> Any:
-    """Return the configuration as transformers has it, with the defaults of missing keys."""
+    """Return transformers' configuration, with the defaults of missing keys."""
     from transformers import AutoConfig
 
     settings = {key: value for key, value in config.items() if key != "model_type"}

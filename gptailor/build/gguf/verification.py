@@ -59,7 +59,7 @@ class CompiledGguf(CompiledOutput):
     def planned(
         self, prepared: Prepared | None, plan: Plan | None, findings: Findings
     ) -> Measurement | None:
-        """Return the metadata that the plan gives; None where it makes no GGUF file."""
+        """Return the plan's metadata; None if it makes no GGUF file."""
         if prepared is None:
             return None
         quantize = self._facts.get(QUANTIZE_KEY)

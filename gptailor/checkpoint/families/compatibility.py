@@ -264,7 +264,7 @@ def disagreements(
     *,
     cautious: bool = False,
 ) -> list[Disagreement]:
-    """Return the keys of both families whose values in two configurations differ.
+    """Return the keys of both families that differ in two configurations.
 
     If `cautious`, keys of unknown meaning are compared too.
     """

@@ -156,7 +156,7 @@ def _of_each(key: str, default: int) -> Computed:
 
 
 def _nested(key: str, **defaults: Any) -> ConfigKey:
-    """Return a key of DBRX's, whose value is an object of settings."""
+    """Return a key of DBRX's with an object of settings as its value."""
 
     def read(config: Config) -> Any:
         value = config.get(key)
@@ -178,7 +178,7 @@ _LISTED_ROTATION = Listed(
 
 
 def _rotations(config: Config, count: int) -> list[Any]:
-    """Return `no_rope_layers`, of which an empty list means its absence."""
+    """Return `no_rope_layers`; an empty list equals an absent one."""
     stated = {key: value for key, value in config.items() if key != "no_rope_layers" or value}
     return _LISTED_ROTATION.read(stated, count)
 

@@ -28,7 +28,7 @@ class Fold:
 
 
 Roles = tuple[tuple[str, str], ...]
-"""Names within a layer, `*` standing for one part between dots, and what their tensors are."""
+"""Names within a layer, `*` standing for one part between dots, and their tensors' roles."""
 
 
 @final
@@ -92,7 +92,7 @@ class Family:
     def role(self, suffix: str) -> str | None:
         """Return `norms` or a projection such as `mlp.down`, by a tensor's name within the layer.
 
-        Return None for what is neither: norms of queries and keys, convolutions, a router's
+        Return None for other tensors: norms of queries and keys, convolutions, a router's
         neighbours.
         """
         branch = self.part(suffix)
@@ -185,7 +185,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 def _role_of(
     suffix: str, branch: Branch, own: Roles, norms: Sequence[str], outputs: Sequence[str]
 ) -> str | None:
-    """Return `norms`, or the projection of which a tensor is a weight, a bias or a scale.
+    """Return `norms`, or the projection that a tensor (weight, bias or scale) belongs to.
 
     `own` goes first, then `norms`, prefixes of norms over the hidden state, and `outputs`, the
     projections that the branch ends with.
@@ -206,5 +206,5 @@ def _role_of(
 
 
 def _norm_prefixes(prefixes: Sequence[str]) -> tuple[str, ...]:
-    """Return those of a branch's prefixes that are norms'."""
+    """Return the prefixes of a branch's norms."""
     return tuple(each for each in prefixes if re.search(r"(norm|(^|\.)ln_)[^.]*\.?$", each))

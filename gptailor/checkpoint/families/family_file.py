@@ -125,7 +125,7 @@ class Proof(Closed):
 
 @final
 class FamilyFile(Closed):
-    """An architecture as data, as `Family` has it, and the proof of it.
+    """An architecture as data, in the form of `Family`, with its proof.
 
     `agree` are the keys that must be equal where layers are exchanged, with what their absence
     means. `modes` are those of them whose values the proof holds for, and no others; `plain` the
@@ -250,8 +250,8 @@ def _rotary(agree: Mapping[str, Any]) -> list[ConfigKey]:
 def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
     """Return the family in a file.
 
-    Raises CheckpointError: C111 if it is none; where it should be `proven`, C112 if its proof
-    failed, or if it was changed after that.
+    Raises CheckpointError: C111 for an invalid file. If it must be `proven`, C112 for a failed
+    proof, or for a change after the proof.
     """
     document = read_object(path, "C111", duplicate="C111")
     version = document.get("version")

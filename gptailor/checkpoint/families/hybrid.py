@@ -62,7 +62,7 @@ _CONV = "conv"
 
 
 def _listed_attention(config: Config, count: int) -> list[Any]:
-    """Return LFM 2's kinds: layers in `full_attn_idxs` attend, others are convolutions."""
+    """Return LFM 2's kinds: layers in `full_attn_idxs` attend, the rest are convolutions."""
     numbers = config.get("full_attn_idxs")
     numbers = range(count) if numbers is None else numbers
     return [FULL if i in numbers else _CONV for i in range(count)]

@@ -48,7 +48,7 @@ class LayerRule(ABC):
 
     @abstractmethod
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration whose layers, in order, have these values. Raises RuleError."""
+        """Return the configuration with these values for its layers, in order. Raises RuleError."""
 
 
 # ------------------------------------------------------------------------------------ derivations
@@ -120,7 +120,7 @@ class Alike(NamedTuple):
 
 @final
 class IfWindow(NamedTuple):
-    """Kinds of attention where there is a window; without one all layers attend fully."""
+    """Kinds of attention with a window; without one all layers attend fully."""
 
     kinds: Derivation
     gated: bool = False
@@ -414,7 +414,7 @@ class Unset(LayerRule):
         return [None] * count
 
     def write(self, config: Config, _: Values) -> dict[str, Any]:
-        """Return the configuration as it is."""
+        """Return the configuration unchanged."""
         return dict(config)
 
 
@@ -435,7 +435,7 @@ class InPlace(LayerRule):
         return list(range(count)) if matters else [None] * count
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration as it is, if no layer moves."""
+        """Return the configuration unchanged, if no layer moves."""
         matters = self.switch is None or config.get(self.switch)
         for i, value in enumerate(values):
             if value is None and self.switch and matters:
@@ -460,7 +460,7 @@ class AtEnd(LayerRule):
         return [i == (0 if self.end == "first" else count - 1) for i in range(count)]
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration as it is, if the layer is still at its end."""
+        """Return the configuration unchanged, if the layer is still at its end."""
         ends = self.read(config, len(values))
         for i, (value, wanted) in enumerate(zip(values, ends, strict=True)):
             if value != wanted:
@@ -481,7 +481,7 @@ class AtMost(LayerRule):
         return [None] * count
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration as it is, if there are no more layers."""
+        """Return the configuration unchanged, if there are no more layers."""
         if len(values) > self.deepest:
             raise RuleError(
                 f"the model would have {len(values)} layers, and its family is proven for "
@@ -519,11 +519,11 @@ class Computed(LayerRule):
     write_by: Rewrite
 
     def read(self, config: Config, count: int) -> list[Any]:
-        """Return what the first function returns."""
+        """Return the result of the first function."""
         return self.read_by(config, count)
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return what the second function returns."""
+        """Return the result of the second function."""
         return self.write_by(config, values)
 
 
@@ -551,7 +551,7 @@ def attending(types: LayerRule, kinds: tuple[str, ...] = (FULL, SLIDING)) -> Wit
 
 
 def dense_first(key: str, default: int) -> First:
-    """Return the rule of a stack whose first layers are dense, without a list of them."""
+    """Return the rule of a stack that begins with dense layers, without a list of them."""
     return First("mlp", "mlp", key, default=default, step_key="moe_layer_freq")
 
 

@@ -164,7 +164,7 @@ def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:
 
 
 def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntry:
-    """Return the entry of a layer whose parts come from two layers."""
+    """Return the entry of a layer with the parts of two layers."""
     return {
         rule.name: (attn if rule.part == "attn" else mlp).get(rule.name) for rule in layout.rules
     }

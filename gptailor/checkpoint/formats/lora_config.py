@@ -39,7 +39,7 @@ _REFUSED = {
 }
 
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
-"""Ways to start the training that leave the base as it is, apart from true and false."""
+"""Ways to start the training that leave the base unchanged, apart from true and false."""
 
 _RESIDUAL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways that take something out of the base, so that the deltas are for what was left of it."""

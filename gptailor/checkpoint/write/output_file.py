@@ -1,6 +1,6 @@
 """An output file: room in advance, bytes copied in the kernel, written out while more are made.
 
-Where the system or the file system lacks one of these calls, a slower way is used.
+If the system or the file system lacks one of these calls, a slower way is used.
 """
 
 import ctypes

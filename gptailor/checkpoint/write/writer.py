@@ -113,7 +113,7 @@ def located(target: Path) -> Path:
 def check_target(
     target: Path, *, force: bool, protected: Iterable[Path] = (), single: bool = False
 ) -> None:
-    """Refuse a target that can't be written, or whose replacement would destroy something else.
+    """Refuse a target that can't be written, or that isn't safe to replace.
 
     It is a folder, or, if `single`, a file.
     """
@@ -238,7 +238,7 @@ def _write_file(path: Path, shown: Path, content: bytes | Path, progress: BytePr
 
 
 def _index(shards: Sequence[Shard]) -> dict[str, bytes]:
-    """Return the index file, where there are several shards."""
+    """Return the index file, if there are several shards."""
     if len(shards) < 2:
         return {}
     specs = [spec for shard in shards for spec in shard.specs]

@@ -201,7 +201,7 @@ class _File:
         }  # fmt: skip
 
     def _tensors_of(self, entry: GgufTensor) -> Iterator[TensorInfo]:
-        """Yield a tensor as Hugging Face has it, or each matrix of a tensor of experts."""
+        """Yield a tensor in Hugging Face's form, or each matrix of a tensor of experts."""
         stem, _, kind = entry.name.rpartition(".")
         key = stem.rpartition(".")[2]
         if stem in self.architecture.rest:

@@ -10,7 +10,7 @@ from gptailor.checkpoint.tensor import Blockwise, NestedMaxima, Scaled, TensorIn
 from gptailor.plan.registry import LARGEST_SINGLE
 
 _INT8_FACTOR = 7.874015718698502e-3
-"""What bitsandbytes multiplies by in the place of dividing by 127."""
+"""The factor that bitsandbytes uses in place of a division by 127."""
 _TABLE = 16
 _NESTED_TABLE = 256
 _LONGEST_STATE = 2**16

@@ -18,7 +18,7 @@ _ACTIVATIONS = (
     "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point",
     "q_scale", "q_zero_point", "k_scale", "k_zero_point", "v_scale", "v_zero_point",
 )  # fmt: skip
-"""Of activations, which are quantised while the model runs."""
+"""Endings of tensors of activations, which are quantised while the model runs."""
 _WORD = 32
 _SIZE = re.compile(r"[0-9]{1,9}")
 _CLASS = re.compile(r"[A-Za-z_]\w*")
@@ -28,7 +28,7 @@ _CLASS = re.compile(r"[A-Za-z_]\w*")
 @final
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """How a group of modules' weights is quantised."""
+    """The quantisation of the weights of a group of modules."""
 
     dtype: str
     bits: int

@@ -8,7 +8,7 @@ FP8 = ("F8_E4M3", "F8_E5M2")
 """The dtypes of numbers with eight bits that are scaled."""
 
 _SCALE_DTYPES = (*FLOATS, "F8_E8M0", "U8")
-"""Of scales; the last two are exponents of 2."""
+"""Dtypes of scales; the last two are exponents of 2."""
 
 
 def read_fp8(pieces: QuantisedTensors) -> None:

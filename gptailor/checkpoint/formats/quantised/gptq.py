@@ -8,7 +8,7 @@ from gptailor.checkpoint.tensor import PackedIntegers, TensorInfo
 
 _WORDS = ("I32",)
 _BITS = 32
-"""Of a word."""
+"""Bits of a word."""
 _GPTQ_BITS = (2, 3, 4, 8)
 _SCALES = ("F16", "BF16", "F32")
 

@@ -1,11 +1,11 @@
-"""`mxfp4`, as gpt-oss has it: experts' matrices of 4 bits, 32 of them with an exponent."""
+"""`mxfp4`, the format of gpt-oss: experts' matrices of 4 bits, 32 of them with an exponent."""
 
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
 from gptailor.checkpoint.tensor import Microscaled
 
 _BYTES = 16
-"""Of a block: 32 numbers."""
+"""Bytes of a block of 32 numbers."""
 
 
 def read_mxfp4(pieces: QuantisedTensors) -> None:
