@@ -101,8 +101,8 @@ def _layer_models(checked: Checked) -> list[str]:
     contents = [content for slot in kept for content in slot.recipes.values()]
     recipes = [below.recipe for content in contents for below in content.chain]
     optional = any(content.maybe for content in contents)
-    named = [name for recipe in recipes for _, name, _ in named_models(recipe)]
-    return list(dict.fromkeys([*named, *(["base"] if optional else [])]))
+    names = [name for recipe in recipes for _, name, _ in named_models(recipe)]
+    return list(dict.fromkeys([*names, *(["base"] if optional else [])]))
 
 
 def _differing_ends(base: Opened, model: Opened, silent: list[str]) -> list[str]:

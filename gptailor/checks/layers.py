@@ -62,7 +62,7 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
         return
     for part in outline.PARTS:
         tensors = base.part(0, part)
-        if tensors and not any(fold_scale(base.layout, rest) for rest in tensors):
+        if tensors and not any(fold_scale(base.layout, suffix) for suffix in tensors):
             message = f"a layer's '{part}' has no tensor that a scale could be folded into"
             yield Fault("M214", message, ("scales", 0))
 
@@ -110,7 +110,7 @@ def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
 
 def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """Return the tensors that are no constants."""
-    return {rest: tensor for rest, tensor in tensors.items() if not is_constant(rest)}
+    return {suffix: tensor for suffix, tensor in tensors.items() if not is_constant(suffix)}
 
 
 def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
@@ -186,7 +186,7 @@ def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
     for at, entry in repeated_blocks(checked.plan):
         for position in block_positions(entry):
             part = checked.base.part(position, outline.PARTS[-1])
-            name = next((rest for rest in part if rest.rpartition(".")[2] == _SCALAR), None)
+            name = next((suffix for suffix in part if suffix.rpartition(".")[2] == _SCALAR), None)
             if name is not None:
                 message = (
                     f"L{position} multiplies its output by '{name}', which each run does again"

@@ -154,8 +154,8 @@ def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[
             if model is None or layer is None or layer < model.layout.count:
                 continue
             if at[0] == "layers" and name == "base":
-                here = plan.layers[int(at[1])].position
-                if here == layer:
+                position = plan.layers[int(at[1])].position
+                if position == layer:
                     continue  # the position is reported already
             count = model.layout.count
             where = inner[: inner.index("model")] if "model" in inner else ()
@@ -184,7 +184,7 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
 def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
     """Yield a fault or a warning for each model that computes otherwise than the base."""
     base = checked.models["base"]
-    named = taken(checked.plan)
+    source_models = taken(checked.plan)
     if base.layout.notice:
         yield Fault("M301", base.layout.notice, ("models", "base", "source"), severity="warning")
     for name, model in checked.models.items():
@@ -195,7 +195,7 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             base_value, value = _kind(base.layout), _kind(model.layout)
             yield Fault("M205", f"'{name}' is {value} model, and the base {base_value} one", at)
             continue
-        if name not in named:
+        if name not in source_models:
             continue  # it only teaches
         for difference in incompatible(base.layout, base.config, model.config):
             base_value = _value_in_words(difference.base_value)
@@ -283,13 +283,13 @@ def checked_made_model(
     read, inner_faults = dequantised_models(checked)
     if not errors(inner_faults):
         inner_faults = inner_faults + check_models(replace(checked, models=read))
-    here: Place = ("models", name, "made")
+    place: Place = ("models", name, "made")
     faults: dict[object, Fault] = {}
     for fault in inner_faults:
         if fault.at[:1] in (("models",), ("tokenizer",)):
             faults.setdefault((fault.code, fault.at, fault.message), fault)
         else:  # one for all layers
-            faults.setdefault(fault.code, replace(fault, at=here))
+            faults.setdefault(fault.code, replace(fault, at=place))
     if errors(faults.values()):
         return None, [*faults.values()]
     closed = any_closing(recipe) if open_choices(plan) else recipe
@@ -297,7 +297,7 @@ def checked_made_model(
     try:
         model = made_model(plan.model_copy(update={"models": models}), name, opened)
     except CheckpointError as error:
-        return None, [Fault(error.code, error.message, here, error.help)]
+        return None, [Fault(error.code, error.message, place, error.help)]
     return model, [*faults.values()]
 
 

@@ -76,7 +76,7 @@ def check_alone(
     too_large = list(islice(run_rules(SIZE_RULES, plan), 1))
     faults = locate(too_large or run_rules(rules, plan), plan.origin)
     if not unread:
-        plan.knowing(faults)
+        plan.record_faults(faults)
     return faults
 
 

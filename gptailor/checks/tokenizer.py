@@ -64,10 +64,10 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     owner = checked.tokenizer_model
     for where in ("embed", "head") if checked.union is None else ():
         recipe = checked.plan.rest(where) or outline.own(0)
-        named = [(at, name) for at, name, _ in named_models(recipe)]
+        references = [(at, name) for at, name, _ in named_models(recipe)]
         if needs_base(recipe):
-            named.append(((), "base"))
-        for at, name in named:
+            references.append(((), "base"))
+        for at, name in references:
             model = checked.models.get(name, owner)
             tensor, owner_tensor = model.rest(where).get(0), owner.rest(where).get(0)
             if tensor is None or owner_tensor is None or can_be_aligned(model, owner):
@@ -153,9 +153,9 @@ def _same_files(model: Opened, owner: Opened) -> bool:
 
 def _in_layers(checked: Checked) -> set[str]:
     """Return the models that layers are taken from; the base's fill the positions left out."""
-    named = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
-    named |= {"base"} if checked.plan.stack is None else set()
-    return {name for name in named if name in checked.models}
+    names = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
+    names |= {"base"} if checked.plan.stack is None else set()
+    return {name for name in names if name in checked.models}
 
 
 @rule("M313")

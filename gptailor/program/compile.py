@@ -146,8 +146,8 @@ def _rest(
     """
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
-    taken = frozenset((*models, "base") if needs_base(recipe) else models)
-    aligned = AlignedRest(checked.models, checked.tokenizer_model, checked.union, taken)
+    sources_read = frozenset((*models, "base") if needs_base(recipe) else models)
+    aligned = AlignedRest(checked.models, checked.tokenizer_model, checked.union, sources_read)
     tensors = [aligned.of(name, where, read) for name in models]
     ours = aligned.of("base", where, where)
     names = list(enumerate(getattr(checked.base.layout, where)))
@@ -218,8 +218,8 @@ def cast(program: p.Program, checked: Checked) -> p.Program:
 
     A copy with another dtype, or with values that don't lie in a row, becomes `linear` of itself.
     """
-    wanted = DTYPES[checked.plan.dtype] if checked.plan.dtype is not None else None
-    return p.Program(tuple(_cast(output, wanted) for output in program.outputs))
+    dtype = DTYPES[checked.plan.dtype] if checked.plan.dtype is not None else None
+    return p.Program(tuple(_cast(output, dtype) for output in program.outputs))
 
 
 def _cast(output: p.Output, wanted: str | None) -> p.Output:

@@ -65,12 +65,12 @@ def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
 def _merged_or_mixed(checked: Checked) -> Iterator[tuple[str, Place]]:
     mixed: set[str] = set()
     for at, recipe in output_recipes(checked.plan):
-        named = {name for _, name, _ in named_models(recipe)}
-        read = [checked.models[name] for name in {*named, "base"} & checked.models.keys()]
+        names = {name for _, name, _ in named_models(recipe)}
+        read = [checked.models[name] for name in {*names, "base"} & checked.models.keys()]
         if any(_holds_quantised(model, at[0]) for model in read):
             if merges(recipe):
                 yield "a merge computes with quantised weights", at
-            mixed |= named if at[0] != "tokenizer" else set()
+            mixed |= names if at[0] != "tokenizer" else set()
     for name in sorted(mixed & checked.models.keys()):
         if what := _difference(checked.models[name], checked.base):
             yield f"'{name}' is {what}", ("models", name, "source")

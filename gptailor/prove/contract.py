@@ -268,8 +268,8 @@ class Contract:
         mlp = next(i for i, kind in enumerate(self.kinds) if kind != self.kinds[0])
         layout, entries = self.model.layout, self.model.entries
         entries[attn] = joined_entry(layout, entries[attn], entries[mlp])
-        gone = set(self.model.names(attn, "mlp").values())
-        tensors = {name: t for name, t in self.model.tensors.items() if name not in gone}
+        replaced = set(self.model.names(attn, "mlp").values())
+        tensors = {name: t for name, t in self.model.tensors.items() if name not in replaced}
         for inner_name, name in self.model.names(mlp, "mlp").items():
             tensors[name_of(layout, attn, inner_name)] = self.model.tensors[name]
         subject = self.model.subject
