@@ -261,7 +261,9 @@ class Lab:
             _, models, _ = opened(plan)
             repairs = self.place.repairs(models)
         begun = time.perf_counter()
-        repairs.contents(plan)  # bridged and healed, which is kept for what comes
+        repairs.contents(
+            repairs.stitcher.table.resolved(plan)
+        )  # bridged and healed, which is kept for what comes
         seconds = time.perf_counter() - begun
         texts: list[str] = []
 

@@ -56,14 +56,14 @@ def heal(
     """What a plan's layers learn, with nothing bridged."""
     prepared = prepare(plan)
     made = healer(prepared, memory=memory, dtype=dtype)
-    return made.heal(prepared.plan, wanted(prepared), {}, on_event)
+    return made.heal(prepared.resolved, {}, on_event)
 
 
 def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreTrainedModel:
     """The plan's live model, neither bridged nor healed, with some tensors of its layers."""
     prepared = prepare(plan)
     stitcher = Stitcher(prepared.models)
-    contents = stitcher.contents(prepared.plan)
+    contents = stitcher.contents(prepared.resolved)
     layers = list(contents.layers)
     for index, its in tensors.items():
         layers[index] = replace(layers[index], fitted=its)

@@ -1,4 +1,4 @@
-"""What plans and models say after a prompt, side by side; nothing is compiled."""
+"""Answers of plans and models to a prompt, side by side; nothing is compiled."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -25,10 +25,10 @@ def spoken(
     chat: bool = False,
     on_event: OnEvent = ignore_events,
 ) -> Iterator[tuple[str, str | Failure]]:
-    """Each target's name, and the at most so many tokens that it goes on with.
+    """Yield each target's name and its answer of at most `most` tokens.
 
-    It says its likeliest token at each step, up to its end token. With `chat` the prompt is what a
-    user says, in the target's own chat template. What goes wrong with one target is a failure.
+    The answer has the likeliest token at each step, up to the end token. With `chat` the prompt is
+    a user's message in the target's own chat template. A target that fails has a Failure instead.
     """
     session = Session(place, on_event)
     for target in targets:
@@ -56,5 +56,5 @@ def _answer(session: Session, target: Target, prompt: str, most: int, chat: bool
         most = min(most, encoder.positions - 1)
         tokens = tokens[most - encoder.positions :]
     live = session.stitch(prepared.models, prepared.plan).model
-    [said] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
-    return said
+    [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+    return answer

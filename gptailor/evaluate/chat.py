@@ -1,4 +1,4 @@
-"""A chat as the text that a tokenizer's chat template makes of it, rendered within bounds."""
+"""Render a chat with a tokenizer's chat template, within bounds."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def chat_text(
     or that exceeds the bounds of memory, time or length.
     """
     template = _template(tokenizer, name)
-    asked = {
+    request = {
         "template": template,
         "messages": messages,
         "tokens": tokenizer.special_tokens_map,
@@ -44,7 +44,7 @@ def chat_text(
         "seconds": seconds,
         "longest": _LONGEST,
     }
-    answer = _rendered(json.dumps(asked, default=str), seconds)
+    answer = _render(json.dumps(request, default=str), seconds)
     if "error" in answer:
         why = quoted(answer["error"], whole=True)[1:-1]
         raise TailorError(f"the chat template of '{name}' {why}; leave --chat out, or mend it")
@@ -67,22 +67,22 @@ def _template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     return template
 
 
-def _rendered(asked: str, seconds: int) -> dict[str, str]:
-    """Return the renderer's answer; an error that says how it ended where it gave none."""
+def _render(request: str, seconds: int) -> dict[str, str]:
+    """Return the renderer's answer, or an error that tells how the renderer ended."""
     command = [sys.executable, "-P", str(_RENDERER)]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
-            command, input=asked, capture_output=True, encoding="utf-8",
+        process = subprocess.run(
+            command, input=request, capture_output=True, encoding="utf-8",
             env=environment, timeout=30 + 10 * seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"needs more than {seconds} s"}
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return {"error": f"needs more than {seconds} s or {_MEMORY >> 20} MiB of memory"}
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+    if process.returncode:
+        last = process.stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         return {"error": f"can't be rendered: {last[0]}"}
-    answer: dict[str, str] = json.loads(done.stdout)
+    answer: dict[str, str] = json.loads(process.stdout)
     return answer

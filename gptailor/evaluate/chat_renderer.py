@@ -1,8 +1,8 @@
 """A program that renders one chat template within bounds; `chat.py` starts it.
 
-It reads a JSON object from standard input and prints one: `text`, or `error`. A template is a
-program of a stranger: it can fill the memory by one product of a text and a number, loop without
-an end, or recurse. Only a process has bounds for all of these.
+It reads a JSON object from standard input and prints a JSON object with `text` or `error`. A
+template is a stranger's program: it can fill the memory with one product of a text and a number,
+loop without an end, or recurse. Only a process can be limited in all three.
 """
 
 import json
@@ -17,7 +17,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 
 def _limit(memory: int, seconds: int) -> None:
-    """Limit what this process takes from now on: bytes, and seconds of a processor."""
+    """Limit the bytes and processor seconds that this process takes from now on."""
     status = Path("/proc/self/statm")
     used = int(status.read_text().split()[0]) * resource.getpagesize() if status.exists() else 0
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
@@ -26,23 +26,23 @@ def _limit(memory: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _answer(asked: dict[str, Any]) -> dict[str, str]:
+def _answer(request: dict[str, Any]) -> dict[str, str]:
     try:
         rendered: Any = render_jinja_template(
-            conversations=[asked["messages"]],
-            chat_template=asked["template"],
+            conversations=[request["messages"]],
+            chat_template=request["template"],
             add_generation_prompt=True,
-            **asked["tokens"],
+            **request["tokens"],
         )
     except MemoryError:
-        return {"error": f"needs more than {asked['memory'] >> 20} MiB of memory"}
+        return {"error": f"needs more than {request['memory'] >> 20} MiB of memory"}
     except RecursionError:
         return {"error": "calls itself without an end"}
     except Exception as error:  # noqa: BLE001 (a template raises anything)
         return {"error": f"fails: {str(error).strip() or type(error).__name__}"}
     text = str(rendered[0][0])
-    if len(text) > asked["longest"]:
-        return {"error": f"gives {len(text):,} characters, more than {asked['longest']:,}"}
+    if len(text) > request["longest"]:
+        return {"error": f"gives {len(text):,} characters, more than {request['longest']:,}"}
     return {"text": text}
 
 

@@ -1,4 +1,4 @@
-"""What models compute in where nobody says: their own dtype, or float32 where that is quicker."""
+"""The default dtype of computation: the models' own, or float32 where that is quicker."""
 
 import os
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ _ROOM = 0.5
 
 
 def halves_are_quick(device: torch.device | str) -> bool:
-    """Whether a device multiplies bfloat16 at least as fast as float32."""
+    """Return whether a device multiplies bfloat16 at least as fast as float32."""
     return torch.device(device).type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 def quick_dtype(models: Mapping[str, Opened], device: torch.device | str) -> torch.dtype | None:
-    """float32 for models of 16 bits on a processor that has no such products; None: their own.
+    """Return float32 for 16-bit models on a processor without fast bfloat16; None: own dtype.
 
-    Measured on one with AVX2 alone: 69 GFLOP/s in float32, 9 in bfloat16. Where the base in float32
-    would take half of the memory, its own dtype stays.
+    A processor with AVX2 alone reached 69 GFLOP/s in float32 and 9 in bfloat16. The base keeps its
+    own dtype if it would take half of the memory in float32.
     """
     if halves_are_quick(device) or "base" not in models:
         return None

@@ -42,7 +42,7 @@ def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
 
 
 def _save(tokenizer: Any, folder: Path) -> None:
-    """Save a tokenizer. Raises OSError where a file can't be written."""
+    """Save a tokenizer. Raises OSError for a file that can't be written."""
     try:
         tokenizer.save_pretrained(folder)
     except OSError:
@@ -59,13 +59,13 @@ def _refuse(path: Path, message: str) -> NoReturn:
 def _ids(facts: Mapping[str, GgufValue]) -> dict[str, int]:
     """Return the numbers of the special tokens that the file has."""
     size = len(_items(facts, "tokens"))
-    given = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
-    return {name: n for name, n in given.items() if isinstance(n, int) and 0 <= n < size}
+    numbers = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    return {name: n for name, n in numbers.items() if isinstance(n, int) and 0 <= n < size}
 
 
 def _items(facts: Mapping[str, GgufValue], name: str) -> tuple[Any, ...]:
-    found = facts.get(f"tokenizer.ggml.{name}", ())
-    return found if isinstance(found, tuple) else ()
+    items = facts.get(f"tokenizer.ggml.{name}", ())
+    return items if isinstance(items, tuple) else ()
 
 
 def _byte_level(path: Path, facts: Mapping[str, GgufValue]) -> Any:
@@ -112,7 +112,7 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
 
 
 def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
-    """Begin each text with its token, where the file or its way to split asks for it."""
+    """Begin each text with its token, if the file or its way to split requires it."""
     from tokenizers import processors
 
     number = _ids(facts).get("bos")
@@ -137,16 +137,16 @@ def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
 
     name = facts.get("tokenizer.ggml.pre", "gpt-2")
     if not isinstance(name, str) or name not in SPLITS:
-        known = listed(map(quoted, SPLITS))
-        message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {known}"
+        names = listed(map(quoted, SPLITS))
+        message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}"
         _refuse(path, message)
     patterns = SPLITS[name].patterns
-    # Two ways to split are transformers' own, by which a tokenizer is known again.
+    # transformers recognises a tokenizer by its own classes for these two ways to split.
     if patterns in {GPT2_SPLIT, DIGITS_SPLIT}:
         level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = pre_tokenizers.Digits(individual_digits=True)
         return level if patterns == GPT2_SPLIT else pre_tokenizers.Sequence([digits, level])
-    splits = [pre_tokenizers.Split(Regex(each), "isolated") for each in patterns]
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*splits, level])
 

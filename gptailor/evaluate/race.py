@@ -1,4 +1,4 @@
-"""Racing: a trial that is surely worse than a known plan isn't scored on all its samples."""
+"""Racing: a trial that is surely worse than a known plan is scored on fewer samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -19,37 +19,37 @@ def raced(
     samples: int,
     race: Race,
 ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
-    """The outcomes of plans that run against others: on all samples, or on those it took.
+    """Yield the outcomes of plans that run against rivals, on all samples or on the first ones.
 
-    All run their first samples, then those that are left the next ones: plans that begin alike
-    share hidden states as ever.
+    All plans run on their first samples. Then the plans that have not lost run on the next samples.
+    Plans that begin alike share hidden states.
     """
-    works = [one.work(samples) for one in objectives]
-    found: dict[int, list[list[Tensor]]] = {number: [[] for _ in works] for number in live}
+    works = [objective.work(samples) for objective in objectives]
+    tensors: dict[int, list[list[Tensor]]] = {number: [[] for _ in works] for number in live}
     for part, count in enumerate((*race_counts(samples), samples)):
         if not count:
             continue
-        left = list(found)
+        running = list(tensors)
         of_part = [work.parts[part] for work in works]
-        for at, result in evaluator.run_all([live[number] for number in left], of_part):
-            number = left[at]
+        for at, result in evaluator.run_all([live[number] for number in running], of_part):
+            number = running[at]
             if isinstance(result, Failure):
-                del found[number]
+                del tensors[number]
                 yield number, (result,) * len(objectives)
                 continue
-            for mine, more in zip(found[number], result, strict=True):
-                mine.extend(more)
+            for earlier, more in zip(tensors[number], result, strict=True):
+                earlier.extend(more)
             outcomes = tuple(
-                attempt(partial(one.score, mine))
-                for one, mine in zip(objectives, found[number], strict=True)
+                attempt(partial(objective.score, results))
+                for objective, results in zip(objectives, tensors[number], strict=True)
             )
-            failed = any(isinstance(one, Failure) for one in outcomes)
+            failed = any(isinstance(outcome, Failure) for outcome in outcomes)
             if count == samples or failed or _lost(race, outcomes):
-                del found[number]
+                del tensors[number]
                 yield number, outcomes
 
 
 def _lost(race: Race, outcomes: Sequence[Outcome]) -> bool:
-    each = [one.each for one in outcomes if isinstance(one, Score)]
-    known = tuple(one for one in each if one is not None)
-    return len(known) == len(outcomes) and race.lost(known)
+    scores = [outcome for outcome in outcomes if isinstance(outcome, Score)]
+    per_sample = tuple(score.each for score in scores if score.each is not None)
+    return len(per_sample) == len(outcomes) and race.lost(per_sample)

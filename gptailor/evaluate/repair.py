@@ -44,65 +44,63 @@ class Repairs:
 
         Raises as `Stitcher.stitch`, `bridges` and `healed`.
         """
-        return self.stitcher.live(self.contents(plan))
+        return self.stitcher.live(self.contents(self.stitcher.table.resolved(plan)))
 
     @torch.no_grad()
-    def contents(self, plan: Plan) -> ModelContents:
+    def contents(self, resolved: Resolved) -> ModelContents:
         """Return the contents of a closed plan's live model, bridged and healed.
 
         Raises as `stitch`.
         """
-        contents = self.stitcher.contents(plan)
+        contents = self.stitcher.contents(resolved)
         layers = list(contents.layers)
-        bridges = self.bridges(plan)
+        bridges = self.bridges(resolved)
         for gap, bridge in bridges:
             layers[gap.index] = self.stitcher.table.bridged(layers[gap.index], bridge.tensors)
-        healed = self.healed(plan, bridges)
+        healed = self.healed(resolved, bridges)
         for index, tensors in healed.tensors.items() if healed else ():
-            whole = {**layers[index].fitted, **tensors}
-            layers[index] = replace(layers[index], fitted=whole)
+            fitted = {**layers[index].fitted, **tensors}
+            layers[index] = replace(layers[index], fitted=fitted)
         return replace(contents, layers=tuple(layers))
 
     @torch.no_grad()
-    def bridges(self, plan: Plan) -> list[tuple[Gap, FittedBridge]]:
+    def bridges(self, resolved: Resolved) -> list[tuple[Gap, FittedBridge]]:
         """Return the bridges of a closed plan, fitted in float32 whatever the live models' dtype.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
-        gaps = Resolved(plan, self.stitcher.layer_count).gaps
-        if not gaps:
+        if not resolved.gaps:
             return []
         if self._bridger is None:
-            self._bridger = Bridger(self._wide(plan))
+            self._bridger = Bridger(self._float32_stitcher(resolved))
         with torch.inference_mode(mode=False):
-            return list(self._bridger.bridges(plan, gaps, self.on_event))
+            return list(self._bridger.bridges(resolved, self.on_event))
 
-    def _wide(self, plan: Plan) -> Stitcher:
+    def _float32_stitcher(self, resolved: Resolved) -> Stitcher:
         """Return the stitcher if its models compute in float32, else another that does."""
         stitcher = self.stitcher
-        if stitcher.computing_dtype(stitcher.contents(plan)) == torch.float32:
+        if stitcher.computing_dtype(stitcher.contents(resolved)) == torch.float32:
             return stitcher
         models, device, memory = stitcher.table.models, stitcher.device, stitcher.memory
         return Stitcher(models, device=device, dtype=torch.float32, memory=memory)
 
     @torch.no_grad()
     def healed(
-        self, plan: Plan, bridges: Sequence[tuple[Gap, FittedBridge]]
+        self, resolved: Resolved, bridges: Sequence[tuple[Gap, FittedBridge]]
     ) -> HealedLayers | None:
         """Return what a closed plan's layers learn after these bridges; None if nothing learns.
 
         Raises CalibrationError for a text that doesn't serve, HealError for what can't learn.
         """
-        stitcher = self.stitcher
-        healing = Resolved(plan, stitcher.layer_count).healing
-        if healing is None:
+        if resolved.healing is None:
             return None
+        plan = resolved.declared
         if self._healed is None or self._healed[0] != plan:
             bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
-            models, device = stitcher.table.models, stitcher.device
-            healer = Healer(models, device, stitcher.memory, anew=self.anew)
-            self._healed = plan, healer.heal(plan, healing, bridged, self.on_event)
+            models, device = self.stitcher.table.models, self.stitcher.device
+            healer = Healer(models, device, self.stitcher.memory, anew=self.anew)
+            self._healed = plan, healer.heal(resolved, bridged, self.on_event)
             self.on_event(self._healed[1].end)
         return self._healed[1]
 
@@ -171,14 +169,14 @@ def fit(
         return Repairs(stitcher, on_event, anew=anew)
 
     layout = prepared.models["base"].layout
-    bridges = repairs().bridges(prepared.plan)
+    bridges = repairs().bridges(prepared.resolved)
     gc.collect()  # its weights are gone before others come to the device
     tensors = {
         name_of(layout, gap.index, name): tensor
         for gap, bridge in bridges
         for name, tensor in bridge.tensors.items()
     }
-    healed = repairs().healed(prepared.plan, bridges)
+    healed = repairs().healed(prepared.resolved, bridges)
     for index, its in healed.tensors.items() if healed else ():
         tensors |= {name_of(layout, index, name): tensor for name, tensor in its.items()}
     return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in bridges}, healed)

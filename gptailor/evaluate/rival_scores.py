@@ -1,7 +1,7 @@
-"""What a trial runs against: known plans' scores, sample by sample. Never torch.
+"""Compare a trial with known plans' scores, sample by sample. Never torch.
 
-All plans see the same samples, so a trial is compared with each rival sample by sample; the
-difference's error is far below that of either score.
+All plans see the same samples, so a trial is compared with each rival sample by sample. The
+difference has a far smaller error than either score.
 """
 
 import math
@@ -15,24 +15,25 @@ from gptailor.evaluate.scores import PerSample, ScoreDifference, paired_differen
 _RACE_SHARES = (1 / 8, 1 / 2)
 """The shares of its samples after which a trial may be given up."""
 _RACE_LEAST = 4
-"""The fewest samples that say how far two plans differ."""
+"""The fewest samples from which the difference of two plans can be estimated."""
 
 
 def race_counts(samples: int) -> tuple[int, ...]:
-    """How many of so many samples are scored before a trial may be given up; 0: too few."""
-    found = (int(share * samples) for share in _RACE_SHARES)
-    return tuple(count if count >= _RACE_LEAST else 0 for count in found)
+    """Return the numbers of samples after which a trial may be given up; 0: too few."""
+    counts = (int(share * samples) for share in _RACE_SHARES)
+    return tuple(count if count >= _RACE_LEAST else 0 for count in counts)
 
 
 HOPELESS = 0.05
-"""A trial that is better than a rival with less than this probability is given up."""
+"""The probability of being better than a rival below which a trial is given up."""
 
 
 def chance_below(value: float, variance: float, freedom: float) -> float:
-    """The probability that what was measured so, with these degrees of freedom, is below 0.
+    """Return the probability that the true value of a measured value is below 0.
 
-    By Student's law, in Wallace's normal approximation (1959), which is right to three digits from
-    3 degrees of freedom on. What has no variance is what it is, and 0 is a tie.
+    The variance has `freedom` degrees of freedom. The probability follows Student's law, in
+    Wallace's normal approximation (1959), which is right to three digits from 3 degrees of freedom
+    on. A value without variance is exact, and 0 is a tie.
     """
     if not variance:
         return 0.5 if not value else float(value < 0)
@@ -42,10 +43,10 @@ def chance_below(value: float, variance: float, freedom: float) -> float:
 
 
 def below_together(differences: Sequence[ScoreDifference], weights: Sequence[float]) -> float:
-    """The probability that the weighted sum of independent differences is below 0.
+    """Return the probability that the weighted sum of independent differences is below 0.
 
-    So several texts are several means, each with its own weight, however long they are. Degrees of
-    freedom are those of Welch and Satterthwaite.
+    Several texts are several means, each with its own weight, however long the texts are. Degrees
+    of freedom are those of Welch and Satterthwaite.
     """
     pairs = list(zip(differences, weights, strict=True))
     value = math.fsum(w * d.value for d, w in pairs)
@@ -64,20 +65,24 @@ Rival: TypeAlias = tuple[PerSample, ...]
 @final
 @dataclass(frozen=True)
 class Race:
-    """What trials run against.
+    """The rivals of trials.
 
-    `weights` make the objectives' differences comparable: each is the worth of one unit of a score,
-    positive where less is better and negative where more is.
+    `weights` make the objectives' differences comparable. A weight is the worth of one unit of a
+    score, positive if less is better and negative if more is better.
     """
 
     rivals: tuple[Rival, ...]
     weights: tuple[float, ...]
 
-    def lost(self, mine: Rival) -> bool:
-        """Whether a rival is better: in the mean of all objectives surely, and in each probably."""
-        return any(self._better(rival, mine) for rival in self.rivals)
+    def lost(self, trial: Rival) -> bool:
+        """Return whether a rival is better.
 
-    def _better(self, rival: Rival, mine: Rival) -> bool:
-        found = [paired_difference(m, r) for m, r in zip(mine, rival, strict=True)]
-        behind = all(w * one.value >= 0 for one, w in zip(found, self.weights, strict=True))
-        return behind and below_together(found, self.weights) < HOPELESS
+        A better rival is surely better in the weighted mean of all objectives, and probably better
+        in each objective.
+        """
+        return any(self._better(rival, trial) for rival in self.rivals)
+
+    def _better(self, rival: Rival, trial: Rival) -> bool:
+        differences = [paired_difference(t, r) for t, r in zip(trial, rival, strict=True)]
+        behind = all(w * d.value >= 0 for d, w in zip(differences, self.weights, strict=True))
+        return behind and below_together(differences, self.weights) < HOPELESS

@@ -1,4 +1,4 @@
-"""Objectives with their samples, drawn once for all plans that read texts alike."""
+"""Objectives with samples, drawn once for all plans with equal tokenizers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,19 +20,19 @@ from gptailor.evaluate.scores import Failure
 from gptailor.plan.plan import Objective
 
 _MOST_SEEN = 1024
-"""Samples of an objective that a search sees at most, where nobody says how many."""
+"""The most samples of an objective that a search sees by default."""
 _SEEN_SHARE = 0.75
-"""Of a file's samples those that a search sees then, at most."""
+"""The largest share of a file's samples that a search sees by default."""
 NOTHING_HELD = Failure("error", "no samples are left that the search doesn't see")
 
 
 StatedObjective: TypeAlias = tuple[Objective, bool]
-"""An objective, and whether its direction was stated: then it has to be the metric's."""
+"""An objective, and whether its direction was stated; a stated one must be the metric's."""
 
 
 @final
 class Samples(NamedTuple):
-    """Where an evaluation's samples come from: a folder for relative paths, how many, a seed."""
+    """The source of an evaluation's samples: a folder for relative paths, a number, a seed."""
 
     folder: Path = Path()
     most: int | None = None
@@ -46,32 +46,32 @@ def prepare_objectives(
     reference: Reference,
     positions: int | None,
 ) -> list[PreparedObjective]:
-    """The objectives with their samples, as the tokenizer of `tokenizer_model` reads them.
+    """Prepare the objectives, with samples in tokens of `tokenizer_model`.
 
-    `reference` runs the model that `kl` compares with, `positions` is the longest text in tokens.
+    `reference` runs the model that `kl` compares with. `positions` is the longest text in tokens.
     Raises CalibrationError for a file, ObjectiveError for an argument or a direction.
     """
     context = ObjectiveContext(tokenizer_of(tokenizer_model), *samples, reference, positions)
-    found = [prepare_objective(objective, context) for objective, _ in stated]
-    for (objective, directed), prepared in zip(stated, found, strict=True):
+    objectives = [prepare_objective(statement, context) for statement, _ in stated]
+    for (statement, directed), objective in zip(stated, objectives, strict=True):
         if directed:
-            agree_on_direction(objective, prepared)
-    return found
+            agree_on_direction(statement, objective)
+    return objectives
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
-    """The longest text that a model of this configuration takes, in tokens; None: it has no end."""
+    """Return the longest text that a model takes, in tokens; None means no limit."""
     return position_count(configuration(language_config(config)))
 
 
 def no_reference(name: str, why: str) -> ObjectiveError:
-    """Why `kl` has nothing to compare with."""
+    """Return the error for a model that `kl` can't compare with."""
     return ObjectiveError(f"'kl' compares with the model '{name}': {why}")
 
 
 @final
 class Parts(NamedTuple):
-    """The objectives on the samples that a search sees, and on those that it doesn't."""
+    """The objectives on the samples that a search sees, and on the held-out samples."""
 
     seen: tuple[PreparedObjective, ...]
     held: tuple[PreparedObjective | Failure, ...]
@@ -82,32 +82,29 @@ def parts_by_tokenizer(
     tokenizer_models: Mapping[str, Opened],
     prepare: Callable[[Samples, Opened], Sequence[PreparedObjective]],
 ) -> tuple[int, dict[str, Parts]]:
-    """Return how many samples a search sees, and its objectives for each of some tokenizers.
+    """Return the number of samples that a search sees, and its objectives by tokenizer.
 
-    A search is to see `samples.most` samples; twice as many are drawn, and the rest held out.
-    Raises ObjectiveError where an objective has fewer, and as `prepare`, which returns the
-    objectives as a model's tokenizer reads them.
+    A search is to see `samples.most` samples. Twice as many are drawn, and the second half is held
+    out. `prepare` returns the objectives in tokens of a model's tokenizer. Raises ObjectiveError
+    for an objective with fewer samples, and the errors of `prepare`.
     """
     count = samples.most
     most = samples._replace(most=2 * (count or _MOST_SEEN))
     drawn = {key: prepare(most, model) for key, model in tokenizer_models.items()}
-    found = [one for these in drawn.values() for one in these if not isinstance(one, OfPlan)]
-    if not found:
+    sampled = [o for objectives in drawn.values() for o in objectives if not isinstance(o, OfPlan)]
+    if not sampled:
         raise ObjectiveError("no objective says how good a plan is")
     if count is None:
-        count = max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * one.size) for one in found)))
-    elif few := [one for one in found if one.size < count]:
+        count = max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * o.size) for o in sampled)))
+    elif few := [o for o in sampled if o.size < count]:
         many = "1 sample" if few[0].size == 1 else f"{few[0].size} samples"
         message = f"the fidelity goes up to {count} samples, and '{few[0].name}' has {many}"
         raise ObjectiveError(message)
     parts = {}
-    for key, these in drawn.items():
-        seen = tuple(one.part(0, count) for one in these)
+    for key, objectives in drawn.items():
         held = (
-            one.part(count, 2 * count)
-            if one.size > count or isinstance(one, OfPlan)
-            else NOTHING_HELD
-            for one in these
+            o.part(count, 2 * count) if o.size > count or isinstance(o, OfPlan) else NOTHING_HELD
+            for o in objectives
         )
-        parts[key] = Parts(seen, tuple(held))
+        parts[key] = Parts(tuple(o.part(0, count) for o in objectives), tuple(held))
     return count, parts

@@ -1,4 +1,4 @@
-"""What an objective says of a plan: a number, how sure it is, of how many samples."""
+"""The result of an objective on a plan: a score with its error, or a failure."""
 
 import csv
 import io
@@ -14,16 +14,16 @@ from gptailor.report.measure import AimDirection, LossMeasure
 
 @final
 class NotANumberError(ValueError):
-    """A score would be NaN."""
+    """A score that would be NaN."""
 
 
 @final
 @dataclass(frozen=True)
 class PerSample:
-    """What a score is made of, sample by sample: Σ sums / Σ counts, or e to that.
+    """The terms of a score, sample by sample: Σ sums / Σ counts, or e to that.
 
-    The samples stand in the order in which fidelities take them, so that plans are compared sample
-    by sample, and the first ones are a lower fidelity's.
+    The samples stand in the order in which fidelities take them. So plans are compared sample by
+    sample, and a lower fidelity has the first samples.
     """
 
     sums: tuple[float, ...]
@@ -31,12 +31,15 @@ class PerSample:
     exponential: bool = False
 
     def score(self, samples: int | None = None) -> "Score":
-        """The score of the first samples, or of all."""
-        found = ratio(self.sums[:samples], self.counts[:samples])
-        return exponential(found) if self.exponential else found
+        """Return the score of the first samples, or of all."""
+        quotient = ratio(self.sums[:samples], self.counts[:samples])
+        return exponential(quotient) if self.exponential else quotient
 
     def influences(self) -> list[float]:
-        """How much each sample moves the value: (s_i - R c_i) / Σ c, times the value if e to it."""
+        """Return how much each sample moves the value: (s_i - R c_i) / Σ c.
+
+        An exponential score multiplies that by its value.
+        """
         total = sum(self.counts)
         mean_of_all = math.fsum(self.sums) / total
         scale = (self.score().value if self.exponential else 1.0) / total
@@ -47,10 +50,10 @@ class PerSample:
 @final
 @dataclass(frozen=True)
 class Score:
-    """A value with its standard error over samples; the error is infinite where one can't tell.
+    """A value with its standard error over samples; an unknown error is infinite.
 
-    `each` is what it is made of, where it is a mean of samples; equal scores may differ there.
-    Raises NotANumberError for a value that is NaN: that is a failure, never a score.
+    `each` has the terms of a score that is a mean of samples; equal scores may differ there. Raises
+    NotANumberError for a value that is NaN: that is a failure, never a score.
     """
 
     value: float
@@ -60,19 +63,19 @@ class Score:
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) or math.isnan(self.stderr):
-            raise NotANumberError("a score is a number, and NaN is none")
+            raise NotANumberError("a score must be a number, not NaN")
 
 
 def mean(values: Sequence[float]) -> Score:
-    """The mean of the samples' values, and its standard error: s / √n, s with n - 1."""
+    """Return the mean of the samples' values, with the standard error s / √n, s with n - 1."""
     return ratio(values, [1] * len(values))
 
 
 def ratio(sums: Sequence[float], counts: Sequence[int]) -> Score:
-    """Σ sums / Σ counts, where each sample has a sum over its own count of things.
+    """Return Σ sums / Σ counts, with a sum and a count for each sample.
 
     The error is the delta method's: √(n / (n - 1) · Σ (s_i - R c_i)²) / Σ c_i. Sums are exact and
-    rounded once, so that the samples' order changes nothing.
+    rounded once, so the samples' order changes nothing.
     """
     samples, total, each = len(sums), sum(counts), PerSample(tuple(sums), tuple(counts))
     value = math.fsum(sums) / total
@@ -84,7 +87,7 @@ def ratio(sums: Sequence[float], counts: Sequence[int]) -> Score:
 
 
 def exponential(score: Score) -> Score:
-    """e to the score, its error by the delta method: e^value · stderr."""
+    """Return e to the score, with the error by the delta method: e^value · stderr."""
     each = None if score.each is None else replace(score.each, exponential=True)
     try:
         value = math.exp(score.value)
@@ -96,7 +99,7 @@ def exponential(score: Score) -> Score:
 @final
 @dataclass(frozen=True)
 class ScoreDifference:
-    """How much larger one score is than another, its standard error, and over how many samples."""
+    """How much larger a score is than another, its standard error, and its samples."""
 
     value: float
     stderr: float
@@ -104,16 +107,16 @@ class ScoreDifference:
 
 
 def paired_difference(a: PerSample, b: PerSample) -> ScoreDifference:
-    """The first score minus the second one, over the samples that both have: the first ones.
+    """Return the first score minus the second, over the first samples that both have.
 
-    What a sample does to both is in neither's way: the error is √(n / (n - 1) · Σ (u_i - v_i)²) for
-    the samples' influences u and v on the two values. It is infinite of one sample, and where a
-    value isn't finite. Raises ValueError where they have no sample in common.
+    An effect of a sample on both scores cancels. The error is √(n / (n - 1) · Σ (u_i - v_i)²) for
+    the samples' influences u and v on the two values. It is infinite for one sample, and for a
+    value that isn't finite. Raises ValueError if the scores have no sample in common.
     """
     n = min(len(a.sums), len(b.sums))
     if n == 0:
         raise ValueError("two scores without samples have no difference")
-    a, b = (PerSample(one.sums[:n], one.counts[:n], one.exponential) for one in (a, b))
+    a, b = (PerSample(score.sums[:n], score.counts[:n], score.exponential) for score in (a, b))
     value = a.score().value - b.score().value
     if n == 1 or not math.isfinite(value):
         return ScoreDifference(value, math.inf, n)
@@ -125,9 +128,9 @@ def paired_difference(a: PerSample, b: PerSample) -> ScoreDifference:
 @final
 @dataclass(frozen=True)
 class Failure:
-    """Why a plan has no score: no room for it, numbers that are none, or an exception in it.
+    """The reason why a plan has no score: too little memory, NaN, or an exception.
 
-    "search": a search can't use what became of it, for the message's reason.
+    A "search" failure is an outcome that a search can't use, for the message's reason.
     """
 
     reason: Literal["memory", "nan", "error", "search"]
@@ -143,11 +146,11 @@ Outcome: TypeAlias = Score | Failure
 @final
 @dataclass(frozen=True)
 class Result:
-    """What an objective says of a target: a score, or why there is none.
+    """The result of an objective on a target: a score, or a failure.
 
-    `retained` is the share of the base's score that is left; None where that has no meaning.
-    `difference` is how much more the score is than that of the target `against`, sample by sample;
-    None where the two have no samples in common, for the reason `unpaired`.
+    `retained` is the remaining share of the base's score; None if a share has no meaning.
+    `difference` is how much larger the score is than that of the target `against`, sample by
+    sample. It is None if the two have no samples in common, for the reason `unpaired`.
     """
 
     target: str
@@ -161,14 +164,14 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether there is no score."""
+        """Whether the score is missing."""
         return isinstance(self.outcome, Failure)
 
 
 @final
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second: of a prompt, and of an answer made token by token."""
+    """Tokens a second: of a prompt, and of an answer generated token by token."""
 
     prefill: float
     decoding: float
@@ -200,20 +203,20 @@ class TargetSize:
     def record(self) -> dict[str, Any]:
         """Return the JSON of an evaluation's target."""
         speeds = {"speed": self.speed, "base_speed": self.base_speed}
-        told = {name: None if speed is None else asdict(speed) for name, speed in speeds.items()}
-        return {"target": self.target, **self.counts, **told}
+        records = {name: None if speed is None else asdict(speed) for name, speed in speeds.items()}
+        return {"target": self.target, **self.counts, **records}
 
 
 @final
 @dataclass(frozen=True)
 class Judgement:
-    """How good targets are, beside their bases: what `judge` gives.
+    """The quality of targets, beside their bases, as `judge` returns it.
 
-    `results` has an entry for each target and objective, in that order, each with an `outcome` (a
-    `Score` with its standard error, or a `Failure` that says why there is none) and, where there is
-    something to compare with, the paired `difference`. `subjects` has the targets' sizes:
-    parameters, layers, bytes of the KV cache a token, and tokens a second if they were measured.
-    `bases` and `base_subjects` are the same of the models that they are compared with.
+    `results` has an entry for each target and objective, in that order. Each entry has an
+    `outcome`: a `Score` with its standard error, or a `Failure` with a reason. An entry that can be
+    compared has the paired `difference`. `subjects` has the targets' sizes: parameters, layers,
+    bytes of the KV cache a token, and tokens a second if they were measured. `bases` and
+    `base_subjects` are the same for the models that the targets are compared with.
     """
 
     results: tuple[Result, ...]
@@ -227,27 +230,27 @@ class Judgement:
         return any(result.failed for result in self.results)
 
     def to_json(self, *, each: bool = False) -> str:
-        """A JSON object; `results` has an entry for each target and objective.
+        """Return a JSON object; `results` has an entry for each target and objective.
 
-        With `each` an entry has what every sample gave: `sums` over `counts`, whose quotient over
-        all samples is the score, or with `exponential` e to that.
+        With `each` an entry has every sample's terms: `sums` over `counts`. The score is their
+        quotient over all samples, or with `exponential` e to that.
         """
         record = {
-            "results": [_result(one, each) for one in self.results],
-            "targets": [one.record() for one in self.subjects],
-            "bases": [_result(one, each) for one in self.bases],
-            "base_targets": [one.record() for one in self.base_subjects],
+            "results": [_result(result, each) for result in self.results],
+            "targets": [size.record() for size in self.subjects],
+            "bases": [_result(result, each) for result in self.bases],
+            "base_targets": [size.record() for size in self.base_subjects],
         }
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
 
     def to_csv(self) -> str:
-        """A line for each target and objective, those of the bases first, below a heading."""
-        sizes = {one.target: one for one in (*self.subjects, *self.base_subjects)}
+        """Return a heading and a line for each target and objective, those of the bases first."""
+        sizes = {size.target: size for size in (*self.subjects, *self.base_subjects)}
         out = io.StringIO()
         lines = csv.DictWriter(out, _COLUMNS, extrasaction="ignore", lineterminator="\n")
         lines.writeheader()
-        for one in (*self.bases, *self.results):
-            record = dict(_result(one, each=False)) | sizes[one.target].counts
+        for result in (*self.bases, *self.results):
+            record = dict(_result(result, each=False)) | sizes[result.target].counts
             difference = record.get("difference") or {}
             record["difference"] = difference.get("value")
             record["difference_stderr"] = difference.get("stderr")
@@ -263,36 +266,36 @@ _COLUMNS = (
 
 
 def retained_score(score: Outcome, base: Outcome | None, direction: AimDirection) -> float | None:
-    """The share of the base's score: score / base, or base / score where less is better.
+    """Return the share of the base's score: score / base, or base / score if less is better.
 
     None unless both are positive: a margin may be negative, the base's own divergence is 0.
     """
     if not isinstance(score, Score) or not isinstance(base, Score):
         return None
-    mine, theirs = score.value, base.value
-    if theirs <= 0 or mine < 0 or not (math.isfinite(mine) and math.isfinite(theirs)):
+    value, base_value = score.value, base.value
+    if base_value <= 0 or value < 0 or not (math.isfinite(value) and math.isfinite(base_value)):
         return None
-    share = LossMeasure(direction, theirs, theirs).retained(mine)
+    share = LossMeasure(direction, base_value, base_value).retained(value)
     return share if math.isfinite(share) else None
 
 
-def _result(one: Result, each: bool) -> Mapping[str, Any]:
-    score = one.outcome
-    known: dict[str, Any] = {"target": one.target, "objective": one.objective}
-    known |= dict.fromkeys(("score", "stderr", "samples"))
-    known |= {"direction": one.direction, "retained": one.retained}
+def _result(result: Result, each: bool) -> Mapping[str, Any]:
+    score = result.outcome
+    record: dict[str, Any] = {"target": result.target, "objective": result.objective}
+    record |= dict.fromkeys(("score", "stderr", "samples"))
+    record |= {"direction": result.direction, "retained": result.retained}
     if isinstance(score, Failure):
-        return known | {"failure": asdict(score)}
-    known |= {"score": _finite(score.value), "stderr": _finite(score.stderr)}
-    known["samples"] = score.samples
-    if one.difference is not None:
-        value, stderr = _finite(one.difference.value), _finite(one.difference.stderr)
-        known |= {"against": one.against, "difference": {"value": value, "stderr": stderr}}
-    if one.unpaired:
-        known |= {"unpaired": one.unpaired}
-    return known | ({"each": asdict(score.each)} if each and score.each is not None else {})
+        return record | {"failure": asdict(score)}
+    record |= {"score": _finite(score.value), "stderr": _finite(score.stderr)}
+    record["samples"] = score.samples
+    if result.difference is not None:
+        value, stderr = _finite(result.difference.value), _finite(result.difference.stderr)
+        record |= {"against": result.against, "difference": {"value": value, "stderr": stderr}}
+    if result.unpaired:
+        record |= {"unpaired": result.unpaired}
+    return record | ({"each": asdict(score.each)} if each and score.each is not None else {})
 
 
 def _finite(number: float) -> float | None:
-    """The number; JSON has no infinity."""
+    """Return the number, or None for infinity, which JSON lacks."""
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""What a live model takes: its parameters, its KV cache's bytes for each token, and its time."""
+"""The costs of a live model: parameters, bytes of the KV cache for each token, and time."""
 
 import hashlib
 import json
@@ -24,20 +24,20 @@ from gptailor.program.sources import Checked
 
 
 def parameters(model: PreTrainedModel) -> int:
-    """Entries of all parameters, a tied one counted once; those of hollow layers count too."""
+    """Count the entries of all parameters, tied ones once, with those of hollow layers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @torch.no_grad()
 def cache_bytes(model: PreTrainedModel) -> int:
-    """Bytes that one token of one sequence takes in the KV cache, over all layers.
+    """Return the bytes of one token of one sequence in the KV cache, over all layers.
 
-    Measured on a cache of one token, so that it is what the architecture's own attention keeps. A
-    layer whose window is full takes no more.
+    The size is measured on a cache of one token, so that it fits the architecture's own attention.
+    A layer whose window is full needs no more.
     """
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
-    made = model(input_ids=token, use_cache=True)
-    cache = made[next(name for name in ("cache", "past_key_values") if name in made)]
+    output = model(input_ids=token, use_cache=True)
+    cache = output[next(name for name in ("cache", "past_key_values") if name in output)]
     kept = [(layer.keys, layer.values) for layer in cache.layers]
     return size_of(tensor for pair in kept for tensor in pair)
 
@@ -47,40 +47,41 @@ Token: TypeAlias = Int64[Tensor, " 1 1"]
 PROMPT = 128
 """Tokens of the prompt."""
 ANSWER = 16
-"""Tokens that are made after it."""
+"""Tokens generated after the prompt."""
 ROUNDS = 3
-"""Rounds whose median counts; one more goes before them, and doesn't count."""
+"""Rounds of a median; a round before them doesn't count."""
 
 
 def speeds(
     model: PreTrainedModel, base: PreTrainedModel | None, *, rounds: int = ROUNDS
 ) -> tuple[Speed, Speed | None]:
-    """A model's speed and its base's, taking turns, so that what slows the machine slows both.
+    """Return a model's speed and its base's, measured by turns.
 
-    One text at a time: a prompt of `PROMPT` tokens, as many as the model takes if those are fewer,
-    and greedy decoding with the KV cache after it. Medians.
+    A slow moment of the machine then slows both. Each runs one text: a prompt of `PROMPT` tokens,
+    or as many as the model takes, and greedy decoding with the KV cache after it. The speeds are
+    medians.
     """
     models = [model] if base is None else [model, base]
-    texts = [_text(one) for one in models]
+    texts = [_text(model) for model in models]
     times: list[list[tuple[float, float]]] = [[] for _ in models]
     for number in range(rounds + 1):
         for at in range(len(models)) if number % 2 else reversed(range(len(models))):
             times[at].append(_round(models[at], *texts[at]))
-    found = []
+    results = []
     for (tokens, answer), rows in zip(texts, times, strict=True):
-        prefill, decoding = (median(each) for each in zip(*rows[1:], strict=True))
-        found.append(Speed(tokens.shape[1] / prefill, answer / decoding))
-    return found[0], (found[1] if base is not None else None)
+        prefill, decoding = (median(seconds) for seconds in zip(*rows[1:], strict=True))
+        results.append(Speed(tokens.shape[1] / prefill, answer / decoding))
+    return results[0], (results[1] if base is not None else None)
 
 
 def _text(model: PreTrainedModel) -> tuple[Int64[Tensor, " 1 length"], int]:
-    """The prompt, and how many tokens are made after it."""
+    """Return the prompt, and the number of tokens to generate after it."""
     longest = position_count(model.config)
     room = PROMPT + ANSWER if longest is None else min(longest, PROMPT + ANSWER)
     answer = max(1, min(ANSWER, room - 1))
     weight = embeddings(model)
-    made = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, len(weight), (1, max(1, room - answer)), generator=made)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, len(weight), (1, max(1, room - answer)), generator=generator)
     return tokens.to(weight.device), answer
 
 
@@ -88,7 +89,7 @@ def _text(model: PreTrainedModel) -> tuple[Int64[Tensor, " 1 length"], int]:
 def _round(
     model: PreTrainedModel, tokens: Int64[Tensor, " 1 length"], answer: int
 ) -> tuple[float, float]:
-    """The seconds that reading the prompt takes, and writing the answer."""
+    """Return the seconds of reading the prompt, and of writing the answer."""
     start = _now(tokens)
     token, cache = _next(model, tokens, {})
     read = _now(tokens)
@@ -100,21 +101,21 @@ def _round(
 def _next(
     forward: Callable[..., Any], tokens: Int64[Tensor, " 1 length"], cache: Mapping[str, Any]
 ) -> tuple[Token, Mapping[str, Any]]:
-    """The likeliest next token, and the cache by the name that this transformers has for it."""
-    made = forward(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache)
-    name = next(name for name in ("cache", "past_key_values") if name in made)
-    return made.logits[:, -1].argmax(dim=-1, keepdim=True), {name: made[name]}
+    """Return the likeliest next token, and the cache by its name in this transformers."""
+    output = forward(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache)
+    name = next(name for name in ("cache", "past_key_values") if name in output)
+    return output.logits[:, -1].argmax(dim=-1, keepdim=True), {name: output[name]}
 
 
 def _now(tokens: Tensor) -> float:
-    """The time once all that was begun on the tokens' device is done."""
+    """Return the time after all work on the tokens' device is done."""
     if tokens.is_cuda:
         torch.cuda.synchronize(tokens.device)
     return time.perf_counter()
 
 
 def latency_score(speed: Speed) -> Score:
-    """Seconds a token of decoding: a median of rounds, of which no error is known."""
+    """Return the seconds a token of decoding: a median without a known error."""
     return Score(1 / speed.decoding, math.inf, 0)
 
 
@@ -122,9 +123,9 @@ def latency_score(speed: Speed) -> Score:
 class Latencies:
     """Seconds a token of decoding of a search's plans, measured once for all plans of one shape.
 
-    The base's are measured first. A plan's are its share of the base's in the same rounds times
-    those, so that what slows the machine for a while slows no plan. `known` are those by shape;
-    `on_measured` hears of each that is new.
+    The base's latency is measured first. A plan's latency is its share of the base's in the same
+    rounds, times the base's latency. So a machine that is slow for a while slows no plan. `known`
+    has the latencies by shape. `on_measured` is called after each new measurement.
     """
 
     def __init__(
@@ -134,19 +135,19 @@ class Latencies:
         self.models = models
         self.base = base
         self.known: dict[str, float] = {}
-        self.on_measured: Callable[[Mapping[str, float]], None] = lambda known: None
+        self.on_measured: Callable[[Mapping[str, float]], None] = lambda latencies: None
 
     def score(self, plan: Plan) -> Score:
-        """The latency of a closed plan."""
+        """Return the latency of a closed plan."""
         base, shape = self._shape(self.base), self._shape(plan)
         if base not in self.known:
             live = self.stitch(self.base).model
             self._put(base, 1 / speeds(live, None)[0].decoding)
         if shape not in self.known:
-            live, beside = (self.stitch(one).model for one in (plan, self.base))
-            mine, theirs = speeds(live, beside)
-            assert theirs is not None, "it was given"
-            self._put(shape, theirs.decoding / mine.decoding * self.known[base])
+            live, base_model = (self.stitch(p).model for p in (plan, self.base))
+            speed, base_speed = speeds(live, base_model)
+            assert base_speed is not None, "it was given"
+            self._put(shape, base_speed.decoding / speed.decoding * self.known[base])
         return Score(self.known[shape], math.inf, 0)
 
     def _put(self, shape: str, seconds: float) -> None:
@@ -154,8 +155,8 @@ class Latencies:
         self.on_measured(self.known)
 
     def _shape(self, plan: Plan) -> str:
-        """A digest of all that a plan's speed depends on: shapes of tensors, kinds of layers."""
+        """Return a digest of all that affects a plan's speed: tensor shapes, kinds of layers."""
         compiled = compile_plan(Checked.of(plan, self.models))
         specs = [(o.spec.name, o.spec.dtype, o.spec.shape) for o in compiled.program.outputs]
-        said = json.dumps([specs, compiled.config], sort_keys=True, default=str)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        record = json.dumps([specs, compiled.config], sort_keys=True, default=str)
+        return hashlib.sha256(record.encode()).hexdigest()[:16]

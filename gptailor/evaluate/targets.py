@@ -1,8 +1,8 @@
-"""What can be judged: plans, compiled folders, plain models. Each with the base that it is held to.
+"""Targets of judging: plans, compiled folders and plain models, each with its base.
 
-A folder, a GGUF file or a Hub id is the plan whose base it is and that says nothing else. What a
-compiled folder is held to is the base that its `plan.tailor` names, if that is there; what a model
-by itself is held to is the base that is named for it, and else itself.
+A folder, a GGUF file or a Hub id is a plan with that base and nothing else. The base of a compiled
+folder is the base that its `plan.tailor` names, if that is available. The base of a plain model is
+the base that the caller gives, or else the model itself.
 """
 
 import re
@@ -23,7 +23,7 @@ from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
 
 _PLAN = "plan.tailor"
-"""What a compiled folder's plan is called."""
+"""The file name of a compiled folder's plan."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PLAN_ENDINGS = frozenset([".tailor", ".json"])
@@ -32,11 +32,11 @@ PLAN_ENDINGS = frozenset([".tailor", ".json"])
 @final
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A plan that is ready to be stitched, by the name that it was asked for by.
+    """A plan that is ready to be stitched, with the name that the caller gave.
 
-    `origin` is the plan that says what other models there are: its own, or a compiled folder's.
-    `base` is the plan of the base alone; None where nobody knows it or it isn't there. `bare` is a
-    model that no plan is known of, which says nothing of a base.
+    `origin` is the plan that names the other models: the target's own, or a compiled folder's.
+    `base` is the plan of the base alone; None for an unknown or missing base. A `bare` target is a
+    model without a known plan, so that no plan names its base.
     """
 
     name: str
@@ -47,23 +47,23 @@ class Target:
 
     @property
     def plain(self) -> bool:
-        """Whether it is its own base."""
+        """Whether the target is its own base."""
         return self.base is self.prepared
 
     @cached_property
     def identity_of_base(self) -> tuple[str, ...] | None:
-        """Which files the base is."""
+        """The identity of the base's files."""
         return None if self.base is None else identity(self.base.models["base"])
 
 
 def identity(opened: Opened) -> tuple[str, ...]:
-    """Which files a model is: equal for those of two plans that name the same.
+    """Return the identity of a model's files, equal for two plans with the same files.
 
-    What is nested in a plan is told apart by how it is made of them too.
+    Nested plans with the same files also differ by their tensors.
     """
     files = (str(file.resolve()) for file in opened.checkpoint.files)
-    made = repr(sorted(opened.checkpoint.tensors.items())) if opened.checkpoint.nested else ""
-    return (opened.layout.prefix, *files, made)
+    recipe = repr(sorted(opened.checkpoint.tensors.items())) if opened.checkpoint.nested else ""
+    return (opened.layout.prefix, *files, recipe)
 
 
 def find_targets(
@@ -71,62 +71,62 @@ def find_targets(
     models: ModelPaths,
     families: Sequence[str | Path] = (),
 ) -> list[Target]:
-    """All targets, ready; `models` gives other folders for the names of their plans.
+    """Return all targets, ready; `models` replaces the folders of models by name.
 
-    `families` are family files that their models may be of.
+    `families` are family files that their models may need.
 
-    Raises PlanError for a plan with faults and for a name that no target has, OSError for a file
-    that isn't there, TailorError where a folder or the Hub fails.
+    Raises PlanError for a plan with faults and for an unknown name, OSError for a missing file, and
+    TailorError if a folder or the Hub fails.
     """
     plans = [_with_families(read_target(target), families) for target in targets]
     origins = [origin if origin is not None else plan for _, plan, origin in plans]
-    known = {name for plan in origins for name in plan.models}
+    defined = {name for plan in origins for name in plan.models}
     for name in models:
-        if name.partition(".")[0] not in known:
-            there = listed(f"'{one}'" for one in sorted(known))
+        if name.partition(".")[0] not in defined:
+            names = listed(f"'{name}'" for name in sorted(defined))
             message = f"no target has a model '{name}' to rebind"
-            raise PlanError([Fault("M105", message, help=f"their models are {there}")])
+            raise PlanError([Fault("M105", message, help=f"their models are {names}")])
     return [_target(name, plan, origin, models) for name, plan, origin in plans]
 
 
 def base_of(plan: Plan, name: str = "base") -> Plan:
-    """The plan that says a model of this plan as it is, and nothing else but what that is on."""
-    if any(plan.models[one].made is not None for one in needed(plan, [name])):
-        made = whole_plan(plan, Take(take=LayerOf(model=name)))
-        return made.read_from(plan.origin) if plan.origin else made
-    found = {"base": plan.models[name]}
+    """Return a plan of one of this plan's models, unchanged, with the models that it needs."""
+    if any(plan.models[model].made is not None for model in needed(plan, [name])):
+        alone = whole_plan(plan, Take(take=LayerOf(model=name)))
+        return alone.read_from(plan.origin) if plan.origin else alone
+    models = {"base": plan.models[name]}
     below = "base"
-    while (on := found[below].on) is not None and on in plan.models:
+    while (on := models[below].on) is not None and on in plan.models:
         names = (name for n in count() if (name := f"under{n or ''}") not in plan.models)
-        free = on if on not in found else next(names)
-        found[below] = found[below].model_copy(update={"on": free})
-        found[free] = plan.models[on]
+        free = on if on not in models else next(names)
+        models[below] = models[below].model_copy(update={"on": free})
+        models[free] = plan.models[on]
         below = free
-    made = Plan(models=found)
-    return made.read_from(plan.origin) if plan.origin else made
+    alone = Plan(models=models)
+    return alone.read_from(plan.origin) if plan.origin else alone
 
 
 def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> Target:
     if origin is None:
-        prepared = ready(plan, models=_named(models, plan))
-        base = ready(base_of(plan), models=_named(models, base_of(plan)))
+        prepared = ready(plan, models=_paths_of(models, plan))
+        base = ready(base_of(plan), models=_paths_of(models, base_of(plan)))
         return Target(name, prepared, plan, prepared if base.plan == prepared.plan else base)
     prepared = ready(plan)
     if origin is plan:
-        named, base = models.get("base"), prepared
-        if named is not None:
-            alone = _alone(str(Path(named).absolute()))
+        base_path, base = models.get("base"), prepared
+        if base_path is not None:
+            alone = _model_plan(str(Path(base_path).absolute()))
             base = ready(alone.read_from(plan.origin) if plan.origin else alone)
         same = identity(base.models["base"]) == identity(prepared.models["base"])
         return Target(name, prepared, plan, prepared if same else base, bare=True)
-    folders = {name: Path(path) for name, path in _named(models, origin).items()}
-    return Target(name, prepared, rebind(origin, folders)[0], _there(origin, models))
+    folders = {name: Path(path) for name, path in _paths_of(models, origin).items()}
+    return Target(name, prepared, rebind(origin, folders)[0], _compiled_base(origin, models))
 
 
-def _there(origin: Plan, models: ModelPaths) -> Prepared | None:
-    """The base of a compiled folder; None where it is gone, unless it was given by hand."""
+def _compiled_base(origin: Plan, models: ModelPaths) -> Prepared | None:
+    """Return a compiled folder's base; None if it is missing, unless the caller gave it."""
     plan = base_of(origin)
-    own = _named(models, plan)
+    own = _paths_of(models, plan)
     try:
         return ready(plan, models=own)
     except TailorError:
@@ -135,7 +135,7 @@ def _there(origin: Plan, models: ModelPaths) -> Prepared | None:
         return None
 
 
-def _named(models: ModelPaths, plan: Plan) -> ModelPaths:
+def _paths_of(models: ModelPaths, plan: Plan) -> ModelPaths:
     return {name: path for name, path in models.items() if name.partition(".")[0] in plan.models}
 
 
@@ -143,47 +143,47 @@ _Read = tuple[str, Plan, Plan | None]
 
 
 def read_target(target: str | Path | Plan) -> _Read:
-    """A target's name, its plan, and for a model's folder the plan that it was compiled from.
+    """Return a target's name, its plan, and the plan that compiled it if it is a folder.
 
-    For a model that nobody compiled that is its own plan.
+    A model that no plan compiled has its own plan instead.
     """
     if isinstance(target, Plan):
         return (target.origin.source.name if target.origin else "<plan>"), target, None
     name, path = str(target), expanded(target)
     if path.is_dir() or (path.is_file() and is_gguf(path)):
-        plan = _alone(str(path.absolute()))
+        plan = _model_plan(str(path.absolute()))
         try:
             return name, plan, load(path / _PLAN)
-        except (OSError, PlanError):  # nobody compiled it, or its plan can't be read
+        except (OSError, PlanError):  # not compiled, or its plan can't be read
             return name, plan, plan
     if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in PLAN_ENDINGS:
-        plan = _alone(name)
+        plan = _model_plan(name)
         return name, plan, plan
     return name, load(path), None
 
 
-def _alone(source: str) -> Plan:
-    """The plan of a model as it is."""
+def _model_plan(source: str) -> Plan:
+    """Return the plan of an unchanged model."""
     return Plan(models={"base": Model(source=source)})
 
 
 def _with_families(read: _Read, families: Sequence[str | Path]) -> _Read:
-    """The same, its plans knowing of these family files."""
+    """Return the same target, with these family files in its plans."""
     name, plan, origin = read
     if not families:
         return read
-    known = plan.with_families(families)
+    extended = plan.with_families(families)
     if origin is plan:
-        return name, known, known
-    return name, known, None if origin is None else origin.with_families(families)
+        return name, extended, extended
+    return name, extended, None if origin is None else origin.with_families(families)
 
 
 def warnings(targets: Sequence[Target]) -> list[Fault]:
-    """What the targets' plans are warned of."""
-    found = [fault for target in targets for fault in target.prepared.warnings]
-    return [fault for fault in found if not errors([fault])]
+    """Return the warnings of the targets' plans."""
+    faults = [fault for target in targets for fault in target.prepared.warnings]
+    return [fault for fault in faults if not errors([fault])]
 
 
 def names(targets: Sequence[Target]) -> list[str]:
-    """The models' names that an objective may compare the targets with."""
+    """Return the names of models that an objective may compare the targets with."""
     return sorted({name for target in targets for name in target.origin.models})

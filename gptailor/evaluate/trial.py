@@ -83,7 +83,8 @@ def _read_trials(  # noqa: PLR0913, PLR0917 (as above)
     race: Race | None,
 ) -> Iterator[tuple[int, Outcomes]]:
     """Score plans by what they say of texts."""
-    contents = {n: attempt(partial(repairs.contents, plan)) for n, plan in enumerate(plans)}
+    resolved = map(repairs.stitcher.table.resolved, plans)
+    contents = {n: attempt(partial(repairs.contents, plan)) for n, plan in enumerate(resolved)}
     yield from failures(contents, objectives)
     stitcher = repairs.stitcher
     made = {number: one for number, one in contents.items() if isinstance(one, ModelContents)}

@@ -1,3 +1,3 @@
-"""What editors are told of plans, over the Language Server Protocol: never torch, never JAX."""
+"""A language server for editors: it never imports torch or JAX."""
 
 __all__ = ["server"]

@@ -1,8 +1,8 @@
-"""What may be written at a place: the grammar's parser says which words, its tree which names."""
+"""Completions at a place: the grammar's parser gives the words, its tree the names."""
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -35,9 +35,9 @@ _PROBE = "__here__"
 _SAMPLES = {
     "LAYER": "L0", "NAME": "x", "NUMBER": "1", "STRING": '"x"', "SIZE": "1M", "COMPARISON": "<=",
 }  # fmt: skip
-"""A text for each terminal that is no one word."""
+"""A text for each terminal that isn't one fixed word."""
 _MOST_STEPS = 400
-"""Parser states that are looked at for how a statement may end."""
+"""The most parser states in a search for the end of a statement."""
 _MOST_FILES = 500
 
 _Kinds = types.CompletionItemKind
@@ -45,8 +45,8 @@ _Kinds = types.CompletionItemKind
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Here:
-    """What is wanted: the text, where, what was typed of the word, and what the client can show."""
+class _Cursor:
+    """The place of a completion: text, offset, typed part of the word, abilities of the client."""
 
     text: EditedText
     offset: int
@@ -62,9 +62,8 @@ class _Here:
         *,
         rank: int = 1,
         snippet: str = "",
-        said: str = "",
     ) -> types.CompletionItem:
-        """An item that takes the place of what was typed of it."""
+        """Return an item that replaces the typed part of the word."""
         span = Span(self.offset - len(self.begun), self.offset)
         formed = bool(snippet) and self.snippets
         plain = label if formed or not snippet else re.sub(r"\$\d", "", snippet)
@@ -73,7 +72,6 @@ class _Here:
             label,
             kind=kind,
             detail=detail or None,
-            documentation=types.MarkupContent(types.MarkupKind.Markdown, said) if said else None,
             sort_text=f"{rank}{label}",
             insert_text_format=form.Snippet if formed else form.PlainText,
             text_edit=types.TextEdit(self.text.lines.range(span), snippet if formed else plain),
@@ -83,7 +81,7 @@ class _Here:
 def completions(
     text: EditedText, offset: int, seen: SeenModels, *, snippets: bool = False
 ) -> list[types.CompletionItem]:
-    """All that may stand at an offset, as far as it was typed there."""
+    """Return the completions at an offset, as far as the text before it goes."""
     start, _ = text.lines.line_span(text.lines.position(offset).line)
     line = re.sub(r'"[^"]*"', lambda quoted: " " * len(quoted[0]), text.text[start:offset])
     if "#" in line.partition('"')[0] or text.is_json:
@@ -92,18 +90,18 @@ def completions(
     begin = offset if piece is None else piece.start
     if '"' in line:
         quote = start + line.index('"')
-        here = _Here(text, offset, seen, snippets)
-        return list(_in_quotes(here, text.text[begin:quote], rule, text.text[quote + 1 : offset]))
+        cursor = _Cursor(text, offset, seen, snippets)
+        return list(_in_quotes(cursor, text.text[begin:quote], rule, text.text[quote + 1 : offset]))
     begun = re.search(r"([^\W\d]\w*)?$", text.text[begin:offset])
-    here = _Here(text, offset, seen, snippets, begun[0] if begun else "")
-    return list(_items(here, text.text[begin : offset - len(here.begun)], rule))
+    cursor = _Cursor(text, offset, seen, snippets, begun[0] if begun else "")
+    return list(_items(cursor, text.text[begin : offset - len(cursor.begun)], rule))
 
 
 # ------------------------------------------------------------------------------- what is accepted
 
 
 def _parsed(before: str, rule: str) -> Any:
-    """The parser after a piece of text; None if it doesn't get so far."""
+    """Return the parser after a piece of text, or None if the piece can't be parsed."""
     running = parser().parse_interactive(before, start=rule)
     try:
         for _ in running.iter_parse():
@@ -113,14 +111,14 @@ def _parsed(before: str, rule: str) -> Any:
     return running
 
 
-def _probed(running: Any, terminal: str, text: str) -> tuple[Occurrence, tree.Statement] | None:
-    """What a token would be that came now: the shortest statement that it stands in says so."""
+def _probed(running: Any, terminal: str, text: str) -> Occurrence | None:
+    """Return a token's occurrence in the shortest statement that it could continue."""
     try:
         running = running.copy()
         running.feed_token(_token(terminal, text))
     except lark.UnexpectedInput:
         return None
-    waiting, known = deque([running]), set()
+    waiting, states = deque([running]), set()
     for _ in range(_MOST_STEPS):
         if not waiting:
             break
@@ -129,14 +127,13 @@ def _probed(running: Any, terminal: str, text: str) -> tuple[Occurrence, tree.St
         if "$END" in accepted:
             statement = statement_of(running.feed_eof(), Span(0, 0))
             words = occurrences(tree.File(Span(0, 0), (statement,), ()))
-            found = (word for word in words if _PROBE in word.text)
-            return next(((word, statement) for word in found), None)
+            return next((word for word in words if _PROBE in word.text), None)
         for name in sorted(accepted, key=lambda name: (name in _SAMPLES, name)):
             after = running.copy()
             after.feed_token(_token(name, _SAMPLES.get(name) or spelled().get(name, "")))
             state = tuple(after.parser_state.state_stack)
-            if state not in known:
-                known.add(state)
+            if state not in states:
+                states.add(state)
                 waiting.append(after)
     return None
 
@@ -148,179 +145,198 @@ def _token(terminal: str, text: str) -> Token:
 # ----------------------------------------------------------------------------------- words, names
 
 
-def _items(here: _Here, before: str, rule: str) -> Iterator[types.CompletionItem]:
+def _items(cursor: _Cursor, before: str, rule: str) -> Iterator[types.CompletionItem]:
     running = _parsed(before, rule)
     if running is None:
         return
     accepted: set[str] = running.accepts()
-    if "NAME" in accepted and (found := _probed(running, "NAME", _PROBE)) is not None:
-        named = running.copy()
-        named.feed_token(_token("NAME", _PROBE))
-        word = found[0]
+    if "NAME" in accepted and (word := _probed(running, "NAME", _PROBE)) is not None:
+        after_name = running.copy()
+        after_name.feed_token(_token("NAME", _PROBE))
         if word.call is not None and word.kind not in ("method", "objective"):
-            yield from _arguments(here, word, unnamed="EQUAL" in named.accepts())
+            yield from _arguments(cursor, word, unnamed="EQUAL" in after_name.accepts())
         else:
-            yield from _names(here, word)
+            yield from _names(cursor, word)
     if "LAYER" in accepted:
-        yield from _layers(here)
-    for word_ in sorted(spelled().get(name, "") for name in accepted):
-        if word_[:1].isalpha():
-            block = f"{word_} {{\n\t$0\n}}" if word_ in ("stack", "search") else ""
-            yield here.item(
-                word_,
+        yield from _layers(cursor)
+    for keyword in sorted(spelled().get(name, "") for name in accepted):
+        if keyword[:1].isalpha():
+            block = f"{keyword} {{\n\t$0\n}}" if keyword in ("stack", "search") else ""
+            yield cursor.item(
+                keyword,
                 _Kinds.Keyword,
-                KEYWORDS.get(word_, ""),
+                KEYWORDS.get(keyword, ""),
                 rank=3,
-                snippet=here.snippets * block,
+                snippet=cursor.snippets * block,
             )
 
 
-def _names(here: _Here, word: Occurrence) -> Iterator[types.CompletionItem]:
-    """What a word of that kind may be."""
-    offered: dict[str, Callable[[_Here], Iterable[types.CompletionItem]]] = {
+def _names(cursor: _Cursor, word: Occurrence) -> Iterator[types.CompletionItem]:
+    """Yield the completions of a word by its kind."""
+    offered: dict[str, Callable[[_Cursor], Iterable[types.CompletionItem]]] = {
         "model": _models,
         "number": _numbers,
         "function": _numbers,
         "method": _methods,
         "objective": _objectives,
-        "dtype": lambda here: (here.item(name, _Kinds.EnumMember) for name in DTYPES),
+        "dtype": lambda cursor: (cursor.item(name, _Kinds.EnumMember) for name in DTYPES),
     }
     if word.kind == "part":
-        yield from _parts(here, word.text)
+        yield from _parts(cursor, word.text)
     elif not word.declares and word.kind in offered:
-        yield from offered[word.kind](here)
+        yield from offered[word.kind](cursor)
 
 
-def _models(here: _Here) -> Iterator[types.CompletionItem]:
-    plan = here.text.plan
+def _models(cursor: _Cursor) -> Iterator[types.CompletionItem]:
+    plan = cursor.text.plan
     for name, model in plan.models.items() if plan is not None else ():
-        yield here.item(name, _Kinds.Variable, model.source or "made of models", rank=0)
+        yield cursor.item(name, _Kinds.Variable, model.source or "made of models", rank=0)
 
 
-def _numbers(here: _Here) -> Iterator[types.CompletionItem]:
-    for name in here.text.plan.numbers if here.text.plan is not None else ():
-        yield here.item(name, _Kinds.Constant, "a number with a name", rank=0)
-    yield here.item("curve", _Kinds.Function, "a number by position", rank=2, snippet="curve($1)$0")
+def _numbers(cursor: _Cursor) -> Iterator[types.CompletionItem]:
+    for name in cursor.text.plan.numbers if cursor.text.plan is not None else ():
+        yield cursor.item(name, _Kinds.Constant, "a number with a name", rank=0)
+    yield cursor.item(
+        "curve", _Kinds.Function, "a number by position", rank=2, snippet="curve($1)$0"
+    )
 
 
-def _methods(here: _Here) -> Iterator[types.CompletionItem]:
+def _methods(cursor: _Cursor) -> Iterator[types.CompletionItem]:
     for method in METHODS.values():
-        yield here.item(method.name, _Kinds.Method, method.formula, snippet=f"{method.name}($1)$0")
+        yield cursor.item(
+            method.name, _Kinds.Method, method.formula, snippet=f"{method.name}($1)$0"
+        )
 
 
-def _objectives(here: _Here) -> Iterator[types.CompletionItem]:
+def _objectives(cursor: _Cursor) -> Iterator[types.CompletionItem]:
     for spec in OBJECTIVES.values():
         quoted = '"$1"' if spec.arguments else ""
         detail = ", ".join(argument.name for argument in spec.arguments)
-        yield here.item(spec.name, _Kinds.Function, detail, snippet=f"{spec.name}({quoted})$0")
+        yield cursor.item(spec.name, _Kinds.Function, detail, snippet=f"{spec.name}({quoted})$0")
 
 
-def _parts(here: _Here, text: str) -> Iterator[types.CompletionItem]:
+def _parts(cursor: _Cursor, text: str) -> Iterator[types.CompletionItem]:
     branch = text.partition(".")[0] if "." in text else ""
     if branch:
-        names = next((roles for one, roles in ROLES.items() if one == branch), ())
-        yield from (here.item(name, _Kinds.Field, f"of '{branch}'") for name in names)
+        names = next((roles for name, roles in ROLES.items() if name == branch), ())
+        yield from (cursor.item(name, _Kinds.Field, f"of '{branch}'") for name in names)
         return
-    yield from (here.item(name, _Kinds.Field, "a residual branch", rank=0) for name in BRANCHES)
-    yield here.item(NORMS, _Kinds.Field, "all norms of a layer")
-    for one, roles in ROLES.items():
-        yield from (here.item(f"{one}.{role}", _Kinds.Field, "a projection") for role in roles)
+    yield from (cursor.item(name, _Kinds.Field, "a residual branch", rank=0) for name in BRANCHES)
+    yield cursor.item(NORMS, _Kinds.Field, "all norms of a layer")
+    for name, roles in ROLES.items():
+        yield from (cursor.item(f"{name}.{role}", _Kinds.Field, "a projection") for role in roles)
 
 
-def _arguments(here: _Here, word: Occurrence, *, unnamed: bool) -> Iterator[types.CompletionItem]:
-    """The parameters of a call that aren't given yet, where one may begin, and their values."""
+def _arguments(
+    cursor: _Cursor, word: Occurrence, *, unnamed: bool
+) -> Iterator[types.CompletionItem]:
+    """Yield a call's missing parameters if one may begin, and the values of an argument."""
     assert word.call is not None, "an argument is a call's"
-    given = {one.name.text for one in word.call.arguments if one.name is not None}
+    passed = [argument.name.text for argument in word.call.arguments if argument.name is not None]
     name = word.call.name.text
     if unnamed and word.measures and (spec := OBJECTIVES.get(name)) is not None:
         for argument in spec.arguments:
-            if argument.name not in given:
+            if argument.name not in passed:
                 form = f"{argument.name}=$0"
-                yield here.item(argument.name, _Kinds.Field, argument.kind, snippet=form)
+                yield cursor.item(argument.name, _Kinds.Field, argument.kind, snippet=form)
     elif unnamed and (method := METHODS.get(name)) is not None:
-        yield from _parameters(here, method, given)
+        yield from _parameters(cursor, method, passed)
     if word.kind == "setting" and (method := METHODS.get(name)) is not None:
-        last = next((one.name.text for one in reversed(word.call.arguments) if one.name), "")
-        found = method.parameter(method.called(last)) if last else None
-        words = found.words if found is not None else ()
-        yield from (here.item(one, _Kinds.EnumMember, f"of '{last}'", rank=0) for one in words)
+        last = passed[-1] if passed else ""
+        parameter = method.parameter(method.called(last)) if last else None
+        words = parameter.words if parameter is not None else ()
+        yield from (
+            cursor.item(value, _Kinds.EnumMember, f"of '{last}'", rank=0) for value in words
+        )
     elif word.kind == "model":
-        yield from _models(here)
+        yield from _models(cursor)
     elif word.kind == "number" and not word.measures:
-        yield from _numbers(here)
+        yield from _numbers(cursor)
 
 
-def _parameters(here: _Here, method: Method, given: set[str]) -> Iterator[types.CompletionItem]:
-    for one in method.parameters:
-        if one.name not in given:
-            yield here.item(
-                one.name, _Kinds.Field, bounds_words(one), rank=0, snippet=f"{one.name}=$0"
+def _parameters(
+    cursor: _Cursor, method: Method, passed: Sequence[str]
+) -> Iterator[types.CompletionItem]:
+    for parameter in method.parameters:
+        if parameter.name not in passed:
+            yield cursor.item(
+                parameter.name,
+                _Kinds.Field,
+                bounds_words(parameter),
+                rank=0,
+                snippet=f"{parameter.name}=$0",
             )
 
 
-def _layers(here: _Here) -> Iterator[types.CompletionItem]:
-    count = here.seen.layers(here.text.plan) or layers_named(here.text)
+def _layers(cursor: _Cursor) -> Iterator[types.CompletionItem]:
+    count = cursor.seen.layers(cursor.text.plan) or layers_named(cursor.text)
     for number in range(count):
-        item = here.item(f"L{number}", _Kinds.Value, rank=2)
+        item = cursor.item(f"L{number}", _Kinds.Value, rank=2)
         item.sort_text = f"2L{number:04}"
         yield item
 
 
 def signature_help(text: EditedText, offset: int) -> types.SignatureHelp | None:
-    """The call that an offset is in, its parameters, and which of them is given there."""
+    """Return the call at an offset, its parameters, and the active parameter."""
     piece, rule = text.piece_at(offset)
     before = re.sub(r"[\w.]*$", "", text.text[piece.start if piece else offset : offset])
     running = None if text.is_json else _parsed(before, rule)
     if running is None or "NAME" not in running.accepts():
         return None
-    found = _probed(running, "NAME", _PROBE)
-    call = found[0].call if found is not None else None
-    if found is None or call is None or found[0].kind in ("method", "objective"):
+    probed = _probed(running, "NAME", _PROBE)
+    call = probed.call if probed is not None else None
+    if probed is None or call is None or probed.kind in ("method", "objective"):
         return None
-    at = [getattr(given.value, "text", "") for given in call.arguments].index(_PROBE)
-    here = argument_for(call, at, measures=found[0].measures)
-    known = (OBJECTIVES if found[0].measures else METHODS).get(call.name.text)
-    if known is None:
+    at = [getattr(argument.value, "text", "") for argument in call.arguments].index(_PROBE)
+    parameter = argument_for(call, at, measures=probed.measures)
+    called = (OBJECTIVES if probed.measures else METHODS).get(call.name.text)
+    if called is None:
         return None
-    given: tuple[Parameter | Argument, ...] = (
-        known.parameters if isinstance(known, Method) else known.arguments
+    parameters: tuple[Parameter | Argument, ...] = (
+        called.parameters if isinstance(called, Method) else called.arguments
     )
-    labels = [_parameter_label(one) for one in given]
-    shown = [types.ParameterInformation(said) for said in labels]
-    label = f"{known.name}({', '.join(labels)})"
-    said = known.formula if isinstance(known, Method) else None
-    active = given.index(here) if here is not None else None
-    return types.SignatureHelp([types.SignatureInformation(label, said, shown, active)], 0, active)
+    labels = [_parameter_label(parameter) for parameter in parameters]
+    shown = [types.ParameterInformation(label) for label in labels]
+    label = f"{called.name}({', '.join(labels)})"
+    formula = called.formula if isinstance(called, Method) else None
+    active = parameters.index(parameter) if parameter is not None else None
+    signature = types.SignatureInformation(label, formula, shown, active)
+    return types.SignatureHelp([signature], 0, active)
 
 
-def _parameter_label(one: Parameter | Argument) -> str:
-    """`density: a number in (0, 1]`."""
-    return f"{one.name}: {bounds_words(one) if isinstance(one, Parameter) else one.kind}"
+def _parameter_label(parameter: Parameter | Argument) -> str:
+    """Return `density: a number in (0, 1]`."""
+    words = bounds_words(parameter) if isinstance(parameter, Parameter) else parameter.kind
+    return f"{parameter.name}: {words}"
 
 
 # ---------------------------------------------------------------------------------------- in quotes
 
 
-def _in_quotes(here: _Here, before: str, rule: str, typed: str) -> Iterator[types.CompletionItem]:
-    """Files and folders, as what the text in quotes is for needs them."""
+def _in_quotes(
+    cursor: _Cursor, before: str, rule: str, typed: str
+) -> Iterator[types.CompletionItem]:
+    """Yield the files and folders that fit the text in quotes."""
     running = _parsed(before, rule)
-    found = _probed(running, "STRING", f'"{_PROBE}"') if running is not None else None
-    if found is None or found[0].kind not in ("source", "file", "template"):
+    probed = _probed(running, "STRING", f'"{_PROBE}"') if running is not None else None
+    if probed is None or probed.kind not in ("source", "file", "template"):
         return
-    kind = found[0].kind
+    kind = probed.kind
     above, slash, begun = typed.rpartition("/")
-    here = _Here(here.text, here.offset, here.seen, here.snippets, begun)
+    cursor = _Cursor(cursor.text, cursor.offset, cursor.seen, cursor.snippets, begun)
     if kind == "template" and not slash:
-        yield from (here.item(name, _Kinds.EnumMember, rank=0) for name in CHAT_TEMPLATES)
+        yield from (cursor.item(name, _Kinds.EnumMember, rank=0) for name in CHAT_TEMPLATES)
     if kind != "file" and not slash:
-        yield from (here.item(one, _Kinds.Folder) for one in ("./", "../", "~/"))
+        yield from (cursor.item(prefix, _Kinds.Folder) for prefix in ("./", "../", "~/"))
         return
     start = expanded(above + slash)
-    for path in _listed(here.text.folder / start):
+    for path in _listed(cursor.text.folder / start):
         if path.is_dir():
-            yield here.item(f"{path.name}/", _Kinds.Folder, _folder_said(path), snippet=path.name)
+            yield cursor.item(
+                f"{path.name}/", _Kinds.Folder, _folder_words(path), snippet=path.name
+            )
         elif path.suffix in _ENDINGS[kind] or not _ENDINGS[kind]:
-            yield here.item(path.name, _Kinds.File)
+            yield cursor.item(path.name, _Kinds.File)
 
 
 _ENDINGS: dict[str, tuple[str, ...]] = {
@@ -328,22 +344,22 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "template": (".jinja",),
     "file": (),
 }
-"""The files that a text in quotes may name; none: all."""
+"""The endings of files that a text in quotes may name; () allows all files."""
 
 
 def _listed(folder: Path) -> list[Path]:
     try:
-        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except (OSError, ValueError):
         return []
-    return found[:_MOST_FILES]
+    return paths[:_MOST_FILES]
 
 
-def _folder_said(path: Path) -> str:
-    for name, said in (("config.json", "a model"), ("adapter_config.json", "an adapter")):
+def _folder_words(path: Path) -> str:
+    for name, words in (("config.json", "a model"), ("adapter_config.json", "an adapter")):
         try:
             if (path / name).exists():
-                return said
+                return words
         except OSError:
             return ""
     return ""

@@ -1,4 +1,4 @@
-"""What an editor may change of a text: the canonical form, a name, what a fault's help says."""
+"""Changes of a text for an editor: its canonical form, new names, and corrections of faults."""
 
 import difflib
 import re
@@ -23,18 +23,18 @@ class Edit:
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:
-    """A text after edits that don't overlap."""
+    """Return a text after edits that don't overlap."""
     for edit in sorted(edits, key=lambda edit: edit.span.start, reverse=True):
         text = text[: edit.span.start] + edit.words + text[edit.span.end :]
     return text
 
 
 def canonical_edits(text: EditedText) -> list[Edit]:
-    """The edits that make a text canonical, line by line; none of one with faults, or in JSON."""
-    made, _ = (None, []) if text.is_json else format_text(text.source)
-    if made is None:
+    """Return the edits of lines that make a text canonical; [] for faulty texts and JSON."""
+    canonical, _ = (None, []) if text.is_json else format_text(text.source)
+    if canonical is None:
         return []
-    before, after = text.text.splitlines(keepends=True), made.splitlines(keepends=True)
+    before, after = text.text.splitlines(keepends=True), canonical.splitlines(keepends=True)
     starts = [0]
     for line in before:
         starts.append(starts[-1] + len(line))
@@ -51,11 +51,11 @@ def canonical_edits(text: EditedText) -> list[Edit]:
 
 @final
 class RenameError(TailorError):
-    """A name can't be changed, and why."""
+    """A name that can't be changed, with the reason."""
 
 
 def nameable(text: EditedText, offset: int) -> Occurrence:
-    """The model or the number at an offset that may have another name."""
+    """Return the model or the number at an offset that may have another name."""
     word = text.word_at(offset)
     if word is None or not word.named:
         raise RenameError("models and numbers have names; nothing else here has")
@@ -67,7 +67,7 @@ def nameable(text: EditedText, offset: int) -> Occurrence:
 
 
 def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
-    """The edits that give a model or a number another name, everywhere and nowhere else."""
+    """Return the edits that give a model or a number another name everywhere."""
     word = nameable(text, offset)
     if name == word.text:
         return []
@@ -78,8 +78,8 @@ def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
     if name in WORDS:
         raise RenameError(f"'{name}' is a word of the language")
     plan = text.plan
-    for kind, known in (("model", plan.models), ("number", plan.numbers)) if plan else ():
-        if name in known:
+    for kind, declared in (("model", plan.models), ("number", plan.numbers)) if plan else ():
+        if name in declared:
             raise RenameError(f"there is a {kind} '{name}' already")
     _all_read(text, word, name)
     edits = [Edit(use.span, name) for use in text.uses(word)]
@@ -88,26 +88,26 @@ def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
 
 
 def _all_read(text: EditedText, word: Occurrence, name: str) -> None:
-    """No statement that can't be read holds the old name or the new one."""
+    """Raise RenameError if an unreadable statement contains the old or the new name."""
     read = [statement.span for statement in text.tree.statements]
     names = re.compile(rf"(?<!\w)(?:{word.text}|{name})(?!\w)")
-    for found in names.finditer(text.text):
-        line = text.source.position(found.start())[0]
-        if any(span.start <= found.start() < span.end for span in read):
+    for match in names.finditer(text.text):
+        line = text.source.position(match.start())[0]
+        if any(span.start <= match.start() < span.end for span in read):
             continue
-        piece, _ = text.piece_at(found.start() + 1)
+        piece, _ = text.piece_at(match.start() + 1)
         if piece is not None:
-            raise RenameError(f"line {line} has a fault and says '{found[0]}'; mend it first")
+            raise RenameError(f"line {line} has a fault and says '{match[0]}'; mend it first")
 
 
 def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:
-    """The new text says the same, but for the name."""
+    """Raise RenameError if the edits change more than the name."""
     after = EditedText(text.uri, edited(text.text, edits))
-    wanted = [
-        (one.kind, name if (one.kind, one.text) == (word.kind, word.text) else one.text)
-        for one in text.words
+    expected = [
+        (use.kind, name if (use.kind, use.text) == (word.kind, word.text) else use.text)
+        for use in text.words
     ]
-    if [(one.kind, one.text) for one in after.words] != wanted or len(after.faults) > len(
+    if [(use.kind, use.text) for use in after.words] != expected or len(after.faults) > len(
         text.faults
     ):
         raise RenameError(f"the plan would not say the same with the name '{name}'")
@@ -119,7 +119,7 @@ def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence
 @final
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A change that mends a fault: what it does, and its edits; `sure` if it is the only one."""
+    """A change that mends a fault: its title and edits; `sure` if no other change would do."""
 
     title: str
     edits: tuple[Edit, ...]
@@ -128,9 +128,9 @@ class Remedy:
 
 
 def remedies(text: EditedText, faults: Sequence[Fault]) -> Iterator[Remedy]:
-    """The changes that the helps of a text's faults say, those that mend the fault.
+    """Yield the changes that faults' helps suggest, if they mend the fault.
 
-    A fault against models can't be looked for in the new text, and no change of one is `sure`.
+    A fault against models can't be checked in the new text, so its change is never `sure`.
     """
     for fault in faults:
         if fault.span is None:
@@ -143,9 +143,9 @@ def remedies(text: EditedText, faults: Sequence[Fault]) -> Iterator[Remedy]:
 
 
 def _mends(text: EditedText, remedy: Remedy) -> bool:
-    """Whether the fault is gone afterwards, and no syntax fault came.
+    """Return whether the fault disappears without a new syntax fault.
 
-    Of one against models, which are looked at later, whether no other error came.
+    A fault against models, which are checked later, counts as mended if no other error appears.
     """
     after = EditedText(text.uri, edited(text.text, remedy.edits))
     if remedy.fault not in text.faults:
@@ -162,16 +162,16 @@ def _alike(fault: Fault) -> tuple[str, str]:
 
 
 def _misspelled(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
-    """`did you mean 'linear'?`."""
-    meant = re.fullmatch(r"did you mean '(.+)'\?", fault.help)
-    if meant is None:
+    """Follow `did you mean 'linear'?`."""
+    suggestion = re.fullmatch(r"did you mean '(.+)'\?", fault.help)
+    if suggestion is None:
         return None
-    said = text.text[span.start : span.end]
+    written = text.text[span.start : span.end]
     quoted = re.findall(r"'([^']+)'", fault.message)
-    whole = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said) for word in quoted)
-    start, end = next((found.span() for found in whole if found), (0, len(said)))
-    edit = Edit(Span(span.start + start, span.start + end), meant[1])
-    return Remedy(f"change '{said[start:end]}' to '{meant[1]}'", (edit,), fault)
+    matches = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", written) for word in quoted)
+    start, end = next((match.span() for match in matches if match), (0, len(written)))
+    edit = Edit(Span(span.start + start, span.start + end), suggestion[1])
+    return Remedy(f"change '{written[start:end]}' to '{suggestion[1]}'", (edit,), fault)
 
 
 def _undeclared(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
@@ -191,64 +191,64 @@ def _no_version(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     if fault.code != "P101":
         return None
     if span.end > span.start:  # it stands further down
-        gone = Edit(Span(span.start, _line_end(text, span.end)), "")
+        removal = Edit(Span(span.start, _line_end(text, span.end)), "")
         first = Edit(Span(0, 0), f"{text.text[span.start : span.end]}\n")
-        return Remedy("move the version to the top", (first, gone), fault)
+        return Remedy("move the version to the top", (first, removal), fault)
     return Remedy("write 'tailor 1' at the top", (Edit(Span(0, 0), "tailor 1\n"),), fault)
 
 
 def _line_end(text: EditedText, offset: int) -> int:
-    """Behind the end of the line, if only blanks are left of it."""
-    left = re.compile(r"[ \t]*(\r?\n)?").match(text.text, offset)
-    return left.end() if left is not None else offset
+    """Return the end of the line if only blanks are left of it, else the offset."""
+    blanks = re.compile(r"[ \t]*(\r?\n)?").match(text.text, offset)
+    return blanks.end() if blanks is not None else offset
 
 
 def _missing_base(text: EditedText, fault: Fault, _: Span) -> Remedy | None:
-    said = re.search(r'add a line such as (model base = "[^"]+")', fault.help)
-    if said is None:
+    line = re.search(r'add a line such as (model base = "[^"]+")', fault.help)
+    if line is None:
         return None
     version = re.match(r"(?:\s*#.*\n|\s*\n)*\s*tailor 1[ \t]*(#.*)?\n?", text.text)
     at = version.end() if version is not None else 0
     before = "\n" if at and text.text[at - 1] != "\n" else ""
-    edit = Edit(Span(at, at), f"{before}{said[1]}\n")
+    edit = Edit(Span(at, at), f"{before}{line[1]}\n")
     return Remedy("declare the base", (edit,), fault, sure=False)
 
 
 def _rewritten(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
-    """`write L2..L4`, `write 0.3..0.7`: a range in the right order."""
-    meant = re.fullmatch(r"write (\S+\.\.\S+|-?[\d.e+]+)", fault.help)
-    if meant is None:
+    """Follow `write L2..L4` or `write 0.3..0.7`: a range in the right order."""
+    suggestion = re.fullmatch(r"write (\S+\.\.\S+|-?[\d.e+]+)", fault.help)
+    if suggestion is None:
         return None
-    said = text.text[span.start : span.end]
-    wrong = re.search(r"L\d+\s*\.\.\s*L\d+|\S+\s*\.\.\s*\S+", said)
+    written = text.text[span.start : span.end]
+    wrong = re.search(r"L\d+\s*\.\.\s*L\d+|\S+\s*\.\.\s*\S+", written)
     if wrong is None:
         return None
     start = span.start + wrong.start()
-    edit = Edit(Span(start, start + len(wrong[0])), meant[1])
-    return Remedy(f"change '{wrong[0]}' to '{meant[1]}'", (edit,), fault)
+    edit = Edit(Span(start, start + len(wrong[0])), suggestion[1])
+    return Remedy(f"change '{wrong[0]}' to '{suggestion[1]}'", (edit,), fault)
 
 
 def _quoted_anew(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
-    """`a local folder starts with '.', '/' or '~': "./models"`: a source with its dot."""
-    meant = re.search(r'starts (?:with .*|so): "(\./[^"]+)"$', fault.help)
-    found = re.search(r'"([^"]*)"', text.text[span.start : span.end])
-    if meant is None or found is None:
+    """Follow `a local folder starts with '.', '/' or '~': "./models"`."""
+    suggestion = re.search(r'starts (?:with .*|so): "(\./[^"]+)"$', fault.help)
+    source = re.search(r'"([^"]*)"', text.text[span.start : span.end])
+    if suggestion is None or source is None:
         return None
-    edit = Edit(Span(span.start + found.start(1), span.start + found.end(1)), meant[1])
-    return Remedy(f'change "{found[1]}" to "{meant[1]}"', (edit,), fault)
+    edit = Edit(Span(span.start + source.start(1), span.start + source.end(1)), suggestion[1])
+    return Remedy(f'change "{source[1]}" to "{suggestion[1]}"', (edit,), fault)
 
 
 def _left_out(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
-    """A word that does nothing; a `let` that is never used."""
-    said = text.text[span.start : span.end]
-    if fault.code == "P507" or (fault.code == "P506" and said in ("maybe", "tied")):
+    """Remove a word without effect, or a `let` that is never used."""
+    word = text.text[span.start : span.end]
+    if fault.code == "P507" or (fault.code == "P506" and word in ("maybe", "tied")):
         end = span.end + len(text.text[span.end :]) - len(text.text[span.end :].lstrip(" \t"))
-        return Remedy(f"leave '{said}' out", (Edit(Span(span.start, end), ""),), fault)
+        return Remedy(f"leave '{word}' out", (Edit(Span(span.start, end), ""),), fault)
     if fault.code == "P115":
-        gone = next(s for s in text.tree.statements if s.span.start <= span.start < s.span.end)
-        if gone.behind:
+        statement = next(s for s in text.tree.statements if s.span.start <= span.start < s.span.end)
+        if statement.behind:
             return None
-        edit = Edit(Span(gone.span.start, _line_end(text, gone.span.end)), "")
+        edit = Edit(Span(statement.span.start, _line_end(text, statement.span.end)), "")
         return Remedy("remove the number that is never used", (edit,), fault)
     return None
 
@@ -263,31 +263,31 @@ def _no_method(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
 
 
 def _not_closed(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
-    meant = re.match(r"close it with '(.)'", fault.help)
-    if fault.code != "S104" or meant is None:
+    bracket = re.match(r"close it with '(.)'", fault.help)
+    if fault.code != "S104" or bracket is None:
         return None
-    rest = re.compile(r"[^#\r\n]*").match(text.text, span.end)
-    at = span.end + len(rest[0].rstrip()) if rest is not None else span.end
-    return Remedy(f"close it with {meant[1]}", (Edit(Span(at, at), meant[1]),), fault)
+    line = re.compile(r"[^#\r\n]*").match(text.text, span.end)
+    at = span.end + len(line[0].rstrip()) if line is not None else span.end
+    return Remedy(f"close it with {bracket[1]}", (Edit(Span(at, at), bracket[1]),), fault)
 
 
 _Corrected = Callable[[str], str]
 
 _SYNTAX: tuple[tuple[str, re.Pattern[str], _Corrected], ...] = (
-    ("have parentheses", re.compile(r"\b(\w+)(?=\s*$)"), lambda said: f"{said}()"),
+    ("have parentheses", re.compile(r"\b(\w+)(?=\s*$)"), lambda wrong: f"{wrong}()"),
     ("double quotes", re.compile(r"'[^'\r\n]*'|[“”„][^“”\"\r\n]*[“”\"]"), lambda s: f'"{s[1:-1]}"'),
     ("a range is written", re.compile(r"L\d+\s*(?:-|:|…|\u2013)\s*L?\d+"),
-     lambda said: "..".join(f"L{n}" for n in re.findall(r"\d+", said))),
+     lambda wrong: "..".join(f"L{n}" for n in re.findall(r"\d+", wrong))),
     ("both sides of its point", re.compile(r"(?<![\w.])\.\d+|(?<![\w.])\d+\.(?![\d.])"),
-     lambda said: f"0{said}" if said[0] == "." else f"{said}0"),
+     lambda wrong: f"0{wrong}" if wrong[0] == "." else f"{wrong}0"),
     ("looks like a blank", re.compile(r"[^\S \t\r\n]|[\u200b\ufeff]"), lambda _: " "),
     ("a comment starts with", re.compile(r"//|--|/\*"), lambda _: "#"),
 )  # fmt: skip
-"""What the help says, the characters that are wrong, and what they become."""
+"""A part of the help, the wrong characters, and their correction."""
 
 
 def _syntax(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
-    """What lessons of the syntax say, where one change does it."""
+    """Follow a help on syntax that one change fulfils."""
     piece, _ = text.piece_at(span.start + 1 if span.end > span.start else span.start)
     if not fault.code.startswith("S") or piece is None:
         return None
@@ -295,11 +295,11 @@ def _syntax(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
         if help_ not in fault.help:
             continue
         start, end = piece.start, span.start if "parentheses" in help_ else piece.end
-        for found in wrong.finditer(text.text, start, end):
-            words = right(found[0])
-            edit = Edit(Span(*found.span()), words)
+        for match in wrong.finditer(text.text, start, end):
+            words = right(match[0])
+            edit = Edit(Span(*match.span()), words)
             remedy = Remedy(f"write {words.strip() or 'a blank'}", (edit,), fault)
-            if "parentheses" in help_ or found.end() >= span.start:
+            if "parentheses" in help_ or match.end() >= span.start:
                 return remedy
     return None
 

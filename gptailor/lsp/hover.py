@@ -1,4 +1,4 @@
-"""What an editor shows of the word under the cursor: recipes, models, methods, numbers, sizes."""
+"""The text on the word under the cursor: recipes, models, methods, numbers, sizes."""
 
 import functools
 import re
@@ -72,30 +72,30 @@ KEYWORDS = {
     "whole": "everything that nothing else says: whole from math, code by linear()",
     "window": "a choice: neighbours, as in drop window 7 of L5..L28",
 }  # fmt: skip
-"""What each word of the grammar does, in a clause."""
+"""The effect of each word of the grammar, in a clause."""
 
 _DOTS = "\n\n"
 
 
 def bounds_words(parameter: Parameter) -> str:
-    """What a parameter may be, and its default: `a number in (0, 1], 0.5 by default`."""
+    """Return a parameter's bounds and default: `a number in (0, 1], 0.5 by default`."""
     if parameter.words:
-        said = " or ".join(parameter.words)
+        words = " or ".join(parameter.words)
     else:
         noun = "a whole number" if parameter.integer else "a number"
-        said = noun if parameter.bounds == "(-∞, ∞)" else f"{noun} in {parameter.bounds}"
-        said += ", or one for each source" * (parameter.each or parameter.variadic)
-    return said if parameter.default is None else f"{said}; {parameter.default} by default"
+        words = noun if parameter.bounds == "(-∞, ∞)" else f"{noun} in {parameter.bounds}"
+        words += ", or one for each source" * (parameter.each or parameter.variadic)
+    return words if parameter.default is None else f"{words}; {parameter.default} by default"
 
 
 def hovered(text: EditedText, offset: int, seen: SeenModels) -> tuple[str, Occurrence] | None:
-    """What is said of the word at an offset, in Markdown, and the word; None of what is none."""
+    """Return Markdown on the word at an offset, and the word; None if there is no text on it."""
     word = text.word_at(offset) or text.keyword_at(offset)
     if word is None:
         return None
-    tell = _SAID.get(word.kind)
-    said = tell(text, word, seen) if tell is not None else ""
-    return (said, word) if said else None
+    describe = _DESCRIPTIONS.get(word.kind)
+    markdown = describe(text, word, seen) if describe is not None else ""
+    return (markdown, word) if markdown else None
 
 
 # ------------------------------------------------------------------------------------------ layers
@@ -107,20 +107,20 @@ def _layer(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
     plan = text.plan
     if plan is None or plan.stack is not None:
         return ""
-    known = seen.layers(plan)
-    count = known or layers_named(text)
+    base_layers = seen.layers(plan)
+    count = base_layers or layers_named(text)
     if word.number >= count:
         return f"**L{word.number}**: the base has {count} layers, L0 to L{count - 1}"
-    where = f"position {word.number} of {known or 'the'} base{' layers' * bool(known)}"
+    where = f"position {word.number} of {base_layers or 'the'} base{' layers' * bool(base_layers)}"
     if text.sound is None:
         return f"**L{word.number}**: {where}"  # what it is made of isn't certain
     resolved = Resolved(plan, count)
     slot = resolved.slots[word.number]
-    said = f"**L{word.number}**: {_made(slot)}"
-    return _DOTS.join([said, f"{where}; {_in_output(resolved, slot)}"])
+    recipe = f"**L{word.number}**: {_recipe_words(slot)}"
+    return _DOTS.join([recipe, f"{where}; {_in_output(resolved, slot)}"])
 
 
-def _made(slot: Slot) -> str:
+def _recipe_words(slot: Slot) -> str:
     rows = layer_rows([slot])
     return f"`{rows[0].what}`" if rows else ""
 
@@ -137,12 +137,12 @@ def _in_output(resolved: Resolved, slot: Slot) -> str:
 
 
 def _layer_of_models(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
-    said = []
+    lines = []
     for name in word.models:
         model = seen.model(text.plan, name)
         of = f" of {model.layout.count}" if model is not None else ""
-        said.append(f"**L{word.number}** of `{name}`: layer {word.number}{of}")
-    return _DOTS.join(said)
+        lines.append(f"**L{word.number}** of `{name}`: layer {word.number}{of}")
+    return _DOTS.join(lines)
 
 
 # ------------------------------------------------------------------------------------------ models
@@ -153,21 +153,21 @@ def _model(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
     if plan is None or word.text not in plan.models:
         return f"`{word.text}` is not declared"
     declared = plan.models[word.text]
-    said = [f"```tailor\nmodel {word.text} = {tailor.model_source(declared)}\n```"]
+    paragraphs = [f"```tailor\nmodel {word.text} = {tailor.model_source(declared)}\n```"]
     opened = seen.model(plan, word.text)
     if opened is not None:
-        said.append(_model_facts(opened))
+        paragraphs.append(_model_facts(opened))
         if opened.checkpoint.folder and not opened.checkpoint.nested:
-            said.append(f"in `{opened.checkpoint.folder}`")
+            paragraphs.append(f"in `{opened.checkpoint.folder}`")
     elif declared.made is None:
-        said.append(_not_there(plan, declared))
+        paragraphs.append(_not_there(plan, declared))
     if word.declares and word.text == "base":
-        said += output_size(text, seen)
-    return _DOTS.join(said)
+        paragraphs += output_size(text, seen)
+    return _DOTS.join(paragraphs)
 
 
 def _model_facts(model: Opened) -> str:
-    """`llama, 30 layers, 134,515,008 parameters, bfloat16`."""
+    """Return `llama, 30 layers, 134,515,008 parameters, bfloat16`."""
     tensors = [info.spec for info in model.checkpoint.tensors.values()]
     dtypes = sorted({spec.dtype for spec in tensors})
     sum_ = sum(spec.elements for spec in tensors)
@@ -183,7 +183,7 @@ def _not_there(plan: p.Plan, declared: p.Model) -> str:
 
 
 def output_size(text: EditedText, seen: SeenModels) -> Iterator[str]:
-    """How large the output of a sound, closed plan is whose models are there."""
+    """Yield the output's size for a sound, closed plan with all models at hand."""
     plan = text.plan
     if plan is None or not seen.whole or seen.declared != plan.models:
         return
@@ -203,34 +203,34 @@ def output_size(text: EditedText, seen: SeenModels) -> Iterator[str]:
 
 def _method(_: EditedText, word: Occurrence, __: SeenModels) -> str:
     method = METHODS.get(word.text)
-    return method_said(method) if method is not None else ""
+    return method_markdown(method) if method is not None else ""
 
 
-def method_said(method: Method) -> str:
-    """A method's formula, sources and parameters."""
+def method_markdown(method: Method) -> str:
+    """Return a method's formula, sources and parameters."""
     more = " or more" if method.most is None else f" to {method.most}"
     sources = f"{method.least}{'' if method.most == method.least else more}"
     needs = "; it takes task vectors against the base" * method.needs_base
-    said = [f"**{method.name}**: {method.formula}", f"sources: {sources}{needs}"]
-    said += [f"- `{one.name}`: {bounds_words(one)}" for one in method.parameters]
-    return _DOTS.join(said[:2]) + "\n\n" * bool(said[2:]) + "\n".join(said[2:])
+    lines = [f"**{method.name}**: {method.formula}", f"sources: {sources}{needs}"]
+    lines += [f"- `{parameter.name}`: {bounds_words(parameter)}" for parameter in method.parameters]
+    return _DOTS.join(lines[:2]) + "\n\n" * bool(lines[2:]) + "\n".join(lines[2:])
 
 
 def _objective(_: EditedText, word: Occurrence, __: SeenModels) -> str:
     spec = OBJECTIVES.get(word.text)
-    return objective_said(spec) if spec is not None else ""
+    return objective_markdown(spec) if spec is not None else ""
 
 
-def objective_said(spec: ObjectiveSpec) -> str:
-    """An objective's direction, unit and arguments."""
+def objective_markdown(spec: ObjectiveSpec) -> str:
+    """Return an objective's direction, unit and arguments."""
     direction = f"to {spec.direction}" if spec.direction else "its metric says the direction"
     unit = f", in {spec.unit}" if spec.unit else ""
-    said = [f"**{spec.name}**: an objective {direction}{unit}"]
-    said += [
-        f"- `{one.name}`: a {one.kind}{'' if one.required else ', if wanted'}"
-        for one in spec.arguments
+    lines = [f"**{spec.name}**: an objective {direction}{unit}"]
+    lines += [
+        f"- `{argument.name}`: a {argument.kind}{'' if argument.required else ', if wanted'}"
+        for argument in spec.arguments
     ]
-    return said[0] + "\n\n" * bool(said[1:]) + "\n".join(said[1:])
+    return lines[0] + "\n\n" * bool(lines[1:]) + "\n".join(lines[1:])
 
 
 def _parameter(_: EditedText, word: Occurrence, __: SeenModels) -> str:
@@ -251,16 +251,16 @@ def _number(text: EditedText, word: Occurrence, _: SeenModels) -> str:
         return f"no number is named `{word.text}`"
     value = plan.numbers[word.text]
     uses = len(text.uses(word)) - 1
-    said = f"```tailor\nlet {word.text} = {tailor.value_words(value)}\n```"
+    declaration = f"```tailor\nlet {word.text} = {tailor.value_words(value)}\n```"
     choice = "" if isinstance(value, int | float) else "a choice, one number wherever it stands; "
-    return _DOTS.join([said, f"{choice}used {uses} time{'s' * (uses != 1)}"])
+    return _DOTS.join([declaration, f"{choice}used {uses} time{'s' * (uses != 1)}"])
 
 
 def _keyword(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
-    said = [f"**{word.text}**: {KEYWORDS[word.text]}"] if word.text in KEYWORDS else []
+    paragraphs = [f"**{word.text}**: {KEYWORDS[word.text]}"] if word.text in KEYWORDS else []
     if word.text == "tailor":
-        said += output_size(text, seen)
-    return _DOTS.join(said)
+        paragraphs += output_size(text, seen)
+    return _DOTS.join(paragraphs)
 
 
 # ------------------------------------------------------------------------------- texts, and faults
@@ -278,12 +278,12 @@ def _named_file(text: EditedText, word: Occurrence, _: SeenModels) -> str:
 
 def _file(path: Path) -> str:
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError):
         return f"there is no `{path}`"
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         return f"the folder `{path}`"
-    return f"`{path}`, {bytes_in_words(found.st_size)}"
+    return f"`{path}`, {bytes_in_words(status.st_size)}"
 
 
 def _part(_: EditedText, word: Occurrence, __: SeenModels) -> str:
@@ -292,11 +292,15 @@ def _part(_: EditedText, word: Occurrence, __: SeenModels) -> str:
     branch, _dot, role = word.text.partition(".")
     if role:
         return f"`{word.text}`: a projection of the branch `{branch}`"
-    said = {"norms": "all norms of a layer", "attn": "attention", "mlp": "the feed-forward branch"}
-    return f"`{branch}`: {said[branch]}" if branch in said else ""
+    meanings = {
+        "norms": "all norms of a layer",
+        "attn": "attention",
+        "mlp": "the feed-forward branch",
+    }
+    return f"`{branch}`: {meanings[branch]}" if branch in meanings else ""
 
 
-_SAID: dict[NameKind, Callable[[EditedText, Occurrence, SeenModels], str]] = {
+_DESCRIPTIONS: dict[NameKind, Callable[[EditedText, Occurrence, SeenModels], str]] = {
     "layer": _layer,
     "model": _model,
     "method": _method,
@@ -308,17 +312,17 @@ _SAID: dict[NameKind, Callable[[EditedText, Occurrence, SeenModels], str]] = {
     "file": _named_file,
     "part": _part,
 }
-"""What is said of each kind of word that something is said of."""
+"""The functions that describe a word, by its kind."""
 
 
 @final
 @dataclass(frozen=True)
 class FaultPage:
-    """What docs/faults.md says of a code: its line there, its title, and its own words."""
+    """The section of docs/faults.md on a code: its line in the file, its title and its words."""
 
     line: int
     title: str
-    said: str
+    words: str
 
 
 FAULTS_FILE = Path(__file__).with_name("faults.md")
@@ -327,28 +331,32 @@ FAULTS_FILE = Path(__file__).with_name("faults.md")
 
 @functools.cache
 def fault_pages() -> dict[str, FaultPage]:
-    """What is said of each code."""
+    """Return the page of each code."""
     try:
         page = FAULTS_FILE.read_text("utf-8")
     except OSError:
         return {}
-    found: dict[str, FaultPage] = {}
+    pages: dict[str, FaultPage] = {}
     for section in re.finditer(r"^### ([SPMC]\d{3}) (.+)\n((?:(?!##).*\n?)*)", page, re.MULTILINE):
         words = re.sub(r"```.*?```", "", section[3], flags=re.DOTALL).strip()
         plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", words)
         line = page.count("\n", 0, section.start()) + 1
-        found[section[1]] = FaultPage(line, section[2], plain)
-    return found
+        pages[section[1]] = FaultPage(line, section[2], plain)
+    return pages
 
 
 def diagnostic(text: EditedText, fault: Fault) -> types.Diagnostic:
-    """A fault as editors show it; one in the file of a plan that is a model, at that model."""
-    said, related = fault.message, []
+    """Return a fault as editors show it.
+
+    A fault in the file of a plan that is a model is shown at the model's declaration.
+    """
+    message, related = fault.message, []
     span = fault.span or Span(0, 0)
     if fault.source is not None and fault.source.name != text.source.name:
         other = EditedText(from_fs_path(fault.source.name) or text.uri, fault.source.text)
-        related = [_related(other, other.lines.range(span), said)]
-        span, said = _declaring(text, fault.source.name), f"{Path(fault.source.name).name}: {said}"
+        related = [_related(other, other.lines.range(span), message)]
+        span = _declaring(text, fault.source.name)
+        message = f"{Path(fault.source.name).name}: {message}"
     for also in fault.also if not related else ():
         if also.span is not None:
             related.append(_related(text, text.lines.range(also.span), also.label))
@@ -356,7 +364,7 @@ def diagnostic(text: EditedText, fault: Fault) -> types.Diagnostic:
     link = f"{FAULTS_FILE.resolve().as_uri()}#L{page.line}" if page is not None else None
     return types.Diagnostic(
         text.lines.range(_seen_span(text, span)),
-        f"{said}\n{fault.help}" if fault.help else said,
+        f"{message}\n{fault.help}" if fault.help else message,
         severity=_severity(fault),
         code=fault.code,
         code_description=types.CodeDescription(link) if link is not None else None,
@@ -373,12 +381,14 @@ def _severity(fault: Fault) -> types.DiagnosticSeverity:
     return types.DiagnosticSeverity.Information if excused else types.DiagnosticSeverity.Warning
 
 
-def _related(text: EditedText, where: types.Range, said: str) -> types.DiagnosticRelatedInformation:
-    return types.DiagnosticRelatedInformation(types.Location(text.uri, where), said)
+def _related(
+    text: EditedText, where: types.Range, message: str
+) -> types.DiagnosticRelatedInformation:
+    return types.DiagnosticRelatedInformation(types.Location(text.uri, where), message)
 
 
 def _declaring(text: EditedText, path: str) -> Span:
-    """Where a text names the plan in a file."""
+    """Return the span of the words that name a plan's file."""
     for word in text.words:
         if word.kind == "source" and text.named(word.text).resolve() == Path(path).resolve():
             return word.span
@@ -386,7 +396,7 @@ def _declaring(text: EditedText, path: str) -> Span:
 
 
 def _seen_span(text: EditedText, span: Span) -> Span:
-    """A span that has a character, if its line has one."""
+    """Return the span, widened to one character if it is empty and its line isn't."""
     if span.end > span.start:
         return span
     if text.text[span.start : span.start + 1].strip():

@@ -1,4 +1,4 @@
-"""What each word of a text is: the name of a model or a number, a method, a part, a file."""
+"""The words of a text with their kinds: a model, a number, a method, a part, a file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ NameKind = Literal[
     "model", "number", "method", "objective", "parameter", "setting", "part", "dtype", "function",
     "layer", "keyword", "source", "revision", "file", "template", "argument",
 ]  # fmt: skip
-"""`layer` is a base's position or a model's layer; `file` is one of calibration or samples."""
+"""`layer` is a base's position or a model's layer; `file` has calibration text or samples."""
 
 _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.Declare, "name"): "model",
@@ -34,7 +34,7 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.Range, "part"): "part",
     (tree.OthersNode, "part"): "part",
 }
-"""What a word is, by the node that it stands in and its field there; others are keywords."""
+"""The kinds of words by their node and field; all other words are keywords."""
 
 _STRINGS: dict[type[tree.TreeNode], NameKind] = {
     tree.Declare: "source",
@@ -42,17 +42,17 @@ _STRINGS: dict[type[tree.TreeNode], NameKind] = {
     tree.HealNode: "file",
     tree.Rest: "template",
 }
-"""What a text in quotes is, by its node; `revision` is one of a `Declare` besides."""
+"""The kinds of texts in quotes by their node; a `Declare` may also have a `revision`."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A word of the text, what it is, and where.
+    """A word of the text, with its kind and its place.
 
-    `declares` is whether it gives the name. Of a part of a call, `call` is that, and `measures`
-    whether it is an objective's. A layer has its `number`, and the models that it is one of
-    (none: it is a position of the base).
+    `declares` is whether it gives a name. `call` is the call that it is a part of, and `measures`
+    whether that call is an objective. A layer has its `number` and the `models` that it belongs to;
+    () means that it is a position of the base.
     """
 
     kind: NameKind
@@ -66,18 +66,18 @@ class Occurrence:
 
     @property
     def named(self) -> bool:
-        """Whether it is a name that a plan gives."""
+        """Whether the word is a name that a plan gives."""
         return self.kind in ("model", "number")
 
 
 def occurrences(file: tree.File) -> tuple[Occurrence, ...]:
-    """All words of a tree, in the text's order."""
-    found = (one for statement in file.statements for one in _of(statement))
-    return tuple(sorted(found, key=lambda one: (one.span.start, one.span.end)))
+    """Return all words of a tree, in the text's order."""
+    words = (word for statement in file.statements for word in _of(statement))
+    return tuple(sorted(words, key=lambda word: (word.span.start, word.span.end)))
 
 
 def _of(node: tree.TreeNode, models: tuple[str, ...] = ()) -> Iterator[Occurrence]:
-    """The words of a node; `models` are those that layers in it are of."""
+    """Yield the words of a node; `models` are the models that its layers belong to."""
     match node:
         case tree.CallNode():
             yield from _of_call(node, measures=False)
@@ -103,8 +103,8 @@ def _word(
     models: tuple[str, ...],
 ) -> Occurrence:
     if isinstance(word, tree.LayerWord):
-        said = f"L{word.number}"
-        return Occurrence("layer", said, word.span, number=word.number, models=models)
+        label = f"L{word.number}"
+        return Occurrence("layer", label, word.span, number=word.number, models=models)
     if isinstance(word, tree.String):
         kind = "revision" if name == "revision" else _STRINGS.get(type(node), "argument")
         return Occurrence(kind, word.text, word.span)
@@ -120,42 +120,42 @@ def _word(
 def _of_call(call: tree.CallNode, *, measures: bool) -> Iterator[Occurrence]:
     kind: NameKind = "objective" if measures else "method"
     yield Occurrence(kind, call.name.text, call.name.span, call=call, measures=measures)
-    for i, given in enumerate(call.arguments):
-        if given.name is not None:
-            said = given.name
-            yield Occurrence("parameter", said.text, said.span, call=call, measures=measures)
-        if isinstance(given.value, tree.Word | tree.String):
-            kind = value_kind(argument_for(call, i, measures=measures), given.value)
-            text, span = given.value.text, given.value.span
+    for i, argument in enumerate(call.arguments):
+        if argument.name is not None:
+            name = argument.name
+            yield Occurrence("parameter", name.text, name.span, call=call, measures=measures)
+        if isinstance(argument.value, tree.Word | tree.String):
+            kind = value_kind(argument_for(call, i, measures=measures), argument.value)
+            text, span = argument.value.text, argument.value.span
             yield Occurrence(kind, text, span, call=call, measures=measures)
         else:
-            yield from _of(given.value)
+            yield from _of(argument.value)
 
 
 def argument_for(call: tree.CallNode, index: int, *, measures: bool) -> Parameter | Argument | None:
-    """The parameter, or an objective's argument, that a call's argument of that index is for."""
-    given = call.arguments[index]
+    """Return the method's parameter or the objective's argument at an index of a call."""
+    argument = call.arguments[index]
     if measures:
         spec = OBJECTIVES.get(call.name.text)
         free = spec.arguments if spec else ()
-        if given.name is not None:
-            return spec.argument(given.name.text) if spec else None
+        if argument.name is not None:
+            return spec.argument(argument.name.text) if spec else None
         return free[index] if index < len(free) else None
     method = METHODS.get(call.name.text)
     if method is None:
         return None
-    if given.name is not None:
-        return method.parameter(method.called(given.name.text))
+    if argument.name is not None:
+        return method.parameter(method.called(argument.name.text))
     if method.variadic is not None:
         return method.variadic
     return method.positional[index] if index < len(method.positional) else None
 
 
-def value_kind(given_for: Parameter | Argument | None, value: tree.Word | tree.String) -> NameKind:
-    """What a word or a text is that is given for a parameter."""
-    if isinstance(given_for, Argument):
+def value_kind(parameter: Parameter | Argument | None, value: tree.Word | tree.String) -> NameKind:
+    """Return the kind of a word or a text by the parameter that it is the value of."""
+    if isinstance(parameter, Argument):
         kinds: dict[str, NameKind] = {"path": "file", "model": "model"}
-        return kinds.get(given_for.kind, "argument")
+        return kinds.get(parameter.kind, "argument")
     if isinstance(value, tree.String):
         return "argument"
-    return "setting" if given_for is not None and given_for.words else "number"
+    return "setting" if parameter is not None and parameter.words else "number"

@@ -1,7 +1,7 @@
-"""The language server: what an editor asks, answered by the modules beside it.
+"""The language server: it answers an editor's requests with the modules beside it.
 
-A text is read anew for each version, at most ten times a second; its models are looked at in a
-thread once the typing rests. What an editor holds wins over what is on disk.
+A text is read anew for each version, at most ten times a second. Its models are looked at in a
+thread once typing rests. The text in the editor takes precedence over the file on disk.
 """
 
 import asyncio
@@ -42,17 +42,17 @@ from gptailor.plan.faults import Fault
 
 _READ_AFTER = 0.1
 _LOOK_AFTER = 0.4
-"""Seconds without typing before a text is read, and before its models are looked at."""
+"""The seconds without typing before a text is read, and before its models are looked at."""
 
 _MOST_MENDED = 20
-"""Faults of one stretch that quick fixes are looked for: each of them reads the text again."""
+"""The most faults of a stretch that get quick fixes; each fix reads the text again."""
 
 _log = logging.getLogger("gptailor.lsp")
 
 
 @final
 class OpenFile:
-    """A text that an editor holds, and what is known of its models."""
+    """A text that an editor holds, with its models as far as they were looked at."""
 
     def __init__(self, text: EditedText, version: int | None) -> None:
         self.text = text
@@ -63,16 +63,16 @@ class OpenFile:
 
     @property
     def faults(self) -> list[Fault]:
-        """All that is known to be wrong with this version."""
+        """All known faults of this version."""
         return [*self.text.faults, *self.model_faults]
 
     def faults_at(self, start: int, end: int) -> list[Fault]:
-        """Those of this text, and of no plan that is a model of it, that a stretch touches."""
+        """Return this text's faults that touch a stretch, without faults of its models' plans."""
         own = (f for f in self.faults if f.source is None or f.source.name == self.text.source.name)
         return [f for f in own if f.span and f.span.start <= end and start <= f.span.end]
 
     def rest(self) -> None:
-        """Forget what was to be done for an earlier version."""
+        """Cancel the work that waits for an earlier version."""
         for handle in self.waiting:
             handle.cancel()
         self.waiting.clear()
@@ -80,10 +80,10 @@ class OpenFile:
 
 @final
 class _Protocol(LanguageServerProtocol):
-    """Answers requests too that have no shape that the protocol knows."""
+    """The protocol, which also answers malformed requests."""
 
     def structure_message(self, data: dict[str, Any]) -> Any:
-        """A message of what was read; the sender of a request that is none is told so."""
+        """Return a message as its type; answer a malformed request with an error."""
         try:
             return super().structure_message(data)
         except JsonRpcException as error:
@@ -92,7 +92,7 @@ class _Protocol(LanguageServerProtocol):
             raise
 
     def handle_message(self, message: Any) -> None:
-        """Hand a message to its handler; what has no version of JSON-RPC is not a message."""
+        """Pass a message to its handler; log anything that isn't a JSON-RPC message."""
         if not hasattr(message, "jsonrpc"):
             _log.warning("expected a JSON-RPC message, got %s", type(message).__name__)
             return
@@ -101,7 +101,7 @@ class _Protocol(LanguageServerProtocol):
 
 @final
 class OneLine(logging.Formatter):
-    """A record on one line: of an exception its kind, its text and the place that raised it."""
+    """A record on one line; an exception has its type, its text and the place that raised it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the level, the message without a traceback, and the exception."""
@@ -134,9 +134,9 @@ class TailorServer(LanguageServer):
         self.looking = ThreadPoolExecutor(max_workers=1)  # one after the other
 
     def open_file(self, uri: str) -> OpenFile:
-        """The file of a request; one that isn't open is read from disk."""
-        if (known := self.files.get(uri)) is not None:
-            return known
+        """Return the file of a request; a file that isn't open is read from disk."""
+        if (file := self.files.get(uri)) is not None:
+            return file
         return OpenFile(self._text(uri), None)
 
     def _text(self, uri: str) -> EditedText:
@@ -146,7 +146,7 @@ class TailorServer(LanguageServer):
         return EditedText(uri, source, types.PositionEncodingKind(self.workspace.position_encoding))
 
     def changed(self, uri: str, version: int | None, *, after: float) -> None:
-        """A text has a new version: it is read, and its models are looked at, once typing rests."""
+        """Read a text's new version, and look at its models once typing rests."""
         file = self.files.setdefault(uri, OpenFile(self._text(uri), version))
         file.rest()
         file.text, file.version, file.model_faults = self._text(uri), version, ()
@@ -156,15 +156,15 @@ class TailorServer(LanguageServer):
             file.waiting.append(loop.call_later(after, self.look, uri))
 
     def publish(self, uri: str) -> None:
-        """Tell the editor what is wrong with a text."""
+        """Send a text's faults to the editor."""
         if (file := self.files.get(uri)) is not None:
-            found = [diagnostic(file.text, fault) for fault in file.faults]
+            diagnostics = [diagnostic(file.text, fault) for fault in file.faults]
             self.text_document_publish_diagnostics(
-                types.PublishDiagnosticsParams(uri, found, file.version)
+                types.PublishDiagnosticsParams(uri, diagnostics, file.version)
             )
 
     def look(self, uri: str) -> None:
-        """Look at a text's models in a thread, and tell what is wrong with it then."""
+        """Look at a text's models in a thread, then send the new faults."""
         task = asyncio.ensure_future(self._looked(uri))
         self.tasks.add(task)
         task.add_done_callback(self._ended)
@@ -227,9 +227,6 @@ def _closed(server: TailorServer, params: types.DidCloseTextDocumentParams) -> N
         server.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, []))
 
 
-_Asked = types.TextDocumentPositionParams
-
-
 def _where(server: TailorServer, params: Any) -> tuple[OpenFile, EditedText, int]:
     file = server.open_file(params.text_document.uri)
     return file, file.text, file.text.lines.offset(params.position)
@@ -237,21 +234,23 @@ def _where(server: TailorServer, params: Any) -> tuple[OpenFile, EditedText, int
 
 def _hover(server: TailorServer, params: types.HoverParams) -> types.Hover | None:
     file, text, offset = _where(server, params)
-    found = hovered(text, offset, file.seen)
-    said = [found[0]] if found is not None else []
+    described = hovered(text, offset, file.seen)
+    paragraphs = [described[0]] if described is not None else []
     for fault in file.faults_at(offset, offset):
         if (page := fault_pages().get(fault.code)) is not None:
-            said.append(f"**{fault.code}** {page.title}\n\n{page.said}")
-    if not said:
+            paragraphs.append(f"**{fault.code}** {page.title}\n\n{page.words}")
+    if not paragraphs:
         return None
-    shown = types.MarkupContent(types.MarkupKind.Markdown, "\n\n---\n\n".join(said))
-    return types.Hover(shown, text.lines.range(found[1].span) if found is not None else None)
+    shown = types.MarkupContent(types.MarkupKind.Markdown, "\n\n---\n\n".join(paragraphs))
+    return types.Hover(
+        shown, text.lines.range(described[1].span) if described is not None else None
+    )
 
 
 def _completion(server: TailorServer, params: types.CompletionParams) -> types.CompletionList:
     file, text, offset = _where(server, params)
-    said = server.client_capabilities.text_document
-    item = said.completion.completion_item if said and said.completion else None
+    client = server.client_capabilities.text_document
+    item = client.completion.completion_item if client and client.completion else None
     snippets = bool(item and item.snippet_support)
     return types.CompletionList(
         is_incomplete=False, items=completions(text, offset, file.seen, snippets=snippets)
@@ -281,11 +280,11 @@ def _definition(server: TailorServer, params: types.DefinitionParams) -> types.L
 
 def _references(server: TailorServer, params: types.ReferenceParams) -> list[types.Location]:
     _, text, offset = _where(server, params)
-    wanted = params.context.include_declaration
+    with_declaration = params.context.include_declaration
     return [
         types.Location(text.uri, text.lines.range(use.span))
         for use in _uses(text, offset)
-        if wanted or not use.declares
+        if with_declaration or not use.declares
     ]
 
 
@@ -398,7 +397,7 @@ _FEATURES: tuple[tuple[str, Callable[[TailorServer, Any], Any], Any], ...] = (
 
 
 def tailor_server(*, hub: bool = False) -> TailorServer:
-    """A server that answers all of the requests above."""
+    """Return a server that answers all requests above."""
     server = TailorServer(hub=hub)
     for name, answer, options in _FEATURES:
         server.feature(name, options)(partial(answer, server))
@@ -407,14 +406,14 @@ def tailor_server(*, hub: bool = False) -> TailorServer:
 
 
 def _initialized(server: TailorServer, params: types.InitializeParams) -> None:
-    given = params.initialization_options
-    said = given.get("checkModels", True) if isinstance(given, dict) else True
-    server.looks = said is not False
+    options = params.initialization_options
+    check = options.get("checkModels", True) if isinstance(options, dict) else True
+    server.looks = check is not False
 
 
 def serve(*, hub: bool = False) -> None:
     """Serve an editor over standard input and output, until it ends; log on standard error."""
-    told = logging.StreamHandler(sys.stderr)
-    told.setFormatter(OneLine())
-    logging.basicConfig(level=logging.WARNING, handlers=[told])
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     tailor_server(hub=hub).start_io()

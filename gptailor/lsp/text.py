@@ -1,7 +1,6 @@
-"""A text in an editor: read anew for each version, its lines as the editor counts them, its models.
+"""A text in an editor: its lines as the editor counts them, its words, and its models.
 
-Models are looked at where they are: what isn't in the cache of the Hub, or is at a URL, is not
-fetched for an editor.
+Models are read in place: a model at a URL, or outside the Hub's cache, isn't fetched for an editor.
 """
 
 import bisect
@@ -28,14 +27,14 @@ from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.prepare import open_plan
 
 _UNITS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
-"""How a column is counted: an encoding, and the bytes of one of its units."""
+"""The encodings that columns count, with the bytes of a unit."""
 
 
 @final
 class TextLines:
-    """A text's offsets in characters, and positions as the protocol has them.
+    """A text's offsets in characters, and its positions in the protocol.
 
-    A line ends at a line feed, a carriage return, or both; `encoding` says what columns count.
+    A line ends at a line feed, a carriage return, or both. `encoding` is the unit of columns.
     """
 
     def __init__(self, text: str, encoding: str = "utf-16") -> None:
@@ -44,30 +43,30 @@ class TextLines:
         self._starts = [0, *(end.end() for end in re.finditer(r"\r\n|\r|\n", text))]
 
     def position(self, offset: int) -> types.Position:
-        """The position of an offset."""
+        """Return the position of an offset."""
         line = bisect.bisect_right(self._starts, offset) - 1
         return types.Position(line, self._width(self.text[self._starts[line] : offset]))
 
     def offset(self, position: types.Position) -> int:
-        """The offset of a position; one beyond its line, or within a character, is before it."""
+        """Return a position's offset; it never lies beyond its line or within a character."""
         if position.line >= len(self._starts):
             return len(self.text)
         start, end = self.line_span(position.line)
-        left = position.character
+        columns = position.character
         for at in range(start, end):
-            left -= self._width(self.text[at])
-            if left < 0:
+            columns -= self._width(self.text[at])
+            if columns < 0:
                 return at
         return end
 
     def line_span(self, line: int) -> tuple[int, int]:
-        """The offsets of a line's start and end, the characters that end it not included."""
+        """Return the offsets of a line's start and end, without the characters that end it."""
         start = self._starts[line]
         end = self._starts[line + 1] if line + 1 < len(self._starts) else len(self.text)
         return start, start + len(self.text[start:end].rstrip("\r\n"))
 
     def range(self, span: Span) -> types.Range:
-        """The range of a span."""
+        """Return the range of a span."""
         return types.Range(self.position(span.start), self.position(span.end))
 
     def _width(self, text: str) -> int:
@@ -78,7 +77,7 @@ class TextLines:
 
 @final
 class EditedText:
-    """One version of a text, and what it says. Relative paths start at its file's folder."""
+    """One version of a text, with its plan. Relative paths start at its file's folder."""
 
     def __init__(self, uri: str, text: str, encoding: str = "utf-16") -> None:
         self.uri = uri
@@ -89,21 +88,21 @@ class EditedText:
 
     @property
     def text(self) -> str:
-        """The text, a blank for a byte-order mark."""
+        """The text, with a blank in place of a byte-order mark."""
         return self.source.text
 
     @property
     def folder(self) -> Path:
-        """Where its relative paths start."""
+        """The folder at which relative paths start."""
         return self.path.parent
 
     def named(self, path: str) -> Path:
-        """A file or a folder that it names."""
+        """Return the path of a file or a folder that the text names."""
         return self.folder / expanded(path)
 
     @property
     def is_json(self) -> bool:
-        """Whether it is a plan in JSON, which has no words of the language."""
+        """Whether the text is a plan in JSON, without words of the language."""
         return self.text.lstrip()[:1] == "{"
 
     @cached_property
@@ -112,17 +111,17 @@ class EditedText:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan, as far as its statements could be read."""
+        """The plan of the statements that could be read."""
         return self._reading[0]
 
     @property
     def faults(self) -> list[Fault]:
-        """What is wrong with the plan by itself."""
+        """The faults of the plan by itself."""
         return self._reading[1]
 
     @property
     def sound(self) -> Plan | None:
-        """The plan, if nothing is wrong with it by itself."""
+        """The plan, or None if it has errors by itself."""
         return None if errors(self.faults) else self.plan
 
     @cached_property
@@ -131,8 +130,8 @@ class EditedText:
         if self.is_json:
             return tree.File(Span(0, 0), (), ())
         origin = self.plan.origin if self.plan is not None else None
-        known: tree.File | None = origin.tree if origin is not None else None
-        return known if known is not None else parse(self.source)[0]
+        parsed: tree.File | None = origin.tree if origin is not None else None
+        return parsed if parsed is not None else parse(self.source)[0]
 
     @cached_property
     def words(self) -> tuple[Occurrence, ...]:
@@ -141,39 +140,35 @@ class EditedText:
 
     @cached_property
     def pieces(self) -> Pieces:
-        """The stretches of its statements, those that can't be read too."""
+        """The stretches of all statements, even unreadable statements."""
         return split(self.source)[0]
 
     def word_at(self, offset: int) -> Occurrence | None:
-        """The word at an offset, or the one that ends there."""
-        return next((one for one in self._around(offset) if one.span.end > offset), None) or next(
-            self._around(offset), None
-        )
-
-    def _around(self, offset: int) -> Iterator[Occurrence]:
-        return (one for one in self.words if one.span.start <= offset <= one.span.end)
+        """Return the word at an offset, or the word that ends there."""
+        words = [word for word in self.words if word.span.start <= offset <= word.span.end]
+        return next((word for word in words if word.span.end > offset), words[0] if words else None)
 
     def keyword_at(self, offset: int) -> Occurrence | None:
-        """The word at an offset that is no name, where no text in quotes and no comment is."""
+        """Return the word at an offset outside quotes and comments, as a keyword."""
         start, end = self.lines.line_span(self.lines.position(offset).line)
-        for found in re.finditer(r'"[^"\r\n]*"?|#.*|\w+', self.text[start:end]):
-            span = Span(start + found.start(), start + found.end())
-            if span.start <= offset <= span.end and found[0][0] not in '"#':
-                return Occurrence("keyword", found[0], span)
+        for match in re.finditer(r'"[^"\r\n]*"?|#.*|\w+', self.text[start:end]):
+            span = Span(start + match.start(), start + match.end())
+            if span.start <= offset <= span.end and match[0][0] not in '"#':
+                return Occurrence("keyword", match[0], span)
         return None
 
     def uses(self, name: Occurrence) -> list[Occurrence]:
-        """All words that stand for the same model or number."""
-        return [one for one in self.words if (one.kind, one.text) == (name.kind, name.text)]
+        """Return all words that stand for the same model or number."""
+        return [word for word in self.words if (word.kind, word.text) == (name.kind, name.text)]
 
     def declaration(self, name: Occurrence) -> Occurrence | None:
-        """The word that gives a model or a number its name."""
-        return next((one for one in self.uses(name) if one.declares), None)
+        """Return the word that gives a model or a number its name."""
+        return next((use for use in self.uses(name) if use.declares), None)
 
     def piece_at(self, offset: int) -> tuple[Piece | None, str]:
-        """The statement that an offset is in, or that ends before it in its line, and its rule.
+        """Return the statement at an offset, or before it in its line, and its grammar rule.
 
-        Without one it is what begins there: a `statement`, an `item` or a `wish`.
+        Without a statement, return the rule of a new statement: `statement`, `item` or `wish`.
         """
         return self._piece(self.pieces, offset, "statement")
 
@@ -196,9 +191,9 @@ class EditedText:
 @final
 @dataclass(frozen=True)
 class SeenModels:
-    """What is known of a plan's models, by their headers; faults of the plan against them.
+    """A plan's models as their headers describe them, and the plan's faults against them.
 
-    `whole` is whether the plan was checked against all of them, and has no errors.
+    `whole` is whether the plan was checked against all its models, without errors.
     """
 
     declared: Mapping[str, Model]
@@ -207,28 +202,28 @@ class SeenModels:
     whole: bool = False
 
     def model(self, plan: Plan | None, name: str) -> Opened | None:
-        """A model of a plan, if it was opened as the plan declares it."""
+        """Return a model of a plan, if it was opened as the plan declares it."""
         if plan is None or plan.models.get(name) != self.declared.get(name):
             return None
         return self.opened.get(name)
 
     def layers(self, plan: Plan | None) -> int | None:
-        """The base's number of layers, if it is known."""
+        """Return the base's number of layers, if it is known."""
         base = self.model(plan, "base")
         return base.layout.count if base is not None else None
 
 
 NOT_CACHED = "C503"
-"""The code of a model of the Hub that isn't in the cache, which is no fault of the plan."""
+"""The code for a model outside the Hub's cache, which is not the plan's fault."""
 
 NOT_SEEN = SeenModels({}, {})
-"""Before models are looked at."""
+"""The models before they are looked at."""
 
 
 def seen_models(text: EditedText, *, hub: bool = False) -> SeenModels:
-    """What is known of a text's models; `hub` is whether the Hub is asked.
+    """Look at a text's models; `hub` is whether the Hub is asked.
 
-    Of a plan with faults, or with a model at a URL, only whole folders are looked at.
+    If the plan has faults, or a model at a URL, only complete folders are looked at.
     """
     plan = text.plan
     if plan is None or not plan.models:
@@ -242,8 +237,8 @@ def seen_models(text: EditedText, *, hub: bool = False) -> SeenModels:
 
 
 def _names_url(plan: Plan) -> bool:
-    """Whether a model of a plan, or of the plans that are models of it, is at a URL."""
-    waiting, known = [plan], set[tuple[str, str]]()
+    """Return whether a model is at a URL, in a plan or in plans that are its models."""
+    waiting, checked = [plan], set[tuple[str, str]]()
     while waiting:
         plan = waiting.pop()
         for model in plan.models.values():
@@ -253,14 +248,14 @@ def _names_url(plan: Plan) -> bool:
                 continue
             path = folder_of(plan, model.source)
             key = os.path.realpath(path), os.path.realpath(path.parent)  # a link has its own folder
-            if key not in known:
-                known.add(key)
+            if key not in checked:
+                checked.add(key)
                 waiting += _plans_in(path)
     return False
 
 
 def _plans_in(path: Path) -> list[Plan]:
-    """The plan in a file; none if it can't be read or has faults by itself."""
+    """Return the plan in a file; [] if it can't be read or has faults."""
     try:
         with open_regular(path) as file:
             plan, faults = read_bytes(file.read(MOST_BYTES + 1), str(path), path.parent)
@@ -270,31 +265,31 @@ def _plans_in(path: Path) -> list[Plan]:
 
 
 def _excused(fault: Fault) -> Fault:
-    """A model that isn't in the cache of the Hub is no error where the Hub isn't asked.
+    """Return a warning for a model outside the Hub's cache if the Hub isn't asked.
 
-    It may be of a plan that is a model; its name is at the end of the message.
+    The model may belong to a plan that is a model; its name is at the end of the message.
     """
-    said = re.fullmatch(r"is not in the local cache.*\(([^()]+)\)", fault.message)
-    if fault.code != NOT_CACHED or said is None:
+    match = re.fullmatch(r"is not in the local cache.*\(([^()]+)\)", fault.message)
+    if fault.code != NOT_CACHED or match is None:
         return fault
     why = "isn't in the cache of the Hub: the plan isn't checked against its models"
     help_ = fault.help if "folder of that name" in fault.help else "'gptailor check' asks the Hub"
-    return replace(fault, message=f"'{said[1]}' {why}", help=help_, severity="warning")
+    return replace(fault, message=f"'{match[1]}' {why}", help=help_, severity="warning")
 
 
 def _folders(plan: Plan) -> dict[str, Opened]:
     opener = Opener(plan, plan.models)
-    found: dict[str, Opened] = {}
+    folders: dict[str, Opened] = {}
     for name, model in plan.models.items():
         derived = model.made is not None or model.on is not None or is_plan(model)
         elsewhere = is_remote(model) or is_at_url(model.source)
         if not derived and not elsewhere and (opened := opener.model(name)) is not None:
-            found[name] = opened
-    return found
+            folders[name] = opened
+    return folders
 
 
 def layers_named(text: EditedText) -> int:
-    """One more than the largest position that a text names."""
+    """Return one more than the largest position that a text names."""
     numbers = (word.number for word in text.words if word.kind == "layer" and not word.models)
     return max(numbers, default=-1) + 1
 
@@ -303,7 +298,7 @@ def layers_named(text: EditedText) -> int:
 
 
 def symbols(text: EditedText) -> list[types.DocumentSymbol]:
-    """What a text declares and says, blocks with what is in them."""
+    """Return a text's declarations and statements, blocks with their contents."""
     return [_symbol(text, statement) for statement in text.tree.statements]
 
 
@@ -325,10 +320,10 @@ def _symbol(text: EditedText, statement: tree.Statement) -> types.DocumentSymbol
 
 
 def folds(text: EditedText) -> list[types.FoldingRange]:
-    """The lines that can be folded: of statements, and of comments."""
+    """Return the lines that can be folded: of statements, and of comments."""
     spans = [(statement.span, None) for statement in text.tree.statements]
-    found = [*spans, *((span, types.FoldingRangeKind.Comment) for span in _comment_runs(text))]
-    ends = [(text.lines.range(span), kind) for span, kind in found]
+    stretches = [*spans, *((span, types.FoldingRangeKind.Comment) for span in _comment_runs(text))]
+    ends = [(text.lines.range(span), kind) for span, kind in stretches]
     return [
         types.FoldingRange(where.start.line, where.end.line, kind=kind)
         for where, kind in ends
@@ -337,7 +332,7 @@ def folds(text: EditedText) -> list[types.FoldingRange]:
 
 
 def _comment_runs(text: EditedText) -> Iterator[Span]:
-    """Neighbouring lines that are comments."""
+    """Yield neighbouring lines that are comments."""
     start, end = -1, -1
     for number in range(text.text.count("\n") + 1):
         first, last = text.lines.line_span(number)
@@ -359,8 +354,8 @@ LEGEND = types.SemanticTokensLegend(sorted(set(_TOKENS.values())), ["declaration
 
 
 def semantic_tokens(text: EditedText) -> types.SemanticTokens:
-    """What names are, as a client colours them."""
-    said: list[int] = []
+    """Return the kinds of names, for a client to colour."""
+    data: list[int] = []
     line = column = 0
     for word in text.words:
         kind = _TOKENS.get(word.kind)
@@ -368,8 +363,8 @@ def semantic_tokens(text: EditedText) -> types.SemanticTokens:
         if kind is None or where.start.line != where.end.line:
             continue
         ahead = where.start.line - line
-        left = where.start.character - (0 if ahead else column)
+        start = where.start.character - (0 if ahead else column)
         size = where.end.character - where.start.character
-        said += [ahead, left, size, LEGEND.token_types.index(kind), int(word.declares)]
+        data += [ahead, start, size, LEGEND.token_types.index(kind), int(word.declares)]
         line, column = where.start.line, where.start.character
-    return types.SemanticTokens(said)
+    return types.SemanticTokens(data)

@@ -52,10 +52,13 @@ class Compiled:
     config: dict[str, Any]
 
 
-def compile_plan(checked: Checked) -> Compiled:
-    """Return the program and configuration of a closed plan without faults."""
+def compile_plan(checked: Checked, *, repaired: bool = True) -> Compiled:
+    """Return the program and configuration of a closed plan without faults.
+
+    Without `repaired` the program leaves gaps open and trains nothing.
+    """
     program = draft_program(checked)
-    for each in PASSES:
+    for each in PASSES if repaired else UNREPAIRED_PASSES:
         program = each(program, checked)
     return Compiled(program, output_configuration(checked, program))
 
@@ -302,13 +305,10 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     return p.Program(tuple(map(healed, program.outputs)))
 
 
-PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
-    cast,
-    fold_scales,
-    mark_bridges,
-    mark_healing,
-)
+UNREPAIRED_PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (cast, fold_scales)
 """Passes over the draft, in this order."""
+PASSES = (*UNREPAIRED_PASSES, mark_bridges, mark_healing)
+"""All passes, in this order."""
 
 # -------------------------------------------------------------------------------- the configuration
 

@@ -1,4 +1,4 @@
-"""What people look at: maps, tables, cards, progress."""
+"""Reports for people: maps, tables, cards, progress."""
 
 __all__ = [
     "block_map",

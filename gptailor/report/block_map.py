@@ -9,14 +9,14 @@ from gptailor.report.summary import BestBlocks, MappedBlock
 
 
 def block_lines(scan: BestBlocks | None) -> list[str]:
-    """Return what is shown of a scan: how much was scanned, the best blocks, where the map is."""
+    """Return the text of a scan: how much was scanned, the best blocks, the map's file."""
     if scan is None:
         return []
     head = (
         f"blocks that come again: {scan.scanned} of {scan.of} scanned on {scan.samples} "
         f"samples, {scan.better} better than the base by {scan.measure}"
     )
-    rows = [f"  {_said(block)}" for block in scan.blocks]
+    rows = [f"  {_words(block)}" for block in scan.blocks]
     return [head, *rows, f"  the map: {scan.map}"]
 
 
@@ -27,10 +27,11 @@ _STEPS = 5
 
 
 def block_map(blocks: Sequence[MappedBlock], measure: str, samples: int) -> str:
-    """The picture: a row for each first layer, a column for each last one, blue where it is better.
+    """Return the picture: a row for each first layer, a column for each last one.
 
-    Colours reach up to the best block's change, or to the median of all where that is more: what is
-    worse by much has the last colour. Each cell says its number where a pointer is on it.
+    Blue is better than the base. Colours reach up to the best block's change, or up to the median
+    of all changes if that is more. So all blocks that are much worse have the last colour. Each
+    cell shows its number under a pointer.
     """
     reach = max([0.0, *(-block.change for block in blocks)])
     reach = max(reach, median(abs(block.change) for block in blocks), 1e-12)
@@ -44,7 +45,7 @@ def block_map(blocks: Sequence[MappedBlock], measure: str, samples: int) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         '<text x="12" y="20" font-size="13" font-weight="bold">Blocks that come again</text>',
         f'<text x="12" y="37">{escape(measure)}, {samples} samples, beside the base</text>',
-        f'<text x="12" y="53">best: {_said(min(blocks, key=lambda block: block.change))}</text>',
+        f'<text x="12" y="53">best: {_words(min(blocks, key=lambda block: block.change))}</text>',
         f'<text x="{_LEFT}" y="{_TOP - 20}">last layer</text>',
         f'<text x="12" y="{_TOP - 6}">first layer</text>',
         *_axes(rows, columns),
@@ -75,16 +76,16 @@ def _cell(block: MappedBlock, rows: range, columns: range, reach: float) -> str:
     x, y = _place(block, rows, columns)
     return (
         f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" '
-        f'fill="{_colour(block.change / reach)}"><title>{_said(block)}</title></rect>'
+        f'fill="{_colour(block.change / reach)}"><title>{_words(block)}</title></rect>'
     )
 
 
-def _said(block: MappedBlock) -> str:
+def _words(block: MappedBlock) -> str:
     return f"{window_words((block.first, block.last))}: {block.value:.4g} ({block.change:+.2%})"
 
 
 def _best(blocks: Sequence[MappedBlock], rows: range, columns: range) -> Iterator[str]:
-    """A frame round the best block."""
+    """Yield a frame round the best block."""
     x, y = _place(min(blocks, key=lambda block: block.change), rows, columns)
     side = _CELL + 1
     yield (
@@ -105,7 +106,7 @@ def _legend(y: int, reach: float) -> Iterator[str]:
 
 
 def _colour(share: float) -> str:
-    """From the best, -1, by none, 0, to the worst, 1."""
+    """Return the colour of a change: -1 is the best, 0 the base, 1 the worst."""
     end = _BETTER if share < 0 else _WORSE
     way = min(abs(share), 1.0) if share == share else 1.0  # noqa: PLR0124 (no number)
     mixed = (round(a + (b - a) * way) for a, b in zip(_EVEN, end, strict=True))

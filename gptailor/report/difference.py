@@ -1,4 +1,4 @@
-"""What differs between two plans, layer by layer, as two maps and in words."""
+"""The differences between two plans, layer by layer, as two maps and in words."""
 
 import difflib
 import itertools
@@ -45,16 +45,16 @@ def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
     if a.dtype != b.dtype:
         yield f"dtype: {a.dtype or 'as the base'} → {b.dtype or 'as the base'}"
     for where in (*p.REST, "chat_template"):
-        before, after = (_rest(plan, where) for plan in (a, b))
+        before, after = (_setting_words(plan, where) for plan in (a, b))
         if before != after:
             yield f"{where}: {before} → {after}"
 
 
-def _rest(plan: p.Plan, where: str) -> str:
-    said = getattr(plan, where)
-    if said is None:
+def _setting_words(plan: p.Plan, where: str) -> str:
+    recipe = getattr(plan, where)
+    if recipe is None:
         return "the tokenizer's" if where == "chat_template" else "base"
-    return tailor.rest_recipe_words(where, said)
+    return tailor.rest_recipe_words(where, recipe)
 
 
 def _layers(first: Resolved, second: Resolved) -> Iterator[str]:
@@ -69,14 +69,14 @@ def _layers(first: Resolved, second: Resolved) -> Iterator[str]:
 
 
 def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
-    """Yield the edits that turn the layers of the first output into those of the second."""
+    """Yield the edits that turn the first output's layers into the second's."""
     before, after = _items(first), _items(second)
     texts_before, texts_after = ([_text(item) for item in items] for items in (before, after))
     matcher = difflib.SequenceMatcher(None, texts_before, texts_after, autojunk=False)
     for tag, i, j, k, m in matcher.get_opcodes():
         if tag == "equal":
             continue
-        removed, added = (_runs(found) for found in (before[i:j], after[k:m]))
+        removed, added = (_runs(layers) for layers in (before[i:j], after[k:m]))
         if tag == "insert":
             yield f"output L{k}: {added} inserted"
         elif tag == "delete":
@@ -86,17 +86,17 @@ def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
 
 
 def _items(resolved: Resolved) -> list[p.Item | Slot]:
-    """Return the output's layers as items of a stack, or as slots where no item can stand."""
+    """Return the output's layers as items of a stack, or as slots if no item can express them."""
     if resolved.plan.stack is not None:
         return list(resolved.plan.stack.items)
     return [_item(slot) for slot in resolved.remaining]
 
 
 def _item(slot: Slot) -> p.Item | Slot:
-    made = slot.recipes.get(None)
-    if made is None or len(slot.recipes) > 1 or slot.dropped == "maybe" or slot.scale is not None:
+    top = slot.recipes.get(None)
+    if top is None or len(slot.recipes) > 1 or slot.dropped == "maybe" or slot.scale is not None:
         return slot
-    return slot if isinstance(made.recipe, p.Subset) else p.Item(recipe=made.recipe)
+    return slot if isinstance(top.recipe, p.Subset) else p.Item(recipe=top.recipe)
 
 
 def _text(item: p.Item | Slot) -> str:
@@ -106,17 +106,17 @@ def _text(item: p.Item | Slot) -> str:
 
 
 def _runs(items: Sequence[p.Item | Slot]) -> str:
-    """What stands one after the other, neighbours that go in step joined."""
-    said: list[str] = []
+    """Return the layers in words; neighbours with matching recipes share their words."""
+    texts: list[str] = []
     for kind, run in itertools.groupby(items, type):
         together = list(run)
         if kind is Slot:
-            found = layer_rows([item for item in together if isinstance(item, Slot)])
-            said += [f"{row.where} {row.what}" for row in found]
+            rows = layer_rows([item for item in together if isinstance(item, Slot)])
+            texts += [f"{row.where} {row.what}" for row in rows]
         else:
             grouped = tailor.groups([item for item in together if isinstance(item, p.Item)])
-            said += [tailor.mark_words(group[0]) + tailor.item_words(group) for group in grouped]
-    return "; ".join(said)
+            texts += [tailor.mark_words(group[0]) + tailor.item_words(group) for group in grouped]
+    return "; ".join(texts)
 
 
 def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
@@ -128,7 +128,7 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         for plan in (a, b)
     )
     overlays = a.stack is None and b.stack is None  # else the copies are layers in order
-    again = (
+    repeated = (
         {tailor.mark_words(e) + tailor.repeat_words(e) for e in plan.repeats if overlays}
         for plan in (a, b)
     )
@@ -136,11 +136,11 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
     )
     healed = ({tailor.heal_words(plan.heal)} if plan.heal else set[str]() for plan in (a, b))
-    wanted = (
+    required = (
         {tailor.requirement_words(r) for r in (plan.search.requires if plan.search else ())}
         for plan in (a, b)
     )
-    for before, after in (dropped, again, bridged, healed, wanted):
+    for before, after in (dropped, repeated, bridged, healed, required):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
     bare = [plan.search and plan.search.model_copy(update={"requires": ()}) for plan in (a, b)]
@@ -152,60 +152,61 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
 
 
 @final
-class _Drawn(NamedTuple):
-    """A layer as it is drawn, what is said of it, and its number."""
+class _DrawnLayer(NamedTuple):
+    """A layer's cell, its recipe in words, and its number."""
 
     cell: Cell
-    said: str
+    words: str
     number: int
 
 
 def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[str]:
     """Yield both plans' layers, one above the other, and marks below those that differ.
 
-    Nothing where no layer does. Stacks are drawn by their outputs' layers, with gaps where one has
-    layers that the other lacks; the ruler has the second one's numbers then.
+    Yield nothing if no layer differs. Stacks are drawn by their outputs' layers, with gaps where
+    only one output has a layer; the ruler then has the second output's numbers.
     """
     models = list(dict.fromkeys((*first.plan.models, *second.plan.models)))
     stacked = first.plan.stack is not None or second.plan.stack is not None
     before, after = (_drawn(side, models, stacked=stacked) for side in (first, second))
     columns = _aligned(before, after) if stacked else list(zip(before, after, strict=True))
-    marked = [x is None or y is None or x.said != y.said for x, y in columns]
+    marked = [x is None or y is None or x.words != y.words for x, y in columns]
     if not any(marked):
         return
     sides = [
-        [None if one is None else one.cell for one in side] for side in zip(*columns, strict=True)
+        [None if layer is None else layer.cell for layer in side]
+        for side in zip(*columns, strict=True)
     ]
     shown = [cell_row(side, head) for side, head in zip(sides, "12", strict=True)]
-    marks = [[Glyph(DIFFERS if one else " ", bold=one), Glyph(" ")] for one in marked]
-    ruler = [None if there is None else there.number for _, there in columns]
+    marks = [[Glyph(DIFFERS if differs else " ", bold=differs), Glyph(" ")] for differs in marked]
+    ruler = [None if layer is None else layer.number for _, layer in columns]
     yield from map(painted, map_lines([*shown, MapRow(Glyph(""), marks)], width, ruler))
     yield ""
-    drawn = [one.cell for one in (*before, *after)]
+    drawn = [layer.cell for layer in (*before, *after)]
     yield from painted_legend(drawn, models, width, (MapRow(Glyph(DIFFERS), ()),))
 
 
-def _drawn(resolved: Resolved, models: Sequence[str], *, stacked: bool) -> list[_Drawn]:
-    """Return all positions of the base, or the output's layers beside a stack."""
+def _drawn(resolved: Resolved, models: Sequence[str], *, stacked: bool) -> list[_DrawnLayer]:
+    """Return all positions of the base; if either plan has a stack, the output's layers."""
     views = layer_views(resolved)
     drawn = cells(views, models)
     if not stacked:
         texts = (f"{view.recipe} {view.runs}" for view in views)
-        return [_Drawn(*layer) for layer in zip(drawn, texts, range(len(views)), strict=True)]
+        return [_DrawnLayer(*layer) for layer in zip(drawn, texts, range(len(views)), strict=True)]
     if resolved.plan.stack is None:
         by_position = {v.slot.position: cell for v, cell in zip(views, drawn, strict=True)}
         drawn = [by_position[slot.position] for slot in resolved.remaining]
     words = map(_text, _items(resolved))
-    return [_Drawn(*one) for one in zip(drawn, words, range(len(drawn)), strict=True)]
+    return [_DrawnLayer(*layer) for layer in zip(drawn, words, range(len(drawn)), strict=True)]
 
 
 def _aligned(
-    before: Sequence[_Drawn], after: Sequence[_Drawn]
-) -> list[tuple[_Drawn | None, _Drawn | None]]:
-    """Pairs of layers; None beside one that only the other plan has."""
-    first, second = ([one.said for one in drawn] for drawn in (before, after))
+    before: Sequence[_DrawnLayer], after: Sequence[_DrawnLayer]
+) -> list[tuple[_DrawnLayer | None, _DrawnLayer | None]]:
+    """Return pairs of layers; None stands beside a layer that only one plan has."""
+    first, second = ([layer.words for layer in drawn] for drawn in (before, after))
     matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
-    found: list[tuple[_Drawn | None, _Drawn | None]] = []
+    pairs: list[tuple[_DrawnLayer | None, _DrawnLayer | None]] = []
     for _, i, j, k, m in matcher.get_opcodes():
-        found += itertools.zip_longest(before[i:j], after[k:m])
-    return found
+        pairs += itertools.zip_longest(before[i:j], after[k:m])
+    return pairs

@@ -1,4 +1,4 @@
-"""The table of an evaluation: targets down, objectives across, then what paired samples say."""
+"""The table of an evaluation: targets down, objectives across, then differences in pairs."""
 
 import math
 import textwrap
@@ -16,9 +16,9 @@ _INDENT = "  "
 
 @final
 class Column(NamedTuple):
-    """An objective as people read it; those of one `kind` have a mean, "" has none.
+    """An objective as people read it; objectives of one `kind` have a mean, unless it is "".
 
-    `share` says that shares of the base's score are worth a look: it is an accuracy.
+    `share` means that the score is an accuracy, so its share of the base's score is shown.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Column(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Mark:
-    """A target's score by one objective, or why it has none.
+    """A target's score by one objective, or the reason for its absence.
 
-    `difference` is how much more it is than another's, sample by sample, or `unpaired` why that is
-    unknown; `retained` is the share of the base's score.
+    `difference` is the score minus another target's, sample by sample. `unpaired` is the reason for
+    a missing difference. `retained` is the share of the base's score.
     """
 
     score: Estimate | None
@@ -54,23 +54,29 @@ def evaluation_lines(
     width: int,
     encoding: str | None = None,
 ) -> Iterator[str]:
-    """The whole table, in as many columns as fit; `beside` is whose scores differences are from."""
+    """Yield the whole table, in as many columns as fit.
+
+    `beside` is the target that the differences are from.
+    """
     alone = len(columns) == 1
-    heads = [one.name if alone else f"({n})" for n, one in enumerate(columns, start=1)]
+    heads = [column.name if alone else f"({n})" for n, column in enumerate(columns, start=1)]
     for head, column in zip(heads, columns, strict=True):
         name = column.name if alone else f"{head} {column.name}"
-        whole = f"{name}: {column.said}"
-        yield from [whole] if len(whole) <= width else [f"{name}:", f"{_INDENT}{column.said}"]
+        line = f"{name}: {column.said}"
+        yield from [line] if len(line) <= width else [f"{name}:", f"{_INDENT}{column.said}"]
     means = [] if alone else _means(columns)
     heads = [""] if alone else heads + [head for head, _ in means]
     scores = [
-        [*map(_scored, marks), *(_mean([marks[i].score for i in among]) for _, among in means)]
+        [
+            *map(_score_words, marks),
+            *(_mean_words([marks[i].score for i in among]) for _, among in means),
+        ]
         for _, marks in rows
     ]
     differences = [
         [
-            *(_told(mark.difference) for mark in marks),
-            *(_told(_mean_of([marks[i].difference for i in among])) for _, among in means),
+            *(_difference_words(mark.difference) for mark in marks),
+            *(_difference_words(_mean([marks[i].difference for i in among])) for _, among in means),
         ]
         for _, marks in rows
     ]
@@ -84,21 +90,20 @@ def evaluation_lines(
     ]
     names = [name for name, _ in rows]
     yield from _rows(heads, names, scores, width, encoding)
-    for said, cells in (
+    for title, cells in (
         (f"more than {shortened(beside, 30)}, paired (* beyond two errors)", differences),
         ("of the base's score", shares),
     ):
-        some = [n for n, row in enumerate(cells) if any(row)]
-        if some:
-            yield said
-            there = [j for j in range(len(heads)) if any(cells[n][j] for n in some)]
-            rest = [[cells[n][j] for j in there] for n in some]
-            yield from _rows(
-                [heads[j] for j in there], [names[n] for n in some], rest, width, encoding
-            )
+        filled = [n for n, row in enumerate(cells) if any(row)]
+        if filled:
+            yield title
+            used = [j for j in range(len(heads)) if any(cells[n][j] for n in filled)]
+            body = [[cells[n][j] for j in used] for n in filled]
+            used_heads, used_names = [heads[j] for j in used], [names[n] for n in filled]
+            yield from _rows(used_heads, used_names, body, width, encoding)
     for name, marks in rows:
-        for why in dict.fromkeys(mark.unpaired for mark in marks if mark.unpaired):
-            yield from _wrapped(f"{name} has no difference: {why}", width)
+        for reason in dict.fromkeys(mark.unpaired for mark in marks if mark.unpaired):
+            yield from _wrapped(f"{name} has no difference: {reason}", width)
     for name, marks in rows:
         for head, mark in zip(heads, marks, strict=False):
             if mark.score is None:
@@ -124,27 +129,27 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _means(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:
-    """Heads and objectives of the means: one for each kind that several are of."""
-    kinds = dict.fromkeys(one.kind for one in columns if one.kind)
-    of_kind = [[i for i, one in enumerate(columns) if one.kind == kind] for kind in kinds]
-    found = []
-    for among in (some for some in of_kind if len(some) > 1):
-        first, last = among[0] + 1, among[-1] + 1
-        some = (
+    """Return a head and the objectives' numbers for each kind with several objectives."""
+    kinds = dict.fromkeys(column.kind for column in columns if column.kind)
+    of_kind = [[i for i, column in enumerate(columns) if column.kind == kind] for kind in kinds]
+    means = []
+    for numbers in (alike for alike in of_kind if len(alike) > 1):
+        first, last = numbers[0] + 1, numbers[-1] + 1
+        words = (
             f"{first}..{last}"
-            if last - first + 1 == len(among)
-            else ",".join(str(i + 1) for i in among)
+            if last - first + 1 == len(numbers)
+            else ",".join(str(i + 1) for i in numbers)
         )
-        found.append(("mean" if len(among) == len(columns) else f"mean ({some})", among))
-    return found
+        means.append(("mean" if len(numbers) == len(columns) else f"mean ({words})", numbers))
+    return means
 
 
-def _scored(mark: Mark) -> str:
+def _score_words(mark: Mark) -> str:
     return "failed" if mark.score is None else with_error(*mark.score)
 
 
-def _told(difference: Estimate | None) -> str:
-    """`+0.214 ± 0.031 *`: the star where it is beyond two errors."""
+def _difference_words(difference: Estimate | None) -> str:
+    """Return `+0.214 ± 0.031 *`; the star marks a difference beyond two errors."""
     if difference is None:
         return ""
     value, error = difference
@@ -153,18 +158,18 @@ def _told(difference: Estimate | None) -> str:
     return f"{sign}{with_error(value, error)}{' *' if sure else '  '}"
 
 
-def _mean(scores: Sequence[Estimate | None]) -> str:
-    found = _mean_of(scores)
-    return "" if found is None else with_error(*found)
+def _mean_words(scores: Sequence[Estimate | None]) -> str:
+    mean = _mean(scores)
+    return "" if mean is None else with_error(*mean)
 
 
-def _mean_of(found: Sequence[Estimate | None]) -> Estimate | None:
-    """The mean with equal weights, of texts that have nothing to do with each other."""
-    there = [one for one in found if one is not None]
-    if not there or len(there) < len(found):
+def _mean(scores: Sequence[Estimate | None]) -> Estimate | None:
+    """Return the mean with equal weights of scores on independent texts."""
+    present = [score for score in scores if score is not None]
+    if not present or len(present) < len(scores):
         return None
-    value = math.fsum(one.value for one in there) / len(there)
-    return Estimate(value, math.hypot(*(one.stderr for one in there)) / len(there))
+    value = math.fsum(score.value for score in present) / len(present)
+    return Estimate(value, math.hypot(*(score.stderr for score in present)) / len(present))
 
 
 def size_lines(

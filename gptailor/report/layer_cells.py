@@ -17,18 +17,18 @@ SYMBOLS = {
     LayerKind.DROPPED: "·",
     LayerKind.BRIDGED: "─",
 }
-"""The symbols of layers that are not one model's."""
+"""The symbols of layers that don't come from one model."""
 
 RUN_MARKS = "²³⁴⁵⁶⁷⁸⁹⁺"
-"""After the symbols of layers that run so often; the last one: ten times or more."""
+"""The marks after the symbols of layers that run 2, 3, … 9 times, and 10 times or more."""
 
 
 @final
 @dataclass(frozen=True)
 class Cell:
-    """The look of one layer: a symbol, and the colour of its main model, None without one.
+    """The look of one layer: a symbol, and the colour of its main model, if it has one.
 
-    Layers with more than one of `runs` have a mark.
+    A layer with more than one of `runs` has a mark.
     """
 
     symbol: str
@@ -44,17 +44,17 @@ class Cell:
 
 
 def letters(models: Sequence[str]) -> dict[str, str]:
-    """A letter for each model: the first of its name that is free, else another that is."""
-    taken: dict[str, str] = {}
+    """Return a letter for each model: the first of its name that is free, or any free one."""
+    letter_of: dict[str, str] = {}
     for name in models:
         free = [c for c in (*name, *name.upper(), *"0123456789abcdefghijklmnopqrstuvwxyz")
-                if c not in taken.values() and c.isalnum()]  # fmt: skip
-        taken[name] = free[0] if free else "#"
-    return taken
+                if c not in letter_of.values() and c.isalnum()]  # fmt: skip
+        letter_of[name] = free[0] if free else "#"
+    return letter_of
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
-    """A colour for each model."""
+    """Return a colour for each model."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
 
 
@@ -72,18 +72,18 @@ def cells(views: Sequence[LayerView], models: Sequence[str]) -> list[Cell]:
 # --------------------------------------------------------------------------------- lines of a map
 
 SHARES = "▁▂▃▄▅▆▇█"
-"""How much of a layer is a model's; the last one: all of it."""
+"""The symbols of a model's share of a layer; the last symbol means all of it."""
 
 HEALED = "+"
-"""Below layers that learn when a plan is healed."""
+"""The mark below layers that learn when a plan is healed."""
 
 DIFFERS = "^"
-"""Below layers that differ between two plans."""
+"""The mark below layers that differ between two plans."""
 
 
 @final
 class Glyph(NamedTuple):
-    """Some text of a map's line, and how it looks where there are colours."""
+    """Some text of a map's line, with its look on a terminal with colours."""
 
     text: str
     colour: str | None = None
@@ -94,27 +94,27 @@ class Glyph(NamedTuple):
 
 @final
 class MapRow(NamedTuple):
-    """A line of a map: what stands before it, and two columns for each layer."""
+    """A line of a map: its head, and two columns for each layer."""
 
     head: Glyph
     columns: Sequence[Sequence[Glyph]]
 
 
 def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
-    """The line of the cells themselves; blanks where there is none."""
+    """Return the line of the cells; None gives blanks."""
     columns = []
-    for one in drawn:
-        if one is None:
+    for cell in drawn:
+        if cell is None:
             columns.append([Glyph(" "), Glyph(" ")])
             continue
-        merged = one.kind is LayerKind.MERGED
-        symbol = Glyph(one.symbol, one.colour, one.colour is not None, merged)
-        columns.append([symbol, Glyph(one.mark or " ")])
+        merged = cell.kind is LayerKind.MERGED
+        symbol = Glyph(cell.symbol, cell.colour, cell.colour is not None, merged)
+        columns.append([symbol, Glyph(cell.mark or " ")])
     return MapRow(Glyph(head), columns)
 
 
 def share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
-    """Return a line of shares for each model where layers have several, and one for healing."""
+    """Return a line of shares for each model if a layer has several, and a line for healing."""
     shares = [(view.shares if view.slot.dropped == "no" else None) or {} for view in views]
     by_letter, by_colour = letters(models), colours(models)
     several = any(len(of_layer) > 1 for of_layer in shares)
@@ -139,9 +139,10 @@ def _share(share: float) -> str:
 def map_lines(
     rows: Sequence[MapRow], width: int = 84, ruler: Sequence[int | None] | None = None
 ) -> Iterator[list[Glyph]]:
-    """The rows' columns, ten to a group, below a ruler of layer numbers, in so many columns.
+    """Yield the lines of a map: rows in groups of ten layers, below a ruler of numbers.
 
-    Each line has about as many layers. Above what has no number in `ruler` the ruler has none.
+    A line has at most `width` columns, and all lines have about as many layers. The ruler has no
+    number above a layer that has none in `ruler`.
     """
     drawn = len(rows[0].columns)
     numbers = range(drawn) if ruler is None else ruler
@@ -151,8 +152,11 @@ def map_lines(
     per_line = -(-drawn // (10 * count)) * 10
     for start in range(0, drawn, per_line or 10):
         groups = range(start, min(start + per_line, drawn), 10)
-        said = ("" if numbers[i] is None else f"L{numbers[i]}" for i in groups)
-        yield [Glyph(_HEAD), Glyph("  ".join(f"{one:<19}" for one in said).rstrip(), dim=True)]
+        labels = ("" if numbers[i] is None else f"L{numbers[i]}" for i in groups)
+        yield [
+            Glyph(_HEAD),
+            Glyph("  ".join(f"{label:<19}" for label in labels).rstrip(), dim=True),
+        ]
         for row in rows:
             line = [row.head._replace(text=f"{row.head.text:<2}")]
             for i in groups:
@@ -166,33 +170,35 @@ _HEAD = "  "
 
 
 def _stripped(line: list[Glyph]) -> list[Glyph]:
-    """Without blanks at its end."""
+    """Return the line without blanks at its end."""
     while len(line) > 1 and not line[-1].text.strip():
         line.pop()
     return [*line[:-1], line[-1]._replace(text=line[-1].text.rstrip())]
 
 
 def plain_lines(lines: Iterator[list[Glyph]]) -> list[str]:
-    """Lines of a map without colours."""
+    """Return the lines of a map without colours."""
     return ["".join(piece.text for piece in line).rstrip() for line in lines]
 
 
 def legend(
     drawn: Sequence[Cell], models: Sequence[str], rows: Sequence[MapRow] = ()
 ) -> list[tuple[str, str]]:
-    """The symbols that occur in cells and in the rows below them, and what each means."""
+    """Return the symbols in the cells and in the rows below them, each with its meaning."""
     by_letter = letters(models)
     kinds = {cell.kind for cell in drawn}
     owners = {cell.model for cell in drawn if cell.kind is LayerKind.OF_ONE_MODEL}
     heads = {row.head.text for row in rows}
-    meant = [
+    entries = [
         (by_letter[name], name) for name in models if name in owners or by_letter[name] in heads
     ]
-    meant += [(symbol, kind.value) for kind, symbol in SYMBOLS.items() if kind in kinds]
+    entries += [(symbol, kind.value) for kind, symbol in SYMBOLS.items() if kind in kinds]
     runs = {cell.mark: cell.runs for cell in drawn if cell.mark}
-    said = ((mark, "10 runs or more" if runs[mark] > 9 else f"{runs[mark]} runs") for mark in runs)
-    meant += sorted(said, key=lambda one: RUN_MARKS.index(one[0]))
+    run_entries = (
+        (mark, "10 runs or more" if runs[mark] > 9 else f"{runs[mark]} runs") for mark in runs
+    )
+    entries += sorted(run_entries, key=lambda entry: RUN_MARKS.index(entry[0]))
     if any(head.isalnum() for head in heads):
-        meant.append((f"{SHARES[0]}…{SHARES[-1]}", "a model's share"))
+        entries.append((f"{SHARES[0]}…{SHARES[-1]}", "a model's share"))
     marks = (HEALED, "healed"), (DIFFERS, "differs")
-    return meant + [(mark, said) for mark, said in marks if mark in heads]
+    return entries + [(mark, words) for mark, words in marks if mark in heads]

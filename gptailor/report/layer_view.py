@@ -73,13 +73,13 @@ class LayerView:
 
 def layer_views(resolved: Resolved) -> list[LayerView]:
     """Return the view of each slot of a plan, in order."""
-    runs = Counter(map(_run_key, resolved.remaining))
-    healed = _healed_slots(resolved)
+    slots = resolved.slots
+    kinds = [_layer_kind(slot) for slot in slots]
+    runs, healed = _runs(resolved, kinds), _healed_slots(resolved)
     views = []
-    for index, slot in enumerate(resolved.slots):
-        kind, key = layer_kind(slot), _run_key(slot)
+    for index, (slot, kind) in enumerate(zip(slots, kinds, strict=True)):
         shares = slot_shares(replace(slot, dropped="no"))
-        named = (m.recipe for made in slot.recipes.values() for m in made.chain)
+        recipes = (entry.recipe for top in slot.recipes.values() for entry in top.chain)
         rows = layer_rows([slot])
         views.append(
             LayerView(
@@ -89,24 +89,24 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
                 recipe=rows[0].what if rows else "",
                 model=_main_model(slot, kind, shares),
                 shares=shares,
-                models=frozenset(name for recipe in named for name in _models_of(recipe)),
-                runs=1 if key is None else runs[key],
+                models=frozenset(name for recipe in recipes for name in _models_of(recipe)),
+                runs=runs[index],
                 healed=index in healed and slot.dropped != "yes",
             )
         )
     return views
 
 
-def layer_kind(slot: Slot) -> LayerKind:
-    """Return the kind of a slot; open comes before maybe dropped."""
+def _layer_kind(slot: Slot) -> LayerKind:
+    """Return the kind of a slot; `OPEN` wins over `MAYBE`."""
     if slot.dropped == "yes":
         return LayerKind.BRIDGED if slot.bridged else LayerKind.DROPPED
-    chains = [made for part in slot.recipes.values() for made in part.chain]
-    if any(_is_open(m.recipe) or (m.maybe and slot.position is not None) for m in chains):
+    entries = [entry for top in slot.recipes.values() for entry in top.chain]
+    if any(_is_open(e.recipe) or (e.maybe and slot.position is not None) for e in entries):
         return LayerKind.OPEN
     if slot.dropped == "maybe":
         return LayerKind.MAYBE
-    recipes = [made.recipe for made in slot.recipes.values()]
+    recipes = [top.recipe for top in slot.recipes.values()]
     if any(isinstance(recipe, p.Merge) for recipe in recipes):
         return LayerKind.MERGED
     models = {recipe.take.model for recipe in recipes if isinstance(recipe, p.Take)}
@@ -119,7 +119,7 @@ def _is_open(recipe: p.Recipe) -> bool:
 
 
 def _main_model(slot: Slot, kind: LayerKind, shares: Mapping[str, float] | None) -> str | None:
-    recipes = [made.recipe for made in slot.recipes.values()]
+    recipes = [top.recipe for top in slot.recipes.values()]
     if kind is LayerKind.OF_ONE_MODEL:
         return next(str(r.take.model) for r in recipes if isinstance(r, p.Take))
     if kind is not LayerKind.MERGED:
@@ -137,16 +137,22 @@ def _models_of(recipe: p.Recipe) -> Iterator[str]:
     yield from (name for _, name, _ in named_models(recipe))
 
 
-def _run_key(slot: Slot) -> int | str | None:
-    """Return a key that all runs of a layer share, in a stack its recipe; None if that is open."""
-    if slot.position is not None:
-        return slot.position
-    unsettled = layer_kind(slot) in {LayerKind.OPEN, LayerKind.MAYBE}
-    return None if unsettled else repr(slot.recipes[None].recipe)
+def _runs(resolved: Resolved, kinds: Sequence[LayerKind]) -> list[int]:
+    """Return how often each slot's layer runs; in a stack, equal recipes are runs of one layer."""
+    slots = resolved.slots
+    if resolved.plan.stack is None:
+        runs = Counter(slot.position for slot in resolved.remaining)
+        return [runs[slot.position] for slot in slots]
+    recipes = [
+        None if kind in {LayerKind.OPEN, LayerKind.MAYBE} else repr(slot.recipes[None].recipe)
+        for slot, kind in zip(slots, kinds, strict=True)
+    ]
+    times = Counter(recipes)
+    return [1 if recipe is None else times[recipe] for recipe in recipes]
 
 
 def _healed_slots(resolved: Resolved) -> frozenset[int]:
-    """Return the indices of the slots that `heal` trains, or may train where choices are open."""
+    """Return the indices of the slots that `heal` trains, or may train with open choices."""
     heal = resolved.declared.heal
     if heal is None or not resolved.declared.may_be_healed:
         return frozenset()
@@ -165,7 +171,7 @@ def _healed_slots(resolved: Resolved) -> frozenset[int]:
 @final
 @dataclass(frozen=True)
 class Row:
-    """Neighbouring positions that go in step, and what happens there in words."""
+    """Neighbouring positions with matching recipes, and the recipes in words."""
 
     where: str
     what: str
@@ -185,8 +191,8 @@ def layer_rows(slots: Sequence[Slot]) -> list[Row]:
         if alone is not None:
             rows.append(Row(f"L{position}", alone + tail))
         else:
-            made = slot.recipes[None]
-            run.append(p.Layer(position=position, recipe=made.recipe, maybe=made.maybe))
+            top = slot.recipes[None]
+            run.append(p.Layer(position=position, recipe=top.recipe, maybe=top.maybe))
     return _joined(rows + _run_rows(run, tail))
 
 
@@ -202,19 +208,15 @@ def block_rows(plan: p.Plan) -> Iterator[Row]:
 
 
 def runs_of(times: p.Count) -> p.Count:
-    """Return the runs of a block that repeats so many times: one more."""
+    """Return the runs of a block from its repeats: one more."""
     if isinstance(times, p.CountRange):
         return p.CountRange(between=(times.between[0] + 1, times.between[1] + 1))
     return times + 1
 
 
-def plan_summary(slots: Sequence[Slot]) -> str:
+def plan_summary(views: Sequence[LayerView]) -> str:
     """Return `20 of base, 3 merged, 7 dropped`."""
-    kinds = Counter(
-        f"of {_main_model(slot, kind, None)}" if kind is LayerKind.OF_ONE_MODEL else kind.value
-        for slot in slots
-        for kind in [layer_kind(slot)]
-    )
+    kinds = Counter(view.kind_words for view in views)
     return ", ".join(f"{count} {words}" for words, count in kinds.items())
 
 
@@ -230,21 +232,21 @@ def _words_alone(slot: Slot) -> str | None:
     if slot.dropped == "yes":
         return "dropped, bridged over" if slot.bridged else "dropped"
     if slot.recipes.keys() == {None}:
-        whole = slot.recipes[None]
-        return None if whole.below is None else _chain_words(slot, whole)
+        top = slot.recipes[None]
+        return None if top.below is None else _chain_words(slot, top)
     parts = [(slot.called(part), _chain_words(slot, top)) for part, top in slot.recipes.items()]
     return "; ".join(f"{part}: {recipe}" if part else recipe for part, recipe in parts)
 
 
 def _chain_words(slot: Slot, top: LayerRecipe) -> str:
-    """Return a recipe, and the recipes below it that hold where a `maybe` isn't taken."""
+    """Return a recipe, and the recipes below it that replace an untaken `maybe`."""
     position = slot.position or 0
     entries = (p.Layer(position=position, recipe=r.recipe, maybe=r.maybe) for r in top.chain)
     return ", else ".join(_recipe_words([entry]) for entry in entries)
 
 
 def _tail(slot: Slot) -> str:
-    """Return what holds of a layer whatever its recipe: its scale, healing, a possible drop."""
+    """Return the facts on a layer besides its recipe: its scale, healing, a possible drop."""
     scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
     dropped = ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
     return scale + ", healed" * slot.healed + dropped

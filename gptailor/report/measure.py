@@ -1,4 +1,4 @@
-"""The measure of a loss: its unit, which direction is worse, what counts as 1, and its error."""
+"""The measure of a loss: its unit, its direction, its width and its error."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,18 +9,18 @@ ScaleBy = Literal["base", "spread"]
 AimDirection = Literal["minimize", "maximize"]
 
 SURE = 2.0
-"""Standard errors beyond which a difference is no chance."""
+"""The number of standard errors beyond which a difference is not chance."""
 
 SHARES, SPREADS = "% of the base's score", "spreads of the starting plans' scores"
 """The units of losses by objectives that have no unit in common."""
 
 _UNSIZED: Final = frozenset({"", "accuracy"})
-"""Units of scores whose differences say little: the share of the base's score is shown."""
+"""Units of scores that are shown as shares of the base's score, not as differences."""
 
 
 @final
 class Estimate(NamedTuple):
-    """A number and its standard error, which is infinite where it is unknown."""
+    """A number and its standard error, which is infinite if it is unknown."""
 
     value: float
     stderr: float
@@ -32,12 +32,12 @@ class Estimate(NamedTuple):
 
     @property
     def finite_error(self) -> float | None:
-        """The standard error as JSON has it, which has no infinity."""
+        """The standard error, or None if it is infinite, for JSON."""
         return self.stderr if math.isfinite(self.stderr) else None
 
     @property
     def reversed(self) -> "Estimate":
-        """The difference the other way round, without a negative zero."""
+        """The difference in the other direction, without a negative zero."""
         return Estimate(0.0 - self.value, self.stderr)
 
 
@@ -46,9 +46,10 @@ class Estimate(NamedTuple):
 class LossMeasure:
     """The measure of the losses by one objective.
 
-    A loss is how much worse a score is than `reference`, in `width`s. By the `base`, that is the
-    base's score, and a loss is a share of it. By the `spread`, it is the best score of the starting
-    plans, and the width is what lies between their best and their worst.
+    A loss is the distance of a score from `reference` in the worse direction, in `width`s. By the
+    `base`, the reference and the width are the base's score, so a loss is a share of it. By the
+    `spread`, the reference is the best score of the starting plans, and the width is the distance
+    between their best and worst scores.
     """
 
     direction: AimDirection
@@ -72,7 +73,7 @@ class LossMeasure:
 
     @property
     def per_score(self) -> float:
-        """The loss of one more in the score; below 0 where more is better."""
+        """The loss for an increase of the score by 1; below 0 if more is better."""
         return (1.0 if self.direction == "minimize" else -1.0) / self.width
 
     def difference(self, value: float, other: float) -> float:
@@ -81,11 +82,11 @@ class LossMeasure:
         return lost / self.width
 
     def loss(self, value: float) -> float:
-        """Return what a score loses; NaN stays NaN."""
+        """Return the loss of a score; NaN stays NaN."""
         return self.difference(value, self.reference)
 
     def retained(self, value: float) -> float:
-        """Return the share of the reference that is left; an infinite loss leaves nothing."""
+        """Return the retained share of the reference; an infinite loss retains nothing."""
         if self.by == "spread":
             return 1 - self.loss(value)
         if self.direction == "maximize":
@@ -94,7 +95,7 @@ class LossMeasure:
 
 
 def spread_of(scores: Iterable[float]) -> float:
-    """Return what lies between the least and the largest finite score; 1 if that is nothing."""
+    """Return the distance between the least and the largest finite score, or 1 if it is 0."""
     finite = [score for score in scores if math.isfinite(score)]
     return (max(finite, default=0.0) - min(finite, default=0.0)) or 1.0
 
@@ -108,7 +109,7 @@ def shared_unit(units: Iterable[str]) -> str:
 @final
 @dataclass(frozen=True)
 class BesideBase:
-    """A score beside the base's: the `share` of it, or else the `loss` in a `unit`."""
+    """A score beside the base's: the `share` of it, or the `loss` in a `unit`."""
 
     share: float | None = None
     loss: float = 0.0
@@ -116,7 +117,7 @@ class BesideBase:
 
     @classmethod
     def of(cls, direction: AimDirection, unit: str, value: float, base: float) -> Self | None:
-        """Return a share of what is counted, a loss of all else; None where that is nothing."""
+        """Return a share for a counted unit, else a loss; None for a share of a base of 0."""
         if direction == "maximize" and unit in _UNSIZED:
             return cls(value / base) if base else None
         return cls(None, LossMeasure(direction).difference(value, base), unit)

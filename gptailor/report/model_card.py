@@ -1,4 +1,4 @@
-"""The model card of a compiled folder: what it is made of, and how to load it."""
+"""The model card of a compiled folder: its layers, its plan, and how to load it."""
 
 import json
 from typing import NamedTuple, final
@@ -29,8 +29,8 @@ def card(
 ) -> str:
     """Return the Markdown of `README.md`.
 
-    `resolved` has the models that were used, their paths as `text` has them; `sizes` are those of
-    the base and of the model.
+    `resolved` has the models with the paths of `text`. `sizes` are the sizes of the base and of the
+    model.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
@@ -101,7 +101,7 @@ def _map(resolved: Resolved) -> list[str]:
     views, models = layer_views(resolved), list(resolved.plan.models)
     drawn, below = cells(views, models), share_rows(views, models)
     lines = plain_lines(map_lines([cell_row(drawn), *below]))
-    keys = "   ".join(" ".join(one) for one in legend(drawn, models, below))
+    keys = "   ".join(" ".join(entry) for entry in legend(drawn, models, below))
     return [*(lines if below else (line[2:] for line in lines)), "", keys]
 
 
@@ -154,7 +154,7 @@ def _healed(resolved: Resolved) -> list[str]:
 
 
 def _front_matter(plan: Plan, parents: Parents) -> list[str]:
-    """What the Hub reads: the licence, the models it was made from if they are there, and tags."""
+    """Return the front matter that the Hub reads: the licence, known parents and tags."""
     merged = len(plan.models) > 1
     relation = ["base_model_relation: merge"] if merged and parents.ids else []
     ids = [f"- {json.dumps(source)}" for source in parents.ids]

@@ -1,4 +1,4 @@
-"""The mean over a search's objectives, where they have one."""
+"""The mean over a search's objectives, if they have a mean."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from gptailor.report.summary import (
 def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
     """Return the summary as if the mean of its objectives were the only objective.
 
-    Return None where they have no mean. They have one where all are in one unit and better in one
-    direction, each with equal weight.
+    Return None if the objectives have no mean. They have a mean, with equal weights, if all have
+    one unit and one direction.
     """
     numbers = () if summary.verdict is None else summary.verdict.numbers
     aims = [summary.objectives[number] for number in numbers]

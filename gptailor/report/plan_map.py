@@ -38,15 +38,14 @@ _MAP_INDENT = "  "
 
 def plan_map(name: str, resolved: Resolved, *, known: bool, width: int) -> Iterator[str]:
     """Yield the lines that show a plan; `known` is whether the base's depth was read."""
-    plan, found = resolved.declared, resolved.slots
-    models = list(plan.models)
+    plan, models = resolved.declared, list(resolved.declared.models)
     views = layer_views(resolved)
     drawn = cells(views, models)
-    yield from _wrapped(f"{name}: {_size_said(resolved, known=known)}", "", width)
+    yield from _wrapped(f"{name}: {_size_words(resolved, known=known)}", "", width)
     choices = resolved.choices if known else open_choices(plan)
-    said = [plan_summary(found) + repeats_in_words(resolved)] if found else []
-    said += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
-    yield from _wrapped("; ".join(said), _MAP_INDENT, width)
+    facts = [plan_summary(views) + repeats_in_words(resolved)] if views else []
+    facts += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
+    yield from _wrapped("; ".join(facts), _MAP_INDENT, width)
     yield ""
     if drawn:
         below = share_rows(views, models)
@@ -54,15 +53,15 @@ def plan_map(name: str, resolved: Resolved, *, known: bool, width: int) -> Itera
         yield ""
         yield from painted_legend(drawn, models, width, below)
         yield ""
-    named = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
-    made = ((n, m) for n, m in plan.models.items() if m.made is not None)
-    named += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in made]
-    unsaid = [] if known or plan.stack is not None else [*_of_all(plan)]
-    yield from table([*_rows(resolved), *unsaid, *named], width)
+    rows = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
+    derived = ((n, m) for n, m in plan.models.items() if m.made is not None)
+    rows += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in derived]
+    uncounted = [] if known or plan.stack is not None else [*_of_all(plan)]
+    yield from table([*_rows(resolved), *uncounted, *rows], width)
 
 
 def _of_all(plan: Plan) -> Iterator[Row]:
-    """What holds of layers that nobody can count here."""
+    """Yield the rows of `others` and `whole` for layers that can't be counted here."""
     entries: list[tuple[str, p.Others | p.Whole]] = [
         (tailor.others_target(others), others) for others in plan.others
     ]
@@ -71,8 +70,8 @@ def _of_all(plan: Plan) -> Iterator[Row]:
         yield Row(where, tailor.mark_words(entry) + tailor.recipe_words(entry.recipe))
 
 
-def _size_said(resolved: Resolved, *, known: bool) -> str:
-    """Return the base's number of layers, or the output's where its blocks are certain."""
+def _size_words(resolved: Resolved, *, known: bool) -> str:
+    """Return the base's number of layers, or the output's if its blocks are certain."""
     plan, slots = resolved.declared, resolved.slots
     if plan.stack is not None:
         return f"a stack of {len(slots)} layers"
@@ -86,7 +85,7 @@ def _size_said(resolved: Resolved, *, known: bool) -> str:
 
 
 def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
-    """Two columns, the second one wrapped."""
+    """Yield a table of two columns; the second one is wrapped."""
     wide = max([least, *(len(row.where) for row in rows)])
     for row in rows:
         first = f"{_MAP_INDENT}{row.where:<{wide}}  "
@@ -115,10 +114,10 @@ def _rows(resolved: Resolved) -> list[Row]:
 
 
 def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
-    """Which layers of a model stand several times in a stack."""
+    """Yield a row for the layers of a model that stand several times in a stack."""
     recipes = (slot.recipes[None].recipe for slot in slots if plan.stack is not None)
-    taken = (one.take for one in recipes if isinstance(one, p.Take))
-    runs = Counter((one.model, one.layer) for one in taken if isinstance(one.model, str))
+    takes = (recipe.take for recipe in recipes if isinstance(recipe, p.Take))
+    runs = Counter((take.model, take.layer) for take in takes if isinstance(take.model, str))
     often = {(model, count) for (model, _), count in runs.items() if count > 1}
     for model, count in sorted(often):
         layers = sorted(
@@ -128,7 +127,7 @@ def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
 
 
 def _wrapped(text: str, first: str, width: int) -> list[str]:
-    """The text after its first words, later lines below it."""
+    """Return the text after `first`, later lines indented below it."""
     indent = " " * len(first)
     room = max(width, len(first) + 20)
     return textwrap.wrap(
@@ -138,20 +137,20 @@ def _wrapped(text: str, first: str, width: int) -> list[str]:
 
 
 def painted(line: Sequence[Glyph]) -> str:
-    """A map's line with its colours."""
+    """Return a map's line with its colours."""
     return "".join(
-        one.text
-        if one[1:] == (None, False, False, False)
-        else click.style(one.text, fg=one.colour, reverse=one.reverse or None,
-                         bold=one.bold or None, dim=one.dim or None)
-        for one in line
+        glyph.text
+        if glyph[1:] == (None, False, False, False)
+        else click.style(glyph.text, fg=glyph.colour, reverse=glyph.reverse or None,
+                         bold=glyph.bold or None, dim=glyph.dim or None)
+        for glyph in line
     )  # fmt: skip
 
 
 def painted_legend(
     drawn: Sequence[Cell], models: Sequence[str], width: int, rows: Sequence[MapRow] = ()
 ) -> Iterator[str]:
-    """The symbols with their colours, as many to a line as fit."""
+    """Yield the symbols with their colours, as many to a line as fit."""
     colour_of = colours(models)
     line, used = _MAP_INDENT, 0
     for symbol, name in legend(drawn, models, rows):

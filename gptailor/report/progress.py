@@ -1,4 +1,4 @@
-"""What goes on, on a terminal: bars of bytes and of steps, and the live view of a search."""
+"""Progress on a terminal: bars of bytes and of steps, and the live view of a search."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def _progress(*columns: bars.ProgressColumn) -> bars.Progress:
 @final
 @dataclass(frozen=True)
 class Shown:
-    """The best plan so far: what it is called, the shares of the base's, and itself."""
+    """The best plan so far: its name, its shares of the base's scores, and the plan."""
 
     name: str
     shares: str
@@ -73,7 +73,7 @@ class Shown:
 @final
 @dataclass(frozen=True)
 class ScoreLine:
-    """An objective's scores in words: of the base, the best starting plan, the best, the last."""
+    """An objective's scores in words: base, best starting plan, best plan, last plan."""
 
     objective: str
     base: str = ""
@@ -85,9 +85,10 @@ class ScoreLine:
 @final
 @dataclass(frozen=True)
 class Standing:
-    """How far a search is. `left` are seconds; `last` and `start` are trials by their names.
+    """The state of a search. `left` is in seconds; `last` and `start` are names of trials.
 
-    `stopped` is how many were given up before all their samples, `then` what comes after trials.
+    `stopped` counts the trials that were given up before all their samples. `then` describes the
+    work after the trials.
     """
 
     trials: int
@@ -108,7 +109,7 @@ class Standing:
 
 @final
 class LiveView:
-    """A context in which the view is on the screen, on standard error."""
+    """A context that shows the live view on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._standing: Standing | None = None
@@ -126,15 +127,15 @@ class LiveView:
         self._live.__exit__(None, None, None)
 
     def say(self, what: str) -> None:
-        """What is being done now."""
+        """Show what is being done now."""
         self._spinner.update(text=Text(what, overflow="ellipsis", no_wrap=True))
 
     def show(self, standing: Standing) -> None:
-        """Where the search is."""
+        """Show how far the search is."""
         self._standing = standing
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
-        """Drawn several times a second, as clocks go on."""
+        """Draw the view, several times a second as clocks go on."""
         now = self._standing
         yield Group(*(self._parts(now, options.max_width) if now else ()), self._spinner)
 
@@ -151,14 +152,14 @@ class LiveView:
         if now.best is not None:
             rows.add_row("best", "; ".join(filter(None, (now.best.name, now.best.shares))))
         counts = (now.stopped, "given up early"), (now.hits, "known before"), (now.failed, "failed")
-        said = {
+        details = {
             "best start": now.start,
             "front": f"{now.front} plan{'s' * (now.front != 1)}" * (len(now.objectives) > 1),
             "besides": ", ".join(f"{count} {what}" for count, what in counts if count),
             "last": now.last,
             "then": now.then,
         }
-        for name, what in said.items():
+        for name, what in details.items():
             if what:
                 rows.add_row(name, what)
         yield rows
@@ -178,7 +179,7 @@ class LiveView:
 
 
 def _scores(objectives: Sequence[ScoreLine]) -> Table:
-    """A line for each objective; the names give way where there is too little room."""
+    """Return a line for each objective; names are shortened if there is too little room."""
     table = Table.grid(padding=(0, 2))
     table.add_column(overflow="ellipsis", no_wrap=True, min_width=len("best start"))
     columns = [("base", "base"), ("best start", "start"), ("best", "best"), ("last", "last")]
@@ -186,17 +187,17 @@ def _scores(objectives: Sequence[ScoreLine]) -> Table:
     for _ in shown:
         table.add_column(justify="right", no_wrap=True)
     table.add_row("", *(Text(head, style="bold") for head, _ in shown))
-    for one in objectives:
-        table.add_row(one.objective, *(getattr(one, name) for _, name in shown))
+    for line in objectives:
+        table.add_row(line.objective, *(getattr(line, name) for _, name in shown))
     return table
 
 
 _BESIDES = 12
-"""Lines of the view beside the map's and those of objectives."""
+"""Lines of the view besides the lines of the map and of the objectives."""
 
 
 def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
-    """The map, with shares where there is room for so many lines."""
+    """Yield the map of a plan, with shares if `room` has lines for them."""
     resolved = Resolved(best.plan, best.layers)
     models = list(best.plan.models)
     views = layer_views(resolved)
@@ -204,15 +205,15 @@ def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
     lines = list(map_lines([cell_row(drawn), *below], width))
     if len(lines) > room:
         lines, below = list(map_lines([cell_row(drawn)], width)), []
-    for pieces in lines:
+    for glyphs in lines:
         text = Text()
-        for one in pieces:
-            looks = ("reverse", one.reverse), ("bold", one.bold), ("dim", one.dim)
-            words = [one.colour or "", *(name for name, there in looks if there)]
-            text.append(in_encoding(one.text, encoding), style=" ".join(filter(None, words)))
+        for glyph in glyphs:
+            looks = ("reverse", glyph.reverse), ("bold", glyph.bold), ("dim", glyph.dim)
+            words = [glyph.colour or "", *(name for name, on in looks if on)]
+            text.append(in_encoding(glyph.text, encoding), style=" ".join(filter(None, words)))
         yield text
     keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models, below))
-    for line in (keys, plan_summary(resolved.slots)):
+    for line in (keys, plan_summary(views)):
         yield Text(
             in_encoding(f"  {line}", encoding), style="dim", overflow="ellipsis", no_wrap=True
         )

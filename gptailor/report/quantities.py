@@ -3,7 +3,7 @@
 import math
 
 _COUNTED = 1000
-"""From here on a whole number without an error is a count, which is shown whole."""
+"""The least whole number that is a count if it has no error; counts show all digits."""
 
 
 def with_error(value: float, error: float) -> str:
@@ -71,6 +71,6 @@ def duration(seconds: float) -> str:
 
 def clock(seconds: float) -> str:
     """Return `1:02:03`, `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{remainder:02}" if hours else f"{minutes}:{remainder:02}"

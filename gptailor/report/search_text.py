@@ -1,4 +1,4 @@
-"""What a search found, in words: its summary as a page and for a terminal."""
+"""A search's result in words: its summary as a page and for a terminal."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from gptailor.report.table import table_lines
 
 
 def markdown(summary: SearchSummary) -> str:
-    """The summary as a page."""
+    """Return the summary as a page."""
     lines = [f"# {summary.plan}", "", ended_words(summary), "", verdict_words(summary), ""]
     for i, aim in _tabled(summary):
         lines += [*_page_table(*_scores(summary, i, f"`{aim.name}` ({_better(aim)})")), ""]
@@ -33,7 +33,7 @@ def markdown(summary: SearchSummary) -> str:
     head, *blocks = block_lines(summary.blocks) or [""]
     listed = [[head, "", *(f"- {line.strip()}" for line in blocks)] if head else []]
     parts = (_required(summary), _final(summary), _repeats(summary))
-    listed += [[f"- {line}" for line in found] for found in parts]
+    listed += [[f"- {line}" for line in part] for part in parts]
     for part in (
         *listed,
         [*_left_out(summary)],
@@ -47,7 +47,7 @@ def markdown(summary: SearchSummary) -> str:
 
 
 def summary_lines(summary: SearchSummary, width: int, encoding: str | None = None) -> Iterator[str]:
-    """The same for a terminal of so many columns."""
+    """Yield the summary's lines for a terminal with `width` columns."""
     yield ended_words(summary)
     for i, aim in _tabled(summary):
         yield ""
@@ -60,9 +60,9 @@ def summary_lines(summary: SearchSummary, width: int, encoding: str | None = Non
     if len(summary.sizes) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from table_lines(*_sizes(summary), width, encoding)
-    found = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
+    results = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
     notes = _left_out(summary), _at_bounds(summary), _random(summary), _spent(summary)
-    for part in (*found, *notes):
+    for part in (*results, *notes):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
     yield from ("", verdict_words(summary))
@@ -71,21 +71,24 @@ def summary_lines(summary: SearchSummary, width: int, encoding: str | None = Non
 
 
 def _tabled(summary: SearchSummary) -> list[tuple[int, Aim]]:
-    """The objectives that have a table of their own: sizes from headers stand in that of sizes."""
+    """Return the objectives that have their own table.
+
+    Sizes from headers are in the table of sizes.
+    """
     aims = enumerate(summary.objectives)
     return [(i, aim) for i, aim in aims if aim.unit not in ("parameters", "bytes a token")]
 
 
 def _page_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    first, *rest = (f"| {' | '.join(row)} |" for row in (head, *rows))
-    return [first, "|---|" + "--:|" * (len(head) - 1), *rest]
+    first, *body = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return [first, "|---|" + "--:|" * (len(head) - 1), *body]
 
 
 # -------------------------------------------------------------------------------------- the tables
 
 
 def ended_words(summary: SearchSummary) -> str:
-    """How many trials there were, at what cost, and why there were no more."""
+    """Return the number of trials, their cost, and why the search ended."""
     ends = {
         "budget": "",
         "exhausted": "; the strategy found nothing new any more",
@@ -98,39 +101,40 @@ def ended_words(summary: SearchSummary) -> str:
     order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
     spared = f", {stopped} given up early (spared: {summary.spared:g})" if stopped else ""
     return (
-        f"{_plans(summary.trials, 'trial')} at the cost of {_plans(summary.cost, 'whole one')}"
+        f"{_count(summary.trials, 'trial')} at the cost of {_count(summary.cost, 'whole one')}"
         f"{failed}{hits}{spared}{ends[summary.ended]}{order}"
     )
 
 
-def _plans(count: float, one: str) -> str:
-    """`1 plan`, `2 plans`."""
-    return f"{count:g} {one}{'s' * (count != 1)}"
+def _count(count: float, noun: str) -> str:
+    """Return `1 plan`, `2 plans`."""
+    return f"{count:g} {noun}{'s' * (count != 1)}"
 
 
 def _left_out(summary: SearchSummary) -> Iterator[str]:
-    if left := summary.left_out:
-        yield f"Starting plans that the budget had no room for: {', '.join(left)}."
+    if names := summary.left_out:
+        yield f"Starting plans that the budget had no room for: {', '.join(names)}."
     if beyond := summary.beyond:
         yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
 
 
 _MOST_AT_BOUNDS = 8
-"""Numbers at their bounds that are named."""
+"""The most numbers at their bounds that the summary lists."""
 
 
 def _at_bounds(summary: SearchSummary) -> Iterator[str]:
-    """Name the numbers of the best plan beyond whose bounds a better plan may be."""
+    """Name the best plan's numbers that are at a bound of their interval."""
     numbers = summary.at_bounds
     if not numbers:
         return
-    named = [
-        f"{one.name} = {one.value:g}, the {one.bound} end" for one in numbers[:_MOST_AT_BOUNDS]
+    texts = [
+        f"{number.name} = {number.value:g}, the {number.bound} end"
+        for number in numbers[:_MOST_AT_BOUNDS]
     ]
-    more = len(numbers) - len(named)
-    named += [f"and {more} more"] if more else []
+    more = len(numbers) - len(texts)
+    texts += [f"and {more} more"] if more else []
     yield (
-        f"Numbers of the best plan at a bound of their interval: {'; '.join(named)}."
+        f"Numbers of the best plan at a bound of their interval: {'; '.join(texts)}."
         " A wider interval may contain a better plan."
     )
 
@@ -148,29 +152,31 @@ def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
     """Return names and rows: the base uncut, starting plans, random ones, the plan found."""
     rows: list[tuple[str, WithScores]] = [("the base, uncut", summary.base)]
     rows += [(row.origin, row) for row in summary.starts]
-    drawn, best, found = summary.random, summary.best, summary.found
+    drawn, best, found_row = summary.random, summary.best, summary.found
     if drawn.best is not None:
-        rows.append((f"the best of {_plans(drawn.trials, 'random plan')}", drawn.best))
-    if found is not None:
-        same = best is not None and best.trial == found.trial
-        rows.append((f"found: {summary.best_file if same else f'trial {found.trial}'}", found))
+        rows.append((f"the best of {_count(drawn.trials, 'random plan')}", drawn.best))
+    if found_row is not None:
+        same = best is not None and best.trial == found_row.trial
+        rows.append(
+            (f"found: {summary.best_file if same else f'trial {found_row.trial}'}", found_row)
+        )
     return rows
 
 
 def _scores(summary: SearchSummary, i: int, name: str) -> tuple[list[str], list[list[str]]]:
-    gone = _lost_head(summary.objectives[i])
-    head = [name, "score", gone, "held out", gone]
+    lost = _lost_head(summary.objectives[i])
+    head = [name, "score", lost, "held out", lost]
     return head, [_cells(name, row, i, summary) for name, row in _rows(summary)]
 
 
 def _lost_head(aim: Aim) -> str:
-    """What the column beside a score has: shares of what is counted, else what is lost."""
+    """Return the head of the column beside a score: shares of counts, else losses."""
     share = aim.unit == "accuracy" or aim.size
     return "of the base's" if share else f"{aim.unit} lost".strip()
 
 
 def _lost_cell(aim: Aim, value: float | None, base: float | None) -> str:
-    """Return a number for that column: more is worse, except for shares."""
+    """Return a number for that column: a loss, or a share."""
     lost = beside_base(aim, value, base)
     if lost is None:
         return ""
@@ -182,18 +188,18 @@ def _lost_cell(aim: Aim, value: float | None, base: float | None) -> str:
 def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[str]:
     base, aim = summary.base, summary.objectives[i]
     uncut, held = row is base, row.held_scores
-    value, there = _at(row.values, i), _at(held and held.values, i)
-    theirs = _at(base.held_scores and base.held_scores.values, i)
+    value, held_value = _at(row.values, i), _at(held and held.values, i)
+    held_base = _at(base.held_scores and base.held_scores.values, i)
     stage = row.stage if isinstance(row, SummaryRow) else "bare"
     unseen = "failed" if isinstance(row.held, HeldOutFailure) else ""
     if held is not None:
-        unseen = shown_number(there, held.stderrs[i])
+        unseen = shown_number(held_value, held.stderrs[i])
     return [
         name + ("" if stage == "bare" else f" ({stage})"),
         shown_number(value, _at(row.errors, i)),
         "" if uncut else _lost_cell(aim, value, _at(base.values, i)),
         unseen,
-        "" if uncut else _lost_cell(aim, there, theirs),
+        "" if uncut else _lost_cell(aim, held_value, held_base),
     ]
 
 
@@ -202,7 +208,7 @@ def _at(values: Sequence[float | None] | None, i: int) -> float | None:
 
 
 def beside_base(aim: Aim, value: float | None, base: float | None) -> BesideBase | None:
-    """Return a score beside the base's by an objective; None where that says nothing."""
+    """Return a score beside the base's by an objective; None without a comparison."""
     if value is None or base is None or aim.scale != "base":
         return None
     if aim.size:
@@ -211,7 +217,7 @@ def beside_base(aim: Aim, value: float | None, base: float | None) -> BesideBase
 
 
 def beside_base_words(beside: BesideBase | None, of_base: str = "") -> str:
-    """Return `78.4 %` with the words `of_base`, or `0.803 nats lost`; "" where nothing is known."""
+    """Return `78.4 %` with the words `of_base`, or `0.803 nats lost`; "" if unknown."""
     if beside is None:
         return ""
     if beside.share is not None:
@@ -225,7 +231,7 @@ def _size_of_loss(loss: float) -> str:
 
 
 def _sizes(summary: SearchSummary) -> tuple[list[str], list[list[str]]]:
-    """A row a size: the best plan that is so large, beside the base."""
+    """Return a row for each size: the best plan of that size, beside the base."""
     aims = [i for i, _ in _tabled(summary)]
     several = [f" {n}" for n in range(1, len(aims) + 1)] if len(aims) > 1 else [""] * len(aims)
     head = ["plan", "layers", "parameters", "weights", "KV/token"]
@@ -237,8 +243,8 @@ def _sizes(summary: SearchSummary) -> tuple[list[str], list[list[str]]]:
         cells = [name, str(row.layers), f"{row.parameters:,}", bytes_in_words(row.bytes),
                  bytes_in_words(row.kv_cache)]  # fmt: skip
         for i in aims:
-            _, score, gone, held, _ = _cells("", row, i, summary)
-            cells += [score, gone, held]
+            _, score, lost, held, _ = _cells("", row, i, summary)
+            cells += [score, lost, held]
         rows.append(cells)
     return head, rows
 
@@ -248,8 +254,8 @@ def _sizes(summary: SearchSummary) -> tuple[list[str], list[list[str]]]:
 
 def verdict_words(summary: SearchSummary) -> str:
     """Compare the found plan with the best plan that needs no search."""
-    verdict, found, best = summary.verdict, summary.found, summary.best
-    if verdict is None or found is None or best is None:
+    verdict, found_row, best = summary.verdict, summary.found, summary.best
+    if verdict is None or found_row is None or best is None:
         unmet = summary.required is not None and not summary.required.met
         return "There is no best plan." if unmet else "No plan has a score."
     several, numbers = sum(not aim.size for aim in summary.objectives), verdict.numbers
@@ -269,7 +275,7 @@ def verdict_words(summary: SearchSummary) -> str:
         )
         return f"Better {which}, by {gain}{paired}.{base}"
     simpler = ""
-    if best.trial != found.trial:
+    if best.trial != found_row.trial:
         simpler = f": best.tailor is the simpler one, trial {best.trial} ({best.origin})"
     if verdict.itself:
         return f"The search found nothing better than a starting plan, '{name}'{simpler}.{base}"
@@ -280,7 +286,7 @@ def verdict_words(summary: SearchSummary) -> str:
 
 
 def _beside_the_base(verdict: VerdictRecord) -> str:
-    """Return how the plan found stands beside a base that is no larger."""
+    """Return the comparison of the found plan with a base that is no larger."""
     base = verdict.base
     if base is None or not base.no_larger:
         return ""
@@ -301,7 +307,7 @@ def _gain(of: GainRecord, unit: str) -> str:
 
 
 def _required(summary: SearchSummary) -> Iterator[str]:
-    """Yield what was required, and what the best plan has of it, or the nearest one."""
+    """Yield the requirements, and the values of the best or the nearest plan."""
     required = summary.required
     if required is None:
         return
@@ -315,14 +321,16 @@ def _required(summary: SearchSummary) -> Iterator[str]:
         yield f"none of {judged} plans that were judged meets what is required{near}"
     for row in required.rows:
         held = "" if row.held is None else f", held out {shown_number(row.held)}"
-        there = row.held_bound
-        held += f" ({shown_number(there)})" if held and there not in (None, row.bound) else ""
+        held_bound = row.held_bound
+        held += (
+            f" ({shown_number(held_bound)})" if held and held_bound not in (None, row.bound) else ""
+        )
         bound = shown_number(row.bound)
         yield f"{row.require} ({bound}): it has {shown_number(row.value)}{held}"
 
 
 def _final(summary: SearchSummary) -> Iterator[str]:
-    """What became of the best trials that were bridged, or bridged and healed, in the end."""
+    """Yield the scores of the best trials before and after they were repaired in the end."""
     for row in summary.final:
         name = f"trial {row.trial} ({row.origin}), {row.stage}"
         if row.values is None:
@@ -335,30 +343,31 @@ def _final(summary: SearchSummary) -> Iterator[str]:
 
 
 def _repeats(summary: SearchSummary) -> Iterator[str]:
-    """How far searches on other draws of the samples agree."""
-    found = summary.repeats
-    if found is None:
+    """Yield how far searches on other draws of the samples agree."""
+    agreement = summary.repeats
+    if agreement is None:
         return
-    runs = found.runs
-    if without := found.without:
+    runs = agreement.runs
+    if without := agreement.without:
         seeds = ", ".join(map(str, without))
         yield f"On other draws of the samples, with these seeds, no plan was found: {seeds}."
     if len(runs) == 1:
         return
     yield (
         f"Searches on {len(runs)} draws of the samples, this one first, drop"
-        f" {found.dropped_in_all} layers alike, of {_span(found.dropped)} that each drops;"
-        f" {found.alike_in_all} of {found.kept_in_all} layers that all keep are made of the"
+        f" {agreement.dropped_in_all} layers alike, of {_span(agreement.dropped)} that each drops;"
+        f" {agreement.alike_in_all} of {agreement.kept_in_all} layers that all keep are made of the"
         " same models."
     )
     for n, run in enumerate(runs):
-        here = [run.scores[m] for m in range(len(runs))]
+        by_plan = [run.scores[m] for m in range(len(runs))]
         scores = "; ".join(
-            "failed" if values is None else ", ".join(map(shown_number, values)) for values in here
+            "failed" if values is None else ", ".join(map(shown_number, values))
+            for values in by_plan
         )
         yield f"On the samples of draw {n + 1} (seed {run.seed}) the plans score {scores}."
-    if found.agree:
-        many = found.agree
+    if agreement.agree:
+        many = agreement.agree
         yield f"The plan found here is the best, or ties with it, on {many} of the other draws."
     else:
         yield "On none of the other draws is the plan found as good as the one found there."
@@ -370,34 +379,34 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _random(summary: SearchSummary) -> Iterator[str]:
-    drawn, found = summary.random, summary.found
+    drawn, found_row = summary.random, summary.found
     if drawn.whole:
-        yield f"Random search at the same cost evaluated {_plans(drawn.trials, 'plan')}."
-    elif drawn.expected is not None and found is not None:
-        reach, got = _reached(summary, found, drawn.expected)
+        yield f"Random search at the same cost evaluated {_count(drawn.trials, 'plan')}."
+    elif drawn.expected is not None and found_row is not None:
+        reach, got = _reached(summary, found_row, drawn.expected)
         yield (
             f"Random search at the same cost would be expected to {reach}"
-            f" (found: {got}): an estimate from {_plans(drawn.trials, 'random plan')}, which"
+            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}, which"
             " --compare-random makes sure."
         )
 
 
-def _reached(summary: SearchSummary, found: SummaryRow, expected: float) -> tuple[str, str]:
-    """Return what is expected and what was found: a score, or of several objectives a mean loss."""
+def _reached(summary: SearchSummary, found_row: SummaryRow, expected: float) -> tuple[str, str]:
+    """Return the expected and the found result: a score, or a mean loss over objectives."""
     judging, unit = summary.judging, summary.loss_unit
     if len(judging) == 1:
-        return f"reach {shown_number(expected)}", shown_number(_at(found.values, judging[0]))
-    return f"lose {shown_number(expected)} {unit} on the mean", shown_number(found.lost)
+        return f"reach {shown_number(expected)}", shown_number(_at(found_row.values, judging[0]))
+    return f"lose {shown_number(expected)} {unit} on the mean", shown_number(found_row.lost)
 
 
 def _spent(summary: SearchSummary) -> Iterator[str]:
-    """What was measured beside the trials, in evaluations on all samples."""
+    """Yield the cost beside the trials, in evaluations on all samples."""
     spent = summary.measured
     parts = []
     if spent.evaluations:
         clock = f" ({spent.seconds:.0f} s)" if spent.seconds >= 1 else ""
-        whole = f"{summary.cost + spent.evaluations:.4g} with the trials"
-        parts.append(f"what starting plans go by cost {spent.evaluations:.3g}{clock}, {whole}")
+        total = f"{summary.cost + spent.evaluations:.4g} with the trials"
+        parts.append(f"what starting plans go by cost {spent.evaluations:.3g}{clock}, {total}")
     if spent.base:
         parts.append(f"the base, on top, {spent.base:.3g}")
     if parts:

@@ -1,7 +1,7 @@
-"""A search's result as data: `SearchSummary`, which `search` writes and all others read.
+"""A search's result as data: `SearchSummary`, which `search` writes and other modules read.
 
-Here are also the other records of RUN that are read back: what a search was begun with
-(`RunRecord`), how large its plans are (`RunSizes`), and its scan of blocks (`BlockScan`).
+The module also has the other records of RUN that are read back: a search's settings
+(`RunRecord`), its plans' sizes (`RunSizes`), and its scan of blocks (`BlockScan`).
 """
 
 import re
@@ -22,7 +22,7 @@ Seed = Annotated[int, Field(ge=0, le=10**100)]
 TrialNumber = Annotated[int, Field(ge=0, le=10**9)]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that steer a terminal, or turn the direction of a line."""
+"""Characters that control a terminal, or change the direction of a line."""
 
 
 def _in_a_line(text: str) -> str:
@@ -32,25 +32,25 @@ def _in_a_line(text: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_in_a_line)]
-"""Text that a terminal can be shown as it is."""
+"""Text of one line that is safe on a terminal."""
 
 
 def escaped_control(text: str) -> str:
     """Return the text with `\\x1b` and the like in the place of control characters."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 LiveDtype = Literal["float32", "float16", "bfloat16"]
 BridgedTrials = Literal["each", "from-full", "finalists"]
-"""Which trials are bridged: all, those at full fidelity, or the best ones in the end."""
+"""The trials that are bridged: all, the trials at full fidelity, or the best in the end."""
 
 
 @final
 class Aim(NamedTuple):
-    """An objective: what it is called, which way is better, and what its scores are measured by.
+    """An objective: its name, its direction, and the measure of its scores.
 
-    `label` tells it from the others in a line, `unit` is that of its scores. A `size` costs no
-    evaluation and says nothing of how good a plan is.
+    `label` is a short name for a line. `unit` is the scores' unit. A `size` costs no evaluation and
+    doesn't measure a plan's quality.
     """
 
     name: Line
@@ -101,9 +101,9 @@ class _Begun(BuiltClosed):
 
 @final
 class RunRecord(_Begun):
-    """The settings of a search in `run.json`, as far as a reader of RUN needs them.
+    """The settings of a search in `run.json` that readers of RUN need.
 
-    `trials` is the budget, `objectives` are their words, `aims` what scores are measured by.
+    `trials` is the budget. `objectives` are the objectives in words, `aims` their measures.
     """
 
     objectives: Annotated[Several[Line], Field(min_length=1)]
@@ -119,7 +119,7 @@ class RunRecord(_Begun):
 
 @final
 class RunSizes(BuiltClosed):
-    """How large the uncut base and a search's plans are, these by their digests."""
+    """The sizes of the uncut base and of a search's plans, by the plans' digests."""
 
     base: WrittenSize
     plans: dict[str, WrittenSize]
@@ -149,15 +149,15 @@ class _Scan(BuiltClosed):
 
 @final
 class BlockScan(_Scan):
-    """A scan of blocks that come again: `scanned` blocks of so many, some `better` than the base.
+    """A scan of blocks that come again: `scanned` blocks `of` all, some `better` than the base.
 
-    Scores are by one `measure`, on so many samples.
+    All scores are by one `measure`, on the same number of `samples`.
     """
 
 
 @final
 class BestBlocks(_Scan):
-    """The best blocks of a scan, and the file that its `map` is in."""
+    """The best blocks of a scan, and the file of its `map`."""
 
     map: Line
 
@@ -175,7 +175,7 @@ class HeldOutScores(BuiltClosed):
 
 @final
 class HeldOutFailure(BuiltClosed):
-    """Why a plan has no score on samples that the search never saw."""
+    """The reason why a plan has no score on samples that the search never saw."""
 
     failure: str
 
@@ -184,19 +184,19 @@ HeldOutResult: TypeAlias = HeldOutScores | HeldOutFailure
 
 
 class WithScores(BuiltClosed):
-    """The scores of a plan by each objective, None where it has none."""
+    """The scores of a plan by each objective, or None."""
 
     values: Several[float] | None
     held: HeldOutResult | None
 
     @property
     def held_scores(self) -> HeldOutScores | None:
-        """The held-out scores, where there are any."""
+        """The held-out scores, or None."""
         return self.held if isinstance(self.held, HeldOutScores) else None
 
     @property
     def errors(self) -> Sequence[float | None] | None:
-        """The standard errors of the values, where they are known."""
+        """The standard errors of the values, or None if they are unknown."""
         return None
 
     def widths(self) -> Iterator[int]:
@@ -204,7 +204,7 @@ class WithScores(BuiltClosed):
         lists = [self.values, self.errors]
         if (held := self.held_scores) is not None:
             lists += [held.values, held.stderrs]
-        yield from (len(one) for one in lists if one is not None)
+        yield from (len(scores) for scores in lists if scores is not None)
 
 
 @final
@@ -213,10 +213,10 @@ class BaseScores(WithScores):
 
 
 class SummaryRow(WithScores):
-    """A trial in a summary. `before` is what its plan scored before it was repaired.
+    """A trial in a summary. `before` has the plan's scores before it was repaired.
 
-    `retained` is the share of the base's score that is left by each objective, `lost` what is lost
-    on the mean of the objectives.
+    `retained` is the retained share of the base's score by each objective. `lost` is the mean loss
+    over the objectives.
     """
 
     trial: TrialNumber
@@ -232,13 +232,13 @@ class SummaryRow(WithScores):
 
     @property
     def errors(self) -> Sequence[float | None] | None:
-        """The standard errors of the values, where they are known."""
+        """The standard errors of the values, or None if they are unknown."""
         return self.stderrs
 
     def widths(self) -> Iterator[int]:
         """Yield how many objectives each list of scores has."""
         yield from super().widths()
-        yield from (len(one) for one in (self.before, self.retained) if one is not None)
+        yield from (len(scores) for scores in (self.before, self.retained) if scores is not None)
 
 
 FrontFile = Annotated[str, Field(pattern=r"^front/trial-[0-9]{4,9}\.tailor$")]
@@ -252,10 +252,10 @@ def front_file(trial: int) -> str:
 
 @final
 class SizeRow(SummaryRow):
-    """The best plan of one size: a place on the curve of quality over size.
+    """The best plan of one size: a point on the curve of quality over size.
 
-    `loss` orders the plans; `share` and `nats` are what is lost on the mean of the objectives, as
-    a share of the base's scores and in their unit, None where that says nothing.
+    `loss` orders the plans. `share` and `nats` are the mean loss over the objectives, as a share of
+    the base's scores and in their unit; None if there is no such mean.
     """
 
     parameters: Tally
@@ -278,7 +278,7 @@ class SizeRow(SummaryRow):
 
 
 class GainRecord(BuiltClosed):
-    """How much better a plan is than another, and its standard error; None is infinite."""
+    """The gain of a plan over another, and its standard error; None is infinite."""
 
     gain: float
     stderr: Annotated[float, Field(ge=0)] | None
@@ -304,8 +304,8 @@ class BaseRecord(GainRecord):
 class VerdictRecord(BuiltClosed):
     """The worth of a search's result; see `search/verdict.py`.
 
-    `against` is the starting plan that it is the least better than, of so many `starts`; `numbers`
-    are those of the objectives that were compared, `widths` what their scores are measured by.
+    `against` is the starting plan with the smallest gain over it, of `starts` starting plans.
+    `numbers` are the numbers of the compared objectives, `widths` the measures of their scores.
     """
 
     better: bool
@@ -325,9 +325,9 @@ class VerdictRecord(BuiltClosed):
 
 @final
 class RandomDraws(BuiltClosed):
-    """Random plans for comparison. `whole` says that they cost as much as the search.
+    """Random plans for comparison. `whole` means that they cost as much as the search.
 
-    `expected` is what the best of as many as the search cost would score.
+    `expected` is the expected best score of a random search that costs as much.
     """
 
     trials: Tally
@@ -355,7 +355,7 @@ class RepeatedDraw(BuiltClosed):
 
 @final
 class DrawPair(BuiltClosed):
-    """How many layers the plans of two draws drop alike, and make alike."""
+    """The number of layers that the plans of two draws drop alike, and make alike."""
 
     of: Pair[Tally]
     dropped: LayerCount
@@ -364,10 +364,10 @@ class DrawPair(BuiltClosed):
 
 @final
 class DrawsAgreement(BuiltClosed):
-    """How far searches on other draws of the samples agree with the first one.
+    """The agreement of searches on other draws of the samples with the first search.
 
-    `of` is a digest of what was compared, `without` are the seeds that found no plan, `agree` is on
-    how many of the other draws the first plan is no worse than theirs.
+    `of` is a digest of the compared plans. `without` has the seeds that found no plan. `agree`
+    counts the other draws on which the first plan is no worse than their own plan.
     """
 
     of: Line
@@ -398,7 +398,7 @@ class NumberAtBound(BuiltClosed):
 
 @final
 class RequiredRow(BuiltClosed):
-    """A requirement, its bound, and what a plan has of it; the bound of held-out samples too."""
+    """A requirement, its bounds, and the values of a plan; `held` is on held-out samples."""
 
     require: Line
     bound: float | None
@@ -409,10 +409,10 @@ class RequiredRow(BuiltClosed):
 
 @final
 class RequiredRecord(BuiltClosed):
-    """The requirements of a search, and how plans met them.
+    """The requirements of a search, and the plans that met them.
 
-    So many plans were `judged`, all of them if it is `whole`; so many `met` it. `nearest` is the
-    file of the plan that is beyond by the least, where no plan meets it.
+    `judged` plans were compared with the requirements, all of them if `whole`; `met` plans met
+    them. `nearest` is the file of the plan with the smallest excess, if no plan meets them.
     """
 
     judged: Tally
@@ -426,12 +426,12 @@ class RequiredRecord(BuiltClosed):
 class SearchSummary(_Begun):
     """A search's result. Programs read `summary.json`, people the words of `search_text.py`.
 
-    `trials` is how many there were at the `cost`, `samples` are those of a whole trial, `held` how
-    many the search never saw by each objective. `judging` are the numbers of the objectives that
-    plans are compared by, `loss_unit` is what losses are counted in. `found` has the best score,
-    `best` is what is handed over, as `best_file`. `sizes` is the curve of quality over size, the
-    smallest plan first. `commands` score and compile the best plan; they are for people and
-    programs that run where the search ran, and gptailor never reads them back.
+    `trials` is the number of trials, `cost` their cost. `samples` counts the samples of a whole
+    trial, `held` the held-out samples of each objective. `judging` has the numbers of the
+    objectives that compare plans; `loss_unit` is the unit of losses. `found` has the best score;
+    `best` is the plan that is handed over as `best_file`. `sizes` is the curve of quality over
+    size, the smallest plan first. `commands` score and compile the best plan; they are for people
+    and programs that run where the search ran, and gptailor never reads them back.
     """
 
     objectives: Annotated[Several[WrittenAim], Field(min_length=1)]
@@ -469,21 +469,21 @@ class SearchSummary(_Begun):
 
     @property
     def scored_rows(self) -> list[SummaryRow]:
-        """The trials that must have scores, some of them several times."""
-        named = (self.found, self.best, self.random.best)
-        some = (row for row in named if row is not None)
+        """The trials that must have scores; a trial may occur several times."""
+        optional = (self.found, self.best, self.random.best)
+        some = (row for row in optional if row is not None)
         return [*some, *self.front, *self.sizes, *self.starts]
 
     @property
     def rows(self) -> list[SummaryRow]:
-        """All trials that it names, some of them several times."""
+        """All trials in the summary; a trial may occur several times."""
         return [*self.scored_rows, *self.final]
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         many = len(self.objectives)
         for fault, expected in (
-            (len({one is None for one in (self.found, self.best, self.verdict)}) > 1,
+            (len({part is None for part in (self.found, self.best, self.verdict)}) > 1,
              "a verdict, a plan found and a best one, or neither of them"),
             (any(row.values is None or row.stderrs is None for row in self.scored_rows),
              "scores of each plan that was handed over"),
@@ -504,6 +504,6 @@ class SearchSummary(_Begun):
         yield from () if self.verdict is None else self.verdict.numbers
 
     def document(self) -> dict[str, Any]:
-        """Return it as `summary.json` has it."""
+        """Return the document of `summary.json`."""
         without = {name for name in ("blocks", "at_bounds") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=without)

@@ -14,9 +14,9 @@ from gptailor.report.terminal_encoding import in_encoding
 _INDENT = "  "
 _GAP = 2
 _NAME = 8
-"""Columns of the names, at least."""
+"""The least width of the names."""
 _LEAST = 12
-"""Columns that a longer name keeps when it gives way to numbers: these, or a fifth of all."""
+"""The least width of a shortened name, or a fifth of the table if that is more."""
 
 
 def table_lines(
@@ -33,9 +33,9 @@ def table_lines(
     sizes = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     longest, numbers = max(_NAME, sizes[0]), sizes[1:]
     room = width - len(_INDENT)
-    left = room - sum(numbers) - _GAP * len(numbers)
-    enough = left >= min(longest, max(_LEAST, width // 5))
-    name = min(longest, left if enough else max(_LEAST, width // 3))
+    name_room = room - sum(numbers) - _GAP * len(numbers)
+    enough = name_room >= min(longest, max(_LEAST, width // 5))
+    name = min(longest, name_room if enough else max(_LEAST, width // 3))
     for block in _blocks(numbers, room - name):
         body = [[shortened(first, name, cut), *(row[i] for i in block)] for first, *row in lines]
         yield from _drawn(body if any(body[0]) else body[1:], name)
@@ -69,7 +69,7 @@ def _drawn(body: Sequence[Sequence[str]], name: int) -> Iterator[str]:
 
 
 def _cell(text: str) -> Text | Padding:
-    """Return a cell with the spaces at its end, where other rows have a mark."""
+    """Return a cell with the spaces at its end, which align it with marks in other rows."""
     shown = text.rstrip()
     if shown == text:
         return Text(text)

@@ -1,4 +1,4 @@
-"""What is printed on a terminal that lacks some characters, as one of ISO 8859-1 or ASCII does."""
+"""Output for terminals that lack some characters, such as terminals with ISO 8859-1 or ASCII."""
 
 from typing import Final
 
@@ -18,21 +18,21 @@ INSTEAD: Final = {
     "≤": "<=",
     "≥": ">=",
 }
-"""A map's symbols have one character each, so that columns stay where they are."""
+"""The substitutes. A map's symbol is replaced by one character, so that columns stay aligned."""
 
 
 def in_encoding(text: str, encoding: str | None) -> str:
-    """The text with what an encoding has instead of what it lacks; `?` where it has nothing.
+    """Return the text with substitutes for characters that an encoding lacks, or `?`.
 
-    All of a kind are replaced, so that what is alike looks alike.
+    If one character is replaced, all that have a substitute are, so that symbols stay alike.
     """
-    known = encoding or "utf-8"
+    codec = encoding or "utf-8"
     try:
-        text.encode(known, "surrogateescape")
+        text.encode(codec, "surrogateescape")
     except (UnicodeEncodeError, LookupError):
-        text = "".join(INSTEAD.get(one, one) for one in text)
-        known = known if _exists(known) else "ascii"
-        return text.encode(known, "replace").decode(known)
+        text = "".join(INSTEAD.get(character, character) for character in text)
+        codec = codec if _exists(codec) else "ascii"
+        return text.encode(codec, "replace").decode(codec)
     return text
 
 

@@ -17,7 +17,7 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import block_map
-from gptailor.report.layer_view import plan_summary
+from gptailor.report.layer_view import layer_views, plan_summary
 from gptailor.report.quantities import shown_number
 from gptailor.report.search_text import beside_base, beside_base_words, markdown
 from gptailor.report.summary import (
@@ -245,7 +245,7 @@ def _comment(
         of = f", {gone}" if gone else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
-    summary = plan_summary(Resolved(plan, space.layers).slots)
+    summary = plan_summary(layer_views(Resolved(plan, space.layers)))
     dropped = [drop.position for drop in plan.drops]
     cut = f"; cut: {range_words(dropped)}" if dropped else ""
     yield f"{summary[:1].upper()}{summary[1:]}{cut}."

@@ -19,7 +19,7 @@ from gptailor.plan.optional_packages import missing_package
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
-from gptailor.report.layer_view import plan_summary
+from gptailor.report.layer_view import layer_views, plan_summary
 from gptailor.report.measure import Estimate
 from gptailor.report.page.run_report import (
     LayerEffect,
@@ -297,7 +297,7 @@ def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str,
 def _made(told: Resolved) -> str:
     """A line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
     dropped = [drop.position for drop in told.plan.drops]
-    return plan_summary(told.slots) + f"; cut: {range_words(dropped)}" * bool(dropped)
+    return plan_summary(layer_views(told)) + f"; cut: {range_words(dropped)}" * bool(dropped)
 
 
 def _effects(

@@ -302,7 +302,7 @@ def test_a_file_in_the_home_folder_is_found(folder, monkeypatch):
 def test_every_code_of_the_page_can_be_looked_up():
     pages = fault_pages()
     assert pages["P208"].title == "decided and dropped"
-    assert "](" not in pages["P301"].said  # links are words
+    assert "](" not in pages["P301"].words  # links are words
     assert len(pages) > 100
 
 

@@ -4,7 +4,7 @@
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, final
@@ -25,7 +25,7 @@ from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.methods import rounding
 from gptailor.plan.events import GapBegun, GapBridged, OnEvent, ignore_events
 from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import bridge_over, undone
+from gptailor.plan.layers import bridge_over
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import calibration_path
@@ -220,16 +220,17 @@ class Bridger:
         self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
 
     def bridges(
-        self, plan: Plan, gaps: Sequence[Gap], on_event: OnEvent = ignore_events
+        self, resolved: Resolved, on_event: OnEvent = ignore_events
     ) -> Iterator[tuple[Gap, FittedBridge]]:
         """The fits of a closed plan's gaps, the first gap first; new fits are reported.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
-        whole = self.table.contents(undone(plan))
+        gaps, plan = resolved.gaps, resolved.declared
+        whole = self.table.contents(resolved.undone)
         own: list[content_keys.Content | None] = [None] * len(whole.layers)
-        for number in Resolved(plan, self.layout.count).undone_numbers:
+        for number in resolved.undone_numbers:
             own[number] = whole.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]

@@ -1,7 +1,8 @@
-"""Works through live models: all batches layer by layer, common beginnings once: `Evaluator`.
+"""Run works through live models, all batches layer by layer: `Evaluator`.
 
-`Gathering` makes the numbers of each work of the hidden states after the last layer, some rows at
-a time; `block_influence` measures how much each layer turns them.
+Common beginnings run once. `Gathering` computes each work's numbers from the hidden states after
+the last layer, some rows at a time. `block_influence` measures how much each layer turns the hidden
+states.
 """
 
 import gc
@@ -24,7 +25,7 @@ from gptailor.plan.faults import TailorError
 
 @final
 class Gathering:
-    """The works' numbers as they come, batch by batch; logits are made for `step` rows at once."""
+    """The works' numbers, collected batch by batch; logits are made for `step` rows at once."""
 
     def __init__(
         self, logits: Callable[[Tensor], Tensor], works: Sequence[Work], step: int
@@ -32,7 +33,7 @@ class Gathering:
         self.logits = logits
         self.works = works
         self.step = step
-        self.found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in works]
+        self.measured: list[list[tuple[Tensor, Tensor]]] = [[] for _ in works]
 
     def add(self, batch: Batch, hidden: Float[Tensor, " batch length width"]) -> None:
         """Measure the batch's wanted rows."""
@@ -46,23 +47,23 @@ class Gathering:
 
     def _measure(self, share: Share, logits: Float[Tensor, " n vocab"]) -> None:
         everything = torch.equal(share.pick, torch.arange(len(logits)))
-        mine = logits if everything else logits[share.pick.to(logits.device)]
+        picked = logits if everything else logits[share.pick.to(logits.device)]
         measure = self.works[share.work].measure
-        values = measure(mine, share.targets.to(logits.device), share.rows)
-        if values.dim() != 2 or len(values) != len(mine):
+        values = measure(picked, share.targets.to(logits.device), share.rows)
+        if values.dim() != 2 or len(values) != len(picked):
             shape = list(values.shape)
-            raise ValueError(f"a measure of {len(mine)} rows returned {shape} numbers")
-        self.found[share.work].append((share.rows.number, values.float()))
+            raise ValueError(f"a measure of {len(picked)} rows returned {shape} numbers")
+        self.measured[share.work].append((share.rows.number, values.float()))
 
     def results(self, packed: Packed) -> Results | Failure:
-        """Each request's numbers; a Failure where one is NaN."""
+        """Return each request's numbers, or a Failure if a number is NaN."""
         results: Results = []
-        for requests, found in zip(packed.asked, self.found, strict=True):
+        for requests, chunks in zip(packed.asked, self.measured, strict=True):
             if not requests:
                 results.append([])
                 continue
-            order = torch.cat([numbers for numbers, _ in found])
-            values = torch.cat([values for _, values in found]).cpu()
+            order = torch.cat([numbers for numbers, _ in chunks])
+            values = torch.cat([values for _, values in chunks]).cpu()
             if bad := int(values.isnan().any(dim=1).sum()):
                 return Failure("nan", f"{bad} of {len(values)} predictions are NaN")
             table = torch.empty_like(values)
@@ -79,15 +80,15 @@ LOGITS = {"cpu": 2**26}
 LOGITS_ELSEWHERE = 2**29
 
 PACKS = 12
-"""Sets of works (fidelities and their parts, say) whose batches stay made."""
+"""Sets of works (fidelities and their parts, for example) whose batches are kept."""
 
 
 @final
 class Evaluator:
     """Runs plans over works, with `cache` bytes for hidden states where plans part.
 
-    `cache_device` holds them (`None`: the device). `layers_run` and `layers_saved` count, over all
-    plans so far, the layers that ran and those that a kept state spared.
+    `cache_device` holds the hidden states (`None`: the device). `layers_run` counts the layers that
+    ran, over all plans so far. `layers_saved` counts the layers that a kept state spared.
     """
 
     def __init__(
@@ -108,16 +109,17 @@ class Evaluator:
         self._wraps: dict[type, bool] = {}
 
     def run(self, plan: LiveModel, works: Sequence[Work]) -> Results | Failure:
-        """What each work measures of one plan, or why there is nothing."""
+        """Measure the works on one plan."""
         [(_, result)] = self.run_all([plan], works)
         return result
 
     def run_all(
         self, population: Sequence[LiveModel], works: Sequence[Work]
     ) -> Iterator[tuple[int, Results | Failure]]:
-        """The same numbers as `run` has for each plan, those that begin alike one after another.
+        """Measure the works on each plan, with equal beginnings one after another.
 
-        Yields each plan's number in the population with its result, as soon as it is there.
+        Yields each plan's number in the population with its result, as soon as the result is ready.
+        The results equal those of `run`.
         """
         paths: list[LayerPath] = [
             (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
@@ -137,21 +139,20 @@ class Evaluator:
 
     @torch.no_grad()
     def block_influence(self, plan: LiveModel, works: Sequence[Work]) -> tuple[float, ...]:
-        """1 − the mean cosine of a layer's input and output, for each layer, from one forward pass.
+        """Return 1 − the mean cosine of input and output for each layer, from one forward pass.
 
-        The mean is over the hidden states that predict what the works ask for; in float64. Errors
-        raise.
+        The mean is over the hidden states that predict the works' tokens, in float64. Errors raise.
         """
         packed = self._packed(plan, works, self.batch_tokens)
-        hidden, calls = self._begun(plan, packed, self._wrapped(plan))
+        hidden, calls = self._record(plan, packed, self._wrapped(plan))
         sums = [0.0] * len(plan.layers)
         for index in range(len(plan.layers)):
             with plan.layer(index) as layer:
                 for number, batch in enumerate(packed.batches):
                     states = hidden[number], calls[number][index].of(layer, hidden[number])
                     hidden[number] = states[1]
-                    wanted = batch.wanted.to(states[0].device)
-                    before, after = (one.flatten(0, 1)[wanted].double() for one in states)
+                    places = batch.wanted.to(states[0].device)
+                    before, after = (state.flatten(0, 1)[places].double() for state in states)
                     sums[index] += float(torch.cosine_similarity(before, after, dim=-1).sum())
         count = sum(len(batch.wanted) for batch in packed.batches)
         return tuple(1 - total / count for total in sums)
@@ -160,9 +161,10 @@ class Evaluator:
     def _results(
         self, plan: LiveModel, works: Sequence[Work], leaf: PrefixNode
     ) -> Results | Failure:
-        """All results; where memory doesn't suffice, once more in batches half as large."""
-        for most, known in ((self.batch_tokens, leaf), (max(1, self.batch_tokens // 2), None)):
-            result = attempt(partial(self._values, plan, works, most, known))
+        """Return all results, with batches half as large if memory runs out."""
+        smaller = max(1, self.batch_tokens // 2)
+        for batch_tokens, prefix in ((self.batch_tokens, leaf), (smaller, None)):
+            result = attempt(partial(self._values, plan, works, batch_tokens, prefix))
             if isinstance(result, Failure):
                 self._free()
             if not isinstance(result, Failure) or result.reason != "memory":
@@ -188,7 +190,7 @@ class Evaluator:
         self, plan: LiveModel, packed: Packed, leaf: PrefixNode | None, wrapped: bool
     ) -> list[Tensor]:
         depth, kept = self._prefixes.latest(leaf) if leaf else (0, None)
-        starts, calls = self._begun(plan, packed, wrapped)
+        starts, calls = self._record(plan, packed, wrapped)
         hidden = starts if kept is None else [state.to(self.device) for state in kept]
         del starts, kept
         self.layers_saved += depth
@@ -201,12 +203,12 @@ class Evaluator:
                 self._prefixes.offer(leaf, index + 1, hidden)
         return hidden
 
-    def _begun(
+    def _record(
         self, plan: LiveModel, packed: Packed, wrapped: bool
     ) -> tuple[list[Tensor], list[list[Call]]]:
-        known = len(embeddings(plan.model))
-        if packed.highest >= known:  # on a GPU it would end the process's use of the device
-            raise ValueError(f"token {packed.highest} is outside the model's {known} embeddings")
+        count = len(embeddings(plan.model))
+        if packed.highest >= count:  # on a GPU the process would lose the device
+            raise ValueError(f"token {packed.highest} is outside the model's {count} embeddings")
         tokens = (batch.tokens.to(self.device) for batch in packed.batches)
         return record_calls(plan.model, tokens, wraps=wrapped)
 
@@ -221,8 +223,8 @@ class Evaluator:
         edge = rotation_edge(plan.model.config)
         asked = tuple(tuple(work.requests) for work in works)
         key = batch_tokens, edge, tuple(work.cuts for work in works)
-        for known, packed in self._packs:
-            if known == key and packed.asked == asked:
+        for pack_key, packed in self._packs:
+            if pack_key == key and packed.asked == asked:
                 return packed
         packed = pack(works, batch_tokens, edge)
         self._packs = [*self._packs[1 - PACKS :], (key, packed)]
@@ -236,22 +238,22 @@ class Evaluator:
 
 
 def rotation_edge(config: PretrainedConfig) -> int | None:
-    """The length beyond which the longest row of a batch changes the rotations of all its rows."""
+    """Return the length beyond which a batch's longest row changes all rows' rotations."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [one for one in parameters.values() if isinstance(one, dict)]
-    for one in [parameters, *nested]:
-        if one.get("rope_type") in ("longrope", "dynamic"):
-            return int(one.get("original_max_position_embeddings", config.max_position_embeddings))
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    for rope in [parameters, *nested]:
+        if rope.get("rope_type") in ("longrope", "dynamic"):
+            return int(rope.get("original_max_position_embeddings", config.max_position_embeddings))
     return None
 
 
-_Made = TypeVar("_Made")
+_Value = TypeVar("_Value")
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
-"""In the words of a `RuntimeError` from an allocator: of the CPU, of CUDA, of cuBLAS."""
+"""Parts of the messages of `RuntimeError`s from the allocators of the CPU, CUDA and cuBLAS."""
 
 
-def attempt(do: Callable[[], _Made]) -> _Made | Failure:
-    """What `do` makes, or why it makes nothing."""
+def attempt(do: Callable[[], _Value]) -> _Value | Failure:
+    """Call `do`, and return its value, or its exception as a Failure."""
     try:
         return do()
     except Exception as error:  # noqa: BLE001 (a trial's failure is a value, whatever it was)
@@ -259,13 +261,14 @@ def attempt(do: Callable[[], _Made]) -> _Made | Failure:
 
 
 def failure(error: Exception) -> Failure:
-    """The exception as a value, with its type and its words; errors of ours need no type.
+    """Return the exception as a Failure with its type and message; our errors need no type.
 
-    torch has a type for CUDA's allocator alone; the CPU's and cuBLAS's are told by their words.
+    torch has an exception type for CUDA's allocator alone. The errors of the CPU's allocator and of
+    cuBLAS are recognised by their messages.
     """
     if isinstance(error, NotANumberError | TailorError):
         return Failure("nan" if isinstance(error, NotANumberError) else "error", str(error))
     words = str(error).strip() or "no message"
-    known = isinstance(error, RuntimeError) and any(one in words for one in _OUT_OF_MEMORY)
-    full = known or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    matches = isinstance(error, RuntimeError) and any(part in words for part in _OUT_OF_MEMORY)
+    full = matches or isinstance(error, MemoryError | torch.OutOfMemoryError)
     return Failure("memory" if full else "error", f"{type(error).__name__}: {words}")

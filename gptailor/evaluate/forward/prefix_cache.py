@@ -1,7 +1,7 @@
-"""Plans that begin alike: the tree of their layers, and hidden states kept where they part.
+"""Plans that begin alike: the tree of their layers, with hidden states where plans part.
 
-A node is what some plans have in common: batches, a start, and the first k layers. Nodes where
-plans have parted may keep the hidden states of all batches, within a budget of bytes.
+A node stands for the common beginning of some plans: batches, a start, and the first k layers.
+Nodes where plans have parted may keep the hidden states of all batches, within a budget of bytes.
 """
 
 from collections import deque
@@ -14,14 +14,14 @@ from torch import Tensor
 from gptailor.evaluate.live.content_keys import size_of
 
 PATHS = 128
-"""Plans whose layers are remembered, so that a later plan's parting from them is known."""
+"""Plans whose layers are remembered, to find where later plans part from them."""
 
 LayerPath = tuple[Hashable, ...]
 
 
 @final
 class PrefixNode:
-    """The first `depth` layers of the plans that go through it."""
+    """The common first `depth` layers of some plans."""
 
     def __init__(self, parent: "PrefixNode | None", key: Hashable) -> None:
         self.parent = parent
@@ -31,12 +31,12 @@ class PrefixNode:
         self.ends = 0
         """Remembered plans that end here."""
         self.ahead = 0
-        """Plans that are still to come through here."""
+        """Plans through this node that have not begun."""
         self.state: list[Tensor] | None = None
         self.used = 0
 
     def line(self) -> "Iterator[PrefixNode]":
-        """This node and those above it, up to the root."""
+        """Yield this node and its ancestors, up to the root."""
         node: PrefixNode | None = self
         while node is not None:
             yield node
@@ -44,18 +44,18 @@ class PrefixNode:
 
     @property
     def parts(self) -> bool:
-        """Whether more than one plan goes on from here, or ended here."""
+        """Whether several plans continue from this node or end at it."""
         return len(self.children) + self.ends > 1
 
     def saving(self) -> int:
-        """Layers that the state spares, over the plans that are known to come."""
+        """Return the layers that the state spares, over the plans that have not begun."""
         above = (node.depth for node in self.line() if node is not self and node.state is not None)
         return self.ahead * (self.depth - next(above, 0))
 
 
 @final
 class PrefixCache:
-    """Hidden states where plans part, within `budget` bytes on `device` (None: as they come)."""
+    """Hidden states where plans part, within `budget` bytes on `device` (None: unmoved)."""
 
     def __init__(self, budget: int, device: torch.device | None = None) -> None:
         self.budget = budget
@@ -67,12 +67,12 @@ class PrefixCache:
         self._leaves: deque[PrefixNode] = deque()
 
     def clear(self) -> None:
-        """Let go of all states; which plans have run and are to come stays known."""
+        """Drop all states, but remember which plans have run and which will run."""
         while self._held:
             self._drop(self._held[-1])
 
     def expect(self, paths: Sequence[LayerPath]) -> list[PrefixNode]:
-        """The leaves of plans that will run, each known by what it has in common with others."""
+        """Add plans that will run, and return their leaves."""
         leaves = []
         for path in paths:
             leaf = self.root
@@ -88,7 +88,7 @@ class PrefixCache:
         return leaves
 
     def begin(self, leaf: PrefixNode) -> None:
-        """The plan of the leaf runs now, or never will."""
+        """Note that the plan of the leaf runs now, or never will."""
         for node in leaf.line():
             node.ahead -= 1
 
@@ -100,7 +100,7 @@ class PrefixCache:
             self._prune(old)
 
     def latest(self, leaf: PrefixNode) -> tuple[int, list[Tensor] | None]:
-        """The most layers that a kept state spares the plan, and that state."""
+        """Return the most layers that a kept state spares the plan, and that state."""
         for node in leaf.line():
             if node.state is not None:
                 self._clock += 1
@@ -112,15 +112,15 @@ class PrefixCache:
         """Keep the plan's hidden states after `depth` layers, if plans part there and it pays."""
         node = next(node for node in leaf.line() if node.depth == depth)
         size = size_of(hidden)
-        if depth < 1 or node.state is not None or not node.parts or not self._room(node, size):
+        if depth < 1 or node.state is not None or not node.parts or not self._make_room(node, size):
             return
-        node.state = [one.to(self.device) if self.device else one for one in hidden]
+        node.state = [state.to(self.device) if self.device else state for state in hidden]
         self._clock += 1
         node.used = self._clock
         self.bytes += size
         self._held.append(node)
 
-    def _room(self, node: PrefixNode, size: int) -> bool:
+    def _make_room(self, node: PrefixNode, size: int) -> bool:
         if size > self.budget:
             return False
         while self.bytes + size > self.budget:
@@ -138,15 +138,15 @@ class PrefixCache:
         self._prune(node)
 
     def _prune(self, node: PrefixNode) -> None:
-        for one in list(node.line()):
-            bare = not (one.children or one.ends or one.ahead or one.state is not None)
-            if one.parent is None or not bare:
+        for at in list(node.line()):
+            bare = not (at.children or at.ends or at.ahead or at.state is not None)
+            if at.parent is None or not bare:
                 return
-            del one.parent.children[one.key]
+            del at.parent.children[at.key]
 
 
 def in_order(paths: Sequence[LayerPath]) -> list[int]:
-    """The paths' numbers, so that those that begin alike follow each other; else as they came."""
+    """Return the paths' numbers, with equal beginnings together and stable otherwise."""
     ranks: dict[Hashable, int] = {}
     lines = [[ranks.setdefault(key, len(ranks)) for key in path] for path in paths]
     return sorted(range(len(paths)), key=lines.__getitem__)

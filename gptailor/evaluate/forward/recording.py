@@ -1,7 +1,7 @@
-"""Stand-ins for a model's layers: some record how layers are called, one gives what comes after.
+"""Stand-ins for a model's layers: some record the calls of layers, another injects hidden states.
 
-So the model's own forward does all that isn't a layer (embedding, masks, rotations, norm, head,
-soft caps), whatever the family, and the caller runs the layers itself.
+The model's own forward computes all except the layers (embedding, masks, rotations, norm, head,
+soft caps), for every family. The caller runs the layers itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +21,7 @@ from gptailor.evaluate.live.template import decoder, decoder_layers, embeddings,
 @final
 @dataclass(frozen=True)
 class Call:
-    """How a layer is called but for the hidden state, which comes first."""
+    """The arguments of a layer's call after the hidden state, which comes first."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -29,15 +29,15 @@ class Call:
     def of(
         self, layer: nn.Module, hidden: Float[Tensor, " batch length width"]
     ) -> Float[Tensor, " batch length width"]:
-        """The hidden state after the layer."""
-        made = layer(hidden, *self.args, **self.kwargs)
-        after: Tensor = made[0] if isinstance(made, tuple | list) else made
+        """Return the hidden state after the layer."""
+        result = layer(hidden, *self.args, **self.kwargs)
+        after: Tensor = result[0] if isinstance(result, tuple | list) else result
         return after
 
 
 @final
 class _StandIn(nn.Module):
-    """Has the attributes of the layer in whose place it stands, none of its tensors, and a call."""
+    """A module with a call and the attributes of the layer that it replaces, without tensors."""
 
     def __init__(self, layer: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
@@ -49,23 +49,23 @@ class _StandIn(nn.Module):
 
 
 def wraps(model: PreTrainedModel, layer: nn.Module) -> bool:
-    """Whether the model's layers return their hidden state in a tuple; runs one for a token."""
-    found = []
+    """Run a layer on one token, and return whether it wraps its hidden state in a tuple."""
+    wrapped = []
 
     def probe(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        made = layer(hidden, *args, **kwargs)
-        found.append(isinstance(made, tuple | list))
-        return made
+        result = layer(hidden, *args, **kwargs)
+        wrapped.append(isinstance(result, tuple | list))
+        return result
 
     with standing_in(model, [_StandIn(layer, probe)]):
         decoder(model)(input_ids=_token(model), use_cache=False)
-    return found[0]
+    return wrapped[0]
 
 
 def record_calls(
     model: PreTrainedModel, batches: Iterable[Int64[Tensor, " batch length"]], *, wraps: bool
 ) -> tuple[list[Tensor], list[list[Call]]]:
-    """The hidden states that enter the first layer, and how each layer is called, batch by batch.
+    """Return the hidden states before the first layer, and each layer's calls, by batch.
 
     Equal tensors of the calls are kept once.
     """
@@ -84,17 +84,17 @@ def record_calls(
             decoder(model)(input_ids=tokens, use_cache=False)
         once = cache(partial(_once, kept))
         first.append(noted[0][0])
-        given = [(one.args, one.kwargs) for _, one in noted]
-        calls.append([Call(*tree_map_only(Tensor, once, one)) for one in given])
+        arguments = [(call.args, call.kwargs) for _, call in noted]
+        calls.append([Call(*tree_map_only(Tensor, once, pair)) for pair in arguments])
         noted.clear()
     return first, calls
 
 
 def _once(kept: dict[tuple[Any, ...], list[Tensor]], value: Tensor) -> Tensor:
     kin = kept.setdefault((value.shape, value.dtype, value.stride()), [])
-    for known in kin:
-        if torch.equal(known, value):
-            return known
+    for tensor in kin:
+        if torch.equal(tensor, value):
+            return tensor
     kin.append(value)
     return value
 
@@ -102,13 +102,13 @@ def _once(kept: dict[tuple[Any, ...], list[Tensor]], value: Tensor) -> Tensor:
 def head_logits(
     model: PreTrainedModel, rows: Float[Tensor, " n width"], *, wraps: bool
 ) -> Float[Tensor, " n vocab"]:
-    """The logits, in float32, of hidden states of any tokens after the last layer."""
+    """Return float32 logits of hidden states, of any tokens, after the last layer."""
 
     def inject(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
         return (rows[:, None], None) if wraps else rows[:, None]
 
     last = _StandIn(decoder_layers(model)[-1], inject)
-    tokens = _token(model).expand(len(rows), 1)  # texts of one token: each row's place is 0
+    tokens = _token(model).expand(len(rows), 1)  # texts of one token: each row's position is 0
     with standing_in(model, [last]):
         logits: Tensor = model(input_ids=tokens, use_cache=False).logits
     return logits.reshape(len(rows), -1).float()

@@ -1,4 +1,4 @@
-"""What objectives ask of the forward pass, and the batches of token rows that it is run on."""
+"""Requests of objectives to the forward pass, and the batches of token rows that it runs on."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 @final
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A text in tokens, of which `tokens[first:]` are to be predicted, each from all before it.
+    """A text in tokens; `tokens[first:]` are to be predicted, each from all tokens before it.
 
-    Raises `ValueError` where no token is to be predicted, or one that has none before it.
+    Raises `ValueError` if no token is to be predicted, or if the first has no token before it.
     """
 
     tokens: tuple[int, ...]
@@ -32,40 +32,40 @@ class Request:
 
     @property
     def predicted(self) -> int:
-        """How many tokens are predicted."""
+        """The number of predicted tokens."""
         return len(self.tokens) - self.first
 
 
 @final
 class Rows(NamedTuple):
-    """Which predictions some rows of logits are; the tensors lie on the CPU."""
+    """The predictions behind some rows of logits; the tensors lie on the CPU."""
 
     request: Int64[Tensor, " n"]
     """The number of the request in `Work.requests`."""
     position: Int64[Tensor, " n"]
     """The place of the predicted token in the request's `tokens`: from `first` to the end."""
     number: Int64[Tensor, " n"]
-    """The row's number among all of the work, request after request: where a table has it."""
+    """The row's number in the work, request after request: its place in a table."""
 
 
 Measure: TypeAlias = Callable[
     [Float[Tensor, " n vocab"], Int64[Tensor, " n"], Rows], Float[Tensor, " n k"]
 ]
-"""Logits in float32, the tokens that were to come, which rows these are -> k numbers a row.
+"""Logits in float32, the target tokens and the rows -> k numbers a row.
 
-Each row by itself: rows come in any order and in chunks, and what one chunk holds changes
-nothing but rounding. It leaves the logits as they are: other works measure them too. Logits and
-targets lie on the device; so may the result.
+A measure treats each row by itself: rows come in any order and in chunks, and the other rows of a
+chunk change only rounding. It doesn't change the logits, since other works measure them too. Logits
+and targets lie on the device; the result may too.
 """
 
 
 @final
 @dataclass(frozen=True)
 class Work:
-    """What one objective wants from a forward pass.
+    """The requests of one objective to a forward pass.
 
-    `cuts` are the numbers of requests before which it may be cut into parts. No batch has requests
-    of two parts, so that they run one after another to the same numbers, bit by bit.
+    `cuts` are the numbers of requests before which the work may be cut into parts. No batch has
+    requests of two parts, so parts that run one after another give the same numbers, bit by bit.
     """
 
     requests: Sequence[Request]
@@ -79,15 +79,19 @@ class Work:
 
     @cached_property
     def parts(self) -> "tuple[Work, ...]":
-        """Each part as a work of its own, of which `measure` hears as of the whole."""
-        numbers = list(accumulate((one.predicted for one in self.requests), initial=0))
+        """Each part as a separate work; `measure` still receives rows of the whole work."""
+        counts = (request.predicted for request in self.requests)
+        numbers = list(accumulate(counts, initial=0))
         return tuple(
-            Work(self.requests[of.start : of.stop], partial(_moved, self.measure, of.start, first))
+            Work(
+                self.requests[of.start : of.stop],
+                partial(_measure_moved, self.measure, of.start, first),
+            )
             for of, first in ((of, numbers[of.start]) for of in self.ranges)
         )
 
 
-def _moved(
+def _measure_moved(
     measure: Measure,
     requests: int,
     numbers: int,
@@ -95,7 +99,7 @@ def _moved(
     targets: Int64[Tensor, " n"],
     rows: Rows,
 ) -> Float[Tensor, " n k"]:
-    """The measure of rows that so many requests, and rows, stand before."""
+    """Measure rows that follow this many requests and rows of the whole work."""
     moved = Rows(rows.request + requests, rows.position, rows.number + numbers)
     return measure(logits, targets, moved)
 
@@ -108,35 +112,36 @@ Results: TypeAlias = list[list[Tensor]]
 class LiveModel(Protocol):
     """A plan as a module whose layers come one by one.
 
-    Two with an equal `start` and equal first k `layers` have the same hidden states after k layers.
+    Two models with an equal `start` and equal first k `layers` have the same hidden states after k
+    layers.
     """
 
     @property
     def model(self) -> PreTrainedModel:
-        """The module; the tensors of its layers may be away but for those of `layer`."""
+        """The module; a layer's tensors may be away, except within `layer`."""
 
     @property
     def start(self) -> Hashable:
-        """What makes the hidden state that enters the first layer."""
+        """A key of all that determines the hidden state before the first layer."""
 
     @property
     def layers(self) -> tuple[Hashable, ...]:
-        """What each layer computes."""
+        """A key of the computation of each layer."""
 
     def layer(self, index: int, /) -> AbstractContextManager[nn.Module]:
-        """The layer, ready to run on the device."""
+        """Yield the layer, ready to run on the device."""
 
 
 PADDING = 64
-"""Padding that a batch may always have, in tokens: about what one more batch costs."""
+"""Padding that a batch may always have, in tokens: about the cost of one more batch."""
 PADDED = 1 / 8
-"""The share of a batch's own tokens that its padding may be beyond that."""
+"""Padding that a batch may have, as a share of its own tokens, if that exceeds `PADDING`."""
 
 
 @final
 @dataclass(frozen=True)
 class Share:
-    """What of a batch's rows is one work's, in the order of the rows."""
+    """One work's share of a batch's rows, in the order of the rows."""
 
     work: int
     pick: Int64[Tensor, " n"]
@@ -145,18 +150,18 @@ class Share:
     rows: Rows
 
     def between(self, start: int, stop: int, *, most: int) -> Iterator["Share"]:
-        """The share of wanted rows start:stop, at most so many at a time."""
+        """Yield the share of wanted rows start:stop in chunks of at most `most` rows."""
         low, high = torch.searchsorted(self.pick, torch.tensor([start, stop])).tolist()
         for at in range(low, high, most):
             part = slice(at, min(at + most, high))
-            rows = Rows(*(one[part] for one in self.rows))
+            rows = Rows(*(tensor[part] for tensor in self.rows))
             yield Share(self.work, self.pick[part] - start, self.targets[part], rows)
 
 
 @final
 @dataclass(frozen=True)
 class Batch:
-    """Token rows, padded on the right, and which of their hidden states are wanted."""
+    """Token rows, padded on the right, with the places of their wanted hidden states."""
 
     tokens: Int64[Tensor, " batch length"]
     wanted: Int64[Tensor, " n"]
@@ -175,32 +180,34 @@ class Packed:
     @cached_property
     def highest(self) -> int:
         """The highest token of all requests."""
-        return max((max(one.tokens) for requests in self.asked for one in requests), default=0)
+        texts = (request.tokens for requests in self.asked for request in requests)
+        return max(map(max, texts), default=0)
 
     @property
     def tokens(self) -> int:
-        """How many tokens go through each layer, padding included."""
+        """The number of tokens that go through each layer, padding included."""
         return sum(batch.tokens.numel() for batch in self.batches)
 
 
 @final
 @dataclass(frozen=True)
 class _Line:
-    """A text that is run, and who wants predictions of it: (work, request) by number."""
+    """A text that is run, with the (work, request) numbers that want predictions of it."""
 
     tokens: tuple[int, ...]
     askers: list[tuple[int, int]]
 
 
 def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> Packed:
-    """The batches of all works' requests, each of at most `batch_tokens`, or of one row.
+    """Return the batches of all works' requests, each of at most `batch_tokens`, or of one row.
 
     Each distinct text is a row once, and rows of like length run together. A text's last token is
-    only ever predicted, so it isn't run; texts that then begin a longer one are rows of it. Batches
-    depend on what the requests are, not on their order. No batch has both rows of at most `edge`
-    tokens and longer ones: a model whose rotations depend on the longest row of a batch would turn
-    the short ones' otherwise. Works' parts go together from the last one on: where some have fewer,
-    these begin later.
+    only predicted, so it isn't run. A shortened text that begins a longer text shares the row of
+    that text. Batches depend on the set of requests, not on their order.
+
+    No batch has both rows of at most `edge` tokens and longer rows. A model whose rotations depend
+    on the longest row of a batch would otherwise rotate the short rows differently. Works' parts
+    are aligned at the last part: a work with fewer parts begins later.
     """
     asked = tuple(tuple(work.requests) for work in works)
     numbers = [
@@ -233,7 +240,7 @@ def _lines(
         for number in some:
             askers.setdefault(requests[number].tokens[:-1], []).append((work, number))
     lines: list[_Line] = []
-    for tokens in sorted(askers, reverse=True):  # what a text begins stands right before it
+    for tokens in sorted(askers, reverse=True):  # a longer text comes before its beginning
         last = lines[-1].tokens if lines else ()
         if last[: len(tokens)] != tokens or beyond(tokens) != beyond(last):
             lines.append(_Line(tokens, []))
@@ -258,7 +265,7 @@ def _cut(lines: Sequence[_Line], batch_tokens: int) -> Iterator[Sequence[_Line]]
 def _batch(
     lines: Sequence[_Line], asked: Sequence[Sequence[Request]], numbers: Sequence[Sequence[int]]
 ) -> Batch:
-    """A batch of these rows; `numbers` are those of each request's first row in its work."""
+    """Return a batch of these rows, given `numbers`: each request's first row in its work."""
     length = len(lines[0].tokens)
     tokens = torch.tensor([[*line.tokens, *[0] * (length - len(line.tokens))] for line in lines])
     askers: dict[int, list[tuple[int, int]]] = {}
@@ -275,19 +282,24 @@ def _batch(
     wanted = torch.unique(torch.cat(list(flats.values())))
     shares = []
     for work, pairs in sorted(askers.items()):
-        mine = [asked[work][number] for _, number in pairs]
+        requests = [asked[work][number] for _, number in pairs]
         firsts = [numbers[work][number] for _, number in pairs]
-        counts = torch.tensor([request.predicted for request in mine])
+        counts = torch.tensor([request.predicted for request in requests])
         rows = Rows(
             torch.tensor([number for _, number in pairs]).repeat_interleave(counts),
-            torch.cat([torch.arange(one.first, len(one.tokens)) for one in mine]),
+            torch.cat([torch.arange(request.first, len(request.tokens)) for request in requests]),
             torch.cat(
-                [torch.arange(n, n + one.predicted) for n, one in zip(firsts, mine, strict=True)]
+                [
+                    torch.arange(n, n + request.predicted)
+                    for n, request in zip(firsts, requests, strict=True)
+                ]
             ),
         )
-        targets = torch.tensor([token for one in mine for token in one.tokens[one.first :]])
+        targets = torch.tensor(
+            [token for request in requests for token in request.tokens[request.first :]]
+        )
         pick = torch.searchsorted(wanted, flats[work])
         order = torch.argsort(pick, stable=True)
-        ordered = Rows(*(one[order] for one in rows))
+        ordered = Rows(*(tensor[order] for tensor in rows))
         shares.append(Share(work, pick[order], targets[order], ordered))
     return Batch(tokens, wanted, tuple(shares))

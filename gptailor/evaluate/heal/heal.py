@@ -53,14 +53,13 @@ from gptailor.plan.events import (
     OnEvent,
     ignore_events,
 )
-from gptailor.plan.layers import undone
 from gptailor.plan.plan import Model, Plan
-from gptailor.plan.resolved import Healing
+from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import Output, Program, files, learning_tensors
-from gptailor.program.sources import tokenizer_owner
+from gptailor.program.sources import Checked, tokenizer_owner
 
 HEALING_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""
@@ -133,8 +132,7 @@ class Healer:
 
     def heal(
         self,
-        plan: Plan,
-        healing: Healing,
+        resolved: Resolved,
         bridged: Mapping[int, Mapping[str, Tensor]],
         on_event: OnEvent = ignore_events,
     ) -> HealedLayers:
@@ -145,22 +143,23 @@ class Healer:
         learned is kept for the next one.
         Raises CalibrationError for a text that doesn't serve, HealError for what can't learn.
         """
+        healing = resolved.healing
+        assert healing is not None, "a plan that heals"
+        plan = resolved.declared
         text = self._text(plan, healing)
-        teacher = self._teacher(plan, healing)
-        unlearned = self._stitcher(self.models, None).contents(plan)
+        teacher = self._teacher(resolved, healing)
+        unlearned = self._stitcher(self.models, None).contents(resolved)
         memory = HealingMemory(unlearned, healing, self.dtype, text.learned.shape[1], self.memory)
         room = memory.weights()
         start = HealingStart(len(healing.indices), memory.numbers, text.tokens, memory.bytes)
         student = self._stitcher(self.models, room)
-        begun = student.contents(plan)
+        begun = student.contents(resolved)
         layers = list(begun.layers)
         for index, tensors in bridged.items():
             layers[index] = replace(layers[index], fitted=tensors)
         contents = replace(begun, layers=tuple(layers))
-        key, store = (
-            self._key(contents, teacher, healing, text),
-            HealingStore(kept_home() / "healed"),
-        )
+        key = self._key(contents, teacher, healing, text)
+        store = HealingStore(kept_home() / "healed")
         known = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
             if known is not None:
@@ -217,26 +216,25 @@ class Healer:
             return torch.float32
         return torch.bfloat16 if halves_are_quick(self.device) else torch.float32
 
-    def _teacher(self, plan: Plan, healing: Healing) -> tuple[dict[str, Opened], Plan]:
-        """The teacher as a plan, and its models."""
+    def _teacher(self, resolved: Resolved, healing: Healing) -> Checked:
+        """Return the teacher as a plan beside its models."""
         if healing.teacher is None:
-            return dict(self.models), undone(plan)
-        models = with_made_models(plan, self.models)
-        only = {"base": replace(models[healing.teacher], name="base")}
-        return only, Plan(models={"base": Model(source="base")})
+            return Checked(resolved.undone, self.models)
+        models = with_made_models(resolved.declared, self.models)
+        alone = {"base": replace(models[healing.teacher], name="base")}
+        return Checked.of(Plan(models={"base": Model(source="base")}), alone)
 
     def _taught(
         self,
-        teacher: tuple[dict[str, Opened], Plan],
+        teacher: Checked,
         contents: ModelContents,
         text: HealingText,
         folder: Path,
         on_event: OnEvent,
     ) -> tuple[Predictions, Predictions]:
-        """The teacher's predictions, of what is learned and of what is held out."""
-        models, plan = teacher
-        stitcher = self._stitcher(models, self.memory)
-        taught = stitcher.contents(plan)
+        """Return the teacher's predictions for the learned and for the held-out sequences."""
+        stitcher = self._stitcher(teacher.models, self.memory)
+        taught = stitcher.contents(teacher.resolved)
 
         def live() -> LiveModel:
             return stitcher.live(taught)
@@ -271,20 +269,19 @@ class Healer:
     def _key(
         self,
         contents: ModelContents,
-        teacher: tuple[dict[str, Opened], Plan],
+        teacher: Checked,
         healing: Healing,
         text: HealingText,
     ) -> str:
-        """What decides the result, as a name: what is read, what is learned, and by what."""
-        models, plan = teacher
-        taught = self._stitcher(models, None).contents(plan)
-        said = (
+        """Return a name of all that decides the result: what is read and learned, and by what."""
+        taught = self._stitcher(teacher.models, None).contents(teacher.resolved)
+        parts = (
             _read(contents), _read(taught),
             text.digest, replace(healing, on=""), self.device.type, self.dtype, self.memory is None,
             torch.get_num_threads(), torch.__version__, transformers.__version__,
             gptailor.__version__,
         )  # fmt: skip
-        key = hashlib.sha256(repr(said).encode() + _sources())
+        key = hashlib.sha256(repr(parts).encode() + _sources())
         for tokens in (text.learned, text.held):
             key.update(repr(tokens.shape).encode() + tokens.contiguous().numpy().tobytes())
         for number, layer in enumerate(contents.layers):

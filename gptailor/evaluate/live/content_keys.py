@@ -15,9 +15,11 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layer_entries, moved_config
 from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import Stamp, quoted, stamps
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.models import Opened, taken
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
+from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.program.combine import combine_tensors
 from gptailor.program.compile import compile_plan
 from gptailor.program.load import load_tensor
@@ -193,15 +195,22 @@ class ContentTable:
         self._known: WeakValueDictionary[tuple[str, str, PieceKey], Content] = WeakValueDictionary()
         self._bridged: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
 
-    def contents(self, plan: Plan) -> ModelContents:
-        """The pieces of a closed plan that has no faults against the models, without bridges
-        and healing."""
+    def resolved(self, plan: Plan) -> Resolved:
+        """Resolve a closed plan for the base."""
+        tied = frozenset(name for name, model in self.models.items() if model.layout.tied)
+        return Resolved(plan, self.models["base"].layout.count, tied)
+
+    def contents(self, resolved: Resolved) -> ModelContents:
+        """Return the pieces of a closed plan without its bridges and healing.
+
+        Raises TailorError where a model that the plan uses isn't in the table.
+        """
+        plan = resolved.declared
+        if missing := sorted(taken(plan) - self.models.keys()):
+            raise TailorError(f"'{missing[0]}' is not among the models that were opened")
+        checked = Checked(resolved, with_made_models(plan, self.models))
         layout = self.models["base"].layout
-        if plan.bridges or plan.heal:
-            plan = plan.model_copy(update={"bridges": (), "heal": None})
-        models = with_made_models(plan, self.models)
-        checked = Checked.of(plan, models)
-        compiled = compile_plan(checked)
+        compiled = compile_plan(checked, repaired=False)
         config = _with_tokens(compiled.config, checked)
         layers = compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)

@@ -1,4 +1,4 @@
-"""The language model of a vision-language model by itself, as transformers has causal ones."""
+"""The language model of a vision-language model, as a causal model of transformers."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,9 +17,10 @@ _SECTIONS = ("mrope_section", "mrope_interleaved")
 
 
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the language model alone; a model without towers has it as it is.
+    """Return the configuration of the language model alone.
 
-    Raises TailorError for a language model that isn't causal by itself.
+    A model without towers keeps its configuration. Raises TailorError for a language model that
+    isn't causal by itself.
     """
     wrapper = wrapper_of(config)
     if wrapper is None:
@@ -34,7 +35,7 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
         rotary = text.get("rope_parameters") or {}
         text["rope_parameters"] = {k: v for k, v in rotary.items() if k not in _SECTIONS}
         text["model_type"] = like
-    for key in ("dtype", "torch_dtype"):  # transformers reads the outer one
+    for key in ("dtype", "torch_dtype"):  # transformers reads the outer dtype
         text.pop(key, None)
         text |= {key: config[key]} if key in config else {}
     text.pop("architectures", None)
@@ -42,7 +43,7 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def language_model(opened: Opened) -> Opened:
-    """The language model of an opened one, its tensors by the names that it has alone."""
+    """Return the language model alone, its tensors named as a causal model names them."""
     layout = opened.layout
     if not layout.wrapped:
         return opened
@@ -61,8 +62,8 @@ def language_model(opened: Opened) -> Opened:
             tensors[alone[place][own[place].index(name)]] = tensor
     config = {**language_config(opened.config), "tie_word_embeddings": layout.tied}
     config.setdefault(family.count_key, layout.count)
-    found = layout_of(config, tensors)
-    if isinstance(found, Refusal):
-        raise TailorError(found.reason)
+    plain_layout = layout_of(config, tensors)
+    if isinstance(plain_layout, Refusal):
+        raise TailorError(plain_layout.reason)
     checkpoint = replace(opened.checkpoint, config=config, tensors=tensors)
-    return replace(opened, checkpoint=checkpoint, layout=found)
+    return replace(opened, checkpoint=checkpoint, layout=plain_layout)

@@ -1,4 +1,4 @@
-"""Which layers' tensors are on the device: all of them, or as many as fit."""
+"""Layers' tensors on the device: all of them, or as many as fit."""
 
 import os
 from collections import OrderedDict
@@ -24,10 +24,10 @@ Move = Callable[[Tensor], Tensor]
 
 @final
 class LayerCache:
-    """All layers stay. Of those that are computed only as many as `merged` bytes hold.
+    """Layers of live models: all plain layers, and merged layers within `merged` bytes.
 
-    One that is computed counts with the bytes that are its own. What falls out of the cache lives
-    on in the models that have it.
+    A merged layer counts with the bytes that it alone takes. A layer that falls out of the cache
+    stays in memory while a model uses it.
     """
 
     def __init__(self, make: Make, merged: int) -> None:
@@ -38,7 +38,7 @@ class LayerCache:
         self._merged: OrderedDict[Content, LayerTensors] = OrderedDict()
 
     def get(self, content: Content) -> LayerTensors:
-        """The layer's tensors: the same each time, while they are kept."""
+        """Return the layer's tensors, the same objects while they are kept."""
         if not content.merged:
             if content not in self._kept:
                 self._kept[content] = self.make(content)
@@ -46,20 +46,20 @@ class LayerCache:
         if content not in self._merged:
             self._merged[content] = self.make(content)
             self.bytes += content.made
-        made = self._merged[content]
+        layer = self._merged[content]
         self._merged.move_to_end(content)
         while self.bytes > self.merged:
             oldest, _ = self._merged.popitem(last=False)
             self.bytes -= oldest.made
-        return made
+        return layer
 
 
 @final
 class ResidentLayers:
     """Layers that stay on the device within `room` bytes, the first that come.
 
-    A pass goes through its layers in turn: keeping the latest would mean that none is there when
-    it is wanted again. So what is there stays, until it has not been used for two passes.
+    A pass goes through its layers in turn. If the latest layers stayed, the next pass would find no
+    layer that it needs. So a layer stays until it has not been used for two passes.
     """
 
     def __init__(self, room: int) -> None:
@@ -78,7 +78,7 @@ class ResidentLayers:
             self._drop_oldest()
 
     def get(self, content: Content) -> LayerTensors | None:
-        """The layer, if it is there."""
+        """Return the layer, or None if it is absent."""
         self._clock += 1
         if content not in self._layers:
             return None
@@ -90,7 +90,7 @@ class ResidentLayers:
         return content in self._layers
 
     def offer(self, content: Content, layer: LayerTensors) -> None:
-        """Keep the layer if there is room, or will be without those that are out of use."""
+        """Keep the layer if there is room, or if unused layers can make room."""
         size = size_of(layer.values())
         if content in self._layers or size > self.room:
             return
@@ -108,21 +108,21 @@ class ResidentLayers:
 
 
 HOST_SHARE = 0.7
-"""Of the host's free memory, what pinned copies of layers may take beside a CUDA device."""
+"""The share of the host's free memory for pinned copies of layers beside a CUDA device."""
 PEER_SHARE = 0.9
-"""Of the free memory of other devices, what copies of layers may take there."""
+"""The share of other devices' free memory for copies of layers."""
 
 Arrival = tuple[LayerTensors, torch.cuda.Event | None]
 
 
 @final
 class LayerStream:
-    """Brings layers within `memory` bytes on the device: some stay, the others come and go.
+    """Brings layers to the device within `memory` bytes; some stay, the others come and go.
 
-    Two layers' room is for those that come and go: one runs while the next one's copy is under way.
-    Layers wait in the memory of the `peers`, other devices each with so many bytes, as far as that
-    goes; then, beside a CUDA device, in pinned host memory as far as that is free. Else they are
-    read and made anew. `ahead(content)` says whether one may be made by another thread.
+    The others have room for two layers: one runs while the next one is copied. Layers wait in the
+    memory of the `peers`, other devices with a number of bytes each, while there is room. Beside a
+    CUDA device they then wait in free pinned host memory. Without room they are read and made
+    again. `ahead(content)` returns whether another thread may make the layer.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class LayerStream:
         self.device = device
         self.memory = memory
         self.reserved = 0
-        """Bytes of `memory` that are for something else than models: the sums of a fit."""
+        """Bytes of `memory` that a fit's sums take; models can't use them."""
         self.layers = 0
         """Bytes that layers may take."""
         self.largest = 0
@@ -154,7 +154,7 @@ class LayerStream:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="gptailor-layers")
 
     def expect(self, count: int, fixed: int, largest: int) -> None:
-        """A model of `count` layers will run; outside them it has `fixed` bytes on the device.
+        """Reserve room for a model of `count` layers and `fixed` bytes outside them on the device.
 
         Raises TailorError if its largest layer doesn't fit beside them.
         """
@@ -174,10 +174,10 @@ class LayerStream:
     # ------------------------------------------------------------------------------ come and go
 
     def enter(self, content: Content) -> LayerTensors:
-        """The layer's tensors on the device, ready to be computed with."""
-        found = self.resident.get(content) or self._here.get(content)
-        if found is not None:
-            return found
+        """Return the layer's tensors on the device, ready for computation."""
+        present = self.resident.get(content) or self._here.get(content)
+        if present is not None:
+            return present
         coming = self._coming.pop(content, None)
         layer, event = coming.result() if coming is not None else self._bring(content)
         if event is not None:
@@ -190,40 +190,40 @@ class LayerStream:
         return layer
 
     def leave(self, content: Content) -> None:
-        """The layer has run: its memory is free, if it isn't one of those that stay."""
+        """Free the memory of a layer that has run, unless the layer is resident."""
         self._here.pop(content, None)
 
     def prefetch(self, content: Content) -> None:
-        """Begin to bring the layer, if there is room for one that isn't running."""
+        """Begin to bring the layer, if there is room for a second layer."""
         if content in self._coming:
             return
         self._coming.clear()  # left by a pass that broke off
-        there = content in self.resident or content in self._here
+        present = content in self.resident or content in self._here
         room = len(self._here) < 2 and self.resident.bytes + 2 * self.largest <= self.layers
         waits = any(content in place for _, place in self.waiting)
-        if not there and room and (waits or self.ahead(content)):
+        if not present and room and (waits or self.ahead(content)):
             self._coming[content] = self._worker.submit(self._bring, content)
 
     # -------------------------------------------------------------------------------- one layer
 
     def _bring(self, content: Content) -> Arrival:
-        """The layer on the device, and on a CUDA device when its copy is done."""
+        """Return the layer on the device, with the event that ends its copy on a CUDA device."""
         if self._side is None:
-            return self._copied(content) or self._made(content), None
+            return self._copy_waiting(content) or self._make_layer(content), None
         with torch.cuda.stream(self._side):
-            layer = self._copied(content) or self._made(content)
+            layer = self._copy_waiting(content) or self._make_layer(content)
             return layer, self._side.record_event()
 
-    def _copied(self, content: Content) -> LayerTensors | None:
-        """The layer from where it waits, if it does."""
-        found = (place.get(content) for _, place in self.waiting)
-        waiting = next((layer for layer in found if layer is not None), None)
+    def _copy_waiting(self, content: Content) -> LayerTensors | None:
+        """Copy the layer from a place where it waits; None if it waits nowhere."""
+        candidates = (place.get(content) for _, place in self.waiting)
+        waiting = next((layer for layer in candidates if layer is not None), None)
         if waiting is None:
             return None
         return {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
 
-    def _made(self, content: Content) -> LayerTensors:
-        """The layer made anew; a copy waits from now on where there is room."""
+    def _make_layer(self, content: Content) -> LayerTensors:
+        """Make the layer again, and keep a copy in the first place with room."""
         layer = self.make(content)
         size = size_of(layer.values())
         for move, place in self.waiting:
@@ -242,16 +242,16 @@ def _at(device: torch.device, tensor: Tensor) -> Tensor:
 
 
 def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
-    """The other GPUs where layers may wait, of so many in all, and how many bytes each may hold.
+    """Return other GPUs where layers may wait, each with the bytes that it may hold.
 
-    Raises TailorError where there aren't so many.
+    `gpus` counts the device too. Raises TailorError if the machine has fewer.
     """
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if gpus > count:
         raise TailorError(f"{gpus} GPUs are to hold the layers, and there {_are(count)}")
-    mine = device.index if device.index is not None else torch.cuda.current_device()
-    others = [torch.device("cuda", n) for n in range(count) if n != mine][: gpus - 1]
-    return [(one, int(PEER_SHARE * torch.cuda.mem_get_info(one)[0])) for one in others]
+    own = device.index if device.index is not None else torch.cuda.current_device()
+    peers = [torch.device("cuda", n) for n in range(count) if n != own][: gpus - 1]
+    return [(peer, int(PEER_SHARE * torch.cuda.mem_get_info(peer)[0])) for peer in peers]
 
 
 def _are(count: int) -> str:
@@ -259,7 +259,7 @@ def _are(count: int) -> str:
 
 
 def memory_of(device: torch.device) -> int:
-    """All bytes of memory that a device has."""
+    """Return the bytes of memory that a device has."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -289,7 +289,7 @@ class StreamedLayer:
 
     @contextmanager
     def held(self) -> Iterator[nn.Module]:
-        """The layer, ready; the next one begins to come."""
+        """Yield the layer, ready to run, while the next layer begins to come."""
         self._enter()
         self._held += 1
         try:
@@ -325,6 +325,6 @@ def stream_layers(
     hollow: Sequence[NamedTensors],
     stream: LayerStream,
 ) -> tuple[StreamedLayer, ...]:
-    """All layers of a model, each with the one that follows it."""
-    made = zip(modules, contents, hollow, (*contents[1:], None), strict=True)
-    return tuple(StreamedLayer(stream, *each) for each in made)
+    """Return all layers of a model, each with its follower."""
+    parts = zip(modules, contents, hollow, (*contents[1:], None), strict=True)
+    return tuple(StreamedLayer(stream, *part) for part in parts)

@@ -29,10 +29,8 @@ from gptailor.evaluate.live.content_keys import (
 )
 from gptailor.evaluate.live.language import language_model
 from gptailor.evaluate.live.template import ModelTemplate, NamedTensors, decoder_layers
-from gptailor.plan.faults import TailorError
-from gptailor.plan.plan import REST, Plan
+from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.sites import named_models
 from gptailor.program.program import Combine
 from gptailor.program.run import device_of
 
@@ -141,20 +139,14 @@ class Stitcher:
         header said, OverflowFault where a merge overflows, TailorError where `memory` holds no
         layer or a model that the plan uses isn't among those given.
         """
-        return self.live(self.contents(plan))
+        return self.live(self.contents(self.table.resolved(plan)))
 
-    def contents(self, plan: Plan) -> ModelContents:
-        """Return the contents of a closed plan's live model.
+    def contents(self, resolved: Resolved) -> ModelContents:
+        """Return the contents of a closed plan's live model, without bridges and healing.
 
         Raises TailorError where a model that the plan uses isn't among those given.
         """
-        self._check(plan)
-        return self.table.contents(plan)
-
-    @property
-    def layer_count(self) -> int:
-        """The base's number of layers."""
-        return self._base.layout.count
+        return self.table.contents(resolved)
 
     def computing_dtype(self, contents: ModelContents) -> torch.dtype:
         """Return the dtype of the live model of these contents."""
@@ -212,15 +204,6 @@ class Stitcher:
             head = contents.begin if contents.tied else ()
             end = (contents.dtype, piece(head), piece(contents.end))
             return Stitched(model, _start(contents), contents.layers, end, streamed)
-
-    def _check(self, plan: Plan) -> None:
-        """All models that the plan uses are there: a checked plan's are those that it uses."""
-        slots = Resolved(plan, self.layer_count).kept
-        recipes = [made.recipe for slot in slots for made in slot.recipes.values()]
-        recipes += [r for where in REST if (r := plan.rest(where)) is not None]
-        used = {name for recipe in recipes for _, name, _ in named_models(recipe)}
-        if missing := sorted(used - self.table.models.keys()):
-            raise TailorError(f"'{missing[0]}' is not among the models that were opened")
 
     def _template(self, contents: ModelContents) -> ModelTemplate:
         """What surrounds the layers; of those that no plan uses some stay, the latest."""

@@ -1,4 +1,4 @@
-"""Modules made again around other tensors: new objects, so that hooks on one touch no other."""
+"""Copies of modules around other tensors; a hook on one copy touches no other."""
 
 import copy
 import json
@@ -32,23 +32,23 @@ from gptailor.plan.faults import TailorError
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
-    """The module that embeds tokens and runs the layers: the model without its head."""
-    found: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    """Return the module that embeds tokens and runs the layers: the model without its head."""
+    module: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     inner = getattr(model, "model", None)
     # Llama 4's text model calls its decoder by another name, ModernBERT its head by this one.
-    other = found is model or not any(found.children())
-    return inner if other and isinstance(inner, nn.Module) else found
+    other = module is model or not any(module.children())
+    return inner if other and isinstance(inner, nn.Module) else module
 
 
 def embeddings(model: PreTrainedModel) -> Float[Tensor, " vocab width"]:
-    """The weight of the embedding of tokens."""
+    """Return the weight of the token embedding."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     return weight
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's decoder layers, in their order; it is the model's own list.
+    """Return the model's own list of decoder layers, in order.
 
     Raises `ValueError` for a model without one list of layers.
     """
@@ -58,13 +58,13 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def replace_layers(model: PreTrainedModel, layers: Iterable[nn.Module]) -> None:
-    """Give the model these layers; its configuration and theirs stay as they are."""
+    """Give the model these layers, without a change of configurations."""
     setattr(decoder(model), _name(model), nn.ModuleList(layers))
 
 
 @contextmanager
 def standing_in(model: PreTrainedModel, layers: Iterable[nn.Module]) -> Iterator[None]:
-    """These layers in the place of the model's own, which are back afterwards, whatever happens."""
+    """Put these layers in the place of the model's own, which always return afterwards."""
     holder, name, own = decoder(model), _name(model), decoder_layers(model)
     setattr(holder, name, nn.ModuleList(layers))
     try:
@@ -74,7 +74,7 @@ def standing_in(model: PreTrainedModel, layers: Iterable[nn.Module]) -> Iterator
 
 
 _LAYERS = ("layers", "h", "blocks")
-"""What models call the list of their layers, where they have others beside it."""
+"""Names of the list of layers in models that have several lists."""
 
 
 def _name(model: PreTrainedModel) -> str:
@@ -82,28 +82,29 @@ def _name(model: PreTrainedModel) -> str:
     lists = [name for name, child in children if isinstance(child, nn.ModuleList)]
     names = [name for name in lists if name in _LAYERS] or lists
     if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise ValueError(f"{type(model).__name__} has no single list of layers ({found})")
+        candidates = ", ".join(names) or "none"
+        raise ValueError(f"{type(model).__name__} has no single list of layers ({candidates})")
     return names[0]
 
 
 NamedTensors = Mapping[str, Tensor]
 """Parameters and buffers by their names within a module."""
 _MakeTensor = Callable[[str, Tensor], Tensor]
-"""What stands in a copy for a parameter or buffer, by its name within the whole: a tensor."""
+"""Returns the tensor of a copy for a parameter or buffer, by its name within the model."""
 
 
 _NUMBERS = ("layer_idx", "layer_id", "layer_number")
-"""What modules call the number of the layer that they are in."""
+"""Names of the attribute with the number of the layer that a module is in."""
 
 
 @final
 class ModuleTemplate:
-    """A module of which copies are made, taken apart once: a copy is a few microseconds a module.
+    """A module taken apart once, so that a copy takes a few microseconds a module.
 
-    Copies are objects of their own down to each `Parameter`; what else the modules hold is shared,
-    and the tensors too. A parameter or module that stands at two places is one in the copy too.
-    `config` is the configuration that the module holds, in whose place copies have another.
+    Copies have objects of their own down to each `Parameter`. They share the tensors and all else
+    that the modules hold. A parameter or module that stands at two places in the module is one
+    object in the copy too. `config` is the configuration that the module holds; a copy gets
+    another.
     """
 
     def __init__(self, module: nn.Module, config: object, prefix: str = "") -> None:
@@ -130,33 +131,33 @@ class ModuleTemplate:
         ]
 
     def copy(self, take: _MakeTensor, config: object, index: int | None = None) -> nn.Module:
-        """A copy with the tensors that `take` gives; `index` is its number if it is a layer."""
-        return self._copied(take, config, index, {})
+        """Return a copy with the tensors that `take` returns; a layer's number is `index`."""
+        return self._copy(take, config, index, {})
 
-    def _copied(
-        self, take: _MakeTensor, config: object, index: int | None, made: dict[int, Any]
+    def _copy(
+        self, take: _MakeTensor, config: object, index: int | None, copies: dict[int, Any]
     ) -> nn.Module:
-        if (known := made.get(id(self.module))) is not None:
-            assert isinstance(known, nn.Module)
-            return known
-        new: nn.Module = object.__new__(type(self.module))
-        made[id(self.module)] = new
-        own = new.__dict__
-        own.update(self._shared)
-        own.update((name, kind()) for name, kind in self._empty)
-        own.update((name, value.copy()) for name, value in self._full)  # hooks too are its own
-        own.update((name, config) for name in self._configs)
+        if (copied := copies.get(id(self.module))) is not None:
+            assert isinstance(copied, nn.Module)
+            return copied
+        module: nn.Module = object.__new__(type(self.module))
+        copies[id(self.module)] = module
+        state = module.__dict__
+        state.update(self._shared)
+        state.update((name, kind()) for name, kind in self._empty)
+        state.update((name, value.copy()) for name, value in self._full)  # a copy has its own hooks
+        state.update((name, config) for name in self._configs)
         if index is not None:
-            own.update(dict.fromkeys(self._numbers, index))
-        for name, whole, tensor in self._parameters:
-            if (parameter := made.get(id(tensor))) is None:
-                parameter = made[id(tensor)] = _parameter(take(whole, tensor))
-            own["_parameters"][name] = parameter
-        for name, whole, tensor in self._buffers:
-            own["_buffers"][name] = take(whole, tensor)
+            state.update(dict.fromkeys(self._numbers, index))
+        for name, full_name, tensor in self._parameters:
+            if (parameter := copies.get(id(tensor))) is None:
+                parameter = copies[id(tensor)] = _parameter(take(full_name, tensor))
+            state["_parameters"][name] = parameter
+        for name, full_name, tensor in self._buffers:
+            state["_buffers"][name] = take(full_name, tensor)
         for name, child in self._children:
-            own["_modules"][name] = child._copied(take, config, index, made)
-        return new
+            state["_modules"][name] = child._copy(take, config, index, copies)
+        return module
 
 
 def fill_module(module: nn.Module, tensors: NamedTensors) -> None:
@@ -171,7 +172,7 @@ def fill_module(module: nn.Module, tensors: NamedTensors) -> None:
 
 
 def _recount(model: PreTrainedModel) -> None:
-    """Gemma 4's decoder notes the number of the first layer that shares keys and values."""
+    """Update the first layer that shares keys and values in Gemma 4's decoder."""
     inner, config = decoder(model), model.config
     if hasattr(inner, "first_kv_shared_layer_idx"):
         first = config.num_hidden_layers - config.num_kv_shared_layers
@@ -188,9 +189,9 @@ CONFIGURATIONS = 32
 
 @final
 class ModelTemplate:
-    """A model without layers, and how its layers are made of contents.
+    """A model without layers, with templates for layers of its contents.
 
-    `dtype` is the one asked for, None for the configuration's.
+    `dtype` is the requested dtype; None means that of the configuration.
     """
 
     def __init__(
@@ -202,24 +203,26 @@ class ModelTemplate:
         self.dtype = dtype
         self._rest: dict[str, Tensor] = {}
         self._configs: dict[str, PreTrainedConfig] = {}
-        made: dict[int, Tensor] = {}  # the same on the device, by their addresses on the CPU
+        on_device: dict[int, Tensor] = {}  # by their addresses on the CPU
         for output in contents.rest:
             tensor = tensors.make(output)
             on_cpu = self._rest[output.spec.name] = tensor.cpu()
-            made[on_cpu.data_ptr()] = tensor
+            on_device[on_cpu.data_ptr()] = tensor
         self.numbers = {contents.layers[at].kind: n for n, at in enumerate(contents.first)}
         self.shown = [contents.layers[at] for at in contents.first]
-        given = [self._given(content) for content in self.shown]
-        self.model = self._load(given)
+        shown_tensors = [self._tensors_of(content) for content in self.shown]
+        self.model = self._load(shown_tensors)
         if (path := generation_config(base.checkpoint)) is not None:
             self.model.generation_config = GenerationConfig.from_pretrained(path.parent)
         loaded = list(decoder_layers(self.model))
-        self._direct = [_same(g, _tensors(m)) for g, m in zip(given, loaded, strict=True)]
+        self._direct = [
+            _equal_tensors(t, _tensors(m)) for t, m in zip(shown_tensors, loaded, strict=True)
+        ]
         replace_layers(self.model, [])
-        self._move(made)
+        self._move(on_device)
         if all(self._direct):
             self._rest.clear()
-        emptied = [_emptied(layer, tensors.device) for layer in loaded]
+        emptied = [_empty_layer(layer, tensors.device) for layer in loaded]
         self._hollow = [_tensors(layer) for layer in emptied]
         self._whole = ModuleTemplate(self.model, self.model.config)
         self._templates = [ModuleTemplate(layer, self.model.config) for layer in emptied]
@@ -228,37 +231,37 @@ class ModelTemplate:
     # ------------------------------------------------------------------------------------- layers
 
     def direct(self, content: Content) -> bool:
-        """Whether a layer's tensors are the checkpoint's, as they are but for a cast."""
+        """Return whether a layer's tensors are the checkpoint's, except for a cast."""
         return self._direct[self.numbers[content.kind]]
 
     def layer(self, content: Content) -> dict[str, Tensor]:
-        """A layer's parameters and buffers on the device, by their names within its module."""
+        """Return a layer's parameters and buffers on the device, by names within its module."""
         number = self.numbers[content.kind]
         if self._direct[number]:
             like = self._hollow[number]
-            made = self._given(content)
-            return {name: tensor.to(like[name].dtype) for name, tensor in made.items()}
-        given = [self._given(content if n == number else c) for n, c in enumerate(self.shown)]
-        module = decoder_layers(self._load(given))[number]
+            tensors = self._tensors_of(content)
+            return {name: tensor.to(like[name].dtype) for name, tensor in tensors.items()}
+        layers = [self._tensors_of(content if n == number else c) for n, c in enumerate(self.shown)]
+        module = decoder_layers(self._load(layers))[number]
         device = self.tensors.device
         return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
 
-    def _given(self, content: Content) -> dict[str, Tensor]:
-        made: dict[str, Tensor] = {}
+    def _tensors_of(self, content: Content) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
         for output in content.outputs:
             fitted = content.fitted.get(output.spec.name)
             tensor = self.tensors.make(output) if fitted is None else fitted
-            made[output.spec.name] = tensor.to(self.tensors.device)
-        return made
+            tensors[output.spec.name] = tensor.to(self.tensors.device)
+        return tensors
 
     def hollow(self, content: Content) -> dict[str, Tensor]:
-        """The same without memory."""
+        """Return a layer's parameters and buffers without memory."""
         return self._hollow[self.numbers[content.kind]]
 
     # -------------------------------------------------------------------------------------- whole
 
     def model_of(self, contents: ModelContents, layers: Sequence[NamedTensors]) -> PreTrainedModel:
-        """The live model of a plan whose template this is, around these layers' tensors."""
+        """Return the live model of a plan with this template, around these layers' tensors."""
         config = self._config(contents.config, len(layers))
         model = self._whole.copy(lambda _, tensor: tensor.detach(), config)
         assert isinstance(model, PreTrainedModel)
@@ -272,20 +275,20 @@ class ModelTemplate:
         _recount(model)
         return model
 
-    def _config(self, given: Mapping[str, Any], count: int) -> PreTrainedConfig:
-        key = json.dumps(given, sort_keys=True)
+    def _config(self, settings: Mapping[str, Any], count: int) -> PreTrainedConfig:
+        key = json.dumps(settings, sort_keys=True)
         if key not in self._configs:
             if len(self._configs) >= CONFIGURATIONS:
                 del self._configs[next(iter(self._configs))]
-            made = self._configs[key] = configuration(given)
+            original = self._configs[key] = configuration(settings)
             for name, value in vars(self.model.config).items():
                 ours = name.startswith("_") and name != "_heterogeneity_spec"  # shapes by number
-                if ours or name == "dtype" or name not in vars(made):
-                    setattr(made, name, value)
-            for name in made.sub_configs:
-                if isinstance(part := getattr(made, name, None), PreTrainedConfig):
-                    part.dtype = made.dtype
-        config = copy.deepcopy(self._configs[key])  # a quarter of the time that making one takes
+                if ours or name == "dtype" or name not in vars(original):
+                    setattr(original, name, value)
+            for name in original.sub_configs:
+                if isinstance(part := getattr(original, name, None), PreTrainedConfig):
+                    part.dtype = original.dtype
+        config = copy.deepcopy(self._configs[key])  # four times as fast as making it
         assert config.num_hidden_layers == count
         return config
 
@@ -311,8 +314,8 @@ class ModelTemplate:
             why = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
             message = f"transformers can't make the model of its configuration: {why}"
             raise TailorError(message) from error
-        for name, ours, theirs in sorted(report.pop("mismatched_keys", ())):
-            shapes = f"{list(ours)}, and by the configuration {list(theirs)}"
+        for name, shape, configured in sorted(report.pop("mismatched_keys", ())):
+            shapes = f"{list(shape)}, and by the configuration {list(configured)}"
             raise TailorError(f"transformers can't load '{name}': it is {shapes}")
         for what, names in report.items():
             if names and what != "unexpected_keys":
@@ -321,41 +324,41 @@ class ModelTemplate:
         model.requires_grad_(requires_grad=False)
         return model
 
-    def _move(self, made: Mapping[int, Tensor]) -> None:
-        """All outside the layers onto the device; what is there already, by address, is shared."""
+    def _move(self, on_device: Mapping[int, Tensor]) -> None:
+        """Move all tensors outside the layers to the device, sharing present ones by address."""
         for parameter in self.model.parameters():
-            there = made.get(parameter.data_ptr())
-            if there is not None and there.dtype == parameter.dtype:
-                parameter.data = there
+            present = on_device.get(parameter.data_ptr())
+            if present is not None and present.dtype == parameter.dtype:
+                parameter.data = present
             else:
                 parameter.data = aligned_tensor(parameter.data)
         nn.Module.to(self.model, self.tensors.device)
 
 
-def configuration(given: Mapping[str, Any]) -> PreTrainedConfig:
-    """The configuration as transformers reads it.
+def configuration(settings: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return the configuration as transformers reads it.
 
     Raises TailorError for an unknown model type, and for settings that transformers refuses.
     """
-    name = str(given.get("model_type"))
+    name = str(settings.get("model_type"))
     if name not in CONFIG_MAPPING:
         raise TailorError(f"transformers has no model type '{name}'")
     try:
-        made: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(_with_floats(dict(given)))
+        config: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(_with_floats(dict(settings)))
     except Exception as error:  # transformers and huggingface_hub raise anything
         why = str(error.__cause__ or error).strip() or type(error).__name__
         message = f"transformers can't read the configuration of this {name}"
         raise TailorError(f"{message}: {quoted(why.splitlines()[0], whole=True)[1:-1]}") from error
-    if type(made) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TailorError(f"model type '{name}' is no language model for transformers")
-    return made
+    return config
 
 
 _NOT_IN_JSON = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 
 
 def _with_floats(value: Any) -> Any:
-    """With the numbers that JSON lacks, which transformers writes as objects."""
+    """Replace the objects that transformers writes for numbers missing from JSON."""
     if isinstance(value, dict):
         number = _NOT_IN_JSON.get(str(value.get("__float__"))) if len(value) == 1 else None
         return {k: _with_floats(v) for k, v in value.items()} if number is None else number
@@ -363,16 +366,16 @@ def _with_floats(value: Any) -> Any:
 
 
 def position_count(config: PreTrainedConfig) -> int | None:
-    """The longest text that a model takes, in tokens; None: it has no end."""
+    """Return the longest text that a model takes, in tokens; None means no limit."""
     text = config.get_text_config()
     names = ("max_position_embeddings", "max_seq_len")  # MPT's
-    found = next((value for name in names if (value := getattr(text, name, None))), None)
-    return None if found is None else int(found)
+    count = next((value for name in names if (value := getattr(text, name, None))), None)
+    return None if count is None else int(count)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No bar of transformers' own: these loads take milliseconds, and there are many."""
+    """Hide transformers' progress bars: these loads are many and take milliseconds."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers has no types here
     try:
@@ -386,19 +389,19 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.state_dict(keep_vars=True))
 
 
-def _same(given: NamedTensors, loaded: NamedTensors) -> bool:
-    """Whether what was loaded is what was given, by the same names and but for a cast."""
-    return given.keys() == loaded.keys() and all(
+def _equal_tensors(tensors: NamedTensors, loaded: NamedTensors) -> bool:
+    """Return whether the loaded tensors equal the given ones by name, except for a cast."""
+    return tensors.keys() == loaded.keys() and all(
         tensor.shape == loaded[name].shape
         and torch.equal(tensor.cpu().to(loaded[name].dtype), loaded[name])
-        for name, tensor in given.items()
+        for name, tensor in tensors.items()
     )
 
 
-def _emptied(layer: nn.Module, device: torch.device) -> nn.Module:
-    """The layer without its own tensors; buffers that no checkpoint has stay."""
+def _empty_layer(layer: nn.Module, device: torch.device) -> nn.Module:
+    """Return the layer without its own tensors; buffers that no checkpoint has stay."""
     own = _tensors(layer).items()
-    fill_module(layer, {name: torch.empty_like(one, device="meta") for name, one in own})
+    fill_module(layer, {name: torch.empty_like(tensor, device="meta") for name, tensor in own})
     for module in layer.modules():
         for name in module._non_persistent_buffers_set:
             buffer = module._buffers[name]

@@ -1,8 +1,8 @@
-"""The objectives that plans are judged by, one file each.
+"""The objectives of plans, one file each.
 
-An objective that is ready is a `Forward` one, whose `work` one forward pass does and whose `score`
-reads the results, a `Generative` one, for which the model makes text, or one `OfPlan`, for which
-nothing is read.
+A prepared objective is `Forward`, `Generative` or `OfPlan`. One forward pass runs the `work` of a
+`Forward` objective, and its `score` reads the results. The model generates text for a `Generative`
+objective. An `OfPlan` objective reads no text.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,22 +29,25 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
     "kv_cache": prepare_of_plan,
     "latency": prepare_of_plan,
 }
-"""How each objective of `gptailor.plan.registry` gets its samples."""
+"""The function that prepares each objective of `gptailor.plan.registry`."""
 
 __all__ = ["base", "datasets", "generate", "kl", "nll", "size_and_speed", "tokens"]
 
 
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
-    """Make an objective's samples, once for all plans.
+    """Prepare an objective's samples, once for all plans.
 
-    The objective's direction is its own: a plan's is compared with it by `agree_on_direction`.
-    Raises CalibrationError for a file that doesn't serve, ObjectiveError for an argument.
+    The prepared direction is the objective's own; `agree_on_direction` compares a plan's with it.
+    Raises CalibrationError for an unusable file, ObjectiveError for an invalid argument.
     """
     return PREPARE[objective.name](objective, context)
 
 
 def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> None:
-    """Raise ObjectiveError where a plan wants the worse: nothing knew lm-eval's metrics before."""
+    """Raise ObjectiveError if a plan optimises in the worse direction.
+
+    The directions of lm-eval's metrics are unknown until an objective is prepared.
+    """
     if objective.direction != prepared.direction:
         better = "smaller" if prepared.direction == "minimize" else "larger"
         message = f"'{prepared.name}' is better where it is {better}: write '{prepared.direction}'"

@@ -1,4 +1,4 @@
-"""An objective that is ready: its samples are tokens, and plans can be judged by it."""
+"""Objectives with samples in tokens, ready to judge plans."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -27,17 +27,18 @@ Normalise = Literal["base", "spread"]
 
 @final
 class ObjectiveError(TailorError):
-    """An objective can't be what was asked for."""
+    """An objective that can't be prepared as requested."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class PreparedObjective(ABC):
-    """An objective with its samples; `Forward` or `Generative`, or `OfPlan` without any.
+    """An objective with its samples; `Forward` or `Generative`, or `OfPlan` without samples.
 
-    `name` is as a plan has it: `kl("text.txt")`. `normalise` says what makes several objectives
-    comparable: the base's own score, or the spread of the plans that a search starts with.
+    `name` is the plan's text: `kl("text.txt")`. `normalise` names the scale that makes several
+    objectives comparable: the base's own score, or the spread of the plans that a search starts
+    with.
     """
 
     name: str
@@ -47,16 +48,16 @@ class PreparedObjective(ABC):
 
     @property
     def size(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         return len(self.samples)
 
     def part(self, start: int, stop: int) -> "PreparedObjective":
-        """The same objective on the samples from `start` up to `stop` alone."""
+        """Return the same objective on the samples from `start` up to `stop` alone."""
         return replace(self, samples=self.samples[start:stop])
 
     @abstractmethod
     def requests(self, samples: int) -> Sequence[Request]:
-        """The texts of the first samples, as far as a forward pass reads them."""
+        """Return the texts of the first samples that a forward pass reads."""
 
 
 class Forward(PreparedObjective):
@@ -65,15 +66,15 @@ class Forward(PreparedObjective):
     @property
     @abstractmethod
     def measure(self) -> Measure:
-        """What is kept of each prediction."""
+        """The numbers that are kept of each prediction."""
 
     @abstractmethod
     def score(self, results: Sequence[Tensor]) -> Score:
-        """The score of what a forward pass measured for `work`, [predicted, k] for each request."""
+        """Return the score of the results of `work`, [predicted, k] for each request."""
 
     @final
     def work(self, samples: int | None = None) -> Work:
-        """What the first samples ask of a forward pass; all, where there are no more."""
+        """Return the first samples' requests to a forward pass; at most all samples."""
         if samples is not None and samples < 1:
             raise ValueError("a work has at least one sample")
         count = self.size if samples is None else min(samples, self.size)
@@ -88,7 +89,7 @@ class Forward(PreparedObjective):
 
 
 Reference: TypeAlias = Callable[[str, Work], Sequence[Tensor]]
-"""Runs a work on the model of that name in the plan, which is as it is: one result a request."""
+"""Runs a work on the plan's unchanged model of that name; one result a request."""
 
 _Row = TypeVar("_Row")
 _Line = TypeVar("_Line", bound=datasets.Passage | datasets.Exchange | datasets.Question)
@@ -98,10 +99,10 @@ _Encoded = TypeVar("_Encoded")
 @final
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What the objectives of a plan or a space share.
+    """The inputs that the objectives of a plan or a space share.
 
-    `positions` is the longest text that the models take, in tokens (`None`: no end), `samples` the
-    most that will be asked for (`None`: all that there are).
+    `positions` is the longest text that the models take, in tokens (`None`: no limit). `samples` is
+    the largest number of samples in use (`None`: all).
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -113,24 +114,25 @@ class ObjectiveContext:
 
     @property
     def encoder(self) -> TokenEncoder:
-        """How texts become tokens."""
+        """The encoder of texts as tokens."""
         return TokenEncoder(self.tokenizer, self.positions)
 
     def file(self, objective: Objective) -> Path:
-        """The file that an objective names."""
+        """Return the path of the file that an objective names."""
         return self.folder / expanded(str(objective.arguments["file"]))
 
     def drawn(self, rows: Sequence[_Row]) -> list[_Row]:
-        """The samples, in the order in which fidelities take them."""
+        """Return the samples, in the order in which fidelities take them."""
         return [rows[number] for number in datasets.order(len(rows), self.seed)[: self.samples]]
 
 
 def traits_of(
     objective: Objective, normalise: Normalise = "base"
 ) -> tuple[str, Direction, Normalise]:
-    """An objective's name as a plan has it, its direction (its own, or else the plan's), and this.
+    """Return an objective's name in a plan, its direction, and `normalise`.
 
-    They are what a `PreparedObjective` begins with.
+    The direction is the objective's own, or else the plan's. A `PreparedObjective` begins with
+    these three.
     """
     direction: Direction = OBJECTIVES[objective.name].direction or objective.direction
     return measure_words(objective), direction, normalise
@@ -139,11 +141,11 @@ def traits_of(
 def encoded(
     path: Path, rows: Sequence[_Line], encode: Callable[[_Line], _Encoded]
 ) -> tuple[_Encoded, ...]:
-    """The rows of a file as tokens. Raises CalibrationError (C805) for one that can't be."""
-    made = []
+    """Encode the rows of a file as tokens. Raises CalibrationError (C805) for an invalid row."""
+    entries = []
     for row in rows:
         try:
-            made.append(encode(row))
+            entries.append(encode(row))
         except EncodingError as error:
             raise datasets.CalibrationError("C805", str(error), path, row.line) from None
-    return tuple(made)
+    return tuple(entries)

@@ -1,7 +1,7 @@
-"""Files that objectives are measured on, read into rows: text, and JSON lines as people have them.
+"""Read the files of objectives into rows: text, and JSON lines with common fields.
 
-A file named `.jsonl`, `.ndjson` or `.json` has a JSON object on each line; blank lines are
-skipped, and fields that nobody asked for are ignored. Any other file is one text. All are UTF-8.
+A file named `.jsonl`, `.ndjson` or `.json` has a JSON object on each line. Blank lines are skipped,
+and unknown fields are ignored. Any other file is one text. All files are UTF-8.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _EXAMPLES = {
 
 @final
 class CalibrationError(TailorError):
-    """A calibration file is not what an objective needs: a stable code, what is, where."""
+    """An unusable calibration file: a stable code, the fault and its place."""
 
     def __init__(
         self, code: str, message: str, path: Path, line: int | None = None, help: str = ""
@@ -44,20 +44,20 @@ class CalibrationError(TailorError):
         return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
 
 
-def too_short(path: Path, there: str, user: str, needed: int, help: str = "") -> CalibrationError:
+def too_short(path: Path, size: str, user: str, needed: int, help: str = "") -> CalibrationError:
     """Return the error (C806) for a text with fewer tokens than a bridge or healing needs."""
-    message = f"the text has {there}, and {user} needs {needed:,}"
+    message = f"the text has {size}, and {user} needs {needed:,}"
     return CalibrationError("C806", message, path, help=help or "give more text")
 
 
 FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
-"""The remedy where the plan names the number of tokens."""
+"""The remedy if the plan names the number of tokens."""
 
 
 @final
 @dataclass(frozen=True)
 class Passage:
-    """A text, all of which counts."""
+    """A text whose tokens all count."""
 
     text: str
     line: int | None = None
@@ -66,20 +66,20 @@ class Passage:
 @final
 @dataclass(frozen=True)
 class Exchange:
-    """A context and what is to follow it, with other answers that would do as well."""
+    """A context and its continuation, with other continuations that are right too."""
 
     context: str
     continuation: str
-    others: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     line: int | None = None
 
 
 @final
 @dataclass(frozen=True)
 class Question:
-    """Pairs of context and continuation, one of which, the gold one, is right.
+    """Pairs of context and continuation; the pair with number `gold` is right.
 
-    `choices` are the texts in which the pairs differ, as the row has them.
+    `choices` are the texts in which the pairs differ, as in the row.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -92,10 +92,10 @@ _Row = TypeVar("_Row")
 
 
 def read_texts(path: Path) -> list[Passage | Exchange]:
-    """The rows of a file for objectives on text; a file that isn't JSON lines is one passage.
+    """Read the rows of a file for objectives on text.
 
-    A row has `text`, or `prompt` and `response`, or `context` and `answer`.
-    Raises CalibrationError.
+    A row has `text`, or `prompt` and `response`, or `context` and `answer`. A file that isn't JSON
+    lines is one passage. Raises CalibrationError.
     """
     if path.suffix.lower() in LINES:
         return _rows(path, _text_row, "text")
@@ -106,40 +106,40 @@ def read_texts(path: Path) -> list[Passage | Exchange]:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The rows of a file of choices.
+    """Read the rows of a file of choices.
 
-    A row has `query` and `choices`, or as Winograd schemas `context_options` and `continuation`;
-    `gold` is the number of the right one, from 0. Raises CalibrationError.
+    A row has `query` and `choices`, or `context_options` and `continuation` for Winograd schemas.
+    `gold` is the number of the right choice, from 0. Raises CalibrationError.
     """
     return _rows(path, _question, "choice")
 
 
 def read_exchanges(path: Path) -> list[Exchange]:
-    """The rows of a file of answers: `context` and `answer`, `aliases` being other right answers.
+    """Read the rows of a file of answers: `context` and `answer`.
 
-    Raises CalibrationError.
+    `aliases` are other right answers. Raises CalibrationError.
     """
     return _rows(path, _exchange, "answer")
 
 
 def order(size: int, seed: int) -> list[int]:
-    """The numbers below `size` in the order in which samples are drawn.
+    """Return the numbers below `size` in the order in which samples are drawn.
 
-    The order depends on the seed and the number alone, in every version of Python; the samples of
-    a lower fidelity are the first of those of a higher one.
+    The order depends on the seed and the number alone, in every version of Python. A lower fidelity
+    has the first samples of a higher fidelity.
     """
     lots = [hashlib.blake2b(f"{seed}:{n}".encode(), digest_size=8).digest() for n in range(size)]
     return sorted(range(size), key=lots.__getitem__)
 
 
 def joined_text(context: str, continuation: str) -> str:
-    """The continuation as it follows the context: a blank goes before it where there is none."""
+    """Return the continuation after the context, with a blank before it if neither has one."""
     apart = not context or context[-1].isspace() or continuation[:1].isspace()
     return continuation if apart else f" {continuation}"
 
 
 def whole_text(row: Passage | Exchange) -> str:
-    """All of a row: a passage, or a context and what follows it."""
+    """Return all text of a row: a passage, or a context and its continuation."""
     if isinstance(row, Passage):
         return row.text
     return row.context + joined_text(row.context, row.continuation)
@@ -150,7 +150,7 @@ def whole_text(row: Passage | Exchange) -> str:
 
 @final
 class _RowError(Exception):
-    """What is wrong with a row."""
+    """A fault of a row."""
 
 
 def _text_row(row: Mapping[str, Any], line: int) -> Passage | Exchange:
@@ -162,8 +162,8 @@ def _text_row(row: Mapping[str, Any], line: int) -> Passage | Exchange:
 
 
 def _exchange(row: Mapping[str, Any], line: int) -> Exchange:
-    others = _texts(row, "aliases") if row.get("aliases") else ()
-    return Exchange(_text(row, "context"), _filled(row, "answer"), others, line)
+    aliases = _texts(row, "aliases") if row.get("aliases") else ()
+    return Exchange(_text(row, "context"), _filled(row, "answer"), aliases, line)
 
 
 def _question(row: Mapping[str, Any], line: int) -> Question:
@@ -183,8 +183,8 @@ def _question(row: Mapping[str, Any], line: int) -> Question:
 
 def _field(row: Mapping[str, Any], field: str) -> Any:
     if field not in row:
-        there = listed(quoted(name) for name in list(row)[:8])
-        more = f"; it has {there}" if there else "; it is empty"
+        fields = listed(quoted(name) for name in list(row)[:8])
+        more = f"; it has {fields}" if fields else "; it is empty"
         raise _RowError(f"the row has no '{field}'{more}")
     return row[field]
 
@@ -222,7 +222,7 @@ def _checked(value: object, what: str) -> str:
 
 def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], kind: str) -> list[_Row]:
     rows: list[_Row] = []
-    for line, text in enumerate(_content(path).split("\n"), 1):  # others may stand in a text
+    for line, text in enumerate(_content(path).split("\n"), 1):  # a text may hold other line breaks
         if not text.strip():
             continue
         row = _object(path, line, text, _EXAMPLES[kind])

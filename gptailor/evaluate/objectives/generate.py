@@ -1,4 +1,4 @@
-"""`generate`: whether a plan says the right answer."""
+"""`generate`: the share of contexts that a plan continues with the right answer."""
 
 import unicodedata
 from abc import abstractmethod
@@ -35,32 +35,32 @@ from gptailor.evaluate.scores import Score, mean
 from gptailor.plan.plan import Objective
 
 _BATCH_TOKENS = 8192
-"""Tokens of a batch while text is made, padding included."""
+"""Tokens of a batch during generation, padding included."""
 
 
 @dataclass(frozen=True)
 class Generative(PreparedObjective):
-    """An objective that needs the model to make text."""
+    """An objective that needs the model to generate text."""
 
     encoder: TokenEncoder
 
     @abstractmethod
     def prompts(self, samples: int | None) -> Sequence[Prompt]:
-        """What the model is to go on from in the first samples; None: in all."""
+        """Return the prompts of the first samples, or of all for None."""
 
     @abstractmethod
     def score(self, texts: Sequence[str]) -> Score:
-        """The score of what the model said after the first `prompts`."""
+        """Return the score of the texts that the model generated after the first `prompts`."""
 
     @final
     def requests(self, samples: int) -> Sequence[Request]:
-        """The prompts, all of whose tokens but the first are predicted."""
+        """Return the prompts; all their tokens but the first are predicted."""
         prompts = self.prompts(samples)
         return [Request(prompt.tokens, 1) for prompt in prompts if len(prompt.tokens) > 1]
 
     @final
     def judge(self, model: PreTrainedModel, samples: int | None = None) -> Score:
-        """The score of a model by the first samples."""
+        """Return the score of a model on the first samples."""
         prompts = self.prompts(samples)
         return self.score(greedy(model, self.encoder.tokenizer, prompts, _BATCH_TOKENS))
 
@@ -71,18 +71,18 @@ def greedy(
     prompts: Sequence[Prompt],
     batch_tokens: int,
 ) -> list[str]:
-    """What the model says after each prompt, its likeliest token at each step.
+    """Generate a text after each prompt, with the likeliest token at each step.
 
     The text ends before the first stop, at the end token, or after `most` tokens. Prompts of like
-    length run together, padded on the left; a batch holds at most `batch_tokens` tokens, those to
-    come included. Nothing of the model's own generation settings counts but its end tokens.
+    length run together, padded on the left. A batch holds at most `batch_tokens` tokens, including
+    those to be generated. Of the model's own generation settings only the end tokens count.
     """
     ordered = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
     texts = [""] * len(prompts)
     with torch.no_grad(), _settings(model, tokenizer) as settings:
         for batch in _batches(ordered, prompts, batch_tokens):
-            said = _decode(model, tokenizer, [prompts[i] for i in batch], settings)
-            for number, text in zip(batch, said, strict=True):
+            answers = _decode(model, tokenizer, [prompts[i] for i in batch], settings)
+            for number, text in zip(batch, answers, strict=True):
                 texts[number] = text
     return texts
 
@@ -90,7 +90,7 @@ def greedy(
 @final
 @dataclass(eq=False)
 class _Stop(StoppingCriteria):
-    """Ends a row once its new text holds one of its stops, or it has all its tokens."""
+    """Ends a row once its new text holds a stop, or has all its tokens."""
 
     tokenizer: PreTrainedTokenizerBase
     prompts: Sequence[Prompt]
@@ -123,7 +123,7 @@ def _settings(
         eos_token_id=ends or None,
         pad_token_id=pad if isinstance(pad, int) else (ends or [0])[0],
     )
-    model.generation_config = settings  # what is unset would be filled from the model's own
+    model.generation_config = settings  # unset settings would come from the model's own
     try:
         yield settings
     finally:
@@ -131,7 +131,7 @@ def _settings(
 
 
 def _token_numbers(end: Any) -> list[int]:
-    """Return the tokens that end a text. Raises ObjectiveError for what are no tokens' numbers."""
+    """Return the tokens that end a text. Raises ObjectiveError for invalid numbers."""
     ends = [] if end is None else list(end) if isinstance(end, list | tuple) else [end]
     for number in ends:
         if not isinstance(number, int) or not 0 <= number < 2**63:
@@ -168,7 +168,7 @@ def _decode(
     mask = [[0] * (width - len(p.tokens)) + [1] * len(p.tokens) for p in prompts]
     settings.max_new_tokens = max(prompt.most for prompt in prompts)
     generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
-    made = generate(
+    generated = generate(
         torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=settings,
@@ -176,7 +176,7 @@ def _decode(
     )
     ends = set(settings.eos_token_id or ())
     texts = []
-    for prompt, row in zip(prompts, made[:, width:].tolist(), strict=True):
+    for prompt, row in zip(prompts, generated[:, width:].tolist(), strict=True):
         new = list(takewhile(lambda token: token not in ends, row[: prompt.most]))
         text = str(tokenizer.decode(new, skip_special_tokens=True))
         stops = [at for stop in prompt.stops if (at := text.find(stop)) >= 0]
@@ -185,13 +185,13 @@ def _decode(
 
 
 _SPARE_TOKENS = 8
-"""Tokens that a model may use beyond those of the answer: it may cut words otherwise."""
+"""Tokens that a model may use beyond the answer's, since it may split words differently."""
 
 
 @final
 @dataclass(frozen=True)
 class _Task:
-    """A context, and the normalised answers that are right."""
+    """A context, and its right answers, normalised."""
 
     prompt: Prompt
     answers: frozenset[str]
@@ -200,31 +200,31 @@ class _Task:
 @final
 @dataclass(frozen=True)
 class ExactMatch(Generative):
-    """The share of contexts after which the plan says an answer, decoding greedily.
+    """The share of contexts that the plan continues with a right answer, decoding greedily.
 
-    Compared is the first line of what it says (of as many lines as an answer of several has), both
-    sides `normalised`.
+    Only the first line of the text is compared; all lines count if an answer has several. Both
+    sides are normalised by `normalised_answer`.
     """
 
     samples: tuple[_Task, ...]
 
     def prompts(self, samples: int | None) -> Sequence[Prompt]:
-        """The first contexts."""
+        """Return the first contexts."""
         return [task.prompt for task in self.samples[:samples]]
 
     def score(self, texts: Sequence[str]) -> Score:
-        """The share of right answers among the first samples."""
+        """Return the share of right answers among the first samples."""
         pairs = zip(texts, self.samples[: len(texts)], strict=True)
         return mean([float(normalised_answer(text) in task.answers) for text, task in pairs])
 
 
 def normalised_answer(text: str) -> str:
-    """The text in Unicode's NFC, runs of blanks as one, none at the ends. Case counts."""
+    """Return the text in Unicode's NFC, with single blanks and none at the ends; case counts."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def prepare_generate(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
-    """`generate(file)`. Raises CalibrationError."""
+    """Prepare `generate(file)`. Raises CalibrationError."""
     path = context.file(objective)
     rows = context.drawn(read_exchanges(path))
     encoder = context.encoder
@@ -233,7 +233,7 @@ def prepare_generate(objective: Objective, context: ObjectiveContext) -> Prepare
 
 
 def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
-    answers = (row.continuation, *row.others)
+    answers = (row.continuation, *row.aliases)
     lengths = [len(encoder.plain(joined_text(row.context, answer))) for answer in answers]
     most = _SPARE_TOKENS + max(lengths)
     tokens = encoder.prompt(row.context.rstrip(" \t"))  # a token of blanks would mislead

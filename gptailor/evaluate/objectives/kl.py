@@ -1,4 +1,4 @@
-"""`kl`: how far a plan's predictions are from those of a model of the plan, the base mostly."""
+"""`kl`: the divergence of a plan's predictions from a model's of the plan, mostly the base's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from gptailor.evaluate.objectives.nll import PerToken, texts
 from gptailor.plan.plan import Objective
 
 LIKELIEST = 2048
-"""How many of the reference's tokens are kept of each prediction, by themselves: 16 KiB.
+"""The number of the reference's tokens that are kept of each prediction, in 16 KiB.
 
-Of SmolLM2-135M (49 152 tokens) with 1 to 5 layers dropped the divergence is then 1.6 to 2.2 % below
-the whole one's (256 tokens: 7 to 10 %), in the same order. All tokens in float16 would be within
-0.003 %, but take 96 KiB, and give the reference itself 1e-6, where this gives 0.
+For SmolLM2-135M (49 152 tokens) with 1 to 5 layers dropped, the divergence is then 1.6 to 2.2 %
+below the exact one, in the same order. With 256 tokens it is 7 to 10 % below. All tokens in float16
+would be within 0.003 %. But they take 96 KiB, and the reference's own divergence is 1e-6, not 0.
 """
 
 
@@ -28,10 +28,10 @@ the whole one's (256 tokens: 7 to 10 %), in the same order. All tokens in float1
 class Divergence(PerToken):
     """KL(reference || plan) in nats a token, over the reference's likeliest tokens and the rest.
 
-    The reference runs once, over all samples. Kept are its `likeliest` largest log-probabilities of
-    each prediction, and that of all other tokens together. The divergence of two such groupings is
-    never above the whole one's, 0 for equal distributions, and equal to the whole one's where the
-    vocabulary has no more tokens than are kept.
+    The reference runs once, over all samples. Of each prediction its `likeliest` largest
+    log-probabilities are kept, and the log-probability of all other tokens together. The divergence
+    of two such groupings is never above the exact divergence. It is 0 for equal distributions. It
+    is exact if the vocabulary has no more tokens than are kept.
     """
 
     model: str
@@ -40,17 +40,17 @@ class Divergence(PerToken):
 
     @cached_property
     def measure(self) -> Measure:
-        """The divergence of each prediction. The reference runs when this is first asked for."""
+        """The divergence of each prediction. The first access runs the reference."""
         return compact(self.reference, self.model, self.samples, self.likeliest)
 
 
 def compact(
     reference: base.Reference, model: str, requests: Sequence[Request], likeliest: int
 ) -> Measure:
-    """Run the reference over all requests: the divergence of each prediction from the reference's.
+    """Run the reference over all requests, and return the measure of divergence from it.
 
-    Of that are kept the likeliest tokens and their logarithms, the rest's last. The divergence is
-    Σ p log(p / q), in float64, for the rows' reference p and q of the logits.
+    Of each prediction the likeliest tokens and their log-probabilities are kept, with the rest's
+    last. The divergence is Σ p log(p / q), in float64, for the reference's p and the plan's q.
     """
     sizes: set[int] = set()
 
@@ -61,10 +61,10 @@ def compact(
         tokens = logits.topk(min(likeliest, logits.shape[1]), dim=1).indices
         return torch.cat([tokens.to(logits.dtype), grouped(logits, tokens)], dim=1)
 
-    found = torch.cat(list(reference(model, Work(requests, keep)))).float()
-    kept = found.shape[1] // 2
-    likely: Int32[Tensor, " predictions likeliest"] = found[:, :kept].int()
-    likely_logs: Float32[Tensor, " predictions groups"] = found[:, kept:].contiguous()
+    predictions = torch.cat(list(reference(model, Work(requests, keep)))).float()
+    kept = predictions.shape[1] // 2
+    likely: Int32[Tensor, " predictions likeliest"] = predictions[:, :kept].int()
+    likely_logs: Float32[Tensor, " predictions groups"] = predictions[:, kept:].contiguous()
     vocabulary = sizes.pop()
 
     def against(
@@ -85,24 +85,24 @@ def compact(
 def grouped(
     logits: Float[Tensor, " n vocab"], tokens: Int64[Tensor, " n k"]
 ) -> Float[Tensor, " n groups"]:
-    """Log-probabilities of the tokens, and of all others together where there are others.
+    """Return log-probabilities of the tokens, and of all other tokens together if there are any.
 
-    The rest is summed by itself: what is left of 1 would be lost in rounding.
+    The rest is summed by itself, since rounding would lose a difference from 1.
     """
     total = logits.logsumexp(dim=1, keepdim=True)
     own = logits.gather(1, tokens) - total
     if tokens.shape[1] == logits.shape[1]:
         return own
-    others = logits.scatter(1, tokens, float("-inf")).logsumexp(dim=1, keepdim=True)
-    return torch.cat([own, others - total], dim=1)
+    rest_total = logits.scatter(1, tokens, float("-inf")).logsumexp(dim=1, keepdim=True)
+    return torch.cat([own, rest_total - total], dim=1)
 
 
 def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> Float[Tensor, " n"]:
-    """Σ p log(p / q) of log-probabilities, as Σ p (q/p - 1 - log(q/p)).
+    """Compute Σ p log(p / q) of log-probabilities, as Σ p (q/p - 1 - log(q/p)).
 
-    The two are equal, since both distributions sum to 1; in the second no term is negative, and
-    rounding errors of q count in their squares: a plan that is the reference has 0, in other
-    batches too.
+    The two sums are equal, since both distributions sum to 1. In the second sum no term is
+    negative, and rounding errors of q enter squared. So a plan that equals the reference has 0, in
+    other batches too.
     """
     gap = q - p
     near = p.exp() * (torch.expm1(gap.clamp(max=1)) - gap)
@@ -111,7 +111,7 @@ def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> 
 
 
 def prepare_kl(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
-    """`kl(file, from)`. Raises CalibrationError; ObjectiveError where there are no models."""
+    """Prepare `kl(file, from)`. Raises CalibrationError; ObjectiveError without models."""
     if context.reference is None:
         raise base.ObjectiveError("'kl' needs a plan's models, to compare with one of them")
     model = str(objective.arguments.get("from", "base"))

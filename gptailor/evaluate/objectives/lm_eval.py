@@ -1,4 +1,4 @@
-"""`lm_eval`: tasks of lm-evaluation-harness, run by our forward pass."""
+"""`lm_eval`: tasks of lm-evaluation-harness, run by gptailor's forward pass."""
 
 import contextlib
 import importlib
@@ -27,21 +27,21 @@ from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Objective
 
 FEWSHOT_SEED = 1234
-"""lm-eval's own: a prompt's examples are those that it takes, whatever a search's seed is."""
+"""lm-eval's own seed of a prompt's examples; they don't depend on a search's seed."""
 
 GROUPS = 64
-"""Groups of samples that are left out in turn to find an error, at most."""
+"""The most groups of samples that a jackknife estimate of the error leaves out in turn."""
 
 Answers = Sequence[Sequence[object]]
-"""For each sample, for each of its instances: what the model's answer was."""
+"""The model's answer to each instance of each sample."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class HarnessTask:
-    """A task with its instances by sample, and the metric and the filter that are wanted of it.
+    """A task with its instances by sample, and its metric and filter.
 
-    `numbers` are those of the samples among the task's documents.
+    `numbers` are the samples' numbers among the task's documents.
     """
 
     task: Any
@@ -51,24 +51,24 @@ class HarnessTask:
     filter: str
 
     def part(self, start: int, stop: int) -> "HarnessTask":
-        """The task on some of its samples: few-shot prompts are those of these samples alone."""
+        """Return the task on some samples; few-shot prompts have only these samples' examples."""
         numbers = self.numbers[start:stop]
         with _quiet():
             return replace(self, numbers=numbers, instances=_instances(self.task, numbers))
 
     @property
     def kind(self) -> str:
-        """What is asked of the model, as lm-eval has it: `generate_until`, say."""
+        """lm-eval's name of the request to the model: `generate_until`, for example."""
         return str(self.instances[0][0].request_type)
 
     @property
     def direction(self) -> base.Direction:
-        """Which way the metric is better, as lm-eval has it."""
+        """The better direction of the metric, by lm-eval."""
         higher = self.task.higher_is_better().get(self.metric)
         return "minimize" if higher is False else "maximize"
 
     def score(self, answers: Answers) -> Score:
-        """The task's metric of the first samples, given the model's answers to each."""
+        """Return the task's metric of the first samples, given the model's answers to each."""
         values = self._values(answers)
         metrics = importlib.import_module("lm_eval.api.metrics")
         aggregate = self.task.aggregation()[self.metric]
@@ -81,63 +81,70 @@ class HarnessTask:
         parts = ([v for i, v in enumerate(values) if i % count != g] for g in range(count))
         without = [float(aggregate(part)) for part in parts]
         center = math.fsum(without) / count
-        spread = math.fsum((one - center) ** 2 for one in without)
+        spread = math.fsum((part_value - center) ** 2 for part_value in without)
         return Score(value, math.sqrt((count - 1) / count * spread), len(values))
 
     def _values(self, answers: Answers) -> list[Any]:
-        """What the task makes of each sample's answers, before they are aggregated."""
+        """Return the metric of each sample's answers, before aggregation."""
         used = self.instances[: len(answers)]
-        for instances, given in zip(used, answers, strict=True):
-            for instance, answer in zip(instances, given, strict=True):
+        for instances, sample_answers in zip(used, answers, strict=True):
+            for instance, answer in zip(instances, sample_answers, strict=True):
                 instance.resps = [answer] * (instance.repeats or 1)
                 instance.filtered_resps = {}
-        self.task._instances = [one for instances in used for one in instances]
+        self.task._instances = [instance for instances in used for instance in instances]
         self.task.apply_filters()
         values = []
         for instances in used:
-            responses = [one.filtered_resps[self.filter] for one in instances]
-            found = self.task.process_results(instances[0].doc, responses)
-            if self.metric not in found:
-                raise _no_metric(self.task, self.metric, list(found))
-            values.append(found[self.metric])
+            responses = [instance.filtered_resps[self.filter] for instance in instances]
+            metrics = self.task.process_results(instances[0].doc, responses)
+            if self.metric not in metrics:
+                raise _no_metric(self.task, self.metric, list(metrics))
+            values.append(metrics[self.metric])
         return values
 
 
 def prepare_lm_eval(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
-    """`lm_eval(task, metric)`: the task of that name, or in that YAML file.
+    """Prepare `lm_eval(task, metric)` for the task of that name, or in that YAML file.
 
-    `metric` is lm-eval's `acc_norm,none`; without a filter's name it is the first filter's, and
-    without a metric the task's first. The samples are a seeded choice of the task's documents, in
-    the order in which fidelities take them; their number decides the examples in few-shot prompts.
-    Raises ObjectiveError, or MissingPackageError where lm-eval isn't installed.
+    `metric` is lm-eval's `acc_norm,none`. The default filter is the task's first filter, and the
+    default metric its first metric. The samples are a seeded choice of the task's documents, in the
+    order in which fidelities take them. Their number determines the examples in few-shot prompts.
+
+    Raises ObjectiveError, or MissingPackageError if lm-eval is missing.
     """
     require("eval", "the objective 'lm_eval'")
-    name, metric = str(objective.arguments["task"]), objective.arguments.get("metric")
+    name, argument = str(objective.arguments["task"]), objective.arguments.get("metric")
     with _quiet():
-        harness = _loaded(name, context.folder)
-        wanted, filter_ = _metric(harness, None if metric is None else str(metric))
+        harness = _load_task(name, context.folder)
+        metric, filter_ = _metric(harness, None if argument is None else str(argument))
         with _refused("make requests of", name):
             numbers = tuple(context.drawn(range(len(harness.eval_docs))))
-        task = HarnessTask(harness, numbers, _instances(harness, numbers), wanted, filter_)
-    return _measured(base.traits_of(objective)[0], task, context.encoder)
+        task = HarnessTask(harness, numbers, _instances(harness, numbers), metric, filter_)
+    return _objective_of(base.traits_of(objective)[0], task, context.encoder)
 
 
-def _measured(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoods | Generated":
+def _objective_of(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoods | Generated":
     if task.kind == "generate_until":
-        prompts = tuple(tuple(_prompt(one, encoder) for one in of) for of in task.instances)
+        prompts = tuple(
+            tuple(_prompt(instance, encoder) for instance in instances)
+            for instances in task.instances
+        )
         return Generated(name, task.direction, "base", prompts, encoder, task)
-    texts = tuple(tuple(_texts(task, one, encoder) for one in of) for of in task.instances)
+    texts = tuple(
+        tuple(_texts(task, instance, encoder) for instance in instances)
+        for instances in task.instances
+    )
     return Likelihoods(name, task.direction, "base", texts, encoder, task)
 
 
-def _loaded(name: str, folder: Path) -> Any:
+def _load_task(name: str, folder: Path) -> Any:
     if Path(name).suffix in (".yaml", ".yml"):
         path = folder / expanded(name)
         if not path.is_file():
             raise base.ObjectiveError(f"lm-eval's task '{name}': there is no such file")
-        manager, wanted = _manager(own=False), str(path)
+        manager, spec = _manager(own=False), str(path)
     else:
-        manager, wanted = _manager(own=True), name
+        manager, spec = _manager(own=True), name
         if name not in manager.all_tasks:
             close = nearest(name, manager.all_subtasks)
             more = f": {close}" if close else ""
@@ -145,7 +152,7 @@ def _loaded(name: str, folder: Path) -> Any:
         if name not in manager.all_subtasks:
             raise base.ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
     with _refused("load the task", name):
-        tasks = list(manager.load(wanted)["tasks"].values())
+        tasks = list(manager.load(spec)["tasks"].values())
     if len(tasks) != 1:
         raise base.ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
     return tasks[0]
@@ -153,25 +160,25 @@ def _loaded(name: str, folder: Path) -> Any:
 
 @cache
 def _manager(*, own: bool) -> Any:
-    """lm-eval's index of tasks, its own ones among them or not: reading those takes seconds."""
+    """Return lm-eval's index of tasks; reading its own tasks (`own`) takes seconds."""
     return importlib.import_module("lm_eval.tasks").TaskManager(include_defaults=own)
 
 
-def _metric(task: Any, wanted: str | None) -> tuple[str, str]:
-    metrics, filters = list(task.aggregation()), [one.name for one in task._filters]
-    metric, _, filter_ = (wanted or metrics[0]).partition(",")
+def _metric(task: Any, argument: str | None) -> tuple[str, str]:
+    metrics, filters = list(task.aggregation()), [each.name for each in task._filters]
+    metric, _, filter_ = (argument or metrics[0]).partition(",")
     if metric not in metrics:
         raise _no_metric(task, metric, metrics)
     if filter_ and filter_ not in filters:
-        known = listed(f"'{one}'" for one in filters)
-        words = f"lm-eval's '{task.task_name}' has no filter '{filter_}': it has {known}"
+        names = listed(f"'{name}'" for name in filters)
+        words = f"lm-eval's '{task.task_name}' has no filter '{filter_}': it has {names}"
         raise base.ObjectiveError(words)
     return metric, filter_ or filters[0]
 
 
 def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> base.ObjectiveError:
-    known = listed(f"'{one}'" for one in metrics)
-    words = f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
+    names = listed(f"'{name}'" for name in metrics)
+    words = f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {names}"
     return base.ObjectiveError(words)
 
 
@@ -181,44 +188,45 @@ def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]
     with _refused("make requests of", task.task_name):
         task.set_fewshot_seed(FEWSHOT_SEED)
         task.build_all_requests(samples=frozenset(numbers))
-    found: dict[int, list[Any]] = {number: [] for number in numbers}
+    by_number: dict[int, list[Any]] = {number: [] for number in numbers}
     ascending = sorted(numbers)
     for instance in task.instances:
-        found[ascending[instance.doc_id]].append(instance)  # counted among those chosen
-    return tuple(tuple(sorted(of, key=lambda one: one.idx)) for of in found.values())
+        number = ascending[instance.doc_id]  # `doc_id` counts the chosen documents
+        by_number[number].append(instance)
+    return tuple(tuple(sorted(of, key=lambda item: item.idx)) for of in by_number.values())
 
 
 @contextlib.contextmanager
 def _refused(what: str, name: str) -> Iterator[None]:
-    """Errors become ObjectiveErrors: a task is anybody's code and data."""
+    """Turn errors into ObjectiveErrors, since a task is foreign code and data."""
     try:
         yield
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise base.ObjectiveError(f"lm-eval can't {what} '{name}': {first}") from error
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise base.ObjectiveError(f"lm-eval can't {what} '{name}': {message}") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval draws progress bars of what takes no time."""
+    """Hide lm-eval's progress bars of short steps."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 _LONGEST_WINDOW = 2048
-"""Tokens of a window where a model takes any number, as lm-eval has it."""
+"""lm-eval's number of tokens in a window for a model without a limit."""
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 NEW_TOKENS = 256
-"""Tokens that are made where a task doesn't say, as lm-eval has it."""
+"""lm-eval's number of generated tokens for a task without a number."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Likelihoods(base.Forward):
-    """A task of log-likelihoods, whole texts' among them; a sample is a document.
+    """A task of log-likelihoods, including those of whole texts; a sample is a document.
 
-    It has for each of its instances the texts whose log-likelihoods add up.
+    A sample has for each of its instances the texts whose log-likelihoods add up.
     """
 
     samples: tuple[tuple[tuple[Request, ...], ...], ...]
@@ -227,62 +235,62 @@ class Likelihoods(base.Forward):
 
     @property
     def measure(self) -> Measure:
-        """The logarithm of each token's probability, and whether it is the likeliest."""
+        """The logarithm of each token's probability, and whether the token is the likeliest."""
         return likelihood
 
     def requests(self, samples: int) -> Sequence[Request]:
-        """All texts of the first documents."""
+        """Return all texts of the first documents."""
         return [text for of in self.samples[:samples] for texts in of for text in texts]
 
     def part(self, start: int, stop: int) -> base.PreparedObjective:
-        """Some documents, their requests made as if there were no others."""
-        return _measured(self.name, self.task.part(start, stop), self.encoder)
+        """Return the objective on some documents, with requests made from these alone."""
+        return _objective_of(self.name, self.task.part(start, stop), self.encoder)
 
     def score(self, results: Sequence[Tensor]) -> Score:
-        """The task's metric of the first documents."""
-        left, counted = iter(results), 0
+        """Return the task's metric of the first documents."""
+        remaining, counted = iter(results), 0
         answers: list[list[object]] = []
         for of in self.samples:
             if counted >= len(results):
                 break
-            answers.append([self._answer(list(islice(left, len(texts)))) for texts in of])
+            answers.append([self._answer(list(islice(remaining, len(texts)))) for texts in of])
             counted += sum(map(len, of))
         return self.task.score(answers)
 
-    def _answer(self, found: Sequence[Tensor]) -> object:
-        likely = sum(float(one[:, 0].double().sum()) for one in found)
+    def _answer(self, tensors: Sequence[Tensor]) -> object:
+        likely = sum(float(tensor[:, 0].double().sum()) for tensor in tensors)
         if self.task.kind == "loglikelihood_rolling":
             return likely
-        return likely, all(bool(one[:, 1].all()) for one in found)
+        return likely, all(bool(tensor[:, 1].all()) for tensor in tensors)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Generated(Generative):
-    """A task of texts that the model makes, greedily; a sample is a document."""
+    """A task of texts that the model generates greedily; a sample is a document."""
 
     samples: tuple[tuple[Prompt, ...], ...]
     task: HarnessTask
 
     def part(self, start: int, stop: int) -> base.PreparedObjective:
-        """Some documents, their requests made as if there were no others."""
-        return _measured(self.name, self.task.part(start, stop), self.encoder)
+        """Return the objective on some documents, with requests made from these alone."""
+        return _objective_of(self.name, self.task.part(start, stop), self.encoder)
 
     def prompts(self, samples: int | None) -> Sequence[Prompt]:
-        """What the model is asked of the first documents."""
+        """Return the prompts of the first documents."""
         return [prompt for of in self.samples[:samples] for prompt in of]
 
     def score(self, texts: Sequence[str]) -> Score:
-        """The task's metric of the first documents."""
-        said = iter(texts)
-        answers = (list(islice(said, len(of))) for of in self.samples)
+        """Return the task's metric of the first documents."""
+        remaining = iter(texts)
+        answers = (list(islice(remaining, len(of))) for of in self.samples)
         return self.task.score(list(takewhile(bool, answers)))
 
 
 def likelihood(
     logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
 ) -> Float[Tensor, " n 2"]:
-    """The logarithm of each token's probability, and 1 where no token is likelier."""
+    """Return the logarithm of each token's probability, and 1 for a likeliest token, else 0."""
     first = (logits.argmax(dim=1) == targets).to(logits.dtype)
     return torch.stack([-surprise(logits, targets, rows)[:, 0], first], dim=1)
 
@@ -298,14 +306,14 @@ def _texts(task: HarnessTask, instance: Any, encoder: TokenEncoder) -> tuple[Req
 
 
 def _windows(text: str, encoder: TokenEncoder) -> Iterator[Request]:
-    """Windows of which each predicts its own tokens, the last one from more of those before."""
+    """Yield windows that each predict their own tokens; the last has a longer context."""
     tokens = encoder.encode(text)
     size = encoder.positions or _LONGEST_WINDOW
-    whole = (*encoder.prompt("")[:1], *tokens)  # predicted is all after the first
+    opened = (*encoder.prompt("")[:1], *tokens)  # all tokens but the first are predicted
     for start in range(0, len(tokens), size):
         stop = min(start + size, len(tokens))
         begin = 0 if start == 0 else stop - size
-        yield Request(whole[begin : stop + 1], start - begin + 1)
+        yield Request(opened[begin : stop + 1], start - begin + 1)
 
 
 def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
@@ -314,8 +322,8 @@ def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
     if settings.get("do_sample") or settings.get("num_beams", 1) != 1:
         words = f"{task} draws its answers at random, or by beams; a search's are greedy"
         raise base.ObjectiveError(words)
-    said = [settings[name] for name in _LENGTHS if settings.get(name) is not None]
-    most, stops = int(said[0]) if said else NEW_TOKENS, settings.get("until") or []
+    lengths = [settings[name] for name in _LENGTHS if settings.get(name) is not None]
+    most, stops = int(lengths[0]) if lengths else NEW_TOKENS, settings.get("until") or []
     try:
         tokens = encoder.prompt(context)
     except EncodingError as error:

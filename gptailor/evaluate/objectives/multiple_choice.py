@@ -1,4 +1,4 @@
-"""`multiple_choice` and `margin`: whether a plan finds the right one of several texts likelier."""
+"""`multiple_choice` and `margin`: a plan's likelihood of the right text among several."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,13 @@ METRICS: Mapping[str, Callable[[str], int]] = {
     "acc_norm": len,
     "acc_bytes": lambda choice: len(choice.encode()),
 }
-"""By what of a choice its log-likelihood is divided, as lm-eval has it: nothing, its characters,
-its bytes in UTF-8."""
+"""lm-eval's divisors of a choice's log-likelihood: 1, its characters, or its bytes in UTF-8."""
 
 
 @final
 @dataclass(frozen=True)
 class EncodedQuestion:
-    """A question in tokens: a request for each choice, what its length is, which one is right."""
+    """A question in tokens: a request and a length for each choice, and the right choice."""
 
     requests: tuple[Request, ...]
     lengths: tuple[int, ...]
@@ -39,7 +38,8 @@ class EncodedQuestion:
 class Choices(base.Forward):
     """Questions, by the log-likelihood of each choice over its length; a sample is a question.
 
-    `counts` is what a question counts, given the number of its right choice, and these.
+    `counts` returns a question's value from the number of its right choice and the scaled
+    log-likelihoods.
     """
 
     samples: tuple[EncodedQuestion, ...]
@@ -51,12 +51,12 @@ class Choices(base.Forward):
         return surprise
 
     def requests(self, samples: int) -> Sequence[Request]:
-        """The choices of the first questions, one after another."""
+        """Return the choices of the first questions, question after question."""
         return [request for sample in self.samples[:samples] for request in sample.requests]
 
     def score(self, results: Sequence[Tensor]) -> Score:
-        """The mean over questions."""
-        likely = iter([-float(one.double().sum()) for one in results])
+        """Return the mean over questions."""
+        likely = iter([-float(tensor.double().sum()) for tensor in results])
         values = []
         for sample in self.samples:
             raw = list(islice(likely, len(sample.requests)))
@@ -68,19 +68,22 @@ class Choices(base.Forward):
 
 
 def _accuracy(gold: int, likelihoods: Sequence[float]) -> float:
-    """1 where the right choice is the likeliest, and the first of equal ones; else 0."""
+    """Return 1 if the right choice is the first likeliest choice, else 0."""
     return float(likelihoods.index(max(likelihoods)) == gold)
 
 
 def _margin(gold: int, likelihoods: Sequence[float]) -> float:
-    """How much likelier the right choice is than the best other one, in nats a byte."""
+    """Return how much likelier the right choice is than the best wrong one, in nats a byte."""
     return likelihoods[gold] - max(log for i, log in enumerate(likelihoods) if i != gold)
 
 
 def prepare_multiple_choice(
     objective: Objective, context: base.ObjectiveContext
 ) -> base.PreparedObjective:
-    """`multiple_choice(file, metric)`. Raises CalibrationError, ObjectiveError for a metric."""
+    """Prepare `multiple_choice(file, metric)`.
+
+    Raises CalibrationError, and ObjectiveError for an unknown metric.
+    """
     metric = str(objective.arguments.get("metric", "acc"))
     if metric not in METRICS:
         close = nearest(metric, METRICS) or f"there are {listed(METRICS)}"
@@ -90,7 +93,7 @@ def prepare_multiple_choice(
 
 
 def prepare_margin(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
-    """`margin(file)`. Raises CalibrationError."""
+    """Prepare `margin(file)`. Raises CalibrationError."""
     questions = _questions(objective, METRICS["acc_bytes"], context)
     return Choices(*base.traits_of(objective), questions, _margin)
 
@@ -98,7 +101,7 @@ def prepare_margin(objective: Objective, context: base.ObjectiveContext) -> base
 def _questions(
     objective: Objective, length: Callable[[str], int], context: base.ObjectiveContext
 ) -> tuple[EncodedQuestion, ...]:
-    """The samples of a file of choices, in the order in which fidelities take them."""
+    """Return the samples of a file of choices, in the order in which fidelities take them."""
 
     def encode(row: Question) -> EncodedQuestion:
         requests = tuple(encoder.request(*pair) for pair in row.pairs)

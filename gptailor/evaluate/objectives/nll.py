@@ -23,17 +23,17 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class PerToken(base.Forward):
-    """The mean over predicted tokens of what is measured of each; a sample is one request."""
+    """The mean of a measure over predicted tokens; a sample is one request."""
 
     samples: tuple[Request, ...]
 
     def requests(self, samples: int) -> Sequence[Request]:
-        """The first windows or rows."""
+        """Return the first windows or rows."""
         return self.samples[:samples]
 
     def score(self, results: Sequence[Tensor]) -> Score:
-        """The mean over tokens; its error over windows or rows."""
-        return ratio([float(one.double().sum()) for one in results], list(map(len, results)))
+        """Return the mean over tokens, with its error over windows or rows."""
+        return ratio([float(tensor.double().sum()) for tensor in results], list(map(len, results)))
 
 
 class NegativeLogLikelihood(PerToken):
@@ -50,14 +50,14 @@ class Perplexity(NegativeLogLikelihood):
     """e to the nats a token; the error by the delta method."""
 
     def score(self, results: Sequence[Tensor]) -> Score:
-        """The exponential of the mean over tokens."""
+        """Return the exponential of the mean over tokens."""
         return exponential(super().score(results))
 
 
 def surprise(
     logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
 ) -> Float[Tensor, " n 1"]:
-    """Minus the logarithm of the probability of each token that came, in nats."""
+    """Return minus the logarithm of the probability of each target token, in nats."""
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none")[:, None]
 
 
@@ -67,17 +67,18 @@ def surprise(
 def prepare_nll(
     kind: type[PerToken], objective: Objective, context: base.ObjectiveContext
 ) -> base.PreparedObjective:
-    """`nll(file)` or `perplexity(file)`, by their `kind`. Raises CalibrationError."""
+    """Prepare `nll(file)` or `perplexity(file)`, by `kind`. Raises CalibrationError."""
     return kind(*base.traits_of(objective), texts(objective, context))
 
 
 def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request, ...]:
-    """The samples of a file for objectives on text, in the order in which fidelities take them.
+    """Return the samples of a file of text, in the order in which fidelities take them.
 
-    A text is cut into windows of `WINDOW` tokens, or as many as the model takes; each begins with
-    the special tokens that the tokenizer begins a text with. What is left at the end of a file that
-    isn't JSON lines is no sample; a row's rest is. A row with `prompt` and `response`, or `context`
-    and `answer`, is one sample, of which the response alone is predicted.
+    A text is cut into windows of `WINDOW` tokens, or as many as the model takes. Each window begins
+    with the tokenizer's special tokens for the beginning of a text. A shorter window at the end of
+    a file that isn't JSON lines is dropped; a row keeps its shorter window. A row with `prompt` and
+    `response`, or `context` and `answer`, is one sample, and only the response is predicted.
+
     Raises CalibrationError.
     """
     path = context.file(objective)
@@ -95,7 +96,7 @@ def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> li
         raise EncodingError(f"the text has {len(tokens)} tokens, fewer than a window of {room}")
     least = room if row.line is None else 2 - bool(encoder.opening)
     pieces = [tokens[at : at + room] for at in range(0, len(tokens), room)]
-    found = [Request(encoder.opening + piece, 1) for piece in pieces if len(piece) >= least]
-    if not found:
+    requests = [Request(encoder.opening + piece, 1) for piece in pieces if len(piece) >= least]
+    if not requests:
         raise EncodingError(f"the text has {len(tokens)} tokens, and none to predict")
-    return found
+    return requests

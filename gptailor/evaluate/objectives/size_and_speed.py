@@ -1,4 +1,4 @@
-"""`parameters`, `kv_cache` and `latency`: what a plan is, whatever it says of a text."""
+"""`parameters`, `kv_cache` and `latency`: objectives of a plan that need no text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,33 +18,33 @@ from gptailor.program.size import token_cache
 @final
 @dataclass(frozen=True)
 class OfPlan(base.PreparedObjective):
-    """An objective that needs no samples: of headers, or of the clock."""
+    """An objective that needs no samples, measured on headers or by the clock."""
 
     measure: str
     by: Literal["headers", "clock"]
 
     def requests(self, samples: int) -> Sequence[Request]:
-        """None: no text is read."""
+        """Return no requests, since no text is read."""
         return ()
 
 
 OfPlans: TypeAlias = Callable[[int, OfPlan], Score]
-"""What a plan, by its number, has by such an objective. Raises TailorError where it has none."""
+"""Returns the score of a plan, by its number. Raises TailorError if the plan has no score."""
 
 
 def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfPlan:
-    """`parameters()`, `kv_cache()` or `latency()`."""
+    """Prepare `parameters()`, `kv_cache()` or `latency()`."""
     by = OBJECTIVES[objective.name].by
     assert by != "samples"
     return OfPlan(*base.traits_of(objective), (), objective.name, by)
 
 
 def size_score(objective: OfPlan, compiled: Compiled, layout: Layout) -> Score:
-    """Return a size, which has no error. Raises ObjectiveError for an unknown one."""
+    """Return a size, which has no error. Raises ObjectiveError for an unknown size."""
     if objective.measure == "parameters":
-        found: int | Refusal = compiled.program.parameters
+        size: int | Refusal = compiled.program.parameters
     else:
-        found = token_cache(compiled, layout)
-    if isinstance(found, Refusal):
-        raise base.ObjectiveError(found.reason)
-    return Score(float(found), 0.0, 0)
+        size = token_cache(compiled, layout)
+    if isinstance(size, Refusal):
+        raise base.ObjectiveError(size.reason)
+    return Score(float(size), 0.0, 0)

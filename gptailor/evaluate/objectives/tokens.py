@@ -1,9 +1,9 @@
 """A context and its continuation as tokens, cut where lm-eval cuts them.
 
-Blanks that end the context move to the continuation, both are encoded as one text, and what comes
-after the context's own tokens is the continuation's. The tokenizer adds the special tokens that it
-adds by itself (a `<s>` at the beginning, mostly); an empty context is that token, or the end's.
-What is longer than the model's positions loses its beginning.
+Blanks at the end of the context move to the continuation. Both are encoded as one text, and the
+tokens after the context's own tokens belong to the continuation. The tokenizer adds its own special
+tokens, mostly a `<s>` at the beginning. An empty context is that token, or the end token. A text
+that is longer than the model's positions loses its beginning.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ Tokens = tuple[int, ...]
 @final
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be continued: by at most so many tokens, up to the first of the stops."""
+    """A context to be continued by at most `most` tokens, up to the first stop."""
 
     tokens: Tokens
     most: int
@@ -44,19 +44,22 @@ class Prompt:
 
 @final
 class EncodingError(Exception):
-    """A text has no tokens to predict, or none to predict them from."""
+    """A text without tokens to predict, or without tokens before them."""
 
 
 @final
 @dataclass(frozen=True)
 class TokenEncoder:
-    """How texts become tokens for models of so many positions (`None`: no end)."""
+    """The encoder of texts for models with this number of positions (`None`: no limit)."""
 
     tokenizer: PreTrainedTokenizerBase
     positions: int | None = None
 
     def request(self, context: str, continuation: str) -> Request:
-        """The continuation's tokens, to be predicted from the context. Raises EncodingError."""
+        """Return the continuation's tokens, to be predicted from the context.
+
+        Raises EncodingError.
+        """
         before, after = self._pair(context, continuation)
         if not after:
             raise EncodingError("the continuation has no tokens of its own")
@@ -68,16 +71,16 @@ class TokenEncoder:
         return Request(tokens, len(tokens) - len(after))
 
     def prompt(self, context: str) -> Tokens:
-        """The tokens of a text that is to be continued. Raises EncodingError."""
+        """Return the tokens of a text that is to be continued. Raises EncodingError."""
         return self.encode(context) or (self._prefix(),)
 
     def encode(self, text: str) -> Tokens:
-        """The tokens of a text with the special ones that the tokenizer adds."""
+        """Return the tokens of a text with the special tokens that the tokenizer adds."""
         mark = self._prefix_text
         return self._tokens(text, special=not (mark and text.startswith(mark)))
 
     def plain(self, text: str) -> Tokens:
-        """The tokens of a text alone."""
+        """Return the tokens of a text without special tokens."""
         return self._tokens(text, special=False)
 
     @cached_property
@@ -90,8 +93,8 @@ class TokenEncoder:
     def prefix(self) -> int | None:
         """The token that stands for an empty context."""
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        found = end if start is None else start
-        return None if found is None else int(found)
+        number = end if start is None else start
+        return None if number is None else int(number)
 
     @cached_property
     def _prefix_text(self) -> str:
@@ -106,11 +109,11 @@ class TokenEncoder:
     def _pair(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
         if context:
             bare = context.rstrip()
-            whole = self.encode(context + continuation)
+            tokens = self.encode(context + continuation)
             before = self.encode(bare)
             if before:
-                return before, whole[len(before) :]
-            return (self._prefix(),), whole
+                return before, tokens[len(before) :]
+            return (self._prefix(),), tokens
         after, start = self.plain(continuation), self._prefix()
         return (after[:1], after[1:]) if after[:1] == (start,) else ((start,), after)
 
@@ -120,7 +123,7 @@ class TokenEncoder:
 
 
 def tokenizer_model(prepared: Prepared) -> Opened:
-    """The model whose tokenizer the output has."""
+    """Return the model whose tokenizer the output has."""
     recipe = prepared.plan.rest("tokenizer")
     return prepared.models["base" if recipe is None else next(named_models(recipe))[1]]
 
@@ -132,20 +135,22 @@ def tokenizer_digest(model: Opened) -> str:
 
 def differing_parts(a: Opened, b: Opened) -> list[str]:
     """Return the names of the parts in which the tokenizers of two models differ."""
-    ours, theirs = tokenizer_parts(a), tokenizer_parts(b)
-    return sorted(part for part in ours.keys() | theirs if ours.get(part) != theirs.get(part))
+    parts, other_parts = tokenizer_parts(a), tokenizer_parts(b)
+    return sorted(
+        part for part in parts.keys() | other_parts if parts.get(part) != other_parts.get(part)
+    )
 
 
 def tokenizer_parts(model: Opened) -> Mapping[str, str]:
     """Return a digest of each part of the tokenizer that transformers loads of the model.
 
-    A folder that a trainer saved has other files than its base and reads texts alike: bookkeeping
-    (who saved it, the class, padding) and the chat template are no parts. A tokenizer that can't
+    A folder that a trainer saved has other files than its base and reads texts alike. So
+    bookkeeping (author, class, padding) and the chat template are no parts. A tokenizer that can't
     be taken apart has one part, its files.
     """
     files = _files_digest(model)
     if files not in _KNOWN_PARTS:
-        with suppress(Exception):  # who encodes a text by it says why; some have no backend
+        with suppress(Exception):  # encoding reports the error; some have no backend
             loaded: Any = tokenizer_of(model)
             _KNOWN_PARTS[files] = _parts(loaded, json.loads(loaded.backend_tokenizer.to_str()))
         _KNOWN_PARTS.setdefault(files, {"files": files})
@@ -153,11 +158,11 @@ def tokenizer_parts(model: Opened) -> Mapping[str, str]:
 
 
 _KNOWN_PARTS: dict[str, Mapping[str, str]] = {}
-"""The parts of the tokenizers that were loaded, by the digest of their files."""
+"""The parts of loaded tokenizers, by the digest of their files."""
 _BOOKKEEPING = ("version", "truncation", "padding")
-"""Keys of a `tokenizer.json` that say nothing of how a text is read."""
+"""Keys of a `tokenizer.json` that don't affect encoding."""
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "cls_token", "sep_token", "mask_token")
-"""Special tokens, but that of padding, which no text has and which trainers set."""
+"""Special tokens without the padding token: no text has it, and trainers set it."""
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> dict[str, str]:
@@ -192,27 +197,27 @@ def _files_digest(model: Opened) -> str:
         file = checkpoint.files[0].resolve()
         now = file.stat()
         return f"{file} {now.st_size} {now.st_mtime_ns}"
-    made = hashlib.blake2b()
+    digest = hashlib.blake2b()
     for name, part in (files if model.union is None else model.union.files).items():
         content = content_of(part)
-        made.update(f"{name}\0{len(content)}\0".encode() + content)
-    return made.hexdigest()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def tokenizer_of(model: Opened) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. Raises TailorError where it has none that can be loaded."""
+    """Load the model's tokenizer. Raises TailorError if none can be loaded."""
     checkpoint = model.checkpoint
     if model.union is not None:
-        return _made(model.union.files, checkpoint.folder)
+        return _load_files(model.union.files, checkpoint.folder)
     if tokenizer_files(checkpoint):
         return _load(checkpoint.folder, checkpoint.folder)
     if not is_gguf(checkpoint.files[0]):
         raise TailorError(f"'{checkpoint.folder}' has no tokenizer, which texts need")
-    return _made(tokenizer_from_gguf(checkpoint.files[0]), checkpoint.files[0])
+    return _load_files(tokenizer_from_gguf(checkpoint.files[0]), checkpoint.files[0])
 
 
-def _made(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of these files, which only lie in a folder while it is loaded."""
+def _load_files(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of these files from a temporary folder."""
     with temporary_folder(shown) as folder:
         for name, content in files.items():
             path = folder / name
@@ -232,7 +237,7 @@ def _refuse_code(folder: Path, shown: Path) -> None:
 def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        loaded.encode("")  # settings that no tokenizer has are found out by use
+        loaded.encode("")  # invalid settings show in use only
     except Exception as error:  # transformers raises anything for a file that is no tokenizer
         _refuse_code(folder, shown)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

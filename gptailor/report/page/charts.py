@@ -1,7 +1,7 @@
-"""What all charts of the report share: colours, sizes, the theme, pictures as files.
+"""The shared parts of the report's charts: colours, sizes, the theme, pictures as files.
 
-Marks say `INK`, `MUTED` and `GRID`, which are the page's and follow its light or dark; in a picture
-as a file they are those of the light page.
+Marks use `INK`, `MUTED` and `GRID`. On the page these follow its light or dark theme; a picture
+as a file has the light colours.
 """
 
 import json
@@ -15,42 +15,44 @@ if TYPE_CHECKING:
     import altair as alt
 
 INK, MUTED, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--grid)", "var(--paper)"
-"""Colours of text and axes, of what stands back, of lines behind, and of what is behind all."""
+"""The colours of text and axes, of secondary marks, of grid lines and of the background."""
 
 _LIGHT = {INK: "#1b1f24", MUTED: "#57606a", GRID: "#d8dde3", PAPER: "#ffffff"}
 
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a17a00", "#2c93c9", "#7d6fcf", "#7f7f7f")
-"""Of models and other kinds, the base's first (after Okabe and Ito, whom colour-blind readers can
-tell apart); each has a contrast of 3 with the light page and with the dark one."""
+"""The colours of models and other kinds, the base's first.
+
+They are based on Okabe and Ito's colours, which colour-blind readers can tell apart. Each has a
+contrast of 3 with the light page and with the dark page."""
 
 BETTER, WORSE = "#0072b2", "#d55e00"
-"""The two ends of what is better or worse than something."""
+"""The colours of the best and of the worst change."""
 
 HEIGHT = 320
-"""Of a chart, in pixels; its width is its container's."""
+"""The height of a chart in pixels; its width is its container's."""
 
 _PICTURE_WIDTH = 760
 
 
 def hues(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each; more than there are start again."""
+    """Return a colour for each name; colours start again after the last."""
     return {name: HUES[i % len(HUES)] for i, name in enumerate(names)}
 
 
 def mixed(parts: Mapping[str, float]) -> str:
-    """Colours mixed by their shares, as light is: `#7f5f80`."""
-    whole = sum(parts.values())
+    """Return the colours mixed by their shares, as light mixes: `#7f5f80`."""
+    total = sum(parts.values())
     light = [0.0, 0.0, 0.0]
     for colour, share in parts.items():
         for i in range(3):
-            light[i] += share / whole * (int(colour[1 + 2 * i : 3 + 2 * i], 16) / 255) ** 2.2
-    return "#" + "".join(f"{round(255 * one ** (1 / 2.2)):02x}" for one in light)
+            light[i] += share / total * (int(colour[1 + 2 * i : 3 + 2 * i], 16) / 255) ** 2.2
+    return "#" + "".join(f"{round(255 * channel ** (1 / 2.2)):02x}" for channel in light)
 
 
 def sized(
     layers: Sequence[Any], height: int = HEIGHT, params: Sequence["alt.Parameter"] = ()
 ) -> "alt.LayerChart | alt.FacetChart":
-    """Layers above each other, as wide as there is room."""
+    """Return a chart of layers above each other, as wide as its container."""
     import altair as alt
 
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
@@ -61,22 +63,22 @@ def sized(
 def error_bars(
     rows: Sequence[Mapping[str, Any]], low: str, *, ink: str | None = None, **encoded: Any
 ) -> "list[alt.Chart]":
-    """Bars of the rows that have an error, and so a field `low`; none where there are none."""
+    """Return bars for the rows with an error, so with a field `low`; [] without such rows."""
     import altair as alt
 
-    there = [dict(row) for row in rows if low in row]
-    if not there:
+    bars = [dict(row) for row in rows if low in row]
+    if not bars:
         return []
     mark = alt.MarkDef(type="rule", opacity=0.8, color=alt.Undefined if ink is None else ink)
-    return [alt.Chart(alt.InlineData(values=there), mark=mark).encode(**encoded)]
+    return [alt.Chart(alt.InlineData(values=bars), mark=mark).encode(**encoded)]
 
 
 _COLUMNS = "max(1, floor(((width ? containerSize()[0] : 0) || 760) / 170))"
-"""How many entries of a legend stand in a line: what is there, which is known before the layout."""
+"""The number of a legend's entries in a line, from the width before the layout."""
 
 
 def theme() -> dict[str, Any]:
-    """Vega's configuration: quiet axes, a title above the axis, legends above the chart."""
+    """Return Vega's configuration: quiet axes, titles and legends above."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12,
             "titleFontWeight": 600}  # fmt: skip
     return {
@@ -101,13 +103,13 @@ def theme() -> dict[str, Any]:
 
 
 def require_charts() -> None:
-    """Raise MissingPackageError, with the command that installs it, where Altair isn't there."""
+    """Raise MissingPackageError, with the command that installs it, if Altair is missing."""
     require("report", "a report")
 
 
 @cache
 def bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, without the network."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
     import vl_convert
 
     script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg] # as its documentation has it
@@ -115,19 +117,17 @@ def bundle() -> str:
 
 
 def spec(chart: "alt.TopLevelMixin") -> dict[str, Any]:
-    """A chart as Vega-Lite has it, without a configuration of its own, nor the title that the page
-    has above it.
-    """
-    found: dict[str, Any] = chart.to_dict()
+    """Return a chart in Vega-Lite, without its own configuration, and without the title."""
+    document: dict[str, Any] = chart.to_dict()
     for name in ("config", "title"):
-        found.pop(name, None)
-    if isinstance(fit := found.get("autosize"), dict):
+        document.pop(name, None)
+    if isinstance(fit := document.get("autosize"), dict):
         fit["resize"] = True  # a legend takes more lines in a narrower window
-    return found
+    return document
 
 
 def picture(chart: "alt.TopLevelMixin", title: str, note: str = "") -> tuple[str, bytes]:
-    """A chart as SVG and as PNG, on white, under its title."""
+    """Return a chart as SVG and as PNG, on white, below its title."""
     import vl_convert
 
     wide = {**spec(chart), "config": {**theme(), "background": "white"}}

@@ -1,4 +1,4 @@
-"""Why layers stay, and which blocks come again or leave: effects with spread, and heat maps."""
+"""The effects of layers with their errors, and heat maps of repeated and of dropped blocks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,19 @@ _WORDS = {
     "changed": "of another model, or merged",
 }
 _EVEN = "#c9ced4"
-"""Between better and worse, seen on the light page and on the dark one."""
+"""The colour between better and worse, visible on the light page and on the dark page."""
 _CELL = 22
-"""Of a heat map, in pixels, at least."""
+"""The least height of a heat map's cell in pixels."""
 
 
 # ------------------------------------------------------------------------------------ why it stays
 
 
 def effect_sections(report: RunReport) -> list[Section]:
-    """What layers do: by the trials themselves, and by what the surrogate learned of them."""
-    found = []
+    """Return sections on layers' effects: from the trials, and from the surrogate."""
+    sections = []
     if report.effects:
-        many = max(one.count + one.others for one in report.effects)
+        many = max(effect.count + effect.others for effect in report.effects)
         words = (
             "How much more those plans lose in the mean in which a layer is so than those in which"
             f" it isn't, in {report.loss_unit}: of {many} trials on all samples. Above 0 it costs."
@@ -43,7 +43,7 @@ def effect_sections(report: RunReport) -> list[Section]:
             " doesn't try plans evenly: what else differs between the two kinds counts too."
         )
         unit = f"difference of mean loss, {report.loss_unit}"
-        found.append(_effects("layers", "Why a layer stays", words, report.effects, unit))
+        sections.append(_effect_section("layers", "Why a layer stays", words, report.effects, unit))
     if report.learned:
         words = (
             "The same by the surrogate, fitted again on what it was told: the mean over plans drawn"
@@ -53,23 +53,29 @@ def effect_sections(report: RunReport) -> list[Section]:
         )
         title = "Why a layer stays, as the surrogate has it"
         unit = "expected difference, standard deviations"
-        found.append(_effects("layers-learned", title, words, report.learned, unit))
-    return found
+        sections.append(_effect_section("layers-learned", title, words, report.learned, unit))
+    return sections
 
 
-def _effects(
+def _effect_section(
     anchor: str, title: str, words: str, effects: Sequence[LayerEffect], unit: str
 ) -> Section:
-    states = [state for state in _STATES if any(one.state == state for one in effects)]
+    states = [state for state in _STATES if any(effect.state == state for effect in effects)]
     mirrored = set(states) == {"dropped", "kept"}
-    shown = [one for one in effects if not (mirrored and one.state == "kept")]
+    shown = [effect for effect in effects if not (mirrored and effect.state == "kept")]
     note = "To keep it is the mirror image: the table has both. " * mirrored
     note += "; ".join(f"{s}: {_WORDS[s]}" for s in states) + "."
     table = ShownTable(
         ("layer", "state", unit, "plans with it", "without"),
         tuple(
-            (f"L{one.layer}", one.state, _said(one), str(one.count), str(one.others))
-            for one in effects
+            (
+                f"L{effect.layer}",
+                effect.state,
+                _mean_words(effect),
+                str(effect.count),
+                str(effect.others),
+            )
+            for effect in effects
         ),
     )
     drawn = [state for state in states if not (mirrored and state == "kept")]
@@ -77,8 +83,8 @@ def _effects(
     return Section(anchor, title, words, chart, table, note=note)
 
 
-def _said(one: LayerEffect) -> str:
-    return with_error(one.mean, math.inf if one.error is None else one.error)
+def _mean_words(effect: LayerEffect) -> str:
+    return with_error(effect.mean, math.inf if effect.error is None else effect.error)
 
 
 def _effect_chart(
@@ -88,15 +94,16 @@ def _effect_chart(
 
     rows: list[dict[str, Any]] = [
         {
-            "layer": one.layer, "state": one.state, "mean": one.mean, "said": _said(one),
-            "name": f"L{one.layer} {one.state}: {_WORDS[one.state]}",
-            "plans": f"{one.count} with it, {one.others} without",
-            **({} if one.error is None
-               else {"low": one.mean - one.error, "high": one.mean + one.error}),
+            "layer": effect.layer, "state": effect.state, "mean": effect.mean,
+            "said": _mean_words(effect),
+            "name": f"L{effect.layer} {effect.state}: {_WORDS[effect.state]}",
+            "plans": f"{effect.count} with it, {effect.others} without",
+            **({} if effect.error is None
+               else {"low": effect.mean - effect.error, "high": effect.mean + effect.error}),
         }
-        for one in effects
+        for effect in effects
     ]  # fmt: skip
-    layers = sorted({one.layer for one in effects})
+    layers = sorted({effect.layer for effect in effects})
     x = alt.X("layer:O", title="layer of the base", axis=alt.Axis(labelAngle=0),
               scale=alt.Scale(domain=list(range(layers[0], layers[-1] + 1))))  # fmt: skip
     offset = alt.XOffset("state:N", sort=list(states))
@@ -105,7 +112,7 @@ def _effect_chart(
     shape = alt.Shape("state:N", title=None, scale=alt.Scale(
         domain=list(states), range=[_SHAPES[s] for s in states]))  # fmt: skip
     drawn = alt.Chart(alt.InlineData(values=rows))
-    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+    tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in
                (("name", "layer"), ("said", unit), ("plans", "plans"))]  # fmt: skip
     y = alt.Y("mean:Q", title=unit)
     zero = alt.Chart(alt.InlineData(values=[{"mean": 0}]))
@@ -122,21 +129,21 @@ def _effect_chart(
 
 
 def block_section(report: RunReport) -> Section | None:
-    """The scan of blocks that come again: the first layer by the last one."""
+    """Return the scan of blocks that come again: the first layer by the last one."""
     if report.blocks is None:
         return None
     blocks, measure = report.blocks.blocks, report.blocks.measure
-    best = min(blocks, key=lambda one: one.change)
+    best = min(blocks, key=lambda block: block.change)
     rows = [
         {
-            "first": one.first, "last": one.last, "value": 100 * one.change,
-            "name": window_words((one.first, one.last)), "best": one is best,
-            "said": f"{one.value:.4g} ({one.change:+.2%})",
+            "first": block.first, "last": block.last, "value": 100 * block.change,
+            "name": window_words((block.first, block.last)), "best": block is best,
+            "said": f"{block.value:.4g} ({block.change:+.2%})",
         }
-        for one in blocks
+        for block in blocks
     ]  # fmt: skip
-    reach = max([0.0, *(-one.change for one in blocks)])
-    reach = 100 * max(reach, median(abs(one.change) for one in blocks), 1e-12)
+    reach = max([0.0, *(-block.change for block in blocks)])
+    reach = 100 * max(reach, median(abs(block.change) for block in blocks), 1e-12)
     words = (
         f"Each block of layers that may come again, alone: {measure} beside the base on"
         f" the same {report.blocks.samples} samples, in % of the base's score. Below 0 is better;"
@@ -144,8 +151,8 @@ def block_section(report: RunReport) -> Section | None:
     )
     table = ShownTable(
         ("block", measure, "beside the base"),
-        tuple((str(r["name"]), f"{one.value:.4g}", f"{one.change:+.2%}")
-              for r, one in zip(rows, blocks, strict=True)),
+        tuple((str(r["name"]), f"{block.value:.4g}", f"{block.change:+.2%}")
+              for r, block in zip(rows, blocks, strict=True)),
     )  # fmt: skip
     chart = _heat_map(rows, "change, % of the base's score", "runs again", reach)
     note = f"Framed: the best, {window_words((best.first, best.last))}."
@@ -153,18 +160,18 @@ def block_section(report: RunReport) -> Section | None:
 
 
 def window_section(report: RunReport) -> Section | None:
-    """What plans lose without each window of layers."""
+    """Return the losses of plans without each window of layers."""
     if not report.windows:
         return None
-    best = min(report.windows, key=lambda one: one.mean)
+    best = min(report.windows, key=lambda window: window.mean)
     rows = [
         {
-            "first": one.first, "last": one.last, "value": one.mean, "best": one is best,
-            "name": window_words((one.first, one.last)),
-            "said": f"mean {one.mean:.4g}, least {one.least:.4g} {report.loss_unit}, "
-                    f"{one.count} plan{'s' * (one.count != 1)}",
+            "first": window.first, "last": window.last, "value": window.mean,
+            "best": window is best, "name": window_words((window.first, window.last)),
+            "said": f"mean {window.mean:.4g}, least {window.least:.4g} {report.loss_unit}, "
+                    f"{window.count} plan{'s' * (window.count != 1)}",
         }
-        for one in report.windows
+        for window in report.windows
     ]  # fmt: skip
     words = (
         "What plans without a window of layers lose beside the base: the mean over the trials on"
@@ -172,8 +179,8 @@ def window_section(report: RunReport) -> Section | None:
     )
     table = ShownTable(
         ("window left out", "mean loss", "least", "plans"),
-        tuple((window_words((one.first, one.last)), f"{one.mean:.4g}", f"{one.least:.4g}",
-               str(one.count)) for one in report.windows),
+        tuple((window_words((window.first, window.last)), f"{window.mean:.4g}",
+               f"{window.least:.4g}", str(window.count)) for window in report.windows),
     )  # fmt: skip
     chart = _heat_map(rows, f"mean loss, {report.loss_unit}", "leaves", None)
     note = f"Framed: the best, {window_words((best.first, best.last))}."

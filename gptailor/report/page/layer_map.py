@@ -1,4 +1,4 @@
-"""The layer map: a column a layer, a row a model, as tall a bar as the model's share is."""
+"""The layer map: a column a layer, a row a model, with bars as tall as the models' shares."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 _MOST_COLUMNS = 40
-"""Layers that stand in one line of the map."""
+"""The most layers in one line of the map."""
 
 _STEP = 18
 """Pixels of a row."""
@@ -49,7 +49,7 @@ def layer_map(resolved: Resolved) -> Section:
     layers, plan = layer_views(resolved), resolved.declared
     numbered = "output's layers" if plan.stack is not None else "base's layers, before drops"
     words = (
-        f"{plan_summary(resolved.slots)}{repeats_in_words(resolved)}. A column is a layer, by the"
+        f"{plan_summary(layers)}{repeats_in_words(resolved)}. A column is a layer, by the"
         f" number of the {numbered}; the row 'result' has the models' colours mixed by their"
         " shares, and below it each model has a bar as tall as its share."
     )
@@ -66,28 +66,28 @@ def layer_map(resolved: Resolved) -> Section:
 
 
 def _key(layers: Sequence[LayerView]) -> str:
-    """The marks that occur, and what each means."""
-    unsaid = [
-        one
-        for one in layers
-        if one.shares is None and not one.dropped and one.kind is not LayerKind.OPEN
+    """Return the marks that occur, each with its meaning."""
+    unmeasured = [
+        layer
+        for layer in layers
+        if layer.shares is None and not layer.dropped and layer.kind is not LayerKind.OPEN
     ]
-    said = {
-        "◆: merged": any(one.kind is LayerKind.MERGED for one in layers),
-        "hatched: dropped": any(one.dropped for one in layers),
-        "a line across: bridged over": any(one.slot.bridged for one in layers),
-        "one stroke: may be dropped": any(one.may_be_dropped for one in layers),
+    marks = {
+        "◆: merged": any(layer.kind is LayerKind.MERGED for layer in layers),
+        "hatched: dropped": any(layer.dropped for layer in layers),
+        "a line across: bridged over": any(layer.slot.bridged for layer in layers),
+        "one stroke: may be dropped": any(layer.may_be_dropped for layer in layers),
         "an empty bar: may have a share": any(
-            one.shares is None and not one.dropped for one in layers
+            layer.shares is None and not layer.dropped for layer in layers
         ),
-        "?: open": any(one.kind is LayerKind.OPEN for one in layers),
+        "?: open": any(layer.kind is LayerKind.OPEN for layer in layers),
         "~: shares as the method measures them": any(
-            one.kind is not LayerKind.OPEN for one in unsaid
+            layer.kind is not LayerKind.OPEN for layer in unmeasured
         ),
-        "×2: runs so often": any(one.runs > 1 for one in layers),
-        "+: healed": any(one.healed for one in layers),
+        "×2: runs so often": any(layer.runs > 1 for layer in layers),
+        "+: healed": any(layer.healed for layer in layers),
     }
-    return " · ".join(words for words, there in said.items() if there)
+    return " · ".join(words for words, occurs in marks.items() if occurs)
 
 
 # ------------------------------------------------------------------------------------- the drawing
@@ -98,24 +98,24 @@ def _chart(layers: Sequence[LayerView], models: Sequence[str]) -> "alt.LayerChar
 
     lines = -(-len(layers) // _MOST_COLUMNS)
     columns = -(-len(layers) // lines)
-    marked = any(one.runs > 1 or one.healed for one in layers)
+    marked = any(layer.runs > 1 or layer.healed for layer in layers)
     names = [_RULER, _RESULT, *([_NOTES] if marked else []), *models]
     labels = {row + line * (len(names) + 1) + 0.5: name
               for line in range(lines) for row, name in enumerate(names)}  # fmt: skip
     drawn = list(_drawn(layers, models, names, columns))
-    said = " : ".join(f"datum.value == {at} ? '{name}'" for at, name in labels.items())
+    expression = " : ".join(f"datum.value == {at} ? '{name}'" for at, name in labels.items())
     bottom = lines * (len(names) + 1) - 1
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, columns], nice=False))
     y = alt.Y(
         "y:Q",
         scale=alt.Scale(domain=[bottom, 0], nice=False),
         axis=alt.Axis(
-            values=list(labels), labelExpr=f"{said} : ''", title=None, grid=False, ticks=False,
-            domain=False, labelOverlap=False, labelLimit=110,
+            values=list(labels), labelExpr=f"{expression} : ''", title=None, grid=False,
+            ticks=False, domain=False, labelOverlap=False, labelLimit=110,
         ),
     )  # fmt: skip
     ends = {"x": x, "y": y, "x2": "x2:Q", "y2": "y2:Q"}
-    tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOLD]
+    tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOOLTIP]
 
     def of(kind: str) -> "alt.Chart":
         rows = [row for row in drawn if row["kind"] == kind]
@@ -142,79 +142,79 @@ def _chart(layers: Sequence[LayerView], models: Sequence[str]) -> "alt.LayerChar
     ], _STEP * bottom)  # fmt: skip
 
 
-_TOLD = (("where", "layer"), ("made", "made of"), ("shares", "shares"), ("marks", "marks"))
+_TOOLTIP = (("where", "layer"), ("made", "made of"), ("shares", "shares"), ("marks", "marks"))
 
 
 def _drawn(
     layers: Sequence[LayerView], models: Sequence[str], names: Sequence[str], columns: int
 ) -> Iterator[dict[str, Any]]:
-    """The rectangles, strokes and texts, in columns and rows, and what each says."""
+    """Yield the rectangles, strokes and texts, in columns and rows, each with its tooltip."""
     colours = hues(models)
     every = 5 if columns > 12 else 1
-    for number, one in enumerate(layers):
+    for number, layer in enumerate(layers):
         line, x = divmod(number, columns)
         top = line * (len(names) + 1)
-        told = {"where": one.label, "made": one.recipe, "shares": _shares_in_words(one),
-                "marks": _marks(one)}  # fmt: skip
+        tooltip = {"where": layer.label, "made": layer.recipe, "shares": _shares_in_words(layer),
+                   "marks": _marks(layer)}  # fmt: skip
         if number % every == 0 or x == 0:
-            yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": one.label}
-        yield from _result(one, x, top + 1, colours, told)
+            yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": layer.label}
+        yield from _result(layer, x, top + 1, colours, tooltip)
         if _NOTES in names:
             yield from _runs(layers, number, x, columns, top + 2)
-            if one.healed:
-                yield {"kind": "note", "x": x + 0.5, "y": top + 2.75, "text": "+", **told}
+            if layer.healed:
+                yield {"kind": "note", "x": x + 0.5, "y": top + 2.75, "text": "+", **tooltip}
         for row, name in enumerate(names):
             if name in colours and row >= len(names) - len(models):
-                yield from _share(one, x, top + row, name, colours[name], told)
+                yield from _share(layer, x, top + row, name, colours[name], tooltip)
 
 
 def _runs(
     layers: Sequence[LayerView], number: int, x: int, columns: int, y: int
 ) -> Iterator[dict[str, Any]]:
-    """A line below neighbours that run as often, from the first of them, and how often that is."""
+    """Yield a line and a count below neighbours with equal runs, at the first of them."""
     runs = layers[number].runs
     if runs < 2 or (x and layers[number - 1].runs == runs):
         return
-    line = [one.runs for one in layers[number : number - x + columns]]
+    line = [layer.runs for layer in layers[number : number - x + columns]]
     many = next((i for i, other in enumerate(line) if other != runs), len(line))
     yield {"kind": "stroke", "x": x + 0.1, "x2": x + many - 0.1, "y": y + 0.2, "y2": y + 0.2}
     yield {"kind": "note", "x": x + many / 2, "y": y + 0.7, "text": f"×{runs}"}
 
 
 def _result(
-    one: LayerView, x: int, y: int, colours: Mapping[str, str], told: Mapping[str, str]
+    layer: LayerView, x: int, y: int, colours: Mapping[str, str], tooltip: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     place = {"x": x, "x2": x + 1, "y": y, "y2": y + 1}
-    plain = one.dropped or one.kind is LayerKind.OPEN or one.shares is None
+    plain = layer.dropped or layer.kind is LayerKind.OPEN or layer.shares is None
     if plain:
-        yield {"kind": "room", **place, **told}
+        yield {"kind": "room", **place, **tooltip}
     else:
-        parts = {colours.get(name, MUTED): share for name, share in (one.shares or {}).items()}
-        yield {"kind": "cell", "colour": mixed(parts), **place, **told}
-        if one.kind is LayerKind.MERGED:
-            yield {"kind": "merged", "x": x + 0.5, "y": y + 0.5, **told}
-    if one.dropped:
+        parts = {colours.get(name, MUTED): share for name, share in (layer.shares or {}).items()}
+        yield {"kind": "cell", "colour": mixed(parts), **place, **tooltip}
+        if layer.kind is LayerKind.MERGED:
+            yield {"kind": "merged", "x": x + 0.5, "y": y + 0.5, **tooltip}
+    if layer.dropped:
         for a, b, c, d in ((0, 0.5, 0.5, 0), (0, 1, 1, 0), (0.5, 1, 1, 0.5)):
             yield {"kind": "stroke", "x": x + a, "y": y + b, "x2": x + c, "y2": y + d}
-    elif one.may_be_dropped:
+    elif layer.may_be_dropped:
         yield {"kind": "stroke", "x": x, "y": y + 1, "x2": x + 1, "y2": y}
-    if plain and not one.dropped:
-        text = "?" if one.kind is LayerKind.OPEN else "~"
-        yield {"kind": "note", "x": x + 0.5, "y": y + 0.5, "text": text, **told}
-    if one.slot.bridged:
-        yield {"kind": "bridge", "x": x, "x2": x + 1, "y": y + 0.5, "y2": y + 0.5, **told}
+    if plain and not layer.dropped:
+        text = "?" if layer.kind is LayerKind.OPEN else "~"
+        yield {"kind": "note", "x": x + 0.5, "y": y + 0.5, "text": text, **tooltip}
+    if layer.slot.bridged:
+        yield {"kind": "bridge", "x": x, "x2": x + 1, "y": y + 0.5, "y2": y + 0.5, **tooltip}
 
 
 def _share(
-    one: LayerView, x: int, y: int, name: str, colour: str, told: Mapping[str, str]
+    layer: LayerView, x: int, y: int, name: str, colour: str, tooltip: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """The bar of one model, on a ground that shows what all of it would be."""
-    yield {"kind": "room", "x": x + 0.06, "x2": x + 0.94, "y": y + 0.1, "y2": y + 0.95, **told}
-    if one.dropped:
+    """Yield the bar of one model, on a ground as tall as the whole layer."""
+    yield {"kind": "room", "x": x + 0.06, "x2": x + 0.94, "y": y + 0.1, "y2": y + 0.95, **tooltip}
+    if layer.dropped:
         return
-    if one.shares is None and name in one.models:
+    if layer.shares is None and name in layer.models:
         yield {"kind": "may", "colour": colour, "x": x + 0.12, "x2": x + 0.88, "y": y + 0.2,
-               "y2": y + 0.9, **told}  # fmt: skip
-    if share := (one.shares or {}).get(name, 0.0):
+               "y2": y + 0.9, **tooltip}  # fmt: skip
+    if share := (layer.shares or {}).get(name, 0.0):
         yield {"kind": "cell", "colour": colour, "x": x + 0.06, "x2": x + 0.94,
-               "y": y + 0.95 - 0.85 * min(share, 1.0), "y2": y + 0.95, **told}  # fmt: skip
+               "y": y + 0.95 - 0.85 * min(share, 1.0), "y2": y + 0.95, **tooltip}  # fmt: skip

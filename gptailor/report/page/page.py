@@ -1,4 +1,4 @@
-"""The report's page: one file of HTML with its styles, its scripts and its charts inlined."""
+"""The report's page: one file of HTML with its styles, scripts and charts."""
 
 import json
 import re
@@ -14,16 +14,16 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'unsafe-inline'; img-src data:"
 )
-"""What a browser lets the page do: nothing that goes over a network."""
+"""The page's rights in a browser: nothing that uses a network."""
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 _SHOWN_ROWS = 24
-"""Rows of a table without a chart that are shown unasked."""
+"""The most rows of a table without a chart that isn't folded."""
 
 
 def page_html(title: str, lead: str, sections: Sequence[Section], foot: str = "") -> str:
-    """The whole page. `lead` is HTML and says in a line or two what the page is about."""
+    """Return the whole page; `lead` is HTML, a line or two on the page's subject."""
     anchors = [section.anchor for section in sections]
     assert len({*anchors}) == len(anchors), "sections are told apart by their anchors"
     charts = {section.anchor: spec(section.chart) for section in sections if section.chart}
@@ -60,7 +60,7 @@ def _beside(name: str) -> str:
 
 
 def _script(text: str) -> str:
-    """A script that an end tag within a string doesn't end."""
+    """Return a script that an end tag within a string doesn't end."""
     safe = text.replace("</script", "<\\/script")
     return f"<script>\n{safe}\n</script>"
 
@@ -96,19 +96,19 @@ def _chart(section: Section) -> Iterator[str]:
 
 def _plans(section: Section) -> Iterator[str]:
     if section.plans:
-        one = section.anchor
+        anchor = section.anchor
         options = "".join(
             f'<option value="{escape(n)}">{escape(n)}</option>' for n in section.plans
         )
-        yield f'<div class="picker"><label for="{one}-plan">Plan</label> '
-        yield f'<select id="{one}-plan" data-plans="{one}">'
+        yield f'<div class="picker"><label for="{anchor}-plan">Plan</label> '
+        yield f'<select id="{anchor}-plan" data-plans="{anchor}">'
         yield f'<option value="">choose one, or click in the chart</option>{options}</select></div>'
         yield '<div class="text" hidden><button type="button" class="copy">Copy</button>'
-        yield f'<pre tabindex="0" id="{one}-text" aria-label="The plan"></pre></div>'
+        yield f'<pre tabindex="0" id="{anchor}-text" aria-label="The plan"></pre></div>'
 
 
 def text_html(text: str, label: str) -> str:
-    """A text as it is, with a button that copies it."""
+    """Return a text as it is, with a button that copies it."""
     return (
         '<div class="text"><button type="button" class="copy">Copy</button>'
         f'<pre tabindex="0" aria-label="{escape(label)}">{escape(text)}</pre></div>'
@@ -137,5 +137,5 @@ def _table(section: Section, table: ShownTable) -> str:
     if section.chart is None and len(table.rows) <= _SHOWN_ROWS:
         return shown
     opened = " open" * section.open
-    said = "The same as a table" if section.chart else f"{len(table.rows):,} rows"
-    return f"<details{opened}><summary>{said}</summary>\n{shown}\n</details>"
+    label = "The same as a table" if section.chart else f"{len(table.rows):,} rows"
+    return f"<details{opened}><summary>{label}</summary>\n{shown}\n</details>"

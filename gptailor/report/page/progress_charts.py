@@ -1,4 +1,4 @@
-"""What became of a search: the best so far, size for quality, calibration and held-out scores."""
+"""The course of a search: the best so far, quality over size, calibration and held-out scores."""
 
 import math
 import shlex
@@ -24,34 +24,34 @@ _DASHES = ([1, 0], [6, 3], [2, 2])
 
 
 def best_so_far(report: RunReport, phases: Iterable[str]) -> list[tuple[float, ReportedTrial]]:
-    """The trials that were better than all before them, and what had been spent with each.
+    """Return the trials that were better than all before, each with the cost up to it.
 
-    Costs are those of trials of these phases, in evaluations on all samples. A trial on fewer
-    samples costs, and is none of the best; nor is one that was repaired in the end.
+    Costs are in evaluations on all samples, of trials in these phases. A trial on fewer samples
+    adds to the cost, but is never the best; nor is a trial that was repaired in the end.
     """
-    found: list[tuple[float, ReportedTrial]] = []
+    steps: list[tuple[float, ReportedTrial]] = []
     spent, best = 0.0, None
     for trial in _fresh(report, phases):
         spent += trial.share
         value = _worth(report, trial) if trial.share == 1.0 else None
         if value is not None and (best is None or value > best):
             best = value
-            found.append((spent, trial))
-    return found
+            steps.append((spent, trial))
+    return steps
 
 
 def _fresh(report: RunReport, phases: Iterable[str]) -> Iterator[ReportedTrial]:
-    """The first trial of each plan in these phases, also where another phase had it before."""
-    seen: set[int] = set()
+    """Yield each plan's first trial in these phases, even if another phase had it before."""
+    numbers: set[int] = set()
     for trial in report.trials:
         number = trial.number if trial.same_as is None else trial.same_as
-        if trial.phase in phases and number not in seen:
-            seen.add(number)
+        if trial.phase in phases and number not in numbers:
+            numbers.add(number)
             yield trial
 
 
 def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
-    """What plans are compared by, more being better: the one score, or what isn't lost."""
+    """Return the number that plans are compared by, more being better: the score, or -loss."""
     if len(report.judging) == 1:
         [number] = report.judging
         sign = -1 if report.objectives[number].direction == "minimize" else 1
@@ -60,7 +60,7 @@ def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
 
 
 def _shown_worth(report: RunReport, trial: ReportedTrial) -> float | None:
-    """The same as the axis has it."""
+    """Return that number as the axis shows it."""
     if len(report.judging) == 1:
         return None if trial.values is None else trial.values[report.judging[0]]
     return trial.loss
@@ -73,7 +73,7 @@ def _worth_title(report: RunReport) -> str:
 
 
 def progress_section(report: RunReport) -> Section:
-    """The best so far over what was spent, beside starting plans and random search."""
+    """Return the best so far by cost, beside starting plans and random search."""
     anchor, title = "progress", "The best so far"
     lines = {
         _SEARCH: best_so_far(report, ("start", "random", "search")),
@@ -88,10 +88,10 @@ def progress_section(report: RunReport) -> Section:
     }
     ends = {_SEARCH: spent[_SEARCH], _STARTS: spent[_SEARCH], _RANDOM: spent[_RANDOM]}
     rows = []
-    for name, found in lines.items():
-        rows += [_step(report, name, cost, trial) for cost, trial in found]
-        if found:
-            rows.append(_step(report, name, max(ends[name], found[-1][0]), found[-1][1]))
+    for name, steps in lines.items():
+        rows += [_step(report, name, cost, trial) for cost, trial in steps]
+        if steps:
+            rows.append(_step(report, name, max(ends[name], steps[-1][0]), steps[-1][1]))
     base = [] if len(report.judging) > 1 else [report.objectives[report.judging[0]].base]
     better = _better(report)
     beside = (
@@ -107,12 +107,14 @@ def progress_section(report: RunReport) -> Section:
         ("line", "evaluations", "trial", _worth_title(report), "from"),
         tuple(
             (name, f"{cost:.4g}", trial.name, _worth_words(report, trial), trial.origin)
-            for name, found in lines.items()
-            for cost, trial in found
+            for name, steps in lines.items()
+            for cost, trial in steps
         ),
     )
-    texts = {t.name: t.text for found in lines.values() for _, t in found if t.text}
-    chart = _progress_chart(rows, _worth_title(report), [one for one in base if one is not None])
+    texts = {t.name: t.text for steps in lines.values() for _, t in steps if t.text}
+    chart = _progress_chart(
+        rows, _worth_title(report), [score for score in base if score is not None]
+    )
     return Section(anchor, title, words, chart, table, plans=texts)
 
 
@@ -151,16 +153,16 @@ def _progress_chart(
 ) -> "alt.TopLevelMixin":
     import altair as alt
 
-    there = [name for name in _LINES if any(row["line"] == name for row in rows)]
-    at = [_LINES.index(name) for name in there]
+    names = [name for name in _LINES if any(row["line"] == name for row in rows)]
+    at = [_LINES.index(name) for name in names]
     color = alt.Color("line:N", title=None, scale=alt.Scale(
-        domain=there, range=[_LINE_COLOURS[i] for i in at]))  # fmt: skip
+        domain=names, range=[_LINE_COLOURS[i] for i in at]))  # fmt: skip
     dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(
-        domain=there, range=[_DASHES[i] for i in at]))  # fmt: skip
+        domain=names, range=[_DASHES[i] for i in at]))  # fmt: skip
     x = alt.X("cost:Q", title="evaluations on all samples", scale=alt.Scale(domainMin=0))
     scale = alt.Scale(zero=False, nice=True)
     drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
-    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+    tooltip = [alt.Tooltip(f"{name}:N", title=label) for name, label in
                (("line", "of"), ("plan", "trial"), ("said", title), ("made", "its plan"),
                 ("origin", "from"))]  # fmt: skip
     layers: list[Any] = [
@@ -186,7 +188,7 @@ def _progress_chart(
 
 
 def curve_section(report: RunReport) -> Section | None:
-    """The best plan of each size, which `pick` writes; None where there are fewer than two."""
+    """Return the best plan of each size, which `pick` writes; None below two sizes."""
     places = () if report.summary is None else report.summary.sizes
     if len(places) < 2:
         return None
@@ -206,8 +208,8 @@ def curve_section(report: RunReport) -> Section | None:
                 bars = {}
                 if error is not None and math.isfinite(error):
                     bars = {"low": loss - error, "high": loss + error}
-                said = f"{shown_number(loss, error)} {report.loss_unit}"
-                rows.append({**about, "samples": samples, "loss": loss, "said": said, **bars})
+                loss_words = f"{shown_number(loss, error)} {report.loss_unit}"
+                rows.append({**about, "samples": samples, "loss": loss, "said": loss_words, **bars})
     table = ShownTable(
         ("plan", "layers", "parameters", "weights", "KV cache of a token", "loss", "held out"),
         tuple(_curve_row(report, place) for place in places),
@@ -241,16 +243,16 @@ def _curve_row(report: RunReport, place: SizeRow) -> tuple[str, ...]:
 def _curve_chart(rows: Sequence[Mapping[str, Any]], title: str) -> "alt.TopLevelMixin":
     import altair as alt
 
-    there = [name for name in (_SEEN, _HELD) if any(row["samples"] == name for row in rows)]
+    kinds = [name for name in (_SEEN, _HELD) if any(row["samples"] == name for row in rows)]
     marks = {_SEEN: (HUES[0], "circle"), _HELD: (HUES[1], "diamond")}
     color = alt.Color("samples:N", title=None, scale=alt.Scale(
-        domain=there, range=[marks[name][0] for name in there]))  # fmt: skip
+        domain=kinds, range=[marks[name][0] for name in kinds]))  # fmt: skip
     shape = alt.Shape("samples:N", title=None, scale=alt.Scale(
-        domain=there, range=[marks[name][1] for name in there]))  # fmt: skip
+        domain=kinds, range=[marks[name][1] for name in kinds]))  # fmt: skip
     scale = alt.Scale(zero=False, nice=True)
     x = alt.X("parameters:Q", title="parameters", scale=scale, axis=alt.Axis(format="~s"))
     drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
-    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+    tooltip = [alt.Tooltip(f"{name}:N", title=label) for name, label in
                (("plan", "trial"), ("layers", "layers"), ("said", "loss"), ("samples", "on"),
                 ("made", "its plan"), ("pick", "writes it"))]  # fmt: skip
     y = alt.Y("loss:Q", title=title, scale=scale)
@@ -267,7 +269,7 @@ def _curve_chart(rows: Sequence[Mapping[str, Any]], title: str) -> "alt.TopLevel
 
 
 def held_section(report: RunReport) -> Section | None:
-    """What plans lose on samples that the search never saw, over what they lose on its own."""
+    """Return held-out losses over the losses on the search's own samples."""
     drawn = [t for t in report.trials if t.loss is not None and t.held_loss is not None and t.full]
     if not drawn:
         return None
@@ -319,7 +321,7 @@ def _held_chart(rows: Sequence[Mapping[str, Any]], report: RunReport) -> "alt.To
     def y(name: str) -> alt.Y:
         return alt.Y(f"{name}:Q", title=titles[1], scale=scale)
 
-    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+    tooltip = [alt.Tooltip(f"{name}:N", title=label) for name, label in
                (("plan", "trial"), ("made", "its plan"), ("origin", "from"),
                 ("seen_said", "its own samples"), ("held_said", "held out"))]  # fmt: skip
     return sized([

@@ -1,4 +1,4 @@
-"""What a report shows of a search: its objectives and trials, and what came of them."""
+"""The data of a search's report: its objectives, its trials and their results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.report.summary import BlockScan, RunRecord, SearchSummary
 
 LayerState = Literal["dropped", "kept", "changed"]
-"""What became of a layer of the base: it leaves, it is the base's own, or something else."""
+"""The fate of a layer of the base: it is dropped, kept as it is, or changed."""
 
 
 @final
 @dataclass(frozen=True)
 class ReportedObjective:
-    """An objective, and the uncut base's scores by it; `label` tells it from the others.
+    """An objective, and the uncut base's scores by it; `label` is its short name.
 
-    A `size` says nothing of how good a plan is. `held` is how many samples the search never saw.
+    A `size` doesn't measure a plan's quality. `held` is the number of held-out samples.
     """
 
     name: str
@@ -30,19 +30,19 @@ class ReportedObjective:
 
     @property
     def title(self) -> str:
-        """`nll, nats`; `parameters`, which says its unit itself."""
+        """`nll, nats`, or `parameters` if the label is the unit."""
         return f"{self.label}, {self.unit}" if self.unit not in ("", self.label) else self.label
 
 
 @final
 @dataclass(frozen=True)
 class ReportedTrial:
-    """A trial. `share` is that of all samples that its values are of.
+    """A trial. `share` is the share of all samples that its values are from.
 
-    `loss` is what it loses beside the base, by what plans are compared by and in the report's
-    `loss_unit`, and `held_loss` that on samples that the search never saw. `layers` and `size` are
-    None where they are unknown. `made` is a line on what its plan is, `text` the whole. `same_as`
-    is the trial whose plan it was too: then nothing was evaluated.
+    `loss` is the loss beside the base in the report's `loss_unit`, by the objectives that compare
+    plans. `held_loss` is the loss on samples that the search never saw. `layers` and `size` are
+    None if they are unknown. `made` describes the plan in a line; `text` is the plan's text.
+    `same_as` is an earlier trial with the same plan; such a trial evaluated nothing.
     """
 
     number: int
@@ -70,7 +70,7 @@ class ReportedTrial:
 
     @property
     def full(self) -> bool:
-        """Whether it was evaluated, on all samples, and has a score."""
+        """Whether the trial was evaluated on all samples and has a score."""
         return self.share == 1.0 and self.values is not None and self.same_as is None
 
     @property
@@ -82,10 +82,10 @@ class ReportedTrial:
 @final
 @dataclass(frozen=True)
 class LayerEffect:
-    """How much more is lost in the mean where a layer is in a state than where it isn't.
+    """The mean loss of plans with a layer in a state, minus the mean loss of other plans.
 
-    `error` is None where there are too few on a side to say; `count` are those with it, `others`
-    those without.
+    `error` is None if either side has too few plans. `count` plans have the layer in the state;
+    `others` don't.
     """
 
     layer: int
@@ -99,7 +99,7 @@ class LayerEffect:
 @final
 @dataclass(frozen=True)
 class WindowLoss:
-    """What plans without a window of layers lose: the mean of so many of them, and the least."""
+    """The mean and the least loss of `count` plans without a window of layers."""
 
     first: int
     last: int
@@ -111,13 +111,12 @@ class WindowLoss:
 @final
 @dataclass(frozen=True)
 class RunReport:
-    """A search as it is on disk. `missing` are sentences on what isn't there, and why.
+    """A search on disk. `missing` has sentences on missing parts, with the reasons.
 
-    `judging` are the numbers of the objectives that plans are compared by, `full` how many samples
-    there are, `loss_unit` what losses are counted in. `front` are numbers of trials, the best by
-    the first objective first; `summary` is what the search itself said in the end, if it came so
-    far. `effects` are those of layers from the trials themselves, `learned` from the surrogate, in
-    deviations of what it learns.
+    `judging` has the numbers of the objectives that compare plans. `full` is the number of samples,
+    `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first objective
+    first. `summary` is the search's own summary, if it ended. `effects` are effects of layers in
+    the trials. `learned` are the effects in the surrogate, in deviations of its target.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""All that a page shows of a search's trials, in order."""
+"""The sections on a search's trials, in order."""
 
 from gptailor.report.page.layer_charts import block_section, effect_sections, window_section
 from gptailor.report.page.progress_charts import curve_section, held_section, progress_section
@@ -8,8 +8,8 @@ from gptailor.report.page.section import Section
 
 
 def run_sections(report: RunReport) -> list[Section]:
-    """What the search tried and what it says of layers; last what isn't there, and why."""
-    found = [
+    """Return the sections on trials and layers, and a last section on missing parts."""
+    candidates = [
         curve_section(report),
         trials_section(report),
         objectives_section(report),
@@ -19,7 +19,7 @@ def run_sections(report: RunReport) -> list[Section]:
         block_section(report),
         window_section(report),
     ]
-    sections = [one for one in found if one is not None]
+    sections = [section for section in candidates if section is not None]
     if report.missing:
         sections.append(Section("missing", "What isn't here", " ".join(report.missing)))
     return sections

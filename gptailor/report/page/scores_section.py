@@ -1,4 +1,4 @@
-"""The base against what a search found, by objective, with error bars."""
+"""The base against a search's result, by objective, with error bars."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from gptailor.report.summary import SearchSummary, WithScores
 if TYPE_CHECKING:
     import altair as alt
 
-_Said = Mapping[str, Any]
+_ChartRow = Mapping[str, Any]
 """A row of the chart."""
 
 _CALIBRATION, _HELD = "the search's own samples", "held out"
@@ -23,17 +23,19 @@ def scores_sections(summary: SearchSummary) -> list[Section]:
     for i, aim in enumerate(summary.objectives):
         if not aim.size:
             kinds.setdefault((aim.unit, aim.direction), []).append(i)
-    found = []
+    sections = []
     for number, ((unit, direction), which) in enumerate(kinds.items()):
         rows = [row for i in which for row in _rows(summary, i)]
         if rows:
             many = f": {unit or 'score'}" if len(kinds) > 1 else ""
             anchor = "scores" if not number else f"scores-{number + 1}"
-            found.append(_section(anchor, many, unit, direction, rows))
-    return found
+            sections.append(_section(anchor, many, unit, direction, rows))
+    return sections
 
 
-def _section(anchor: str, which: str, unit: str, direction: str, rows: Sequence[_Said]) -> Section:
+def _section(
+    anchor: str, which: str, unit: str, direction: str, rows: Sequence[_ChartRow]
+) -> Section:
     better = "less" if direction == "minimize" else "more"
     held = any(row["samples"] == _HELD for row in rows)
     unseen = " Held-out samples are those that the search never saw." if held else ""
@@ -77,7 +79,7 @@ def _rows(summary: SearchSummary, i: int) -> Iterator[dict[str, Any]]:
                    "said": shown_number(values[i], error)}  # fmt: skip
 
 
-def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart | alt.FacetChart":
+def _chart(rows: Sequence[_ChartRow], unit: str) -> "alt.LayerChart | alt.FacetChart":
     import altair as alt
 
     plans = [name for name in ("base", "best start", "found") if name in {r["plan"] for r in rows}]

@@ -1,4 +1,4 @@
-"""A search as charts: every trial over size and over objectives, the best so far, held out."""
+"""A search's trials as charts, over size and over objectives."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,19 @@ _KINDS = {
     "final": "repaired in the end",
     "beside": "random search beside",
 }
-"""What trials are for, in words, by their phases."""
+"""The purposes of trials in words, by their phases."""
 
 _SHAPES = ("square", "triangle-down", "circle", "diamond", "cross")
 _COLOURS = (HUES[4], HUES[7], HUES[0], HUES[2], HUES[3])
 
 _FAR = 3.0
-"""What is so many times as far from the best as the better three quarters stands at the edge."""
+"""The axis ends at this many times the distance between the third quartile and the best,
+beyond the third quartile."""
 
 
 @final
 class ShownAxis(NamedTuple):
-    """What an axis is of: a field of the rows, its title, and the trials' values."""
+    """An axis: a field of the rows, a title, and the trials' values."""
 
     field: str
     title: str
@@ -42,7 +43,7 @@ class ShownAxis(NamedTuple):
 
 
 def trials_section(report: RunReport) -> Section:
-    """Every trial's loss over its size, the front and the uncut base marked."""
+    """Return every trial's loss over its size, the front and the uncut base marked."""
     drawn = [t for t in report.trials if t.loss is not None and t.same_as is None]
     failed = sum(trial.failure is not None for trial in report.trials)
     size = _size_axis(report, drawn)
@@ -78,12 +79,12 @@ def trials_section(report: RunReport) -> Section:
 
 
 def _datum(report: RunReport, trial: ReportedTrial, front: set[int]) -> dict[str, Any]:
-    """What the charts know of a trial."""
-    said = [] if trial.values is None else list(trial.values)
-    errors: Sequence[float | None] = trial.stderrs or [None] * len(said)
+    """Return the fields of a trial that charts use."""
+    values = [] if trial.values is None else list(trial.values)
+    errors: Sequence[float | None] = trial.stderrs or [None] * len(values)
     numbers = (
         f"{aim.label}: {shown_number(value, error)}"
-        for aim, value, error in zip(report.objectives, said, errors, strict=True)
+        for aim, value, error in zip(report.objectives, values, errors, strict=True)
     )
     stopped = ", given up" if trial.stopped else ""
     return {
@@ -103,7 +104,7 @@ def _with_unit(value: float | None, unit: str) -> str:
     return "unknown" if value is None else f"{value:.4g} {unit}"
 
 
-_TOLD = (
+_TOOLTIP = (
     ("plan", "trial"),
     ("made", "its plan"),
     ("scores", "scores"),
@@ -116,18 +117,18 @@ _TOLD = (
 def _tooltip() -> "list[alt.Tooltip]":
     import altair as alt
 
-    return [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOLD]
+    return [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOOLTIP]
 
 
 def _size_axis(report: RunReport, trials: Sequence[ReportedTrial]) -> ShownAxis | None:
-    """Parameters where all plans' are known, else layers; None where these aren't either."""
+    """Return parameters if all are known, else layers; None if these are unknown too."""
     layers = {t.number: float(t.layers) for t in trials if t.layers is not None}
     if not layers or len(layers) < len(trials):
         return None
-    known = {t.number: t.size.parameters for t in trials if t.size is not None}
-    if len(known) == len(layers):
-        unit, name = _power(max(known.values()))
-        values = {number: count / unit for number, count in known.items()}
+    counts = {t.number: t.size.parameters for t in trials if t.size is not None}
+    if len(counts) == len(layers):
+        unit, name = _power(max(counts.values()))
+        values = {number: count / unit for number, count in counts.items()}
         return ShownAxis("parameters", f"parameters{name}", values)
     return ShownAxis("layers", "layers", layers)
 
@@ -152,7 +153,10 @@ def _base_mark(report: RunReport, size: ShownAxis) -> dict[str, Any] | None:
 
 
 def _edge(losses: Sequence[float]) -> tuple[float | None, int]:
-    """Where the axis ends, so that what is ruined doesn't press the others flat; what is beyond."""
+    """Return the end of the axis, and how many losses are beyond it.
+
+    The end keeps very bad plans from pressing the others flat.
+    """
     if len(losses) < 4:
         return None, 0
     upper, best = quantiles(losses, n=4)[2], min(losses)
@@ -164,23 +168,23 @@ def _edge(losses: Sequence[float]) -> tuple[float | None, int]:
 def _scatter(
     drawn: "alt.Chart", kinds: Sequence[str], x: str | None, y: str | None, room: int = 0
 ) -> "list[Any]":
-    """The marks of trials at the rows' x and y, of those kinds: the front's rings, then all.
+    """Return the trials' marks at the rows' x and y: rings for the front, then all `kinds`.
 
-    There is `room` below the legend.
+    `room` is the space below the legend.
     """
     import altair as alt
 
     names = list(_KINDS.values())
     at = [names.index(kind) for kind in names if kind in kinds]
-    there = [names[i] for i in at]
-    legend = alt.Legend(offset=18 + room, columns=2 if len(there) > 2 else len(there))
+    shown = [names[i] for i in at]
+    legend = alt.Legend(offset=18 + room, columns=2 if len(shown) > 2 else len(shown))
     color = alt.Color("kind:N", title=None, legend=legend, scale=alt.Scale(
-        domain=there, range=[_COLOURS[i] for i in at]))  # fmt: skip
+        domain=shown, range=[_COLOURS[i] for i in at]))  # fmt: skip
     shape = alt.Shape("kind:N", title=None, legend=legend, scale=alt.Scale(
-        domain=there, range=[_SHAPES[i] for i in at]))  # fmt: skip
-    whole = alt.Axis(tickMinStep=1) if x == "layers" else alt.Undefined
+        domain=shown, range=[_SHAPES[i] for i in at]))  # fmt: skip
+    axis = alt.Axis(tickMinStep=1) if x == "layers" else alt.Undefined
     place: Any = {
-        "x": alt.X("x:Q", title=x, axis=whole, scale=alt.Scale(zero=False, padding=14)),
+        "x": alt.X("x:Q", title=x, axis=axis, scale=alt.Scale(zero=False, padding=14)),
         "y": alt.Y("y:Q", title=y, scale=alt.Scale(zero=False, nice=True)),
     }
     ring = drawn.transform_filter("datum.front").mark_point(
@@ -196,7 +200,7 @@ def _scatter(
 
 
 def _arrows(rows: Sequence[Mapping[str, Any]]) -> "list[Any]":
-    """Over marks whose place is beyond the axis."""
+    """Return arrows over marks that are beyond the axis."""
     import altair as alt
 
     if not rows:
@@ -208,19 +212,19 @@ def _arrows(rows: Sequence[Mapping[str, Any]]) -> "list[Any]":
     ]
 
 
-def _base_layers(at: Mapping[str, float] | None, others: Sequence[float]) -> "list[Any]":
-    """The uncut base's mark, its name on the side where there is room."""
+def _base_layers(at: Mapping[str, float] | None, positions: Sequence[float]) -> "list[Any]":
+    """Return the uncut base's mark, its name on the side with more space."""
     import altair as alt
 
     if at is None:
         return []
     mark = alt.Chart(alt.InlineData(values=[{**at, "name": "the base, uncut"}]))
-    named = mark.mark_text(align="left", dx=9, dy=-9, color=INK)
-    if 2 * at["x"] > min(*others, at["x"]) + max(*others, at["x"]):
-        named = mark.mark_text(align="right", dx=-9, dy=-9, color=INK)
+    label = mark.mark_text(align="left", dx=9, dy=-9, color=INK)
+    if 2 * at["x"] > min(*positions, at["x"]) + max(*positions, at["x"]):
+        label = mark.mark_text(align="right", dx=-9, dy=-9, color=INK)
     spot: Any = {"x": alt.X("x:Q"), "y": alt.Y("y:Q")}
     point = mark.mark_point(shape="diamond", size=110, filled=True, color=INK, opacity=1)
-    return [point.encode(**spot), named.encode(**spot, text="name:N")]
+    return [point.encode(**spot), label.encode(**spot, text="name:N")]
 
 
 def _rows_of(rows: Sequence[Mapping[str, Any]]) -> "alt.Chart":
@@ -242,7 +246,7 @@ def _trials_table(report: RunReport) -> ShownTable:
 
 def _trial_row(report: RunReport, trial: ReportedTrial, front: set[int]) -> tuple[str, ...]:
     mark = " (front)" * (trial.number in front)
-    made = trial.made if trial.same_as is None else f"as trial {trial.same_as}"
+    plan = trial.made if trial.same_as is None else f"as trial {trial.same_as}"
     if trial.failure is not None:
         cells = [f"failed: {trial.failure}", *[""] * (len(report.objectives) - 1)]
     else:
@@ -251,14 +255,14 @@ def _trial_row(report: RunReport, trial: ReportedTrial, front: set[int]) -> tupl
         cells = [shown_number(v, e or None) for v, e in zip(values, errors, strict=True)]
     loss = "" if trial.loss is None else f"{trial.loss:.4g}"
     samples = f"{trial.samples} of {report.full}" + ", given up" * trial.stopped
-    return (f"{trial.number}{mark}", trial.origin, made, samples, *cells, loss)
+    return (f"{trial.number}{mark}", trial.origin, plan, samples, *cells, loss)
 
 
 # ------------------------------------------------------------------------- over several objectives
 
 
 def objectives_section(report: RunReport) -> Section | None:
-    """Every trial by two objectives that are chosen; None where there are fewer than two."""
+    """Return every trial by two chosen objectives; None below two objectives."""
     axes = _axes(report)
     if len(axes) < 2:
         return None
@@ -277,25 +281,25 @@ def objectives_section(report: RunReport) -> Section | None:
     labels = [axis.title for axis in axes]
     across, up = (
         alt.param(name=name, value=value,
-                  bind=alt.binding_select(options=fields, labels=labels, name=f"{said} "))
-        for name, value, said in (("across", fields[0], "across:"), ("up", fields[1], "up:"))
+                  bind=alt.binding_select(options=fields, labels=labels, name=f"{label} "))
+        for name, value, label in (("across", fields[0], "across:"), ("up", fields[1], "up:"))
     )  # fmt: skip
-    called = json.dumps({axis.field: axis.title for axis in axes})
+    title_of = json.dumps({axis.field: axis.title for axis in axes})
     placed = (
         _rows_of(rows)
         .transform_calculate(x="datum[across]", y="datum[up]")
         .transform_filter("isValid(datum.x) && isValid(datum.y)")
     )
     word = _rows_of([{}])
-    told: Any = {"fontWeight": 600, "fontSize": 12, "color": INK}
-    named = [
+    style: Any = {"fontWeight": 600, "fontSize": 12, "color": INK}
+    titles = [
         word.mark_text(align="right", baseline="top", x=alt.ExprRef("width"), y=HEIGHT + 26,
-                       text=alt.ExprRef(f"({called})[across]"), **told),
+                       text=alt.ExprRef(f"({title_of})[across]"), **style),
         word.mark_text(align="left", baseline="bottom", x=0, y=-8,
-                       text=alt.ExprRef(f"({called})[up]"), **told),
+                       text=alt.ExprRef(f"({title_of})[up]"), **style),
     ]  # fmt: skip
     layers = _scatter(placed, _kinds_in(rows), None, None, room=12)
-    chart = sized([*layers, *named], params=(across, up))
+    chart = sized([*layers, *titles], params=(across, up))
     best = ", ".join(
         f"{'less' if aim.direction == 'minimize' else 'more'} {aim.label}"
         for aim in report.objectives
@@ -313,8 +317,8 @@ def objectives_section(report: RunReport) -> Section | None:
 
 
 def _axes(report: RunReport) -> list[ShownAxis]:
-    """The objectives, and the layers where size is no objective."""
-    found = [
+    """Return the axes of the objectives, sizes last."""
+    axes = [
         ShownAxis(
             f"objective_{i}",
             aim.title,
@@ -322,12 +326,12 @@ def _axes(report: RunReport) -> list[ShownAxis]:
         )
         for i, aim in enumerate(report.objectives)
     ]
-    return sorted(found, key=lambda axis: report.objectives[int(axis.field[10:])].size)
+    return sorted(axes, key=lambda axis: report.objectives[int(axis.field[10:])].size)
 
 
 def _front_table(report: RunReport) -> ShownTable | None:
     chosen = [report.trials[number] for number in report.front if number < len(report.trials)]
     if not chosen:
         return None
-    whole = _trials_table(report)
-    return ShownTable(whole.head, tuple(_trial_row(report, one, set()) for one in chosen))
+    table = _trials_table(report)
+    return ShownTable(table.head, tuple(_trial_row(report, trial, set()) for trial in chosen))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class ShownTable:
-    """What a chart shows, in words and numbers; a row is as long as the head."""
+    """A chart's data in words and numbers; each row is as long as the head."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -20,13 +20,13 @@ class ShownTable:
 @final
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph, a chart, and below it the same as a table.
+    """A heading, a paragraph, a chart, and the chart's data as a table.
 
-    `anchor` names the section in links and the chart's picture in files. `note` is a line below the
-    chart, such as what its marks mean, which its picture has too; `html` stands below that as it
-    is. `plans` are texts of plans by a name: where a datum of the chart has such a name as its
-    field `plan`, a click on it shows the text, and so does a list below the chart. A table that is
-    long, or of a chart, is folded; `open` shows it unasked.
+    `anchor` names the section in links, and the chart's picture in files. `note` is a line below
+    the chart and in its picture, such as a legend of its marks. `html` stands below it unchanged.
+    `plans` are texts of plans by name. If a datum of the chart has such a name in its field `plan`,
+    a click on it shows the text; a list below the chart shows it too. A long table, or a chart's
+    table, is folded unless `open`.
     """
 
     anchor: str

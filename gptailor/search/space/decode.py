@@ -1,4 +1,4 @@
-"""From a genome to the closed plan that it stands for."""
+"""The closed plan of a genome."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -20,57 +20,57 @@ from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
 
 Answer: TypeAlias = bool | int | float | list[int]
-"""What closes a choice: yes or no, an option's number, a real, or the numbers of those chosen."""
+"""An answer to a choice: yes or no, an option's number, a real, or the chosen numbers."""
 _Node = TypeVar("_Node")
 
 
 def decode(space: Space, genome: Genome) -> p.Plan:
-    """The closed plan of one genome, without a `search` block, in its shortest form.
+    """Return the closed plan of one genome, without a `search` block, in its shortest form.
 
-    What is the base's own is not said, nor are models that nothing names any more.
+    The shortest form leaves out recipes that are the base's own. It leaves out unused models, too.
     """
     return _Closing(space, genome).plan()
 
 
 def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
-    """Of a closed plan's layers, sorted, those that say something.
+    """Return the layers of a closed plan that change it. The layers are sorted.
 
-    The base's own is what is there anyway, unless something coarser says otherwise, as `others` and
-    `whole` do; `below` is whether there are any.
+    A recipe that is the base's own changes the plan only over a coarser recipe. `below` is whether
+    the plan has `others` or a `whole`.
     """
-    kept: dict[int, list[p.Layer]] = {}
+    by_position: dict[int, list[p.Layer]] = {}
     for layer in layers:
-        there = kept.setdefault(layer.position, [])
-        over = below or any(may_overlap(other.part, layer.part) for other in there)
+        kept = by_position.setdefault(layer.position, [])
+        over = below or any(may_overlap(other.part, layer.part) for other in kept)
         if over or layer.recipe != own(layer.position):
-            there.append(layer)
-    return tuple(layer for there in kept.values() for layer in there)
+            kept.append(layer)
+    return tuple(layer for kept in by_position.values() for layer in kept)
 
 
 def without_unused(plan: p.Plan) -> p.Plan:
-    """A closed plan with what it needs: the base, models that it names, what they are made of.
+    """Return a closed plan without unused models and numbers.
 
-    Numbers that it doesn't use are left out, too.
+    The base stays, and the models that the plan names. The models that these are made of stay, too.
     """
-    wanted = set(needed(plan, used(plan)))
-    models = {name: model for name, model in plan.models.items() if name in wanted}
-    made = plan.model_copy(update={"models": models})
+    needed_models = set(needed(plan, used(plan)))
+    models = {name: model for name, model in plan.models.items() if name in needed_models}
+    trimmed = plan.model_copy(update={"models": models})
     if not plan.numbers:
-        return made
-    named = {name for _, value in values(made) for name in names_in(value)}
-    numbers = {name: value for name, value in plan.numbers.items() if name in named}
-    return made.model_copy(update={"numbers": numbers})
+        return trimmed
+    used_numbers = {name for _, value in values(trimmed) for name in names_in(value)}
+    numbers = {name: value for name, value in plan.numbers.items() if name in used_numbers}
+    return trimmed.model_copy(update={"numbers": numbers})
 
 
 def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
-    """The same data with something else in a place."""
+    """Return a copy of nested data with `change` applied at a place."""
     if not place:
         return change(node)
-    step, *rest = place
+    step, *deeper = place
     if isinstance(node, BaseModel):
-        inner = changed(getattr(node, str(step)), tuple(rest), change)
+        inner = changed(getattr(node, str(step)), tuple(deeper), change)
         return node.model_copy(update={str(step): inner})
-    inner = changed(node[step], tuple(rest), change)
+    inner = changed(node[step], tuple(deeper), change)
     if isinstance(node, dict):
         return {**node, step: inner}
     return (*node[: int(step)], inner, *node[int(step) + 1 :])
@@ -78,7 +78,7 @@ def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
 
 @final
 class _Closing:
-    """Puts an answer into the place of each choice."""
+    """The answers of a genome, put into the places of the choices."""
 
     def __init__(self, space: Space, genome: Genome) -> None:
         self.space = space
@@ -123,11 +123,11 @@ class _Closing:
         return value if answer is None else _closed_by(value, answer, None)
 
     def _on(self, *at: str | int) -> bool:
-        """Whether an entry is there: it has no `maybe`, or it is answered with yes."""
+        """Return whether an entry is on: it has no `maybe`, or the answer is yes."""
         return bool(self.answers.get((*at, "maybe"), True))
 
     def _closed(self, at: Place, node: _Node, base: p.Take | None = None) -> _Node:
-        """A recipe or an entry with the choices in it closed, from the innermost outwards."""
+        """Return a recipe or an entry with its choices closed, from the innermost outwards."""
         for site in self.space.inside.get(at, ()):
             if site.value is not True:
                 close = partial(_closed_by, answer=self.answers[site.place], base=base)
@@ -138,23 +138,23 @@ class _Closing:
 
     def _dropped(self) -> set[int]:
         plan = self.space.plan
-        found = {drop.position for i, drop in enumerate(plan.drops) if self._on("drops", i)}
+        dropped = {drop.position for i, drop in enumerate(plan.drops) if self._on("drops", i)}
         for i, choice in enumerate(plan.drop_any):
             chosen = self.answers["drop_any", i]
             assert isinstance(chosen, list)
-            found |= {choice.among[k] for k in chosen if self._on("drop_any", i)}
+            dropped |= {choice.among[k] for k in chosen if self._on("drop_any", i)}
         for i, window in enumerate(plan.windows):
             option = self.answers["windows", i]
             assert isinstance(option, int)
             first, last = list(windows_of(window.count, window.among))[option]
-            found |= set(range(first, last + 1)) if self._on("windows", i) else set()
-        if len(found) == self.space.layers and self.space.keeper is not None:
-            found.discard(self.space.keeper)
-        return found
+            dropped |= set(range(first, last + 1)) if self._on("windows", i) else set()
+        if len(dropped) == self.space.layers and self.space.keeper is not None:
+            dropped.discard(self.space.keeper)
+        return dropped
 
     def _rest(self, where: str) -> p.Recipe | str | None:
-        said = getattr(self.space.plan, where)
-        closed = said if isinstance(said, str) else self._closed((where,), said, own_of(None))
+        recipe = getattr(self.space.plan, where)
+        closed = recipe if isinstance(recipe, str) else self._closed((where,), recipe, own_of(None))
         return None if closed == own_of(None) else closed
 
     def _layers(self, dropped: set[int]) -> Iterator[p.Layer]:
@@ -163,7 +163,7 @@ class _Closing:
                 yield self._closed(("layers", i), layer, own(layer.position))
 
     def _repeats(self, dropped: set[int]) -> Iterator[p.Repeat]:
-        """The blocks that come again, from their first layer that stays to the last one."""
+        """Yield the repeated blocks, each from its first to its last layer that stays."""
         for i, repeat in enumerate(self.space.plan.repeats):
             block = self._closed(("repeats", i), repeat) if self._on("repeats", i) else None
             if isinstance(block, p.Repeat):
@@ -174,12 +174,12 @@ class _Closing:
     def _bridges(self, dropped: set[int]) -> Iterator[p.Bridge]:
         gaps = {position - 1 for position in dropped} - dropped - {-1}
         for i, bridge in enumerate(self.space.plan.bridges):
-            there = gaps if bridge.after is None else gaps & {bridge.after}
-            if there and self._on("bridges", i):
+            places = gaps if bridge.after is None else gaps & {bridge.after}
+            if places and self._on("bridges", i):
                 yield self._closed(("bridges", i), bridge)
 
     def _heal(self, dropped: set[int]) -> p.Heal | None:
-        """Of the positions that learn, those that stay; where none does nothing is healed."""
+        """Return the healing of the learning positions that stay; None if all of them leave."""
         heal = self.space.plan.heal
         if heal is None or not heal.layers:
             return heal
@@ -187,34 +187,34 @@ class _Closing:
         return heal.model_copy(update={"layers": learning}) if learning else None
 
     def _stack(self, stack: p.Stack) -> p.Stack:
-        there = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]
-        left = len(there) if stack.limit is None else stack.limit
-        left -= sum(not item.maybe for item in stack.items)
+        present = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]
+        room = len(present) if stack.limit is None else stack.limit
+        room -= sum(not item.maybe for item in stack.items)
         kept = []
-        for i in there:
+        for i in present:
             maybe = stack.items[i].maybe
-            if not maybe or left > 0:
+            if not maybe or room > 0:
                 kept.append(i)
-            left -= maybe
+            room -= maybe
         items = (self._closed(("stack", "items", i), stack.items[i]) for i in kept or [0])
         return p.Stack(items=tuple(items))
 
 
 def answers_of(space: Space, genome: Genome) -> dict[Place, Answer]:
-    """What a genome answers to each choice, by the choice's place."""
+    """Return a genome's answer to each choice, by the choice's place."""
     bits = np.asarray(genome.bits, bool).tolist()
     picks = np.asarray(genome.picks, np.int32).tolist()
     reals = np.asarray(genome.reals, np.float32).tolist()
-    found: dict[Place, Answer] = {}
+    answers: dict[Place, Answer] = {}
     for site in space.sites:
         first, *_ = numbers = space.index[site.place]
         if isinstance(site.value, p.DropAny | p.Subset):
-            found[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
+            answers[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
         elif isinstance(site.value, p.Interval):
-            found[site.place] = space.reals[first].value(reals[first])
+            answers[site.place] = space.reals[first].value(reals[first])
         else:
-            found[site.place] = bits[first] if site.value is True else picks[first]
-    return found
+            answers[site.place] = bits[first] if site.value is True else picks[first]
+    return answers
 
 
 def _number(answer: Answer) -> int:
@@ -223,7 +223,7 @@ def _number(answer: Answer) -> int:
 
 
 def _closed_by(value: Any, answer: Answer, base: p.Recipe | None) -> object:
-    """What a choice comes to."""
+    """Return the value that an answer closes a choice to."""
     if isinstance(value, p.CountRange):
         return value.between[0] + _number(answer)
     if isinstance(value, p.RepeatWindow):

@@ -1,4 +1,4 @@
-"""From a closed plan to the genome that stands for it."""
+"""The genome of a closed plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,37 +20,37 @@ from gptailor.search.space.table import canonical
 
 
 def encode(space: Space, plan: p.Plan) -> Genome:
-    """The canonical genome of a closed plan, as numpy arrays.
+    """Return the canonical genome of a closed plan, as numpy arrays.
 
-    A plan may say more than it has to: the base's own layers, say, or models that it doesn't use.
-    Raises SpaceError where no genome stands for it.
+    The plan may contain more than its shortest form: the base's own layers, or unused models. Raise
+    SpaceError if no genome gives the plan.
     """
     closed = shortest_form(space.spread(plan))
     genome = _genome(space, _read(space.plan, closed))
-    found = decode(space, genome)
+    decoded = decode(space, genome)
     low, high = space.table.low, space.table.high
     dropped = np.bincount(space.table.group + 1, genome.bits, 1 + len(low))[1:]
-    if found != closed or ((dropped < low) | (dropped > high)).any():  # as each set has to
-        names = [one for one in p.Plan.model_fields if getattr(found, one) != getattr(closed, one)]
-        what = ", ".join(one for one in names if one != "models" or len(names) == 1) or "drops"
-        message = f"the plan is not in the space: its {what} can't be had by closing the choices"
+    if decoded != closed or ((dropped < low) | (dropped > high)).any():
+        fields = [f for f in p.Plan.model_fields if getattr(decoded, f) != getattr(closed, f)]
+        unlike = ", ".join(f for f in fields if f != "models" or len(fields) == 1) or "drops"
+        message = f"the plan is not in the space: its {unlike} can't be had by closing the choices"
         raise SpaceError(message)
     return canonical(space.table, genome)
 
 
 def shortest_form(plan: p.Plan) -> p.Plan:
-    """A closed plan in its shortest form, as `decode` makes it."""
-    said = {where: getattr(plan, where) for where in p.REST}
-    rest = {where: None if value == own_of(None) else value for where, value in said.items()}
+    """Return a closed plan in its shortest form, as `decode` gives it."""
+    recipes = {where: getattr(plan, where) for where in p.REST}
+    short = {where: None if value == own_of(None) else value for where, value in recipes.items()}
     layers = meaningful(plan.layers, bool(plan.others) or plan.whole is not None)
-    return without_unused(plan.model_copy(update={**rest, "layers": layers, "search": None}))
+    return without_unused(plan.model_copy(update={**short, "layers": layers, "search": None}))
 
 
-def _genome(space: Space, said: Mapping[Place, Answer]) -> Genome:
-    """The genome of these answers; what is not answered is as it is where it says nothing."""
+def _genome(space: Space, answers: Mapping[Place, Answer]) -> Genome:
+    """Return the genome of these answers, with the default genes where an answer is missing."""
     genome = Genome(*(np.array(genes) for genes in space.table.defaults))
     for site in space.sites:
-        answer = said.get(site.place)
+        answer = answers.get(site.place)
         numbers = list(space.index[site.place])
         if isinstance(answer, list):
             genome.bits[numbers] = [k in answer for k in range(len(numbers))]
@@ -65,112 +65,122 @@ def _genome(space: Space, said: Mapping[Place, Answer]) -> Genome:
 
 
 def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
-    """What a closed plan answers to the choices; what doesn't fit is left, for decoding to find."""
+    """Return the answers of a closed plan to the choices.
+
+    An entry that doesn't fit its choices gives no answer. `encode` then finds the difference.
+    """
     dropped = {drop.position for drop in closed.drops}
-    found: dict[Place, Answer] = {}
+    answers: dict[Place, Answer] = {}
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
-            found |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
-    found |= _named(plan, closed)
+            answers |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
+    answers |= _models_and_numbers(plan, closed)
     for at, entry in entries(plan):
         if isinstance(entry, p.DropAny | p.DropWindow):
-            found |= _of_several(entry, [one in dropped for one in entry.among], at)
+            answers |= _of_several(entry, [position in dropped for position in entry.among], at)
         elif isinstance(entry, p.Drop) and entry.maybe and entry.position in dropped:
-            found[*at, "maybe"] = True
+            answers[*at, "maybe"] = True
     for at, entry in entries(plan):
         if isinstance(entry, p.Repeat | p.RepeatWindow):
-            found |= _block(entry, closed, at)
-    return found | _entries(plan, closed, dropped) | _stack(plan, closed)
+            answers |= _block(entry, closed, at)
+    return answers | _entries(plan, closed, dropped) | _stack(plan, closed)
 
 
 def _block(entry: p.Repeat | p.RepeatWindow, closed: p.Plan, at: Place) -> dict[Place, Answer]:
-    """Whether a block comes again, which, and how often; one that isn't allowed is left."""
+    """Return whether a block is repeated, which block, and how often.
+
+    A block that isn't allowed gives no answer.
+    """
     first, last = stretch_of(entry)
-    blocks = (one for one in closed.repeats if isinstance(one, p.Repeat))
-    there = next((one for one in blocks if first <= one.first and one.last <= last), None)
-    found: dict[Place, Answer] = {(*at, "maybe"): there is not None} if entry.maybe else {}
-    if there is not None and isinstance(entry, p.RepeatWindow):
+    repeats = (repeat for repeat in closed.repeats if isinstance(repeat, p.Repeat))
+    block = next((r for r in repeats if first <= r.first and r.last <= last), None)
+    answers: dict[Place, Answer] = {(*at, "maybe"): block is not None} if entry.maybe else {}
+    if block is not None and isinstance(entry, p.RepeatWindow):
         options = list(windows_of(entry.count, entry.among))
-        if (there.first, there.last) in options:
-            found[at] = options.index((there.first, there.last))
-    if there is not None and isinstance(entry.times, p.CountRange):
+        if (block.first, block.last) in options:
+            answers[at] = options.index((block.first, block.last))
+    if block is not None and isinstance(entry.times, p.CountRange):
         low, high = entry.times.between
-        if isinstance(there.times, int) and low <= there.times <= high:
-            found[*at, "times"] = there.times - low
-    return found
+        if isinstance(block.times, int) and low <= block.times <= high:
+            answers[*at, "times"] = block.times - low
+    return answers
 
 
 def _of_several(
-    choice: p.DropAny | p.DropWindow, gone: Sequence[bool], at: Place
+    choice: p.DropAny | p.DropWindow, dropped: Sequence[bool], at: Place
 ) -> dict[Place, Answer]:
-    """Whether a choice of several drops is made, and how; a window that isn't allowed is left."""
-    numbers = [k for k, one in enumerate(gone) if one]
-    found: dict[Place, Answer] = {(*at, "maybe"): bool(numbers)} if choice.maybe else {}
+    """Return whether a choice of several drops is made, and how.
+
+    A window that isn't allowed gives no answer.
+    """
+    numbers = [k for k, drops in enumerate(dropped) if drops]
+    answers: dict[Place, Answer] = {(*at, "maybe"): bool(numbers)} if choice.maybe else {}
     if isinstance(choice, p.DropAny):
-        return {**found, at: numbers} if numbers or not choice.maybe else found
-    taken = (choice.among[numbers[0]], choice.among[numbers[-1]]) if numbers else None
+        return {**answers, at: numbers} if numbers or not choice.maybe else answers
+    window = (choice.among[numbers[0]], choice.among[numbers[-1]]) if numbers else None
     options = list(windows_of(choice.count, choice.among))
-    return {**found, at: options.index(taken)} if taken in options else found
+    return {**answers, at: options.index(window)} if window in options else answers
 
 
-def _answered(mine: p.Value, theirs: object, at: Place) -> Iterator[tuple[Place, Answer]]:
+def _answered(value: p.Value, closed: object, at: Place) -> Iterator[tuple[Place, Answer]]:
     with suppress(_UnlikeError):
-        yield from _answers(mine, theirs, at)
+        yield from _answers(value, closed, at)
 
 
-def _named(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
-    """Numbers with a name, and models that are made of others."""
-    found: dict[Place, Answer] = {}
+def _models_and_numbers(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
+    """Return the answers of named numbers and of merged models."""
+    answers: dict[Place, Answer] = {}
     for name, value in plan.numbers.items():
         if name in closed.numbers:
-            found |= dict(_answered(value, closed.numbers[name], ("numbers", name)))
+            answers |= dict(_answered(value, closed.numbers[name], ("numbers", name)))
     for name, model in plan.models.items():
         if model.made is not None and name in closed.models:
-            found |= _fit(model, closed.models[name], ("models", name)) or {}
-    return found
+            answers |= _fit(model, closed.models[name], ("models", name)) or {}
+    return answers
 
 
 def _entries(plan: p.Plan, closed: p.Plan, dropped: set[int]) -> dict[Place, Answer]:
-    found: dict[Place, Answer] = {}
-    said = {_told(entry): entry for _, entry in entries(closed)}
+    answers: dict[Place, Answer] = {}
+    closed_entries = {_identity(entry): entry for _, entry in entries(closed)}
     for at, entry in entries(plan):
         apart = p.Drop | p.DropAny | p.DropWindow | p.Repeat | p.RepeatWindow
         dropping = isinstance(entry, apart)
         if dropping or isinstance(entry, p.Item) or getattr(entry, "position", None) in dropped:
             continue
-        there = said.get(_told(entry))
+        counterpart = closed_entries.get(_identity(entry))
         if entry.maybe:
-            found[*at, "maybe"] = there is not None
-        elif isinstance(entry, p.Layer) and there is None:
-            there = entry.model_copy(update={"recipe": own(entry.position)})
-        found |= _fit(entry, there, at) or {}
-    return found
+            answers[*at, "maybe"] = counterpart is not None
+        elif isinstance(entry, p.Layer) and counterpart is None:
+            counterpart = entry.model_copy(update={"recipe": own(entry.position)})
+        answers |= _fit(entry, counterpart, at) or {}
+    return answers
 
 
-def _told(entry: p.Open) -> tuple[object, ...]:
-    """What tells the entries of a closed plan apart."""
+def _identity(entry: p.Open) -> tuple[object, ...]:
+    """Return a key that tells the entries of a closed plan apart."""
     return type(entry), *(getattr(entry, name, None) for name in ("position", "after", "part"))
 
 
 def _stack(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
-    """Statements in order, each to the first items that may be it and leave the others theirs.
+    """Return the answers of a stack's items.
 
-    A tied statement is there with all of its items, or with the first ones at a stack's limit.
+    Each statement is matched, in order, with the first items that leave a match for all other
+    statements. A tied statement has all of its items, or its first ones at a stack's limit.
     """
     items = plan.stack.items if plan.stack else ()
-    wanted = closed.stack.items if closed.stack else ()
+    statements = closed.stack.items if closed.stack else ()
     blocks = _blocks(items)
-    at_limit = plan.stack is not None and plan.stack.limit == len(wanted)
-    left_out = len(items) - len(wanted)
+    at_limit = plan.stack is not None and plan.stack.limit == len(statements)
+    omitted = len(items) - len(statements)
     fits = {
         (i, n): fit
         for i, item in enumerate(items)
-        for n in range(max(0, i - left_out), min(i + 1, len(wanted)))
-        if (fit := _fit(item, wanted[n], ("stack", "items", i))) is not None
+        for n in range(max(0, i - omitted), min(i + 1, len(statements)))
+        if (fit := _fit(item, statements[n], ("stack", "items", i))) is not None
     }
 
-    def there(block: range, n: int, over: bool) -> Iterator[int]:
-        """How many of its items may be there from the wanted item `n` on, the most first."""
+    def counts(block: range, n: int, over: bool) -> Iterator[int]:
+        """Yield how many items of a block may match from statement `n` on, the most first."""
         most = next((k for k, i in enumerate(block) if (i, n + k) not in fits), len(block))
         maybe = items[block.start].maybe
         if most == len(block) and not (maybe and over):
@@ -178,41 +188,43 @@ def _stack(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
         if maybe:
             yield from range(min(most, len(block) - 1) if at_limit and not over else 0, -1, -1)
 
-    able = [{(len(wanted), False), (len(wanted), True)}]  # for each block, from where all can be
+    # for each block, the states from which all further statements can be matched
+    solvable = [{(len(statements), False), (len(statements), True)}]
     for block in reversed(blocks):
-        states = ((n, over) for n in range(len(wanted) + 1) for over in (False, True))
-        able.insert(0, {
+        states = ((n, over) for n in range(len(statements) + 1) for over in (False, True))
+        solvable.insert(0, {
             (n, over)
             for n, over in states
-            if any(_after(block, n, over, k) in able[0] for k in there(block, n, over))
+            if any(_after(block, n, over, k) in solvable[0] for k in counts(block, n, over))
         })  # fmt: skip
-    found: dict[Place, Answer] = {}
+    answers: dict[Place, Answer] = {}
     n, over = 0, False
-    for block, rest in zip(blocks, able[1:], strict=True):
-        ways = (k for k in there(block, n, over) if _after(block, n, over, k) in rest)
+    for block, next_states in zip(blocks, solvable[1:], strict=True):
+        ways = (k for k in counts(block, n, over) if _after(block, n, over, k) in next_states)
         kept = next(ways, 0)
         for k, i in enumerate(block):
             if items[i].maybe:
-                found["stack", "items", i, "maybe"] = kept > 0
-            found |= fits[i, n + k] if k < kept else {}
+                answers["stack", "items", i, "maybe"] = kept > 0
+            answers |= fits[i, n + k] if k < kept else {}
         n, over = _after(block, n, over, kept)
-    alone = len(wanted) == 1 and (0, False) not in able[0]  # what stays where nothing is in
-    return found | fits.get((0, 0), {}) if alone else found
+    # an empty stack keeps its first item
+    alone = len(statements) == 1 and (0, False) not in solvable[0]
+    return answers | fits.get((0, 0), {}) if alone else answers
 
 
 def _blocks(items: Sequence[p.Item]) -> list[range]:
-    """The numbers of items that are there together: those of a tied statement, others alone."""
-    found: list[range] = []
+    """Return the numbers of items, grouped by tied statement."""
+    blocks: list[range] = []
     for i, item in enumerate(items):
-        if found and item.tied is not None and item.tied == items[i - 1].tied and item.maybe:
-            found[-1] = range(found[-1].start, i + 1)
+        if blocks and item.tied is not None and item.tied == items[i - 1].tied and item.maybe:
+            blocks[-1] = range(blocks[-1].start, i + 1)
         else:
-            found.append(range(i, i + 1))
-    return found
+            blocks.append(range(i, i + 1))
+    return blocks
 
 
 def _after(block: range, n: int, over: bool, kept: int) -> tuple[int, bool]:
-    """The next wanted item, and whether there is no room left for what is `maybe`."""
+    """Return the next statement, and whether `maybe` items have no more room."""
     return n + kept, over or 0 < kept < len(block)
 
 
@@ -221,51 +233,51 @@ def _after(block: range, n: int, over: bool, kept: int) -> tuple[int, bool]:
 
 @final
 class _UnlikeError(Exception):
-    """Something can't have been closed so."""
+    """A value that its choice can't be closed to."""
 
 
 def _fit(
-    mine: p.Recipe | p.Open | p.Model, theirs: object, at: Place
+    entry: p.Recipe | p.Open | p.Model, closed: object, at: Place
 ) -> dict[Place, Answer] | None:
-    """How the choices in a recipe or an entry were closed, by their places; None: not so."""
-    if isinstance(mine, p.Open) and isinstance(theirs, p.Open):
-        theirs = theirs.model_copy(update={"maybe": mine.maybe, "tied": mine.tied})
+    """Return how the choices in a recipe or an entry were closed, by place; None if unlike."""
+    if isinstance(entry, p.Open) and isinstance(closed, p.Open):
+        closed = closed.model_copy(update={"maybe": entry.maybe, "tied": entry.tied})
     try:
-        return dict(_answers(mine, theirs, at))
+        return dict(_answers(entry, closed, at))
     except _UnlikeError:
         return None
 
 
 def _answers(
-    mine: object,
-    theirs: object,
+    value: object,
+    closed: object,
     at: Place,
     chosen: Sequence[int] | None = None,
     position: int | None = None,
 ) -> Iterator[tuple[Place, Answer]]:
-    """What closes the choices in `mine` so that it is `theirs`.
+    """Yield the answers that close the choices in `value` to `closed`.
 
-    Of several numbers of a method only those of the `chosen` members are there. `position` is
-    that of a layer that no `tied` stands before.
+    A method that has a number for each member keeps the numbers of the `chosen` members only.
+    `position` is the position of a layer without `tied`.
     """
-    if mine == theirs:
+    if value == closed:
         return
-    if isinstance(mine, p.Layer) and mine.tied is None:
-        position = mine.position
-    if isinstance(mine, p.Subset):
-        yield from _subset(mine, theirs, at, position)
-    elif isinstance(mine, p.OneOfMethods):
-        yield from _option(mine, theirs, at, chosen)
-    elif isinstance(mine, p.OneOfModels | p.OneOfNumbers) and theirs in mine.one_of:
-        yield at, list[object](mine.one_of).index(theirs)
+    if isinstance(value, p.Layer) and value.tied is None:
+        position = value.position
+    if isinstance(value, p.Subset):
+        yield from _subset(value, closed, at, position)
+    elif isinstance(value, p.OneOfMethods):
+        yield from _option(value, closed, at, chosen)
+    elif isinstance(value, p.OneOfModels | p.OneOfNumbers) and closed in value.one_of:
+        yield at, list[object](value.one_of).index(closed)
     elif (
-        isinstance(mine, p.Interval)
-        and isinstance(theirs, int | float)
-        and (mine.interval[0] <= theirs <= mine.interval[1])
+        isinstance(value, p.Interval)
+        and isinstance(closed, int | float)
+        and (value.interval[0] <= closed <= value.interval[1])
     ):
-        yield at, theirs
+        yield at, closed
     else:
-        for step, (inner, other) in _pairs(mine, theirs, chosen).items():
+        for step, (inner, other) in _pairs(value, closed, chosen).items():
             yield from _answers(inner, other, (*at, step), chosen, position)
 
 
@@ -274,40 +286,40 @@ def _subset(
 ) -> Iterator[tuple[Place, Answer]]:
     assert isinstance(closed, p.Take | p.Merge), "an open plan"
     layers = [source for _, source in sources(closed)]
-    named = {source.model for source in layers if source.layer == recipe.layer}
-    if len(layers) == 1 and named == {"base"}:
-        named = set()  # none is the base's own too
+    names = {source.model for source in layers if source.layer == recipe.layer}
+    if len(layers) == 1 and names == {"base"}:
+        names = set()  # no member is the base's own, too
         if "base" in recipe.any_of and recipe.layer != position:
-            named = {"base"}
-    chosen = [k for k, name in enumerate(recipe.any_of) if name in named]
+            names = {"base"}
+    chosen = [k for k, name in enumerate(recipe.any_of) if name in names]
     yield at, chosen
     if isinstance(closed, p.Merge):
         yield from _answers(recipe.by, closed.by, (*at, "by"), chosen)
 
 
 def _option(
-    mine: p.OneOfMethods, theirs: object, at: Place, chosen: Sequence[int] | None
+    choice: p.OneOfMethods, closed: object, at: Place, chosen: Sequence[int] | None
 ) -> Iterator[tuple[Place, Answer]]:
-    """The first method that may have been closed so."""
-    for v, call in enumerate(mine.one_of):
+    """Yield the number of the first method that may have been closed so, and its answers."""
+    for v, call in enumerate(choice.one_of):
         with suppress(_UnlikeError):
-            found = dict(_answers(call, theirs, (*at, "one_of", v), chosen))
+            answers = dict(_answers(call, closed, (*at, "one_of", v), chosen))
             yield at, v
-            yield from found.items()
+            yield from answers.items()
             return
     raise _UnlikeError
 
 
 def _pairs(
-    mine: object, theirs: object, chosen: Sequence[int] | None
+    value: object, closed: object, chosen: Sequence[int] | None
 ) -> dict[str | int, tuple[object, object]]:
-    """What stands in the same places of both."""
-    if isinstance(mine, BaseModel) and type(mine) is type(theirs):
-        return {n: (getattr(mine, n), getattr(theirs, n)) for n in type(mine).model_fields}
-    if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
-        return {name: (mine[name], theirs[name]) for name in mine}
-    if isinstance(mine, tuple) and isinstance(theirs, tuple):
-        numbers = range(len(mine)) if chosen is None or len(mine) == 1 else chosen
-        if len(numbers) == len(theirs):
-            return {k: (mine[k], other) for k, other in zip(numbers, theirs, strict=True)}
+    """Return the values at the same places of both."""
+    if isinstance(value, BaseModel) and type(value) is type(closed):
+        return {n: (getattr(value, n), getattr(closed, n)) for n in type(value).model_fields}
+    if isinstance(value, dict) and isinstance(closed, dict) and value.keys() == closed.keys():
+        return {name: (value[name], closed[name]) for name in value}
+    if isinstance(value, tuple) and isinstance(closed, tuple):
+        numbers = range(len(value)) if chosen is None or len(value) == 1 else chosen
+        if len(numbers) == len(closed):
+            return {k: (value[k], other) for k, other in zip(numbers, closed, strict=True)}
     raise _UnlikeError

@@ -1,7 +1,7 @@
-"""One vector of genes, what each gene is, and when it says anything.
+"""Vectors of genes, the choices that they close, and the conditions under which they count.
 
-A `Genome` is what strategies see. A gene's `name` is the name that a study's journal knows it by,
-and is never read back: what a gene is about is its `subject`.
+Strategies work on a `Genome`. A study's journal contains a gene's `name`, which is never read back.
+A gene's `subject` is the choice that it closes.
 """
 
 import math
@@ -23,10 +23,11 @@ Reals = Float[ndarray, "*n r"]
 
 @final
 class Genome(NamedTuple):
-    """Genes of three kinds, or of `n` genomes at once: a population has a leading axis.
+    """Genes of three kinds: of one genome, or of a population of `n`, with a leading axis.
 
     `bits` are positions that a `drop any` takes, statements with `maybe`, and members of an `any
-    of`; `picks` are numbers of options, windows too; `reals` lie in 0..1 and stand for an interval.
+    of`. `picks` are numbers of options, or of windows. `reals` lie in 0..1 and are shares of an
+    interval.
     """
 
     bits: Bits
@@ -36,7 +37,7 @@ class Genome(NamedTuple):
 
 @final
 class Active(NamedTuple):
-    """Which genes of a genome say anything; the others may have any value."""
+    """Masks of the genes that count. All other genes may have any value."""
 
     bits: Bits
     picks: Bool[ndarray, "*n c"]
@@ -49,7 +50,7 @@ class Active(NamedTuple):
 @final
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """One truth: a bit that is `value`, a pick that is `value`, or `kind` of that number."""
+    """A truth about one gene or number: it equals `value`, or has the property `kind`."""
 
     kind: str  # "bit", "option", "several", "inside", "room" or "wide"
     number: int
@@ -64,67 +65,70 @@ NEVER: Condition = frozenset()
 
 
 def bit(number: int, on: bool = True) -> Condition:
-    """That bit is on, or off."""
+    """Return the condition that a bit is on, or off."""
     return frozenset([frozenset([Literal("bit", number, int(on))])])
 
 
 def option(number: int, value: int) -> Condition:
-    """That pick is that option."""
+    """Return the condition that a pick has an option."""
     return frozenset([frozenset([Literal("option", number, value)])])
 
 
 def several(subset: int) -> Condition:
-    """Two or more members of that subset are chosen."""
+    """Return the condition that two or more members of a subset are chosen."""
     return frozenset([frozenset([Literal("several", subset)])])
 
 
 def inside(number: int, on: bool = True) -> Condition:
-    """The position of that number among those of windows is in its window, or isn't."""
+    """Return the condition that a position of a window pick is inside the window, or isn't."""
     return frozenset([frozenset([Literal("inside", number, int(on))])])
 
 
 def room(item: int) -> Condition:
-    """There is room for that item of a stack."""
+    """Return the condition that a stack has room for an item."""
     return frozenset([frozenset([Literal("room", item)])])
 
 
 def every(*conditions: Condition) -> Condition:
-    """All of them hold."""
-    found: Condition = ALWAYS
-    for one in conditions:
-        joined = (a | b for a in found for b in one)
-        found = _least(clause for clause in joined if not _contradicts(clause))
-    return found
+    """Return the condition that all conditions hold."""
+    joint: Condition = ALWAYS
+    for condition in conditions:
+        joined = (a | b for a in joint for b in condition)
+        joint = _least(clause for clause in joined if not _contradicts(clause))
+    return joint
 
 
 def some(conditions: Iterable[Condition]) -> Condition:
-    """One of them holds."""
-    return _least(clause for one in conditions for clause in one)
+    """Return the condition that at least one condition holds."""
+    return _least(clause for condition in conditions for clause in condition)
 
 
 def _contradicts(clause: Clause) -> bool:
-    seen: dict[tuple[str, int], int] = {}
-    return any(seen.setdefault((one.kind, one.number), one.value) != one.value for one in clause)
+    values: dict[tuple[str, int], int] = {}
+    return any(
+        values.setdefault((literal.kind, literal.number), literal.value) != literal.value
+        for literal in clause
+    )
 
 
 def _least(clauses: Iterable[Clause]) -> Condition:
-    """Without clauses that ask for more than another."""
-    found = set(clauses)
-    return ALWAYS if frozenset() in found else frozenset(found)
+    """Return clauses without repeats. An empty clause makes the condition always true."""
+    unique = set(clauses)
+    return ALWAYS if frozenset() in unique else frozenset(unique)
 
 
 # ------------------------------------------------------------------------------------------- genes
 
 LOG = 100
-"""An interval above 0 whose ends are that many times apart is searched by its logarithm."""
+"""The least ratio of an interval's ends for a search by logarithm. The interval is above 0."""
 DIGITS = 4
-"""Digits of a real: of the interval's width, or of the number where it goes by its logarithm."""
+"""Digits of a real: of the interval's width, or of the number in a search by logarithm."""
 
 
 @final
 @dataclass(frozen=True)
 class Bit:
-    """Yes or no. `group` is the number of the set of which so many are on."""
+    """A yes or no. `group` is the number of its set, which has a limited number of bits on."""
 
     name: str
     subject: Subject
@@ -137,7 +141,7 @@ class Bit:
 @final
 @dataclass(frozen=True)
 class Pick:
-    """One of several options."""
+    """A choice of one of several options."""
 
     name: str
     subject: Subject
@@ -149,7 +153,7 @@ class Pick:
 
     @property
     def windows(self) -> bool:
-        """Whether its options are windows: what counts is which positions are inside."""
+        """Return whether the options are windows. Conditions then depend on positions inside."""
         return self.subject.role in ("window", "block")
 
 
@@ -167,11 +171,11 @@ class Real:
 
     @property
     def log(self) -> bool:
-        """Whether equal steps are equal ratios."""
+        """Return whether equal steps are equal ratios."""
         return self.low > 0 and self.high >= LOG * self.low
 
     def value(self, share: float) -> float:
-        """The number there, with few digits and never outside the interval."""
+        """Return the number at a share, with few digits and never outside the interval."""
         share = min(max(float(share), 0.0), 1.0)
         if self.log:
             power = math.log(self.low) * (1 - share) + math.log(self.high) * share
@@ -184,7 +188,7 @@ class Real:
         return min(max(number, self.low), self.high)
 
     def share(self, value: float) -> float:
-        """How far through the interval a number is."""
+        """Return how far through the interval a number is."""
         if self.log:
             low, high = math.log(self.low), math.log(self.high)
             return min(max((math.log(value) - low) / (high - low), 0.0), 1.0)
@@ -198,12 +202,13 @@ Gene: TypeAlias = Bit | Pick | Real
 @final
 @dataclass(frozen=True)
 class Genes:
-    """All genes of a space, and how they hang together.
+    """All genes of a space, and their relations.
 
-    `sizes` says of each set of bits how many are on, at least and at most, `subsets` has the
-    members' bits of each `any of`, `inside` a pick of windows and a position for each that these
-    may take, `items` the bit of each `maybe` item of a stack, for which there is that much `room`.
-    `merged` says of each subset, by its position, when two members or more are chosen.
+    `sizes` has the least and the greatest number of bits that are on, for each set. `subsets` has
+    the members' bits of each `any of`. `inside` has a window pick and a position for each position
+    that the pick's windows may contain. `items` has the bit of each `maybe` item of a stack. `room`
+    is the greatest number of such items. `merged` has, for each subset, its position and the
+    condition that two members or more are chosen.
     """
 
     bits: tuple[Bit, ...]
@@ -240,11 +245,14 @@ _NAMES: dict[Role, str] = {
     "ridge": "{entry} ridge",
     "let": "let {entry}",
 }
-"""Genes are a study's parameters: journals know them by these names, which stay as they are."""
+"""Names of genes. Journals contain them as a study's parameters, so they must not change."""
 
 
 def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
-    """The genes of a choice: one, or a bit for each position or member; none of them counts yet."""
+    """Return the genes of a choice, not yet counting.
+
+    A choice has one gene, or a bit for each position or member.
+    """
     about, value = site.subject, site.value
     name = _name(entry, about)
     if isinstance(value, p.DropAny):
@@ -267,7 +275,7 @@ def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
 
 
 _Alone = p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.CountRange
-"""What is closed by one pick or one real."""
+"""Choices that one pick or one real closes."""
 
 
 def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
@@ -289,8 +297,11 @@ def _name(entry: str, of: Subject) -> str:
 
 
 def _labels(options: Sequence[object]) -> tuple[str, ...]:
-    """What tells options apart: a number, or a method, with its place where it stands twice."""
-    found = [one.name if isinstance(one, p.MethodCall) else repr(one) for one in options]
-    if len(set(found)) < len(found):
-        found = [f"{label} {v}" for v, label in enumerate(found)]
-    return tuple(found)
+    """Return labels that tell options apart: numbers, or methods.
+
+    Options get their places appended if labels repeat.
+    """
+    labels = [o.name if isinstance(o, p.MethodCall) else repr(o) for o in options]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label} {v}" for v, label in enumerate(labels)]
+    return tuple(labels)

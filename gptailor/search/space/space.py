@@ -3,7 +3,7 @@
 space = space_of(plan, layers=30)
 population = sample(space.table, key_of(0), 1)
 closed = decode(space, Genome(*(genes[0] for genes in population)))
-assert encode(space, closed) is the same plan's genome
+encode(space, closed)  # a genome of the same plan
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from gptailor.search.space.table import Table, table_of
 
 @final
 class SpaceError(TailorError):
-    """There is nothing to search, or a plan is not in the space."""
+    """A plan without anything to search, or a plan that is not in the space."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Space:
-    """The choices of an open plan over a base of that many layers.
+    """The choices of an open plan over a base of `layers` layers.
 
-    Genes are numbered within their kind, as a `Genome` has them. `index` says by which a choice of
-    the plan is closed, by its place: one gene, or a bit for each position or member.
+    Genes are numbered within their kind, as in a `Genome`. `index` contains the genes of each
+    choice by the choice's place: one gene, or a bit for each position or member.
     """
 
     plan: p.Plan
@@ -45,17 +45,17 @@ class Space:
     index: Mapping[Place, tuple[int, ...]]
     table: Table
     keeper: int | None
-    """The position that stays where choices would drop all."""
+    """The position that stays if the choices drop all layers."""
     spread: Callable[[p.Plan], p.Plan]
-    """A closed plan, which may have others and a whole, as decoding makes one."""
+    """A function that rewrites a closed plan's `others` and `whole` as decoding gives them."""
 
     @cached_property
     def inside(self) -> Mapping[Place, Sequence[Site]]:
-        """The choices in each entry and in what is no layer, by its place, the innermost first."""
-        found: dict[Place, list[Site]] = {}
+        """The choices in each entry and in each other recipe, by its place, the innermost first."""
+        by_entry: dict[Place, list[Site]] = {}
         for site in reversed(self.sites):
-            found.setdefault(site.entry or site.place[:1], []).append(site)
-        return found
+            by_entry.setdefault(site.entry or site.place[:1], []).append(site)
+        return by_entry
 
     @property
     def size(self) -> int:
@@ -64,37 +64,37 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the genes are called, in the order of a genome; no two alike."""
+        """The unique names of the genes, in the order of a genome."""
         genes: tuple[g.Gene, ...] = (*self.bits, *self.picks, *self.reals)
         return tuple(gene.name for gene in genes)
 
     @property
     def digest(self) -> str:
-        """Equal for equal spaces: of the plan without its `search` block, and the layers."""
+        """A hash of the layers and of the plan without its `search` block."""
         text = format_plan(self.plan.model_copy(update={"search": None}))
         return hashlib.sha256(f"{self.layers}\n{text}".encode()).hexdigest()
 
 
 def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
-    """The space of an open plan without faults. Raises SpaceError if it leaves nothing open.
+    """Return the space of an open plan without faults. Raise SpaceError if it leaves nothing open.
 
     `tied` are the models whose embedding and head are one tensor.
     """
-    said = plan
+    declared = plan
     plan = searched(plan, layers, tied)
-    found = Collecting(plan, layers)
-    if not found.sites:
+    collecting = Collecting(plan, layers)
+    if not collecting.sites:
         raise SpaceError("the plan leaves nothing open, so there is nothing to search")
-    genes = found.genes()
+    genes = collecting.genes()
     return Space(
         plan,
         layers,
         genes.bits,
         genes.picks,
         genes.reals,
-        found.sites,
-        {site.place: found.numbers(site.place) for site in found.sites},
+        collecting.sites,
+        {site.place: collecting.numbers(site.place) for site in collecting.sites},
         table_of(genes),
-        found.keeper,
-        partial(spread_alike, said, layers, tied),
+        collecting.keeper,
+        partial(spread_alike, declared, layers, tied),
     )

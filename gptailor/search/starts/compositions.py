@@ -39,21 +39,21 @@ from gptailor.search.starts.cuts import Cut, drops_some, genes_of_cut, nested_cu
 
 BASE_ALONE = ModelAlone(model="base")
 _SOURCES = ("take", "source")
-"""Roles of choices whose options are models."""
+"""Roles of choices between models."""
 _COEFFICIENTS = (("linear", "weight"), ("task_arithmetic", "weight"))
-"""Numbers that make a merge the mean where each is a share of one."""
+"""Numbers that make a merge the mean if they are equal and sum up to 1."""
 _PAIRS = 6
 """Uniform merges of two models, at most."""
 _MOST_STRENGTHS = 3
 _STRENGTHS = (1.0, 0.6, 0.3)
-"""Coefficients of uniform merges beside that of the mean, where a merge has fixed sources."""
+"""Further coefficients of uniform merges, if a merge has fixed sources."""
 
 
 def compositions(space: Space) -> list[Composition]:
     """Return the compositions that the space can choose between, the base first.
 
-    These are the models of its subsets and picks, and those with coefficients of their own in a
-    merge of fixed sources. The base is left out where no coefficients give it.
+    These are the models of its subsets and picks, and the models with their own coefficients in a
+    merge of fixed sources. The base is left out if no coefficients give it.
     """
     uses = _uses(space)
     fixed = [use for of_gene in uses.values() for use in of_gene if use.fixed]
@@ -64,65 +64,64 @@ def compositions(space: Space) -> list[Composition]:
     items = (_of_item(space, bit) for bit in space.bits if bit.subject.role == "item")
     names = dict.fromkeys([*members, *chain(*picks, *items)])
     names.pop("base", None)
-    found: list[Composition] = [ModelAlone(model=name) for name in names]
+    result: list[Composition] = [ModelAlone(model=name) for name in names]
     shared = dict.fromkeys(chain.from_iterable(use.models for use in fixed if not use.own))
     merged = tuple(dict.fromkeys([*members, *(["base"] if "base" in weighted else []), *shared]))
     if len(merged) > 1:
-        found.append(UniformMerge(models=merged, every=True))
-        found += [
+        result.append(UniformMerge(models=merged, every=True))
+        result += [
             UniformMerge(models=merged, every=True, coefficient=strength)
             for strength in _strengths(space, uses)
         ]
     pairs = list(combinations(members, 2)) if len(members) > 2 else []
-    found += [UniformMerge(models=pair) for pair in pairs[:_PAIRS]]
+    result += [UniformMerge(models=pair) for pair in pairs[:_PAIRS]]
     if _gives_base(space, uses):
-        found.insert(0, BASE_ALONE)
-    return _unlike(space, found)
+        result.insert(0, BASE_ALONE)
+    return _unlike(space, result)
 
 
 def wholes(space: Space) -> dict[str, Plan]:
-    """Return the closed plans by whose block influence layers are dropped, by composition.
+    """Return the closed plans for measuring block influence, by composition.
 
-    Nothing is dropped of them, and nothing comes again. The first one is called `base`. A merge
-    has one plan for all its coefficients.
+    The plans drop nothing and repeat nothing. The first plan is called `base`. A merge has one plan
+    for all its coefficients.
     """
     if not drops_some(space) and not any(bit.subject.role == "drop" for bit in space.bits):
         return {}
-    first, *others = compositions(space)
-    named = {"base": first} | {
+    first, *further = compositions(space)
+    by_name = {"base": first} | {
         composition_words(of): of
-        for of in others
+        for of in further
         if isinstance(of, ModelAlone) or of.coefficient is None
     }
-    found = {name: decode(space, composed(space, of)) for name, of in named.items()}
-    return {n: undone(plan).model_copy(update={"repeats": ()}) for n, plan in found.items()}
+    plans = {name: decode(space, composed(space, of)) for name, of in by_name.items()}
+    return {n: undone(plan).model_copy(update={"repeats": ()}) for n, plan in plans.items()}
 
 
 def composed(space: Space, of: Composition, cut: Cut | None = None) -> Genome:
-    """Return the genome that comes nearest to a composition, canonical, with a cut, or any."""
+    """Return the canonical genome that is nearest to a composition, with `cut` or any cut."""
     cut = nested_cuts(space, np.zeros(space.layers))[0] if cut is None else cut
     dropped, windows = genes_of_cut(space, cut)
     uses, models = _uses(space), composition_models(of)
     bits = np.array([_bit(space, bit, models) for bit in space.bits], np.bool_) | dropped
-    found = [
+    picks = [
         windows.get(i, _pick(pick, uses.get((OneOfNumbers, i), ()), of))
         for i, pick in enumerate(space.picks)
     ]
-    picks = np.array(found, np.int32)
-    numbers = [_real(real, uses.get((Interval, i), ()), of) for i, real in enumerate(space.reals)]
-    reals = np.array(numbers, np.float32)
-    return canonical(space.table, Genome(bits, picks, reals))
+    reals = [_real(real, uses.get((Interval, i), ()), of) for i, real in enumerate(space.reals)]
+    genome = Genome(bits, np.array(picks, np.int32), np.array(reals, np.float32))
+    return canonical(space.table, genome)
 
 
-def _unlike(space: Space, found: Sequence[Composition]) -> list[Composition]:
-    """Leave out merges by a coefficient that have the genome of a composition before them."""
-    known: set[bytes] = set()
+def _unlike(space: Space, all_compositions: Sequence[Composition]) -> list[Composition]:
+    """Leave out merges by a coefficient that repeat the genome of an earlier composition."""
+    keys: set[bytes] = set()
     kept: list[Composition] = []
-    for of in found:
+    for of in all_compositions:
         key = b"".join(genes.tobytes() for genes in map(np.asarray, composed(space, of)))
-        if isinstance(of, ModelAlone) or of.coefficient is None or key not in known:
+        if isinstance(of, ModelAlone) or of.coefficient is None or key not in keys:
             kept.append(of)
-        known.add(key)
+        keys.add(key)
     return kept or [BASE_ALONE]
 
 
@@ -135,12 +134,12 @@ _Gene: TypeAlias = tuple[type[Interval] | type[OneOfNumbers], int]
 @final
 @dataclass(frozen=True)
 class _Use:
-    """A use of an open number: the coefficient of one of a recipe's models, or of all.
+    """A use of an open number: the coefficient of one of a recipe's models, or of all models.
 
-    `own` is the model; it is empty where the number is the coefficient of all. With `second` it is
-    the share of the second of two models. `fixed` says that the recipe always reads these models
-    and has an open number for each. With `additive` the merge is the base where all coefficients
-    are 0.
+    `own` is the model. It is empty if the number is the coefficient of all models. With `second`
+    the number is the share of the second of two models. `fixed` means that the recipe always reads
+    these models and has an open number for each. With `additive` the merge is the base if all
+    coefficients are 0.
     """
 
     models: tuple[str, ...]
@@ -150,7 +149,7 @@ class _Use:
     additive: bool = False
 
     def value(self, of: Composition) -> float:
-        """Return the number by which the recipe comes nearest to a composition."""
+        """Return the number that takes the recipe nearest to a composition."""
         models = composition_models(of)
         present = [name for name in self.models if name in models]
         if self.second:
@@ -173,12 +172,12 @@ class _Use:
 @lru_cache(maxsize=4)
 def _uses(space: Space) -> Mapping[_Gene, Sequence[_Use]]:
     """Return the uses of each open number as a coefficient."""
-    found: dict[_Gene, list[_Use]] = {}
+    uses: dict[_Gene, list[_Use]] = {}
     for at, recipe in recipes(space.plan):
         for place, value, use in _recipe_uses(space.plan, recipe):
             for gene in _genes_of(space, (*at, *place), value):
-                found.setdefault(gene, []).append(use)
-    return found
+                uses.setdefault(gene, []).append(use)
+    return uses
 
 
 def _recipe_uses(plan: Plan, recipe: Recipe) -> Iterator[tuple[Place, Value, _Use]]:
@@ -190,7 +189,7 @@ def _recipe_uses(plan: Plan, recipe: Recipe) -> Iterator[tuple[Place, Value, _Us
     if isinstance(recipe, Merge) and recipe.share is not None and _is_open(plan, recipe.share):
         yield ("share",), recipe.share, _Use(models, models[1], second=True, fixed=True)
     for inner, call in calls(recipe):
-        values = [one for one in call_values(call) if one[1] in ("weight", "t")]
+        values = [v for v in call_values(call) if v[1] in ("weight", "t")]
         several = isinstance(recipe, Subset)
         if not several and (len(inner) > 1 or not all(_is_open(plan, v) for _, _, v in values)):
             continue
@@ -221,13 +220,13 @@ def _is_open(plan: Plan, value: Value) -> bool:
 
 
 def _genes_of(space: Space, place: Place, value: Value) -> Iterator[_Gene]:
-    """Yield the genes that close a number: its own, or those of the names in it."""
+    """Yield the genes that close a number: its own genes, or the genes of the names in it."""
     places: dict[Place, object] = {
         ("numbers", name): space.plan.numbers.get(name) for name in names_in(value)
     }
-    for at, one in (places or {place: value}).items():
-        if isinstance(one, Interval | OneOfNumbers):
-            yield type(one), space.index[at][0]
+    for at, number in (places or {place: value}).items():
+        if isinstance(number, Interval | OneOfNumbers):
+            yield type(number), space.index[at][0]
 
 
 def _strengths(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> Sequence[float]:
@@ -240,7 +239,7 @@ def _strengths(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> Sequence[f
     low = max((real.low for real in reals), default=-inf)
     high = min((real.high for real in reals), default=inf)
     common = set[object](_STRENGTHS) if not options else set.intersection(*options)
-    within = [float(one) for one in common if isinstance(one, int | float) and low <= one <= high]
+    within = [float(n) for n in common if isinstance(n, int | float) and low <= n <= high]
     if not within and not options and low < high:
         within = [low, high]
     return sorted(within, reverse=True)[:_MOST_STRENGTHS]
@@ -250,15 +249,15 @@ def _gives_base(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> bool:
     """Return whether the numbers of merges with fixed sources can make them the base."""
     for (kind, number), of in uses.items():
         fixed = [use for use in of if use.fixed]
-        wanted = max((use.value(BASE_ALONE) for use in fixed), default=None)
-        if wanted is None:
+        coefficient = max((use.value(BASE_ALONE) for use in fixed), default=None)
+        if coefficient is None:
             continue
         if not all(use.gives_base for use in fixed):
             return False
-        if kind is OneOfNumbers and wanted not in space.picks[number].options:
+        if kind is OneOfNumbers and coefficient not in space.picks[number].options:
             return False
         real = space.reals[number] if kind is Interval else None
-        if real is not None and not real.low <= wanted <= real.high:
+        if real is not None and not real.low <= coefficient <= real.high:
             return False
     return True
 
@@ -268,8 +267,8 @@ def _gives_base(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> bool:
 
 def _of_item(space: Space, bit: Bit) -> list[str]:
     assert space.plan.stack is not None
-    found = sources(space.plan.stack.items[bit.at].recipe)
-    return [source.model for _, source in found if isinstance(source.model, str)]
+    read = sources(space.plan.stack.items[bit.at].recipe)
+    return [source.model for _, source in read if isinstance(source.model, str)]
 
 
 def _bit(space: Space, bit: Bit, models: Sequence[str]) -> bool:
@@ -286,9 +285,9 @@ def _bit(space: Space, bit: Bit, models: Sequence[str]) -> bool:
 
 def _pick(pick: Pick, uses: Sequence[_Use], of: Composition) -> int:
     if pick.subject.role in _SOURCES:
-        wanted = [name for name in (*composition_models(of), "base") if name in pick.labels]
-        return pick.labels.index(wanted[0]) if wanted else 0
-    numbers = [one for one in pick.options if isinstance(one, int | float)]
+        names = [name for name in (*composition_models(of), "base") if name in pick.labels]
+        return pick.labels.index(names[0]) if names else 0
+    numbers = [option for option in pick.options if isinstance(option, int | float)]
     if not numbers or len(numbers) < len(pick.options):
         return 0
     if (mean := _number(pick.subject, uses, of)) is None:
@@ -297,8 +296,8 @@ def _pick(pick: Pick, uses: Sequence[_Use], of: Composition) -> int:
 
 
 def _real(real: Real, uses: Sequence[_Use], of: Composition) -> float:
-    wanted = _number(real.subject, uses, of)
-    return 0.5 if wanted is None else real.share(min(max(wanted, real.low), real.high))
+    number = _number(real.subject, uses, of)
+    return 0.5 if number is None else real.share(min(max(number, real.low), real.high))
 
 
 def _number(about: Subject, uses: Sequence[_Use], of: Composition) -> float | None:

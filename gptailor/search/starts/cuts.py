@@ -1,7 +1,7 @@
 """Cuts of a space: by scores, as windows, by the gaps that a bridge closes, by greedy removal.
 
-A cut is the dropped positions, ascending. Lists of drops don't meet, so that a cut determines every
-choice of drops.
+A cut contains the dropped positions, ascending. Lists of drops don't overlap, so a cut determines
+all choices of drops.
 """
 
 import heapq
@@ -21,9 +21,9 @@ from gptailor.search.space.space import Space
 
 Cut = tuple[int, ...]
 CutScores = Float[np.ndarray, " layers"]
-"""How much each position is to be dropped."""
+"""A score for each position. Positions with the highest scores are dropped first."""
 LEAST = 1 / 16
-"""The smallest share of all samples that chooses between plans."""
+"""The smallest share of all samples that can rank plans."""
 
 
 def drops_some(space: Space) -> bool:
@@ -32,7 +32,7 @@ def drops_some(space: Space) -> bool:
 
 
 def genes_of_cut(space: Space, cut: Cut) -> tuple[Bool[np.ndarray, " b"], Mapping[int, int]]:
-    """Which bits of drops are on, and which options the picks of windows have."""
+    """Return a mask of the bits of dropped positions, and the options of window picks."""
     bits = np.zeros(len(space.bits), np.bool_)
     bits[
         [i for i, bit in enumerate(space.bits) if bit.subject.role == "drop" and bit.at in cut]
@@ -49,38 +49,38 @@ def genes_of_cut(space: Space, cut: Cut) -> tuple[Bool[np.ndarray, " b"], Mappin
 
 
 def nested_cuts(space: Space, scores: CutScores) -> list[Cut]:
-    """Cuts of the space's sizes, from the fewest layers to the most, each within the next one.
+    """Return cuts of the space's sizes, from the fewest layers to the most, each within the next.
 
-    Of each list the positions with the highest scores leave, of a window's the best place for it
-    within that of the longer one. Where several choices could take more, that with the best mean
-    score goes first.
+    A list drops its positions with the highest scores. A window drops the best place within the
+    place of the longer window. If several choices can grow, the choice with the best mean score
+    grows first.
     """
     sums = np.concatenate([[0.0], np.cumsum(scores)])
-    found = [_growing(choice, scores, sums) for _, choice in drops_by_choice(space.plan)]
-    taken = [0] * len(found)
+    cuts_of = [_growing(choice, scores, sums) for _, choice in drops_by_choice(space.plan)]
+    sizes = [0] * len(cuts_of)
 
-    def whole() -> Cut:
-        return tuple(sorted(at for cuts, n in zip(found, taken, strict=True) for at in cuts[n]))
+    def cut() -> Cut:
+        return tuple(sorted(at for cuts, n in zip(cuts_of, sizes, strict=True) for at in cuts[n]))
 
     def gain(number: int) -> float:
-        now, then = (found[number][n] for n in (taken[number], taken[number] + 1))
-        more = float(scores[list(then)].sum() - scores[list(now)].sum())
-        return more / (len(then) - len(now))
+        before, after = (cuts_of[number][n] for n in (sizes[number], sizes[number] + 1))
+        more = float(scores[list(after)].sum() - scores[list(before)].sum())
+        return more / (len(after) - len(before))
 
-    cuts = [whole()]
-    while grows := [i for i, n in enumerate(taken) if n + 1 < len(found[i])]:
-        taken[max(grows, key=gain)] += 1
-        cuts.append(whole())
+    cuts = [cut()]
+    while grows := [i for i, n in enumerate(sizes) if n + 1 < len(cuts_of[i])]:
+        sizes[max(grows, key=gain)] += 1
+        cuts.append(cut())
     return cuts
 
 
 def _growing(choice: DropAny | DropWindow, scores: CutScores, sums: CutScores) -> list[Cut]:
-    """Return the drops of one choice, from the fewest layers to the most; none first by `maybe`."""
+    """Return the cuts of one choice, the fewest layers first; `maybe` begins with an empty cut."""
     low, high = count_ends(choice.count)
-    found: list[Cut] = []
+    cuts: list[Cut] = []
     if isinstance(choice, DropAny):
         order = sorted(choice.among, key=lambda at: (-float(scores[at]), at))
-        found = [tuple(sorted(order[:size])) for size in range(low, high + 1)]
+        cuts = [tuple(sorted(order[:size])) for size in range(low, high + 1)]
     else:
         within: Window = (choice.among[0], choice.among[-1])
         for size in range(high, low - 1, -1):
@@ -89,36 +89,38 @@ def _growing(choice: DropAny | DropWindow, scores: CutScores, sums: CutScores) -
                 for first, last in windows_of(size, choice.among)
                 if within[0] <= first and last <= within[1]
             ]
-            within = max(places, key=lambda one: (float(sums[one[1] + 1] - sums[one[0]]), -one[0]))
-            found.insert(0, tuple(range(within[0], within[1] + 1)))
-    return [(), *found] if choice.maybe else found
+            within = max(
+                places, key=lambda ends: (float(sums[ends[1] + 1] - sums[ends[0]]), -ends[0])
+            )
+            cuts.insert(0, tuple(range(within[0], within[1] + 1)))
+    return [(), *cuts] if choice.maybe else cuts
 
 
 @final
 @dataclass(frozen=True)
 class Contiguous:
-    """Cuts of one stretch, where the lists allow it: those that are chosen, and all there are."""
+    """Cuts of one stretch, where the lists allow it: the chosen cuts, and all cuts."""
 
     cuts: list[Cut]
     all: list[Cut]
 
 
 def contiguous(space: Space, scores: CutScores, most: int) -> Contiguous:
-    """At most so many cuts near a place each, those with the highest scores of each size first.
+    """Return at most `most` contiguous cuts, the highest scores of each size first.
 
-    All windows of a statement are among them, beside the best that others come to. The best ones
-    come first, of each size in turn.
+    Each window of a statement is tried, with the fewest drops of all other choices. Cuts near each
+    place are tried, too.
     """
-    found: dict[Cut, None] = {}
+    tried: dict[Cut, None] = {}
     positions = np.arange(space.layers)
-    for twice in range(2 * space.layers - 1):  # the middles of windows, whole ones and halves
+    for twice in range(2 * space.layers - 1):  # twice the middle of a window
         for cut in nested_cuts(space, -np.abs(positions - twice / 2)):
             if cut and (twice - len(cut)) % 2:
-                found.setdefault(cut)
+                tried.setdefault(cut)
     for cut in _windows_of_each(space, scores):
-        found.setdefault(cut)
+        tried.setdefault(cut)
     by_size: dict[int, list[Cut]] = {}
-    for cut in sorted(found, key=lambda cut: -float(scores[list(cut)].sum())):
+    for cut in sorted(tried, key=lambda cut: -float(scores[list(cut)].sum())):
         by_size.setdefault(len(cut), []).append(cut)
     ranked = sorted(
         (rank, -size, cut) for size, cuts in by_size.items() for rank, cut in enumerate(cuts)
@@ -128,24 +130,24 @@ def contiguous(space: Space, scores: CutScores, most: int) -> Contiguous:
 
 
 def _windows_of_each(space: Space, scores: CutScores) -> Iterator[Cut]:
-    """Each place of each window, with what the other choices drop at least."""
+    """Yield each place of each window, with the fewest drops of the other choices."""
     least = nested_cuts(space, scores)[0]
     for _, choice in drops_by_choice(space.plan):
         if isinstance(choice, DropWindow):
-            others = set(least) - set(choice.among)
+            outside = set(least) - set(choice.among)
             for first, last in windows_of(choice.count, choice.among):
-                yield tuple(sorted(others | set(range(first, last + 1))))
+                yield tuple(sorted(outside | set(range(first, last + 1))))
 
 
 # --------------------------------------------------------------- the gaps that a bridge closes best
 
 BEST_PATHS = 3
-"""Cuts that are worth a trial each."""
+"""The number of best cuts that are tried."""
 
 
 @final
 class GapPath(NamedTuple):
-    """A cut: the dropped positions, and the errors of its gaps together."""
+    """A cut: the dropped positions, and the sum of its gaps' errors."""
 
     error: float
     dropped: tuple[int, ...]
@@ -157,27 +159,28 @@ def shortest_paths(
     count: int,
     most: int = BEST_PATHS,
 ) -> list[GapPath]:
-    """The cuts of exactly `count` droppable positions whose gaps leave least, the best first.
+    """Return the cuts of exactly `count` droppable positions with the least error, the best first.
 
-    `errors` has for each layer what is left over a gap of 1, 2, … layers after it. The first
-    position stays, as nothing stands before it that a bridge could change. By dynamic programming
-    over the position that stays and how many are dropped before it; the best few of each suffice.
+    `errors` has, for each layer, the remaining errors of a gap of 1, 2, … layers after it. The
+    first position stays, as a bridge needs a layer before it. The algorithm is dynamic programming
+    over the position that stays and the number of dropped positions before it. It keeps the best
+    few cuts of each state.
     """
     layers = len(errors)
     best: dict[tuple[int, int], list[GapPath]] = {(0, 0): [GapPath(0.0, ())]}
     for after in range(layers):
         for done in range(count + 1):
-            here = best.get((after, done), [])
+            paths = best.get((after, done), [])
             for width in range(min(count - done, layers - after - 1) + 1):
                 skipped = range(after + 1, after + 1 + width)
                 if width and not (
-                    width <= len(errors[after]) and all(one in droppable for one in skipped)
+                    width <= len(errors[after]) and all(at in droppable for at in skipped)
                 ):
                     break
                 more = errors[after][width - 1] if width else 0.0
                 key = after + 1 + width, done + width
-                found = (GapPath(one.error + more, (*one.dropped, *skipped)) for one in here)
-                best[key] = heapq.nsmallest(most, [*best.get(key, []), *found])
+                longer = (GapPath(path.error + more, (*path.dropped, *skipped)) for path in paths)
+                best[key] = heapq.nsmallest(most, [*best.get(key, []), *longer])
     return best.get((layers, count), [])
 
 
@@ -186,48 +189,47 @@ def shortest_paths(
 _COST = 4.0
 """Evaluations at full fidelity that greedy removal may cost."""
 _CANDIDATES = 8
-"""Layers of which one leaves, at most."""
+"""The most layers that a round tries to remove."""
 
 
 def candidates(space: Space, cheapest: float, most: float = _COST) -> int:
-    """Layers that each round of greedy removal tries; 0 where that would cost too much.
+    """Return the number of layers that each round of greedy removal tries; 0 if too costly.
 
-    All rounds together cost this many times `cheapest` times the most layers that sets drop, and
-    so many evaluations at `most`.
+    A round costs `cheapest` for each layer. There is a round for each layer that the sets drop at
+    most. All rounds together cost at most `most` evaluations.
     """
     size, most = int(sum(space.table.high)), min(most, _COST)
-    found = min(_CANDIDATES, int(most / (size * max(cheapest, LEAST)))) if size else 0
-    return found if found > 1 else 0
+    width = min(_CANDIDATES, int(most / (size * max(cheapest, LEAST)))) if size else 0
+    return width if width > 1 else 0
 
 
 def greedy_removal(
     space: Space,
-    whole: Plan,
+    plan: Plan,
     influence: Sequence[float],
     judge: Callable[[Sequence[Plan]], Sequence[float]],
     width: int,
-    taken: Sequence[int] = (),
+    removed: Sequence[int] = (),
 ) -> Iterator[tuple[int, ...]]:
-    """The positions that leave one after another, each time the one that costs least (SLEB).
+    """Yield the removed positions after each round, which removes the cheapest position (SLEB).
 
-    `whole` is the plan of which they are removed, `judge` gives losses of plans (NaN for a
-    failure). Tried are `width` layers of least influence. On the way plans have fewer layers
-    dropped than the space allows, so that these are no trials of it. Gives all that are `taken`
-    after each round, and goes on after those that were before.
+    `judge` returns losses of plans, NaN for a failure. A round tries the `width` layers of least
+    influence. Its plans drop fewer layers than the space allows, so they are no trials of the
+    space. The removal goes on after the positions in `removed`.
     """
     sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}
     room = [int(size) for size in space.table.high]
-    taken = list(taken)
-    for position in taken:
+    removed = list(removed)
+    for position in removed:
         room[sets[position]] -= 1
     while width and sum(room):
-        there = [p for p, group in sets.items() if p not in taken and room[group]]
-        tried = sorted(there, key=lambda p: (influence[p], p))[:width]
-        losses = judge([_without(whole, [*taken, position]) for position in tried])
+        removable = [p for p, group in sets.items() if p not in removed and room[group]]
+        tried = sorted(removable, key=lambda p: (influence[p], p))[:width]
+        losses = judge([_without(plan, [*removed, position]) for position in tried])
         losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
-        taken.append(tried[int(np.argmin(losses))])
-        room[sets[taken[-1]]] -= 1
-        yield tuple(taken)
+        removed.append(tried[int(np.argmin(losses))])
+        room[sets[removed[-1]]] -= 1
+        yield tuple(removed)
 
 
 def _without(plan: Plan, positions: Sequence[int]) -> Plan:

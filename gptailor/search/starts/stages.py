@@ -1,11 +1,11 @@
-"""Starting plans: what people do without a search, as genomes of any space, stage by stage.
+"""Starting plans: plans that people make without a search, as genomes of a space, in stages.
 
-Compositions are the base and each other model alone, uniform merges of all and of two. What is
-dropped of them goes by block influence (ShortGPT, arXiv 2403.03853), as the best contiguous window
-(arXiv 2403.17887), or as greedy removal took it of the base (SLEB, arXiv 2402.09025). Where a space
-has cuts of several sizes, compositions have one of the middle, and the best of them is tried with
-each size, every cut within the next larger one. A plan is named by what was done, and by its
-composition where the space has several.
+Compositions are the base alone, each other model alone, and uniform merges of all models and of
+two. Their layers are dropped in one of three ways: by block influence (ShortGPT, arXiv 2403.03853),
+as the best contiguous window (arXiv 2403.17887), or by greedy removal from the base (SLEB, arXiv
+2402.09025). If a space has cuts of several sizes, compositions have a cut of the middle size. The
+best composition is then tried with each size, and each cut contains the next smaller one. A plan's
+name contains the way of dropping, and the composition if the space has several compositions.
 """
 
 import math
@@ -55,20 +55,20 @@ _MERGES = 2
 _WINDOWS = 6.0
 """Evaluations at full fidelity that windows may cost together."""
 _BEST_WINDOWS = 2
-"""Windows that are evaluated in full, where all have one size."""
+"""The windows that are evaluated in full, if all have one size."""
 _SIZES = 4
-"""Sizes of cuts that are evaluated in full, spread over all, where there are several."""
+"""The sizes of cuts that are evaluated in full, spread over all sizes."""
 _OTHER_SIZES = 4.0
 """Evaluations at full fidelity that the other sizes may cost together."""
 _SCAN = 8.0
-"""Evaluations at full fidelity that the scan of blocks that come again may cost."""
+"""Evaluations at full fidelity that the scan of repeated blocks may cost."""
 _SCAN_SHARE = 0.7
-"""The share of all starting plans' cost that the scan may have."""
+"""The scan's greatest share of the cost of all starting plans."""
 _BEST_BLOCKS = 3
 """Blocks that are evaluated in full."""
 _BRIDGED = (BridgedCut(rank=1), BridgedCut(rank=2), BridgedCut(rank=3))
 _MAYBE = (1 / 8, 1 / 4)
-"""The shares of the positions with `maybe drop` that are dropped, where no number is said."""
+"""The shares of the `maybe drop` positions that are dropped, if the plan has no number."""
 
 
 # ---------------------------------------------------------------------------------- the stages
@@ -80,7 +80,7 @@ Holds: TypeAlias = Callable[[Genome], bool]
 
 @final
 class Beyond(NamedTuple):
-    """Starting plans that are not within bounds: compositions, and windows."""
+    """Starting plans outside of the bounds: compositions, and windows."""
 
     origins: tuple[TrialOrigin, ...] = ()
     windows: tuple[Cut, ...] = ()
@@ -94,12 +94,12 @@ _NONE_BEYOND = Beyond()
 class Starts:
     """The starting plans of a space.
 
-    `influence` is the block influence of each layer, by the name of a composition in `wholes`;
-    without it layers in the middle are dropped first. `removal` are the positions that
-    `greedy_removal` takes of the base, `bridged` the cuts whose gaps a bridge closes best.
-    `cheapest` is the least share of all samples that a trial may use, `room` how many evaluations
-    at full fidelity all may cost together: where that is too little for all, those come that are
-    expected to gain most.
+    `influence` is the block influence of each layer, by the name of a composition in `wholes`.
+    Without it layers in the middle are dropped first. `removal` are the positions that
+    `greedy_removal` removes from the base. `bridged` are the cuts with the gaps that a bridge
+    closes best. `cheapest` is the least share of all samples that a trial may use. `room` is the
+    number of evaluations at full fidelity that all plans may cost together. If the room is too
+    small for all plans, the plans with the greatest expected gain come first.
     """
 
     space: Space
@@ -108,48 +108,48 @@ class Starts:
     cheapest: float = 1.0
     room: float = math.inf
     bridged: Sequence[Cut] = ()
-    _made: dict[tuple[Composition, Cut], Genome] = field(
+    _genomes: dict[tuple[Composition, Cut], Genome] = field(
         default_factory=dict, init=False, repr=False
     )
     _tried: dict[tuple[Composition, int], Contiguous] = field(
         default_factory=dict, init=False, repr=False
     )
 
-    def next(self, told: Sequence[ToldStart]) -> list[Start]:
-        """The next stage, given what came of all stages before it, in their order; [] at the end.
+    def next(self, results: Sequence[ToldStart]) -> list[Start]:
+        """Return the next stage by the results of all earlier stages in order; [] at the end.
 
-        It depends on nothing else, and on losses by their order alone. A plan's origin is
-        that of the plan asked for at its place, whatever a study notes.
+        The next stage depends on nothing else, and only on the order of losses. A result's origin
+        is the origin of the start at its place, even if a study noted another origin.
         """
-        known: dict[str, list[ToldStart]] = {}
+        by_stage: dict[str, list[ToldStart]] = {}
         count = 0
-        for name, wanted in self._stages(known):
-            if len(told) < count + len(wanted):
-                return wanted
-            known[name] = [
-                one._replace(origin=start.origin)
-                for one, start in zip(told[count:], wanted, strict=False)
+        for name, starts in self._stages(by_stage):
+            if len(results) < count + len(starts):
+                return starts
+            by_stage[name] = [
+                result._replace(origin=start.origin)
+                for result, start in zip(results[count:], starts, strict=False)
             ]
-            count += len(wanted)
+            count += len(starts)
         return []
 
-    def _stages(self, known: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
-        """The stages and their plans, each made when those before it are known."""
+    def _stages(self, results: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
+        """Yield the stages and their plans. Each stage needs the results of the earlier stages."""
         few = self._low * len(self._all) <= self.room / 4
         saves = self._low <= 1 / 2 and few  # all compositions on few samples first
-        yield "glances", [self._alone(one, self._low) for one in self._all] if saves else []
-        yield "compositions", self._compositions(known["glances"])
+        yield "glances", [self._alone(of, self._low) for of in self._all] if saves else []
+        yield "compositions", self._compositions(results["glances"])
         if self._scan.blocks:
-            of = self._best(known["compositions"])
+            of = self._best(results["compositions"])
             yield "blocks", self._blocks(of)
-            yield "best blocks", self._best_blocks(known["blocks"])
+            yield "best blocks", self._best_blocks(results["blocks"])
         if not drops_some(self.space):
-            yield "maybe", self._maybe(known["compositions"])
+            yield "maybe", self._maybe(results["compositions"])
             return
-        best = self._best(known["compositions"])
+        best = self._best(results["compositions"])
         yield "bridged cuts", self._bridged(best)
         yield "sizes", self._of_each_size(best)
-        spent = math.fsum(one.share for told in known.values() for one in told)
+        spent = math.fsum(result.share for stage in results.values() for result in stage)
         windows = self._windows(best, self.room - spent).cuts
         yield (
             "windows",
@@ -158,27 +158,27 @@ class Starts:
                 for cut in windows
             ],
         )
-        yield "best windows", self._best_windows(best, windows, known["windows"])
+        yield "best windows", self._best_windows(best, windows, results["windows"])
         yield "removed", self._removed(best)
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
         order = ranked(glances) if glances else range(len(self._all))
         ordered = [self._all[i] for i in order]
-        alone = [one for one in ordered if isinstance(one, ModelAlone)]
-        merges = [one for one in ordered if isinstance(one, UniformMerge)]
+        alone = [of for of in ordered if isinstance(of, ModelAlone)]
+        merges = [of for of in ordered if isinstance(of, UniformMerge)]
         kept = {self._all[0], *alone[: _MOST_ALONE - 1]}
-        kept.update([one for one in merges if one.coefficient is None][:_MERGES])
-        kept.update(one for one in merges if one.coefficient is not None)
-        found = [one for one in self._all if one in kept]
+        kept.update([merge for merge in merges if merge.coefficient is None][:_MERGES])
+        kept.update(merge for merge in merges if merge.coefficient is not None)
+        chosen = [of for of in self._all if of in kept]
         cuts = any(bit.subject.role == "drop" for bit in self.space.bits)
         later = cuts or drops_some(self.space) or bool(self._scan.blocks)
-        most = max(1, int(min(self.room / 2 if later else self.room, len(found))))
-        if most < len(found):
-            found = [one for one in ordered if one in found][:most]
-        return [self._alone(one, 1.0) for one in found]
+        most = max(1, int(min(self.room / 2 if later else self.room, len(chosen))))
+        if most < len(chosen):
+            chosen = [of for of in ordered if of in chosen][:most]
+        return [self._alone(of, 1.0) for of in chosen]
 
     def _blocks(self, of: Composition) -> list[Start]:
-        """Each block alone on few samples, in the order in which the most layers run once."""
+        """Return the plans of each block alone on few samples, in the order of the scan."""
         genome = self._genome(of, self._of_middle(nested_cuts(self.space, self._scores(of))))
         return [
             Start(
@@ -189,38 +189,39 @@ class Starts:
             for choice, option in self._scan.blocks
         ]
 
-    def _best_blocks(self, told: Sequence[ToldStart]) -> list[Start]:
-        """The best blocks in full, and the best of all as often as it may come again."""
-        order = ranked(told)[:_BEST_BLOCKS]
+    def _best_blocks(self, results: Sequence[ToldStart]) -> list[Start]:
+        """Return the best blocks in full, and the best block with the most repeats."""
+        order = ranked(results)[:_BEST_BLOCKS]
         saves = self._low < 1
-        found = [Start(told[i].origin, told[i].genome, 1.0) for i in order if saves]
+        starts = [Start(results[i].origin, results[i].genome, 1.0) for i in order if saves]
         choice, option = self._scan.blocks[order[0]]
-        best = told[order[0]].origin
+        best = results[order[0]].origin
         if choice.times >= 0 and isinstance(best, BlockAgain):
             options = self.space.picks[choice.times].options
             last = len(options) - 1
-            genome = with_block(self.space, told[order[0]].genome, choice, option, last)
+            genome = with_block(self.space, results[order[0]].genome, choice, option, last)
             often = BlockAgain(of=best.of, block=best.block, times=int(str(options[last])))
-            found.append(Start(often, genome, 1.0))
-        return found
+            starts.append(Start(often, genome, 1.0))
+        return starts
 
     @cached_property
     def _scan(self) -> Scan:
         return scan_of(self.space, int(min(_SCAN, _SCAN_SHARE * self.room) / self._low))
 
     def _bridged(self, best: Composition) -> list[Start]:
-        """The best composition without what a bridge closes best; one such where room is short.
+        """Return the best composition with the cuts that a bridge closes best.
 
-        They are evaluated in full, as each of them may be bridged in the end.
+        Short room allows one cut only. The plans are evaluated in full, as each plan may be bridged
+        in the end.
         """
         cuts = list(zip(_BRIDGED, self.bridged, strict=False))
         few = cuts if len(cuts) <= self.room / 6 else cuts[:1]
         return [self._start(origin, best, cut, 1.0) for origin, cut in few]
 
     def _windows(self, of: Composition, room: float) -> Contiguous:
-        """Windows, those of least influence first; others are left out where all cost too much.
+        """Return windows, the least influence first. Leave some out if all cost too much.
 
-        Half of the room is for the best ones in full, and for what comes after them.
+        Half of the room is for evaluating the best windows in full, and for later stages.
         """
         most = max(1, int(min(_WINDOWS, room / 2) / self._low))
         if (of, most) not in self._tried:
@@ -228,13 +229,14 @@ class Starts:
         return self._tried[of, most]
 
     def _best_windows(
-        self, best: Composition, windows: Sequence[Cut], told: Sequence[ToldStart]
+        self, best: Composition, windows: Sequence[Cut], results: Sequence[ToldStart]
     ) -> list[Start]:
-        """The best windows in full, of several sizes those of some, and the best one on the base.
+        """Return the best windows in full, and the best window on the base.
 
-        Where all were in full already, only the best one comes once more by that name.
+        If windows have several sizes, some sizes have their best window. If all windows were in
+        full already, only the best window is returned.
         """
-        order = ranked(told)
+        order = ranked(results)
         several = len(self._sizes) > 1
         if several:
             chosen = _spread(sorted({len(cut) for cut in windows}))
@@ -248,10 +250,10 @@ class Starts:
             tried.append((base, order[middle]))
 
         def origin(of: Composition, i: int) -> TrialOrigin:
-            cut, named = windows[i], self._of(of)
+            cut, composition = windows[i], self._of(of)
             if several or i == order[0]:
-                return BestWindow(of=named, layers=len(cut) if several else None)
-            return WindowCut(of=named, dropped=cut)
+                return BestWindow(of=composition, layers=len(cut) if several else None)
+            return WindowCut(of=composition, dropped=cut)
 
         return [self._start(origin(of, i), of, windows[i], 1.0) for of, i in tried]
 
@@ -260,37 +262,37 @@ class Starts:
             return []
         cut = self._of_middle(nested_cuts(self.space, self._by_removal(best)))
         both = dict.fromkeys([best, self._all[0]])
-        return [self._start(GreedyRemoval(of=self._of(one)), one, cut, 1.0) for one in both]
+        return [self._start(GreedyRemoval(of=self._of(of)), of, cut, 1.0) for of in both]
 
     def _of_each_size(self, best: Composition) -> list[Start]:
-        """The best composition with nested cuts of all sizes, first some of them in full.
+        """Return the best composition with nested cuts of all sizes, first some sizes in full.
 
-        Where the others would cost too much on few samples, those of few layers come.
+        All other sizes are tried on few samples, the fewest layers first, within the room.
         """
         by = GreedyRemoval if self.removal else BlockInfluenceCut
         scores = self._by_removal(best) if self.removal else self._scores(best)
         cuts = nested_cuts(self.space, scores)
         full = _spread([len(cut) for cut in cuts], max(2, int(min(_SIZES, self.room / 4))))
         first = [cut for cut in cuts if len(cut) in full]
-        others = [cut for cut in cuts if len(cut) not in full]
-        found = []
-        for cut in [*first, *others[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]]:
+        further = [cut for cut in cuts if len(cut) not in full]
+        starts = []
+        for cut in [*first, *further[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]]:
             if cut != self._of_middle(cuts):
                 of = self._of(best)
                 origin = by(of=of, layers=len(cut)) if cut else NothingDropped(of=of)
                 share = 1.0 if cut in first else self._low
-                found.append(self._start(origin, best, cut, share))
-        return found
+                starts.append(self._start(origin, best, cut, share))
+        return starts
 
     def _by_removal(self, best: Composition) -> CutScores:
-        """Scores by which what greedy removal took first is dropped first, then by influence."""
+        """Return scores that drop positions by greedy removal first, then by influence."""
         scores = self._scores(best) - 1e9
         scores[list(self.removal)] = -np.arange(len(self.removal), dtype=np.float64)
         return scores
 
-    def _maybe(self, told: Sequence[ToldStart]) -> list[Start]:
-        """The best composition without some of the layers that may be dropped."""
-        best = self._best(told)
+    def _maybe(self, results: Sequence[ToldStart]) -> list[Start]:
+        """Return the best composition without some of the layers that may be dropped."""
+        best = self._best(results)
         scores = self._scores(best)
         places = {bit.at for bit in self.space.bits if bit.subject.role == "drop"}
         order = sorted(places, key=lambda at: (-float(scores[at]), at))
@@ -305,7 +307,7 @@ class Starts:
             for count in counts
         ]
 
-    # -------------------------------------------------------------------------------- what they use
+    # --------------------------------------------------------------------------------- shared parts
 
     @cached_property
     def _all(self) -> list[Composition]:
@@ -316,33 +318,34 @@ class Starts:
         return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
 
     def left_out(self, tried: Collection[TrialOrigin], beyond: Beyond = _NONE_BEYOND) -> list[str]:
-        """Return what wasn't tried for want of room, in words; `tried` are the origins of trials.
+        """Return descriptions of the plans that weren't tried, as the room was too small.
 
-        That isn't known where a study has the words of origins alone.
+        `tried` are the origins of trials. The list is empty if a study has only the words of
+        origins.
         """
         if any(isinstance(origin, EarlierOrigin) for origin in tried):
             return []
         tried = {*tried}
-        wanted = [self._origin(one) for one in self._all]
-        found = [origin_words(one) for one in wanted if one not in {*tried, *beyond.origins}]
+        origins = [self._origin(of) for of in self._all]
+        lines = [origin_words(o) for o in origins if o not in {*tried, *beyond.origins}]
         if self._scan.left_out:
             every = len(self._scan.blocks) + self._scan.left_out
-            found.append(f"{self._scan.left_out} of {every} blocks")
+            lines.append(f"{self._scan.left_out} of {every} blocks")
         if not drops_some(self.space):
-            return found
+            return lines
         cuts = [cut for cut in self._cuts if cut not in beyond.windows]
-        done = {one.dropped for one in tried if isinstance(one, WindowCut)}
+        done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
         missing = sum(cut not in done for cut in cuts)
         if missing:
-            found.append(f"{missing} of {len(self._cuts)} windows")
-        if not any(isinstance(one, GreedyRemoval) and one.layers is None for one in tried):
-            found.append("greedy removal")
-        return found
+            lines.append(f"{missing} of {len(self._cuts)} windows")
+        if not any(isinstance(o, GreedyRemoval) and o.layers is None for o in tried):
+            lines.append("greedy removal")
+        return lines
 
     def untried(
         self, tried: Collection[TrialOrigin], holds: Holds | None
     ) -> dict[str, tuple[str, ...]]:
-        """Return `left_out` and `beyond` of a summary: for want of room, and outside bounds."""
+        """Return `left_out` and `beyond` of a summary: plans without room or out of bounds."""
         beyond, every = self._beyond(holds), len(self._cuts) if drops_some(self.space) else 0
         some = [f"{len(beyond.windows)} of {every} windows"] if beyond.windows else []
         left_out = tuple(self.left_out(tried, beyond))
@@ -351,9 +354,7 @@ class Starts:
     def _beyond(self, holds: Holds | None) -> Beyond:
         if holds is None:
             return _NONE_BEYOND
-        origins = [
-            self._origin(one) for one in self._all if not holds(self._alone(one, 1.0).genome)
-        ]
+        origins = [self._origin(of) for of in self._all if not holds(self._alone(of, 1.0).genome)]
         cuts = self._cuts if drops_some(self.space) else []
         windows = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
         return Beyond(tuple(origins), tuple(windows))
@@ -366,23 +367,23 @@ class Starts:
     def _low(self) -> float:
         return min(max(self.cheapest, LEAST), 1.0)
 
-    def _best(self, told: Sequence[ToldStart]) -> Composition:
-        best = told[ranked(told)[0]].origin
+    def _best(self, results: Sequence[ToldStart]) -> Composition:
+        best = results[ranked(results)[0]].origin
         of = best.of if isinstance(best, PlanLayers | BlockInfluenceCut) else None
         return self._all[0] if of is None else of
 
     def _of(self, of: Composition) -> Composition | None:
-        """Return the composition of an origin: None where all plans' layers are made alike."""
+        """Return the composition of an origin, or None if the space has only one composition."""
         return of if len(self._all) > 1 else None
 
     def _origin(self, of: Composition) -> TrialOrigin:
         """Return the origin of a composition alone."""
-        again, named = always_again(self.space), self._of(of)
+        again, composition = always_again(self.space), self._of(of)
         if self.space.plan.stack is not None:
-            return PlanLayers(of=named, stack=True, again=again)
+            return PlanLayers(of=composition, stack=True, again=again)
         if drops_some(self.space):
-            return BlockInfluenceCut(of=named, again=again)
-        return PlanLayers(of=named, again=again)
+            return BlockInfluenceCut(of=composition, again=again)
+        return PlanLayers(of=composition, again=again)
 
     def _alone(self, of: Composition, share: float) -> Start:
         cut = self._of_middle(nested_cuts(self.space, self._scores(of)))
@@ -393,9 +394,9 @@ class Starts:
 
     def _genome(self, of: Composition, cut: Cut) -> Genome:
         key = of, cut
-        if key not in self._made:
-            self._made[key] = composed(self.space, of, cut)
-        return self._made[key]
+        if key not in self._genomes:
+            self._genomes[key] = composed(self.space, of, cut)
+        return self._genomes[key]
 
     def _of_middle(self, cuts: Sequence[Cut]) -> Cut:
         return cuts[len(cuts) // 2]
@@ -405,24 +406,24 @@ class Starts:
             of = of.model_copy(update={"coefficient": None})
         influence = self.influence.get(composition_words(of), self.influence.get("base"))
         if influence is None:
-            middle = (self.space.layers - 1) * 2 / 3  # what is cut where nothing is known
+            middle = (self.space.layers - 1) * 2 / 3
             influence = [abs(position - middle) for position in range(self.space.layers)]
-        return np.array([-one for one in influence], np.float64)
+        return -np.array(influence, np.float64)
 
 
 def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:
-    """Some of the sizes: both ends, and what lies evenly between."""
+    """Return at most `most` of the sizes, evenly spread, with both ends."""
     if len(sizes) <= most:
         return list(sizes)
     return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, most)]
 
 
-def ranked(told: Sequence[ToldStart]) -> list[int]:
-    """Their numbers, the best first: by the mean of the ranks that they have by each objective.
+def ranked(results: Sequence[ToldStart]) -> list[int]:
+    """Return the numbers of starts, the best first: by the mean of their ranks by each objective.
 
-    So they stay where they are when losses are measured otherwise. Failures come last.
+    Ranks don't depend on the scale of losses. Failures come last.
     """
-    losses = np.array([one.losses for one in told], np.float64).reshape(len(told), -1)
+    losses = np.array([result.losses for result in results], np.float64).reshape(len(results), -1)
     losses = np.where(np.isfinite(losses), losses, np.inf)
     ranks = (losses[:, None] > losses[None]).sum(axis=1).mean(axis=-1)
     return [int(i) for i in np.argsort(ranks, kind="stable")]

@@ -1,4 +1,4 @@
-"""Ways to search: strategies that are asked for genomes and told fitness. JAX, on the CPU."""
+"""Search strategies, with an ask-and-tell interface. They use JAX on the CPU."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def strategy_of(name: str) -> "Strategy":
-    """The strategy of that name in the registry: the class `Name` of the module `name`."""
+    """Return the strategy with a name in the registry: the class `Name` of the module `name`."""
     module = importlib.import_module(f"{__name__}.{name}")
-    made: Strategy = getattr(module, name.capitalize())()
-    return made
+    strategy: Strategy = getattr(module, name.capitalize())()
+    return strategy

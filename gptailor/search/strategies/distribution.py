@@ -1,9 +1,9 @@
-"""A distribution over genomes that moves towards the good ones, by the score function.
+"""A distribution over genomes that moves towards good genomes, by the score function.
 
-Logits for bits and options, a Gaussian for each real; of a set the bits with the highest logits
-plus Gumbel noise, as many as it has (Kool et al., 2019); where that is open, those that come out
-above 0, within its bounds. A told genome pulls by its rank among the
-trials of its fidelity, so that the scale of fitness counts for nothing; optax makes the steps.
+The distribution has logits for bits and options, and a Gaussian for each real. A set turns on the
+bits with the highest logits plus Gumbel noise (Kool et al., 2019). A set with an open size turns on
+the bits with a sum above 0, within its limits. A trial pulls by its rank among the trials of its
+fidelity, so the scale of fitness has no effect. Optax makes the steps.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ from gptailor.search.strategies.strategy import (
 )
 
 _WIDEST, _NARROWEST = 0.4, 0.02
-"""Deviations of a real, at first and in the end."""
+"""The greatest and the least deviation of a real. A search begins with the greatest."""
 _SURE = 4.0
-"""Logits stay within this, so that nothing dies out."""
+"""The greatest absolute logit. The bound keeps each choice possible."""
 
 
 @final
@@ -56,7 +56,7 @@ class Moving(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Distribution(Strategy):
-    """Natural-looking steps of a product distribution; `rate` is Adam's."""
+    """Gradient steps of a product distribution; `rate` is Adam's learning rate."""
 
     name: str = "distribution"
     population: int = 4
@@ -73,9 +73,9 @@ class Distribution(Strategy):
 
     def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
         shape = Shape(*map(np.asarray, state.own.shape))
-        found = _drawn(table, shape, key, DRAWN_PER_ASKED * self.population)
+        drawn = _drawn(table, shape, key, DRAWN_PER_ASKED * self.population)
         shares = np.ones(self.population, np.float32)
-        return newest(table, state.archive, found, self.population), shares, state.own
+        return newest(table, state.archive, drawn, self.population), shares, state.own
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Moving:
         size = max(self.population, 1 << (new.size - 1).bit_length())  # few shapes are compiled
@@ -83,15 +83,15 @@ class Distribution(Strategy):
         population = Genome(*(np.asarray(genes)[rows] for genes in new.genomes))
         pulls = np.where(np.arange(size) < new.size, _pulls(archive, new)[rows], 0.0)
         kinds = GeneKinds(table.group, table.low, table.high, table.option_pick, table.option_value)
-        found: Moving = _moved(
+        moved: Moving = _moved(
             self.rate, kinds, state.own, population, active(table, population), pulls
         )
-        return found
+        return moved
 
 
 @final
 class GeneKinds(NamedTuple):
-    """What a step looks at of a table."""
+    """The arrays of a table that a step uses."""
 
     group: Int[ndarray | Array, " b"]
     low: Int[ndarray | Array, " g"]
@@ -100,13 +100,13 @@ class GeneKinds(NamedTuple):
     option_value: Int[ndarray | Array, " o"]
 
 
-def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:
+def _drawn(table: Table, shape: Shape, key: Key, count: int) -> Genome:
     bits, other, picks, reals = keys_of(key, 4)
     b, o, r = len(shape.bits), len(shape.options), len(shape.means)
     free = (table.group < 0) | np.isin(table.group, table.ranged)
-    noise = gumbel(bits, (many, b)) - np.where(free, gumbel(other, (many, b)), 0.0)
-    scores = np.asarray(shape.options + gumbel(picks, (many, o)))
-    values = shape.means + np.exp(shape.widths) * normal(reals, (many, r))
+    noise = gumbel(bits, (count, b)) - np.where(free, gumbel(other, (count, b)), 0.0)
+    scores = np.asarray(shape.options + gumbel(picks, (count, o)))
+    values = shape.means + np.exp(shape.widths) * normal(reals, (count, r))
     drawn = Genome(
         exact(table, np.asarray(shape.bits + noise)),
         highest(table, scores),
@@ -116,11 +116,11 @@ def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:
 
 
 def highest(table: Table, scores: Float[ndarray, "n o"]) -> Int[ndarray, "n c"]:
-    """The option of each pick with the highest score."""
+    """Return the option of each pick with the highest score."""
     starts = np.cumsum(table.options) - table.options
     ends = zip(starts, table.options, strict=True)
-    found = [np.argmax(scores[:, start : start + many], axis=1) for start, many in ends]
-    return np.array(found, np.int32).reshape(len(starts), len(scores)).T
+    best = [np.argmax(scores[:, start : start + count], axis=1) for start, count in ends]
+    return np.array(best, np.int32).reshape(len(starts), len(scores)).T
 
 
 @partial(jax.jit, static_argnums=0)
@@ -132,7 +132,7 @@ def _moved(
     alive: Active,
     pulls: Float[Array, " n"],
 ) -> Moving:
-    """The distribution after a step by what was told."""
+    """Return the distribution after a step by the pulls of trials."""
     shape, steps = own
     slopes = jax.vmap(partial(_slope, kinds, shape))(population, alive)
     downhill = jax.tree.map(lambda slope: -jnp.tensordot(pulls, slope, 1), slopes)
@@ -141,7 +141,7 @@ def _moved(
 
 
 def _slope(kinds: GeneKinds, shape: Shape, genome: Genome, alive: Active) -> Shape:
-    """The gradient of a genome's log likelihood, of what is active in it."""
+    """Return the gradient of a genome's log likelihood. It is 0 for inactive genes."""
     of, value = kinds.option_pick, kinds.option_value
     picked = genome.picks[of] == value
     summed = jax.ops.segment_sum(jnp.exp(shape.options), of, len(genome.picks))
@@ -156,7 +156,11 @@ def _slope(kinds: GeneKinds, shape: Shape, genome: Genome, alive: Active) -> Sha
 
 
 def _chances(kinds: GeneKinds, logits: Float[ndarray | Array, " b"]) -> Float[Array, " b"]:
-    """How likely each bit is on: in a set nearly, by shifting its logits until they sum up."""
+    """Return the probability that each bit is on.
+
+    The probability is approximate in a set. A shift of its logits makes the probabilities sum up to
+    the set's size.
+    """
     group, low, high = jnp.asarray(kinds.group), kinds.low, kinds.high
     if len(low) == 0:
         return jax.nn.sigmoid(logits)
@@ -177,12 +181,14 @@ def _chances(kinds: GeneKinds, logits: Float[ndarray | Array, " b"]) -> Float[Ar
 
 
 def _pulls(archive: Archive, new: Archive) -> Float[ndarray, " n"]:
-    """From 1 for the best of all trials at its fidelity to below 0 for the worse half."""
-    total, others = new.values.sum(axis=-1), archive.values.sum(axis=-1)
-    peers = np.isfinite(others)[None, :] & (archive.fidelity[None, :] == new.fidelity[:, None])
-    many = np.maximum(peers.sum(axis=1), 1)
-    behind = (peers & (others[None, :] < total[:, None])).sum(axis=1) / many
-    return np.where(np.isfinite(total), np.exp(-6 * behind) - 0.15, -0.15)
+    """Return a pull for each trial: 1 for the best at its fidelity, below 0 for the worse half."""
+    totals, archive_totals = new.values.sum(axis=-1), archive.values.sum(axis=-1)
+    peers = np.isfinite(archive_totals)[None, :] & (
+        archive.fidelity[None, :] == new.fidelity[:, None]
+    )
+    count = np.maximum(peers.sum(axis=1), 1)
+    behind = (peers & (archive_totals[None, :] < totals[:, None])).sum(axis=1) / count
+    return np.where(np.isfinite(totals), np.exp(-6 * behind) - 0.15, -0.15)
 
 
 def _bounded(shape: Shape) -> Shape:

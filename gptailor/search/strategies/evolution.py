@@ -1,7 +1,7 @@
 """Local mutation of an elite, selected in stages of growing fidelity.
 
-After EvoPress (arXiv 2410.14649): many offspring are tried on few samples, the best of them on
-more, and the last ones on all.
+As in EvoPress (arXiv 2410.14649), many offspring are tried on few samples. The best offspring are
+tried on more samples, and the last offspring on all samples.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from gptailor.search.strategies.strategy import (
 )
 
 _WANTED = 0.2
-"""Of how many offspring improve, steps grow if it is more and shrink if it is less."""
+"""The target share of better offspring. Steps grow above it and shrink below it."""
 
 
 @final
 class Steps(NamedTuple):
-    """What moves look at, and the mean number of moves beyond the first."""
+    """The neighbourhood that moves use, and the mean number of moves beyond the first."""
 
     around: m.Neighbourhood
     more: float
@@ -41,7 +41,7 @@ class Steps(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Evolution(Strategy):
-    """An elite's offspring, on the first of `shares` of the samples, then on each that follows."""
+    """An elite's offspring, on the first of `shares` of the samples, then on each next share."""
 
     name: str = "evolution"
     population: int = 4
@@ -55,14 +55,14 @@ class Evolution(Strategy):
         return Steps(m.neighbourhood(table), 0.5)
 
     def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
-        """First those that go up a stage, then offspring on the lowest."""
+        """Return trials that rise a stage, then offspring on the lowest share."""
         archive, own = state
-        found = scalarise(archive.values, weights)
-        offspring = self._offspring(table, archive, own, found, key)
-        return *successive_halving(archive, found, offspring, self.shares, self.rise), own
+        fitness = scalarise(archive.values, weights)
+        offspring = self._offspring(table, archive, own, fitness, key)
+        return *successive_halving(archive, fitness, offspring, self.shares, self.rise), own
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Steps:
-        """Steps adapt by how many are better than all at their fidelity."""
+        """Adapt the steps to the number of genomes that beat all trials at their fidelity."""
         own, former = state.own, state.archive
         total, before = new.values.sum(axis=-1), former.values.sum(axis=-1)
         peers = (former.fidelity[None, :] == new.fidelity[:, None]) & np.isfinite(before)[None, :]
@@ -72,18 +72,21 @@ class Evolution(Strategy):
         return Steps(own.around, float(more))
 
     def _offspring(
-        self, table: Table, archive: Archive, own: Steps, found: Float[ndarray, " n"], key: Key
+        self, table: Table, archive: Archive, own: Steps, fitness: Float[ndarray, " n"], key: Key
     ) -> Genome:
-        """New ones of the elite at the highest fidelity there is; of random genomes without one."""
+        """Return new offspring of the elite at the highest fidelity so far.
+
+        Random genomes fill an elite that is too small.
+        """
         random, count, *move = keys_of(key, 4)
         fresh = sample(table, random, self.elite)
-        valid = np.isfinite(found)
+        valid = np.isfinite(fitness)
         highest = np.max(archive.fidelity, where=valid, initial=0.0)
         full = np.flatnonzero(valid & (archive.fidelity >= highest))
-        best = full[np.argsort(found[full], kind="stable")][: self.elite]
+        best = full[np.argsort(fitness[full], kind="stable")][: self.elite]
         fillers = m.some_rows(fresh, np.arange(len(best), self.elite))
         parents = m.joined_populations(m.some_rows(archive.genomes, best), fillers)
-        often = m.step_counts(count, DRAWN_PER_ASKED * self.population, own.more)
-        mutants = m.bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
+        counts = m.step_counts(count, DRAWN_PER_ASKED * self.population, own.more)
+        mutants = m.bred(table, own.around, parents, counts, (move[0], move[1]), self.moves)
         mutants = canonical(table, m.joined_populations(mutants, fresh))
         return newest(table, archive, mutants, self.population)

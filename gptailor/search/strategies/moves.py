@@ -1,8 +1,7 @@
-"""Small changes of genomes, by position: what makes a plan another one like it.
+"""Small changes of genomes, by position. A move turns a plan into a similar plan.
 
-A `Neighbourhood` says which genes of a table are alike; it is made once. Every move takes a
-population and random numbers, one change for each genome, and keeps every set at a size
-that it may have.
+A `Neighbourhood` contains the like genes of a table. It is computed once. A move takes a population
+and random numbers, and changes each genome once. The sizes of sets stay allowed.
 """
 
 from collections.abc import Callable
@@ -22,28 +21,28 @@ _Mask = Bool[ndarray, "n g"]
 _Square = Int[ndarray, "g g"]
 
 _NUDGES = (0.05, 0.25)
-"""How far a real is nudged: the deviation of a small step, and of a large one."""
+"""The deviations of a real's small step and large step."""
 _REACH = 8
-"""How many positions to each side a change may spread to, at most."""
+"""The most positions to each side that a change may spread to."""
 _ONLY_ONE = 0.6
-"""How often it doesn't spread."""
+"""The share of changes that don't spread."""
 SHIFT, _JUMP = 1 / 3, 1 / 3
-"""How often the bit of a set takes its run along, and how often it goes anywhere."""
+"""The share of swaps that shift a run, and the share that move a bit to any position."""
 _FAR = 1 << 30
-"""More than any position."""
+"""A distance above all positions."""
 _CROSSED = 8
-"""One mutant in so many has two parents."""
+"""The number of mutants for each mutant with two parents."""
 _CHANCES = 7
-"""Numbers in 0..1 that a move takes."""
+"""The number of random numbers in 0..1 that a move takes."""
 
 
 @final
 class Neighbours(NamedTuple):
-    """Of the genes of one kind: where they are, and which are each other's like elsewhere.
+    """Positions and like genes of the genes of one kind.
 
-    `line` is equal for genes that are the same thing at other positions ("has math"); `before` and
-    `after` are the next ones of the line, a gene without one being its own. `away` is how far each
-    two of a line are apart, `_FAR` for others.
+    `line` is equal for genes of the same thing at different positions ("has math"). `before` and
+    `after` are the next genes of the line. A gene without a next gene is its own. `away` is the
+    distance of each two genes of a line, `_FAR` for all other pairs.
     """
 
     at: _Numbers
@@ -54,18 +53,21 @@ class Neighbours(NamedTuple):
 
 
 Neighbourhood = tuple[Neighbours, Neighbours, Neighbours]
-"""Those of bits, picks and reals."""
+"""The neighbours of bits, of picks and of reals."""
 
 
 def neighbourhood(table: Table) -> Neighbourhood:
-    """What the moves know of a table."""
+    """Return the neighbourhood of a table's genes."""
     bits = _neighbours(table.at_bits, table.group)
     picks = _neighbours(table.at_picks, table.options)
     return bits, picks, _neighbours(table.at_reals, np.zeros_like(table.at_reals))
 
 
 def _neighbours(at: _Numbers, kind: _Numbers) -> Neighbours:
-    """A line is a kind, and the how-manieth of the kind's genes at a position."""
+    """Return the neighbours of genes with these positions and kinds.
+
+    A line joins the k-th genes of a kind at all positions.
+    """
     index = np.arange(len(at), dtype=np.int32)
     of_kind = kind[:, None] == kind[None, :]
     same = of_kind & (at[:, None] == at[None, :])
@@ -82,26 +84,26 @@ def _neighbours(at: _Numbers, kind: _Numbers) -> Neighbours:
 
 
 def _nearest(away: Int[ndarray, "... g h"]) -> Int[ndarray, "... g"]:
-    """For each row the nearest, -1 where all are far."""
+    """Return the nearest gene of each row, -1 if all genes are far."""
     if away.shape[-1] == 0:
         return np.zeros(away.shape[:-1], np.int32)
     nearest = np.argmin(away, axis=-1)
-    there = np.take_along_axis(away, nearest[..., None], axis=-1)[..., 0] < _FAR
-    return np.where(there, nearest, -1).astype(np.int32)
+    near = np.take_along_axis(away, nearest[..., None], axis=-1)[..., 0] < _FAR
+    return np.where(near, nearest, -1).astype(np.int32)
 
 
 def filled(around: Neighbourhood, genome: Genome, active: Active) -> Genome:
-    """Genomes with what the nearest active likes have in the place of their inactive genes.
+    """Return genomes with the nearest active like gene in the place of each inactive gene.
 
-    So a position that comes back takes what is beside it, and not the base's layer.
+    So a position that becomes active is like its neighbours, and not like the base's layer.
     """
 
-    def kind(near: Neighbours, gene: _Genes, there: _Mask) -> _Genes:
-        row, number = np.nonzero(~there)
-        nearest = _nearest(np.where(there[row], near.away[number], _FAR))
-        found, fills = gene.copy(), nearest >= 0
-        found[row[fills], number[fills]] = gene[row[fills], nearest[fills]]
-        return found
+    def kind(near: Neighbours, gene: _Genes, alive: _Mask) -> _Genes:
+        row, number = np.nonzero(~alive)
+        nearest = _nearest(np.where(alive[row], near.away[number], _FAR))
+        result, fills = gene.copy(), nearest >= 0
+        result[row[fills], number[fills]] = gene[row[fills], nearest[fills]]
+        return result
 
     return Genome(*map(kind, around, genome, active))
 
@@ -110,17 +112,17 @@ def filled(around: Neighbourhood, genome: Genome, active: Active) -> Genome:
 
 
 def choose(mask: _Mask, share: Float[ndarray, " n"]) -> _Numbers:
-    """Of each row one of the places where a mask holds, each alike, by numbers in 0..1."""
+    """Pick one true column per row, uniformly, using numbers in [0, 1)."""
     counts = np.cumsum(mask, axis=1, dtype=np.int32)
     if not mask.shape[1]:
         return np.zeros(len(mask), np.int64)
-    found: ndarray = np.argmax(counts > np.floor(share * counts[:, -1])[:, None], axis=1)
-    return found
+    columns: ndarray = np.argmax(counts > np.floor(share * counts[:, -1])[:, None], axis=1)
+    return columns
 
 
 @final
 class MoveSites(NamedTuple):
-    """Where moves take place: which genes may change, and random numbers in 0..1 for each."""
+    """Places of moves: the genes that may change, and random numbers in 0..1 for each genome."""
 
     table: Table
     group: _Numbers
@@ -130,10 +132,10 @@ class MoveSites(NamedTuple):
 
 
 def swap(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
-    """A bit of a set goes off and another of the same set goes on.
+    """Turn a bit of a set off and another bit of the same set on.
 
-    It goes anywhere, or hops to the nearest free place on one side, or takes the run that it is in
-    along: the run's last bit goes to before its first.
+    The bit moves to any free place, or to the nearest free place on one side. Or its run shifts:
+    the run's last bit moves to the place before its first bit.
     """
     bits, chance = genome.bits, site.chance.T
     inside = choose(bits & (site.group >= 0) & site.active.bits, chance[0])
@@ -157,23 +159,23 @@ def swap(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
 
 
 def resize(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
-    """A set whose size is open has one bit more or less, half of them at the end of a run."""
+    """Turn one more bit on or off in a set of open size, half of the time at the end of a run."""
     bits, near = genome.bits, around[0]
     more, fewer = _resizable(site.table, bits, site.active.bits)
     add = np.where(site.chance[:, 1] < 0.5, more.any(1), ~fewer.any(1))[:, None]
-    where, index = np.where(add, more, fewer), np.arange(bits.shape[1])
+    allowed, index = np.where(add, more, fewer), np.arange(bits.shape[1])
     before, after = bits[:, near.before], bits[:, near.after]
     ends = (before == add) & (near.before != index) | (after == add) & (near.after != index)
-    ends = where & np.where(add, ends, ~(before & after))
+    ends = allowed & np.where(add, ends, ~(before & after))
     at_ends = ends.any(1) & (site.chance[:, 2] < 0.5)
-    number = choose(np.where(at_ends[:, None], ends, where), site.chance[:, 0])
+    number = choose(np.where(at_ends[:, None], ends, allowed), site.chance[:, 0])
     changed = bits.copy()
     changed[np.arange(len(bits)), number] = add[:, 0]
     return genome._replace(bits=changed)
 
 
 def _resizable(table: Table, bits: _Mask, active: _Mask) -> tuple[_Mask, _Mask]:
-    """Bits that may go on, and bits that may go off, by the sizes of their sets."""
+    """Return the bits that may turn on, and the bits that may turn off, by the sets' sizes."""
     more, fewer = np.zeros_like(bits), np.zeros_like(bits)
     for number in table.ranged:
         inside = (table.group == number) & active
@@ -184,7 +186,7 @@ def _resizable(table: Table, bits: _Mask, active: _Mask) -> tuple[_Mask, _Mask]:
 
 
 def flip(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
-    """A bit of no set turns over; maybe its neighbours become what it is then."""
+    """Toggle a bit outside of sets. Its neighbours may get the same value."""
     number = choose((site.group < 0) & site.active.bits, site.chance[:, 0])
     where = _spread(around[0], site, number) & (site.group < 0)
     turned = ~genome.bits[np.arange(len(number)), number]
@@ -192,7 +194,7 @@ def flip(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
 
 
 def repick(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
-    """Another option; maybe for neighbours too."""
+    """Pick another option. Its neighbours may get the same option."""
     number = choose((site.options > 1) & site.active.picks, site.chance[:, 0])
     options = site.options[number]
     step = 1 + np.floor(site.chance[:, 1] * (options - 1)).astype(np.int32)
@@ -202,24 +204,24 @@ def repick(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
 
 
 def slide(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
-    """A window begins or ends one position further on or back."""
+    """Move an end of a window, or both ends, by one position."""
     windows, rows = _windows(site.table) & site.active.picks, np.arange(len(genome.picks))
     number = choose(windows, site.chance[:, 0])
     beside = site.table.beside[site.table.pick_option[number] + genome.picks[rows, number]]
     value = beside[rows, choose(beside >= 0, site.chance[:, 1])]
-    there = windows[rows, number] & (value >= 0)
+    fits = windows[rows, number] & (value >= 0)
     picks = genome.picks.copy()
-    picks[rows[there], number[there]] = value[there]
+    picks[rows[fits], number[fits]] = value[fits]
     return genome._replace(picks=picks)
 
 
 def _windows(table: Table) -> Bool[ndarray, " c"]:
-    """Which picks are of windows."""
+    """Return a mask of the picks of windows."""
     return np.isin(np.arange(len(table.options)), table.inside_pick)
 
 
 def nudge(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
-    """A real takes a small or a large step; maybe its neighbours become what it is then."""
+    """Move a real by a small or a large step. Its neighbours may get the same value."""
     number = choose(site.active.reals, site.chance[:, 0])
     small, angle = site.chance[:, 1] < 0.5, site.chance[:, 3]
     normal = np.sqrt(-2 * np.log(site.chance[:, 5])) * np.cos(2 * np.pi * angle)
@@ -231,15 +233,15 @@ def nudge(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
 
 
 def copy(around: Neighbourhood, site: MoveSites, genome: Genome) -> Genome:
-    """A position takes all that a neighbour has, but for the sets."""
+    """Copy all genes of a neighbouring position to a position, except bits of sets."""
     places = np.concatenate([near.at for near in around])
     open_ = np.concatenate([site.active.bits & (site.group < 0), *site.active[1:]], axis=1)
     place = places[choose(open_ & (places >= 0), site.chance[:, 0])]
     backwards = (site.chance[:, 1] < 0.5)[:, None]
 
     def kind(near: Neighbours, gene: _Genes, free: Bool[ndarray, "..."]) -> _Genes:
-        taken = np.where(backwards, gene[:, near.before], gene[:, near.after])
-        return np.where((near.at == place[:, None]) & free, taken, gene)
+        source = np.where(backwards, gene[:, near.before], gene[:, near.after])
+        return np.where((near.at == place[:, None]) & free, source, gene)
 
     return Genome(*map(kind, around, genome, (site.group < 0, np.array(True), np.array(True))))
 
@@ -254,7 +256,7 @@ _MOVES: tuple[tuple[_Move, float], ...] = (
     (resize, 2.0),
     (slide, 3.0),
 )
-"""The moves, and how often each is made beside the others where it can be."""
+"""The moves, and the odds of each possible move."""
 
 
 def one_move(
@@ -264,7 +266,7 @@ def one_move(
     active: Active,
     chance: Float[ndarray, "n seven"],
 ) -> Genome:
-    """The genomes after one each of the moves that they allow, by random numbers in 0..1."""
+    """Return the genomes after one possible move each, by random numbers in 0..1."""
     group, options = table.group, table.options
     inside = (group >= 0) & active.bits
     sets = (inside & ~genome.bits).any(1) & (inside & genome.bits).any(1)
@@ -276,108 +278,107 @@ def one_move(
     can = np.stack(able, axis=1)
     sums = np.cumsum(np.where(can, [odds for _, odds in _MOVES], 0.0), axis=1)
     moved = (sums <= chance[:, 6:] * sums[:, -1:]).sum(axis=1)
-    found = Genome(*(gene.copy() for gene in genome))
+    result = Genome(*(gene.copy() for gene in genome))
     for number, (move, _) in enumerate(_MOVES):
         rows = np.flatnonzero((moved == number) & can[:, number])
         if len(rows):
             alive = Active(*(mask[rows] for mask in active))
             site = MoveSites(table, group, options, alive, chance[rows])
-            for gene, new in zip(found, move(around, site, some_rows(genome, rows)), strict=True):
+            for gene, new in zip(result, move(around, site, some_rows(genome, rows)), strict=True):
                 gene[rows] = new
-    return found
+    return result
 
 
 def crossed(
     table: Table,
     around: Neighbourhood,
-    one: Genome,
-    other: Genome,
+    first: Genome,
+    second: Genome,
     chance: Float[ndarray, "n two_b"],
 ) -> Genome:
-    """Genomes with another's genes at a stretch of positions, sets of sizes that they may have.
+    """Return genomes with a second genome's genes at a stretch of positions.
 
-    `chance` are two numbers in 0..1 and one for each bit.
+    Sets keep allowed sizes. `chance` has two numbers in 0..1 and one number for each bit.
     """
     places = np.concatenate([near.at for near in around])
     ends = np.sort(places[(chance[:, :2] * len(places)).astype(np.int32)], axis=1)
 
-    def kind(near: Neighbours, mine: _Genes, theirs: _Genes) -> _Genes:
-        return np.where((near.at >= ends[:, :1]) & (near.at <= ends[:, 1:]), theirs, mine)
+    def kind(near: Neighbours, own: _Genes, mate: _Genes) -> _Genes:
+        return np.where((near.at >= ends[:, :1]) & (near.at <= ends[:, 1:]), mate, own)
 
-    mixed = Genome(*map(kind, around, one, other))
-    wanted = np.where(mixed.bits, 1.0, -1.0)
-    scores = wanted + 0.5 * chance[:, 2:] + (one.bits & other.bits)
-    return mixed._replace(bits=exact(table, np.where(table.group >= 0, scores, wanted)))
+    mixed = Genome(*map(kind, around, first, second))
+    weights = np.where(mixed.bits, 1.0, -1.0)
+    scores = weights + 0.5 * chance[:, 2:] + (first.bits & second.bits)
+    return mixed._replace(bits=exact(table, np.where(table.group >= 0, scores, weights)))
 
 
 def _first(mask: _Mask, away: Int[ndarray, "n g"]) -> _Numbers:
-    """The nearest of those in the mask with a way above 0; any gene where there is none."""
-    found: ndarray = np.argmin(np.where(mask & (away > 0), away, _FAR), axis=1)
-    return found
+    """Return the nearest gene of the mask with a distance above 0, or any gene without one."""
+    nearest: ndarray = np.argmin(np.where(mask & (away > 0), away, _FAR), axis=1)
+    return nearest
 
 
 def _spread(near: Neighbours, site: MoveSites, number: _Numbers) -> _Mask:
-    """A gene, and maybe those of its line beside it."""
+    """Return a mask of a gene, and maybe of neighbouring genes of its line."""
     chance = site.chance[:, 2]
     reach = np.floor(_REACH * np.maximum(chance - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
     reach = np.where(chance < _ONLY_ONE, 0, reach)
-    found: ndarray = near.away[number] <= reach[:, None]
-    return found
+    mask: ndarray = near.away[number] <= reach[:, None]
+    return mask
 
 
 def bred(
     table: Table,
     around: Neighbourhood,
     parents: Genome,
-    often: _Numbers,
+    steps: _Numbers,
     chance: tuple[Key, Key],
     most: int,
 ) -> Genome:
-    """A mutant for each of `often`, which says by how many moves (`most` at most).
+    """Return a mutant for each of `steps`, the number of moves of a mutant, at most `most`.
 
-    Parents take turns. One mutant in `_CROSSED` has two of them. Not canonical.
+    Parents take turns. One mutant of `_CROSSED` has two parents. Mutants are not canonical.
     """
-    many, (move, cross) = len(often), chance
+    count, (move, cross) = len(steps), chance
     alive = active(table, parents)
-    whole = filled(around, parents, alive)
-    ranks = np.arange(many) % len(parents.bits)
-    found, mixed = some_rows(whole, ranks), many // _CROSSED
+    complete = filled(around, parents, alive)
+    ranks = np.arange(count) % len(parents.bits)
+    mutants, mixed = some_rows(complete, ranks), count // _CROSSED
     if mixed:
         numbers = uniform(cross, (mixed, 3 + len(table.group)))
-        mates = some_rows(whole, (numbers[:, 0] * len(parents.bits)).astype(np.int32))
-        first = Genome(*(gene[:mixed] for gene in found))
+        mates = some_rows(complete, (numbers[:, 0] * len(parents.bits)).astype(np.int32))
+        first = Genome(*(gene[:mixed] for gene in mutants))
         for gene, new in zip(
-            found, crossed(table, around, first, mates, numbers[:, 1:]), strict=True
+            mutants, crossed(table, around, first, mates, numbers[:, 1:]), strict=True
         ):
             gene[:mixed] = new
-    chances = uniform(move, (many, most, _CHANCES))
+    chances = uniform(move, (count, most, _CHANCES))
     for step in range(most):
-        rows = np.flatnonzero(often > step)
+        rows = np.flatnonzero(steps > step)
         lively = Active(*(mask[ranks[rows]] for mask in alive))
-        moved = one_move(table, around, some_rows(found, rows), lively, chances[rows, step])
-        for gene, new in zip(found, moved, strict=True):
+        moved = one_move(table, around, some_rows(mutants, rows), lively, chances[rows, step])
+        for gene, new in zip(mutants, moved, strict=True):
             gene[rows] = new
-    return found
+    return mutants
 
 
-def step_counts(key: Key, many: int, more: float) -> _Numbers:
-    """One step, and a geometric number of others, `more` in the mean."""
-    found: ndarray = 1 + np.floor(np.log(uniform(key, (many,))) / np.log(more / (1 + more))).astype(
-        np.int32
-    )
-    return found
+def step_counts(key: Key, count: int, more: float) -> _Numbers:
+    """Draw one step plus a geometric number of steps with the mean `more`."""
+    shares = uniform(key, (count,))
+    counts: ndarray = 1 + np.floor(np.log(shares) / np.log(more / (1 + more))).astype(np.int32)
+    return counts
 
 
 def some_rows(genomes: Genome, which: Int[ndarray, " k"]) -> Genome:
-    """Some of a population."""
+    """Return some genomes of a population."""
     return Genome(*(np.asarray(gene)[which] for gene in genomes))
 
 
-def where(mask: Bool[ndarray, " k"], one: Genome, other: Genome) -> Genome:
-    """Genomes of the one population or of the other."""
-    return Genome(*(np.where(mask[:, None], a, b) for a, b in zip(one, other, strict=True)))
+def where(mask: Bool[ndarray, " k"], first: Genome, second: Genome) -> Genome:
+    """Return the first population's genomes where the mask is true, and the second's elsewhere."""
+    return Genome(*(np.where(mask[:, None], a, b) for a, b in zip(first, second, strict=True)))
 
 
 def joined_populations(*some: Genome) -> Genome:
-    """All of some populations."""
+    """Return one population of all genomes."""
     return Genome(*(np.concatenate(genes) for genes in zip(*some, strict=True)))

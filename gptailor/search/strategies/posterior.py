@@ -1,11 +1,11 @@
-"""What told trials say of features' coefficients: a Bayesian linear model. JAX, in float64.
+"""A Bayesian linear model of the coefficients of features. It uses JAX in float64.
 
 Fitness is a sum over features φ and products ψ of neighbouring features. A feature's coefficient is
-a sum too: of its own, of one that it shares with its like at nearby positions, and of one that all
-of its kind share. All are Gaussian; the variance of each block (a kind's own, its nearby, ...) and
-that of the noise are found by expectation maximisation of the marginal likelihood, from what they
-are for a start. It is solved in kernel form (trials × trials), as trials are fewer than
-coefficients. Arrays are padded to powers of two, so that few shapes are compiled.
+a sum of three coefficients: its own, a coefficient of like features at nearby positions, and a
+coefficient of all features of its kind. All coefficients are Gaussian. Expectation maximisation of
+the marginal likelihood estimates the variance of each block of coefficients, and of the noise. The
+model is solved in kernel form (trials × trials), as trials are fewer than coefficients. Arrays are
+padded to powers of two, so that few shapes are compiled.
 """
 
 from typing import NamedTuple, final
@@ -20,31 +20,32 @@ from gptailor.search.space.hash_random import Key, normal
 from gptailor.search.space.table import Table
 
 _SAMPLE = 128
-"""The best trials, as many as the variances are found by at most."""
+"""The most trials that variances are estimated from. The best trials are used."""
 _EM_STEPS = 6
 """Steps of expectation maximisation."""
 _FIRST_SHARES = (0.4, 0.2, 0.2, 0.2, 0.5)
-"""Shares of the variance for a start: own, nearby, of the kind, of pairs, of what was measured."""
+"""Initial shares of the variance: own, nearby, of the kind, of pairs, of the prior."""
 _NOISE = 0.02
-"""Variance of the noise for a start, beside that of the targets."""
+"""The initial variance of the noise, relative to the targets' variance."""
 _FLOOR = 1e-4
 """The least variance of the noise."""
 _COUNTS = 5.0
-"""How many coefficients, or trials, what is there for a start counts as."""
+"""The number of coefficients, or trials, that an initial variance counts as."""
 _LACK = 3.0
-"""The deviation of what a lower fidelity adds to all alike."""
+"""The deviation of the offset that a lower fidelity adds to all trials."""
 _SMOOTHINGS = 3
-"""How often coefficients are averaged with their neighbours."""
+"""The number of times that coefficients are averaged with their neighbours."""
 _LEAST, _STEP = 64, 128
-"""Trials are padded to this at least, columns to a multiple of that."""
+"""The least padded number of trials, and the unit of the padded number of columns."""
 
 
 @final
 class Sharing(NamedTuple):
-    """How coefficients are made of shared ones (each row has the norm 1), and the blocks.
+    """Weights of shared coefficients, a row a feature with the norm 1, and the blocks.
 
-    Columns are own, nearby, of the kind, of pairs; `blocks` is the number of each column's, `parts`
-    which of these a block is of, `counts` how many coefficients it has.
+    Columns are own, nearby, of the kind, of pairs. `blocks` is the block of each column. `parts` is
+    the part of the columns that a block belongs to. `counts` is the number of coefficients of a
+    block.
     """
 
     near: Float[ndarray, "f f"]
@@ -56,18 +57,18 @@ class Sharing(NamedTuple):
 
 @final
 class Observations(NamedTuple):
-    """Trials as the model sees them: centred features and pairs, targets, the noise of each."""
+    """The model's view of trials: centred features and pairs, targets, and noise."""
 
     features: Float[ndarray, "n f"]
     pairs: Float[ndarray, "n p"]
     lacking: Float[ndarray, " n"]  # 1 - fidelity
     targets: Float[ndarray, " n"]
-    noise: Float[ndarray, " n"]  # in units of that of the best at full fidelity
+    noise: Float[ndarray, " n"]  # relative to the noise at full fidelity
 
 
 @final
 class Coefficients(NamedTuple):
-    """Of features and of pairs, a column a draw."""
+    """Coefficients of features and of pairs, a column a draw."""
 
     features: Float[ndarray, "f d"]
     pairs: Float[ndarray, "p d"]
@@ -75,7 +76,7 @@ class Coefficients(NamedTuple):
 
 @final
 class _Blocks(NamedTuple):
-    """Of each block how many columns it has, and their first variance."""
+    """The number of columns of each block, and the initial variances."""
 
     counts: Float[ndarray | Array, " b"]
     first: Float[ndarray | Array, " b"]
@@ -83,19 +84,19 @@ class _Blocks(NamedTuple):
 
 @final
 class _Trials(NamedTuple):
-    """Observations, padded: what is padding has no target and takes part in nothing."""
+    """Observations with padding. Padding has no target and no effect."""
 
     targets: Float[ndarray | Array, " n"]
     noise: Float[ndarray | Array, " n"]
     lacking: Float[ndarray | Array, " n"]
-    there: Float[ndarray | Array, " n"]
+    present: Float[ndarray | Array, " n"]
 
 
 def sharing(table: Table, prior: Float[ndarray, " layers"] | None = None) -> Sharing:
-    """What features are near each other, and of one kind, by the table's pairs.
+    """Return the neighbours and the kinds of features, by the table's pairs.
 
-    What was measured of the layers (`prior`) is one more that is shared: by what leaves, each as
-    much as was measured of it.
+    `prior` are measurements of the layers. They add a coefficient that all drops share, weighted by
+    the measurements.
     """
     size = len(table.at_features)
     first, second = table.pairs.T
@@ -107,21 +108,21 @@ def sharing(table: Table, prior: Float[ndarray, " layers"] | None = None) -> Sha
         reached = np.minimum(reached @ reached, 1.0)
     line = np.unique(np.argmax(reached > 0, axis=1), return_inverse=True)[1]
     sizes = np.bincount(line)
-    many = len(sizes)
-    blocks = [line, many + line, 2 * many + np.arange(many), 3 * many + line[first]]
-    counts = [sizes, sizes, sizes, np.bincount(line[first], minlength=many)]
-    found = Sharing(
+    count = len(sizes)
+    blocks = [line, count + line, 2 * count + np.arange(count), 3 * count + line[first]]
+    counts = [sizes, sizes, sizes, np.bincount(line[first], minlength=count)]
+    shared = Sharing(
         near / np.linalg.norm(near, axis=1, keepdims=True),
-        np.eye(many)[line],
+        np.eye(count)[line],
         np.concatenate(blocks),
-        np.repeat(np.arange(4), many),
+        np.repeat(np.arange(4), count),
         np.concatenate(counts),
     )
-    return found if prior is None else _with_prior(found, table, prior)
+    return shared if prior is None else _with_prior(shared, table, prior)
 
 
 def _with_prior(shared: Sharing, table: Table, prior: Float[ndarray, " layers"]) -> Sharing:
-    """With a column more among those of kinds: what leaves, weighed by what was measured of it."""
+    """Return the sharing with a column for drops, weighted by the measurements of layers."""
     weights = np.zeros((len(shared.kind), 1))
     weights[table.drops, 0] = prior[table.at_features[table.drops]]
     if not weights.any() or not np.isfinite(weights).all():
@@ -136,49 +137,53 @@ def _with_prior(shared: Sharing, table: Table, prior: Float[ndarray, " layers"])
 
 
 def products(table: Table, features: Float[ndarray, "n f"]) -> Float[ndarray, "n p"]:
-    """The products of neighbouring features."""
-    found: ndarray = features[:, table.pairs[:, 0]] * features[:, table.pairs[:, 1]]
-    return found
+    """Return the products of neighbouring features."""
+    pairs: ndarray = features[:, table.pairs[:, 0]] * features[:, table.pairs[:, 1]]
+    return pairs
 
 
-def draw(seen: Observations, shared: Sharing, heat: Float[ndarray, " d"], key: Key) -> Coefficients:
-    """Coefficients drawn from the posterior, deviations from its mean times `heat`; 0: the mean.
+def draw(
+    observed: Observations, shared: Sharing, heat: Float[ndarray, " d"], key: Key
+) -> Coefficients:
+    """Return coefficients drawn from the posterior, with deviations from its mean times `heat`.
 
-    By Matheron's rule: a draw from the prior, corrected by what it gets wrong of what was seen.
+    The draw follows Matheron's rule: a draw from the prior, corrected by its error on the
+    observations. With `heat` 0 the result is the mean.
     """
-    order = np.argsort(seen.targets, kind="stable")
-    seen = Observations(*(rows[order] for rows in seen))
-    near, kind = seen.features @ shared.near, seen.features @ shared.kind
-    columns = np.concatenate([seen.features, near, kind, seen.pairs], axis=1, dtype=np.float32)
-    (n, k), many = columns.shape, len(shared.parts)
+    order = np.argsort(observed.targets, kind="stable")
+    observed = Observations(*(rows[order] for rows in observed))
+    near, kind = observed.features @ shared.near, observed.features @ shared.kind
+    columns = np.concatenate(
+        [observed.features, near, kind, observed.pairs], axis=1, dtype=np.float32
+    )
+    (n, k), count = columns.shape, len(shared.parts)
     rows, wide = _padded_size(n), -(-k // _STEP) * _STEP
     few = columns[:_SAMPLE]
-    grams = np.zeros((_padded_size(many, 4), *[min(rows, _SAMPLE)] * 2))
-    for block in range(many):
+    grams = np.zeros((_padded_size(count, 4), *[min(rows, _SAMPLE)] * 2))
+    for block in range(count):
         part = few[:, shared.blocks == block]
         grams[block, : len(few), : len(few)] = part @ part.T
-    power = np.trace(grams, axis1=1, axis2=2)[:many] / max(len(few), 1)
-    whole = np.maximum(np.bincount(shared.parts, power, len(_FIRST_SHARES)), 1e-3)
-    start = (np.array(_FIRST_SHARES) / whole)[shared.parts]
-    blocks = _Blocks(*(_padded(one, len(grams)) for one in (shared.counts.astype(float), start)))
-    there = np.ones(n)
-    trials = _Trials(
-        *(_padded(one, rows) for one in (seen.targets, seen.noise, seen.lacking, there))
-    )
+    power = np.trace(grams, axis1=1, axis2=2)[:count] / max(len(few), 1)
+    powers = np.maximum(np.bincount(shared.parts, power, len(_FIRST_SHARES)), 1e-3)
+    first = (np.array(_FIRST_SHARES) / powers)[shared.parts]
+    counts = shared.counts.astype(float)
+    blocks = _Blocks(_padded(counts, len(grams)), _padded(first, len(grams)))
+    vectors = observed.targets, observed.noise, observed.lacking, np.ones(n)
+    trials = _Trials(*(_padded(vector, rows) for vector in vectors))
     numbers = heat * normal(key, (k + n + 1, len(heat)))
     shapes = (wide, len(heat)), (rows, len(heat))
     drawn = _padded(numbers[:k], *shapes[0]), _padded(numbers[k:-1], *shapes[1]), numbers[-1]
     with jax.enable_x64(True):
-        given = _padded(columns, rows, wide), _padded(shared.blocks, wide)
-        full = np.asarray(_corrected(grams, blocks, trials, *given, *map(np.float64, drawn)))[:k]
-    f, p = seen.features.shape[1], seen.pairs.shape[1]
+        design = _padded(columns, rows, wide), _padded(shared.blocks, wide)
+        full = np.asarray(_corrected(grams, blocks, trials, *design, *map(np.float64, drawn)))[:k]
+    f, p = observed.features.shape[1], observed.pairs.shape[1]
     own, near, kind, pairs = np.split(full.astype(np.float32), [f, 2 * f, k - p])
-    whole = own + shared.near @ near + shared.kind @ kind
-    return Coefficients(whole.astype(np.float32), pairs)
+    total = own + shared.near @ near + shared.kind @ kind
+    return Coefficients(total.astype(np.float32), pairs)
 
 
 @jax.jit
-def _corrected(  # noqa: PLR0913, PLR0917 (what was seen, and what was drawn)
+def _corrected(  # noqa: PLR0913, PLR0917 (observations and drawn numbers)
     grams: Float[Array, "b m m"],
     blocks: _Blocks,
     trials: _Trials,
@@ -188,7 +193,7 @@ def _corrected(  # noqa: PLR0913, PLR0917 (what was seen, and what was drawn)
     error: Float[Array, "n d"],
     lack: Float[Array, " d"],
 ) -> Float[Array, "k d"]:
-    """A draw of coefficients, by standard normal numbers for them, for noise and for fidelity."""
+    """Return a draw of coefficients, by normal numbers for them, for noise and for fidelity."""
     variances, noise = _variances(grams, blocks, trials)
     by = variances[block][:, None]
     first = jnp.sqrt(by) * own
@@ -198,7 +203,7 @@ def _corrected(  # noqa: PLR0913, PLR0917 (what was seen, and what was drawn)
     kernel = (columns * by.T.astype(columns.dtype)) @ columns.T  # the large product in float32
     kernel = _with_noise(kernel.astype(by.dtype), trials, noise)
     factor = jax.scipy.linalg.cho_factor(kernel, lower=True)
-    solved = jax.scipy.linalg.cho_solve(factor, trials.there[:, None] * wrong)
+    solved = jax.scipy.linalg.cho_solve(factor, trials.present[:, None] * wrong)
     return first + by * (columns.T @ solved.astype(columns.dtype))
 
 
@@ -206,45 +211,45 @@ def _with_noise(
     kernel: Float[Array, "n n"], trials: _Trials, noise: Float[Array, ""]
 ) -> Float[Array, "n n"]:
     kernel += _LACK**2 * trials.lacking[:, None] * trials.lacking[None, :]
-    return kernel + jnp.diag(jnp.where(trials.there > 0, noise * trials.noise, 1.0))
+    return kernel + jnp.diag(jnp.where(trials.present > 0, noise * trials.noise, 1.0))
 
 
 def _variances(
     grams: Float[Array, "b m m"], blocks: _Blocks, trials: _Trials
 ) -> tuple[Float[Array, " b"], Float[Array, ""]]:
-    """The likely ones of each block and of the noise, by the best trials."""
-    many = grams.shape[-1]
-    few = _Trials(*(rows[:many] for rows in trials))
-    units = jnp.where(few.there > 0, few.noise, 1.0)
+    """Return the likely variances of each block and of the noise, by the best trials."""
+    count = grams.shape[-1]
+    few = _Trials(*(rows[:count] for rows in trials))
+    units = jnp.where(few.present > 0, few.noise, 1.0)
 
-    def step(held: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        variances, noise = held
+    def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        variances, noise = state
         kernel = _with_noise(jnp.tensordot(variances, grams, 1), few, noise)
         factor = jax.scipy.linalg.cho_factor(kernel, lower=True)
-        inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(many))
+        inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(count))
         solved = inverse @ few.targets
         fit = jnp.einsum("bij,ij->b", grams, solved[:, None] * solved[None, :] - inverse)
         summed = jnp.maximum(variances * blocks.counts + variances**2 * fit, 0.0)
         each = noise * units
         error = ((each * solved) ** 2 + each - each**2 * jnp.diagonal(inverse)) / units
-        wanted = jnp.sum(few.there * error) + _COUNTS * _NOISE
-        wanted /= jnp.sum(few.there) + _COUNTS
+        spread = jnp.sum(few.present * error) + _COUNTS * _NOISE
+        spread /= jnp.sum(few.present) + _COUNTS
         fresh = (summed + _COUNTS * blocks.first) / (blocks.counts + _COUNTS)
-        return (fresh, jnp.maximum(wanted, _FLOOR)), None
+        return (fresh, jnp.maximum(spread, _FLOOR)), None
 
-    found: tuple[Array, Array]
-    found, _ = jax.lax.scan(
+    estimates: tuple[Array, Array]
+    estimates, _ = jax.lax.scan(
         step, (jnp.asarray(blocks.first), jnp.asarray(_NOISE)), length=_EM_STEPS
     )
-    return found
+    return estimates
 
 
-def _padded_size(many: int, least: int = _LEAST) -> int:
-    """The least power of two that there is room in."""
-    return max(least, 1 << (many - 1).bit_length())
+def _padded_size(count: int, least: int = _LEAST) -> int:
+    """Return the least power of two that is at least `count` and `least`."""
+    return max(least, 1 << (count - 1).bit_length())
 
 
 def _padded(rows: ndarray, *shape: int) -> ndarray:
-    found = np.zeros(shape, rows.dtype)
-    found[tuple(map(slice, rows.shape))] = rows
-    return found
+    padded = np.zeros(shape, rows.dtype)
+    padded[tuple(map(slice, rows.shape))] = rows
+    return padded

@@ -1,4 +1,4 @@
-"""Random search: what every other strategy has to beat."""
+"""Random search: the baseline of all other strategies."""
 
 from dataclasses import dataclass
 from typing import final
@@ -15,12 +15,12 @@ from gptailor.search.strategies.strategy import DRAWN_PER_ASKED, Proposal, State
 @final
 @dataclass(frozen=True)
 class Random(Strategy):
-    """Genomes drawn from the whole space, each set and each option alike; new ones first."""
+    """Genomes drawn from the whole space. Sets and options are uniform. New genomes come first."""
 
     name: str = "random"
     population: int = 4
 
     def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
-        found = sample(table, key, DRAWN_PER_ASKED * self.population)
+        drawn = sample(table, key, DRAWN_PER_ASKED * self.population)
         shares = np.ones(self.population, np.float32)
-        return newest(table, state.archive, found, self.population), shares, state.own
+        return newest(table, state.archive, drawn, self.population), shares, state.own

@@ -1,4 +1,4 @@
-"""What strategies are: `Strategy` keeps the books of ask and tell, and has the archive."""
+"""The base class of strategies, with the archive of trials and the ask-and-tell interface."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from gptailor.search.space.table import Table, allowed
 from gptailor.search.strategies.moves import joined_populations, some_rows, where
 
 _RHO = 0.05
-"""How much of the weighted sum is added, so that no objective is given away for nothing."""
+"""The share of the weighted sum in the fitness. It keeps each objective relevant."""
 
 DRAWN_PER_ASKED = 8
-"""Genomes drawn for each one asked, so that it is new where new ones are rare."""
+"""Genomes drawn for each asked genome. A large number finds rare new genomes."""
 
 Proposal = tuple[Genome, Float[ndarray, " n"], Any]
-"""Genomes, the share for each, and the state then: the whole, or what the strategy has of it."""
+"""Genomes, the share for each genome, and the next state, or the strategy's part of it."""
 
 
 @final
 class Archive(NamedTuple):
-    """Told trials, `capacity` at most; NaN for a failure.
+    """Told trials, at most `capacity`; NaN for a failure.
 
     `fidelity` is the share of all samples that a trial used, in (0, 1].
     """
@@ -38,13 +38,13 @@ class Archive(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many trials there are."""
+        """The number of trials."""
         return len(self.fidelity)
 
 
 @final
 class State(NamedTuple):
-    """What a strategy knows: the archive, and something of its own (maybe nothing)."""
+    """The state of a strategy: the archive, and the strategy's own part, maybe empty."""
 
     archive: Archive
     own: Any = ()
@@ -52,11 +52,11 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Strategy(ABC):
-    """How the next genomes are found. Pure: the same key and state give the same answer.
+    """A way to find the next genomes. It is pure: the same key and state give the same answer.
 
-    `name` is that in the registry, `population` how many genomes one ask gives. Fitness is
-    minimised. The algorithm is in `_ask`, and in `_init` and `_tell` if it knows more than the
-    archive.
+    `name` is the name in the registry. `population` is the number of genomes of an ask. Fitness is
+    minimised. The algorithm is in `_ask`. A strategy with its own state has `_init` and `_tell`,
+    too.
     """
 
     name: str
@@ -70,10 +70,10 @@ class Strategy(ABC):
         objectives: int = 1,
         prior: Float[ndarray, " layers"] | None = None,
     ) -> State:
-        """The state before any trial; room for `capacity` of them.
+        """Return the state before any trial, with room for `capacity` trials.
 
-        `prior` is what was measured of the layers: the more, the worse it is if that one leaves.
-        Its unit is of no account.
+        `prior` are measurements of the layers. A layer with a greater value is worse to drop. The
+        unit doesn't matter.
         """
         genomes = Genome(*(np.tile(gene, (0, 1)) for gene in table.defaults))
         archive = Archive(
@@ -82,9 +82,9 @@ class Strategy(ABC):
         return State(archive, self._init(table, key, prior))
 
     def ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
-        """Genomes to try, canonical and new where there are new ones, with the share for each.
+        """Return genomes to try and the share for each. They are canonical, and new if possible.
 
-        `weights` say how much each objective counts this time.
+        `weights` are the weights of the objectives for this ask.
         """
         population, shares, own = self._ask(table, state, key, weights)
         return population, shares, state._replace(own=own)
@@ -97,34 +97,43 @@ class Strategy(ABC):
         values: Float[ndarray, "n m"],
         fidelity: Float[ndarray, " n"],
     ) -> State:
-        """The state with trials more, whoever asked for them. What is not finite is a failure."""
+        """Return the state with more trials, from any source.
+
+        A value that is not finite is a failure.
+        """
         values = np.where(np.isfinite(values), values, np.nan)
         new = Archive(population, values, fidelity, len(values))
         archive = store(state.archive, new)
         return State(archive, self._tell(table, state, archive, new))
 
     def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Any:
-        """What the strategy knows besides the archive."""
+        """Return the strategy's own state."""
         return ()
 
     @abstractmethod
     def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
-        """Genomes, the share for each, and what the strategy knows then besides the archive."""
+        """Return genomes, the share for each genome, and the strategy's next own state."""
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Any:
-        """What the strategy knows then; `archive` has the `new` trials, that of `state` doesn't."""
+        """Return the strategy's next own state.
+
+        `archive` contains the `new` trials. The archive of `state` doesn't.
+        """
         return state.own
 
 
 def store(archive: Archive, new: Archive) -> Archive:
-    """The archive with trials more. Where there are too many, the worst make room, not the last."""
+    """Return the archive with more trials.
+
+    If the archive is full, a new trial replaces the worst trial.
+    """
     values = np.concatenate([archive.values, new.values])
     total = np.where(np.isfinite(values), values, np.inf).sum(axis=1)  # a failure is the worst
     kept = np.arange(archive.size)
-    for one in range(archive.size, len(total)):
+    for number in range(archive.size, len(total)):
         if len(kept) == archive.capacity:
             kept = np.delete(kept, np.argmax(total[kept]))
-        kept = np.append(kept, one)
+        kept = np.append(kept, number)
     genomes = some_rows(joined_populations(archive.genomes, new.genomes), kept)
     shares = np.concatenate([archive.fidelity, new.fidelity])
     return Archive(genomes, values[kept], shares[kept], archive.capacity)
@@ -133,63 +142,64 @@ def store(archive: Archive, new: Archive) -> Archive:
 def scalarise(
     values: Float[ndarray, "*n m"], weights: Float[ndarray, " m"]
 ) -> Float[ndarray, "*n"]:
-    """max_j w_j v_j + _RHO Σ_j w_j v_j: the augmented Chebyshev norm of ParEGO (Knowles, 2006).
+    """Return max_j w_j v_j + _RHO Σ_j w_j v_j, ParEGO's augmented Chebyshev norm (Knowles, 2006).
 
-    Values are minimised and of one scale. What is NaN or infinite in one objective is NaN.
+    Values are minimised and have one scale. The result is NaN if an objective is not finite.
     """
-    there = np.isfinite(values).all(axis=-1)
-    weighted = np.where(there[..., None], values, 0.0) * weights
+    finite = np.isfinite(values).all(axis=-1)
+    weighted = np.where(finite[..., None], values, 0.0) * weights
     fitness = weighted.max(axis=-1) + _RHO * weighted.sum(axis=-1)
-    return np.where(there, fitness, np.nan)
+    return np.where(finite, fitness, np.nan)
 
 
 def fingerprints(rows: Float[ndarray, "n k"]) -> UInt32[ndarray, " n"]:
-    """A number a row: the same for the same row, and almost surely not for another."""
+    """Return a number for each row: equal for equal rows, and almost surely unequal otherwise."""
     columns = np.ascontiguousarray(rows, np.float32).view(np.uint32)
     place = scrambled(np.arange(1, 1 + rows.shape[1], dtype=np.uint32))
-    found: ndarray = scrambled(columns + place).sum(axis=-1, dtype=np.uint32)
-    return found
+    hashes: ndarray = scrambled(columns + place).sum(axis=-1, dtype=np.uint32)
+    return hashes
 
 
 def genes(population: Genome) -> Float[ndarray, "n k"]:
-    """Genomes as rows of numbers."""
+    """Return genomes as rows of numbers."""
     return np.concatenate([np.asarray(gene, np.float32) for gene in population], axis=-1)
 
 
 def known(archive: Archive, population: Genome) -> Bool[ndarray, " n"]:
-    """Which canonical genomes the archive holds already."""
+    """Return a mask of the canonical genomes that the archive contains."""
     return np.isin(fingerprints(genes(population)), fingerprints(genes(archive.genomes)))
 
 
-def newest(table: Table, archive: Archive, population: Genome, many: int) -> Genome:
-    """So many of canonical genomes: those that are new, then the archive's and repeats.
+def newest(table: Table, archive: Archive, population: Genome, count: int) -> Genome:
+    """Return `count` canonical genomes: new genomes first, then known and repeated genomes.
 
-    Those beyond the table's limits come last, too.
+    Genomes beyond the table's limits come last, too.
     """
-    found = fingerprints(genes(population))
+    marks = fingerprints(genes(population))
     stale = known(archive, population) | ~allowed(table, population)
-    stale |= ~np.isin(np.arange(len(found)), np.unique(found, return_index=True)[1])
-    return some_rows(population, np.argsort(stale, kind="stable")[:many])
+    stale |= ~np.isin(np.arange(len(marks)), np.unique(marks, return_index=True)[1])
+    return some_rows(population, np.argsort(stale, kind="stable")[:count])
 
 
 _ROUNDING = 0.02
-"""What rounding to whole samples takes of a share, at most."""
+"""The most that rounding to whole samples takes from a share."""
 
 
 def successive_halving(
     archive: Archive,
-    found: Float[ndarray, " size"],
+    fitness: Float[ndarray, " size"],
     offspring: Genome,
     shares: tuple[float, ...],
     rise: int,
 ) -> tuple[Genome, Float[ndarray, " n"]]:
-    """What an ask gives: first those that go up a stage, then offspring on the lowest share.
+    """Return an ask: trials that rise a stage first, then offspring on the lowest share.
 
-    `found` is the fitness of the archive's trials. Of each stage one in `rise` goes up. A trial is
-    at the highest stage whose share it reaches: a search may have no sample so small.
+    `fitness` is the fitness of the archive's trials. In each stage one trial of `rise` goes up. A
+    trial is at the highest stage with a share that it reaches: the search may have no sample that
+    small.
     """
     asked = np.full(len(offspring.bits), shares[0], np.float32)
-    above, stage = _rising(archive, found, shares, rise)
+    above, stage = _rising(archive, fitness, shares, rise)
     rising = np.argsort(-stage, kind="stable")[: np.count_nonzero(stage)][: len(asked)]
     if not len(rising):
         return offspring, asked
@@ -200,17 +210,17 @@ def successive_halving(
 
 
 def _rising(
-    archive: Archive, found: Float[ndarray, " n"], shares: tuple[float, ...], rise: int
+    archive: Archive, fitness: Float[ndarray, " n"], shares: tuple[float, ...], rise: int
 ) -> tuple[Float[ndarray, " n"], Int[ndarray, " n"]]:
-    """The share that each trial is to be tried on next, and the stage that it goes to; or 0."""
-    above, stage = np.ones(len(found), np.float32), np.zeros(len(found), np.int32)
+    """Return each trial's next share, and its next stage; 0 for a trial that doesn't rise."""
+    above, stage = np.ones(len(fitness), np.float32), np.zeros(len(fitness), np.int32)
     marks = fingerprints(genes(archive.genomes))
     same = marks[:, None] == marks[None, :]
     highest = np.max(np.where(same, archive.fidelity[None, :], 0.0), axis=1, initial=0.0)
     for number, (share, higher) in enumerate(pairwise(shares)):
         reaches = (archive.fidelity >= share - _ROUNDING) & (archive.fidelity < higher - _ROUNDING)
-        there = np.isfinite(found) & reaches
-        rank = (there[None, :] & (found[None, :] < found[:, None])).sum(axis=1)
-        good = there & (rank < there.sum() // rise) & (highest <= archive.fidelity)
+        at_stage = np.isfinite(fitness) & reaches
+        rank = (at_stage[None, :] & (fitness[None, :] < fitness[:, None])).sum(axis=1)
+        good = at_stage & (rank < at_stage.sum() // rise) & (highest <= archive.fidelity)
         above[good], stage[good] = higher, number + 1
     return above, stage

@@ -1,8 +1,8 @@
-"""The strategy that learns: draws of a linear model, each minimised over many small changes.
+"""A strategy with a model: draws of a linear model, each minimised over many small changes.
 
-For each genome of an ask, coefficients are drawn from the posterior (Thompson, 1933), and mutants
-of the best trials are screened by them, thousands for each ask. So what is uncertain is tried as
-often as it may be the best. The model is in `posterior`.
+For each genome of an ask, coefficients are drawn from the posterior (Thompson, 1933). They screen
+thousands of mutants of the best trials. So an uncertain genome is tried as often as it may be the
+best genome. The model is in `posterior`.
 """
 
 from collections.abc import Iterator
@@ -28,28 +28,28 @@ from gptailor.search.strategies.posterior import (
 )
 
 _FRESH = 16
-"""For so many mutants there is one random genome."""
+"""The number of mutants for each random genome."""
 _MORE = 1.0
-"""Moves of a mutant beyond the first, in the mean."""
+"""The mean number of a mutant's moves beyond the first."""
 _SWAPS = 4096
 """The most swaps that are screened at once."""
 _TURNS = 32
-"""Parents that take turns, the first ones of the elite more than once."""
+"""The number of parents. The first parents of the elite come more than once."""
 
 _WORST = 4.0
-"""Where targets end: a cut that ruins a model is no more than very bad."""
+"""The greatest absolute target. It limits the effect of cuts that ruin a model."""
 
 
-def targets(found: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
-    """Fitness with mean 0 and deviation 1 over what was told.
+def targets(fitness: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Return fitness with mean 0 and deviation 1 over the trials.
 
-    What is far behind the best counts by its logarithm, in units of the distance from the best to
-    the better half's median. A failure counts as the worst.
+    The distance behind the best trial counts by its logarithm. Its unit is the distance from the
+    best trial to the median. A failure counts as the worst trial.
     """
-    valid = np.isfinite(found)
+    valid = np.isfinite(fitness)
     if not valid.any():
-        return np.zeros(len(found))
-    behind = found - found[valid].min()
+        return np.zeros(len(fitness))
+    behind = fitness - fitness[valid].min()
     behind = np.log1p(behind / max(float(np.median(behind[valid])), 1e-9))
     behind = np.where(valid, behind, behind[valid].max())
     scaled = (behind - behind.mean()) / max(float(behind.std()), 1e-6)
@@ -58,22 +58,25 @@ def targets(found: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
 
 
 def swapped(table: Table, parents: Genome, most: int) -> Genome:
-    """All genomes with one bit of a set off and another of it on; or so many of them, evenly."""
+    """Return genomes with one bit of a set off and another bit of it on.
+
+    The genomes are all such genomes, or `most` of them, evenly spread.
+    """
     bits, group = parents.bits, table.group
     mates = (group[:, None] == group[None, :]) & (group >= 0)[:, None]
     may = active(table, parents).bits
     row, off, on = np.nonzero((bits & may)[:, :, None] & ~bits[:, None, :] & mates)
     kept = np.linspace(0, len(row) - 1, min(most, len(row))).astype(np.int64)
     row, off, on = row[kept], off[kept], on[kept]
-    found = m.some_rows(parents, row)
-    found.bits[np.arange(len(row)), off] = False
-    found.bits[np.arange(len(row)), on] = True
-    return found
+    mutants = m.some_rows(parents, row)
+    mutants.bits[np.arange(len(row)), off] = False
+    mutants.bits[np.arange(len(row)), on] = True
+    return mutants
 
 
 @final
 class Known(NamedTuple):
-    """What a surrogate works out once for a table."""
+    """Values that a surrogate computes once for a table."""
 
     around: m.Neighbourhood
     shared: Sharing
@@ -84,10 +87,11 @@ class Known(NamedTuple):
 class Surrogate(strategy.Strategy):
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
 
-    `mutants` of the `elite` best trials are screened, each of up to `moves` moves; so is all that
-    is one swap away from the `region` best, or from the `further` best swaps by a draw. Genome i of
-    an ask is by a draw whose deviation from the mean is times `heats[i]`. It is tried on the first
-    of `shares` of the samples, and of those the best one in `rise` on the next.
+    Each ask screens `mutants` mutants of the `elite` best trials, with up to `moves` moves each. It
+    also screens all genomes at a distance of one swap from the `region` best trials, and from the
+    `further` best swaps by a draw. Genome i of an ask is the best genome by a draw with its
+    deviation from the mean times `heats[i]`. It is tried on the first of `shares` of the samples.
+    The best genome of `rise` is tried on the next share.
     """
 
     name: str = "surrogate"
@@ -107,42 +111,42 @@ class Surrogate(strategy.Strategy):
     def _ask(
         self, table: Table, state: strategy.State, key: Key, weights: Float[ndarray, " m"]
     ) -> strategy.Proposal:
-        """One genome for each draw: the best of its pool that is new."""
+        """Return one genome for each draw: the best new genome of its pool."""
         drawing, random, *breeding = keys_of(key, 6)
         archive, own = state
-        found = strategy.scalarise(archive.values, weights)
+        fitness = strategy.scalarise(archive.values, weights)
         effects = features(table, archive.genomes)
-        seen = _seen(table, archive, effects, found)
+        observed = _observed(table, archive, effects, fitness)
         heats = np.resize(self.heats, self.population)
-        by = draw(seen, own.shared, np.concatenate([[0.0], heats]), drawing)
+        by = draw(observed, own.shared, np.concatenate([[0.0], heats]), drawing)
         expected = _scores(table, effects, by)[:, 0]
-        elite = self._elite(table, archive, found, expected, random)
+        elite = self._elite(table, archive, fitness, expected, random)
         pool = self._bred(table, own.around, elite, breeding)
         taking = features(table, pool)
         scores = _scores(table, taking, by)[:, 1:]
-        for near, effect, score in self._region(table, archive, found, own.around, by):
+        for near, effect, score in self._region(table, archive, fitness, own.around, by):
             pool = m.joined_populations(pool, near)
             taking = np.concatenate([taking, effect])
             scores = np.concatenate([scores, score])
-        known = strategy.fingerprints(effects)
-        stale = np.isin(strategy.fingerprints(taking), known) | ~allowed(table, pool)
+        archived = strategy.fingerprints(effects)
+        stale = np.isin(strategy.fingerprints(taking), archived) | ~allowed(table, pool)
         marks = strategy.fingerprints(coarse(taking))
         alike = np.isin(marks, strategy.fingerprints(coarse(effects)))
         chosen = m.some_rows(pool, _picked(scores, stale, alike, marks))
         asked = canonical(table, chosen)
-        return *strategy.successive_halving(archive, found, asked, self.shares, self.rise), own
+        return *strategy.successive_halving(archive, fitness, asked, self.shares, self.rise), own
 
     def _region(
         self,
         table: Table,
         archive: strategy.Archive,
-        found: Float[ndarray, " n"],
+        fitness: Float[ndarray, " n"],
         around: m.Neighbourhood,
         by: Coefficients,
     ) -> Iterator[tuple[Genome, Float[ndarray, "n f"], Float[ndarray, "n d"]]]:
-        """All that are one swap away from the best trials, and from the best of these by a draw."""
-        best = np.flatnonzero(_full(archive, found))
-        best = best[np.argsort(found[best], kind="stable")][: self.region]
+        """Yield all genomes one swap from the best trials, and from the best swaps by a draw."""
+        best = np.flatnonzero(_full(archive, fitness))
+        best = best[np.argsort(fitness[best], kind="stable")][: self.region]
         near = m.some_rows(archive.genomes, best)
         for again in (True, False):
             near = swapped(table, m.filled(around, near, active(table, near)), _SWAPS)
@@ -159,16 +163,19 @@ class Surrogate(strategy.Strategy):
         self,
         table: Table,
         archive: strategy.Archive,
-        found: Float[ndarray, " n"],
+        fitness: Float[ndarray, " n"],
         expected: Float[ndarray, " n"],
         key: Key,
     ) -> Genome:
-        """The best by what was told and by what the model expects, in turns; random ones if few."""
-        valid = np.isfinite(found)
-        full = _full(archive, found)
+        """Return the best trials by fitness and by the model's expectation, in turns.
+
+        Random genomes fill an elite that is too small.
+        """
+        valid = np.isfinite(fitness)
+        full = _full(archive, fitness)
         sides = [
             np.flatnonzero(mask)[np.argsort(score[mask], kind="stable")]
-            for mask, score in ((full, found), (valid, expected))
+            for mask, score in ((full, fitness), (valid, expected))
         ]
         each = min(-(-self.elite // 2), *map(len, sides))
         order = np.stack([side[:each] for side in sides], axis=1).ravel()[: self.elite]
@@ -178,49 +185,49 @@ class Surrogate(strategy.Strategy):
     def _bred(
         self, table: Table, around: m.Neighbourhood, elite: Genome, chance: list[Key]
     ) -> Genome:
-        """Mutants of the elite, more of its first ones, and some random genomes."""
+        """Return mutants of the elite, more of its first genomes, and some random genomes."""
         count, move, cross, fresh = chance
         turns = (np.arange(_TURNS) + 0.5) / _TURNS
         parents = m.some_rows(elite, np.floor(self.elite * turns**2).astype(np.int32))
-        often = m.step_counts(count, self.mutants, _MORE)
-        mutants = m.bred(table, around, parents, often, (move, cross), self.moves)
+        counts = m.step_counts(count, self.mutants, _MORE)
+        mutants = m.bred(table, around, parents, counts, (move, cross), self.moves)
         return m.joined_populations(mutants, sample(table, fresh, self.mutants // _FRESH))
 
 
-def _full(archive: strategy.Archive, found: Float[ndarray, " n"]) -> Bool[ndarray, " n"]:
-    """Which trials have a score at the highest fidelity that one has a score at."""
-    valid = np.isfinite(found)
+def _full(archive: strategy.Archive, fitness: Float[ndarray, " n"]) -> Bool[ndarray, " n"]:
+    """Return a mask of the trials with a score at the highest fidelity of any score."""
+    valid = np.isfinite(fitness)
     highest = np.max(archive.fidelity, where=valid, initial=0.0)
     full: ndarray = valid & (archive.fidelity >= highest)
     return full
 
 
-def _seen(
+def _observed(
     table: Table,
     archive: strategy.Archive,
     effects: Float[ndarray, "n f"],
-    found: Float[ndarray, " n"],
+    fitness: Float[ndarray, " n"],
 ) -> Observations:
-    """The archive as the model sees it."""
+    """Return the archive as the model's observations."""
     return Observations(
         _centred(effects),
         _centred(products(table, effects)),
         1 - archive.fidelity,
-        targets(found),
+        targets(fitness),
         1 / archive.fidelity,
     )
 
 
 def _centred(rows: Float[ndarray, "n k"]) -> Float[ndarray, "n k"]:
-    found: ndarray = rows - rows.sum(axis=0) / max(len(rows), 1)
-    return found
+    centred: ndarray = rows - rows.sum(axis=0) / max(len(rows), 1)
+    return centred
 
 
 def _scores(
     table: Table, effects: Float[ndarray, "n f"], by: Coefficients
 ) -> Float[ndarray, "n d"]:
-    found: ndarray = effects @ by.features + products(table, effects) @ by.pairs
-    return found
+    scores: ndarray = effects @ by.features + products(table, effects) @ by.pairs
+    return scores
 
 
 def _picked(
@@ -229,9 +236,9 @@ def _picked(
     alike: Bool[ndarray, " c"],
     own: UInt32[ndarray, " c"],
 ) -> Int[ndarray, " d"]:
-    """By each draw the best that isn't `stale`, and unlike all that is known or picked already.
+    """Return the best genome of each draw that is new and unlike all known and picked genomes.
 
-    Where all that is new is like something, the best of that; if nothing is new, any.
+    If all new genomes are like others, return the best new genome. If no genome is new, return any.
     """
     chosen = []
     for score in scores.T:
@@ -244,22 +251,23 @@ def _picked(
     return np.stack(chosen)
 
 
-def learned(  # noqa: PLR0913, PLR0917 (what was told, and what is asked of it)
+def learned(  # noqa: PLR0913, PLR0917 (the trials, and the question)
     table: Table,
-    told: tuple[Genome, Float[ndarray, "n m"], Float[ndarray, " n"]],
+    trials: tuple[Genome, Float[ndarray, "n m"], Float[ndarray, " n"]],
     weights: Float[ndarray, " m"],
     prior: Float[ndarray, " layers"] | None,
     population: Genome,
     draws: int,
     key: Key,
 ) -> Float[ndarray, "k d"]:
-    """What genomes lose by draws of the model: in deviations of its targets, but for a constant.
+    """Return losses of genomes by draws of the model, up to a constant.
 
-    `told` are genomes, what they lost, and their shares of the samples.
+    The unit is the deviation of the model's targets. `trials` are genomes, their losses, and their
+    shares of the samples.
     """
-    genomes, values, shares = told
+    genomes, values, shares = trials
     archive = strategy.Archive(genomes, values, shares, len(shares))
-    found = strategy.scalarise(values, weights)
-    seen = _seen(table, archive, features(table, genomes), found)
-    by = draw(seen, sharing(table, prior), np.ones(draws), key)
+    fitness = strategy.scalarise(values, weights)
+    observed = _observed(table, archive, features(table, genomes), fitness)
+    by = draw(observed, sharing(table, prior), np.ones(draws), key)
     return _scores(table, features(table, population), by)

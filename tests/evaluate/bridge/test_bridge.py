@@ -411,7 +411,7 @@ def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: P
     noise = torch.randn(last.inputs if last else 16, 16, generator=torch.Generator().manual_seed(0))
     change = 0.3 * noise
     tensors = fold_fit(change.double(), made, layout, {n: o.spec.dtype for n, o in outputs.items()})
-    contents = stitcher.table.contents(plan)
+    contents = stitcher.table.contents(stitcher.table.resolved(plan))
     layers = list(contents.layers)
     layers[1] = stitcher.table.bridged(layers[1], tensors)
     folded = stitcher.live(replace(contents, layers=tuple(layers)))
@@ -562,13 +562,14 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     told: list[int] = []
     on_event = only(GapBegun, lambda event: told.append(event.gap.after))
     repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event)
-    [first, _] = repairs.bridges(say(TWO))
+    resolved = repairs.stitcher.table.resolved
+    [first, _] = repairs.bridges(resolved(say(TWO)))
     other = say(TWO.replace("L3..L4", "L4"))
-    [again, _] = repairs.bridges(other)
+    [again, _] = repairs.bridges(resolved(other))
     assert told == [0, 2, 3]
     assert first[1] is again[1]
     shorter = say(TWO.replace("L3..L4", "L3"))
-    repairs.bridges(shorter)
+    repairs.bridges(resolved(shorter))
     assert told == [0, 2, 3, 2]
     one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]

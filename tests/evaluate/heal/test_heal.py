@@ -332,10 +332,10 @@ def test_a_plan_is_healed_once_and_after_its_bridges(folder: Path) -> None:
     plan = said(folder, SHORT.replace("\n", f"\n{bridge}"))
     prepared = prepare(plan)
     repairs = Repairs(Stitcher(prepared.models, dtype=torch.float32))
-    bridges = repairs.bridges(prepared.plan)
-    found = repairs.healed(prepared.plan, bridges)
+    bridges = repairs.bridges(prepared.resolved)
+    found = repairs.healed(prepared.resolved, bridges)
     assert found is not None
-    assert found is repairs.healed(prepared.plan, bridges)
+    assert found is repairs.healed(prepared.resolved, bridges)
     assert found.healed < found.start < found.bare
     live = repairs.stitch(prepared.plan).model
     for index, its in found.tensors.items():
@@ -352,9 +352,7 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
     prepared = prepare(said(folder, SHORT))
     base = load_file(folder / "base" / "model.safetensors")
     nudged = base["model.layers.1.mlp.down_proj.weight"] * 1.1
-    how = prepared.healing
-    assert how is not None
-    found = healer(prepared).heal(prepared.plan, how, {1: {"mlp.down_proj.weight": nudged}})
+    found = healer(prepared).heal(prepared.resolved, {1: {"mlp.down_proj.weight": nudged}})
     assert found.start != found.bare
     moved = {1: {"mlp.down_proj.weight": nudged}}
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")

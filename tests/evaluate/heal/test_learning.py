@@ -65,7 +65,7 @@ def case(plan: Plan, *, memory: int | None = None, dtype: torch.dtype = torch.fl
     prepared = prepare(plan)
     how = wanted(prepared)
     stitcher = Stitcher(prepared.models, dtype=dtype, memory=memory)
-    contents = stitcher.contents(prepared.plan)
+    contents = stitcher.contents(prepared.resolved)
     live = stitcher.live(contents)
     learning = healer(prepared)._learning(stitcher, live, contents, how)
     generator = torch.Generator().manual_seed(5)
