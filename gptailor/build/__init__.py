@@ -1,6 +1,6 @@
-"""A plan into a folder or a GGUF file: compile, lock, verify. Tensors in memory merged alike.
+"""A plan into a folder or a GGUF file: compile, lock, verify. The same merges in memory.
 
-What a model has over another as an adapter: extract.
+The difference of two models as an adapter: extract.
 """
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Where PEFT has what differs between two models: the modules that transformers makes of one."""
+"""The places of tensors in PEFT: the modules that transformers makes of a model."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -21,8 +21,8 @@ from gptailor.evaluate.live.template import configuration
 from gptailor.plan.faults import TailorError
 
 Kind = Literal["projections", "biases", "norms", "embed", "head", "others"]
-"""What a tensor is for an adapter. `projections` get a low rank; the next four can be saved whole;
-`others` are those that PEFT has no place for."""
+"""The kind of a tensor for an adapter. `projections` get a low rank; the next four can be saved
+whole; PEFT has no place for `others`."""
 
 SAVABLE: tuple[Kind, ...] = ("biases", "norms", "embed", "head")
 
@@ -35,11 +35,11 @@ _MAMBA = frozenset(["falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"
 
 @final
 class AdapterPlaces:
-    """The modules of a model, made without memory, and what PEFT can do to each."""
+    """The modules of a model, built without memory, and their kinds for PEFT."""
 
     def __init__(self, opened: Opened) -> None:
         wrapped = opened.layout.wrapped
-        make, config = _made_by(opened, wrapped=wrapped)
+        make, config = _class_and_config(opened, wrapped=wrapped)
         with torch.device("meta"):
             model = make(config)
         steps = get_model_conversion_mapping(model)
@@ -57,18 +57,20 @@ class AdapterPlaces:
         self._refused = opened.layout.text_type in _MAMBA
 
     def name_of(self, name: str, shape: tuple[int, ...]) -> str | None:
-        """transformers' name of a tensor on disk; None where it makes others of it."""
+        """Return transformers' name of a tensor on disk; None if it converts the tensor."""
         loaded = name
         for each in self._renamings:
             loaded = each.rename_source_key(loaded)[0]
         if any(each.rename_source_key(loaded)[1] is not None for each in self._converters):
             return None
-        forms = [(one, self._root + one, one.removeprefix(self._root)) for one in (loaded, name)]
+
+        stems = (loaded, name)
+        forms = [(stem, self._root + stem, stem.removeprefix(self._root)) for stem in stems]
         candidates = (each for form in forms for each in form)
         return next((each for each in candidates if self._shapes.get(each) == shape), None)
 
     def kind_of(self, name: str | None) -> Kind:
-        """What a tensor is, by transformers' name of it."""
+        """Return a tensor's kind, by transformers' name of it."""
         if name is None:
             return "others"
         owner, leaf = owner_and_leaf(name)
@@ -88,42 +90,42 @@ class AdapterPlaces:
         return "norms" if is_norm and vectors else "others"
 
     def shortest(self, chosen: Mapping[str, int]) -> dict[str, int]:
-        """Modules with a number each, by names that PEFT finds these and no others by.
+        """Return the numbers of modules by names that match these modules alone in PEFT.
 
-        One name, the last word of theirs, stands for all modules that end with it where they are
-        all chosen, and have one number.
+        The last word of their names stands for all modules that end with it if all of them are
+        chosen and have one number.
         """
         ends: dict[str, set[str]] = {}
         for module in self.modules:
             ends.setdefault(module.rpartition(".")[2], set()).add(module)
-        found: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         for module, number in chosen.items():
             last = module.rpartition(".")[2]
             alike = {chosen.get(other) for other in ends[last]} == {number}
-            found[last if alike else module] = number
-        return found
+            numbers[last if alike else module] = number
+        return numbers
 
 
-def _made_by(opened: Opened, *, wrapped: bool) -> tuple[Any, PreTrainedConfig]:
-    """The class that transformers makes of a model, and what it makes it by."""
+def _class_and_config(opened: Opened, *, wrapped: bool) -> tuple[Any, PreTrainedConfig]:
+    """Return transformers' class of a model, and its configuration."""
     if not wrapped:
         config = configuration(opened.config)
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
     name = str(opened.config["model_type"])
     if name not in CONFIG_MAPPING:
         raise TailorError(f"transformers has no model type '{name}'")
-    given: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(dict(opened.config))
-    if type(given) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    wrapper_config: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(dict(opened.config))
+    if type(wrapper_config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise TailorError(f"model type '{name}' answers to no image for transformers")
-    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(given)], given
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(wrapper_config)], wrapper_config
 
 
 def owner_and_leaf(name: str) -> tuple[str, str]:
-    """The module that a tensor is of, and the tensor's name within it."""
+    """Return a tensor's module, and the tensor's name within it."""
     owner, _, leaf = name.rpartition(".")
     return owner, leaf
 
 
 def length(numbers: Iterable[float]) -> float:
-    """√(Σ x²): the length of parts that are at right angles to one another."""
+    """Return √(Σ x²): the length of parts that are at right angles to one another."""
     return math.sqrt(math.fsum(number * number for number in numbers))

@@ -1,4 +1,4 @@
-"""A plan into a model folder: `compile`, all of whose steps can be read here.
+"""A plan into a model folder: `compile`, with all its steps in order.
 
 load → check → open → check_models → compile_plan → fetch     (`gptailor.prepare`)
      → hold to the lock → fit bridges, heal → write → record
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Written:
-    """What `compile` wrote: a folder or GGUF file, its counts, the lock if one was made or held to.
+    """The output of `compile`: a folder or GGUF file, its counts, and the lock, if there is one.
 
-    The models in the lock are declared as in the plan's text. `bridges` are the fits of the gaps
-    that were closed, each named by the layer before it: `L19`; `healed` is what was learned.
-    `notes` say what differs in a GGUF file that is no fault.
+    The models in the lock are declared as in the plan's text. `bridges` are the fits of closed
+    gaps, each named by the layer before it: `L19`. `healed` is the result of healing. `notes` are
+    harmless differences in a GGUF file.
     """
 
     folder: Path
@@ -50,10 +50,10 @@ class Written:
 @final
 @dataclass(frozen=True)
 class ComputeOptions:
-    """The means of a compilation. They change no byte of a tensor but those of a fit.
+    """The resources of a compilation. They change only the bytes of fitted tensors.
 
-    Tensors are made by `threads` threads, by default one a core; large merges, bridges and healing
-    run on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there. A
+    `threads` threads make tensors, by default one per core. Large merges, bridges and healing run
+    on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there. A
     file of weights has at most `shard_size` bytes.
     """
 
@@ -80,16 +80,16 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     """Write the model that a plan declares into a new folder, or GGUF file, all or nothing.
 
     `models` gives other folders for the plan's names, and `dtype` another dtype than the plan's; a
-    plan that is prepared already has both, and its files' size. `force` replaces a folder that is
-    there. `locked` is a lock, or its file: what differs from it is refused, and models of the Hub
-    are taken at its commits. `locking` makes a lock, which is in the folder and in what is given
-    back. `compute` has threads, device, memory and the size of files. Bridges are fitted and layers
-    healed before anything is written. `on_event` receives the bytes that are written, and how
-    bridging and healing go on; see `gptailor.plan.events`.
+    prepared plan already has both, and the size of its files. `force` replaces an existing folder.
+    `locked` is a lock, or its file: differences from it are refused, and models of the Hub are
+    taken at its commits. `locking` makes a lock, which is in the folder and in the result.
+    `compute` has threads, device, memory and the size of files. Bridges are fitted and layers
+    healed before anything is written. `on_event` receives the bytes that are written, and the
+    progress of bridging and healing; see `gptailor.plan.events`.
 
-    An output that is called `….gguf` is one file for llama.cpp; `quantize` is the type of its
-    matrices, which are of the plan's dtype without one: `q8_0`. A `dry_run` refuses what the run
-    would refuse before its first byte, and writes, fetches and computes nothing.
+    An output called `….gguf` is one file for llama.cpp. `quantize` is the type of its matrices,
+    such as `q8_0`; by default they have the plan's dtype. A `dry_run` makes all checks that come
+    before the first byte, and writes, fetches and computes nothing.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.

@@ -135,6 +135,6 @@ class ModelFolder(Destination):
             progress=contents.progress,
             protected=self.protected,
             threads=contents.threads,
-            seen=None if recording is None else recording.seen,
+            on_written=None if recording is None else recording.add_tensor,
             finish=last_files,
         )

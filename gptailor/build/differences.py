@@ -29,9 +29,9 @@ _Value = TypeVar("_Value")
 @final
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it should be: its kind, its name, and the sentence for people.
+    """A difference: its kind, the name of the thing, and the sentence for people.
 
-    `path` is the file that it is in, if it is in one.
+    `path` is the file that differs, if there is one.
     """
 
     kind: Literal["plan", "dtype", "model", "file", "config", "tensor"]
@@ -80,7 +80,7 @@ class MeasuredPlan:
 
 
 MeasuredSetting = tuple[str, str]
-"""A setting's value as comparable text, and as it is shown to people."""
+"""A setting's value as comparable text, and its text for people."""
 
 
 @final
@@ -104,7 +104,7 @@ class MeasuredSettings:
 class Measurement:
     """A lock's content as far as it was measured; missing parts are not compared.
 
-    `source` names where an expectation comes from, `tensor` what a tensor is, in messages.
+    In messages, `source` is the origin of an expectation, and `tensor` the word for a tensor.
     """
 
     plan: MeasuredPlan | None = None
@@ -152,17 +152,17 @@ def gguf_settings(
 # ------------------------------------------------------------------------------------ what differs
 
 
-def lock_differences(expected: Measurement, found: Measurement) -> Iterator[Difference]:
+def lock_differences(expected: Measurement, actual: Measurement) -> Iterator[Difference]:
     """Yield the differences between two measurements, in the parts that both have."""
-    if expected.plan is not None and found.plan is not None:
-        yield from _of_plans(expected.plan, found.plan)
+    if expected.plan is not None and actual.plan is not None:
+        yield from _of_plans(expected.plan, actual.plan)
     for use in _WORDINGS:
-        yield from _of_files(use, expected.files.get(use), found.files.get(use))
-    if expected.settings is not None and found.settings is not None:
-        yield from _of_settings(expected.settings, found.settings)
-    for name, theirs, ours in _pairs(expected.tensors, found.tensors):
-        if words := _of_tensor(theirs, ours, expected.source):
-            yield Difference("tensor", name, f"{found.tensor} {quoted(name)} {words}")
+        yield from _of_files(use, expected.files.get(use), actual.files.get(use))
+    if expected.settings is not None and actual.settings is not None:
+        yield from _of_settings(expected.settings, actual.settings)
+    for name, expected_tensor, tensor in _pairs(expected.tensors, actual.tensors):
+        if words := _of_tensor(expected_tensor, tensor, expected.source):
+            yield Difference("tensor", name, f"{actual.tensor} {quoted(name)} {words}")
 
 
 def gguf_differences(lock: Lock, gguf: LockedGguf) -> Iterator[Difference]:
@@ -172,30 +172,30 @@ def gguf_differences(lock: Lock, gguf: LockedGguf) -> Iterator[Difference]:
 
 
 def _pairs(
-    expected: Mapping[_Key, _Value] | None, found: Mapping[_Key, _Value] | None
+    expected: Mapping[_Key, _Value] | None, actual: Mapping[_Key, _Value] | None
 ) -> Iterator[tuple[_Key, _Value | None, _Value | None]]:
     """Yield each name with its two values; nothing where a side was not measured."""
-    if expected is not None and found is not None:
-        for key in sorted(expected.keys() | found.keys()):
-            yield key, expected.get(key), found.get(key)
+    if expected is not None and actual is not None:
+        for key in sorted(expected.keys() | actual.keys()):
+            yield key, expected.get(key), actual.get(key)
 
 
-def _of_plans(expected: MeasuredPlan, found: MeasuredPlan) -> Iterator[Difference]:
-    copy = found.path is not None
-    if found.digest != expected.digest:
+def _of_plans(expected: MeasuredPlan, actual: MeasuredPlan) -> Iterator[Difference]:
+    copy = actual.path is not None
+    if actual.digest != expected.digest:
         words = f"{PLAN_FILE} is not the plan" if copy else "the plan is not the one"
         name = PLAN_FILE if copy else "plan"
-        yield Difference("plan", name, f"{words} that was locked", found.path)
-    elif found.dtype != expected.dtype:
-        words = f"the output is {found.dtype or 'of several dtypes'}, and by the lock"
+        yield Difference("plan", name, f"{words} that was locked", actual.path)
+    elif actual.dtype != expected.dtype:
+        words = f"the output is {actual.dtype or 'of several dtypes'}, and by the lock"
         if copy:
-            words = f"{PLAN_FILE} has the dtype {found.dtype}, and the lock"
-        yield Difference("dtype", "dtype", f"{words} {expected.dtype}", found.path)
-    for name in sorted(expected.under.keys() & found.under.keys()):
-        theirs, ours = (_kind_of_model(plan.under[name]) for plan in (expected, found))
-        if theirs != ours:
-            words = f"model {quoted(name)}: expected {theirs} by the lock, got {ours} in the plan"
-            yield Difference("model", name, words, found.path, name)
+            words = f"{PLAN_FILE} has the dtype {actual.dtype}, and the lock"
+        yield Difference("dtype", "dtype", f"{words} {expected.dtype}", actual.path)
+    for name in sorted(expected.under.keys() & actual.under.keys()):
+        locked, kind = (_kind_of_model(plan.under[name]) for plan in (expected, actual))
+        if locked != kind:
+            words = f"model {quoted(name)}: expected {locked} by the lock, got {kind} in the plan"
+            yield Difference("model", name, words, actual.path, name)
 
 
 def _kind_of_model(under: str | None) -> str:
@@ -230,75 +230,75 @@ _WORDINGS: Mapping[FileUse, tuple[str, str, str]] = {
 
 
 def _of_files(
-    use: FileUse, expected: MeasuredFiles | None, found: MeasuredFiles | None
+    use: FileUse, expected: MeasuredFiles | None, actual: MeasuredFiles | None
 ) -> Iterator[Difference]:
     missing, extra, other = _WORDINGS[use]
-    for (owner, name), theirs, ours in _pairs(expected, found):
-        if theirs is None:
+    for (owner, name), locked, measured in _pairs(expected, actual):
+        if locked is None:
             sentence = extra
-        elif ours is None:
+        elif measured is None:
             sentence = missing
         else:
-            sentence = other if ours.is_other(theirs) else ""
+            sentence = other if measured.is_other(locked) else ""
         if not sentence:
             continue
         message = sentence.format(
             name=quoted(name),
             owner=quoted(owner),
             fit="'heal'" if name == "heal" else f"the bridge after {name}",
-            bytes=_of_bytes(theirs, ours),
+            bytes=_of_bytes(locked, measured),
         )
-        path = next((file.path for file in (ours, theirs) if file is not None), None)
+        path = next((file.path for file in (measured, locked) if file is not None), None)
         if path is not None and use not in {"inputs", "beside"}:
             name = path.name  # noqa: PLW2901 (its key is not the file's name)
         yield Difference("file", name, message, path, owner or None)
 
 
-def _of_bytes(expected: MeasuredFile | None, found: MeasuredFile | None) -> str:
-    if expected is None or found is None or found.size == expected.size:
+def _of_bytes(expected: MeasuredFile | None, actual: MeasuredFile | None) -> str:
+    if expected is None or actual is None or actual.size == expected.size:
         return "other bytes than by the lock"
-    return f"{found.size:,} bytes, and by the lock {expected.size:,}"
+    return f"{actual.size:,} bytes, and by the lock {expected.size:,}"
 
 
 _MISSING: MeasuredSetting = ("", "missing")
 
 
-def _of_settings(expected: MeasuredSettings, found: MeasuredSettings) -> Iterator[Difference]:
+def _of_settings(expected: MeasuredSettings, actual: MeasuredSettings) -> Iterator[Difference]:
     differing = False
-    for key, theirs, ours in _pairs(expected.values, found.values):
-        (value, shown), (planned, by_plan) = ours or _MISSING, theirs or _MISSING
+    for key, expected_setting, setting in _pairs(expected.values, actual.values):
+        (value, shown), (planned, by_plan) = setting or _MISSING, expected_setting or _MISSING
         if value != planned:
             differing = True
-            message = f"{quoted(key)}{found.place} is {shown}, and by the plan {by_plan}"
-            yield Difference("config", key, message, found.path)
-    digests = {expected.digest, found.digest} - {None}
+            message = f"{quoted(key)}{actual.place} is {shown}, and by the plan {by_plan}"
+            yield Difference("config", key, message, actual.path)
+    digests = {expected.digest, actual.digest} - {None}
     if not differing and len(digests) > 1:
-        yield Difference("config", found.name, found.changed, found.path)
+        yield Difference("config", actual.name, actual.changed, actual.path)
 
 
-def _of_tensor(expected: TensorDigest | None, found: TensorDigest | None, by: str) -> str:
-    if found is None:
+def _of_tensor(expected: TensorDigest | None, actual: TensorDigest | None, by: str) -> str:
+    if actual is None:
         return f"is missing; {by} has it"
     if expected is None:
         return f"is there, and {by} has none of that name"
-    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
-        ours, theirs = (f"{t.dtype} {list(t.shape)}" for t in (found, expected))
-        return f"is {ours}, and by {by} {theirs}"
-    if found.sha256 in {expected.sha256, UNMEASURED}:
+    if (actual.dtype, actual.shape) != (expected.dtype, expected.shape):
+        form, expected_form = (f"{t.dtype} {list(t.shape)}" for t in (actual, expected))
+        return f"is {form}, and by {by} {expected_form}"
+    if actual.sha256 in {expected.sha256, UNMEASURED}:
         return ""
-    if expected.sketch is None or found.sketch is None:
+    if expected.sketch is None or actual.sketch is None:
         return f"has other bytes than by {by}"
-    apart = _distance(expected.sketch, found.sketch)
+    apart = _distance(expected.sketch, actual.sketch)
     words = f"is fitted otherwise than by {by}: its values are {apart:.1%} off"
     return words if apart > _FIT_TOLERANCE else ""
 
 
-def _distance(expected: Sequence[float], found: Sequence[float]) -> float:
+def _distance(expected: Sequence[float], actual: Sequence[float]) -> float:
     """Return how far two tensors are apart by their sketches, relative to the first."""
-    if len(expected) != len(found):
+    if len(expected) != len(actual):
         return math.inf
     size = math.hypot(*expected)
-    apart = math.dist(expected, found)
+    apart = math.dist(expected, actual)
     return apart / size if size else math.inf if apart else 0.0
 
 

@@ -29,12 +29,12 @@ from gptailor.program.low_rank import low_rank, residual
 from gptailor.program.run import device_of
 
 RANK = 64
-"""The rank of an adapter that nobody gives one."""
+"""The default rank of an adapter."""
 
 _ROOT = "base_model.model."
-"""What PEFT puts before the names of a model's modules."""
+"""PEFT's prefix of the names of a model's modules."""
 _ENTRIES = 2**22
-"""Entries that are compared at once."""
+"""Number of entries that are compared at once."""
 
 
 @final
@@ -56,7 +56,7 @@ class ExtractedModule:
 class OtherDifference:
     """A tensor that differs and is no projection: its kind, ‖B - A‖, whether it is in the adapter.
 
-    Where it is, it is there whole, as B has it.
+    The adapter holds B's tensor whole.
     """
 
     name: str
@@ -68,9 +68,9 @@ class OtherDifference:
 @final
 @dataclass(frozen=True)
 class Extracted:
-    """An adapter that is written: what it holds, and how far the base with it is from the other.
+    """A written adapter: its content, and the distance of the base with it from the tuned model.
 
-    `size` are the bytes of its weights.
+    `size` is the number of bytes of its weights.
     """
 
     folder: Path
@@ -81,14 +81,14 @@ class Extracted:
     @property
     def error(self) -> float:
         """‖B - (A + adapter)‖ / ‖B - A‖ over all tensors, those that were left out too."""
-        left = [other.difference for other in self.others if not other.saved]
-        others = [other.difference for other in self.others]
+        omitted = [other.difference for other in self.others if not other.saved]
+        unmerged = [other.difference for other in self.others]
         lost, every = self._lost_and_every
-        return length([lost, *left]) / length([every, *others])
+        return length([lost, *omitted]) / length([every, *unmerged])
 
     @property
     def error_of_modules(self) -> float:
-        """The same over the projections with a low rank alone."""
+        """The same share over the projections with a low rank alone."""
         lost, every = self._lost_and_every
         return lost / every
 
@@ -111,14 +111,14 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     force: bool = False,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Extracted:
-    """Write the low-rank part of what `tuned` has over `base` as a LoRA adapter, all or nothing.
+    """Write the low-rank part of `tuned` - `base` as a LoRA adapter, all or nothing.
 
     Both are folders, GGUF files or ids on the Hub (`owner/name@revision`) of one architecture and
     shape. Each projection that differs gets factors of this `rank`, or of its smaller side:
     those with the least error, or, `randomised`, nearly so in a fraction of the time. They are
     computed in float64 on `device` and written in `dtype`. `save` are kinds of other tensors
     (`biases`, `norms`, `embed`, `head`) that the adapter is to hold whole where they differ.
-    `progress` is told the share of the work that is done, from 0 to 1. Memory: a tensor of both
+    `progress` receives the share of the work that is done, from 0 to 1. Memory: a tensor of both
     models, its difference in float64, and a few matrices of its smaller side squared.
 
     Raises CheckpointError: C406 for models that differ in more than numbers, C407 where no
@@ -133,8 +133,8 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     check_target(target, force=force, protected=protected)
     refuse_unlike(a, b)
     before = stamps(files)
-    wanted = _Wanted(rank, frozenset(save), DTYPES[dtype], randomised, device_of(device))
-    work = _Extraction(a, b, wanted, progress)
+    request = _Wanted(rank, frozenset(save), DTYPES[dtype], randomised, device_of(device))
+    work = _Extraction(a, b, request, progress)
     work.compare()
     (shard,) = plan_shards(work.specs(), 2**63)
     shard = replace(shard, name=ADAPTER)
@@ -160,7 +160,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
 @final
 @dataclass(frozen=True)
 class _Change:
-    """A tensor that differs: as transformers names it, where it has it."""
+    """A tensor that differs, by transformers' name if it has one."""
 
     name: str
     kind: Kind
@@ -172,7 +172,7 @@ class _Change:
 @final
 @dataclass(frozen=True)
 class _Wanted:
-    """What an adapter is to be: see `extract_lora`; `dtype` is safetensors' name."""
+    """The settings of an adapter: see `extract_lora`; `dtype` is safetensors' name."""
 
     rank: int
     save: frozenset[str]
@@ -183,12 +183,12 @@ class _Wanted:
 
 @final
 class _Extraction:
-    """What differs, what the adapter holds of it, and, once it is written, what it lacks."""
+    """The tensors that differ, and those the adapter holds; once written, the errors too."""
 
     def __init__(
-        self, a: Opened, b: Opened, wanted: _Wanted, progress: Callable[[float], None]
+        self, a: Opened, b: Opened, request: _Wanted, progress: Callable[[float], None]
     ) -> None:
-        self.a, self.b, self.wanted, self.progress = a, b, wanted, progress
+        self.a, self.b, self.wanted, self.progress = a, b, request, progress
         self.places = AdapterPlaces(a)
         self.tied = a.layout.tied and bool(self.places.head)
         self.changes: list[_Change] = []
@@ -200,15 +200,15 @@ class _Extraction:
         self.modules: dict[str, ExtractedModule] = {}
 
     def compare(self) -> None:
-        """Find what differs, and what is held. Raises CheckpointError where no projection does."""
-        ours, theirs = weights_read(self.a), weights_read(self.b)
-        places = {n: self.places.name_of(n, tensor.spec.shape) for n, tensor in ours.items()}
-        for done, name in enumerate(sorted(ours, key=_in_order), 1):
-            difference = _difference(ours[name], theirs[name])
-            self.progress(0.3 * done / len(ours))
+        """Find the tensors that differ; raise CheckpointError if no projection does."""
+        base, tuned = weights_read(self.a), weights_read(self.b)
+        places = {n: self.places.name_of(n, tensor.spec.shape) for n, tensor in base.items()}
+        for done, name in enumerate(sorted(base, key=_in_order), 1):
+            difference = _difference(base[name], tuned[name])
+            self.progress(0.3 * done / len(base))
             if difference:
-                kind, known = self.places.kind_of(places[name]), places[name] or name
-                self.changes.append(_Change(known, kind, ours[name], theirs[name], difference))
+                kind, shown = self.places.kind_of(places[name]), places[name] or name
+                self.changes.append(_Change(shown, kind, base[name], tuned[name], difference))
         self.targets = {
             owner_and_leaf(c.name)[0]: c for c in self.changes if c.kind == "projections"
         }
@@ -217,10 +217,10 @@ class _Extraction:
             what = f"differs from the base in {kinds} alone" if kinds else "is the base, to the bit"
             message = f"{what}, and a low rank is for projections"
             raise CheckpointError("C407", message, self.b.checkpoint.folder)
-        self._hold({p: theirs[name] for name, p in places.items() if p is not None})
+        self._hold({p: tuned[name] for name, p in places.items() if p is not None})
 
-    def _hold(self, found: Mapping[str, TensorInfo]) -> None:
-        """Find what is held whole, of the tensors that transformers has."""
+    def _hold(self, tensors: Mapping[str, TensorInfo]) -> None:
+        """Find the tensors that are held whole, among those that transformers has."""
         for change in self.changes:
             if change.kind not in self.wanted.save:
                 continue
@@ -229,12 +229,13 @@ class _Extraction:
                 wrapped = ".base_layer" if owner in self.targets else ""
                 self.whole[f"{_ROOT}{owner}{wrapped}.bias"] = change.b
                 continue
-            self._hold_module(owner, found)
+            self._hold_module(owner, tensors)
             if self.tied and change.kind == "embed":  # PEFT ties them, and looks for both
-                self._hold_module(self.places.head, found, named=not owner.endswith("embed_tokens"))
+                named = not owner.endswith("embed_tokens")
+                self._hold_module(self.places.head, tensors, named=named)
 
     def _hold_module(
-        self, owner: str, found: Mapping[str, TensorInfo], *, named: bool = True
+        self, owner: str, tensors: Mapping[str, TensorInfo], *, named: bool = True
     ) -> None:
         """Hold all tensors of a module, since PEFT looks for all; a tied head's is the embedding.
 
@@ -242,39 +243,39 @@ class _Extraction:
         """
         if named:
             self.saved.add(owner)
-        its = {name: each for name, each in found.items() if owner_and_leaf(name)[0] == owner}
+        held = {name: each for name, each in tensors.items() if owner_and_leaf(name)[0] == owner}
         if self.tied and owner == self.places.head:
             embed = self.a.layout.embed[0]
-            held = "embed" in self.wanted.save
-            its[f"{owner}.weight"] = weights_read(self.b if held else self.a)[embed]
-        self.whole |= {_ROOT + name: each for name, each in its.items()}
+            from_tuned = "embed" in self.wanted.save
+            held[f"{owner}.weight"] = weights_read(self.b if from_tuned else self.a)[embed]
+        self.whole |= {_ROOT + name: each for name, each in held.items()}
 
     def specs(self) -> list[TensorSpec]:
-        """The adapter's tensors, both factors of a module one after the other."""
-        found = []
+        """Return the adapter's tensors; the two factors of a module follow each other."""
+        specs = []
         for module, change in self.targets.items():
             outputs, inputs = self._oriented(change.a.spec.shape)
             rank = min(self.wanted.rank, outputs, inputs)
             for letter, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
                 key = f"{_ROOT}{module}.lora_{letter}.weight"
                 self.by_key[key] = change
-                found.append(TensorSpec(key, self.wanted.dtype, shape))
-        found += [TensorSpec(key, t.spec.dtype, t.spec.shape) for key, t in self.whole.items()]
-        return found
+                specs.append(TensorSpec(key, self.wanted.dtype, shape))
+        specs += [TensorSpec(key, t.spec.dtype, t.spec.shape) for key, t in self.whole.items()]
+        return specs
 
     def _oriented(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Outputs and inputs of a projection's weight."""
+        """Return the numbers of outputs and inputs of a projection's weight."""
         first, second = shape
         return (second, first) if self.a.layout.transposed else (first, second)
 
     def payload(self, spec: TensorSpec) -> Payload:
-        """The bytes of one of the adapter's tensors; factors are made when they are asked for."""
+        """Return the bytes of a tensor of the adapter; factors are computed on demand."""
         whole = self.whole.get(spec.name)
         if whole is not None and whole.form is None:
             return ByteRange(whole.file, whole.offset, spec.size)
-        return self._made(spec, whole)
+        return self._computed(spec, whole)
 
-    def _made(self, spec: TensorSpec, whole: TensorInfo | None) -> Iterator[memoryview]:
+    def _computed(self, spec: TensorSpec, whole: TensorInfo | None) -> Iterator[memoryview]:
         if whole is not None:
             tensor = _rounded(load_tensor(whole), spec.dtype, quoted(spec.name), whole.file)
         else:
@@ -285,7 +286,7 @@ class _Extraction:
         yield raw
 
     def _factorise(self, key: str) -> None:
-        """Make both factors of a module, and measure what they lack."""
+        """Compute both factors of a module, and measure their error."""
         change = self.by_key[key]
         module = owner_and_leaf(change.name)[0]
         matrix = _subtracted(change, self.wanted.device)
@@ -295,19 +296,19 @@ class _Extraction:
         what, dtype = f"the factors of {quoted(module)}", self.wanted.dtype
         b, a = (_rounded(factor, dtype, what, change.b.file) for factor in pair)
         share = residual(matrix, b, a) / change.difference
-        made = ExtractedModule(module, a.shape[0], change.difference, share)
-        self.modules[module] = made
+        extracted = ExtractedModule(module, a.shape[0], change.difference, share)
+        self.modules[module] = extracted
         self.factors[f"{_ROOT}{module}.lora_A.weight"] = a.cpu()
         self.factors[f"{_ROOT}{module}.lora_B.weight"] = b.cpu()
         self.progress(0.3 + 0.7 * len(self.modules) / (len(self.by_key) // 2))
 
     def settings(self, base: Mapping[str, str]) -> dict[str, Any]:
-        """The adapter's configuration, by PEFT's names."""
+        """Return the adapter's configuration, by PEFT's names."""
         ranks = {}
         for module, change in self.targets.items():
             ranks[module] = min(self.wanted.rank, *change.a.spec.shape)
-        named, largest = self.places.shortest(ranks), max(ranks.values())
-        patterns = {name: rank for name, rank in named.items() if rank != largest}
+        names, largest = self.places.shortest(ranks), max(ranks.values())
+        patterns = {name: rank for name, rank in names.items() if rank != largest}
         bias = any(key.endswith(".base_layer.bias") for key in self.whole)
         config: dict[str, Any] = {
             **base,
@@ -318,23 +319,23 @@ class _Extraction:
             "rank_pattern": patterns,
             "alpha_pattern": patterns,
             "lora_dropout": 0.0,
-            "target_modules": sorted(named),
+            "target_modules": sorted(names),
             "modules_to_save": sorted(self.saved) or None,
             "bias": "lora_only" if bias else "none",
             "fan_in_fan_out": self.a.layout.transposed,
             "inference_mode": True,
             "init_lora_weights": True,
         }
-        seen = any(owner.endswith(("embed_tokens", "lm_head")) for owner in self.saved)
+        by_name = any(owner.endswith(("embed_tokens", "lm_head")) for owner in self.saved)
         tied = (
             self.tied
-            and seen
+            and by_name
             and any(c.kind == "embed" and c.kind in self.wanted.save for c in self.changes)
         )
         return config | ({"ensure_weight_tying": True} if tied else {})
 
     def extracted(self, folder: Path, size: int) -> Extracted:
-        """What became of it, once it is written."""
+        """Return the result, once the adapter is written."""
         others = tuple(
             OtherDifference(c.name, c.kind, c.difference, c.kind in self.wanted.save)
             for c in self.changes
@@ -344,29 +345,29 @@ class _Extraction:
 
 
 def _in_order(name: str) -> list[tuple[bool, int, str]]:
-    """What names are sorted by: their words, numbers as numbers."""
+    """Return the sort key of a name: its words, numbers as numbers."""
     words = name.split(".")
     return [(w.isdecimal(), int(w) if w.isdecimal() else 0, w) for w in words]
 
 
 def _difference(a: TensorInfo, b: TensorInfo) -> float:
-    """‖b - a‖ in float64. Raises CheckpointError (C408) for what isn't finite."""
-    ours, theirs = load_tensor(a).reshape(-1), load_tensor(b).reshape(-1)
-    if ours.dtype == theirs.dtype and torch.equal(ours, theirs):
+    """Return ‖b - a‖ in float64. Raises CheckpointError (C408) if it isn't finite."""
+    base, tuned = load_tensor(a).reshape(-1), load_tensor(b).reshape(-1)
+    if base.dtype == tuned.dtype and torch.equal(base, tuned):
         return 0.0
     parts = []
-    for start in range(0, len(ours), _ENTRIES):
-        part = theirs[start : start + _ENTRIES].double() - ours[start : start + _ENTRIES].double()
+    for start in range(0, len(base), _ENTRIES):
+        part = tuned[start : start + _ENTRIES].double() - base[start : start + _ENTRIES].double()
         parts.append(float(torch.linalg.vector_norm(part)))
-    found = length(parts)
-    if not isfinite(found):
+    difference = length(parts)
+    if not isfinite(difference):
         message = f"{quoted(b.spec.name)} holds infinity or NaN, here or in the base"
         raise CheckpointError("C408", message, b.file)
-    return found
+    return difference
 
 
 def _rounded(values: Tensor, dtype: str, what: str, file: Path) -> Tensor:
-    """The values in a dtype. Raises CheckpointError (C408) for what it can't hold."""
+    """Return the values in a dtype. Raises CheckpointError (C408) for one that it can't hold."""
 
     def refuse(number: int) -> NoReturn:
         message = f"{what} would hold {float(values.reshape(-1)[number]):.9g} in {dtype}"
@@ -376,30 +377,31 @@ def _rounded(values: Tensor, dtype: str, what: str, file: Path) -> Tensor:
 
 
 def _subtracted(change: _Change, device: torch.device) -> Tensor:
-    """B - A of a tensor, in float64 on a device."""
-    ours, theirs = (load_tensor(info).to(device) for info in (change.a, change.b))
-    return theirs.double().sub_(ours)
+    """Return B - A of a tensor, in float64 on a device."""
+    base, tuned = (load_tensor(info).to(device) for info in (change.a, change.b))
+    return tuned.double().sub_(base)
 
 
 # ------------------------------------------------------------------------------------- the card
 
 
-def _card(made: Extracted, base: str, tuned: str) -> bytes:
-    """The adapter's model card: what it is of, and the error of each module."""
+def _card(adapter: Extracted, base: str, tuned: str) -> bytes:
+    """Return the adapter's model card: its two models, and the error of each module."""
     lines = [
         "---", "library_name: peft", "tags:", "- gptailor", "- lora", "---", "",
-        f"# {made.folder.name}", "",
+        f"# {adapter.folder.name}", "",
         f"The difference of `{tuned}` and `{base}`, as a low-rank adapter on `{base}`.",
-        f"{made.error:.2%} of the difference (Frobenius norm, over all tensors) is not in it.", "",
+        f"{adapter.error:.2%} of the difference (Frobenius norm, over all tensors) is not in it.",
+        "",
         "| module | rank | size of the difference | not in the adapter |",
         "|---|--:|--:|--:|",
     ]  # fmt: skip
     lines += [
-        f"| `{m.name}` | {m.rank} | {m.difference:.4g} | {m.error:.2%} |" for m in made.modules
+        f"| `{m.name}` | {m.rank} | {m.difference:.4g} | {m.error:.2%} |" for m in adapter.modules
     ]
-    if made.others:
+    if adapter.others:
         lines += ["", "| other tensor | size of the difference | |", "|---|--:|---|"]
-    for other in made.others:
+    for other in adapter.others:
         state = "in it, whole" if other.saved else "not in it"
         lines.append(f"| `{other.name}` | {other.difference:.4g} | {state} |")
     return ("\n".join(lines) + "\n").encode()

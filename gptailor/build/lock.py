@@ -1,4 +1,4 @@
-"""The lock of a plan: digests of what it was made from and of what came out, and its file."""
+"""The lock of a plan: digests of its inputs and outputs, and the lock's file."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.plan import Closed
 
 _LOCK_VERSION = 1
-"""The version of the lock's format that is written and read."""
+"""The version of the lock's format."""
 SUFFIX = ".lock"
-"""A lock is named as its plan, and this."""
+"""The suffix of a lock's name after the plan's."""
 PLAN_FILE = "plan.tailor"
 """The plan's copy in a compiled folder."""
 LOCK_FILE = PLAN_FILE + SUFFIX
@@ -26,7 +26,7 @@ LOCK_FILE = PLAN_FILE + SUFFIX
 
 @final
 class LockedModel(Closed):
-    """A model of the plan: as it is declared, the commit it was at on the Hub, the files read.
+    """A model of the plan: its declaration, its commit on the Hub, the files read.
 
     `files` are named by their path within the model's folder.
     """
@@ -40,7 +40,7 @@ class LockedModel(Closed):
 
 @final
 class LockedText(Closed):
-    """The text that a bridge was fitted or a plan healed on: its file, and the tokens used."""
+    """The calibration text of a bridge or of healing: its file, and the tokens used."""
 
     file: FileDigest
     tokens: int
@@ -48,7 +48,7 @@ class LockedText(Closed):
 
 @final
 class LockedGguf(Closed):
-    """The plan's output as a GGUF file: the type that was asked for, what it says, its tensors.
+    """The plan's output as a GGUF file: the requested type, the metadata, the tensors.
 
     `facts` is a digest of its metadata. A tensor's `dtype` is GGUF's name of its type (`Q8_0`).
     """
@@ -60,15 +60,14 @@ class LockedGguf(Closed):
 
 @final
 class Lock(Closed):
-    """What a plan was compiled from and to.
+    """The inputs and outputs of a compilation.
 
-    `plan` is a digest of the plan without what the machine decides; `dtype` is that of all output
-    tensors, if they have one; `config` a digest of the output's configuration. `bridges` are named
-    by the layer before the gap: `L19`; `heal` is what was learned from, `chat_template` the digest
-    of the file that it is in. `gguf` is there if the
-    output was such a file; `tensors` and `config` are those of a folder all the same.
-    `stripped` are the files beside the weights from which names of code were taken out.
-    `families` are the digests of the family files that models were read by, by model type.
+    `plan` is a digest of the plan without the settings of the machine. `dtype` is the dtype of all
+    output tensors, if they share one. `config` is a digest of the output's configuration.
+    `bridges` are named by the layer before the gap: `L19`. `heal` is the text of healing.
+    `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
+    `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
+    without the names of code. `families` are the digests of the family files by model type.
     """
 
     version: Literal[1] = 1
@@ -88,17 +87,17 @@ class Lock(Closed):
 
     @property
     def path(self) -> Path:
-        """The file that it was read from; without one, what it would be called."""
+        """The file that the lock was read from, or its default name."""
         return self._path
 
     def read_from(self, path: Path) -> "Lock":
-        """The same lock, knowing its file."""
+        """Return the same lock with the path of its file."""
         lock = self.model_copy()
         lock._path = path
         return lock
 
     def __eq__(self, other: object) -> bool:
-        """Equal if they say the same; the file they were read from doesn't count."""
+        """Return whether two locks have the same content; their files don't matter."""
         if not isinstance(other, Lock):
             return NotImplemented
         return self.model_dump() == other.model_dump()
@@ -106,17 +105,20 @@ class Lock(Closed):
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
 
     def text(self) -> str:
-        """It as JSON: names sorted, a line for each file and tensor. Equal locks, equal texts."""
-        said = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
+        """Return the lock as JSON: sorted names, a line per file and tensor.
+
+        Equal locks have equal texts.
+        """
+        fields = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
         for name in ("bridges", "families", "stripped"):
-            if not said[name]:
-                del said[name]
-        return _rendered(said) + "\n"
+            if not fields[name]:
+                del fields[name]
+        return _rendered(fields) + "\n"
 
     def write(self, path: str | Path) -> None:
-        """Write it, whole or not at all, in the place of an old one if there is one.
+        """Write the lock, all or nothing; replace an old one.
 
-        Raises CheckpointError (C303) if it can't be written.
+        Raises CheckpointError (C303) if the lock can't be written.
         """
         raw, path = self.text().encode(), Path(path)
         place = Path(os.path.realpath(path))
@@ -129,12 +131,15 @@ class Lock(Closed):
 
 
 def read_lock(path: Path) -> Lock:
-    """The lock in a file. Raises CheckpointError: C701 if it is none, C702 for another version."""
+    """Return the lock in a file.
+
+    Raises CheckpointError: C701 for an invalid lock, C702 for another version.
+    """
     return _lock_of(read_object(path, "C701", duplicate="C701"), path)
 
 
 def parse_lock(raw: bytes, path: Path) -> Lock:
-    """The lock in a text that a file holds; it raises what `read_lock` does."""
+    """Return the lock in the text of a file. Raises the errors of `read_lock`."""
     return _lock_of(parse_object(raw, path, "C701", duplicate="C701"), path)
 
 

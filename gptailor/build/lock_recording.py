@@ -52,18 +52,18 @@ EARLY_BYTES = 16 * 1024 * 1024
 
 
 def plan_digest(plan: Plan) -> str:
-    """The sha256 of a plan's canonical text, without what the machine and the caller decide.
+    """Return the sha256 of a plan's canonical text, without paths and dtype.
 
-    That is where the models, the texts and the chat template are, and the dtype. So a plan, and
-    its copy in a compiled folder, have one digest.
+    The paths are those of models, texts and the chat template. So a plan, and its copy in a
+    compiled folder, have one digest.
     """
     models = {
         name: model if model.made is not None else Model(source=name)
         for name, model in plan.models.items()
     }
     heal = plan.heal
-    named = [bridge.on for bridge in plan.bridges] + ([heal.on] if heal is not None else [])
-    texts = list(dict.fromkeys(named))
+    paths = [bridge.on for bridge in plan.bridges] + ([heal.on] if heal is not None else [])
+    texts = list(dict.fromkeys(paths))
     bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
     if heal is not None:
         heal = heal.model_copy(update={"on": str(texts.index(heal.on))})
@@ -75,12 +75,12 @@ def plan_digest(plan: Plan) -> str:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """The sha256 of a configuration as JSON, its keys sorted."""
+    """Return the sha256 of a configuration as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
-    """The plan with each model of the Hub at the commit that was locked, if it was declared so."""
+    """Return the plan with models of the Hub at the locked commits, if declared as in the lock."""
     commits = {
         name: locked.commit
         for name, locked in lock.models.items()
@@ -94,18 +94,18 @@ def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
         for name, locked in lock.models.items()
         if locked.commit is not None and is_inner(plan, name)
     }
-    found = pinned(plan, commits)
-    return at_commits(found, inner) if inner else found
+    pinned_plan = pinned(plan, commits)
+    return at_commits(pinned_plan, inner) if inner else pinned_plan
 
 
 # ---------------------------------------------------------------------------- before it is compiled
 
 
 def refuse_early(prepared: Prepared, lock: Lock) -> None:
-    """Raise CheckpointError (C703 to C705) for what differs from a lock, as far as is known now.
+    """Raise CheckpointError (C703 to C705) for early known differences from a lock.
 
-    That is the plan, the dtype, which files are read, their sizes, the bytes of small ones, the
-    calibration texts, the configuration, and what the output's tensors are.
+    Compared are the plan, the dtype, the files' names and sizes, the bytes of small files, the
+    calibration texts, the configuration, and the dtypes and shapes of the output's tensors.
     """
     plan = MeasuredPlan(plan_digest(prepared.plan), out.used_dtype(prepared))
     changed = f"the output's {CONFIG} is not the one that was locked"
@@ -123,9 +123,9 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
 def measured_files(
     prepared: Prepared, measure: Callable[[Path], MeasuredFile]
 ) -> dict[FileUse, MeasuredFiles]:
-    """Return the files that a plan is compiled from; `measure` reads those of the models.
+    """Return the input files of a plan; `measure` reads those of the models.
 
-    Calibration texts are left out where one of them is gone.
+    Calibration texts are left out if one of them is missing.
     """
     read = out.inputs(prepared)
     families = out.families(prepared)
@@ -162,7 +162,7 @@ def _measured_early(path: Path) -> MeasuredFile:
 @final
 @dataclass(frozen=True, slots=True)
 class _Hashed:
-    """A file of a model, and its digest once a thread has it."""
+    """A file of a model, and its digest once a thread has computed it."""
 
     model: str
     name: str
@@ -179,8 +179,8 @@ class _Stopped(Exception):  # noqa: N818 (no error: whoever would have used the 
 class Recording:
     """A context in which a plan is compiled: threads read its inputs at the same time.
 
-    `seen` is to be told of the output's tensors; `progress` is told of the inputs' bytes. Held to a
-    lock, it refuses what differs from that by CheckpointError (C704, C705).
+    `add_tensor` receives the output's tensors; `progress` receives the inputs' bytes. With a lock
+    to hold to, differences raise CheckpointError (C704, C705).
     """
 
     def __init__(
@@ -205,8 +205,8 @@ class Recording:
     def __enter__(self) -> "Recording":
         for model, its in out.inputs(self.prepared).items():
             for name, path in its.items():
-                made = self._pool.submit(of_file, path, self._go_on)
-                self._hashed.append(_Hashed(model, name, path, made))
+                digest = self._pool.submit(of_file, path, self._go_on)
+                self._hashed.append(_Hashed(model, name, path, digest))
         self._open = deque(self._hashed)
         return self
 
@@ -219,43 +219,43 @@ class Recording:
             raise _Stopped
         self._progress(size)
 
-    def seen(self, spec: TensorSpec, sha256: str) -> None:
-        """Take down a tensor of the output."""
+    def add_tensor(self, spec: TensorSpec, sha256: str) -> None:
+        """Record a tensor of the output."""
         self._tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
-        """The same progress, which refuses an input once it is known to differ.
+        """Return a progress that also refuses an input once it is known to differ.
 
-        Inputs are looked at in their order, so that the same one is named in every run.
+        Inputs are compared in order, so that every run names the same one.
         """
 
-        def told(size: int) -> None:
+        def watched(size: int) -> None:
             while self._open and self._open[0].digest.done():
                 self._refuse_differing([self._open.popleft()])
             progress(size)
 
-        return told
+        return watched
 
     def files(self, target: Path) -> dict[str, bytes]:
-        """The lock as a file of the output's folder, its sources those of the plan in there."""
+        """Return the lock as a file of the output's folder, its sources those of the plan there."""
         return {LOCK_FILE: self.lock(out.used_models(self.prepared, target)).text().encode()}
 
     def draft(self, models: Mapping[str, Model], gguf: LockedGguf) -> Lock:
-        """The lock before its digests are known, which are zeros: its text is as long."""
-        sizes = ((one, one.path.stat().st_size) for one in self._hashed)
-        files = ((one, FileDigest(size=size, sha256=UNMEASURED)) for one, size in sizes)
+        """Return the lock with zeros for its digests; its text is as long as the final one."""
+        sizes = ((hashed, hashed.path.stat().st_size) for hashed in self._hashed)
+        files = ((hashed, FileDigest(size=size, sha256=UNMEASURED)) for hashed, size in sizes)
         specs = (output.spec for output in self.prepared.compiled.program.outputs)
         tensors = {spec.name: out.tensor_digest(spec, UNMEASURED, self.fitted) for spec in specs}
         return self._lock(models, files, tensors, gguf)
 
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
-        """The lock of all that was read and made; `models` are declared in it as given."""
-        files = ((one, one.digest.result()) for one in self._hashed)
+        """Return the lock of all inputs and outputs; `models` are its declarations."""
+        files = ((hashed, hashed.digest.result()) for hashed in self._hashed)
         lock = self._lock(models, files, self._tensors, gguf)
         self._refuse_differing(self._hashed)
         if (held := self.held_to) is not None:
-            made = Measurement(tensors=lock.tensors)
-            refuse(lock_differences(Measurement.of(held), made), held)
+            measured = Measurement(tensors=lock.tensors)
+            refuse(lock_differences(Measurement.of(held), measured), held)
             if gguf is not None:
                 refuse(gguf_differences(held, gguf), held)
         return lock
@@ -268,8 +268,8 @@ class Recording:
         gguf: LockedGguf | None,
     ) -> Lock:
         files: dict[str, dict[str, FileDigest]] = {}
-        for one, digest in digests:
-            files.setdefault(one.model, {})[one.name] = digest
+        for hashed, digest in digests:
+            files.setdefault(hashed.model, {})[hashed.name] = digest
         commits = self.prepared.commits
         bridges = self.fitted.bridges if self.fitted is not None else {}
         healed = self.fitted.healed if self.fitted is not None else None
@@ -283,7 +283,7 @@ class Recording:
                 )
                 for name, its in files.items()
             },
-            families={kind: one.digest for kind, one in out.families(self.prepared).items()},
+            families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             heal=LockedText(file=healed.digest, tokens=healed.tokens) if healed else None,
@@ -298,16 +298,16 @@ class Recording:
         return {name: of_bytes(content) for name, content in files.items()}
 
     def _refuse_differing(self, hashed: Iterable[_Hashed]) -> None:
-        """Refuse inputs that are not as locked, if there is a lock to hold to."""
+        """Refuse inputs that differ from the lock to hold to, if there is one."""
         if self.held_to is None:
             return
         models = self.held_to.models
-        locked, found = {}, {}
-        for one in hashed:
-            key = one.model, one.name
-            locked[key] = MeasuredFile.of(models[one.model].files[one.name])
-            found[key] = MeasuredFile.of(one.digest.result(), one.path)
-        expected, read = (Measurement(files={"inputs": files}) for files in (locked, found))
+        locked, measured = {}, {}
+        for file in hashed:
+            key = file.model, file.name
+            locked[key] = MeasuredFile.of(models[file.model].files[file.name])
+            measured[key] = MeasuredFile.of(file.digest.result(), file.path)
+        expected, read = (Measurement(files={"inputs": files}) for files in (locked, measured))
         refuse(lock_differences(expected, read), self.held_to)
 
 
@@ -319,12 +319,12 @@ def lock(
     threads: int | None = None,
     on_event: OnEvent = ignore_events,
 ) -> Lock:
-    """The lock of a plan: digests of all that it reads, and of each tensor that it makes.
+    """Return the lock of a plan: digests of all inputs, and of each output tensor.
 
-    The output is made in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
-    Healing learns anew, whatever was learned before.
-    `on_event` receives the bytes that were read or made, and how bridging and healing go on.
-    `models`, `dtype` and `threads` are as `compile` has them.
+    The output is computed in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
+    Healing is run again; no kept result is used.
+    `on_event` receives the bytes that were read or made, and the progress of bridges and healing.
+    `models`, `dtype` and `threads` are those of `compile`.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails.
@@ -333,8 +333,9 @@ def lock(
     fitted = out.fit_tensors(prepared, anew=True, on_event=on_event)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
-    told = crew.told(counting_bytes(on_event))
-    with Recording(prepared, fitted=fitted, threads=threads, progress=told) as recording:
+    progress = crew.exclusive(counting_bytes(on_event))
+    with Recording(prepared, fitted=fitted, threads=threads, progress=progress) as recording:
         specs = [output.spec for output in outputs]
-        of_tensors(specs, out.payloads(outputs, fitted=fitted), crew, recording.seen, told)
+        payload_of = out.payloads(outputs, fitted=fitted)
+        of_tensors(specs, payload_of, crew, recording.add_tensor, progress)
         return recording.lock(all_declared(prepared.declared, prepared.models))

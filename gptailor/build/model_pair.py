@@ -17,9 +17,9 @@ from gptailor.prepare import fetched
 
 
 def open_whole(name: str, source: str | Path) -> Opened:
-    """A model with all of its weights here, dequantised if it was quantised."""
-    given, path = str(source), expanded(source)
-    repo, _, revision = given.partition("@")
+    """Open a model with all of its weights, dequantised if it was quantised."""
+    text, path = str(source), expanded(source)
+    repo, _, revision = text.partition("@")
     on_hub = not path.exists() and HUB_ID.fullmatch(repo) is not None
     remotes: tuple[Remote, ...] = ()
     if on_hub:
@@ -27,8 +27,8 @@ def open_whole(name: str, source: str | Path) -> Opened:
         remotes = (remote,)
     else:
         checkpoint = open_checkpoint(path)
-    found = family_for(checkpoint.config.get("model_type"), (), Path(), checkpoint.folder)
-    checkpoint = replace(checkpoint, family=found) if found is not None else checkpoint
+    family = family_for(checkpoint.config.get("model_type"), (), Path(), checkpoint.folder)
+    checkpoint = replace(checkpoint, family=family) if family is not None else checkpoint
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("M204", layout.reason, checkpoint.folder, layout.help)
@@ -39,7 +39,7 @@ def open_whole(name: str, source: str | Path) -> Opened:
 
 
 def base_settings(source: str | Path, opened: Opened) -> dict[str, str]:
-    """What an adapter's settings call its base."""
+    """Return an adapter's settings that name its base."""
     if opened.remotes:
         remote = opened.remotes[0]
         return {"base_model_name_or_path": remote.repo, "revision": remote.commit}
@@ -53,44 +53,44 @@ def refuse_unlike(a: Opened, b: Opened) -> None:
 
 
 def _other_settings(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
-    """What two configurations have otherwise, and what may help."""
-    ours, theirs = a.layout, b.layout
-    if ours.model_type != theirs.model_type:
-        yield f"is a '{theirs.model_type}' model, and the base a '{ours.model_type}'", ""
+    """Yield the differences of two configurations, each with a help."""
+    base, tuned = a.layout, b.layout
+    if base.model_type != tuned.model_type:
+        yield f"is a '{tuned.model_type}' model, and the base a '{base.model_type}'", ""
         return
-    if ours.count != theirs.count:
+    if base.count != tuned.count:
         help_ = "the base of a cut model's adapter is the cut base: the plan, drops alone, compiled"
-        yield f"has {theirs.count} layers, and the base {ours.count}", help_
+        yield f"has {tuned.count} layers, and the base {base.count}", help_
         return
-    for found in incompatible(ours, a.config, b.config):
-        if found.severity == "fault":
-            yield f"has {found.key} {found.other_value}, and the base {found.base_value}", ""
-    if ours.tied != theirs.tied:
-        yield f"has a head that is {'' if theirs.tied else 'not '}tied, other than the base's", ""
-    for layer, (one, other) in enumerate(zip(a.entries, b.entries, strict=True)):
-        if one != other:
+    for key in incompatible(base, a.config, b.config):
+        if key.severity == "fault":
+            yield f"has {key.key} {key.other_value}, and the base {key.base_value}", ""
+    if base.tied != tuned.tied:
+        yield f"has a head that is {'' if tuned.tied else 'not '}tied, other than the base's", ""
+    for layer, (base_entry, entry) in enumerate(zip(a.entries, b.entries, strict=True)):
+        if base_entry != entry:
             yield f"has a layer of another kind than the base at L{layer}", ""
 
 
 def _other_tensors(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
-    """Tensors that one of two models lacks, or has in another shape."""
-    ours, theirs = weights_read(a), weights_read(b)
-    for name in sorted(ours.keys() - theirs.keys()):
+    """Yield tensors that one of two models lacks, or has in another shape."""
+    base, tuned = weights_read(a), weights_read(b)
+    for name in sorted(base.keys() - tuned.keys()):
         yield f"has no tensor {quoted(name)}, which the base has", ""
-    for name in sorted(theirs.keys() - ours.keys()):
+    for name in sorted(tuned.keys() - base.keys()):
         yield f"has a tensor {quoted(name)}, which the base lacks", ""
-    for name in sorted(ours.keys() & theirs.keys()):
-        shape, wanted = (tensors[name].spec.shape for tensors in (theirs, ours))
-        if shape != wanted:
+    for name in sorted(base.keys() & tuned.keys()):
+        shape, base_shape = (tensors[name].spec.shape for tensors in (tuned, base))
+        if shape != base_shape:
             rows = name in (*a.layout.embed[:1], *a.layout.head)
             help_ = (
                 "a plan of the base with `tokenizer from` the other makes a base with its tokens"
             )
-            message = f"{quoted(name)} has the shape {[*shape]}, and in the base {[*wanted]}"
+            message = f"{quoted(name)} has the shape {[*shape]}, and in the base {[*base_shape]}"
             yield message, help_ if rows else ""
 
 
 def weights_read(model: Opened) -> dict[str, TensorInfo]:
-    """The tensors that the model reads: a tied head is its embedding."""
+    """Return the tensors that the model reads: a tied head is its embedding."""
     unread = {*model.layout.ignored, *(model.layout.head[:1] if model.layout.tied else ())}
     return {n: tensor for n, tensor in model.checkpoint.tensors.items() if n not in unread}

@@ -1,4 +1,4 @@
-"""What goes into a compiled folder, tensors and other files, and which files it is made from."""
+"""The content of a compiled folder, tensors and other files, and the files it is made from."""
 
 import json
 import os
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gptailor.evaluate.repair import Fitted
 
 _FITTED_BYTES = 2**24
-"""Bytes of a fitted tensor that are handed on at once."""
+"""Number of bytes of a fitted tensor in a block."""
 
 
 def fit_tensors(
@@ -54,9 +54,9 @@ def fit_tensors(
     on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> "Fitted | None":
-    """The tensors that bridges and healing change; None, and nothing imported, where none does.
+    """Return the tensors that bridges and healing change; None, and no import, without either.
 
-    As `gptailor.evaluate.repair.fit` has it.
+    The arguments are those of `gptailor.evaluate.repair.fit`.
     """
     if not prepared.gaps and prepared.healing is None:
         return None
@@ -70,9 +70,9 @@ def fit_tensors(
 def payloads(
     outputs: tuple[Output, ...], device: str = "cpu", fitted: "Fitted | None" = None
 ) -> Callable[[TensorSpec], Payload]:
-    """Bytes of each output; the arithmetic is imported only where there is some, and then.
+    """Return a function to the bytes of each output; torch is imported only for arithmetic.
 
-    Raises MissingPackageError where there is some and torch isn't installed.
+    Raises MissingPackageError if there is arithmetic and torch isn't installed.
     """
     if any(not isinstance(output.make, Copy) for output in outputs):
         require("torch", "what merges, scales or casts tensors")
@@ -86,7 +86,7 @@ def payloads(
         if isinstance(output.make, Copy):
             source = output.make.source
             return ByteRange(source.file, source.offset, source.spec.size)
-        return _made(output, device)
+        return _computed(output, device)
 
     return payload_of
 
@@ -99,7 +99,7 @@ def _bytes_of(tensor: "Tensor") -> Iterator[memoryview]:
 
 
 def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> TensorDigest:
-    """The digest of a tensor of the output, with a sketch if it was fitted."""
+    """Return the digest of a tensor of the output, with a sketch if it was fitted."""
     numbers = None
     if fitted is not None and spec.name in fitted.tensors:
         from gptailor.program.run import sketch  # imports torch
@@ -109,26 +109,26 @@ def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> Ten
 
 
 def sketched(
-    output: checkpoints.Checkpoint, found: Mapping[str, TensorDigest], names: Iterable[str]
+    output: checkpoints.Checkpoint, digests: Mapping[str, TensorDigest], names: Iterable[str]
 ) -> dict[str, TensorDigest]:
-    """The digests of some of a folder's tensors with sketches, by which fits are compared."""
-    if not (there := [name for name in names if name in found]):
+    """Return the digests of some of a folder's tensors with sketches, which compare fits."""
+    if not (present := [name for name in names if name in digests]):
         return {}
     from gptailor.program.load import load_tensor  # imports torch
     from gptailor.program.run import sketch  # imports torch
 
-    numbers = {name: sketch(load_tensor(output.tensors[name])) for name in there}
-    return {name: found[name].model_copy(update={"sketch": numbers[name]}) for name in there}
+    numbers = {name: sketch(load_tensor(output.tensors[name])) for name in present}
+    return {name: digests[name].model_copy(update={"sketch": numbers[name]}) for name in present}
 
 
-def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
+def _computed(output: Output, device: str) -> Iterator[memoryview | bytes]:
     from gptailor.program.run import chunks, device_of  # imports torch
 
     yield from chunks(output, device=device_of(device))
 
 
 def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
-    """The files beside the weights: configuration, tokenizer, plan, card."""
+    """Return the files beside the weights: configuration, tokenizer, plan, card."""
     text = used_plan_text(prepared, target)
     models = used_models(prepared, target)
     shown = used_plan(prepared, target).model_copy(update={"models": models})
@@ -146,8 +146,8 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     }
     beside = beside_weights(prepared)
     beside |= files_without_code(beside)
-    for kind, found in families(prepared).items():  # so that the folder can be verified anywhere
-        written[kind + FAMILY_SUFFIX] = found.file.text()
+    for kind, family in families(prepared).items():  # so that the folder can be verified anywhere
+        written[kind + FAMILY_SUFFIX] = family.file.text()
     return beside | {name: content.encode() for name, content in written.items()}
 
 
@@ -158,7 +158,7 @@ def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
 
 
 def used_plan_text(prepared: Prepared, place: Path) -> str:
-    """The plan as it was used, with its comments, its paths as seen from a folder."""
+    """Return the plan as it was used, with its comments, its paths as seen from a folder."""
     plan = used_plan(prepared, place)
     origin = prepared.plan.origin
     commented = origin.tree if origin is not None else None
@@ -166,18 +166,18 @@ def used_plan_text(prepared: Prepared, place: Path) -> str:
 
 
 def families(prepared: Prepared) -> dict[str, FoundFamily]:
-    """The family files that the models are read by, by model type."""
+    """Return the models' family files by model type."""
     opened = (model.checkpoint for model in prepared.models.values())
     return {str(c.config["model_type"]): c.family for c in opened if c.family is not None}
 
 
 def _processor(base: Opened) -> tuple[Path, ...]:
-    """The files of how the base's towers read images: the output's towers are the base's."""
+    """Return the files of the base's image processor: the output's towers are the base's."""
     return checkpoints.processor_files(base.checkpoint) if base.layout.wrapped else ()
 
 
 def lowest_base(prepared: Prepared) -> str:
-    """The name of the checkpoint that the base is, where that is a plan's output its base's."""
+    """Return the name of the innermost base, following plans that are used as a base."""
     name = "base"
     while prepared.models[name].inner is not None:
         name += ".base"
@@ -185,28 +185,28 @@ def lowest_base(prepared: Prepared) -> str:
 
 
 def base_license(prepared: Prepared) -> str | None:
-    """The licence that the base's model card names in its front matter, if there is one here."""
+    """Return the licence in the front matter of the base's model card, if there is one."""
     return licence_of(prepared.models[lowest_base(prepared)].checkpoint.folder)
 
 
 def config(prepared: Prepared) -> dict[str, Any]:
-    """The output's configuration, its special tokens those of the tokenizer's model."""
-    made = dict(prepared.compiled.config)
+    """Return the output's configuration, with the special tokens of the tokenizer's model."""
+    settings = dict(prepared.compiled.config)
     model = prepared.models[tokenizer_model_name(prepared.plan)]
-    return made if model.name == "base" else with_tokens_of(made, model.config)
+    return settings if model.name == "base" else with_tokens_of(settings, model.config)
 
 
 def used_dtype(prepared: Prepared) -> str | None:
-    """The dtype of all outputs if they have one; else what the plan says."""
+    """Return the dtype of all outputs if they share one, else the plan's."""
     dtypes = {output.spec.dtype for output in prepared.compiled.program.outputs}
     names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
     return names[0] if names else prepared.plan.dtype
 
 
 def used_plan(prepared: Prepared, target: Path | None) -> Plan:
-    """The plan with the models and dtype that were used, its paths as seen from the target.
+    """Return the plan with the used models and dtype, its paths as seen from the target.
 
-    Without one they are whole.
+    Without a target the paths are absolute.
     """
     plan = plan_seen_from(prepared.plan, prepared.models, prepared.commits, target)
     return plan.model_copy(update={"dtype": used_dtype(prepared)})
@@ -215,7 +215,7 @@ def used_plan(prepared: Prepared, target: Path | None) -> Plan:
 def plan_seen_from(
     plan: Plan, opened: Mapping[str, Opened], commits: Mapping[str, str], target: Path | None
 ) -> Plan:
-    """The plan, open or closed, with the models that were opened, its paths as seen from there."""
+    """Return a plan, open or closed, with the opened models, its paths as seen from the target."""
     used: dict[str, Any] = {
         "models": {name: _seen_from(plan, opened, commits, name, target) for name in plan.models},
         "bridges": tuple(
@@ -232,21 +232,21 @@ def plan_seen_from(
 
 
 def used_models(prepared: Prepared, target: Path) -> dict[str, Model]:
-    """The models that were used as seen from the target; those of inner plans as `deep.math`."""
+    """Return the used models as seen from the target; an inner plan's are named `deep.math`."""
     names = all_declared(prepared.plan.models, prepared.models)
     plan, opened, commits = prepared.plan, prepared.models, prepared.commits
     return {name: _seen_from(plan, opened, commits, name, target) for name in names}
 
 
 def _seen_from(
-    whole: Plan,
+    outermost: Plan,
     opened: Mapping[str, Opened],
     commits: Mapping[str, str],
     name: str,
     target: Path | None,
 ) -> Model:
-    """A model's declaration as the output folder has it: paths from there, revisions resolved."""
-    plan, _, short = declaring(whole, opened, name)
+    """Return a model's declaration for the target: paths from there, revisions resolved."""
+    plan, _, short = declaring(outermost, opened, name)
     model = plan.models[short]
     if model.made is not None or is_at_url(model.source):
         return model
@@ -257,9 +257,9 @@ def _seen_from(
 
 
 def _source(target: Path | None, path: Path) -> str:
-    """The same, as a plan names what is here and not on the Hub."""
-    said = _from(target, path)
-    return said if said.startswith((".", "/")) else f"./{said}"
+    """Return a path as seen from the target, in the form that a plan has for local paths."""
+    shown = _from(target, path)
+    return shown if shown.startswith((".", "/")) else f"./{shown}"
 
 
 def _from(target: Path | None, path: Path) -> str:
@@ -274,10 +274,10 @@ InputFiles = dict[str, dict[str, Path]]
 
 
 def inputs(prepared: Prepared) -> InputFiles:
-    """The files that a plan reads of each model, an adapter's own apart from those it is on.
+    """Return the files that a plan reads of each model, an adapter's under its own name.
 
-    These are the weights that the output is made of and a teacher's, their index, the
-    configuration, and what the output takes of a tokenizer. Tokens are also read of models whose
+    These are the weights of the output and of a teacher, their index, the configuration, and
+    the tokenizer's files that the output takes. Tokens are also read of models whose
     rows are sorted by another tokenizer.
     """
     read = set(files(prepared.compiled.program))
@@ -285,41 +285,42 @@ def inputs(prepared: Prepared) -> InputFiles:
     if healing is not None and healing.teacher is not None:
         teacher = prepared.models[healing.teacher].checkpoint
         read |= set(teacher.files) if teacher.nested else set()
-    found: InputFiles = {}
+    by_model: InputFiles = {}
     for name, opened in prepared.models.items():
         plan, before, short = declaring(prepared.plan, prepared.models, name)
-        lowest, *adapters = (before + one for one in chain(plan, short))
+        lowest, *adapters = (before + model for model in chain(plan, short))
         if opened.inner is not None:
-            found[name] = {opened.inner.file.name: opened.inner.file}
+            by_model[name] = {opened.inner.file.name: opened.inner.file}
         if opened.checkpoint.nested and not adapters:
             continue  # the files are those of its models
-        whole = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
+        weight_files = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
         teaches = healing is not None and healing.teacher == name
-        weights = whole if teaches else (file for file in whole if file in read)
+        weights_read = weight_files if teaches else (file for file in weight_files if file in read)
         if not opened.checkpoint.nested:
-            own = [*weights, *_beside(prepared, name, whole)]
+            own = [*weights_read, *_beside(prepared, name, weight_files)]
             folder = opened.checkpoint.folder
             folder = folder.parent if is_gguf(folder) else folder
-            theirs = found.setdefault(lowest, {})
-            theirs |= {file.relative_to(folder).as_posix(): file for file in own}
-        for adapter, file in zip(adapters, opened.checkpoint.files[len(whole) :], strict=True):
-            found[adapter] = {
+            model_files = by_model.setdefault(lowest, {})
+            model_files |= {file.relative_to(folder).as_posix(): file for file in own}
+        adapter_files = opened.checkpoint.files[len(weight_files) :]
+        for adapter, file in zip(adapters, adapter_files, strict=True):
+            by_model[adapter] = {
                 file.name: file,
                 ADAPTER_CONFIG: file.with_name(ADAPTER_CONFIG),
             }
-    return found
+    return by_model
 
 
-def _beside(prepared: Prepared, name: str, whole: tuple[Path, ...]) -> Iterator[Path]:
-    """What is read of a model besides its weights."""
+def _beside(prepared: Prepared, name: str, weights: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files that are read of a model besides its weights."""
     checkpoint = prepared.models[name].checkpoint
-    if not is_gguf(checkpoint.folder) and not is_gguf(whole[0]):
+    if not is_gguf(checkpoint.folder) and not is_gguf(weights[0]):
         yield checkpoint.folder / checkpoints.CONFIG
     for index, single, suffix in (
         (checkpoints.INDEX, checkpoints.SINGLE, ".safetensors"),
         (BIN_INDEX, BIN_SINGLE, ".bin"),
     ):
-        by_index = whole[0].suffix == suffix and whole[0].name != single
+        by_index = weights[0].suffix == suffix and weights[0].name != single
         if by_index and (path := checkpoint.folder / index).exists():
             yield path
     yield from tokenizer_inputs(prepared, name)
@@ -328,6 +329,6 @@ def _beside(prepared: Prepared, name: str, whole: tuple[Path, ...]) -> Iterator[
 
 
 def work(prepared: Prepared) -> int:
-    """The bytes that locking reads and makes."""
+    """Return the number of bytes that locking reads and makes."""
     read = sum(file.stat().st_size for of in inputs(prepared).values() for file in of.values())
     return read + prepared.compiled.program.size

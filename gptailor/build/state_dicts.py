@@ -1,4 +1,4 @@
-"""Tensors in memory merged as `compile` merges those of files: the verb `merge`."""
+"""Merges of tensors in memory, with the arithmetic of `compile`: the verb `merge`."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _Given = TypeVar("_Given", Tensor, dict[str, Tensor])
 _FLOATS = frozenset(FLOAT_DTYPES.values())
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _BASE = "base"
-"""What θ_b's tensors are called in messages."""
+"""The name of θ_b's tensors in messages."""
 
 
 def merge(
@@ -41,24 +41,24 @@ def merge(
     name: str = "",
     **arguments: Any,
 ) -> _Given:
-    """The tensors of several models merged by a method, tensor by tensor, in memory.
+    """Merge the tensors of several models by a method, tensor by tensor, in memory.
 
-    `sources` are state dicts by the models' names, all with the same keys, or one tensor of each;
-    what comes back is of the same kind, and new memory. Tensors of one key have one shape, one
-    dtype and one device in all sources and in `base`; with `dtype` theirs may differ, and the
-    result is of that. `by` is one of the language's methods and `arguments` are its own, by their
-    names there: numbers without a unit, a list where there is one for each source, in the order of
-    `sources`, words as texts (`"yes"`, or True). `base` are θ_b's tensors, which methods of task
-    vectors need; a method that needs none passes over it, but for keys, shapes and dtypes.
+    `sources` are state dicts by the models' names, all with the same keys, or one tensor each. The
+    result is of the same kind, in new memory. Tensors of one key have one shape, one dtype and one
+    device in all sources and in `base`. With `dtype` their dtypes may differ; the result has
+    `dtype`. `by` is a method of the language, and `arguments` are its parameters by name: numbers
+    without a unit, a list for a number per source, in the order of `sources`, and words as texts
+    (`"yes"`, or True). `base` are θ_b's tensors, which methods of task vectors need. Other methods
+    ignore `base`, but its keys, shapes and dtypes must agree.
 
     The arithmetic is that of `compile`: in float32, rounded once, the same bytes for the same
-    tensors, names and keys. (The draws of `dare` depend on the model's name and on the tensor's,
-    which for single tensors is `name`.) Tensors of whole numbers and others that no method merges
-    are kept where they are the same in all, and refused elsewhere. Keys that share their memory in
-    all models, as a tied head does with the embedding, are merged once and share it again.
+    tensors, names and keys. (The draws of `dare` depend on the names of the model and the tensor;
+    `name` is that of a single tensor.) Tensors that no method merges, such as whole numbers, are
+    kept if all models have the same, and refused otherwise. Keys that share their memory in all
+    models, as a tied head and its embedding do, are merged once and share memory again.
 
-    Raises PlanError for a method, an argument or a number of sources as a plan with that would,
-    and for a value that the dtype can't hold; TailorError for tensors that don't agree, by name.
+    Raises PlanError for an invalid method, argument or number of sources, as in a plan, and for a
+    value that the dtype can't hold. Raises TailorError for tensors that don't agree, by name.
 
     The methods, their formulas and papers: docs/language.md.
     """
@@ -68,30 +68,30 @@ def merge(
     every: list[tuple[str, Any]] = [*sources.items()]
     every += [(_BASE, base)] if base is not None else []
     single = isinstance(every[0][1], Tensor)
-    for model, given in every:
-        if not isinstance(given, Tensor if single else Mapping):
-            wanted = "one tensor" if single else "a state dict"
-            what = type(given).__name__
-            raise TailorError(f"'{model}' is of the type {what}, and '{every[0][0]}' {wanted}")
+    for model, tensors in every:
+        if not isinstance(tensors, Tensor if single else Mapping):
+            expected = "one tensor" if single else "a state dict"
+            what = type(tensors).__name__
+            raise TailorError(f"'{model}' is of the type {what}, and '{every[0][0]}' {expected}")
     if name and not single:
         raise TailorError("'name' is for single tensors; those of state dicts have their keys")
     if single:
         every = [(model, {name: tensor}) for model, tensor in every]
-    made = _Merging(recipe, every, base is not None, dtype).merged()
-    merged: Any = made[name] if single else made
+    by_key = _Merging(recipe, every, base is not None, dtype).merged()
+    merged: Any = by_key[name] if single else by_key
     result: _Given = merged
     return result
 
 
 def _recipe(models: Sequence[str], by: str, arguments: Mapping[str, Any]) -> Merge:
-    """The recipe that says so. Raises PlanError, with all faults, as a plan with it would."""
-    given = {name: _value(name, value) for name, value in arguments.items()}
+    """Return the recipe of a merge. Raises PlanError with all faults, as a plan with it would."""
+    values = {name: _value(name, value) for name, value in arguments.items()}
     try:
-        call = MethodCall(name=by, arguments=given)
+        call = MethodCall(name=by, arguments=values)
     except ValidationError as error:
         place = [str(part) for part in error.errors(include_input=False)[0]["loc"]]
-        wrong = next((name for name in place if name in given), "by")
-        value = given.get(wrong, by)
+        wrong = next((name for name in place if name in values), "by")
+        value = values.get(wrong, by)
         raise TailorError(f"{quoted(wrong)} is {value!r}, which no method takes") from error
     stand_ins = {f"m{i}": model for i, model in enumerate(models)}  # a plan's names are words
     recipe = Merge(merge=tuple(LayerOf(model=name, layer=0) for name in stand_ins), by=call)
@@ -99,24 +99,24 @@ def _recipe(models: Sequence[str], by: str, arguments: Mapping[str, Any]) -> Mer
     faults = check_alone(Plan(models=declared, layers=(Layer(position=0, recipe=recipe),)))
     if errors(faults):
         raise PlanError([replace(fault, at=()) for fault in errors(faults)])
-    named = tuple(LayerOf(model=model, layer=0) for model in models)
-    return recipe.model_copy(update={"merge": named})
+    layers = tuple(LayerOf(model=model, layer=0) for model in models)
+    return recipe.model_copy(update={"merge": layers})
 
 
-def _value(name: str, given: Any) -> Any:
-    """An argument as a plan has it: a number, a word, or a tuple of these."""
-    if isinstance(given, str):
-        return given
-    if isinstance(given, bool):
-        return "yes" if given else "no"
-    if not isinstance(given, Mapping):
-        if isinstance(given, Integral):
-            return int(given)
-        if isinstance(given, Real) and math.isfinite(given):
-            return float(given)
-        if isinstance(given, Iterable):
-            return tuple(_value(name, each) for each in given)
-    raise TailorError(f"{quoted(name)} is {given!r}, and should be a number or a list of numbers")
+def _value(name: str, value: Any) -> Any:
+    """Return an argument in a plan's form: a number, a word, or a tuple of these."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, Mapping):
+        if isinstance(value, Integral):
+            return int(value)
+        if isinstance(value, Real) and math.isfinite(value):
+            return float(value)
+        if isinstance(value, Iterable):
+            return tuple(_value(name, each) for each in value)
+    raise TailorError(f"{quoted(name)} is {value!r}, and should be a number or a list of numbers")
 
 
 @final
@@ -134,33 +134,33 @@ class _Merging:
         dtype: torch.dtype | None,
     ) -> None:
         if dtype is not None and dtype not in _FLOATS:
-            raise TailorError(f"{_said(dtype)} is no dtype that tensors are merged into")
+            raise TailorError(f"{_dtype_name(dtype)} is no dtype that tensors are merged into")
         self.recipe, self.all, self.dtype = recipe, every, dtype
         self.sources = every[:-1] if based else every
         assert isinstance(recipe.by, MethodCall)
         self.needs_base = METHODS[recipe.by.name].takes_base(recipe.by.arguments)
 
     def merged(self) -> dict[str, Tensor]:
-        """The merge of each key, in the order of the first source."""
+        """Return the merge of each key, in the order of the first source."""
         self._check_keys()
         keys = self.all[0][1]
         for key in keys:  # all, before the first one is merged
             self._check(key)
-        made: dict[str, Tensor] = {}
-        known: dict[tuple[object, ...], Tensor] = {}
+        by_key: dict[str, Tensor] = {}
+        by_memory: dict[tuple[object, ...], Tensor] = {}
         for key in keys:
-            shared = tuple(_memory(key, tensors[key]) for _, tensors in self.all)
-            if shared not in known:
-                known[shared] = self._one(key)
-            made[key] = known[shared]
-        return made
+            memory = tuple(_memory(key, tensors[key]) for _, tensors in self.all)
+            if memory not in by_memory:
+                by_memory[memory] = self._merged_key(key)
+            by_key[key] = by_memory[memory]
+        return by_key
 
     def _check_keys(self) -> None:
-        first, wanted = self.all[0]
+        first, keys = self.all[0]
         for model, tensors in self.all[1:]:
-            if missing := [key for key in wanted if key not in tensors]:
+            if missing := [key for key in keys if key not in tensors]:
                 raise TailorError(_lacks(model, missing, first))
-            if surplus := [key for key in tensors if key not in wanted]:
+            if surplus := [key for key in tensors if key not in keys]:
                 raise TailorError(_lacks(first, surplus, model))
 
     def _check(self, key: str) -> None:
@@ -176,20 +176,22 @@ class _Merging:
             self._check_alike(key, "shape", model, [*tensor.shape], [*first.shape])
             self._check_alike(key, "device", model, tensor.device, first.device)
             if self.dtype is None or not {tensor.dtype, first.dtype} <= _FLOATS:
-                self._check_alike(key, "dtype", model, _said(tensor.dtype), _said(first.dtype))
+                self._check_alike(
+                    key, "dtype", model, _dtype_name(tensor.dtype), _dtype_name(first.dtype)
+                )
             if tensor.dtype not in _FLOATS and not _same(tensor, first):
-                what = f"{quoted(key)} is {_said(first.dtype)}, which can't be merged"
+                what = f"{quoted(key)} is {_dtype_name(first.dtype)}, which can't be merged"
                 raise TailorError(f"{what}, and that of '{model}' is another")
 
-    def _check_alike(self, key: str, what: str, model: str, theirs: object, ours: object) -> None:
-        if theirs == ours:
+    def _check_alike(self, key: str, what: str, model: str, got: object, expected: object) -> None:
+        if got == expected:
             return
         first = self.all[0][0]
         help_ = "; 'dtype' says which one the result has" if what == "dtype" else ""
-        message = f"the {what} of {quoted(key)} is {theirs} in '{model}', and {ours} in '{first}'"
+        message = f"the {what} of {quoted(key)} is {got} in '{model}', and {expected} in '{first}'"
         raise TailorError(message + help_)
 
-    def _one(self, key: str) -> Tensor:
+    def _merged_key(self, key: str) -> Tensor:
         like: Tensor = self.all[-1][1][key]  # the base's, if there is one
         if like.dtype not in _FLOATS:
             return like.detach().clone()
@@ -204,24 +206,24 @@ class _Merging:
 
 
 def _as_info(key: str, tensor: Tensor) -> TensorInfo:
-    """A tensor in memory as programs name those of files."""
+    """Return a tensor in memory in the form that programs use for tensors of files."""
     return TensorInfo(TensorSpec(key, _NAMES[tensor.dtype], tuple(tensor.shape)), Path(), 0)
 
 
 def _memory(key: str, tensor: Tensor) -> tuple[object, ...]:
-    """Where a tensor's entries lie; its key for one without any."""
+    """Return the place of a tensor's entries in memory; the key of an empty tensor."""
     if not tensor.numel():
         return (key,)
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape, dtype and device have the same bytes."""
-    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Return whether two tensors of one shape, dtype and device have the same bytes."""
+    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in (first, second)]
     return torch.equal(*flat)
 
 
-def _said(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 

@@ -1,4 +1,4 @@
-"""The output's tokenizer: whose it is, its files, and its chat template."""
+"""The output's tokenizer: the model it is from, its files, and its chat template."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +20,13 @@ from gptailor.prepare import Prepared, chain, declaring
 
 
 def tokenizer_model_name(plan: Plan) -> str:
-    """The name of the model whose tokenizer the output has."""
+    """Return the name of the model that gives the output's tokenizer."""
     recipe = plan.rest("tokenizer")
     return "base" if recipe is None else next(named_models(recipe))[1]
 
 
 def _teller(prepared: Prepared, name: str) -> str:
-    """The model whose tokenizer a model has: of a plan's output that which the plan says."""
+    """Return the model that gives a model's tokenizer, following plans that are models."""
     while True:
         plan, before, short = declaring(prepared.plan, prepared.models, name)
         lowest = before + chain(plan, short)[0]
@@ -37,7 +37,7 @@ def _teller(prepared: Prepared, name: str) -> str:
 
 
 def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
-    """The output's tokenizer and how it generates: files, or what a GGUF file holds."""
+    """Return the output's tokenizer and generation settings: files, or a GGUF file's content."""
     name = _teller(prepared, tokenizer_model_name(prepared.plan))
     model = prepared.models[name]
     checkpoint = model.checkpoint
@@ -54,40 +54,40 @@ def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
             beside |= tokenizer_from_gguf(checkpoint.files[0])
     if (path := checkpoints.generation_config(checkpoint)) is not None:
         beside[path.name] = path
-    said = prepared.plan.chat_template
-    return beside if said is None else with_templates(beside, _templates(prepared))
+    template = prepared.plan.chat_template
+    return beside if template is None else with_templates(beside, _templates(prepared))
 
 
 def _templates(prepared: Prepared) -> dict[str, str]:
-    said = prepared.plan.chat_template
-    if isinstance(said, TemplateOf):
-        return templates_of(prepared.models[_teller(prepared, said.model)].checkpoint)
+    template = prepared.plan.chat_template
+    if isinstance(template, TemplateOf):
+        return templates_of(prepared.models[_teller(prepared, template.model)].checkpoint)
     path = template_file(prepared.plan)
-    return {DEFAULT: NAMED_TEMPLATES[str(said)] if path is None else read_template(path)}
+    return {DEFAULT: NAMED_TEMPLATES[str(template)] if path is None else read_template(path)}
 
 
 def template_file(plan: Plan) -> Path | None:
-    """The file that the output's chat template is in, if the plan names one."""
-    said = plan.chat_template
-    named = isinstance(said, str) and said not in NAMED_TEMPLATES
-    return folder_of(plan, str(said)) if named else None
+    """Return the file of the output's chat template, if the plan names one."""
+    template = plan.chat_template
+    is_file = isinstance(template, str) and template not in NAMED_TEMPLATES
+    return folder_of(plan, str(template)) if is_file else None
 
 
 def tokenizer_inputs(prepared: Prepared, name: str) -> Iterator[Path]:
-    """What is read of a model for the output's tokenizer and its chat template."""
+    """Yield the files that are read of a model for the output's tokenizer and chat template."""
     plan, checkpoint = prepared.plan, prepared.models[name].checkpoint
-    said = plan.chat_template
+    template = plan.chat_template
     tells = name == _teller(prepared, tokenizer_model_name(plan))
-    templated = isinstance(said, TemplateOf) and name == _teller(prepared, said.model)
-    inner = (one.inner.plan for one in prepared.models.values() if one.inner is not None)
-    if tells or templated or any(one.tokenizer is not None for one in (plan, *inner)):
+    templated = isinstance(template, TemplateOf) and name == _teller(prepared, template.model)
+    inner = (model.inner.plan for model in prepared.models.values() if model.inner is not None)
+    if tells or templated or any(each.tokenizer is not None for each in (plan, *inner)):
         yield from checkpoints.tokenizer_files(checkpoint)
     if tells and (generates := checkpoints.generation_config(checkpoint)) is not None:
         yield generates
 
 
 def is_beside(name: str) -> bool:
-    """Whether a model's file is one of its tokenizer, or of how it generates."""
+    """Return whether a model's file belongs to its tokenizer or its generation settings."""
     return (
         name in checkpoints.TOKENIZER_FILES
         or name == checkpoints.GENERATION_CONFIG

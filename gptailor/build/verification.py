@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Verified:
-    """What became of a verification: what was compared, what differs, what could not be compared.
+    """The result of a verification: the things compared, the differences, the things unverified.
 
-    `result` is `verified` only if nothing differs and nothing is left open.
+    `result` is `verified` only without differences and without unverified things.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Verified:
 
     @property
     def result(self) -> Literal["verified", "differs", "unverified"]:
-        """`differs` if anything does; else `unverified` if something could not be compared."""
+        """`differs` with a difference; else `unverified` if something could not be compared."""
         if self.differences:
             return "differs"
         return "unverified" if self.unverified else "verified"
@@ -52,7 +52,7 @@ class Verified:
 @final
 @dataclass
 class Findings:
-    """The findings of a verification that goes on."""
+    """The findings of a running verification."""
 
     compared: list[str] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
@@ -64,14 +64,14 @@ class Findings:
             folder, tuple(self.compared), tuple(self.differences), tuple(self.unverified)
         )
 
-    def compare(self, expected: Measurement, found: Measurement) -> bool:
-        """Take down the differences between two measurements; return whether there are any."""
-        differing = list(lock_differences(expected, found))
+    def compare(self, expected: Measurement, actual: Measurement) -> bool:
+        """Record the differences between two measurements; return whether there are any."""
+        differing = list(lock_differences(expected, actual))
         self.differences += differing
         return bool(differing)
 
     def add_faults(self, faults: list[Fault], path: Path) -> None:
-        """Take down a plan that can't be compiled; `path` is its file."""
+        """Record a plan that can't be compiled; `path` is its file."""
         first = faults[0]
         more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
         message = f"{PLAN_FILE} can't be compiled: {first.message} [{first.code}]{more}"
@@ -81,7 +81,7 @@ class Findings:
 @final
 @dataclass(frozen=True, slots=True)
 class DigestedTensors:
-    """Tensors whose bytes are read or made, and the form of their digests."""
+    """Tensors that are read or made, and the form of their digests."""
 
     specs: Sequence[TensorSpec]
     payload_of: Callable[[TensorSpec], Payload]
@@ -91,10 +91,10 @@ class DigestedTensors:
         """Return the digest of each tensor; nothing is kept of its bytes."""
         digests: dict[str, TensorDigest] = {}
 
-        def seen(spec: TensorSpec, sha256: str) -> None:
+        def add(spec: TensorSpec, sha256: str) -> None:
             digests[spec.name] = self.digest(spec, sha256)
 
-        of_tensors(self.specs, self.payload_of, crew, seen, progress)
+        of_tensors(self.specs, self.payload_of, crew, add, progress)
         return digests
 
 
@@ -103,7 +103,7 @@ class CompiledOutput(ABC):
 
     `locked` is the lock's part on such an output, if there is one. No weights are read before the
     `tensors` are digested; `damage` hides all of them, and the settings. `no_plan` and `no_lock`
-    are words for people. Where there is no lock, fits are compared with those of the `checkpoint`.
+    are words for people. Without a lock, fits are compared with those of the `checkpoint`.
     """
 
     no_plan: ClassVar[str]
@@ -127,9 +127,9 @@ class CompiledOutput(ABC):
     def planned(
         self, prepared: Prepared | None, plan: Plan | None, findings: Findings
     ) -> Measurement | None:
-        """Return the settings and files that are expected; None where the plan makes no such thing.
+        """Return the expected settings and files; None if the plan makes no such output.
 
-        Words on what is compared, and on what can't be, go to the findings.
+        Words on things compared, and on things unverified, go to the findings.
         """
 
     @abstractmethod
@@ -138,6 +138,6 @@ class CompiledOutput(ABC):
 
     @abstractmethod
     def remade(
-        self, prepared: Prepared, fitted: "Fitted | None", left: Collection[str]
+        self, prepared: Prepared, fitted: "Fitted | None", skipped: Collection[str]
     ) -> DigestedTensors:
-        """Return the tensors that the plan makes, but for those that are `left`."""
+        """Return the tensors that the plan makes, except those `skipped`."""

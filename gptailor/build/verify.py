@@ -1,4 +1,4 @@
-"""Whether a compiled folder, or GGUF file, is what its plan and its lock say: `verify`."""
+"""The verification of a compiled folder, or GGUF file, by its plan and its lock: `verify`."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -58,7 +58,7 @@ def verify(
     tensors_only: bool = False,
     on_event: OnEvent = ignore_events,
 ) -> Verified:
-    """Whether a compiled folder, or GGUF file, is what its plan and lock say; see `Verified`.
+    """Verify a compiled folder, or GGUF file, by its plan and its lock.
 
     `models` gives other folders for the plan's names, `families` are family files; with
     `tensors_only` the folder is compared with its lock, and the models are not looked at. Raises
@@ -83,7 +83,7 @@ def compiled_output(path: Path) -> CompiledOutput:
 
 @final
 class Verification:
-    """A compiled output that is to be verified: it, its plan, its lock and the models are opened.
+    """A compiled output to verify: the output, its plan, its lock and the models are opened.
 
     No weights are read before `run`; `work` are the bytes that it reads and makes. Raises
     CheckpointError as `compiled_output` does, and C701 and C702 for an invalid lock.
@@ -124,8 +124,8 @@ class Verification:
         size = sum(spec.size for spec in self.output.tensors.specs)
         if self.prepared is None:
             return size
-        made = self.prepared.compiled.program.size
-        return size + (made if self.lock is None else out.work(self.prepared))
+        output_size = self.prepared.compiled.program.size
+        return size + (output_size if self.lock is None else out.work(self.prepared))
 
     # ---------------------------------------------------------------------------- without weights
 
@@ -153,10 +153,10 @@ class Verification:
             faults = errors(error.faults)
             if any(fault.code == "M105" for fault in faults):
                 raise
-            away = [fault for fault in faults if fault.code.startswith("C")]
-            if others := [fault for fault in faults if fault not in away]:
-                self.found.add_faults(others, self.output.plan_path)
-            for fault in away:
+            file_faults = [fault for fault in faults if fault.code.startswith("C")]
+            if plan_faults := [fault for fault in faults if fault not in file_faults]:
+                self.found.add_faults(plan_faults, self.output.plan_path)
+            for fault in file_faults:
                 name = quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
                 unverified.append(f"model {name}: {fault.message}")
         return None
@@ -164,19 +164,19 @@ class Verification:
     # ------------------------------------------------------------------------------- with weights
 
     def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> Verified:
-        """Compare tensors, the files beside them, the models' files, and what the plan makes."""
+        """Compare tensors, the files beside them, the models' files, and the plan's tensors."""
         self._on_event = on_event
         if self.output.damage is None:
             crew = Crew(threads)
-            self._compare(crew, crew.told(counting_bytes(on_event)))
+            self._compare(crew, crew.exclusive(counting_bytes(on_event)))
         return self.found.of(self.output.path)
 
     def _compare(self, crew: Crew, progress: ByteProgress) -> None:
         tensors = self.output.tensors.digests(crew, progress)
         if self.lock is not None:
             if (locked := self.output.locked) is not None:
-                here = Measurement(settings=self.output.settings, tensors=tensors)
-                self.found.compare(locked, here)
+                actual = Measurement(settings=self.output.settings, tensors=tensors)
+                self.found.compare(locked, actual)
                 self.found.compared.append(f"{len(tensors)} tensors with the lock")
             else:
                 self.found.unverified.append("the tensors: the lock was made of a folder")
@@ -185,13 +185,13 @@ class Verification:
         planned = self.output.planned(self.prepared, self.plan, self.found)
         if planned is None:
             return
-        here = Measurement(settings=self.output.settings, files=self.output.files())
-        self.found.compare(planned, here)
+        actual = Measurement(settings=self.output.settings, files=self.output.files())
+        self.found.compare(planned, actual)
         if self.prepared is not None and self._has_locked_inputs(self.prepared, crew, progress):
             self._remake(self.prepared, tensors, crew, progress)
 
     def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
-        """Return whether the plan is compiled of what was locked, if there is a lock."""
+        """Return whether the plan's inputs are the locked ones, if there is a lock."""
         if self.lock is None:
             return True
         digests: dict[Path, FileDigest] = {}
@@ -217,32 +217,32 @@ class Verification:
         crew: Crew,
         progress: ByteProgress,
     ) -> None:
-        """Compare with what the plan makes, in memory, but for fits that can't be compared."""
-        names = left = self.output.fitted_names(prepared)
+        """Compare with the plan's tensors, made in memory, except fits that can't be compared."""
+        names = skipped = self.output.fitted_names(prepared)
         locked = self.output.locked
-        if gone := next((path for path in prepared.texts.values() if not path.is_file()), None):
-            reason = f"their calibration text is gone ({gone})"
+        if missing := next((path for path in prepared.texts.values() if not path.is_file()), None):
+            reason = f"their calibration text is gone ({missing})"
         elif names and locked is None and self.output.checkpoint is None:
             reason = "there is no lock"
         else:
-            reason, left = "", frozenset()
+            reason, skipped = "", frozenset()
         fitted = None
         if reason:
-            self.found.unverified.append(f"{len(left)} bridged or healed tensors: {reason}")
+            self.found.unverified.append(f"{len(skipped)} bridged or healed tensors: {reason}")
         else:
             fitted = out.fit_tensors(prepared, anew=True, on_event=self._on_event)
-        remade = self.output.remade(prepared, fitted, left).digests(crew, progress)
-        known = tensors if locked is None else locked.tensors or {}
-        known = {name: digest for name, digest in known.items() if name not in left}
+        remade = self.output.remade(prepared, fitted, skipped).digests(crew, progress)
+        expected = tensors if locked is None else locked.tensors or {}
+        expected = {name: digest for name, digest in expected.items() if name not in skipped}
         self.found.compared.append(f"{len(remade)} tensors with what the plan makes")
         if locked is None:
             if self.output.checkpoint is not None:
-                known |= out.sketched(self.output.checkpoint, tensors, names - left)
-            made = Measurement(tensors=remade, source="the plan")
-            self.found.compare(made, Measurement(tensors=known))
+                expected |= out.sketched(self.output.checkpoint, tensors, names - skipped)
+            remade_tensors = Measurement(tensors=remade, source="the plan")
+            self.found.compare(remade_tensors, Measurement(tensors=expected))
         else:
-            made = Measurement(tensors=remade, tensor="what the plan makes of tensor")
-            self.found.compare(Measurement(tensors=known), made)
+            remade_tensors = Measurement(tensors=remade, tensor="what the plan makes of tensor")
+            self.found.compare(Measurement(tensors=expected), remade_tensors)
 
 
 @final
@@ -291,8 +291,8 @@ class CompiledFolder(CompiledOutput):
         output = self.checkpoint
         assert output is not None, "the folder is no model"
         files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
-        named = {path.relative_to(output.folder).as_posix(): path for path in files if path}
-        return {"beside": self._beside({name: of_file(path) for name, path in named.items()})}
+        by_name = {path.relative_to(output.folder).as_posix(): path for path in files if path}
+        return {"beside": self._beside({name: of_file(path) for name, path in by_name.items()})}
 
     def _beside(self, files: Mapping[str, FileDigest]) -> MeasuredFiles:
         return {("", name): MeasuredFile.of(f, self.path / name) for name, f in files.items()}
@@ -328,11 +328,11 @@ class CompiledFolder(CompiledOutput):
         return prepared.compiled.program.fitted
 
     def remade(
-        self, prepared: Prepared, fitted: "Fitted | None", left: Collection[str]
+        self, prepared: Prepared, fitted: "Fitted | None", skipped: Collection[str]
     ) -> DigestedTensors:
-        """Return the tensors that the plan makes, but for those that are `left`."""
-        made = prepared.compiled.program.outputs
-        outputs = tuple(output for output in made if output.spec.name not in left)
+        """Return the tensors that the plan makes, except those `skipped`."""
+        program = prepared.compiled.program.outputs
+        outputs = tuple(output for output in program if output.spec.name not in skipped)
         specs = [output.spec for output in outputs]
         return DigestedTensors(specs, out.payloads(outputs, fitted=fitted), _digest(fitted))
 
@@ -358,11 +358,11 @@ def _locked_files(plan: Plan | None, lock: Lock | None) -> dict[str, FileDigest]
     if plan.chat_template is not None or plan.tokenizer == "union":
         return None
 
-    def files_of(name: str, wanted: Callable[[str], bool]) -> dict[str, FileDigest]:
+    def files_of(name: str, is_chosen: Callable[[str], bool]) -> dict[str, FileDigest]:
         while (under := plan.models[name].on) is not None:
             name = under
         files = lock.models[name].files if name in lock.models else {}
-        return {file: digest for file, digest in files.items() if wanted(file)}
+        return {file: digest for file, digest in files.items() if is_chosen(file)}
 
     tokenizer = files_of(tokenizer_model_name(plan), is_beside)
     processor = files_of("base", PROCESSOR_FILES.__contains__)

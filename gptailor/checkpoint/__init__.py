@@ -1,8 +1,8 @@
 """Checkpoints on disk: folders, the Hub, the models of a plan. No tensor library.
 
-Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`, `foreign_code`,
-`files` (safe reading, errors), `records` (typed JSON), and the packages named here. `hub` is for
-fetching.
+Other packages use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`,
+`foreign_code`, `files` (safe reading, errors), `records` (typed JSON), and the packages named
+here. `hub` is for fetching.
 """
 
 __all__ = [

@@ -41,7 +41,7 @@ TokenizerFiles = Mapping[str, bytes | Path]
 
 
 def content_of(file: bytes | Path) -> bytes:
-    """Return the bytes of one of a tokenizer's files. Raises CheckpointError."""
+    """Return the bytes of a tokenizer's file. Raises CheckpointError."""
     if isinstance(file, bytes):
         return file
     with open_regular(file) as opened, reading(file):

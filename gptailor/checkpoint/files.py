@@ -259,7 +259,7 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def is_gguf(path: Path) -> bool:
-    """Return whether a path is that of a GGUF file, by its name."""
+    """Return whether a path names a GGUF file."""
     return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 

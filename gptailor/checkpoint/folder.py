@@ -108,10 +108,10 @@ def _weights(
 
 
 def _others(names: Iterable[str]) -> str:
-    others = [n for n in names if n == ADAPTER or n.lower().endswith(_OTHER_WEIGHTS)]
-    if len(others) > 5:
-        return f"; found {listed(map(quoted, others[:5]), ',')} and {len(others) - 5} more"
-    return f"; found {listed(map(quoted, others))}" if others else ""
+    files = [n for n in names if n == ADAPTER or n.lower().endswith(_OTHER_WEIGHTS)]
+    if len(files) > 5:
+        return f"; found {listed(map(quoted, files[:5]), ',')} and {len(files) - 5} more"
+    return f"; found {listed(map(quoted, files))}" if files else ""
 
 
 def _only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
@@ -214,8 +214,8 @@ def _shard(folder: Path, name: str, index: str) -> Path:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        gone = "is a link to nothing" if path.is_symlink() else "is not there"
-        message = f"the index names {quoted(name)}, which {gone}"
+        state = "is a link to nothing" if path.is_symlink() else "is not there"
+        message = f"the index names {quoted(name)}, which {state}"
         raise CheckpointError("C106", message, folder / index, "download it again") from error
     except (OSError, ValueError) as error:
         message = f"the index names {quoted(name)}, which cannot be read: {reason(error)}"

@@ -18,7 +18,7 @@ _SETTINGS = (
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.json", GENERATION_CONFIG,
     *PROCESSOR_FILES,
 )  # fmt: skip
-"""The files of settings among those that are copied; others hold tokens, by any name."""
+"""The settings files among the copied files; the rest hold tokens, by any name."""
 
 
 def names_code(value: object) -> bool:

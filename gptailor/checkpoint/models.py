@@ -209,9 +209,9 @@ def used(plan: Plan) -> set[str]:
     teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
     template = plan.chat_template.model if isinstance(plan.chat_template, TemplateOf) else "base"
     united = plan.models if plan.tokenizer == "union" else ()
-    named = {"base", teacher, template, *united, *taken(plan)}
-    sources = {n for name in needed(plan, sorted(named)) for n in made_of(plan.models[name])}
-    return (named | sources) & plan.models.keys()
+    names = {"base", teacher, template, *united, *taken(plan)}
+    sources = {n for name in needed(plan, sorted(names)) for n in made_of(plan.models[name])}
+    return (names | sources) & plan.models.keys()
 
 
 def made_of(model: Model) -> set[str]:
@@ -364,7 +364,7 @@ def dequantised_model(model: Opened) -> Opened:
 
 
 def _chain(models: Mapping[str, Model], name: str) -> list[str]:
-    """Return the model, and those that it is on, the last of which is no adapter."""
+    """Return the model and the models under it; the last one is no adapter."""
     chain = [name]
     while (on := models[chain[-1]].on) is not None:
         chain.append(on)

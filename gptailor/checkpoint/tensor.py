@@ -60,7 +60,7 @@ class TensorInfo:
 @final
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A stretch of a file, to be copied as it is."""
+    """A stretch of a file, to be copied unchanged."""
 
     file: Path
     offset: int
@@ -249,7 +249,7 @@ class NestedMaxima:
 
 
 class Computation(ABC):
-    """A tensor that no file has: it is computed of others in float32, and rounded at the end."""
+    """A tensor that no file has: computed of other tensors in float32, and rounded at the end."""
 
     @property
     @abstractmethod

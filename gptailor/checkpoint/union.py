@@ -68,7 +68,7 @@ class UnitedModel:
         return dict(sorted(tokens.items(), key=lambda item: int(item[1]["id"])))
 
     def said(self, name: str) -> dict[str, Any]:
-        """Return the JSON of one of its tokenizer's files; empty if it is missing."""
+        """Return the JSON of a file of the tokenizer; empty if the file is missing."""
         if name not in self.files:
             return {}
         return parse_object(self.files[name].read_bytes(), self.files[name], "C601", duplicate=None)
@@ -207,12 +207,12 @@ class UnionRows:
     def _without(self) -> list[tuple[TensorInfo, int] | None]:
         """Return for each number the row for a model without the token: tensor and number."""
         givers = [self._givers(number) for number in range(self.union.size)]
-        meant: dict[tuple[str, ...], list[int]] = {}
+        by_givers: dict[tuple[str, ...], list[int]] = {}
         for number, names in enumerate(givers):
             if len(names) > 1:
-                meant.setdefault(names, []).append(number)
+                by_givers.setdefault(names, []).append(number)
         sources: list[tuple[TensorInfo, int] | None] = [None] * len(givers)
-        for names, numbers in meant.items():
+        for names, numbers in by_givers.items():
             mean = self._mean(names, numbers)
             for i, number in enumerate(numbers):
                 sources[number] = mean, i

@@ -39,24 +39,24 @@ class Vocabulary:
         return {number: token for token, number in self.ids.items()}
 
 
-def relation(ours: Vocabulary, theirs: Vocabulary) -> Relation:
+def relation(base: Vocabulary, other: Vocabulary) -> Relation:
     """Return the relation of their vocabulary to ours: the same, more tokens, fewer, another."""
-    if ours.ids == theirs.ids:
+    if base.ids == other.ids:
         return "same"
-    shared = ours.ids.keys() & theirs.ids.keys()
-    if any(ours.ids[token] != theirs.ids[token] for token in shared):
+    shared = base.ids.keys() & other.ids.keys()
+    if any(base.ids[token] != other.ids[token] for token in shared):
         return "other"
-    if len(shared) == len(ours.ids):
+    if len(shared) == len(base.ids):
         return "extension"
-    return "part" if len(shared) == len(theirs.ids) else "other"
+    return "part" if len(shared) == len(other.ids) else "other"
 
 
-def differing_splits(ours: Vocabulary, theirs: Vocabulary) -> list[str]:
+def differing_splits(base: Vocabulary, other: Vocabulary) -> list[str]:
     """Return the parts in which two tokenizers differ that split texts; [] where one is unknown."""
-    shared = ours.splitting.keys() & theirs.splitting.keys()
-    if ours.kind and ours.kind == theirs.kind:  # transformers reads no other part of their files
+    shared = base.splitting.keys() & other.splitting.keys()
+    if base.kind and base.kind == other.kind:  # transformers reads no other part of their files
         shared &= {"merges"}
-    return sorted(part for part in shared if ours.splitting[part] != theirs.splitting[part])
+    return sorted(part for part in shared if base.splitting[part] != other.splitting[part])
 
 
 def counted(tokens: Sequence[str]) -> str:
@@ -92,10 +92,10 @@ def same_files(a: Path, b: Path) -> bool:
 
     This is a cheap look. Raises CheckpointError for broken files of added tokens.
     """
-    ours, theirs = _first(a), _first(b)
-    if ours is None or theirs is None or ours.name != theirs.name:
+    first, second = _first(a), _first(b)
+    if first is None or second is None or first.name != second.name:
         return False
-    return a == b or (filecmp.cmp(ours, theirs, shallow=False) and _added(a) == _added(b))
+    return a == b or (filecmp.cmp(first, second, shallow=False) and _added(a) == _added(b))
 
 
 def _first(folder: Path) -> Path | None:

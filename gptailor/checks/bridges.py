@@ -70,7 +70,9 @@ def _refused(reason: str, i: int) -> Fault:
 
 def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
     """Return why a map can't be folded into a layer's MLP, or None."""
-    carriers = [t for rest, t in tensors.items() if projection(checked.base.layout, rest) == "mlp"]
+    carriers = [
+        t for suffix, t in tensors.items() if projection(checked.base.layout, suffix) == "mlp"
+    ]
     if not carriers:
         return "has no projection in its MLP that a map could be folded into"
     wrong = next((t for t in carriers if t.spec.dtype not in FLOATS), None)
@@ -105,7 +107,7 @@ def _needed(checked: Checked) -> dict[int, int]:
 def _width(checked: Checked, use: Use) -> int:
     """Return the inputs of a fit: of the layer's last projection, or a hidden state's entries."""
     tensors = use.model.part(use.layer, "mlp")
-    shapes = {rest: tensor.spec.shape for rest, tensor in tensors.items()}
+    shapes = {suffix: tensor.spec.shape for suffix, tensor in tensors.items()}
     last = last_projection(checked.base.layout, shapes)
     if last is not None:
         return last.inputs

@@ -40,9 +40,9 @@ def base_is_declared(plan: Plan) -> Iterator[Fault]:
 @rule("P105")
 def every_name_is_valid(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each name that isn't an identifier, or that the language has as a word."""
-    named = [("model", ("models", name, "name"), name) for name in plan.models]
-    named += [("number", ("numbers", name, "name"), name) for name in plan.numbers]
-    for what, at, name in named:
+    names = [("model", ("models", name, "name"), name) for name in plan.models]
+    names += [("number", ("numbers", name, "name"), name) for name in plan.numbers]
+    for what, at, name in names:
         if re.fullmatch(r"L\d+", name):
             yield Fault("P105", f"'{name}' is a layer's name, not a {what}'s", at)
         elif name in WORDS:
@@ -55,18 +55,20 @@ def every_name_is_valid(plan: Plan) -> Iterator[Fault]:
 @rule("P106", missing_in=("model",))
 def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each undeclared model in recipes, adapters, objectives and healing."""
-    named = [(at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)]
+    references = [
+        (at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)
+    ]
     if plan.heal is not None and plan.heal.teacher is not None:
-        named.append((("heal", "teacher"), plan.heal.teacher))
+        references.append((("heal", "teacher"), plan.heal.teacher))
     if isinstance(plan.chat_template, TemplateOf):
-        named.append((("chat_template", "model"), plan.chat_template.model))
-    named += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
-    named += compared_models(plan.search)
-    for at, name in named:
+        references.append((("chat_template", "model"), plan.chat_template.model))
+    references += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
+    references += compared_models(plan.search)
+    for at, name in references:
         if name not in plan.models:
             models = listed(f"'{model}'" for model in list(plan.models)[:8])
-            known = f"declared are {models}" if models else "no model is declared"
-            help_ = nearest(name, plan.models) or known
+            declared = f"declared are {models}" if models else "no model is declared"
+            help_ = nearest(name, plan.models) or declared
             yield Fault("P106", f"the model '{name}' is not declared", at, help_)
 
 

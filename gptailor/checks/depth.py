@@ -82,15 +82,15 @@ def every_window_has_places(plan: Plan) -> Iterator[Fault]:
 @rule("P210")
 def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each drop by choice with a position that another drop has."""
-    seen: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
+    earlier: dict[int, Place] = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
     for at, choice in drops_by_choice(plan):
-        position = next((position for position in choice.among if position in seen), None)
+        position = next((position for position in choice.among if position in earlier), None)
         if position is not None:
-            also = Also("and here", seen[position])
+            also = Also("and here", earlier[position])
             message = f"L{position} stands in two drops"
             help_ = f"leave L{position} out of one of the lists"
             yield Fault("P210", message, (*at, "among"), help_, (also,))
-        seen |= dict.fromkeys(choice.among, at)
+        earlier |= dict.fromkeys(choice.among, at)
 
 
 # ------------------------------------------------------------------------------------------ healing
@@ -197,17 +197,17 @@ def _count(count: p.Count, at: Place, least: str) -> Iterator[Fault]:
 @rule("P222")
 def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block with a position that another block may repeat."""
-    seen: dict[int, Place] = {}
+    earlier: dict[int, Place] = {}
     for at, entry in repeated_blocks(plan):
         positions = block_positions(entry)
-        both = next((position for position in positions if position in seen), None)
+        both = next((position for position in positions if position in earlier), None)
         if both is not None:
             may = any(isinstance(plan.repeats[int(place[1])], p.RepeatWindow)
-                      for place in (at, seen[both]))  # fmt: skip
+                      for place in (at, earlier[both]))  # fmt: skip
             message = f"L{both} {'may be' if may else 'is'} in two blocks that come again"
             help_ = "blocks don't overlap: a list of positions is of one block"
-            yield Fault("P222", message, at, help_, (Also("and here", seen[both]),))
-        seen |= dict.fromkeys(positions, at)
+            yield Fault("P222", message, at, help_, (Also("and here", earlier[both]),))
+        earlier |= dict.fromkeys(positions, at)
 
 
 @rule("P506")
@@ -228,14 +228,14 @@ def every_block_ends_with_layers(plan: p.Plan) -> Iterator[Fault]:
             ends, what = tuple(("among", position) for position in entry.among), "may come again"
         else:
             ends, what = (("first", entry.first), ("last", entry.last)), "ends a block"
-        gone = next(((name, position) for name, position in ends if position in drops), None)
-        if gone is not None:
-            message = f"L{gone[1]} {what} and is dropped"
-            also = (Also("dropped here", drops[gone[1]]),)
+        dropped = next(((name, position) for name, position in ends if position in drops), None)
+        if dropped is not None:
+            message = f"L{dropped[1]} {what} and is dropped"
+            also = (Also("dropped here", drops[dropped[1]]),)
             help_ = "name layers that stay: those inside may be dropped"
             if what == "may come again":
-                help_ = f"leave L{gone[1]} out of the list"
-            yield Fault("P208", message, (*at, gone[0]), help_, also)
+                help_ = f"leave L{dropped[1]} out of the list"
+            yield Fault("P208", message, (*at, dropped[0]), help_, also)
 
 
 @rule("P223")
@@ -244,15 +244,17 @@ def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
 
     Two genomes would decode to one plan.
     """
-    gone: dict[int, Place] = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if d.maybe}
+    dropped: dict[int, Place] = {
+        d.position: ("drops", i) for i, d in enumerate(plan.drops) if d.maybe
+    }
     for place, choice in drops_by_choice(plan):
-        gone |= dict.fromkeys(choice.among, place)
+        dropped |= dict.fromkeys(choice.among, place)
     for at, entry in repeated_blocks(plan):
-        both = next((position for position in block_positions(entry) if position in gone), None)
+        both = next((position for position in block_positions(entry) if position in dropped), None)
         if isinstance(entry, p.RepeatWindow) and both is not None:
             message = f"L{both} may be dropped, and a choice of what comes again has it"
             help_ = "leave it out of one list, or repeat a block that is no choice"
-            also = (Also("it may be dropped here", gone[both]),)
+            also = (Also("it may be dropped here", dropped[both]),)
             yield Fault("P223", message, (*at, "among"), help_, also)
 
 
@@ -287,10 +289,10 @@ def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each gap that two bridges close; one without a position closes all gaps."""
     first: dict[int | None, int] = {}
     for i, bridge in enumerate(plan.bridges):
-        known = first.get(bridge.after, first.get(None))
-        if known is not None:
+        earlier = first.get(bridge.after, first.get(None))
+        if earlier is not None:
             which = f"the gap after L{bridge.after}" if bridge.after is not None else "every gap"
-            also = Also("and here", ("bridges", known))
+            also = Also("and here", ("bridges", earlier))
             yield Fault("P701", f"{which} is named twice", ("bridges", i), also=(also,))
         first.setdefault(bridge.after, i)
 

@@ -25,13 +25,13 @@ def the_rest_fits(checked: Checked) -> Iterator[Fault]:
 
 def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iterator[Fault]:
     """Yield a fault for each tensor of a model's rest that is missing or differs in shape."""
-    theirs, ours = model.rest(where), checked.base.rest(where)
-    if theirs.keys() != ours.keys():
+    tensors, base_tensors = model.rest(where), checked.base.rest(where)
+    if tensors.keys() != base_tensors.keys():
         yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
         return
     who = f"the {where} of '{model.name}'"
-    for i, tensor in ours.items():
-        a, b = theirs[i].spec.shape, tensor.spec.shape
+    for i, tensor in base_tensors.items():
+        a, b = tensors[i].spec.shape, tensor.spec.shape
         if a != b and not (has_rows(where, i) and a[1:] == b[1:]):
             yield Fault("M208", f"{who} has the shape {list(a)}, and the base's {list(b)}", at)
 
@@ -42,17 +42,19 @@ def a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fau
     if not checked.base.layout.tied:
         return
     plan = checked.plan
-    named = [where for where in ("embed", "head") if plan.rest(where) is not None]
-    if len(named) != 1:
+    places = [where for where in ("embed", "head") if plan.rest(where) is not None]
+    if len(places) != 1:
         return
-    for _, name, _ in named_models(plan.rest(named[0]) or outline.own(0)):
+    for _, name, _ in named_models(plan.rest(places[0]) or outline.own(0)):
         model = checked.models.get(name)
         if model is not None and not model.layout.tied:
             message = (
                 f"the base's embedding and head are one tensor, and those of '{name}' are two: "
-                f"its {named[0]} serves as both"
+                f"its {places[0]} serves as both"
             )
-            yield Fault("M304", message, (named[0],), "name both to untie them", severity="warning")
+            yield Fault(
+                "M304", message, (places[0],), "name both to untie them", severity="warning"
+            )
 
 
 _ENDS = {"embed": "embedding", "norm": "final norm", "head": "head"}
@@ -75,8 +77,10 @@ def embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
     if not silent or "base" in names:
         return
     models = {name: checked.models[name] for name in names if name in checked.models}
-    theirs = {name: _differing_ends(checked.base, model, silent) for name, model in models.items()}
-    differing = {name: own for name, own in theirs.items() if own}
+    ends_by_model = {
+        name: _differing_ends(checked.base, model, silent) for name, model in models.items()
+    }
+    differing = {name: own for name, own in ends_by_model.items() if own}
     if not differing:
         return
     ends = [_ENDS[where] for where in silent if any(where in own for own in differing.values())]
@@ -97,8 +101,8 @@ def _layer_models(checked: Checked) -> list[str]:
     contents = [content for slot in kept for content in slot.recipes.values()]
     recipes = [below.recipe for content in contents for below in content.chain]
     optional = any(content.maybe for content in contents)
-    named = [name for recipe in recipes for _, name, _ in named_models(recipe)]
-    return list(dict.fromkeys([*named, *(["base"] if optional else [])]))
+    names = [name for recipe in recipes for _, name, _ in named_models(recipe)]
+    return list(dict.fromkeys([*names, *(["base"] if optional else [])]))
 
 
 def _differing_ends(base: Opened, model: Opened, silent: list[str]) -> list[str]:
@@ -114,25 +118,25 @@ def _differing_ends(base: Opened, model: Opened, silent: list[str]) -> list[str]
     ]
 
 
-def _differ(mine: TensorInfo, base: TensorInfo) -> bool:
+def _differ(tensor: TensorInfo, base: TensorInfo) -> bool:
     """Return whether two tensors differ at sight, without reading them whole."""
-    if mine == base or mine.spec.dtype != base.spec.dtype:
+    if tensor == base or tensor.spec.dtype != base.spec.dtype:
         return False
-    if isinstance(mine.form, Adapted):
+    if isinstance(tensor.form, Adapted):
         return True
-    if mine.spec.shape != base.spec.shape:
+    if tensor.spec.shape != base.spec.shape:
         return True
-    plain = mine.form is None and base.form is None and min(mine.offset, base.offset) >= 0
-    if not plain or not (mine.file.exists() and base.file.exists()):
+    plain = tensor.form is None and base.form is None and min(tensor.offset, base.offset) >= 0
+    if not plain or not (tensor.file.exists() and base.file.exists()):
         return False
-    size = mine.spec.size
+    size = tensor.spec.size
     spots = sorted({i * max(0, size - _SPOT) // (_SPOTS - 1) for i in range(_SPOTS)})
     length = min(_SPOT, size)
-    with open_regular(mine.file) as a, open_regular(base.file) as b:
+    with open_regular(tensor.file) as a, open_regular(base.file) as b:
         for spot in spots:
-            a.seek(mine.offset + spot)
+            a.seek(tensor.offset + spot)
             b.seek(base.offset + spot)
-            if read_exactly(a, length, mine.file, "C201") != read_exactly(
+            if read_exactly(a, length, tensor.file, "C201") != read_exactly(
                 b, length, base.file, "C201"
             ):
                 return True

@@ -55,13 +55,13 @@ def _untrainable(checked: Checked, use: Use) -> Iterator[Fault]:
     asked = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
     rank = asked if isinstance(asked, int) else None
     joined = _JOINED.get(checked.base.layout.text_type)
-    for rest in learning_tensors(rank, _specs(use)):
-        message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}': "
-        if rank is None and _ONE_EXPERT.search(rest):
+    for suffix in learning_tensors(rank, _specs(use)):
+        message = f"'heal' can't train '{suffix}' of L{use.layer} of '{use.model.name}': "
+        if rank is None and _ONE_EXPERT.search(suffix):
             message += "transformers computes with all experts' weights as one tensor"
             help_ = "heal with a rank, which leaves experts as they are, or name other layers"
             yield Fault("M222", message, ("heal",), help_)
-        elif joined is not None and joined.search(rest):
+        elif joined is not None and joined.search(suffix):
             message += "transformers computes with it in other pieces"
             yield Fault("M222", message, ("heal",), "name layers that have no such tensor")
 
@@ -82,9 +82,9 @@ def learning_layers_can_be_trained(checked: Checked) -> Iterator[Fault]:
         yield Fault("M222", f"{message} transformers can't run without its towers", ("heal",))
         return
     for use in _learning(checked):
-        for rest, tensor in use.tensors.items():
-            if (dtype := tensor.spec.dtype) not in FLOATS and not is_constant(rest):
-                message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}'"
+        for suffix, tensor in use.tensors.items():
+            if (dtype := tensor.spec.dtype) not in FLOATS and not is_constant(suffix):
+                message = f"'heal' can't train '{suffix}' of L{use.layer} of '{use.model.name}'"
                 yield Fault("M222", f"{message}, which is {dtype}", ("heal",))
                 return
         if (fault := next(_untrainable(checked, use), None)) is not None:
@@ -100,9 +100,9 @@ def the_rank_fits(checked: Checked) -> Iterator[Fault]:
     if not isinstance(rank, int) or not checked.plan.may_be_healed:
         return
     sides = [
-        (side, f"'{rest}' of L{use.layer} of '{use.model.name}'")
+        (side, f"'{suffix}' of L{use.layer} of '{use.model.name}'")
         for use in _learning(checked)
-        for rest, side in projections(_specs(use)).items()
+        for suffix, side in projections(_specs(use)).items()
     ]
     side, name = min(sides, default=(rank, ""))
     if rank > side:
@@ -122,15 +122,17 @@ def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
     if teacher is None or (teacher.name == owner.name and union is None):
         return
     at: Place = ("heal", "teacher") if heal.teacher is not None else ("heal",)
-    mine = owner.vocabulary if union is None else union.vocabulary
+    vocabulary = owner.vocabulary if union is None else union.vocabulary
     taught = teacher.vocabulary
     message = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
-    if mine is not None and taught is not None and relation(mine, taught) != "same":
+    if vocabulary is not None and taught is not None and relation(vocabulary, taught) != "same":
         yield Fault("M224", f"{message}: its vocabulary is another", at)
         return
-    theirs, ours = _rows(teacher), _rows(owner) if union is None else union.size
-    if theirs != ours:
-        yield Fault("M224", f"{message}: its distributions have {theirs} tokens, not {ours}", at)
+    teacher_tokens, tokens = _rows(teacher), _rows(owner) if union is None else union.size
+    if teacher_tokens != tokens:
+        yield Fault(
+            "M224", f"{message}: its distributions have {teacher_tokens} tokens, not {tokens}", at
+        )
 
 
 def _rows(model: Opened) -> int | None:

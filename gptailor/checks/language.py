@@ -122,16 +122,16 @@ def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
 
     Its layers go in step as lists do, and its items are neighbours in the stack.
     """
-    seen: set[tuple[Place, int | None, int, int | None]] = set()
+    earlier: set[tuple[Place, int | None, int, int | None]] = set()
     for at, entry in tied_entries(plan):
         if not isinstance(entry, Layer | Item) or isinstance(entry.recipe, Subset):
             continue
         for k, (_, source) in enumerate(sources(entry.recipe)):
             key = at[:-1], entry.tied, k, source.layer
-            if key in seen:
+            if key in earlier:
                 message = f"L{source.layer} stands twice in a tied group"
                 yield Fault("P508", message, (*at, "recipe"))
-            seen.add(key)
+            earlier.add(key)
     ended: set[int] = set()
     previous: int | None = None
     for i, item in enumerate(plan.stack.items if plan.stack else ()):

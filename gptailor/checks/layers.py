@@ -62,7 +62,7 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
         return
     for part in outline.PARTS:
         tensors = base.part(0, part)
-        if tensors and not any(fold_scale(base.layout, rest) for rest in tensors):
+        if tensors and not any(fold_scale(base.layout, suffix) for suffix in tensors):
             message = f"a layer's '{part}' has no tensor that a scale could be folded into"
             yield Fault("M214", message, ("scales", 0))
 
@@ -89,28 +89,28 @@ def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
     reference = _reference(checked, slot, use)
     if reference is None:
         return None
-    theirs = _weights(use.tensors)
-    ours = _weights(replace(use, model=checked.base, layer=reference).tensors)
+    tensors = _weights(use.tensors)
+    base_tensors = _weights(replace(use, model=checked.base, layer=reference).tensors)
     who = f"L{use.layer} of '{use.model.name}'"
-    if missing := ours.keys() - theirs.keys():
+    if missing := base_tensors.keys() - tensors.keys():
         return Fault("M209", f"{who} has no tensor '{min(missing)}', which the base has", use.at)
-    if extra := theirs.keys() - ours.keys():
+    if extra := tensors.keys() - base_tensors.keys():
         return Fault("M209", f"{who} has a tensor '{min(extra)}', which the base has not", use.at)
-    wrong = [n for n in ours if ours[n].spec.shape != theirs[n].spec.shape]
+    wrong = [n for n in base_tensors if base_tensors[n].spec.shape != tensors[n].spec.shape]
     if not wrong:
         return None
     name = wrong[0]
     more = f" ({len(wrong) - 1} more tensors differ)" if len(wrong) > 1 else ""
     message = (
-        f"'{name}' of {who} has the shape {list(theirs[name].spec.shape)}, "
-        f"and the base's L{reference} {list(ours[name].spec.shape)}{more}"
+        f"'{name}' of {who} has the shape {list(tensors[name].spec.shape)}, "
+        f"and the base's L{reference} {list(base_tensors[name].spec.shape)}{more}"
     )
     return Fault("M208", message, use.at)
 
 
 def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """Return the tensors that are no constants."""
-    return {rest: tensor for rest, tensor in tensors.items() if not is_constant(rest)}
+    return {suffix: tensor for suffix, tensor in tensors.items() if not is_constant(suffix)}
 
 
 def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
@@ -132,17 +132,17 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
         main = {layer.at for layer in slot.part(part).chain}
         first: dict[Place, Use] = {}
         for use in checked.uses(slot, part):
-            mine = first.setdefault(use.layer_recipe.at, use)
+            first_use = first.setdefault(use.layer_recipe.at, use)
             finer = use.layer_recipe.at not in main
             keys = [rule.name for rule in rules if rule.part == part or not finer]
-            for other in [first[at] for at in main if at in first] if finer else [mine]:
-                entry, wanted = (each.model.entries[each.layer] for each in (use, other))
-                key = next((k for k in keys if entry.get(k) != wanted.get(k)), None)
+            for other in [first[at] for at in main if at in first] if finer else [first_use]:
+                entry, other_entry = (each.model.entries[each.layer] for each in (use, other))
+                key = next((k for k in keys if entry.get(k) != other_entry.get(k)), None)
                 if key is None:
                     continue
                 message = (
                     f"L{use.layer} of '{use.model.name}' has {key} {entry.get(key)}, and "
-                    f"L{other.layer} of '{other.model.name}' {wanted.get(key)}"
+                    f"L{other.layer} of '{other.model.name}' {other_entry.get(key)}"
                 )
                 help_ = "such a part is a layer's of the same kind" if finer else ""
                 yield Fault("M218", message, use.at, help_ or "they can't be merged")
@@ -186,7 +186,7 @@ def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
     for at, entry in repeated_blocks(checked.plan):
         for position in block_positions(entry):
             part = checked.base.part(position, outline.PARTS[-1])
-            name = next((rest for rest in part if rest.rpartition(".")[2] == _SCALAR), None)
+            name = next((suffix for suffix in part if suffix.rpartition(".")[2] == _SCALAR), None)
             if name is not None:
                 message = (
                     f"L{position} multiplies its output by '{name}', which each run does again"
@@ -240,17 +240,17 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
 def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the output's tokenizer has other tokens for images than the base."""
     base, owner = checked.base, checked.tokenizer_model
-    known, written = base.vocabulary, owner.vocabulary
-    if owner is base or known is None or written is None:
+    base_vocabulary, written = base.vocabulary, owner.vocabulary
+    if owner is base or base_vocabulary is None or written is None:
         return
     for key, number in visual_tokens(base.config).items():
-        ours, theirs = known.tokens.get(number), written.tokens.get(number)
-        if ours != theirs:
-            token = "no token" if theirs is None else quoted(theirs)
+        base_token, output_token = base_vocabulary.tokens.get(number), written.tokens.get(number)
+        if base_token != output_token:
+            token = "no token" if output_token is None else quoted(output_token)
             message = (
                 f"the tokenizer of '{owner.name}' has {token} at {number}, which is the base's"
             )
-            expected = "none" if ours is None else quoted(ours)
+            expected = "none" if base_token is None else quoted(base_token)
             yield Fault("M221", f"{message} '{key}' ({expected})", ("tokenizer",))
             return
 

@@ -154,8 +154,8 @@ def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[
             if model is None or layer is None or layer < model.layout.count:
                 continue
             if at[0] == "layers" and name == "base":
-                here = plan.layers[int(at[1])].position
-                if here == layer:
+                position = plan.layers[int(at[1])].position
+                if position == layer:
                     continue  # the position is reported already
             count = model.layout.count
             where = inner[: inner.index("model")] if "model" in inner else ()
@@ -171,11 +171,11 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
     if plan.stack is None and fixed >= set(range(checked.count)):
         message = f"all {checked.count} layers are dropped, and nothing remains"
         yield Fault("M203", message, ("drops", len(plan.drops) - 1))
-    gone = len(fixed)
+    dropped = len(fixed)
     for at, choice in drops_by_choice(plan):
         most = count_ends(choice.count)[1]
-        gone += most
-        if gone >= checked.count and most > 0:
+        dropped += most
+        if dropped >= checked.count and most > 0:
             message = f"dropping {most} more of {checked.count} layers leaves nothing"
             yield Fault("M203", message, (*at, "count"))
 
@@ -184,7 +184,7 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
 def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
     """Yield a fault or a warning for each model that computes otherwise than the base."""
     base = checked.models["base"]
-    named = taken(checked.plan)
+    source_models = taken(checked.plan)
     if base.layout.notice:
         yield Fault("M301", base.layout.notice, ("models", "base", "source"), severity="warning")
     for name, model in checked.models.items():
@@ -192,14 +192,15 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             continue
         at = ("models", name, "source")
         if model.layout.architecture != base.layout.architecture:
-            ours, theirs = _kind(base.layout), _kind(model.layout)
-            yield Fault("M205", f"'{name}' is {theirs} model, and the base {ours} one", at)
+            base_value, value = _kind(base.layout), _kind(model.layout)
+            yield Fault("M205", f"'{name}' is {value} model, and the base {base_value} one", at)
             continue
-        if name not in named:
+        if name not in source_models:
             continue  # it only teaches
         for difference in incompatible(base.layout, base.config, model.config):
-            ours, theirs = _said(difference.base_value), _said(difference.other_value)
-            message = f"'{name}' has {difference.key} {theirs}, and the base {ours}"
+            base_value = _value_in_words(difference.base_value)
+            value = _value_in_words(difference.other_value)
+            message = f"'{name}' has {difference.key} {value}, and the base {base_value}"
             if difference.severity == "fault":
                 yield Fault("M206", message, at, "its layers would compute something else here")
             else:
@@ -213,7 +214,7 @@ def _kind(layout: Layout) -> str:
     return f"a '{layout.model_type}'{inner}"
 
 
-def _said(value: object) -> str:
+def _value_in_words(value: object) -> str:
     """Return a configuration's value as messages show it."""
     if value is None:
         return "unset"
@@ -224,9 +225,9 @@ def _said(value: object) -> str:
 def every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for the declared models that nothing names."""
     plan = checked.plan
-    named = used(plan) | {model.on for model in plan.models.values()}
-    named |= {name for _, name in compared_models(plan.search)}
-    idle = [name for name in plan.models if name not in named]
+    used_names = used(plan) | {model.on for model in plan.models.values()}
+    used_names |= {name for _, name in compared_models(plan.search)}
+    idle = [name for name in plan.models if name not in used_names]
     if idle:
         names = listed(f"'{name}'" for name in idle)
         message = f"the model {names} is declared and never used"
@@ -282,13 +283,13 @@ def checked_made_model(
     read, inner_faults = dequantised_models(checked)
     if not errors(inner_faults):
         inner_faults = inner_faults + check_models(replace(checked, models=read))
-    here: Place = ("models", name, "made")
+    place: Place = ("models", name, "made")
     faults: dict[object, Fault] = {}
     for fault in inner_faults:
         if fault.at[:1] in (("models",), ("tokenizer",)):
             faults.setdefault((fault.code, fault.at, fault.message), fault)
         else:  # one for all layers
-            faults.setdefault(fault.code, replace(fault, at=here))
+            faults.setdefault(fault.code, replace(fault, at=place))
     if errors(faults.values()):
         return None, [*faults.values()]
     closed = any_closing(recipe) if open_choices(plan) else recipe
@@ -296,7 +297,7 @@ def checked_made_model(
     try:
         model = made_model(plan.model_copy(update={"models": models}), name, opened)
     except CheckpointError as error:
-        return None, [Fault(error.code, error.message, here, error.help)]
+        return None, [Fault(error.code, error.message, place, error.help)]
     return model, [*faults.values()]
 
 

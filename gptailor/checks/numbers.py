@@ -25,8 +25,8 @@ def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
                 message = f"'{name}' is a model, and a number is needed"
                 yield Fault("P113", message, at)
                 continue
-            known = listed(f"'{number}'" for number in list(plan.numbers)[:8])
-            help_ = nearest(name, plan.numbers) or (f"named are {known}" if known else "")
+            declared = listed(f"'{number}'" for number in list(plan.numbers)[:8])
+            help_ = nearest(name, plan.numbers) or (f"named are {declared}" if declared else "")
             help_ = help_ or f"give one the name: let {name} = 0.5"
             yield Fault("P114", f"no number is named '{name}'", at, help_)
 
@@ -127,8 +127,8 @@ def curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
             message = "in a stack a curve goes by the items of its statement, and none is 'maybe'"
             yield Fault("P510", message, at, "write the numbers out")
         elif not 0 <= number <= last or not all(
-            over.get(("stack", "items", k, *inner)) == wanted and _alike(items[k], items[i])
-            for k, wanted in beside
+            over.get(("stack", "items", k, *inner)) == span and _alike(items[k], items[i])
+            for k, span in beside
         ):
             message = "in a stack a curve goes over the items of its statement, all of them"
             yield Fault("P510", message, at)
@@ -145,14 +145,14 @@ def _alike(item: p.Item, other: p.Item) -> bool:
 @rule("P207", "P401")
 def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each second `others` of a part, and each second pattern."""
-    seen: dict[str | None, int] = {}
+    first_places: dict[str | None, int] = {}
     patterns = [i for i, entry in enumerate(plan.others) if is_pattern(entry.part)]
     for i in patterns[1:]:
         also = Also("and here", ("others", patterns[0]))
         message = "two patterns may hold one tensor, and neither is finer"
         yield Fault("P207", message, ("others", i), "write one of the two", (also,))
     for i, entry in enumerate(plan.others):
-        if (first := seen.setdefault(entry.part, i)) != i and not is_pattern(entry.part):
+        if (first := first_places.setdefault(entry.part, i)) != i and not is_pattern(entry.part):
             what = f"others.{entry.part}" if entry.part else "others"
             also = Also("first said here", ("others", first))
             yield Fault("P401", f"'{what}' is said twice", ("others", i), also=(also,))
@@ -202,8 +202,8 @@ def no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
     for (i, part), (j, layer) in product(finer, enumerate(plan.layers)):
         loses = rank(layer.part) < rank(part) and may_overlap(layer.part, part)
         if loses and not covers(solid[layer.position], part):
-            here = f"L{layer.position}.{layer.part}" if layer.part else f"L{layer.position}"
-            message = f"'{here}' wins over a choice that 'others.{part}' leaves to each position"
+            target = f"L{layer.position}.{layer.part}" if layer.part else f"L{layer.position}"
+            message = f"'{target}' wins over a choice that 'others.{part}' leaves to each position"
             help_ = "write 'tied' before what the others leave open, or say the part of positions"
             yield Fault("P512", message, ("layers", j), help_, (Also("these", ("others", i)),))
             return

@@ -33,7 +33,7 @@ def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
     for branch in BRANCHES:
         first = next(iter(checked.uses(slot, branch)), None)
         names = first.model.part(first.layer, branch) if first is not None else ()
-        tensors += [(branch, family.role(rest), rest) for rest in names]
+        tensors += [(branch, family.role(suffix), suffix) for suffix in names]
     return tensors
 
 
@@ -61,10 +61,10 @@ def every_part_exists(checked: Checked) -> Iterator[Fault]:
 
 
 def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) -> tuple[str, str]:
-    """Return a fault for each missing text, each file once."""
+    """Return the message and the help for a part that a layer lacks."""
     layout = checked.base.layout
     if is_pattern(part):
-        names = sorted(rest for branch, _, rest in tensors if branch == "attn") or [""]
+        names = sorted(suffix for branch, _, suffix in tensors if branch == "attn") or [""]
         message = f"no tensor of L{position} fits the pattern {part}"
         return message, f"a pattern is of a whole name within the layer, such as {quoted(names[0])}"
     message = f"L{position} has no part '{part}'"

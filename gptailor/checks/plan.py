@@ -76,7 +76,7 @@ def check_alone(
     too_large = list(islice(run_rules(SIZE_RULES, plan), 1))
     faults = locate(too_large or run_rules(rules, plan), plan.origin)
     if not unread:
-        plan.knowing(faults)
+        plan.record_faults(faults)
     return faults
 
 
@@ -97,11 +97,11 @@ def statements_are_few(plan: Plan) -> Iterator[Fault]:
 def named_layers_are_few(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a plan that names more than `MOST_ENTRIES` layers."""
     items = plan.stack.items if plan.stack is not None else ()
-    named = sum(len(entries) for entries in (plan.layers, plan.drops, plan.scales, items))
-    named += len(plan.heal.layers) if plan.heal is not None else 0
-    named += sum(len(choice.among) for _, choice in drops_by_choice(plan))
-    if named > MOST_ENTRIES:
-        message = f"expected at most {MOST_ENTRIES:,} layers in a plan, got {named:,}"
+    count = sum(len(entries) for entries in (plan.layers, plan.drops, plan.scales, items))
+    count += len(plan.heal.layers) if plan.heal is not None else 0
+    count += sum(len(choice.among) for _, choice in drops_by_choice(plan))
+    if count > MOST_ENTRIES:
+        message = f"expected at most {MOST_ENTRIES:,} layers in a plan, got {count:,}"
         yield Fault(TOO_LARGE, message, ("layers",))
 
 
@@ -253,8 +253,8 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
         yield from _joined(plan, hits, both, "dropped here")
     learning = enumerate(plan.heal.layers if plan.heal is not None else ())
     hits = [Hit(at, ("heal", "layers", i), drops[at]) for i, at in learning if at in drops]
-    gone = Fault("P208", "is healed and dropped", help="what is dropped learns nothing")
-    yield from _joined(plan, hits, gone, "dropped here")
+    dropped = Fault("P208", "is healed and dropped", help="what is dropped learns nothing")
+    yield from _joined(plan, hits, dropped, "dropped here")
 
 
 @rule("P212")
@@ -310,12 +310,12 @@ def the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
     if isinstance(plan.tokenizer, Merge | Subset):
         help_ = "'tokenizer union' has the tokens of all models"
         yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",), help_)
-    named: list[tuple[Place, str]] = []
+    names: list[tuple[Place, str]] = []
     if isinstance(plan.tokenizer, Take):
-        named += [(("tokenizer", *at), name) for at, name, _ in named_models(plan.tokenizer)]
+        names += [(("tokenizer", *at), name) for at, name, _ in named_models(plan.tokenizer)]
     if isinstance(plan.chat_template, TemplateOf):
-        named.append((("chat_template",), plan.chat_template.model))
-    for at, name in named:
+        names.append((("chat_template",), plan.chat_template.model))
+    for at, name in names:
         if any(plan.models[n].made is not None for n in needed(plan, [name])):
             message = f"'{name}' is made of models, and has no tokenizer of its own"
             yield Fault("P402", message, at, "name the model that has it")

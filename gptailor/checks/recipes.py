@@ -19,8 +19,8 @@ def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
 
 def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
     """Yield each call of a registered method, with that method."""
-    known = (call for call in _calls(plan) if call[-1].name in METHODS)
-    yield from ((*call, METHODS[call[-1].name]) for call in known)
+    calls = (call for call in _calls(plan) if call[-1].name in METHODS)
+    yield from ((*call, METHODS[call[-1].name]) for call in calls)
 
 
 @rule("P301")
@@ -151,16 +151,16 @@ def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
 def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each list of numbers that isn't one for each source, or one for all."""
     for at, recipe, call, method in _known_calls(plan):
-        wanted = len(list(sites.sources(recipe)))
+        source_count = len(list(sites.sources(recipe)))
         for parameter in method.parameters:
             argument = call.arguments.get(parameter.name)
             takes_list = parameter.variadic or (parameter.each and isinstance(argument, tuple))
             if argument is None or isinstance(argument, str) or not takes_list:
                 continue
             count = len(argument) if isinstance(argument, tuple) else 1
-            if count != wanted and not (count == 1 and parameter.one_serves_all):
+            if count != source_count and not (count == 1 and parameter.one_serves_all):
                 serves_all = parameter.one_serves_all or parameter.each
-                message = f"'{method.name}' has {count} {parameter.name} for {wanted} sources"
+                message = f"'{method.name}' has {count} {parameter.name} for {source_count} sources"
                 help_ = "give one to each"
                 if parameter.each and count == 1:
                     help_ += ", or one for all, without parentheses"
@@ -192,8 +192,8 @@ def every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
                 continue
             if parameter.words and argument not in parameter.words:
                 got = f"'{argument}'" if isinstance(argument, str) else "a number"
-                wanted = listed((f"'{word}'" for word in parameter.words), "or")
-                message = f"'{name}' of '{method.name}' is {wanted}, not {got}"
+                words = listed((f"'{word}'" for word in parameter.words), "or")
+                message = f"'{name}' of '{method.name}' is {words}, not {got}"
                 near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
                 yield Fault("P312", message, place, near)
             elif not parameter.words and isinstance(argument, str):
@@ -292,10 +292,10 @@ def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
     for at, recipe in sites.layer_recipes(plan):
         if at[0] != "stack" or not isinstance(recipe, p.Merge):
             continue
-        named = {source.layer for source in recipe.merge}
-        known = [call for _, call in sites.calls(recipe) if call.name in METHODS]
-        needing = [c.name for c in known if METHODS[c.name].takes_base(c.arguments)]
-        if len(named) > 1 and needing:
+        layers = {source.layer for source in recipe.merge}
+        calls = [call for _, call in sites.calls(recipe) if call.name in METHODS]
+        needing = [c.name for c in calls if METHODS[c.name].takes_base(c.arguments)]
+        if len(layers) > 1 and needing:
             message = f"'{needing[0]}' needs one layer number for its base, and the sources differ"
             yield Fault("P217", message, (*at, "by"))
 

@@ -71,13 +71,13 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
         ("requirement", "requires", plan.search.requires if plan.search else ()),
     )
     for what, name, wishes in listed_:
-        seen: dict[object, int] = {}
+        first_places: dict[object, int] = {}
         for i, wish in enumerate(wishes):
             fields = dict(with_plain_path(wish))
             key = frozenset(
                 (fields | {"arguments": frozenset(fields["arguments"].items())}).items()
             )
-            if (first := seen.setdefault(key, i)) < i:
+            if (first := first_places.setdefault(key, i)) < i:
                 also = Also("first said here", ("search", name, first))
                 message = f"the {what} '{wish.name}' stands twice"
                 yield Fault("P607", message, ("search", name, i), also=(also,))

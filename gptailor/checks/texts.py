@@ -28,11 +28,11 @@ def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
 def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
     """Return a fault for each missing text, each file once."""
     faults = []
-    seen: set[Path] = set()
+    reported: set[Path] = set()
     for at, path in texts:
-        if path in seen or path.is_file():
+        if path in reported or path.is_file():
             continue
-        seen.add(path)
+        reported.add(path)
         why = "is no file" if path.exists() else "can't be read: No such file or directory"
         faults.append(Fault("C801", f"the text {why} ({path})", at))
     return locate(faults, plan.origin)

@@ -29,13 +29,13 @@ from gptailor.program.vocabulary_rows import AlignedRest, can_be_aligned, has_ro
 def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each unreadable tokenizer that the output's tokens depend on."""
     owner = checked.tokenizer_model
-    named = {"base", owner.name} | _in_layers(checked)
-    named |= {checked.plan.heal.teacher or ""} if checked.plan.heal is not None else set()
+    names = {"base", owner.name} | _in_layers(checked)
+    names |= {checked.plan.heal.teacher or ""} if checked.plan.heal is not None else set()
     for where in ("embed", "head"):
-        named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
-    named |= set() if checked.union is None else checked.models.keys()
-    others = sorted((named & checked.models.keys()) - {owner.name})
-    for name in (owner.name, *others):
+        names |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
+    names |= set() if checked.union is None else checked.models.keys()
+    models = sorted((names & checked.models.keys()) - {owner.name})
+    for name in (owner.name, *models):
         model = checked.models[name]
         try:
             if name == owner.name or not _same_files(model, owner):
@@ -64,18 +64,18 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     owner = checked.tokenizer_model
     for where in ("embed", "head") if checked.union is None else ():
         recipe = checked.plan.rest(where) or outline.own(0)
-        named = [(at, name) for at, name, _ in named_models(recipe)]
+        references = [(at, name) for at, name, _ in named_models(recipe)]
         if needs_base(recipe):
-            named.append(((), "base"))
-        for at, name in named:
+            references.append(((), "base"))
+        for at, name in references:
             model = checked.models.get(name, owner)
-            ours, theirs = model.rest(where).get(0), owner.rest(where).get(0)
-            if ours is None or theirs is None or can_be_aligned(model, owner):
+            tensor, owner_tensor = model.rest(where).get(0), owner.rest(where).get(0)
+            if tensor is None or owner_tensor is None or can_be_aligned(model, owner):
                 continue
-            if ours.spec.shape[0] != theirs.spec.shape[0]:
+            if tensor.spec.shape[0] != owner_tensor.spec.shape[0]:
                 message = (
-                    f"the {where} of '{name}' has {ours.spec.shape[0]} tokens, and that of "
-                    f"'{owner.name}', whose tokenizer the output has, {theirs.spec.shape[0]}"
+                    f"the {where} of '{name}' has {tensor.spec.shape[0]} tokens, and that of "
+                    f"'{owner.name}', whose tokenizer the output has, {owner_tensor.spec.shape[0]}"
                 )
                 unknown = model.name if model.vocabulary is None else owner.name
                 help_ = f"'{unknown}' has no tokenizer to say which is which"
@@ -116,11 +116,11 @@ def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
             yield from _other_splits(name, model.vocabulary, owner.vocabulary)
 
 
-def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
+def _disagreement(name: str, vocabulary: Vocabulary, output: Vocabulary) -> Iterator[Fault]:
     """Yield a warning for a vocabulary that extends the output's, or that differs from it."""
-    how = relation(ours, theirs)
+    how = relation(output, vocabulary)
     at = ("models", name, "source")
-    more = [token for token in theirs.ids if token not in ours.ids]
+    more = [token for token in vocabulary.ids if token not in output.ids]
     if how == "extension":
         message = (
             f"'{name}' has {counted(more)} that the output's tokenizer lacks: {shown_tokens(more)}"
@@ -128,7 +128,7 @@ def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[F
         help_ = f"'tokenizer from {name}' brings them"
         yield Fault("M306", message, at, help_, severity="warning")
     elif how == "other":
-        moved = [token for token, n in theirs.ids.items() if ours.ids.get(token, n) != n]
+        moved = [token for token, n in vocabulary.ids.items() if output.ids.get(token, n) != n]
         why = f"{counted(more)} that it lacks: {shown_tokens(more)}"
         why = f"{counted(moved)} with other numbers: {shown_tokens(moved)}" if moved else why
         message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
@@ -136,10 +136,10 @@ def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[F
         yield Fault("M307", message, at, help_, severity="warning")
 
 
-def _other_splits(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
+def _other_splits(name: str, vocabulary: Vocabulary, output: Vocabulary) -> Iterator[Fault]:
     """Yield a warning for a tokenizer that splits texts otherwise, if its tokens agree."""
-    parts = differing_splits(ours, theirs)
-    if parts and relation(ours, theirs) != "other":  # which is a warning already
+    parts = differing_splits(output, vocabulary)
+    if parts and relation(output, vocabulary) != "other":  # which is a warning already
         message = f"'{name}' splits texts otherwise than the output's tokenizer, with other "
         help_ = "its layers were trained on texts that were split otherwise"
         at = ("models", name, "source")
@@ -153,9 +153,9 @@ def _same_files(model: Opened, owner: Opened) -> bool:
 
 def _in_layers(checked: Checked) -> set[str]:
     """Return the models that layers are taken from; the base's fill the positions left out."""
-    named = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
-    named |= {"base"} if checked.plan.stack is None else set()
-    return {name for name in named if name in checked.models}
+    names = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
+    names |= {"base"} if checked.plan.stack is None else set()
+    return {name for name in names if name in checked.models}
 
 
 @rule("M313")
@@ -234,10 +234,14 @@ def _misfits(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each model whose rows are wider or narrower than the base's."""
     for model in checked.models.values():
         for where in ("embed", "head"):
-            ours, theirs = (m.rest(where).get(0) for m in (checked.base, model))
-            if ours is None or theirs is None or ours.spec.shape[1:] == theirs.spec.shape[1:]:
+            base_tensor, tensor = (m.rest(where).get(0) for m in (checked.base, model))
+            if (
+                base_tensor is None
+                or tensor is None
+                or base_tensor.spec.shape[1:] == tensor.spec.shape[1:]
+            ):
                 continue
-            both = f"{list(theirs.spec.shape)}, and the base's {list(ours.spec.shape)}"
+            both = f"{list(tensor.spec.shape)}, and the base's {list(base_tensor.spec.shape)}"
             message = f"the {where} of '{model.name}' has the shape {both}"
             yield Fault("M208", message, ("models", model.name, "source"))
             break

@@ -1,4 +1,4 @@
-"""The commands `compile`, `lock` and `verify`: a plan into a folder, and what that must be."""
+"""The commands `compile`, `lock` and `verify`: a plan into a folder, its lock and its check."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ class QuantisedType(click.ParamType[str]):
     name = "TYPE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The type as it is; a usage error, with the reason, for one that isn't written."""
+        """Return the type unchanged; a usage error, with the reason, for an unsupported one."""
         from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 
         try:
@@ -89,16 +89,16 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     """
     if quantize is not None and output.suffix.lower() != ".gguf":
         raise click.UsageError("--quantize is for an output called NAME.gguf")
-    new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
+    new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
     from gptailor.build.compile import ComputeOptions, compile
     from gptailor.build.lock_recording import at_locked_commits
     from gptailor.prepare import prepare, ready
 
-    wanted = options.read_plan(plan, families)
-    wanted = at_locked_commits(wanted, held_to) if held_to else wanted
+    declared = options.read_plan(plan, families)
+    declared = at_locked_commits(declared, held_to) if held_to else declared
     make = prepare if dry_run else ready
     compute = ComputeOptions(**means)
-    prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=compute.shard_size)
+    prepared = make(declared, models=dict(models), dtype=dtype, shard_size=compute.shard_size)
     options.report(prepared.warnings)
     if dry_run:
         planned = compile(
@@ -135,10 +135,10 @@ def _say_notes(notes: Iterable[str]) -> None:
         options.say(f"note: {note}", err=True)
 
 
-def lock_file(plan: str, given: Path | None) -> Path:
-    """Where a plan's lock is: as given, else beside the plan."""
-    if given is not None:
-        return given
+def lock_file(plan: str, path: Path | None) -> Path:
+    """Return the path of a plan's lock: the given one, else the file beside the plan."""
+    if path is not None:
+        return path
     if plan == "-":
         raise click.UsageError("a plan from standard input has no lock beside it; name its file")
     from gptailor.build.lock import SUFFIX
@@ -146,22 +146,22 @@ def lock_file(plan: str, given: Path | None) -> Path:
     return Path(plan + SUFFIX)
 
 
-def asked(
-    plan: str, *, lock: bool, locked: bool, given: Path | None, dry_run: bool
+def lock_flags(
+    plan: str, *, lock: bool, locked: bool, file: Path | None, dry_run: bool
 ) -> "tuple[Path | None, Lock | None]":
-    """Of `compile`'s flags: where a lock is to be written, and the one that the output is held to.
+    """Return the path for a new lock, and the lock to hold to, by the flags of `compile`.
 
-    Raises a usage error for flags that don't go together.
+    Raises a usage error for flags that exclude each other.
     """
     if lock and locked:
         raise click.UsageError("--lock makes a lock, --locked holds to one; give one of them")
-    if given is not None and not (lock or locked):
+    if file is not None and not (lock or locked):
         raise click.UsageError("--lock-file names a file for --lock or --locked; give one of them")
     if not (lock or locked):
         return None, None
     if lock and dry_run:
         raise click.UsageError("--dry-run makes no lock; 'gptailor lock' makes one of a plan alone")
-    path = lock_file(plan, given)
+    path = lock_file(plan, file)
     if lock:
         return path, None
     from gptailor.build.lock import read_lock
@@ -196,16 +196,16 @@ def lock_command(
     prepared = ready(options.read_plan(plan, families), models=dict(models), dtype=dtype)
     options.report(prepared.warnings)
     with options.bytes_bar(work(prepared), "locking") as advance:
-        made = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))
+        new_lock = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))
     if str(path) == "-":
-        options.say(made.text(), newline=False)
+        options.say(new_lock.text(), newline=False)
         return
-    made.write(path)
-    options.say(f"{path}: {locked_in_words(made)}")
+    new_lock.write(path)
+    options.say(f"{path}: {locked_in_words(new_lock)}")
 
 
 def locked_in_words(lock: "Lock") -> str:
-    """What a lock holds: `12 files of 2 models, 57 tensors`."""
+    """Return the content of a lock in words: `12 files of 2 models, 57 tensors`."""
     files = sum(len(model.files) for model in lock.models.values())
     models = "1 model" if len(lock.models) == 1 else f"{len(lock.models)} models"
     return f"{files} files of {models}, {len(lock.tensors)} tensors"
@@ -236,35 +236,37 @@ def verify_command(
     """
     from gptailor.build.verify import Verification
 
-    begun = Verification(folder, models=dict(models), families=families, tensors_only=tensors_only)
-    with options.bytes_bar(begun.work, "verifying") as advance:
-        found = begun.run(received_by(advance, RepairLines(every_gap=True)))
+    verification = Verification(
+        folder, models=dict(models), families=families, tensors_only=tensors_only
+    )
+    with options.bytes_bar(verification.work, "verifying") as advance:
+        result = verification.run(received_by(advance, RepairLines(every_gap=True)))
     if form == "json":
         record = {
-            "folder": str(found.folder),
-            "result": found.result,
-            "compared": found.compared,
+            "folder": str(result.folder),
+            "result": result.result,
+            "compared": result.compared,
             "differences": [
-                {"kind": one.kind, "name": one.name, "model": one.model,
-                 "file": one.path and str(one.path), "message": one.message}
-                for one in found.differences
+                {"kind": difference.kind, "name": difference.name, "model": difference.model,
+                 "file": difference.path and str(difference.path), "message": difference.message}
+                for difference in result.differences
             ],
-            "unverified": found.unverified,
+            "unverified": result.unverified,
         }  # fmt: skip
         options.say(json.dumps(record, ensure_ascii=False, indent=2))
     else:
-        for one in found.differences[: options.MOST_SHOWN]:
-            options.say(f"differs: {one.message}")
-        if len(found.differences) > options.MOST_SHOWN:
-            options.say(f"… and {len(found.differences) - options.MOST_SHOWN} more differences")
-        for said in found.unverified:
-            options.say(f"could not be verified: {said}")
-        count = len(found.differences)
+        for difference in result.differences[: options.MOST_SHOWN]:
+            options.say(f"differs: {difference.message}")
+        if len(result.differences) > options.MOST_SHOWN:
+            options.say(f"… and {len(result.differences) - options.MOST_SHOWN} more differences")
+        for reason in result.unverified:
+            options.say(f"could not be verified: {reason}")
+        count = len(result.differences)
         ends = {
             "verified": "verified",
             "differs": "1 difference" if count == 1 else f"{count} differences",
             "unverified": "no difference found, but not all could be verified",
         }
-        compared = f"; compared: {', '.join(found.compared)}" if found.compared else ""
-        options.say(f"{found.folder}: {ends[found.result]}{compared}")
-    sys.exit({"verified": 0, "differs": 1, "unverified": 3}[found.result])
+        compared = f"; compared: {', '.join(result.compared)}" if result.compared else ""
+        options.say(f"{result.folder}: {ends[result.result]}{compared}")
+    sys.exit({"verified": 0, "differs": 1, "unverified": 3}[result.result])

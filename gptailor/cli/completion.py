@@ -11,12 +11,12 @@ from gptailor.cli import options
 SHELLS = ("bash", "zsh", "fish")
 
 _MARK = "_GPTAILOR_COMPLETE"
-"""The variable that every such script sets: what has it is ours."""
+"""The variable that gptailor's completion scripts set; it tells them from other files."""
 
 
 @final
 class _Place(NamedTuple):
-    """Where a shell looks for completions of one's own, and what it takes that it does."""
+    """The place of a user's completions for a shell, and the setup that the shell needs."""
 
     file: Path
     needed: str
@@ -52,9 +52,9 @@ def _script(shell: str) -> str:
 
     from gptailor.cli.main import cli  # it imports this module
 
-    made = get_completion_class(shell)
-    assert made is not None
-    return made(cli, {}, "gptailor", _MARK).source()
+    script_class = get_completion_class(shell)
+    assert script_class is not None
+    return script_class(cli, {}, "gptailor", _MARK).source()
 
 
 def _install(file: Path, text: str) -> None:
@@ -62,20 +62,20 @@ def _install(file: Path, text: str) -> None:
     from gptailor.checkpoint.write.output_file import write_whole
     from gptailor.plan.faults import TailorError
 
-    there = file.read_text("utf-8", errors="replace") if file.exists() else None
-    if there == text:
+    present = file.read_text("utf-8", errors="replace") if file.exists() else None
+    if present == text:
         options.say(f"{file}: is there already")
         return
-    if there is not None and _MARK not in there:
+    if present is not None and _MARK not in present:
         raise TailorError(f"'{file}' is there, and gptailor didn't write it; move it away")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(os.path.realpath(file)), text.encode(), file)
-    options.say(f"{file}: {'written' if there is None else 'written anew'}")
+    options.say(f"{file}: {'written' if present is None else 'written anew'}")
 
 
 def _bash() -> _Place:
-    said = map(Path, os.environ.get("BASH_COMPLETION_USER_DIR", "").split(":"))
-    own = next((folder for folder in said if folder.is_absolute()), None)
+    folders = map(Path, os.environ.get("BASH_COMPLETION_USER_DIR", "").split(":"))
+    own = next((folder for folder in folders if folder.is_absolute()), None)
     folder = own or _home("XDG_DATA_HOME", ".local/share") / "bash-completion"
     file = folder / "completions" / "gptailor"
     return _Place(
@@ -103,12 +103,12 @@ _PLACES = {"bash": _bash, "zsh": _zsh, "fish": _fish}
 
 
 def _home(variable: str, below: str) -> Path:
-    """A folder of the XDG base directories; one that isn't absolute doesn't count, as these say."""
+    """Return a folder of the XDG base directories; their specification ignores relative paths."""
     from gptailor.plan.faults import TailorError
 
-    said = Path(os.environ.get(variable, ""))
-    if said.is_absolute():
-        return said
+    path = Path(os.environ.get(variable, ""))
+    if path.is_absolute():
+        return path
     try:
         return Path.home() / below
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The commands `eval` and `generate`: how good plans, folders and models are; what they say."""
+"""The commands `eval` and `generate`: the scores and answers of plans, folders and models."""
 
 import json
 import sys
@@ -91,10 +91,10 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         raise click.UsageError("--each is of --format json")
     if against is not None and against not in targets:
         targets = (*targets, against)
-    given = [read_plan(name) if name == "-" else name for name in targets]
-    found = targeting.find_targets(given, dict(models), families)
-    report(targeting.warnings(found))
-    wishes = _wishes(objectives, targeting.names(found))
+    plans = [read_plan(name) if name == "-" else name for name in targets]
+    subjects = targeting.find_targets(plans, dict(models), families)
+    report(targeting.warnings(subjects))
+    wishes = _wishes(objectives, targeting.names(subjects))
     import torch  # takes seconds; faults of texts are reported before
 
     from gptailor.evaluate.judge import Judging
@@ -108,7 +108,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
     with steps_bar("judging") if live else nullcontext(_StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
-        judging = Judging(found, wishes, drawn, place, on_event, against)
+        judging = Judging(subjects, wishes, drawn, place, on_event, against)
         judgement = judging.judgement(speed=not no_speed)
     if form == "json":
         say(judgement.to_json(each=each))
@@ -120,26 +120,26 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
-    """The objectives; PlanError with the faults of all of them."""
+    """Return the objectives; raise PlanError with the faults of all of them."""
     from gptailor.lang.parse import read_objective
     from gptailor.lang.words import measure_words
     from gptailor.plan.search_block import with_plain_path
 
-    found: list[tuple[Objective, bool]] = []
+    wishes: list[tuple[Objective, bool]] = []
     faults: list[Fault] = []
     for text in texts:
         try:
-            found.append(read_objective(text, models, name="--objective"))
+            wishes.append(read_objective(text, models, name="--objective"))
         except PlanError as error:
             faults += error.faults
     if faults:
         raise PlanError(faults)
-    plain = [with_plain_path(objective) for objective, _ in found]
-    for number, (objective, _) in enumerate(found):
+    plain = [with_plain_path(objective) for objective, _ in wishes]
+    for number, (objective, _) in enumerate(wishes):
         if plain[number] in plain[:number]:
             message = f"the objective {measure_words(objective)} is given twice"
             raise click.UsageError(message)
-    return found
+    return wishes
 
 
 @final
@@ -168,40 +168,42 @@ def _print(judgement: "Judgement") -> None:
 
     results = [*judgement.bases, *judgement.results]
     by_name: dict[str, list[Result]] = {}
-    for one in results:
-        by_name.setdefault(one.objective, []).append(one)
-    columns = [_column(mine) for mine in by_name.values()]
+    for result in results:
+        by_name.setdefault(result.objective, []).append(result)
+    columns = [_column(column) for column in by_name.values()]
     many = len(results) // len(columns)
-    marks = [[_mark(mine[n]) for mine in by_name.values()] for n in range(many)]
-    names = [one.target for one in next(iter(by_name.values()))]
-    besides = {one.against for one in results} - {""}
+    marks = [[_mark(column[n]) for column in by_name.values()] for n in range(many)]
+    names = [result.target for result in next(iter(by_name.values()))]
+    besides = {result.against for result in results} - {""}
     beside = besides.pop() if len(besides) == 1 else "its base"
     rows = list(zip(names, marks, strict=True))
     for line in evaluation.evaluation_lines(columns, rows, beside, width(), output_encoding()):
         say_drawn(line)
     say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]
-    sizes = [(one.target, one.size, _speeds(one)) for one in subjects]
+    sizes = [(result.target, result.size, _speeds(result)) for result in subjects]
     for line in evaluation.size_lines(sizes, width(), output_encoding()):
         say_drawn(line)
 
 
 _ACCURACIES = ("multiple_choice", "generate", "lm_eval")
-"""Objectives of which a share of the base's says something."""
+"""Objectives that are also shown as a share of the base's score."""
 
 
 def _column(results: "Sequence[Result]") -> "evaluation.Column":
-    """An objective: its name, `64 samples, less is better`, and what it has a mean with."""
+    """Return an objective's column: its name, `64 samples, less is better`, its mean's group."""
     from gptailor.report.evaluation import Column
 
     first = results[0]
     better = "less" if first.direction == "minimize" else "more"
-    counts = {n for one in results if (n := getattr(one.outcome, "samples", None)) is not None}
+    counts = {
+        n for result in results if (n := getattr(result.outcome, "samples", None)) is not None
+    }
     samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts - {0})[:1])
     name, _, arguments = first.objective.partition('("')
     share = name in _ACCURACIES and first.direction == "maximize"
-    rest = arguments.partition('"')[2]
-    return Column(first.objective, f"{samples}{better} is better", f"{name} {rest}", share)
+    settings = arguments.partition('"')[2]
+    return Column(first.objective, f"{samples}{better} is better", f"{name} {settings}", share)
 
 
 def _mark(result: "Result") -> "evaluation.Mark":
@@ -221,12 +223,12 @@ def _speeds(subject: "TargetSize") -> list[str]:
     """Return the speeds of a prompt and of an answer, or nothing where they weren't measured."""
     from gptailor.report.quantities import speed_in_words
 
-    mine, base = subject.speed, subject.base_speed
-    if mine is None:
+    speed, base = subject.speed, subject.base_speed
+    if speed is None:
         return []
     return [
-        speed_in_words(mine.prefill, None if base is None else base.prefill),
-        speed_in_words(mine.decoding, None if base is None else base.decoding),
+        speed_in_words(speed.prefill, None if base is None else base.prefill),
+        speed_in_words(speed.decoding, None if base is None else base.decoding),
     ]
 
 
@@ -272,9 +274,9 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     from gptailor.evaluate import targets as targeting
 
-    given = [read_plan(name) if name == "-" else name for name in targets]
-    found = targeting.find_targets(given, dict(models), families)
-    report(targeting.warnings(found))
+    plans = [read_plan(name) if name == "-" else name for name in targets]
+    subjects = targeting.find_targets(plans, dict(models), families)
+    report(targeting.warnings(subjects))
     import torch  # takes seconds; faults of texts are reported before
 
     from gptailor.evaluate.answers import spoken
@@ -282,12 +284,12 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.evaluate.session import Placement
 
     place = Placement(device, None if dtype is None else getattr(torch, dtype), memory)
-    said: list[dict[str, str]] = []
+    records: list[dict[str, str]] = []
     failed = False
-    for name, text in spoken(found, prompt, tokens, place, chat=chat, on_event=RepairLines()):
+    for name, text in spoken(subjects, prompt, tokens, place, chat=chat, on_event=RepairLines()):
         failed |= isinstance(text, Failure)
         what = {"failure": text.message} if isinstance(text, Failure) else {"text": text}
-        said.append({"target": name, **what})
+        records.append({"target": name, **what})
         if form == "text":
             say(click.style(name, bold=True))
             shown = f"failed: {text.message}" if isinstance(text, Failure) else text
@@ -295,5 +297,5 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
                 say(textwrap.fill(line, max(20, width()), initial_indent="  ",
                                   subsequent_indent="  "))  # fmt: skip
     if form == "json":
-        say(json.dumps(said, ensure_ascii=False, indent=2))
+        say(json.dumps(records, ensure_ascii=False, indent=2))
     sys.exit(3 if failed else 0)

@@ -1,4 +1,4 @@
-"""The command `extract-lora`: what a model has over another, as a LoRA adapter."""
+"""The command `extract-lora`: the difference of two models as a LoRA adapter."""
 
 import json
 from collections.abc import Iterator
@@ -62,46 +62,46 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
 
     options.keep_memory()
     with options.bytes_bar(1000, "extracting") as advance:
-        told = 0
+        reported = 0
 
         def progress(share: float) -> None:
-            nonlocal told
+            nonlocal reported
             now = int(1000 * share)
-            advance(BytesDone(now - told))
-            told = now
+            advance(BytesDone(now - reported))
+            reported = now
 
-        made = extract_lora(
+        adapter = extract_lora(
             base, tuned, output, rank=rank, save=save, dtype=dtype, randomised=randomised,
             device=device, force=force, progress=progress,
         )  # fmt: skip
     if form == "json":
-        options.say(json.dumps(_as_record(made), ensure_ascii=False, indent=2))
+        options.say(json.dumps(_as_record(adapter), ensure_ascii=False, indent=2))
         return
-    for line in _said(made):
+    for line in _result_lines(adapter):
         options.say(line)
 
 
-def _as_record(made: "Extracted") -> dict[str, object]:
+def _as_record(adapter: "Extracted") -> dict[str, object]:
     return {
-        "folder": str(made.folder),
-        "bytes": made.size,
-        "error": made.error,
-        "error_of_modules": made.error_of_modules,
+        "folder": str(adapter.folder),
+        "bytes": adapter.size,
+        "error": adapter.error,
+        "error_of_modules": adapter.error_of_modules,
         "modules": [
             {"name": m.name, "rank": m.rank, "difference": m.difference, "error": m.error}
-            for m in made.modules
+            for m in adapter.modules
         ],
         "others": [
             {"name": o.name, "kind": o.kind, "difference": o.difference, "saved": o.saved}
-            for o in made.others
+            for o in adapter.others
         ],
     }
 
 
-def _said(made: "Extracted") -> Iterator[str]:
-    """What became of it: errors by the modules' last names, what else differs, the whole."""
+def _result_lines(adapter: "Extracted") -> Iterator[str]:
+    """Yield the result in lines: errors by the modules' last names, other differences, totals."""
     alike: dict[str, list[tuple[float, str]]] = {}
-    for module in made.modules:
+    for module in adapter.modules:
         last = module.name.rpartition(".")[2]
         alike.setdefault(last, []).append((module.error, module.name))
     width = max(map(len, alike))
@@ -109,22 +109,24 @@ def _said(made: "Extracted") -> Iterator[str]:
         least, (most, worst) = min(errors)[0], max(errors)
         modules = "1 module" if len(errors) == 1 else f"{len(errors)} modules"
         both = dict.fromkeys(map(small_percent, (least, most)))
-        said = " to ".join(both) + (f", the most in {worst}" if len(errors) > 1 else "")
-        yield f"{last:<{width}}  {modules}, error {said}"
-    for kind in dict.fromkeys(other.kind for other in made.others):
-        its = [other for other in made.others if other.kind == kind]
+        error_range = " to ".join(both) + (f", the most in {worst}" if len(errors) > 1 else "")
+        yield f"{last:<{width}}  {modules}, error {error_range}"
+    for kind in dict.fromkeys(other.kind for other in adapter.others):
+        its = [other for other in adapter.others if other.kind == kind]
         names = its[0].name if len(its) == 1 else f"{its[0].name} and {len(its) - 1} more"
         how = "in the adapter, whole" if its[0].saved else f"left out{_way(kind)}"
         yield f"{kind} differ ({names}): {how}"
-    count = "1 module" if len(made.modules) == 1 else f"{len(made.modules)} modules"
-    size = bytes_in_words(made.size)
-    own = f"{small_percent(made.error_of_modules)} of the projections, " if made.others else ""
-    every = f"{small_percent(made.error)} of all that differs"
-    yield f"{made.folder}: {count}, {size}; error {own}{every}"
+    count = "1 module" if len(adapter.modules) == 1 else f"{len(adapter.modules)} modules"
+    size = bytes_in_words(adapter.size)
+    own = (
+        f"{small_percent(adapter.error_of_modules)} of the projections, " if adapter.others else ""
+    )
+    every = f"{small_percent(adapter.error)} of all that differs"
+    yield f"{adapter.folder}: {count}, {size}; error {own}{every}"
 
 
 def _way(kind: str) -> str:
-    """What to do for a kind that was left out."""
+    """Return the help for a kind that was left out."""
     return (
         ", since PEFT has no place for them" if kind == "others" else f"; --save {kind} holds them"
     )

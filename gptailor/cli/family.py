@@ -1,4 +1,4 @@
-"""The command `family`: an architecture that the release doesn't know, drafted and proven."""
+"""The command `family`: an unknown architecture, drafted and proven."""
 
 import os
 import sys
@@ -38,17 +38,17 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
 
     if output is not None:
         _check_free(output, force)
-    made = adopt(model)
-    path = output or Path(made.name + FAMILY_SUFFIX)
+    family = adopt(model)
+    path = output or Path(family.name + FAMILY_SUFFIX)
     _check_free(path, force)
     if not os.access(path.parent, os.W_OK):
         raise CheckpointError("C303", "cannot be written there", path)
-    write_whole(Path(os.path.realpath(path)), made.text().encode(), path)
-    for line in _said(made, path):
+    write_whole(Path(os.path.realpath(path)), family.text().encode(), path)
+    for line in _result_lines(family, path):
         say(line)
-    if made.proof.failures:
+    if family.proof.failures:
         sys.exit(1)
-    if any(kind in FAMILY_OF for kind in made.model_types):
+    if any(kind in FAMILY_OF for kind in family.model_types):
         say("the release has a family of this type, which goes first; --family takes this one")
 
 
@@ -61,20 +61,20 @@ def _check_free(path: Path, force: bool) -> None:
         raise CheckpointError("C301", "is there already", path, "--force replaces it")
 
 
-def _said(made: "FamilyFile", path: Path) -> list[str]:
-    """What became of the draft, in lines."""
-    cases, failures = made.proof.cases, made.proof.failures
+def _result_lines(family: "FamilyFile", path: Path) -> list[str]:
+    """Return the result for a draft, in lines."""
+    cases, failures = family.proof.cases, family.proof.failures
     if failures:
         count = f"{len(failures)} of {len(cases)} cases fail"
-        lines = [f"{path}: a draft of '{made.name}' that is not used: {count}"]
+        lines = [f"{path}: a draft of '{family.name}' that is not used: {count}"]
         return lines + [f"  {case.name}: {case.failure}" for case in failures[:5]]
     far = max((case.difference for case in cases if case.difference is not None), default=0.0)
     tried = sum(case.note is None for case in cases)
     off = f"logits are at most {far:.1e} off"
-    lines = [f"{path}: layers of '{made.name}' can be moved, proven in {tried} cases; {off}"]
-    if made.moved:
-        lines.append(f"  moves with the layers: {', '.join(sorted(made.moved))}")
-    for what, why in made.refused:
+    lines = [f"{path}: layers of '{family.name}' can be moved, proven in {tried} cases; {off}"]
+    if family.moved:
+        lines.append(f"  moves with the layers: {', '.join(sorted(family.moved))}")
+    for what, why in family.refused:
         if why is not None:
             lines.append(f"  no {what}: {why}")
     for case in cases:

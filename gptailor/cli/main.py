@@ -1,7 +1,7 @@
-"""The command line: arguments to calls, and how these ended to exit codes.
+"""The command line: turns arguments into calls, and their ends into exit codes.
 
 Exit codes: 0 done, 1 the plan has faults, 2 usage, 3 the world failed (file, disk, memory).
-A command is imported when it is called for, and by it whatever needs time to import.
+A command, and the slow imports it needs, are loaded only when it is called.
 """
 
 import importlib
@@ -35,12 +35,12 @@ _COMMANDS = {
     "show": ("plans", "Show a plan's layers as a map."),
     "verify": ("compile", "Say whether a compiled folder is what its plan gives."),
 }
-"""The module of each command, in which `NAME_command` is it, and what the help says of it."""
+"""The module of each command, in which it is `NAME_command`, and its line in the help."""
 
 
 @final
 class _Commands(click.Group):
-    """Commands that are imported when they are called for: the help needs none of them."""
+    """Commands that are imported on demand; the help imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -54,11 +54,11 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, said) for name, (_, said) in _COMMANDS.items()])
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
 
 
-def _say_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
+def _say_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
         import gptailor
 
         click.echo(f"gptailor, version {gptailor.__version__}")
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line with these arguments; the exit code."""
+    """Run the command line with these arguments; return the exit code."""
     try:
         cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -120,7 +120,7 @@ def _hides_an_interrupt(error: BaseException) -> bool:
 
 
 def _ended(error: BaseException) -> int | None:
-    """Say how a command ended, and the exit code; None for what is an error of the program."""
+    """Print how a command ended, and return the exit code; None for a bug in the program."""
     from gptailor.cli.options import ReaderLeft, report, say
     from gptailor.plan.faults import PlanError, TailorError
     from gptailor.plan.optional_packages import missing_package

@@ -1,4 +1,4 @@
-"""What several commands share: arguments and options, plans as they are named, what is printed."""
+"""The shared parts of commands: arguments and options, reading of plans, printing."""
 
 import gc
 import os
@@ -30,7 +30,7 @@ class Rebinding(click.ParamType[tuple[str, Path]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Path]:
-        """The name and the path; a usage error if there aren't both."""
+        """Return the name and the path; a usage error unless both are given."""
         name, equal, path = str(value).partition("=")
         if not (equal and name and path):
             self.fail(f"'{value}' is not NAME=PATH", param, ctx)
@@ -49,12 +49,12 @@ class ByteSize(click.ParamType[int]):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes; a usage error if it is no size."""
+        """Return the number of bytes; a usage error for an invalid size."""
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value), re.IGNORECASE)
-        unit = _UNITS.get(found[2].upper()) if found else None
-        size = int(float(found[1]) * unit) if found and unit else 0
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value), re.IGNORECASE)
+        unit = _UNITS.get(match[2].upper()) if match else None
+        size = int(float(match[1]) * unit) if match and unit else 0
         if size <= 0:
             self.fail(f"'{value}' is no size such as 5GB or 500MiB", param, ctx)
         return size
@@ -104,7 +104,7 @@ MEMORY = click.option(
 
 
 def shown_name(name: str) -> str:
-    """What a plan's file is called in messages."""
+    """Return the name of a plan's file in messages."""
     return "<stdin>" if name == "-" else name
 
 
@@ -132,9 +132,9 @@ def plan_text(name: str) -> str:
 
 
 def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
-    """The plan of a file, if it can be read, and its faults by itself."""
+    """Return the plan of a file, if it can be read, and its faults without its models."""
     collects = gc.isenabled()
-    gc.disable()  # what is imported and read stays: to look for garbage in it takes a sixth longer
+    gc.disable()  # imports and plans stay alive; a search for garbage in them takes a sixth longer
     try:
         from gptailor.lang.parse import read_bytes
 
@@ -148,7 +148,7 @@ def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
 
 
 def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
-    """The plan of a file, with family files that were given; PlanError if it has faults."""
+    """Return the plan of a file, with the given family files; raise PlanError for faults."""
     plan, faults = parsed(name)
     if plan is None or errors(faults):
         raise PlanError(faults)
@@ -156,7 +156,10 @@ def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
 
 
 def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
-    """The same; of a model's folder or GGUF file the plan it was compiled from, or it as it is."""
+    """Return the plan of a file, or of a model's folder or GGUF file.
+
+    A model's plan is the one it was compiled from, or else the model unchanged.
+    """
     path = Path(name)
     if name == "-" or not (path.is_dir() or path.suffix == ".gguf"):
         return read_plan(name, families)
@@ -168,24 +171,25 @@ def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
 
 
 def seen_from_here(plan: "Plan") -> "Plan":
-    """The plan with its models' folders as seen from the current folder, without links."""
+    """Return the plan with its models' folders as seen from the current folder, without links."""
     from gptailor.checkpoint.models import folder_of, is_local
 
     models = dict(plan.models)
     for name, model in models.items():
         if model.made is None and is_local(model.source):
             path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)))
-            said = path if path.startswith(".") else f"./{path}"
-            models[name] = model.model_copy(update={"source": said})
+            source = path if path.startswith(".") else f"./{path}"
+            models[name] = model.model_copy(update={"source": source})
     return plan.model_copy(update={"models": models})
 
 
 def faults_of(
     name: str, models: dict[str, Path], families: tuple[Path, ...] = (), *, alone: bool
 ) -> "tuple[Plan | None, list[Fault]]":
-    """A file's plan if it can be read, and its faults, against its models too if it has none alone.
+    """Return a file's plan, if it can be read, and its faults.
 
-    Raises as reading the file does.
+    Unless `alone`, a plan without faults is also checked against its models. Raises the errors of
+    reading the file.
     """
     plan, faults = parsed(name)
     if plan is None or alone:
@@ -206,7 +210,7 @@ def faults_of(
 
 
 def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
-    """How many choices a plan leaves open, as it is searched: `37 choices open`; empty for none."""
+    """Return the number of open choices in a search: `37 choices open`; empty for none."""
     from gptailor.plan.sites import open_choices
 
     if not open_choices(plan):
@@ -220,7 +224,7 @@ def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
 
 
 def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
-    """The models whose embedding and head are one tensor, where `whole` leaves these a choice."""
+    """Return the models with a tied head, if `whole` leaves embedding and head a choice."""
     from gptailor.checkpoint.models import rebind
     from gptailor.plan.written_out import untied_choices
     from gptailor.prepare import open_all_models
@@ -232,7 +236,10 @@ def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
 
 
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
-    """The base's number of layers, and whether it is known; else as many as the plan names."""
+    """Return the base's number of layers, and whether it is known.
+
+    An unknown number is that of the layers that the plan names.
+    """
     from gptailor.checkpoint.models import rebind
     from gptailor.plan.plan import Plan
     from gptailor.plan.sites import drops_by_choice
@@ -246,19 +253,19 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
     opened, _ = open_all_models(alone.read_from(plan.origin) if plan.origin else alone)
     if "base" in opened:
         return opened["base"].layout.count, True
-    named = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
-    named += [scale.position for scale in plan.scales]
-    named += [at for _, choice in drops_by_choice(plan) for at in choice.among]
-    named += [stretch_of(repeat)[1] for repeat in plan.repeats]
-    return max(named, default=-1) + 1, False
+    positions = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
+    positions += [scale.position for scale in plan.scales]
+    positions += [at for _, choice in drops_by_choice(plan) for at in choice.among]
+    positions += [stretch_of(repeat)[1] for repeat in plan.repeats]
+    return max(positions, default=-1) + 1, False
 
 
-def rewrite(name: str, made: str, text: str) -> None:
+def rewrite(name: str, new_text: str, text: str) -> None:
     """Write the text in place, whole or not at all; standard input goes to standard output."""
     if name == "-":
-        say(made, newline=False)
+        say(new_text, newline=False)
         return
-    if made == text:
+    if new_text == text:
         return
     import tempfile
 
@@ -269,7 +276,7 @@ def rewrite(name: str, made: str, text: str) -> None:
         handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(made)
+                file.write(new_text)
             Path(side).chmod(path.stat().st_mode & 0o7777)
             Path(side).replace(path)
         except BaseException:
@@ -305,7 +312,7 @@ MOST_SHOWN = 100
 
 
 def report(faults: Iterable[Fault]) -> None:
-    """Faults for people, on standard error."""
+    """Print faults for people, on standard error."""
     faults = list(faults)
     for fault in faults[:MOST_SHOWN]:
         say(_coloured(fault) + "\n", err=True)
@@ -314,11 +321,11 @@ def report(faults: Iterable[Fault]) -> None:
 
 
 def _coloured(fault: Fault) -> str:
-    first, _, rest = show(fault).partition("\n")
+    first, _, details = show(fault).partition("\n")
     label, _, message = first.partition(": ")
     colour = "red" if fault.severity == "error" else "yellow"
     head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
-    return head + (f"\n{rest}" if rest else "")
+    return head + (f"\n{details}" if details else "")
 
 
 def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
@@ -339,14 +346,14 @@ def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
 
 
 def width() -> int:
-    """The terminal's columns; 80 where there is none."""
+    """Return the terminal's columns; 80 without a terminal."""
     import shutil
 
     return shutil.get_terminal_size().columns
 
 
 def say(text: str, *, newline: bool = True, err: bool = False) -> None:
-    """Print; colours are for terminals, and for people who don't mind them."""
+    """Print a text; colours only on terminals, and not with NO_COLOR."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     try:
         click.echo(text, nl=newline, err=err, color=False if plain else None)
@@ -355,7 +362,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
 
 def say_drawn(text: str) -> None:
-    """Print what people look at, on terminals that lack some of its characters too."""
+    """Print a drawing, with other characters on terminals that lack some of its own."""
     if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
         from gptailor.report.terminal_encoding import in_encoding
 
@@ -370,7 +377,7 @@ def output_encoding() -> str:
 
 @final
 class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
-    """Nobody reads what is printed any more. Click would make it exit code 1."""
+    """The reader of standard output has gone. Click would turn this into exit code 1."""
 
 
 def bytes_bar(total: int, what: str = "writing") -> "AbstractContextManager[OnEvent]":
@@ -390,10 +397,10 @@ LARGEST_KEPT = 2**25
 
 
 def keep_memory() -> None:
-    """Have the C library give no memory back that arithmetic takes again a moment later.
+    """Make the C library keep freed memory for the next chunks.
 
-    Chunks come and go by the thousand; that each were new pages would cost as much as the
-    arithmetic. Where the C library has no such setting nothing happens.
+    There are thousands of chunks; new pages for each would cost as much as the arithmetic. A C
+    library without this setting is left unchanged.
     """
     import ctypes
 

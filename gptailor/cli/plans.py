@@ -45,11 +45,11 @@ def check_command(
     """
     faults: list[Fault] = []
     for name in plans:
-        plan, found = options.faults_of(name, dict(models), families, alone=alone)
-        faults += found
+        plan, plan_faults = options.faults_of(name, dict(models), families, alone=alone)
+        faults += plan_faults
         if form == "text":
-            options.report(found)
-        if form == "text" and plan is not None and not errors(found):
+            options.report(plan_faults)
+        if form == "text" and plan is not None and not errors(plan_faults):
             still = options.left_open(plan, dict(models), alone=alone)
             still += _trials_asked(plan) if still else ""
             options.say(f"{options.shown_name(name)}: no faults" + (f"; {still}" if still else ""))
@@ -62,7 +62,7 @@ def check_command(
 
 
 def _trials_asked(plan: "Plan") -> str:
-    """How many trials a plan's search block asks for: `, 200 trials`; empty where it says none."""
+    """Return the number of trials in a plan's search block: `, 200 trials`; empty without one."""
     asked = None if plan.search is None else plan.search.trials
     return "" if asked is None else f", {asked} trial{'s' * (asked != 1)}"
 
@@ -87,18 +87,20 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
     faults: list[Fault] = []
     for name in plans:
         text = options.plan_text(name)
-        made, found = format_text(Source(options.shown_name(name), text.removeprefix("\ufeff")))
-        faults += found
-        if made is None:
+        formatted, text_faults = format_text(
+            Source(options.shown_name(name), text.removeprefix("\ufeff"))
+        )
+        faults += text_faults
+        if formatted is None:
             continue
-        changed += made != text
+        changed += formatted != text
         if diffing:
-            before, after = (t.splitlines(keepends=True) for t in (text, made))
+            before, after = (t.splitlines(keepends=True) for t in (text, formatted))
             options.say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
-        elif checking and made != text:
+        elif checking and formatted != text:
             options.say(f"{options.shown_name(name)}: not in canonical form")
         elif not checking:
-            options.rewrite(name, made, text)
+            options.rewrite(name, formatted, text)
     options.report(faults)
     sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
 
@@ -121,32 +123,32 @@ def show_command(
     from gptailor.plan.resolved import Resolved
     from gptailor.report.plan_map import plan_map
 
-    wanted = options.read_plan_or_folder(plan, families)
+    declared = options.read_plan_or_folder(plan, families)
     if program:
         from gptailor.prepare import prepare
         from gptailor.program.program import program_lines
 
-        prepared = prepare(wanted, models=dict(models))
+        prepared = prepare(declared, models=dict(models))
         options.report(prepared.warnings)
         options.say("\n".join(program_lines(prepared.compiled.program)))
         return
-    made = _made(wanted, dict(models))
-    if made is None:
-        count, known = options.known_layer_count(wanted, dict(models))
-        tied = options.tied_models(wanted, dict(models))
-        resolved = Resolved(wanted, count, frozenset(tied))
+    prepared_plan = _prepared(declared, dict(models))
+    if prepared_plan is None:
+        count, known = options.known_layer_count(declared, dict(models))
+        tied = options.tied_models(declared, dict(models))
+        resolved = Resolved(declared, count, frozenset(tied))
     else:
-        resolved, known = replace(made.resolved, declared=wanted), True
+        resolved, known = replace(prepared_plan.resolved, declared=declared), True
     width, shown = options.width(), options.shown_name(plan)
     for line in plan_map(shown, resolved, known=known, width=width):
         options.say_drawn(line)
-    if made is not None:
+    if prepared_plan is not None:
         options.say("")
-        options.say(_size_line(made.output_size))
+        options.say(_size_line(prepared_plan.output_size))
 
 
-def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
-    """The plan made, from headers; None of one with choices, or that can't be made here."""
+def _prepared(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
+    """Return the plan's output, from headers; None with open choices, or if it can't be made."""
     from gptailor.checkpoint.files import CheckpointError
     from gptailor.plan.sites import open_choices
     from gptailor.prepare import prepare
@@ -184,23 +186,23 @@ def diff_command(first: str, second: str) -> None:
     if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
         a, b = options.seen_from_here(a), options.seen_from_here(b)  # one model is one path
     sides = Resolved(a, count), Resolved(b, count)
-    found = differences(*sides)
+    words = differences(*sides)
     if drawn := list(difference_map(*sides, options.width())):
         names = (f"{n}: {options.shown_name(name)}" for n, name in ((1, first), (2, second)))
         for line in (*names, "", *drawn, ""):
             options.say_drawn(line)
-    options.say_drawn("\n".join(found) if found else "the plans say the same")
-    sys.exit(1 if found else 0)
+    options.say_drawn("\n".join(words) if words else "the plans say the same")
+    sys.exit(1 if words else 0)
 
 
 def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
-    """The plan with the other's dtype, where it says none and is made in that one."""
+    """Return the plan with the other's dtype, if it states none and its output has that dtype."""
     if plan.dtype is not None or other.dtype is None:
         return plan
     from gptailor.build.output import used_dtype
 
-    made = _made(plan, {})
-    same = made is not None and used_dtype(made) == other.dtype
+    prepared = _prepared(plan, {})
+    same = prepared is not None and used_dtype(prepared) == other.dtype
     return plan.model_copy(update={"dtype": other.dtype}) if same else plan
 
 
@@ -303,9 +305,9 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     else:
         root = Path.cwd()  # where mergekit has its relative paths start
         folder = output.parent if output is not None else root
-        given = dict(models) | ({} if base is None else {"base": base})
+        folders = dict(models) | ({} if base is None else {"base": base})
         plan, notes = from_mergekit(
-            text, name, layers, root=root, folder=folder, models=given, on_hub=True, strict=strict
+            text, name, layers, root=root, folder=folder, models=folders, on_hub=True, strict=strict
         )
     for note in notes:
         options.say(f"note: {note}", err=True)
@@ -330,8 +332,8 @@ def export_command(
     from gptailor.convert.mergekit.exporter import to_mergekit
 
     del tool  # there is one
-    wanted = options.read_plan(plan, families)
+    declared = options.read_plan(plan, families)
     if layers is None:
-        count, known = options.known_layer_count(wanted, dict(models))
+        count, known = options.known_layer_count(declared, dict(models))
         layers = count if known else None
-    options.say(to_mergekit(wanted, layers), newline=False)
+    options.say(to_mergekit(declared, layers), newline=False)

@@ -89,26 +89,26 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
         raise CheckpointError("C302", "is what the page is to be about", output)
     speech = None if no_continuations else Speech(prompt, tokens)
     if _is_run(target):
-        made = _of_run(target, dict(models), families, speech, _Stored(storage, study))
+        page = _of_run(target, dict(models), families, speech, _Stored(storage, study))
     elif storage is not None or study is not None:
         raise click.UsageError("--storage and --study-name are a search's; the target is no RUN")
     else:
-        made = _of_plan(target, dict(models), families, speech)
+        page = _of_plan(target, dict(models), families, speech)
     if pictures is not None:
-        for name in _pictures(made):
+        for name in _pictures(page):
             _refuse_picture(pictures / name, force=force)
     foot = f"Made by gptailor {escape(gptailor.__version__)}."
-    raw = page_html(made.title, made.lead, made.sections, foot).encode()
+    raw = page_html(page.title, page.lead, page.sections, foot).encode()
     _write(output, raw)
     options.say(f"{output}: written, {bytes_in_words(len(raw))}")
     if pictures is not None:
-        count = _write_pictures(pictures, made)
+        count = _write_pictures(pictures, page)
         options.say(f"{pictures}: {count} pictures written, each as .svg and .png")
 
 
 @final
 class _Page(NamedTuple):
-    """A page before it is HTML, but for its `lead`, which is."""
+    """A page before it is HTML; only its `lead` is HTML."""
 
     title: str
     lead: str
@@ -117,7 +117,7 @@ class _Page(NamedTuple):
 
 @final
 class _Stored(NamedTuple):
-    """Where the user says that a search's study is, and its name there; None is not said."""
+    """The user's storage of a search's study, and the study's name there, if given."""
 
     storage: str | None
     study: str | None
@@ -142,9 +142,9 @@ def _refuse_picture(path: Path, *, force: bool) -> None:
         raise CheckpointError(code, message, path, "" if force else "--force replaces it")
 
 
-def _pictures(made: _Page) -> Iterator[str]:
-    """The names of a page's pictures."""
-    drawn = (section.anchor for section in made.sections if section.chart is not None)
+def _pictures(page: _Page) -> Iterator[str]:
+    """Return the names of a page's pictures."""
+    drawn = (section.anchor for section in page.sections if section.chart is not None)
     return (f"{name}.{kind}" for name in drawn for kind in ("svg", "png"))
 
 
@@ -154,13 +154,13 @@ def _write(path: Path, raw: bytes) -> None:
     write_whole(Path(os.path.realpath(path)), raw, path)
 
 
-def _write_pictures(folder: Path, made: _Page) -> int:
+def _write_pictures(folder: Path, page: _Page) -> int:
     from gptailor.checkpoint.write.output_file import writing
     from gptailor.report.page.charts import picture
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    drawn = [section for section in made.sections if section.chart is not None]
+    drawn = [section for section in page.sections if section.chart is not None]
     for section in drawn:
         assert section.chart is not None
         svg, png = picture(section.chart, section.title, section.note)
@@ -185,19 +185,19 @@ def _of_plan(
     file = path / PLAN_FILE if folder else path
     lock_file = path / LOCK_FILE if folder else Path(target + SUFFIX)
     lock = read_lock(lock_file) if target != "-" and lock_file.exists() else None
-    named = options.shown_name(target)
+    name = options.shown_name(target)
     text = _text_of(plan)
-    subject = of.subject(named, plan, text, models, _alone(target, families))
+    subject = of.subject(name, plan, text, models, _alone(target, families))
     again = []
     if target != "-" and file.exists() and not is_gguf(file):
         again = [of.compile_command_of(str(file), models, locked=lock is not None and not folder)]
         again += [shlex.join(["gptailor", "verify", target])] if folder else []
-    title = path.resolve().name if folder else named
+    title = path.resolve().name if folder else name
     return _Page(title, _lead_of_plan(subject), _plan_sections(subject, speech, lock, again))
 
 
 def _alone(target: str, families: tuple[Path, ...]) -> "Plan | None":
-    """The plan of a model's folder or GGUF file as it is; None of a plan."""
+    """Return the plan of a model's folder or GGUF file unchanged; None for a plan's file."""
     path = Path(target)
     if target == "-" or not (path.is_dir() or path.suffix == ".gguf"):
         return None
@@ -218,8 +218,8 @@ def _text_of(plan: Any) -> str:
 def _lead_of_plan(subject: "Reported") -> str:
     from gptailor.cli.report_sections import sizes_in_words
 
-    said = sizes_in_words(subject)
-    return f"<strong>{escape(said[:1].upper() + said[1:])}.</strong>"
+    sizes = sizes_in_words(subject)
+    return f"<strong>{escape(sizes[:1].upper() + sizes[1:])}.</strong>"
 
 
 def _plan_sections(
@@ -243,7 +243,7 @@ def _plan_sections(
 
 
 def _map(subject: "Reported", layers: int | None) -> "Section":
-    """The layer map; `layers` is what is known of the base without its files."""
+    """Return the layer map; `layers` is the base's number of layers if its files are missing."""
     from gptailor.plan.resolved import Resolved
     from gptailor.report.page.layer_map import layer_map
 
@@ -252,10 +252,10 @@ def _map(subject: "Reported", layers: int | None) -> "Section":
     known = layers is not None
     if layers is None:
         layers, known = options.known_layer_count(subject.plan, {})
-    found = layer_map(Resolved(subject.plan, layers))
+    section = layer_map(Resolved(subject.plan, layers))
     if known or subject.plan.stack is not None:
-        return found
-    return replace(found, words=f"{found.words} {_ONLY_NAMED}")
+        return section
+    return replace(section, words=f"{section.words} {_ONLY_NAMED}")
 
 
 _ONLY_NAMED = (
@@ -309,11 +309,11 @@ def _of_run(
         again = [of.compile_command_of(f"{target}/best.tailor", models, locked=held is not None)]
         again = again if files.storage is None else []
         of_plan = _plan_sections(subject, speech, held, again, report)
-        at = next(i for i, one in enumerate(of_plan) if one.anchor == "plan")
+        at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
     sections += tried
-    named = report.record if summary is None and report is not None else summary
-    title = f"Search of {target if named is None else named.plan}"
+    record = report.record if summary is None and report is not None else summary
+    title = f"Search of {target if record is None else record.plan}"
     return _Page(title, _lead_of_run(summary), sections)
 
 

@@ -1,4 +1,4 @@
-"""The sections of a report that are of one plan: its map, sizes, words, text, lock and command."""
+"""The sections of a report about one plan: map, sizes, answers, text, lock and command."""
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +25,10 @@ from gptailor.report.quantities import bytes_in_words, percent
 
 @final
 class Reported(NamedTuple):
-    """What is reported on: a plan, what it is called, its text, and what people type for it.
+    """The subject of a report: a plan, its name and its text.
 
-    `prepared` is what comes out of it, made from headers: the plan, or the folder that was compiled
-    from it; `why` is the reason where there is none. `base` is the base alone, if it is there.
+    `prepared` is its output, from headers: the plan's, or the folder that was compiled from it.
+    `why` is the reason if there is none. `base` is the base alone, if it is available.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Reported(NamedTuple):
 
 @final
 class Speech(NamedTuple):
-    """What is to be gone on with, and the most tokens that are said."""
+    """A prompt, and the most tokens of an answer."""
 
     prompt: str
     tokens: int
@@ -50,7 +50,7 @@ class Speech(NamedTuple):
 def subject(
     name: str, plan: Plan, text: str, models: Mapping[str, Path], folder: Plan | None = None
 ) -> Reported:
-    """The plan with what can be known of it here; `folder` is its output as a plan by itself.
+    """Return the plan with its available facts; `folder` is its output as a plan by itself.
 
     Raises PlanError for models of unknown names.
     """
@@ -73,7 +73,7 @@ def _prepared(plan: Plan) -> tuple[Prepared | None, str]:
 
 
 def first_line(error: TailorError | OSError) -> str:
-    """What an error says in one line, without its code and place."""
+    """Return an error's message in one line, without its code and place."""
     if isinstance(error, PlanError) and error.faults:
         return error.faults[0].message
     if isinstance(error, CheckpointError):
@@ -85,17 +85,17 @@ def first_line(error: TailorError | OSError) -> str:
 
 
 def sizes_section(subject: Reported, report: RunReport | None = None) -> Section:
-    """Layers, parameters, bytes and KV cache, beside the base's.
+    """Return the section of layers, parameters, bytes and KV cache, beside the base's.
 
-    Where models are gone, they are what the search whose report it is wrote down.
+    If models are missing, the sizes are those in the search's report.
     """
     if subject.prepared is None:
-        mine: _Counts = {} if report is None else _written(report)
-        if report is None or not mine:
+        counts: _Counts = {} if report is None else _written(report)
+        if report is None or not counts:
             return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
-        theirs: _Counts = {"layers": report.layers, **_counts(report.base)}
-        return _size_section(mine, theirs, f"As the search wrote it down; here {subject.why}.")
-    base = {} if subject.base is None else _counts(subject.base.output_size)
+        base: _Counts = {"layers": report.layers, **_counts(report.base)}
+        return _size_section(counts, base, f"As the search wrote it down; here {subject.why}.")
+    base = _counts(None if subject.base is None else subject.base.output_size)
     words = "From the models' headers; no weights are read."
     return _size_section(_counts(subject.prepared.output_size), base, words)
 
@@ -119,16 +119,16 @@ def _written(report: RunReport) -> _Counts:
     return _counts(trial.size) or ({} if trial.layers is None else {"layers": trial.layers})
 
 
-def _size_section(mine: _Counts, base: _Counts, words: str) -> Section:
+def _size_section(counts: _Counts, base: _Counts, words: str) -> Section:
     shown: dict[str, Callable[[int], str]] = {
         **dict.fromkeys(("layers", "parameters"), "{:,}".format),
         **dict.fromkeys(("bytes", "kv_cache"), bytes_in_words),
     }
     rows = []
     for name, show in shown.items():
-        own, whole = mine.get(name), base.get(name)
-        share = percent(own / whole) if own is not None and whole else ""
-        cells = ("unknown" if one is None else show(one) for one in (whole, own))
+        own, base_count = counts.get(name), base.get(name)
+        share = percent(own / base_count) if own is not None and base_count else ""
+        cells = ("unknown" if count is None else show(count) for count in (base_count, own))
         rows.append((_SIZE_WORDS[name], *cells, share))
     table = ShownTable(("", "base", "this model", "of the base's"), tuple(rows))
     return Section("size", _SIZE, words, table=table)
@@ -150,7 +150,7 @@ def sizes_in_words(subject: Reported) -> str:
 
 
 def continuations(subject: Reported, speech: Speech | None) -> Section:
-    """What the base and the model say after a prompt, their likeliest token at each step."""
+    """Return the answers of the base and the model to a prompt, by their likeliest tokens."""
     title = "What it says"
     if speech is None:
         return Section("says", title, "Left out by --no-continuations.")
@@ -163,25 +163,25 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
         return Section("says", title, f"Nothing can be said: {failed}.")
     words = f"At most {speech.tokens} tokens, the likeliest one at each step."
     words += " The base isn't here." * (subject.base is None)
-    said = "\n".join(
+    quotes = "\n".join(
         f'<h3>{escape(name)}</h3>\n<blockquote><span class="prompt">{escape(speech.prompt)}</span>'
         f"{escape(text)}</blockquote>"
         for name, text in rows
     )
-    return Section("says", title, words, html=said)
+    return Section("says", title, words, html=quotes)
 
 
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
-    """Names and texts, or why there are none."""
+    """Return names and texts, or the reason if there are none."""
     from gptailor.evaluate.answers import spoken  # imports torch
     from gptailor.evaluate.scores import Failure
     from gptailor.evaluate.session import Placement
     from gptailor.evaluate.targets import find_targets
 
-    made, base = subject.prepared, subject.base
-    assert made is not None
-    plans = {} if base is None or base.plan == made.plan else {"base": base.plan}
-    plans["this model"] = made.plan
+    prepared, base = subject.prepared, subject.base
+    assert prepared is not None
+    plans = {} if base is None or base.plan == prepared.plan else {"base": base.plan}
+    plans["this model"] = prepared.plan
     try:
         targets = find_targets(list(plans.values()), {})
         answers = spoken(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),
@@ -199,12 +199,12 @@ def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], s
 
 
 def text_section(subject: Reported) -> Section:
-    """The plan as it is written."""
+    """Return the section with the plan's text."""
     return Section("plan", "Plan", "", html=text_html(subject.text, f"The plan {subject.name}"))
 
 
 def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
-    """The lock's digests: of files that were read, and of tensors that come out."""
+    """Yield the lock's digests: of the files read, and of the output's tensors."""
     title = "Lock"
     if lock is None:
         yield Section("lock", title, why)
@@ -224,8 +224,8 @@ def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
     files.append(("config.json of the output", "", lock.config))
     yield Section("lock", title, words, table=ShownTable(("file", "size", "SHA-256"), tuple(files)))
     tensors = tuple(
-        (name, f"{one.dtype} {'×'.join(map(str, one.shape))}", one.sha256)
-        for name, one in lock.tensors.items()
+        (name, f"{tensor.dtype} {'×'.join(map(str, tensor.shape))}", tensor.sha256)
+        for name, tensor in lock.tensors.items()
     )
     yield Section(
         "tensors", "Tensors", "Digests of the tensors that come out, as the lock has them.",
@@ -234,12 +234,14 @@ def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
 
 
 def commands(lines: Sequence[str]) -> Section:
-    """What to type to have the same again."""
+    """Return the commands that make the same again."""
     text = "\n".join(lines)
     return Section("again", "Make it again", "", html=text_html(text, "The commands"))
 
 
 def compile_command_of(file: str, models: Mapping[str, Path], *, locked: bool) -> str:
     """`gptailor compile cut.tailor -o DIR --locked`."""
-    given = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
-    return shlex.join(["gptailor", "compile", file, "-o", "DIR", *given, *["--locked"] * locked])
+    model_flags = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
+    return shlex.join(
+        ["gptailor", "compile", file, "-o", "DIR", *model_flags, *["--locked"] * locked]
+    )

@@ -35,11 +35,11 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        """Both ends; a usage error if it is no range that ascends from 1."""
+        """Return both ends; a usage error unless the range ascends from 1 or more."""
         if isinstance(value, tuple):
             return value
-        found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(value))
-        low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(value))
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= low <= high:
             self.fail(f"'{value}' is no number or range of samples such as 64..1024", param, ctx)
         return low, high
@@ -96,7 +96,7 @@ def search_command(
     models: tuple[tuple[str, Path], ...],
     families: tuple[Path, ...],
     no_live: bool,
-    **given: Any,
+    **values: Any,
 ) -> None:
     """Close the choices that PLAN leaves open, by trials of what it could be.
 
@@ -115,17 +115,17 @@ def search_command(
         wants_size_too,
     )
 
-    if given["workers"] is not None and given["ray"] is None:
+    if values["workers"] is not None and values["ray"] is None:
         raise click.UsageError("--workers are those of a Ray cluster; give --ray too")
 
-    if given["gpus_per_worker"] > 1 and not given["device"].startswith("cuda"):
+    if values["gpus_per_worker"] > 1 and not values["device"].startswith("cuda"):
         raise click.UsageError("--gpus-per-worker are CUDA devices; give --device cuda too")
 
-    flags = Flags(**{name: given[name] for name in Flags.__dataclass_fields__})
-    where = Resources(**{name: given[name] for name in Resources.__dataclass_fields__})
-    wanted = read_plan(plan, families)
-    chosen = settings(wanted, flags)  # what is wrong is said before seconds of imports
-    if wants_size_too(wanted, flags, chosen):
+    flags = Flags(**{name: values[name] for name in Flags.__dataclass_fields__})
+    where = Resources(**{name: values[name] for name in Resources.__dataclass_fields__})
+    declared = read_plan(plan, families)
+    chosen = settings(declared, flags)  # what is wrong is said before seconds of imports
+    if wants_size_too(declared, flags, chosen):
         say("plans are of several sizes, so that parameters() is an objective too", err=True)
     require("search", "a search")
     _set_up_jax()
@@ -137,27 +137,27 @@ def search_command(
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
         repairs = RepairLines(lambda line: view(Doing(line)))
         try:
-            found = search(
-                wanted, run, flags,
+            result = search(
+                declared, run, flags,
                 models=dict(models), where=where, on_event=received_by(repairs, view),
             )  # fmt: skip
         except KeyboardInterrupt:
             message = "interrupted; what was found is kept, and the same command goes on"
             say(message, err=True)
             sys.exit(130)
-    for line in summary_lines(found.summary, options.width(), options.output_encoding()):
+    for line in summary_lines(result.summary, options.width(), options.output_encoding()):
         options.say_drawn(line)
-    if found.ended == "interrupted":
+    if result.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(130)
-    required = found.summary.required
+    required = result.summary.required
     if required is not None and not required.met:
         say("no plan meets what is required, so that there is no best one", err=True)
         sys.exit(1)
 
 
 def _set_up_jax() -> None:
-    """On the CPU, whatever models live on; what it compiles is kept for the next time."""
+    """Set JAX up on the CPU, for models on any device, with a cache of compiled code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from gptailor.checkpoint.files import cache_folder
 
@@ -176,14 +176,14 @@ class _Count(click.ParamType[int]):
     name = "COUNT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number; a usage error if it is none above 0."""
+        """Return the number; a usage error unless it is above 0."""
         if isinstance(value, int):
             return value
         grouped = re.fullmatch(r"\d{1,3}(,\d{3})+", str(value))
         text = str(value).replace(",", "") if grouped else str(value)
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbgt]?)", text, re.IGNORECASE)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbgt]?)", text, re.IGNORECASE)
         units = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
-        count = round(float(found[1]) * units[found[2].lower()]) if found else 0
+        count = round(float(match[1]) * units[match[2].lower()]) if match else 0
         if count <= 0:
             self.fail(f"'{value}' is no number of parameters such as 110M or 1.5B", param, ctx)
         return count
@@ -198,13 +198,13 @@ class _Loss(click.ParamType[tuple[str, float]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
-        """Which of the two, and the number."""
+        """Return the unit and the number."""
         if isinstance(value, tuple):
             return value
-        found = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*(%?)", str(value))
-        if found is None:
+        match = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*(%?)", str(value))
+        if match is None:
             self.fail(f"'{value}' is no loss such as 2% or 0.05", param, ctx)
-        return ("share", float(found[1]) / 100) if found[2] else ("nats", float(found[1]))
+        return ("share", float(match[1]) / 100) if match[2] else ("nats", float(match[1]))
 
 
 _PICK_EXAMPLE = """
@@ -251,16 +251,16 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     lost = {} if loss is None else dict([loss])
     bounds = Bounds(parameters, memory, context, layers, **lost)
-    found = pick(run, bounds, (output or Path("plan")).absolute().parent)
-    words = _picked_words(found.row)
-    if not found.kept:
+    picked = pick(run, bounds, (output or Path("plan")).absolute().parent)
+    words = _picked_words(picked.row)
+    if not picked.kept:
         say(f"error: no plan in '{run}' keeps to that; the nearest is {words}", err=True)
         sys.exit(1)
     if output is None:
-        say(found.text, newline=False)
+        say(picked.text, newline=False)
         say(words, err=True)
         return
-    put_picked(found, output)
+    put_picked(picked, output)
     say(f"{output}: {words}")
 
 
@@ -268,9 +268,9 @@ def _picked_words(row: "SizeRow") -> str:
     """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
     count, weights = millions(row.parameters), bytes_in_words(row.bytes)
     if row.nats is not None:
-        gone = f", {abs(row.nats):.3g} {'lost' if row.nats >= 0 else 'won'}"
+        loss = f", {abs(row.nats):.3g} {'lost' if row.nats >= 0 else 'won'}"
     elif row.share is not None:
-        gone = f", {abs(row.share):.1%} {'lost' if row.share >= 0 else 'won'}"
+        loss = f", {abs(row.share):.1%} {'lost' if row.share >= 0 else 'won'}"
     else:
-        gone = ""
-    return f"{row.file}: {row.layers} layers, {count} parameters, {weights}{gone}"
+        loss = ""
+    return f"{row.file}: {row.layers} layers, {count} parameters, {weights}{loss}"

@@ -1,4 +1,4 @@
-"""How a search's events look: lines on a pipe, a live view on a terminal."""
+"""The views of a search's events: lines on a pipe, a live view on a terminal."""
 
 import time
 from collections import deque
@@ -16,12 +16,12 @@ from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
 from gptailor.search.space.decode import decode
 
 _RECENT = 12
-"""Trials by which it is said how long the rest takes."""
+"""Number of recent trials that the time left is estimated from."""
 
 
 @final
 class TimeLeft:
-    """What is left of a search: trials, as long as the last ones took, then repairs."""
+    """The time left of a search: trials, at the pace of the last ones, then repairs."""
 
     def __init__(self) -> None:
         self._search: events.Begun | None = None
@@ -30,7 +30,7 @@ class TimeLeft:
         self._repaired: list[float] = []
 
     def __call__(self, event: events.SearchEvent) -> None:
-        """Hear what happens."""
+        """Take an event into account."""
         now = time.monotonic()
         match event:
             case events.Begun(ledger):
@@ -52,17 +52,19 @@ class TimeLeft:
 
     @property
     def seconds(self) -> float | None:
-        """How long all takes that is left, repairs among it where that is known of them."""
+        """Seconds of all the work left, with repairs if their time is known."""
         if self._search is None or (each := self.each) is None:
             return None
         ledger, budget = self._search.ledger, self._search.budget
-        left = budget.trials - budget.measured - ledger.cost()
-        left -= self._count if self._repaired else 0  # what they took has their scores in it
-        return max(left, 0.0) * each + (self._repairs or 0.0)
+        evaluations = budget.trials - budget.measured - ledger.cost()
+        evaluations -= (
+            self._count if self._repaired else 0
+        )  # the time of repairs includes their scores
+        return max(evaluations, 0.0) * each + (self._repairs or 0.0)
 
     @property
     def words(self) -> str:
-        """`12:40 left`, and what comes then, where nobody knows how long that takes."""
+        """`12:40 left`, and the repairs after that, if their time is unknown."""
         seconds = self.seconds
         if seconds is None:
             return ""
@@ -70,7 +72,7 @@ class TimeLeft:
 
     @property
     def then(self) -> str:
-        """`healing 2 plans at most: about 8:00`; nothing where no more plans are repaired."""
+        """`healing 2 plans at most: about 8:00`; empty if no more plans are repaired."""
         if self._search is None or not (count := self._count):
             return ""
         plan, budget = self._search.space.plan, self._search.budget
@@ -87,7 +89,7 @@ class TimeLeft:
 
     @property
     def _repairs(self) -> float | None:
-        """Seconds of all repairs that are left: as long as those took, else by their tokens."""
+        """Seconds of all repairs left: by the pace of earlier ones, else by their tokens."""
         if self._search is None or not self._count:
             return 0.0
         if self._repaired:
@@ -108,7 +110,7 @@ class Lines:
         self._said: set[str] = set()
 
     def __call__(self, event: events.SearchEvent) -> None:
-        """Print what happened, but for what a trial says when it is over."""
+        """Print an event, but nothing for the start of a trial."""
         self._rest(event)
         match event:
             case events.Warned(faults):
@@ -125,16 +127,16 @@ class Lines:
                 assert self._begun is not None
                 self._said &= {_ESTIMATE}  # what the next one does may be the same
                 ledger, budget = self._begun.ledger, self._begun.budget
-                best, known = ledger.best(), self._best
+                best, best_before = ledger.best(), self._best
                 self._best = None if best is None else best.number
-                mark = "  best so far" if best is trial and trial.number != known else ""
+                mark = "  best so far" if best is trial and trial.number != best_before else ""
                 spent = f"{ledger.cost():.4g}/{budget.trials}"
                 left = self._rest.words
                 line = f"{spent} {in_a_line(trial, ledger)}{mark}"
                 say(f"{line}; {left}" if left else line, err=True)
 
     def _once(self, what: str, line: str) -> None:
-        """Say a line, if nothing was said of that yet."""
+        """Print a line, unless `what` was printed already."""
         if what not in self._said:
             say(line, err=True)
         self._said.add(what)
@@ -163,12 +165,12 @@ def objective_names(trial: Trial) -> str:
 
 
 def _tail(trial: Trial) -> str:
-    """On how few samples, how far repaired, and whose evaluation it was."""
+    """Return a trial's number of samples if not all, its repair, and the trial it repeats."""
     request = trial.request
-    found = "" if trial.full else f", {trial.samples} samples"
-    found += "" if trial.stopped is None else f", given up of {request.samples}"
-    found += "" if request.stage == "bare" else f", {request.stage}"
-    return found + (f", as trial {trial.same_as}" if trial.same_as is not None else "")
+    words = "" if trial.full else f", {trial.samples} samples"
+    words += "" if trial.stopped is None else f", given up of {request.samples}"
+    words += "" if request.stage == "bare" else f", {request.stage}"
+    return words + (f", as trial {trial.same_as}" if trial.same_as is not None else "")
 
 
 def steps(what: str, done: int, total: int) -> str:
@@ -180,7 +182,7 @@ _ESTIMATE = "estimate"
 
 
 def estimate(of: events.Estimated, then: str) -> str:
-    """What trials that are left take, if each takes what the base took, and what comes `then`."""
+    """Return the time of the trials left, at the base's pace, and the work after them (`then`)."""
     parts = (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
         f" base took: about {clock(of.evaluations * of.seconds)}",
@@ -209,7 +211,7 @@ class Screen:
         self._live.__exit__(*exception)
 
     def __call__(self, event: events.SearchEvent) -> None:
-        """Say what is done, or draw anew; warnings stay above the view."""
+        """Print a step, or draw the view again; warnings stay above it."""
         self._rest(event)
         match event:
             case events.Warned(faults):
@@ -230,7 +232,7 @@ class Screen:
                 self._draw(trial)
 
     def _steps_left(self, done: int, total: int) -> str:
-        """How long the rest of some steps takes, as long as those did that were seen here."""
+        """Return the time left for some steps, at the pace of the steps so far."""
         now = time.monotonic()
         if not total or not done or self._measuring is None:
             self._measuring = now if total else None
@@ -282,7 +284,7 @@ def _scored(
     base = ledger.references.get(ledger.full)
     for i, aim in enumerate(ledger.aims):
         of_base = "" if base is None else shown_number(base[i])
-        yield ScoreLine(aim.short, of_base, *(_score(one, i) for one in (start, best, last)))
+        yield ScoreLine(aim.short, of_base, *(_score(trial, i) for trial in (start, best, last)))
 
 
 def _score(trial: Trial | None, i: int) -> str:

@@ -337,10 +337,10 @@ class Plan(Closed):
 
     @property
     def faults(self) -> tuple[Fault, ...] | None:
-        """Return the faults of this very plan once its rules have run; a copy has None."""
+        """The recorded faults of this plan; None before its rules have run, and for a copy."""
         return self._faults
 
-    def knowing(self, faults: Iterable[Fault]) -> None:
+    def record_faults(self, faults: Iterable[Fault]) -> None:
         """Record the faults that the rules reported."""
         self._faults = tuple(faults)
 

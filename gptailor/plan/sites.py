@@ -123,15 +123,11 @@ def _value_sites(plan: p.Plan) -> Iterator[Site]:
 
 def entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
     """Return all entries that `maybe` and `tied` may stand before, and their places."""
-    return plan.once(_all_entries)
+    return plan.once(_entries)
 
 
-def _all_entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
-    return tuple(_listed_entries(plan))
-
-
-def _listed_entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
-    listed: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
+def _entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
+    fields: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
         (("drop_any",), plan.drop_any),
         (("windows",), plan.windows),
         (("drops",), plan.drops),
@@ -142,10 +138,11 @@ def _listed_entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
         (("scales",), plan.scales),
         (("bridges",), plan.bridges),
     )
-    for name, several in listed:
-        yield from (((*name, i), entry) for i, entry in enumerate(several))
-    if plan.whole is not None:
-        yield ("whole",), plan.whole
+    whole = () if plan.whole is None else ((("whole",), plan.whole),)
+    return (
+        *(((*at, i), entry) for at, several in fields for i, entry in enumerate(several)),
+        *whole,
+    )
 
 
 def drops_by_choice(plan: p.Plan) -> Iterator[tuple[Place, p.DropAny | p.DropWindow]]:

@@ -99,12 +99,12 @@ def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: in
 
 
 def _check_arity(make: Combine) -> None:
-    wanted, count = METHODS[make.method], len(make.sources)
+    method, count = METHODS[make.method], len(make.sources)
     if len(make.models) != count:
         raise ValueError(f"{count} sources have {len(make.models)} models' names")
-    if count < wanted.least or (wanted.most is not None and count > wanted.most):
+    if count < method.least or (method.most is not None and count > method.most):
         raise ValueError(f"'{make.method}' can't merge {count} sources")
-    if wanted.takes_base(dict(make.arguments)) and not make.base:
+    if method.takes_base(dict(make.arguments)) and not make.base:
         raise ValueError(f"'{make.method}' needs the base's tensor")
 
 
@@ -151,15 +151,15 @@ def _refuse(value: float, number: int, chunk: Chunk, make: Combine, spec: Tensor
     """Refuse an entry of a result that isn't finite, by a source or by numbers too large."""
     index, dtype = index_of(chunk.offset + number, spec.shape), FLOAT_DTYPES[spec.dtype]
     vectors = chunk.sources if chunk.base is None else (chunk.base, *chunk.sources)
-    named = [*(("base",) * len(make.base)), *make.models]
+    models = [*(("base",) * len(make.base)), *make.models]
     entries = [float(vector[number]) for vector in vectors]
-    for model, tensor, each in zip(named, make.tensors, entries, strict=True):
+    for model, tensor, each in zip(models, make.tensors, entries, strict=True):
         if not isfinite(each):
             raise NotFiniteFault(tensor.spec.name, index, each, model, _state(tensor))
     most = torch.finfo(dtype).max
     if any(abs(each) > most for each in entries):
         raise OverflowFault(spec.name, index, value, dtype)
-    made_of = ", ".join(f"{each:.9g} of '{m}'" for m, each in zip(named, entries, strict=True))
+    made_of = ", ".join(f"{each:.9g} of '{m}'" for m, each in zip(models, entries, strict=True))
     other = f", or {LONGER_DTYPE}" if isfinite(value) else ""
     by = f"{_recipe(make)} of {made_of}"
     raise OverflowFault(spec.name, index, value, dtype, by, _smaller(make) + other)

@@ -121,18 +121,18 @@ def _part(
         if layouts.is_constant(inner_name):
             yield _alone(name, first, p.OutputPlace(part, n, inner_name), read[0].model.name, dtype)
             continue
-        mine = [use for use in read if use.names is None or inner_name in use.names]
-        recipe = mine[0].layer_recipe.recipe
+        uses = [use for use in read if use.names is None or inner_name in use.names]
+        recipe = uses[0].layer_recipe.recipe
         at = base_layer(slot, recipe)
         if at is not None:
-            mine.pop()
+            uses.pop()
         base = () if at is None else (checked.base.part(at, part)[inner_name],)
         place = first.spec.name
         if inner_name in own or base:
             place = layouts.name_of(checked.base.layout, position if at is None else at, inner_name)
-        tensors = [use.model.part(use.layer, part) for use in mine]
+        tensors = [use.model.part(use.layer, part) for use in uses]
         sources = tuple(tensor[inner_name] for tensor in tensors if inner_name in tensor)
-        make = making(recipe, sources, tuple(use.model.name for use in mine), base, place)
+        make = making(recipe, sources, tuple(use.model.name for use in uses), base, place)
         at_layer = p.OutputPlace(part, n, inner_name)
         yield p.Output(TensorSpec(name, dtype, first.spec.shape), make, at_layer)
 
@@ -149,8 +149,8 @@ def _rest(
     """
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
-    taken = frozenset((*models, "base") if needs_base(recipe) else models)
-    aligned = AlignedRest(checked.models, checked.tokenizer_model, checked.union, taken)
+    sources_read = frozenset((*models, "base") if needs_base(recipe) else models)
+    aligned = AlignedRest(checked.models, checked.tokenizer_model, checked.union, sources_read)
     tensors = [aligned.of(name, where, read) for name in models]
     ours = aligned.of("base", where, where)
     names = list(enumerate(getattr(checked.base.layout, where)))
@@ -221,8 +221,8 @@ def cast(program: p.Program, checked: Checked) -> p.Program:
 
     A copy with another dtype, or with values that don't lie in a row, becomes `linear` of itself.
     """
-    wanted = DTYPES[checked.plan.dtype] if checked.plan.dtype is not None else None
-    return p.Program(tuple(_cast(output, wanted) for output in program.outputs))
+    dtype = DTYPES[checked.plan.dtype] if checked.plan.dtype is not None else None
+    return p.Program(tuple(_cast(output, dtype) for output in program.outputs))
 
 
 def _cast(output: p.Output, wanted: str | None) -> p.Output:

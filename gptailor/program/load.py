@@ -214,9 +214,9 @@ def _aligned(form: forms.Aligned | forms.Mean) -> Shaped[Tensor, "..."]:
 
 def _mean(form: forms.Mean) -> Float32[Tensor, "..."]:
     """Return Σ t / n, summed in float64 in the tensors' order."""
-    first, *others = (load_tensor(tensor) for tensor in form.of)
+    first, *tensors = (load_tensor(tensor) for tensor in form.of)
     total = first.to(torch.float64, copy=True)
-    for each in others:
+    for each in tensors:
         total += each.double()
     return _rounded(total / len(form.of), form.of, help=_IN_FLOAT32)
 

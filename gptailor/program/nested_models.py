@@ -28,10 +28,10 @@ MOST_NESTED = 1_000
 
 def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
     """Return the plan of `whole from …` with a recipe and the plan's tokenizer."""
-    named = [r for r in (recipe, plan.rest("tokenizer")) if r is not None]
+    recipes = [r for r in (recipe, plan.rest("tokenizer")) if r is not None]
     names = [
         "base",
-        *(name for named_recipe in named for _, name, _ in sites.named_models(named_recipe)),
+        *(name for each in recipes for _, name, _ in sites.named_models(each)),
     ]
     return p.Plan(
         models={name: plan.models[name] for name in needed(plan, names)},

@@ -58,17 +58,17 @@ def chunks(
             yield chunk.cpu().view(torch.uint8).numpy().data
 
 
-def _check_input(tensor: TensorInfo, wanted: TensorSpec) -> None:
+def _check_input(tensor: TensorInfo, target: TensorSpec) -> None:
     spec = tensor.spec
     if spec.dtype not in FLOATS:
         raise TailorError(
             f"'{spec.name}' in '{tensor.file}' is {spec.dtype}, "
-            f"which can't be merged into '{wanted.name}'"
+            f"which can't be merged into '{target.name}'"
         )
-    if spec.shape != wanted.shape:
+    if spec.shape != target.shape:
         raise TailorError(
             f"'{spec.name}' in '{tensor.file}' has the shape {list(spec.shape)}, "
-            f"but '{wanted.name}' {list(wanted.shape)}"
+            f"but '{target.name}' {list(target.shape)}"
         )
 
 
@@ -110,9 +110,9 @@ def _rows_reader(read_rows: ReadRows, spec: TensorSpec, device: torch.device) ->
 
     def read(start: int, end: int) -> Float[Tensor, " n"]:
         nonlocal kept, rows
-        wanted = range(start // width, -(-end // width))
-        if not (kept.start <= wanted.start and wanted.stop <= kept.stop):
-            kept, rows = wanted, read_rows(wanted.start, wanted.stop).reshape(-1)
+        needed = range(start // width, -(-end // width))
+        if not (kept.start <= needed.start and needed.stop <= kept.stop):
+            kept, rows = needed, read_rows(needed.start, needed.stop).reshape(-1)
         before = kept.start * width
         return rows[start - before : end - before].to(device)
 

@@ -65,12 +65,12 @@ def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
 def _merged_or_mixed(checked: Checked) -> Iterator[tuple[str, Place]]:
     mixed: set[str] = set()
     for at, recipe in output_recipes(checked.plan):
-        named = {name for _, name, _ in named_models(recipe)}
-        read = [checked.models[name] for name in {*named, "base"} & checked.models.keys()]
+        names = {name for _, name, _ in named_models(recipe)}
+        read = [checked.models[name] for name in {*names, "base"} & checked.models.keys()]
         if any(_holds_quantised(model, at[0]) for model in read):
             if merges(recipe):
                 yield "a merge computes with quantised weights", at
-            mixed |= named if at[0] != "tokenizer" else set()
+            mixed |= names if at[0] != "tokenizer" else set()
     for name in sorted(mixed & checked.models.keys()):
         if what := _difference(checked.models[name], checked.base):
             yield f"'{name}' is {what}", ("models", name, "source")
@@ -78,11 +78,11 @@ def _merged_or_mixed(checked: Checked) -> Iterator[tuple[str, Place]]:
 
 def _difference(model: Opened, base: Opened) -> str:
     """Return how a model is quantised in another way than the base; empty where it isn't."""
-    theirs, ours = model.layout.quantised, base.layout.quantised
-    if theirs != ours:
-        return f"{_said(theirs)}, and the base is {_said(ours)}"
+    method, base_method = model.layout.quantised, base.layout.quantised
+    if method != base_method:
+        return f"{_method_in_words(method)}, and the base is {_method_in_words(base_method)}"
     same = quantisation(model.config) == quantisation(base.config)
-    return "" if same else f"quantised ('{theirs}') in another way than the base"
+    return "" if same else f"quantised ('{method}') in another way than the base"
 
 
 def _holds_quantised(model: Opened, where: object) -> bool:
@@ -98,7 +98,7 @@ def _holds_quantised(model: Opened, where: object) -> bool:
 
 def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
     """Yield the models with layers that are cast to the base's dtypes, and the places."""
-    ours = {
+    base_dtypes = {
         name: tensor.spec.dtype
         for layer in range(checked.count)
         for part in outline.PARTS
@@ -107,10 +107,13 @@ def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
     for slot in checked.resolved.slots:
         for part in outline.PARTS:
             for use in checked.uses(slot, part):
-                theirs = use.tensors
-                if any(ours.get(name, t.spec.dtype) != t.spec.dtype for name, t in theirs.items()):
+                tensors = use.tensors
+                if any(
+                    base_dtypes.get(name, t.spec.dtype) != t.spec.dtype
+                    for name, t in tensors.items()
+                ):
                     yield f"layers of '{use.model.name}' are cast to the base's dtypes", use.at
 
 
-def _said(method: str | None) -> str:
+def _method_in_words(method: str | None) -> str:
     return "not quantised" if method is None else f"quantised ('{method}')"

@@ -64,16 +64,16 @@ def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Op
     `donor` is the same tensor of `owner`, the model that supplies the tokenizer: it decides the
     number of rows, and supplies the rows of tokens that the model lacks.
     """
-    ours, theirs = model.vocabulary, owner.vocabulary
-    if model.name == owner.name or ours is None or theirs is None:
+    vocabulary, owner_vocabulary = model.vocabulary, owner.vocabulary
+    if model.name == owner.name or vocabulary is None or owner_vocabulary is None:
         return tensor
-    if tensor.spec.shape[:1] == donor.spec.shape[:1] and ours == theirs:
+    if tensor.spec.shape[:1] == donor.spec.shape[:1] and vocabulary == owner_vocabulary:
         return tensor
 
     def place(row: int) -> tuple[bool, int]:
         """Return whether the model has the row, and its distance from this number."""
-        token = theirs.tokens.get(row)
-        number = ours.ids.get(token) if token is not None else None
+        token = owner_vocabulary.tokens.get(row)
+        number = vocabulary.ids.get(token) if token is not None else None
         if number is None or number >= tensor.spec.shape[0]:
             return False, 0
         return True, number - row

@@ -84,18 +84,20 @@ def _read(model: str) -> tuple[dict[str, Any], Collection[str], Path]:
 
 def _check_class(model_type: object, config: Mapping[str, Any]) -> None:
     """Raise UnprovenError for a type that transformers has no class of."""
-    ours = transformers.__version__
+    version = transformers.__version__
     if not isinstance(model_type, str):
         raise UnprovenError("its configuration names no 'model_type'")
     if model_type not in CONFIG_MAPPING:
-        why = f"transformers {ours} doesn't have it"
+        why = f"transformers {version} doesn't have it"
         if config.get("auto_map"):
             why += ", and the code beside its weights ('auto_map') is never run"
-        elif isinstance(theirs := config.get("transformers_version"), str) and theirs != ours:
-            why += f"; the model was saved by transformers {theirs[:20]}"
+        elif (
+            isinstance(saved_by := config.get("transformers_version"), str) and saved_by != version
+        ):
+            why += f"; the model was saved by transformers {saved_by[:20]}"
         raise UnprovenError(why)
     if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnprovenError(f"transformers {ours} has no causal language model of it")
+        raise UnprovenError(f"transformers {version} has no causal language model of it")
 
 
 def _own_tensors(file: FamilyFile, config: dict[str, Any], tensors: Collection[str]) -> Case:

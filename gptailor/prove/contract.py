@@ -181,7 +181,7 @@ class Contract:
         return _apart(by_hand(subject, layers), subject.unchanged)
 
     def _itself(self) -> float:
-        model = self._made(range(self.model.layout.count))
+        model = self._reordered(range(self.model.layout.count))
         by = float((logits(model) - self.model.subject.unchanged).abs().max())
         if by:
             raise _ApartError(by)
@@ -192,11 +192,11 @@ class Contract:
         if list(order) == list(range(self.model.layout.count)):
             raise _NotTriedError("with its kinds of layers together it is the order that they have")
         subject = self.model.subject
-        wanted = by_hand(subject, [(subject, i) for i in order])
-        model = self._made(order)
+        expected = by_hand(subject, [(subject, i) for i in order])
+        model = self._reordered(order)
         self._check_alike(order, stack_of(model, len(order))[1])
-        by = _apart(logits(model), wanted)
-        if (effect := float((wanted - subject.unchanged).abs().max())) < _LEAST_EFFECT:
+        by = _apart(logits(model), expected)
+        if (effect := float((expected - subject.unchanged).abs().max())) < _LEAST_EFFECT:
             raise UnprovenError(f"this order moves no logit by more than {effect:.2g}")
         return by
 
@@ -218,8 +218,8 @@ class Contract:
     def _exchanged(self) -> float:
         models = (self.model, self.second)
         order = [(models[i % 2], i) for i in range(self.model.layout.count)]
-        wanted = by_hand(self.model.subject, [(model.subject, i) for model, i in order])
-        return _apart(logits(self._written(self.model.entries, self._stitched(order))), wanted)
+        expected = by_hand(self.model.subject, [(model.subject, i) for model, i in order])
+        return _apart(logits(self._written(self.model.entries, self._stitched(order))), expected)
 
     def _merged(self) -> float:
         at = self.model.layout.count // 2
@@ -230,14 +230,14 @@ class Contract:
         actual = logits(self._written(self.model.entries, tensors))
         subject, layer = self.model.subject, self.model.subject.layers[at]
         kept = {name: value.clone() for name, value in layer.state_dict().items()}
-        theirs = self.second.subject.layers[at].state_dict()
-        mean = {n: (v + theirs[n]) / 2 if v.is_floating_point() else v for n, v in kept.items()}
+        second = self.second.subject.layers[at].state_dict()
+        mean = {n: (v + second[n]) / 2 if v.is_floating_point() else v for n, v in kept.items()}
         try:
             layer.load_state_dict(mean)
-            wanted = by_hand(subject, [(subject, i) for i in range(len(subject.layers))])
+            expected = by_hand(subject, [(subject, i) for i in range(len(subject.layers))])
         finally:
             layer.load_state_dict(kept)
-        return _apart(actual, wanted)
+        return _apart(actual, expected)
 
     def _cached(self, order: Order) -> float:
         """Compare generation with and without a cache, if the original's agree."""
@@ -247,7 +247,7 @@ class Contract:
             raise _NotTriedError(f"the original doesn't generate: {words(error)}") from error
         if not torch.allclose(a, b, atol=10 * _TOLERANCE, rtol=10 * _TOLERANCE):
             raise _NotTriedError("the original itself goes on otherwise with a cache")
-        model = self._made(self._writable(order))
+        model = self._reordered(self._writable(order))
         return _apart(_generated(model, True), _generated(model, False), 10 * _TOLERANCE)
 
     # --------------------------------------------------------------------------------------- parts
@@ -268,8 +268,8 @@ class Contract:
         mlp = next(i for i, kind in enumerate(self.kinds) if kind != self.kinds[0])
         layout, entries = self.model.layout, self.model.entries
         entries[attn] = joined_entry(layout, entries[attn], entries[mlp])
-        gone = set(self.model.names(attn, "mlp").values())
-        tensors = {name: t for name, t in self.model.tensors.items() if name not in gone}
+        replaced = set(self.model.names(attn, "mlp").values())
+        tensors = {name: t for name, t in self.model.tensors.items() if name not in replaced}
         for inner_name, name in self.model.names(mlp, "mlp").items():
             tensors[name_of(layout, attn, inner_name)] = self.model.tensors[name]
         subject = self.model.subject
@@ -331,7 +331,7 @@ class Contract:
                 out[name_of(layout, new, inner_name)] = model.tensors[name]
         return out
 
-    def _made(self, order: Order) -> PreTrainedModel:
+    def _reordered(self, order: Order) -> PreTrainedModel:
         entries = self.model.entries
         stitched = self._stitched([(self.model, i) for i in order])
         return self._written([entries[i] for i in order], stitched)
@@ -385,10 +385,10 @@ class _NotTriedError(Exception):
     """A case that can't be tried, and shows nothing wrong."""
 
 
-def _apart(actual: torch.Tensor, wanted: torch.Tensor, tolerance: float = _TOLERANCE) -> float:
+def _apart(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = _TOLERANCE) -> float:
     """Return the largest difference of two results that are equal but for rounding."""
-    by = float((actual - wanted).abs().max())
-    if actual.shape != wanted.shape or not torch.allclose(actual, wanted, tolerance, tolerance):
+    by = float((actual - expected).abs().max())
+    if actual.shape != expected.shape or not torch.allclose(actual, expected, tolerance, tolerance):
         raise _ApartError(by)
     return by
 

@@ -22,7 +22,7 @@ class Branches:
 
 @final
 @dataclass(frozen=True)
-class _Seen:
+class _Call:
     """A module that was called: its name, whether it has matrices, its input and its output."""
 
     name: str
@@ -33,34 +33,34 @@ class _Seen:
 
 def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branches:
     """Return the branches of a layer. Raises UnprovenError where they can't be told apart."""
-    seen = _calls(subject, layer, hidden)
-    wide = [call for call in seen if call.wide]
+    calls = _calls(subject, layer, hidden)
+    wide = [call for call in calls if call.wide]
     if len(wide) < 2:
         raise UnprovenError("a layer has no two modules that could be its branches")
     attn, *mlp = wide
     if any(_same(attn.read, call.read) for call in mlp):
         raise UnprovenError("both branches of a layer read the output of one norm")
-    called = {call.name for call in seen}
+    called = {call.name for call in calls}
     for name, module in subject.layers[layer].named_children():
         if name not in called and module.state_dict():
             raise UnprovenError(f"module '{name}' of a layer belongs to neither branch")
     if any(True for _ in subject.layers[layer].parameters(recurse=False)):
         raise UnprovenError("a layer has tensors of its own, which belong to neither branch")
-    parts = {call.name: _part(seen, i, attn.name) for i, call in enumerate(seen)}
+    parts = {call.name: _part(calls, i, attn.name) for i, call in enumerate(calls)}
     return Branches(parts, {"attn": [attn.name], "mlp": [call.name for call in mlp]})
 
 
-def _part(seen: Sequence[_Seen], at: int, attn: str) -> Branch:
+def _part(calls: Sequence[_Call], at: int, attn: str) -> Branch:
     """Return the branch of a module; a norm's is that of the output it reads, else the next."""
-    call = seen[at]
-    before = [other for other in seen[:at] if other.wide and _same(call.read, other.made)]
-    after = [other for other in seen[at:] if other.wide]
+    call = calls[at]
+    before = [other for other in calls[:at] if other.wide and _same(call.read, other.made)]
+    after = [other for other in calls[at:] if other.wide]
     near = call if call.wide else before[-1] if before else after[0] if after else None
     return "attn" if near is not None and near.name == attn else "mlp"
 
 
-def _calls(subject: RunByHand, layer: int, hidden: torch.Tensor) -> list[_Seen]:
-    seen: list[_Seen] = []
+def _calls(subject: RunByHand, layer: int, hidden: torch.Tensor) -> list[_Call]:
+    calls: list[_Call] = []
     hooks = []
     for name, module in subject.layers[layer].named_children():
         shapes = [tensor.dim() for tensor in module.parameters()]
@@ -73,7 +73,9 @@ def _calls(subject: RunByHand, layer: int, hidden: torch.Tensor) -> list[_Seen]:
         ) -> None:  # fmt: skip
             read = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
             first = first_of(output)
-            seen.append(_Seen(name, wide, read, first if isinstance(first, torch.Tensor) else None))
+            calls.append(
+                _Call(name, wide, read, first if isinstance(first, torch.Tensor) else None)
+            )
 
         hooks.append(module.register_forward_hook(called, with_kwargs=True))
     try:
@@ -81,7 +83,7 @@ def _calls(subject: RunByHand, layer: int, hidden: torch.Tensor) -> list[_Seen]:
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
+    return calls
 
 
 def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:

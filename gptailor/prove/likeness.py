@@ -52,9 +52,9 @@ def shared_keys(layers: Sequence[Signature]) -> set[tuple[str, str]]:
 def unnumbered(layers: Sequence[nn.Module]) -> list[Signature]:
     """Return the layers' signatures without attributes that are each layer's own number."""
     signatures = [signature(layer) for layer in layers]
-    named = {key for own in signatures for key in own if _NUMBER.fullmatch(key[1])}
+    candidates = {key for own in signatures for key in own if _NUMBER.fullmatch(key[1])}
     numbers = {
-        key for key in named if all(own.get(key, i) == i for i, own in enumerate(signatures))
+        key for key in candidates if all(own.get(key, i) == i for i, own in enumerate(signatures))
     }
     return [{k: v for k, v in own.items() if k not in numbers} for own in signatures]
 
@@ -82,9 +82,9 @@ def unlike(layers: Sequence[nn.Module], kinds: Sequence[str]) -> str | None:
 
 def pattern(layers: Sequence[nn.Module]) -> Sequence[int]:
     """Return a number for each layer; equal ones where layers are alike."""
-    seen: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     shown = [repr(sorted(layer.items())) for layer in unnumbered(layers)]
-    return [seen.setdefault(text, len(seen)) for text in shown]
+    return [numbers.setdefault(text, len(numbers)) for text in shown]
 
 
 Kinds = Mapping[str, Sequence[Any]]

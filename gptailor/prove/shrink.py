@@ -93,12 +93,12 @@ def kept_layers(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
     kinds: dict[str, list[int]] = {}
     for i in range(count):
         kinds.setdefault(repr([values[i] for values in by_key.values()]), []).append(i)
-    wanted = [positions[0] for positions in kinds.values()]
-    wanted += [positions[1] for positions in kinds.values() if len(positions) > 1]
-    wanted += range(count)
+    preferred = [positions[0] for positions in kinds.values()]
+    preferred += [positions[1] for positions in kinds.values() if len(positions) > 1]
+    preferred += range(count)
     first = max((config[key] for key in config if _is_first(config, key)), default=0)
     size = min(count, max(LEAST_LAYERS, len(kinds), first + 3))
-    return tuple(sorted(list(dict.fromkeys(wanted))[:size]))
+    return tuple(sorted(list(dict.fromkeys(preferred))[:size]))
 
 
 def _is_first(config: Mapping[str, Any], key: str) -> bool:

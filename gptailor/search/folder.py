@@ -122,7 +122,7 @@ def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
 
     fresh = [file for file in files if recalled(file) is None]
     crew, computed = Crew(), dict[Path, FileDigest]()
-    go_on = crew.told(lambda _: None)
+    go_on = crew.exclusive(lambda _: None)
 
     def read(file: Path) -> None:
         computed[file] = of_file(file, go_on)

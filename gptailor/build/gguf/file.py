@@ -105,7 +105,7 @@ class GgufFile(Destination):
         return self._shard(self.facts)
 
     def locked_shard(self, lock: Lock) -> Shard:
-        """The file with a lock in its header."""
+        """Return the file with a lock in its header."""
         return self._shard(self.facts | {LOCK_KEY: lock.text()})
 
     def _shard(self, facts: GgufFacts) -> Shard:
@@ -152,12 +152,12 @@ class GgufFile(Destination):
     def payloads(
         self,
         make: Callable[[TensorSpec], Payload],
-        seen: Callable[[TensorSpec, str], None] | None = None,
+        on_digest: Callable[[TensorSpec, str], None] | None = None,
     ) -> Callable[[TensorSpec], Payload]:
         """Return a function to the bytes of a tensor of the file.
 
-        `make` returns the bytes of a tensor of the program. `seen` receives the sha256 of each
-        program's tensor that is converted.
+        `make` returns the bytes of a tensor of the program. `on_digest` receives the sha256 of
+        each program's tensor that is converted.
         """
 
         def payload_of(spec: TensorSpec) -> Payload:
@@ -165,8 +165,8 @@ class GgufFile(Destination):
             source = tensor.source
             if source is None:
                 return [tensor.content]
-            told = None if seen is None else lambda sha256: seen(source, sha256)
-            return gguf_payload(tensor, make(source), told, self.path)
+            of_source = None if on_digest is None else lambda sha256: on_digest(source, sha256)
+            return gguf_payload(tensor, make(source), of_source, self.path)
 
         return payload_of
 
@@ -177,8 +177,8 @@ class GgufFile(Destination):
         yield "general.architecture", self._architecture.name
         yield "general.type", "model"
         yield "general.name", self.path.stem
-        made = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
-        yield "general.description", f"Compiled by {made}"
+        origin = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
+        yield "general.description", f"Compiled by {origin}"
         if (license_ := out.base_license(self.prepared)) is not None:
             yield "general.license", license_
         models = all_declared(plan.models, self.prepared.models)
@@ -233,11 +233,11 @@ class GgufFile(Destination):
         models = out.used_models(self.prepared, self.path.parent)
         locked: LockedGguf | None = None
 
-        def seen(spec: TensorSpec, digest: str) -> None:
+        def on_written(spec: TensorSpec, digest: str) -> None:
             tensor = self.tensors[spec.name]
             sha256[spec.name] = digest
             if recording is not None and tensor.source is not None and tensor.is_copy:
-                recording.seen(tensor.source, digest)
+                recording.add_tensor(tensor.source, digest)
 
         shard = self.shard
         if recording is not None:
@@ -255,12 +255,12 @@ class GgufFile(Destination):
         write_file(
             self.path,
             shard,
-            self.payloads(contents.payload_of, None if recording is None else recording.seen),
+            self.payloads(contents.payload_of, None if recording is None else recording.add_tensor),
             force=contents.force,
             progress=_scaled(contents.progress, shard.size, self.prepared.size),
             protected=self.protected,
             threads=contents.threads,
-            seen=None if recording is None else seen,
+            on_written=None if recording is None else on_written,
             finish=final_header,
         )
         return locked
@@ -268,16 +268,16 @@ class GgufFile(Destination):
 
 def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
     """Return a progress that counts `size` bytes and passes on `total` in proportion."""
-    done = told = 0
+    done = reported = 0
 
-    def tell(count: int) -> None:
-        nonlocal done, told
+    def report(count: int) -> None:
+        nonlocal done, reported
         done += count
         now = done * total // size
-        progress(now - told)
-        told = now
+        progress(now - reported)
+        reported = now
 
-    return tell
+    return report
 
 
 def held(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -286,7 +286,7 @@ def held(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _stored(value: Any) -> Any:
-    """Return a value as a reader of the file has it: a float of 32 bits, a list as a tuple."""
+    """Return a value as read back from the file: a float of 32 bits, a tuple for a list."""
     if isinstance(value, float):
         return struct.unpack("<f", struct.pack("<f", value))[0]
     if isinstance(value, list | tuple):

@@ -50,7 +50,7 @@ class GgufTensorName:
 
 @final
 class WrittenArchitecture:
-    """A configuration as GGUF has it: `facts`, names of tensors, and `notes` for people.
+    """A configuration in GGUF's form: `facts`, names of tensors, and `notes` for people.
 
     `frequencies` are the divisors of the rotary frequencies, for a tensor of their own; empty for
     plain frequencies. Raises CheckpointError (C306) about `target` for a model that llama.cpp can't
@@ -61,8 +61,8 @@ class WrittenArchitecture:
         kind = str(config.get("model_type"))
         if kind not in WRITTEN:
             message = f"there is no map to GGUF for the model type {quoted(kind)}"
-            known = f"those written are {listed(map(quoted, WRITTEN))}"
-            raise CheckpointError("C306", message, target, known)
+            help_ = f"those written are {listed(map(quoted, WRITTEN))}"
+            raise CheckpointError("C306", message, target, help_)
         self.target = target
         self.name = WRITTEN[kind]
         self.architecture = ARCHITECTURES[self.name]
@@ -84,8 +84,8 @@ class WrittenArchitecture:
             ):
                 return float(value)
             case value:
-                wanted = "expected a number above 0 in float32"
-                self.refuse(f"{quoted(key)} is {_short(value)}, {wanted}")
+                expected = "expected a number above 0 in float32"
+                self.refuse(f"{quoted(key)} is {_short(value)}, {expected}")
 
     def _count(self, key: str) -> int:
         """Return a setting that must be a whole number above 0."""
@@ -196,8 +196,8 @@ class WrittenArchitecture:
         """
         most, windows = self._count("max_position_embeddings"), self.architecture.windows
         window = self._count("sliding_window") if "sliding_attention" in self._types() else None
-        known = windows is not None and (windows.apart or self._period() is not None)
-        if window is None or known or window >= most:
+        unbounded = windows is not None and (windows.apart or self._period() is not None)
+        if window is None or unbounded or window >= most:
             return most
         why = f"llama.cpp's {quoted(self.name)} has no such windows in its layers"
         self.notes.append(f"the context is cut from {most} to the window's {window} tokens: {why}")
@@ -263,9 +263,9 @@ class WrittenArchitecture:
 
     def _yarn(self, rope: Mapping[str, Any]) -> GgufFacts:
         factor = self._real(rope, "factor")
-        given = rope.get("attention_factor") is not None
+        has_attention = rope.get("attention_factor") is not None
         usual = yarn_attention(factor)
-        if given and not math.isclose(self._real(rope, "attention_factor"), usual):
+        if has_attention and not math.isclose(self._real(rope, "attention_factor"), usual):
             self.refuse(f"YaRN's 'attention_factor' is no function of its factor {factor}")
         for key, default in _YARN.items():
             if (value := rope.get(key)) not in (None, default):
@@ -288,12 +288,12 @@ class WrittenArchitecture:
 
 
 def _resolved(config: Mapping[str, Any], refuse: Callable[[str], NoReturn]) -> Any:
-    """Return the configuration as transformers has it, with the defaults of missing keys."""
+    """Return transformers' configuration, with the defaults of missing keys."""
     from transformers import AutoConfig
 
-    given = {key: value for key, value in config.items() if key != "model_type"}
+    settings = {key: value for key, value in config.items() if key != "model_type"}
     try:
-        return AutoConfig.for_model(config["model_type"], **given)
+        return AutoConfig.for_model(config["model_type"], **settings)
     except Exception as error:  # noqa: BLE001 (its checks raise what they like)
         refuse(f"transformers doesn't take the configuration: {str(error).splitlines()[0]}")
 

@@ -128,24 +128,24 @@ def _add(writer: object, key: str, value: int | float | bool | str | list[object
 
 
 def gguf_payload(
-    tensor: GgufTensorPlan, raw: Payload, seen: Callable[[str], None] | None, target: Path
+    tensor: GgufTensorPlan, raw: Payload, on_digest: Callable[[str], None] | None, target: Path
 ) -> Payload:
     """Return a tensor's bytes in GGUF, from the program's bytes.
 
-    `seen` receives the sha256 of the program's bytes, unless they are copied unchanged. Raises
+    `on_digest` receives the sha256 of the program's bytes, unless they are copied unchanged. Raises
     CheckpointError (C307) for numbers that the type can't hold, infinity and NaN among them.
     """
     if tensor.is_copy:
         return raw
-    return _converted(tensor, _hashed(raw, seen) if seen else blocks_of(raw), target)
+    return _converted(tensor, _hashed(raw, on_digest) if on_digest else blocks_of(raw), target)
 
 
-def _hashed(raw: Payload, seen: Callable[[str], None]) -> Iterator[memoryview | bytes]:
+def _hashed(raw: Payload, on_digest: Callable[[str], None]) -> Iterator[memoryview | bytes]:
     digest = hashlib.sha256()
     for block in blocks_of(raw):
         digest.update(block)
         yield block
-    seen(digest.hexdigest())
+    on_digest(digest.hexdigest())
 
 
 def _converted(
@@ -178,11 +178,11 @@ def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
 
     source = tensor.source
     assert source is not None
-    rest = source.shape[1:]
-    values = torch.frombuffer(raw, dtype=TORCH_DTYPES[source.dtype]).reshape(-1, *rest)
+    inner = source.shape[1:]
+    values = torch.frombuffer(raw, dtype=TORCH_DTYPES[source.dtype]).reshape(-1, *inner)
     if tensor.heads:
         half = source.shape[0] // tensor.heads // 2
-        values = values.reshape(-1, 2, half, *rest).swapaxes(1, 2).reshape(-1, *rest)
+        values = values.reshape(-1, 2, half, *inner).swapaxes(1, 2).reshape(-1, *inner)
     if tensor.add_one:
         values = values.float() + 1.0
 

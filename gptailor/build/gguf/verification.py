@@ -59,7 +59,7 @@ class CompiledGguf(CompiledOutput):
     def planned(
         self, prepared: Prepared | None, plan: Plan | None, findings: Findings
     ) -> Measurement | None:
-        """Return the metadata that the plan gives; None where it makes no GGUF file."""
+        """Return the plan's metadata; None if it makes no GGUF file."""
         if prepared is None:
             return None
         quantize = self._facts.get(QUANTIZE_KEY)
@@ -81,11 +81,11 @@ class CompiledGguf(CompiledOutput):
         return frozenset(n for n, s in sources.items() if s is not None and s.name in fitted)
 
     def remade(
-        self, prepared: Prepared, fitted: "Fitted | None", left: Collection[str]
+        self, prepared: Prepared, fitted: "Fitted | None", skipped: Collection[str]
     ) -> DigestedTensors:
-        """Return the tensors that the plan makes, but for those that are `left`."""
+        """Return the tensors that the plan makes, except those `skipped`."""
         file = self._file
-        specs = [tensor.spec for name, tensor in file.tensors.items() if name not in left]
+        specs = [tensor.spec for name, tensor in file.tensors.items() if name not in skipped]
         payloads = file.payloads(out.payloads(prepared.compiled.program.outputs, fitted=fitted))
         return DigestedTensors(
             specs, payloads, lambda spec, sha: file.digest(spec.name, sha, fitted)

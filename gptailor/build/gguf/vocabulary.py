@@ -59,8 +59,8 @@ def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
-            said = str(error).splitlines()[0].replace(str(folder), "its folder")
-            message = f"the tokenizer can't be loaded by transformers: {said}"
+            reason = str(error).splitlines()[0].replace(str(folder), "its folder")
+            message = f"the tokenizer can't be loaded by transformers: {reason}"
             raise CheckpointError("C306", message, target) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         message = "the tokenizer is of a kind that transformers hasn't as 'tokenizer.json'"
@@ -92,32 +92,32 @@ class _Vocabulary:
                 self.refuse(f"has {quoted(key)}, which llama.cpp hasn't")
         tokens, kinds = self._tokens()
         how = self._pieces(tokens) if self.model.get("byte_fallback") else self._bytes()
-        said: GgufFacts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
-        return how | said | self._special() | dict(self._templates()), self.notes
+        listed: GgufFacts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
+        return how | listed | self._special() | dict(self._templates()), self.notes
 
     def _tokens(self) -> tuple[list[str], list[int]]:
         """Return the tokens by their numbers, and their kinds; rows without a token are unused."""
         rows = int(self.config["vocab_size"])
-        named = {number: token for token, number in self.model["vocab"].items()}
-        kinds = dict.fromkeys(named, _NORMAL)
+        tokens = {number: token for token, number in self.model["vocab"].items()}
+        kinds = dict.fromkeys(tokens, _NORMAL)
         if self.model.get("byte_fallback"):
             unknown = self.model.get("unk_token")
-            for number, token in named.items():
+            for number, token in tokens.items():
                 if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
                     kinds[number] = _BYTE
                 elif token == unknown:
                     kinds[number] = _UNKNOWN
         for added in self.added:
-            self._add(added, named, kinds)
-        if (most := max(named, default=-1)) >= rows:
+            self._add(added, tokens, kinds)
+        if (most := max(tokens, default=-1)) >= rows:
             self.refuse(f"has a token of the number {most}, and the embedding {rows} rows")
         numbers = range(rows)
         return (
-            [named.get(n, f"[PAD{n}]") for n in numbers],
+            [tokens.get(n, f"[PAD{n}]") for n in numbers],
             [kinds.get(n, _UNUSED) for n in numbers],
         )
 
-    def _add(self, added: dict[str, Any], named: dict[int, str], kinds: dict[int, int]) -> None:
+    def _add(self, added: dict[str, Any], tokens: dict[int, str], kinds: dict[int, int]) -> None:
         number, content = added["id"], added["content"]
         for key in ("single_word", "lstrip", "rstrip"):
             if added.get(key):
@@ -126,13 +126,13 @@ class _Vocabulary:
             kinds[number] = _UNKNOWN if kinds.get(number) == _UNKNOWN else _CONTROL
         elif _SPACE in content and self.model.get("byte_fallback"):
             # One that is found in what spaces have become: llama.cpp looks for it in the text.
-            if not added.get("normalized") and named.get(number) == content:
+            if not added.get("normalized") and tokens.get(number) == content:
                 return
             content = content.replace(_SPACE, " ")
             kinds[number] = _DEFINED
         else:
             kinds[number] = _DEFINED
-        named[number] = content
+        tokens[number] = content
 
     # ---------------------------------------------------------------------------- byte-level BPE
 
@@ -157,15 +157,15 @@ class _Vocabulary:
         parts = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
         *before, last = parts or [{"type": "none"}]
         whole = bool(self.model.get("ignore_merges"))
-        found = None
+        name = None
         if last["type"] == "ByteLevel" and not last.get("add_prefix_space"):
-            found = _PRE.get((_split_of(before, regex=bool(last.get("use_regex", True))), whole))
-        if found is None:
-            said = json.dumps(parts, ensure_ascii=False)[:160]
-            known = ", ".join(_PRE.values())
-            help = f"known are those that llama.cpp calls {known}"
-            self.refuse(f"splits a text in a way that llama.cpp hasn't by name: {said}", help)
-        return found
+            name = _PRE.get((_split_of(before, regex=bool(last.get("use_regex", True))), whole))
+        if name is None:
+            parts_text = json.dumps(parts, ensure_ascii=False)[:160]
+            names = ", ".join(_PRE.values())
+            help = f"known are those that llama.cpp calls {names}"
+            self.refuse(f"splits a text in a way that llama.cpp hasn't by name: {parts_text}", help)
+        return name
 
     # ----------------------------------------------------------------- SentencePiece's kind of BPE
 
@@ -195,8 +195,8 @@ class _Vocabulary:
             return False
         if not changes and [part["type"] for part in before] == ["Metaspace"]:
             return self._metaspace(before[0])
-        said = json.dumps([*normalizer, *before], ensure_ascii=False)[:160]
-        self.refuse(f"treats spaces in a way that llama.cpp doesn't: {said}")
+        parts_text = json.dumps([*normalizer, *before], ensure_ascii=False)[:160]
+        self.refuse(f"treats spaces in a way that llama.cpp doesn't: {parts_text}")
 
     def _metaspace(self, part: dict[str, Any]) -> bool:
         scheme = part.get("prepend_scheme", "always")
@@ -218,7 +218,7 @@ class _Vocabulary:
         So all merges must be present, and the merges of a token must follow each other.
         """
         merges = [tuple(merge) for merge in self.model["merges"]]
-        vocab, known = self.model["vocab"], set(merges)
+        vocab, pairs = self.model["vocab"], set(merges)
         scores: dict[str, float] = {}
         last = ""
         for first, second in merges:
@@ -232,7 +232,7 @@ class _Vocabulary:
         for token in vocab:
             for at in range(1, len(token)):
                 pair = token[:at], token[at:]
-                if pair not in known and pair[0] in vocab and pair[1] in vocab:
+                if pair not in pairs and pair[0] in vocab and pair[1] in vocab:
                     if token in special or pair[0] in special or pair[1] in special:
                         continue
                     what = f"{quoted(pair[0])} and {quoted(pair[1])}"
@@ -249,20 +249,20 @@ class _Vocabulary:
             "unknown": self._number("unk", None),
             "padding": self._number("pad", None),
         }
-        found: GgufFacts = {
+        facts: GgufFacts = {
             f"tokenizer.ggml.{k}_token_id": n for k, n in ids.items() if n is not None
         }
         for name, number in (("bos", begin), ("eos", end)):
             if number is not None and number != ids[name]:
                 self.refuse(f"adds another token than its {name} token to a text")
-            found[f"tokenizer.ggml.add_{name}_token"] = number is not None
-        return found
+            facts[f"tokenizer.ggml.add_{name}_token"] = number is not None
+        return facts
 
     def _number(self, name: str, default: int | None) -> int | None:
         """Return a special token's number: the tokenizer's, else the configuration's."""
-        said = [getattr(self.tokenizer, f"{name}_token_id", None), default]
-        said.append(self.config.get(f"{name}_token_id"))
-        return next((number for number in said if type(number) is int), None)
+        numbers = [getattr(self.tokenizer, f"{name}_token_id", None), default]
+        numbers.append(self.config.get(f"{name}_token_id"))
+        return next((number for number in numbers if type(number) is int), None)
 
     def _added_around(self) -> tuple[int | None, int | None]:
         """Return the tokens that are put before and after a text."""
@@ -284,15 +284,15 @@ class _Vocabulary:
         return next(iter(begin), None), next(iter(end), None)
 
     def _templates(self) -> Iterator[tuple[str, str | list[str]]]:
-        said = getattr(self.tokenizer, "chat_template", None)
-        templates = said if isinstance(said, dict) else {"default": said} if said else {}
-        others = sorted(name for name in templates if name != "default")
+        value = getattr(self.tokenizer, "chat_template", None)
+        templates = value if isinstance(value, dict) else {"default": value} if value else {}
+        names = sorted(name for name in templates if name != "default")
         if "default" in templates:
             yield "tokenizer.chat_template", templates["default"]
-        for name in others:
+        for name in names:
             yield f"tokenizer.chat_template.{name}", templates[name]
-        if others:
-            yield "tokenizer.chat_templates", others
+        if names:
+            yield "tokenizer.chat_templates", names
 
 
 def _kinds_of(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:

@@ -177,8 +177,8 @@ def rope(
 
     def key(defaults: Config) -> ConfigKey:
         def read(config: Config) -> dict[str, Any]:
-            given = config.get("rope_scaling") or config.get("rope_parameters")
-            form = _form(_object(given or defaults.get("rope_parameters")), config, renamed or {})
+            scaling = config.get("rope_scaling") or config.get("rope_parameters")
+            form = _form(_object(scaling or defaults.get("rope_parameters")), config, renamed or {})
             theta = defaults.get("rope_theta", 10_000.0)
             form.setdefault("rope_theta", config.get(theta_key, theta))
             turning = defaults.get("partial_rotary_factor", 1.0)
@@ -195,8 +195,8 @@ def rope_by_kind(defaults: Config) -> ConfigKey:
     settings = defaults["rope_parameters"]
 
     def read(config: Config) -> dict[str, Any]:
-        given = _object(config.get("rope_parameters")) or settings
-        return {kind: _form(_object(given.get(kind)), config) for kind in settings}
+        values = _object(config.get("rope_parameters")) or settings
+        return {kind: _form(_object(values.get(kind)), config) for kind in settings}
 
     return ConfigKey("rope_parameters", read)
 
@@ -213,11 +213,11 @@ def rope_near_and_wide(
         bases = {kind: form["rope_theta"] for kind, form in defaults["rope_parameters"].items()}
 
         def read(config: Config) -> dict[str, Any]:
-            given = _object(config.get("rope_parameters"))
+            by_kind = _object(config.get("rope_parameters"))
             scaling = _object(config.get("rope_scaling"))
-            full = _form({**_object(given.get("full_attention")), **scaling}, config)
+            full = _form({**_object(by_kind.get("full_attention")), **scaling}, config)
             full.setdefault("rope_theta", config.get(wide_key, bases["full_attention"]))
-            near = _form(_object(given.get("sliding_attention")), config)
+            near = _form(_object(by_kind.get("sliding_attention")), config)
             near.setdefault("rope_theta", config.get(near_key, bases["sliding_attention"]))
             return {"full_attention": full, "sliding_attention": near}
 
@@ -226,11 +226,11 @@ def rope_near_and_wide(
     return key
 
 
-def _object(given: object) -> Mapping[str, Any]:
+def _object(value: object) -> Mapping[str, Any]:
     """Return a setting as an object: anything else is its type, and equals itself only."""
-    if isinstance(given, Mapping):
-        return given
-    return {"rope_type": given} if given else {}
+    if isinstance(value, Mapping):
+        return value
+    return {"rope_type": value} if value else {}
 
 
 _ASIDE = ("type", "max_position_embeddings")
@@ -238,11 +238,11 @@ _ASIDE = ("type", "max_position_embeddings")
 
 
 def _form(
-    given: Mapping[str, Any], config: Config, renamed: Mapping[str, str] | None = None
+    setting: Mapping[str, Any], config: Config, renamed: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return a setting with a type, without Nones, with the lengths that the type needs."""
-    form = {key: value for key, value in given.items() if value is not None and key not in _ASIDE}
-    kind = form.get("rope_type") or given.get("type") or "default"
+    form = {key: value for key, value in setting.items() if value is not None and key not in _ASIDE}
+    kind = form.get("rope_type") or setting.get("type") or "default"
     if not isinstance(kind, str):
         return form
     form["rope_type"] = kind = (renamed or {}).get(kind, kind)
@@ -257,24 +257,24 @@ def _form(
 
 
 def disagreements(
-    ours: Iterable[ConfigKey],
-    theirs: Iterable[ConfigKey],
+    base_keys: Iterable[ConfigKey],
+    other_keys: Iterable[ConfigKey],
     base: Config,
     other: Config,
     *,
     cautious: bool = False,
 ) -> list[Disagreement]:
-    """Return the keys of both families whose values in two configurations differ.
+    """Return the keys of both families that differ in two configurations.
 
     If `cautious`, keys of unknown meaning are compared too.
     """
-    readers = {key.name: key for key in theirs}
-    named = [key for key in ours if key.name in readers]
+    readers = {key.name: key for key in other_keys}
+    shared = [key for key in base_keys if key.name in readers]
     if cautious:
         more = {*base, *other} - readers.keys() - UNSPOKEN
         unknown = [ConfigKey(name, _value(name, None), "warning") for name in sorted(more)]
-        named, readers = named + unknown, readers | {key.name: key for key in unknown}
-    read = [(key, key.read(base), readers[key.name].read(other)) for key in named]
+        shared, readers = shared + unknown, readers | {key.name: key for key in unknown}
+    read = [(key, key.read(base), readers[key.name].read(other)) for key in shared]
     return [Disagreement(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]
 
 

@@ -26,8 +26,8 @@ def _activation(config: Config) -> Any:
 
 def _attention_multiplier(config: Config) -> Any:
     """Return HyperCLOVA X's factor; without one, a head's width to the power of -1/2."""
-    if (given := config.get("attention_multiplier")) is not None:
-        return given
+    if (multiplier := config.get("attention_multiplier")) is not None:
+        return multiplier
     width = config.get("head_dim")
     hidden, heads = config.get("hidden_size", 4096), config.get("num_attention_heads", 32)
     if width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
@@ -228,9 +228,9 @@ def _no_bloom_scale(config: Config) -> str | None:
 
 def _mpt_attention(config: Config) -> dict[str, Any]:
     """Return the entries of `attn_config` that change a layer's arithmetic."""
-    given = config.get("attn_config")
-    given = given if isinstance(given, Mapping) else {}
-    return {key: given.get(key) for key in ("clip_qkv", "softmax_scale")}
+    settings = config.get("attn_config")
+    settings = settings if isinstance(settings, Mapping) else {}
+    return {key: settings.get(key) for key in ("clip_qkv", "softmax_scale")}
 
 
 _SWITCH = "scale_attn_by_inverse_layer_idx"

@@ -82,15 +82,15 @@ def _even_below_bound(config: Config, count: int) -> list[Any]:
 
 def _minimax_rope(defaults: Config) -> ConfigKey:
     """Return MiniMax M2's rotary embeddings: `rotary_dim` of a head's dimensions rotate."""
-    whole = rope()(defaults)
+    key = rope()(defaults)
 
     def read(config: Config) -> Any:
         turning, size = config.get("rotary_dim"), config.get("head_dim", 128)
         if turning is None or "partial_rotary_factor" in config:
-            return whole.read(config)
-        return whole.read({**config, "partial_rotary_factor": turning / size})
+            return key.read(config)
+        return key.read({**config, "partial_rotary_factor": turning / size})
 
-    return ConfigKey(whole.name, read)
+    return ConfigKey(key.name, read)
 
 
 def _after_dense(config: Config, count: int) -> list[Any]:
@@ -122,11 +122,11 @@ def _spaced(start: int, end: int, step: int, count: int) -> list[Any]:
 
 def _write_ernie(config: Config, values: Values) -> dict[str, Any]:
     """Return the configuration with a start, an end and an interval, solved for the new order."""
-    wanted, count = complete("moe_layer_start_index", values), len(values)
-    sparse = [i for i, value in enumerate(wanted) if value == SPARSE]
+    kinds, count = complete("moe_layer_start_index", values), len(values)
+    sparse = [i for i, value in enumerate(kinds) if value == SPARSE]
     start, end = (sparse[0], sparse[-1]) if sparse else (count, count)
     for step in (_interval(config), *range(1, count + 1)):
-        if _spaced(start, end, step, count) == wanted:
+        if _spaced(start, end, step, count) == kinds:
             out = {"moe_layer_start_index": start, "moe_layer_end_index": end}
             return {**config, **out, "moe_layer_interval": step}
     which = ", ".join(f"L{i}" for i in sparse)
@@ -140,12 +140,12 @@ def _of_each(key: str, default: int) -> Computed:
     """Return Hunyuan's rule: one number for all layers, or a list with one for each."""
 
     def read(config: Config, count: int) -> list[Any]:
-        given = config.get(key, default)
-        if isinstance(given, list | tuple) and len(given) != count:
-            raise RuleError(f"'{key}' has {len(given)} entries, and the model {count} layers")
-        if not isinstance(given, list | tuple | int):
-            raise RuleError(f"'{key}' is {shown(given)}, and should be a number or a list")
-        return list(given) if isinstance(given, list | tuple) else [given] * count
+        value = config.get(key, default)
+        if isinstance(value, list | tuple) and len(value) != count:
+            raise RuleError(f"'{key}' has {len(value)} entries, and the model {count} layers")
+        if not isinstance(value, list | tuple | int):
+            raise RuleError(f"'{key}' is {shown(value)}, and should be a number or a list")
+        return list(value) if isinstance(value, list | tuple) else [value] * count
 
     def write(config: Config, values: Values) -> dict[str, Any]:
         numbers = complete(key, values)
@@ -156,12 +156,12 @@ def _of_each(key: str, default: int) -> Computed:
 
 
 def _nested(key: str, **defaults: Any) -> ConfigKey:
-    """Return a key of DBRX's, whose value is an object of settings."""
+    """Return a key of DBRX's with an object of settings as its value."""
 
     def read(config: Config) -> Any:
-        given = config.get(key)
-        own = given if isinstance(given, dict) else {}
-        return {name: own.get(name, default) for name, default in defaults.items()}
+        value = config.get(key)
+        settings = value if isinstance(value, dict) else {}
+        return {name: settings.get(name, default) for name, default in defaults.items()}
 
     return ConfigKey(key, read)
 
@@ -178,9 +178,9 @@ _LISTED_ROTATION = Listed(
 
 
 def _rotations(config: Config, count: int) -> list[Any]:
-    """Return `no_rope_layers`, of which an empty list means its absence."""
-    given = {key: value for key, value in config.items() if key != "no_rope_layers" or value}
-    return _LISTED_ROTATION.read(given, count)
+    """Return `no_rope_layers`; an empty list equals an absent one."""
+    stated = {key: value for key, value in config.items() if key != "no_rope_layers" or value}
+    return _LISTED_ROTATION.read(stated, count)
 
 
 def _chunked(config: Config, count: int) -> list[Any]:
@@ -218,8 +218,8 @@ def _mimo_rules() -> tuple[LayerRule, ...]:
 
     def read(config: Config, count: int) -> list[Any]:
         without = config.get("sliding_window_size")
-        given = {"sliding_window": without + 1} if type(without) is int else {}
-        return width.read({**config, **given}, count)
+        window = {"sliding_window": without + 1} if type(without) is int else {}
+        return width.read({**config, **window}, count)
 
     def write(config: Config, values: Values) -> dict[str, Any]:
         out = width.write(config, values)

@@ -28,7 +28,7 @@ class Fold:
 
 
 Roles = tuple[tuple[str, str], ...]
-"""Names within a layer, `*` standing for one part between dots, and what their tensors are."""
+"""Names within a layer, `*` standing for one part between dots, and their tensors' roles."""
 
 
 @final
@@ -83,24 +83,24 @@ class Family:
         """The keys that must agree, with the values that their absence means."""
         return tuple(config_keys(self.agree, self.model_types[0]))
 
-    def part(self, rest: str) -> Branch | None:
+    def part(self, suffix: str) -> Branch | None:
         """Return the part of a layer that a tensor belongs to, by its name within the layer."""
-        if rest.startswith(self.attn):
+        if suffix.startswith(self.attn):
             return "attn"
-        return "mlp" if rest.startswith(self.mlp) else None
+        return "mlp" if suffix.startswith(self.mlp) else None
 
-    def role(self, rest: str) -> str | None:
+    def role(self, suffix: str) -> str | None:
         """Return `norms` or a projection such as `mlp.down`, by a tensor's name within the layer.
 
-        Return None for what is neither: norms of queries and keys, convolutions, a router's
+        Return None for other tensors: norms of queries and keys, convolutions, a router's
         neighbours.
         """
-        branch = self.part(rest)
+        branch = self.part(suffix)
         if branch is None or self.roles is None:
             return None
         norms = _norm_prefixes((*self.attn, *self.mlp))
         outputs = self.attn_out if branch == "attn" else self.mlp_out
-        return _role_of(rest, branch, self.roles, norms, outputs)
+        return _role_of(suffix, branch, self.roles, norms, outputs)
 
 
 PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
@@ -183,28 +183,28 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def _role_of(
-    rest: str, branch: Branch, own: Roles, norms: Sequence[str], outputs: Sequence[str]
+    suffix: str, branch: Branch, own: Roles, norms: Sequence[str], outputs: Sequence[str]
 ) -> str | None:
-    """Return `norms`, or the projection of which a tensor is a weight, a bias or a scale.
+    """Return `norms`, or the projection that a tensor (weight, bias or scale) belongs to.
 
     `own` goes first, then `norms`, prefixes of norms over the hidden state, and `outputs`, the
     projections that the branch ends with.
     """
     for name, role in own:
-        if _pattern(name).fullmatch(rest):
+        if _pattern(name).fullmatch(suffix):
             return role or None
-    if rest.startswith(tuple(norms)):
+    if suffix.startswith(tuple(norms)):
         return NORMS
-    if any(_pattern(name).fullmatch(rest) for name in outputs):
+    if any(_pattern(name).fullmatch(suffix) for name in outputs):
         return "attn.o" if branch == "attn" else "mlp.down"
-    known = _BY_WORD[branch]
-    for word in reversed(rest.split(".")):
-        found = known.get(word) or known.get(_PIECE.sub("", word))
-        if found is not None:
-            return found
+    roles = _BY_WORD[branch]
+    for word in reversed(suffix.split(".")):
+        projection = roles.get(word) or roles.get(_PIECE.sub("", word))
+        if projection is not None:
+            return projection
     return None
 
 
 def _norm_prefixes(prefixes: Sequence[str]) -> tuple[str, ...]:
-    """Return those of a branch's prefixes that are norms'."""
+    """Return the prefixes of a branch's norms."""
     return tuple(each for each in prefixes if re.search(r"(norm|(^|\.)ln_)[^.]*\.?$", each))

@@ -125,7 +125,7 @@ class Proof(Closed):
 
 @final
 class FamilyFile(Closed):
-    """An architecture as data, as `Family` has it, and the proof of it.
+    """An architecture as data, in the form of `Family`, with its proof.
 
     `agree` are the keys that must be equal where layers are exchanged, with what their absence
     means. `modes` are those of them whose values the proof holds for, and no others; `plain` the
@@ -157,13 +157,13 @@ class FamilyFile(Closed):
 
     def content_digest(self) -> str:
         """Return the sha256 of the whole content but for the digest."""
-        said = self.model_dump(mode="json", exclude={"digest"})
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        content = self.model_dump(mode="json", exclude={"digest"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def text(self) -> str:
         """Return the file as JSON, with the digest of its content. Equal files, equal texts."""
-        said = self.model_dump(mode="json") | {"digest": self.content_digest()}
-        return json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+        content = self.model_dump(mode="json") | {"digest": self.content_digest()}
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def families(self) -> dict[str, Family]:
         """Return the family by each of its model types."""
@@ -172,11 +172,13 @@ class FamilyFile(Closed):
     def family(self) -> Family:
         """Return the family in the form of the release's own."""
         rotary = _rotary(self.agree)
-        named = {key.name for key in rotary}
-        others = [_agreeing(key, value) for key, value in self.agree.items() if key not in named]
+        rotary_names = {key.name for key in rotary}
+        plain_keys = [
+            _agreeing(key, value) for key, value in self.agree.items() if key not in rotary_names
+        ]
         return Family(
             self.model_types,
-            (*others, *rotary),
+            (*plain_keys, *rotary),
             (
                 *(moved.rule(key) for key, moved in self.moved.items()),
                 *([] if self.deepest is None else [AtMost("deepest", "attn", self.deepest)]),
@@ -226,11 +228,18 @@ def _agreeing(key: str, default: Any) -> ConfigKey:
 
 def _rotary(agree: Mapping[str, Any]) -> list[ConfigKey]:
     """Return the rotary embeddings, in one form unless kinds of layers have their own."""
-    given = agree.get("rope_parameters")
-    if isinstance(given, Mapping):
-        if any(isinstance(value, Mapping) for value in given.values()):
-            return [_agreeing("rope_parameters", given), *(_agreeing(key, None) for key in _ROTARY)]
-        base = {key: given[key] for key in ("rope_theta", "partial_rotary_factor") if key in given}
+    parameters = agree.get("rope_parameters")
+    if isinstance(parameters, Mapping):
+        if any(isinstance(value, Mapping) for value in parameters.values()):
+            return [
+                _agreeing("rope_parameters", parameters),
+                *(_agreeing(key, None) for key in _ROTARY),
+            ]
+        base = {
+            key: parameters[key]
+            for key in ("rope_theta", "partial_rotary_factor")
+            if key in parameters
+        }
         return [rope()(base)]
     return [rope()({})]
 
@@ -241,8 +250,8 @@ def _rotary(agree: Mapping[str, Any]) -> list[ConfigKey]:
 def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
     """Return the family in a file.
 
-    Raises CheckpointError: C111 if it is none; where it should be `proven`, C112 if its proof
-    failed, or if it was changed after that.
+    Raises CheckpointError: C111 for an invalid file. If it must be `proven`, C112 for a failed
+    proof, or for a change after the proof.
     """
     document = read_object(path, "C111", duplicate="C111")
     version = document.get("version")
@@ -250,24 +259,24 @@ def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
         message = f"is a family file of version {version}, and this gptailor reads {_FILE_VERSION}"
         raise CheckpointError("C111", message, path, _AGAIN)
     try:
-        found = FamilyFile.model_validate(document)
+        file = FamilyFile.model_validate(document)
     except pydantic.ValidationError as error:
         message = f"is no family file: {fault_of(error)}"
         raise CheckpointError("C111", message, path, _AGAIN) from None
-    if not found.model_types:
+    if not file.model_types:
         raise CheckpointError("C111", "is no family file: it names no model type", path, _AGAIN)
     if proven:
-        check_proof(found, path)
-    return found
+        check_proof(file, path)
+    return file
 
 
-def check_proof(found: FamilyFile, path: Path) -> None:
-    """Raise CheckpointError (C112) for a file whose proof failed or is not of what it says."""
-    if failures := found.proof.failures:
+def check_proof(file: FamilyFile, path: Path) -> None:
+    """Raise CheckpointError (C112) for a file with a failed proof, or changed since its proof."""
+    if failures := file.proof.failures:
         case = failures[0]
         message = f"holds a draft that failed its proof: {case.name}: {case.failure}"
         raise CheckpointError("C112", message, path)
-    if not found.proof.cases:
+    if not file.proof.cases:
         raise CheckpointError("C112", "holds a draft of which nothing was proven", path, _AGAIN)
-    if found.digest != found.content_digest():
+    if file.digest != file.content_digest():
         raise CheckpointError("C112", "was changed after it was proven", path, _AGAIN)

@@ -62,7 +62,7 @@ _CONV = "conv"
 
 
 def _listed_attention(config: Config, count: int) -> list[Any]:
-    """Return LFM 2's kinds: layers in `full_attn_idxs` attend, others are convolutions."""
+    """Return LFM 2's kinds: layers in `full_attn_idxs` attend, the rest are convolutions."""
     numbers = config.get("full_attn_idxs")
     numbers = range(count) if numbers is None else numbers
     return [FULL if i in numbers else _CONV for i in range(count)]
@@ -138,16 +138,16 @@ def _linear_heads(config: Config) -> Any:
 
 
 def _linear_config(config: Config) -> Mapping[str, Any]:
-    given = config.get("linear_attn_config")
-    return given if isinstance(given, Mapping) else {}
+    settings = config.get("linear_attn_config")
+    return settings if isinstance(settings, Mapping) else {}
 
 
 def _kimi_kinds(config: Config, count: int) -> list[Any]:
     """Return the kinds by lists of numbers from 1 up; without them each fourth after the first."""
-    given = _linear_config(config)
-    if "full_attn_layers" not in given or "kda_layers" not in given:
+    settings = _linear_config(config)
+    if "full_attn_layers" not in settings or "kda_layers" not in settings:
         return [FULL if i and i % 4 == 0 else LINEAR for i in range(count)]
-    full, linear = given["full_attn_layers"], given["kda_layers"]
+    full, linear = settings["full_attn_layers"], settings["kda_layers"]
     if not isinstance(full, list) or not isinstance(linear, list):
         raise RuleError(f"'linear_attn_config' has {shown(full)}, and should have a list")
     if sorted([*full, *linear]) != list(range(1, count + 1)):
@@ -157,11 +157,11 @@ def _kimi_kinds(config: Config, count: int) -> list[Any]:
 
 def _keep_numbers(config: Config, values: Values) -> dict[str, Any]:
     """Return the configuration with the older numbers too, if it has them."""
-    given = dict(_linear_config(config))
+    settings = dict(_linear_config(config))
     for key, kind in (("full_attn_layers", FULL), ("kda_layers", LINEAR)):
-        if key in given:
-            given[key] = [i + 1 for i, value in enumerate(values) if value == kind]
-    return {**config, "linear_attn_config": given} if given else dict(config)
+        if key in settings:
+            settings[key] = [i + 1 for i, value in enumerate(values) if value == kind]
+    return {**config, "linear_attn_config": settings} if settings else dict(config)
 
 
 def _linear(key: str, older: str, default: int) -> ConfigKey:

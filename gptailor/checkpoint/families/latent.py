@@ -38,10 +38,10 @@ def _read_indexers(config: Config, count: int) -> list[Any]:
     if kinds is None and max(int_of(config, "index_topk_freq", 1), 1) == 1:
         kinds = ["full"] * count
     if not isinstance(kinds, list | tuple | str) or not set(kinds) <= {"full", "F"}:
-        which = "indexer_types" if listed is not None else "index_topk_freq"
-        given = shown(kinds if kinds is not None else config.get(which))
+        key = "indexer_types" if listed is not None else "index_topk_freq"
+        value = shown(kinds if kinds is not None else config.get(key))
         raise RuleError(
-            f"'{which}' is {given}, where layers use the index of another layer before them"
+            f"'{key}' is {value}, where layers use the index of another layer before them"
         )
     return [None] * count
 

@@ -48,7 +48,7 @@ class LayerRule(ABC):
 
     @abstractmethod
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration whose layers, in order, have these values. Raises RuleError."""
+        """Return the configuration with these values for its layers, in order. Raises RuleError."""
 
 
 # ------------------------------------------------------------------------------------ derivations
@@ -120,7 +120,7 @@ class Alike(NamedTuple):
 
 @final
 class IfWindow(NamedTuple):
-    """Kinds of attention where there is a window; without one all layers attend fully."""
+    """Kinds of attention with a window; without one all layers attend fully."""
 
     kinds: Derivation
     gated: bool = False
@@ -176,17 +176,17 @@ class Listed(LayerRule):
     def write(self, config: Config, values: Values) -> dict[str, Any]:
         """Return the configuration with the list, unless it has none and needs none."""
         key = self._key(config)
-        given = config.get(key)
-        if given is None and self.absent is None:
+        listed = config.get(key)
+        if listed is None and self.absent is None:
             return dict(config)
         if self.needed is not None:
-            for kind in given or self.needed:
+            for kind in listed or self.needed:
                 if kind not in values:
                     raise RuleError(
                         f"'{key}' would have no {shown(kind)} any more, and its family needs a "
                         "layer of each kind"
                     )
-        entries = self._words(given, values) if self.tried is None else list(values)
+        entries = self._words(listed, values) if self.tried is None else list(values)
         out = {name: value for name, value in config.items() if name not in self.replaces}
         names = (self.name, self.older) if self.older else (self.name,)
         out |= {name: entries for name in names if name == key or name in config}
@@ -198,9 +198,11 @@ class Listed(LayerRule):
             return self.older
         return self.name
 
-    def _words(self, given: Any, values: Values) -> list[Any]:
+    def _words(self, listed: Any, values: Values) -> list[Any]:
         """Return the values in the words of the list that is there."""
-        words = {_OLDER_NAMES[v]: v for v in _OLDER_NAMES if isinstance(given, list) and v in given}
+        words = {
+            _OLDER_NAMES[v]: v for v in _OLDER_NAMES if isinstance(listed, list) and v in listed
+        }
         return [words.get(v, v) if isinstance(v, str) else v for v in complete(self.name, values)]
 
 
@@ -264,8 +266,8 @@ class First(LayerRule):
 
     def read(self, config: Config, count: int) -> list[Any]:
         """Return each layer's kind."""
-        given = config.get(self.key)
-        number = int_of({self.key: self.default if given is None else given}, self.key, 0)
+        stated = config.get(self.key)
+        number = int_of({self.key: self.default if stated is None else stated}, self.key, 0)
         if self.step_key and (step := config.get(self.step_key, 1)) != 1:
             raise RuleError(f"'{self.step_key}' is {shown(step)}, which transformers doesn't read")
         return [self.kinds[i >= number] for i in range(count)]
@@ -304,14 +306,14 @@ class Periodic(LayerRule):
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
         """Return the configuration with a period and an offset, solved for the new order."""
-        wanted, count = complete(self.period, values), len(values)
+        entries, count = complete(self.period, values), len(values)
         default_step, default_first = self.defaults
-        given = config.get(self.period, default_step), config.get(self.offset, default_first)
+        current = config.get(self.period, default_step), config.get(self.offset, default_first)
         steps = ((step, first) for step in range(1, count + 2) for first in range(step))
-        for step, first in (given, *steps):
-            if self._kinds(step, first, count) == wanted:
+        for step, first in (current, *steps):
+            if self._kinds(step, first, count) == entries:
                 return {**config, self.period: step, self.offset: first}
-        which = ", ".join(f"L{i}" for i, kind in enumerate(wanted) if kind == self.kinds[1])
+        which = ", ".join(f"L{i}" for i, kind in enumerate(entries) if kind == self.kinds[1])
         raise RuleError(
             f"no '{self.period}' and '{self.offset}' make only {which} '{self.kinds[1]}'"
         )
@@ -412,7 +414,7 @@ class Unset(LayerRule):
         return [None] * count
 
     def write(self, config: Config, _: Values) -> dict[str, Any]:
-        """Return the configuration as it is."""
+        """Return the configuration unchanged."""
         return dict(config)
 
 
@@ -433,7 +435,7 @@ class InPlace(LayerRule):
         return list(range(count)) if matters else [None] * count
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration as it is, if no layer moves."""
+        """Return the configuration unchanged, if no layer moves."""
         matters = self.switch is None or config.get(self.switch)
         for i, value in enumerate(values):
             if value is None and self.switch and matters:
@@ -458,7 +460,7 @@ class AtEnd(LayerRule):
         return [i == (0 if self.end == "first" else count - 1) for i in range(count)]
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration as it is, if the layer is still at its end."""
+        """Return the configuration unchanged, if the layer is still at its end."""
         ends = self.read(config, len(values))
         for i, (value, wanted) in enumerate(zip(values, ends, strict=True)):
             if value != wanted:
@@ -479,7 +481,7 @@ class AtMost(LayerRule):
         return [None] * count
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return the configuration as it is, if there are no more layers."""
+        """Return the configuration unchanged, if there are no more layers."""
         if len(values) > self.deepest:
             raise RuleError(
                 f"the model would have {len(values)} layers, and its family is proven for "
@@ -517,11 +519,11 @@ class Computed(LayerRule):
     write_by: Rewrite
 
     def read(self, config: Config, count: int) -> list[Any]:
-        """Return what the first function returns."""
+        """Return the result of the first function."""
         return self.read_by(config, count)
 
     def write(self, config: Config, values: Values) -> dict[str, Any]:
-        """Return what the second function returns."""
+        """Return the result of the second function."""
         return self.write_by(config, values)
 
 
@@ -549,7 +551,7 @@ def attending(types: LayerRule, kinds: tuple[str, ...] = (FULL, SLIDING)) -> Wit
 
 
 def dense_first(key: str, default: int) -> First:
-    """Return the rule of a stack whose first layers are dense, without a list of them."""
+    """Return the rule of a stack that begins with dense layers, without a list of them."""
     return First("mlp", "mlp", key, default=default, step_key="moe_layer_freq")
 
 

@@ -93,10 +93,10 @@ def place_in(prefix: str, name: str) -> tuple[int, str] | None:
     """Return the layer's number and the rest of the name, or None outside the layers."""
     if not name.startswith(prefix):
         return None
-    number, dot, rest = name[len(prefix) :].partition(".")
+    number, dot, suffix = name[len(prefix) :].partition(".")
     digits = number.isascii() and number.isdigit() and len(number) < 10  # int() refuses thousands
     canonical = digits and str(int(number)) == number
-    return (int(number), rest) if dot and canonical else None
+    return (int(number), suffix) if dot and canonical else None
 
 
 def split_name(layout: Layout, tensor_name: str) -> _Where | _Rest | None:
@@ -111,9 +111,9 @@ def split_name(layout: Layout, tensor_name: str) -> _Where | _Rest | None:
     return "head" if tensor_name in layout.head else None
 
 
-def name_of(layout: Layout, layer: int, rest: str) -> str:
+def name_of(layout: Layout, layer: int, suffix: str) -> str:
     """Return the whole name of a tensor of a layer."""
-    return f"{layout.prefix}{layer}.{rest}"
+    return f"{layout.prefix}{layer}.{suffix}"
 
 
 def aliases(layout: Layout, name: str) -> Iterator[str]:
@@ -131,24 +131,24 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\*", r"[^.]+"))
 
 
-def projection(layout: Layout, rest: str) -> Branch | None:
+def projection(layout: Layout, suffix: str) -> Branch | None:
     """Return the part that adds this projection's output to the hidden state."""
-    stem = rest.removesuffix(".weight").removesuffix(".bias")
+    stem = suffix.removesuffix(".weight").removesuffix(".bias")
     if any(_pattern(each).fullmatch(stem) for each in layout.family.attn_out):
         return "attn"
     return "mlp" if any(_pattern(e).fullmatch(stem) for e in layout.family.mlp_out) else None
 
 
-def fold_scale(layout: Layout, rest: str) -> How | None:
+def fold_scale(layout: Layout, suffix: str) -> How | None:
     """Return the change of a layer's tensor if the hidden state that enters is divided by c."""
     if folds := layout.family.folds:
-        return next((fold.how for fold in folds if _pattern(fold.tensor).fullmatch(rest)), None)
-    return None if projection(layout, rest) is None else "divide"
+        return next((fold.how for fold in folds if _pattern(fold.tensor).fullmatch(suffix)), None)
+    return None if projection(layout, suffix) is None else "divide"
 
 
-def is_constant(rest: str) -> bool:
+def is_constant(suffix: str) -> bool:
     """Return whether a layer's tensor is no weight: a mask or frequencies, to be copied only."""
-    return rest in _CONSTANTS or rest.endswith("rotary_emb.inv_freq")
+    return suffix in _CONSTANTS or suffix.endswith("rotary_emb.inv_freq")
 
 
 def _language(config: Config) -> Config:
@@ -164,7 +164,7 @@ def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:
 
 
 def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntry:
-    """Return the entry of a layer whose parts come from two layers."""
+    """Return the entry of a layer with the parts of two layers."""
     return {
         rule.name: (attn if rule.part == "attn" else mlp).get(rule.name) for rule in layout.rules
     }
@@ -194,12 +194,14 @@ def incompatible(layout: Layout, base_config: Config, other_config: Config) -> l
     """Return the keys that keep another model's layers from the base: faults and warnings."""
     base, other = _language(base_config), _language(other_config)
     types = [str(config.get("model_type")) for config in (base, other)]
-    ours = theirs = layout.family
+    base_family = other_family = layout.family
     if types[1] != types[0]:
-        theirs = FAMILY_OF.get(types[1], ours)
-    if (ours.like or types[0]) != (theirs.like or types[1]):
+        other_family = FAMILY_OF.get(types[1], base_family)
+    if (base_family.like or types[0]) != (other_family.like or types[1]):
         return [Disagreement("model_type", types[0], types[1], "fault")]
-    return disagreements(ours.keys, theirs.keys, base, other, cautious=not layout.known)
+    return disagreements(
+        base_family.keys, other_family.keys, base, other, cautious=not layout.known
+    )
 
 
 _GENERIC = (Listed("layer_types", "attn"), Listed("mlp_layer_types", "mlp"))
@@ -223,13 +225,13 @@ def layout_of(
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return Refusal("the configuration names no 'model_type'")
-    given = (more or {}).get(model_type)
-    refused = _refused(config, model_type) or (unproven(given, config) if given else None)
+    supplied = (more or {}).get(model_type)
+    refused = _refused(config, model_type) or (unproven(supplied, config) if supplied else None)
     if refused is not None:
         return refused
     if model_type in vision.WRAPPERS:
         return _wrapped(model_type, config, tensor_names)
-    family = given or FAMILY_OF.get(model_type)
+    family = supplied or FAMILY_OF.get(model_type)
     why = None if family else unfamiliar(config) or unlike_llama(tensor_names)
     if why is not None:
         return Refusal(f"model type '{model_type}' is not known, and {why}", LEARN)
@@ -377,24 +379,24 @@ def _bounded(count: int) -> int:
 
 def _check_layers(family: Family, prefix: str, count: int, names: Collection[str]) -> None:
     """Raise RuleError for a layer without tensors, or with one that belongs to neither part."""
-    seen = set()
+    numbers = set()
     for name in names:
         if (at := place_in(prefix, name)) is None or at[0] >= count:
             continue
         if family.part(at[1]) is None:
             raise RuleError(f"tensor '{name}' belongs to neither branch of its layer")
-        seen.add(at[0])
-    if (missing := next((i for i in range(count) if i not in seen), None)) is not None:
+        numbers.add(at[0])
+    if (missing := next((i for i in range(count) if i not in numbers), None)) is not None:
         which = f"there are no tensors '{prefix}{missing}.…'"
         raise RuleError(f"{which}, and the configuration has {count} layers")
 
 
 def _quantised(config: Config, names: Collection[str]) -> str | None:
     """Return how the weights are quantised, by the configuration or else by tensors' names."""
-    given = quantisation(config)
-    if isinstance(given, Mapping):
-        return str(given.get("quant_method", "unnamed"))
-    return "unnamed" if given or any(name.endswith(_QUANTISED) for name in names) else None
+    settings = quantisation(config)
+    if isinstance(settings, Mapping):
+        return str(settings.get("quant_method", "unnamed"))
+    return "unnamed" if settings or any(name.endswith(_QUANTISED) for name in names) else None
 
 
 def _cautious(layout: Layout) -> Layout:
@@ -436,15 +438,15 @@ def cached_entries(
     if not attends(entry):
         return 0
     rows = dict(_rows(layout, shapes))
-    found = None if layout.quantised is not None else _entries_by_rows(layout, rows, shapes)
-    return _entries_by_config(layout, config) if found is None else found
+    by_rows = None if layout.quantised is not None else _entries_by_rows(layout, rows, shapes)
+    return _entries_by_config(layout, config) if by_rows is None else by_rows
 
 
 def _entries_by_rows(layout: Layout, rows: Mapping[str, int], shapes: Shapes) -> int | None:
     """Return the number by the projections' widths; None if names don't tell which they are."""
     for word in (*_TO_LATENT, _TO_BOTH):
-        if (found := [n for name, n in rows.items() if name.rpartition(".")[2] == word]) != []:
-            return found[0] + sum(n for name, n in rows.items() if name.endswith(_TO_INDEX))
+        if (widths := [n for name, n in rows.items() if name.rpartition(".")[2] == word]) != []:
+            return widths[0] + sum(n for name, n in rows.items() if name.endswith(_TO_INDEX))
     roles = {layout.family.role(f"{name}.weight"): name for name in rows}
     if "attn.k" in roles:
         keys = rows[roles["attn.k"]]
@@ -452,8 +454,8 @@ def _entries_by_rows(layout: Layout, rows: Mapping[str, int], shapes: Shapes) ->
     if "attn.qkv" in roles and "attn.o" in roles:
         queries = _sides(layout, shapes[f"{roles['attn.o']}.weight"])[1]
         return rows[roles["attn.qkv"]] - queries
-    known = layout.known and layout.family.roles is not None
-    return 0 if known and not roles.keys() & {"attn.q", "attn.v", "attn.qkv"} else None
+    complete = layout.known and layout.family.roles is not None
+    return 0 if complete and not roles.keys() & {"attn.q", "attn.v", "attn.qkv"} else None
 
 
 def _rows(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, int]]:
@@ -487,5 +489,5 @@ def _entries_by_config(layout: Layout, config: Config) -> int | Refusal:
 
 def _whole(config: Config, key: str) -> int:
     """Return an integer of the configuration, or 0."""
-    found = config.get(key)
-    return found if isinstance(found, int) else 0
+    value = config.get(key)
+    return value if isinstance(value, int) else 0

@@ -49,11 +49,11 @@ def layout_by(
     families: Mapping[str, Family], config: Config, names: Collection[str]
 ) -> Layout | Refusal:
     """Return the layout of a checkpoint by families from files, which may lie."""
-    found = layout_of(config, names, families)
-    if isinstance(found, Refusal) or (why := _unlike_file(found, names)) is None:
-        return found
+    read = layout_of(config, names, families)
+    if isinstance(read, Refusal) or (why := _unlike_file(read, names)) is None:
+        return read
     return Refusal(
-        f"{why}, and its family file says that there is (model type '{found.model_type}')"
+        f"{why}, and its family file says that there is (model type '{read.model_type}')"
     )
 
 
@@ -72,25 +72,25 @@ def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
 
 def user_families() -> Path:
     """Return the folder of the user's own families."""
-    named = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    home = named if named.is_absolute() else expanded("~/.config")
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    home = config_home if config_home.is_absolute() else expanded("~/.config")
     return home / "gptailor" / "families"
 
 
-def family_for(model_type: object, given: Sequence[Path], *folders: Path) -> FoundFamily | None:
+def family_for(model_type: object, files: Sequence[Path], *folders: Path) -> FoundFamily | None:
     """Return the family file of a model type: a given one, one in a folder, or the user's.
 
     Return None without a file, or if the release knows the type and no given file names it.
     Raises CheckpointError: C111 for an invalid file, C112 for one that isn't proven, C113 for
     two of one type.
     """
-    if (found := _of_type(model_type, given)) is not None:
-        return found
+    if (match := _of_type(model_type, files)) is not None:
+        return match
     if not isinstance(model_type, str) or model_type in FAMILY_OF:
         return None
     for folder in (*folders, user_families()):
-        if (found := _of_type(model_type, _files(folder))) is not None:
-            return found
+        if (match := _of_type(model_type, _files(folder))) is not None:
+            return match
     return None
 
 
@@ -107,12 +107,12 @@ def _of_type(model_type: object, paths: Sequence[Path]) -> FoundFamily | None:
     if not paths:
         return None
     read = [(path, read_family_file(path, proven=False)) for path in paths]
-    mine = [found for found in read if model_type in found[1].model_types]
-    if not mine:
+    matches = [pair for pair in read if model_type in pair[1].model_types]
+    if not matches:
         return None
-    path, file = mine[0]
-    if len(mine) > 1:
+    path, file = matches[0]
+    if len(matches) > 1:
         message = f"is a family of {quoted(str(model_type))}, and so is {quoted(str(path))}"
-        raise CheckpointError("C113", message, mine[1][0], "name one of them by --family")
+        raise CheckpointError("C113", message, matches[1][0], "name one of them by --family")
     check_proof(file, path)
     return FoundFamily(path, file)

@@ -35,9 +35,9 @@ def _sections(*default: int) -> ConfigKey:
     """
 
     def read(config: Config) -> Any:
-        given = config.get("rope_scaling") or config.get("rope_parameters")
+        scaling = config.get("rope_scaling") or config.get("rope_parameters")
         absent = list(default)
-        return given.get("mrope_section", absent) if isinstance(given, Mapping) else absent
+        return scaling.get("mrope_section", absent) if isinstance(scaling, Mapping) else absent
 
     return ConfigKey("mrope_section", read)
 

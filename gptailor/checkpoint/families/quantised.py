@@ -25,12 +25,12 @@ _SPECIAL = re.compile(r"[*+?()\[\]{}|^$]|\\[^.]")
 
 def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:
     """Return the configuration with the layers in its quantisation renumbered; or a refusal."""
-    given = [key for key in QUANTISATION_KEYS if isinstance(config.get(key), Mapping)]
-    if not given or all(place == (n, n) for n, place in enumerate(places)):
+    keys = [key for key in QUANTISATION_KEYS if isinstance(config.get(key), Mapping)]
+    if not keys or all(place == (n, n) for n, place in enumerate(places)):
         return config
     moves = _Moves(layout, places)
     try:
-        return config | {key: _renamed(config[key], moves) for key in given}
+        return config | {key: _renamed(config[key], moves) for key in keys}
     except RuleError as error:
         entry = f"'{str(error)[:80]}' in the quantisation's configuration"
         why = "means layers by their numbers, and can't be rewritten for those that moved"
@@ -42,10 +42,10 @@ def _renamed(value: Any, moves: "_Moves") -> Any:
     if isinstance(value, Mapping):
         return {new: _renamed(v, moves) for key, v in value.items() for new in moves.names(key)}
     if isinstance(value, list | tuple):
-        found: list[Any] = []
+        items: list[Any] = []
         for item in value:
-            found += moves.names(item) if isinstance(item, str) else [_renamed(item, moves)]
-        return list(dict.fromkeys(found)) if all(isinstance(f, str) for f in found) else found
+            items += moves.names(item) if isinstance(item, str) else [_renamed(item, moves)]
+        return list(dict.fromkeys(items)) if all(isinstance(f, str) for f in items) else items
     return value
 
 
@@ -88,18 +88,18 @@ class _Moves:
         return True
 
     def _renumbered(self, text: str, sign: str, match: re.Match[str]) -> Iterator[str]:
-        number, rest = int(match["number"]), match["rest"]
+        number, suffix = int(match["number"]), match["rest"]
         numbers = {str(n) for n in range(max(self.layout.count, len(self.places)))}
         # `layers.1` means whatever begins so, perhaps another layer too.
-        if not rest and any(n.startswith(match["number"]) for n in numbers - {match["number"]}):
+        if not suffix and any(n.startswith(match["number"]) for n in numbers - {match["number"]}):
             raise RuleError(text)
-        part = self.layout.family.part(rest.replace("\\", "").lstrip(".").rstrip("$*") + ".")
+        part = self.layout.family.part(suffix.replace("\\", "").lstrip(".").rstrip("$*") + ".")
         for n, (attn, mlp) in enumerate(self.places):
             froms = {"attn": {attn}, "mlp": {mlp}}.get(part or "", {attn, mlp})
             if number in froms and len(froms) > 1:
                 raise RuleError(text)
             if number in froms:
-                yield f"{sign}{match['before']}{n}{rest}"
+                yield f"{sign}{match['before']}{n}{suffix}"
 
     def _check_of_no_layer(self, text: str, name: str) -> None:
         """Refuse an entry that may not mean the same in every layer."""

@@ -29,8 +29,8 @@ def _kinds(config: Config) -> list[Any] | None:
     if (pattern := config.get("hybrid_override_pattern")) is None:
         return None
     if not isinstance(pattern, str) or not set(pattern) <= _SIGNS.keys():
-        known = "a text of 'M', 'E', '*' and '-'"
-        raise RuleError(f"'hybrid_override_pattern' is {shown(pattern)}, and should be {known}")
+        form = "a text of 'M', 'E', '*' and '-'"
+        raise RuleError(f"'hybrid_override_pattern' is {shown(pattern)}, and should be {form}")
     return [_SIGNS[sign] for sign in pattern]
 
 

@@ -131,11 +131,11 @@ def unproven(family: Family, config: Config) -> Refusal | None:
 
 def unlike_llama(names: Collection[str]) -> str | None:
     """Return how tensors differ from those of a model that is built like Llama."""
-    found: dict[str, set[str]] = {}
+    by_layer: dict[str, set[str]] = {}
     for name in names:
         if (match := _LAYER_NAME.fullmatch(name)) is not None:
-            found.setdefault(match[1], set()).add(match[2])
-    kinds = list(found.values())
+            by_layer.setdefault(match[1], set()).add(match[2])
+    kinds = list(by_layer.values())
     if not kinds or not kinds[0] >= _NEEDED:
         return "its layers are not built like Llama's"
     if any(kind != kinds[0] for kind in kinds):

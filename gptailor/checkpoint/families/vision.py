@@ -75,15 +75,15 @@ def text_of(config: Config) -> Config:
     """
     if (wrapper := wrapper_of(config)) is None:
         return config
-    given = config.get(TEXT)
-    if given is None and wrapper.flat:
-        left = {*TOWERS, TEXT, "architectures", "model_type"}
-        given = {k: v for k, v in config.items() if k not in left and not is_visual_token(k)}
-    if not isinstance(given, Mapping):
-        said = "is no object" if TEXT in config else "is not there"
-        raise RuleError(f"'{TEXT}' {said}, where the language model's configuration should be")
-    text = dict(given)
-    text["model_type"] = wrapper.text if wrapper.only else given.get("model_type", wrapper.text)
+    section = config.get(TEXT)
+    if section is None and wrapper.flat:
+        outer = {*TOWERS, TEXT, "architectures", "model_type"}
+        section = {k: v for k, v in config.items() if k not in outer and not is_visual_token(k)}
+    if not isinstance(section, Mapping):
+        state = "is no object" if TEXT in config else "is not there"
+        raise RuleError(f"'{TEXT}' {state}, where the language model's configuration should be")
+    text = dict(section)
+    text["model_type"] = wrapper.text if wrapper.only else section.get("model_type", wrapper.text)
     if wrapper.two_ways and text.get("use_bidirectional_attention") is None:
         text["use_bidirectional_attention"] = True
     return text
@@ -98,12 +98,12 @@ def with_text(config: Config, text: Config) -> dict[str, Any]:
     if wrapper_of(config) is None:
         return dict(text)
     old = text_of(config)
-    gone = old.keys() - text.keys()
+    dropped = old.keys() - text.keys()
     new = {key: v for key, v in text.items() if key not in old or old[key] != v}
     if config.get(TEXT) is None:
-        return {key: value for key, value in config.items() if key not in gone} | new
+        return {key: value for key, value in config.items() if key not in dropped} | new
     outer, inner = dict(config), dict(config[TEXT])
-    for key in gone:
+    for key in dropped:
         if key in outer and outer[key] == inner.pop(key, None):
             del outer[key]
     for key, value in new.items():
@@ -153,20 +153,20 @@ def visual_tokens(config: Config) -> dict[str, int]:
 
 
 def _language_tokens(config: Config) -> dict[str, Any]:
-    named = (key for key in config if key.endswith("_token_id") and not is_visual_token(key))
-    return {key: config[key] for key in named}
+    keys = (key for key in config if key.endswith("_token_id") and not is_visual_token(key))
+    return {key: config[key] for key in keys}
 
 
 def with_tokens_of(config: Config, donor: Config) -> dict[str, Any]:
     """Return the configuration with the special tokens of another one's language model."""
     text, outer = text_of(config), _language_tokens(config)
-    given = {**_language_tokens(donor), **_language_tokens(text_of(donor))}
-    made = {k: v for k, v in text.items() if k not in _language_tokens(text)} | given
-    out = with_text(config, made)
+    tokens = {**_language_tokens(donor), **_language_tokens(text_of(donor))}
+    retokened = {k: v for k, v in text.items() if k not in _language_tokens(text)} | tokens
+    out = with_text(config, retokened)
     if wrapper_of(config) is None:
         return out
     kept = {k: v for k, v in out.items() if k not in outer}
-    return kept | {k: given[k] for k in outer if k in given}
+    return kept | {k: tokens[k] for k in outer if k in tokens}
 
 
 # ----------------------------------------------------------------------------------------- tensors
@@ -196,14 +196,14 @@ def root_of(base: str, stack: str, names: Collection[str]) -> tuple[str, str]:
 
     Raises RuleError if there is no such model, or if there are two.
     """
-    known = roots(base)
-    found = [root for root in known if any(name.startswith(root + stack) for name in names)]
-    if len(found) > 1:
-        raise RuleError(f"both '{found[0]}{stack}' and '{found[1]}{stack}' have tensors")
-    if not found:
-        likely = f"'{next(iter(known))}{stack}'"
+    heads = roots(base)
+    present = [root for root in heads if any(name.startswith(root + stack) for name in names)]
+    if len(present) > 1:
+        raise RuleError(f"both '{present[0]}{stack}' and '{present[1]}{stack}' have tensors")
+    if not present:
+        likely = f"'{next(iter(heads))}{stack}'"
         raise RuleError(f"there are no tensors of a language model, as {likely}")
-    return found[0], known[found[0]]
+    return present[0], heads[present[0]]
 
 
 def stacked_features(config: Config) -> int:
@@ -212,9 +212,9 @@ def stacked_features(config: Config) -> int:
     if wrapper is None or not wrapper.stacked:
         return 0
     vision = config.get("vision_config")
-    given = vision.get("deepstack_visual_indexes") if isinstance(vision, Mapping) else None
-    if given is None:
+    indexes = vision.get("deepstack_visual_indexes") if isinstance(vision, Mapping) else None
+    if indexes is None:
         return 3
-    if not isinstance(given, list | tuple):
+    if not isinstance(indexes, list | tuple):
         raise RuleError("'deepstack_visual_indexes' should be a list")
-    return len(given)
+    return len(indexes)

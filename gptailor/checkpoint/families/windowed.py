@@ -115,21 +115,21 @@ def _own_shapes(types: LayerRule) -> Computed:
     """Return Gemma 4's settings of single layers, by their numbers, in place of those of all."""
 
     def read(config: Config, count: int) -> list[Any]:
-        given = config.get("per_layer_config")
-        if given is None:
+        by_number = config.get("per_layer_config")
+        if by_number is None:
             return _of_full_layers(config, count, types)
-        numbered = isinstance(given, Mapping) and all(str(key).isdecimal() for key in given)
-        if not numbered or not all(int(key) < count for key in given):
+        numbered = isinstance(by_number, Mapping) and all(str(key).isdecimal() for key in by_number)
+        if not numbered or not all(int(key) < count for key in by_number):
             raise RuleError(
-                f"'per_layer_config' is {shown(given)}, not an object of layers' numbers"
+                f"'per_layer_config' is {shown(by_number)}, not an object of layers' numbers"
             )
-        settings = {int(key): value for key, value in given.items()}
+        settings = {int(key): value for key, value in by_number.items()}
         return [settings.get(i, {}) for i in range(count)]
 
     def write(config: Config, values: Values) -> dict[str, Any]:
         settings = complete("per_layer_config", values)
-        given = config.get("per_layer_config")
-        if given is None and _of_full_layers(config, len(settings), types) == settings:
+        by_number = config.get("per_layer_config")
+        if by_number is None and _of_full_layers(config, len(settings), types) == settings:
             return dict(config)
         own = {str(i): value for i, value in enumerate(settings) if value}
         return {**config, "per_layer_config": own}
@@ -170,11 +170,11 @@ _GEMMA_4_LAYER: dict[str, Any] = {
 
 def _read_attention_types(config: Config, count: int) -> list[Any]:
     """Return GPT-Neo's kinds: `[[["global", "local"], 12]]` is both in turn, twelve times."""
-    given = config.get("attention_types") or [[["global", "local"], 12]]
+    pairs = config.get("attention_types") or [[["global", "local"], 12]]
     try:
-        kinds = [kind for names, times in given for _ in range(times) for kind in names]
+        kinds = [kind for names, times in pairs for _ in range(times) for kind in names]
     except (TypeError, ValueError):
-        message = f"'attention_types' is {shown(given)}, and should be lists of types and times"
+        message = f"'attention_types' is {shown(pairs)}, and should be lists of types and times"
         raise RuleError(message) from None
     if len(kinds) != count:
         raise RuleError(

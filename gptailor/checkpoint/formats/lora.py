@@ -61,8 +61,8 @@ def apply_adapter(
     files = (*model.files, file)
     adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
     base = settings.base_model_name_or_path
-    others = [] if also is None else _other_base(model, base, also)
-    return adapted, [*others, *work.warnings, *work.missing(), *work.surplus()]
+    warnings = [] if also is None else _other_base(model, base, also)
+    return adapted, [*warnings, *work.warnings, *work.missing(), *work.surplus()]
 
 
 def _weights(folder: Path) -> Path:

@@ -39,7 +39,7 @@ _REFUSED = {
 }
 
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
-"""Ways to start the training that leave the base as it is, apart from true and false."""
+"""Ways to start the training that leave the base unchanged, apart from true and false."""
 
 _RESIDUAL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways that take something out of the base, so that the deltas are for what was left of it."""
@@ -122,8 +122,8 @@ class LoraSettings(BaseModel):
 
     def aims_in(self, layer: int | None) -> bool:
         """Return whether modules of this layer are among the targets; None: of no layer."""
-        wanted = self.layers_to_transform
-        return wanted in (None, ()) or layer in (wanted if isinstance(wanted, tuple) else (wanted,))
+        layers = self.layers_to_transform
+        return layers in (None, ()) or layer in (layers if isinstance(layers, tuple) else (layers,))
 
     def excluding(self, module: str, layer: int | None) -> str | None:
         """Return the setting by which PEFT has no delta for this module; None if it has one.

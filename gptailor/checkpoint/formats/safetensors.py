@@ -73,7 +73,7 @@ class _Header:
             self.refuse("C206", "'__metadata__' is not an object of strings", "__metadata__")
 
     def tensor(self, name: str, entry: object) -> TensorInfo:
-        """An entry whose fields are right and agree with each other."""
+        """Return the tensor of an entry; refuse fields that are wrong or disagree."""
         if not isinstance(entry, dict):
             self.refuse("C206", f"{files.quoted(name)} is not an object", name)
         if entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -135,8 +135,8 @@ class _Header:
                 between = f"between {_shown(before)} and {files.quoted(name)}"
                 self.refuse("C209", f"{gap} bytes {between} are no tensor's", at)
             at, before = at + tensor.spec.size, name
-        if (left := self.size - at) > 0:
-            self.refuse("C209", f"{left} bytes after {_shown(before)} are no tensor's", at)
+        if (surplus := self.size - at) > 0:
+            self.refuse("C209", f"{surplus} bytes after {_shown(before)} are no tensor's", at)
 
 
 def _shown(name: str | None) -> str:

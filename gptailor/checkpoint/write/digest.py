@@ -69,14 +69,14 @@ def of_tensors(
     specs: Sequence[TensorSpec],
     payload_of: Callable[[TensorSpec], Payload],
     crew: Crew,
-    seen: OnWritten,
+    on_digest: OnWritten,
     progress: ByteProgress = lambda _: None,
 ) -> None:
-    """Make the bytes of each tensor, and call `seen` with their digest; nothing is written.
+    """Make the bytes of each tensor, and call `on_digest` with their digest; nothing is written.
 
-    One thread of the crew at a time calls `seen`, in no order; any thread calls `progress`.
+    One thread of the crew at a time calls `on_digest`, in no order; any thread calls `progress`.
     """
-    seen = crew.told(seen)
+    on_digest = crew.exclusive(on_digest)
 
     def tell(spec: TensorSpec) -> None:
         digest = hashlib.sha256()
@@ -88,6 +88,6 @@ def of_tensors(
         if size != spec.size:
             message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size}"
             raise CheckpointError("C304", message, Path(spec.name))
-        seen(spec, digest.hexdigest())
+        on_digest(spec, digest.hexdigest())
 
     crew.do([partial(tell, spec) for spec in specs])

@@ -1,6 +1,6 @@
 """An output file: room in advance, bytes copied in the kernel, written out while more are made.
 
-Where the system or the file system lacks one of these calls, a slower way is used.
+If the system or the file system lacks one of these calls, a slower way is used.
 """
 
 import ctypes
@@ -157,8 +157,8 @@ class OutputFile:
                 message = f"ends before byte {end}; it changed since it was opened"
                 raise CheckpointError("C304", message, stretch.file)
             begun = done = self._copy_in_kernel(source, stretch, offset)
-            left = ByteRange(stretch.file, stretch.offset + begun, stretch.size - begun)
-            for block in read_blocks(source, left):
+            remainder = ByteRange(stretch.file, stretch.offset + begun, stretch.size - begun)
+            for block in read_blocks(source, remainder):
                 done += self.write(block, offset + done)
             self.start(offset + begun, done - begun)
 

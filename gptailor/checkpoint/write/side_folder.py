@@ -210,7 +210,7 @@ def _claim(fd: int) -> bool:
 
 
 def _lock_of_dead(path: Path) -> int | None:
-    """Return the lock of a side folder whose process is dead, now held by us, or None."""
+    """Return the lock of a dead process's side folder, now held by this process, or None."""
     with suppress(OSError):
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

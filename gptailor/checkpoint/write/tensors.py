@@ -41,7 +41,8 @@ class Crew:
         """Do all jobs, begun in their order.
 
         After an exception no other job is begun, running jobs end, and the exception of the first
-        failed job is raised. After an interrupt running jobs end at their next call through `told`.
+        failed job is raised. After an interrupt running jobs end at their next call of an
+        `exclusive` listener.
         """
         if self.threads == 1:
             for job in jobs:
@@ -75,7 +76,7 @@ class Crew:
         if failed:
             raise failed.pop(min(failed))
 
-    def told(self, listener: Callable[_Given, None]) -> Callable[_Given, None]:
+    def exclusive(self, listener: Callable[_Given, None]) -> Callable[_Given, None]:
         """Return the listener for one thread at a time; it raises `Dismissed` after a stop."""
 
         def one_at_a_time(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
@@ -185,7 +186,7 @@ def fill_shard(
     shard: Shard,
     payload_of: Callable[[TensorSpec], Payload],
     crew: Crew,
-    seen: OnWritten | None = None,
+    on_written: OnWritten | None = None,
 ) -> None:
     """Write the header and all tensors of a shard; copied neighbours are copied as one stretch."""
     out.write(shard.header, 0)
@@ -199,12 +200,12 @@ def fill_shard(
         else:
             computed.append((spec, payload, offset))
         offset += shard.taken(spec)
-    if seen is None:
+    if on_written is None:
         copying = [partial(out.copy, *each) for each in _joined(copies)]
     else:
-        copying = [partial(_make, out, *each, seen) for each in copies]
+        copying = [partial(_make, out, *each, on_written) for each in copies]
     computed.sort(key=lambda each: each[0].size < _LARGE)
-    making = [partial(_make, out, *each, seen) for each in computed]
+    making = [partial(_make, out, *each, on_written) for each in computed]
     # One thread waits for what arithmetic needs to be imported, while the others copy.
     crew.do([*making[:1], *copying, *making[1:]])
 
@@ -223,7 +224,7 @@ def _joined(copies: Iterable[tuple[TensorSpec, ByteRange, int]]) -> list[tuple[B
 
 
 def _make(
-    out: OutputFile, spec: TensorSpec, payload: Payload, offset: int, seen: OnWritten | None
+    out: OutputFile, spec: TensorSpec, payload: Payload, offset: int, on_written: OnWritten | None
 ) -> None:
     digest = hashlib.sha256()
     written = flushed = 0
@@ -232,7 +233,7 @@ def _make(
         if written + size > spec.size:
             written += size
             break
-        if seen is not None:
+        if on_written is not None:
             digest.update(chunk)
         written += out.write(chunk, offset + written)
         if written - flushed >= _FLUSHED:
@@ -240,8 +241,8 @@ def _make(
             flushed = written
     _check_size(spec, written, out)
     out.start(offset + flushed, written - flushed)
-    if seen is not None:
-        seen(spec, digest.hexdigest())
+    if on_written is not None:
+        on_written(spec, digest.hexdigest())
 
 
 def _check_size(spec: TensorSpec, size: int, out: OutputFile) -> None:

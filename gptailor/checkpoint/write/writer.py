@@ -29,7 +29,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     progress: ByteProgress = lambda _: None,
     protected: Iterable[Path] = (),
     threads: int | None = None,
-    seen: OnWritten | None = None,
+    on_written: OnWritten | None = None,
     finish: Callable[[], Mapping[str, bytes]] = dict,
 ) -> None:
     """Write shards, their index and other files into a new folder, all or nothing.
@@ -41,9 +41,9 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     the number of all bytes written. `protected` are the files that the output is made from: a
     target that is one of them, lies in one or holds one is refused. `force` replaces an existing
     folder. `payload_of` is called, and its result consumed, by `threads` threads, by default one
-    for each core; `progress` and `seen` by one of them at a time. `seen` receives the sha256 of
-    each tensor, taken while it is written. `finish` is called when all tensors are written: it
-    returns more files, or refuses the output by an exception.
+    for each core; `progress` and `on_written` by one of them at a time. `on_written` receives the
+    sha256 of each tensor, taken while it is written. `finish` is called when all tensors are
+    written: it returns more files, or refuses the output by an exception.
     """
     target = located(target)
     check_target(target, force=force, protected=protected)
@@ -53,11 +53,12 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
         check_target(target, force=force, protected=protected)
         with SideFolder(target) as side:
             crew = Crew(threads)
-            count_bytes = crew.told(progress)
+            count_bytes = crew.exclusive(progress)
+            on_tensor = crew.exclusive(on_written) if on_written else None
             for shard in shards:
                 path, shown = side.new / shard.name, target / shard.name
                 with OutputFile(path, shown, shard.size, count_bytes) as out:
-                    fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+                    fill_shard(out, shard, payload_of, crew, on_tensor)
             for name, content in {**_index(shards), **files, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
             side.swap(force=force)
@@ -72,7 +73,7 @@ def write_file(  # noqa: PLR0913 (as above)
     progress: ByteProgress = lambda _: None,
     protected: Iterable[Path] = (),
     threads: int | None = None,
-    seen: OnWritten | None = None,
+    on_written: OnWritten | None = None,
     finish: Callable[[], bytes],
 ) -> None:
     """Write one file of tensors, all or nothing, as `write_checkpoint` does.
@@ -87,8 +88,9 @@ def write_file(  # noqa: PLR0913 (as above)
         check_target(target, force=force, protected=protected, single=True)
         with SideFolder(target, single=True) as side:
             crew = Crew(threads)
-            with OutputFile(side.new, target, shard.size, crew.told(progress)) as out:
-                fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+            with OutputFile(side.new, target, shard.size, crew.exclusive(progress)) as out:
+                on_tensor = crew.exclusive(on_written) if on_written else None
+                fill_shard(out, shard, payload_of, crew, on_tensor)
                 header = finish()
                 if len(header) != len(shard.header):
                     message = f"a header of {len(shard.header)} bytes became one of {len(header)}"
@@ -111,7 +113,7 @@ def located(target: Path) -> Path:
 def check_target(
     target: Path, *, force: bool, protected: Iterable[Path] = (), single: bool = False
 ) -> None:
-    """Refuse a target that can't be written, or whose replacement would destroy something else.
+    """Refuse a target that can't be written, or that isn't safe to replace.
 
     It is a folder, or, if `single`, a file.
     """
@@ -191,12 +193,12 @@ def _check_replaceable(target: Path) -> None:
 
 def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
     """Refuse a path that occurs twice or leads out of the folder."""
-    seen: set[PurePosixPath] = set()
+    paths: set[PurePosixPath] = set()
     for name in (*shards, *files):
         path = PurePosixPath(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts or path in seen:
+        if not path.parts or path.is_absolute() or ".." in path.parts or path in paths:
             raise ValueError(f"{name!r} is no path of its own within the output")
-        seen.add(path)
+        paths.add(path)
 
 
 @contextmanager
@@ -236,7 +238,7 @@ def _write_file(path: Path, shown: Path, content: bytes | Path, progress: BytePr
 
 
 def _index(shards: Sequence[Shard]) -> dict[str, bytes]:
-    """Return the index file, where there are several shards."""
+    """Return the index file, if there are several shards."""
     if len(shards) < 2:
         return {}
     specs = [spec for shard in shards for spec in shard.specs]

@@ -60,7 +60,7 @@ def test_an_interrupt_lets_the_others_go(interrupt: Callable[[], None]) -> None:
     crew = Crew(2)
     begun = threading.Event()
     told: list[int] = []
-    tell = crew.told(told.append)
+    tell = crew.exclusive(told.append)
 
     def endless() -> None:
         begun.set()
@@ -90,7 +90,7 @@ def test_listeners_are_told_by_one_thread_at_a_time() -> None:
         time.sleep(0.001)
         inside -= 1
 
-    tell = crew.told(listener)
+    tell = crew.exclusive(listener)
     crew.do([lambda: tell(1)] * 40)
     assert most == 1
 

@@ -64,10 +64,10 @@ def quantised_kind(name: str | None) -> str | None:
     kind = name.upper() if name is not None else None
     if name is None or kind is None or kind in FILE_TYPES:
         return kind
-    known = f"those written are {listed([each.lower() for each in FILE_TYPES])}"
+    kinds = f"those written are {listed([each.lower() for each in FILE_TYPES])}"
     if "_K" in kind or kind.startswith("IQ"):
         why = "the package 'gguf' can read it and not write it; let llama-quantize make it of f16"
-        raise ValueError(f"{quoted(name)} can't be made: {why}, or choose another: {known}")
+        raise ValueError(f"{quoted(name)} can't be made: {why}, or choose another: {kinds}")
     if kind.startswith("TQ") or kind.endswith("FP4"):
-        raise ValueError(f"{quoted(name)} is for models that were trained for it; {known}")
-    raise ValueError(f"{quoted(name)} is no type of llama.cpp's; {known}")
+        raise ValueError(f"{quoted(name)} is for models that were trained for it; {kinds}")
+    raise ValueError(f"{quoted(name)} is no type of llama.cpp's; {kinds}")

@@ -105,35 +105,35 @@ class _File:
 
     def _present(self) -> Mapping[str, str]:
         """Return the tensors of a layer, without the optional groups that the file lacks."""
-        here = {key for key in self.architecture.stems if self.facts.has(f"{key}.weight")}
-        absent = [each for each in self.architecture.optional if not each & here]
+        present = {key for key in self.architecture.stems if self.facts.has(f"{key}.weight")}
+        absent = [each for each in self.architecture.optional if not each & present]
         without = frozenset[str]().union(*absent)
         return {k: stem for k, stem in self.architecture.stems.items() if k not in without}
 
     def _biased(self) -> frozenset[str]:
         """Return the projections that have a bias; refuse a set that the architecture lacks."""
         keys = (key for key in self.stems if not is_norm(key))
-        named = frozenset(key for key in keys if self.facts.has(f"{key}.bias"))
-        if named not in self.architecture.biased:
-            names = listed(sorted(named)) or "no projection"
+        biased = frozenset(key for key in keys if self.facts.has(f"{key}.bias"))
+        if biased not in self.architecture.biased:
+            names = listed(sorted(biased)) or "no projection"
             self.refuse(f"{names} of its first layer has a bias, which '{self.name}' can't say")
-        return named
+        return biased
 
     # ------------------------------------------------------------------------------------ tensors
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         """Return the configuration and the tensors, after a check of all names and shapes."""
-        wanted = dict(self._shapes())
-        for name, shape in wanted.items():
+        shapes = dict(self._shapes())
+        for name, shape in shapes.items():
             if name not in self.tensors:
                 self.refuse(f"has no tensor {quoted(name)}, which its architecture needs")
             row = name.endswith("_inp_shexp.weight")  # of one row, which some write without it
             if self.tensors[name].shape not in {shape, shape[1:] if row else shape}:
-                found = list(self.tensors[name].shape)
-                self.refuse(f"{quoted(name)} has the shape {found}, and should have {list(shape)}")
-        if extra := sorted(self.tensors.keys() - wanted.keys() - {FREQUENCIES}):
+                actual = list(self.tensors[name].shape)
+                self.refuse(f"{quoted(name)} has the shape {actual}, and should have {list(shape)}")
+        if extra := sorted(self.tensors.keys() - shapes.keys() - {FREQUENCIES}):
             self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
-        entries = [entry for entry in self.tensors.values() if entry.name in wanted]
+        entries = [entry for entry in self.tensors.values() if entry.name in shapes]
         infos = (info for entry in entries for info in self._tensors_of(entry))
         tensors = {info.spec.name: info for info in infos}
         return self._config(tensors), tensors
@@ -201,7 +201,7 @@ class _File:
         }  # fmt: skip
 
     def _tensors_of(self, entry: GgufTensor) -> Iterator[TensorInfo]:
-        """Yield a tensor as Hugging Face has it, or each matrix of a tensor of experts."""
+        """Yield a tensor in Hugging Face's form, or each matrix of a tensor of experts."""
         stem, _, kind = entry.name.rpartition(".")
         key = stem.rpartition(".")[2]
         if stem in self.architecture.rest:

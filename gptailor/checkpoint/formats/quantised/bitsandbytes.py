@@ -10,7 +10,7 @@ from gptailor.checkpoint.tensor import Blockwise, NestedMaxima, Scaled, TensorIn
 from gptailor.plan.registry import LARGEST_SINGLE
 
 _INT8_FACTOR = 7.874015718698502e-3
-"""What bitsandbytes multiplies by in the place of dividing by 127."""
+"""The factor that bitsandbytes uses in place of a division by 127."""
 _TABLE = 16
 _NESTED_TABLE = 256
 _LONGEST_STATE = 2**16
@@ -18,7 +18,7 @@ _LONGEST_STATE = 2**16
 
 
 def read_bitsandbytes(pieces: QuantisedTensors) -> None:
-    """Each `X.weight` with `X.weight.absmax` and its state, or with `X.SCB`."""
+    """Read each `X.weight` with `X.weight.absmax` and its state, or with `X.SCB`."""
     for kind in ("nf4", "fp4"):
         for name in pieces.stems(f".quant_state.bitsandbytes__{kind}"):
             _read_4bit(pieces, name, kind)
@@ -39,8 +39,8 @@ def _read_4bit(pieces: QuantisedTensors, name: str, kind: str) -> None:
     shape, block = state.shape(), state.count("blocksize")
     entries = math.prod(shape)
     if values.spec.size != -(-entries // 2):
-        said = f"{quoted(name)} has {values.spec.size} bytes"
-        pieces.refuse(f"{said}, and {list(shape)} numbers of 4 bits take {-(-entries // 2)}")
+        message = f"{quoted(name)} has {values.spec.size} bytes"
+        pieces.refuse(f"{message}, and {list(shape)} numbers of 4 bits take {-(-entries // 2)}")
     table = pieces.take(f"{name}.quant_map", name, ("F32",))
     pieces.check_shape(table, (_TABLE,))
     nested = None
@@ -61,7 +61,7 @@ def _read_4bit(pieces: QuantisedTensors, name: str, kind: str) -> None:
 
 @final
 class _State:
-    """What a weight's state says beside its tensors: JSON in bytes."""
+    """The state of a weight beside its tensors: JSON in bytes."""
 
     def __init__(self, pieces: QuantisedTensors, tensor: TensorInfo) -> None:
         self.pieces = pieces
@@ -87,11 +87,11 @@ class _State:
         return facts
 
     def _refuse(self, key: str) -> None:
-        said = f"'{key}' of {quoted(self.name)} is {shown(self.facts.get(key))}"
-        self.pieces.refuse(f"{said}, which isn't read")
+        message = f"'{key}' of {quoted(self.name)} is {shown(self.facts.get(key))}"
+        self.pieces.refuse(f"{message}, which isn't read")
 
     def count(self, key: str) -> int:
-        """A positive whole number."""
+        """Return a positive whole number."""
         value = self.facts.get(key)
         if type(value) is not int or not 0 < value < 2**31:
             self._refuse(key)
@@ -99,7 +99,7 @@ class _State:
         return value
 
     def real(self, key: str) -> float:
-        """A number."""
+        """Return a number."""
         value = self.facts.get(key)
         if (
             isinstance(value, bool)
@@ -111,7 +111,7 @@ class _State:
         return float(value)
 
     def shape(self) -> tuple[int, ...]:
-        """The shape of the matrix that is quantised."""
+        """Return the shape of the quantised matrix."""
         value = self.facts.get("shape")
         if not isinstance(value, list) or len(value) < 2:
             self._refuse("shape")

@@ -18,7 +18,7 @@ _ACTIVATIONS = (
     "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point",
     "q_scale", "q_zero_point", "k_scale", "k_zero_point", "v_scale", "v_zero_point",
 )  # fmt: skip
-"""Of activations, which are quantised while the model runs."""
+"""Endings of tensors of activations, which are quantised while the model runs."""
 _WORD = 32
 _SIZE = re.compile(r"[0-9]{1,9}")
 _CLASS = re.compile(r"[A-Za-z_]\w*")
@@ -28,7 +28,7 @@ _CLASS = re.compile(r"[A-Za-z_]\w*")
 @final
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """How a group of modules' weights is quantised."""
+    """The quantisation of the weights of a group of modules."""
 
     dtype: str
     bits: int
@@ -39,7 +39,7 @@ class _Scheme:
     packed: bool
 
     def block_of(self, rows: int, columns: int) -> tuple[int, int] | None:
-        """The rows and columns that share a scale; None for all."""
+        """Return the rows and columns that share a scale; None for all."""
         match self.strategy:
             case "channel":
                 return 1, columns
@@ -52,7 +52,7 @@ class _Scheme:
 
 
 def read_compressed(pieces: QuantisedTensors) -> None:
-    """Each `X.weight`, or `X.weight_packed`, with its `weight_scale`."""
+    """Read each `X.weight`, or `X.weight_packed`, with its `weight_scale`."""
     _check_settings(pieces)
     groups = _Groups(pieces)
     for name in list(pieces.left):
@@ -85,13 +85,13 @@ def _read_packed(pieces: QuantisedTensors, stem: str, scheme: _Scheme) -> None:
     columns = words * _WORD // scheme.bits
     if scheme.strategy == "group":
         columns = pieces.check_matrix(scales)[1] * scheme.group
-    if (said := _numbers(shape)) is not None:
-        columns = said[-1] if len(said) == 2 else columns
-        if said != (rows, columns):
-            pieces.refuse(f"{quoted(shape.spec.name)} is {list(said)}, and there are {rows} rows")
+    if (stated := _numbers(shape)) is not None:
+        columns = stated[-1] if len(stated) == 2 else columns
+        if stated != (rows, columns):
+            pieces.refuse(f"{quoted(shape.spec.name)} is {list(stated)}, and there are {rows} rows")
     if -(-columns * scheme.bits // _WORD) != words:
-        said_ = f"{quoted(values.spec.name)} has {words} columns of words"
-        pieces.refuse(f"{said_}, and {columns} numbers of {scheme.bits} bits take another number")
+        message = f"{quoted(values.spec.name)} has {words} columns of words"
+        pieces.refuse(f"{message}, and {columns} numbers of {scheme.bits} bits take another number")
     _check_group(pieces, name, scheme, columns)
     block = scheme.block_of(rows, columns)
     if block is None or block[0] != 1:
@@ -107,7 +107,7 @@ def _read_packed(pieces: QuantisedTensors, stem: str, scheme: _Scheme) -> None:
 
 
 def _numbers(tensor: TensorInfo) -> tuple[int, ...] | None:
-    """The whole numbers of a short tensor; None where its file isn't here."""
+    """Return the whole numbers of a short tensor; None without its file."""
     if tensor.form is not None or not tensor.file.exists() or tensor.spec.elements > 4:
         return None
     with open_regular(tensor.file) as file:
@@ -119,12 +119,12 @@ def _numbers(tensor: TensorInfo) -> tuple[int, ...] | None:
 
 def _check_group(pieces: QuantisedTensors, name: str, scheme: _Scheme, columns: int) -> None:
     if scheme.strategy == "group" and columns % scheme.group:
-        said = f"{quoted(name)} has {columns} columns"
-        pieces.refuse(f"{said}, which groups of {scheme.group} don't divide")
+        message = f"{quoted(name)} has {columns} columns"
+        pieces.refuse(f"{message}, which groups of {scheme.group} don't divide")
 
 
 def _check_settings(pieces: QuantisedTensors) -> None:
-    """Refuse what changes weights, or what a layer computes, in further ways."""
+    """Refuse settings that change weights, or a layer's arithmetic, in further ways."""
     sparsity = pieces.settings.get("sparsity_config")
     if isinstance(sparsity, Mapping) and sparsity.get("format") not in (None, "dense"):
         pieces.refuse_setting("sparsity_config", sparsity, "sparse weights aren't read")
@@ -134,7 +134,7 @@ def _check_settings(pieces: QuantisedTensors) -> None:
 
 @final
 class _Groups:
-    """The schemes of a configuration, by what they are for."""
+    """The schemes of a configuration, by target."""
 
     def __init__(self, pieces: QuantisedTensors) -> None:
         self.pieces = pieces
@@ -157,13 +157,13 @@ class _Groups:
             self.pieces.refuse_setting("weights", weights, "should be an object")
         format_ = group.get("format") or self.pieces.settings.get("format")
         if format_ not in (*_PLAIN, _PACKED):
-            known = ", ".join(map(quoted, (*_PLAIN, _PACKED)))
-            self.pieces.refuse_setting("format", format_, f"those read are {known}")
+            formats = ", ".join(map(quoted, (*_PLAIN, _PACKED)))
+            self.pieces.refuse_setting("format", format_, f"those read are {formats}")
         bits, kind = weights.get("num_bits", 8), weights.get("type", "int")
         allowed = (2, 4, 8) if format_ == _PACKED else (8,) if kind == "float" else range(1, 9)
         if type(bits) is not int or bits not in allowed or kind not in ("int", "float"):
-            said = f"{shown(kind)} of {shown(bits)} bits"
-            self.pieces.refuse(f"its quantisation is to {said}, which '{format_}' isn't read with")
+            form = f"{shown(kind)} of {shown(bits)} bits"
+            self.pieces.refuse(f"its quantisation is to {form}, which '{format_}' isn't read with")
         if format_ == _PACKED and kind != "int":
             self.pieces.refuse_setting("type", kind, "whole numbers are packed")
         size = weights.get("group_size")
@@ -182,18 +182,18 @@ class _Groups:
             dtype, bits, symmetric, strategy, group_size, block, packed=format_ == _PACKED
         )
 
-    def _block(self, given: object) -> tuple[int, int]:
-        if isinstance(given, str):  # as it was written once: 128x128
-            given = [int(n) if _SIZE.fullmatch(n) else n for n in given.split("x")]
-        match given:
+    def _block(self, size: object) -> tuple[int, int]:
+        if isinstance(size, str):  # an older form: 128x128
+            size = [int(n) if _SIZE.fullmatch(n) else n for n in size.split("x")]
+        match size:
             case [int(rows), int(columns)] if rows > 0 and columns > 0:
                 return rows, columns
             case _:
                 wanted = "should be two whole numbers"
-                self.pieces.refuse_setting("block_structure", given, wanted)
+                self.pieces.refuse_setting("block_structure", size, wanted)
 
     def scheme(self, module: str) -> _Scheme:
-        """A module's: by its own name, else by a pattern of names, else by its class."""
+        """Return a module's scheme: by its name, else by a pattern, else by its class."""
         if module in self.by_target:
             return self.by_target[module]
         for target in sorted(t for t in self.by_target if t.startswith("re:")):

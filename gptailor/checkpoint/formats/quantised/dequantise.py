@@ -1,4 +1,4 @@
-"""A quantised checkpoint's configuration and tensors as those of the one that it stands for."""
+"""A quantised checkpoint's configuration and tensors as they are unquantised."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ _READERS: Mapping[str, Callable[[QuantisedTensors], None]] = {
     "mxfp4": read_mxfp4,
     "bitsandbytes": read_bitsandbytes,
 }
-"""By `quant_method`: each takes what its format packs out of the pieces and adds the weights."""
+"""By `quant_method`: each takes the packed tensors out of the pieces and adds the weights."""
 
 _ENDS = (
     ".qweight", ".qzeros", ".scales", ".g_idx", ".weight_packed", ".weight_scale",
@@ -33,17 +33,17 @@ _ENDS = (
     ".weight_global_scale", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB",
     "_blocks", "_scales",
 )  # fmt: skip
-"""How the names of tensors end that nothing reads but what reads a quantised weight."""
+"""Endings of the names of tensors that only the readers of quantised weights use."""
 
 
 def dequantised_checkpoint(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], folder: Path
 ) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """The configuration without its quantisation, and each quantised weight as one tensor.
+    """Return the configuration without its quantisation, each quantised weight as one tensor.
 
     Weights have the name and shape that they have unquantised, and the dtype that the configuration
-    names. Raises CheckpointError, as M213, where the format isn't known, or where the tensors
-    aren't what it and the configuration say.
+    names. Raises CheckpointError (M213) for an unknown format, and for tensors that disagree with
+    the format or the configuration.
     """
     settings = quantisation(config)
     if not isinstance(settings, Mapping):
@@ -51,14 +51,14 @@ def dequantised_checkpoint(
         raise CheckpointError("M213", message, folder, _HELP)
     method = settings.get("quant_method")
     if not isinstance(method, str) or method not in _READERS:
-        known = listed(map(quoted, _READERS))
-        message = f"the weights are quantised by {shown(method)}, which isn't read; {known} are"
+        methods = listed(map(quoted, _READERS))
+        message = f"the weights are quantised by {shown(method)}, which isn't read; {methods} are"
         raise CheckpointError("M213", message, folder, _HELP)
     pieces = QuantisedTensors(settings, tensors, _dtype(config), folder)
     _READERS[method](pieces)
     if not pieces.made:
-        said = f"the configuration says that weights are quantised by '{method}'"
-        pieces.refuse(f"{said}, and no tensor is", "the configuration is of another checkpoint")
+        claim = f"the configuration says that weights are quantised by '{method}'"
+        pieces.refuse(f"{claim}, and no tensor is", "the configuration is of another checkpoint")
     for name, tensor in pieces.left.items():
         if name.endswith(_ENDS):
             pieces.refuse(f"{quoted(name)} is there, and no quantised weight that it is of")
@@ -72,10 +72,10 @@ _HELP = "use the checkpoint that it was made from"
 
 
 def _dtype(config: Mapping[str, Any]) -> str:
-    """The dtype of the weights: what the configuration names, or bfloat16."""
+    """Return the dtype of the weights: the configuration's, or bfloat16."""
     text = config.get(TEXT)
-    given = [config, text] if isinstance(text, Mapping) else [config]
-    said = (each.get(key) for each in given for key in ("dtype", "torch_dtype"))
-    named = next((name for name in said if name), None)
-    dtype = DTYPES.get(named) if isinstance(named, str) else None
+    configs = [config, text] if isinstance(text, Mapping) else [config]
+    names = (each.get(key) for each in configs for key in ("dtype", "torch_dtype"))
+    stated = next((name for name in names if name), None)
+    dtype = DTYPES.get(stated) if isinstance(stated, str) else None
     return dtype if dtype in FLOATS else "BF16"

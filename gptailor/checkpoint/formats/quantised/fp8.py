@@ -8,11 +8,11 @@ FP8 = ("F8_E4M3", "F8_E5M2")
 """The dtypes of numbers with eight bits that are scaled."""
 
 _SCALE_DTYPES = (*FLOATS, "F8_E8M0", "U8")
-"""Of scales; the last two are exponents of 2."""
+"""Dtypes of scales; the last two are exponents of 2."""
 
 
 def read_fp8(pieces: QuantisedTensors) -> None:
-    """Each `X` in FP8 with `X_scale_inv`, by which it is multiplied."""
+    """Read each `X` in FP8 with `X_scale_inv`, by which it is multiplied."""
     block = _block(pieces)
     for name, tensor in list(pieces.left.items()):
         if tensor.spec.dtype not in FP8:
@@ -32,7 +32,7 @@ def block_scaled(
     block: tuple[int, int] | None,
     zeros: TensorInfo | None = None,
 ) -> Scaled:
-    """A matrix, or a stack of them, with scales of that block; None is one for each matrix."""
+    """Return a matrix, or a stack of them, with a scale per block; None is the whole matrix."""
     shape = values.spec.shape
     if len(shape) < 2 or not values.spec.elements:
         pieces.refuse(f"{quoted(values.spec.name)} has the shape {list(shape)}, and is no matrix")
@@ -50,11 +50,11 @@ def block_scaled(
 
 
 def _block(pieces: QuantisedTensors) -> tuple[int, int] | None:
-    given = pieces.settings.get("weight_block_size")
-    match given:
+    size = pieces.settings.get("weight_block_size")
+    match size:
         case None:
             return None
         case [int(rows), int(columns)] if rows > 0 and columns > 0:
             return rows, columns
         case _:
-            pieces.refuse_setting("weight_block_size", given, "should be two whole numbers")
+            pieces.refuse_setting("weight_block_size", size, "should be two whole numbers")

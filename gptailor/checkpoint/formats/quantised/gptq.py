@@ -8,13 +8,13 @@ from gptailor.checkpoint.tensor import PackedIntegers, TensorInfo
 
 _WORDS = ("I32",)
 _BITS = 32
-"""Of a word."""
+"""Bits of a word."""
 _GPTQ_BITS = (2, 3, 4, 8)
 _SCALES = ("F16", "BF16", "F32")
 
 
 def read_gptq(pieces: QuantisedTensors) -> None:
-    """Each `X.qweight` with `X.scales`, `X.qzeros` and, where it has one, `X.g_idx`."""
+    """Read each `X.qweight` with `X.scales`, `X.qzeros` and, where it has one, `X.g_idx`."""
     kind = pieces.settings.get("checkpoint_format") or "gptq"
     if kind not in ("gptq", "gptq_v2"):
         pieces.refuse_setting("checkpoint_format", kind, "'gptq' and 'gptq_v2' are read")
@@ -28,8 +28,8 @@ def read_gptq(pieces: QuantisedTensors) -> None:
 
 
 def _read_weight(pieces: QuantisedTensors, stem: str, bits: int, group: int) -> None:
-    """One weight of GPTQ's."""
-    # Rules for single layers may give them other bits and groups: then the shapes alone say.
+    """Read one weight of GPTQ's."""
+    # Rules for single layers may change bits and groups: then the shapes decide.
     uniform = not pieces.settings.get("dynamic")
     name = f"{stem}.weight"
     values = pieces.take(f"{stem}.qweight", name, _WORDS)
@@ -53,7 +53,7 @@ def _read_weight(pieces: QuantisedTensors, stem: str, bits: int, group: int) -> 
 
 
 def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
-    """The number of each input's group, where a weight has it."""
+    """Return the number of each input's group, where a weight has it."""
     if f"{stem}.g_idx" in pieces.left:
         groups = pieces.take(f"{stem}.g_idx", f"{stem}.weight", _WORDS)
         if len(groups.spec.shape) != 1 or not groups.spec.elements:
@@ -66,19 +66,19 @@ def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
 
 
 def _group(
-    pieces: QuantisedTensors, scales: TensorInfo, inputs: int, given: int, *, uniform: bool
+    pieces: QuantisedTensors, scales: TensorInfo, inputs: int, size: int, *, uniform: bool
 ) -> int:
-    """The number of inputs that share a scale."""
+    """Return the number of inputs that share a scale."""
     if not uniform:
         rows = pieces.check_matrix(scales)[0]
         return -(-inputs // rows)
-    if given == 0 or given < -1:
-        pieces.refuse_setting("group_size", given, "should be -1 or positive")
-    return inputs if given == -1 else min(given, inputs)
+    if size == 0 or size < -1:
+        pieces.refuse_setting("group_size", size, "should be -1 or positive")
+    return inputs if size == -1 else min(size, inputs)
 
 
 def read_awq(pieces: QuantisedTensors) -> None:
-    """Each `X.qweight` with `X.scales` and `X.qzeros`, in the order of AWQ's `gemm`."""
+    """Read each `X.qweight` with `X.scales` and `X.qzeros`, in the order of AWQ's `gemm`."""
     version = pieces.settings.get("version") or "gemm"
     if str(version).lower() != "gemm":
         pieces.refuse_setting("version", version, "'gemm' is read")

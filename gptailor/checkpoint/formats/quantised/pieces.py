@@ -1,4 +1,4 @@
-"""The tensors of a quantised checkpoint, taken apart: what is packed, and what it stands for."""
+"""The tensors of a quantised checkpoint: the packed ones, and the weights they stand for."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ from gptailor.checkpoint.tensor import FLOATS, Quantised, TensorInfo, TensorSpec
 
 @final
 class QuantisedTensors:
-    """Tensors of which a format takes its own; `made` are the weights, `left` is not taken.
+    """Tensors of a checkpoint that a format's reader turns into weights.
 
-    `settings` are those of the quantisation; `dtype` is that of the weights that are made. All that
-    is wrong is a CheckpointError of the code M213.
+    `made` are the weights and `left` the tensors that no weight has used. `settings` are the
+    quantisation's; `dtype` is that of the weights. Every fault is a CheckpointError (M213).
     """
 
     def __init__(
@@ -30,19 +30,19 @@ class QuantisedTensors:
         self.folder = folder
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
-        """Raise what is wrong."""
+        """Raise CheckpointError with a message."""
         raise CheckpointError("M213", message, self.folder, help)
 
     def refuse_setting(self, key: str, value: object, wanted: str) -> NoReturn:
-        """Raise that a setting isn't one that is read."""
+        """Raise CheckpointError for a setting that isn't read."""
         self.refuse(f"'{key}' of its quantisation is {shown(value)}, and {wanted}")
 
     def stems(self, suffix: str) -> list[str]:
-        """What stands before the suffix in the names of all tensors that end so."""
+        """Return the names of all tensors with the suffix, without it."""
         return [name.removesuffix(suffix) for name in self.left if name.endswith(suffix)]
 
     def number(self, key: str, default: int | None = None) -> int:
-        """A setting that is a whole number."""
+        """Return a setting that is a whole number."""
         value = self.settings.get(key)
         value = default if value is None else value
         if type(value) is not int:
@@ -50,11 +50,11 @@ class QuantisedTensors:
         return value
 
     def find(self, name: str) -> TensorInfo | None:
-        """Take a tensor, if it is there."""
+        """Take a tensor, if there is one."""
         return self.left.pop(name, None)
 
     def take(self, name: str, of: str, dtypes: Sequence[str] = FLOATS) -> TensorInfo:
-        """Take a tensor of `of`, which must be there and of one of these dtypes."""
+        """Take a tensor that `of` needs; it must have one of these dtypes."""
         tensor = self.find(name)
         if tensor is None:
             self.refuse(f"{quoted(of)} is quantised, and there is no {quoted(name)} beside it")
@@ -72,14 +72,14 @@ class QuantisedTensors:
             self.refuse(f"{quoted(spec.name)} has the shape {sizes}", help)
 
     def check_matrix(self, tensor: TensorInfo) -> tuple[int, int]:
-        """The rows and columns of a tensor, refused where it has not both."""
+        """Return the rows and columns of a tensor; refuse one that isn't a matrix."""
         if len(tensor.spec.shape) != 2 or not tensor.spec.elements:
             shape = list(tensor.spec.shape)
             self.refuse(f"{quoted(tensor.spec.name)} has the shape {shape}, and is no matrix")
         return tensor.spec.shape[0], tensor.spec.shape[1]
 
     def add(self, name: str, shape: tuple[int, ...], form: Quantised) -> None:
-        """A weight as it is unquantised."""
+        """Add a weight in its unquantised form."""
         if name in self.left or name in self.made:
             self.refuse(f"{quoted(name)} is there twice, quantised and as it is")
         spec = TensorSpec(name, self.dtype, shape)
