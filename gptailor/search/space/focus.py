@@ -31,7 +31,8 @@ def separates(space: Space) -> bool:
     cut. No choice adds or orders layers.
     """
     plan = space.plan
-    roles = {gene.subject.role for gene in (*space.bits, *space.picks, *space.reals)}
+    genes: tuple[Gene, ...] = (*space.bits, *space.picks, *space.reals)
+    roles = {gene.subject.role for gene in genes}
     repaired = bool(plan.bridges) or plan.heal is not None
     cuts = bool(plan.drops) or bool(roles & CUT_ROLES)
     recipes = roles - CUT_ROLES - REPAIR_ROLES - _REPEAT_ROLES
