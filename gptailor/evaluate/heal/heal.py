@@ -188,7 +188,7 @@ class Healer:
         result_losses = (healing_result.bare, healing_result.start, healing_result.healed)
         return HealedLayers(healed, text.digest, text.tokens, text.held.numel(), *result_losses)
 
-    # ------------------------------------------------------------------------------- what is needed
+    # ------------------------------------------------------------------------------- preparation
 
     def _stitcher(self, models: Mapping[str, Opened], memory: int | None) -> Stitcher:
         """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""

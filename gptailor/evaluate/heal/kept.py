@@ -173,11 +173,11 @@ def working_folder(key: str) -> Iterator[Path]:
             ours = False
         if not ours:
             try:
-                own = tempfile.mkdtemp(prefix="gptailor-heal-")
+                temporary = tempfile.mkdtemp(prefix="gptailor-heal-")
             except OSError:  # no folder at all: all is in memory
-                own = os.devnull
-            stack.callback(shutil.rmtree, own, ignore_errors=True)
-            yield Path(own)
+                temporary = os.devnull
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            yield Path(temporary)
             return
         try:
             yield folder

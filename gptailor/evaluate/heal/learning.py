@@ -87,10 +87,10 @@ class LowRankChanges(Learning):
         generator = torch.Generator().manual_seed(seed)
         for layer, name, module in _projections(layers, names):
             inputs, outputs = _widths(module)
-            most = min(rank, inputs, outputs)
-            drawn = torch.randn(most, inputs, generator=generator) / math.sqrt(inputs)
+            size = min(rank, inputs, outputs)
+            drawn = torch.randn(size, inputs, generator=generator) / math.sqrt(inputs)
             first = nn.Parameter(drawn.to(device))
-            second = nn.Parameter(torch.zeros(outputs, most, device=device))
+            second = nn.Parameter(torch.zeros(outputs, size, device=device))
             key = f"{layer}.{name}"
             self._factors[key] = first, second
             module.register_forward_hook(self._hook(key))
@@ -144,8 +144,8 @@ class WholeWeights(Learning):
         self._own: dict[str, nn.Parameter] = {}
         self._wide: dict[str, nn.Parameter] = {}
         for layer, module in layers.items():
-            for name, its in names[layer].items():
-                path, _, last = its.rpartition(".")
+            for name, live_name in names[layer].items():
+                path, _, last = live_name.rpartition(".")
                 holder = module.get_submodule(path)
                 old = getattr(holder, last)
                 if not isinstance(old, nn.Parameter):
@@ -220,8 +220,8 @@ def _projections(
     layers: Mapping[int, nn.Module], names: Mapping[int, ModuleNames]
 ) -> Iterator[tuple[int, str, nn.Module]]:
     for layer, module in layers.items():
-        for name, its in names[layer].items():
-            yield layer, name, _projection(module, layer, its)
+        for name, live_name in names[layer].items():
+            yield layer, name, _projection(module, layer, live_name)
 
 
 def _projection(module: nn.Module, layer: int, name: str) -> nn.Module:

@@ -53,10 +53,10 @@ class Predictions:
         self.sequences = sequences
         self.kept = min(TAUGHT, vocabulary)
         self.groups = self.kept + (self.kept < vocabulary)
-        self.each = sequences.shape[1] - 1
+        self.per_sequence = sequences.shape[1] - 1
         self.on_disk = True
         self._digests: list[str] = []
-        rows = len(sequences) * self.each
+        rows = len(sequences) * self.per_sequence
         self.tokens = self._mapped("tokens", rows * self.kept, torch.int32).view(rows, self.kept)
         self.logs = self._mapped("logs", rows * self.groups, torch.float32).view(rows, self.groups)
 
@@ -86,7 +86,7 @@ class Predictions:
         self, start: int, stop: int
     ) -> tuple[Int32[Tensor, " n kept"], Float[Tensor, " n groups"]]:
         """Return the predictions of the sequences from `start` up to `stop`, in order."""
-        rows = slice(start * self.each, stop * self.each)
+        rows = slice(start * self.per_sequence, stop * self.per_sequence)
         return self.tokens[rows], self.logs[rows]
 
     @property
@@ -122,7 +122,7 @@ class Predictions:
                 if results.reason == "nan":
                     raise NotFiniteError("its teacher's predictions are NaN")
                 raise TailorError(f"the teacher of 'heal' fails: {results.message}")
-            rows = slice(start * self.each, (start + len(chunk)) * self.each)
+            rows = slice(start * self.per_sequence, (start + len(chunk)) * self.per_sequence)
             values = torch.cat(results[0])
             self.tokens[rows] = values[:, : self.kept].int()
             self.logs[rows] = values[:, self.kept :]

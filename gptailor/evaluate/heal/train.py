@@ -90,8 +90,8 @@ class HealingMemory:
     @property
     def bytes(self) -> int:
         """The bytes beside the weights."""
-        each = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
-        return self.numbers * each + self._activations
+        size = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
+        return self.numbers * size + self._activations
 
     def weights(self) -> int | None:
         """Return the bytes of weights that may be on the device; None means all of them.
@@ -196,14 +196,14 @@ def head_loss(
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     gradient = torch.empty_like(hidden)
     for start in range(0, len(hidden), step):
-        some = slice(start, start + step)
+        chunk = slice(start, start + step)
         with torch.enable_grad():
-            rows = hidden[some].detach().requires_grad_(True)
+            rows = hidden[chunk].detach().requires_grad_(True)
             logits = head(rows)
         with torch.no_grad():
-            loss, slope = divergence_and_slope(logits, tokens[some].long(), logs[some])
+            loss, slope = divergence_and_slope(logits, tokens[chunk].long(), logs[chunk])
         total += loss
-        (gradient[some],) = torch.autograd.grad(logits, rows, slope)
+        (gradient[chunk],) = torch.autograd.grad(logits, rows, slope)
     return total, gradient
 
 
@@ -217,9 +217,9 @@ def head_divergence(
     """Return the sum of the rows' divergences without a gradient, in float64."""
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     for start in range(0, len(hidden), step):
-        some = slice(start, start + step)
-        own = grouped(head(hidden[some]), tokens[some].long())
-        total += divergence(logs[some].double(), own.double()).sum()
+        chunk = slice(start, start + step)
+        own = grouped(head(hidden[chunk]), tokens[chunk].long())
+        total += divergence(logs[chunk].double(), own.double()).sum()
     return total
 
 
@@ -321,7 +321,7 @@ class Student:
         for start in range(0, count, batch):
             stop = min(start + batch, count)
             total += self.divergence(taught.sequences[start:stop], taught.of(start, stop))
-        return total / (count * taught.each)
+        return total / (count * taught.per_sequence)
 
     def learn(self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]) -> float:
         """Add the gradient of the mean divergence to the parameters', and return the mean."""
@@ -466,8 +466,8 @@ class Training:
         tensors = {f"best.{name}": tensor for name, tensor in self._best.items()}
         for name, parameter in self.parameters.items():
             tensors[f"now.{name}"] = parameter
-            for what, value in self.optimiser.state[parameter].items():  # none without a gradient
-                tensors[f"adam.{what}.{name}"] = value
+            for field, value in self.optimiser.state[parameter].items():  # empty without gradient
+                tensors[f"adam.{field}.{name}"] = value
         notes = {"done": str(self.done), "best": repr(self.best), "start": repr(self.start)}
         KeptTensors(tensors, notes).write(self.file, self.key)
 
@@ -479,11 +479,11 @@ class Training:
         self.learning.take({name: kept.tensors[f"now.{name}"] for name in self.parameters})
         for name, parameter in self.parameters.items():
             self._best[name] = kept.tensors[f"best.{name}"].to(device)
-            adam = {what: f"adam.{what}.{name}" for what in _ADAM}
+            adam = {field: f"adam.{field}.{name}" for field in _ADAM}
             if adam["step"] in kept.tensors:
                 self.optimiser.state[parameter] = {
-                    what: kept.tensors[key].to("cpu" if what == "step" else device)
-                    for what, key in adam.items()
+                    field: kept.tensors[key].to("cpu" if field == "step" else device)
+                    for field, key in adam.items()
                 }
         self.done, self.best = int(kept.notes["done"]), float(kept.notes["best"])
         self.start = float(kept.notes["start"])
