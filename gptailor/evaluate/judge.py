@@ -1,4 +1,4 @@
-"""`eval`: targets become trials of one session, and their outcomes a table beside their bases'."""
+"""`eval`: run targets and bases as trials of one session, and tabulate their outcomes."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -62,35 +62,37 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     """Judge plans, compiled folders and models by objectives such as `nll("text.txt")`.
 
     A target is a plan or its file, a model's folder, a GGUF file, or a Hub id. `models` gives other
-    folders for the plans' names, `samples` bounds what is drawn by `seed`, and relative paths of
-    objectives start at `folder`. `dtype` is the live models', else their own; `memory` bounds their
-    bytes on the device. With `speed` tokens a second are measured too. Differences are from the
-    target `against`, else from each target's base. Plans are bridged and healed as they say;
-    `on_event` receives how that and the judging go on.
+    folders for the plans' names. `samples` bounds the samples that `seed` draws. Relative paths of
+    objectives start at `folder`. `dtype` is that of the live models, by default their own; `memory`
+    bounds their bytes on the device. With `speed`, tokens a second are measured too. Differences
+    are from the target `against`, by default from each target's base. Plans are bridged and
+    healed as declared. `on_event` receives the progress.
 
-    What goes wrong with one target is a `Failure` in its results. Raises PlanError for faults of
-    plans and objectives, and TailorError or OSError for what concerns all: a file of an
-    objective, a device that isn't there.
+    An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
+    objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
+    missing device.
     """
-    several = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
-    if against is not None and str(against) not in map(str, several):
-        several.append(against)
-    found = find_targets(several, models or {})
-    wanted = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
-    known = names(found)
+    sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+    if against is not None and str(against) not in map(str, sources):
+        sources.append(against)
+    judged = find_targets(sources, models or {})
+    model_names = names(judged)
     stated = [
-        (one, True) if isinstance(one, Objective) else read_objective(one, known) for one in wanted
+        (objective, True)
+        if isinstance(objective, Objective)
+        else read_objective(objective, model_names)
+        for objective in ([objectives] if isinstance(objectives, str | Objective) else objectives)
     ]
-    drawn = Samples(Path(folder), samples, seed)
-    place, beside = Placement(device, dtype, memory), None if against is None else str(against)
-    judging = Judging(found, stated, drawn, place, on_event, beside)
+    chosen = Samples(Path(folder), samples, seed)
+    place, name = Placement(device, dtype, memory), None if against is None else str(against)
+    judging = Judging(judged, stated, chosen, place, on_event, name)
     return judging.judgement(speed=speed)
 
 
 @final
 @dataclass(eq=False)
 class _Entry:
-    """One target, and all that is known of it so far."""
+    """One target, its size, and its outcomes so far."""
 
     target: Target
     size: TargetSize
@@ -98,14 +100,14 @@ class _Entry:
 
     @classmethod
     def of(cls, target: Target) -> "_Entry":
-        """Nothing but what its headers say is known yet."""
+        """Return an entry with the size that the headers contain, and without outcomes."""
         prepared = target.prepared
         return cls(target, TargetSize(target.name, prepared.output_size))
 
 
 @final
 class Judging:
-    """One evaluation. Making it reads the objectives' files, and no weights."""
+    """One evaluation. The constructor reads the objectives' files, but no weights."""
 
     def __init__(
         self,
@@ -117,49 +119,50 @@ class Judging:
         against: str | None = None,
     ) -> None:
         self.targets = targets = list(_held_to_bases(targets))
-        self._held_to = {one.identity_of_base for one in targets if not one.plain}
+        self._held_to = {t.identity_of_base for t in targets if not t.plain}
         device_of(str(place.device))  # a missing device is no target's failure
         self.on_event = on_event
         self.session = Session(place, on_event)
         self.entries = [_Entry.of(target) for target in targets]
-        self._beside = next((one for one in self.entries if one.target.name == against), None)
-        plain = [one for one in self.entries if one.target.plain]
-        self._base_of = {one.target.identity_of_base: one for one in reversed(plain)}
+        compared = (entry for entry in self.entries if entry.target.name == against)
+        self._compared = next(compared, None)
+        plain = [entry for entry in self.entries if entry.target.plain]
+        self._base_of = {entry.target.identity_of_base: entry for entry in reversed(plain)}
         self.bases = list(self._bases())
         self.all = [*self.bases, *self.entries]
         self.stated = stated
         self.samples = samples
-        for one in self.all:
-            self.session.family(one.target.prepared.models)
-            self._objectives(one.target)
+        for entry in self.all:
+            self.session.family(entry.target.prepared.models)
+            self._objectives(entry.target)
 
     def judgement(self, *, speed: bool) -> Judgement:
-        """Score all targets and bases, those together that share samples and layers."""
+        """Score all targets and bases, grouped by shared samples and layers."""
         total = self._count(speed)
         done = count(1)
         self.on_event(StepJudged("", 0, total))
 
-        def step(what: str) -> None:
-            self.on_event(StepJudged(what, next(done), total))
+        def step(description: str) -> None:
+            self.on_event(StepJudged(description, next(done), total))
 
         groups: dict[Hashable, list[_Entry]] = {}
-        for one in self.all:
-            family = self.session.family(one.target.prepared.models)
-            key = family, _reading(one.target).key(self.stated)
-            groups.setdefault(key, []).append(one)
+        for entry in self.all:
+            family = self.session.family(entry.target.prepared.models)
+            key = family, _reading(entry.target).key(self.stated)
+            groups.setdefault(key, []).append(entry)
         for group in groups.values():
             for number, outcomes in self._trials(group, step):
                 group[number].outcomes = outcomes
         if speed:
-            for one in self.entries:
-                if one.size.speed is None:
-                    self._speed(one)
-                step(f"{one.target.name}: speed")
+            for entry in self.entries:
+                if entry.size.speed is None:
+                    self._speed(entry)
+                step(f"{entry.target.name}: speed")
         return Judgement(
-            tuple(result for one in self.entries for result in self._results(one)),
-            tuple(one.size for one in self.entries),
-            tuple(result for one in self.bases for result in self._results(one)),
-            tuple(one.size for one in self.bases),
+            tuple(result for entry in self.entries for result in self._results(entry)),
+            tuple(entry.size for entry in self.entries),
+            tuple(result for base in self.bases for result in self._results(base)),
+            tuple(base.size for base in self.bases),
         )
 
     def _bases(self) -> Iterator[_Entry]:
@@ -167,14 +170,14 @@ class Judging:
             base, key = target.base, target.identity_of_base
             if base is not None and key not in self._base_of:
                 name = source_from_here(base.plan, base.plan.models["base"].source)
-                made = self._base_of[key] = _Entry.of(Target(name, base, target.origin, base))
-                yield made
+                entry = self._base_of[key] = _Entry.of(Target(name, base, target.origin, base))
+                yield entry
 
     def _objectives(self, target: Target) -> list[PreparedObjective]:
-        """The objectives as they are measured on a target.
+        """Return the objectives as they are measured on a target.
 
-        Raises CalibrationError for a file, ObjectiveError for an argument, TailorError where there
-        is no tokenizer.
+        Raises CalibrationError for a file, ObjectiveError for an argument, TailorError for a
+        missing tokenizer.
         """
         reference = partial(self._reference, target)
         return self.session.objectives(self.stated, self.samples, _reading(target), reference)
@@ -182,46 +185,47 @@ class Judging:
     def _count(self, speed: bool) -> int:
         if not self.entries:
             return 0
-        kinds = self._objectives(self.targets[0])
-        forward = any(isinstance(one, Forward) for one in kinds)
-        made = sum(isinstance(one, Generative) for one in kinds)
-        return len(self.all) * (forward + made) + len(self.entries) * speed
+        objectives = self._objectives(self.targets[0])
+        forward = any(isinstance(objective, Forward) for objective in objectives)
+        generative = sum(isinstance(objective, Generative) for objective in objectives)
+        return len(self.all) * (forward + generative) + len(self.entries) * speed
 
     def _trials(
         self, group: Sequence[_Entry], step: Callable[[str], None]
     ) -> Iterator[tuple[int, Outcomes]]:
-        objectives = list(map(_measurable, self._objectives(group[0].target)))
-        forward = any(isinstance(one, Forward) for one in self._objectives(group[0].target))
+        prepared = self._objectives(group[0].target)
+        objectives = list(map(_measurable, prepared))
+        forward = any(isinstance(objective, Forward) for objective in prepared)
 
         def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
-            one = group[number]
+            entry = group[number]
             if not objective:
-                counts = one.size.size._replace(parameters=parameters(model))
-                with suppress(Exception):  # a size that can't be had is none
+                counts = entry.size.size._replace(parameters=parameters(model))
+                with suppress(Exception):  # a size that can't be measured is omitted
                     kept = cache_bytes(model) // (2 if widened else 1)
                     counts = counts._replace(kv_cache=kept)
-                one.size = replace(one.size, size=counts)
+                entry.size = replace(entry.size, size=counts)
             if objective or forward:
-                step(one.target.name + (f": {objective}" if objective else ""))
+                step(entry.target.name + (f": {objective}" if objective else ""))
 
         models = group[0].target.prepared.models
         repairs = attempt(partial(self.session.repairs, models))
         widened = (  # a cache is then twice its size
             isinstance(repairs, Repairs) and repairs.stitcher.dtype != self.session.place.dtype
         )
-        plans = [one.target.prepared.plan for one in group]
+        plans = [entry.target.prepared.plan for entry in group]
         return self.session.run(
             models, plans, objectives,
             latency=lambda number: self._latency(group[number]), on_step=on_step,
         )  # fmt: skip
 
-    def _latency(self, one: _Entry) -> Score:
+    def _latency(self, entry: _Entry) -> Score:
         """Return a target's latency. Raises ObjectiveError if it can't be measured."""
-        if one.size.speed is None:
-            self._speed(one)
-        if one.size.speed is None:
+        if entry.size.speed is None:
+            self._speed(entry)
+        if entry.size.speed is None:
             raise ObjectiveError("its speed can't be measured")
-        return latency_score(one.size.speed)
+        return latency_score(entry.size.speed)
 
     def _reference(self, target: Target, name: str, work: Work) -> Sequence[Tensor]:
         if name != "base":
@@ -229,8 +233,9 @@ class Judging:
                 raise no_reference(name, f"'{target.name}' has none of that name")
             prepared = ready(base_of(target.origin, name))
         elif target.bare and target.plain and target.identity_of_base not in self._held_to:
-            why = f"'{target.name}' is a model by itself; --model base=FOLDER says what its base is"
-            raise no_reference(name, why)
+            bare = f"'{target.name}' is a model by itself"
+            reason = f"{bare}; --model base=FOLDER says what its base is"
+            raise no_reference(name, reason)
         elif target.base is None:
             raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
         else:
@@ -238,53 +243,53 @@ class Judging:
         repairs = self.session.repairs(prepared.models)
         return self.session.reference(repairs, prepared.plan, name, work)
 
-    def _speed(self, one: _Entry) -> None:
-        base = None if one.target.plain else self._base_of.get(one.target.identity_of_base)
-        with suppress(Exception):  # a speed that can't be had is none; why is in the scores
+    def _speed(self, entry: _Entry) -> None:
+        base = None if entry.target.plain else self._base_of.get(entry.target.identity_of_base)
+        with suppress(Exception):  # a speed that can't be measured is omitted; its score fails
             live, *other = (
-                self.session.stitch(it.target.prepared.models, it.target.prepared.plan).model
-                for it in (one, base)
-                if it is not None
+                self.session.stitch(timed.target.prepared.models, timed.target.prepared.plan).model
+                for timed in (entry, base)
+                if timed is not None
             )
-            speed, beside = speeds(live, other[0] if other else None)
-            one.size = replace(one.size, speed=speed, base_speed=beside)
+            speed, base_speed = speeds(live, other[0] if other else None)
+            entry.size = replace(entry.size, speed=speed, base_speed=base_speed)
             if base is not None:
-                base.size = replace(base.size, speed=base.size.speed or beside)
+                base.size = replace(base.size, speed=base.size.speed or base_speed)
 
-    def _results(self, one: _Entry) -> Iterator[Result]:
-        base = self._base_of.get(one.target.identity_of_base)
-        for number, objective in enumerate(self._objectives(one.target)):
-            outcome = one.outcomes[number]
-            theirs = None if base is None else base.outcomes[number]
+    def _results(self, entry: _Entry) -> Iterator[Result]:
+        base = self._base_of.get(entry.target.identity_of_base)
+        for number, objective in enumerate(self._objectives(entry.target)):
+            outcome = entry.outcomes[number]
+            base_outcome = None if base is None else base.outcomes[number]
             share = None
             if isinstance(objective, OfPlan) and objective.by == "clock":
-                speed = one.size.base_speed  # of the same rounds
-                theirs = None if speed is None else latency_score(speed)
-            if objective.normalise == "base" and not one.target.plain:
+                speed = entry.size.base_speed  # of the same rounds
+                base_outcome = None if speed is None else latency_score(speed)
+            if objective.normalise == "base" and not entry.target.plain:
                 sized = isinstance(objective, OfPlan)  # half as large is 50 %
-                way = "maximize" if sized else objective.direction
-                share = retained_score(outcome, theirs, way)
-            other, difference, why = self._beside or base, None, ""
-            if other is not None and other is not one:
-                difference, why = _difference(outcome, other.outcomes[number])
-                why = why and f"{why} '{other.target.name}'"
-            elif isinstance(outcome, Score) and outcome.each is not None and not self._beside:
-                why = "its base is missing" if other is None else self._apart(one.target)
+                direction = "maximize" if sized else objective.direction
+                share = retained_score(outcome, base_outcome, direction)
+            other, difference, reason = self._compared or base, None, ""
+            if other is not None and other is not entry:
+                difference, reason = _difference(outcome, other.outcomes[number])
+                reason = reason and f"{reason} '{other.target.name}'"
+            elif isinstance(outcome, Score) and outcome.each is not None and not self._compared:
+                reason = "its base is missing" if other is None else self._apart(entry.target)
             name = "" if other is None or difference is None else other.target.name
             yield Result(
-                one.target.name, objective.name, objective.direction, outcome, share,
-                difference, name, why,
+                entry.target.name, objective.name, objective.direction, outcome, share,
+                difference, name, reason,
             )  # fmt: skip
 
     def _apart(self, target: Target) -> str:
         """Return why a model by itself is not compared with the base of the other targets."""
         if not target.bare or target.identity_of_base in self._held_to or not self._held_to:
             return ""
-        bases = {one.identity_of_base: one.base for one in self.targets if one.base}
-        others = [base for key, base in bases.items() if key in self._held_to and base]
-        if len(others) > 1:
-            return f"the other targets have {len(others)} bases; --against names what to compare"
-        parts = differing_parts(tokenizer_model(others[0]), tokenizer_model(target.prepared))
+        bases = {other.identity_of_base: other.base for other in self.targets if other.base}
+        shared = [base for key, base in bases.items() if key in self._held_to and base]
+        if len(shared) > 1:
+            return f"the other targets have {len(shared)} bases; --against names what to compare"
+        parts = differing_parts(tokenizer_model(shared[0]), tokenizer_model(target.prepared))
         return f"its tokenizer is not the base's: {listed(parts)} differ"
 
 
@@ -302,16 +307,16 @@ def _positions(target: Target) -> int | None:
         raise TailorError(f"'{target.name}': {error}") from error
 
 
-def _difference(mine: Outcome, theirs: Outcome) -> tuple[ScoreDifference | None, str]:
-    """Return how much more a score is than another on the same samples, or why that is unknown.
+def _difference(outcome: Outcome, other: Outcome) -> tuple[ScoreDifference | None, str]:
+    """Return a score's difference from another on the same samples, or the reason against one.
 
-    There is neither beside what is 0 on every sample, as `kl` is of its own reference.
+    Both are empty if the other score is 0 on every sample, as `kl` of its own reference is.
     """
-    if not isinstance(mine, Score):
+    if not isinstance(outcome, Score):
         return None, ""
-    if not isinstance(theirs, Score):
+    if not isinstance(other, Score):
         return None, "there is no score of"
-    a, b = mine.each, theirs.each
+    a, b = outcome.each, other.each
     if a is None or b is None:
         return None, ""
     if a.counts != b.counts:
@@ -320,13 +325,13 @@ def _difference(mine: Outcome, theirs: Outcome) -> tuple[ScoreDifference | None,
 
 
 def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:
-    """Yield the targets, models by themselves held to the one base of others if they read alike."""
-    bases = {one.identity_of_base: one.base for one in targets if one.base and not one.plain}
+    """Yield the targets, with the plans' only base as the base of bare models that read alike."""
+    bases = {t.identity_of_base: t.base for t in targets if t.base and not t.plain}
     [base] = bases.values() if len(bases) == 1 else [None]
-    for one in targets:
-        alone = one.bare and one.plain and one.identity_of_base not in bases
-        alike = alone and base is not None and _read_alike(base, one.prepared)
-        yield replace(one, base=base) if alike else one
+    for target in targets:
+        alone = target.bare and target.plain and target.identity_of_base not in bases
+        alike = alone and base is not None and _read_alike(base, target.prepared)
+        yield replace(target, base=base) if alike else target
 
 
 def _read_alike(a: Prepared, b: Prepared) -> bool:
@@ -334,7 +339,7 @@ def _read_alike(a: Prepared, b: Prepared) -> bool:
 
 
 def _measurable(objective: PreparedObjective) -> PreparedObjective | Failure:
-    """The objective, or why nothing can be measured by it: a reference that isn't there."""
+    """Return the objective, or a failure if its reference is missing."""
     try:
         if isinstance(objective, Forward):
             objective.work()

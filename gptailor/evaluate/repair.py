@@ -27,7 +27,7 @@ class Repairs:
     """The bridges and the healing of closed plans over the models of a stitcher.
 
     Bridges are kept for plans that begin alike, and the healing of the last plan. `on_event`
-    receives how that goes on; with `anew` nothing that was learned before is reused.
+    receives the progress. With `anew` no earlier healing is reused.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class Repairs:
     def bridges(self, resolved: Resolved) -> list[tuple[Gap, FittedBridge]]:
         """Return the bridges of a closed plan, fitted in float32 whatever the live models' dtype.
 
-        Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
-        closed.
+        Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed.
         """
         if not resolved.gaps:
             return []
@@ -89,9 +88,9 @@ class Repairs:
     def healed(
         self, resolved: Resolved, bridges: Sequence[tuple[Gap, FittedBridge]]
     ) -> HealedLayers | None:
-        """Return what a closed plan's layers learn after these bridges; None if nothing learns.
+        """Return a closed plan's healed layers after these bridges; None without healing.
 
-        Raises CalibrationError for a text that doesn't serve, HealError for what can't learn.
+        Raises CalibrationError for an unusable text, HealError for a plan that can't learn.
         """
         if resolved.healing is None:
             return None
@@ -117,11 +116,11 @@ def stitch(
 
     On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
     is the language model, without towers, as transformers has causal ones. `models` gives other
-    folders for the plan's names; `dtype` is the model's, else the one its configuration names;
+    folders for the plan's names; `dtype` is the model's, by default that of its configuration;
     `memory` bounds the bytes of weights on the device, through which layers are then streamed.
 
-    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
-    fails: a missing device, memory that holds no layer.
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the
+    environment fails: a missing device, memory that holds no layer.
     """
     prepared = ready(plan, models=models)
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype, memory=memory)
@@ -133,7 +132,7 @@ def stitch(
 class Fitted:
     """The tensors that bridges and healing change, by their names in the output, and each fit.
 
-    `bridges` are named by the layer before the gap: `L19`; `healed` is None where nothing learned.
+    `bridges` are named by the layer before the gap: `L19`; `healed` is None without healing.
     """
 
     tensors: Mapping[str, Shaped[Tensor, "..."]]
@@ -152,13 +151,12 @@ def fit(
     """Fit the bridges of a prepared plan, then heal it; nothing is written.
 
     Without gaps and healing nothing is done. Bridges are fitted by models in float32, whatever
-    dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives how
-    that goes on. The same text and plan give the same
-    tensors in any process on one machine with the same number of threads; so what healing learned
-    there before is taken as it was, unless all is to be made `anew`.
+    dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives the
+    progress. The same text and plan give the same tensors in any process on one machine with the
+    same number of threads. So an earlier healing on this machine is reused, unless `anew` is set.
 
-    Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
-    closed, HealError for what can't learn, TailorError if the world fails.
+    Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed,
+    HealError for a plan that can't learn, TailorError if the environment fails.
     """
     if not prepared.gaps and prepared.healing is None:
         return Fitted({}, {})
@@ -170,13 +168,13 @@ def fit(
 
     layout = prepared.models["base"].layout
     bridges = repairs().bridges(prepared.resolved)
-    gc.collect()  # its weights are gone before others come to the device
+    gc.collect()  # frees its weights before the next ones load to the device
     tensors = {
         name_of(layout, gap.index, name): tensor
         for gap, bridge in bridges
         for name, tensor in bridge.tensors.items()
     }
     healed = repairs().healed(prepared.resolved, bridges)
-    for index, its in healed.tensors.items() if healed else ():
-        tensors |= {name_of(layout, index, name): tensor for name, tensor in its.items()}
+    for index, changed in healed.tensors.items() if healed else ():
+        tensors |= {name_of(layout, index, name): tensor for name, tensor in changed.items()}
     return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in bridges}, healed)

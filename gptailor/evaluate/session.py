@@ -1,4 +1,4 @@
-"""The session that plans are scored in: loaded models and prepared objectives, shared by all.
+"""The session that scores plans: loaded models and prepared objectives, shared by all plans.
 
 `eval` scores targets in a session, and a search scores the plans of one space in another. A
 session loads the models of each family of plans once, and draws an objective's samples once.
@@ -41,17 +41,17 @@ from gptailor.program.run import device_of
 from gptailor.program.sources import Checked
 
 _PREFIX_BYTES = 2**30
-"""Bytes of hidden states where plans part: their common beginning runs once."""
+"""Bytes of hidden states that are kept where plans part, so that a common beginning runs once."""
 _LIVE_FAMILIES = 2
 """Families whose models stay loaded: a target's, and its base's."""
 
 
 @final
 class Placement(NamedTuple):
-    """Where models live: a device, a dtype if one is asked for, and bytes of weights at most.
+    """The device, dtype and memory of live models.
 
-    Of several `gpus` the others hold layers that wait. Without a dtype models have the one that is
-    quick there, or each its `own`.
+    If there are several `gpus`, one computes, and the others hold waiting layers. Without a dtype
+    models have the one that is quick on the device, or with `own` that of their configuration.
     """
 
     device: torch.device | str = "cpu"
@@ -70,10 +70,10 @@ class Placement(NamedTuple):
 
 @final
 class Reading(NamedTuple):
-    """How a plan's texts are read, and which models its scores are compared with.
+    """A plan's tokenizer, context length, and models to compare with.
 
-    The tokenizer is that of `tokenizer_model`, `positions` is the longest text in tokens. `base`
-    identifies the base; `origin` is the plan whose models an objective's `from` names.
+    `tokenizer_model` has the tokenizer, and `positions` is the longest text in tokens. `base`
+    identifies the base. An objective's `from` names a model of the plan `origin`.
     """
 
     tokenizer_model: Opened
@@ -82,13 +82,13 @@ class Reading(NamedTuple):
     origin: Plan
 
     def key(self, stated: Sequence[StatedObjective]) -> Hashable:
-        """Return what is equal for plans that the objectives measure on the same samples."""
-        others: Hashable = None
+        """Return a key that is equal for plans with the same samples of these objectives."""
+        origin_key: Hashable = None
         if any("from" in objective.arguments for objective, _ in stated):
             origin = self.origin.origin
             models = tuple((name, str(model)) for name, model in self.origin.models.items())
-            others = (None if origin is None else origin.folder, models)
-        return tokenizer_digest(self.tokenizer_model), self.positions, self.base, others
+            origin_key = (None if origin is None else origin.folder, models)
+        return tokenizer_digest(self.tokenizer_model), self.positions, self.base, origin_key
 
 
 @final

@@ -55,33 +55,33 @@ from gptailor.program.sources import tokenizer_owner
 def opened(
     plan: Plan, models: ModelPaths | None = None
 ) -> tuple[Plan, dict[str, Opened], list[Fault]]:
-    """An open plan with all its models, their weights fetched from the Hub, and its warnings.
+    """Return an open plan, all its models with fetched weights, and its warnings.
 
     `models` gives other folders for the plan's names. Raises PlanError with all faults.
     """
-    first = open_plan(plan, models)
-    first.sound()
-    plan, known = first.plan, first.models
-    if fetched(known, [file for model in known.values() for file in model.checkpoint.files]):
-        first = open_plan(pinned(plan, commits_of(plan, known), known), None)
-    return first.plan, first.models, first.faults
+    loaded = open_plan(plan, models)
+    loaded.sound()
+    plan, headers = loaded.plan, loaded.models
+    if fetched(headers, [file for model in headers.values() for file in model.checkpoint.files]):
+        loaded = open_plan(pinned(plan, commits_of(plan, headers), headers), None)
+    return loaded.plan, loaded.models, loaded.faults
 
 
 @final
 class Trials:
     """Scores of closed plans of one open plan, whose models are loaded once.
 
-    `objectives` are those of the plan's `search` block without others; relative paths of others
-    start at `folder`. Of each objective's samples, in the order that `seed` draws them in, a
-    search sees the first: as many as `fidelity` goes up to; without it, three quarters of the
-    smallest file's, at most 1024. What comes after them, as many at most, is held out. Plans are
-    scored in `session`, else in a new one on the CPU.
+    `objectives` default to those of the plan's `search` block. Relative paths of other objectives
+    start at `folder`. `seed` draws the order of each objective's samples, and a search sees the
+    first ones. Their number is the larger of `fidelity`; without it, three quarters of the
+    smallest file, at most 1024. At most as many of the following samples are held out. `session`
+    scores the plans; the default is a new one on the CPU.
 
     Raises CalibrationError for a file, ObjectiveError for an argument and for a file with fewer
     samples than `fidelity` goes up to, TailorError for a missing device.
     """
 
-    def __init__(  # noqa: PLR0913 (what a search is of, each by its name)
+    def __init__(  # noqa: PLR0913 (a search's parts, each by its name)
         self,
         plan: Plan,
         models: Mapping[str, Opened],
@@ -99,7 +99,7 @@ class Trials:
         if objectives is None:
             folder = plan.origin.folder if plan.origin else None
             inside = plan.search.objectives if plan.search else ()
-            objectives = [(one, True) for one in inside]
+            objectives = [(objective, True) for objective in inside]
         self.stated = tuple(objectives)
         self.latencies = self.session.latencies(models, base_of(plan))
         self.folder = folder or Path()
@@ -131,19 +131,21 @@ class Trials:
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:
-        """Each objective's name, direction, and by what it is made comparable with others."""
-        return tuple((one.name, one.direction, one.normalise) for one in self.seen)
+        """Each objective's name, direction, and normalisation."""
+        return tuple(
+            (objective.name, objective.direction, objective.normalise) for objective in self.seen
+        )
 
     @property
     def seen(self) -> Sequence[PreparedObjective]:
-        """The objectives on the samples that a search sees, by the first of the tokenizers."""
+        """The objectives on the samples that a search sees, by the first tokenizer."""
         return next(iter(self._parts.values())).seen
 
     @property
     def helds(self) -> tuple[int, ...]:
-        """How many samples are held out of each objective."""
+        """The number of held-out samples of each objective."""
         sizes = [
-            [0 if isinstance(one, Failure) else one.size for one in parts.held]
+            [0 if isinstance(held, Failure) else held.size for held in parts.held]
             for parts in self._parts.values()
         ]
         return tuple(map(min, zip(*sizes, strict=True)))
@@ -151,7 +153,7 @@ class Trials:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that objectives, bridges and healing read, each once."""
-        found = [
+        paths = [
             self.folder / expanded(str(objective.arguments[argument.name]))
             for objective, _ in self.stated
             for argument in OBJECTIVES[objective.name].arguments
@@ -159,44 +161,47 @@ class Trials:
         ]
         texts = [bridge.on for bridge in self.plan.bridges]
         texts += [] if self.plan.heal is None else [self.plan.heal.on]
-        found += [calibration_path(self.plan, text) for text in texts]
-        return tuple(dict.fromkeys(found))
+        paths += [calibration_path(self.plan, text) for text in texts]
+        return tuple(dict.fromkeys(paths))
 
     def run(
         self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
-        """Each plan's number and outcomes on the first samples, as soon as they are there.
+        """Yield each plan's number and outcomes on the first samples, as soon as it is scored.
 
-        In a `race` these are the samples that it took to see that a plan has lost; without one,
-        and where an objective has text made, all of them.
+        In a `race` a losing plan has outcomes on the samples that showed its loss. Without one, or
+        if an objective generates text, all samples are used.
 
-        Plans that begin alike share layers, within one call and with those of the last ones. What
-        goes wrong with one is its outcome. `stage` says whether plans are bridged and healed; those
-        that are healed come one after another.
+        Plans that begin alike share layers, within one call and with those of the last call. A
+        plan's failure is its outcome. `stage` decides whether plans are bridged and healed. Plans
+        are healed one after another.
         """
         if not 1 <= samples <= self.full:
             raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
         return self._run(plans, stage, samples, race)
 
     def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
-        """The same on all samples that the search never sees."""
+        """Yield each plan's number and outcomes on all held-out samples."""
         return self._run(plans, stage, None)
 
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
-        """The block influence of each layer of a closed plan, neither bridged nor healed."""
+        """Return the block influence of each layer of a closed plan without bridges and healing."""
         live = self.repairs.stitcher.stitch(at_stage(plan, "bare"))
-        seen = (one for one in self._of(plan).seen if not isinstance(one, OfPlan))
-        works = [Work(one.requests(samples), surprise) for one in seen]
+        works = [
+            Work(objective.requests(samples), surprise)
+            for objective in self._of(plan).seen
+            if not isinstance(objective, OfPlan)
+        ]
         return self.session.evaluator.block_influence(live, works)
 
     def _run(
         self, plans: Sequence[Plan], stage: Stage, samples: int | None, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
-        """Those with one tokenizer after the others, which have other works; None: what is held."""
+        """Run plans grouped by tokenizer, on `samples` samples or (None) on the held-out ones."""
         by_parts: dict[int, list[int]] = {}
         parts = [self._of(plan) for plan in plans]
-        for number, one in enumerate(parts):
-            by_parts.setdefault(id(one), []).append(number)
+        for number, plan_parts in enumerate(parts):
+            by_parts.setdefault(id(plan_parts), []).append(number)
         for numbers in by_parts.values():
             objectives = parts[numbers[0]].held if samples is None else parts[numbers[0]].seen
             groups = [[n] for n in numbers] if stage == "healed" else [numbers]
@@ -213,13 +218,13 @@ class Trials:
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
         repairs = self.repairs
-        if name != "base":  # as a base: its configuration and its number of layers are its own
+        if name != "base":  # opened as a base, for its own configuration and number of layers
             alone = {"base": replace(self._model(name), name="base")}
-            repairs = self.session.place.repairs(alone)  # let go of after this
+            repairs = self.session.place.repairs(alone)  # released after this
         return self.session.reference(repairs, base_of(self.plan), name, work)
 
     def _model(self, name: str) -> Opened:
-        """A model that an objective names, though no plan takes anything of it."""
+        """Return a model that an objective names, opening it if no plan takes a part of it."""
         if name not in self.plan.models:
             raise no_reference(name, "the plan has none of that name")
         if name in undecided_models(self.plan):
@@ -228,7 +233,7 @@ class Trials:
             return self.models[name]
         taking = Layer(position=0, recipe=Take(take=LayerOf(model=name, layer=0)))
         user = self.plan.model_copy(update={"layers": (taking,)})
-        found, faults = open_all_models(user)
+        opened_models, faults = open_all_models(user)
         if errors(faults):
             raise PlanError(faults)
-        return found[name]
+        return opened_models[name]

@@ -1,4 +1,4 @@
-"""One trial: a plan is stitched, run forward, and generates text; each objective scores that.
+"""Trials: stitch a plan, run it forward, generate text, and score the results.
 
 `run_trials` does this for the `Session` that `eval` and `search` share.
 """
@@ -23,21 +23,21 @@ from gptailor.evaluate.scores import Failure, Outcome
 from gptailor.plan.plan import Plan
 
 Outcomes: TypeAlias = tuple[Outcome, ...]
-"""A score for each objective, or why there is none."""
+"""A score or a failure for each objective."""
 
 Objectives: TypeAlias = Sequence[PreparedObjective | Failure]
-"""What plans are scored by; a failure in an objective's place is that of all plans."""
+"""Objectives that score plans; a failure in an objective's place applies to all plans."""
 
 OnStep: TypeAlias = Callable[[int, PreTrainedModel, str], None]
-"""Told a plan's number and live model after its forward pass, and again after the text that is made
-for an objective, with the objective's name."""
+"""Callback with a plan's number and live model after its forward pass, and again with an
+objective's name after generating the text for it."""
 
 
 def ignore_steps(number: int, model: PreTrainedModel, objective: str) -> None:
     """Ignore a step of a trial."""
 
 
-def run_trials(  # noqa: PLR0913 (what a trial is of, and who hears of it)
+def run_trials(  # noqa: PLR0913 (a trial's parts and callbacks)
     repairs: Repairs,
     evaluator: Evaluator,
     plans: Sequence[Plan],
@@ -48,29 +48,29 @@ def run_trials(  # noqa: PLR0913 (what a trial is of, and who hears of it)
     race: Race | None = None,
     of_plans: OfPlans | None = None,
 ) -> Iterator[tuple[int, Outcomes]]:
-    """Score closed plans by the first samples of all objectives: each as soon as it is there.
+    """Score closed plans by the first samples of all objectives, and yield each finished plan.
 
     Yields the plan's number, and a score or a failure for each objective. Plans that begin alike
-    run one after another, and share layers and hidden states. In a `race` one that has lost has
-    scores of the samples that this took. What needs no samples is asked `of_plans`.
+    run one after another, and share layers and hidden states. In a `race` a losing plan has scores
+    of the samples that showed its loss. `of_plans` scores objectives that need no samples.
     """
-    read = [one for one in objectives if not isinstance(one, OfPlan)]
+    read = [objective for objective in objectives if not isinstance(objective, OfPlan)]
     if len(read) == len(objectives):
         yield from _read_trials(repairs, evaluator, plans, read, samples, on_step, race)
         return
-    found: Iterable[tuple[int, Outcomes]] = ((number, ()) for number in range(len(plans)))
+    trials: Iterable[tuple[int, Outcomes]] = ((number, ()) for number in range(len(plans)))
     if read:
-        found = _read_trials(repairs, evaluator, plans, read, samples, on_step, None)
+        trials = _read_trials(repairs, evaluator, plans, read, samples, on_step, None)
     assert of_plans is not None, "something measures what isn't read"
-    for number, outcomes in found:
-        left = iter(outcomes)
-        yield (
-            number,
-            tuple(
-                attempt(partial(of_plans, number, one)) if isinstance(one, OfPlan) else next(left)
-                for one in objectives
-            ),
+    for number, outcomes in trials:
+        remaining = iter(outcomes)
+        merged = (
+            attempt(partial(of_plans, number, objective))
+            if isinstance(objective, OfPlan)
+            else next(remaining)
+            for objective in objectives
         )
+        yield number, tuple(merged)
 
 
 def _read_trials(  # noqa: PLR0913, PLR0917 (as above)
@@ -82,21 +82,21 @@ def _read_trials(  # noqa: PLR0913, PLR0917 (as above)
     on_step: OnStep,
     race: Race | None,
 ) -> Iterator[tuple[int, Outcomes]]:
-    """Score plans by what they say of texts."""
+    """Score plans by objectives that need samples."""
     resolved = map(repairs.stitcher.table.resolved, plans)
-    contents = {n: attempt(partial(repairs.contents, plan)) for n, plan in enumerate(resolved)}
-    yield from failures(contents, objectives)
+    attempts = {n: attempt(partial(repairs.contents, plan)) for n, plan in enumerate(resolved)}
+    yield from failures(attempts, objectives)
     stitcher = repairs.stitcher
-    made = {number: one for number, one in contents.items() if isinstance(one, ModelContents)}
+    contents = {n: result for n, result in attempts.items() if isinstance(result, ModelContents)}
     for number, outcomes in _live_trials(
-        stitcher, evaluator, made, objectives, samples, on_step, race
+        stitcher, evaluator, contents, objectives, samples, on_step, race
     ):
-        yield number, _explained(outcomes, objectives, made[number])
+        yield number, _explained(outcomes, objectives, contents[number])
 
 
 def _explained(outcomes: Outcomes, objectives: Objectives, contents: ModelContents) -> Outcomes:
     """Name the objective whose predictions are NaN, and the stored tensor that is not finite."""
-    if not any(isinstance(one, Failure) and one.reason == "nan" for one in outcomes):
+    if not any(isinstance(outcome, Failure) and outcome.reason == "nan" for outcome in outcomes):
         return outcomes
     why = not_finite(contents) or "all stored tensors are finite"
     return tuple(
@@ -112,43 +112,55 @@ def _explained(outcomes: Outcomes, objectives: Objectives, contents: ModelConten
 def _live_trials(  # noqa: PLR0913, PLR0917 (as above)
     stitcher: Stitcher,
     evaluator: Evaluator,
-    made: Mapping[int, ModelContents],
+    contents: Mapping[int, ModelContents],
     objectives: Objectives,
     samples: int | None,
     on_step: OnStep,
     race: Race | None,
 ) -> Iterator[tuple[int, Outcomes]]:
-    """Score plans whose pieces are known."""
-    forward = [one for one in objectives if isinstance(one, Forward)]
-    numbers = list(made)
-    for group in stitcher.together(list(made.values())):
-        stitched = {numbers[at]: attempt(partial(stitcher.live, made[numbers[at]])) for at in group}
+    """Score the live models of plans' contents."""
+    forward = [objective for objective in objectives if isinstance(objective, Forward)]
+    numbers = list(contents)
+    for group in stitcher.together(list(contents.values())):
+        stitched = {
+            number: attempt(partial(stitcher.live, contents[number]))
+            for number in (numbers[at] for at in group)
+        }
         yield from failures(stitched, objectives)
-        live = {number: one for number, one in stitched.items() if isinstance(one, Stitched)}
+        live = {n: result for n, result in stitched.items() if isinstance(result, Stitched)}
         if race is not None and samples is not None and len(forward) == len(objectives):
             yield from raced(evaluator, live, forward, samples, race)
             live.clear()
         for number, measured in _forward(evaluator, live, objectives, samples):
             done = partial(on_step, number)
             yield number, _outcomes(objectives, live[number].model, samples, measured, done)
-        del stitched, live  # before the next ones are made
+        del stitched, live  # before the next group is stitched
 
 
-def failures(found: Mapping[int, object], objectives: Objectives) -> Iterator[tuple[int, Outcomes]]:
-    """The outcomes of plans of which there is no live model."""
-    for number, why in found.items():
-        if isinstance(why, Failure):
-            yield number, tuple(one if isinstance(one, Failure) else why for one in objectives)
+def failures(
+    results: Mapping[int, object], objectives: Objectives
+) -> Iterator[tuple[int, Outcomes]]:
+    """Yield the outcomes of plans with a failure in place of a live model."""
+    for number, result in results.items():
+        if isinstance(result, Failure):
+            outcomes = (
+                objective if isinstance(objective, Failure) else result for objective in objectives
+            )
+            yield number, tuple(outcomes)
 
 
 def _forward(
     evaluator: Evaluator, live: Mapping[int, Stitched], objectives: Objectives, samples: int | None
 ) -> Iterator[tuple[int, Mapping[int, Sequence[Tensor] | Failure]]]:
-    """What one forward pass of each plan measures for each objective, by their numbers.
+    """Yield each plan's number and its forward pass's measurements, by objectives' numbers.
 
-    After a failure each objective's work runs alone, to know whose it is.
+    After a failure each objective's work runs alone, to find the one that fails.
     """
-    works = {n: one.work(samples) for n, one in enumerate(objectives) if isinstance(one, Forward)}
+    works = {
+        n: objective.work(samples)
+        for n, objective in enumerate(objectives)
+        if isinstance(objective, Forward)
+    }
     if not works:
         yield from ((number, {}) for number in live)
         return
@@ -180,7 +192,9 @@ def _outcomes(
             done(model, objective.name)
         else:
             assert isinstance(objective, Forward)
-            found = measured[number]
-            score = objective.score
-            outcomes.append(found if isinstance(found, Failure) else attempt(partial(score, found)))
+            result = measured[number]
+            if isinstance(result, Failure):
+                outcomes.append(result)
+            else:
+                outcomes.append(attempt(partial(objective.score, result)))
     return tuple(outcomes)

@@ -1,6 +1,6 @@
 """Bridges: the gaps that drops leave, closed by least squares, the fit folded into weights.
 
-`Statistics` are what a bridge is fitted from, as sums over tokens, and `solve` is the fit.
+`Statistics` holds the sums over tokens that a bridge is fitted from, and `solve` is the fit.
 """
 
 from collections import OrderedDict
@@ -45,11 +45,11 @@ class BridgeError(CodedError):
 
 @final
 class Statistics:
-    """Weighted sums in float64 over tokens: of what a fit is made of, X, and what it is to make, R.
+    """Weighted sums in float64 over tokens: of the inputs X of a fit, and of its targets R.
 
-    X has `width_in` entries a token, R = T − Y − M, what the hidden state before the gap lacks of
-    the one after it, `width_out`. `gram` is XᵀΩX, its upper triangle alone, `cross` XᵀΩR, `rest`
-    the sum of all R's squares by their weights, `count` the number of tokens.
+    X has `width_in` entries a token, R has `width_out`. R = T − Y − M is the difference that the
+    hidden state before the gap lacks to the state after it. `gram` is the upper triangle of XᵀΩX,
+    and `cross` is XᵀΩR. `squares` is the weighted sum of R's squares. `count` counts the tokens.
     """
 
     def __init__(self, width_in: int, width_out: int, device: torch.device | str = "cpu") -> None:
@@ -59,38 +59,38 @@ class Statistics:
         self.count = 0
         self.gram = zeros(width_in, width_in)
         self.cross = zeros(width_in, width_out)
-        self.rest = zeros()
+        self.squares = zeros()
 
     @staticmethod
     def size(width_in: int, width_out: int) -> int:
-        """Bytes that the sums take, those of `solve` included."""
+        """Return the bytes of the sums, including those of `solve`."""
         return 8 * width_in * (width_in + width_out)
 
     def add(
         self,
         x: Float[Tensor, " n width_in"],
-        rest: Float[Tensor, " n width_out"],
+        residual: Float[Tensor, " n width_out"],
         weights: Float64[Tensor, " n"],
     ) -> None:
-        """Take some more tokens into the sums. Raises BridgeError (C807) for what is no number."""
+        """Add tokens to the sums. Raises BridgeError (C807) for NaN and infinity."""
         for at in range(0, len(x), CHUNK):
-            some = slice(at, at + CHUNK)
-            root = weights[some].sqrt()[:, None]
-            wide, lack = x[some].double() * root, rest[some].double() * root
+            chunk = slice(at, at + CHUNK)
+            root = weights[chunk].sqrt()[:, None]
+            wide, lack = x[chunk].double() * root, residual[chunk].double() * root
             for column in range(0, wide.shape[1], GRAM_COLUMNS):
                 block = slice(column, column + GRAM_COLUMNS)
                 self.gram[block, column:].addmm_(wide[:, block].T, wide[:, column:])
             self.cross.addmm_(wide.T, lack)
-            self.rest.add_(lack.square_().sum())
+            self.squares.add_(lack.square_().sum())
         self.count += len(x)
-        if not bool(torch.isfinite(self.rest + self.gram.diagonal().sum())):
+        if not bool(torch.isfinite(self.squares + self.gram.diagonal().sum())):
             raise BridgeError("C807", "hidden states are no numbers (NaN or infinite)")
 
 
 def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
-    """Ω: 1/|T|² of each token, so that errors count as the next norm sees them.
+    """Return Ω: 1/|T|² of each token, so that errors count as in the next norm.
 
-    A token whose T is zero weighs nothing: it has no size that an error could be compared with.
+    A token with a T of zero has the weight 0, as there is no size to compare an error with.
     """
     squares = target.double().square().sum(-1)
     return torch.where(squares > 0, squares.reciprocal(), 0.0)
@@ -99,22 +99,21 @@ def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
 @final
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A fit: what R is to be X times, and the share of R's weighted squares that XC takes away."""
+    """A fit: the matrix C in R ≈ XC, and the share of R's weighted squares that XC explains."""
 
     change: Float64[Tensor, " width_in width_out"]
     explained: float
 
 
 def solve(statistics: Statistics, ridge: float) -> Solution:
-    """C = (XᵀΩX + λI)⁻¹ XᵀΩR, with λ = ridge × the median of XᵀΩX's diagonal.
+    """Solve C = (XᵀΩX + λI)⁻¹ XᵀΩR, with λ = ridge × the median of XᵀΩX's diagonal.
 
-    Entries of X that are always zero are left out of the median, and C is zero there. The sums are
-    used up: their memory is that of the factors and of C. Raises BridgeError (C808) where
-    XᵀΩX + λI has no inverse.
+    The median leaves out entries of X that are always zero, and C is zero there. The factors and C
+    overwrite the sums. Raises BridgeError (C808) where XᵀΩX + λI has no inverse.
     """
     diagonal = statistics.gram.diagonal()
-    there = diagonal[diagonal > 0]
-    damping = ridge * (float(there.median()) if len(there) else 1.0)
+    positive = diagonal[diagonal > 0]
+    damping = ridge * (float(positive.median()) if len(positive) else 1.0)
     diagonal.add_(damping)
     scale = diagonal.sqrt()[:, None]  # so that large entries leave small ones their digits
     lower = statistics.gram.div_(scale).div_(scale.T).T  # by columns, as LAPACK works in place
@@ -133,16 +132,16 @@ def solve(statistics: Statistics, ridge: float) -> Solution:
     )
     gain = float(half.square().sum())  # of the damped fit: tr(CᵀXᵀΩR)
     change = torch.linalg.solve_triangular(lower.T, half, upper=True, out=half).div_(scale)
-    whole = float(statistics.rest)
+    squares = float(statistics.squares)
     gain += damping * float(torch.linalg.vector_norm(change)) ** 2
-    return Solution(change, gain / whole if whole else 0.0)
+    return Solution(change, gain / squares if squares else 0.0)
 
 
 # -------------------------------------------------------------------------------------- the bridges
 
 
 def carriers(layout: Layout, content: content_keys.Content) -> list[str]:
-    """The tensors of a layer that are the projections its MLP branch ends with."""
+    """Return the names of a layer's tensors that are the last projections of its MLP branch."""
     names = [output.spec.name for output in content.outputs]
     return [name for name in names if projection(layout, name) == "mlp"]
 
@@ -153,16 +152,16 @@ def fold_fit(
     layout: Layout,
     dtypes: Mapping[str, str],
 ) -> dict[str, Shaped[Tensor, "..."]]:
-    """The projections of a branch that is to add XC too, C the change; rounded once, on the CPU.
+    """Fold the change C into a branch's projections, so that the branch also adds XC.
 
-    Where X are the inputs of its one last projection, a weight A (h = Ax + b) becomes A + Cᵀ, and b
-    stays. Where they are the outputs of a branch of experts, a sum of theirs, each expert's A (the
-    last two axes, whatever stands before them) becomes WᵀA and its b Wᵀb, W = I + C. Weights that
-    are stored as (inputs, outputs) are transposed. `dtypes` are the results' by safetensors' names.
-    Raises BridgeError (C807) where one can't hold a value.
+    Where X are the inputs of the only last projection, a weight A (h = Ax + b) becomes A + Cᵀ, and
+    b stays. Where X are the summed outputs of experts, each expert's A (the last two axes) becomes
+    WᵀA and its b becomes Wᵀb, with W = I + C. Weights that are stored as (inputs, outputs) are
+    transposed. The results are on the CPU, rounded once to `dtypes` (safetensors' names).
+    Raises BridgeError (C807) where a dtype can't hold a value.
     """
     last = last_projection(layout, {name: tensor.shape for name, tensor in projections.items()})
-    made = {}
+    folded = {}
     for name, tensor in projections.items():
         wide = tensor.to(device=change.device, dtype=change.dtype)
         if last is None:
@@ -172,8 +171,8 @@ def fold_fit(
             wide = wide + (change if layout.transposed else change.T)
         refuse = partial(_refuse, name, dtypes[name])
         result = rounding.rounded(wide, TORCH_DTYPES[dtypes[name]], refuse)
-        made[name] = result.contiguous().cpu()
-    return made
+        folded[name] = result.contiguous().cpu()
+    return folded
 
 
 def _refuse(name: str, dtype: str, _: int) -> NoReturn:
@@ -189,9 +188,9 @@ _KEPT_FITS = 2**31
 class FittedBridge:
     """A gap's fit: the tensors of the layer before it, by their names within the layer, on the CPU.
 
-    `digest` is the calibration file's, `tokens` how many were summed over. `explained` is the share
-    of the squared distance to the hidden states without a gap, each token's relative to their
-    length, that the bridge takes away there.
+    `digest` is that of the calibration file, and `tokens` counts the tokens of the fit. `explained`
+    is the share of the squared distance to the hidden states without a gap that the bridge removes;
+    each token's distance is relative to the length of its state.
     """
 
     tensors: Mapping[str, Tensor]
@@ -222,38 +221,38 @@ class Bridger:
     def bridges(
         self, resolved: Resolved, on_event: OnEvent = ignore_events
     ) -> Iterator[tuple[Gap, FittedBridge]]:
-        """The fits of a closed plan's gaps, the first gap first; new fits are reported.
+        """Yield the fits of a closed plan's gaps in order, and report new fits.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
         gaps, plan = resolved.gaps, resolved.declared
-        whole = self.table.contents(resolved.undone)
-        own: list[content_keys.Content | None] = [None] * len(whole.layers)
+        undone = self.table.contents(resolved.undone)
+        own: list[content_keys.Content | None] = [None] * len(undone.layers)
         for number in resolved.undone_numbers:
-            own[number] = whole.layers[number]
+            own[number] = undone.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
         self.reserve(max(Statistics.size(*size) for size in sizes))
         try:
             walk: Walk | None = None
             for gap, text in zip(gaps, texts, strict=True):
-                start = content_keys.piece((*whole.begin, *whole.others))
-                layers = (whole.layers[: gap.end], tuple(own[: gap.start + 1]))
+                start = content_keys.piece((*undone.begin, *undone.others))
+                layers = (undone.layers[: gap.end], tuple(own[: gap.start + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
                     on_event(GapBegun(gap))
                     if walk is None or walk.batches is not text.batches:
-                        walk = Walk(whole, self.live, self.layout, text.batches, self.place)
+                        walk = Walk(undone, self.live, self.layout, text.batches, self.place)
                     new = self._fits[key] = self._fit(walk, gap, own, text)
                     on_event(GapBridged(gap, new.tokens, new.explained))
                 self._fits.move_to_end(key)
-                known = self._fits[key]
-                own[gap.start] = self.table.bridged(_before(gap, own), known.tensors)
-                yield gap, known
+                bridge = self._fits[key]
+                own[gap.start] = self.table.bridged(_before(gap, own), bridge.tensors)
+                yield gap, bridge
         finally:
             self.reserve(0)
-        size = sum(content_keys.size_of(bridge.tensors.values()) for bridge in self._fits.values())
+        size = sum(content_keys.size_of(fit.tensors.values()) for fit in self._fits.values())
         while size > _KEPT_FITS:
             _, oldest = self._fits.popitem(last=False)
             size -= content_keys.size_of(oldest.tensors.values())
@@ -261,15 +260,15 @@ class Bridger:
     def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
         content = _before(gap, own)
         names = carriers(self.layout, content)
-        outputs = {one.spec.name: one for one in content.outputs if one.spec.name in names}
-        summed = Statistics(*self._widths(content), walk.device)
+        outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
+        sums = Statistics(*self._widths(content), walk.device)
         try:
-            for x, rest, target in walk.pairs(gap, own):
-                summed.add(x, rest, weights(target))
-            solution = solve(summed, gap.ridge)
-            made = {name: self.tensors.make(output) for name, output in outputs.items()}
+            for x, residual, target in walk.pairs(gap, own):
+                sums.add(x, residual, weights(target))
+            solution = solve(sums, gap.ridge)
+            unbridged = {name: self.tensors.make(output) for name, output in outputs.items()}
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
-            tensors = fold_fit(solution.change, made, self.layout, dtypes)
+            tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
         except BridgeError as error:
             message = f"{gap.name}: {error.message}"
             if (
@@ -281,23 +280,24 @@ class Bridger:
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
 
     def _widths(self, content: content_keys.Content) -> tuple[int, int]:
-        """The entries of what a bridge after this layer is fitted on, and of what it makes.
+        """Return the widths of the inputs and outputs of a bridge after this layer.
 
-        The inputs of the branch's last projection; of a branch of experts, its outputs.
+        The bridge's inputs are those of the branch's last projection, or the outputs of a branch of
+        experts.
         """
         shapes = {output.spec.name: output.spec.shape for output in content.outputs}
         last, hidden = last_projection(self.layout, shapes), int(self._config.hidden_size)
         return (hidden if last is None else last.inputs), hidden
 
     def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
-        """The gap's text. Raises CalibrationError (C806) where a fit on `inputs` takes more.
+        """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens.
 
-        A number of tokens that the plan names has to be there, as for `heal`.
+        A fit needs as many tokens as `inputs`, and as many as the plan asks for.
         """
         owner = tokenizer_owner(plan, self.table.models)
         path = calibration_path(plan, gap.on)
-        named = bridge_over(plan, gap.after)
-        exactly = named is not None and plan.bridges[named].tokens is not None
+        number = bridge_over(plan, gap.after)
+        exactly = number is not None and plan.bridges[number].tokens is not None
         key = (path, gap.tokens, exactly, owner.name)
         if key not in self._texts:
             encoder = TokenEncoder(tokenizer_of(owner), position_count(self._config))

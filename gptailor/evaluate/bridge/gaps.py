@@ -1,9 +1,9 @@
-"""What a bridge over each gap would leave, from one pass: nothing is fitted into a model.
+"""The errors that a bridge over each gap would leave, from one pass without changing a model.
 
-A bridge after layer i adds XC to the hidden state, X what its fit is made of there; without a gap
-the state before layer j would be T. The least-squares error of R = T − Y by X is in the sums
-XᵀΩX and XᵀΩR, Ω = 1/|T|² of each token, as in the fit itself. Wide X and T are multiplied by random
-matrices first, which keep lengths, so that all pairs of layers cost about as much as a few fits.
+A bridge after layer i adds XC to the hidden state, with X the inputs of its fit. Without a gap the
+state before layer j would be T. The sums XᵀΩX and XᵀΩR determine the least-squares error of
+R = T − Y by X, with Ω = 1/|T|² of each token, as in the fit itself. Random matrices that keep
+lengths narrow X and T first, so that all pairs of layers cost about as much as a few fits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,9 @@ _LEAST_RIDGE = 1e-3
 def plan_gap_errors(
     live: LiveModel, plan: Plan, models: Mapping[str, Opened], widest: int
 ) -> list[list[float]]:
-    """What the bridge of a plan would leave over each gap of a live model with nothing dropped.
+    """Return the errors that a plan's bridge would leave over each gap of an undropped live model.
 
-    From one pass over the bridge's text. Raises CalibrationError for one that doesn't serve.
+    This takes one pass over the bridge's text. Raises CalibrationError for an unusable text.
     """
     bridge, owner = plan.bridges[0], tokenizer_owner(plan, models)
     encoder = TokenEncoder(tokenizer_of(owner), position_count(live.model.config))
@@ -53,16 +53,16 @@ def plan_gap_errors(
 def gap_errors(
     model: LiveModel, layout: Layout, batches: Sequence[Sequences], widest: int, ridge: float
 ) -> list[list[float]]:
-    """For each layer, what is left by a bridge over a gap of 1, 2, … `widest` layers after it.
+    """Return for each layer the errors of a bridge over a gap of 1, 2, … `widest` layers after it.
 
-    That is the mean over tokens of the squared distance to the hidden state without a gap, relative
-    to its length. A gap reaches the last layer at most.
+    An error is the mean over tokens of the squared distance to the hidden state without a gap,
+    relative to its length. A gap reaches the last layer at most.
     """
     passing = _Passing(model, layout, batches)
     for index in range(len(model.layers)):
         passing.through(index)
     return [
-        [passing.left(after, after + 1 + width, ridge) for width in range(1, widest + 1)
+        [passing.error(after, after + 1 + width, ridge) for width in range(1, widest + 1)
          if after + 1 + width <= len(model.layers)]
         for after in range(len(model.layers))
     ]  # fmt: skip
@@ -70,7 +70,7 @@ def gap_errors(
 
 @final
 class _Passing:
-    """One pass: of each layer's tokens what a fit is made of, and the states between layers."""
+    """One pass through the layers, which records fits' inputs and the states between layers."""
 
     def __init__(self, model: LiveModel, layout: Layout, batches: Sequence[Sequences]) -> None:
         self.model = model
@@ -84,27 +84,27 @@ class _Passing:
         self.inputs: list[Tensor] = []
         self.targets: list[Tensor] = []
         self.lengths: list[Tensor] = []
-        self._seen()
+        self._record_states()
 
     def through(self, index: int) -> None:
         """Run a layer."""
-        found = []
+        inputs = []
         with self.model.layer(index) as layer, regressors(layer, self.layout) as last:
             for number, before in enumerate(self.states):
                 self.states[number] = self.calls[number][index].of(layer, before)
-                found.append(last()[self.real[number]].float())
-        self.inputs.append(_narrowed(torch.cat(found), INPUTS))
-        self._seen()
+                inputs.append(last()[self.real[number]].float())
+        self.inputs.append(_narrowed(torch.cat(inputs), INPUTS))
+        self._record_states()
 
-    def left(self, after: int, until: int, ridge: float) -> float:
-        """What a bridge after a layer leaves of the way to the state before another one."""
+    def error(self, after: int, until: int, ridge: float) -> float:
+        """Return the error of a bridge after the layer `after` up to the state before `until`."""
         x, target = self.inputs[after], self.targets[until]
-        summed = Statistics(x.shape[1], target.shape[1], self.device)
-        summed.add(x, target - self.targets[after + 1], self.lengths[until])
-        whole, count = float(summed.rest), summed.count
-        return whole * (1 - solve(summed, max(ridge, _LEAST_RIDGE)).explained) / count
+        sums = Statistics(x.shape[1], target.shape[1], self.device)
+        sums.add(x, target - self.targets[after + 1], self.lengths[until])
+        squares, count = float(sums.squares), sums.count
+        return squares * (1 - solve(sums, max(ridge, _LEAST_RIDGE)).explained) / count
 
-    def _seen(self) -> None:
+    def _record_states(self) -> None:
         pairs = zip(self.states, self.real, strict=True)
         states = torch.cat([state[real].float() for state, real in pairs])
         self.lengths.append(weights(states))
@@ -112,7 +112,7 @@ class _Passing:
 
 
 def _narrowed(rows: Float32[Tensor, " n wide"], width: int) -> Float[Tensor, " n narrow"]:
-    """Random mixtures of the columns, as long as the rows in the mean; the same each time."""
+    """Mix the columns randomly, the same way each time; rows keep their length in the mean."""
     if rows.shape[1] <= width:
         return rows
     chance = torch.Generator().manual_seed(rows.shape[1])

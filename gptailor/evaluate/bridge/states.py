@@ -1,6 +1,6 @@
-"""Hidden states on both sides of a gap: of the plan with nothing dropped, and of the plan's own.
+"""Hidden states on both sides of a gap, of the undropped plan and of the plan itself.
 
-Layers run in the outer loop and batches in the inner one, so that a streamed layer comes once.
+Layers run in the outer loop and batches in the inner one, so that a streamed layer loads once.
 Hidden states are kept for all batches, on the device or on the host; the inputs of a fit are not.
 """
 
@@ -60,27 +60,27 @@ class CalibrationText:
 
 
 def calibration_text(
-    path: Path, wanted: int, encoder: TokenEncoder, *, exactly: bool = False
+    path: Path, count: int, encoder: TokenEncoder, *, exactly: bool = False
 ) -> CalibrationText:
-    """Take so many tokens of a file's text; without `exactly` all of them if it has fewer.
+    """Take `count` tokens of a file's text; without `exactly` all of them if it has fewer.
 
-    Rows are drawn in an order that depends on their number alone. Each is cut into sequences of
-    `_BRIDGE_WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text
-    with, and these count too; a file that isn't JSON lines is cut first and drawn then.
+    Rows are drawn in an order that depends on their number alone. Each row is cut into sequences of
+    `_BRIDGE_WINDOW` tokens. A sequence begins with the tokenizer's opening special tokens, which
+    count too. In a file that isn't JSON lines, the sequences are drawn after the cut.
     Raises CalibrationError: C806 for a text that is too short, and those of `read_texts`.
     """
     rows = read_texts(path)
     digest = of_file(path)
-    found: list[Tokens] = []
-    left = wanted
+    sequences: list[Tokens] = []
+    missing = count
     for sequence in _sequences(rows, encoder):
-        found.append(sequence[:left])
-        left -= len(found[-1])
-        if not left:
+        sequences.append(sequence[:missing])
+        missing -= len(sequences[-1])
+        if not missing:
             break
-    if left and exactly:
-        raise too_short(path, f"{wanted - left:,} tokens", "'bridge'", wanted, FEWER_TOKENS)
-    return CalibrationText(path, tuple(_batches(found)), digest, wanted - left)
+    if missing and exactly:
+        raise too_short(path, f"{count - missing:,} tokens", "'bridge'", count, FEWER_TOKENS)
+    return CalibrationText(path, tuple(_batches(sequences)), digest, count - missing)
 
 
 def _sequences(rows: Sequence[Passage | Exchange], encoder: TokenEncoder) -> Iterator[Tokens]:
@@ -93,7 +93,7 @@ def _sequences(rows: Sequence[Passage | Exchange], encoder: TokenEncoder) -> Ite
 
 
 def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
-    ordered = sorted(sequences, key=lambda one: (-len(one), one))
+    ordered = sorted(sequences, key=lambda tokens: (-len(tokens), tokens))
     while ordered:
         length = len(ordered[0])
         count = max(1, BRIDGE_BATCH_TOKENS // length)
@@ -106,13 +106,12 @@ def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
 States = list[Tensor]
 """Hidden states of each batch, [batch, length, width]."""
 OwnContents = Sequence[Content | None]
-"""For each layer of the plan with nothing dropped what the plan has there, earlier gaps bridged;
-None: it is dropped."""
+"""The plan's content for each layer of the undropped plan, earlier gaps bridged; None: dropped."""
 
 
 @final
 class Walk:
-    """Goes through the layers once, from the first on, over some batches.
+    """One pass through the layers, from the first on, over some batches.
 
     `undone` is the plan with nothing dropped; `live` makes a model of contents, whose hidden states
     are on `device`. `place` is where all states wait.
@@ -147,20 +146,20 @@ class Walk:
 
     @torch.no_grad()
     def pairs(self, gap: Gap, own: OwnContents) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Go on to the gap's end; of each batch's tokens X, R and T, which its bridge is fitted on.
+        """Go on to the gap's end, and yield X, R and T of each batch for the bridge's fit.
 
         Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
         the layer that this bridge changes.
         """
         self._to(gap.start, own)
-        mine = self.own = list(self.full) if self.own is None else self.own
+        states = self.own = list(self.full) if self.own is None else self.own
         while self.at < gap.end:
             self._through(self.at, self.undone.layers[self.at], self.full)
             self.at += 1
         content = own[gap.start]
         assert content is not None
         with self._layer(gap.start, content) as layer, regressors(layer, self.layout) as last:
-            for number, before in enumerate(mine):
+            for number, before in enumerate(states):
                 after = self._run(layer, gap.start, number, before)
                 real = self.batches[number].real.to(self.device)
                 target, x = self.full[number].to(self.device)[real], last()[real]
@@ -174,14 +173,14 @@ class Walk:
                 self._through(self.behind, late, self.own)
             self.behind += 1
         while self.at < position:
-            there, content = self.undone.layers[self.at], own[self.at]
-            if content is there:  # one layer for both
-                self._through(self.at, there, *([] if self.own is None else [self.own]), self.full)
+            undone, content = self.undone.layers[self.at], own[self.at]
+            if content is undone:  # one layer for both
+                self._through(self.at, undone, *([] if self.own is None else [self.own]), self.full)
             else:
                 self.own = list(self.full) if self.own is None else self.own
                 if content is not None:
                     self._through(self.at, content, self.own)
-                self._through(self.at, there, self.full)
+                self._through(self.at, undone, self.full)
             self.at += 1
         self.behind = self.at
 
@@ -211,32 +210,33 @@ _MULTIPLIERS = ("residual_multiplier", "residual_scale")
 
 @contextmanager
 def regressors(layer: nn.Module, layout: Layout) -> Iterator[Callable[[], Tensor]]:
-    """What a bridge over a gap after a layer is fitted on, caught while the layer runs.
+    """Catch the inputs of a bridge's fit while the layer before the gap runs.
 
-    The inputs of the projection that its MLP branch ends with; the branch's output where that is
-    one of experts. A multiplier between the branch and the sum (Granite's) is in them. Called,
-    what is yielded gives those of the last run, [batch, length, width_in]. Raises TailorError for a
-    layer whose MLP can't be found.
+    The regressors are the inputs of the last projection of the MLP branch, or the output of a
+    branch of experts. They include a multiplier between the branch and the sum (Granite's). Yield a
+    function that returns the regressors of the last run, [batch, length, width_in]. Raises
+    TailorError for a layer without one MLP.
     """
-    last = last_projection(layout, {name: one.shape for name, one in layer.named_parameters()})
+    shapes = {name: parameter.shape for name, parameter in layer.named_parameters()}
+    last = last_projection(layout, shapes)
     multiplier = next(
         (float(getattr(layer, each)) for each in _MULTIPLIERS if hasattr(layer, each)), 1.0
     )
     caught: list[Tensor] = []
     shape: list[int] = []
 
-    def catch(of: Any) -> None:
-        one: Tensor = of[0] if isinstance(of, tuple) else of
-        caught[:] = [one.reshape(*shape, one.shape[-1])]  # OPT has no batches within a layer
+    def catch(value: Any) -> None:
+        states: Tensor = value[0] if isinstance(value, tuple) else value
+        caught[:] = [states.reshape(*shape, states.shape[-1])]  # OPT has no batches within a layer
 
     def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
         shape[:] = args[0].shape[:-1]
 
     if last is None:
-        hook = mlp(layer, layout).register_forward_hook(lambda _, __, made: catch(made))
+        hook = mlp(layer, layout).register_forward_hook(lambda _, __, output: catch(output))
     else:
         module = layer.get_submodule(last.name)
-        hook = module.register_forward_pre_hook(lambda _, given: catch(given))
+        hook = module.register_forward_pre_hook(lambda _, inputs: catch(inputs))
     entering = layer.register_forward_pre_hook(enter)
     try:
         yield lambda: caught[0] * multiplier if multiplier != 1.0 else caught[0]
@@ -246,7 +246,7 @@ def regressors(layer: nn.Module, layout: Layout) -> Iterator[Callable[[], Tensor
 
 
 def mlp(layer: nn.Module, layout: Layout) -> nn.Module:
-    """The module of a live layer that is its MLP branch: it holds the branch's projections."""
+    """Return the module of a live layer's MLP branch, which holds the branch's projections."""
     names = [name for name, _ in layer.named_parameters() if projection(layout, name) == "mlp"]
     holders = {name.partition(".")[0] for name in names}
     if len(holders) != 1:

@@ -1,4 +1,4 @@
-"""A cut plan's layers learn what the plan with nothing dropped predicts: `heal`."""
+"""Healing: a cut plan's layers learn the predictions of the undropped plan."""
 
 import gc
 import hashlib
@@ -64,13 +64,13 @@ from gptailor.program.sources import Checked, tokenizer_owner
 HEALING_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""
 HELD_OUT_EVERY = 20
-"""Of so many sequences the last one is held out."""
+"""One in so many sequences is held out: the last one."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class HealingText:
-    """Sequences that are learned from, in their order, and others that the result is judged by."""
+    """Sequences to learn from, in order, and held-out sequences that judge the result."""
 
     path: Path
     digest: FileDigest
@@ -79,17 +79,17 @@ class HealingText:
 
     @property
     def tokens(self) -> int:
-        """How many are learned from."""
+        """The number of tokens to learn from."""
         return self.learned.numel()
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class HealedLayers:
-    """What was learned: the tensors of each layer of the output, by their names within it.
+    """The learned tensors of each layer of the output, by their names within it.
 
-    The tensors are on the CPU in the output's dtypes. The numbers are those of `HealingEnd`; if no
-    step came nearer to the teacher, the layers are as they were.
+    The tensors are on the CPU in the output's dtypes. The numbers are those of `HealingEnd`. If no
+    step came nearer to the teacher, the layers are unchanged.
     """
 
     tensors: Mapping[int, Mapping[str, Tensor]]
@@ -110,9 +110,9 @@ class HealedLayers:
 class Healer:
     """Heals plans over some models.
 
-    Teacher and student each have a stitcher, one after the other. `memory` is how many bytes may be
-    on the device, None all that there are. `dtype` is that of the products. With `anew` nothing
-    that was learned before is reused.
+    Teacher and student each have a stitcher, one after the other. `memory` bounds the bytes on the
+    device; None sets no bound. `dtype` is that of the products. With `anew` no earlier result is
+    reused.
     """
 
     def __init__(
@@ -139,9 +139,9 @@ class Healer:
         """Heal a closed plan; `bridged` are the tensors that bridges give to the output's layers.
 
         The same plan, text and bridges give the same tensors in any process on one machine with the
-        same number of threads. A run that is killed goes on from its last kept state, and what one
-        learned is kept for the next one.
-        Raises CalibrationError for a text that doesn't serve, HealError for what can't learn.
+        same number of threads. A killed run continues from its last kept state, and a finished
+        run's result is kept.
+        Raises CalibrationError for an unusable text, HealError for a plan that can't learn.
         """
         healing = resolved.healing
         assert healing is not None, "a plan that heals"
@@ -160,12 +160,12 @@ class Healer:
         contents = replace(begun, layers=tuple(layers))
         key = self._key(contents, teacher, healing, text)
         store = HealingStore(kept_home() / "healed")
-        known = None if self.anew else store.get(key)
+        healing_result = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
-            if known is not None:
+            if healing_result is not None:
                 on_event(HealingReused())
                 learning = self._learning(student, student.live(contents), contents, healing)
-                learning.take(known.parameters)
+                learning.take(healing_result.parameters)
             else:
                 on_event(start)
                 with working_folder(key) as folder:
@@ -182,33 +182,33 @@ class Healer:
                     with _explained(contents, text):
                         training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
-                    known = KnownHealing(learning.parameters, *losses, training.best)
-                    store.put(key, known)
+                    healing_result = KnownHealing(learning.parameters, *losses, training.best)
+                    store.put(key, healing_result)
             healed = {i: _folded(student, learning, layers[i], i) for i in healing.indices}
-        count, found = text.held.numel(), (known.bare, known.start, known.healed)
-        return HealedLayers(healed, text.digest, text.tokens, count, *found)
+        result_losses = (healing_result.bare, healing_result.start, healing_result.healed)
+        return HealedLayers(healed, text.digest, text.tokens, text.held.numel(), *result_losses)
 
-    # ------------------------------------------------------------------------------- what is needed
+    # ------------------------------------------------------------------------------- preparation
 
     def _stitcher(self, models: Mapping[str, Opened], memory: int | None) -> Stitcher:
-        """Return a stitcher of models, with so many bytes of weights on the device (None: all)."""
+        """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
         return Stitcher(models, device=self.device, dtype=self.dtype, memory=memory)
 
     def _text(self, plan: Plan, healing: Healing) -> HealingText:
         path = calibration_path(plan, healing.on)
         tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
         encoder = TokenEncoder(tokenizer, position_count(configuration(self._config)))
-        given = plan.heal is not None and plan.heal.tokens is not None
-        return healing_text(path, healing.tokens, encoder, healing.seed, exactly=given)
+        exactly = plan.heal is not None and plan.heal.tokens is not None
+        return healing_text(path, healing.tokens, encoder, healing.seed, exactly=exactly)
 
     @property
     def _config(self) -> Mapping[str, object]:
         return self.models["base"].config
 
     def _fast(self) -> torch.dtype:
-        """bfloat16 where the device multiplies it faster than float32.
+        """Return bfloat16 if the device multiplies it faster than float32, else float32.
 
-        Not with experts, whose sums transformers makes in the weights' own dtype.
+        With experts it is float32, as transformers sums them in the weights' own dtype.
         """
         specs = [tensor.spec for tensor in self.models["base"].checkpoint.tensors.values()]
         stacked = (len(spec.shape) == 3 and min(spec.shape) > 1 for spec in specs)
@@ -240,13 +240,13 @@ class Healer:
             return stitcher.live(taught)
 
         vocabulary = int(configuration(contents.config).get_text_config().vocab_size)
-        made = []
+        taught_parts = []
         for name, sequences in (("learned", text.learned), ("held", text.held)):
             predictions = Predictions(folder / name, sequences, vocabulary)
             with _explained(taught, text):
                 predictions.learn(live, self.device, on_event)
-            made.append(predictions)
-        return made[0], made[1]
+            taught_parts.append(predictions)
+        return taught_parts[0], taught_parts[1]
 
     def _learning(
         self, stitcher: Stitcher, live: LiveModel, contents: ModelContents, healing: Healing
@@ -256,10 +256,11 @@ class Healer:
         names: dict[int, ModuleNames] = {}
         for index in healing.indices:
             content = contents.layers[index]
-            made = {o.spec.name: _own(stitcher, content, o) for o in content.outputs}
+            tensors = {o.spec.name: _own(stitcher, content, o) for o in content.outputs}
             specs = {output.spec.name: output.spec for output in content.outputs}
             with live.layer(index) as layer:
-                names[index] = matched(learning_tensors(healing.rank, specs), made, layer, index)
+                learn = learning_tensors(healing.rank, specs)
+                names[index] = matched(learn, tensors, layer, index)
         if healing.rank is None:
             return WholeWeights(layers, names)
         return LowRankChanges(layers, names, healing.rank, healing.seed, self.device)
@@ -273,7 +274,7 @@ class Healer:
         healing: Healing,
         text: HealingText,
     ) -> str:
-        """Return a name of all that decides the result: what is read and learned, and by what."""
+        """Return a hash of everything that decides the result."""
         taught = self._stitcher(teacher.models, None).contents(teacher.resolved)
         parts = (
             _read(contents), _read(taught),
@@ -293,17 +294,17 @@ class Healer:
 
 @cache
 def _sources() -> bytes:
-    """The sha256 of the package's own source files, which versions don't tell apart."""
+    """Return the sha256 of the package's source files, which may differ within one version."""
     package = Path(gptailor.__file__).parent
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
-        found.update(file.read_bytes())
-    return found.digest()
+        digest.update(file.read_bytes())
+    return digest.digest()
 
 
 @contextmanager
 def _explained(contents: ModelContents, text: HealingText) -> Iterator[None]:
-    """Name the tensor that isn't finite in a model that computes NaN, or else the text."""
+    """Turn NotFiniteError into HealError, which names the tensor that isn't finite or the text."""
     try:
         yield
     except NotFiniteError as error:
@@ -315,18 +316,22 @@ def _explained(contents: ModelContents, text: HealingText) -> Iterator[None]:
 
 
 def _read(contents: ModelContents) -> str:
-    """What a model is made of: the same from wherever its files are seen, and while they stay."""
-    outputs = [*contents.rest, *(one for layer in contents.layers for one in layer.outputs)]
-    said = repr([(output.spec, output.make) for output in outputs])
+    """Return a description of a model's contents that doesn't depend on the paths of its files.
+
+    It stays the same while the files are unchanged.
+    """
+    layer_outputs = (output for layer in contents.layers for output in layer.outputs)
+    outputs = [*contents.rest, *layer_outputs]
+    instructions = repr([(output.spec, output.make) for output in outputs])
     for file in files(Program(tuple(outputs))):
-        one = file.stat()
-        stamp = f"{one.st_dev}:{one.st_ino}:{one.st_size}:{one.st_mtime_ns}"
-        said = said.replace(repr(file), stamp)
-    return f"{json.dumps(contents.config, sort_keys=True)} {contents.key} {said}"
+        stat = file.stat()
+        stamp = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+        instructions = instructions.replace(repr(file), stamp)
+    return f"{json.dumps(contents.config, sort_keys=True)} {contents.key} {instructions}"
 
 
 def _own(stitcher: Stitcher, content: Content, output: Output) -> Tensor:
-    """A tensor of a layer as it is before it learns."""
+    """Return a tensor of a layer before learning."""
     fitted = content.fitted.get(output.spec.name)
     return stitcher.tensors.make(output) if fitted is None else fitted
 
@@ -334,11 +339,11 @@ def _own(stitcher: Stitcher, content: Content, output: Output) -> Tensor:
 def _folded(
     stitcher: Stitcher, learning: Learning, content: Content, index: int
 ) -> dict[str, Tensor]:
-    """A layer's learned tensors in the output's dtypes, rounded once, on the CPU.
+    """Return a layer's learned tensors in the output's dtypes, rounded once, on the CPU.
 
-    Raises HealError (C809) where one can't hold a value.
+    Raises HealError (C809) where a dtype can't hold a value.
     """
-    made = {}
+    tensors = {}
     names = set(learning.names[index])
     for output in content.outputs:
         name = output.spec.name
@@ -347,8 +352,8 @@ def _folded(
         own = _own(stitcher, content, output)
         folded, dtype = learning.folded(index, name, own), output.spec.dtype
         result = rounding.rounded(folded, TORCH_DTYPES[dtype], partial(_refuse, name, dtype))
-        made[name] = result.contiguous().cpu()
-    return made
+        tensors[name] = result.contiguous().cpu()
+    return tensors
 
 
 def _refuse(name: str, dtype: str, _: int) -> NoReturn:
@@ -360,36 +365,36 @@ def _refuse(name: str, dtype: str, _: int) -> NoReturn:
 
 
 def healing_text(
-    path: Path, wanted: int, encoder: TokenEncoder, seed: int, *, exactly: bool
+    path: Path, tokens: int, encoder: TokenEncoder, seed: int, *, exactly: bool
 ) -> HealingText:
-    """Return sequences of a file's text with `wanted` tokens in all, and further ones held out.
+    """Return sequences of a file's text with `tokens` tokens in all, and further ones held out.
 
-    The rows are taken in the order that `seed` draws, and run together: an end-of-text token stands
-    between two, and a sequence begins with the tokens that a text begins with. So there is no
-    padding, and no token is used twice. Without `exactly` a shorter text gives what it has.
+    The rows run together in the order that `seed` draws. An end-of-text token stands between two
+    rows, and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no
+    token is used twice. Without `exactly` a shorter text gives all its sequences.
 
-    Raises CalibrationError: C806 for a text that is too short, and those of `read_texts`.
+    Raises CalibrationError: C806 for a text that is too short, and as `read_texts` does.
     """
     rows = read_texts(path)
     digest = of_file(path)
     length = min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
-    learned = max(1, wanted // length)
+    learned = max(1, tokens // length)
     every = HELD_OUT_EVERY - 1
     needed = learned + max(1, learned // every)
-    found = []
+    sequences = []
     for sequence in _sequences(rows, encoder, length, seed):
-        found.append(sequence)
-        if len(found) == needed:
+        sequences.append(sequence)
+        if len(sequences) == needed:
             break
-    if len(found) < (needed if exactly else 2):
-        there = f"{length * len(found):,} tokens in whole sequences of {length}"
+    if len(sequences) < (needed if exactly else 2):
+        available = f"{length * len(sequences):,} tokens in whole sequences of {length}"
         if exactly:
             share = f"every {HELD_OUT_EVERY}th of these sequences is held out"
             help_ = f"{FEWER_TOKENS}; {share}"
-            raise too_short(path, there, "'heal'", length * needed, help_)
-        raise too_short(path, there, "'heal'", 2 * length)
-    table = torch.tensor(found)
-    held = torch.arange(len(found)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            raise too_short(path, available, "'heal'", length * needed, help_)
+        raise too_short(path, available, "'heal'", 2 * length)
+    table = torch.tensor(sequences)
+    held = torch.arange(len(sequences)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     if not bool(held.any()):
         held[-1] = True
     return HealingText(path, digest, table[~held], table[held])
@@ -398,7 +403,7 @@ def healing_text(
 def _sequences(
     rows: Sequence[Passage | Exchange], encoder: TokenEncoder, length: int, seed: int
 ) -> Iterator[list[int]]:
-    """A file without rows is cut first, and its sequences are drawn then."""
+    """Yield a text's sequences in drawn order. A file without rows is cut before the drawing."""
     room = length - len(encoder.opening)
     end = encoder.tokenizer.eos_token_id
     between = [] if end is None else [int(end)]

@@ -1,7 +1,7 @@
 """The files of healing on this machine: learned parameters, and the folder of an unfinished run.
 
-A file of tensors has a digest of all that is in it. It is read whole and compared before anything
-of it is used; a file that differs is removed, and its healing begins anew.
+A file of tensors has a digest of its contents, which is checked before any use. A damaged file is
+removed, and its healing begins anew.
 """
 
 import fcntl
@@ -26,9 +26,9 @@ from gptailor.checkpoint.files import cache_folder, is_ours
 from gptailor.evaluate.heal.learning import HealError
 
 KEPT_BYTES = 2**31
-"""Bytes on disk that are kept of what was learned; what was used longest ago goes first."""
+"""Bytes of learned tensors that are kept on disk; the least recently used go first."""
 _FORGOTTEN_SECONDS = 30 * 86_400
-"""After so long nobody comes back to what a killed run has left."""
+"""Age at which the files of a killed run are removed."""
 _LOSSES = ("bare", "start", "healed")
 _DIGEST = "sha256"
 
@@ -46,17 +46,17 @@ class KeptTensors:
 
     def digest(self, key: str) -> str:
         """Return a sha256 of the key, the notes, and each tensor's name, dtype, shape and bytes."""
-        found = hashlib.sha256(repr((key, sorted(self.notes.items()))).encode())
+        digest = hashlib.sha256(repr((key, sorted(self.notes.items()))).encode())
         for name, tensor in sorted(self.tensors.items()):
-            found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+            digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            found.update(raw.numpy().data)
-        return found.hexdigest()
+            digest.update(raw.numpy().data)
+        return digest.hexdigest()
 
     def write(self, file: Path, key: str) -> None:
-        """Write a file, on the disk and whole, in the place of an old one.
+        """Write a file atomically, in the place of an old one.
 
-        A full disk, say, is no error: what isn't kept is made again.
+        A failure, such as a full disk, is ignored: the tensors can be learned again.
         """
         tensors = {n: tensor.detach().cpu().contiguous() for n, tensor in self.tensors.items()}
         side = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
@@ -71,9 +71,9 @@ class KeptTensors:
 
 
 def read_tensors(file: Path, key: str) -> KeptTensors | None:
-    """Return what `KeptTensors.write` wrote under that key, on the CPU and checked.
+    """Return the checked tensors that `KeptTensors.write` wrote under a key, on the CPU.
 
-    None if it is missing or another user's; a damaged file is removed.
+    Return None if the file is missing or belongs to another user. Remove a damaged file.
     """
     if not is_ours(file):
         return None
@@ -82,21 +82,21 @@ def read_tensors(file: Path, key: str) -> KeptTensors | None:
             notes = dict(opened.metadata())
             digest = notes.pop(_DIGEST)
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        found = KeptTensors(tensors, notes)
-        if found.digest(key) == digest:
-            return found
+        kept = KeptTensors(tensors, notes)
+        if kept.digest(key) == digest:
+            return kept
     with suppress(OSError):
         file.unlink()
     return None
 
 
-# ---------------------------------------------------------------------------- what was learned
+# ---------------------------------------------------------------------------- learned tensors
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class KnownHealing:
-    """The parameters as they were in the end, and the losses of `HealedLayers`."""
+    """The parameters at the end of a healing, and the losses of `HealedLayers`."""
 
     parameters: Mapping[str, Tensor]
     bare: float
@@ -106,9 +106,9 @@ class KnownHealing:
 
 @final
 class HealingStore:
-    """A folder with a file for each healing, by a name that says all that it depends on.
+    """A folder with a file for each healing; the key covers all that the result depends on.
 
-    What can't be read or written there is as if it were not known, and so is what is damaged.
+    A file that can't be read or written, or is damaged, counts as missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,47 +118,47 @@ class HealingStore:
         return self.folder / f"{key}.safetensors"
 
     def get(self, key: str) -> KnownHealing | None:
-        """Return what was learned under that name, checked."""
+        """Return the checked healing of that key, or None."""
         file = self._file(key)
-        if (found := read_tensors(file, key)) is None:
+        if (kept := read_tensors(file, key)) is None:
             return None
         with suppress(OSError):  # a cache that can't be written may be read
             os.utime(file)
-        return KnownHealing(found.tensors, *(float(found.notes[name]) for name in _LOSSES))
+        return KnownHealing(kept.tensors, *(float(kept.notes[name]) for name in _LOSSES))
 
-    def put(self, key: str, known: KnownHealing) -> None:
-        """Keep it, if it fits, in the place of what was used longest ago."""
-        size = sum(one.numel() * one.element_size() for one in known.parameters.values())
+    def put(self, key: str, healing: KnownHealing) -> None:
+        """Keep a healing, if it fits, and remove the least recently used ones."""
+        size = sum(value.numel() * value.element_size() for value in healing.parameters.values())
         if size > KEPT_BYTES:
             return
-        losses = {name: repr(getattr(known, name)) for name in _LOSSES}
+        losses = {name: repr(getattr(healing, name)) for name in _LOSSES}
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(KEPT_BYTES - size)
-            KeptTensors(known.parameters, losses).write(self._file(key), key)
+            KeptTensors(healing.parameters, losses).write(self._file(key), key)
 
     def _make_room(self, most: int) -> None:
-        """Remove files, the latest used last, until they have no more bytes than that."""
-        there = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in there:
+        """Remove the least recently used files until the rest have at most `most` bytes."""
+        latest = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in latest:
             most -= file.stat().st_size
             if most < 0:
                 file.unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------- a run that goes on
+# ------------------------------------------------------------------------- continued runs
 
 
 def kept_home() -> Path:
-    """Return where healing keeps things; without a home a place where nothing can be."""
+    """Return the folder of kept healings; without a home a path where no file can be."""
     return cache_folder() or Path(os.devnull)
 
 
 @contextmanager
 def working_folder(key: str) -> Iterator[Path]:
-    """Yield the folder of a healing, which a killed run leaves and a finished one takes away.
+    """Yield the folder of a healing, which a killed run leaves and a finished run removes.
 
-    It is a temporary one where none can be kept, and where another process heals the same.
+    The folder is temporary if no folder can be kept, or if another process heals the same plan.
     """
     folder = kept_home() / "heal" / key
     with ExitStack() as stack:
@@ -169,26 +169,26 @@ def working_folder(key: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.fstat(lock.fileno()), (folder / "lock").stat())
             ours = ours and is_ours(folder)
-        except OSError:  # nowhere to keep it, or another process heals the same
+        except OSError:  # no place to keep it, or another process heals the same plan
             ours = False
         if not ours:
             try:
-                own = tempfile.mkdtemp(prefix="gptailor-heal-")
-            except OSError:  # nowhere at all: all is in memory
-                own = os.devnull
-            stack.callback(shutil.rmtree, own, ignore_errors=True)
-            yield Path(own)
+                temporary = tempfile.mkdtemp(prefix="gptailor-heal-")
+            except OSError:  # no folder at all: all is in memory
+                temporary = os.devnull
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            yield Path(temporary)
             return
         try:
             yield folder
-        except HealError:  # it would end in the same way
+        except HealError:  # another run would end in the same way
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget(home: Path) -> None:
-    """Remove what killed runs have left long ago."""
+    """Remove the old folders of killed runs."""
     for folder in home.glob("*/"):
         with suppress(OSError):  # gone, or another user's
             latest = max(file.stat().st_mtime for file in (folder, *folder.rglob("*")))

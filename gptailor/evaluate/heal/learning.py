@@ -1,4 +1,4 @@
-"""What of a live model learns: low-rank changes of projections, or the weights themselves."""
+"""Learned parameters of a live model: low-rank changes of projections, or whole weights."""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,19 +21,19 @@ class HealError(CodedError):
 
 @final
 class NotFiniteError(ArithmeticError):
-    """A model computes NaN or infinity before anything has learned; why is for others to find."""
+    """A model computes NaN or infinity before any learning; the caller finds the cause."""
 
 
 ModuleNames = Mapping[str, str]
-"""What a layer's tensors are called in a checkpoint, and in transformers' module."""
+"""The names of a layer's tensors in transformers' module, by their names in a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
 class Learning(ABC):
-    """Parameters of some layers that learn; `names` are the tensors of each that they change.
+    """Learned parameters of some layers; `names` are the tensors of each layer that they change.
 
-    Layers are by their numbers in the output, tensors by their names within the layer, each with
-    the one that it has in the live module.
+    Layers have their numbers in the output, and tensors their names within the layer. Each name
+    maps to the tensor's name in the live module.
     """
 
     layers: Mapping[int, nn.Module]
@@ -42,35 +42,35 @@ class Learning(ABC):
     @property
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What the optimiser changes, in float32, by name."""
+        """The optimiser's parameters, in float32, by name."""
 
     @abstractmethod
     def collect(self) -> None:
-        """The layers have run there and back: gather the parameters' gradients."""
+        """Gather the parameters' gradients after a forward and a backward pass of the layers."""
 
     @abstractmethod
     def apply(self) -> None:
-        """Let the layers compute with the parameters as they are now."""
+        """Let the layers compute with the current parameters."""
 
     @torch.no_grad()
-    def take(self, found: Mapping[str, Tensor]) -> None:
-        """Be as parameters were that were kept, by their names."""
+    def take(self, kept: Mapping[str, Tensor]) -> None:
+        """Take over the values of kept parameters, by their names."""
         for name, parameter in self.parameters.items():
-            parameter.copy_(found[name])
+            parameter.copy_(kept[name])
         self.apply()
 
     @abstractmethod
     def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """A tensor of the plan as it is after learning, in float32."""
+        """Return a tensor of the plan after learning, in float32."""
 
 
 @final
 class LowRankChanges(Learning):
     """W + BA for each projection W, A and B of `rank` rows and columns at most.
 
-    W itself stays. A begins as normal numbers with a variance of 1 / inputs, drawn by `seed`, B as
-    zeros, so that nothing is changed at first (LoRA, arXiv 2106.09685, with a scale of 1). In the
-    live model a projection adds B(Ax) to what it makes.
+    W itself stays. A begins as normal numbers with a variance of 1 / inputs, drawn by `seed`. B
+    begins as zeros, so that nothing changes at first (LoRA, arXiv 2106.09685, with a scale of 1).
+    In the live model a projection adds B(Ax) to its output.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class LowRankChanges(Learning):
         generator = torch.Generator().manual_seed(seed)
         for layer, name, module in _projections(layers, names):
             inputs, outputs = _widths(module)
-            most = min(rank, inputs, outputs)
-            drawn = torch.randn(most, inputs, generator=generator) / math.sqrt(inputs)
+            size = min(rank, inputs, outputs)
+            drawn = torch.randn(size, inputs, generator=generator) / math.sqrt(inputs)
             first = nn.Parameter(drawn.to(device))
-            second = nn.Parameter(torch.zeros(outputs, most, device=device))
+            second = nn.Parameter(torch.zeros(outputs, size, device=device))
             key = f"{layer}.{name}"
             self._factors[key] = first, second
             module.register_forward_hook(self._hook(key))
@@ -98,11 +98,12 @@ class LowRankChanges(Learning):
     def _hook(self, key: str) -> Any:
         first, second = self._factors[key]
 
-        def add(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             self._ran.add(key)
-            x = given[0] if torch.is_autocast_enabled(made.device.type) else given[0].float()
+            autocast = torch.is_autocast_enabled(output.device.type)
+            x = inputs[0] if autocast else inputs[0].float()
             change = nn.functional.linear(nn.functional.linear(x, first), second)
-            return made + change.to(made.dtype)
+            return output + change.to(output.dtype)
 
         return add
 
@@ -116,17 +117,17 @@ class LowRankChanges(Learning):
         }
 
     def collect(self) -> None:
-        """Raise HealError (C810) for a projection that a layer computes with past its module."""
-        if left := sorted(self._factors.keys() - self._ran):
-            layer, _, name = left[0].partition(".")
+        """Raise HealError (C810) for a projection that its layer computes without its module."""
+        if skipped := sorted(self._factors.keys() - self._ran):
+            layer, _, name = skipped[0].partition(".")
             message = f"'{name}' of the output's layer {layer} isn't computed by its own module"
             raise HealError("C810", message, "name other layers, or heal with 'rank full'")
 
     def apply(self) -> None:
-        """Nothing is to be done: the layers hold the parameters themselves."""
+        """Do nothing, as the layers hold the parameters themselves."""
 
     def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """W + BA; where weights are stored as (inputs, outputs), its transpose."""
+        """Return W + BA, or W + (BA)ᵀ where weights are stored as (inputs, outputs)."""
         first, second = self._factors[f"{layer}.{name}"]
         change = second.detach() @ first.detach()
         wide = tensor.to(device=change.device, dtype=torch.float32)
@@ -136,15 +137,15 @@ class LowRankChanges(Learning):
 
 @final
 class WholeWeights(Learning):
-    """The layers' tensors themselves, learned in float32; the layers compute with them rounded."""
+    """Whole tensors of the layers, learned in float32; the layers compute with rounded ones."""
 
     def __init__(self, layers: Mapping[int, nn.Module], names: Mapping[int, ModuleNames]) -> None:
         super().__init__(layers, names)
         self._own: dict[str, nn.Parameter] = {}
         self._wide: dict[str, nn.Parameter] = {}
         for layer, module in layers.items():
-            for name, its in names[layer].items():
-                path, _, last = its.rpartition(".")
+            for name, live_name in names[layer].items():
+                path, _, last = live_name.rpartition(".")
                 holder = module.get_submodule(path)
                 old = getattr(holder, last)
                 if not isinstance(old, nn.Parameter):
@@ -162,7 +163,7 @@ class WholeWeights(Learning):
         return self._wide
 
     def collect(self) -> None:
-        """Hand the gradients of the rounded tensors to those in float32."""
+        """Move the gradients of the rounded tensors to the float32 tensors."""
         for key, own in self._own.items():
             wide = self._wide[key]
             if wide is not own and own.grad is not None:
@@ -177,39 +178,39 @@ class WholeWeights(Learning):
                 own.copy_(self._wide[key])
 
     def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The learned tensor; what rounding took from the plan's before learning is back."""
+        """Return the learned tensor, plus what rounding removed from the plan's before learning."""
         key = f"{layer}.{name}"
         learned = self._wide[key].detach()
-        whole = tensor.to(learned.device)
-        begun, wide = whole.to(self._own[key].dtype).float(), whole.float()
+        exact = tensor.to(learned.device)
+        begun, wide = exact.to(self._own[key].dtype).float(), exact.float()
         return torch.where(begun == wide, learned, wide + (learned - begun))
 
 
 def matched(
-    names: Sequence[str], made: Mapping[str, Tensor], module: nn.Module, layer: int
+    names: Sequence[str], tensors: Mapping[str, Tensor], module: nn.Module, layer: int
 ) -> dict[str, str]:
-    """What some of a layer's tensors are called in its live module: there they have equal values.
+    """Match a layer's tensors with those of equal values in its live module, by their names.
 
-    `made` are all the layer's tensors. transformers renames some as it loads them, and makes one of
-    several, or several of one. Raises HealError (C810) for a tensor that isn't there as it is, and
-    where it can't be told which one it is.
+    `tensors` are all the layer's tensors. transformers renames, joins and splits some tensors as it
+    loads them. Raises HealError (C810) for a tensor that equals no tensor of the module, or several
+    of them.
     """
-    own: dict[str, Tensor] = dict(module.state_dict())
-    others = [name for name in own if name not in made]
-    found = {}
+    live: dict[str, Tensor] = dict(module.state_dict())
+    renamed = [name for name in live if name not in tensors]
+    live_names = {}
     for name in names:
-        candidates = [name] if name in own else others
-        same = [one for one in candidates if _equal(made[name], own[one])]
+        candidates = [name] if name in live else renamed
+        same = [candidate for candidate in candidates if _equal(tensors[name], live[candidate])]
         if len(same) != 1:
             raise _missing(layer, name)
-        found[name] = same[0]
-    return found
+        live_names[name] = same[0]
+    return live_names
 
 
-def _equal(given: Tensor, loaded: Tensor) -> bool:
-    if given.shape != loaded.shape:
+def _equal(stored: Tensor, loaded: Tensor) -> bool:
+    if stored.shape != loaded.shape:
         return False
-    own = given.to(device=loaded.device, dtype=loaded.dtype)
+    own = stored.to(device=loaded.device, dtype=loaded.dtype)
     if own.is_floating_point():
         return torch.allclose(own, loaded, rtol=0, atol=0, equal_nan=True)
     return torch.equal(own, loaded)
@@ -219,18 +220,18 @@ def _projections(
     layers: Mapping[int, nn.Module], names: Mapping[int, ModuleNames]
 ) -> Iterator[tuple[int, str, nn.Module]]:
     for layer, module in layers.items():
-        for name, its in names[layer].items():
-            yield layer, name, _projection(module, layer, its)
+        for name, live_name in names[layer].items():
+            yield layer, name, _projection(module, layer, live_name)
 
 
 def _projection(module: nn.Module, layer: int, name: str) -> nn.Module:
     try:
-        found = module.get_submodule(name.removesuffix(".weight"))
+        owner = module.get_submodule(name.removesuffix(".weight"))
     except AttributeError:
-        found = module
-    if not isinstance(found, nn.Linear | Conv1D):
+        owner = module
+    if not isinstance(owner, nn.Linear | Conv1D):
         raise _missing(layer, name)
-    return found
+    return owner
 
 
 def _missing(layer: int, name: str) -> HealError:
@@ -239,7 +240,7 @@ def _missing(layer: int, name: str) -> HealError:
 
 
 def _widths(module: nn.Module) -> tuple[int, int]:
-    """The inputs and outputs of a projection."""
+    """Return the numbers of inputs and outputs of a projection."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     outputs, inputs = weight.shape

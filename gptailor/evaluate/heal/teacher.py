@@ -1,4 +1,4 @@
-"""What the teacher predicts after each token, computed once and kept on disk, compactly."""
+"""The teacher's predictions after each token, computed once and kept on disk, compactly."""
 
 import hashlib
 import os
@@ -22,14 +22,14 @@ from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
 from gptailor.plan.faults import TailorError
 
 TAUGHT = 128
-"""How many of the teacher's likeliest tokens are kept of each prediction, by themselves: 1 KiB.
+"""Number of the teacher's likeliest tokens that are kept for each prediction: 1 KiB.
 
 Chosen in `docs/healing.md`'s ablation.
 """
 _AT_ONCE = 2**16
-"""Tokens of a chunk: the teacher predicts from them at once, and they have one digest.
+"""Tokens of a chunk, which the teacher reads at once, and which has one digest.
 
-A killed run goes on after its last sound chunk.
+A killed run continues after its last sound chunk.
 """
 _DONE = "teacher.json"
 
@@ -38,12 +38,12 @@ _DONE = "teacher.json"
 class Predictions:
     """The teacher's distributions of some sequences, in a folder.
 
-    Of each prediction: the likeliest tokens, and the logarithms of their probabilities, of all
-    others' together last where there are others. A sequence of n tokens has n − 1 predictions.
-    Where the folder has no room they are in memory.
+    A prediction has the likeliest tokens and their log-probabilities. The last log-probability is
+    that of all remaining tokens together, if any. A sequence of n tokens has n − 1 predictions.
+    They are in memory if the folder has no room.
 
-    The files count as far as their chunks have the digests that stand beside them; that is looked
-    at once, in `learn`. `digest` is then one of all predictions.
+    `learn` checks the files once: chunks are valid up to the first one with a wrong digest. After
+    that, `digest` covers all predictions.
     """
 
     def __init__(
@@ -53,20 +53,23 @@ class Predictions:
         self.sequences = sequences
         self.kept = min(TAUGHT, vocabulary)
         self.groups = self.kept + (self.kept < vocabulary)
-        self.each = sequences.shape[1] - 1
+        self.per_sequence = sequences.shape[1] - 1
         self.on_disk = True
         self._digests: list[str] = []
-        rows = len(sequences) * self.each
+        rows = len(sequences) * self.per_sequence
         self.tokens = self._mapped("tokens", rows * self.kept, torch.int32).view(rows, self.kept)
         self.logs = self._mapped("logs", rows * self.groups, torch.float32).view(rows, self.groups)
 
     def _mapped(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
-        """A file as a tensor. Its room is taken first: a mapped file on a full disk is a crash."""
+        """Map a file as a tensor, or allocate memory.
+
+        The disk space is allocated first, because writing a mapped file to a full disk crashes.
+        """
         file = self._file(name)
         try:
             self.folder.mkdir(exist_ok=True)
-            with file.open("ab") as there:
-                os.posix_fallocate(there.fileno(), 0, size * dtype.itemsize)
+            with file.open("ab") as opened:
+                os.posix_fallocate(opened.fileno(), 0, size * dtype.itemsize)
         except OSError:
             self.on_disk = False
             with suppress(OSError):
@@ -82,13 +85,13 @@ class Predictions:
     def of(
         self, start: int, stop: int
     ) -> tuple[Int32[Tensor, " n kept"], Float[Tensor, " n groups"]]:
-        """Those of the sequences from `start` up to `stop`, one after the other."""
-        rows = slice(start * self.each, stop * self.each)
+        """Return the predictions of the sequences from `start` up to `stop`, in order."""
+        rows = slice(start * self.per_sequence, stop * self.per_sequence)
         return self.tokens[rows], self.logs[rows]
 
     @property
     def digest(self) -> str:
-        """One digest of the predictions that are there, and of the sequences that they are of."""
+        """The digest of the available predictions and of their sequences."""
         return hashlib.sha256("".join(self._digests).encode()).hexdigest()
 
     def learn(
@@ -97,10 +100,10 @@ class Predictions:
         device: torch.device,
         on_event: OnEvent = ignore_events,
     ) -> None:
-        """Ask the teacher, where that isn't done yet. It reports `TeacherRead`.
+        """Compute the missing predictions, and report `TeacherRead`.
 
-        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for one that
-        fails.
+        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
+        that fails.
         """
         total = self.sequences.numel()
         step = max(1, _AT_ONCE // self.sequences.shape[1])
@@ -112,15 +115,15 @@ class Predictions:
         evaluator = Evaluator(device=device)
         for start in starts[len(self._digests) :]:
             on_event(TeacherRead(start * self.sequences.shape[1], total))
-            some = self.sequences[start : start + step]
-            requests = [Request(tuple(row), 1) for row in some.tolist()]
-            found = evaluator.run(live, [Work(requests, self._keep)])
-            if isinstance(found, Failure):
-                if found.reason == "nan":
+            chunk = self.sequences[start : start + step]
+            requests = [Request(tuple(row), 1) for row in chunk.tolist()]
+            results = evaluator.run(live, [Work(requests, self._keep)])
+            if isinstance(results, Failure):
+                if results.reason == "nan":
                     raise NotFiniteError("its teacher's predictions are NaN")
-                raise TailorError(f"the teacher of 'heal' fails: {found.message}")
-            rows = slice(start * self.each, (start + len(some)) * self.each)
-            values = torch.cat(found[0])
+                raise TailorError(f"the teacher of 'heal' fails: {results.message}")
+            rows = slice(start * self.per_sequence, (start + len(chunk)) * self.per_sequence)
+            values = torch.cat(results[0])
             self.tokens[rows] = values[:, : self.kept].int()
             self.logs[rows] = values[:, self.kept :]
             self._digests.append(self._digest(start, start + step))
@@ -129,7 +132,7 @@ class Predictions:
         on_event(TeacherRead(total, total))
 
     def _sound(self, starts: range) -> Iterator[str]:
-        """The digests of the first chunks, as long as they are those that were noted."""
+        """Yield the digests of the first chunks, up to the first that differs from its note."""
         noted = kept_json(self.folder / _DONE).get("chunks", [])
         for start, digest in zip(starts, noted, strict=False):
             if self._digest(start, start + starts.step) != digest:
@@ -137,14 +140,14 @@ class Predictions:
             yield digest
 
     def _digest(self, start: int, stop: int) -> str:
-        """The sha256 of some sequences and their predictions."""
-        found = hashlib.sha256(self.sequences[start:stop].contiguous().numpy().data)
+        """Return the sha256 of some sequences and their predictions."""
+        digest = hashlib.sha256(self.sequences[start:stop].contiguous().numpy().data)
         for part in self.of(start, min(stop, len(self.sequences))):
-            found.update(part.numpy().data)
-        return found.hexdigest()
+            digest.update(part.numpy().data)
+        return digest.hexdigest()
 
     def _note(self) -> None:
-        """Write the digests down, once what they are of is on the disk."""
+        """Write the digests, after the predictions are on the disk."""
         with suppress(OSError, CheckpointError):  # a kill would then cost more
             for name in ("tokens", "logs"):
                 with self._file(name).open("rb") as file:

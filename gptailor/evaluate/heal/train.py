@@ -34,29 +34,29 @@ WARM_UP = 0.05
 """The share of the steps over which the rate rises; then it falls along a cosine, to 0."""
 BETAS = (0.9, 0.95)
 LONGEST_GRADIENT = 1.0
-"""What a gradient of all parameters together is cut to."""
+"""The largest norm of the gradient of all parameters together."""
 CHECKS = 4
-"""How often the held-out sequences are looked at, after the first time."""
+"""Number of checks on the held-out sequences, after the first one."""
 LOGIT_BYTES = 2**26
 """Bytes of float32 logits at once."""
 LOW_RANK_BYTES = 24
-"""Bytes of a number of low rank: itself, its gradient, Adam's two means, the best so far, and what
-a step of Adam makes for a moment."""
+"""Bytes of a low-rank number: its value, gradient, Adam's two means, the best value so far, and a
+temporary of an Adam step."""
 WHOLE_BYTES = 30
-"""Bytes of a number of the weights themselves: as before, and in the layer's dtype its gradient,
-its value and its first value."""
+"""Bytes of a number of whole weights: as before, and its gradient, value and first value in the
+layer's dtype."""
 HEADS_COPIES = 4
-"""Logits, their gradient, and what is made between them."""
+"""Copies of the logits: themselves, their gradient, and temporaries."""
 LAYER_COPIES = 8
 """Bytes of an input or output of a projection, twice in float32, or in more copies of fewer."""
 SCORES_COPIES = 3
-"""Attention's scores, what they become, and a gradient, in float32."""
+"""Copies of attention's scores in float32: before and after softmax, and a gradient."""
 LARGEST_RANK = 2**16
-"""No projection has a higher one."""
+"""A rank above that of any projection."""
 _SAVE_SECONDS = 60.0
 _STATE = "state.safetensors"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of a parameter."""
+"""Adam's state of a parameter."""
 
 
 # ------------------------------------------------------------------------------------ memory
@@ -67,9 +67,9 @@ _ADAM = ("step", "exp_avg", "exp_avg_sq")
 class HealingMemory:
     """The student's memory on the device.
 
-    `contents` are the output's, `dtype` that of its weights there, `length` a sequence's tokens.
-    `limit` is how many bytes may be on the device, None all that there are: then a layer's
-    intermediate values stay until the way back, with a limit those of one layer alone.
+    `contents` are those of the output, `dtype` is that of its weights on the device, and `length`
+    is the number of tokens of a sequence. `limit` bounds the bytes on the device. Without a limit
+    all layers' intermediate values stay until the backward pass; with one, those of one layer.
     """
 
     contents: ModelContents
@@ -80,7 +80,7 @@ class HealingMemory:
 
     @property
     def numbers(self) -> int:
-        """How many numbers learn."""
+        """The number of learned values."""
         rank = self.healing.rank
         shapes = list(self._shapes())
         if rank is None:
@@ -89,25 +89,26 @@ class HealingMemory:
 
     @property
     def bytes(self) -> int:
-        """Bytes beside the weights."""
-        each = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
-        return self.numbers * each + self._activations
+        """The bytes beside the weights."""
+        size = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
+        return self.numbers * size + self._activations
 
     def weights(self) -> int | None:
-        """How many bytes of weights may be on the device; None: all of them.
+        """Return the bytes of weights that may be on the device; None means all of them.
 
-        The weights themselves learn on the device, all of them. Raises HealError (C811) where
-        they, or what learns, don't fit.
+        Without a rank all weights stay on the device. Raises HealError (C811) if the weights or the
+        learned values don't fit.
         """
         if self.limit is None:
             return None
         least = self._least
         if self.bytes + least <= self.limit:
             return None if self.healing.rank is None else self.limit - self.bytes
-        whole = "all its weights" if self.healing.rank is None else "its largest layer and its ends"
+        largest = self.healing.rank is not None
+        needed = "its largest layer and its ends" if largest else "all its weights"
         message = (
             f"{self.limit:,} bytes can't hold the healing: {self.bytes:,} are what learns and what "
-            f"it computes with, and {least:,} {whole}"
+            f"it computes with, and {least:,} {needed}"
         )
         raise HealError("C811", message, self._remedy())
 
@@ -129,14 +130,14 @@ class HealingMemory:
         other = replace(self, healing=replace(self.healing, rank=rank))
         return self.limit is None or other.bytes + other._least <= self.limit
 
-    # ---------------------------------------------------------------------------- what is counted
+    # ---------------------------------------------------------------------------- sizes
 
     def _size(self, content: Content) -> int:
         return sum(output.spec.elements for output in content.outputs) * self.dtype.itemsize
 
     @property
     def _least(self) -> int:
-        """Bytes of the weights that have to be there at once."""
+        """The bytes of the weights that must be on the device at once."""
         ends = sum(output.spec.elements for output in self.contents.rest) * self.dtype.itemsize
         sizes = [self._size(content) for content in self.contents.layers]
         return ends + (sum(sizes) if self.healing.rank is None else max(sizes))
@@ -144,17 +145,18 @@ class HealingMemory:
     def _shapes(self) -> Iterator[tuple[int, ...]]:
         """Yield the shape of each tensor that learns."""
         for index in self.healing.indices:
-            specs = {one.spec.name: one.spec for one in self.contents.layers[index].outputs}
+            outputs = self.contents.layers[index].outputs
+            specs = {output.spec.name: output.spec for output in outputs}
             for name in learning_tensors(self.healing.rank, specs):
                 yield specs[name].shape
 
     def _sides(self) -> list[int]:
-        """The smaller sides of the projections of the layers that learn."""
-        found = [1]
+        """Return the smaller sides of the learning layers' projections."""
+        sides = [1]
         for index in self.healing.indices:
             outputs = self.contents.layers[index].outputs
-            found += projections({one.spec.name: one.spec for one in outputs}).values()
-        return found
+            sides += projections({output.spec.name: output.spec for output in outputs}).values()
+        return sides
 
     @property
     def _activations(self) -> int:
@@ -186,22 +188,22 @@ def head_loss(
     logs: Float[Tensor, " n groups"],
     step: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n width"]]:
-    """The sum of the rows' divergences, in float64, and its gradient with respect to `hidden`.
+    """Return the sum of the rows' divergences, in float64, and its gradient by `hidden`.
 
-    Logits are made for `step` rows at once, and none is kept: what a head makes of the longest
-    vocabulary is the largest tensor of all. Nothing of the head itself learns.
+    Logits are computed for `step` rows at once and not kept, because the logits of a large
+    vocabulary are the largest tensor of all. The head itself doesn't learn.
     """
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     gradient = torch.empty_like(hidden)
     for start in range(0, len(hidden), step):
-        some = slice(start, start + step)
+        chunk = slice(start, start + step)
         with torch.enable_grad():
-            rows = hidden[some].detach().requires_grad_(True)
+            rows = hidden[chunk].detach().requires_grad_(True)
             logits = head(rows)
         with torch.no_grad():
-            loss, slope = divergence_and_slope(logits, tokens[some].long(), logs[some])
+            loss, slope = divergence_and_slope(logits, tokens[chunk].long(), logs[chunk])
         total += loss
-        (gradient[some],) = torch.autograd.grad(logits, rows, slope)
+        (gradient[chunk],) = torch.autograd.grad(logits, rows, slope)
     return total, gradient
 
 
@@ -212,12 +214,12 @@ def head_divergence(
     logs: Float[Tensor, " n groups"],
     step: int,
 ) -> Float[Tensor, ""]:
-    """The sum of the rows' divergences alone, in float64."""
+    """Return the sum of the rows' divergences without a gradient, in float64."""
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     for start in range(0, len(hidden), step):
-        some = slice(start, start + step)
-        own = grouped(head(hidden[some]), tokens[some].long())
-        total += divergence(logs[some].double(), own.double()).sum()
+        chunk = slice(start, start + step)
+        own = grouped(head(hidden[chunk]), tokens[chunk].long())
+        total += divergence(logs[chunk].double(), own.double()).sum()
     return total
 
 
@@ -226,10 +228,11 @@ def divergence_and_slope(
     tokens: Int64[Tensor, " n kept"],
     logs: Float[Tensor, " n groups"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n vocab"]]:
-    """Σ p log(p / q) of all rows, and its derivative by the logits; the logits are used up.
+    """Return Σ p log(p / q) of all rows, and its derivative by the logits, which are overwritten.
 
-    With p of the teacher, q of the logits, and r(p), r(q) the mass of all other tokens: q − p for a
-    token that is kept, q (1 − r(p) / r(q)) for another one.
+    p is the teacher's distribution, q that of the logits. r(p) and r(q) are the masses of all
+    tokens that aren't kept. The derivative is q − p for a kept token, and q (1 − r(p) / r(q)) for
+    another token.
     """
     total = logits.logsumexp(dim=1, keepdim=True)
     own = logits.gather(1, tokens) - total
@@ -239,11 +242,11 @@ def divergence_and_slope(
         loss = divergence(logs.double(), own.double()).sum()
         return loss, q.scatter_add_(1, tokens, -logs.exp())
     q.scatter_(1, tokens, 0.0)
-    rest = q.sum(dim=1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
-    groups = torch.cat([own, rest.log()], dim=1)
+    other = q.sum(dim=1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
+    groups = torch.cat([own, other.log()], dim=1)
     loss = divergence(logs.double(), groups.double()).sum()
     p = logs.exp()
-    q.mul_(1 - p[:, -1:] / rest)
+    q.mul_(1 - p[:, -1:] / other)
     return loss, q.scatter_(1, tokens, kept - p[:, :-1])
 
 
@@ -252,15 +255,15 @@ def divergence_and_slope(
 
 @final
 class _WideNorms(TorchFunctionMode):
-    """Norms compute in float32, their weights too: on the CPU autocast leaves them as they are."""
+    """A mode that computes norms and their weights in float32, which autocast on the CPU skips."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func is nn.functional.layer_norm:
-            args = [_widened(one) for one in args]
-            kwargs = {name: _widened(one) for name, one in kwargs.items()}
+            args = [_widened(value) for value in args]
+            kwargs = {name: _widened(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
 
 
@@ -270,10 +273,10 @@ def _widened(value: Any) -> Any:
 
 @final
 class Student:
-    """A live model and what of it learns, run on batches of one length.
+    """A live model, run on batches of one length; the layers from `first` on may learn.
 
-    With `recompute` the hidden states between layers alone are kept for the way back, and each
-    layer runs again there, as layers that are streamed have to.
+    With `recompute` only the hidden states between layers are kept for the backward pass, and each
+    layer runs again there. Streamed layers need this.
     """
 
     def __init__(self, live: LiveModel, first: int, *, recompute: bool) -> None:
@@ -288,7 +291,7 @@ class Student:
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
-        """Products in bfloat16, sums in float32, where the weights are bfloat16."""
+        """Compute products in bfloat16 and sums in float32, if the weights are bfloat16."""
         if self.live.model.dtype == torch.float32:
             yield
             return
@@ -297,7 +300,7 @@ class Student:
             yield
 
     def head(self, hidden: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
-        """The logits of hidden states after the last layer."""
+        """Return the logits of hidden states after the last layer."""
         with self._autocast():
             return head_logits(self.live.model, hidden, wraps=self.wrapped)
 
@@ -305,23 +308,23 @@ class Student:
     def divergence(
         self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]
     ) -> float:
-        """The sum of the predictions' divergences from what was taught."""
+        """Return the sum of the predictions' divergences from the teacher's."""
         hidden, calls = self._begun(tokens)
         for index in range(len(calls)):
             hidden = self._run(index, calls[index], hidden)
-        likely, logs = (one.to(self.device) for one in taught)
+        likely, logs = (part.to(self.device) for part in taught)
         return float(head_divergence(self.head, hidden.flatten(0, 1), likely, logs, self.step))
 
     def mean_divergence(self, taught: Predictions, batch: int = 1) -> float:
-        """The mean over all predictions of some sequences, so many of which run at once."""
+        """Return the mean divergence of all predictions, running `batch` sequences at once."""
         total, count = 0.0, len(taught.sequences)
         for start in range(0, count, batch):
             stop = min(start + batch, count)
             total += self.divergence(taught.sequences[start:stop], taught.of(start, stop))
-        return total / (count * taught.each)
+        return total / (count * taught.per_sequence)
 
     def learn(self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]) -> float:
-        """Add the gradient of the mean divergence to the parameters'; the mean."""
+        """Add the gradient of the mean divergence to the parameters', and return the mean."""
         with torch.no_grad():
             hidden, calls = self._begun(tokens)
             for index in range(self.first):
@@ -331,7 +334,7 @@ class Student:
             for index in range(self.first, len(calls)):
                 before += [hidden] if self.recompute else []
                 hidden = self._run(index, calls[index], hidden)
-        likely, logs = (one.to(self.device) for one in taught)
+        likely, logs = (part.to(self.device) for part in taught)
         rows = hidden.detach().flatten(0, 1)
         loss, slope = head_loss(self.head, rows, likely, logs, self.step)
         slope = slope.view_as(hidden) / len(rows)
@@ -342,21 +345,21 @@ class Student:
         return float(loss) / len(rows)
 
     def _back(self, before: Sequence[Tensor], calls: Sequence[Call], slope: Tensor) -> None:
-        """Run the layers again, the last one first, each with the way back through it."""
+        """Run the layers again, the last one first, each with its backward pass."""
         for index in reversed(range(self.first, len(calls))):
-            given = before[index - self.first].detach().requires_grad_(index > self.first)
+            start = before[index - self.first].detach().requires_grad_(index > self.first)
             with torch.enable_grad(), self.live.layer(index) as layer, self._autocast():
-                after = calls[index].of(layer, given)
+                after = calls[index].of(layer, start)
                 if after.requires_grad:
                     torch.autograd.backward([after], [slope.to(after.dtype)])
-            if given.grad is not None:
-                slope = given.grad
+            if start.grad is not None:
+                slope = start.grad
 
     @torch.no_grad()
     def _begun(self, tokens: Int64[Tensor, " batch length"]) -> tuple[Tensor, Sequence[Call]]:
-        given = tokens[:, :-1].to(self.device)
+        context = tokens[:, :-1].to(self.device)
         with self._autocast():
-            hidden, calls = record_calls(self.live.model, [given], wraps=self.wrapped)
+            hidden, calls = record_calls(self.live.model, [context], wraps=self.wrapped)
         return hidden[0].float(), calls[0]
 
     def _run(self, index: int, call: Call, hidden: Tensor) -> Tensor:
@@ -368,7 +371,7 @@ class Student:
 class Training:
     """Learning from a teacher's predictions: `run`. Its state is kept in `folder`, under `key`.
 
-    A state counts only with the predictions that it learned from: both have one digest.
+    A state is valid only with the predictions that it learned from; their digests are in its key.
     """
 
     def __init__(
@@ -385,8 +388,7 @@ class Training:
         self.file = folder / _STATE
         self.key = f"{key} {self.learned.digest} {self.held.digest}"
         self.parameters = learning.parameters
-        whole = isinstance(learning, WholeWeights)
-        self.rate = WHOLE_RATE if whole else LOW_RANK_RATE
+        self.rate = WHOLE_RATE if isinstance(learning, WholeWeights) else LOW_RANK_RATE
         self.batch = max(1, STEP_TOKENS // self.learned.sequences.shape[1])
         self.steps = -(-len(self.learned.sequences) // self.batch)
         self.optimiser = torch.optim.AdamW(
@@ -398,10 +400,10 @@ class Training:
         self._best: dict[str, Tensor] = {}
 
     def run(self, on_event: OnEvent = ignore_events) -> None:
-        """Learn, and leave the parameters as they were where the held-out loss was least.
+        """Learn, and leave the parameters at the state of the least held-out loss.
 
-        Raises HealError (C809) where a loss is no number, NotFiniteError where it is none before
-        the first step.
+        Raises HealError (C809) if a loss isn't finite, NotFiniteError if that is before the first
+        step.
         """
         self._load()
         checks = {round(self.steps * n / CHECKS) for n in range(1, CHECKS + 1)}
@@ -421,12 +423,12 @@ class Training:
                 saved = time.monotonic()
             passed = (time.monotonic() - begun) / (self.done - first)
             mean = sum(losses[-10:]) / len(losses[-10:])
-            left = passed * (self.steps - self.done)
-            on_event(HealStep(self.done, self.steps, mean, now, left))
+            remaining = passed * (self.steps - self.done)
+            on_event(HealStep(self.done, self.steps, mean, now, remaining))
         self.learning.take(self._best)
 
     def held_out(self) -> float:
-        """The mean divergence of the held-out sequences' predictions, in nats a token."""
+        """Return the mean divergence of the held-out sequences' predictions, in nats a token."""
         return self._number(self.student.mean_divergence(self.held, self.batch))
 
     def _step(self) -> float:
@@ -464,31 +466,31 @@ class Training:
         tensors = {f"best.{name}": tensor for name, tensor in self._best.items()}
         for name, parameter in self.parameters.items():
             tensors[f"now.{name}"] = parameter
-            for what, value in self.optimiser.state[parameter].items():  # none without a gradient
-                tensors[f"adam.{what}.{name}"] = value
+            for field, value in self.optimiser.state[parameter].items():  # empty without gradient
+                tensors[f"adam.{field}.{name}"] = value
         notes = {"done": str(self.done), "best": repr(self.best), "start": repr(self.start)}
         KeptTensors(tensors, notes).write(self.file, self.key)
 
     def _load(self) -> None:
-        """Go on from a kept state; without a sound one everything is as it is."""
+        """Continue from a kept state, if a sound one is available."""
         if (kept := read_tensors(self.file, self.key)) is None:
             return
         device = self.student.device
         self.learning.take({name: kept.tensors[f"now.{name}"] for name in self.parameters})
         for name, parameter in self.parameters.items():
             self._best[name] = kept.tensors[f"best.{name}"].to(device)
-            adam = {what: f"adam.{what}.{name}" for what in _ADAM}
+            adam = {field: f"adam.{field}.{name}" for field in _ADAM}
             if adam["step"] in kept.tensors:
                 self.optimiser.state[parameter] = {
-                    what: kept.tensors[key].to("cpu" if what == "step" else device)
-                    for what, key in adam.items()
+                    field: kept.tensors[key].to("cpu" if field == "step" else device)
+                    for field, key in adam.items()
                 }
         self.done, self.best = int(kept.notes["done"]), float(kept.notes["best"])
         self.start = float(kept.notes["start"])
 
 
 def _share(step: int, steps: int) -> float:
-    """The rate of a step, as a share of the highest."""
+    """Return the rate of a step, as a share of the highest."""
     rising = max(1, int(WARM_UP * steps))
     if step < rising:
         return (step + 1) / rising

@@ -1,4 +1,4 @@
-"""What each piece of a live model is made of, as keys: equal ones compute the same."""
+"""Keys of the pieces of a live model: pieces with equal keys compute the same."""
 
 import json
 from collections.abc import Hashable, Iterable, Mapping
@@ -36,7 +36,7 @@ from gptailor.program.program import (
 from gptailor.program.sources import Checked
 
 _TENSOR_ALIGNMENT = 64
-"""Bytes; what torch aligns its tensors to on the CPU."""
+"""Alignment in bytes of torch's tensors on the CPU."""
 
 
 @final
@@ -49,25 +49,24 @@ class TensorMaker:
         self._loaded: dict[TensorInfo, Tensor] = {}
 
     def make(self, output: Output) -> Shaped[Tensor, "..."]:
-        """The output as it is in a compiled folder, bit for bit, but for a bridge and healing;
-        not to be written into.
+        """Return the output without bridges and healing, equal bit for bit to the compiled one.
 
-        A tensor that is copied may be shared by all who ask. Raises CheckpointError where a file
-        is not what its header said, OverflowFault where a merge overflows.
+        Don't write into it, as callers may share a copied tensor. Raises CheckpointError for a file
+        that contradicts its header, OverflowFault for a merge that overflows.
         """
         make = unfitted(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
-        # What is only dequantised is made once, and would stay twice.
+        # A tensor that is only dequantised is made once, and would otherwise be kept twice.
         keep = len(make.tensors) > 1 or not isinstance(make.tensors[0].form, Quantised)
         tensors = [self._load(tensor, keep=keep) for tensor in make.tensors]
         return combine_tensors(make, replace(output.spec, name=make.place), tensors)
 
     def _load(self, tensor: TensorInfo, *, keep: bool = True) -> Tensor:
-        if (known := self._loaded.get(tensor)) is not None:
-            return known
-        if isinstance(tensor.form, Combine):  # its sources go where it is made, one after another
-            inner = [self._load(each, keep=False) for each in tensor.form.tensors]
+        if (cached := self._loaded.get(tensor)) is not None:
+            return cached
+        if isinstance(tensor.form, Combine):  # its sources load one after another
+            inner = [self._load(source, keep=False) for source in tensor.form.tensors]
             loaded = combine_tensors(tensor.form, replace(tensor.spec, dtype="F32"), inner)
         else:
             loaded = aligned_tensor(load_tensor(tensor).to(self.device))
@@ -77,24 +76,24 @@ class TensorMaker:
 
 
 def aligned_tensor(tensor: Tensor) -> Tensor:
-    """The tensor in memory that begins where torch's own allocations do.
+    """Return the tensor in memory that is aligned like torch's own allocations.
 
-    The CPU's matrix products choose their kernels by it, and so round otherwise by some 1e-7: the
-    same layer, read again, must compute the same.
+    The CPU's matrix products choose their kernels by the alignment, which changes the rounding by
+    some 1e-7. A layer that is read again must compute the same.
     """
     return tensor.clone() if tensor.is_cpu and tensor.data_ptr() % _TENSOR_ALIGNMENT else tensor
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the tensors."""
+    """Return the total bytes of the tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def not_finite(contents: "ModelContents") -> str | None:
     """Return which stored tensor of a model holds NaN or infinity, and its file.
 
-    None if all are finite. Each tensor is read again, once while its file stays as it is: this is
-    for a model that computed no numbers, and a search has many of one file.
+    None if all are finite. Each tensor is read again, once while its file is unchanged. This is for
+    a model that computed NaN, and a search may have many models of one file.
     """
     outputs = [*contents.begin, *(o for layer in contents.layers for o in layer.outputs)]
     for stored in dict.fromkeys(stored_tensors([*outputs, *contents.others, *contents.end])):
@@ -106,7 +105,7 @@ def not_finite(contents: "ModelContents") -> str | None:
 
 @lru_cache(maxsize=2**16)
 def _not_finite(stored: TensorInfo, _stamp: Stamp | None) -> str | None:
-    """Return what a tensor holds that is not finite; known for later plans while its file stays."""
+    """Return "NaN" or "infinity" if a tensor holds it; cached while its file is unchanged."""
     values = load_tensor(stored)
     if not values.is_floating_point() or bool(values.double().isfinite().all()):
         return None
@@ -115,17 +114,16 @@ def _not_finite(stored: TensorInfo, _stamp: Stamp | None) -> str | None:
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]
 """Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""
-"""Outputs by their names within a layer."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What a layer is made of and how it computes, wherever it stands. Equal only to itself.
+    """The tensors and the kind of a layer, at any position. Equal only to itself.
 
-    `kind` is what the configuration says of the layer (type of attention, window, rotation,
-    experts), `dtype` the model's. `fitted` are tensors, on the CPU, that stand for what the outputs
-    of these names make: those that a bridge or healing changes.
+    `kind` is the layer's configuration (type of attention, window, rotation, experts), and `dtype`
+    is the model's. `fitted` are tensors on the CPU that a bridge or healing changed; they replace
+    the outputs of their names.
     """
 
     kind: str
@@ -152,12 +150,13 @@ class Content:
 class ModelContents:
     """A closed plan's live model in pieces, from headers alone.
 
-    `TensorMaker` leaves its gaps open; a stitcher puts what bridges fitted into `Content.fitted`.
+    `TensorMaker` leaves the gaps open. `Repairs` puts bridged and healed tensors into
+    `Content.fitted`.
 
-    `config` is the compiled folder's, `dtype` the one that it names, if it does; `template` is the
-    configuration of a model with one layer of each kind, the same for all plans that have the same
-    kinds; `first` says where each of these layers is first in `layers`. `begin`, `end` and `others`
-    are the tensors outside the layers.
+    `config` is that of the compiled folder, and `dtype` is its dtype, if it has one. `template` is
+    the configuration of a model with one layer of each kind. It is equal for all plans with these
+    kinds. `first` has the first position of each kind in `layers`. `begin`, `end` and `others` are
+    the tensors outside the layers.
     """
 
     config: dict[str, Any]
@@ -225,22 +224,22 @@ class ContentTable:
         return ModelContents(config, dtype, template, first, contents, **ends, head=layout.head)
 
     def bridged(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
-        """The layer with these tensors: the same one while they are the same object."""
+        """Return the layer with these tensors, the same object for the same `fitted` object."""
         key = (content, id(fitted))
-        if (known := self._bridged.get(key)) is None or known.fitted is not fitted:
-            known = self._bridged[key] = replace(content, fitted=fitted)
-        return known
+        if (bridged := self._bridged.get(key)) is None or bridged.fitted is not fitted:
+            bridged = self._bridged[key] = replace(content, fitted=fitted)
+        return bridged
 
     def _content(self, kind: str, dtype: str, outputs: tuple[Output, ...]) -> Content:
         key = (kind, dtype, tuple((o.place.name, o.spec.dtype, o.make) for o in outputs))
-        if (known := self._known.get(key)) is None:
+        if (content := self._known.get(key)) is None:
             inner = [replace(o, spec=replace(o.spec, name=o.place.name)) for o in outputs]
-            known = self._known[key] = Content(kind, dtype, tuple(inner))
-        return known
+            content = self._known[key] = Content(kind, dtype, tuple(inner))
+        return content
 
 
 def piece(outputs: tuple[Output, ...]) -> PieceKey:
-    """What these outputs are, as a key."""
+    """Return the key of some outputs."""
     return tuple((output.spec.name, output.spec.dtype, output.make) for output in outputs)
 
 
@@ -258,7 +257,7 @@ def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
 
 
 def _with_tokens(config: dict[str, Any], checked: Checked) -> dict[str, Any]:
-    """The configuration with the special tokens of the model that gives the tokenizer."""
+    """Return the configuration with the special tokens of the tokenizer's model."""
     if checked.tokenizer_model.name == "base":
         return config
     return with_tokens_of(config, checked.tokenizer_model.config)

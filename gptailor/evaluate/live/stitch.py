@@ -1,4 +1,4 @@
-"""A plan as a live module: layers by reference, what is merged made on the device, nothing written.
+"""A plan as a live module: shared layers, merges computed on the device, nothing written.
 
 The module is made from the plan's Program, so that it equals the compiled and reloaded folder: the
 tensors bit for bit, and on the CPU in float32 the logits too, where the folder's tensors begin at
@@ -35,26 +35,27 @@ from gptailor.program.program import Combine
 from gptailor.program.run import device_of
 
 MERGED_SHARE = 0.25
-"""Of the device's memory, what cached merged layers take at most where nothing else is said."""
+"""The default largest share of the device's memory for cached merged layers."""
 WEIGHTS_SHARE = 0.6
-"""Of the memory of the one of several GPUs that computes, what weights take if nobody says."""
+"""The default share of the computing GPU's memory for weights, if there are several GPUs."""
 MERGED_MODELS = 8
-"""So many times the base's size are enough: a search's next plans are like its last ones."""
+"""The largest cache of merged layers, in base sizes; a search's next plans resemble the last."""
 SURROUNDINGS = 4
-"""Other plans' embeddings and heads take such a part of what merged layers may, at most."""
+"""The share of the bytes of merged layers that may go to embeddings and heads: one in so many."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Stitched:
-    """A plan's live model, and what its pieces are.
+    """A plan's live model, and the keys of its pieces.
 
-    Of two of one `Stitcher` with an equal `start` and equal first k `layers`, the hidden states
-    after k layers are the same, bit for bit; with all of that and `end` equal, the logits.
+    If two models of one `Stitcher` have an equal `start` and equal first k `layers`, their hidden
+    states after k layers are equal, bit for bit. If all layers and `end` are equal too, their
+    logits are.
 
-    `model` is a transformers model of its own: hooks on it touch no other; its tensors are shared
-    with others and not to be written into. Where memory is bounded, its layers are hollow (on the
-    `meta` device) but while they run.
+    `model` is a separate transformers model with its own hooks. Its tensors are shared with other
+    models, so don't write into them. If memory is bounded, a layer is hollow (on the `meta` device)
+    except while it runs.
     """
 
     model: PreTrainedModel
@@ -64,9 +65,9 @@ class Stitched:
     streamed: tuple[layer_cache.StreamedLayer, ...] = field(default=(), repr=False)
 
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
-        """The layer of that number, ready on the device as long as the context lasts.
+        """Return the layer of that number, ready on the device as long as the context lasts.
 
-        Where layers are streamed, the next one begins to come.
+        If layers are streamed, the next layer starts to load.
         """
         if self.streamed:
             return self.streamed[index].held()
@@ -77,17 +78,18 @@ class Stitched:
 class Stitcher:
     """The models of a plan or of a space, loaded once, and live models of their layers.
 
-    Weights are read when a plan first uses them. `dtype` is the live models'; without it they have
-    the one that their configuration names, as transformers has it. `memory` is how many bytes of
-    weights may be on the device; without it all that has been used stays. `merged` is how many
-    bytes of merged layers are kept for other plans, eight models' without it, a quarter of the
-    device's memory at most; with `memory` they are layers like all others. Of models with towers it
-    takes the language model alone.
+    Weights are read when a plan first uses them. `dtype` is that of the live models; by default
+    their configuration's, as in transformers. `memory` bounds the bytes of weights on the device;
+    without it all used weights stay. `merged` bounds the bytes of merged layers that are kept for
+    other plans. Its default is eight times the base's size, at most a quarter of the device's
+    memory. With `memory` merged layers are cached like all layers. Of a model with
+    towers only the language model is used.
 
-    Of several `gpus` one computes, and the others hold layers that wait: bits are those of one.
+    If there are several `gpus`, one computes, and the others hold waiting layers. The results are
+    those of one GPU, bit for bit.
 
-    Bridges and healing are left out; `gptailor.evaluate.repair` has them. Quantised models are
-    dequantised as they are read. Raises TailorError for a missing device, and CheckpointError for
+    `gptailor.evaluate.repair` adds bridges and healing. Quantised models are dequantised as they
+    are read. Raises TailorError for a missing device, and CheckpointError for
     a quantised model that can't be read.
     """
 
@@ -136,7 +138,7 @@ class Stitcher:
         """Return the live model of a closed plan that has no faults against the models.
 
         It is in eval mode, without gradients. Raises CheckpointError where a file is not what its
-        header said, OverflowFault where a merge overflows, TailorError where `memory` holds no
+        header says, OverflowFault where a merge overflows, TailorError where `memory` holds no
         layer or a model that the plan uses isn't among those given.
         """
         return self.live(self.contents(self.table.resolved(plan)))
@@ -157,21 +159,22 @@ class Stitcher:
         if self._stream is not None:
             self._stream.reserved = size
 
-    def together(self, several: Sequence[ModelContents]) -> Iterator[list[int]]:
-        """Their numbers in groups that may be live at once, those that begin alike together.
+    def together(self, plans: Sequence[ModelContents]) -> Iterator[list[int]]:
+        """Group plans' numbers by what may be live at once, with equal beginnings adjacent.
 
-        What a group has of its own, merged layers and what surrounds layers, takes as many bytes as
-        are kept of merged layers; with `memory` a group has one surrounding, which counts in it.
+        The merged layers and surroundings of a group take at most `merged` bytes. With `memory` a
+        group has one surrounding, which counts in it.
         """
         group: list[int] = []
         pieces: dict[Hashable, int] = {}
-        for number in in_order([(_start(one), *one.layers) for one in several]):
-            rest = (one for one in several[number].rest if isinstance(one.make, Combine))
+        for number in in_order([(_start(contents), *contents.layers) for contents in plans]):
+            contents = plans[number]
+            merged = (output for output in contents.rest if isinstance(output.make, Combine))
             own: dict[Hashable, int] = {
-                _surrounding(several[number]): sum(one.spec.size for one in rest)
+                _surrounding(contents): sum(output.spec.size for output in merged)
             }
             if self._stream is None:
-                own |= {content: content.made for content in several[number].layers}
+                own |= {content: content.made for content in contents.layers}
             size = sum((pieces | own).values())
             over = len(pieces | own) > 1 if self._stream is not None else size > self.merged
             if group and over:
@@ -184,7 +187,7 @@ class Stitcher:
 
     @torch.no_grad()
     def live(self, contents: ModelContents) -> Stitched:
-        """The live model of what `contents` gave."""
+        """Return the live model of a plan's contents."""
         with torch.inference_mode(mode=False):
             template = self._template(contents)
             self._homes |= {(content.kind, content.dtype): template for content in contents.layers}
@@ -206,13 +209,14 @@ class Stitcher:
             return Stitched(model, _start(contents), contents.layers, end, streamed)
 
     def _template(self, contents: ModelContents) -> ModelTemplate:
-        """What surrounds the layers; of those that no plan uses some stay, the latest."""
+        """Return the template around the layers. The latest unused templates stay, if they fit."""
         key = _surrounding(contents)
         if key not in self._templates:
             self._templates[key] = ModelTemplate(contents, self._base, self.tensors, self.dtype)
         self._templates.move_to_end(key)
         room = self.merged // SURROUNDINGS if self._stream is None else 0
-        while len(self._templates) > 1 and sum(one.size for one in self._templates.values()) > room:
+        templates = self._templates.values()
+        while len(templates) > 1 and sum(template.size for template in templates) > room:
             self._templates.popitem(last=False)
         return self._templates[key]
 

@@ -130,7 +130,7 @@ def test_the_sums_are_those_of_all_tokens(drawn: Drawn, monkeypatch: pytest.Monk
     assert found.count == 50
     torch.testing.assert_close(found.gram.triu(), (x.T @ torch.diag(omega) @ x).triu())
     torch.testing.assert_close(found.cross, x.T @ torch.diag(omega) @ r)
-    torch.testing.assert_close(found.rest, (omega[:, None] * r * r).sum())
+    torch.testing.assert_close(found.squares, (omega[:, None] * r * r).sum())
 
 
 @given(
