@@ -52,6 +52,7 @@ from gptailor.search.run.workers import BASE, Alone, Workers
 from gptailor.search.run_files import EarlierRun
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
+from gptailor.search.space.focus import separates
 from gptailor.search.space.space import Space
 from gptailor.search.starts.compositions import wholes
 from gptailor.search.starts.cuts import (
@@ -61,7 +62,9 @@ from gptailor.search.starts.cuts import (
     nested_cuts,
     shortest_paths,
 )
+from gptailor.search.starts.recipes import Recipes
 from gptailor.search.starts.stages import Starts
+from gptailor.search.strategies import strategy_of
 from gptailor.search.verdict import HeldOut, held_key
 
 _GLANCE = 1 / 8
@@ -216,7 +219,12 @@ def _read_of(plan: Plan, text: str, tokens: object) -> int:
 
 
 def starts_of(
-    space: Space, trials: Trials, budget: Budget, study: Study, on_progress: OnMeasuring
+    space: Space,
+    trials: Trials,
+    budget: Budget,
+    study: Study,
+    chosen: Settings,
+    on_progress: OnMeasuring,
 ) -> tuple[Starts, Budget]:
     """Return the starting plans and the budget with the cost of their measurements.
 
@@ -233,8 +241,12 @@ def starts_of(
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
     spent = study.typed.measured.evaluations
-    budget = replace(budget, measured=spent)
-    return Starts(space, influence, removed, budget.low / budget.full, budget.starts, cuts), budget
+    budget = replace(budget, measured=spent, separate=separates(space))
+    recipes = None
+    if budget.separate:
+        recipes = Recipes(space, strategy_of(chosen.strategy), budget.recipes, chosen.seed)
+    low = budget.low / budget.full
+    return Starts(space, influence, removed, low, budget.starts, cuts, recipes), budget
 
 
 @final

@@ -320,11 +320,16 @@ class StartsWithin:
         self.starts = starts
         self.within = within
 
+    def focus(self, evaluated: Sequence[ToldStart]) -> Table | None:
+        """Return the table that a strategy searches after these plans, within the bounds."""
+        table = self.starts.focus(evaluated)
+        return None if table is None else table._replace(limits=self.within.space.table.limits)
+
     def next(self, evaluated: Sequence[ToldStart]) -> list[Start]:
         """Return the next stage that has a plan within bounds; [] at the end."""
         remaining, passed = list(evaluated), list[ToldStart]()
         while stage := self.starts.next(passed):
-            within = [self.within.holds(start.genome) for start in stage]
+            within = [start.uncut or self.within.holds(start.genome) for start in stage]
             if len(remaining) < sum(within):
                 return [start for start, holds in zip(stage, within, strict=True) if holds]
             for start, holds in zip(stage, within, strict=True):

@@ -34,7 +34,7 @@ from gptailor.search.run.asking import Asking, WithinBounds
 from gptailor.search.run.notes import AGREEMENT, ENDED, LATE
 from gptailor.search.run.schedule import Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study, refuse_misfit
-from gptailor.search.run.trials import STARTS, Ledger, Trial, read_outcomes
+from gptailor.search.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
 from gptailor.search.run.workers import PATIENCE, UnderWay, Workers, interruptible
 from gptailor.search.score_requirements import Conditions
 from gptailor.search.settings import Flags, Resources, settings
@@ -206,7 +206,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
         refuse_misfit(study, ledger, space)
         say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
         with workers_of(trials, chosen, where, say) as workers:
-            starts, budget = starts_of(space, trials, budget, study, say)
+            starts, budget = starts_of(space, trials, budget, study, chosen, say)
             how = (
                 strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed,
                 PATIENCE, chosen.race, starts.influence.get("base"), within and within.or_other,
@@ -224,7 +224,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
                 ended, held = "interrupted", study.typed.held_out
         if repeats is not None:
             study.note(AGREEMENT, repeats.model_dump(mode="json"))
-        notes, tried = study.typed, {t.request.origin for t in ledger.of(STARTS)}
+        notes, tried = study.typed, {t.request.origin for t in ledger.of(RECIPES, STARTS)}
         about = {
             **{name: value for name, value in record if name != "aims"},
             "ended": ended, "samples": budget.full, "held": tuple(trials.helds),
@@ -312,7 +312,7 @@ def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
     wait.
     """
     while requests := schedule.next(idle=not under_way.waiting, waiting=under_way.asks):
-        plans = ((request, decode(of.space, request.genome)) for request in requests)
+        plans = ((r, decode(of.space, r.genome, cut=r.stage != "uncut")) for r in requests)
         beyond = under_way.fill(plans, schedule.room(requests))
         if beyond and of.races and not (schedule.retries and len(beyond) == len(requests)):
             schedule.postpone(beyond)

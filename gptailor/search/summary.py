@@ -27,6 +27,7 @@ from gptailor.report.summary import (
     front_file,
 )
 from gptailor.search.curve import Sizes, curve
+from gptailor.search.run.finalists import usual_plans
 from gptailor.search.run.notes import HeldFailureNote, MeasuredNote
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import (
@@ -173,7 +174,7 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
 
 def best_starts(ledger: Ledger) -> list[Trial]:
     """Return starting plans at full fidelity, repaired ones first, then the best; each once."""
-    plans = {trial.plan for trial in ledger.of(STARTS)}
+    plans = usual_plans(ledger)
     full = [
         trial
         for trial in ledger.of(STARTS, FINAL)

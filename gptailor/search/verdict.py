@@ -14,9 +14,10 @@ from gptailor.plan.plan import Plan
 from gptailor.report.measure import Estimate
 from gptailor.report.summary import BaseRecord, RivalRecord, VerdictRecord
 from gptailor.search.run.comparison import Comparison, Scores
+from gptailor.search.run.finalists import usual_plans
 from gptailor.search.run.notes import HeldNote, HeldScoresNote
 from gptailor.search.run.origin import origin_words
-from gptailor.search.run.trials import STARTS, Ledger, Trial
+from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.run.workers import BASE
 
 MOST_STARTS = 8
@@ -99,7 +100,7 @@ def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[T
 
     Where size is an objective, they are no larger than the plan that was found.
     """
-    plans = {trial.plan for trial in ledger.of(STARTS)}
+    plans = usual_plans(ledger)
     sized = any(aim.size for aim in ledger.aims)
     most = size(top) if sized else math.inf
     alike = [t for t in ledger.candidates() if t.plan in plans and size(t) <= most]

@@ -20,6 +20,7 @@ from gptailor.search.evaluate import repair_cost, starts_of
 from gptailor.search.run.notes import MEASURED
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
+from gptailor.search.settings import Flags, settings
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.starts.stages import Starts
 from tests.search.landscape import TEXT, setting, study_of
@@ -89,7 +90,15 @@ def measured(
     said: list[tuple[str, int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "gap_errors_of", Measured.gap_errors)
-        found, left = starts_of(space, trials, BUDGET, study, lambda *how: said.append(how))  # type: ignore[arg-type]
+        chosen = settings(space.plan, Flags(objectives=('nll("text.txt")',)))
+        found, left = starts_of(
+            space,
+            trials,  # type: ignore[arg-type]
+            BUDGET,
+            study,
+            chosen,
+            lambda *how: said.append(how),
+        )
     assert left.measured == study.notes[MEASURED]["evaluations"]
     return found, said, study
 

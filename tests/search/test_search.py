@@ -720,6 +720,9 @@ class NoStarts:
     def next(self, told: list[ToldStart]) -> list[Start]:
         return []
 
+    def focus(self, told: list[ToldStart]) -> None:
+        return None
+
 
 def test_without_starting_plans_it_searches_all_the_same(tmp_path: Path) -> None:
     found = ran(tmp_path, setting(starts=NoStarts(), budget=Budget(6, 16, 64)))

@@ -11,7 +11,7 @@ from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, as
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import Key, folded, key_of, uniform
 from gptailor.search.space.space import Space
-from gptailor.search.space.table import distinct, sample
+from gptailor.search.space.table import Table, canonical, distinct, features, sample
 
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
@@ -77,12 +77,24 @@ class Asking:
         self.strategy = strategy
         self.within = within or (lambda genome, key: genome)
         self.ledger = ledger
-        self._table, self._key = space.table, key_of(seed)
-        objectives = len(ledger.aims)
-        influence = None if prior is None else np.array(prior, float)
-        key = self._keyed(INIT, 0)
-        self._state: Any = strategy.init(self._table, capacity, key, objectives, influence)
+        self._whole, self._key = space.table, key_of(seed)
+        self._capacity = capacity
+        self._influence = None if prior is None else np.array(prior, float)
         self._told = 0
+        self.focus(None)
+        self.focused = False
+
+    def focus(self, table: Table | None) -> None:
+        """Let the strategy search a table of the space from now on; None: the space's own.
+
+        It is told the trials whose genomes the table can have.
+        """
+        self._table = table or self._whole
+        self.focused = True
+        key, objectives = self._keyed(INIT, 0), len(self.ledger.aims)
+        self._state: Any = self.strategy.init(
+            self._table, self._capacity, key, objectives, self._influence
+        )
 
     def _keyed(self, purpose: int, number: int) -> Key:
         return folded(folded(self._key, purpose), number)
@@ -105,7 +117,7 @@ class Asking:
     def distinct(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials with distinct plans, the first of each."""
         genomes = [trial.request.genome for trial in trials]
-        return [trials[n] for n in distinct(self._table, genomes)]
+        return [trials[n] for n in distinct(self._whole, genomes)]
 
     def random(self, number: int) -> Genome:
         """Return the random genome with a number."""
@@ -115,12 +127,21 @@ class Asking:
 
     def _take_in(self, until: int) -> None:
         """Tell the trials since the last ask, in the order of asking, by full populations."""
-        fresh = [t for t in self.ledger.trials[self._told : until] if t.request.phase in TOLD]
+        trials = self.ledger.trials[self._told : until]
+        fresh = [t for t in trials if t.request.phase in TOLD and self._holds(t.request.genome)]
         fresh.sort(key=lambda trial: (TOLD.index(trial.request.phase), trial.request.key))
         self._told = until
         many = self.strategy.population
         for start in range(0, len(fresh), many):
             self._put(fresh[start : start + many])
+
+    def _holds(self, genome: Genome) -> bool:
+        """Return whether a genome's plan is one of the table's."""
+        if self._table is self._whole:
+            return True
+        own = canonical(self._table, genome)
+        asked, held = (features(self._whole, canonical(self._whole, g)) for g in (genome, own))
+        return np.array_equal(asked, held)
 
     def _put(self, trials: Sequence[Trial]) -> None:
         """Tell these trials; one that was given up counts as if on all its samples."""

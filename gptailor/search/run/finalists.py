@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from gptailor.search.run.origin import BridgedCut
+from gptailor.search.run.origin import BridgedCut, RivalPlan, of_best_recipe
 from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
 
 
@@ -13,10 +13,15 @@ def chosen_finalists(
 
     `distinct` decides which plans are alike. The plan that is found is compared with starting plans
     that were repaired like it. So the best starting plan and the best other plan are among the
-    finalists, or come on top.
+    finalists, or come on top. So do all rivals.
     """
-    starts = {trial.plan for trial in ledger.of(STARTS)}
-    full = (t for t in ledger.of(STARTS, RANDOM, SEARCH) if t.full and t.same_as is None)
+    starts = usual_plans(ledger)
+    rivals = {t.plan: t for t in ledger.of(STARTS) if isinstance(t.request.origin, RivalPlan)}
+    full = (
+        t
+        for t in ledger.of(STARTS, RANDOM, SEARCH)
+        if t.full and t.same_as is None and not isinstance(t.request.origin, RivalPlan)
+    )
     ranked = ledger.ranked(full, len(ledger.trials))
     unique = distinct(sorted(ranked, key=lambda trial: trial.plan not in starts))
     cuts = [trial for trial in unique if isinstance(trial.request.origin, BridgedCut)]
@@ -26,7 +31,13 @@ def chosen_finalists(
         if not usual or all(trial.plan in starts for trial in best):
             missing = (t for t in unique if (t.plan in starts) != usual and t not in best)
             best += ledger.ranked(missing, 1)
-    return best
+    plans = {trial.plan for trial in best}
+    return [*best, *(trial for plan, trial in rivals.items() if plan not in plans)]
+
+
+def usual_plans(ledger: Ledger) -> set[str]:
+    """Return the digests of the starting plans that a person would write without a search."""
+    return {t.plan for t in ledger.of(STARTS) if not of_best_recipe(t.request.origin)}
 
 
 def _best(ledger: Ledger, trials: Sequence[Trial], many: int) -> list[Trial]:

@@ -172,7 +172,7 @@ class GenomeNote(Noted):
 class TrialNote(Noted):
     """The notes of a study on a trial; see `TrialRequest` and `Trial`."""
 
-    phase: Literal["start", "random", "search", "final", "beside"]
+    phase: Literal["recipe", "start", "random", "search", "final", "beside"]
     ask: _Small
     slot: _Small
     origin: NotedOrigin

@@ -40,8 +40,19 @@ class UniformMerge(BuiltClosed):
     coefficient: float | None = None
 
 
+@final
+class SearchedRecipe(BuiltClosed):
+    """The best recipe of a search, which no composition has: compared with nothing dropped."""
+
+    kind: Literal["recipe"] = "recipe"
+
+
 Composition: TypeAlias = Annotated[ModelAlone | UniformMerge, Field(discriminator="kind")]
-"""The models that a plan's layers are made of."""
+"""The models that a plan's layers are made of, as a person would choose them."""
+StartRecipe: TypeAlias = Annotated[
+    ModelAlone | UniformMerge | SearchedRecipe, Field(discriminator="kind")
+]
+"""How a starting plan's layers are made."""
 
 
 def composition_models(of: ModelAlone | UniformMerge) -> tuple[str, ...]:
@@ -49,8 +60,10 @@ def composition_models(of: ModelAlone | UniformMerge) -> tuple[str, ...]:
     return (of.model,) if isinstance(of, ModelAlone) else of.models
 
 
-def composition_words(of: ModelAlone | UniformMerge) -> str:
-    """Return `math`, `uniform merge`, `uniform merge of math and code by 0.6`."""
+def composition_words(of: ModelAlone | UniformMerge | SearchedRecipe) -> str:
+    """Return `math`, `uniform merge`, `uniform merge of math and code by 0.6`, `best recipe`."""
+    if isinstance(of, SearchedRecipe):
+        return "best recipe"
     if isinstance(of, ModelAlone):
         return of.model
     models = "" if of.every else f" of {' and '.join(of.models)}"
@@ -67,7 +80,7 @@ _Block: TypeAlias = Pair[Position]
 class _OfComposition(BuiltClosed):
     """A starting plan; `of` is None where the space makes the layers of all its plans alike."""
 
-    of: Composition | None = None
+    of: StartRecipe | None = None
 
 
 @final
@@ -123,11 +136,20 @@ class BestWindow(_OfComposition):
 
 
 @final
-class BridgedCut(BuiltClosed):
+class BridgedCut(_OfComposition):
     """The cut with the gaps that a bridge closes best, or second or third best."""
 
     kind: Literal["bridged cut"] = "bridged cut"
     rank: Literal[1, 2, 3]
+
+
+@final
+class RivalPlan(BuiltClosed):
+    """A plan that a person would write, for comparing: a composition with a usual cut."""
+
+    kind: Literal["rival"] = "rival"
+    of: Composition
+    cut: Literal["best window", "block influence"]
 
 
 @final
@@ -173,6 +195,7 @@ TrialOrigin: TypeAlias = (
     | WindowCut
     | BestWindow
     | BridgedCut
+    | RivalPlan
     | BlockAgain
     | RandomPlan
     | StrategyPlan
@@ -215,8 +238,10 @@ def origin_words(  # noqa: C901, PLR0911, PLR0912 (a case for each origin)
             return _on("best window", of)
         case BestWindow(of=of, layers=layers):
             return _on(f"best window of {layers}", of)
-        case BridgedCut(rank=rank):
-            return f"{_RANKS[rank]} bridged cut"
+        case BridgedCut(of=of, rank=rank):
+            return _on(f"{_RANKS[rank]} bridged cut", of)
+        case RivalPlan(of=of, cut=cut):
+            return f"{cut} on {composition_words(of)}"
         case BlockAgain(of=of, block=block, times=times):
             often = "" if times is None else f", {times} times"
             return _on(f"{window_words(block)} again", of) + often
@@ -228,7 +253,12 @@ def origin_words(  # noqa: C901, PLR0911, PLR0912 (a case for each origin)
             return words
 
 
-def _on(name: str, of: ModelAlone | UniformMerge | None) -> str:
+def of_best_recipe(origin: TrialOrigin) -> bool:
+    """Return whether a plan has the best recipe of a search, which nobody would write by hand."""
+    return isinstance(origin, _OfComposition) and isinstance(origin.of, SearchedRecipe)
+
+
+def _on(name: str, of: ModelAlone | UniformMerge | SearchedRecipe | None) -> str:
     return name if of is None else f"{name} on {composition_words(of)}"
 
 

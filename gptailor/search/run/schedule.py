@@ -10,11 +10,12 @@ from gptailor.plan.stage import Stage
 from gptailor.report.summary import BridgedTrials
 from gptailor.search.run.asking import TOLD, Asking
 from gptailor.search.run.finalists import chosen_finalists
-from gptailor.search.run.origin import RandomPlan, StrategyPlan, TrialOrigin
+from gptailor.search.run.origin import RandomPlan, RivalPlan, StrategyPlan, TrialOrigin
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
     RANDOM,
+    RECIPES,
     SEARCH,
     STARTS,
     Ledger,
@@ -24,6 +25,7 @@ from gptailor.search.run.trials import (
 )
 from gptailor.search.settings import Settings
 from gptailor.search.space.genome import Genome
+from gptailor.search.space.table import Table
 
 FINALISTS = 5
 """The default of the most trials that are evaluated once more, bridged or healed."""
@@ -34,8 +36,17 @@ OTHERS = 1000
 EPSILON = 1e-9
 """The rounding error of sums of shares."""
 
-ORDER = (STARTS, RANDOM, SEARCH, FINAL, BESIDE)
+_SEPARATE_STARTS = 0.8
+"""The share of the budget for recipes, starting plans and their measurements."""
+_RECIPES = 0.35
+"""The share of the budget for recipes."""
+MOST_RIVALS = 4
+"""The best merge and the best model alone, each with two usual cuts."""
+
+ORDER = (RECIPES, STARTS, RANDOM, SEARCH, FINAL, BESIDE)
 """The order of phases."""
+SPENDING = (RECIPES, *TOLD)
+"""The phases that share a budget: all before the finalists."""
 
 
 @final
@@ -45,7 +56,8 @@ class Budget:
 
     A trial uses between `low` and `full` samples. `beside` asks for random search at the same
     cost, which is spent on top. With `heals` the plan is healed. `wanted` is the requested number
-    of finalists, `measured` the cost before the first trial.
+    of finalists, `measured` the cost before the first trial. With `separate` recipes are compared
+    with nothing dropped, before cuts.
     """
 
     trials: int
@@ -56,6 +68,7 @@ class Budget:
     heals: bool = False
     wanted: int | None = None
     measured: float = 0.0
+    separate: bool = False
 
     @classmethod
     def of(cls, chosen: Settings, full: int) -> "Budget":
@@ -76,8 +89,19 @@ class Budget:
 
     @property
     def starts(self) -> float:
-        """The most that starting plans cost: half of all, with their measurements included."""
-        return max(self.trials / 2 - self.measured, 1.0)
+        """The most that starting plans cost, with their measurements and recipes included."""
+        share = _SEPARATE_STARTS if self.separate else 1 / 2
+        return max(share * self.trials - self.measured - self.rivals, 1.0)
+
+    @property
+    def recipes(self) -> float:
+        """The most that recipes cost which are compared with nothing dropped."""
+        return _RECIPES * self.trials if self.separate else 0.0
+
+    @property
+    def rivals(self) -> int:
+        """The most plans that a person would write which are repaired for comparison."""
+        return MOST_RIVALS if self.separate and self.final is not None else 0
 
     @property
     def random(self) -> int:
@@ -94,7 +118,7 @@ class Budget:
     @property
     def kept(self) -> int:
         """The budget kept for the end: for finalists, and the best starting plan."""
-        return self.finalists + 1 if self.finalists else 0
+        return self.finalists + 1 + self.rivals if self.finalists else 0
 
     @property
     def final(self) -> Stage | None:
@@ -111,11 +135,15 @@ class Budget:
 
 @final
 class Start(NamedTuple):
-    """A starting plan, and the share of all samples that it is to be evaluated on."""
+    """A starting plan, and the share of all samples that it is to be evaluated on.
+
+    A plan that is `uncut` is evaluated with nothing dropped: its recipe alone.
+    """
 
     origin: TrialOrigin
     genome: Genome
     share: float
+    uncut: bool = False
 
 
 @final
@@ -126,6 +154,7 @@ class ToldStart(NamedTuple):
     genome: Genome
     share: float
     losses: tuple[float, ...]
+    uncut: bool = False
 
 
 @runtime_checkable
@@ -134,6 +163,9 @@ class StartSource(Protocol):
 
     def next(self, evaluated: Sequence[ToldStart]) -> Sequence[Start]:
         """Return the next stage's plans, given all that were evaluated; none at the end."""
+
+    def focus(self, evaluated: Sequence[ToldStart]) -> Table | None:
+        """Return the table that a strategy searches after these plans; None: the space's own."""
 
 
 @final
@@ -189,41 +221,76 @@ class Schedule:
     def _starts(self) -> list[TrialRequest]:
         if self.ledger.of(RANDOM, SEARCH, FINAL, BESIDE):
             return []
-        trials: list[Trial] = []
+        missing, _ = self._start_results()
+        return missing
+
+    def _start_results(self) -> tuple[list[TrialRequest], list[ToldStart]]:
+        """Return the requests that the next stage misses, and the results of the stages before.
+
+        A stage without room for all of its plans is the last one, unless recipes are separate: then
+        those without room count as failures, and later stages follow.
+        """
+        results: list[ToldStart] = []
+        asked_after = 0
         for stage in itertools.count():
-            requests, complete = self._stage(stage, trials)
+            starts = self.starts.next(results)
+            spent = math.fsum(result.share for result in results)
+            requests = self._stage(stage, starts, spent, asked_after)
             missing = [request for request in requests if request.key not in self.ledger.keys]
             if missing:
-                return missing
-            if not requests or not complete:
-                break
-            of_stage = [t for t in self.ledger.of(STARTS) if t.request.ask == stage]
-            trials += sorted(of_stage, key=lambda trial: trial.request.slot)
-        return []
+                return missing, results
+            if not requests or (len(requests) < len(starts) and not self.budget.separate):
+                return [], results
+            told = {t.request.slot: t for t in self._starting if t.request.ask == stage}
+            asked_after += len(told)
+            results += [
+                self._told_start(start, told.get(slot)) for slot, start in enumerate(starts)
+            ]
+        raise AssertionError("stages end")
 
-    def _stage(self, number: int, trials: Sequence[Trial]) -> tuple[list[TrialRequest], bool]:
-        """Return a stage's requests that there is room for, and whether those are all."""
+    @property
+    def _starting(self) -> list[Trial]:
+        return self.ledger.of(RECIPES, STARTS)
+
+    def _stage(
+        self, number: int, starts: Sequence[Start], spent: float, asked_after: int
+    ) -> list[TrialRequest]:
+        """Return a stage's requests that there is room for. Rivals have room of their own."""
         budget = self.budget
-        remaining = budget.starts - math.fsum(trial.share for trial in trials) + EPSILON
+        remaining = budget.starts - spent + EPSILON
         requests: list[TrialRequest] = []
-        starts = self.starts.next([self._told_start(trial) for trial in trials])
         for slot, start in enumerate(starts):
             samples = budget.samples(start.share)
-            remaining -= samples / budget.full
-            if remaining < 0:
-                return requests, False
-            requests.append(
-                self._request(
-                    STARTS, number, slot, start.origin, start.genome, samples, len(trials)
+            rival = isinstance(start.origin, RivalPlan)
+            remaining -= 0.0 if rival else samples / budget.full
+            if remaining >= 0 or (rival and budget.rivals):
+                phase = RECIPES if start.uncut else STARTS
+                requests.append(
+                    self._request(
+                        phase, number, slot, start.origin, start.genome, samples, asked_after
+                    )
                 )
-            )
-        return requests, True
+            elif not budget.separate:
+                break
+        return requests
 
-    def _told_start(self, trial: Trial) -> ToldStart:
+    def _told_start(self, start: Start, trial: Trial | None) -> ToldStart:
+        if trial is None:
+            losses = (math.nan,) * len(self.ledger.aims)
+            return ToldStart(start.origin, start.genome, 0.0, losses, start.uncut)
         losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
-        return ToldStart(trial.request.origin, trial.request.genome, trial.share, losses)
+        return ToldStart(
+            trial.request.origin, trial.request.genome, trial.share, losses, start.uncut
+        )
+
+    def _take_focus(self) -> None:
+        """Let the strategy search what the starting plans leave open, before its first ask."""
+        if self.budget.separate and not self.asking.focused:
+            _, results = self._start_results()
+            self.asking.focus(self.starts.focus(results))
 
     def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
+        self._take_focus()
         first = 0 if phase == RANDOM else OTHERS
         return [
             self._request(
@@ -264,7 +331,7 @@ class Schedule:
         """Whether the strategy is not asked again, by the trials that it would be told."""
         if self._closed:
             return True
-        trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in TOLD]
+        trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in SPENDING]
         remaining = self._left(trials)
         return remaining < self.budget.low / self.budget.full or self._exhausted(trials)
 
@@ -285,6 +352,7 @@ class Schedule:
         origin = StrategyPlan(strategy=self.asking.strategy.name)
         samples = self.budget.samples
         self._asked_after = max(self._asked_after, asked_after)
+        self._take_focus()
         asked = self.asking.ask(number, asked_after)
         return [
             self._request(SEARCH, number, slot, origin, genome, samples(share), asked_after)
@@ -315,8 +383,8 @@ class Schedule:
 
     @property
     def left(self) -> float:
-        """The remaining budget of starting plans, random plans and the strategy together."""
-        return self._left(self.ledger.of(*TOLD))
+        """The remaining budget of recipes, starts, random plans and the strategy together."""
+        return self._left(self.ledger.of(*SPENDING))
 
     def _left(self, trials: Sequence[Trial]) -> float:
         budget, spent = self.budget, self.ledger.cost(trials)
@@ -345,7 +413,7 @@ class Schedule:
         used = {trial.request.slot for trial in self.ledger.of(FINAL)}
         free = (slot for slot in itertools.count() if slot not in used)  # as in the first process
         return [
-            self._request(FINAL, 0, slot, request.origin, request.genome, request.samples)
+            self._request(FINAL, 0, slot, request.origin, request.genome, self.budget.full)
             for request, slot in zip(chosen, free, strict=False)
         ]
 
@@ -356,7 +424,7 @@ class Schedule:
         if not self.budget.beside or (len(last) == 4 * REPEATS and set(fresh).isdisjoint(last)):
             return []
         spent = math.fsum(trial.share for trial in fresh)
-        more = int(self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH)) - spent + EPSILON)
+        more = int(self.ledger.cost(self.ledger.of(*SPENDING)) - spent + EPSILON)
         free = (n for n in itertools.count() if (BESIDE, 0, n) not in self.ledger.keys)
         return self._drawn(BESIDE, itertools.islice(free, max(more, 0)))
 
@@ -371,7 +439,7 @@ class Schedule:
         after: int | None = None,
     ) -> TrialRequest:
         final = self.budget.final if phase == FINAL else None
-        stage = final or self.budget.stage(samples)
+        stage = "uncut" if phase == RECIPES else final or self.budget.stage(samples)
         if after is None:
             after = len(self.ledger.of(*ORDER[: ORDER.index(phase)]))
         return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, stage, after)

@@ -17,9 +17,11 @@ from gptailor.search.run.origin import TrialOrigin
 from gptailor.search.run.scores import PerObjective, best, front
 from gptailor.search.space.genome import Genome
 
-STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
-"""The phases of trials: starting plans; a few random plans; a strategy's asks; the best plans once
-more, bridged or healed; random search beside, for comparison only."""
+RECIPES, STARTS, RANDOM = "recipe", "start", "random"
+SEARCH, FINAL, BESIDE = "search", "final", "beside"
+"""The phases of trials: recipes with nothing dropped; starting plans; a few random plans; a
+strategy's asks; the best plans once more, bridged or healed; random search beside, for comparison
+only."""
 
 
 @final
@@ -308,6 +310,7 @@ class Ledger:
         Where something is required of them, only judged plans that meet it count.
         """
         full = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
+        full = [t for t in full if t.request.phase != RECIPES]
         if self.met is not None:
             full = [t for t in full if (t.plan, t.request.stage) in self.met]
         final = {trial.request.stage for trial in full if trial.request.phase == FINAL}

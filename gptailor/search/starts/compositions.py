@@ -34,7 +34,7 @@ from gptailor.search.run.origin import (
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Bit, Genome, Pick, Real
 from gptailor.search.space.space import Space
-from gptailor.search.space.table import canonical
+from gptailor.search.space.table import Table, canonical
 from gptailor.search.starts.cuts import Cut, drops_some, genes_of_cut, nested_cuts
 
 BASE_ALONE = ModelAlone(model="base")
@@ -98,8 +98,13 @@ def wholes(space: Space) -> dict[str, Plan]:
     return {n: undone(plan).model_copy(update={"repeats": ()}) for n, plan in plans.items()}
 
 
-def composed(space: Space, of: Composition, cut: Cut | None = None) -> Genome:
-    """Return the canonical genome that is nearest to a composition, with `cut` or any cut."""
+def composed(
+    space: Space, of: Composition, cut: Cut | None = None, table: Table | None = None
+) -> Genome:
+    """Return the genome that is nearest to a composition, with `cut` or any cut.
+
+    It is canonical by the `table`, else by the space's own.
+    """
     cut = nested_cuts(space, np.zeros(space.layers))[0] if cut is None else cut
     dropped, windows = genes_of_cut(space, cut)
     uses, models = _uses(space), composition_models(of)
@@ -110,7 +115,7 @@ def composed(space: Space, of: Composition, cut: Cut | None = None) -> Genome:
     ]
     reals = [_real(real, uses.get((Interval, i), ()), of) for i, real in enumerate(space.reals)]
     genome = Genome(bits, np.array(picks, np.int32), np.array(reals, np.float32))
-    return canonical(space.table, genome)
+    return canonical(table or space.table, genome)
 
 
 def _unlike(space: Space, all_compositions: Sequence[Composition]) -> list[Composition]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, TypeAlias, final
+from typing import Literal, NamedTuple, TypeAlias, final
 
 import numpy as np
 
@@ -27,6 +27,10 @@ from gptailor.search.run.origin import (
     ModelAlone,
     NothingDropped,
     PlanLayers,
+    RivalPlan,
+    SearchedRecipe,
+    StartRecipe,
+    StrategyPlan,
     TrialOrigin,
     UniformMerge,
     WindowCut,
@@ -34,8 +38,10 @@ from gptailor.search.run.origin import (
     origin_words,
 )
 from gptailor.search.run.schedule import Start, ToldStart
+from gptailor.search.space.focus import cut_table
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
+from gptailor.search.space.table import Table
 from gptailor.search.starts.blocks import Scan, always_again, scan_of, with_block
 from gptailor.search.starts.compositions import composed, compositions
 from gptailor.search.starts.cuts import (
@@ -47,11 +53,14 @@ from gptailor.search.starts.cuts import (
     drops_some,
     nested_cuts,
 )
+from gptailor.search.starts.recipes import Recipes
 
 _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
 _MERGES = 2
 """Uniform merges by the mean that are evaluated in full."""
+_COMPOSITIONS = 0.6
+"""The share of the room for recipes that compositions may cost, if a strategy is asked after."""
 _WINDOWS = 6.0
 """Evaluations at full fidelity that windows may cost together."""
 _BEST_WINDOWS = 2
@@ -97,7 +106,8 @@ class Starts:
     `influence` is the block influence of each layer, by the name of a composition in `wholes`.
     Without it layers in the middle are dropped first. `removal` are the positions that
     `greedy_removal` removes from the base. `bridged` are the cuts with the gaps that a bridge
-    closes best. `cheapest` is the least share of all samples that a trial may use. `room` is the
+    closes best. With `recipes` the best recipe is found first, with nothing dropped, and all cuts
+    are of it. `cheapest` is the least share of all samples that a trial may use. `room` is the
     number of evaluations at full fidelity that all plans may cost together. If the room is too
     small for all plans, the plans with the greatest expected gain come first.
     """
@@ -108,12 +118,14 @@ class Starts:
     cheapest: float = 1.0
     room: float = math.inf
     bridged: Sequence[Cut] = ()
+    recipes: Recipes | None = None
     _genomes: dict[tuple[Composition, Cut], Genome] = field(
         default_factory=dict, init=False, repr=False
     )
-    _tried: dict[tuple[Composition, int], Contiguous] = field(
+    _tried: dict[tuple[StartRecipe, int], Contiguous] = field(
         default_factory=dict, init=False, repr=False
     )
+    _recipe: list[Genome] = field(default_factory=list, init=False, repr=False)
 
     def next(self, results: Sequence[ToldStart]) -> list[Start]:
         """Return the next stage by the results of all earlier stages in order; [] at the end.
@@ -133,6 +145,13 @@ class Starts:
             count += len(starts)
         return []
 
+    def focus(self, results: Sequence[ToldStart]) -> Table | None:
+        """Return the table of the cuts of the best recipe; None without separate recipes."""
+        if self.recipes is None:
+            return None
+        uncut = [result for result in results if result.uncut and result.share == 1.0]
+        return cut_table(self.space, uncut[ranked(uncut)[0]].genome) if uncut else None
+
     def _stages(self, results: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
         """Yield the stages and their plans. Each stage needs the results of the earlier stages."""
         few = self._low * len(self._all) <= self.room / 4
@@ -143,10 +162,17 @@ class Starts:
             of = self._best(results["compositions"])
             yield "blocks", self._blocks(of)
             yield "best blocks", self._best_blocks(results["blocks"])
+        best: StartRecipe = self._best(results["compositions"])
+        if self.recipes is not None:
+            yield from self._asked_recipes(self.recipes, results)
+            uncut = [result for stage in results.values() for result in stage if result.share == 1]
+            best = self._best_recipe(uncut)
+            yield "best recipe", [self._with_own_cut(best)]
         if not drops_some(self.space):
-            yield "maybe", self._maybe(results["compositions"])
+            yield "maybe", self._maybe(best)
+            if self.recipes is not None:
+                yield "rivals", self._rivals(results["compositions"], None)
             return
-        best = self._best(results["compositions"])
         yield "bridged cuts", self._bridged(best)
         yield "sizes", self._of_each_size(best)
         spent = math.fsum(result.share for stage in results.values() for result in stage)
@@ -160,6 +186,50 @@ class Starts:
         )
         yield "best windows", self._best_windows(best, windows, results["windows"])
         yield "removed", self._removed(best)
+        if self.recipes is not None:
+            found = ranked(results["windows"])
+            window = windows[found[0]] if found else None
+            yield "rivals", self._rivals(results["compositions"], window)
+
+    def _asked_recipes(
+        self, recipes: Recipes, results: Mapping[str, list[ToldStart]]
+    ) -> Iterator[tuple[str, list[Start]]]:
+        """Yield the recipes that a strategy asks for after the compositions."""
+        whole = list(results["compositions"])
+        for number in range(recipes.asks(len(whole))):
+            name, origin = f"recipes {number}", StrategyPlan(strategy=recipes.strategy.name)
+            asked = recipes.ask(number, whole)
+            yield name, [Start(origin, genome, 1.0, uncut=True) for genome in asked]
+            whole += results[name]
+
+    def _best_recipe(self, results: Sequence[ToldStart]) -> StartRecipe:
+        """Return the best recipe, which cuts are tried with: a composition or a searched one."""
+        best = results[ranked(results)[0]]
+        if isinstance(best.origin, PlanLayers) and best.origin.of is not None:
+            return best.origin.of
+        if isinstance(best.origin, PlanLayers):
+            return self._all[0]
+        self._recipe[:] = [best.genome]
+        return SearchedRecipe()
+
+    def _rivals(self, results: Sequence[ToldStart], window: Cut | None) -> list[Start]:
+        """Return plans that a person would write: the best merge and the best model, usual cuts."""
+        order = [results[i].origin for i in ranked(results)]
+        tried = [origin.of for origin in order if isinstance(origin, PlanLayers)]
+        kinds = [
+            [of for of in tried if isinstance(of, kind)] for kind in (UniformMerge, ModelAlone)
+        ]
+        starts = []
+        for of in (some[0] for some in kinds if some):
+            cuts: dict[Literal["best window", "block influence"], Cut] = {}
+            if window is not None:
+                cuts["best window"] = window
+            cuts["block influence"] = self._influence_cut(of)
+            starts += [
+                self._start(RivalPlan(of=of, cut=by), of, cut, self._low)
+                for by, cut in cuts.items()
+            ]
+        return starts
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
         order = ranked(glances) if glances else range(len(self._all))
@@ -172,7 +242,10 @@ class Starts:
         chosen = [of for of in self._all if of in kept]
         cuts = any(bit.subject.role == "drop" for bit in self.space.bits)
         later = cuts or drops_some(self.space) or bool(self._scan.blocks)
-        most = max(1, int(min(self.room / 2 if later else self.room, len(chosen))))
+        room = self.room / 2 if later else self.room
+        if self.recipes is not None:
+            room = _COMPOSITIONS * self.recipes.room
+        most = max(1, int(min(room, len(chosen))))
         if most < len(chosen):
             chosen = [of for of in ordered if of in chosen][:most]
         return [self._alone(of, 1.0) for of in chosen]
@@ -208,7 +281,7 @@ class Starts:
     def _scan(self) -> Scan:
         return scan_of(self.space, int(min(_SCAN, _SCAN_SHARE * self.room) / self._low))
 
-    def _bridged(self, best: Composition) -> list[Start]:
+    def _bridged(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with the cuts that a bridge closes best.
 
         Short room allows one cut only. The plans are evaluated in full, as each plan may be bridged
@@ -216,9 +289,12 @@ class Starts:
         """
         cuts = list(zip(_BRIDGED, self.bridged, strict=False))
         few = cuts if len(cuts) <= self.room / 6 else cuts[:1]
-        return [self._start(origin, best, cut, 1.0) for origin, cut in few]
+        of = self._of(best) if self.recipes is not None else None
+        return [
+            self._start(origin.model_copy(update={"of": of}), best, cut, 1.0) for origin, cut in few
+        ]
 
-    def _windows(self, of: Composition, room: float) -> Contiguous:
+    def _windows(self, of: StartRecipe, room: float) -> Contiguous:
         """Return windows, the least influence first. Leave some out if all cost too much.
 
         Half of the room is for evaluating the best windows in full, and for later stages.
@@ -229,7 +305,7 @@ class Starts:
         return self._tried[of, most]
 
     def _best_windows(
-        self, best: Composition, windows: Sequence[Cut], results: Sequence[ToldStart]
+        self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[ToldStart]
     ) -> list[Start]:
         """Return the best windows in full, and the best window on the base.
 
@@ -246,10 +322,10 @@ class Starts:
         tried = [(best, i) for i in order]
         middle = len(order) // 2 if several else 0
         base = self._all[0]
-        if best != base and order:
+        if best != base and order and self.recipes is None:
             tried.append((base, order[middle]))
 
-        def origin(of: Composition, i: int) -> TrialOrigin:
+        def origin(of: StartRecipe, i: int) -> TrialOrigin:
             cut, composition = windows[i], self._of(of)
             if several or i == order[0]:
                 return BestWindow(of=composition, layers=len(cut) if several else None)
@@ -257,14 +333,14 @@ class Starts:
 
         return [self._start(origin(of, i), of, windows[i], 1.0) for of, i in tried]
 
-    def _removed(self, best: Composition) -> list[Start]:
+    def _removed(self, best: StartRecipe) -> list[Start]:
         if not self.removal:
             return []
         cut = self._of_middle(nested_cuts(self.space, self._by_removal(best)))
-        both = dict.fromkeys([best, self._all[0]])
+        both = dict.fromkeys([best] if self.recipes is not None else [best, self._all[0]])
         return [self._start(GreedyRemoval(of=self._of(of)), of, cut, 1.0) for of in both]
 
-    def _of_each_size(self, best: Composition) -> list[Start]:
+    def _of_each_size(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with nested cuts of all sizes, first some sizes in full.
 
         All other sizes are tried on few samples, the fewest layers first, within the room.
@@ -284,15 +360,14 @@ class Starts:
                 starts.append(self._start(origin, best, cut, share))
         return starts
 
-    def _by_removal(self, best: Composition) -> CutScores:
+    def _by_removal(self, best: StartRecipe) -> CutScores:
         """Return scores that drop positions by greedy removal first, then by influence."""
         scores = self._scores(best) - 1e9
         scores[list(self.removal)] = -np.arange(len(self.removal), dtype=np.float64)
         return scores
 
-    def _maybe(self, results: Sequence[ToldStart]) -> list[Start]:
-        """Return the best composition without some of the layers that may be dropped."""
-        best = self._best(results)
+    def _maybe(self, best: StartRecipe) -> list[Start]:
+        """Return the best recipe without some of the layers that may be dropped."""
         scores = self._scores(best)
         places = {bit.at for bit in self.space.bits if bit.subject.role == "drop"}
         order = sorted(places, key=lambda at: (-float(scores[at]), at))
@@ -370,13 +445,13 @@ class Starts:
     def _best(self, results: Sequence[ToldStart]) -> Composition:
         best = results[ranked(results)[0]].origin
         of = best.of if isinstance(best, PlanLayers | BlockInfluenceCut) else None
-        return self._all[0] if of is None else of
+        return self._all[0] if of is None or isinstance(of, SearchedRecipe) else of
 
-    def _of(self, of: Composition) -> Composition | None:
+    def _of(self, of: StartRecipe) -> StartRecipe | None:
         """Return the composition of an origin, or None if the space has only one composition."""
         return of if len(self._all) > 1 else None
 
-    def _origin(self, of: Composition) -> TrialOrigin:
+    def _origin(self, of: StartRecipe) -> TrialOrigin:
         """Return the origin of a composition alone."""
         again, composition = always_again(self.space), self._of(of)
         if self.space.plan.stack is not None:
@@ -386,13 +461,25 @@ class Starts:
         return PlanLayers(of=composition, again=again)
 
     def _alone(self, of: Composition, share: float) -> Start:
-        cut = self._of_middle(nested_cuts(self.space, self._scores(of)))
-        return self._start(self._origin(of), of, cut, share)
+        """Return a composition: with nothing dropped, or with the layers of least influence."""
+        if self.recipes is not None:
+            return Start(PlanLayers(of=self._of(of)), self.recipes.of(of), share, uncut=True)
+        return self._start(self._origin(of), of, self._influence_cut(of), share)
 
-    def _start(self, origin: TrialOrigin, of: Composition, cut: Cut, share: float) -> Start:
+    def _with_own_cut(self, of: StartRecipe) -> Start:
+        return self._start(self._origin(of), of, self._influence_cut(of), 1.0)
+
+    def _influence_cut(self, of: StartRecipe) -> Cut:
+        return self._of_middle(nested_cuts(self.space, self._scores(of)))
+
+    def _start(self, origin: TrialOrigin, of: StartRecipe, cut: Cut, share: float) -> Start:
         return Start(origin, self._genome(of, cut), share)
 
-    def _genome(self, of: Composition, cut: Cut) -> Genome:
+    def _genome(self, of: StartRecipe, cut: Cut) -> Genome:
+        if self.recipes is not None:
+            recipe = self._recipe[0] if isinstance(of, SearchedRecipe) else self.recipes.of(of)
+            return self.recipes.with_cut(recipe, cut)
+        assert not isinstance(of, SearchedRecipe), "a space without separate recipes"
         key = of, cut
         if key not in self._genomes:
             self._genomes[key] = composed(self.space, of, cut)
@@ -401,7 +488,7 @@ class Starts:
     def _of_middle(self, cuts: Sequence[Cut]) -> Cut:
         return cuts[len(cuts) // 2]
 
-    def _scores(self, of: Composition) -> CutScores:
+    def _scores(self, of: StartRecipe) -> CutScores:
         if isinstance(of, UniformMerge):
             of = of.model_copy(update={"coefficient": None})
         influence = self.influence.get(composition_words(of), self.influence.get("base"))
