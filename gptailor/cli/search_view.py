@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import final
 
 from gptailor.cli.options import report, say
-from gptailor.plan.stage import at_stage
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.report.quantities import clock, shown_number
 from gptailor.report.search_text import beside_base, beside_base_words
 from gptailor.search import search as events
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
-from gptailor.search.space.decode import decode
+from gptailor.search.space.decode import plan_at_stage
 
 _RECENT = 12
 """Number of recent trials that the time left is estimated from."""
@@ -271,7 +270,7 @@ class Screen:
             return None
         if self._shown is None or self._shown[0] != best.number:
             space = self._search.space
-            plan = at_stage(decode(space, best.request.genome), best.request.stage)
+            plan = plan_at_stage(space, best.request.genome, best.request.stage)
             beside = shares(best, ledger) if len(ledger.aims) == 1 else ""
             shown = Shown(objective_names(best), beside, plan, space.layers)
             self._shown = best.number, shown

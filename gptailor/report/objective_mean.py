@@ -51,6 +51,7 @@ def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
         "base": base,
         "best": row_mean(summary.best),
         "found": row_mean(summary.found),
+        "recipe": row_mean(summary.recipe),
         "random": summary.random.model_copy(update={"best": row_mean(summary.random.best)}),
         "starts": tuple(row_mean(row) for row in summary.starts),
         "objectives": (aims[0]._replace(name=f"mean of {len(numbers)} objectives"),),

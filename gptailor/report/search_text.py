@@ -36,6 +36,7 @@ def markdown(summary: SearchSummary) -> str:
     listed += [[f"- {line}" for line in part] for part in parts]
     for part in (
         *listed,
+        [*_stages(summary)],
         [*_left_out(summary)],
         [*_at_bounds(summary)],
         [*_random(summary)],
@@ -61,8 +62,8 @@ def summary_lines(summary: SearchSummary, width: int, encoding: str | None = Non
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from table_lines(*_sizes(summary), width, encoding)
     results = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
-    notes = _left_out(summary), _at_bounds(summary), _random(summary), _spent(summary)
-    for part in (*results, *notes):
+    notes = _stages(summary), _left_out(summary), _at_bounds(summary), _random(summary)
+    for part in (*results, *notes, _spent(summary)):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
     yield from ("", verdict_words(summary))
@@ -111,6 +112,21 @@ def _count(count: float, noun: str) -> str:
     return f"{count:g} {noun}{'s' * (count != 1)}"
 
 
+def _stages(summary: SearchSummary) -> Iterator[str]:
+    """Describe what the scores of each stage are scores of."""
+    repaired = "healed" if summary.heals else "bridged" if summary.bridge is not None else None
+    if repaired is None:
+        yield "Scores are of bare cuts: the plan has neither 'bridge' nor 'heal'."
+    elif summary.recipe is not None:
+        yield (
+            f"{_count(summary.recipes, 'recipe')} were compared with nothing dropped, since a"
+            " repaired plan loses what its recipe loses, and what is left of the cut. All cuts"
+            f" but the rivals' are of the best one; the best plans were {repaired} in the end."
+        )
+    else:
+        yield f"Cuts were compared before repair; the best plans were {repaired} in the end."
+
+
 def _left_out(summary: SearchSummary) -> Iterator[str]:
     if names := summary.left_out:
         yield f"Starting plans that the budget had no room for: {', '.join(names)}."
@@ -151,6 +167,8 @@ def _held(summary: SearchSummary, i: int) -> str:
 def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
     """Return names and rows: the base uncut, starting plans, random ones, the plan found."""
     rows: list[tuple[str, WithScores]] = [("the base, uncut", summary.base)]
+    if summary.recipe is not None:
+        rows.append((f"the best recipe, {summary.recipe.origin}", summary.recipe))
     rows += [(row.origin, row) for row in summary.starts]
     drawn, best, found_row = summary.random, summary.best, summary.found
     if drawn.best is not None:

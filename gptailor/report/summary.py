@@ -429,9 +429,10 @@ class SearchSummary(_Begun):
     `trials` is the number of trials, `cost` their cost. `samples` counts the samples of a whole
     trial, `held` the held-out samples of each objective. `judging` has the numbers of the
     objectives that compare plans; `loss_unit` is the unit of losses. `found` has the best score;
-    `best` is the plan that is handed over as `best_file`. `sizes` is the curve of quality over
-    size, the smallest plan first. `commands` score and compile the best plan; they are for people
-    and programs that run where the search ran, and gptailor never reads them back.
+    `best` is the plan that is handed over as `best_file`. `recipe` is the best of `recipes` that
+    were compared with nothing dropped, where cuts are repaired. `sizes` is the curve of quality
+    over size, the smallest plan first. `commands` score and compile the best plan; they are for
+    people and programs that run where the search ran, and gptailor never reads them back.
     """
 
     objectives: Annotated[Several[WrittenAim], Field(min_length=1)]
@@ -463,6 +464,8 @@ class SearchSummary(_Begun):
     front: Several[SummaryRow]
     sizes: Several[SizeRow]
     starts: Several[SummaryRow]
+    recipe: SummaryRow | None = None
+    recipes: Tally = 0
     final: Several[SummaryRow]
     random: RandomDraws
     blocks: BestBlocks | None = None
@@ -470,7 +473,7 @@ class SearchSummary(_Begun):
     @property
     def scored_rows(self) -> list[SummaryRow]:
         """The trials that must have scores; a trial may occur several times."""
-        optional = (self.found, self.best, self.random.best)
+        optional = (self.found, self.best, self.random.best, self.recipe)
         some = (row for row in optional if row is not None)
         return [*some, *self.front, *self.sizes, *self.starts]
 
@@ -505,5 +508,7 @@ class SearchSummary(_Begun):
 
     def document(self) -> dict[str, Any]:
         """Return the document of `summary.json`."""
-        without = {name for name in ("blocks", "at_bounds") if not getattr(self, name)}
+        without = {
+            name for name in ("blocks", "at_bounds", "recipe", "recipes") if not getattr(self, name)
+        }
         return self.model_dump(mode="json", exclude=without)

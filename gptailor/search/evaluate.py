@@ -44,6 +44,7 @@ from gptailor.search.run.notes import (
     REMOVAL,
     FoundNote,
 )
+from gptailor.search.run.origin import UniformMerge, composition_words
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.scores import per_objective, per_sample_to_json
 from gptailor.search.run.study import Study
@@ -51,7 +52,7 @@ from gptailor.search.run.trials import Trial, json_numbers, read_outcomes
 from gptailor.search.run.workers import BASE, Alone, Workers
 from gptailor.search.run_files import EarlierRun
 from gptailor.search.settings import Resources, Settings
-from gptailor.search.space.decode import decode
+from gptailor.search.space.decode import decode_for
 from gptailor.search.space.focus import separates
 from gptailor.search.space.space import Space
 from gptailor.search.starts.compositions import wholes
@@ -262,6 +263,9 @@ class _Measuring:
         self.study = study
         self.on_progress = on_progress
         self.plans = wholes(space)
+        if separates(space):  # which of them are cut is not known before recipes are compared
+            names = ("base", composition_words(UniformMerge(models=("base",), every=True)))
+            self.plans = {name: self.plans[name] for name in names if name in self.plans}
         cheapest = budget.low / budget.full
         most = _REMOVAL_SHARE * budget.trials
         self.width = candidates(space, cheapest, most) if "base" in self.plans else 0
@@ -409,7 +413,10 @@ def held_out(
         return {}
     notes = dict(study.notes.get(HELD_OUT, {}))
     plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
-    plans |= {held_key(t): (decode(space, t.request.genome), t.request.stage) for t in chosen}
+    plans |= {
+        held_key(t): (decode_for(space, t.request.genome, t.request.stage), t.request.stage)
+        for t in chosen
+    }
     fresh = {key: plan for key, plan in plans.items() if key not in notes}
     done = 0
     for stage in STAGES:

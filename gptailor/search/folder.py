@@ -104,7 +104,7 @@ def search_identity(
     }
 
 
-_STARTING_PLANS = 2
+_STARTING_PLANS = 3
 """The version of the rules that choose starting plans; their trials are paired with them by place.
 """
 

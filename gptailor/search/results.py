@@ -15,7 +15,6 @@ from gptailor.lang.words import measure_words, range_words
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
-from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import block_map
 from gptailor.report.layer_view import layer_views, plan_summary
 from gptailor.report.quantities import shown_number
@@ -38,7 +37,7 @@ from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.run_files import SUMMARY
 from gptailor.search.score_requirements import Judged
 from gptailor.search.settings import Settings
-from gptailor.search.space.decode import decode
+from gptailor.search.space.decode import decode, plan_at_stage
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active
 from gptailor.search.starts.blocks import scanned
@@ -221,7 +220,7 @@ def _text(
     space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, place: Path | None
 ) -> str:
     """Return a trial's plan as evaluated, with a comment; paths from a folder, or absolute."""
-    plan = at_stage(decode(space, trial.request.genome), trial.request.stage)
+    plan = plan_at_stage(space, trial.request.genome, trial.request.stage)
     comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
     return comment + format_plan(seen_from(plan, place))
 

@@ -38,7 +38,7 @@ from gptailor.search.run.trials import RECIPES, STARTS, Ledger, Trial, read_outc
 from gptailor.search.run.workers import PATIENCE, UnderWay, Workers, interruptible
 from gptailor.search.score_requirements import Conditions
 from gptailor.search.settings import Flags, Resources, settings
-from gptailor.search.space.decode import decode
+from gptailor.search.space.decode import decode_for
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.strategies import strategy_of
 from gptailor.search.summary import aims_of, finalists
@@ -312,7 +312,7 @@ def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
     wait.
     """
     while requests := schedule.next(idle=not under_way.waiting, waiting=under_way.asks):
-        plans = ((r, decode(of.space, r.genome, cut=r.stage != "uncut")) for r in requests)
+        plans = ((r, decode_for(of.space, r.genome, r.stage)) for r in requests)
         beyond = under_way.fill(plans, schedule.room(requests))
         if beyond and of.races and not (schedule.retries and len(beyond) == len(requests)):
             schedule.postpone(beyond)

@@ -34,6 +34,7 @@ from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
     RANDOM,
+    RECIPES,
     STARTS,
     Ledger,
     Trial,
@@ -116,6 +117,8 @@ def search_summary(
         "front": tuple(map(row, ledger.front())),
         "sizes": tuple(places),
         "starts": tuple(map(row, best_starts(ledger))),
+        "recipe": None if (recipe := best_recipe(ledger)) is None else row(recipe),
+        "recipes": len({trial.plan for trial in ledger.of(RECIPES)}),
         "final": tuple(map(row, ledger.of(FINAL))),
         "random": RandomDraws(
             trials=len(drawn),
@@ -168,8 +171,21 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
     alike = [] if top is None else rivals(ledger, top, size)
     places = [trial for trial, _ in curve(ledger, sizes)]
     final = [trial for trial in ledger.of(FINAL) if trial.values is not None]
-    chosen = (*best, *best_starts(ledger), *alike, *ledger.front(), *places, *final)
+    chosen = (
+        *best,
+        best_recipe(ledger),
+        *best_starts(ledger),
+        *alike,
+        *ledger.front(),
+        *places,
+        *final,
+    )
     return [trial for trial in chosen if trial is not None]
+
+
+def best_recipe(ledger: Ledger) -> Trial | None:
+    """Return the best recipe that was compared with nothing dropped; None without recipes."""
+    return ledger.best([t for t in ledger.of(RECIPES) if t.full and t.same_as is None])
 
 
 def best_starts(ledger: Ledger) -> list[Trial]:

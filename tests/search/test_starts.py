@@ -220,6 +220,10 @@ def test_compositions() -> None:
         f"uniform merge of {a} and {b}"
         for a, b in (("math", "code"), ("math", "chat"), ("code", "chat"))
     ]
+    stronger = [composition_words(of) for of in compositions(paper(), strengths=True)]
+    assert [name for name in stronger if name not in names] == [
+        f"uniform merge by {coefficient}" for coefficient in ("1", "0.6", "0.3")
+    ]
 
 
 def test_models_alone_and_the_mean_of_all() -> None:

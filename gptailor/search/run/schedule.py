@@ -38,7 +38,7 @@ EPSILON = 1e-9
 
 _SEPARATE_STARTS = 0.8
 """The share of the budget for recipes, starting plans and their measurements."""
-_RECIPES = 0.35
+_RECIPES = 0.3
 """The share of the budget for recipes."""
 MOST_RIVALS = 4
 """The best merge and the best model alone, each with two usual cuts."""
@@ -239,7 +239,7 @@ class Schedule:
             missing = [request for request in requests if request.key not in self.ledger.keys]
             if missing:
                 return missing, results
-            if not requests or (len(requests) < len(starts) and not self.budget.separate):
+            if not starts or (len(requests) < len(starts) and not self.budget.separate):
                 return [], results
             told = {t.request.slot: t for t in self._starting if t.request.ask == stage}
             asked_after += len(told)

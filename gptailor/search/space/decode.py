@@ -34,9 +34,14 @@ def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
     return _Closing(space, genome, cut=cut).plan()
 
 
+def decode_for(space: Space, genome: Genome, stage: Stage) -> p.Plan:
+    """Return the closed plan of one genome with all of its repairs, uncut for that stage."""
+    return decode(space, genome, cut=stage != "uncut")
+
+
 def plan_at_stage(space: Space, genome: Genome, stage: Stage) -> p.Plan:
     """Return the closed plan of one genome as it is evaluated at a stage."""
-    return at_stage(decode(space, genome, cut=stage != "uncut"), stage)
+    return at_stage(decode_for(space, genome, stage), stage)
 
 
 def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:

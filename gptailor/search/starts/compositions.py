@@ -49,11 +49,12 @@ _STRENGTHS = (1.0, 0.6, 0.3)
 """Further coefficients of uniform merges, if a merge has fixed sources."""
 
 
-def compositions(space: Space) -> list[Composition]:
+def compositions(space: Space, *, strengths: bool = False) -> list[Composition]:
     """Return the compositions that the space can choose between, the base first.
 
     These are the models of its subsets and picks, and the models with their own coefficients in a
-    merge of fixed sources. The base is left out if no coefficients give it.
+    merge of fixed sources. The base is left out if no coefficients give it. With `strengths` merges
+    of subsets come by several coefficients too, as merges of fixed sources do.
     """
     uses = _uses(space)
     fixed = [use for of_gene in uses.values() for use in of_gene if use.fixed]
@@ -71,7 +72,7 @@ def compositions(space: Space) -> list[Composition]:
         result.append(UniformMerge(models=merged, every=True))
         result += [
             UniformMerge(models=merged, every=True, coefficient=strength)
-            for strength in _strengths(space, uses)
+            for strength in _strengths(space, uses, subsets=strengths)
         ]
     pairs = list(combinations(members, 2)) if len(members) > 2 else []
     result += [UniformMerge(models=pair) for pair in pairs[:_PAIRS]]
@@ -161,11 +162,11 @@ class _Use:
             return 0.5 if len(present) != 1 else float(present[0] == self.own)
         if self.own and self.own not in models and (present or self.additive):
             return 0.0
+        coefficient = of.coefficient if isinstance(of, UniformMerge) and self.additive else None
         if not self.fixed:
-            return 1 / len(models)
+            return 1 / len(models) if coefficient is None else coefficient
         if not present:
             return 0.0 if self.additive else 1 / len(self.models)
-        coefficient = of.coefficient if isinstance(of, UniformMerge) and self.additive else None
         return 1 / len(present) if coefficient is None else coefficient
 
     @property
@@ -234,9 +235,15 @@ def _genes_of(space: Space, place: Place, value: Value) -> Iterator[_Gene]:
             yield type(number), space.index[at][0]
 
 
-def _strengths(space: Space, uses: Mapping[_Gene, Sequence[_Use]]) -> Sequence[float]:
+def _strengths(
+    space: Space, uses: Mapping[_Gene, Sequence[_Use]], *, subsets: bool
+) -> Sequence[float]:
     """Return the coefficients of uniform merges that all their numbers can have, largest first."""
-    genes = [gene for gene, of in uses.items() if any(use.fixed and use.additive for use in of)]
+    genes = [
+        gene
+        for gene, of in uses.items()
+        if any(use.additive and (use.fixed or subsets) for use in of)
+    ]
     if not genes:
         return ()
     reals = [space.reals[number] for kind, number in genes if kind is Interval]

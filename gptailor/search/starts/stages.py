@@ -386,7 +386,7 @@ class Starts:
 
     @cached_property
     def _all(self) -> list[Composition]:
-        return compositions(self.space)
+        return compositions(self.space, strengths=self.recipes is not None)
 
     @cached_property
     def _sizes(self) -> list[int]:
