@@ -11,8 +11,10 @@ from gptailor.report.quantities import clock, shown_number
 from gptailor.report.search_text import beside_base, beside_base_words
 from gptailor.search import search as events
 from gptailor.search.run.origin import origin_words
+from gptailor.search.run.schedule import Budget
 from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
 from gptailor.search.space.decode import plan_at_stage
+from gptailor.search.space.focus import cuts
 
 _RECENT = 12
 """Number of recent trials that the time left is estimated from."""
@@ -120,6 +122,8 @@ class Lines:
                 self._once(_ESTIMATE, estimate(event, self._rest.then))
             case events.Begun(ledger):
                 self._begun = event
+                if cuts(event.space):
+                    say(stages_words(event.budget), err=True)
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):
@@ -139,6 +143,23 @@ class Lines:
         if what not in self._said:
             say(line, err=True)
         self._said.add(what)
+
+
+def stages_words(budget: Budget) -> str:
+    """Return the order of a search's stages, and how each stage is scored."""
+    scored = budget.stage(budget.full)
+    if budget.final is None:
+        why = ", since nothing repairs them" if scored == "bare" else ""
+        return f"cuts are scored {scored}{why}"
+    plans = f"{budget.finalists} plan{'s' * (budget.finalists != 1)}"
+    if not budget.separate:
+        return (
+            f"cuts are scored {scored}; then the best {plans} and a starting plan, {budget.final}"
+        )
+    return (
+        f"recipes are scored first, with nothing dropped; then cuts of the best recipe, {scored};"
+        f" then the best {plans} and at most {budget.rivals + 1} rivals, {budget.final}"
+    )
 
 
 def in_a_line(trial: Trial, ledger: Ledger) -> str:

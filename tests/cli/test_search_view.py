@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gptailor
-from gptailor.cli.search_view import Lines
+from gptailor.cli.search_view import Lines, stages_words
 from gptailor.report.summary import Aim
 from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.schedule import Budget
@@ -98,3 +98,23 @@ def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
         course.lines(Doing("healing 6 layers"))
         course.score(100, FINAL)
     assert capsys.readouterr().err.count("healing 6 layers\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (Budget(16, 8, 8), "cuts are scored bare, since nothing repairs them"),
+        (Budget(16, 8, 8, "each"), "cuts are scored bridged"),
+        (
+            Budget(40, 8, 8, "finalists"),
+            "cuts are scored bare; then the best 4 plans and a starting plan, bridged",
+        ),
+        (
+            Budget(16, 8, 8, "each", heals=True, separate=True),
+            "recipes are scored first, with nothing dropped; then cuts of the best recipe, bridged;"
+            " then the best 1 plan and at most 5 rivals, healed",
+        ),
+    ],
+)
+def test_the_stages_are_named_before_the_first_trial(budget: Budget, words: str) -> None:
+    assert stages_words(budget) == words

@@ -31,12 +31,19 @@ def separates(space: Space) -> bool:
     cut. No choice adds or orders layers.
     """
     plan = space.plan
-    genes: tuple[Gene, ...] = (*space.bits, *space.picks, *space.reals)
-    roles = {gene.subject.role for gene in genes}
     repaired = bool(plan.bridges) or plan.heal is not None
-    cuts = bool(plan.drops) or bool(roles & CUT_ROLES)
-    recipes = roles - CUT_ROLES - REPAIR_ROLES - _REPEAT_ROLES
-    return repaired and cuts and bool(recipes) and plan.stack is None and not plan.repeats
+    recipes = _roles(space) - CUT_ROLES - REPAIR_ROLES - _REPEAT_ROLES
+    return repaired and cuts(space) and bool(recipes) and plan.stack is None and not plan.repeats
+
+
+def cuts(space: Space) -> bool:
+    """Return whether plans of the space drop layers."""
+    return bool(space.plan.drops) or bool(_roles(space) & CUT_ROLES)
+
+
+def _roles(space: Space) -> set[Role]:
+    genes: tuple[Gene, ...] = (*space.bits, *space.picks, *space.reals)
+    return {gene.subject.role for gene in genes}
 
 
 def recipe_table(space: Space) -> Table:
