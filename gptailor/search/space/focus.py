@@ -47,8 +47,15 @@ def _roles(space: Space) -> set[Role]:
 
 
 def recipe_table(space: Space) -> Table:
-    """Return the table of the recipes with nothing dropped: no bit of a drop is on."""
+    """Return the table of the recipes with nothing dropped: no bit of a drop is on.
+
+    Each number is paired with itself, so that a linear model can have its least loss inside of an
+    interval, as merges do.
+    """
     table = space.table
+    features = len(table.at_features)
+    numbers = np.arange(features - len(table.at_reals), features)
+    squares = np.stack([numbers, numbers], axis=1).astype(table.pairs.dtype)
     genes = _with_roles(space, CUT_ROLES | REPAIR_ROLES)
     none = np.zeros_like(table.low)
     windows = np.isin(table.option_pick, np.flatnonzero(genes.picks))
@@ -59,6 +66,7 @@ def recipe_table(space: Space) -> Table:
         ranged=table.ranged[:0],
         first=np.where(windows, 1, table.first).astype(table.first.dtype),
         last=np.where(windows, 0, table.last).astype(table.last.dtype),
+        pairs=np.concatenate([table.pairs, squares]),
         limits=None,
     )
 

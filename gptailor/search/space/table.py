@@ -48,8 +48,8 @@ class Table(NamedTuple):
     `low[g]` and at most `high[g]` bits are on. `ranged` are the sets with an open size. `options`
     is the number of options of each pick. `at_bits`, `at_picks` and `at_reals` are the genes'
     positions, -1 without a position. `defaults` are the values of inactive genes. `pairs` are
-    numbers of features of one kind at neighbouring positions, or a real twice. `at_features` are
-    the features' positions.
+    numbers of features of one kind at neighbouring positions. `at_features` are the features'
+    positions.
 
     `pick_option` is the number of a pick's first option among those of all picks. `first` and
     `last` are the ends of an option that is a window. `beside` has the options that begin or end
@@ -307,7 +307,7 @@ def table_of(genes: g.Genes) -> Table:
         at_reals=_ints([gene.at for gene in genes.reals]),
         at_features=_ints([feature.at for feature in (*marks, *reals)]),
         drops=_ints([i for i, mark in enumerate(marks) if mark.about == _about(Subject("drop"))]),
-        pairs=_pairs([*marks, *reals], len(marks)),
+        pairs=_pairs([*marks, *reals]),
         defaults=g.Genome(
             np.array([gene.default for gene in genes.bits], bool),
             _ints([gene.default for gene in genes.picks]),
@@ -375,11 +375,10 @@ def _about(subject: Subject, *label: str) -> Hashable:
     return replace(subject, number=0), *number, *label
 
 
-def _pairs(features: Sequence[_Feature], marks: int) -> np.ndarray:
-    """Return pairs of features of one kind at neighbouring positions, and each real with itself.
+def _pairs(features: Sequence[_Feature]) -> np.ndarray:
+    """Return pairs of features of one kind at neighbouring positions.
 
-    Drops that are two positions apart are pairs, too. A real's square lets a linear model have a
-    least loss inside of the interval.
+    Drops that are two positions apart are pairs, too.
     """
     places = {(f.about, f.at): i for i, f in enumerate(features) if f.at >= 0}
     pairs = [
@@ -388,7 +387,6 @@ def _pairs(features: Sequence[_Feature], marks: int) -> np.ndarray:
         for step in ((1, 2) if about == _about(Subject("drop")) else (1,))
         if (about, at + step) in places
     ]
-    pairs += [(i, i) for i in range(marks, len(features))]
     return np.array(pairs, np.int32).reshape(len(pairs), 2)
 
 
