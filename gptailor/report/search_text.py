@@ -124,7 +124,10 @@ def _stages(summary: SearchSummary) -> Iterator[str]:
             f" but the rivals' are of the best one; the best plans were {repaired} in the end."
         )
     else:
-        yield f"Cuts were compared before repair; the best plans were {repaired} in the end."
+        yield (
+            "Cuts alone were compared, since the plan leaves no recipe open, or repeats layers;"
+            f" the best plans were {repaired} in the end."
+        )
 
 
 def _left_out(summary: SearchSummary) -> Iterator[str]:
