@@ -105,8 +105,8 @@ class Budget:
 
     @property
     def random(self) -> int:
-        """The number of random plans that are evaluated for comparison."""
-        return max(min(self.trials // 12, 16), 1)
+        """The number of random plans that are evaluated for comparison; rivals replace them."""
+        return 0 if self.separate else max(min(self.trials // 12, 16), 1)
 
     @property
     def finalists(self) -> int:

@@ -55,7 +55,7 @@ class Recipes:
 
     def asks(self, compositions: int) -> int:
         """Return how often the strategy is asked after so many compositions."""
-        return max(0, int((self.room - compositions) / self.strategy.population))
+        return max(0, round((self.room - compositions) / self.strategy.population))
 
     def ask(self, number: int, results: Sequence[ToldStart]) -> list[Genome]:
         """Return the strategy's next recipes by the results of all others at full fidelity.

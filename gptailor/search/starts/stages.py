@@ -171,7 +171,7 @@ class Starts:
         if not drops_some(self.space):
             yield "maybe", self._maybe(best)
             if self.recipes is not None:
-                yield "rivals", self._rivals(results["compositions"], None)
+                yield "rivals", self._rivals(results, None)
             return
         yield "bridged cuts", self._bridged(best)
         yield "sizes", self._of_each_size(best)
@@ -189,7 +189,7 @@ class Starts:
         if self.recipes is not None:
             found = ranked(results["windows"])
             window = windows[found[0]] if found else None
-            yield "rivals", self._rivals(results["compositions"], window)
+            yield "rivals", self._rivals(results, window)
 
     def _asked_recipes(
         self, recipes: Recipes, results: Mapping[str, list[ToldStart]]
@@ -212,9 +212,12 @@ class Starts:
         self._recipe[:] = [best.genome]
         return SearchedRecipe()
 
-    def _rivals(self, results: Sequence[ToldStart], window: Cut | None) -> list[Start]:
+    def _rivals(
+        self, results: Mapping[str, Sequence[ToldStart]], window: Cut | None
+    ) -> list[Start]:
         """Return plans that a person would write: the best merge and the best model, usual cuts."""
-        order = [results[i].origin for i in ranked(results)]
+        stages = (results["compositions"], results["glances"])
+        order = [stage[i].origin for stage in stages for i in ranked(stage)]
         tried = [origin.of for origin in order if isinstance(origin, PlanLayers)]
         kinds = [
             [of for of in tried if isinstance(of, kind)] for kind in (UniformMerge, ModelAlone)
