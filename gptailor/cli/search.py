@@ -63,7 +63,8 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 @click.option("--fidelity", type=_SampleRange(),
               help="Samples of a trial, from the cheapest to all; or one number.")  # fmt: skip
 @click.option("--bridge", type=click.Choice(["each", "from-full", "finalists"]),
-              help="Which trials are bridged. Without it: each, if the plan heals; else the finalists.")  # fmt: skip
+              help="Which trials are bridged. Without it: each, if the plan heals; "
+                   "else the finalists.")  # fmt: skip
 @click.option("--finalists", type=click.IntRange(min=1), metavar="N",
               help="How many of the best are bridged and healed in the end, as the plan says. "
                    "Without it: a tenth of --trials, at most 5.")  # fmt: skip

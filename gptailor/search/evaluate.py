@@ -245,7 +245,9 @@ def starts_of(
     budget = replace(budget, measured=spent, separate=separates(space))
     recipes = None
     if budget.separate:
-        recipes = Recipes(space, strategy_of(chosen.strategy), budget.recipes, chosen.seed)
+        recipes = Recipes(
+            space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed
+        )
     low = budget.low / budget.full
     return Starts(space, influence, removed, low, budget.starts, cuts, recipes), budget
 

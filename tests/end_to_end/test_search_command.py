@@ -509,17 +509,18 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
 ) -> None:
     kept = caching(world / "cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
-    command = ("healed.tailor", "-o", "repaired", "--strategy", "random", "--finalists", "2")
+    trials = ("--trials", "16", "--finalists", "2")
+    command = ("healed.tailor", "-o", "repaired", "--strategy", "random", *trials)
     began = search(*command, before=kept)
     line = r"trial \d+ \([^)]+\): nll [\d.]+ ± \S+ \(before: [\d.]+\), healed"
-    assert len(re.findall(line, began.err)) == 2
-    assert began.err.count("healing: step 2 of 2") == 2, "for the trials and what was held out"
+    assert len(re.findall(line, began.err)) == 3
+    assert began.err.count("healing: step 2 of 2") == 3, "for the trials and what was held out"
     healing = r"healing \d layers: .*\n(?:healing: .*\n)+healed on 2,\d+ tokens: .* held out\)\n"
-    assert len(re.findall(healing, began.err)) == 2, "each from its beginning to what it came to"
+    assert len(re.findall(healing, began.err)) == 3, "each from its beginning to what it came to"
     assert "bridging the gap" in began.err
-    then = r"; then bridging and healing 3 plans at most: about \d+:\d\d; judging and held-out"
+    then = r"; then bridging and healing 5 plans at most: about \d+:\d\d; judging and held-out"
     assert re.search(then, began.err)
-    assert re.search(r"^1/8 trial .*; \d+:\d\d left$", began.err, re.MULTILINE)
+    assert re.search(r"^\S+/16 trial .*; \d+:\d\d left$", began.err, re.MULTILINE)
     said = json.loads((world / "repaired" / "summary.json").read_text())
     assert (said["heals"], said["finalists"], said["best"]["stage"]) == (True, 2, "healed")
     assert {row["trial"] for row in said["final"]} >= {said["best"]["trial"]}

@@ -71,7 +71,7 @@ def repaired(**changes: Any) -> SearchSetting:
     space = space_of(gptailor.loads(TEXT), LAYERS)
     strategy = strategy_of("surrogate")
     budget = changes.pop("budget", BUDGET)
-    recipes = Recipes(space, strategy, budget.recipes, seed=5)
+    recipes = Recipes(space, strategy, budget.recipes, budget.rivals, seed=5)
     influence = {"base": [1.0 + abs(at - 6) for at in range(LAYERS)]}
     starts = Starts(space, influence, (), 0.25, budget.starts, recipes=recipes)
     return setting(space=space, strategy=strategy, starts=starts, budget=budget, **changes)

@@ -40,6 +40,7 @@ _SEPARATE_STARTS = 0.8
 """The share of the budget for recipes, starting plans and their measurements."""
 _RECIPES = 0.3
 """The share of the budget for recipes."""
+_TRIALS_A_RIVAL = 7
 MOST_RIVALS = 4
 """The best merge and the best model alone, each with two usual cuts."""
 
@@ -101,7 +102,9 @@ class Budget:
     @property
     def rivals(self) -> int:
         """The most plans that a person would write which are repaired for comparison."""
-        return MOST_RIVALS if self.separate and self.final is not None else 0
+        if not self.separate or self.final is None:
+            return 0
+        return min(MOST_RIVALS, max(1, self.trials // _TRIALS_A_RIVAL))
 
     @property
     def random(self) -> int:

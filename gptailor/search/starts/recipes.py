@@ -37,11 +37,13 @@ class Recipes:
     """Recipes of a space as genomes with nothing dropped, and what a strategy asks of them.
 
     `room` is the number of evaluations at full fidelity that all recipes may cost together.
+    `rivals` is the number of plans that are repaired for comparison.
     """
 
     space: Space
     strategy: "Strategy"
     room: float
+    rivals: int
     seed: int = 0
 
     @cached_property
@@ -55,7 +57,7 @@ class Recipes:
 
     def asks(self, compositions: int) -> int:
         """Return how often the strategy is asked after so many compositions."""
-        return max(0, round((self.room - compositions) / self.strategy.population))
+        return max(0, int((self.room - compositions + 1) / self.strategy.population))
 
     def ask(self, number: int, results: Sequence[ToldStart]) -> list[Genome]:
         """Return the strategy's next recipes by the results of all others at full fidelity.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 
@@ -171,7 +171,7 @@ class Starts:
         if not drops_some(self.space):
             yield "maybe", self._maybe(best)
             if self.recipes is not None:
-                yield "rivals", self._rivals(results, None)
+                yield "rivals", self._rivals(self.recipes, results, None)
             return
         yield "bridged cuts", self._bridged(best)
         yield "sizes", self._of_each_size(best)
@@ -189,7 +189,7 @@ class Starts:
         if self.recipes is not None:
             found = ranked(results["windows"])
             window = windows[found[0]] if found else None
-            yield "rivals", self._rivals(results, window)
+            yield "rivals", self._rivals(self.recipes, results, window)
 
     def _asked_recipes(
         self, recipes: Recipes, results: Mapping[str, list[ToldStart]]
@@ -213,7 +213,7 @@ class Starts:
         return SearchedRecipe()
 
     def _rivals(
-        self, results: Mapping[str, Sequence[ToldStart]], window: Cut | None
+        self, recipes: Recipes, results: Mapping[str, Sequence[ToldStart]], window: Cut | None
     ) -> list[Start]:
         """Return plans that a person would write: the best merge and the best model, usual cuts."""
         stages = (results["compositions"], results["glances"])
@@ -222,17 +222,16 @@ class Starts:
         kinds = [
             [of for of in tried if isinstance(of, kind)] for kind in (UniformMerge, ModelAlone)
         ]
-        starts = []
-        for of in (some[0] for some in kinds if some):
-            cuts: dict[Literal["best window", "block influence"], Cut] = {}
-            if window is not None:
-                cuts["best window"] = window
-            cuts["block influence"] = self._influence_cut(of)
-            starts += [
-                self._start(RivalPlan(of=of, cut=by), of, cut, self._low)
-                for by, cut in cuts.items()
-            ]
-        return starts
+        best = [some[0] for some in kinds if some]
+        plans = (
+            [] if window is None else [(RivalPlan(of=of, cut="best window"), window) for of in best]
+        )
+        for of in best:
+            plans.append((RivalPlan(of=of, cut="block influence"), self._influence_cut(of)))
+        return [
+            self._start(origin, origin.of, cut, self._low)
+            for origin, cut in plans[: recipes.rivals]
+        ]
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
         order = ranked(glances) if glances else range(len(self._all))
@@ -513,6 +512,8 @@ def ranked(results: Sequence[ToldStart]) -> list[int]:
 
     Ranks don't depend on the scale of losses. Failures come last.
     """
+    if not results:
+        return []
     losses = np.array([result.losses for result in results], np.float64).reshape(len(results), -1)
     losses = np.where(np.isfinite(losses), losses, np.inf)
     ranks = (losses[:, None] > losses[None]).sum(axis=1).mean(axis=-1)
