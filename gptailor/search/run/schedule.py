@@ -36,7 +36,7 @@ OTHERS = 1000
 EPSILON = 1e-9
 """The rounding error of sums of shares."""
 
-_SEPARATE_STARTS = 0.8
+_SEPARATE_STARTS = 0.7
 """The share of the budget for recipes, starting plans and their measurements."""
 _RECIPES = 0.3
 """The share of the budget for recipes."""
@@ -92,7 +92,8 @@ class Budget:
     def starts(self) -> float:
         """The most that starting plans cost, with their measurements and recipes included."""
         share = _SEPARATE_STARTS if self.separate else 1 / 2
-        return max(share * self.trials - self.measured - self.rivals, 1.0)
+        rivals = self.rivals * self.low / self.full
+        return max(share * self.trials - self.measured - rivals, 1.0)
 
     @property
     def recipes(self) -> float:

@@ -55,9 +55,9 @@ class Recipes:
         """Return the recipe that is nearest to a composition."""
         return composed(self.space, composition, (), self.table)
 
-    def asks(self, compositions: int) -> int:
-        """Return how often the strategy is asked after so many compositions."""
-        return max(0, int((self.room - compositions + 1) / self.strategy.population))
+    def asks(self, spent: float) -> int:
+        """Return how often the strategy is asked after compositions that cost so much."""
+        return max(0, int((self.room - spent + 1) / self.strategy.population))
 
     def ask(self, number: int, results: Sequence[ToldStart]) -> list[Genome]:
         """Return the strategy's next recipes by the results of all others at full fidelity.

@@ -196,7 +196,8 @@ class Starts:
     ) -> Iterator[tuple[str, list[Start]]]:
         """Yield the recipes that a strategy asks for after the compositions."""
         whole = list(results["compositions"])
-        for number in range(recipes.asks(len(whole))):
+        spent = math.fsum(result.share for result in (*results["glances"], *whole))
+        for number in range(recipes.asks(spent)):
             name, origin = f"recipes {number}", StrategyPlan(strategy=recipes.strategy.name)
             asked = recipes.ask(number, whole)
             yield name, [Start(origin, genome, 1.0, uncut=True) for genome in asked]
