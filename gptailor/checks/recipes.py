@@ -197,7 +197,7 @@ def every_word_of_a_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
                 near = nearest(argument, parameter.words) if isinstance(argument, str) else ""
                 yield Fault("P312", message, place, near)
             elif not parameter.words and isinstance(argument, str):
-                yield Fault("P306", f"a number is needed, '{argument}' is none", place)
+                yield Fault("P306", f"expected a number, got '{argument}'", place)
 
 
 @rule("P313")

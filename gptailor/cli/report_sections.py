@@ -28,7 +28,7 @@ class Reported(NamedTuple):
     """The subject of a report: a plan, its name and its text.
 
     `prepared` is its output, from headers: the plan's, or the folder that was compiled from it.
-    `why` is the reason if there is none. `base` is the base alone, if it is available.
+    `why` is the reason for a missing one. `base` is the base alone, if it is available.
     """
 
     name: str
@@ -172,7 +172,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 
 
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
-    """Return names and texts, or the reason if there are none."""
+    """Return names and texts, or the reason why they are missing."""
     from gptailor.evaluate.answers import spoken  # imports torch
     from gptailor.evaluate.scores import Failure
     from gptailor.evaluate.session import Placement

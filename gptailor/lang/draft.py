@@ -251,7 +251,7 @@ def value_of(
         case tree.EachSource() | tree.String():
             message = "one number is needed, not a list"
             if isinstance(numeral, tree.String):
-                message = f"a number is needed, '{numeral.text}' is none"
+                message = f"expected a number, got '{numeral.text}'"
             draft.fault("P306", message, numeral.span)
             return None
         case tree.Word():

@@ -29,7 +29,7 @@ _LOAD_ANEW = "load it by AutoTokenizer, save it, and give that folder"
 _NFC = "the tokenizer brings texts into Unicode's form NFC, and llama.cpp leaves them as they are"
 _METASPACE = (
     "llama.cpp puts a space before each text and after each special token; transformers puts one "
-    "only at the {where}, if there is none"
+    "only at the {where}, if it is missing"
 )
 
 

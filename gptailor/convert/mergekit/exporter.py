@@ -360,7 +360,7 @@ def _recipes_of_parts(slots: Sequence[outline.Slot]) -> list[_PartRecipes]:
         for part, entry in slot.recipes.items():
             if part in known:
                 continue
-            message = f"the part '{part}' is none of Llama's, which filters are written for"
+            message = f"the part '{part}' isn't one of Llama's parts, which filters are written for"
             if is_pattern(part):
                 message = f"the pattern {part} may fit other tensors in mergekit than here"
             raise ConversionError(message, place=dotted(entry.at))
@@ -568,7 +568,7 @@ def _fits_lists(layers: Sequence[_ExportedLayer], most: int) -> bool:
 def knots_of(values: Sequence[Any]) -> Any:
     """Return one value if all are equal; else a list from which mergekit interpolates each value.
 
-    The list is the shortest that gives each number to the last bit; it is empty if there is none.
+    The list is the shortest that gives each number to the last bit; it may be empty.
     """
     first, *others = values
     if all(value == first for value in others):

@@ -295,7 +295,7 @@ def _tokenizer(context: ImportContext) -> _Tokenizer:
     if str(source) == "union":
         tokenizer = _union(context)
     elif str(source) != "base" and source not in context.names:
-        message = f"'{source}' is none of the models that are merged"
+        message = f"'{source}' isn't one of the merged models"
         context.errors.append(config.error(message, *at))
     elif str(source) != "base" and (name := context.names[source]) != "base":
         tokenizer = p.Take(take=p.LayerOf(model=name))

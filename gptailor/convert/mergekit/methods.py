@@ -200,7 +200,7 @@ class MergekitMethod:
     shared: tuple[str, ...]
     """The parameters of a slice."""
     read: Callable[[MethodInputs], TensorRecipe]
-    """Return the recipe that gives the same tensor; raise InexpressibleError if there is none."""
+    """Return the recipe that gives the same tensor; raise InexpressibleError without one."""
     write: Callable[[SliceRecipe], WrittenParameters] | None = None
     """Return the parameters of a recipe; None where mergekit's tensors differ."""
     base: Literal["none", "first", "beside", "optional"] = "none"
