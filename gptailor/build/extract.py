@@ -1,7 +1,7 @@
 """The difference of two models as a LoRA adapter in PEFT's format: `extract_lora`."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -21,6 +21,7 @@ from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.tensors import plan_shards
 from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
 from gptailor.methods.rounding import rounded
+from gptailor.plan.events import ExtractionDone, OnEvent, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES
 from gptailor.program.combine import FLOAT_DTYPES
@@ -109,7 +110,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     randomised: bool = False,
     device: str = "cpu",
     force: bool = False,
-    progress: Callable[[float], None] = lambda _: None,
+    on_event: OnEvent = ignore_events,
 ) -> Extracted:
     """Write the low-rank part of `tuned` - `base` as a LoRA adapter, all or nothing.
 
@@ -118,7 +119,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     those with the least error, or, `randomised`, nearly so in a fraction of the time. They are
     computed in float64 on `device` and written in `dtype`. `save` are kinds of other tensors
     (`biases`, `norms`, `embed`, `head`) that the adapter is to hold whole where they differ.
-    `progress` receives the share of the work that is done, from 0 to 1. Memory: a tensor of both
+    `on_event` receives `ExtractionDone`. Memory: a tensor of both
     models, its difference in float64, and a few matrices of its smaller side squared.
 
     Raises CheckpointError: C406 for models that differ in more than numbers, C407 where no
@@ -134,7 +135,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     refuse_unlike(a, b)
     before = stamps(files)
     request = _Wanted(rank, frozenset(save), DTYPES[dtype], randomised, device_of(device))
-    work = _Extraction(a, b, request, progress)
+    work = _Extraction(a, b, request, on_event)
     work.compare()
     (shard,) = plan_shards(work.specs(), 2**63)
     shard = replace(shard, name=ADAPTER)
@@ -185,10 +186,8 @@ class _Wanted:
 class _Extraction:
     """The tensors that differ, and those the adapter holds; once written, the errors too."""
 
-    def __init__(
-        self, a: Opened, b: Opened, request: _Wanted, progress: Callable[[float], None]
-    ) -> None:
-        self.a, self.b, self.wanted, self.progress = a, b, request, progress
+    def __init__(self, a: Opened, b: Opened, request: _Wanted, on_event: OnEvent) -> None:
+        self.a, self.b, self.wanted, self.on_event = a, b, request, on_event
         self.places = AdapterPlaces(a)
         self.tied = a.layout.tied and bool(self.places.head)
         self.changes: list[_Change] = []
@@ -205,7 +204,7 @@ class _Extraction:
         places = {n: self.places.name_of(n, tensor.spec.shape) for n, tensor in base.items()}
         for done, name in enumerate(sorted(base, key=_in_order), 1):
             difference = _difference(base[name], tuned[name])
-            self.progress(0.3 * done / len(base))
+            self.on_event(ExtractionDone(0.3 * done / len(base)))
             if difference:
                 kind, shown = self.places.kind_of(places[name]), places[name] or name
                 self.changes.append(_Change(shown, kind, base[name], tuned[name], difference))
@@ -300,7 +299,7 @@ class _Extraction:
         self.modules[module] = extracted
         self.factors[f"{_ROOT}{module}.lora_A.weight"] = a.cpu()
         self.factors[f"{_ROOT}{module}.lora_B.weight"] = b.cpu()
-        self.progress(0.3 + 0.7 * len(self.modules) / (len(self.by_key) // 2))
+        self.on_event(ExtractionDone(0.3 + 0.7 * len(self.modules) / (len(self.by_key) // 2)))
 
     def settings(self, base: Mapping[str, str]) -> dict[str, Any]:
         """Return the adapter's configuration, by PEFT's names."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
-from gptailor.plan.events import BytesDone
+from gptailor.plan.events import BytesDone, ExtractionDone
 from gptailor.report.quantities import bytes_in_words, small_percent
 
 if TYPE_CHECKING:
@@ -64,15 +64,16 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     with options.bytes_bar(1000, "extracting") as advance:
         reported = 0
 
-        def progress(share: float) -> None:
+        def on_event(event: object) -> None:
             nonlocal reported
-            now = int(1000 * share)
-            advance(BytesDone(now - reported))
-            reported = now
+            if isinstance(event, ExtractionDone):
+                now = int(1000 * event.share)
+                advance(BytesDone(now - reported))
+                reported = now
 
         adapter = extract_lora(
             base, tuned, output, rank=rank, save=save, dtype=dtype, randomised=randomised,
-            device=device, force=force, progress=progress,
+            device=device, force=force, on_event=on_event,
         )  # fmt: skip
     if form == "json":
         options.say(json.dumps(_as_record(adapter), ensure_ascii=False, indent=2))

@@ -1,4 +1,4 @@
-"""Events of a run: `compile`, `lock`, `verify`, `judge` and `search` report them as they work.
+"""Events of a run: `compile`, `lock`, `verify`, `extract_lora`, `judge`, `search` report them.
 
     def on_event(event: Event) -> None:
         match event:
@@ -23,6 +23,14 @@ class BytesDone:
     """More bytes were read or written: `size`, since the last such event."""
 
     size: int
+
+
+@final
+@dataclass(frozen=True)
+class ExtractionDone:
+    """So much of the extraction of an adapter is done, from 0 to 1."""
+
+    share: float
 
 
 @final
@@ -123,6 +131,7 @@ class StepJudged:
 
 Event: TypeAlias = (
     BytesDone
+    | ExtractionDone
     | GapBegun
     | GapBridged
     | HealingStart

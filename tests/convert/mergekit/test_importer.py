@@ -425,7 +425,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
          "twice"),
         (SLERP + "parameters: {t: 0}\ndtype: float64", 5, "dtype", "'float64' is no dtype"),
         (SLERP + "parameters: {t: 0}\ntokenizer: {tokens: {x: {}}}", 5, "tokenizer.tokens", "rows"),
-        (SLERP + "parameters: {t: 0}\ntokenizer_source: c/c", 5, "tokenizer_source", "isn't one of"),
+        (SLERP + "parameters: {t: 0}\ntokenizer_source: c/c", 5, "tokenizer_source", "isn't one"),
         ("modules: {a: {models: [1]}, b: {models: [1]}}\nmerge_method: linear", 1, "modules",
          "one module"),
     ],
