@@ -55,7 +55,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """The version that `pyproject.toml` has, in a checkout; else that of what is installed."""
+    """Return the version in a checkout's `pyproject.toml`, else that of the installed package."""
     from importlib.metadata import version  # slower than all else here
     from pathlib import Path
 
@@ -64,5 +64,5 @@ def _version() -> str:
         return version("gptailor")
     import tomllib
 
-    found: str = tomllib.loads(project.read_text("utf-8"))["project"]["version"]
-    return found
+    declared: str = tomllib.loads(project.read_text("utf-8"))["project"]["version"]
+    return declared

@@ -397,9 +397,9 @@ def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
         if model.checkpoint.nested:
             continue  # its files are other models'
         folder = model.checkpoint.folder
-        theirs = [file for file in missing if file.is_relative_to(folder)]
-        if model.remotes and theirs:
-            fetch(model.remotes[0], folder, theirs)
+        files_of_model = [file for file in missing if file.is_relative_to(folder)]
+        if model.remotes and files_of_model:
+            fetch(model.remotes[0], folder, files_of_model)
     return bool(missing)
 
 

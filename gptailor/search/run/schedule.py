@@ -245,10 +245,10 @@ class Schedule:
                 return missing, results
             if not starts or (len(requests) < len(starts) and not self.budget.separate):
                 return [], results
-            told = {t.request.slot: t for t in self._starting if t.request.ask == stage}
-            asked_after += len(told)
+            by_slot = {t.request.slot: t for t in self._starting if t.request.ask == stage}
+            asked_after += len(by_slot)
             results += [
-                self._told_start(start, told.get(slot)) for slot, start in enumerate(starts)
+                self._told_start(start, by_slot.get(slot)) for slot, start in enumerate(starts)
             ]
         raise AssertionError("stages end")
 

@@ -71,10 +71,10 @@ class Recipes:
         step = self.strategy.population
         for start in range(0, len(results), step):
             some = results[start : start + step]
-            genomes = Genome(*map(np.stack, zip(*(one.genome for one in some), strict=True)))
-            shares = np.array([one.share for one in some], np.float32)
-            told = losses[start : start + step]
-            state = self.strategy.tell(self.table, state, genomes, told, shares)
+            genomes = Genome(*map(np.stack, zip(*(r.genome for r in some), strict=True)))
+            shares = np.array([result.share for result in some], np.float32)
+            fitness = losses[start : start + step]
+            state = self.strategy.tell(self.table, state, genomes, fitness, shares)
         weights = draw_weights(weighing, losses.shape[1])
         population, _, _ = self.strategy.ask(self.table, state, asking, weights)
         return [Genome(*genes) for genes in zip(*as_numpy(population), strict=True)]

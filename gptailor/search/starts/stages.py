@@ -187,8 +187,8 @@ class Starts:
         yield "best windows", self._best_windows(best, windows, results["windows"])
         yield "removed", self._removed(best)
         if self.recipes is not None:
-            found = ranked(results["windows"])
-            window = windows[found[0]] if found else None
+            order = ranked(results["windows"])
+            window = windows[order[0]] if order else None
             yield "rivals", self._rivals(self.recipes, results, window)
 
     def _asked_recipes(
