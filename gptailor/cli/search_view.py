@@ -119,7 +119,9 @@ class Lines:
             case events.Doing(what, done, total):
                 self._once(what, steps(what, done, total))
             case events.Estimated():
-                self._once(_ESTIMATE, estimate(event, self._rest.then))
+                budget = None if self._begun is None else self._begun.budget
+                bridged = budget is not None and budget.stage(budget.full) == "bridged"
+                self._once(_ESTIMATE, estimate(event, self._rest.then, bridged=bridged))
             case events.Begun(ledger):
                 self._begun = event
                 if cuts(event.space):
@@ -201,12 +203,16 @@ def steps(what: str, done: int, total: int) -> str:
 _ESTIMATE = "estimate"
 
 
-def estimate(of: events.Estimated, then: str) -> str:
-    """Return the time of the trials left, at the base's pace, and the work after them (`then`)."""
+def estimate(of: events.Estimated, then: str, *, bridged: bool = False) -> str:
+    """Return the time of the trials left, at the base's pace, and the work after them (`then`).
+
+    The time of bridging each trial isn't known before the first one.
+    """
     parts = (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
         f" base took: about {clock(of.evaluations * of.seconds)}",
         f"then {then}" if then else "",
+        "bridging each cut comes on top" if bridged else "",
         "judging and held-out scores come on top",
     )
     return "; ".join(filter(None, parts))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gptailor
-from gptailor.cli.search_view import Lines, stages_words
+from gptailor.cli.search_view import Lines, estimate, stages_words
 from gptailor.report.summary import Aim
 from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.schedule import Budget
@@ -65,6 +65,8 @@ def test_the_estimate_has_bridging_and_healing(
     )
     Course(monkeypatch, None)
     assert "then bridging and healing 2 plans at most; judging" in said(capsys)
+    words = estimate(Estimated(16.0, 10.0, 8), "healing 2 plans", bridged=True)
+    assert "; then healing 2 plans; bridging each cut comes on top; judging" in words
 
 
 def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
