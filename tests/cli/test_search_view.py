@@ -114,7 +114,7 @@ def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
         (
             Budget(16, 8, 8, "each", heals=True, separate=True),
             "recipes are scored first, with nothing dropped; then cuts of the best recipe, bridged;"
-            " then the best 1 plan and at most 5 rivals, healed",
+            " then the best 1 plan and at most 3 rivals, healed",
         ),
     ],
 )
