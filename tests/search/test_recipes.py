@@ -154,3 +154,11 @@ def test_the_bare_score_alone_would_choose_another_recipe(tmp_path: Path, done: 
     mixed = search(tmp_path, of, Repairing())
     mixed.run()
     assert whole.ledger.best().values[0] < mixed.ledger.best().values[0]
+
+
+def test_windows_of_a_short_room_include_both_ends_of_the_model() -> None:
+    of = repaired(budget=replace(BUDGET, trials=40))
+    cuts = of.starts._windows(of.starts._all[0], 2.5).cuts  # type: ignore[attr-defined]
+    assert 4 <= len(cuts) < 10
+    assert cuts[0] == (5, 6, 7), "the least influence first"
+    assert {cuts[-2], cuts[-1]} == {(0, 1, 2), (9, 10, 11)}

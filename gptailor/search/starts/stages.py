@@ -10,7 +10,7 @@ name contains the way of dropping, and the composition if the space has several 
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, TypeAlias, final
 
@@ -63,6 +63,8 @@ _COMPOSITIONS = 0.6
 """The share of the room for recipes that compositions may cost, if a strategy is asked after."""
 _WINDOWS = 6.0
 """Evaluations at full fidelity that windows may cost together."""
+_ENDS_FROM = 4
+"""The least number of windows that include both ends of the model."""
 _BEST_WINDOWS = 2
 """The windows that are evaluated in full, if all have one size."""
 _SIZES = 4
@@ -304,7 +306,10 @@ class Starts:
         """
         most = max(1, int(min(_WINDOWS, room / 2) / self._low))
         if (of, most) not in self._tried:
-            self._tried[of, most] = contiguous(self.space, self._scores(of), most)
+            tried = contiguous(self.space, self._scores(of), most)
+            if self.recipes is not None:
+                tried = _with_ends(tried)
+            self._tried[of, most] = tried
         return self._tried[of, most]
 
     def _best_windows(
@@ -499,6 +504,18 @@ class Starts:
             middle = (self.space.layers - 1) * 2 / 3
             influence = [abs(position - middle) for position in range(self.space.layers)]
         return -np.array(influence, np.float64)
+
+
+def _with_ends(windows: Contiguous) -> Contiguous:
+    """Replace the last two windows by the first and the last of the model, if these are missing.
+
+    Without a result of either end a strategy can't know that the end's layers have to stay.
+    """
+    ends = [min(windows.all, key=lambda cut: cut[0]), max(windows.all, key=lambda cut: cut[-1])]
+    missing = [cut for cut in ends if cut not in windows.cuts]
+    if not missing or len(windows.cuts) < _ENDS_FROM:
+        return windows
+    return replace(windows, cuts=[*windows.cuts[: -len(missing)], *missing])
 
 
 def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:
