@@ -33,7 +33,7 @@ suite: setup
 thorough: lint ## All that CI runs: more draws, families and moments of a kill, types checked at each call
 	@echo "All draws again: make thorough SEED=$(SEED)"
 	GPTAILOR_THOROUGH=1 $(PYTEST) -o faulthandler_timeout=1800 --hypothesis-seed=$(SEED) \
-	  --jaxtyping-packages=gptailor,beartype.beartype
+	  --jaxtyping-packages=gptailor,tests.checked.checker
 
 quick: setup ## The tests but those marked slow
 	PYTHONHASHSEED=0 $(PYTEST) -m "not slow and not thorough"

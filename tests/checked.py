@@ -9,8 +9,12 @@ from collections.abc import Callable
 from typing import Any, ForwardRef, TypeVar, get_args, get_type_hints
 
 import jaxtyping
+from beartype import BeartypeConf, beartype
 
 Checker = Callable[..., Any]
+
+checker: Checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
+"""beartype, which takes an int for a float, as type checkers do."""
 
 by_jaxtyping: Checker = jaxtyping.jaxtyped
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Self, final
+from typing import Final, Literal, NamedTuple, final
 
 ScaleBy = Literal["base", "spread"]
 AimDirection = Literal["minimize", "maximize"]
@@ -58,14 +58,14 @@ class LossMeasure:
     by: ScaleBy = "base"
 
     @classmethod
-    def of_base(cls, direction: AimDirection, base: float) -> Self:
+    def of_base(cls, direction: AimDirection, base: float) -> "LossMeasure":
         """Measure by the base's score. Raises ValueError if it is not finite and above 0."""
         if not 0 < base < math.inf:
             raise ValueError(f"a base's score of {base!r} is no measure for others")
         return cls(direction, base, base)
 
     @classmethod
-    def of_spread(cls, direction: AimDirection, starts: Sequence[float]) -> Self:
+    def of_spread(cls, direction: AimDirection, starts: Sequence[float]) -> "LossMeasure":
         """Measure by the starting plans' scores; the spread of equal scores is 1."""
         finite = [value for value in starts if math.isfinite(value)]
         best = min if direction == "minimize" else max
@@ -116,7 +116,9 @@ class BesideBase:
     unit: str = ""
 
     @classmethod
-    def of(cls, direction: AimDirection, unit: str, value: float, base: float) -> Self | None:
+    def of(
+        cls, direction: AimDirection, unit: str, value: float, base: float
+    ) -> "BesideBase | None":
         """Return a share for a counted unit, else a loss; None for a share of a base of 0."""
         if direction == "maximize" and unit in _UNSIZED:
             return cls(value / base) if base else None

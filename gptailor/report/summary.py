@@ -6,7 +6,7 @@ The module also has the other records of RUN that are read back: a search's sett
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, final
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
 
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
@@ -111,7 +111,7 @@ class RunRecord(_Begun):
     aims: Annotated[Several[WrittenAim], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self) -> "RunRecord":
         if len(self.aims) != len(self.objectives):
             raise ValueError("expected as many aims as objectives")
         return self
@@ -268,7 +268,7 @@ class SizeRow(SummaryRow):
     loss: float
 
     @model_validator(mode="after")
-    def _has_its_file(self) -> Self:
+    def _has_its_file(self) -> "SizeRow":
         if self.file != front_file(self.trial):
             raise ValueError(f"expected the file {front_file(self.trial)!r}")
         return self
@@ -381,7 +381,7 @@ class DrawsAgreement(BuiltClosed):
     pairs: Several[DrawPair]
 
     @model_validator(mode="after")
-    def _is_square(self) -> Self:
+    def _is_square(self) -> "DrawsAgreement":
         if any(len(run.scores) != len(self.runs) for run in self.runs):
             raise ValueError("expected a score of each draw's plan on each draw")
         return self
@@ -483,7 +483,7 @@ class SearchSummary(_Begun):
         return [*self.scored_rows, *self.final]
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self) -> "SearchSummary":
         many = len(self.objectives)
         for fault, expected in (
             (len({part is None for part in (self.found, self.best, self.verdict)}) > 1,

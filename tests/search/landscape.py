@@ -148,6 +148,9 @@ class Staged:
             return [Start(EarlierOrigin(words="the best start"), best.genome, 1.0)]
         return []
 
+    def focus(self, told: Sequence[ToldStart]) -> Table | None:
+        return None
+
 
 def setting(**changes: Any) -> SearchSetting:
     found = space()

@@ -7,7 +7,7 @@ values of all layers where a configuration doesn't list them.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, final
+from typing import Any, Literal, NamedTuple, Protocol, final, runtime_checkable
 
 from gptailor.checkpoint.families.layer_config import Config, RuleError, window
 from gptailor.checkpoint.files import shown
@@ -28,6 +28,7 @@ Rewrite = Callable[[Config, Values], dict[str, Any]]
 """Function of a configuration and the layers' values to a configuration that agrees with them."""
 
 
+@runtime_checkable
 class Derivation(Protocol):
     """Function of a configuration and the number of layers to a value for each layer."""
 

@@ -5,7 +5,7 @@ passed over, and a note with one of these names must be of its type.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeAlias, final
+from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
@@ -54,7 +54,7 @@ class _NotedScores(Noted):
     stderrs: Several[Annotated[float, Field(ge=0)] | None]
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self) -> "_NotedScores":
         if len(self.values) != len(self.stderrs):
             raise ValueError("expected an error of each score")
         return self
@@ -199,7 +199,7 @@ class TrialNote(Noted):
         return note
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self) -> "TrialNote":
         if (self.values is None) != (self.stderrs is None):
             raise ValueError("expected scores with errors, or neither")
         if self.values is not None and self.stderrs is not None:

@@ -74,7 +74,9 @@ def nested_cuts(space: Space, scores: CutScores) -> list[Cut]:
     return cuts
 
 
-def _growing(choice: DropAny | DropWindow, scores: CutScores, sums: CutScores) -> list[Cut]:
+def _growing(
+    choice: DropAny | DropWindow, scores: CutScores, sums: Float[np.ndarray, " ends"]
+) -> list[Cut]:
     """Return the cuts of one choice, the fewest layers first; `maybe` begins with an empty cut."""
     low, high = count_ends(choice.count)
     cuts: list[Cut] = []
