@@ -518,7 +518,7 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     healing = r"healing \d layers: .*\n(?:healing: .*\n)+healed on 2,\d+ tokens: .* held out\)\n"
     assert len(re.findall(healing, began.err)) == 3, "each from its beginning to what it came to"
     assert "bridging the gap" in began.err
-    then = r"; then bridging and healing 5 plans at most: about \d+:\d\d; judging and held-out"
+    then = r"; then bridging and healing 5 plans at most: about \d+:\d\d; bridging each cut comes"
     assert re.search(then, began.err)
     assert re.search(r"^\S+/16 trial .*; \d+:\d\d left$", began.err, re.MULTILINE)
     said = json.loads((world / "repaired" / "summary.json").read_text())
