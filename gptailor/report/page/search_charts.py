@@ -19,6 +19,7 @@ _KINDS = {
     "search": "the search's own",
     "final": "repaired in the end",
     "beside": "random search beside",
+    "recipe": "a recipe, uncut",
 }
 """The purposes of trials in words, by their phases."""
 
