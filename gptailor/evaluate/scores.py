@@ -164,7 +164,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether the score is missing."""
+        """Return whether the score is missing."""
         return isinstance(self.outcome, Failure)
 
 
@@ -226,7 +226,7 @@ class Judgement:
 
     @property
     def failed(self) -> bool:
-        """Whether a target lacks a score."""
+        """Return whether a target lacks a score."""
         return any(result.failed for result in self.results)
 
     def to_json(self, *, each: bool = False) -> str:

@@ -47,7 +47,7 @@ class Target:
 
     @property
     def plain(self) -> bool:
-        """Whether the target is its own base."""
+        """Return whether the target is its own base."""
         return self.base is self.prepared
 
     @cached_property

@@ -66,7 +66,7 @@ class Occurrence:
 
     @property
     def named(self) -> bool:
-        """Whether the word is a name that a plan gives."""
+        """Return whether the word is a name that a plan gives."""
         return self.kind in ("model", "number")
 
 

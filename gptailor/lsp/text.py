@@ -102,7 +102,7 @@ class EditedText:
 
     @property
     def is_json(self) -> bool:
-        """Whether the text is a plan in JSON, without words of the language."""
+        """Return whether the text is a plan in JSON, without words of the language."""
         return self.text.lstrip()[:1] == "{"
 
     @cached_property

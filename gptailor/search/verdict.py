@@ -60,7 +60,7 @@ class Verdict:
 
     @property
     def better(self) -> bool:
-        """Whether it is better than every starting plan."""
+        """Return whether it is better than every starting plan."""
         return self.against is not None and self.against[1].sure
 
     def record(self) -> VerdictRecord:

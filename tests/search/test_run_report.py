@@ -20,6 +20,7 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
+from gptailor.report.page import search_charts
 from gptailor.report.page.page import page_html
 from gptailor.report.page.progress_charts import best_so_far
 from gptailor.report.page.run_report import RunReport
@@ -30,7 +31,7 @@ from gptailor.search.layer_effects import layer_states, learned_effects, window_
 from gptailor.search.object_storage import ObjectStorage
 from gptailor.search.run.journal import JournalLines, journal_lines
 from gptailor.search.run.origin import origin_words
-from gptailor.search.run.schedule import Budget
+from gptailor.search.run.schedule import ORDER, Budget
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.run_report import run_report
 from gptailor.search.space.decode import decode
@@ -472,3 +473,9 @@ def test_a_link_out_of_run_is_refused(run: tuple[Path, Ledger], tmp_path: Path, 
     (folder / name).symlink_to(tmp_path / "outside")
     with pytest.raises(CheckpointError, match=f"holds '{name}', which leads out of it"):
         run_report(folder)
+
+
+def test_the_report_has_a_mark_for_each_phase_of_a_search() -> None:
+    assert {*search_charts._KINDS} == {*ORDER}
+    assert len(search_charts._KINDS) == len(search_charts._SHAPES) == len(search_charts._COLOURS)
+    assert len({*search_charts._SHAPES}) == len({*search_charts._COLOURS}) == len(ORDER)

@@ -75,7 +75,7 @@ class Layout:
 
     @property
     def wrapped(self) -> bool:
-        """Whether the language model stands beside towers."""
+        """Return whether the language model stands beside towers."""
         return self.model_type in vision.WRAPPERS
 
     @property
@@ -85,7 +85,7 @@ class Layout:
 
     @property
     def transposed(self) -> bool:
-        """Whether a projection's weight is stored as (inputs, outputs)."""
+        """Return whether a projection's weight is stored as (inputs, outputs)."""
         return self.family.transposed
 
 

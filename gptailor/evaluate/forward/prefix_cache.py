@@ -44,7 +44,7 @@ class PrefixNode:
 
     @property
     def parts(self) -> bool:
-        """Whether several plans continue from this node or end at it."""
+        """Return whether several plans continue from this node or end at it."""
         return len(self.children) + self.ends > 1
 
     def saving(self) -> int:

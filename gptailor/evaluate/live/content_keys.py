@@ -133,7 +133,7 @@ class Content:
 
     @property
     def merged(self) -> bool:
-        """Whether a tensor of it is computed."""
+        """Return whether a tensor of it is computed."""
         return any(map(self._is_computed, self.outputs))
 
     def _is_computed(self, output: Output) -> bool:
@@ -176,7 +176,7 @@ class ModelContents:
 
     @property
     def tied(self) -> bool:
-        """Whether the embedding is read at the end too."""
+        """Return whether the embedding is read at the end too."""
         return not any(output.spec.name in self.head for output in self.end)
 
     @property

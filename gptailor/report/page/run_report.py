@@ -70,7 +70,7 @@ class ReportedTrial:
 
     @property
     def full(self) -> bool:
-        """Whether the trial was evaluated on all samples and has a score."""
+        """Return whether the trial was evaluated on all samples and has a score."""
         return self.share == 1.0 and self.values is not None and self.same_as is None
 
     @property

@@ -81,16 +81,19 @@ class Asking:
         self._capacity = capacity
         self._influence = None if prior is None else np.array(prior, float)
         self._told = 0
-        self.focus(None)
-        self.focused = False
+        self.focus(space.table)
 
-    def focus(self, table: Table | None) -> None:
-        """Let the strategy search a table of the space from now on; None: the space's own.
+    @property
+    def focused(self) -> bool:
+        """Return whether the strategy searches some of the space's choices alone."""
+        return self._table is not self._whole
+
+    def focus(self, table: Table) -> None:
+        """Let the strategy search a table of the space from now on.
 
         It is told the trials whose genomes the table can have.
         """
-        self._table = table or self._whole
-        self.focused = True
+        self._table = table
         key, objectives = self._keyed(INIT, 0), len(self.ledger.aims)
         self._state: Any = self.strategy.init(
             self._table, self._capacity, key, objectives, self._influence
@@ -137,7 +140,7 @@ class Asking:
 
     def _holds(self, genome: Genome) -> bool:
         """Return whether a genome's plan is one of the table's."""
-        if self._table is self._whole:
+        if not self.focused:
             return True
         own = canonical(self._table, genome)
         asked, held = (features(self._whole, canonical(self._whole, g)) for g in (genome, own))

@@ -291,7 +291,8 @@ class Schedule:
         """Let the strategy search what the starting plans leave open, before its first ask."""
         if self.budget.separate and not self.asking.focused:
             _, results = self._start_results()
-            self.asking.focus(self.starts.focus(results))
+            if (table := self.starts.focus(results)) is not None:
+                self.asking.focus(table)
 
     def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
         self._take_focus()
@@ -332,7 +333,7 @@ class Schedule:
 
     @property
     def is_over(self) -> bool:
-        """Whether the strategy is not asked again, by the trials that it would be told."""
+        """Return whether the strategy is not asked again, by the trials that it would be told."""
         if self._closed:
             return True
         trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in SPENDING]
@@ -396,7 +397,7 @@ class Schedule:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the strategy has long asked nothing but plans that are known."""
+        """Return whether the strategy has long asked nothing but plans that are known."""
         return self._exhausted(self.ledger.trials)
 
     def _exhausted(self, trials: Sequence[Trial]) -> bool:

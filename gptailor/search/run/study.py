@@ -214,7 +214,7 @@ class Study:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was told yet."""
+        """Return whether nothing was told yet."""
         return self._count == 0
 
 

@@ -83,7 +83,7 @@ class Trial:
 
     @property
     def full(self) -> bool:
-        """Whether all samples were used."""
+        """Return whether all samples were used."""
         return self.share == 1.0
 
 

@@ -178,13 +178,13 @@ class UnderWay:
 
     @property
     def free(self) -> bool:
-        """Whether a worker has nothing to do, and may have something."""
+        """Return whether a worker has nothing to do, and may have something."""
         of_base = any(task.keys[0].plan == BASE for task in self.tasks.values())
         return not of_base and len(self.tasks) < self.workers
 
     @property
     def queued(self) -> bool:
-        """Whether something is asked for that no worker is at yet."""
+        """Return whether something is asked for that no worker is at yet."""
         return bool(self._queue or self._again)
 
     @property
