@@ -33,11 +33,12 @@ from gptailor.search.folder import BLOCKS, FRONT, SIZES, START, Folder
 from gptailor.search.pick import BEST, lock_beside, seen_from
 from gptailor.search.run.comparison import Scores
 from gptailor.search.run.origin import origin_words
-from gptailor.search.run.trials import Ledger, Trial
+from gptailor.search.run.trials import RECIPES, Ledger, Trial
 from gptailor.search.run_files import SUMMARY
 from gptailor.search.score_requirements import Judged
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode, plan_at_stage
+from gptailor.search.space.focus import has_recipe
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active
 from gptailor.search.starts.blocks import scanned
@@ -213,7 +214,16 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
         lambda trial: sizes.of(trial).parameters,
         large,
         held=by_held_out,
+        uncut=lambda trial: _uncut_scores(space, ledger, trial),
     )
+
+
+def _uncut_scores(space: Space, ledger: Ledger, trial: Trial) -> Scores | None:
+    """Return the scores of a trial's recipe with nothing dropped, on all samples, if known."""
+    recipes = (other for other in ledger.of(RECIPES) if other.full)
+    alike = [r for r in recipes if has_recipe(space, trial.request.genome, r.request.genome)]
+    best = ledger.best(alike)
+    return None if best is None else scores_of(best)
 
 
 def _text(

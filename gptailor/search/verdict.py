@@ -1,7 +1,9 @@
 """Comparison of the plan that was found with the best plan that needs no search: `verdict`.
 
 Plans are compared sample by sample, on text that the search never saw where there is some. A plan
-must be better by more than two standard errors, else the simpler plan is the best one.
+must be better by more than two standard errors, else the simpler plan is the best one. A simpler
+plan whose recipe lost to the found plan's recipe, with nothing dropped, isn't preferred: repair
+removes most of a cut's loss, and none of the recipe's.
 """
 
 import math
@@ -107,6 +109,11 @@ def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[T
     return ledger.ranked(alike, MOST_STARTS)
 
 
+def _unknown(_: Trial) -> Scores | None:
+    """Return None: the scores of recipes with nothing dropped aren't known."""
+    return None
+
+
 def verdict(  # noqa: PLR0913 (all that it depends on)
     ledger: Ledger,
     measure: Comparison,
@@ -116,11 +123,13 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     base_size: float,
     *,
     held: bool,
+    uncut: Callable[[Trial], Scores | None] = _unknown,
 ) -> Verdict | None:
     """Return the verdict on the best trial; None if no plan has a score.
 
     `scores` returns the deciding scores of a trial or of the base (None). `size` returns the size
-    of a trial's plan; `base_size` is the base's.
+    of a trial's plan; `base_size` is the base's. `uncut` returns the scores of a trial's recipe
+    with nothing dropped, or None if they aren't known.
     """
     if (top := ledger.best()) is None:
         return None
@@ -144,6 +153,7 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
             trial
             for trial, s in alike.items()
             if not any(measure.gain(other, s).sure for other in alike.values())
+            and not _recipe_lost(measure, uncut(top), uncut(trial))
         ]
         behind = {top: 0.0} | {trial: gain.value for trial, gain in gains.items()}
         best = min(
@@ -151,6 +161,13 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
             key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t], t.number),
         )
     return Verdict(top, best, against, len(scored), *common)
+
+
+def _recipe_lost(measure: Comparison, found: Scores | None, other: Scores | None) -> bool:
+    """Return whether another recipe is surely worse than the found plan's, or was never scored."""
+    if found is None:
+        return False
+    return other is None or measure.gain(found, other).sure
 
 
 def simplicity(plan: Plan) -> tuple[int, int]:

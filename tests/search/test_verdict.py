@@ -94,7 +94,12 @@ SIMPLE = 'tailor 1\nmodel base = "./base"\ndrop L3\n'
 WORDY = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL0 from math\ndrop L3\n'
 
 
-def judged(of: Ledger, plans: dict[int, str], sizes: dict[int, float] | None = None) -> Any:
+def judged(
+    of: Ledger,
+    plans: dict[int, str],
+    sizes: dict[int, float] | None = None,
+    recipes: dict[int, Scores] | None = None,
+) -> Any:
     def plan_of(one: Trial) -> Plan:
         return gptailor.loads(plans[one.number])
 
@@ -105,7 +110,10 @@ def judged(of: Ledger, plans: dict[int, str], sizes: dict[int, float] | None = N
         return scores([2.0] * 100) if one is None else scores_of(one)
 
     measure = of.comparison((2.0,), samples=("a.txt",))
-    return verdict(of, measure, own, plan_of, size, 12.0, held=True)
+    uncut = {} if recipes is None else recipes
+    return verdict(
+        of, measure, own, plan_of, size, 12.0, held=True, uncut=lambda one: uncut.get(one.number)
+    )
 
 
 def test_what_is_better_than_every_start_is_best() -> None:
@@ -128,6 +136,19 @@ def test_a_tie_is_the_simpler_plans() -> None:
     assert (found.found.number, found.best.number) == (1, 0)
     assert found.record().worse is False
     assert judged(of, {0: WORDY, 1: SIMPLE}).best.number == 1
+
+
+def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() + 0.05
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    plans = {0: SIMPLE, 1: WORDY}
+    alike = {0: scores(TEXT), 1: scores(TEXT)}
+    worse = {0: scores(TEXT + 0.3), 1: scores(TEXT)}
+    assert judged(of, plans, recipes=alike).best.number == 0
+    assert judged(of, plans, recipes=worse).best.number == 1
+    assert judged(of, plans, recipes={1: scores(TEXT)}).best.number == 1, "never scored uncut"
+    assert judged(of, plans, recipes={0: scores(TEXT)}).best.number == 0, "recipes weren't compared"
 
 
 def test_of_equals_the_smaller_one_is_simpler_whatever_it_says() -> None:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from gptailor.plan.sites import Role
 from gptailor.search.space.genome import Active, Gene, Genome
 from gptailor.search.space.space import Space
-from gptailor.search.space.table import Table
+from gptailor.search.space.table import Table, canonical
 
 CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window"})
 """The roles of choices that decide which layers leave."""
@@ -81,6 +81,12 @@ def with_recipe(space: Space, genome: Genome, recipe: Genome) -> Genome:
     """Return a genome's cut with the recipe of another genome."""
     own = _with_roles(space, CUT_ROLES | REPAIR_ROLES)
     return Genome(*map(np.where, own, genome, recipe))
+
+
+def has_recipe(space: Space, genome: Genome, recipe: Genome) -> bool:
+    """Return whether the layers that a genome keeps have the recipe of another genome."""
+    both = (canonical(space.table, g) for g in (genome, with_recipe(space, genome, recipe)))
+    return all(np.array_equal(*genes) for genes in zip(*both, strict=True))
 
 
 def _with_roles(space: Space, roles: frozenset[Role]) -> Active:

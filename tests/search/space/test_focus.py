@@ -6,7 +6,13 @@ import pytest
 from gptailor import loads
 from gptailor.plan.layers import undone
 from gptailor.search.space.decode import decode, plan_at_stage
-from gptailor.search.space.focus import cut_table, recipe_table, separates, with_recipe
+from gptailor.search.space.focus import (
+    cut_table,
+    has_recipe,
+    recipe_table,
+    separates,
+    with_recipe,
+)
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import key_of
 from gptailor.search.space.space import Space, space_of
@@ -75,8 +81,13 @@ def test_cuts_keep_one_recipe(name: str) -> None:
     table = cut_table(space, recipe)
     whole = decode(space, recipe, cut=False)
     cuts = set()
+    [other] = genomes(sample(recipe_table(space), key_of(5), 1))
     for genome in genomes(sample(table, key_of(3), 32)):
         plan = decode(space, genome)
+        assert has_recipe(space, genome, recipe)
+        assert has_recipe(space, genome, other) == (
+            decode(space, with_recipe(space, genome, other)) == plan
+        )
         assert plan_at_stage(space, genome, "uncut") == undone(whole), "its recipe is whole"
         kept = {layer.position for layer in whole.layers} - {d.position for d in plan.drops}
         assert {layer.position for layer in plan.layers} == kept
