@@ -52,6 +52,7 @@ def check_command(
         if form == "text" and plan is not None and not errors(plan_faults):
             still = options.left_open(plan, dict(models), alone=alone)
             still += _trials_asked(plan) if still else ""
+            still += _stages(plan) if still else ""
             options.say(f"{options.shown_name(name)}: no faults" + (f"; {still}" if still else ""))
     if form == "json":
         options.say(to_json(faults))
@@ -65,6 +66,13 @@ def _trials_asked(plan: "Plan") -> str:
     """Return the number of trials in a plan's search block: `, 200 trials`; empty without one."""
     asked = None if plan.search is None else plan.search.trials
     return "" if asked is None else f", {asked} trial{'s' * (asked != 1)}"
+
+
+def _stages(plan: "Plan") -> str:
+    """Return how a search scores a plan's cuts: `: cuts bare`; empty without cuts."""
+    from gptailor.plan.stage import search_stages
+
+    return f": {stages}" if (stages := search_stages(plan)) else ""
 
 
 @click.command("fmt", short_help="Write plans in their canonical form.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import final
 
 from gptailor.cli.options import report, say
+from gptailor.plan.stage import cuts
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.report.quantities import clock, shown_number
 from gptailor.report.search_text import beside_base, beside_base_words
@@ -14,7 +15,6 @@ from gptailor.search.run.origin import origin_words
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
 from gptailor.search.space.decode import plan_at_stage
-from gptailor.search.space.focus import cuts
 
 _RECENT = 12
 """Number of recent trials that the time left is estimated from."""
@@ -124,7 +124,7 @@ class Lines:
                 self._once(_ESTIMATE, estimate(event, self._rest.then, bridged=bridged))
             case events.Begun(ledger):
                 self._begun = event
-                if cuts(event.space):
+                if cuts(event.space.plan):
                     say(stages_words(event.budget), err=True)
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)

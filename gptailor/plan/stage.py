@@ -4,6 +4,7 @@ from typing import Final, Literal, TypeAlias
 
 from gptailor.plan.layers import undone
 from gptailor.plan.plan import Plan
+from gptailor.plan.sites import Role, sites
 
 Stage: TypeAlias = Literal["uncut", "bare", "bridged", "healed"]
 """With nothing dropped; cut, without bridges and healing; with bridges alone; with all repairs."""
@@ -22,3 +23,43 @@ def at_stage(plan: Plan, stage: Stage) -> Plan:
     if stage != "healed" and plan.heal is not None:
         update["heal"] = None
     return plan.model_copy(update=update) if update else plan
+
+
+# ------------------------------------------------------------------------------ stages of a search
+
+CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window"})
+"""The roles of choices that decide which layers leave."""
+REPAIR_ROLES: Final[frozenset[Role]] = frozenset({"bridged", "tokens", "ridge"})
+"""The roles of choices that decide how a cut is repaired."""
+_REPEAT_ROLES: Final[frozenset[Role]] = frozenset({"repeated", "block", "times", "item"})
+"""The roles of choices that add layers, or that order them."""
+
+
+def separates(plan: Plan) -> bool:
+    """Return whether a search can compare the recipes of an open plan with nothing dropped.
+
+    The plan has choices of recipes, it drops layers, and a bridge or healing repairs the cut. No
+    choice adds or orders layers.
+    """
+    repaired = bool(plan.bridges) or plan.heal is not None
+    recipes = _open_roles(plan) - CUT_ROLES - REPAIR_ROLES - _REPEAT_ROLES
+    return repaired and cuts(plan) and bool(recipes) and plan.stack is None and not plan.repeats
+
+
+def cuts(plan: Plan) -> bool:
+    """Return whether an open plan drops layers."""
+    return bool(plan.drops) or bool(_open_roles(plan) & CUT_ROLES)
+
+
+def _open_roles(plan: Plan) -> set[Role]:
+    return {site.subject.role for site in sites(plan) if site.open}
+
+
+def search_stages(plan: Plan) -> str:
+    """Return how a search scores plans of an open plan: `cuts bridged, finalists healed`."""
+    if not cuts(plan):
+        return ""
+    recipes = "recipes uncut, " if separates(plan) else ""
+    if plan.heal is not None:
+        return f"{recipes}cuts {'bridged' if plan.bridges else 'bare'}, finalists healed"
+    return f"{recipes}cuts bare" + (", finalists bridged" if plan.bridges else "")

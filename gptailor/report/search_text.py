@@ -128,6 +128,11 @@ def _stages(summary: SearchSummary) -> Iterator[str]:
             "Cuts alone were compared, since the plan leaves no recipe open, or repeats layers;"
             f" the best plans were {repaired} in the end."
         )
+    if (worth := summary.repair) is not None:
+        yield (
+            f"A loss of 1 between plans before they were {repaired} was {worth.slope:.2g} after it"
+            f" ({worth.plans} plans, rank correlation {worth.correlation:.2f})."
+        )
 
 
 def _left_out(summary: SearchSummary) -> Iterator[str]:

@@ -337,6 +337,19 @@ class RandomDraws(BuiltClosed):
 
 
 @final
+class RepairWorth(BuiltClosed):
+    """How the finalists' losses before they were repaired compare with those after it.
+
+    `slope` is the loss after repair for a loss of 1 before it, by least squares over so many
+    `plans`. `correlation` is their rank correlation (Spearman).
+    """
+
+    slope: float
+    correlation: Annotated[float, Field(ge=-1, le=1)]
+    plans: Annotated[int, Field(ge=3)]
+
+
+@final
 class MeasuredCosts(BuiltClosed):
     """The cost of measuring beside the trials and on the `base`, in evaluations on all samples."""
 
@@ -467,6 +480,7 @@ class SearchSummary(_Begun):
     recipe: SummaryRow | None = None
     recipes: Tally = 0
     final: Several[SummaryRow]
+    repair: RepairWorth | None
     random: RandomDraws
     blocks: BestBlocks | None = None
 

@@ -31,7 +31,7 @@ from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import DropAny, Plan
 from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
-from gptailor.plan.stage import STAGES, Stage, at_stage
+from gptailor.plan.stage import STAGES, Stage, at_stage, separates
 from gptailor.prepare import calibration_path
 from gptailor.report.measure import LossMeasure
 from gptailor.report.summary import SearchSummary
@@ -53,7 +53,6 @@ from gptailor.search.run.workers import BASE, Alone, Workers
 from gptailor.search.run_files import EarlierRun
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode_for
-from gptailor.search.space.focus import separates
 from gptailor.search.space.space import Space
 from gptailor.search.starts.compositions import wholes
 from gptailor.search.starts.cuts import (
@@ -242,7 +241,7 @@ def starts_of(
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
     spent = study.typed.measured.evaluations
-    budget = replace(budget, measured=spent, separate=separates(space))
+    budget = replace(budget, measured=spent, separate=separates(space.plan))
     recipes = None
     if budget.separate:
         recipes = Recipes(
@@ -265,7 +264,7 @@ class _Measuring:
         self.study = study
         self.on_progress = on_progress
         self.plans = wholes(space)
-        if separates(space):  # which of them are cut is not known before recipes are compared
+        if separates(space.plan):  # which of them are cut is not known before recipes are compared
             names = ("base", composition_words(UniformMerge(models=("base",), every=True)))
             self.plans = {name: self.plans[name] for name in names if name in self.plans}
         cheapest = budget.low / budget.full

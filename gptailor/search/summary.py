@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, correlation, fmean, linear_regression, stdev
 from typing import Any
 
 from gptailor.plan.plan import Objective
@@ -19,6 +19,7 @@ from gptailor.report.summary import (
     HeldOutScores,
     MeasuredCosts,
     RandomDraws,
+    RepairWorth,
     RequiredRecord,
     SearchSummary,
     SizeRow,
@@ -120,6 +121,7 @@ def search_summary(
         "recipe": None if (recipe := best_recipe(ledger)) is None else row(recipe),
         "recipes": len({trial.plan for trial in ledger.of(RECIPES)}),
         "final": tuple(map(row, ledger.of(FINAL))),
+        "repair": repair_worth(ledger),
         "random": RandomDraws(
             trials=len(drawn),
             whole=bool(ledger.of(BESIDE)),
@@ -181,6 +183,26 @@ def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
         *final,
     )
     return [trial for trial in chosen if trial is not None]
+
+
+_FEWEST_COMPARED = 3
+"""The fewest finalists that show what a loss before repair is worth after it."""
+
+
+def repair_worth(ledger: Ledger) -> RepairWorth | None:
+    """Compare the finalists' mean losses before and after repair; None for too few plans."""
+    pairs = [(ledger.before(trial), trial) for trial in ledger.of(FINAL)]
+    losses = [(ledger.mean_loss(a), ledger.mean_loss(b)) for a, b in pairs if a is not None]
+    finite = [pair for pair in losses if all(map(math.isfinite, pair))]
+    before, after = zip(*finite, strict=True) if finite else ((), ())
+    if len(finite) < _FEWEST_COMPARED or min(len(set(before)), len(set(after))) == 1:
+        return None
+    ranks = [[sorted(each).index(loss) for loss in each] for each in (before, after)]
+    return RepairWorth(
+        slope=round(linear_regression(before, after).slope, 3),
+        correlation=round(correlation(*ranks), 3),
+        plans=len(finite),
+    )
 
 
 def best_recipe(ledger: Ledger) -> Trial | None:

@@ -83,6 +83,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "best_file": "run/best.tailor",
         "front": [],
         "final": [],
+        "repair": None,
         "starts": [row(2.75, "best window on math", stage="bridged"), row(3.0, "greedy removal")],
         "random": {"trials": 5, "whole": False, "best": row(3.5, "random"), "expected": 10 / 3},
         "commands": ["gptailor eval run/best.tailor", "gptailor compile run/best.tailor -o DIR"],
@@ -189,6 +190,16 @@ def test_what_was_healed_is_said_with_what_it_was_before() -> None:
     assert [line for line in lines if line.startswith("trial ")] == wanted
     page = markdown(said(final=final)).splitlines()
     assert [line.removeprefix("- ") for line in page if line.startswith("- ")] == wanted
+
+
+def test_the_worth_of_a_loss_before_repair_is_said() -> None:
+    worth = {"slope": 0.4234, "correlation": 0.9, "plans": 6}
+    line = (
+        "A loss of 1 between plans before they were healed was 0.42 after it"
+        " (6 plans, rank correlation 0.90)."
+    )
+    assert line in list(summary_lines(said(repair=worth, heals=True), 80))
+    assert "rank correlation" not in markdown(said(heals=True))
 
 
 @pytest.mark.parametrize(

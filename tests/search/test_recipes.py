@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gptailor
@@ -20,6 +21,7 @@ from gptailor.search.space.space import space_of
 from gptailor.search.starts.recipes import Recipes
 from gptailor.search.starts.stages import Starts
 from gptailor.search.strategies import strategy_of
+from gptailor.search.summary import repair_worth
 from tests.search.landscape import number, record, search, setting
 
 TEXT = """\
@@ -132,6 +134,20 @@ def test_rivals_are_repaired_too_and_what_is_found_is_no_worse(done: Any) -> Non
     assert all(best.values[0] <= trial.values[0] for trial in healed.values())
     assert best.plan not in {trial.plan for trial in rivals}, "the search wins here"
     assert ledger.cost() <= BUDGET.trials + 1
+
+
+def test_the_summary_says_what_a_loss_before_repair_is_worth(done: Any) -> None:
+    found, _ = done
+    ledger = found.ledger
+    pairs = [(ledger.before(trial), trial) for trial in ledger.of(FINAL)]
+    both = [(a.values[0], b.values[0]) for a, b in pairs if a is not None]
+    before, after = zip(*both, strict=True)
+    worth = repair_worth(ledger)
+    assert worth is not None
+    assert worth.plans == len(both) >= 3
+    assert worth.slope == pytest.approx(np.polyfit(before, after, 1)[0], abs=2e-3)
+    ranks = [np.argsort(np.argsort(each)) for each in (before, after)]
+    assert worth.correlation == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=2e-3)
 
 
 @pytest.mark.parametrize("at", [3, 12, 25, 40, 52])

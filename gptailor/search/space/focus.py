@@ -5,45 +5,16 @@ outside of the focus is never active: it has its default, which a strategy doesn
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
 from gptailor.plan.sites import Role
+from gptailor.plan.stage import CUT_ROLES, REPAIR_ROLES
 from gptailor.search.space.genome import Active, Gene, Genome
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import Table, canonical
-
-CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window"})
-"""The roles of choices that decide which layers leave."""
-REPAIR_ROLES: Final[frozenset[Role]] = frozenset({"bridged", "tokens", "ridge"})
-"""The roles of choices that decide how a cut is repaired."""
-_REPEAT_ROLES: Final[frozenset[Role]] = frozenset({"repeated", "block", "times", "item"})
-"""The roles of choices that add layers, or that order them."""
-
-
-def separates(space: Space) -> bool:
-    """Return whether the recipes of a space can be compared with nothing dropped.
-
-    The space has choices of recipes, its plans drop layers, and a bridge or healing repairs the
-    cut. No choice adds or orders layers.
-    """
-    plan = space.plan
-    repaired = bool(plan.bridges) or plan.heal is not None
-    recipes = _roles(space) - CUT_ROLES - REPAIR_ROLES - _REPEAT_ROLES
-    return repaired and cuts(space) and bool(recipes) and plan.stack is None and not plan.repeats
-
-
-def cuts(space: Space) -> bool:
-    """Return whether plans of the space drop layers."""
-    return bool(space.plan.drops) or bool(_roles(space) & CUT_ROLES)
-
-
-def _roles(space: Space) -> set[Role]:
-    genes: tuple[Gene, ...] = (*space.bits, *space.picks, *space.reals)
-    return {gene.subject.role for gene in genes}
 
 
 def recipe_table(space: Space) -> Table:

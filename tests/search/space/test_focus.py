@@ -5,12 +5,12 @@ import pytest
 
 from gptailor import loads
 from gptailor.plan.layers import undone
+from gptailor.plan.stage import search_stages, separates
 from gptailor.search.space.decode import decode, plan_at_stage
 from gptailor.search.space.focus import (
     cut_table,
     has_recipe,
     recipe_table,
-    separates,
     with_recipe,
 )
 from gptailor.search.space.genome import Genome
@@ -46,10 +46,10 @@ def repaired(name: str) -> Space:
 
 @pytest.mark.parametrize(("name", "separate"), SEPARATE.items())
 def test_recipes_are_compared_uncut_where_a_cut_is_repaired(name: str, separate: bool) -> None:
-    assert separates(repaired(name)) == separate
-    text, layers = SPACES[name]
+    assert separates(repaired(name).plan) == separate
+    text, _ = SPACES[name]
     if "bridge" not in text and "heal" not in text:
-        assert not separates(space_of(loads(HEAD + text), layers)), "nothing repairs the cut"
+        assert not separates(loads(HEAD + text)), "nothing repairs the cut"
 
 
 @pytest.mark.parametrize("name", [name for name, separate in SEPARATE.items() if separate])
@@ -97,3 +97,20 @@ def test_cuts_keep_one_recipe(name: str) -> None:
     mixed = with_recipe(space, one, another)
     assert decode(space, mixed).drops == decode(space, one).drops
     assert decode(space, mixed, cut=False) == decode(space, another, cut=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "stages"),
+    [
+        ("others from one of base, math", ""),
+        ("drop any 2 of L0..L5", "cuts bare"),
+        ('drop any 2 of L0..L5\nbridge on "t"', "cuts bare, finalists bridged"),
+        ('drop any 2 of L0..L5\nheal on "t"', "cuts bare, finalists healed"),
+        (
+            'others from one of base, math\ndrop any 2 of L0..L5\nbridge on "t"\nheal on "t"',
+            "recipes uncut, cuts bridged, finalists healed",
+        ),
+    ],
+)
+def test_the_stages_of_a_search_in_words(text: str, stages: str) -> None:
+    assert search_stages(loads(HEAD + text)) == stages
