@@ -1,12 +1,14 @@
-"""Which score of a cut ranks cuts as their healed plans do: bare, or bridged?
+"""Which score of a cut, or of a recipe, ranks plans as they rank after healing?
 
     python benchmarks/cut_scores.py --folder .cuts                        # the project's texts
     python benchmarks/cut_scores.py --folder .cuts --data DATA --tokens 50000
+    python benchmarks/cut_scores.py --folder .cuts --recipes
 
 Fifteen cuts of seven layers are made of one merge of the demo's three fine-tunes: windows, spread
 layers, mixtures of both, random ones. Each is scored bare and bridged on a search's texts, and each
 is healed and judged on held-out texts. Spearman's rank correlation says how well a score orders the
-healed plans. Scores are kept in the folder, so that an interrupted run goes on.
+healed plans. With `--recipes` one cut is made of fourteen merges, which are also scored with
+nothing dropped. Scores are kept in the folder, so that an interrupted run goes on.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -29,7 +31,13 @@ from gptailor.evaluate.scores import Score  # noqa: E402
 
 FAMILY: Final = ("arithmetic", "conversation", "python")
 LAYERS, DROPPED = 30, 7
-STAGES: Final = ("bare", "bridged", "healed")
+UNIFORM: Final = (0.6, 0.6, 0.6)
+"""The coefficients of the merge whose cuts are compared."""
+WINDOW: Final = tuple(range(12, 19))
+"""The cut whose recipes are compared."""
+
+Compared: TypeAlias = Mapping[str, tuple[Sequence[float], Sequence[int]]]
+"""Plans by name: the coefficients of the three fine-tunes, and the dropped layers."""
 
 
 def cuts(seed: int) -> dict[str, tuple[int, ...]]:
@@ -50,13 +58,33 @@ def cuts(seed: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def plan_text(model: Path, files: Files, cut: Sequence[int], stage: str, tokens: int) -> str:
-    """Return the plan of a cut at a stage of its repair."""
+def recipes() -> dict[str, tuple[float, float, float]]:
+    """Return the coefficients of merges of the three fine-tunes, by name."""
+    uniform = [(weight,) * 3 for weight in (0.3, 0.45, 0.6, 0.8, 1.0)]
+    strong = [(1.0, 0.3, 0.3), (0.3, 1.0, 0.3), (0.3, 0.3, 1.0)]
+    mixed = [(0.9, 0.6, 0.6), (0.6, 0.9, 0.6), (0.6, 0.6, 0.9), (0.8, 0.6, 0.4), (0.4, 0.6, 0.8)]
+    return {
+        " ".join(f"{weight:g}" for weight in weights): weights
+        for weights in (*uniform, *strong, *mixed, (0.0, 0.0, 1.0))
+    }
+
+
+def plan_text(
+    model: Path,
+    files: Files,
+    weights: Sequence[float],
+    cut: Sequence[int],
+    stage: str,
+    tokens: int,
+) -> str:
+    """Return the plan of a merge and a cut at a stage of its repair."""
+    cut = () if stage == "uncut" else cut
     lines = ["tailor 1", f"model base = {json.dumps(str(model.resolve()))}"]
     for name in FAMILY:
         adapter = json.dumps(str(ROOT / "examples" / "family" / name))
         lines.append(f"model {name} = base + {adapter}")
-    lines.append(f"whole from {', '.join(FAMILY)} by task_arithmetic(0.6)")
+    shares = ", ".join(f"{weight:g}" for weight in weights)
+    lines.append(f"whole from {', '.join(FAMILY)} by task_arithmetic(weight=({shares}))")
     lines += ["drop " + ", ".join(f"L{position}" for position in cut)] if cut else []
     text = json.dumps(str(files.learned))
     lines += [f"bridge on {text} tokens 4096"] if stage != "bare" and cut else []
@@ -79,14 +107,14 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def table(known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    """Return the losses of each cut, and the correlations."""
-    yield f"| cut | {' | '.join(STAGES)} |"
-    yield "|---|" + "--:|" * len(STAGES)
+    """Return the losses of each plan at each stage, and the correlations with the last stage."""
+    yield f"| plan | {' | '.join(known)} |"
+    yield "|---|" + "--:|" * len(known)
     order = sorted(known["healed"], key=lambda name: known["healed"][name]["held"])
     for name in order:
-        yield f"| {name} | " + " | ".join(f"{known[s][name]['held']:.3f}" for s in STAGES) + " |"
+        yield f"| {name} | " + " | ".join(f"{known[s][name]['held']:.3f}" for s in known) + " |"
     healed = [known["healed"][name]["held"] for name in order]
-    for stage in STAGES[:2]:
+    for stage in list(known)[:-1]:
         by = spearman([known[stage][name]["search"] for name in order], healed)
         yield f"\nRank correlation of {stage} (search's texts) with healed (held out): {by:.2f}"
 
@@ -102,6 +130,7 @@ def main() -> None:
         help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
     add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
     add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
+    add("--recipes", action="store_true", help="compare merges of one cut, not cuts of one merge")
     add("--seed", type=int, default=7, help="the seed of the random cuts")
     options = parser.parse_args()
     if not (options.model / "config.json").is_file():
@@ -110,12 +139,18 @@ def main() -> None:
         smollm2.extract(options.model)
     amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
     files = write_files(options.folder / "texts", options.model, options.data, amounts)
-    store = options.folder / f"scores-{options.tokens}-{options.seed}.json"
-    known = json.loads(store.read_text()) if store.exists() else {stage: {} for stage in STAGES}
-    for stage in STAGES:
-        for name, cut in cuts(options.seed).items():
+    compared: Compared = {name: (UNIFORM, cut) for name, cut in cuts(options.seed).items()}
+    stages = ["bare", "bridged", "healed"]
+    if options.recipes:
+        compared = {name: (weights, WINDOW) for name, weights in recipes().items()}
+        stages = ["uncut", "bridged", "healed"]
+    of = "recipes" if options.recipes else "scores"
+    store = options.folder / f"{of}-{options.tokens}-{options.seed}.json"
+    known = json.loads(store.read_text()) if store.exists() else {stage: {} for stage in stages}
+    for stage in stages:
+        for name, (weights, cut) in compared.items():
             if name not in known[stage]:
-                text = plan_text(options.model, files, cut, stage, options.tokens)
+                text = plan_text(options.model, files, weights, cut, stage, options.tokens)
                 known[stage][name] = losses(text, files)
                 store.write_text(json.dumps(known, indent=1))
                 print(f"{stage} {name}: {known[stage][name]['held']:.3f}", flush=True)
