@@ -27,7 +27,7 @@ class Repairs:
     """The bridges and the healing of closed plans over the models of a stitcher.
 
     Bridges are kept for plans that begin alike, and the healing of the last plan. `on_event`
-    receives the progress. With `anew` no earlier healing is reused.
+    receives the progress. With `anew` no earlier fit or healing is reused.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Repairs:
         if not resolved.gaps:
             return []
         if self._bridger is None:
-            self._bridger = Bridger(self._float32_stitcher(resolved))
+            self._bridger = Bridger(self._float32_stitcher(resolved), anew=self.anew)
         with torch.inference_mode(mode=False):
             return list(self._bridger.bridges(resolved, self.on_event))
 

@@ -1,4 +1,4 @@
-"""What was learned before on this machine is taken as it was, and only where all is the same."""
+"""Kept bridges and healings of this machine are reused as they were, and only for equal inputs."""
 
 import errno
 import os
@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptailor.evaluate import kept_tensors
 from gptailor.evaluate.heal import kept as store_module
 from gptailor.evaluate.heal.kept import HealingStore, KnownHealing
 from gptailor.evaluate.repair import fit
 from gptailor.lang.parse import loads
-from gptailor.plan.events import Event, HealingReused, HealingStart
+from gptailor.plan.events import Event, GapBegun, HealingReused, HealingStart
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import ready
 from tests.tiny import tiny_model
@@ -91,7 +92,7 @@ def test_another_healings_file_is_not_taken(tmp_path: Path) -> None:
 def test_another_users_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = HealingStore(tmp_path)
     store.put("one", healing(7))
-    monkeypatch.setattr(store_module, "is_ours", lambda _: False)
+    monkeypatch.setattr(kept_tensors, "is_ours", lambda _: False)
     assert store.get("one") is None
     assert (tmp_path / "one.safetensors").exists()
 
@@ -130,6 +131,8 @@ class Told:
             self.said.append("learned")
         elif isinstance(event, HealingReused):
             self.said.append("known")
+        elif isinstance(event, GapBegun):
+            self.said.append("fitted")
 
 
 @pytest.fixture
@@ -205,3 +208,53 @@ def test_a_model_that_was_written_anew_is_another(world: Path) -> None:
     tiny_model("llama", world / "base", seed=5, layers=6)
     said, _ = healed(CUT, world)
     assert said == ["learned"]
+
+
+BRIDGE = 'drop L2..L3; bridge on "text.txt" tokens 512'
+
+
+def test_a_kept_bridge_is_reused_to_the_bit(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, first = healed(BRIDGE, world)
+    assert said == ["fitted"]
+    monkeypatch.chdir(world)
+    said, again = healed(BRIDGE, Path())
+    assert said == []
+    said, anew = healed(BRIDGE, world, anew=True)
+    assert said == ["fitted"]
+    assert first.keys() == again.keys() == anew.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name])
+        assert torch.equal(tensor, anew[name])
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (BRIDGE.replace("512", "1024"), ["fitted"]),
+        (BRIDGE + " ridge 0.5", ["fitted"]),
+        (BRIDGE.replace("text", "other"), ["fitted"]),
+        (BRIDGE.replace("L3;", "L4;"), ["fitted"]),
+        (BRIDGE + "; L0 from math", ["fitted"]),
+        (BRIDGE + "; L1.mlp from math", ["fitted"]),
+        (BRIDGE + "; embed from math", ["fitted"]),
+        (BRIDGE + "; L5 from math", []),
+    ],
+)
+def test_whatever_decides_a_bridge_makes_another_one(
+    world: Path, other: str, expected: list[str]
+) -> None:
+    healed(BRIDGE, world)
+    said, known = healed(other, world)
+    assert said == expected
+    _, anew = healed(other, world, anew=True)
+    assert all(torch.equal(tensor, known[name]) for name, tensor in anew.items())
+
+
+def test_a_damaged_bridge_is_fitted_again(world: Path) -> None:
+    _, first = healed(BRIDGE, world)
+    [file] = (world / "cache" / "gptailor" / "bridged").iterdir()
+    flipped(file, -41)
+    for expected in (["fitted"], []):
+        said, again = healed(BRIDGE, world)
+        assert said == expected
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

@@ -3,9 +3,10 @@
 `Statistics` holds the sums over tokens that a bridge is fitted from, and `solve` is the fit.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, final
 
@@ -17,6 +18,13 @@ from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
+from gptailor.evaluate.kept_tensors import (
+    KEPT_BYTES,
+    KeptTensors,
+    TensorStore,
+    environment,
+    kept_home,
+)
 from gptailor.evaluate.live import content_keys
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
@@ -179,6 +187,8 @@ def _refuse(name: str, dtype: str, _: int) -> NoReturn:
     raise BridgeError("C807", f"'{name}' bridged has values that {dtype} can't hold")
 
 
+_EXPLAINED = "explained"
+"""The note of a kept fit."""
 _KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
 
@@ -203,11 +213,12 @@ class FittedBridge:
 class Bridger:
     """Fits the bridges of plans over a stitcher's models, which compute in float32.
 
-    The beginnings that plans have in common are fitted once. While a plan is fitted, the stitcher
-    leaves room for the sums.
+    The beginnings that plans have in common are fitted once, and fits are kept on this machine.
+    With `anew` no kept fit is reused. While a plan is fitted, the stitcher leaves room for the
+    sums.
     """
 
-    def __init__(self, stitcher: Stitcher) -> None:
+    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
         self.table = table = stitcher.table
         self.live = stitcher.live
         self.tensors = stitcher.tensors
@@ -217,6 +228,7 @@ class Bridger:
         self._config = configuration(table.models["base"].config)
         self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
         self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
+        self._store = None if anew else TensorStore(kept_home() / "bridged", KEPT_BYTES)
 
     def bridges(
         self, resolved: Resolved, on_event: OnEvent = ignore_events
@@ -241,11 +253,16 @@ class Bridger:
                 layers = (undone.layers[: gap.end], tuple(own[: gap.start + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
-                    on_event(GapBegun(gap))
-                    if walk is None or walk.batches is not text.batches:
-                        walk = Walk(undone, self.live, self.layout, text.batches, self.place)
-                    new = self._fits[key] = self._fit(walk, gap, own, text)
-                    on_event(GapBridged(gap, new.tokens, new.explained))
+                    kept_key = self._kept_key(undone, own, gap, text)
+                    new = self._kept(kept_key, text)
+                    if new is None:
+                        on_event(GapBegun(gap))
+                        if walk is None or walk.batches is not text.batches:
+                            walk = Walk(undone, self.live, self.layout, text.batches, self.place)
+                        new = self._fit(walk, gap, own, text)
+                        self._keep(kept_key, new)
+                        on_event(GapBridged(gap, new.tokens, new.explained))
+                    self._fits[key] = new
                 self._fits.move_to_end(key)
                 bridge = self._fits[key]
                 own[gap.start] = self.table.bridged(_before(gap, own), bridge.tensors)
@@ -278,6 +295,38 @@ class Bridger:
                 message += f": {broken}"
             raise BridgeError(error.code, message, error.help) from None
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
+
+    def _kept_key(
+        self,
+        undone: content_keys.ModelContents,
+        own: OwnContents,
+        gap: Gap,
+        text: CalibrationText,
+    ) -> str:
+        """Return a hash of everything that decides a gap's fit."""
+        before = replace(undone, layers=undone.layers[: gap.end])
+        place = gap.start, gap.end, gap.ridge, self.place.type
+        parts = before.instructions, place, environment()
+        key = hashlib.sha256(repr(parts).encode())
+        for content in own[: gap.start + 1]:
+            made = b"" if content is None else content.fitted_bytes
+            outputs = () if content is None else content.outputs
+            key.update(content_keys.instructions(outputs).encode() + made)
+        for batch in text.batches:
+            key.update(repr(batch.tokens.shape).encode())
+            key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())
+        return key.hexdigest()[:32]
+
+    def _kept(self, key: str, text: CalibrationText) -> FittedBridge | None:
+        """Return the fit of that key, if this machine has it."""
+        if self._store is None or (kept := self._store.get(key)) is None:
+            return None
+        explained = float(kept.notes[_EXPLAINED])
+        return FittedBridge(kept.tensors, text.digest, text.tokens, explained)
+
+    def _keep(self, key: str, fit: FittedBridge) -> None:
+        if self._store is not None:
+            self._store.put(key, KeptTensors(fit.tensors, {_EXPLAINED: repr(fit.explained)}))
 
     def _widths(self, content: content_keys.Content) -> tuple[int, int]:
         """Return the widths of the inputs and outputs of a bridge after this layer.

@@ -2,25 +2,22 @@
 
 import gc
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, final
 
 import torch
-import transformers
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-import gptailor
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.evaluate.dtype import halves_are_quick
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.heal.kept import HealingStore, KnownHealing, kept_home, working_folder
+from gptailor.evaluate.heal.kept import HealingStore, KnownHealing, working_folder
 from gptailor.evaluate.heal.learning import (
     HealError,
     Learning,
@@ -32,6 +29,7 @@ from gptailor.evaluate.heal.learning import (
 )
 from gptailor.evaluate.heal.teacher import Predictions
 from gptailor.evaluate.heal.train import HealingMemory, Student, Training
+from gptailor.evaluate.kept_tensors import environment, kept_home
 from gptailor.evaluate.live.content_keys import Content, ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
@@ -58,7 +56,7 @@ from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested_models import with_made_models
-from gptailor.program.program import Output, Program, files, learning_tensors
+from gptailor.program.program import Output, learning_tensors
 from gptailor.program.sources import Checked, tokenizer_owner
 
 HEALING_WINDOW = 512
@@ -277,29 +275,15 @@ class Healer:
         """Return a hash of everything that decides the result."""
         taught = self._stitcher(teacher.models, None).contents(teacher.resolved)
         parts = (
-            _read(contents), _read(taught),
-            text.digest, replace(healing, on=""), self.device.type, self.dtype, self.memory is None,
-            torch.get_num_threads(), torch.__version__, transformers.__version__,
-            gptailor.__version__,
+            contents.instructions, taught.instructions, text.digest, replace(healing, on=""),
+            self.device.type, self.dtype, self.memory is None, environment(),
         )  # fmt: skip
-        key = hashlib.sha256(repr(parts).encode() + _sources())
+        key = hashlib.sha256(repr(parts).encode())
         for tokens in (text.learned, text.held):
             key.update(repr(tokens.shape).encode() + tokens.contiguous().numpy().tobytes())
         for number, layer in enumerate(contents.layers):
-            for name, tensor in sorted(layer.fitted.items()):
-                raw = tensor.contiguous().view(torch.uint8).numpy()
-                key.update(f"{number}.{name}".encode() + raw.tobytes())
+            key.update(f"{number}".encode() + layer.fitted_bytes)
         return key.hexdigest()[:32]
-
-
-@cache
-def _sources() -> bytes:
-    """Return the sha256 of the package's source files, which may differ within one version."""
-    package = Path(gptailor.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.digest()
 
 
 @contextmanager
@@ -313,21 +297,6 @@ def _explained(contents: ModelContents, text: HealingText) -> Iterator[None]:
             raise HealError("C809", f"'heal' can't learn: {error}: {broken}", help_) from None
         message = f"'heal' can't learn: {error} on {text.path}, and all stored tensors are finite"
         raise HealError("C809", message, "heal on other text, or from another model") from None
-
-
-def _read(contents: ModelContents) -> str:
-    """Return a description of a model's contents that doesn't depend on the paths of its files.
-
-    It stays the same while the files are unchanged.
-    """
-    layer_outputs = (output for layer in contents.layers for output in layer.outputs)
-    outputs = [*contents.rest, *layer_outputs]
-    instructions = repr([(output.spec, output.make) for output in outputs])
-    for file in files(Program(tuple(outputs))):
-        stat = file.stat()
-        stamp = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-        instructions = instructions.replace(repr(file), stamp)
-    return f"{json.dumps(contents.config, sort_keys=True)} {contents.key} {instructions}"
 
 
 def _own(stitcher: Stitcher, content: Content, output: Output) -> Tensor:

@@ -1,13 +1,7 @@
-"""The files of healing on this machine: learned parameters, and the folder of an unfinished run.
-
-A file of tensors has a digest of its contents, which is checked before any use. A damaged file is
-removed, and its healing begins anew.
-"""
+"""The files of healing on this machine: results, and the folder of an unfinished run."""
 
 import fcntl
-import hashlib
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -17,80 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from gptailor.checkpoint.files import cache_folder, is_ours
+from gptailor.checkpoint.files import is_ours
 from gptailor.evaluate.heal.learning import HealError
+from gptailor.evaluate.kept_tensors import KEPT_BYTES, KeptTensors, TensorStore, kept_home
 
-KEPT_BYTES = 2**31
-"""Bytes of learned tensors that are kept on disk; the least recently used go first."""
 _FORGOTTEN_SECONDS = 30 * 86_400
 """Age at which the files of a killed run are removed."""
 _LOSSES = ("bare", "start", "healed")
-_DIGEST = "sha256"
-
-
-# -------------------------------------------------------------------------------- files of tensors
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class KeptTensors:
-    """Tensors of any device, and notes beside them."""
-
-    tensors: Mapping[str, Tensor]
-    notes: Mapping[str, str]
-
-    def digest(self, key: str) -> str:
-        """Return a sha256 of the key, the notes, and each tensor's name, dtype, shape and bytes."""
-        digest = hashlib.sha256(repr((key, sorted(self.notes.items()))).encode())
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy().data)
-        return digest.hexdigest()
-
-    def write(self, file: Path, key: str) -> None:
-        """Write a file atomically, in the place of an old one.
-
-        A failure, such as a full disk, is ignored: the tensors can be learned again.
-        """
-        tensors = {n: tensor.detach().cpu().contiguous() for n, tensor in self.tensors.items()}
-        side = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        try:
-            save_file(tensors, side, metadata={**self.notes, _DIGEST: self.digest(key)})
-            with side.open("rb") as written:
-                os.fsync(written.fileno())
-            side.replace(file)
-        except (OSError, SafetensorError):
-            with suppress(OSError):
-                side.unlink()
-
-
-def read_tensors(file: Path, key: str) -> KeptTensors | None:
-    """Return the checked tensors that `KeptTensors.write` wrote under a key, on the CPU.
-
-    Return None if the file is missing or belongs to another user. Remove a damaged file.
-    """
-    if not is_ours(file):
-        return None
-    with suppress(OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError):
-        with safe_open(file, framework="pt") as opened:
-            notes = dict(opened.metadata())
-            digest = notes.pop(_DIGEST)
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        kept = KeptTensors(tensors, notes)
-        if kept.digest(key) == digest:
-            return kept
-    with suppress(OSError):
-        file.unlink()
-    return None
-
-
-# ---------------------------------------------------------------------------- learned tensors
 
 
 @final
@@ -106,52 +35,24 @@ class KnownHealing:
 
 @final
 class HealingStore:
-    """A folder with a file for each healing; the key covers all that the result depends on.
-
-    A file that can't be read or written, or is damaged, counts as missing.
-    """
+    """A `TensorStore` of healings."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def _file(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+        self._store = TensorStore(folder, KEPT_BYTES)
 
     def get(self, key: str) -> KnownHealing | None:
         """Return the checked healing of that key, or None."""
-        file = self._file(key)
-        if (kept := read_tensors(file, key)) is None:
+        if (kept := self._store.get(key)) is None:
             return None
-        with suppress(OSError):  # a cache that can't be written may be read
-            os.utime(file)
         return KnownHealing(kept.tensors, *(float(kept.notes[name]) for name in _LOSSES))
 
     def put(self, key: str, healing: KnownHealing) -> None:
-        """Keep a healing, if it fits, and remove the least recently used ones."""
-        size = sum(value.numel() * value.element_size() for value in healing.parameters.values())
-        if size > KEPT_BYTES:
-            return
+        """Keep a healing, if it fits."""
         losses = {name: repr(getattr(healing, name)) for name in _LOSSES}
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(KEPT_BYTES - size)
-            KeptTensors(healing.parameters, losses).write(self._file(key), key)
-
-    def _make_room(self, most: int) -> None:
-        """Remove the least recently used files until the rest have at most `most` bytes."""
-        latest = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in latest:
-            most -= file.stat().st_size
-            if most < 0:
-                file.unlink(missing_ok=True)
+        self._store.put(key, KeptTensors(healing.parameters, losses))
 
 
 # ------------------------------------------------------------------------- continued runs
-
-
-def kept_home() -> Path:
-    """Return the folder of kept healings; without a home a path where no file can be."""
-    return cache_folder() or Path(os.devnull)
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from gptailor.evaluate.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.heal.kept import KeptTensors, read_tensors
 from gptailor.evaluate.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
 from gptailor.evaluate.heal.teacher import Predictions
+from gptailor.evaluate.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluate.live.content_keys import Content, ModelContents
 from gptailor.evaluate.live.template import configuration
 from gptailor.evaluate.objectives.kl import divergence, grouped

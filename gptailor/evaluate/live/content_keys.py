@@ -30,6 +30,7 @@ from gptailor.program.program import (
     Instruction,
     Output,
     Program,
+    files,
     stored_tensors,
     unfitted,
 )
@@ -132,6 +133,14 @@ class Content:
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def fitted_bytes(self) -> bytes:
+        """The names and the bytes of the fitted tensors."""
+        parts = []
+        for name, tensor in sorted(self.fitted.items()):
+            parts += [name.encode(), tensor.contiguous().view(torch.uint8).numpy().tobytes()]
+        return b"".join(parts)
+
+    @property
     def merged(self) -> bool:
         """Return whether a tensor of it is computed."""
         return any(map(self._is_computed, self.outputs))
@@ -183,6 +192,12 @@ class ModelContents:
     def key(self) -> str:
         """The template's configuration, for comparing."""
         return json.dumps(self.template, sort_keys=True)
+
+    @property
+    def instructions(self) -> str:
+        """How the model is made, for the key of a kept result; see `instructions`."""
+        outputs = [*self.rest, *(output for layer in self.layers for output in layer.outputs)]
+        return f"{json.dumps(self.config, sort_keys=True)} {self.key} {instructions(outputs)}"
 
 
 @final
@@ -236,6 +251,21 @@ class ContentTable:
             inner = [replace(o, spec=replace(o.spec, name=o.place.name)) for o in outputs]
             content = self._known[key] = Content(kind, dtype, tuple(inner))
         return content
+
+
+def instructions(outputs: Iterable[Output]) -> str:
+    """Describe how outputs are made, for the key of a kept result.
+
+    The description doesn't depend on the paths of files, and stays the same while files are
+    unchanged.
+    """
+    some = tuple(outputs)
+    described = repr([(output.spec, output.make) for output in some])
+    for file in files(Program(some)):
+        stat = file.stat()
+        stamp = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+        described = described.replace(repr(file), stamp)
+    return described
 
 
 def piece(outputs: tuple[Output, ...]) -> PieceKey:

@@ -521,7 +521,7 @@ def test_streamed_layers_give_the_same_tensors(say: Say) -> None:
     prepared = prepare(say(TWO))
     size = Stitcher(prepared.models).stitch(prepared.plan).model.get_memory_footprint()
     whole = fit(prepared)
-    streamed = fit(prepared, memory=int(size * 0.9))
+    streamed = fit(prepared, memory=int(size * 0.9), anew=True)
     for name, tensor in whole.tensors.items():
         assert torch.equal(tensor, streamed.tensors[name])
 
@@ -530,18 +530,18 @@ def test_the_sums_of_a_fit_count_as_memory(say: Say) -> None:
     prepared = prepare(say(TWO))
     sums = 8 * 24 * (24 + 16)
     with pytest.raises(TailorError) as caught:
-        fit(prepared, memory=sums)
+        fit(prepared, memory=sums, anew=True)
     said = re.search(
         r"a fit takes 7,680, ([\d,]+) are outside .* takes ([\d,]+)", str(caught.value)
     )
     assert said is not None
     least = sums + sum(int(number.replace(",", "")) for number in said.groups())
     with pytest.raises(TailorError, match="can't hold the model: a fit takes 7,680"):
-        fit(prepared, memory=least - 1)
-    assert fit(prepared, memory=least).tensors
+        fit(prepared, memory=least - 1, anew=True)
+    assert fit(prepared, memory=least, anew=True).tensors
     stitcher = Stitcher(prepared.models, memory=least - sums)
     assert stitcher.stitch(say("drop L1")).model
-    repairs = Repairs(Stitcher(prepared.models, memory=least))
+    repairs = Repairs(Stitcher(prepared.models, memory=least), anew=True)
     repairs.stitch(prepared.plan)
     assert repairs.stitch(say("drop L1")).model
 
@@ -561,7 +561,7 @@ def test_a_model_of_another_dtype_is_fitted_in_float32(folder: Path, tmp_path: P
 def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     told: list[int] = []
     on_event = only(GapBegun, lambda event: told.append(event.gap.after))
-    repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event)
+    repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event, anew=True)
     resolved = repairs.stitcher.table.resolved
     [first, _] = repairs.bridges(resolved(say(TWO)))
     other = say(TWO.replace("L3..L4", "L4"))

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import gptailor
+from gptailor.evaluate import kept_tensors
 from gptailor.evaluate.heal import heal as healing_module
-from gptailor.evaluate.heal import kept, train
+from gptailor.evaluate.heal import train
 from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.heal.learning import HealError
 from gptailor.evaluate.live.stitch import Stitcher
@@ -307,7 +308,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault(
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     else:
         monkeypatch.setattr(os, "posix_fallocate", full)
-        monkeypatch.setattr(kept, "save_file", full)
+        monkeypatch.setattr(kept_tensors, "save_file", full)
     if what.endswith("temporary"):
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -1,0 +1,153 @@
+"""Tensors that are kept on disk: files with a digest, and stores of results by key.
+
+A file of tensors has a digest of its contents, which is checked before any use. A damaged file is
+removed, and what it held is computed anew.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import final
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import gptailor
+from gptailor.checkpoint.files import cache_folder, is_ours
+
+KEPT_BYTES = 2**31
+"""Bytes of learned or fitted tensors that are kept on disk, of each kind."""
+_DIGEST = "sha256"
+
+
+def kept_home() -> Path:
+    """Return the folder of kept results; without a home a path where no file can be."""
+    return cache_folder() or Path(os.devnull)
+
+
+# -------------------------------------------------------------------------------- files of tensors
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class KeptTensors:
+    """Tensors of any device, and notes beside them."""
+
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, str]
+
+    def digest(self, key: str) -> str:
+        """Return a sha256 of the key, the notes, and each tensor's name, dtype, shape and bytes."""
+        digest = hashlib.sha256(repr((key, sorted(self.notes.items()))).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy().data)
+        return digest.hexdigest()
+
+    def write(self, file: Path, key: str) -> None:
+        """Write a file atomically, in the place of an old one.
+
+        A failure, such as a full disk, is ignored: the tensors can be learned again.
+        """
+        tensors = {n: tensor.detach().cpu().contiguous() for n, tensor in self.tensors.items()}
+        side = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        try:
+            save_file(tensors, side, metadata={**self.notes, _DIGEST: self.digest(key)})
+            with side.open("rb") as written:
+                os.fsync(written.fileno())
+            side.replace(file)
+        except (OSError, SafetensorError):
+            with suppress(OSError):
+                side.unlink()
+
+
+def read_tensors(file: Path, key: str) -> KeptTensors | None:
+    """Return the checked tensors that `KeptTensors.write` wrote under a key, on the CPU.
+
+    Return None if the file is missing or belongs to another user. Remove a damaged file.
+    """
+    if not is_ours(file):
+        return None
+    with suppress(OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError):
+        with safe_open(file, framework="pt") as opened:
+            notes = dict(opened.metadata())
+            digest = notes.pop(_DIGEST)
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        kept = KeptTensors(tensors, notes)
+        if kept.digest(key) == digest:
+            return kept
+    with suppress(OSError):
+        file.unlink()
+    return None
+
+
+# ------------------------------------------------------------------------------ results by key
+
+
+def environment() -> tuple[object, ...]:
+    """Return what decides the bytes of a fit beside its inputs: threads, versions, sources."""
+    return (
+        torch.get_num_threads(), torch.__version__, transformers.__version__,
+        gptailor.__version__, _sources(),
+    )  # fmt: skip
+
+
+@cache
+def _sources() -> bytes:
+    """Return the sha256 of the package's source files, which may differ within one version."""
+    package = Path(gptailor.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.digest()
+
+
+@final
+class TensorStore:
+    """A folder with a file of tensors for each key, which covers all that the tensors depend on.
+
+    A file that can't be read or written, or is damaged, counts as missing. The files have at most
+    `most` bytes together; the least recently used go first.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.folder = folder
+        self.most = most
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def get(self, key: str) -> KeptTensors | None:
+        """Return the checked tensors of that key, or None."""
+        file = self._file(key)
+        if (kept := read_tensors(file, key)) is not None:
+            with suppress(OSError):  # a cache that can't be written may be read
+                os.utime(file)
+        return kept
+
+    def put(self, key: str, kept: KeptTensors) -> None:
+        """Keep tensors, if they fit, and remove the least recently used ones."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in kept.tensors.values())
+        if size > self.most:
+            return
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(self.most - size)
+            kept.write(self._file(key), key)
+
+    def _make_room(self, most: int) -> None:
+        """Remove the least recently used files until the rest have at most `most` bytes."""
+        latest = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in latest:
+            most -= file.stat().st_size
+            if most < 0:
+                file.unlink(missing_ok=True)
