@@ -1,6 +1,7 @@
 """The text of healing: sequences of one length, no token twice, a few held out."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluate.heal.heal import HealingText, healing_text
+from gptailor.evaluate.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from tests.tiny import letters, write_tokenizer
@@ -27,21 +28,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def text(
     folder: Path, name: str, tokens: int, *, seed: int = 0, window: int = 16, exactly: bool = True
-) -> HealingText:
+) -> HealingTexts:
     encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder), window)
-    return healing_text(folder / name, tokens, encoder, seed, exactly=exactly)
+    source = file_source(folder / name, Fraction(1), encoder, seed)
+    return healing_texts([source], tokens, encoder, seed, exactly=exactly)
 
 
 def test_whole_sequences_of_so_many_tokens_are_learned_and_one_in_twenty_is_held_out(
     folder: Path,
 ) -> None:
     found = text(folder, "text.txt", 640)
-    assert found.learned.shape == (40, 16)
-    assert found.held.shape == (2, 16)
+    assert found.learned.tokens.shape == (40, 16)
+    assert found.held.tokens.shape == (2, 16)
     assert found.tokens == 640
-    assert found.digest == of_file(folder / "text.txt")
+    assert found.files[0].digest == of_file(folder / "text.txt")
     few = text(folder, "text.txt", 40)
-    assert (len(few.learned), len(few.held)) == (2, 1)
+    assert (len(few.learned.tokens), len(few.held.tokens)) == (2, 1)
 
 
 def test_the_tokens_are_the_texts_each_once(folder: Path) -> None:
@@ -49,24 +51,64 @@ def test_the_tokens_are_the_texts_each_once(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     whole = tokenizer.encode((folder / "text.txt").read_text().lower(), add_special_tokens=False)
     pieces = {tuple(whole[at : at + 16]) for at in range(0, len(whole) - 15, 16)}
-    drawn = [tuple(row) for row in torch.cat([found.learned, found.held]).tolist()]
+    drawn = [tuple(row) for row in torch.cat([found.learned.tokens, found.held.tokens]).tolist()]
     assert len(set(drawn)) == len(drawn) == 42
     assert set(drawn) <= pieces
 
 
 def test_rows_run_together_with_the_end_of_a_text_between_them(folder: Path) -> None:
     found = text(folder, "rows.jsonl", 400)
-    flat = torch.cat([found.learned, found.held]).flatten().tolist()
-    assert found.learned.shape[1] == 16
+    flat = torch.cat([found.learned.tokens, found.held.tokens]).flatten().tolist()
+    assert found.learned.tokens.shape[1] == 16
     assert 8 < flat.count(2) < 21
+
+
+def mixture(
+    folder: Path, shares: dict[str, Fraction], tokens: int, *, exactly: bool = True
+) -> HealingTexts:
+    encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder), 16)
+    sources = [file_source(folder / name, share, encoder, 0) for name, share in shares.items()]
+    return healing_texts(sources, tokens, encoder, 0, exactly=exactly)
+
+
+def test_texts_have_their_shares_and_are_evenly_mixed(folder: Path) -> None:
+    shares = {"text.txt": Fraction(3, 4), "rows.jsonl": Fraction(1, 4)}
+    found = mixture(folder, shares, 640)
+    assert found.tokens == 640
+    assert [file.tokens for file in found.files] == [480, 160]
+    assert found.learned.texts.tolist() == [0, 0, 1, 0] * 10
+    assert sorted(found.held.texts.tolist()) == [0, 1]
+    for number, name in enumerate(shares):
+        alone = text(folder, name, 640 * shares[name].numerator // 4)
+        for own, mixed in ((alone.learned, found.learned), (alone.held, found.held)):
+            assert torch.equal(mixed.tokens[mixed.texts == number], own.tokens)
+
+
+def test_every_token_of_the_total_is_given_to_a_text(folder: Path) -> None:
+    thirds = dict.fromkeys(("text.txt", "rows.jsonl"), Fraction(1, 3))
+    (folder / "more.txt").write_text(letters(700, seed=5))
+    found = mixture(folder, {**thirds, "more.txt": Fraction(1, 3)}, 16 * 40)
+    assert [file.tokens // 16 for file in found.files] == [13, 13, 14]
+
+
+def test_a_text_that_is_too_short_for_its_share_says_so(folder: Path) -> None:
+    shares = {"text.txt": Fraction(1, 10), "rows.jsonl": Fraction(9, 10)}
+    with pytest.raises(CalibrationError) as caught:
+        mixture(folder, shares, 2000)
+    assert caught.value.path == folder / "rows.jsonl"
+    assert "and its share of 'heal' needs 1,888" in caught.value.message
+    fewer = mixture(folder, shares, 2000, exactly=False)
+    sizes = [file.tokens for file in fewer.files]
+    assert sizes[1] / sum(sizes) == pytest.approx(0.9, abs=0.05)
+    assert sum(sizes) < 1000
 
 
 @pytest.mark.parametrize("name", ["text.txt", "rows.jsonl"])
 def test_the_seed_alone_draws_the_order(folder: Path, name: str) -> None:
     one, same, other = (text(folder, name, 320, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(one.learned, same.learned)
-    assert torch.equal(one.held, same.held)
-    assert not torch.equal(one.learned, other.learned)
+    assert torch.equal(one.learned.tokens, same.learned.tokens)
+    assert torch.equal(one.held.tokens, same.held.tokens)
+    assert not torch.equal(one.learned.tokens, other.learned.tokens)
 
 
 def test_a_text_that_is_shorter_says_both_numbers(folder: Path) -> None:
@@ -79,8 +121,8 @@ def test_a_text_that_is_shorter_says_both_numbers(folder: Path) -> None:
 
 def test_without_a_number_a_shorter_text_gives_what_it_has(folder: Path) -> None:
     found = text(folder, "text.txt", 200_000, exactly=False)
-    assert len(found.learned) + len(found.held) == 1000 // 16
-    assert len(found.held) == 3
+    assert len(found.learned.tokens) + len(found.held.tokens) == 1000 // 16
+    assert len(found.held.tokens) == 3
     (folder / "short.txt").write_text(letters(20))
     with pytest.raises(CalibrationError, match=r"has 16 tokens .* needs 32") as caught:
         text(folder, "short.txt", 200_000, exactly=False)
@@ -88,4 +130,4 @@ def test_without_a_number_a_shorter_text_gives_what_it_has(folder: Path) -> None
 
 
 def test_a_window_is_no_longer_than_the_model_takes(folder: Path) -> None:
-    assert text(folder, "text.txt", 256, window=128).learned.shape == (2, 128)
+    assert text(folder, "text.txt", 256, window=128).learned.tokens.shape == (2, 128)
