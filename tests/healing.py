@@ -66,7 +66,7 @@ def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreT
     return stitcher.live(replace(contents, layers=tuple(layers))).model
 
 
-def text_of(plan: Plan) -> HealingTexts:
+def text_of(plan: Plan, *, only_answers: bool = False) -> HealingTexts:
     """The sequences that the plan is healed on, of texts that are files."""
     prepared = prepare(plan)
     base, how = prepared.models["base"], wanted(prepared)
@@ -74,7 +74,9 @@ def text_of(plan: Plan) -> HealingTexts:
     assert plan.origin is not None
     folder = plan.origin.folder
     sources = [file_source(folder / t.file, t.share, encoder, how.seed) for t in how.texts]
-    return healing_texts(sources, how.tokens, encoder, how.seed, exactly=True)
+    return healing_texts(
+        sources, how.tokens, encoder, how.seed, exactly=True, only_answers=only_answers
+    )
 
 
 @torch.no_grad()

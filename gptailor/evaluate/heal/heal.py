@@ -18,6 +18,7 @@ import gptailor
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import halves_are_quick
 from gptailor.evaluate.forward.requests import LiveModel
+from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.heal.kept import HealingStore, KnownHealing, kept_home, working_folder
 from gptailor.evaluate.heal.learning import (
     HealError,
@@ -30,7 +31,6 @@ from gptailor.evaluate.heal.learning import (
 )
 from gptailor.evaluate.heal.teacher import Predictions, TaughtSequences
 from gptailor.evaluate.heal.text import (
-    HealingSource,
     HealingTexts,
     LearnedText,
     file_source,
@@ -52,7 +52,7 @@ from gptailor.plan.events import (
 )
 from gptailor.plan.faults import listed
 from gptailor.plan.plan import Model, Plan
-from gptailor.plan.resolved import Healing, Resolved, TaughtText
+from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested_models import with_made_models
@@ -128,7 +128,7 @@ class Healer:
         assert healing is not None, "a plan that heals"
         plan = resolved.declared
         teachers = {name: self._teacher(resolved, name) for name in healing.teachers}
-        texts = self._texts(plan, healing)
+        texts = self._texts(plan, healing, teachers)
         unlearned = self._stitcher(self.models, None).contents(resolved)
         length = texts.learned.tokens.shape[1]
         memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory)
@@ -179,21 +179,27 @@ class Healer:
         """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
         return Stitcher(models, device=self.device, dtype=self.dtype, memory=memory)
 
-    def _texts(self, plan: Plan, healing: Healing) -> HealingTexts:
+    def _texts(
+        self, plan: Plan, healing: Healing, teachers: Mapping[str | None, Checked]
+    ) -> HealingTexts:
         tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
         encoder = TokenEncoder(tokenizer, position_count(configuration(self._config)))
-        sources = [self._source(plan, healing, text, encoder) for text in healing.texts]
+        chats = {
+            name: TeacherChats(teacher, name or teacher.tokenizer_model.name)
+            for name, teacher in teachers.items()
+        }
+        sources = [
+            file_source(
+                calibration_path(plan, text.file), text.share, encoder, healing.seed,
+                chats[text.teacher],
+            )
+            for text in healing.texts
+        ]  # fmt: skip
         exactly = plan.heal is not None and plan.heal.tokens is not None
         return healing_texts(
             sources, healing.tokens, encoder, healing.seed,
             exactly=exactly, only_answers=healing.only_answers,
         )  # fmt: skip
-
-    def _source(
-        self, plan: Plan, healing: Healing, text: TaughtText, encoder: TokenEncoder
-    ) -> HealingSource:
-        path = calibration_path(plan, text.file)
-        return file_source(path, text.share, encoder, healing.seed)
 
     @property
     def _config(self) -> Mapping[str, object]:

@@ -12,13 +12,14 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.objectives.datasets import (
     FEWER_TOKENS,
     CalibrationError,
+    Chat,
     Exchange,
-    Passage,
     order,
-    read_texts,
+    read_texts_and_chats,
     too_short,
     whole_text,
 )
@@ -40,6 +41,7 @@ class EncodedRow:
 
     tokens: tuple[int, ...]
     answer: int | None = None
+    line: int | None = None
 
 
 @final
@@ -56,25 +58,57 @@ class HealingSource:
     whole: bool = False
 
 
-def file_source(path: Path, share: Fraction, encoder: TokenEncoder, seed: int) -> HealingSource:
-    """Return the source of a file of text. Raises CalibrationError as `read_texts` does."""
-    rows = read_texts(path)
+_AT_ONCE = 256
+"""Rows whose chats are rendered at once."""
+
+
+def file_source(
+    path: Path, share: Fraction, encoder: TokenEncoder, seed: int, chats: TeacherChats | None = None
+) -> HealingSource:
+    """Return the source of a file of text; `chats` renders its rows of messages.
+
+    Raises CalibrationError as `read_texts_and_chats` does.
+    """
+    rows = read_texts_and_chats(path)
 
     def encoded() -> Iterator[EncodedRow]:
-        for number in order(len(rows), seed):
-            yield _encoded(rows[number], encoder)
+        numbers = order(len(rows), seed)
+        for at in range(0, len(rows), _AT_ONCE):
+            drawn = [rows[number] for number in numbers[at : at + _AT_ONCE]]
+            texts = _chat_texts(path, [row for row in drawn if isinstance(row, Chat)], chats)
+            for row in drawn:
+                if isinstance(row, Chat):
+                    before, text = next(texts)
+                else:
+                    before = row.context.rstrip() if isinstance(row, Exchange) else None
+                    text = whole_text(row)
+                yield _encoded(before, text, encoder, row.line)
 
     return HealingSource(path, share, encoded, whole=rows[0].line is None)
 
 
-def _encoded(row: Passage | Exchange, encoder: TokenEncoder) -> EncodedRow:
-    tokens = encoder.plain(whole_text(row))
-    if isinstance(row, Passage):
-        return EncodedRow(tokens)
-    return EncodedRow(tokens, common(encoder.plain(row.context.rstrip()), tokens))
+def _chat_texts(
+    path: Path, rows: Sequence[Chat], chats: TeacherChats | None
+) -> Iterator[tuple[str | None, str]]:
+    """Yield the text of each chat, after its text up to the answer, or None without an answer."""
+    if not rows:
+        return
+    assert chats is not None, "a text of a plan"
+    asked = [row.asked.messages for row in rows]
+    before = chats.texts(path, [(messages, True) for messages in asked])
+    whole = chats.texts(path, [(row.messages, False) for row in rows])
+    for row, messages, start, text in zip(rows, asked, before, whole, strict=True):
+        yield (None if messages == row.messages else start), text
 
 
-def common(before: Sequence[int], tokens: Sequence[int]) -> int:
+def _encoded(before: str | None, text: str, encoder: TokenEncoder, line: int | None) -> EncodedRow:
+    """Return a row's tokens; its answer begins where they differ from those of `before`."""
+    tokens = encoder.plain(text)
+    answer = None if before is None else common_length(encoder.plain(before), tokens)
+    return EncodedRow(tokens, answer, line)
+
+
+def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
     """Return with how many equal tokens both begin."""
     pairs = zip(before, tokens, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -261,7 +295,7 @@ class _Packing:
         if not self.only_answers:
             return [True] * len(row.tokens)
         if row.answer is None:
-            message = "'loss answers' needs rows with an answer, and this text has a row without"
+            message = "'loss answers' needs rows with an answer, and this one has none"
             help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
-            raise CalibrationError("C804", message, source.path, help=help_)
+            raise CalibrationError("C804", message, source.path, row.line, help_)
         return [place >= row.answer for place in range(len(row.tokens))]

@@ -1,6 +1,7 @@
 """Healing as a whole: the teacher, memory, what is kept between runs."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -172,6 +173,34 @@ def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
     assert loaded == ["other", "base", "base"]  # the student is last
     assert [event.done for event in told] == sorted(event.done for event in told)
     assert {event.total for event in told} == {told[-1].done}
+
+
+def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "WHOLE_RATE", 0.02)
+    pairs = zip(letters(6000), letters(6000, seed=1), strict=True)
+    joined = "".join("abcdefgh"[ord(p) % 8] + "ijklmnop"[ord(r) % 8] for p, r in pairs)
+    chunks = [joined[at : at + 24] for at in range(0, 6000, 24)]
+    lines = [json.dumps({"prompt": c[::2], "response": c[1::2]}) for c in chunks]
+    (two / "rows.jsonl").write_text("\n".join(lines))
+    teacher = AutoModelForCausalLM.from_pretrained(two / "base")
+
+    def apart(loss: str) -> tuple[float, float, HealedLayers]:
+        """The divergence of the predictions of prompts, and of responses, once healed."""
+        plan = said(two, f'drop L2\nheal on "rows.jsonl" tokens 3072 rank full loss {loss}')
+        found = heal(plan)
+        tokens = text_of(plan).held.tokens
+        answers = text_of(plan, only_answers=True).held.counted.flatten()
+        model = with_layers(plan, found.tensors)
+        with torch.no_grad():
+            p, q = (m(tokens[:, :-1]).logits.double().log_softmax(-1) for m in (teacher, model))
+        each = (p.exp() * (p - q)).sum(-1).flatten()
+        return float(each[~answers].mean()), float(each[answers].mean()), found
+
+    prompts, answers, found = apart("answers")
+    assert found.healed == pytest.approx(answers, rel=1e-4)
+    other_prompts, other_answers, _ = apart("all")
+    assert answers < other_answers
+    assert prompts > other_prompts
 
 
 def test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes(two: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from gptailor.checkpoint.write.digest import of_file
+from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder
@@ -127,6 +128,86 @@ def test_without_a_number_a_shorter_text_gives_what_it_has(folder: Path) -> None
     with pytest.raises(CalibrationError, match=r"has 16 tokens .* needs 32") as caught:
         text(folder, "short.txt", 200_000, exactly=False)
     assert caught.value.help == "give more text"
+
+
+# ------------------------------------------------------------------------------------- answers
+
+CHAT = (
+    "{% for m in messages %}{{ '[' + m['role'][0] + ']' + m['content'] + '.' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[a]' }}{% endif %}"
+)
+
+
+def counted_text(folder: Path, name: str, *, template: str | None = None) -> list[str]:
+    """The letters of each sequence, those whose prediction counts as capitals."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    encoder = TokenEncoder(tokenizer, 16)
+    chats = TeacherChats.__new__(TeacherChats)
+    chats.__dict__.update(name="math", _tokenizer=tokenizer)
+    source = file_source(folder / name, Fraction(1), encoder, 0, chats)
+    found = healing_texts([source], 16, encoder, 0, exactly=False, only_answers=True)
+    shown = []
+    for part in (found.learned, found.held):
+        for tokens, counted in zip(part.tokens.tolist(), part.counted.tolist(), strict=True):
+            letters_of = [tokenizer.decode([token]) for token in tokens]
+            marked = zip(letters_of, [False, *counted], strict=True)
+            shown.append("".join(c.upper() if marks else c for c, marks in marked))
+    return shown
+
+
+def rows(folder: Path, *written: object) -> str:
+    (folder / "some.jsonl").write_text("\n".join(map(json.dumps, written)))
+    return "some.jsonl"
+
+
+def test_only_answers_count_in_rows_of_prompts(folder: Path) -> None:
+    name = rows(folder, *[{"prompt": "abcdefg", "response": "xyz"}] * 6)
+    assert "".join(counted_text(folder, name)).startswith("abcdefg XYZ</S>abcdefg XYZ</S>")
+
+
+def test_sequences_without_an_answer_are_left_out(folder: Path) -> None:
+    prompt = "abcdefgh" * 6
+    name = rows(folder, *[{"context": prompt, "answer": "xyz"}] * 6)
+    shown = counted_text(folder, name)
+    assert all(any(c.isupper() for c in one) for one in shown)
+
+
+def test_the_last_answer_of_messages_counts(folder: Path) -> None:
+    said_by = [("user", "ab"), ("assistant", "cd"), ("user", "ef"), ("assistant", "xyz")]
+    messages = [{"role": role, "content": content} for role, content in said_by]
+    name = rows(folder, *[{"messages": messages}] * 9)
+    shown = "".join(counted_text(folder, name, template=CHAT))
+    assert "XYZ" in shown
+    assert not set("ABCDEF") & set(shown)
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "code", "message"),
+    [
+        ({"text": "abc"}, None, "C804", "'loss answers' needs rows with an answer"),
+        ({"messages": [{"role": "user", "content": "abc"}]}, CHAT, "C804", "needs rows with an"),
+        ({"messages": [{"role": "user", "content": "abc"}]}, None, "C812",
+         "rows of 'messages' need a chat template, and 'math' has none"),
+        ({"messages": [{"role": "user", "content": "abc"}]}, "{{ raise_exception('no') }}", "C812",
+         "the chat template of 'math' fails: no; give rows of 'prompt' or 'text'"),
+        ({"messages": []}, CHAT, "C804", "'messages' is a list of messages"),
+        ({"messages": ["abc"]}, CHAT, "C804", "a message is an object with 'role' and 'content'"),
+        ({"messages": [{"role": "user"}]}, CHAT, "C804", "the row has no 'content'"),
+    ],
+)  # fmt: skip
+def test_rows_that_have_no_answers_are_refused(
+    folder: Path, row: object, template: str | None, code: str, message: str
+) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        counted_text(folder, rows(folder, *[row] * 9), template=template)
+    assert caught.value.code == code
+    assert message in caught.value.message
+
+
+def test_plain_text_has_no_answers(folder: Path) -> None:
+    with pytest.raises(CalibrationError, match="needs rows with an answer"):
+        counted_text(folder, "text.txt")
 
 
 def test_a_window_is_no_longer_than_the_model_takes(folder: Path) -> None:
