@@ -37,7 +37,7 @@ from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, 
 from gptailor.plan.model_dependencies import at_commits, needed
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
-from gptailor.plan.resolved import Gap, Healing, Resolved
+from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.nested_models import nested_checkpoint
 from gptailor.program.program import files
@@ -99,10 +99,10 @@ class Prepared:
 
     @cached_property
     def texts(self) -> dict[str, Path]:
-        """Return the calibration texts by the layer before a gap, `L19`, or by `heal`."""
+        """Return the calibration texts by the layer before a gap, `L19`, or as healing's texts."""
         named = {f"L{gap.after}": gap.on for gap in self.gaps}
-        if self.healing is not None:
-            named["heal"] = self.healing.on
+        texts = self.healing.texts if self.healing is not None else ()
+        named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
         return {name: calibration_path(self.plan, on) for name, on in named.items()}
 
     @cached_property
@@ -323,8 +323,8 @@ def ready(
     """
     first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
     wanted = files(first.compiled.program)
-    if first.healing is not None and first.healing.teacher is not None:
-        wanted += first.models[first.healing.teacher].checkpoint.files
+    for teacher in first.healing.teachers if first.healing is not None else ():
+        wanted += first.models[teacher].checkpoint.files if teacher is not None else ()
     if not fetched(first.models, wanted):
         return first
     plan = pinned(first.plan, first.commits, first.models)

@@ -9,12 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
-from gptailor.evaluate.heal.heal import (
-    HealedLayers,
-    Healer,
-    HealingText,
-    healing_text,
-)
+from gptailor.evaluate.heal.heal import HealedLayers, Healer
+from gptailor.evaluate.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
@@ -70,14 +66,17 @@ def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreT
     return stitcher.live(replace(contents, layers=tuple(layers))).model
 
 
-def text_of(plan: Plan) -> HealingText:
-    """The sequences that the plan is healed on."""
+def text_of(plan: Plan, *, only_answers: bool = False) -> HealingTexts:
+    """The sequences that the plan is healed on, of texts that are files."""
     prepared = prepare(plan)
     base, how = prepared.models["base"], wanted(prepared)
     encoder = TokenEncoder(tokenizer_of(base), position_count(configuration(base.config)))
-    path = Path(how.on)
     assert plan.origin is not None
-    return healing_text(plan.origin.folder / path, how.tokens, encoder, how.seed, exactly=True)
+    folder = plan.origin.folder
+    sources = [file_source(folder / t.file, t.share, encoder, how.seed) for t in how.texts]
+    return healing_texts(
+        sources, how.tokens, encoder, how.seed, exactly=True, only_answers=only_answers
+    )
 
 
 @torch.no_grad()

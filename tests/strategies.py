@@ -325,13 +325,29 @@ def bridges(draw: Draw, dropped: set[int]) -> list[p.Bridge]:
 def heals(draw: Draw, names: list[str], dropped: set[int] | None) -> p.Heal:
     """Healing by any of its settings; of all layers where `dropped` is None, as with a stack."""
     learning = draw(st.sets(POSITIONS, max_size=4)) if dropped is not None else set()
+    answers = st.builds(
+        p.TeacherAnswers,
+        tokens=st.sampled_from([None, 1, 256]),
+        temperature=st.sampled_from([None, 0, 0.7]),
+    )
+    files = draw(st.lists(TEXTS, min_size=1, max_size=3, unique=True))
+    teachers = st.sampled_from([None, *names])
     return p.Heal(
-        on=draw(TEXTS),
+        on=tuple(
+            p.HealText(
+                file=file,
+                answers=draw(st.one_of(st.none(), answers)),
+                teacher=draw(teachers),
+                weight=draw(st.sampled_from([1, 2, 0.5])),
+            )
+            for file in files
+        ),
         layers=tuple(learning - (dropped or set())),
-        teacher=draw(st.sampled_from([None, *names])),
+        teacher=draw(teachers),
         tokens=draw(st.sampled_from([None, 1, 200_000])),
         rank=draw(st.sampled_from([None, 1, 64, "full"])),
         seed=draw(st.sampled_from([None, 0, 2**63 - 1])),
+        loss=draw(st.sampled_from([None, "all", "answers"])),
     )
 
 

@@ -117,7 +117,7 @@ class Measurement:
     @classmethod
     def of(cls, lock: Lock) -> "Measurement":
         """Return the content of a lock."""
-        texts = lock.bridges | ({"heal": lock.heal} if lock.heal is not None else {})
+        texts = lock.texts
         template = {} if lock.chat_template is None else {("", ""): lock.chat_template}
         return cls(
             plan=MeasuredPlan(lock.plan, lock.dtype, {n: m.on for n, m in lock.models.items()}),
@@ -245,7 +245,7 @@ def _of_files(
         message = sentence.format(
             name=quoted(name),
             owner=quoted(owner),
-            fit="'heal'" if name == "heal" else f"the bridge after {name}",
+            fit="'heal'" if name.startswith("heal") else f"the bridge after {name}",
             bytes=_of_bytes(locked, measured),
         )
         path = next((file.path for file in (measured, locked) if file is not None), None)

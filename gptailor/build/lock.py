@@ -3,16 +3,17 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import pydantic
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from gptailor.checkpoint.files import CheckpointError, parse_object, read_object
 from gptailor.checkpoint.records import fault_of
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
-from gptailor.plan.plan import Closed
+from gptailor.plan.plan import Closed, Several
+from gptailor.plan.resolved import heal_text_names
 
 _LOCK_VERSION = 1
 """The version of the lock's format."""
@@ -46,6 +47,14 @@ class LockedText(Closed):
     tokens: int
 
 
+def _listed(value: object) -> object:
+    """Return one text, which stands alone in a lock, as a list."""
+    return [value] if isinstance(value, dict) else value
+
+
+LockedTexts = Annotated[Several[LockedText], BeforeValidator(_listed)]
+
+
 @final
 class LockedGguf(Closed):
     """The plan's output as a GGUF file: the requested type, the metadata, the tensors.
@@ -64,7 +73,8 @@ class Lock(Closed):
 
     `plan` is a digest of the plan without the settings of the machine. `dtype` is the dtype of all
     output tensors, if they share one. `config` is a digest of the output's configuration.
-    `bridges` are named by the layer before the gap: `L19`. `heal` is the text of healing.
+    `bridges` are named by the layer before the gap: `L19`. `heal` are the texts of healing, in
+    the plan's order; one text stands alone in the file.
     `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
     `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
     without the names of code. `families` are the digests of the family files by model type.
@@ -77,7 +87,7 @@ class Lock(Closed):
     families: dict[str, Sha256] = Field(default_factory=dict)
     config: Sha256
     bridges: dict[str, LockedText] = Field(default_factory=dict)
-    heal: LockedText | None = None
+    heal: LockedTexts = ()
     chat_template: Sha256 | None = None
     stripped: dict[str, FileDigest] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
@@ -89,6 +99,12 @@ class Lock(Closed):
     def path(self) -> Path:
         """The file that the lock was read from, or its default name."""
         return self._path
+
+    @property
+    def texts(self) -> dict[str, LockedText]:
+        """The calibration texts by their names in `Prepared.texts`."""
+        names = heal_text_names(len(self.heal))
+        return self.bridges | dict(zip(names, self.heal, strict=True))
 
     def read_from(self, path: Path) -> "Lock":
         """Return the same lock with the path of its file."""
@@ -110,7 +126,9 @@ class Lock(Closed):
         Equal locks have equal texts.
         """
         fields = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
-        for name in ("bridges", "families", "stripped"):
+        if len(fields["heal"]) == 1:
+            (fields["heal"],) = fields["heal"]
+        for name in ("bridges", "families", "heal", "stripped"):
             if not fields[name]:
                 del fields[name]
         return _rendered(fields) + "\n"

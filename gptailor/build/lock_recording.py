@@ -62,11 +62,12 @@ def plan_digest(plan: Plan) -> str:
         for name, model in plan.models.items()
     }
     heal = plan.heal
-    paths = [bridge.on for bridge in plan.bridges] + ([heal.on] if heal is not None else [])
+    paths = [bridge.on for bridge in plan.bridges]
+    paths += [text.file for text in heal.on] if heal is not None else []
     texts = list(dict.fromkeys(paths))
     bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
     if heal is not None:
-        heal = heal.model_copy(update={"on": str(texts.index(heal.on))})
+        heal = heal.with_files(lambda file: str(texts.index(file)))
     without: dict[str, object] = {"models": models, "bridges": bridges, "heal": heal, "dtype": None}
     if template_file(plan) is not None:
         without["chat_template"] = "./"
@@ -286,7 +287,9 @@ class Recording:
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
-            heal=LockedText(file=healed.digest, tokens=healed.tokens) if healed else None,
+            heal=tuple(LockedText(file=t.digest, tokens=t.tokens) for t in healed.texts)
+            if healed
+            else (),
             stripped=self._stripped(),
             chat_template=of_file(template).sha256 if template is not None else None,
             tensors=dict(tensors),

@@ -226,8 +226,9 @@ def plan_seen_from(
     if (template := template_file(plan)) is not None:
         used["chat_template"] = _source(target, template)
     if plan.heal is not None:
-        on = _from(target, calibration_path(plan, plan.heal.on))
-        used["heal"] = plan.heal.model_copy(update={"on": on})
+        used["heal"] = plan.heal.with_files(
+            lambda file: _from(target, calibration_path(plan, file))
+        )
     return plan.model_copy(update=used)
 
 
@@ -276,14 +277,14 @@ InputFiles = dict[str, dict[str, Path]]
 def inputs(prepared: Prepared) -> InputFiles:
     """Return the files that a plan reads of each model, an adapter's under its own name.
 
-    These are the weights of the output and of a teacher, their index, the configuration, and
+    These are the weights of the output and of teachers, their index, the configuration, and
     the tokenizer's files that the output takes. Tokens are also read of models whose
     rows are sorted by another tokenizer.
     """
     read = set(files(prepared.compiled.program))
-    healing = prepared.healing
-    if healing is not None and healing.teacher is not None:
-        teacher = prepared.models[healing.teacher].checkpoint
+    teachers = prepared.healing.teachers if prepared.healing is not None else ()
+    for name in filter(None, teachers):
+        teacher = prepared.models[name].checkpoint
         read |= set(teacher.files) if teacher.nested else set()
     by_model: InputFiles = {}
     for name, opened in prepared.models.items():
@@ -294,8 +295,9 @@ def inputs(prepared: Prepared) -> InputFiles:
         if opened.checkpoint.nested and not adapters:
             continue  # the files are those of its models
         weight_files = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
-        teaches = healing is not None and healing.teacher == name
-        weights_read = weight_files if teaches else (file for file in weight_files if file in read)
+        weights_read = (
+            weight_files if name in teachers else (file for file in weight_files if file in read)
+        )
         if not opened.checkpoint.nested:
             own = [*weights_read, *_beside(prepared, name, weight_files)]
             folder = opened.checkpoint.folder

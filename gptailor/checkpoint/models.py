@@ -202,14 +202,14 @@ def _bound(declared: Model, folder: Path) -> Model:
 
 
 def used(plan: Plan) -> set[str]:
-    """Return the models whose files a plan needs: the base, recipes' sources, its teacher.
+    """Return the models whose files a plan needs: the base, recipes' sources, its teachers.
 
     Models that these are made of are included, except models that only an adapter is on.
     """
-    teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
+    teachers = plan.heal.named_teachers if plan.heal is not None else ()
     template = plan.chat_template.model if isinstance(plan.chat_template, TemplateOf) else "base"
     united = plan.models if plan.tokenizer == "union" else ()
-    names = {"base", teacher, template, *united, *taken(plan)}
+    names = {"base", *teachers, template, *united, *taken(plan)}
     sources = {n for name in needed(plan, sorted(names)) for n in made_of(plan.models[name])}
     return (names | sources) & plan.models.keys()
 

@@ -58,8 +58,8 @@ def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     references = [
         (at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)
     ]
-    if plan.heal is not None and plan.heal.teacher is not None:
-        references.append((("heal", "teacher"), plan.heal.teacher))
+    if plan.heal is not None:
+        references += [(at, name) for name, at in plan.heal.named_teachers.items()]
     if isinstance(plan.chat_template, TemplateOf):
         references.append((("chat_template", "model"), plan.chat_template.model))
     references += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]

@@ -12,6 +12,7 @@ from gptailor.plan.plan import (
     Count,
     CountRange,
     DropWindow,
+    HealText,
     Plan,
     count_ends,
     count_text,
@@ -98,17 +99,57 @@ def no_lists_of_drops_overlap(plan: Plan) -> Iterator[Fault]:
 
 @rule("P706")
 def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for healing without a text, and for each whole number out of range."""
+    """Yield a fault for healing without a text, and for each number out of range."""
     heal = plan.heal
     if heal is None:
         return
     if not heal.on:
-        yield Fault("P706", "the text of 'heal' has no name", ("heal", "on"))
+        yield Fault("P706", "'heal' has no text", ("heal", "on"), 'name one: heal on "text.jsonl"')
     for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
         value = getattr(heal, name)
         if isinstance(value, int) and not least <= value <= LARGEST:
             message = f"'{name}' of 'heal' is a whole number from {least} to {LARGEST}"
             yield Fault("P706", message, ("heal", name))
+    for i, text in enumerate(heal.on):
+        yield from _text_settings(text, ("heal", "on", i))
+
+
+_LARGEST_WEIGHT = 10**9
+"""The largest weight of a text; the smallest is one divided by it."""
+_LARGEST_TEMPERATURE = 100
+
+
+def _text_settings(text: HealText, at: Place) -> Iterator[Fault]:
+    """Yield a fault for each setting of a text of 'heal' that is out of range."""
+    if not text.file:
+        yield Fault("P706", "the text of 'heal' has no name", (*at, "file"))
+    if not 1 / _LARGEST_WEIGHT <= text.weight <= _LARGEST_WEIGHT:
+        message = f"'weight' of 'heal' is a number above 0, at most {_LARGEST_WEIGHT:,}"
+        help_ = "it is the text's share of the tokens; leave a text out that has none"
+        yield Fault("P706", message, (*at, "weight"), help_)
+    if text.answers is None:
+        return
+    tokens, temperature = text.answers.tokens, text.answers.temperature
+    if tokens is not None and not 1 <= tokens <= LARGEST:
+        message = f"'tokens' of 'answers' is a whole number from 1 to {LARGEST}"
+        yield Fault("P706", message, (*at, "answers", "tokens"))
+    if temperature is not None and not 0 <= temperature <= _LARGEST_TEMPERATURE:
+        message = f"'temperature' of 'answers' is a number from 0 to {_LARGEST_TEMPERATURE}"
+        help_ = "0 takes the likeliest token at each step"
+        yield Fault("P706", message, (*at, "answers", "temperature"), help_)
+
+
+@rule("P711")
+def no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each text that an earlier one equals, apart from its weight."""
+    seen: dict[str, Place] = {}
+    for i, text in enumerate(plan.heal.on if plan.heal is not None else ()):
+        at: Place = ("heal", "on", i)
+        key = repr(text.model_copy(update={"weight": 1}))
+        if (earlier := seen.setdefault(key, at)) != at:
+            message = f"'heal' learns from '{text.file}' twice"
+            also = Also("named first here", earlier)
+            yield Fault("P711", message, at, "name it once, with a 'weight'", (also,))
 
 
 @rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole"))
@@ -340,6 +381,7 @@ DEPTH: tuple[Rule[Plan], ...] = (
     every_window_has_places,
     no_lists_of_drops_overlap,
     healing_settings_are_valid,
+    no_text_is_learned_from_twice,
     healing_has_an_effect,
     no_layers_of_a_stack_are_named,
     every_block_ascends,

@@ -116,12 +116,19 @@ def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
     heal = checked.plan.heal
     if heal is None or not checked.plan.may_be_healed:
         return
-    name = "base" if heal.teacher is None and checked.plan.stack is not None else heal.teacher
-    teacher, owner = checked.models.get(name or ""), checked.tokenizer_model
-    union = checked.union
-    if teacher is None or (teacher.name == owner.name and union is None):
+    teachers = dict(heal.named_teachers)
+    if checked.plan.stack is not None and any(teacher is None for teacher, _ in heal.taught):
+        teachers.setdefault("base", ("heal",))
+    for name, at in teachers.items():
+        if (teacher := checked.models.get(name)) is not None:
+            yield from _other_tokens(checked, teacher, at)
+
+
+def _other_tokens(checked: Checked, teacher: Opened, at: Place) -> Iterator[Fault]:
+    """Yield a fault if a teacher's tokens differ from the output's."""
+    owner, union = checked.tokenizer_model, checked.union
+    if teacher.name == owner.name and union is None:
         return
-    at: Place = ("heal", "teacher") if heal.teacher is not None else ("heal",)
     vocabulary = owner.vocabulary if union is None else union.vocabulary
     taught = teacher.vocabulary
     message = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
@@ -145,7 +152,9 @@ def _rows(model: Opened) -> int | None:
 def the_undropped_plan_can_teach(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the plan without its drops is the teacher, and has no configuration."""
     plan, heal = checked.plan, checked.plan.heal
-    if heal is None or heal.teacher is not None or plan.stack is not None or open_choices(plan):
+    if heal is None or plan.stack is not None or open_choices(plan):
+        return
+    if all(teacher is not None for teacher, _ in heal.taught):
         return
     moved = moved_configuration(checked.undone)
     if isinstance(moved, Refusal):

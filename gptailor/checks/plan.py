@@ -91,6 +91,9 @@ def statements_are_few(plan: Plan) -> Iterator[Fault]:
         if (count := len(getattr(plan, name))) > MOST_STATEMENTS:
             message = f"expected at most {MOST_STATEMENTS:,} '{name}', got {count:,}"
             yield Fault(TOO_LARGE, message, (name,), "write several plans")
+    if plan.heal is not None and (count := len(plan.heal.on)) > MOST_STATEMENTS:
+        message = f"expected at most {MOST_STATEMENTS:,} texts to heal on, got {count:,}"
+        yield Fault(TOO_LARGE, message, ("heal", "on"), "join texts into one file")
 
 
 @rule(TOO_LARGE)

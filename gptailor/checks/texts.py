@@ -44,8 +44,10 @@ def _learned(plan: Plan, *, whole: bool = True) -> Iterator[tuple[Place, Path]]:
     for i, bridge in enumerate(plan.bridges):
         if bridge.on and dropping:
             yield ("bridges", i, "on"), folder_of(plan, bridge.on)
-    if plan.heal is not None and plan.heal.on and (not whole or plan.may_be_healed):
-        yield ("heal", "on"), folder_of(plan, plan.heal.on)
+    if plan.heal is not None and (not whole or plan.may_be_healed):
+        for i, text in enumerate(plan.heal.on):
+            if text.file:
+                yield ("heal", "on", i, "file"), folder_of(plan, text.file)
 
 
 def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:

@@ -30,7 +30,7 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each unreadable tokenizer that the output's tokens depend on."""
     owner = checked.tokenizer_model
     names = {"base", owner.name} | _in_layers(checked)
-    names |= {checked.plan.heal.teacher or ""} if checked.plan.heal is not None else set()
+    names |= checked.plan.heal.named_teachers.keys() if checked.plan.heal is not None else set()
     for where in ("embed", "head"):
         names |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
     names |= set() if checked.union is None else checked.models.keys()

@@ -214,8 +214,10 @@ def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
         for name, model in lock.models.items()
         for file, digest in model.files.items()
     ]
-    texts = [*lock.bridges.items(), *([("heal", lock.heal)] if lock.heal else ())]
-    files += [(f"text of {name}", f"{t.file.size:,} bytes", t.file.sha256) for name, t in texts]
+    files += [
+        (f"text of {name}", f"{text.file.size:,} bytes", text.file.sha256)
+        for name, text in lock.texts.items()
+    ]
     words = (
         f"Digests (SHA-256) of the {len(files)} files that the model was made from; 'gptailor"
         " compile --locked' takes the same or refuses."

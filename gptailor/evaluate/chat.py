@@ -1,4 +1,4 @@
-"""Render a chat with a tokenizer's chat template, within bounds."""
+"""Render chats with a tokenizer's chat template, within bounds."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,22 +24,42 @@ _LONGEST = 10_000_000
 """Characters that a rendered chat may have."""
 
 
+Message = Mapping[str, str]
+"""A message of a chat: its `role` and its `content`."""
+
+
 def chat_text(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Message],
     name: str,
     *,
     seconds: int = _SECONDS,
 ) -> str:
-    """Return the chat as the tokenizer's template renders it, with the answer's beginning.
+    """Return a chat as the tokenizer's template renders it, with the answer's beginning.
 
-    Raises TailorError, with the `name` of the model, for a template that is missing, that fails,
-    or that exceeds the bounds of memory, time or length.
+    Raises TailorError as `chat_texts` does.
     """
-    template = _template(tokenizer, name)
+    [text] = chat_texts(tokenizer, [(messages, True)], name, "leave --chat out", seconds=seconds)
+    return text
+
+
+def chat_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[tuple[Sequence[Message], bool]],
+    name: str,
+    remedy: str,
+    *,
+    seconds: int = _SECONDS,
+) -> list[str]:
+    """Return chats as the tokenizer's template renders them, each with whether an answer begins.
+
+    Raises TailorError, with the `name` of the model and the `remedy`, for a template that is
+    missing, that fails, or that exceeds the bounds of memory, time or length.
+    """
+    template = _template(tokenizer, name, remedy)
     request = {
         "template": template,
-        "messages": messages,
+        "chats": chats,
         "tokens": tokenizer.special_tokens_map,
         "memory": _MEMORY,
         "seconds": seconds,
@@ -47,27 +68,28 @@ def chat_text(
     answer = _render(json.dumps(request, default=str), seconds)
     if "error" in answer:
         why = quoted(answer["error"], whole=True)[1:-1]
-        raise TailorError(f"the chat template of '{name}' {why}; leave --chat out, or mend it")
-    return answer["text"]
+        raise TailorError(f"the chat template of '{name}' {why}; {remedy}, or mend it")
+    texts: list[str] = answer["texts"]
+    return texts
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+def _template(tokenizer: PreTrainedTokenizerBase, name: str, remedy: str) -> str:
     """Return the tokenizer's main template."""
     template = tokenizer.chat_template
     if not template:
-        raise TailorError(f"'{name}' has no chat template; leave --chat out")
+        raise TailorError(f"'{name}' has no chat template; {remedy}")
     if isinstance(template, dict):
         if DEFAULT not in template:
             names = listed(f"'{key}'" for key in template)
             message = f"'{name}' has no chat template called '{DEFAULT}', only {names}"
-            raise TailorError(f"{message}; leave --chat out")
+            raise TailorError(f"{message}; {remedy}")
         template = template[DEFAULT]
     if not isinstance(template, str):
         raise TailorError(f"expected a text as the chat template of '{name}', got {template!r:.60}")
     return template
 
 
-def _render(request: str, seconds: int) -> dict[str, str]:
+def _render(request: str, seconds: int) -> dict[str, Any]:
     """Return the renderer's answer, or an error that tells how the renderer ended."""
     command = [sys.executable, "-P", str(_RENDERER)]
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -84,5 +106,5 @@ def _render(request: str, seconds: int) -> dict[str, str]:
     if process.returncode:
         last = process.stderr.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         return {"error": f"can't be rendered: {last[0]}"}
-    answer: dict[str, str] = json.loads(process.stdout)
+    answer: dict[str, Any] = json.loads(process.stdout)
     return answer

@@ -1,6 +1,6 @@
-"""A program that renders one chat template within bounds; `chat.py` starts it.
+"""A program that renders chats by one template within bounds; `chat.py` starts it.
 
-It reads a JSON object from standard input and prints a JSON object with `text` or `error`. A
+It reads a JSON object from standard input and prints a JSON object with `texts` or `error`. A
 template is a stranger's program: it can fill the memory with one product of a text and a number,
 loop without an end, or recurse. Only a process can be limited in all three.
 """
@@ -26,24 +26,26 @@ def _limit(memory: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _answer(request: dict[str, Any]) -> dict[str, str]:
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    texts = []
     try:
-        rendered: Any = render_jinja_template(
-            conversations=[request["messages"]],
-            chat_template=request["template"],
-            add_generation_prompt=True,
-            **request["tokens"],
-        )
+        for messages, begun in request["chats"]:
+            rendered: Any = render_jinja_template(
+                conversations=[messages],
+                chat_template=request["template"],
+                add_generation_prompt=begun,
+                **request["tokens"],
+            )
+            texts.append(str(rendered[0][0]))
     except MemoryError:
         return {"error": f"needs more than {request['memory'] >> 20} MiB of memory"}
     except RecursionError:
         return {"error": "calls itself without an end"}
     except Exception as error:  # noqa: BLE001 (a template raises anything)
         return {"error": f"fails: {str(error).strip() or type(error).__name__}"}
-    text = str(rendered[0][0])
-    if len(text) > request["longest"]:
-        return {"error": f"gives {len(text):,} characters, more than {request['longest']:,}"}
-    return {"text": text}
+    if (longest := sum(map(len, texts))) > request["longest"]:
+        return {"error": f"gives {longest:,} characters, more than {request['longest']:,}"}
+    return {"texts": texts}
 
 
 if __name__ == "__main__":

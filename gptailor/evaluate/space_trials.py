@@ -160,7 +160,7 @@ class Trials:
             if argument.kind == "path" and argument.name in objective.arguments
         ]
         texts = [bridge.on for bridge in self.plan.bridges]
-        texts += [] if self.plan.heal is None else [self.plan.heal.on]
+        texts += [] if self.plan.heal is None else [text.file for text in self.plan.heal.on]
         paths += [calibration_path(self.plan, text) for text in texts]
         return tuple(dict.fromkeys(paths))
 

@@ -296,7 +296,7 @@ def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> N
 
 def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> None:
     _no_marks(draft, statement, "'heal'", "healing is no choice: a plan is healed or not")
-    spans = _spans(statement.span, on=body.on, layers=body.layers, teacher=body.teacher)
+    spans = _spans(statement.span, layers=body.layers)
     layers = d.positions_of(draft, body.layers, taker="'heal'") if body.layers else None
     ordered = sorted(layers.at, key=lambda at: at.number) if layers else ()
     for i, at in enumerate(ordered):
@@ -305,13 +305,70 @@ def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> Non
     for name, value in ((setting.name.text, setting.value) for setting in body.settings):
         if name in fields:
             draft.fault("P305", f"'{name}' is given twice", value.span)
-        what, least = f"'{name}' of 'heal'", 0 if name == "seed" else 1
-        number = None if isinstance(value, tree.Word) else value
-        fields[name] = d.whole_number(draft, number, what, least) if number else "full"
+        if isinstance(value, tree.Word):
+            fields[name] = value.text
+        else:
+            what, least = f"'{name}' of 'heal'", 0 if name == "seed" else 1
+            fields[name] = d.whole_number(draft, value, what, least)
         spans[name,] = value.span
-    teacher = body.teacher.text if body.teacher else None
-    entry = p.built(p.Heal, on=body.on.text, teacher=teacher, **fields)
+    texts = [_heal_text(draft, i, node, spans) for i, node in enumerate(body.on)]
+    shared = body.teacher.text if body.teacher else None
+    teacher, on = p.with_normal_teachers(shared, texts)
+    words = [node.teacher or body.teacher for node in body.on]
+    if body.teacher is not None and body.teacher not in words:
+        message = f"every text has a teacher of its own, and '{shared}' teaches none"
+        draft.fault("P305", message, body.teacher.span, f"leave 'from {shared}' out before 'on'")
+    for i, word in enumerate(words):
+        if word is not None:
+            spans[("teacher",) if teacher is not None else ("on", i, "teacher")] = word.span
+    entry = p.built(p.Heal, on=on, teacher=teacher, **fields)
     draft.once("heal", entry, statement.span, spans)
+
+
+def _heal_text(
+    draft: d.Draft, i: int, node: tree.HealTextNode, spans: dict[Place, Span]
+) -> p.HealText:
+    """Return a text of a healing, with its own teacher, and note the spans inside it."""
+    spans["on", i] = node.span
+    answers = None
+    file = node.text
+    if isinstance(file, tree.AnswersNode):
+        answers = _teacher_answers(draft, file, spans, ("on", i, "answers"))
+        file = file.file
+    spans["on", i, "file"] = file.span
+    weight: int | float = 1
+    if node.weight is not None:
+        spans["on", i, "weight"] = node.weight.span
+        weight = _fixed(draft, node.weight, "'weight' of 'heal'")
+    teacher = node.teacher.text if node.teacher is not None else None
+    return p.built(p.HealText, file=file.text, answers=answers, teacher=teacher, weight=weight)
+
+
+def _teacher_answers(
+    draft: d.Draft, node: tree.AnswersNode, spans: dict[Place, Span], at: Place
+) -> p.TeacherAnswers:
+    """Return how a teacher answers, and note the spans of its settings."""
+    fields: dict[str, Any] = {}
+    for setting in node.settings:
+        name, value = setting.name.text, setting.value
+        if name in fields:
+            draft.fault("P305", f"'{name}' is given twice", setting.span)
+        what = f"'{name}' of 'answers'"
+        assert not isinstance(value, tree.Word), "the grammar has numbers there"
+        counted = name == "tokens"
+        read: Any = d.whole_number(draft, value, what, 1) if counted else _fixed(draft, value, what)
+        fields[name] = read
+        spans[*at, name] = value.span
+    return p.built(p.TeacherAnswers, **fields)
+
+
+def _fixed(draft: d.Draft, numeral: tree.Numeral | tree.Word, what: str) -> int | float:
+    """Return a number that is no choice; 1, with a fault, for anything else."""
+    if not isinstance(numeral, tree.Fixed):
+        draft.fault("P306", f"{what} is one number, and it can't be a choice", numeral.span)
+        return 1
+    value = d.value_of(draft, numeral)
+    return value if isinstance(value, int | float) else 1
 
 
 def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:

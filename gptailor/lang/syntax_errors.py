@@ -98,9 +98,36 @@ LESSONS = (
         ),
     ),
     Lesson(
-        "the layers that learn, and 'from' with a teacher, stand before 'on'",
+        "the layers that learn stand before 'on'",
         "both",
-        ('heal on "t" «layers» L1', 'heal on "t" «from» math', 'heal on "t" tokens 1 «from» math'),
+        ('heal on "t" «layers» L1',),
+    ),
+    Lesson(
+        "'from' with a teacher stands before 'on', or directly after a text",
+        "both",
+        ('heal on "t" tokens 1 «from» math', 'heal on "t" weight 2 «from» math'),
+    ),
+    Lesson(
+        "all texts, each with its weight, stand before the settings",
+        "both",
+        (
+            'heal on "t" tokens 1«,» "u"',
+            'heal on "t" rank full«,» "u"',
+            'heal on "t" loss all«,» "u"',
+            'heal on "t" tokens 1 «weight» 2',
+            'heal on "t" rank full «weight» 2',
+        ),
+    ),
+    Lesson(
+        'a teacher\'s answers are written answers("prompts.jsonl", tokens=256)',
+        "place",
+        (
+            "heal on answers(«prompts»)",
+            'heal on answers «"t"»',
+            'heal on answers("t" «tokens»=9)',
+            'heal on answers("t", «9»)',
+            'heal on answers("t", tokens «9»)',
+        ),
     ),
     Lesson(
         "one model is the teacher, and it is no choice",

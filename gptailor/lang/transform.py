@@ -47,7 +47,7 @@ class _Builder(Transformer[Token, Any]):
     def __default_token__(self, token: Token) -> tree.Word:
         return tree.Word(_span(token), str(token))
 
-    arguments = settings = shares = tuple
+    arguments = settings = shares = heal_texts = tuple
 
     @v_args(meta=True)
     def part(self, meta: Meta, children: list[Any]) -> tree.Word:

@@ -320,12 +320,29 @@ class Bridging(TreeNode):
 
 
 @final
+class AnswersNode(TreeNode):
+    """`answers("prompts", tokens=256, temperature=0.7)`."""
+
+    file: String
+    settings: tuple[SettingNode, ...]
+
+
+@final
+class HealTextNode(TreeNode):
+    """`"text" from math weight 2`, `answers("prompts") from code`."""
+
+    text: String | AnswersNode
+    teacher: Word | None
+    weight: Numeral | None
+
+
+@final
 class HealNode(TreeNode):
-    """`heal L12..L20 from chat on "text" tokens 200000 rank full seed 0`."""
+    """`heal L12..L20 from chat on "text", "other" tokens 200000 rank full seed 0`."""
 
     layers: Layers | None
     teacher: Word | None
-    on: String
+    on: tuple[HealTextNode, ...]
     settings: tuple[SettingNode, ...]
 
 

@@ -269,14 +269,26 @@ def bridge_words(entry: p.Bridge, *, bare: bool = False) -> str:
 
 
 def heal_words(entry: p.Heal, *, bare: bool = False) -> str:
-    """Return `heal L12..L20 from chat on "text" tokens 200000`; `bare` without the keyword."""
+    """Return `heal L12..L20 from chat on "text", "other"`; `bare` without the keyword."""
     if not bare:
         return f"heal {heal_words(entry, bare=True)}"
     layers = f"{range_words(entry.layers)} " if entry.layers else ""
     teacher = f"from {entry.teacher} " if entry.teacher is not None else ""
-    settings = (("tokens", entry.tokens), ("rank", entry.rank), ("seed", entry.seed))
-    tail = "".join(f" {name} {v}" for name, v in settings if v is not None)
-    return f'{layers}{teacher}on "{entry.on}"{tail}'
+    texts = ", ".join(map(_heal_text_words, entry.on))
+    settings = {name: getattr(entry, name) for name in ("tokens", "rank", "seed", "loss")}
+    tail = "".join(f" {name} {v}" for name, v in settings.items() if v is not None)
+    return f"{layers}{teacher}on {texts}{tail}"
+
+
+def _heal_text_words(text: p.HealText) -> str:
+    """Return `"text" from math weight 2`, or `answers("prompts", tokens=256)`."""
+    words = f'"{text.file}"'
+    if text.answers is not None:
+        settings = {"tokens": text.answers.tokens, "temperature": text.answers.temperature}
+        given = [f"{name}={v!r}" for name, v in settings.items() if v is not None]
+        words = f"answers({', '.join([words, *given])})"
+    teacher = f" from {text.teacher}" if text.teacher is not None else ""
+    return words + teacher + (f" weight {text.weight!r}" if text.weight != 1 else "")
 
 
 def requirement_words(required: p.Requirement) -> str:

@@ -23,6 +23,8 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.AnyOf, "names"): "model",
     (tree.Picked, "model"): "model",
     (tree.HealNode, "teacher"): "model",
+    (tree.HealTextNode, "teacher"): "model",
+    (tree.HealTextNode, "weight"): "number",
     (tree.BoundNode, "of"): "model",
     (tree.Merging, "shares"): "number",
     (tree.EachSource, "numbers"): "number",
@@ -39,7 +41,8 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
 _STRINGS: dict[type[tree.TreeNode], NameKind] = {
     tree.Declare: "source",
     tree.Bridging: "file",
-    tree.HealNode: "file",
+    tree.HealTextNode: "file",
+    tree.AnswersNode: "file",
     tree.Rest: "template",
 }
 """The kinds of texts in quotes by their node; a `Declare` may also have a `revision`."""
@@ -111,8 +114,8 @@ def _word(
     kind = _WORDS.get((type(node), name), "keyword")
     if isinstance(node, tree.Rest) and name == "origin" and node.where.text == "chat_template":
         kind = "model"
-    if isinstance(node, tree.SettingNode) and node.name.text == "rank":
-        kind = "keyword"  # `full`
+    if isinstance(node, tree.SettingNode) and node.name.text in ("rank", "loss"):
+        kind = "keyword"  # `full`, `answers`
     declares = isinstance(node, tree.Declare | tree.LetNode) and name == "name"
     return Occurrence(kind, word.text, word.span, declares)
 

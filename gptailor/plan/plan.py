@@ -8,12 +8,21 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final
+from typing import Annotated, Any, Literal, TypeVar, final
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from gptailor.plan.bounds import LARGEST_LAYER
-from gptailor.plan.faults import Fault, Origin, Source
+from gptailor.plan.faults import Fault, Origin, Place, Source
 from gptailor.plan.layer_parts import Part, rank
 from gptailor.plan.numbers import (
     BuiltClosed,
@@ -180,23 +189,115 @@ class Bridge(Open):
 
 
 @final
-class Heal(Closed):
-    """Training of the output on a text with its teacher's answers; no `layers`: all layers learn.
+class TeacherAnswers(Closed):
+    """How a teacher answers prompts: by at most `tokens` tokens, drawn at a `temperature`."""
 
-    The default teacher is the plan with nothing dropped; a stack's is the base.
+    tokens: int | None = None
+    temperature: Number | None = None
+
+
+@final
+class HealText(Closed):
+    """A text that healing learns from, and its share of the tokens: its `weight`.
+
+    With `answers` the file has prompts, and the text is the teacher's answers to them. In JSON a
+    text that is only a file is a string.
     """
 
-    on: str
+    file: str
+    answers: TeacherAnswers | None = None
+    teacher: str | None = None
+    weight: Number = 1
+
+    @model_serializer(mode="wrap")
+    def _plainly(self, dump: SerializerFunctionWrapHandler) -> Any:
+        fields: dict[str, Any] = dump(self)
+        return self.file if self == HealText(file=self.file) else fields
+
+
+def _texts_of_json(value: object) -> object:
+    """Return texts as objects: in JSON one text may stand alone, and a file is a string."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple):
+        return value
+    return [{"file": text} if isinstance(text, str) else text for text in listed]
+
+
+HealTexts = Annotated[
+    Several[HealText],
+    BeforeValidator(_texts_of_json, json_schema_input_type=str | list[str | HealText]),
+]
+
+
+@final
+class Heal(Closed):
+    """Training of the output to predict as its texts' teachers do; no `layers`: all layers learn.
+
+    `teacher` is that of all texts. Where texts differ in it, each has its own and `teacher` is
+    None. The default teacher is the plan with nothing dropped; a stack's is the base.
+    """
+
+    on: HealTexts
     layers: Several[Position] = ()
     teacher: str | None = None
     tokens: int | None = None
     rank: int | Literal["full"] | None = None
     seed: int | None = None
+    loss: Literal["all", "answers"] | None = None
 
     @field_validator("layers", mode="after")
     @classmethod
     def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _normal(self) -> "Heal":
+        shared, texts = with_normal_teachers(self.teacher, self.on)
+        self.__dict__.update(teacher=shared, on=texts)  # it is frozen from here on
+        return self
+
+    @field_serializer("on", mode="wrap")
+    def _alone(self, texts: tuple[HealText, ...], dump: SerializerFunctionWrapHandler) -> Any:
+        dumped: list[Any] = list(dump(texts))
+        return dumped[0] if len(dumped) == 1 and isinstance(dumped[0], str) else dumped
+
+    @property
+    def taught(self) -> tuple[tuple[str | None, Place], ...]:
+        """Return the teacher of each text, None for the default one, with its place in a plan."""
+        return tuple(
+            (text.teacher, ("heal", "on", i, "teacher"))
+            if text.teacher is not None
+            else (self.teacher, ("heal", "teacher") if self.teacher is not None else ("heal",))
+            for i, text in enumerate(self.on)
+        )
+
+    @property
+    def named_teachers(self) -> dict[str, Place]:
+        """Return the models that teach, each with its first place in a plan."""
+        places: dict[str, Place] = {}
+        for teacher, at in self.taught:
+            if teacher is not None:
+                places.setdefault(teacher, at)
+        return places
+
+    def with_files(self, file_of: Callable[[str], str]) -> "Heal":
+        """Return the healing with other names of its texts' files."""
+        texts = (t.model_copy(update={"file": file_of(t.file)}) for t in self.on)
+        return self.model_copy(update={"on": tuple(texts)})
+
+
+def with_normal_teachers(
+    shared: str | None, texts: Iterable[HealText]
+) -> tuple[str | None, tuple[HealText, ...]]:
+    """Return the teacher of all texts, and the texts in the normal form of `Heal`."""
+    texts = tuple(texts)
+    teachers = [shared if text.teacher is None else text.teacher for text in texts]
+    if len(set(teachers)) == 1:
+        shared, teachers = teachers[0], [None] * len(texts)
+    elif texts:
+        shared = None
+    pairs = zip(texts, teachers, strict=True)
+    return shared, tuple(text.model_copy(update={"teacher": t}) for text, t in pairs)
 
 
 @final
@@ -378,7 +479,7 @@ class Plan(Closed):
         if self.heal is None:
             return False
         drops = self.drops or self.drop_any or self.windows
-        return bool(drops or self.stack or self.heal.teacher is not None)
+        return bool(drops or self.stack or self.heal.named_teachers)
 
     def rest(self, where: str) -> Recipe | None:
         """Return the recipe of `embed`, `norm`, `head` or `tokenizer`, or None without one."""

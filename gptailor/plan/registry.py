@@ -318,7 +318,9 @@ HEAL_TOKENS = 200_000
 HEAL_RANK: int | None = 64
 """Default rank of healing's changes; None: the weights themselves learn."""
 HEAL_SEED = 0
-"""Default seed for the order of healing's text."""
+"""Default seed for the order of healing's texts, and for answers that are drawn."""
+HEAL_ANSWER_TOKENS, HEAL_TEMPERATURE = 256, 0.7
+"""Default number of tokens of a teacher's answer, and the temperature that it is drawn at."""
 
 DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """Dtypes that an output may have, and their names in safetensors."""

@@ -1,6 +1,8 @@
 """A plan resolved for its base's number of layers: everything derived from it, computed once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import final
 
@@ -14,12 +16,14 @@ from gptailor.plan.layers import (
     slots_of,
     undone,
 )
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import Heal, Plan, TeacherAnswers
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
     BRIDGE_TOKENS,
+    HEAL_ANSWER_TOKENS,
     HEAL_RANK,
     HEAL_SEED,
+    HEAL_TEMPERATURE,
     HEAL_TOKENS,
 )
 from gptailor.plan.written_out import choices_searched, written_out
@@ -54,20 +58,55 @@ class Gap:
 
 @final
 @dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """The most tokens of an answer, and the temperature at which they are drawn."""
+
+    tokens: int
+    temperature: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TaughtText:
+    """A text of a healing: its file as the plan names it, its teacher, its share of the tokens.
+
+    `teacher` is a model or None: the plan with nothing dropped. With `answers` the file has
+    prompts. The shares of all texts sum to 1.
+    """
+
+    file: str
+    teacher: str | None
+    share: Fraction = Fraction(1)
+    answers: AnswerSettings | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Healing:
     """The training of a closed plan's output, with its defaults filled in.
 
-    `on` is the text as the plan names it, `rank` None where whole weights are trained, `indices`
-    the output's layers that are trained, `teacher` a model or None: the plan with nothing dropped.
+    `tokens` are those of all texts together, `rank` is None where whole weights are trained,
+    `indices` are the output's layers that are trained. With `only_answers` only the tokens of
+    answers count.
     """
 
-    on: str
+    texts: tuple[TaughtText, ...]
     tokens: int
     rank: int | None
     seed: int
     indices: tuple[int, ...]
-    teacher: str | None
+    only_answers: bool = False
     at: Place = ("heal",)
+
+    @property
+    def teachers(self) -> tuple[str | None, ...]:
+        """Return the teachers, each once, in the texts' order."""
+        return tuple(dict.fromkeys(text.teacher for text in self.texts))
+
+
+def heal_text_names(count: int) -> tuple[str, ...]:
+    """Return names of a healing's texts: `heal`, or `heal 1`, `heal 2` where it has several."""
+    return ("heal",) if count == 1 else tuple(f"heal {i}" for i in range(1, count + 1))
 
 
 @final
@@ -168,17 +207,34 @@ class Resolved:
         heal = self.plan.heal
         if heal is None:
             return None
-        teacher = "base" if heal.teacher is None and self.plan.stack is not None else heal.teacher
         named = heal.layers
         trained = [i for i, s in enumerate(self.kept) if not named or s.position in named]
-        if not trained or (teacher is None and not self.plan.drops):
+        cut = self.plan.stack is not None or self.plan.drops
+        if not trained or not (cut or heal.named_teachers):
             return None
         rank = HEAL_RANK if heal.rank is None else heal.rank
         return Healing(
-            on=heal.on,
+            texts=tuple(self._taught_texts(heal)),
             tokens=HEAL_TOKENS if heal.tokens is None else heal.tokens,
             rank=rank if isinstance(rank, int) else None,
             seed=HEAL_SEED if heal.seed is None else heal.seed,
             indices=tuple(trained),
-            teacher=teacher,
+            only_answers=heal.loss == "answers",
         )
+
+    def _taught_texts(self, heal: Heal) -> Iterator[TaughtText]:
+        default = None if self.plan.stack is None else "base"
+        weights = [Fraction(text.weight) for text in heal.on]
+        for text, weight, (teacher, _) in zip(heal.on, weights, heal.taught, strict=True):
+            share = weight / sum(weights)
+            yield TaughtText(text.file, teacher or default, share, _answer_settings(text.answers))
+
+
+def _answer_settings(answers: TeacherAnswers | None) -> AnswerSettings | None:
+    if answers is None:
+        return None
+    tokens, temperature = answers.tokens, answers.temperature
+    return AnswerSettings(
+        HEAL_ANSWER_TOKENS if tokens is None else tokens,
+        HEAL_TEMPERATURE if temperature is None else float(temperature),
+    )

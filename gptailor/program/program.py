@@ -258,7 +258,8 @@ def program_lines(program: Program) -> list[str]:
 def _instruction(make: Instruction) -> str:
     if isinstance(make, Healed):
         rank = "full" if make.healing.rank is None else make.healing.rank
-        return f"heal({_instruction(make.make)}, rank {rank}, {make.healing.on!r})"
+        texts = ", ".join(repr(text.file) for text in make.healing.texts)
+        return f"heal({_instruction(make.make)}, rank {rank}, {texts})"
     if isinstance(make, Bridged):
         gap = make.gap
         return f"bridge({_instruction(make.make)}, L{gap.after} to L{gap.until}, {gap.on!r})"

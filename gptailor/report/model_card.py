@@ -6,7 +6,7 @@ from typing import NamedTuple, final
 from gptailor.lang.words import model_source, range_words
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
-from gptailor.plan.resolved import Resolved
+from gptailor.plan.resolved import Resolved, TaughtText
 from gptailor.report.layer_cells import cell_row, cells, legend, map_lines, plain_lines, share_rows
 from gptailor.report.layer_view import layer_views, rows_with_runs
 
@@ -133,8 +133,12 @@ def _healed(resolved: Resolved) -> list[str]:
     healing = resolved.healing
     if healing is None:
         return []
-    teacher = "the same plan with nothing dropped"
-    teacher = teacher if healing.teacher is None else f"`{healing.teacher}`"
+    undropped = "the same plan with nothing dropped"
+    teachers = [undropped if name is None else f"`{name}`" for name in healing.teachers]
+    several = len(healing.texts) > 1
+    taught = "its teacher on each text" if len(teachers) > 1 else f"{teachers[0]} on "
+    if len(teachers) == 1:
+        taught += "these texts" if several else "a text"
     learning = "all layers"
     if len(healing.indices) < len(resolved.kept):
         learning = f"{range_words(healing.indices)} of the output"
@@ -142,15 +146,39 @@ def _healed(resolved: Resolved) -> list[str]:
     changes = (
         changes if healing.rank is None else f"of rank {healing.rank}, folded into the weights"
     )
+    only = " Only the tokens of answers counted." if healing.only_answers else ""
+    shared = f"{healing.tokens:,} | {learning} | {changes} | {healing.seed}"
+    if not several:
+        [text] = healing.texts
+        rows = [
+            "| text | tokens | what learns | changes | seed |",
+            "|---|---|---|---|---|",
+            f"| {_text_words(text)} | {shared} |",
+        ]
+    else:
+        rows = ["| text | teacher | share of the tokens |", "|---|---|---|"]
+        rows += [
+            f"| {_text_words(text)} | {undropped if text.teacher is None else f'`{text.teacher}`'} "
+            f"| {float(text.share):.3g} |"
+            for text in healing.texts
+        ]
+        rows += ["", "| tokens | what learns | changes | seed |", "|---|---|---|---|"]
+        rows += [f"| {shared} |"]
     return [
-        f"Healed: the layers were then trained to give the next-token distribution of {teacher} "
-        "on a text.",
+        f"Healed: the layers were then trained to give the next-token distribution of {taught}."
+        f"{only}",
         "",
-        "| text | tokens | what learns | changes | seed |",
-        "|---|---|---|---|---|",
-        f"| `{healing.on}` | {healing.tokens:,} | {learning} | {changes} | {healing.seed} |",
+        *rows,
         "",
     ]
+
+
+def _text_words(text: TaughtText) -> str:
+    """Return a text of healing: its file, or the answers to its prompts and how they were made."""
+    if (answers := text.answers) is None:
+        return f"`{text.file}`"
+    drawn = f"at most {answers.tokens:,} tokens each, temperature {answers.temperature:g}"
+    return f"the teacher's answers to `{text.file}` ({drawn})"
 
 
 def _front_matter(plan: Plan, parents: Parents) -> list[str]:

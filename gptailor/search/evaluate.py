@@ -207,7 +207,9 @@ def repair_cost(trials: Trials, budget: Budget) -> float | None:
         default=0,
     )
     if budget.final == "healed" and plan.heal is not None:
-        cost += _TAUGHT * _read_of(plan, plan.heal.on, plan.heal.tokens or HEAL_TOKENS)
+        healed = plan.heal.tokens or HEAL_TOKENS
+        tokens_read = sum(_read_of(plan, text.file, healed) for text in plan.heal.on)
+        cost += _TAUGHT * min(healed, tokens_read)
     return cost / tokens
 
 

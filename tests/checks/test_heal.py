@@ -1,6 +1,9 @@
 """What is healed: of closed plans, in spaces, in folders and in the digest of a plan."""
 
+import json
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +15,21 @@ from gptailor.build.output import used_plan
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.lang.format import format_plan
 from gptailor.plan.output_size import OutputSize
-from gptailor.plan.plan import Heal, Plan
-from gptailor.plan.registry import HEAL_RANK, HEAL_SEED, HEAL_TOKENS
-from gptailor.plan.resolved import Healing, Resolved
+from gptailor.plan.plan import Heal, HealText, Plan
+from gptailor.plan.registry import (
+    HEAL_ANSWER_TOKENS,
+    HEAL_RANK,
+    HEAL_SEED,
+    HEAL_TEMPERATURE,
+    HEAL_TOKENS,
+)
+from gptailor.plan.resolved import AnswerSettings, Healing, Resolved, TaughtText
 from gptailor.prepare import prepare
 from gptailor.program.program import projections
 from gptailor.report.model_card import card
 from tests.tiny import tiny_model
 
+MODELS = {"models": {name: {"source": f"./{name}"} for name in ("base", "heal", "full")}}
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel heal = "./math"\nmodel full = "./chat"\n'
 
 
@@ -29,28 +39,87 @@ def healed(body: str, count: int = 8) -> Healing | None:
 
 def test_what_is_not_said_has_its_default() -> None:
     assert healed('drop L1\nheal on "t"', 4) == Healing(
-        on="t", tokens=HEAL_TOKENS, rank=HEAL_RANK, seed=HEAL_SEED, indices=(0, 1, 2), teacher=None
+        (TaughtText("t", None),), HEAL_TOKENS, HEAL_RANK, HEAL_SEED, indices=(0, 1, 2)
     )
 
 
 def test_what_is_said_holds_in_any_order() -> None:
-    wanted = Healing(on="t", tokens=5, rank=None, seed=3, indices=(1, 3, 4), teacher="heal")
+    wanted = Healing((TaughtText("t", "heal"),), 5, None, 3, (1, 3, 4), only_answers=True)
     body = 'drop L2..L3\nheal L5..L6, L1 from heal on "t"'
-    assert healed(f"{body} tokens 5 rank full seed 3") == wanted
-    assert healed(f"{body} seed 3 rank full tokens 5") == wanted
-    assert healed('heal from full on "t" rank 7', 2) == Healing(
-        on="t", tokens=HEAL_TOKENS, rank=7, seed=HEAL_SEED, indices=(0, 1), teacher="full"
+    assert healed(f"{body} tokens 5 rank full seed 3 loss answers") == wanted
+    assert healed(f"{body} loss answers seed 3 rank full tokens 5") == wanted
+    assert healed('heal from full on "t" rank 7 loss all', 2) == Healing(
+        (TaughtText("t", "full"),), HEAL_TOKENS, 7, HEAL_SEED, indices=(0, 1)
     )
+
+
+def test_texts_have_their_teachers_and_shares() -> None:
+    body = 'drop L1\nheal on "t" from heal, answers("p") weight 2, "u" from full weight 0.5'
+    healing = healed(body, 4)
+    assert healing is not None
+    answers = AnswerSettings(HEAL_ANSWER_TOKENS, HEAL_TEMPERATURE)
+    assert healing.texts == (
+        TaughtText("t", "heal", Fraction(2, 7)),
+        TaughtText("p", None, Fraction(4, 7), answers),
+        TaughtText("u", "full", Fraction(1, 7)),
+    )
+    assert healing.teachers == ("heal", None, "full")
+    stack = "stack { L0..L2 base; L1 heal }\n"
+    healing = healed(f'{stack}heal on answers("t", tokens=9, temperature=0), "u" from heal')
+    assert healing is not None
+    assert healing.texts == (
+        TaughtText("t", "base", Fraction(1, 2), AnswerSettings(9, 0.0)),
+        TaughtText("u", "heal", Fraction(1, 2)),
+    )
+
+
+SAME_TEACHERS = [
+    ('from heal on "a"', ['on "a" from heal']),
+    (
+        'from heal on "a", "b"',
+        ['on "a" from heal, "b" from heal', 'from heal on "a", "b" from heal'],
+    ),
+    ('on "a", "b" from heal weight 2', []),
+    (
+        'on "a" from full, "b" from heal',
+        ['from full on "a", "b" from heal', 'from heal on "a" from full, "b"'],
+    ),
+]
+
+
+@pytest.mark.parametrize(("canonical", "others"), SAME_TEACHERS)
+def test_the_same_teachers_are_one_plan_however_they_are_named(
+    canonical: str, others: list[str]
+) -> None:
+    plan = gptailor.loads(f"{HEAD}drop L1\nheal {canonical}")
+    assert format_plan(plan).splitlines()[-1] == f"heal {canonical}"
+    assert gptailor.loads(plan.model_dump_json()) == plan
+    for other in others:
+        assert gptailor.loads(f"{HEAD}drop L1\nheal {other}") == plan
+
+
+def test_json_has_one_plain_text_as_a_string() -> None:
+    def dumped(heal: dict[str, Any]) -> object:
+        plan = gptailor.loads(json.dumps({"heal": heal, "drops": [{"position": 1}]} | MODELS))
+        assert gptailor.loads(plan.model_dump_json()) == plan
+        return json.loads(plan.model_dump_json(exclude_defaults=True))["heal"]
+
+    one: dict[str, Any] = {"on": "t", "teacher": "heal"}
+    assert dumped(one) == one
+    assert dumped({"on": [{"file": "t", "teacher": "heal"}]}) == one
+    several: dict[str, Any] = {"on": ["t", {"file": "u", "answers": {}, "weight": 2}]}
+    assert dumped(several) == several
+    assert dumped({"on": [{"file": "t", "weight": 2}]}) == {"on": [{"file": "t", "weight": 2}]}
 
 
 def test_a_stack_learns_from_the_base_unless_it_says_another() -> None:
     stack = "stack { L0..L2 base; L1 heal }\n"
     healing = healed(f'{stack}heal on "t"')
     assert healing is not None
-    assert (healing.teacher, healing.indices) == ("base", (0, 1, 2, 3))
+    assert (healing.teachers, healing.indices) == (("base",), (0, 1, 2, 3))
     healing = healed(f'{stack}heal from full on "t"')
     assert healing is not None
-    assert healing.teacher == "full"
+    assert healing.teachers == ("full",)
 
 
 @pytest.mark.parametrize("body", ["drop L1", 'L1 from heal\nheal on "t"', 'heal L1 on "t"'])
@@ -59,7 +128,7 @@ def test_where_nothing_is_dropped_nothing_is_healed(body: str) -> None:
 
 
 def test_the_same_positions_once_and_in_order() -> None:
-    assert Heal(on="t", layers=(4, 1, 4, 2)).layers == (1, 2, 4)
+    assert Heal(on=(HealText(file="t"),), layers=(4, 1, 4, 2)).layers == (1, 2, 4)
 
 
 def test_the_digest_knows_the_settings_and_not_the_path() -> None:
@@ -72,6 +141,8 @@ def test_the_digest_knows_the_settings_and_not_the_path() -> None:
     same, other = 'bridge on "a"\nheal on "a"', 'bridge on "a"\nheal on "b"'
     assert digest(same) != digest(other)
     assert digest(other) == digest('bridge on "c"\nheal on "d"')
+    assert digest('heal on "a", "b" weight 2') == digest('heal on "c", "d" weight 2')
+    assert digest('heal on "a", "b" weight 2') != digest('heal on "a", "b"')
 
 
 def plan_of(family: Path, body: str) -> Plan:
@@ -94,6 +165,12 @@ def test_the_card_says_that_the_model_was_trained(family: Path) -> None:
     learning = f"`t.txt` | {HEAL_TOKENS:,} | L1..L2 of the output"
     assert f"| {learning} | of rank 8, folded into the weights | {HEAL_SEED} |" in text
     assert "`heal`" in text
+    body = 'drop L1\nheal on "t.txt" from heal, answers("p.jsonl") weight 3 loss answers'
+    text = card("out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1")
+    assert "its teacher on each text. Only the tokens of answers counted.\n" in text
+    assert "| `t.txt` | `heal` | 0.25 |" in text
+    answers = "the teacher's answers to `p.jsonl` (at most 256 tokens each, temperature 0.7)"
+    assert f"| {answers} | the same plan with nothing dropped | 0.75 |" in text
     for body in ("drop L1", 'heal on "t.txt"'):
         text = card("out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1")
         assert "without training" in text

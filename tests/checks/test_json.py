@@ -99,6 +99,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a tied block": ("P506", {"repeats": [{"first": 1, "last": 2, "tied": 0}]}),
     "more drops than positions": ("P503", {"drop_any": [{"count": 1, "among": []}]}),
     "a quote in a text to heal on": ("P219", {"heal": {"on": 'a"b'}, **DROP}),
+    "a healing on nothing": ("P706", {"heal": {"on": []}, **DROP}),
+    "a healing on a number": ("S107", {"heal": {"on": 5}, **DROP}),
+    "a quote in one of two texts": ("P219", {"heal": {"on": ["t", {"file": 'a"b'}]}, **DROP}),
+    "a text of a negative weight": (
+        "P706", {"heal": {"on": [{"file": "t", "weight": -1}]}, **DROP}),
+    "a text that stands twice": (
+        "P711", {"heal": {"on": ["t", {"file": "t", "weight": 2}]}, **DROP}),
+    "answers of no tokens": (
+        "P706", {"heal": {"on": [{"file": "t", "answers": {"tokens": 0}}]}, **DROP}),
+    "answers that are too hot": (
+        "P706", {"heal": {"on": [{"file": "t", "answers": {"temperature": 101}}]}, **DROP}),
+    "a loss that is none": ("S107", {"heal": {"on": "t", "loss": "some"}, **DROP}),
     "a healing of no tokens": ("P706", {"heal": {"on": "t", "tokens": 0}, **DROP}),
     "a healing of no rank": ("P706", {"heal": {"on": "t", "rank": 0}, **DROP}),
     "a healing of a rank that is a word": ("S107", {"heal": {"on": "t", "rank": "all"}, **DROP}),

@@ -27,6 +27,8 @@ def codes(folder: Path, text: str) -> list[tuple[str, str]]:
         ('drop L1\nbridge on "gone.txt"', [("C801", '"gone.txt"')]),
         ('drop L1\nbridge on "a.txt"\nheal on "gone.txt"', [("C801", '"gone.txt"')]),
         ('drop L1\nbridge on "gone.txt"\nheal on "gone.txt"', [("C801", '"gone.txt"')]),
+        ('drop L1\nheal on "a.txt", answers("gone.jsonl"), "no.txt" weight 2',
+         [("C801", '"gone.jsonl"'), ("C801", '"no.txt"')]),
         ('drop L1\nbridge on "."', [("C801", '"."')]),
         ('maybe drop L1\nsearch {\n  minimize nll("gone.txt")\n  trials 3\n}',
          [("C801", 'minimize nll("gone.txt")')]),

@@ -131,8 +131,8 @@ def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
 def test_the_lock_has_the_text_and_holds(folder: Path) -> None:
     lock = gptailor.compile(plan_of(folder), folder / "out", locking=True).lock
     assert lock is not None
-    assert lock.heal is not None
-    assert (lock.heal.tokens, lock.heal.file.size) == (1024, 1500)
+    [locked] = lock.heal
+    assert (locked.tokens, locked.file.size) == (1024, 1500)
     sketched = {name for name, tensor in lock.tensors.items() if tensor.sketch}
     assert sketched == prepare(plan_of(folder)).compiled.program.fitted
     lock.write(folder / "plan.tailor.lock")
@@ -177,6 +177,25 @@ def test_a_named_teacher_is_among_the_locks_files(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'model\.safetensors' of model 'other'") as caught:
         gptailor.compile(plan, folder / "again", locked=lock)
     assert caught.value.code == "C704"
+
+
+def test_several_texts_and_teachers_are_locked_each(folder: Path) -> None:
+    (folder / "b.txt").write_text(letters(1500, seed=2))
+    on = 'heal on "text.txt" from other, "b.txt" weight 2 tokens 1536 rank 4'
+    plan = write(folder, f'model other = "./other"; drop L2; {on}')
+    lock = gptailor.compile(plan, folder / "out", locking=True).lock
+    assert lock is not None
+    assert [text.tokens for text in lock.heal] == [512, 1024]
+    assert "model.safetensors" in lock.models["other"].files
+    lock.write(folder / "plan.tailor.lock")
+    assert read_lock(folder / "plan.tailor.lock") == lock
+    copied = (folder / "out" / "plan.tailor").read_text()
+    assert 'on "../text.txt" from other, "../b.txt" weight 2 tokens 1536 rank 4' in copied
+    assert gptailor.verify(folder / "out").result == "verified"
+    (folder / "b.txt").write_text(letters(1500, seed=3))
+    with pytest.raises(CheckpointError, match="calibration text of 'heal' is not") as caught:
+        gptailor.compile(plan, folder / "again", locked=lock)
+    assert caught.value.path == folder / "b.txt"
 
 
 def test_a_gguf_file_has_the_healed_weights(

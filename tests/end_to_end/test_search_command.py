@@ -533,7 +533,8 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     assert again.out == began.out
     best = world / "repaired" / "best.tailor"
     plan = gptailor.load(best)
-    assert [*(bridge.on for bridge in plan.bridges), plan.heal and plan.heal.on] == [
+    assert plan.heal is not None
+    assert [*(bridge.on for bridge in plan.bridges), *(text.file for text in plan.heal.on)] == [
         "../text.txt",
         "../text.txt",
     ]

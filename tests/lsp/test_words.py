@@ -105,7 +105,7 @@ L1..L3.mlp from base, m by ties(density=(mix, 0.3), normalize=yes)
 L4 = merge(L5 base, L6 one of (m, base), curve(0, mix, 1) over L0..L3)
 scale L9 by mix
 bridge on "t.txt" ridge mix
-heal L1 from m on "t" rank full
+heal L1 on "t" from m, answers("u", tokens=9) from base rank full loss answers
 search { minimize kl("f.txt", from=m); require nll("x") <= 1.1 * m }
 """
 
@@ -114,6 +114,7 @@ def test_all_uses_of_a_name_are_found_and_nothing_else():
     text = opened(SAID)
     uses = {word.text: text.uses(word) for word in text.words if word.named}
     assert len(uses["m"]) == 7  # declared, template, two recipes, teacher, compared, bound
+    assert len(uses["base"]) == 6
     assert len(uses["mix"]) == 5
     assert all(text.text[w.span.start : w.span.end] == name for name in uses for w in uses[name])
 
@@ -149,6 +150,10 @@ def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are(
         ("scale L1 by ‸", {"mix", "curve"}, {"base"}),
         ("chat_template from ‸", {"base", "math"}, {"one"}),
         ("heal from ‸", {"math"}, {"mix"}),
+        ('heal on "t", "u" from ‸', {"math"}, {"mix"}),
+        ("heal on ‸", {"answers"}, {"math"}),
+        ('heal on answers("t", ‸', {"tokens", "temperature"}, {"math"}),
+        ('heal on "t" loss ‸', {"all", "answers"}, {"math"}),
         ("stack { L0 base; L1 ‸ }", {"base", "math"}, {"from"}),
         ("stack { ‸", {"merge", "limit", "maybe"}, {"drop"}),
         ("search { minimize ‸", {*OBJECTIVES}, {"linear"}),
@@ -186,6 +191,7 @@ def test_calls_are_snippets_where_the_editor_has_them():
         ('model x = "‸', {"./", "../"}, {"base/"}),
         ('model x = "./‸"', {"base/", "math/", "cut.tailor"}, {"text.txt"}),
         ('heal on "‸"', {"text.txt", "base/"}, set()),
+        ('heal on "t", answers("‸")', {"text.txt", "base/"}, set()),
         ('search { minimize nll("t‸") }', {"text.txt"}, set()),
         ('chat_template "‸"', {"chatml", "./"}, set()),
         ('model x = "./nowhere/‸"', set(), {"base/"}),

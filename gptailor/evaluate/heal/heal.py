@@ -2,21 +2,20 @@
 
 import gc
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NoReturn, final
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.evaluate.dtype import halves_are_quick
 from gptailor.evaluate.forward.requests import LiveModel
+from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.heal.kept import HealingStore, KnownHealing, working_folder
 from gptailor.evaluate.heal.learning import (
     HealError,
@@ -27,21 +26,18 @@ from gptailor.evaluate.heal.learning import (
     WholeWeights,
     matched,
 )
-from gptailor.evaluate.heal.teacher import Predictions
+from gptailor.evaluate.heal.teacher import Predictions, TaughtSequences
+from gptailor.evaluate.heal.text import (
+    HealingTexts,
+    LearnedText,
+    file_source,
+    healing_texts,
+)
 from gptailor.evaluate.heal.train import HealingMemory, Student, Training
 from gptailor.evaluate.kept_tensors import environment, kept_home
 from gptailor.evaluate.live.content_keys import Content, ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
-from gptailor.evaluate.objectives.datasets import (
-    FEWER_TOKENS,
-    Exchange,
-    Passage,
-    order,
-    read_texts,
-    too_short,
-    whole_text,
-)
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.methods import rounding
 from gptailor.plan.events import (
@@ -49,8 +45,10 @@ from gptailor.plan.events import (
     HealingReused,
     HealingStart,
     OnEvent,
+    TeacherRead,
     ignore_events,
 )
+from gptailor.plan.faults import listed
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
@@ -58,27 +56,6 @@ from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import Output, learning_tensors
 from gptailor.program.sources import Checked, tokenizer_owner
-
-HEALING_WINDOW = 512
-"""Tokens of a sequence, special ones included, unless the model takes fewer."""
-HELD_OUT_EVERY = 20
-"""One in so many sequences is held out: the last one."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class HealingText:
-    """Sequences to learn from, in order, and held-out sequences that judge the result."""
-
-    path: Path
-    digest: FileDigest
-    learned: Int64[Tensor, " sequences length"]
-    held: Int64[Tensor, " held length"]
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens to learn from."""
-        return self.learned.numel()
 
 
 @final
@@ -91,12 +68,16 @@ class HealedLayers:
     """
 
     tensors: Mapping[int, Mapping[str, Tensor]]
-    digest: FileDigest
-    tokens: int
+    texts: tuple[LearnedText, ...]
     held: int
     bare: float
     start: float
     healed: float
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that were learned from."""
+        return sum(text.tokens for text in self.texts)
 
     @property
     def end(self) -> HealingEnd:
@@ -144,19 +125,21 @@ class Healer:
         healing = resolved.healing
         assert healing is not None, "a plan that heals"
         plan = resolved.declared
-        text = self._text(plan, healing)
-        teacher = self._teacher(resolved, healing)
+        teachers = {name: self._teacher(resolved, name) for name in healing.teachers}
+        texts = self._texts(plan, healing, teachers)
         unlearned = self._stitcher(self.models, None).contents(resolved)
-        memory = HealingMemory(unlearned, healing, self.dtype, text.learned.shape[1], self.memory)
+        length = texts.learned.tokens.shape[1]
+        memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory)
         room = memory.weights()
-        start = HealingStart(len(healing.indices), memory.numbers, text.tokens, memory.bytes)
+        start = HealingStart(len(healing.indices), memory.numbers, texts.tokens, memory.bytes)
         student = self._stitcher(self.models, room)
         begun = student.contents(resolved)
         layers = list(begun.layers)
         for index, tensors in bridged.items():
             layers[index] = replace(layers[index], fitted=tensors)
         contents = replace(begun, layers=tuple(layers))
-        key = self._key(contents, teacher, healing, text)
+        vocabulary = int(configuration(contents.config).get_text_config().vocab_size)
+        key = self._key(contents, teachers, healing, texts)
         store = HealingStore(kept_home() / "healed")
         healing_result = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
@@ -167,7 +150,9 @@ class Healer:
             else:
                 on_event(start)
                 with working_folder(key) as folder:
-                    learned, held = self._taught(teacher, contents, text, folder, on_event)
+                    learned, held = self._taught(
+                        teachers, healing, texts, vocabulary, folder, on_event
+                    )
                     gc.collect()
                     bare = None
                     if bridged:
@@ -177,14 +162,14 @@ class Healer:
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
                     training = Training(runner, learning, (learned, held), folder, key)
-                    with _explained(contents, text):
+                    with _explained(contents, texts):
                         training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
                     healing_result = KnownHealing(learning.parameters, *losses, training.best)
                     store.put(key, healing_result)
             healed = {i: _folded(student, learning, layers[i], i) for i in healing.indices}
         result_losses = (healing_result.bare, healing_result.start, healing_result.healed)
-        return HealedLayers(healed, text.digest, text.tokens, text.held.numel(), *result_losses)
+        return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *result_losses)
 
     # ------------------------------------------------------------------------------- preparation
 
@@ -192,12 +177,27 @@ class Healer:
         """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
         return Stitcher(models, device=self.device, dtype=self.dtype, memory=memory)
 
-    def _text(self, plan: Plan, healing: Healing) -> HealingText:
-        path = calibration_path(plan, healing.on)
+    def _texts(
+        self, plan: Plan, healing: Healing, teachers: Mapping[str | None, Checked]
+    ) -> HealingTexts:
         tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
         encoder = TokenEncoder(tokenizer, position_count(configuration(self._config)))
+        chats = {
+            name: TeacherChats(teacher, name or teacher.tokenizer_model.name)
+            for name, teacher in teachers.items()
+        }
+        sources = [
+            file_source(
+                calibration_path(plan, text.file), text.share, encoder, healing.seed,
+                chats[text.teacher],
+            )
+            for text in healing.texts
+        ]  # fmt: skip
         exactly = plan.heal is not None and plan.heal.tokens is not None
-        return healing_text(path, healing.tokens, encoder, healing.seed, exactly=exactly)
+        return healing_texts(
+            sources, healing.tokens, encoder, healing.seed,
+            exactly=exactly, only_answers=healing.only_answers,
+        )  # fmt: skip
 
     @property
     def _config(self) -> Mapping[str, object]:
@@ -214,37 +214,52 @@ class Healer:
             return torch.float32
         return torch.bfloat16 if halves_are_quick(self.device) else torch.float32
 
-    def _teacher(self, resolved: Resolved, healing: Healing) -> Checked:
-        """Return the teacher as a plan beside its models."""
-        if healing.teacher is None:
+    def _teacher(self, resolved: Resolved, name: str | None) -> Checked:
+        """Return a teacher as a plan beside its models."""
+        if name is None:
             return Checked(resolved.undone, self.models)
         models = with_made_models(resolved.declared, self.models)
-        alone = {"base": replace(models[healing.teacher], name="base")}
+        alone = {"base": replace(models[name], name="base")}
         return Checked.of(Plan(models={"base": Model(source="base")}), alone)
 
     def _taught(
         self,
-        teacher: Checked,
-        contents: ModelContents,
-        text: HealingText,
+        teachers: Mapping[str | None, Checked],
+        healing: Healing,
+        texts: HealingTexts,
+        vocabulary: int,
         folder: Path,
         on_event: OnEvent,
-    ) -> tuple[Predictions, Predictions]:
-        """Return the teacher's predictions for the learned and for the held-out sequences."""
-        stitcher = self._stitcher(teacher.models, self.memory)
-        taught = stitcher.contents(teacher.resolved)
+    ) -> tuple[TaughtSequences, TaughtSequences]:
+        """Return the learned and the held-out sequences with their teachers' predictions.
 
-        def live() -> LiveModel:
-            return stitcher.live(taught)
-
-        vocabulary = int(configuration(contents.config).get_text_config().vocab_size)
-        taught_parts = []
-        for name, sequences in (("learned", text.learned), ("held", text.held)):
-            predictions = Predictions(folder / name, sequences, vocabulary)
-            with _explained(taught, text):
-                predictions.learn(live, self.device, on_event)
-            taught_parts.append(predictions)
-        return taught_parts[0], taught_parts[1]
+        One teacher after the other is on the device.
+        """
+        names = list(teachers)
+        of_text = torch.tensor([names.index(text.teacher) for text in healing.texts])
+        sets = {"learned": texts.learned, "held": texts.held}
+        parts: dict[str, list[Predictions]] = {name: [] for name in sets}
+        total = sum(sequences.tokens.numel() for sequences in sets.values())
+        read = 0
+        for number, teacher in enumerate(teachers.values()):
+            stitcher = self._stitcher(teacher.models, self.memory)
+            taught = stitcher.contents(teacher.resolved)
+            live = cache(partial(stitcher.live, taught))
+            for name, sequences in sets.items():
+                own = sequences.tokens[of_text[sequences.texts] == number]
+                predictions = Predictions(folder / f"{name}-{number}", own, vocabulary)
+                reading = _Reading(on_event, read, total)
+                with _explained(taught, texts):
+                    predictions.learn(live, self.device, reading)
+                parts[name].append(predictions)
+                read += own.numel()
+            del stitcher, live, predictions
+            gc.collect()
+        learned, held = (
+            TaughtSequences(sequences, parts[name], of_text[sequences.texts])
+            for name, sequences in sets.items()
+        )
+        return learned, held
 
     def _learning(
         self, stitcher: Stitcher, live: LiveModel, contents: ModelContents, healing: Healing
@@ -268,26 +283,47 @@ class Healer:
     def _key(
         self,
         contents: ModelContents,
-        teacher: Checked,
+        teachers: Mapping[str | None, Checked],
         healing: Healing,
-        text: HealingText,
+        texts: HealingTexts,
     ) -> str:
         """Return a hash of everything that decides the result."""
-        taught = self._stitcher(teacher.models, None).contents(teacher.resolved)
+        taught = [
+            self._stitcher(teacher.models, None).contents(teacher.resolved).instructions
+            for teacher in teachers.values()
+        ]
+        unnamed = tuple(replace(text, file="") for text in healing.texts)
         parts = (
-            contents.instructions, taught.instructions, text.digest, replace(healing, on=""),
-            self.device.type, self.dtype, self.memory is None, environment(),
+            contents.instructions, taught, [file.digest for file in texts.files],
+            replace(healing, texts=unnamed), self.device.type, self.dtype, self.memory is None,
+            environment(),
         )  # fmt: skip
         key = hashlib.sha256(repr(parts).encode())
-        for tokens in (text.learned, text.held):
-            key.update(repr(tokens.shape).encode() + tokens.contiguous().numpy().tobytes())
+        for part in (texts.learned, texts.held):
+            for tensor in (part.tokens, part.counted, part.texts):
+                key.update(repr(tensor.shape).encode() + tensor.contiguous().numpy().tobytes())
         for number, layer in enumerate(contents.layers):
             key.update(f"{number}".encode() + layer.fitted_bytes)
         return key.hexdigest()[:32]
 
 
+@final
+@dataclass(frozen=True)
+class _Reading:
+    """A receiver of one teacher's events that counts the tokens of all texts."""
+
+    on_event: OnEvent
+    before: int
+    total: int
+
+    def __call__(self, event: object) -> None:
+        assert isinstance(event, TeacherRead)
+        """Report the tokens that all teachers have read."""
+        self.on_event(TeacherRead(self.before + event.done, self.total))
+
+
 @contextmanager
-def _explained(contents: ModelContents, text: HealingText) -> Iterator[None]:
+def _explained(contents: ModelContents, texts: HealingTexts) -> Iterator[None]:
     """Turn NotFiniteError into HealError, which names the tensor that isn't finite or the text."""
     try:
         yield
@@ -295,7 +331,8 @@ def _explained(contents: ModelContents, text: HealingText) -> Iterator[None]:
         if (broken := not_finite(contents)) is not None:
             help_ = "fetch the file again, or name another model"
             raise HealError("C809", f"'heal' can't learn: {error}: {broken}", help_) from None
-        message = f"'heal' can't learn: {error} on {text.path}, and all stored tensors are finite"
+        paths = listed(str(file.path) for file in texts.files)
+        message = f"'heal' can't learn: {error} on {paths}, and all stored tensors are finite"
         raise HealError("C809", message, "heal on other text, or from another model") from None
 
 
@@ -328,63 +365,3 @@ def _folded(
 def _refuse(name: str, dtype: str, _: int) -> NoReturn:
     message = f"'{name}' healed has values that {dtype} can't hold"
     raise HealError("C809", message, rounding.LONGER_DTYPE)
-
-
-# -------------------------------------------------------------------------------------- text
-
-
-def healing_text(
-    path: Path, tokens: int, encoder: TokenEncoder, seed: int, *, exactly: bool
-) -> HealingText:
-    """Return sequences of a file's text with `tokens` tokens in all, and further ones held out.
-
-    The rows run together in the order that `seed` draws. An end-of-text token stands between two
-    rows, and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no
-    token is used twice. Without `exactly` a shorter text gives all its sequences.
-
-    Raises CalibrationError: C806 for a text that is too short, and as `read_texts` does.
-    """
-    rows = read_texts(path)
-    digest = of_file(path)
-    length = min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
-    learned = max(1, tokens // length)
-    every = HELD_OUT_EVERY - 1
-    needed = learned + max(1, learned // every)
-    sequences = []
-    for sequence in _sequences(rows, encoder, length, seed):
-        sequences.append(sequence)
-        if len(sequences) == needed:
-            break
-    if len(sequences) < (needed if exactly else 2):
-        available = f"{length * len(sequences):,} tokens in whole sequences of {length}"
-        if exactly:
-            share = f"every {HELD_OUT_EVERY}th of these sequences is held out"
-            help_ = f"{FEWER_TOKENS}; {share}"
-            raise too_short(path, available, "'heal'", length * needed, help_)
-        raise too_short(path, available, "'heal'", 2 * length)
-    table = torch.tensor(sequences)
-    held = torch.arange(len(sequences)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    if not bool(held.any()):
-        held[-1] = True
-    return HealingText(path, digest, table[~held], table[held])
-
-
-def _sequences(
-    rows: Sequence[Passage | Exchange], encoder: TokenEncoder, length: int, seed: int
-) -> Iterator[list[int]]:
-    """Yield a text's sequences in drawn order. A file without rows is cut before the drawing."""
-    room = length - len(encoder.opening)
-    end = encoder.tokenizer.eos_token_id
-    between = [] if end is None else [int(end)]
-    waiting: list[int] = []
-    if rows[0].line is None:
-        waiting = [token for row in rows for token in encoder.plain(whole_text(row))]
-        starts = range(0, len(waiting) - room + 1, room)
-        for at in order(len(starts), seed):
-            yield [*encoder.opening, *waiting[starts[at] : starts[at] + room]]
-        return
-    for number in order(len(rows), seed):
-        waiting += [*encoder.plain(whole_text(rows[number])), *between]
-        while len(waiting) >= room:
-            yield [*encoder.opening, *waiting[:room]]
-            del waiting[:room]

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.files import CheckpointError
@@ -16,6 +17,7 @@ from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluate.heal.learning import NotFiniteError
+from gptailor.evaluate.heal.text import PackedSequences
 from gptailor.evaluate.objectives.kl import grouped
 from gptailor.evaluate.scores import Failure
 from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
@@ -162,3 +164,56 @@ class Predictions:
     ) -> Float[Tensor, " n kept"]:
         tokens = logits.topk(self.kept, dim=1).indices
         return torch.cat([tokens.to(logits.dtype), grouped(logits, tokens)], dim=1)
+
+
+@final
+class TaughtSequences:
+    """Sequences with the predictions of their teachers, in the order of learning.
+
+    `parts` are the predictions of each teacher for its sequences. `teachers` are the teachers of
+    all sequences, by their numbers in `parts`.
+    """
+
+    def __init__(
+        self,
+        sequences: PackedSequences,
+        parts: Sequence[Predictions],
+        teachers: Int64[Tensor, " sequences"],
+    ) -> None:
+        self.sequences = sequences.tokens
+        self.counted = sequences.counted
+        self.parts = parts
+        self._sources = list[tuple[int, int]]()
+        seen = [0] * len(parts)
+        for teacher in teachers.tolist():
+            self._sources.append((teacher, seen[teacher]))
+            seen[teacher] += 1
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return len(self._sources)
+
+    def of(self, start: int, stop: int) -> "TaughtBatch":
+        """Return the sequences from `start` up to `stop` with their predictions."""
+        taught = [self.parts[n].of(row, row + 1) for n, row in self._sources[start:stop]]
+        tokens, logs = (torch.cat(part) for part in zip(*taught, strict=True))
+        counted = self.counted[start:stop].flatten()
+        return TaughtBatch(self.sequences[start:stop], tokens[counted], logs[counted], counted)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the predictions, of their order, and of those that count."""
+        digest = hashlib.sha256("".join(part.digest for part in self.parts).encode())
+        digest.update(repr(self._sources).encode() + self.counted.numpy().tobytes())
+        return digest.hexdigest()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TaughtBatch:
+    """Sequences, and the teacher's predictions for the places in them that count."""
+
+    sequences: Int64[Tensor, " batch length"]
+    tokens: Int32[Tensor, " n kept"]
+    logs: Float[Tensor, " n groups"]
+    counted: Bool[Tensor, " predictions"]

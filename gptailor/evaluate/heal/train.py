@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from gptailor.evaluate.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
-from gptailor.evaluate.heal.teacher import Predictions
+from gptailor.evaluate.heal.teacher import TaughtBatch, TaughtSequences
 from gptailor.evaluate.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluate.live.content_keys import Content, ModelContents
 from gptailor.evaluate.live.template import configuration
@@ -305,28 +305,26 @@ class Student:
             return head_logits(self.live.model, hidden, wraps=self.wrapped)
 
     @torch.no_grad()
-    def divergence(
-        self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]
-    ) -> float:
-        """Return the sum of the predictions' divergences from the teacher's."""
-        hidden, calls = self._begun(tokens)
+    def divergence(self, batch: TaughtBatch) -> float:
+        """Return the sum of the counted predictions' divergences from the teacher's."""
+        hidden, calls = self._begun(batch.sequences)
         for index in range(len(calls)):
             hidden = self._run(index, calls[index], hidden)
-        likely, logs = (part.to(self.device) for part in taught)
-        return float(head_divergence(self.head, hidden.flatten(0, 1), likely, logs, self.step))
+        rows = hidden.flatten(0, 1)[batch.counted.to(self.device)]
+        likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
+        return float(head_divergence(self.head, rows, likely, logs, self.step))
 
-    def mean_divergence(self, taught: Predictions, batch: int = 1) -> float:
-        """Return the mean divergence of all predictions, running `batch` sequences at once."""
-        total, count = 0.0, len(taught.sequences)
+    def mean_divergence(self, taught: TaughtSequences, batch: int = 1) -> float:
+        """Return the mean divergence of all counted predictions, `batch` sequences at once."""
+        total, count = 0.0, len(taught)
         for start in range(0, count, batch):
-            stop = min(start + batch, count)
-            total += self.divergence(taught.sequences[start:stop], taught.of(start, stop))
-        return total / (count * taught.per_sequence)
+            total += self.divergence(taught.of(start, min(start + batch, count)))
+        return total / int(taught.counted.sum())
 
-    def learn(self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]) -> float:
+    def learn(self, batch: TaughtBatch) -> float:
         """Add the gradient of the mean divergence to the parameters', and return the mean."""
         with torch.no_grad():
-            hidden, calls = self._begun(tokens)
+            hidden, calls = self._begun(batch.sequences)
             for index in range(self.first):
                 hidden = self._run(index, calls[index], hidden)
         before = []
@@ -334,10 +332,12 @@ class Student:
             for index in range(self.first, len(calls)):
                 before += [hidden] if self.recompute else []
                 hidden = self._run(index, calls[index], hidden)
-        likely, logs = (part.to(self.device) for part in taught)
-        rows = hidden.detach().flatten(0, 1)
-        loss, slope = head_loss(self.head, rows, likely, logs, self.step)
-        slope = slope.view_as(hidden) / len(rows)
+        counted = batch.counted.to(self.device)
+        likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
+        rows = hidden.detach().flatten(0, 1)[counted]
+        loss, row_slopes = head_loss(self.head, rows, likely, logs, self.step)
+        slope = torch.zeros_like(hidden.detach())
+        slope.view(-1, slope.shape[-1])[counted] = row_slopes / len(rows)
         if self.recompute:
             self._back(before, calls, slope)
         elif hidden.requires_grad:
@@ -378,19 +378,19 @@ class Training:
         self,
         student: Student,
         learning: Learning,
-        predictions: tuple[Predictions, Predictions],
+        taught: tuple[TaughtSequences, TaughtSequences],
         folder: Path,
         key: str,
     ) -> None:
         self.student = student
         self.learning = learning
-        self.learned, self.held = predictions
+        self.learned, self.held = taught
         self.file = folder / _STATE
         self.key = f"{key} {self.learned.digest} {self.held.digest}"
         self.parameters = learning.parameters
         self.rate = WHOLE_RATE if isinstance(learning, WholeWeights) else LOW_RANK_RATE
         self.batch = max(1, STEP_TOKENS // self.learned.sequences.shape[1])
-        self.steps = -(-len(self.learned.sequences) // self.batch)
+        self.steps = -(-len(self.learned) // self.batch)
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=self.rate, betas=BETAS, weight_decay=0.0
         )
@@ -433,9 +433,8 @@ class Training:
 
     def _step(self) -> float:
         start = self.done * self.batch
-        stop = min(start + self.batch, len(self.learned.sequences))
-        sequences = self.learned.sequences[start:stop]
-        loss = self._number(self.student.learn(sequences, self.learned.of(start, stop)))
+        stop = min(start + self.batch, len(self.learned))
+        loss = self._number(self.student.learn(self.learned.of(start, stop)))
         self.learning.collect()
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * _share(self.done, self.steps)

@@ -21,6 +21,8 @@ _EXAMPLES = {
     "text": '{"text": "…"}, or with "prompt" and "response", or with "context" and "answer"',
     "choice": '{"query": "…", "choices": ["…", "…"], "gold": 0}',
     "answer": '{"context": "…", "answer": "…"}',
+    "chat": '{"text": "…"}, or with "prompt" and "response", or with "messages"',
+    "prompt": '{"prompt": "…"}, or with "messages", or with "text"',
 }
 
 
@@ -88,6 +90,21 @@ class Question:
     line: int | None = None
 
 
+@final
+@dataclass(frozen=True)
+class Chat:
+    """Messages in order, each with its role and its content."""
+
+    messages: tuple[Mapping[str, str], ...]
+    line: int | None = None
+
+    @property
+    def asked(self) -> "Chat":
+        """The chat without an answer at its end."""
+        answered = self.messages[-1]["role"] == "assistant"
+        return Chat(self.messages[:-1], self.line) if answered else self
+
+
 _Row = TypeVar("_Row")
 
 
@@ -103,6 +120,27 @@ def read_texts(path: Path) -> list[Passage | Exchange]:
     if not text.strip():
         raise CalibrationError("C802", "the file holds no text", path)
     return [Passage(text)]
+
+
+def read_texts_and_chats(path: Path) -> list[Passage | Exchange | Chat]:
+    """Read the rows of a file as `read_texts` does; a row may also have `messages`.
+
+    A message has a `role` and a `content`. Raises CalibrationError.
+    """
+    if path.suffix.lower() in LINES:
+        return _rows(path, _text_or_chat, "chat")
+    return [*read_texts(path)]
+
+
+def read_prompts(path: Path) -> list[Passage | Chat]:
+    """Read prompts: rows of `messages`, of a `prompt`, or of a `text`.
+
+    An answer at the end of messages is left out. Raises CalibrationError.
+    """
+    if path.suffix.lower() not in LINES:
+        help_ = f"name a file such as prompts.jsonl; a row is {_EXAMPLES['prompt']}"
+        raise CalibrationError("C803", "prompts are JSON lines, one a row", path, help=help_)
+    return _rows(path, _prompt, "prompt")
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -159,6 +197,30 @@ def _text_row(row: Mapping[str, Any], line: int) -> Passage | Exchange:
     if "text" not in row and "context" in row and "answer" in row:
         return _exchange(row, line)
     return Passage(_filled(row, "text"), line)
+
+
+def _text_or_chat(row: Mapping[str, Any], line: int) -> Passage | Exchange | Chat:
+    if "text" not in row and "messages" in row and not {"prompt", "context"} & row.keys():
+        return Chat(_messages(row), line)
+    return _text_row(row, line)
+
+
+def _prompt(row: Mapping[str, Any], line: int) -> Passage | Chat:
+    if "messages" in row:
+        asked = Chat(_messages(row), line).asked
+        if not asked.messages:
+            raise _RowError("'messages' has an answer and no question")
+        return asked
+    return Passage(_filled(row, "prompt" if "prompt" in row else "text"), line)
+
+
+def _messages(row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
+    entries = _field(row, "messages")
+    if not isinstance(entries, list) or not entries:
+        raise _RowError("'messages' is a list of messages")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise _RowError("a message is an object with 'role' and 'content'")
+    return tuple({"role": _filled(e, "role"), "content": _text(e, "content")} for e in entries)
 
 
 def _exchange(row: Mapping[str, Any], line: int) -> Exchange:

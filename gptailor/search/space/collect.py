@@ -161,7 +161,7 @@ class Collecting:
                     for place, model, _ in plan_sites.named_models(recipe)
                     if model == name
                 ]
-            if (heal := self.plan.heal) is not None and heal.teacher == name:
+            if (heal := self.plan.heal) is not None and name in heal.named_teachers:
                 conditions.append(g.some(map(self._kept, heal.layers)) if heal.layers else g.ALWAYS)
             self._needing[name] = g.some(conditions)
         return self._needing[name]

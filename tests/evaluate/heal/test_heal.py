@@ -1,6 +1,7 @@
 """Healing as a whole: the teacher, memory, what is kept between runs."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gptailor
 from gptailor.evaluate import kept_tensors
@@ -19,7 +20,9 @@ from gptailor.evaluate.heal import heal as healing_module
 from gptailor.evaluate.heal import train
 from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.heal.learning import HealError
-from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.evaluate.heal.text import HealingTexts
+from gptailor.evaluate.live.content_keys import ModelContents
+from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.repair import Repairs, fit, stitch
 from gptailor.plan.events import Event, HealingStart, HealStep, TeacherRead
@@ -92,7 +95,7 @@ def first_step(plan: Plan) -> int:
 
 def judged(folder: Path, plan: Plan, teacher: Plan, found: HealedLayers) -> None:
     """The losses are transformers' own, against the teacher's plan."""
-    held = text_of(plan).held
+    held = text_of(plan).held.tokens
     for tensors, loss in (({}, found.start), (found.tensors, found.healed)):
         own = divergence(stitch(teacher), with_layers(plan, tensors), held)
         assert own == pytest.approx(loss, rel=1e-4)
@@ -111,6 +114,111 @@ def test_a_named_teacher_is_that_model(folder: Path) -> None:
     taken = said(folder, other + "L0..L3 from other; embed from other; norm from other; "
                  "head from other")  # fmt: skip
     judged(folder, plan, taken, heal(plan))
+
+
+@pytest.fixture
+def two(folder: Path) -> Path:
+    """Two models beside the base, and a text for each in letters of its own."""
+    tiny_model("llama", folder / "third", layers=4, seed=2)
+    for name, alphabet in (("a.txt", "abcdefgh"), ("b.txt", "ijklmnop")):
+        (folder / name).write_text("".join(alphabet[ord(c) % 8] for c in letters(3000)))
+    return folder
+
+
+MODELS = 'model other = "./other"; model third = "./third"; drop L2\n'
+
+
+def test_each_text_is_learned_from_its_own_teacher(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "WHOLE_RATE", 0.02)
+
+    def healed(one: str, other: str) -> tuple[HealingTexts, PreTrainedModel, HealedLayers]:
+        on = f'"a.txt" from {one}, "b.txt" from {other} tokens 4096 rank full'
+        plan = said(two, f"{MODELS}heal on {on}")
+        found = heal(plan)
+        return text_of(plan), with_layers(plan, found.tensors), found
+
+    names = ("other", "third")
+    teachers = {name: AutoModelForCausalLM.from_pretrained(two / name) for name in names}
+    bare = stitch(said(two, f"{MODELS}"))
+    texts, model, found = healed("other", "third")
+    _, swapped, _ = healed("third", "other")
+    losses = []
+    for number, name in enumerate(names):
+        held = texts.held.tokens[texts.held.texts == number]
+        own, before, opposite = (
+            divergence(teachers[name], m, held) for m in (model, bare, swapped)
+        )
+        assert own < 0.8 * before
+        assert own < 0.95 * opposite, "the other teacher was not the one"
+        losses += [own]
+    assert found.healed == pytest.approx(sum(losses) / 2, rel=1e-4)
+    assert [file.tokens for file in found.texts] == [2048, 2048]
+
+
+def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = '"a.txt" from other, "text.txt", "b.txt" from other tokens 3072 rank 4'
+    loaded: list[str] = []
+    live = Stitcher.live
+
+    def counted(self: Stitcher, contents: ModelContents) -> Stitched:
+        loaded.append(str(self.table.models["base"].checkpoint.folder.name))
+        return live(self, contents)
+
+    monkeypatch.setattr(Stitcher, "live", counted)
+    told: list[TeacherRead] = []
+    heal(said(two, f"{MODELS}heal on {on}"), on_event=only(TeacherRead, told.append))
+    assert loaded == ["other", "base", "base"]  # the student is last
+    assert [event.done for event in told] == sorted(event.done for event in told)
+    assert {event.total for event in told} == {told[-1].done}
+
+
+def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "WHOLE_RATE", 0.02)
+    pairs = zip(letters(6000), letters(6000, seed=1), strict=True)
+    joined = "".join("abcdefgh"[ord(p) % 8] + "ijklmnop"[ord(r) % 8] for p, r in pairs)
+    chunks = [joined[at : at + 24] for at in range(0, 6000, 24)]
+    lines = [json.dumps({"prompt": c[::2], "response": c[1::2]}) for c in chunks]
+    (two / "rows.jsonl").write_text("\n".join(lines))
+    teacher = AutoModelForCausalLM.from_pretrained(two / "base")
+
+    def apart(loss: str) -> tuple[float, float, HealedLayers]:
+        """The divergence of the predictions of prompts, and of responses, once healed."""
+        plan = said(two, f'drop L2\nheal on "rows.jsonl" tokens 3072 rank full loss {loss}')
+        found = heal(plan)
+        tokens = text_of(plan).held.tokens
+        answers = text_of(plan, only_answers=True).held.counted.flatten()
+        model = with_layers(plan, found.tensors)
+        with torch.no_grad():
+            p, q = (m(tokens[:, :-1]).logits.double().log_softmax(-1) for m in (teacher, model))
+        each = (p.exp() * (p - q)).sum(-1).flatten()
+        return float(each[~answers].mean()), float(each[answers].mean()), found
+
+    prompts, answers, found = apart("answers")
+    assert found.healed == pytest.approx(answers, rel=1e-4)
+    other_prompts, other_answers, _ = apart("all")
+    assert answers < other_answers
+    assert prompts > other_prompts
+
+
+def test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes(two: Path) -> None:
+    plan = said(two, f'{MODELS}heal on "a.txt" from other, "b.txt" tokens 2048 rank 4')
+    expected = heal(plan)
+    told: list[int] = []
+
+    def read(event: TeacherRead) -> None:
+        told.append(event.done)
+        if len(told) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heal(plan, on_event=only(TeacherRead, read))
+    again: list[int] = []
+    assert same(heal(plan, on_event=only(TeacherRead, lambda e: again.append(e.done))), expected)
+    assert again[0] == told[-1]
 
 
 def test_a_stack_learns_from_the_base(folder: Path) -> None:
@@ -342,7 +450,7 @@ def test_a_plan_is_healed_once_and_after_its_bridges(folder: Path) -> None:
     for index, its in found.tensors.items():
         for name, tensor in its.items():
             assert torch.equal(live.get_parameter(f"model.layers.{index}.{name}"), tensor)
-    held = text_of(plan).held
+    held = text_of(plan).held.tokens
     own = divergence(AutoModelForCausalLM.from_pretrained(folder / "base"), live, held)
     assert own == pytest.approx(
         found.healed, rel=0.05
@@ -357,7 +465,9 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
     assert found.start != found.bare
     moved = {1: {"mlp.down_proj.weight": nudged}}
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
-    own = divergence(teacher, with_layers(prepared.plan, moved), text_of(said(folder, SHORT)).held)
+    own = divergence(
+        teacher, with_layers(prepared.plan, moved), text_of(said(folder, SHORT)).held.tokens
+    )
     assert own == pytest.approx(found.start, rel=1e-4)
 
 

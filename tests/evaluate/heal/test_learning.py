@@ -18,6 +18,7 @@ from gptailor.evaluate.heal.learning import (
     WholeWeights,
     matched,
 )
+from gptailor.evaluate.heal.teacher import TaughtBatch
 from gptailor.evaluate.heal.train import Student
 from gptailor.evaluate.live.content_keys import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
@@ -108,7 +109,9 @@ def learned(
     case: Case, known: tuple[Tensor, Tensor], *, recompute: bool, first: int = 0
 ) -> tuple[float, dict[str, Tensor]]:
     """The same as healing has them."""
-    loss = Student(case.live, first, recompute=recompute).learn(TOKENS, known)
+    loss = Student(case.live, first, recompute=recompute).learn(
+        TaughtBatch(TOKENS, *known, torch.ones(len(known[0]), dtype=torch.bool))
+    )
     case.learning.collect()
     return loss, gradients(case)
 

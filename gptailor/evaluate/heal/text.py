@@ -1,0 +1,301 @@
+"""The texts of healing: sequences of one length, mixed by the texts' shares, a few held out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate, islice, pairwise, takewhile
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.evaluate.heal.chats import TeacherChats
+from gptailor.evaluate.objectives.datasets import (
+    FEWER_TOKENS,
+    CalibrationError,
+    Chat,
+    Exchange,
+    order,
+    read_texts_and_chats,
+    too_short,
+    whole_text,
+)
+from gptailor.evaluate.objectives.tokens import TokenEncoder
+
+HEALING_WINDOW = 512
+"""Tokens of a sequence, special ones included, unless the model takes fewer."""
+HELD_OUT_EVERY = 20
+"""One in so many sequences of a text is held out: the last one."""
+
+
+# --------------------------------------------------------------------------------------- rows
+
+
+@final
+@dataclass(frozen=True)
+class EncodedRow:
+    """The tokens of a row; those from `answer` on are its answer, and None means it has none."""
+
+    tokens: tuple[int, ...]
+    answer: int | None = None
+    line: int | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HealingSource:
+    """A file, its share of the tokens, and a function that yields its rows in drawn order.
+
+    A `whole` text has no rows: it is one row, and its sequences are drawn instead.
+    """
+
+    path: Path
+    share: Fraction
+    rows: Callable[[], Iterator[EncodedRow]]
+    whole: bool = False
+
+
+_AT_ONCE = 256
+"""Rows whose chats are rendered at once."""
+
+
+def file_source(
+    path: Path, share: Fraction, encoder: TokenEncoder, seed: int, chats: TeacherChats | None = None
+) -> HealingSource:
+    """Return the source of a file of text; `chats` renders its rows of messages.
+
+    Raises CalibrationError as `read_texts_and_chats` does.
+    """
+    rows = read_texts_and_chats(path)
+
+    def encoded() -> Iterator[EncodedRow]:
+        numbers = order(len(rows), seed)
+        for at in range(0, len(rows), _AT_ONCE):
+            drawn = [rows[number] for number in numbers[at : at + _AT_ONCE]]
+            texts = _chat_texts(path, [row for row in drawn if isinstance(row, Chat)], chats)
+            for row in drawn:
+                if isinstance(row, Chat):
+                    before, text = next(texts)
+                else:
+                    before = row.context.rstrip() if isinstance(row, Exchange) else None
+                    text = whole_text(row)
+                yield _encoded(before, text, encoder, row.line)
+
+    return HealingSource(path, share, encoded, whole=rows[0].line is None)
+
+
+def _chat_texts(
+    path: Path, rows: Sequence[Chat], chats: TeacherChats | None
+) -> Iterator[tuple[str | None, str]]:
+    """Yield the text of each chat, after its text up to the answer, or None without an answer."""
+    if not rows:
+        return
+    assert chats is not None, "a text of a plan"
+    asked = [row.asked.messages for row in rows]
+    before = chats.texts(path, [(messages, True) for messages in asked])
+    whole = chats.texts(path, [(row.messages, False) for row in rows])
+    for row, messages, start, text in zip(rows, asked, before, whole, strict=True):
+        yield (None if messages == row.messages else start), text
+
+
+def _encoded(before: str | None, text: str, encoder: TokenEncoder, line: int | None) -> EncodedRow:
+    """Return a row's tokens; its answer begins where they differ from those of `before`."""
+    tokens = encoder.plain(text)
+    answer = None if before is None else common_length(encoder.plain(before), tokens)
+    return EncodedRow(tokens, answer, line)
+
+
+def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
+    """Return with how many equal tokens both begin."""
+    pairs = zip(before, tokens, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+# --------------------------------------------------------------------------------- sequences
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PackedSequences:
+    """Sequences of one length, in order, each with the number of its text.
+
+    The predictions that count are marked; a sequence of n tokens has n − 1 predictions.
+    """
+
+    tokens: Int64[Tensor, " sequences length"]
+    counted: Bool[Tensor, " sequences predictions"]
+    texts: Int64[Tensor, " sequences"]
+
+    def rows(self, numbers: Tensor) -> "PackedSequences":
+        """Return some sequences, by their numbers or by a mask."""
+        return PackedSequences(self.tokens[numbers], self.counted[numbers], self.texts[numbers])
+
+
+@final
+@dataclass(frozen=True)
+class LearnedText:
+    """A file that was learned from, and the number of tokens of it."""
+
+    path: Path
+    digest: FileDigest
+    tokens: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HealingTexts:
+    """Sequences to learn from, and held-out sequences that judge the result; both are mixed."""
+
+    files: tuple[LearnedText, ...]
+    learned: PackedSequences
+    held: PackedSequences
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens to learn from."""
+        return self.learned.tokens.numel()
+
+
+def healing_texts(
+    sources: Sequence[HealingSource],
+    tokens: int,
+    encoder: TokenEncoder,
+    seed: int,
+    *,
+    exactly: bool,
+    only_answers: bool = False,
+) -> HealingTexts:
+    """Return sequences of several texts with `tokens` tokens in all, and further ones held out.
+
+    The rows of a text run together in drawn order. An end-of-text token stands between two rows,
+    and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no token
+    is used twice. With `only_answers` only predictions of answers count, and sequences without any
+    are left out. Each text has its share of the sequences. Without `exactly` there are fewer
+    sequences if a text is too short for its share.
+
+    Raises CalibrationError: C804 for a row without an answer if only answers count, C806 for a
+    text that is too short.
+    """
+    length = min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
+    total = max(1, tokens // length)
+    ends = [int(total * share) for share in accumulate(source.share for source in sources)]
+    learned = [max(1, end - start) for start, end in pairwise([0, *ends])]
+    needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
+    packing = _Packing(encoder, length, seed, only_answers)
+    drawn = [
+        list(islice(packing.sequences(source), count))
+        for source, count in zip(sources, needed, strict=True)
+    ]
+    shares = [Fraction(len(d), count) for d, count in zip(drawn, needed, strict=True)]
+    taken = [max(2, int(count * min(shares))) for count in needed]
+    for source, sequences, want in zip(sources, drawn, needed if exactly else taken, strict=True):
+        if len(sequences) < want:
+            available = f"{length * len(sequences):,} tokens in whole sequences of {length}"
+            user = "'heal'" if len(sources) == 1 else "its share of 'heal'"
+            help_ = ""
+            if exactly:
+                share = f"every {HELD_OUT_EVERY}th of these sequences is held out"
+                help_ = f"{FEWER_TOKENS}; {share}"
+            raise too_short(source.path, available, user, length * want, help_)
+    parts = [_tensors(d[:n], text) for text, (d, n) in enumerate(zip(drawn, taken, strict=True))]
+    held = [_held_out(count) for count in taken]
+    files = tuple(
+        LearnedText(source.path, of_file(source.path), int((~mask).sum()) * length)
+        for source, mask in zip(sources, held, strict=True)
+    )
+    learn, judge = (
+        _mixed([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
+        for which in (False, True)
+    )
+    return HealingTexts(files, learn, judge)
+
+
+def _held_out(count: int) -> Bool[Tensor, " count"]:
+    held = torch.arange(count) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    if not bool(held.any()):
+        held[-1] = True
+    return held
+
+
+_Sequence = tuple[list[int], list[bool]]
+"""The tokens of a sequence, and which of them count."""
+
+
+def _tensors(sequences: Sequence[_Sequence], text: int) -> PackedSequences:
+    tokens = torch.tensor([tokens for tokens, _ in sequences])
+    counted = torch.tensor([counted[1:] for _, counted in sequences], dtype=torch.bool)
+    return PackedSequences(tokens, counted, torch.full((len(sequences),), text))
+
+
+def _mixed(parts: Sequence[PackedSequences]) -> PackedSequences:
+    """Return the sequences of all texts, those of each text in their order and evenly spread."""
+    places = [
+        (Fraction(2 * k + 1, 2 * len(part.tokens)), text)
+        for text, part in enumerate(parts)
+        for k in range(len(part.tokens))
+    ]
+    numbers = torch.tensor(sorted(range(len(places)), key=places.__getitem__), dtype=torch.int64)
+    tokens, counted, texts = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("tokens", "counted", "texts")
+    )
+    return PackedSequences(tokens, counted, texts).rows(numbers)
+
+
+@final
+@dataclass(frozen=True)
+class _Packing:
+    """How rows become sequences of one length."""
+
+    encoder: TokenEncoder
+    length: int
+    seed: int
+    only_answers: bool
+
+    def sequences(self, source: HealingSource) -> Iterator[_Sequence]:
+        """Yield a text's sequences in drawn order, each with a counted prediction."""
+        made = self._pieces(source) if source.whole else self._joined(source)
+        return (one for one in made if any(one[1][1:]))
+
+    def _pieces(self, source: HealingSource) -> Iterator[_Sequence]:
+        """Yield the pieces of a text without rows, which is cut before the drawing."""
+        tokens, counted = list[int](), list[bool]()
+        for row in source.rows():
+            tokens += row.tokens
+            counted += self._counted(row, source)
+        room = self.length - len(self.encoder.opening)
+        starts = range(0, len(tokens) - room + 1, room)
+        for number in order(len(starts), self.seed):
+            piece = slice(starts[number], starts[number] + room)
+            yield self._opened(tokens[piece], counted[piece])
+
+    def _joined(self, source: HealingSource) -> Iterator[_Sequence]:
+        """Yield sequences of rows that run together."""
+        end = self.encoder.tokenizer.eos_token_id
+        between = [] if end is None else [int(end)]
+        room = self.length - len(self.encoder.opening)
+        tokens, counted = list[int](), list[bool]()
+        for row in source.rows():
+            tokens += [*row.tokens, *between]
+            counted += [*self._counted(row, source), *(True for _ in between)]
+            while len(tokens) >= room:
+                yield self._opened(tokens[:room], counted[:room])
+                del tokens[:room], counted[:room]
+
+    def _opened(self, tokens: list[int], counted: list[bool]) -> _Sequence:
+        opening = self.encoder.opening
+        first = [not self.only_answers] * len(opening)
+        return [*opening, *tokens], [*first, *counted]
+
+    def _counted(self, row: EncodedRow, source: HealingSource) -> list[bool]:
+        """Return for each token of a row whether its prediction counts."""
+        if not self.only_answers:
+            return [True] * len(row.tokens)
+        if row.answer is None:
+            message = "'loss answers' needs rows with an answer, and this one has none"
+            help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
+            raise CalibrationError("C804", message, source.path, row.line, help_)
+        return [place >= row.answer for place in range(len(row.tokens))]
