@@ -227,7 +227,7 @@ os.environ["XDG_CACHE_HOME"] = sys.argv[4]
 from gptailor.evaluate.heal import train
 from gptailor.plan.events import HealStep
 torch.set_num_threads(1)
-train._SAVE_SECONDS, train.STEP_TOKENS = -1.0, 128
+train._SAVE_SECONDS = -1.0
 def on_event(event):
     if isinstance(event, HealStep):
         print(event.done, file=sys.stderr, flush=True)
@@ -319,7 +319,6 @@ def test_a_loss_that_is_no_number_stops_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 1e30)
-    monkeypatch.setattr(train, "STEP_TOKENS", 256)
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 3
     said = capsys.readouterr().err
     assert re.search(r"error\[C809\]: 'heal' diverges: its loss is no number at step \d of 4", said)

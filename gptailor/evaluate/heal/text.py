@@ -26,9 +26,19 @@ from gptailor.evaluate.objectives.datasets import (
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 
 HEALING_WINDOW = 512
-"""Tokens of a sequence, special ones included, unless the model takes fewer."""
+"""The most tokens of a sequence, special ones included."""
+STEP_TOKENS, LEAST_STEP_TOKENS = 1024, 128
+"""The most and the fewest tokens of a step."""
+_STEPS = 96
+"""The steps that few tokens are divided into; chosen in `docs/healing.md`'s table of steps."""
 HELD_OUT_EVERY = 20
 """One in so many sequences of a text is held out: the last one."""
+
+
+def step_tokens(tokens: int) -> int:
+    """Return the tokens of a step of a healing on so many tokens: fewer tokens, smaller steps."""
+    step = tokens // (_STEPS * LEAST_STEP_TOKENS) * LEAST_STEP_TOKENS
+    return min(max(step, LEAST_STEP_TOKENS), STEP_TOKENS)
 
 
 # --------------------------------------------------------------------------------------- rows
@@ -179,7 +189,7 @@ def healing_texts(
     Raises CalibrationError: C804 for a row without an answer if only answers count, C806 for a
     text that is too short.
     """
-    length = min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
+    length = min(HEALING_WINDOW, step_tokens(tokens), encoder.positions or HEALING_WINDOW)
     total = max(1, tokens // length)
     ends = [int(total * share) for share in accumulate(source.share for source in sources)]
     learned = [max(1, end - start) for start, end in pairwise([0, *ends])]

@@ -18,6 +18,7 @@ from gptailor.evaluate.forward.recording import Call, head_logits, record_calls,
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
 from gptailor.evaluate.heal.teacher import TaughtBatch, TaughtSequences
+from gptailor.evaluate.heal.text import STEP_TOKENS, step_tokens
 from gptailor.evaluate.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluate.live.content_keys import Content, ModelContents
 from gptailor.evaluate.live.template import configuration
@@ -26,11 +27,9 @@ from gptailor.plan.events import HealStep, OnEvent, ignore_events
 from gptailor.plan.resolved import Healing
 from gptailor.program.program import learning_tensors, projections
 
-STEP_TOKENS = 1024
-"""Tokens of a step."""
 LOW_RANK_RATE, WHOLE_RATE = 1e-3, 1e-4
 """Adam's rate at its highest, for low-rank changes and for the weights themselves."""
-WARM_UP = 0.05
+WARM_UP = 0.1
 """The share of the steps over which the rate rises; then it falls along a cosine, to 0."""
 BETAS = (0.9, 0.95)
 LONGEST_GRADIENT = 1.0
@@ -161,7 +160,7 @@ class HealingMemory:
     @property
     def _activations(self) -> int:
         config = configuration(self.contents.config).get_text_config()
-        tokens = max(STEP_TOKENS, self.length)
+        tokens = max(step_tokens(self.healing.tokens), self.length)
         count = len(self.contents.layers) - min(self.healing.indices)
         between = (count + 1) * tokens * int(config.hidden_size) * 4
         heads = int(getattr(config, "num_attention_heads", None) or 1)
@@ -314,9 +313,10 @@ class Student:
         likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
         return float(head_divergence(self.head, rows, likely, logs, self.step))
 
-    def mean_divergence(self, taught: TaughtSequences, batch: int = 1) -> float:
-        """Return the mean divergence of all counted predictions, `batch` sequences at once."""
+    def mean_divergence(self, taught: TaughtSequences) -> float:
+        """Return the mean divergence of all counted predictions."""
         total, count = 0.0, len(taught)
+        batch = max(1, STEP_TOKENS // taught.sequences.shape[1])
         for start in range(0, count, batch):
             total += self.divergence(taught.of(start, min(start + batch, count)))
         return total / int(taught.counted.sum())
@@ -389,7 +389,8 @@ class Training:
         self.key = f"{key} {self.learned.digest} {self.held.digest}"
         self.parameters = learning.parameters
         self.rate = WHOLE_RATE if isinstance(learning, WholeWeights) else LOW_RANK_RATE
-        self.batch = max(1, STEP_TOKENS // self.learned.sequences.shape[1])
+        learned, length = self.learned.sequences.numel(), self.learned.sequences.shape[1]
+        self.batch = max(1, step_tokens(learned) // length)
         self.steps = -(-len(self.learned) // self.batch)
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=self.rate, betas=BETAS, weight_decay=0.0
@@ -429,7 +430,7 @@ class Training:
 
     def held_out(self) -> float:
         """Return the mean divergence of the held-out sequences' predictions, in nats a token."""
-        return self._number(self.student.mean_divergence(self.held, self.batch))
+        return self._number(self.student.mean_divergence(self.held))
 
     def _step(self) -> float:
         start = self.done * self.batch

@@ -41,7 +41,6 @@ pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cach
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
-    monkeypatch.setattr(train, "STEP_TOKENS", 256)
 
 
 @pytest.fixture(scope="module")

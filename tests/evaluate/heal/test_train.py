@@ -29,7 +29,6 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates and steps for tiny models."""
     monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
     monkeypatch.setattr(train, "WHOLE_RATE", 0.005)
-    monkeypatch.setattr(train, "STEP_TOKENS", 256)
 
 
 @pytest.fixture(scope="module")
