@@ -130,7 +130,7 @@ MODELS = 'model other = "./other"; model third = "./third"; drop L2\n'
 def test_each_text_is_learned_from_its_own_teacher(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "WHOLE_RATE", 0.02)
+    monkeypatch.setattr(train, "WHOLE_RATE", 0.01)
 
     def healed(one: str, other: str) -> tuple[HealingTexts, PreTrainedModel, HealedLayers]:
         on = f'"a.txt" from {one}, "b.txt" from {other} tokens 4096 rank full'
@@ -176,7 +176,7 @@ def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
 
 
 def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "WHOLE_RATE", 0.02)
+    monkeypatch.setattr(train, "WHOLE_RATE", 0.01)
     pairs = zip(letters(6000), letters(6000, seed=1), strict=True)
     joined = "".join("abcdefgh"[ord(p) % 8] + "ijklmnop"[ord(r) % 8] for p, r in pairs)
     chunks = [joined[at : at + 24] for at in range(0, 6000, 24)]

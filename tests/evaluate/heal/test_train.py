@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_says_at_which_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, name: str
 ) -> None:
     monkeypatch.setattr(train, name, 1e30)
-    with pytest.raises(HealError, match=r"its loss is no number at step \d of 4") as caught:
+    with pytest.raises(HealError, match=r"its loss is no number at step \d of 8") as caught:
         heal(said(folder, f'drop L2\nheal on "text.txt" tokens 1024 rank {rank}'))
     assert caught.value.code == "C809"
     assert "nothing was written" in caught.value.help
@@ -139,8 +139,8 @@ def test_each_step_is_told_with_its_losses_and_the_time_left(folder: Path) -> No
     told: list[HealStep] = []
     plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     found = heal(plan, on_event=only(HealStep, told.append))
-    assert [one.done for one in told] == [0, 1, 2, 3, 4]
-    assert {one.total for one in told} == {4}
+    assert [one.done for one in told] == [*range(9)]
+    assert {one.total for one in told} == {8}
     assert (told[0].loss, told[0].seconds_left) == (None, None)
     assert (told[0].held_out, min(one.held_out for one in told)) == (found.start, found.healed)
     assert all(one.loss is not None and one.loss > 0 for one in told[1:])
@@ -186,7 +186,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     asked: list[TeacherRead] = []
     by_kind = {HealStep: told, TeacherRead: asked}
     found = heal(plan, on_event=lambda event: by_kind.get(type(event), []).append(event))
-    assert [one.done for one in told] == [3, 4, 5]
+    assert [one.done for one in told] == [*range(3, 11)]
     assert not asked, "the teacher's predictions were kept"
     assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
