@@ -1,4 +1,4 @@
-"""The files of healing on this machine: learned parameters, and the folder of an unfinished run.
+"""The files of healing on this machine: learned parameters, answers, and unfinished runs' folders.
 
 A file of tensors has a digest of its contents, which is checked before any use. A damaged file is
 removed, and its healing begins anew.
@@ -26,7 +26,7 @@ from gptailor.checkpoint.files import cache_folder, is_ours
 from gptailor.evaluate.heal.learning import HealError
 
 KEPT_BYTES = 2**31
-"""Bytes of learned tensors that are kept on disk; the least recently used go first."""
+"""Bytes of a folder of kept tensors; the least recently used go first."""
 _FORGOTTEN_SECONDS = 30 * 86_400
 """Age at which the files of a killed run are removed."""
 _LOSSES = ("bare", "start", "healed")
@@ -90,6 +90,47 @@ def read_tensors(file: Path, key: str) -> KeptTensors | None:
     return None
 
 
+@final
+class TensorStore:
+    """A folder with a file of tensors for each key, which covers all that they depend on.
+
+    A file that can't be read or written, or is damaged, counts as missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def get(self, key: str) -> KeptTensors | None:
+        """Return the checked tensors of that key, or None."""
+        file = self._file(key)
+        if (kept := read_tensors(file, key)) is None:
+            return None
+        with suppress(OSError):  # a cache that can't be written may be read
+            os.utime(file)
+        return kept
+
+    def put(self, key: str, kept: KeptTensors) -> None:
+        """Keep tensors, if they fit, and remove the least recently used files."""
+        size = sum(value.numel() * value.element_size() for value in kept.tensors.values())
+        if size > KEPT_BYTES:
+            return
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(KEPT_BYTES - size)
+            kept.write(self._file(key), key)
+
+    def _make_room(self, most: int) -> None:
+        """Remove the least recently used files until the rest have at most `most` bytes."""
+        latest = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in latest:
+            most -= file.stat().st_size
+            if most < 0:
+                file.unlink(missing_ok=True)
+
+
 # ---------------------------------------------------------------------------- learned tensors
 
 
@@ -106,44 +147,21 @@ class KnownHealing:
 
 @final
 class HealingStore:
-    """A folder with a file for each healing; the key covers all that the result depends on.
-
-    A file that can't be read or written, or is damaged, counts as missing.
-    """
+    """A folder with a file for each healing; the key covers all that the result depends on."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def _file(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+        self._files = TensorStore(folder)
 
     def get(self, key: str) -> KnownHealing | None:
         """Return the checked healing of that key, or None."""
-        file = self._file(key)
-        if (kept := read_tensors(file, key)) is None:
+        if (kept := self._files.get(key)) is None:
             return None
-        with suppress(OSError):  # a cache that can't be written may be read
-            os.utime(file)
         return KnownHealing(kept.tensors, *(float(kept.notes[name]) for name in _LOSSES))
 
     def put(self, key: str, healing: KnownHealing) -> None:
         """Keep a healing, if it fits, and remove the least recently used ones."""
-        size = sum(value.numel() * value.element_size() for value in healing.parameters.values())
-        if size > KEPT_BYTES:
-            return
         losses = {name: repr(getattr(healing, name)) for name in _LOSSES}
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(KEPT_BYTES - size)
-            KeptTensors(healing.parameters, losses).write(self._file(key), key)
-
-    def _make_room(self, most: int) -> None:
-        """Remove the least recently used files until the rest have at most `most` bytes."""
-        latest = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in latest:
-            most -= file.stat().st_size
-            if most < 0:
-                file.unlink(missing_ok=True)
+        self._files.put(key, KeptTensors(healing.parameters, losses))
 
 
 # ------------------------------------------------------------------------- continued runs

@@ -49,13 +49,15 @@ class EncodedRow:
 class HealingSource:
     """A file, its share of the tokens, and a function that yields its rows in drawn order.
 
-    A `whole` text has no rows: it is one row, and its sequences are drawn instead.
+    The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
+    one row, and its sequences are drawn instead. `more` is the remedy if a text is too short.
     """
 
     path: Path
     share: Fraction
-    rows: Callable[[], Iterator[EncodedRow]]
+    rows: Callable[[int], Iterator[EncodedRow]]
     whole: bool = False
+    more: str = FEWER_TOKENS
 
 
 _AT_ONCE = 256
@@ -71,7 +73,7 @@ def file_source(
     """
     rows = read_texts_and_chats(path)
 
-    def encoded() -> Iterator[EncodedRow]:
+    def encoded(_wanted: int) -> Iterator[EncodedRow]:
         numbers = order(len(rows), seed)
         for at in range(0, len(rows), _AT_ONCE):
             drawn = [rows[number] for number in numbers[at : at + _AT_ONCE]]
@@ -154,9 +156,19 @@ class HealingTexts:
     held: PackedSequences
 
     @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return [file.path for file in self.files]
+
+    @property
     def tokens(self) -> int:
         """The number of tokens to learn from."""
         return self.learned.tokens.numel()
+
+
+def sequence_length(encoder: TokenEncoder) -> int:
+    """Return the number of tokens of a sequence."""
+    return min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
 
 
 def healing_texts(
@@ -179,14 +191,14 @@ def healing_texts(
     Raises CalibrationError: C804 for a row without an answer if only answers count, C806 for a
     text that is too short.
     """
-    length = min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
+    length = sequence_length(encoder)
     total = max(1, tokens // length)
     ends = [int(total * share) for share in accumulate(source.share for source in sources)]
     learned = [max(1, end - start) for start, end in pairwise([0, *ends])]
     needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
     packing = _Packing(encoder, length, seed, only_answers)
     drawn = [
-        list(islice(packing.sequences(source), count))
+        list(islice(packing.sequences(source, count), count))
         for source, count in zip(sources, needed, strict=True)
     ]
     shares = [Fraction(len(d), count) for d, count in zip(drawn, needed, strict=True)]
@@ -198,7 +210,7 @@ def healing_texts(
             help_ = ""
             if exactly:
                 share = f"every {HELD_OUT_EVERY}th of these sequences is held out"
-                help_ = f"{FEWER_TOKENS}; {share}"
+                help_ = f"{source.more}; {share}"
             raise too_short(source.path, available, user, length * want, help_)
     parts = [_tensors(d[:n], text) for text, (d, n) in enumerate(zip(drawn, taken, strict=True))]
     held = [_held_out(count) for count in taken]
@@ -255,15 +267,16 @@ class _Packing:
     seed: int
     only_answers: bool
 
-    def sequences(self, source: HealingSource) -> Iterator[_Sequence]:
+    def sequences(self, source: HealingSource, count: int) -> Iterator[_Sequence]:
         """Yield a text's sequences in drawn order, each with a counted prediction."""
-        made = self._pieces(source) if source.whole else self._joined(source)
+        rows = source.rows(count * self.length)
+        made = self._pieces(source, rows) if source.whole else self._joined(source, rows)
         return (one for one in made if any(one[1][1:]))
 
-    def _pieces(self, source: HealingSource) -> Iterator[_Sequence]:
+    def _pieces(self, source: HealingSource, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
         """Yield the pieces of a text without rows, which is cut before the drawing."""
         tokens, counted = list[int](), list[bool]()
-        for row in source.rows():
+        for row in rows:
             tokens += row.tokens
             counted += self._counted(row, source)
         room = self.length - len(self.encoder.opening)
@@ -272,13 +285,13 @@ class _Packing:
             piece = slice(starts[number], starts[number] + room)
             yield self._opened(tokens[piece], counted[piece])
 
-    def _joined(self, source: HealingSource) -> Iterator[_Sequence]:
+    def _joined(self, source: HealingSource, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
         """Yield sequences of rows that run together."""
         end = self.encoder.tokenizer.eos_token_id
         between = [] if end is None else [int(end)]
         room = self.length - len(self.encoder.opening)
         tokens, counted = list[int](), list[bool]()
-        for row in source.rows():
+        for row in rows:
             tokens += [*row.tokens, *between]
             counted += [*self._counted(row, source), *(True for _ in between)]
             while len(tokens) >= room:
