@@ -140,8 +140,7 @@ class PromptAnswers:
 
     def source(self, share: Fraction) -> HealingSource:
         """Return the text that the answers are."""
-        more = "give more prompts, or longer answers, or ask for fewer 'tokens'"
-        return HealingSource(self.path, share, self.rows, more=more)
+        return HealingSource(self.path, share, self.rows, answered=True)
 
     # --------------------------------------------------------------------------------- on the disk
 

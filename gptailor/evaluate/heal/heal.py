@@ -212,7 +212,16 @@ class Healer:
             checked = teachers.plans[name]
             chats = TeacherChats(checked, name or checked.tokenizer_model.name)
             if text.answers is None:
-                sources.append(file_source(path, text.share, encoder, healing.seed, chats))
+                sources.append(
+                    file_source(
+                        path,
+                        text.share,
+                        encoder,
+                        healing.seed,
+                        chats,
+                        only_answers=healing.only_answers,
+                    )
+                )
                 continue
             answering.append(teachers.contents(name))
             parts = self._run, _read(answering[-1]), tokenizer, chats.template
