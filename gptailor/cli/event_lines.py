@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TypeVar, final
 
 from gptailor.cli import options
@@ -13,6 +14,7 @@ from gptailor.plan.events import (
     HealingReused,
     HealingStart,
     HealStep,
+    TeacherAnswered,
     TeacherRead,
 )
 from gptailor.report.quantities import bytes_in_words, duration, millions
@@ -63,6 +65,9 @@ class RepairLines:
                     f"healing {layers} layers: {millions(numbers)} numbers learn from "
                     f"{tokens:,} tokens, {bytes_in_words(size)} beside the model"
                 )
+            case TeacherAnswered(file, done, total) if self._due(end=not done):
+                name = Path(file).name
+                self._say(f"healing: the teacher answers '{name}', {done:,} of {total:,} tokens")
             case TeacherRead(done, total) if self._due():
                 self._say(f"healing: the teacher reads, {done / total:.0%} of the text")
             case HealStep(done, total) if self._due(end=done == total):

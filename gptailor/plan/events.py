@@ -76,6 +76,16 @@ class HealingReused:
 
 @final
 @dataclass(frozen=True)
+class TeacherAnswered:
+    """A text's teacher has answered the prompts of a file by `done` tokens of `total`."""
+
+    file: str
+    done: int
+    total: int
+
+
+@final
+@dataclass(frozen=True)
 class TeacherRead:
     """The teacher has predicted from `done` tokens of `total`."""
 
@@ -136,6 +146,7 @@ Event: TypeAlias = (
     | GapBridged
     | HealingStart
     | HealingReused
+    | TeacherAnswered
     | TeacherRead
     | HealStep
     | HealingEnd

@@ -183,7 +183,8 @@ _FITTED, _TAUGHT = 2, 5
 """How often the texts of bridging and of healing are read.
 
 The whole plan and the cut plan read a bridge's text. Healing reads its text with the teacher,
-forward, and twice as much back; docs/healing.md measured a quarter more."""
+forward, and twice as much back; docs/healing.md measured a quarter more. A teacher's answers are
+made once for all plans, and don't count."""
 
 _BYTES = 3
 """The fewest bytes of a token, in texts that people write."""
@@ -208,8 +209,9 @@ def repair_cost(trials: Trials, budget: Budget) -> float | None:
     )
     if budget.final == "healed" and plan.heal is not None:
         healed = plan.heal.tokens or HEAL_TOKENS
-        tokens_read = sum(_read_of(plan, text.file, healed) for text in plan.heal.on)
-        cost += _TAUGHT * min(healed, tokens_read)
+        answered = any(text.answers is not None for text in plan.heal.on)
+        available = sum(_read_of(plan, text.file, healed) for text in plan.heal.on)
+        cost += _TAUGHT * (healed if answered else min(healed, available))
     return cost / tokens
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gptailor.cli.event_lines import RepairLines
-from gptailor.plan.events import HealingEnd
+from gptailor.plan.events import HealingEnd, TeacherAnswered
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_what_healing_came_to(losses: tuple[float, float, float], expected: str)
     RepairLines(said.append)(end)
     RepairLines(said.append, ends=False)(end)
     assert said == [f"healed on 4,096 tokens: {expected} (on 512 tokens held out)"]
+
+
+def test_what_the_teachers_answers_take_is_said_before_they_are_made() -> None:
+    said: list[str] = []
+    lines = RepairLines(said.append)
+    for done in (0, 100, 2048):
+        lines(TeacherAnswered("/data/prompts.jsonl", done, 2048))
+    assert said == ["healing: the teacher answers 'prompts.jsonl', 0 of 2,048 tokens"]

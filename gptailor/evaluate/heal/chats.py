@@ -43,9 +43,14 @@ class TeacherChats:
         return tokenizer
 
     @property
+    def template(self) -> object:
+        """The teacher's chat template, or its templates by name; None without any."""
+        return self._tokenizer.chat_template or None
+
+    @property
     def available(self) -> bool:
         """Whether the teacher has a chat template."""
-        return bool(self._tokenizer.chat_template)
+        return self.template is not None
 
     def texts(self, path: Path, chats: Sequence[tuple[Sequence[Message], bool]]) -> list[str]:
         """Return chats of a file as text, each with whether an answer begins.

@@ -2,10 +2,10 @@
 
 import gc
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, final
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import halves_are_quick
 from gptailor.evaluate.forward.requests import LiveModel
+from gptailor.evaluate.heal.answers import AnsweringTeacher, PromptAnswers
 from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.heal.kept import HealingStore, KnownHealing, working_folder
 from gptailor.evaluate.heal.learning import (
@@ -26,19 +27,26 @@ from gptailor.evaluate.heal.learning import (
     WholeWeights,
     matched,
 )
-from gptailor.evaluate.heal.teacher import Predictions, TaughtSequences
+from gptailor.evaluate.heal.teacher import Predictions, TaughtSequences, Teachers
 from gptailor.evaluate.heal.text import (
+    HealingSource,
     HealingTexts,
     LearnedText,
     file_source,
     healing_texts,
+    sequence_length,
 )
 from gptailor.evaluate.heal.train import HealingMemory, Student, Training
-from gptailor.evaluate.kept_tensors import environment, kept_home
+from gptailor.evaluate.kept_tensors import (
+    KEPT_BYTES,
+    TensorStore,
+    environment,
+    kept_home,
+)
 from gptailor.evaluate.live.content_keys import Content, ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
-from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
 from gptailor.methods import rounding
 from gptailor.plan.events import (
     HealingEnd,
@@ -125,12 +133,14 @@ class Healer:
         healing = resolved.healing
         assert healing is not None, "a plan that heals"
         plan = resolved.declared
-        teachers = {name: self._teacher(resolved, name) for name in healing.teachers}
-        texts = self._texts(plan, healing, teachers)
+        encoder = self._encoder(plan)
         unlearned = self._stitcher(self.models, None).contents(resolved)
-        length = texts.learned.tokens.shape[1]
+        length = sequence_length(encoder, healing.tokens)
         memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory)
         room = memory.weights()
+        plans = {name: self._teacher(resolved, name) for name in healing.teachers}
+        teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
+        texts = self._texts(plan, healing, encoder, teachers, on_event)
         start = HealingStart(len(healing.indices), memory.numbers, texts.tokens, memory.bytes)
         student = self._stitcher(self.models, room)
         begun = student.contents(resolved)
@@ -144,6 +154,7 @@ class Healer:
         healing_result = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
             if healing_result is not None:
+                teachers.release()
                 on_event(HealingReused())
                 learning = self._learning(student, student.live(contents), contents, healing)
                 learning.take(healing_result.parameters)
@@ -162,7 +173,7 @@ class Healer:
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
                     training = Training(runner, learning, (learned, held), folder, key)
-                    with _explained(contents, texts):
+                    with _explained([contents], texts.paths):
                         training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
                     healing_result = KnownHealing(learning.parameters, *losses, training.best)
@@ -177,31 +188,60 @@ class Healer:
         """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
         return Stitcher(models, device=self.device, dtype=self.dtype, memory=memory)
 
-    def _texts(
-        self, plan: Plan, healing: Healing, teachers: Mapping[str | None, Checked]
-    ) -> HealingTexts:
+    def _encoder(self, plan: Plan) -> TokenEncoder:
         tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
-        encoder = TokenEncoder(tokenizer, position_count(configuration(self._config)))
-        chats = {
-            name: TeacherChats(teacher, name or teacher.tokenizer_model.name)
-            for name, teacher in teachers.items()
-        }
-        sources = [
-            file_source(
-                calibration_path(plan, text.file), text.share, encoder, healing.seed,
-                chats[text.teacher],
+        return TokenEncoder(tokenizer, position_count(configuration(self._config)))
+
+    def _texts(
+        self,
+        plan: Plan,
+        healing: Healing,
+        encoder: TokenEncoder,
+        teachers: Teachers,
+        on_event: OnEvent,
+    ) -> HealingTexts:
+        """Return the sequences of all texts; teachers answer prompts where the plan asks for it."""
+        store = TensorStore(kept_home() / "answers", KEPT_BYTES)
+        tokenizer = tokenizer_digest(tokenizer_owner(plan, self.models))
+        sources, answering = list[HealingSource](), list[ModelContents]()
+        for text in healing.texts:
+            path, name = calibration_path(plan, text.file), text.teacher
+            checked = teachers.plans[name]
+            chats = TeacherChats(checked, name or checked.tokenizer_model.name)
+            if text.answers is None:
+                sources.append(
+                    file_source(
+                        path,
+                        text.share,
+                        encoder,
+                        healing.seed,
+                        chats,
+                        only_answers=healing.only_answers,
+                    )
+                )
+                continue
+            answering.append(teachers.contents(name))
+            parts = self._run, answering[-1].instructions, tokenizer, chats.template
+            teacher = AnsweringTeacher(partial(teachers.live, name), chats, repr(parts))
+            answers = PromptAnswers(
+                path, text.answers, teacher, encoder, healing.seed, store, on_event
             )
-            for text in healing.texts
-        ]  # fmt: skip
+            sources.append(answers.source(text.share))
         exactly = plan.heal is not None and plan.heal.tokens is not None
-        return healing_texts(
-            sources, healing.tokens, encoder, healing.seed,
-            exactly=exactly, only_answers=healing.only_answers,
-        )  # fmt: skip
+        with _explained(answering, [source.path for source in sources]):
+            return healing_texts(
+                sources, healing.tokens, encoder, healing.seed,
+                exactly=exactly, only_answers=healing.only_answers,
+            )  # fmt: skip
 
     @property
     def _config(self) -> Mapping[str, object]:
         return self.models["base"].config
+
+    @property
+    def _run(self) -> tuple[object, ...]:
+        """What changes the numbers that a model computes, beside the model and its inputs."""
+        return self.device.type, self.dtype, self.memory is None, environment()
 
     def _fast(self) -> torch.dtype:
         """Return bfloat16 if the device multiplies it faster than float32, else float32.
@@ -224,7 +264,7 @@ class Healer:
 
     def _taught(
         self,
-        teachers: Mapping[str | None, Checked],
+        teachers: Teachers,
         healing: Healing,
         texts: HealingTexts,
         vocabulary: int,
@@ -235,26 +275,21 @@ class Healer:
 
         One teacher after the other is on the device.
         """
-        names = list(teachers)
-        of_text = torch.tensor([names.index(text.teacher) for text in healing.texts])
+        of_text = torch.tensor([teachers.names.index(text.teacher) for text in healing.texts])
         sets = {"learned": texts.learned, "held": texts.held}
         parts: dict[str, list[Predictions]] = {name: [] for name in sets}
         total = sum(sequences.tokens.numel() for sequences in sets.values())
         read = 0
-        for number, teacher in enumerate(teachers.values()):
-            stitcher = self._stitcher(teacher.models, self.memory)
-            taught = stitcher.contents(teacher.resolved)
-            live = cache(partial(stitcher.live, taught))
+        for number, teacher in enumerate(teachers.names):
             for name, sequences in sets.items():
                 own = sequences.tokens[of_text[sequences.texts] == number]
                 predictions = Predictions(folder / f"{name}-{number}", own, vocabulary)
                 reading = _Reading(on_event, read, total)
-                with _explained(taught, texts):
-                    predictions.learn(live, self.device, reading)
+                with _explained([teachers.contents(teacher)], texts.paths):
+                    predictions.learn(partial(teachers.live, teacher), self.device, reading)
                 parts[name].append(predictions)
                 read += own.numel()
-            del stitcher, live, predictions
-            gc.collect()
+        teachers.release()
         learned, held = (
             TaughtSequences(sequences, parts[name], of_text[sequences.texts])
             for name, sequences in sets.items()
@@ -283,20 +318,16 @@ class Healer:
     def _key(
         self,
         contents: ModelContents,
-        teachers: Mapping[str | None, Checked],
+        teachers: Teachers,
         healing: Healing,
         texts: HealingTexts,
     ) -> str:
         """Return a hash of everything that decides the result."""
-        taught = [
-            self._stitcher(teacher.models, None).contents(teacher.resolved).instructions
-            for teacher in teachers.values()
-        ]
+        taught = [teachers.contents(name).instructions for name in teachers.names]
         unnamed = tuple(replace(text, file="") for text in healing.texts)
         parts = (
             contents.instructions, taught, [file.digest for file in texts.files],
-            replace(healing, texts=unnamed), self.device.type, self.dtype, self.memory is None,
-            environment(),
+            replace(healing, texts=unnamed), self._run,
         )  # fmt: skip
         key = hashlib.sha256(repr(parts).encode())
         for part in (texts.learned, texts.held):
@@ -323,15 +354,15 @@ class _Reading:
 
 
 @contextmanager
-def _explained(contents: ModelContents, texts: HealingTexts) -> Iterator[None]:
+def _explained(models: Sequence[ModelContents], texts: Sequence[Path]) -> Iterator[None]:
     """Turn NotFiniteError into HealError, which names the tensor that isn't finite or the text."""
     try:
         yield
     except NotFiniteError as error:
-        if (broken := not_finite(contents)) is not None:
+        if (broken := next(filter(None, map(not_finite, models)), None)) is not None:
             help_ = "fetch the file again, or name another model"
             raise HealError("C809", f"'heal' can't learn: {error}: {broken}", help_) from None
-        paths = listed(str(file.path) for file in texts.files)
+        paths = listed(map(str, texts))
         message = f"'heal' can't learn: {error} on {paths}, and all stored tensors are finite"
         raise HealError("C809", message, "heal on other text, or from another model") from None
 

@@ -1,8 +1,9 @@
 """The teacher's predictions after each token, computed once and kept on disk, compactly."""
 
+import gc
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,19 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluate.heal.learning import NotFiniteError
 from gptailor.evaluate.heal.text import PackedSequences
+from gptailor.evaluate.live.content_keys import ModelContents
+from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives.kl import grouped
 from gptailor.evaluate.scores import Failure
 from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
 from gptailor.plan.faults import TailorError
+from gptailor.program.sources import Checked
 
 TAUGHT = 128
 """Number of the teacher's likeliest tokens that are kept for each prediction: 1 KiB.
@@ -34,6 +39,58 @@ _AT_ONCE = 2**16
 A killed run continues after its last sound chunk.
 """
 _DONE = "teacher.json"
+
+
+def teacher_error(failed: Failure) -> NotFiniteError | TailorError:
+    """Return the error for a teacher that failed."""
+    if failed.reason == "nan":
+        return NotFiniteError("its teacher's predictions are NaN")
+    return TailorError(f"the teacher of 'heal' fails: {failed.message}")
+
+
+@final
+class Teachers:
+    """The teachers of a healing, each a plan beside its models; one at a time is on the device.
+
+    `stitcher` returns a stitcher of some models. A teacher without a name is the plan with nothing
+    dropped.
+    """
+
+    def __init__(
+        self,
+        plans: Mapping[str | None, Checked],
+        stitcher: Callable[[Mapping[str, Opened]], Stitcher],
+    ) -> None:
+        self.plans = plans
+        self._stitcher = stitcher
+        self._contents: dict[str | None, ModelContents] = {}
+        self._live: tuple[str | None, LiveModel] | None = None
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """The names of the teachers, in order."""
+        return tuple(self.plans)
+
+    def contents(self, name: str | None) -> ModelContents:
+        """Return the contents of a teacher's live model."""
+        if name not in self._contents:
+            teacher = self.plans[name]
+            self._contents[name] = self._stitcher(teacher.models).contents(teacher.resolved)
+        return self._contents[name]
+
+    def live(self, name: str | None) -> LiveModel:
+        """Return a teacher's live model; the one before it leaves the device."""
+        if self._live is None or self._live[0] != name:
+            self.release()
+            teacher = self.plans[name]
+            stitcher = self._stitcher(teacher.models)
+            self._live = name, stitcher.live(stitcher.contents(teacher.resolved))
+        return self._live[1]
+
+    def release(self) -> None:
+        """Take the last live model from the device."""
+        self._live = None
+        gc.collect()
 
 
 @final
@@ -121,9 +178,7 @@ class Predictions:
             requests = [Request(tuple(row), 1) for row in chunk.tolist()]
             results = evaluator.run(live, [Work(requests, self._keep)])
             if isinstance(results, Failure):
-                if results.reason == "nan":
-                    raise NotFiniteError("its teacher's predictions are NaN")
-                raise TailorError(f"the teacher of 'heal' fails: {results.message}")
+                raise teacher_error(results)
             rows = slice(start * self.per_sequence, (start + len(chunk)) * self.per_sequence)
             values = torch.cat(results[0])
             self.tokens[rows] = values[:, : self.kept].int()

@@ -51,7 +51,6 @@ class EncodedRow:
 
     tokens: tuple[int, ...]
     answer: int | None = None
-    line: int | None = None
 
 
 @final
@@ -59,29 +58,49 @@ class EncodedRow:
 class HealingSource:
     """A file, its share of the tokens, and a function that yields its rows in drawn order.
 
-    A `whole` text has no rows: it is one row, and its sequences are drawn instead.
+    The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
+    one row, and its sequences are drawn instead. Texts that are `answered` by a teacher are read
+    after the others.
     """
 
     path: Path
     share: Fraction
-    rows: Callable[[], Iterator[EncodedRow]]
+    rows: Callable[[int], Iterator[EncodedRow]]
     whole: bool = False
+    answered: bool = False
 
 
 _AT_ONCE = 256
 """Rows whose chats are rendered at once."""
 
 
+MORE_PROMPTS = "give more prompts, or longer answers, or ask for fewer 'tokens'"
+"""The remedy if the answers to a file of prompts are too short."""
+
+
 def file_source(
-    path: Path, share: Fraction, encoder: TokenEncoder, seed: int, chats: TeacherChats | None = None
+    path: Path,
+    share: Fraction,
+    encoder: TokenEncoder,
+    seed: int,
+    chats: TeacherChats | None = None,
+    *,
+    only_answers: bool = False,
 ) -> HealingSource:
     """Return the source of a file of text; `chats` renders its rows of messages.
 
-    Raises CalibrationError as `read_texts_and_chats` does.
+    Raises CalibrationError as `read_texts_and_chats` does; with `only_answers` also C804 for a row
+    without an answer.
     """
     rows = read_texts_and_chats(path)
+    for row in rows if only_answers else ():
+        answered = row.asked != row if isinstance(row, Chat) else isinstance(row, Exchange)
+        if not answered:
+            message = "'loss answers' needs rows with an answer, and this one has none"
+            help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
+            raise CalibrationError("C804", message, path, row.line, help_)
 
-    def encoded() -> Iterator[EncodedRow]:
+    def encoded(_wanted: int) -> Iterator[EncodedRow]:
         numbers = order(len(rows), seed)
         for at in range(0, len(rows), _AT_ONCE):
             drawn = [rows[number] for number in numbers[at : at + _AT_ONCE]]
@@ -92,7 +111,7 @@ def file_source(
                 else:
                     before = row.context.rstrip() if isinstance(row, Exchange) else None
                     text = whole_text(row)
-                yield _encoded(before, text, encoder, row.line)
+                yield _encoded(before, text, encoder)
 
     return HealingSource(path, share, encoded, whole=rows[0].line is None)
 
@@ -111,11 +130,11 @@ def _chat_texts(
         yield (None if messages == row.messages else start), text
 
 
-def _encoded(before: str | None, text: str, encoder: TokenEncoder, line: int | None) -> EncodedRow:
+def _encoded(before: str | None, text: str, encoder: TokenEncoder) -> EncodedRow:
     """Return a row's tokens; its answer begins where they differ from those of `before`."""
     tokens = encoder.plain(text)
     answer = None if before is None else common_length(encoder.plain(before), tokens)
-    return EncodedRow(tokens, answer, line)
+    return EncodedRow(tokens, answer)
 
 
 def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
@@ -164,9 +183,19 @@ class HealingTexts:
     held: PackedSequences
 
     @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return [file.path for file in self.files]
+
+    @property
     def tokens(self) -> int:
         """The number of tokens to learn from."""
         return self.learned.tokens.numel()
+
+
+def sequence_length(encoder: TokenEncoder, tokens: int) -> int:
+    """Return the number of tokens of a sequence of a healing on so many tokens."""
+    return min(HEALING_WINDOW, step_tokens(tokens), encoder.positions or HEALING_WINDOW)
 
 
 def healing_texts(
@@ -186,31 +215,29 @@ def healing_texts(
     are left out. Each text has its share of the sequences. Without `exactly` there are fewer
     sequences if a text is too short for its share.
 
-    Raises CalibrationError: C804 for a row without an answer if only answers count, C806 for a
-    text that is too short.
+    Raises CalibrationError: C806 for a text that is too short, and as the sources do.
     """
-    length = min(HEALING_WINDOW, step_tokens(tokens), encoder.positions or HEALING_WINDOW)
+    length = sequence_length(encoder, tokens)
     total = max(1, tokens // length)
     ends = [int(total * share) for share in accumulate(source.share for source in sources)]
     learned = [max(1, end - start) for start, end in pairwise([0, *ends])]
     needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
     packing = _Packing(encoder, length, seed, only_answers)
-    drawn = [
-        list(islice(packing.sequences(source), count))
-        for source, count in zip(sources, needed, strict=True)
-    ]
-    shares = [Fraction(len(d), count) for d, count in zip(drawn, needed, strict=True)]
-    taken = [max(2, int(count * min(shares))) for count in needed]
-    for source, sequences, want in zip(sources, drawn, needed if exactly else taken, strict=True):
-        if len(sequences) < want:
-            available = f"{length * len(sequences):,} tokens in whole sequences of {length}"
+    drawn: dict[int, list[_Sequence]] = {}
+    for text in sorted(range(len(sources)), key=lambda text: sources[text].answered):
+        source, count = sources[text], needed[text]
+        drawn[text] = list(islice(packing.sequences(source, count), count))
+        least = count if exactly else 2
+        if len(drawn[text]) < least:
+            available = f"{length * len(drawn[text]):,} tokens in whole sequences of {length}"
             user = "'heal'" if len(sources) == 1 else "its share of 'heal'"
-            help_ = ""
-            if exactly:
-                share = f"every {HELD_OUT_EVERY}th of these sequences is held out"
-                help_ = f"{FEWER_TOKENS}; {share}"
-            raise too_short(source.path, available, user, length * want, help_)
-    parts = [_tensors(d[:n], text) for text, (d, n) in enumerate(zip(drawn, taken, strict=True))]
+            remedy = MORE_PROMPTS if source.answered else FEWER_TOKENS
+            rule = f"{remedy}; every {HELD_OUT_EVERY}th of these sequences is held out"
+            help_ = rule if exactly else ""
+            raise too_short(source.path, available, user, length * least, help_)
+    smallest = min(Fraction(len(drawn[text]), count) for text, count in enumerate(needed))
+    taken = [max(2, int(count * smallest)) for count in needed]
+    parts = [_tensors(drawn[text][:count], text) for text, count in enumerate(taken)]
     held = [_held_out(count) for count in taken]
     files = tuple(
         LearnedText(source.path, of_file(source.path), int((~mask).sum()) * length)
@@ -265,32 +292,33 @@ class _Packing:
     seed: int
     only_answers: bool
 
-    def sequences(self, source: HealingSource) -> Iterator[_Sequence]:
+    def sequences(self, source: HealingSource, count: int) -> Iterator[_Sequence]:
         """Yield a text's sequences in drawn order, each with a counted prediction."""
-        made = self._pieces(source) if source.whole else self._joined(source)
+        rows = source.rows(count * self.length)
+        made = self._pieces(rows) if source.whole else self._joined(rows)
         return (one for one in made if any(one[1][1:]))
 
-    def _pieces(self, source: HealingSource) -> Iterator[_Sequence]:
+    def _pieces(self, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
         """Yield the pieces of a text without rows, which is cut before the drawing."""
         tokens, counted = list[int](), list[bool]()
-        for row in source.rows():
+        for row in rows:
             tokens += row.tokens
-            counted += self._counted(row, source)
+            counted += self._counted(row)
         room = self.length - len(self.encoder.opening)
         starts = range(0, len(tokens) - room + 1, room)
         for number in order(len(starts), self.seed):
             piece = slice(starts[number], starts[number] + room)
             yield self._opened(tokens[piece], counted[piece])
 
-    def _joined(self, source: HealingSource) -> Iterator[_Sequence]:
+    def _joined(self, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
         """Yield sequences of rows that run together."""
         end = self.encoder.tokenizer.eos_token_id
         between = [] if end is None else [int(end)]
         room = self.length - len(self.encoder.opening)
         tokens, counted = list[int](), list[bool]()
-        for row in source.rows():
+        for row in rows:
             tokens += [*row.tokens, *between]
-            counted += [*self._counted(row, source), *(True for _ in between)]
+            counted += [*self._counted(row), *(True for _ in between)]
             while len(tokens) >= room:
                 yield self._opened(tokens[:room], counted[:room])
                 del tokens[:room], counted[:room]
@@ -300,12 +328,8 @@ class _Packing:
         first = [not self.only_answers] * len(opening)
         return [*opening, *tokens], [*first, *counted]
 
-    def _counted(self, row: EncodedRow, source: HealingSource) -> list[bool]:
+    def _counted(self, row: EncodedRow) -> list[bool]:
         """Return for each token of a row whether its prediction counts."""
-        if not self.only_answers:
-            return [True] * len(row.tokens)
-        if row.answer is None:
-            message = "'loss answers' needs rows with an answer, and this one has none"
-            help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
-            raise CalibrationError("C804", message, source.path, row.line, help_)
-        return [place >= row.answer for place in range(len(row.tokens))]
+        begin = 0 if not self.only_answers else row.answer
+        assert begin is not None, "rows with answers"
+        return [place >= begin for place in range(len(row.tokens))]

@@ -10,10 +10,12 @@ from itertools import takewhile
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -31,7 +33,7 @@ from gptailor.evaluate.objectives.base import (
 )
 from gptailor.evaluate.objectives.datasets import Exchange, joined_text, read_exchanges
 from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
-from gptailor.evaluate.scores import Score, mean
+from gptailor.evaluate.scores import NotANumberError, Score, mean
 from gptailor.plan.plan import Objective
 
 _BATCH_TOKENS = 8192
@@ -77,14 +79,65 @@ def greedy(
     length run together, padded on the left. A batch holds at most `batch_tokens` tokens, including
     those to be generated. Of the model's own generation settings only the end tokens count.
     """
+    texts = []
+    made = continued(model, tokenizer, prompts, batch_tokens)
+    for prompt, continuation in zip(prompts, made, strict=True):
+        text = str(tokenizer.decode([*continuation.tokens], skip_special_tokens=True))
+        stops = [at for stop in prompt.stops if (at := text.find(stop)) >= 0]
+        texts.append(text[: min(stops, default=None)])
+    return texts
+
+
+@final
+@dataclass(frozen=True)
+class Continuation:
+    """The tokens that a model generated after a prompt, and the end token behind them, if any."""
+
+    tokens: tuple[int, ...]
+    end: int | None
+
+
+def continued(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    batch_tokens: int,
+    *,
+    temperature: float = 0.0,
+    seeds: Sequence[int] = (),
+) -> list[Continuation]:
+    """Generate tokens after each prompt as `greedy` does, up to the first stop or beyond it.
+
+    With a temperature above 0 each token is drawn, by random numbers of the prompt's own seed.
+    """
     ordered = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
-    texts = [""] * len(prompts)
+    made: dict[int, Continuation] = {}
     with torch.no_grad(), _settings(model, tokenizer) as settings:
         for batch in _batches(ordered, prompts, batch_tokens):
-            answers = _decode(model, tokenizer, [prompts[i] for i in batch], settings)
-            for number, text in zip(batch, answers, strict=True):
-                texts[number] = text
-    return texts
+            drawing = _Drawing(temperature, [seeds[i] for i in batch]) if temperature else None
+            rows = _decode(model, tokenizer, [prompts[i] for i in batch], settings, drawing)
+            made |= zip(batch, rows, strict=True)
+    return [made[number] for number in range(len(prompts))]
+
+
+@final
+class _Drawing(LogitsProcessor):
+    """Leaves in each row of logits the one token that is drawn."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(
+        self, input_ids: Int64[Tensor, " batch length"], scores: Float[Tensor, " batch vocab"]
+    ) -> Float[Tensor, " batch vocab"]:
+        sums = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        if not bool(sums[:, -1].isfinite().all()):
+            raise NotANumberError("the model's predictions are NaN")
+        drawn = [torch.rand((), dtype=torch.float64, generator=each) for each in self.generators]
+        below = torch.stack(drawn).to(sums.device)[:, None] * sums[:, -1:]
+        tokens = (sums <= below).sum(dim=-1, keepdim=True).clamp_max(sums.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
 
 
 @final
@@ -102,7 +155,8 @@ class _Stop(StoppingCriteria):
         done = []
         for prompt, row in zip(self.prompts, input_ids[:, self.width :].tolist(), strict=True):
             full = len(row) >= prompt.most
-            text = "" if full else str(self.tokenizer.decode(row, skip_special_tokens=True))
+            read = prompt.stops and not full
+            text = str(self.tokenizer.decode(row, skip_special_tokens=True)) if read else ""
             done.append(full or any(stop in text for stop in prompt.stops))
         return torch.tensor(done, device=input_ids.device)
 
@@ -161,7 +215,8 @@ def _decode(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     settings: GenerationConfig,
-) -> list[str]:
+    drawing: LogitsProcessor | None,
+) -> list[Continuation]:
     width = max(len(prompt.tokens) for prompt in prompts)
     pad = int(settings.pad_token_id)
     rows = [[pad] * (width - len(p.tokens)) + list(p.tokens) for p in prompts]
@@ -173,15 +228,16 @@ def _decode(
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=settings,
         stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, prompts, width)]),
+        logits_processor=LogitsProcessorList([] if drawing is None else [drawing]),
     )
     ends = set(settings.eos_token_id or ())
-    texts = []
+    made = []
     for prompt, row in zip(prompts, generated[:, width:].tolist(), strict=True):
-        new = list(takewhile(lambda token: token not in ends, row[: prompt.most]))
-        text = str(tokenizer.decode(new, skip_special_tokens=True))
-        stops = [at for stop in prompt.stops if (at := text.find(stop)) >= 0]
-        texts.append(text[: min(stops, default=None)])
-    return texts
+        new = tuple(takewhile(lambda token: token not in ends, row[: prompt.most]))
+        made.append(
+            Continuation(new, row[len(new)] if len(new) < len(row[: prompt.most]) else None)
+        )
+    return made
 
 
 _SPARE_TOKENS = 8

@@ -138,6 +138,9 @@ CHAT = (
 )
 
 
+ANSWERED = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "xyz"}]
+
+
 def counted_text(folder: Path, name: str, *, template: str | None = None) -> list[str]:
     """The letters of each sequence, those whose prediction counts as capitals."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -145,7 +148,7 @@ def counted_text(folder: Path, name: str, *, template: str | None = None) -> lis
     encoder = TokenEncoder(tokenizer, 16)
     chats = TeacherChats.__new__(TeacherChats)
     chats.__dict__.update(name="math", _tokenizer=tokenizer)
-    source = file_source(folder / name, Fraction(1), encoder, 0, chats)
+    source = file_source(folder / name, Fraction(1), encoder, 0, chats, only_answers=True)
     found = healing_texts([source], 16, encoder, 0, exactly=False, only_answers=True)
     shown = []
     for part in (found.learned, found.held):
@@ -187,9 +190,9 @@ def test_the_last_answer_of_messages_counts(folder: Path) -> None:
     [
         ({"text": "abc"}, None, "C804", "'loss answers' needs rows with an answer"),
         ({"messages": [{"role": "user", "content": "abc"}]}, CHAT, "C804", "needs rows with an"),
-        ({"messages": [{"role": "user", "content": "abc"}]}, None, "C812",
+        ({"messages": ANSWERED}, None, "C812",
          "rows of 'messages' need a chat template, and 'math' has none"),
-        ({"messages": [{"role": "user", "content": "abc"}]}, "{{ raise_exception('no') }}", "C812",
+        ({"messages": ANSWERED}, "{{ raise_exception('no') }}", "C812",
          "the chat template of 'math' fails: no; give rows of 'prompt' or 'text'"),
         ({"messages": []}, CHAT, "C804", "'messages' is a list of messages"),
         ({"messages": ["abc"]}, CHAT, "C804", "a message is an object with 'role' and 'content'"),
