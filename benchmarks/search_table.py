@@ -25,19 +25,22 @@ LAYERS: Final = 30
 FIRST, LAST, DROPPED = 18, 27, 3
 """The layers that may be dropped, and how many are."""
 MODELS: Final = ("math", "chat", "code")
-LEAST, MOST = 0.0, 0.6
-"""The least and the greatest weight of a model."""
 CUTS: Final = tuple(combinations(range(FIRST, LAST + 1), DROPPED))
 FILE: Final = Path(__file__).with_name("search_table.npz")
 
 
-def space_text(models: Sequence[str]) -> str:
-    """Return the open plan of the table, over models that statements name."""
-    numbers = [f"of_{name}" for name in MODELS]
+def space_text(models: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
+    """Return the open plan of weights, over models that statements name.
+
+    A model with one weight has a fixed number.
+    """
     lines = ["tailor 1", *models]
-    lines += [f"let {number} = {LEAST}..{MOST}" for number in numbers]
-    weights = ", ".join(numbers)
-    lines.append(f"whole from {', '.join(MODELS)} by task_arithmetic(weight=({weights}))")
+    numbers = []
+    for name, known in zip(MODELS, weights, strict=True):
+        numbers.append(f"of_{name}" if len(known) > 1 else f"{known[0]}")
+        lines += [f"let of_{name} = {known[0]}..{known[-1]}"] if len(known) > 1 else []
+    recipe = f"task_arithmetic(weight=({', '.join(numbers)}))"
+    lines.append(f"whole from {', '.join(MODELS)} by {recipe}")
     lines.append(f"drop any {DROPPED} of L{FIRST}..L{LAST}")
     return "\n".join([*lines, ""])
 
@@ -99,34 +102,40 @@ class Measured:
     def space(self) -> Space:
         """The space of the table."""
         names = ("base", *MODELS)
-        text = space_text([f'model {name} = "./{name}"' for name in names])
+        text = space_text([f'model {name} = "./{name}"' for name in names], self.table.weights)
         return space_of(gptailor.loads(text), LAYERS)
 
     @cached_property
-    def _genes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The genes of the dropped layers and of the models' weights, in order."""
-        drops = [[bit.name for bit in self.space.bits].index(f"drop L{layer}")
-                 for layer in range(FIRST, LAST + 1)]  # fmt: skip
-        names = [real.name for real in self.space.reals]
-        weights = [next(i for i, name in enumerate(names) if f"of_{model}" in name)
-                   for model in MODELS]  # fmt: skip
-        return np.array(drops), np.array(weights)
+    def _drops(self) -> np.ndarray:
+        """The genes of the layers that may be dropped, in order."""
+        names = [bit.name for bit in self.space.bits]
+        return np.array([names.index(f"drop L{layer}") for layer in range(FIRST, LAST + 1)])
+
+    def _weights(self, population: Genome) -> np.ndarray:
+        """Return the weights of each model, as places among its measured ones, `[n, model]`."""
+        names = [real.name.split()[-1] for real in self.space.reals]
+        reals = np.asarray(population.reals, np.float64)
+        found = np.zeros((len(reals), len(MODELS)))
+        for model, known in enumerate(self.table.weights):
+            if len(known) > 1:
+                share = reals[:, names.index(f"of_{MODELS[model]}")]
+                weight = known[0] + (known[-1] - known[0]) * share
+                found[:, model] = np.interp(weight, known, range(len(known)))
+        return found
 
     def each(self, population: Genome) -> np.ndarray:
         """Return the losses of genomes on all samples of both sources, `[n, sample]`."""
-        drops, weights = self._genes
-        dropped = np.asarray(population.bits)[:, drops]
+        dropped = np.asarray(population.bits)[:, self._drops]
         cuts = [1 + CUTS.index(tuple(FIRST + np.flatnonzero(row))) for row in dropped]
-        asked = LEAST + (MOST - LEAST) * np.asarray(population.reals, np.float64)[:, weights]
-        low, share = np.zeros(asked.shape, int), np.zeros(asked.shape)
-        for model, known in enumerate(self.table.weights):
-            places = np.interp(asked[:, model], known, range(len(known)))
-            low[:, model] = np.clip(np.floor(places), 0, len(known) - 2)
-            share[:, model] = places - low[:, model]
+        places = self._weights(population)
+        most = np.array([len(known) - 1 for known in self.table.weights])
+        low = np.minimum(np.floor(places).astype(int), np.maximum(most - 1, 0))
+        share = places - low
         found = np.zeros((len(cuts), self.table.losses.shape[-1]))
         for corner in product((0, 1), repeat=len(MODELS)):
             factor = np.where(corner, share, 1 - share).prod(axis=1)
-            found += factor[:, None] * self.table.losses[*(low + corner).T, cuts]
+            at = np.minimum(low + corner, most)
+            found += factor[:, None] * self.table.losses[*at.T, cuts]
         return found
 
     def count(self, share: float) -> int:

@@ -37,9 +37,7 @@ from benchmarks.search_table import (  # noqa: E402
     FIRST,
     LAST,
     LAYERS,
-    LEAST,
     MODELS,
-    MOST,
     Table,
     space_text,
 )
@@ -145,10 +143,12 @@ def closed(model: Path, recipe: Sequence[float], cut: Sequence[int]) -> Plan:
 class Samples:
     """The samples of all sources as one batch, and gptailor's own trials on them."""
 
-    def __init__(self, folder: Path, model: Path, data: Path | None) -> None:
-        self.model = model
+    def __init__(
+        self, folder: Path, model: Path, data: Path | None, weights: Sequence[Sequence[float]]
+    ) -> None:
+        self.model, self.weights = model, weights
         files = write_samples(folder, model, data)
-        self.open = gptailor.loads(space_text(models_text(model)))
+        self.open = gptailor.loads(space_text(models_text(model), weights))
         bound, models, _ = opened(self.open)
         self.trials = Trials(
             bound,
@@ -242,9 +242,9 @@ def losses(model: PreTrainedModel, states: Sequence[Tensor], samples: Samples) -
     return sums.numpy() / samples.counts
 
 
-def measure(samples: Samples, folder: Path, weights: Sequence[Sequence[float]]) -> Table:
+def measure(samples: Samples, folder: Path) -> Table:
     """Measure all recipes of the weights of each model, and return their table."""
-    parts = []
+    parts, weights = [], samples.weights
     for recipe in product(*weights):
         kept = folder / f"recipe-{'-'.join(map(str, recipe))}.npy"
         if not kept.exists():
@@ -285,7 +285,7 @@ def parsed(arguments: Sequence[str]) -> Any:
         help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
     add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
     for name in MODELS:
-        add(f"--{name}", type=float, nargs="+", default=[LEAST, 0.3, MOST], metavar="WEIGHT",
+        add(f"--{name}", type=float, nargs="+", default=[0.0, 0.3, 0.6], metavar="WEIGHT",
             help=f"measured weights of '{name}' (0 0.3 0.6)")  # fmt: skip
     add("--check", type=Path, metavar="TABLE", help="compare a table with plans scored alone")
     add("-o", "--output", type=Path, default=FILE, metavar="TABLE", help="the table")
@@ -303,13 +303,12 @@ def main(arguments: Sequence[str]) -> None:
 
         smollm2.extract(options.model)
     options.folder.mkdir(parents=True, exist_ok=True)
-    measured = Samples(options.folder, options.model, options.data)
-    if options.check:
-        check(measured, Table.read(options.check), 6)
-        return
     weights = [getattr(options, name) for name in MODELS]
-    table = measure(measured, options.folder, weights)
-    table.write(options.output)
+    samples = Samples(options.folder, options.model, options.data, weights)
+    if options.check:
+        check(samples, Table.read(options.check), 6)
+    else:
+        measure(samples, options.folder).write(options.output)
 
 
 if __name__ == "__main__":
