@@ -1,8 +1,8 @@
-"""A space as flat parameters, which other optimisers know: whole numbers, categories, reals.
+"""A space as flat parameters, which other optimisers know: categories, reals, whole numbers.
 
-A set of an exact size is as many whole numbers, each the place of a member in the order of layers.
-A member that is taken already is replaced by the next free one. All other sets are a category for
-each bit, and have their sizes repaired.
+A bit is a category of two, and sets have their sizes repaired, always in the same way. With `slots`
+a set of an exact size is as many whole numbers, each the place of a member in the order of layers,
+as in the paper's code. A member that is taken already is replaced by the next free one.
 """
 
 from collections.abc import Mapping
@@ -35,13 +35,13 @@ class Parameter:
 class Parameters:
     """The parameters of a space, and the way from their values to genomes and back."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, *, slots: bool = False) -> None:
         table = self.table = space.table
         self.members: dict[int, np.ndarray] = {}
         self.all: list[Parameter] = []
         for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
             members = np.flatnonzero(table.group == number)
-            if low == high and 0 < low < len(members):
+            if slots and low == high and 0 < low < len(members):
                 self.members[number] = members[np.argsort(table.at_bits[members], kind="stable")]
                 self.all += [
                     Parameter(f"s{number}_{slot}", "whole", len(members), number)

@@ -303,8 +303,10 @@ class CatCma:
 class Elsewhere:
     """An optimiser in a process of its own, by a Python that has its package."""
 
-    def __init__(self, space: Space, seed: int, name: str, python: str, trials: int) -> None:
-        self.parameters = Parameters(space)
+    def __init__(
+        self, space: Space, seed: int, name: str, python: str, trials: int, *, slots: bool = False
+    ) -> None:
+        self.parameters = Parameters(space, slots=slots)
         self.folder = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [python, str(PROCESS), name],
@@ -383,6 +385,9 @@ def peers(pythons: Mapping[str, str | None], trials: int) -> dict[str, Factory]:
         if python is not None:
             found[name] = lambda space, seed, name=name, python=python: Elsewhere(
                 space, seed, name, python, trials
+            )
+            found[f"{name}, slots"] = lambda space, seed, name=name, python=python: Elsewhere(
+                space, seed, name, python, trials, slots=True
             )
     return found
 

@@ -63,7 +63,7 @@ def _ours(name: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[st
 
 
 def _smac(python: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[str]:
-    said = {"parameters": Parameters(of).described(), "seed": 0, "trials": 200}
+    said = {"parameters": Parameters(of, slots=True).described(), "seed": 0, "trials": 200}
     with tempfile.TemporaryDirectory() as folder:
         line = json.dumps({**said, "folder": folder, "forbid": True}) + "\n"
         command = [python, str(PROCESS), "SMAC3"]

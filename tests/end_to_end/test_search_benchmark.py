@@ -75,19 +75,20 @@ def test_the_measured_table_is_whole() -> None:
     assert len(table.influence["base"]) == LAYERS
 
 
-@pytest.mark.parametrize("shape", ["40/3/10", "30/3/7"])
-def test_parameters_give_the_genome_back(shape: str) -> None:
-    space = Synthetic("pairs", shape, 0).space
-    parameters = Parameters(space)
+@pytest.mark.parametrize("slots", [False, True])
+def test_parameters_give_the_genome_back(slots: bool) -> None:
+    space = Synthetic("pairs", "30/3/7", 0).space
+    parameters = Parameters(space, slots=slots)
     for genes in zip(*sample(space.table, key_of(0), 20), strict=True):
         plan = Genome(*genes)
         again = parameters.genome(parameters.values(plan))
         assert all(np.array_equal(one, other) for one, other in zip(plan, again, strict=True))
 
 
-def test_any_values_give_a_plan_of_the_space() -> None:
+@pytest.mark.parametrize("slots", [False, True])
+def test_any_values_give_a_plan_of_the_space(slots: bool) -> None:
     space = Synthetic("pairs", "30/3/7", 0).space
-    parameters, chance = Parameters(space), np.random.default_rng(0)
+    parameters, chance = Parameters(space, slots=slots), np.random.default_rng(0)
     for _ in range(20):
         values = {one.name: chance.integers(one.count) if one.count else chance.random()
                   for one in parameters.all}  # fmt: skip
