@@ -39,6 +39,12 @@ MARKS = (20, 40, 60, 80, 100, 200)
 AIMS = ("SMAC3", "EvoPress")
 """Peers whose best plan after all evaluations is to be reached."""
 SLOW = ("SMAC3", "SMAC3, slots", "HEBO", "HEBO, slots", "Optuna GP")
+NEEDED = {
+    "CatCMAwM": "it needs the package cmaes",
+    "SMAC3": "it needs --smac PYTHON",
+    "HEBO": "it needs --hebo PYTHON",
+}
+"""What a searcher needs that is not a part of the set-up."""
 RACED = ("random", "surrogate")
 RACES = 6
 """Searchers whose trials are raced, and searches of each: a Wilcoxon test takes its time."""
@@ -193,6 +199,9 @@ def main() -> None:
 def chosen(given: Any) -> dict[str, Factory]:
     """Who takes part."""
     everyone = peers({"SMAC3": given.smac, "HEBO": given.hebo}, given.evaluations)
+    for name, missing in NEEDED.items():
+        if name not in everyone:
+            print(f"{name} is left out: {missing}", file=sys.stderr)
     if given.ablation:
         everyone = {"surrogate": everyone["surrogate"], **ablations()}
     unknown = set(given.peers) - set(everyone)

@@ -1,4 +1,4 @@
-"""A landscape of measured losses: 3,240 plans of SmolLM2's family, each on 48 samples.
+"""A landscape of measured losses: plans of SmolLM2's family, sample by sample.
 
 A plan merges the demo's three fine-tunes by task arithmetic and drops three of ten layers. The
 weights of the merge are real numbers: losses between measured weights are interpolated, sample by

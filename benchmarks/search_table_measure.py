@@ -1,11 +1,12 @@
-"""Measure the table of `benchmarks/search.py --table`: 3,240 plans of SmolLM2's family.
+"""Measure the table of `benchmarks/search.py --table`: plans of SmolLM2's family.
 
-    python benchmarks/search_table_measure.py --folder .table --data DATA -o table.npz
-    python benchmarks/search_table_measure.py --folder .table --data DATA --check table.npz
+    python benchmarks/search_table_measure.py --data DATA              # 3,240 plans and 27 uncut
+    python benchmarks/search_table_measure.py --data DATA --math 0 0.6 --chat 0 0.6 --code 0 0.6
+    python benchmarks/search_table_measure.py --data DATA --check benchmarks/search_table.npz
 
 A plan drops three of ten layers and merges the demo's three fine-tunes by task arithmetic with one
-weight for each. DATA holds public texts; without it the project's own texts are used. A recipe's
-losses are kept in the folder, so that an interrupted run goes on.
+weight for each. A merge takes 35 s of a core. DATA holds public texts; without it the project's own
+texts are used. The losses of a merge are kept in the folder, so that an interrupted run goes on.
 """
 
 import argparse
@@ -243,7 +244,7 @@ def losses(model: PreTrainedModel, states: Sequence[Tensor], samples: Samples) -
 
 
 def measure(samples: Samples, folder: Path) -> Table:
-    """Measure all recipes of the weights of each model, and return their table."""
+    """Measure all recipes of the models' weights, and return their table."""
     parts, weights = [], samples.weights
     for recipe in product(*weights):
         kept = folder / f"recipe-{'-'.join(map(str, recipe))}.npy"
