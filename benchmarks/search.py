@@ -3,12 +3,14 @@
     python benchmarks/search.py --synthetic                       # ten seeds, 200 evaluations each
     python benchmarks/search.py --synthetic --smac /smac/bin/python --peers surrogate SMAC3
     python benchmarks/search.py --synthetic --ablation --kinds pairs
+    python benchmarks/search.py --table --seeds 20                # measured plans of a real family
     python benchmarks/search.py --time --smac /smac/bin/python    # what an ask and a tell take
 
 Every searcher is told the same starting plans, which count, and then asked until its evaluations
 are spent; one on a share of the samples costs that share. Its plan at any time is the best that it
-has seen on all samples, and is judged by its true value. Figures are shares of the gap between the
-best starting plan and the optimum that are left: 1 is no better than that, 0 is the best there is.
+has seen on all samples, and is judged by its true value. Figures of synthetic landscapes are shares
+of the gap between the best starting plan and the optimum that are left: 1 is no better than that, 0
+is the best there is. Figures of the table are nats above its optimum.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,23 +28,40 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 
-from benchmarks.search_landscapes import KINDS, SHAPES, Landscape, Synthetic
-from benchmarks.search_peers import Factory, Ours, Searcher, ablations, peers
+from benchmarks.search_landscapes import KINDS, SHAPES, Landscape, Synthetic, joined
+from benchmarks.search_peers import Elsewhere, Factory, Ours, Searcher, ablations, peers
+from benchmarks.search_table import FILE, Measured, Table
+from benchmarks.search_verdicts import judged, race_rows, verdict_rows
+from gptailor.search.space.genome import Genome
 
-MARKS = (40, 60, 80, 100, 200)
+MARKS = (20, 40, 60, 80, 100, 200)
 """Evaluations after which the plans are compared."""
-AIMS = {"SMAC3": 40, "EvoPress": 80}
-"""Evaluations within which a peer's best after all of its own is to be reached."""
-SLOW = ("SMAC3", "Optuna TPE")
+AIMS = ("SMAC3", "EvoPress")
+"""Peers whose best plan after all evaluations is to be reached."""
+SLOW = ("SMAC3", "SMAC3, slots", "HEBO", "HEBO, slots", "Optuna GP")
+NEEDED = {
+    "CatCMAwM": "it needs the package cmaes",
+    "SMAC3": "it needs --smac PYTHON",
+    "HEBO": "it needs --hebo PYTHON",
+}
+"""What a searcher needs that is not a part of the set-up."""
+RACED = ("random", "surrogate")
+RACES = 6
+"""Searchers whose trials are raced, and searches of each: a Wilcoxon test takes its time."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """A search: after so many evaluations its plan was worth that; and the seconds it took."""
+    """A search: after so many evaluations its plan was worth that; and the seconds it took.
+
+    `trials` are the plans that were scored on all samples, in order, with `found` among them.
+    """
 
     cost: np.ndarray
     value: np.ndarray
     seconds: float
+    trials: Genome
+    found: Genome
 
     def at(self, evaluations: float) -> float:
         """What the plan was worth then."""
@@ -59,7 +78,8 @@ def searched(landscape: Landscape, searcher: Searcher, evaluations: int) -> Cour
     starts = landscape.starts
     seen, true = landscape.observed(starts), landscape.true(starts)
     best = int(np.argmin(seen))
-    held = (seen[best], true[best])
+    trials = [Genome(*genes) for genes in zip(*starts, strict=True)]
+    held = (seen[best], true[best], trials[best])
     cost, course, seconds = [float(len(seen))], [held[1]], 0.0
     begun = time.perf_counter()
     searcher.tell(starts, seen, np.ones(len(seen)))
@@ -68,6 +88,8 @@ def searched(landscape: Landscape, searcher: Searcher, evaluations: int) -> Cour
         begun = time.perf_counter()
         population, shares = searcher.ask()
         seconds += time.perf_counter() - begun
+        if not len(shares):
+            break
         values = np.concatenate(
             [
                 landscape.observed(type(population)(*(gene[i : i + 1] for gene in population)), s)
@@ -75,15 +97,17 @@ def searched(landscape: Landscape, searcher: Searcher, evaluations: int) -> Cour
             ]
         )
         true = landscape.true(population)
-        for value, real, share in zip(values, true, shares, strict=True):
-            if share == 1 and value < held[0]:
-                held = (value, real)
-            cost.append(cost[-1] + float(share))
+        plans = [Genome(*genes) for genes in zip(*map(np.asarray, population), strict=True)]
+        for plan, value, real, share in zip(plans, values, true, shares, strict=True):
+            cost.append(cost[-1] + landscape.cost(float(share)))
+            if share == 1 and cost[-1] <= evaluations + 1e-9:
+                trials.append(plan)
+                held = min(held, (value, real, plan), key=lambda one: one[0])
             course.append(held[1])
         begun = time.perf_counter()
         searcher.tell(population, values, shares)
         seconds += time.perf_counter() - begun
-    return Course(np.array(cost), np.array(course), seconds)
+    return Course(np.array(cost), np.array(course), seconds, joined(trials), held[2])
 
 
 def run(landscape: Landscape, factory: Factory, seed: int, evaluations: int) -> Course:
@@ -94,7 +118,7 @@ def run(landscape: Landscape, factory: Factory, seed: int, evaluations: int) -> 
     try:
         return searched(landscape, searcher, evaluations)
     finally:
-        if hasattr(searcher, "close"):
+        if isinstance(searcher, Elsewhere):
             searcher.close()
 
 
@@ -109,13 +133,14 @@ def scaled(landscapes: Sequence[Landscape], runs: Runs) -> dict[str, list[Course
         for landscape, course in zip(landscapes, courses, strict=False):
             low, first = landscape.optimum, course.value[0]
             value = course.value if low is None else (course.value - low) / (first - low)
-            found[name].append(Course(course.cost, value, course.seconds))
+            found[name].append(replace(course, value=value))
     return found
 
 
 def rows(runs: Runs, evaluations: int) -> Iterator[str]:
     """A line for each searcher: medians at the marks, and when it reaches the peers' best."""
-    marks = [mark for mark in MARKS if mark <= evaluations]
+    first = max(course.cost[0] for courses in runs.values() for course in courses)
+    marks = [mark for mark in MARKS if first <= mark <= evaluations]
     heads = [f"after {mark}" for mark in marks]
     aims = [name for name in AIMS if name in runs]
     heads += [f"reaches {name}'s {evaluations}" for name in aims]
@@ -134,7 +159,7 @@ def rows(runs: Runs, evaluations: int) -> Iterator[str]:
 def spread(values: Sequence[float]) -> str:
     """The median, and the quartiles."""
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return f"{middle:.3f} ({low:.2f} … {high:.2f})"
+    return f"{middle:.3f} ({low:.3f} … {high:.3f})"
 
 
 def compare(
@@ -149,7 +174,7 @@ def compare(
             for seed, landscape in enumerate(landscapes[:many])
         ]
         print(f"  {name}: done", file=sys.stderr, flush=True)
-    return scaled(landscapes, runs)
+    return runs
 
 
 def timed(given: Any) -> None:
@@ -167,11 +192,16 @@ def main() -> None:
         timed(given)
     if given.synthetic:
         synthetic(given, chosen(given))
+    if given.table:
+        tabled(given, chosen(given))
 
 
 def chosen(given: Any) -> dict[str, Factory]:
     """Who takes part."""
-    everyone = peers(given.smac, given.evaluations)
+    everyone = peers({"SMAC3": given.smac, "HEBO": given.hebo}, given.evaluations)
+    for name, missing in NEEDED.items():
+        if name not in everyone:
+            print(f"{name} is left out: {missing}", file=sys.stderr)
     if given.ablation:
         everyone = {"surrogate": everyone["surrogate"], **ablations()}
     unknown = set(given.peers) - set(everyone)
@@ -185,7 +215,7 @@ def synthetic(given: Any, taking: Mapping[str, Factory]) -> None:
     total: dict[str, list[Course]] = {name: [] for name in taking}
     for kind, shape in product(given.kinds, given.shapes):
         landscapes = [Synthetic(kind, shape, seed) for seed in range(given.seeds)]
-        runs = compare(landscapes, taking, given)
+        runs = scaled(landscapes, compare(landscapes, taking, given))
         print(f"\n{landscapes[0].name}\n", *rows(runs, given.evaluations), sep="\n", flush=True)
         for name, courses in runs.items():
             total[name] += courses
@@ -198,6 +228,33 @@ def synthetic(given: Any, taking: Mapping[str, Factory]) -> None:
         Path(given.save).write_text(json.dumps(said), encoding="utf-8")
 
 
+def tabled(given: Any, taking: Mapping[str, Factory]) -> None:
+    """Print the tables of the measured plans: searchers, held-out losses, verdicts, races."""
+    table = Table.read(given.table)
+    landscapes = [Measured(table, seed) for seed in range(given.seeds)]
+    runs: dict[str, list[Course]] = {}
+    for name, courses in compare(landscapes, taking, given).items():
+        pairs = zip(landscapes, courses, strict=False)
+        runs[name] = [
+            replace(course, value=np.maximum(course.value - of.optimum, 0)) for of, course in pairs
+        ]
+    print("\nnats above the optimum\n", *rows(runs, given.evaluations), sep="\n", flush=True)
+    print("\n| searcher | held out: nats above the held-out optimum |", "|---|--:|", sep="\n")
+    verdicts, races = [], {}
+    for name, courses in runs.items():
+        pairs = list(zip(landscapes, courses, strict=False))
+        held = [float(of.held_out(joined([course.found]))[0]) - of.least_held_out
+                for of, course in pairs]  # fmt: skip
+        print(f"| {name} | {spread(held)} |")
+        if name != "one-shot":
+            verdicts += [judged(of, course.found) for of, course in pairs]
+        if name in RACED:
+            races[name] = [(of.in_a_row(course.trials), len(of.starts.bits))
+                           for of, course in pairs[:RACES]]  # fmt: skip
+    print("", *verdict_rows(verdicts), "", sep="\n", flush=True)
+    print(*race_rows(races), sep="\n")
+
+
 def arguments() -> argparse.ArgumentParser:
     """What can be said."""
     parser = argparse.ArgumentParser(
@@ -205,15 +262,18 @@ def arguments() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--synthetic", action="store_true", help="landscapes with known optima")
+    add("--table", type=Path, nargs="?", const=FILE, metavar="FILE",
+        help="measured plans of SmolLM2's family (benchmarks/search_table.npz)")  # fmt: skip
     add("--time", action="store_true", help="what an ask and a tell take")
     add("--ablation", action="store_true", help="the surrogate without its parts, not the peers")
     add("--seeds", type=int, default=10, help="landscapes of each kind, each with its seed (10)")
-    add("--slow-seeds", type=int, default=3, help="of these, so many for SMAC3 and TPE (3)")
+    add("--slow-seeds", type=int, default=3, help="of these, so many for slow peers (3)")
     add("--evaluations", type=int, default=200, help="what a search may spend (200)")
     add("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of landscapes (all)")
     add("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES), help="spaces (all)")
     add("--peers", nargs="+", default=[], help="searchers (all there are)")
     add("--smac", metavar="PYTHON", help="a Python that has SMAC3")
+    add("--hebo", metavar="PYTHON", help="a Python that has HEBO")
     add("--save", metavar="FILE", help="write the courses, as JSON")
     return parser
 

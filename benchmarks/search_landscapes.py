@@ -46,6 +46,9 @@ class Landscape(Protocol):
     def true(self, population: Genome) -> np.ndarray:
         """What there is to say, `[n]`."""
 
+    def cost(self, share: float) -> float:
+        """Return the cost of a trial on a share of the samples, in evaluations."""
+
     @property
     def starts(self) -> Genome:
         """The starting plans."""
@@ -212,6 +215,10 @@ class Synthetic:
         marks = [crc32(row.tobytes()) for row in rows]
         noise = [np.random.default_rng([self.seed, mark]).normal() for mark in marks]
         return found + 0.015 / np.sqrt(share) * np.array(noise)
+
+    def cost(self, share: float) -> float:
+        """Return the share."""
+        return share
 
     # ------------------------------------------------------------------------------------- starts
 

@@ -1,29 +1,34 @@
 """Searchers behind one interface: gptailor's strategies, and the ways that others search.
 
 Each is told the same starting plans and then asked for plans; what they say is in genomes of the
-same space. Of a set of an exact size, what a peer can't say is repaired by chance.
+same space. `search_parameters.py` is the adapter to optimisers of flat parameters.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from benchmarks.search_evosax import evosax_peers
-from benchmarks.search_landscapes import Places, joined
+from benchmarks.search_landscapes import joined
+from benchmarks.search_parameters import Parameter, Parameters
 from gptailor.plan.registry import STRATEGIES
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import folded, key_of
 from gptailor.search.space.space import Space
+from gptailor.search.space.table import canonical
 from gptailor.search.strategies import moves, strategy_of
 from gptailor.search.strategies.surrogate import Surrogate
 
+PROCESS = Path(__file__).with_name("search_process.py")
 CAPACITY = 256
 """Room for told trials of gptailor's own strategies."""
 
@@ -96,16 +101,23 @@ class Still(Ours):
 class EvoPress:
     """The scheme of EvoPress (arXiv 2410.14649), written from its paper: (1 + λ), staged.
 
-    Each offspring makes min(a, b) mutations, a and b being 1 to 3: a dropped and a kept layer
-    change places, or a layer's composition changes (which the paper doesn't have). The offspring
-    are tried on few samples, the best of them on more; of the last ones and the parent the best
-    goes on.
+    Each offspring makes min(a, b) mutations, where a and b are 1 to 3: a chosen and another member
+    of a set of an exact size change places, or another choice changes (which the paper doesn't
+    have). The offspring are tried on few samples, the best of them on more. The best of the last
+    ones and the parent is the next parent.
     """
 
     def __init__(
         self, space: Space, seed: int, offspring: int, stages: tuple[tuple[int, float], ...]
     ) -> None:
-        self.places = Places.of(space)
+        self.table = space.table
+        self.sets = [
+            np.flatnonzero(self.table.group == number)
+            for number, (low, high) in enumerate(zip(self.table.low, self.table.high, strict=True))
+            if low == high
+        ]
+        taken = np.concatenate(self.sets) if self.sets else np.zeros(0, int)
+        self.free = np.setdiff1d(np.arange(len(self.table.group)), taken)
         self.chance = np.random.default_rng(seed)
         self.offspring, self.stages = offspring, stages
         self.parent: Genome | None = None
@@ -114,15 +126,16 @@ class EvoPress:
         self.survivors: Genome | None = None
 
     def ask(self) -> tuple[Genome, np.ndarray]:
-        """Offspring, or those of them that go on."""
+        """Ask for offspring, or for the best of them on more samples."""
         if self.survivors is None:
             self.stage = 0
-            self.survivors = joined([self.mutant() for _ in range(self.offspring)])
+            mutants = joined([self.mutant() for _ in range(self.offspring)])
+            self.survivors = canonical(self.table, mutants)
         share = self.stages[self.stage][1]
         return self.survivors, np.full(len(self.survivors.bits), share)
 
     def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
-        """Starting plans, then the stage that was asked for."""
+        """Tell starting plans, then the stage that was asked for."""
         if self.survivors is None or self.stage == len(self.stages) - 1:
             for row, (value, share) in enumerate(zip(values, shares, strict=True)):
                 if value <= self.value and share == 1:
@@ -134,126 +147,202 @@ class EvoPress:
         self.survivors = Genome(*(np.asarray(gene)[best] for gene in population))
 
     def mutant(self) -> Genome:
-        """One offspring of the parent."""
-        chance, at = self.chance, self.places
+        """Return one offspring of the parent; inactive genes may have any value."""
+        chance = self.chance
         assert self.parent is not None, "starting plans are told first"
-        bits, reals = np.array(self.parent.bits), np.array(self.parent.reals)
+        genome = Genome(*map(np.array, self.parent))
+        bits, picks, reals = genome
+        kinds = [bool(self.sets), len(self.free) > 0, len(picks) > 0, len(reals) > 0]
+        weights = np.where(kinds, (0.5, 0.35, 0.35, 0.15), 0.0)
         for _ in range(min(chance.integers(1, 4), chance.integers(1, 4))):
-            gone = bits[at.drop]
-            layer = int(chance.choice(np.flatnonzero(~gone)))
-            draw = chance.random()
-            if draw < 0.5:
-                other = int(chance.choice(np.flatnonzero(gone)))
-                bits[at.drop[[layer, other]]] = True, False
-                bits[at.has[other]], bits[at.has[layer]] = bits[at.has[layer]], False
-                reals[at.scale[[layer, other]]] = 0.5, reals[at.scale[layer]]
-            elif draw < 0.85:
-                bits[at.has[layer, chance.integers(at.has.shape[1])]] ^= True
+            kind = int(chance.choice(4, p=weights / weights.sum()))
+            if kind == 0:
+                self.swap(genome, self.sets[chance.integers(len(self.sets))])
+            elif kind == 1:
+                bits[chance.choice(self.free)] ^= True
+            elif kind == 2:
+                pick = chance.integers(len(picks))
+                picks[pick] = chance.integers(self.table.options[pick])
             else:
-                reals[at.scale[layer]] = chance.random()
-        return Genome(bits, np.array(self.parent.picks), reals)
+                real = chance.integers(len(reals))
+                reals[real] = np.clip(reals[real] + chance.normal(scale=STEP), 0, 1)
+        return genome
+
+    def swap(self, genome: Genome, members: np.ndarray) -> None:
+        """Let a chosen and another member change places; what is kept moves with its choices."""
+        gone = self.chance.choice(members[genome.bits[members]])
+        kept = self.chance.choice(members[~genome.bits[members]])
+        genome.bits[[gone, kept]] = False, True
+        here, there = self.table.at_bits[[gone, kept]]
+        at = np.where(np.isin(np.arange(len(genome.bits)), self.free), self.table.at_bits, -2)
+        places = (at, self.table.at_picks, self.table.at_reals)
+        for genes, places_of in zip(genome, places, strict=True):
+            genes[places_of == here] = genes[places_of == there]
+
+
+class OneShot:
+    """No search: the starting plans alone."""
+
+    def __init__(self, space: Space) -> None:
+        self.none = Genome(*(np.asarray(gene)[None][:0] for gene in space.table.defaults))
+
+    def ask(self) -> tuple[Genome, np.ndarray]:
+        """Ask for nothing."""
+        return self.none, np.zeros(0)
+
+    def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
+        """Learn nothing."""
 
 
 class Optuna:
-    """A sampler of Optuna. What it suggests is repaired for the trial; it learns from its own."""
+    """A sampler of Optuna. It learns from the parameters that it suggested."""
 
     def __init__(self, space: Space, seed: int, sampler: str) -> None:
         import optuna  # a peer that other runs don't need
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        of = optuna.samplers
         samplers: dict[str, Callable[[], Any]] = {
-            "TPE": lambda: optuna.samplers.TPESampler(seed=seed),
-            "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
+            "TPE": lambda: of.TPESampler(seed=seed, multivariate=True),
+            "GP": lambda: of.GPSampler(seed=seed, deterministic_objective=True),
+            "NSGA-II": lambda: of.NSGAIISampler(seed=seed, population_size=16),
         }
-        self.space, self.chance = space, np.random.default_rng(seed)
+        self.parameters = Parameters(space)
         self.study = optuna.create_study(sampler=samplers[sampler]())
-        table, several = space.table, optuna.distributions.CategoricalDistribution
-        real = optuna.distributions.FloatDistribution(0.0, 1.0)
-        self.kinds: dict[str, Any] = {f"b{i}": several([0, 1]) for i in range(len(table.group))}
-        options = enumerate(map(int, table.options))
-        self.kinds |= {f"p{i}": several(list(range(many))) for i, many in options}
-        self.kinds |= {f"r{i}": real for i in range(len(table.at_reals))}
+        self.kinds = {one.name: distribution(one) for one in self.parameters.all}
+        self.trial = optuna.trial.create_trial
         self.open: list[Any] = []
 
     def ask(self) -> tuple[Genome, np.ndarray]:
-        """One, repaired."""
+        """Ask for one plan."""
         trial = self.study.ask(self.kinds)
         self.open.append(trial)
-        kinds = [
-            np.array([value for name, value in trial.params.items() if name[0] == kind])
-            for kind in "bpr"
-        ]
-        bits = repaired(kinds[0].astype(bool), self.space, self.chance)
-        genome = Genome(bits, kinds[1].astype(np.int32), kinds[2].astype(np.float32))
-        return joined([genome]), np.ones(1)
+        return joined([self.parameters.genome(trial.params)]), np.ones(1)
 
     def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
-        """A suggestion's value, or starting plans, which are suggested and told at once."""
+        """Tell the suggestion's value, or starting plans."""
+        if self.open:
+            self.study.tell(self.open.pop(), float(values[0]))
+            return
         for row, value in enumerate(values):
-            if not self.open:
-                bits, picks, reals = one_of(population, row)
-                said: dict[str, Any] = {f"b{i}": int(bit) for i, bit in enumerate(bits)}
-                said |= {f"p{i}": int(pick) for i, pick in enumerate(picks)}
-                said |= {f"r{i}": float(real) for i, real in enumerate(reals)}
-                self.study.enqueue_trial(said)
-                self.open.append(self.study.ask(self.kinds))
-            self.study.tell(self.open.pop(), float(value))
+            params = self.parameters.values(one_of(population, row))
+            kinds = self.kinds
+            self.study.add_trial(self.trial(params=params, distributions=kinds, value=float(value)))
 
 
-class Smac:
-    """SMAC3 in a process of its own, by a Python that has it."""
+def distribution(parameter: Parameter) -> Any:
+    """Return Optuna's distribution of a parameter."""
+    from optuna import distributions as kinds  # a peer that other runs don't need
 
-    def __init__(self, space: Space, seed: int, python: str, trials: int) -> None:
-        self.space, self.places = space, Places.of(space)
+    if parameter.kind == "real":
+        return kinds.FloatDistribution(0.0, 1.0)
+    if parameter.kind == "whole":
+        return kinds.IntDistribution(0, parameter.count - 1)
+    return kinds.CategoricalDistribution(list(range(parameter.count)))
+
+
+class CatCma:
+    """CatCMA with margin (arXiv 2504.07884), which begins around the best starting plan."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.parameters, self.seed = Parameters(space), seed
+        of = self.parameters.all
+        self.names = [
+            [one.name for one in of if one.kind == kind] for kind in ("real", "whole", "category")
+        ]
+        self.counts = {one.name: one.count for one in of}
+        self.told: list[tuple[Any, float]] = []
+        self.open: list[Any] = []
+        self.algorithm: Any = None
+
+    def begin(self, best: Genome) -> None:
+        """Begin around a plan."""
+        from cmaes import CatCMAwM  # a peer that other runs don't need
+
+        reals, wholes, categories = self.names
+        start = self.parameters.values(best)
+        options = [self.counts[name] for name in categories]
+        spans = [self.counts[name] - 1 for name in wholes]
+        likely = np.full((len(options), max(options, default=1)), 0.0)
+        for row, name in enumerate(categories):
+            likely[row, : options[row]] = 0.5 / options[row]
+            likely[row, int(start[name])] += 0.5
+        self.algorithm = CatCMAwM(
+            x_space=[[0.0, 1.0]] * len(reals) or None,
+            z_space=[list(range(self.counts[name])) for name in wholes] or None,
+            c_space=options or None,
+            mean=np.array([start[name] for name in (*reals, *wholes)], float),
+            cov=np.diag((WIDTH * np.array([*([1.0] * len(reals)), *spans])) ** 2),
+            cat_param=likely if options else None,
+            seed=self.seed + 1,
+        )
+
+    def ask(self) -> tuple[Genome, np.ndarray]:
+        """Ask for one plan."""
+        solution = self.algorithm.ask()
+        self.open.append(solution)
+        reals, wholes, categories = self.names
+        values = dict(zip(reals, solution.x, strict=True)) if reals else {}
+        values |= dict(zip(wholes, solution.z, strict=True)) if wholes else {}
+        if categories:
+            values |= dict(zip(categories, solution.c.argmax(axis=1), strict=True))
+        return joined([self.parameters.genome(values)]), np.ones(1)
+
+    def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
+        """Tell the suggestion's value; a population is told at once."""
+        if self.algorithm is None:
+            self.begin(one_of(population, int(np.argmin(values))))
+            return
+        self.told.append((self.open.pop(), float(values[0])))
+        if len(self.told) == self.algorithm.population_size:
+            self.algorithm.tell(self.told)
+            self.told = []
+
+
+class Elsewhere:
+    """An optimiser in a process of its own, by a Python that has its package."""
+
+    def __init__(
+        self, space: Space, seed: int, name: str, python: str, trials: int, *, slots: bool = False
+    ) -> None:
+        self.parameters = Parameters(space, slots=slots)
         self.folder = tempfile.TemporaryDirectory()
-        command = [python, str(Path(__file__).parent / "smac_peer.py")]
         self.process = subprocess.Popen(
-            command,
+            [python, str(PROCESS), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        layers, models = self.places.has.shape
-        said = {"layers": layers, "models": models, "drops": int(space.table.low[0])}
-        self.say({**said, "seed": seed, "trials": trials, "folder": self.folder.name})
+        described = {"parameters": self.parameters.described(), "seed": seed, "trials": trials}
+        self.say({**described, "folder": self.folder.name})
         self.hear()
 
     def say(self, what: dict[str, Any]) -> None:
-        """One line to it."""
+        """Send one line to it."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
 
     def hear(self) -> Any:
-        """One line of it."""
+        """Return one line of it."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            sys.exit("SMAC3 ended")
+            sys.exit("the optimiser's process ended")
         return json.loads(line)
 
     def ask(self) -> tuple[Genome, np.ndarray]:
-        """One."""
+        """Ask for one plan."""
         self.say({"ask": True})
-        plan, at, defaults = self.hear(), self.places, self.space.table.defaults
-        bits, reals = np.array(defaults.bits), np.array(defaults.reals)
-        bits[at.drop[plan["drop"]]] = True
-        bits[at.has] = np.array(plan["has"], bool)
-        reals[at.scale] = plan["scale"]
-        return joined([Genome(bits, np.array(defaults.picks), reals)]), np.ones(1)
+        return joined([self.parameters.genome(self.hear())]), np.ones(1)
 
     def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
-        """One after the other."""
-        at = self.places
+        """Tell plans and their values, one after another."""
         for row, value in enumerate(values):
-            bits, _, reals = one_of(population, row)
-            plan = {
-                "drop": np.flatnonzero(bits[at.drop]).tolist(),
-                "has": bits[at.has].astype(int).tolist(),
-                "scale": reals[at.scale].astype(float).tolist(),
-            }
-            self.say({"tell": plan, "value": float(value)})
+            told = self.parameters.values(one_of(population, row))
+            self.say({"tell": told, "value": float(value)})
 
     def close(self) -> None:
         """End the process."""
@@ -267,27 +356,18 @@ def one_of(population: Genome, row: int) -> Genome:
     return Genome(*(np.asarray(gene)[row] for gene in population))
 
 
-def repaired(bits: np.ndarray, space: Space, chance: np.random.Generator) -> np.ndarray:
-    """Every set at its size: bits that are too many go off by chance, or others on."""
-    bits = bits.copy()
-    for number, (low, high) in enumerate(zip(space.table.low, space.table.high, strict=True)):
-        members = np.flatnonzero(space.table.group == number)
-        on = int(bits[members].sum())
-        off = on - min(max(on, int(low)), int(high))
-        from_ = members[bits[members]] if off > 0 else members[~bits[members]]
-        changed = chance.choice(from_, abs(off), replace=False) if off else []
-        bits[changed] = off < 0
-    return bits
-
-
 Factory = Callable[[Space, int], Searcher]
 
+WIDTH = 1 / 6
+"""The standard deviation that CatCMAwM begins with, as a share of an interval."""
+STEP = 0.2
+"""The standard deviation of a mutated number, as a share of its interval."""
 STAGED = ((16, 1 / 16), (4, 1 / 4), (1, 1.0))
 """How many are tried on which share of the samples: a generation costs three evaluations."""
 
 
-def peers(smac: str | None, trials: int) -> dict[str, Factory]:
-    """Who takes part, by name."""
+def peers(pythons: Mapping[str, str | None], trials: int) -> dict[str, Factory]:
+    """Return all searchers by name; `pythons` have the packages of peers in other processes."""
     found: dict[str, Factory] = {
         name: lambda space, seed, name=name: Ours(strategy_of(name), space, seed)
         for name in STRATEGIES
@@ -296,10 +376,19 @@ def peers(smac: str | None, trials: int) -> dict[str, Factory]:
         found[name] = lambda space, seed, make=make: Ours(make(), space, seed)
     found["EvoPress"] = lambda space, seed: EvoPress(space, seed, 16, STAGED)
     found["EvoPress, unstaged"] = lambda space, seed: EvoPress(space, seed, 4, ((4, 1.0),))
-    for sampler in ("TPE", "NSGA-II"):
+    found["one-shot"] = lambda space, seed: OneShot(space)
+    for sampler in ("TPE", "GP", "NSGA-II"):
         found[f"Optuna {sampler}"] = lambda space, seed, s=sampler: Optuna(space, seed, s)
-    if smac is not None:
-        found["SMAC3"] = lambda space, seed: Smac(space, seed, smac, trials)
+    if find_spec("cmaes") is not None:
+        found["CatCMAwM"] = CatCma
+    for name, python in pythons.items():
+        if python is not None:
+            found[name] = lambda space, seed, name=name, python=python: Elsewhere(
+                space, seed, name, python, trials
+            )
+            found[f"{name}, slots"] = lambda space, seed, name=name, python=python: Elsewhere(
+                space, seed, name, python, trials, slots=True
+            )
     return found
 
 

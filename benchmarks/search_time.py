@@ -5,12 +5,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.search_landscapes import SHAPES, space
-from benchmarks.search_peers import Ours, Smac, one_of
+from benchmarks.search_parameters import Parameters
+from benchmarks.search_peers import PROCESS, Elsewhere, Ours, one_of
 from gptailor.plan.registry import STRATEGIES
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
@@ -63,11 +63,10 @@ def _ours(name: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[st
 
 
 def _smac(python: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[str]:
-    layers, models, drops = SHAPES[SHAPE]
-    said = {"layers": layers, "models": models, "drops": drops, "seed": 0, "trials": 200}
+    said = {"parameters": Parameters(of, slots=True).described(), "seed": 0, "trials": 200}
     with tempfile.TemporaryDirectory() as folder:
         line = json.dumps({**said, "folder": folder, "forbid": True}) + "\n"
-        command = [python, str(Path(__file__).parent / "smac_peer.py")]
+        command = [python, str(PROCESS), "SMAC3"]
         try:
             done = subprocess.run(
                 command, input=line, capture_output=True, text=True, check=True, timeout=LIMIT
@@ -76,7 +75,7 @@ def _smac(python: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[
             yield f"| SMAC3: building the space with its forbidden clauses | {seconds:.1f} | |"
         except subprocess.TimeoutExpired:
             yield f"| SMAC3: building the space with its forbidden clauses | over {LIMIT} | |"
-    one = Smac(of, 0, python, 2 * TOLD)
+    one = Elsewhere(of, 0, "SMAC3", python, 2 * TOLD)
     for i in range(100):
         one.tell(Genome(*(genes[None] for genes in one_of(told, i))), values[i : i + 1], np.ones(1))
     wall, cpu = time.perf_counter(), time.process_time()
