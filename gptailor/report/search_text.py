@@ -299,16 +299,30 @@ def verdict_words(summary: SearchSummary) -> str:
         which = (
             f"than the best of {many} starting plans, '{name}'" if many > 1 else f"than '{name}'"
         )
-        return f"Better {which}, by {gain}{paired}.{base}"
-    simpler = ""
+        return f"Better {which}, by {gain}{paired}.{_too_few(summary, verdict, found_row)}{base}"
+    few = _too_few(summary, verdict, found_row)
+    handed = ""
     if best.trial != found_row.trial:
-        simpler = f": best.tailor is the simpler one, trial {best.trial} ({best.origin})"
+        handed = f" best.tailor is the simpler plan, trial {best.trial} ({best.origin})."
     if verdict.itself:
-        return f"The search found nothing better than a starting plan, '{name}'{simpler}.{base}"
+        return f"The search found nothing better than a starting plan, '{name}'.{handed}{base}"
     if verdict.worse:
-        return f"Worse than '{name}', by {gain}{paired}{simpler}.{base}"
-    way = _way(against)
-    return f"No better than '{name}', a tie: {way} by {gain}{paired}{simpler}.{base}"
+        return f"Worse than '{name}', by {gain}{paired}.{few}{handed}{base}"
+    return f"A tie with '{name}': {_way(against)} by {gain}{paired}.{few}{handed}{base}"
+
+
+_FEWEST_SAMPLES = 8
+"""The fewest samples whose differences have a standard error that says much."""
+
+
+def _too_few(summary: SearchSummary, verdict: VerdictRecord, found_row: SummaryRow) -> str:
+    """Return a sentence if there are too few samples for a comparison, else nothing."""
+    counts = [summary.held[n] for n in verdict.numbers] if verdict.held else [found_row.samples]
+    least = min(counts)
+    if least >= _FEWEST_SAMPLES:
+        return ""
+    samples = f"{least} sample{'s' * (least != 1)}"
+    return f" {samples} are too few to tell; use {_FEWEST_SAMPLES} or more."
 
 
 def _beside_the_base(verdict: VerdictRecord) -> str:

@@ -207,18 +207,18 @@ def test_the_worth_of_a_loss_before_repair_is_said() -> None:
     [
         (
             {"better": False},
-            "No better than 'greedy removal', a tie: better by 0.250 ± 0.020 nats (on held-out"
-            " samples, in pairs): best.tailor is the simpler one, trial 2 (greedy removal).",
+            "A tie with 'greedy removal': better by 0.250 ± 0.020 nats (on held-out samples, in"
+            " pairs). best.tailor is the simpler plan, trial 2 (greedy removal).",
         ),
         (
             {"better": False, "worse": True, "held": False, "against": WORSE},
             "Worse than 'greedy removal', by 0.250 ± 0.020 nats (on the samples that it"
-            " was chosen by, in pairs): best.tailor is the simpler one, trial 2 (greedy removal).",
+            " was chosen by, in pairs). best.tailor is the simpler plan, trial 2 (greedy removal).",
         ),
         (
             {"better": False, "itself": True},
-            "The search found nothing better than a starting plan, 'greedy removal': best.tailor is"
-            " the simpler one, trial 2 (greedy removal).",
+            "The search found nothing better than a starting plan, 'greedy removal'. best.tailor is"
+            " the simpler plan, trial 2 (greedy removal).",
         ),
         ({"against": None}, "There is no starting plan to compare it with."),
     ],
@@ -228,6 +228,13 @@ def test_a_tie_is_called_a_tie(changes: dict[str, Any], wanted: str) -> None:
     assert wanted in list(summary_lines(found, 80))
     assert wanted in markdown(found).splitlines()
     assert "found: trial 4" in markdown(found)
+
+
+@pytest.mark.parametrize(("held", "few"), [(8, False), (7, True), (1, True)])
+def test_too_few_samples_are_said_to_be_too_few(held: int, few: bool) -> None:
+    for better in (True, False):
+        found = said(held=[held], verdict=judged(better=better))
+        assert ("too few to tell; use 8 or more." in "\n".join(summary_lines(found, 80))) == few
 
 
 def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
