@@ -1,9 +1,10 @@
 """Comparison of the plan that was found with the best plan that needs no search: `verdict`.
 
 Plans are compared sample by sample, on text that the search never saw where there is some. A plan
-must be better by more than two standard errors, else the simpler plan is the best one. A simpler
-plan whose recipe lost to the found plan's recipe, with nothing dropped, isn't preferred: repair
-removes most of a cut's loss, and none of the recipe's.
+is better than the starting plans if it is by more than two standard errors. If it isn't, the
+simplest plan within one standard error of the best one is handed over. A simpler plan whose recipe
+lost with nothing dropped isn't preferred: repair removes most of a cut's loss, and none of the
+recipe's.
 """
 
 import math
@@ -148,23 +149,41 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
         against = min(gains.items(), key=lambda pair: (pair[1].sure, pair[1].value))
     best = top
     if not against[1].sure:
-        alike = {top: of_top} | {t: s for t, s in scored.items() if not gains[t].sure}
-        kept = [
-            trial
-            for trial, s in alike.items()
-            if not any(measure.gain(other, s).sure for other in alike.values())
-            and not _recipe_lost(measure, uncut(top), uncut(trial))
-        ]
-        behind = {top: 0.0} | {trial: gain.value for trial, gain in gains.items()}
-        best = min(
-            kept or [top],
-            key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t], t.number),
-        )
+        best = _simplest(measure, {top: of_top} | scored, plan_of, size, uncut)
     return Verdict(top, best, against, len(scored), *common)
 
 
+def _simplest(
+    measure: Comparison,
+    among: Mapping[Trial, Scores],
+    plan_of: Callable[[Trial], Plan],
+    size: Callable[[Trial], float],
+    uncut: Callable[[Trial], Scores | None],
+) -> Trial:
+    """Return the simplest plan within one standard error of the best one.
+
+    This is the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984),
+    with paired errors. A plan that another of these surely beats is left out, and so is one whose
+    recipe lost to the best one's.
+    """
+    some = next(iter(among.values()))
+    leader = max(among, key=lambda trial: measure.gain(among[trial], some).value)
+    behind = {trial: measure.gain(among[leader], s) for trial, s in among.items()}
+    alike = [trial for trial, gain in behind.items() if gain.value <= gain.stderr]
+    kept = [
+        trial
+        for trial in alike
+        if not any(measure.gain(among[other], among[trial]).sure for other in alike)
+        and not _recipe_lost(measure, uncut(leader), uncut(trial))
+    ]
+    return min(
+        kept,
+        key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t].value, t.number),
+    )
+
+
 def _recipe_lost(measure: Comparison, found: Scores | None, other: Scores | None) -> bool:
-    """Return whether another recipe is surely worse than the found plan's, or was never scored."""
+    """Return whether another recipe is surely worse than the best plan's, or was never scored."""
     if found is None:
         return False
     return other is None or measure.gain(found, other).sure

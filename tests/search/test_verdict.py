@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,25 @@ def test_a_tie_is_the_simpler_plans() -> None:
     assert (found.found.number, found.best.number) == (1, 0)
     assert found.record().worse is False
     assert judged(of, {0: WORDY, 1: SIMPLE}).best.number == 1
+
+
+@pytest.mark.parametrize(("errors", "best"), [(0.5, 0), (0.99, 0), (1.01, 1), (1.9, 1)])
+def test_a_simpler_plan_is_handed_over_within_one_standard_error(errors: float, best: int) -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() + errors * noise.std(ddof=1) / 10
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    found = judged(of, {0: SIMPLE, 1: WORDY})
+    assert not found.better
+    assert found.best.number == best
+
+
+def test_a_start_that_leads_on_the_deciding_samples_is_handed_over() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() - 0.15  # worse by 1.5 standard errors
+    of = ledger(trial(0, STARTS, TEXT + 0.5), trial(1, SEARCH, TEXT + noise))
+    of.add(trial(2, STARTS, TEXT))
+    of.trials[1] = replace(of.trials[1], values=(1.0,))  # the best by the search's own scores
+    assert judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY}).best.number == 2
 
 
 def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
