@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import gptailor
 from benchmarks.bridge_peer import influences, read, replace
 from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
-from gptailor.evaluate.heal.heal import healing_text
+from gptailor.evaluate.heal.text import file_source, healing_texts
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.plan.plan import Plan
 
@@ -183,8 +184,9 @@ def lora(lab: Lab, count: int, seed: int) -> Found:
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
         changed = peft.get_peft_model(model, settings)
     encoder = TokenEncoder(lab.tokenizer, model.config.max_position_embeddings)
-    text = healing_text(lab.files.learned, lab.asked.amounts.tokens, encoder, seed, exactly=True)
-    loss = _trained(changed, text.learned, getattr(torch, lab.asked.dtype))
+    source = file_source(lab.files.learned, Fraction(1), encoder, seed)
+    text = healing_texts([source], lab.asked.amounts.tokens, encoder, seed, exactly=True)
+    loss = _trained(changed, text.learned.tokens, getattr(torch, lab.asked.dtype))
     out = lab.folder / "models" / f"lora-{count}-{seed}"
     changed.merge_and_unload().to(dtype).save_pretrained(out)
     lab.tokenizer.save_pretrained(out)

@@ -77,7 +77,10 @@ class HealingReused:
 @final
 @dataclass(frozen=True)
 class TeacherAnswered:
-    """A text's teacher has answered the prompts of a file by `done` tokens of `total`."""
+    """A teacher answers more prompts of a file; `done` tokens of `total` are there.
+
+    Kept answers have no such event.
+    """
 
     file: str
     done: int

@@ -67,20 +67,20 @@ class PromptAnswers:
     def rows(self, wanted: int) -> Iterator[EncodedRow]:
         """Yield each prompt with its answer, as long as the caller asks; `wanted` are its tokens.
 
-        Raises CalibrationError: C812 for a chat without a template, C813 for answers that are all
-        empty or all cut, and as `read_prompts` does.
+        Raises CalibrationError: C812 for a template that fails, C813 for answers that are all
+        empty or all cut.
         """
-        prompts = read_prompts(self.path)
+        prompts = self._rows
         numbers = order(len(prompts), self.seed)
         known = self._kept()
         own_end = self.encoder.tokenizer.eos_token_id
         done, made = 0, list[Continuation]()
-        self.on_event(TeacherAnswered(str(self.path), 0, wanted))
         for start in range(0, len(numbers), _AT_ONCE):
             group = numbers[start : start + _AT_ONCE]
             asked = self._prompts([prompts[number] for number in group])
             answers = known[start : start + len(group)]
             if len(answers) < len(group):
+                self.on_event(TeacherAnswered(str(self.path), min(done, wanted), wanted))
                 answers = self._answered(group, asked)
                 known = [*known[:start], *answers]
                 self._keep(known)
@@ -91,7 +91,6 @@ class PromptAnswers:
                 tokens = (*prompt.tokens, *answer.tokens, *end)
                 done += len(tokens)
                 yield EncodedRow(tokens, len(prompt.tokens))
-            self.on_event(TeacherAnswered(str(self.path), min(done, wanted), wanted))
 
     def _prompts(self, rows: Sequence[Passage | Chat]) -> list[Prompt]:
         """Return prompts in the chat form, or as they are where the teacher has no template."""
@@ -138,8 +137,17 @@ class PromptAnswers:
             message = f"{count} are cut at {self.settings.tokens} tokens: none has ended by then"
             raise CalibrationError("C813", message, self.path, help=_LONGER)
 
+    @cached_property
+    def _rows(self) -> list[Passage | Chat]:
+        return read_prompts(self.path)
+
     def source(self, share: Fraction) -> HealingSource:
-        """Return the text that the answers are."""
+        """Return the text that the answers are.
+
+        Raises CalibrationError: C812 for messages without a template, and as `read_prompts` does.
+        """
+        if any(isinstance(row, Chat) for row in self._rows):
+            self.teacher.chats.require(self.path)
         return HealingSource(self.path, share, self.rows, answered=True)
 
     # --------------------------------------------------------------------------------- on the disk

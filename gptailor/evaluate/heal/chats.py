@@ -17,6 +17,8 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import TemplateOf
 from gptailor.program.sources import Checked
 
+_OTHER_ROWS = "give rows of 'prompt' or 'text', or name a teacher with a chat template"
+
 
 @final
 @dataclass(frozen=True)
@@ -52,16 +54,19 @@ class TeacherChats:
         """Whether the teacher has a chat template."""
         return self.template is not None
 
+    def require(self, path: Path) -> None:
+        """Raise CalibrationError (C812) if the template is missing."""
+        if not self.available:
+            message = f"rows of 'messages' need a chat template, and '{self.name}' has none"
+            raise CalibrationError("C812", message, path, help=_OTHER_ROWS)
+
     def texts(self, path: Path, chats: Sequence[tuple[Sequence[Message], bool]]) -> list[str]:
         """Return chats of a file as text, each with whether an answer begins.
 
         Raises CalibrationError (C812) if the template is missing or fails.
         """
-        remedy = "give rows of 'prompt' or 'text', or name a teacher with a chat template"
-        if not self.available:
-            message = f"rows of 'messages' need a chat template, and '{self.name}' has none"
-            raise CalibrationError("C812", message, path, help=remedy)
+        self.require(path)
         try:
-            return chat_texts(self._tokenizer, chats, self.name, remedy)
+            return chat_texts(self._tokenizer, chats, self.name, _OTHER_ROWS)
         except TailorError as error:
             raise CalibrationError("C812", str(error), path) from None

@@ -89,10 +89,12 @@ def file_source(
 ) -> HealingSource:
     """Return the source of a file of text; `chats` renders its rows of messages.
 
-    Raises CalibrationError as `read_texts_and_chats` does; with `only_answers` also C804 for a row
-    without an answer.
+    Raises CalibrationError as `read_texts_and_chats` does, C812 for messages without a template,
+    and with `only_answers` C804 for a row without an answer.
     """
     rows = read_texts_and_chats(path)
+    if chats is not None and any(isinstance(row, Chat) for row in rows):
+        chats.require(path)
     for row in rows if only_answers else ():
         answered = row.asked != row if isinstance(row, Chat) else isinstance(row, Exchange)
         if not answered:

@@ -334,10 +334,12 @@ class Student:
                 hidden = self._run(index, calls[index], hidden)
         counted = batch.counted.to(self.device)
         likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
-        rows = hidden.detach().flatten(0, 1)[counted]
+        places = hidden.detach().flatten(0, 1)
+        rows = places[counted]
         loss, row_slopes = head_loss(self.head, rows, likely, logs, self.step)
-        slope = torch.zeros_like(hidden.detach())
-        slope.view(-1, slope.shape[-1])[counted] = row_slopes / len(rows)
+        slopes = torch.zeros_like(places)
+        slopes[counted] = row_slopes / len(rows)
+        slope = slopes.view_as(hidden)
         if self.recompute:
             self._back(before, calls, slope)
         elif hidden.requires_grad:

@@ -197,21 +197,36 @@ def test_a_streamed_teacher_gives_the_same_answers(folder: Path) -> None:
 # -------------------------------------------------------------------------------------- prompts
 
 
+def prompts_of(folder: Path, text: str) -> set[str]:
+    """The prompts that a teacher answers, as text."""
+    seen: list[str] = []
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    draw = answers.continued
+
+    def looked(model: Any, t: Any, asked: list[Prompt], *more: Any, **named: Any) -> Any:
+        seen.extend(tokenizer.decode(prompt.tokens) for prompt in asked)
+        return draw(model, t, asked, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "continued", looked)
+        heal(said(folder, text))
+    return set(seen)
+
+
+@pytest.mark.parametrize("where", ["a file", "another model"])
+def test_the_undropped_plan_has_the_plans_chat_template(folder: Path, where: str) -> None:
+    write(folder, [{"prompt": "xyz"}] * 40)
+    (folder / "mine.jinja").write_text(TEMPLATE)
+    (folder / "other" / "chat_template.jinja").write_text(TEMPLATE)
+    template = '"./mine.jinja"' if where == "a file" else "from other"
+    text = f'model other = "./other"; chat_template {template}; {HEAL}'
+    assert prompts_of(folder, text) == {"uxyz.a"}
+
+
 def test_prompts_stand_in_the_teachers_chat_template(folder: Path) -> None:
     def prompts(rows: list[dict[str, object]]) -> set[str]:
         write(folder, rows * 20)
-        seen: list[str] = []
-        tokenizer = AutoTokenizer.from_pretrained(folder / "base")
-        draw = answers.continued
-
-        def looked(model: Any, t: Any, asked: list[Prompt], *more: Any, **named: Any) -> Any:
-            seen.extend(tokenizer.decode(prompt.tokens) for prompt in asked)
-            return draw(model, t, asked, *more, **named)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(answers, "continued", looked)
-            heal(said(folder, HEAL))
-        return set(seen)
+        return prompts_of(folder, HEAL)
 
     plain = [{"prompt": "xyz"}, {"text": "pqr"}]
     assert prompts(plain) == {"xyz", "pqr"}

@@ -195,6 +195,24 @@ def test_in_bfloat16_the_gradient_is_nearly_the_same(kind: str, tmp_path: Path) 
         assert float(torch.cosine_similarity(*both, dim=0)) > 0.95
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_places_that_do_not_count_give_no_gradient(tmp_path: Path, recompute: bool) -> None:
+    made = case(plan_of("llama", tmp_path, "rank 2"))
+    tokens, logs = taught()
+    counted = torch.arange(18) % 3 == 1
+    q = made.model(TOKENS[:, :-1]).logits.float().log_softmax(-1).flatten(0, 1)[counted]
+    loss = (logs[counted].exp() * (logs[counted] - q)).sum(-1).mean()
+    loss.backward()
+    made.learning.collect()
+    expected = gradients(made)
+    batch = TaughtBatch(TOKENS, tokens[counted], logs[counted], counted)
+    student = Student(made.live, 0, recompute=recompute)
+    assert student.divergence(batch) / 6 == pytest.approx(loss.item(), rel=1e-5)
+    assert student.learn(batch) == pytest.approx(loss.item(), rel=1e-5)
+    made.learning.collect()
+    assert_same(gradients(made), expected)
+
+
 def test_streamed_layers_have_the_same_gradient(tmp_path: Path) -> None:
     plan = plan_of("llama", tmp_path, "rank 2")
     known = taught()
