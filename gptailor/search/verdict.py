@@ -183,10 +183,16 @@ def _simplest(
 
 
 def _recipe_lost(measure: Comparison, found: Scores | None, other: Scores | None) -> bool:
-    """Return whether another recipe is surely worse than the best plan's, or was never scored."""
+    """Return whether another recipe is behind the best plan's by more than a standard error.
+
+    A recipe that was never scored lost too.
+    """
     if found is None:
         return False
-    return other is None or measure.gain(found, other).sure
+    if other is None:
+        return True
+    behind = measure.gain(found, other)
+    return behind.value > behind.stderr
 
 
 def simplicity(plan: Plan) -> tuple[int, int]:

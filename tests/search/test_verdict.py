@@ -167,6 +167,9 @@ def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
     worse = {0: scores(TEXT + 0.3), 1: scores(TEXT)}
     assert judged(of, plans, recipes=alike).best.number == 0
     assert judged(of, plans, recipes=worse).best.number == 1
+    for errors, best in ((0.9, 0), (1.1, 1)):
+        moved = TEXT + noise + 0.05 + errors * noise.std(ddof=1) / 10
+        assert judged(of, plans, recipes={0: scores(moved), 1: scores(TEXT)}).best.number == best
     assert judged(of, plans, recipes={1: scores(TEXT)}).best.number == 1, "never scored uncut"
     assert judged(of, plans, recipes={0: scores(TEXT)}).best.number == 0, "recipes weren't compared"
 
