@@ -86,7 +86,7 @@ def test_a_plan_is_judged_healed_and_that_is_said(
     done = run(*command, "--format", "json")
     assert done.code == 0
     assert "healing 4 layers: " in done.err
-    assert "healing: step 1 of 1" in done.err
+    assert "healing: step 8 of 8" in done.err
     live, bare, folder = (one["score"] for one in json.loads(done.out)["results"])
     assert live == folder != bare
 

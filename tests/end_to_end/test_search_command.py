@@ -514,7 +514,7 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     began = search(*command, before=kept)
     line = r"trial \d+ \([^)]+\): nll [\d.]+ ± \S+ \(before: [\d.]+\), healed"
     assert len(re.findall(line, began.err)) == 3
-    assert began.err.count("healing: step 2 of 2") == 3, "for the trials and what was held out"
+    assert began.err.count("healing: step 16 of 16") == 3, "for the trials and what was held out"
     healing = r"healing \d layers: .*\n(?:healing: .*\n)+healed on 2,\d+ tokens: .* held out\)\n"
     assert len(re.findall(healing, began.err)) == 3, "each from its beginning to what it came to"
     assert "bridging the gap" in began.err
@@ -548,7 +548,7 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "elsewhere"))
     made = run("compile", best, "-o", world / "mended", "--locked")
     assert made.code == 0, "what was learned before is what is learned anew"
-    assert "healing: step 2 of 2" in made.err
+    assert "healing: step 16 of 16" in made.err
 
 
 def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, world: Path) -> None:
