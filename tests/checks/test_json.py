@@ -110,7 +110,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "P706", {"heal": {"on": [{"file": "t", "answers": {"tokens": 0}}]}, **DROP}),
     "answers that are too hot": (
         "P706", {"heal": {"on": [{"file": "t", "answers": {"temperature": 101}}]}, **DROP}),
-    "a loss that is none": ("S107", {"heal": {"on": "t", "loss": "some"}, **DROP}),
+    "an unknown loss": ("S107", {"heal": {"on": "t", "loss": "some"}, **DROP}),
     "a healing of no tokens": ("P706", {"heal": {"on": "t", "tokens": 0}, **DROP}),
     "a healing of no rank": ("P706", {"heal": {"on": "t", "rank": 0}, **DROP}),
     "a healing of a rank that is a word": ("S107", {"heal": {"on": "t", "rank": "all"}, **DROP}),

@@ -222,6 +222,7 @@ class Bridger:
         self.table = table = stitcher.table
         self.live = stitcher.live
         self.tensors = stitcher.tensors
+        self.device = stitcher.device
         self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
         self.reserve = stitcher.reserve
         self.layout = table.models["base"].layout
@@ -305,13 +306,14 @@ class Bridger:
     ) -> str:
         """Return a hash of everything that decides a gap's fit."""
         before = replace(undone, layers=undone.layers[: gap.end])
-        place = gap.start, gap.end, gap.ridge, self.place.type
+        place = gap.start, gap.end, gap.ridge, self.device.type, self.place.type
         parts = before.instructions, place, environment()
         key = hashlib.sha256(repr(parts).encode())
-        for content in own[: gap.start + 1]:
-            made = b"" if content is None else content.fitted_bytes
-            outputs = () if content is None else content.outputs
-            key.update(content_keys.instructions(outputs).encode() + made)
+        for content, whole in zip(own[: gap.start + 1], undone.layers, strict=False):
+            if content is None or content is whole:
+                key.update(b"dropped" if content is None else b"undone")
+                continue
+            key.update(content_keys.instructions(content.outputs).encode() + content.fitted_bytes)
         for batch in text.batches:
             key.update(repr(batch.tokens.shape).encode())
             key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())

@@ -51,7 +51,7 @@ class TeacherChats:
 
     @property
     def available(self) -> bool:
-        """Whether the teacher has a chat template."""
+        """Return whether the teacher has a chat template."""
         return self.template is not None
 
     def require(self, path: Path) -> None:

@@ -240,7 +240,7 @@ class Healer:
 
     @property
     def _run(self) -> tuple[object, ...]:
-        """What changes the numbers that a model computes, beside the model and its inputs."""
+        """Return the settings and versions that a model's results depend on, beside its inputs."""
         return self.device.type, self.dtype, self.memory is None, environment()
 
     def _fast(self) -> torch.dtype:

@@ -34,7 +34,6 @@ HEAL = 'drop L2\nheal on answers("prompts.jsonl", tokens=24, temperature=1) toke
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
-    monkeypatch.setattr(train, "STEP_TOKENS", 128)
 
 
 @pytest.fixture(scope="module")
