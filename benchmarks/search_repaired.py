@@ -1,13 +1,14 @@
 """Compare a search's result with plans written by hand, all repaired alike, over several seeds.
 
     python benchmarks/search_repaired.py --folder .repaired --seeds 0 1 2
-    python benchmarks/search_repaired.py --folder .repaired --data DATA --trials 60
+    python benchmarks/search_repaired.py --folder .repaired --family .second
 
-The space is the demo's: seven of thirty layers leave, the others are any of three fine-tunes,
-merged; plans are bridged and healed. Each seed is one search in a folder of its own, which goes on
-if it was interrupted. The repaired plans of each search are then judged on held-out texts: the plan
-that is handed over (best.tailor), the plan with the best score (found), and the rivals that a
-person would write. Losses are nats a token, the mean over domains.
+Seven of thirty layers leave, the others are any of three fine-tunes, merged. The family is the
+demo's, or one of `benchmarks/second_family.py`. Plans are bridged and healed. Each seed is one
+search in a folder of its own, which goes on if it was interrupted. The repaired plans of each
+search are then judged on held-out texts: the plan that is handed over (best.tailor), the plan with
+the best score (found), and the rivals that a person would write. Losses are nats a token, the mean
+over domains.
 """
 
 import json
@@ -24,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import torch  # noqa: E402 (the folder above is found first)
 
 import gptailor  # noqa: E402
-from benchmarks.cut_scores import DROPPED, FAMILY, model_lines, parser_of, texts_of  # noqa: E402
+from benchmarks.cut_scores import DROPPED, Family, family_of, parser_of  # noqa: E402
 from benchmarks.retention_texts import Files  # noqa: E402
 from gptailor.evaluate.scores import Score  # noqa: E402
 from gptailor.search.run_report import run_report  # noqa: E402
@@ -43,13 +44,13 @@ class Judged:
     held: float
 
 
-def space_text(model: Path, files: Files, tokens: int, trials: int) -> str:
+def space_text(family: Family, tokens: int, trials: int) -> str:
     """Return the space that is searched."""
-    lines = model_lines(model)
+    lines, files = family.model_lines(), family.files
     learned, seen = json.dumps(str(files.learned)), json.dumps(str(files.search))
     rows = len(files.search.read_text("utf-8").splitlines())
     lines += [
-        f"others from any of {', '.join(FAMILY)} by task_arithmetic(0.0..1.0)",
+        f"others from any of {', '.join(family.adapters)} by task_arithmetic(0.0..1.0)",
         f"drop any {DROPPED} of L0..L29",
         f"bridge on {learned} tokens 4096",
         f"heal on {learned} tokens {tokens}",
@@ -100,7 +101,9 @@ def judged(run: Path, files: Files, known: dict[str, float]) -> Iterator[Judged]
             yield Judged(FOUND, *row)
 
 
-def table(rows: Mapping[int, Sequence[Judged]], base: float) -> Iterator[str]:
+def table(
+    rows: Mapping[int, Sequence[Judged]], base: float, models: Sequence[str]
+) -> Iterator[str]:
     """Return the held-out losses of each seed, and what is won over the rivals."""
     seeds = list(rows)
     yield f"| plan, held-out nats | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |"
@@ -117,15 +120,15 @@ def table(rows: Mapping[int, Sequence[Judged]], base: float) -> Iterator[str]:
         whole = f"{mean(known):.3f}" if len(known) == len(values) else ""
         yield f"| {name} | {' | '.join(cells)} | {whole} |"
     for name in (HANDED, FOUND):
-        yield from gains(name, rows)
+        yield from gains(name, rows, models)
 
 
-def gains(name: str, rows: Mapping[int, Sequence[Judged]]) -> Iterator[str]:
+def gains(name: str, rows: Mapping[int, Sequence[Judged]], models: Sequence[str]) -> Iterator[str]:
     """Return how much better a plan is than the best rivals, with the error over seeds."""
     own = [min(row.held for row in of_seed if row.name == name) for of_seed in rows.values()]
     rivals = {
         "the best single model's window": lambda row: (
-            row.name in {f"best window on {model}" for model in ("base", *FAMILY)}
+            row.name in {f"best window on {model}" for model in ("base", *models)}
         ),
         "the best rival on held-out texts": lambda row: row.name.startswith(
             ("best window", "block influence")
@@ -148,8 +151,9 @@ def main() -> None:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a search each (0 1 2)")
     add("--trials", type=int, default=28, help="trials of a search (28)")
     options = parser.parse_args()
-    files = texts_of(options)
-    space = space_text(options.model, files, options.tokens, options.trials)
+    family = family_of(options)
+    files = family.files
+    space = space_text(family, options.tokens, options.trials)
     store = options.folder / "held.json"
     known: dict[str, float] = json.loads(store.read_text()) if store.exists() else {}
     rows: dict[int, list[Judged]] = {}
@@ -161,7 +165,7 @@ def main() -> None:
             print(f"seed {seed} {row.name}: {row.search:.3f}, held out {row.held:.3f}", flush=True)
     alone = f"tailor 1\nmodel base = {json.dumps(str(options.model.resolve()))}\n"
     base = held_out(alone, options.folder, files)
-    print("", *table(rows, base), sep="\n")
+    print("", *table(rows, base, list(family.adapters)), sep="\n")
 
 
 if __name__ == "__main__":

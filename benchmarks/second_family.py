@@ -1,0 +1,159 @@
+"""Train a second family of fine-tunes on public data, and write its texts.
+
+    python benchmarks/second_family.py --data DATA --folder .second
+    python benchmarks/cut_scores.py --family .second --folder .cuts
+    python benchmarks/search_repaired.py --family .second --folder .repaired
+
+Three low-rank fine-tunes of SmolLM2 are trained on 510,000 tokens each: `maths` on GSM8K, `code` on
+the standard library, `chat` on Dolly. Each takes about 45 minutes of a core. The texts of a search
+and of its healing are of these sources, and no fine-tune has learned from the search's. Held-out
+texts are of other sources: SVAMP, MBPP and the seed tasks of Self-Instruct. Prompts are in the
+model's chat template, and only answers count. Finished adapters are kept.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "family")]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import learning  # noqa: E402 (in examples/family/)
+import smollm2  # noqa: E402 (in examples/)
+from learning import Encoder, Row, Schedule  # noqa: E402
+from texts import Text  # noqa: E402
+
+TOKENS: Final = 510_000
+"""Tokens that each fine-tune learns from."""
+STEP_TOKENS, RATE, RANK = 2048, 5e-4, 8
+STRETCH: Final = 256
+"""Tokens of a piece of a module."""
+SEARCHED, HELD = 4, 24
+"""Texts of each domain for the search, and held out."""
+LEARNED: Final = 900
+"""Texts of each domain that bridges and healing learn from."""
+LONGEST: Final = 1200
+"""Characters of an answer, at most."""
+APART: Final = ("test", "site-packages", "dist-packages", "idlelib", "encodings")
+"""Parts of paths whose modules are left out."""
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON Lines file."""
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+
+
+def modules(tokenizer: Any) -> Iterator[Text]:
+    """Yield pieces of the standard library's modules."""
+    for path in sorted(Path(os.__file__).parent.rglob("*.py")):
+        if not any(part in str(path) for part in APART):
+            ids = tokenizer(path.read_text("utf-8", "ignore"))["input_ids"]
+            for first in range(0, len(ids) - STRETCH, STRETCH):
+                yield Text("", tokenizer.decode(ids[first : first + STRETCH]))
+
+
+def own_texts(data: Path, tokenizer: Any) -> dict[str, list[Text]]:
+    """Return the texts of each domain in a drawn order; the last ones are the search's."""
+    maths, chat = "math/gsm8k_train.jsonl", "chat/dolly_hhrlhf_train_small.jsonl"
+    found = {
+        "maths": [Text(row["question"], row["answer"]) for row in rows_of(data / maths)],
+        "code": list(modules(tokenizer)),
+        "chat": [Text(r["prompt"].strip(), r["response"].strip()) for r in rows_of(data / chat)],
+    }
+    for texts in found.values():
+        random.Random(1).shuffle(texts)
+    return found
+
+
+def held_texts(data: Path) -> dict[str, list[Text]]:
+    """Return the texts of each domain's other source."""
+    tasks = rows_of(data / "chat" / "self_instruct_seed_tasks.jsonl")
+    found = {
+        "maths": [
+            Text(row["context"], f"{row['chain_of_thought'][2:-2]} = {row['answer']}")
+            for row in rows_of(data / "math" / "svamp.jsonl")
+        ],
+        "code": [
+            Text("", row["code"].replace("\r\n", "\n"))
+            for row in rows_of(data / "code" / "mbpp.jsonl")
+        ],
+        "chat": [
+            Text(f"{task['instruction']}\n{one['input']}".strip(), one["output"])
+            for task in tasks
+            for one in task["instances"][:1]
+        ],
+    }
+    for texts in found.values():
+        random.Random(2).shuffle(texts)
+    return found
+
+
+def schedule_of(rows: Sequence[Row]) -> Schedule:
+    """Return a schedule of `TOKENS` tokens."""
+    mean = sum(len(ids) for ids, _ in rows) / len(rows)
+    batch = max(4, round(STEP_TOKENS / mean))
+    return Schedule(int(TOKENS / (mean * batch)) + 1, batch, RATE)
+
+
+def write(file: Path, texts: Sequence[Text], encoder: Encoder) -> None:
+    """Write texts as rows: prompts in the chat template, answers with the token that ends them."""
+    end = encoder.tokenizer.eos_token
+    rows = [
+        {"prompt": encoder.prompt(text), "response": text.answer[:LONGEST] + end}
+        if text.prompt
+        else {"text": text.answer[:LONGEST]}
+        for text in texts
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def write_texts(
+    folder: Path, own: Mapping[str, Sequence[Text]], data: Path, encoder: Encoder
+) -> None:
+    """Write the texts of the search and of its healing, and those that judge."""
+    folder.mkdir(exist_ok=True)
+    parts = {
+        "search": [texts[-SEARCHED:] for texts in own.values()],
+        "learned": [texts[: min(LEARNED, len(texts) - SEARCHED)] for texts in own.values()],
+    }
+    for name, part in parts.items():  # rows alternate between the domains
+        mixed = [text for some in zip_longest(*part) for text in some if text is not None]
+        write(folder / f"{name}.jsonl", mixed, encoder)
+    for domain, texts in held_texts(data).items():
+        write(folder / f"held-{domain}.jsonl", texts[:HELD], encoder)
+
+
+def main() -> None:
+    """Train what is missing, then write the texts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, default=ROOT / ".second", metavar="DIR", help="adapters and texts")
+    add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
+        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of public texts")
+    options = parser.parse_args()
+    if not (options.model / "config.json").is_file():
+        smollm2.extract(options.model)
+    encoder = Encoder(options.model)
+    own = own_texts(options.data, encoder.tokenizer)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for domain, texts in own.items():
+        if not (options.folder / domain / "adapter_config.json").is_file():
+            learned = texts[:-SEARCHED]
+            schedule = schedule_of([encoder(text) for text in learned])
+            tuned = learning.train(options.model, learned, schedule, RANK, "cpu")
+            learning.save(tuned, smollm2.MODEL, options.folder / domain)
+    write_texts(options.folder / "texts", own, options.data, encoder)
+
+
+if __name__ == "__main__":
+    main()
