@@ -41,6 +41,8 @@ LEARNED: Final = 900
 """Texts of each domain that bridges and healing learn from."""
 LONGEST: Final = 1200
 """Characters of an answer, at most."""
+LEAST: Final = 8
+"""Tokens of an answer, at least."""
 APART: Final = ("test", "site-packages", "dist-packages", "idlelib", "encodings")
 """Parts of paths whose modules are left out."""
 
@@ -93,6 +95,12 @@ def held_texts(data: Path) -> dict[str, list[Text]]:
     for texts in found.values():
         random.Random(2).shuffle(texts)
     return found
+
+
+def answered(row: Row) -> bool:
+    """Return whether a row has an answer after its prompt, and isn't cut before it."""
+    ids, skipped = row
+    return skipped + LEAST < len(ids)
 
 
 def schedule_of(rows: Sequence[Row]) -> Schedule:
@@ -148,7 +156,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for domain, texts in own.items():
         if not (options.folder / domain / "adapter_config.json").is_file():
-            learned = texts[:-SEARCHED]
+            learned = [text for text in texts[:-SEARCHED] if answered(encoder(text))]
             schedule = schedule_of([encoder(text) for text in learned])
             tuned = learning.train(options.model, learned, schedule, RANK, "cpu")
             learning.save(tuned, smollm2.MODEL, options.folder / domain)
