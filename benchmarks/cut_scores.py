@@ -4,12 +4,12 @@
     python benchmarks/cut_scores.py --folder .cuts --family .second --tokens 50000
     python benchmarks/cut_scores.py --folder .cuts --recipes
 
-Fifteen cuts of seven layers are made of one merge of three fine-tunes: windows, spread layers,
+Fifteen cuts of seven layers are made of one merge of the fine-tunes: windows, spread layers,
 mixtures of both, random ones. The family is the demo's, or one of `benchmarks/second_family.py`.
 Each cut is scored bare and bridged on a search's texts, and each is healed and judged on held-out
 texts. Spearman's rank correlation says how well a score orders the healed plans. With `--recipes`
-one cut is made of fourteen merges, which are also scored with nothing dropped. Scores are kept in
-the folder, so that an interrupted run goes on.
+one cut is made of fourteen merges of three fine-tunes, which are also scored with nothing dropped.
+Scores are kept in the folder, so that an interrupted run goes on.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from benchmarks.retention_texts import Amounts, Files, write_files  # noqa: E402
 from gptailor.evaluate.scores import Score  # noqa: E402
 
 LAYERS, DROPPED = 30, 7
-UNIFORM: Final = (0.6, 0.6, 0.6)
-"""The coefficients of the merge whose cuts are compared."""
+UNIFORM: Final = 0.6
+"""The coefficient of each fine-tune in the merge whose cuts are compared."""
 WINDOW: Final = tuple(range(12, 19))
 """The cut whose recipes are compared."""
 
@@ -174,7 +174,9 @@ def main() -> None:
     add("--seed", type=int, default=7, help="the seed of the random cuts")
     options = parser.parse_args()
     family = family_of(options)
-    compared: Compared = {name: (UNIFORM, cut) for name, cut in cuts(options.seed).items()}
+    compared: Compared = {
+        name: ((UNIFORM,) * len(family.adapters), cut) for name, cut in cuts(options.seed).items()
+    }
     stages = ["bare", "bridged", "healed"]
     if options.recipes:
         compared = {name: (weights, WINDOW) for name, weights in recipes().items()}

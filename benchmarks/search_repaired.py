@@ -3,7 +3,7 @@
     python benchmarks/search_repaired.py --folder .repaired --seeds 0 1 2
     python benchmarks/search_repaired.py --folder .repaired --family .second
 
-Seven of thirty layers leave, the others are any of three fine-tunes, merged. The family is the
+Seven of thirty layers leave, the others are any of the fine-tunes, merged. The family is the
 demo's, or one of `benchmarks/second_family.py`. Plans are bridged and healed. Each seed is one
 search in a folder of its own, which goes on if it was interrupted. The repaired plans of each
 search are then judged on held-out texts: the plan that is handed over (best.tailor), the plan with

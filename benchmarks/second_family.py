@@ -4,11 +4,11 @@
     python benchmarks/cut_scores.py --family .second --folder .cuts
     python benchmarks/search_repaired.py --family .second --folder .repaired
 
-Three low-rank fine-tunes of SmolLM2 are trained on 510,000 tokens each: `maths` on GSM8K, `code` on
-the standard library, `chat` on Dolly. Each takes about 45 minutes of a core. The texts of a search
-and of its healing are of these sources, and no fine-tune has learned from the search's. Held-out
-texts are of other sources: SVAMP, MBPP and the seed tasks of Self-Instruct. Prompts are in the
-model's chat template, and only answers count. Finished adapters are kept.
+Two low-rank fine-tunes of SmolLM2 are trained on 510,000 tokens each: `maths` on GSM8K, `code` on
+the standard library. Each takes about 45 minutes of a core. The texts of a search and of its
+healing are of these sources, and no fine-tune has learned from the search's. Held-out texts are of
+other sources: SVAMP and MBPP. Problems are in the model's chat template, and only answers count.
+Finished adapters are kept.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TOKENS: Final = 510_000
 STEP_TOKENS, RATE, RANK = 2048, 5e-4, 8
 STRETCH: Final = 256
 """Tokens of a piece of a module."""
-SEARCHED, HELD = 4, 24
+SEARCHED, HELD = 6, 24
 """Texts of each domain for the search, and held out."""
 LEARNED: Final = 900
 """Texts of each domain that bridges and healing learn from."""
@@ -63,11 +63,10 @@ def modules(tokenizer: Any) -> Iterator[Text]:
 
 def own_texts(data: Path, tokenizer: Any) -> dict[str, list[Text]]:
     """Return the texts of each domain in a drawn order; the last ones are the search's."""
-    maths, chat = "math/gsm8k_train.jsonl", "chat/dolly_hhrlhf_train_small.jsonl"
+    problems = rows_of(data / "math" / "gsm8k_train.jsonl")
     found = {
-        "maths": [Text(row["question"], row["answer"]) for row in rows_of(data / maths)],
+        "maths": [Text(row["question"], row["answer"]) for row in problems],
         "code": list(modules(tokenizer)),
-        "chat": [Text(r["prompt"].strip(), r["response"].strip()) for r in rows_of(data / chat)],
     }
     for texts in found.values():
         random.Random(1).shuffle(texts)
@@ -76,7 +75,6 @@ def own_texts(data: Path, tokenizer: Any) -> dict[str, list[Text]]:
 
 def held_texts(data: Path) -> dict[str, list[Text]]:
     """Return the texts of each domain's other source."""
-    tasks = rows_of(data / "chat" / "self_instruct_seed_tasks.jsonl")
     found = {
         "maths": [
             Text(row["context"], f"{row['chain_of_thought'][2:-2]} = {row['answer']}")
@@ -85,11 +83,6 @@ def held_texts(data: Path) -> dict[str, list[Text]]:
         "code": [
             Text("", row["code"].replace("\r\n", "\n"))
             for row in rows_of(data / "code" / "mbpp.jsonl")
-        ],
-        "chat": [
-            Text(f"{task['instruction']}\n{one['input']}".strip(), one["output"])
-            for task in tasks
-            for one in task["instances"][:1]
         ],
     }
     for texts in found.values():
