@@ -35,7 +35,7 @@ TOKENS: Final = 510_000
 STEP_TOKENS, RATE, RANK = 2048, 5e-4, 8
 STRETCH: Final = 256
 """Tokens of a piece of a module."""
-SEARCHED, HELD = 6, 24
+SEARCHED, HELD = 6, 60
 """Texts of each domain for the search, and held out."""
 LEARNED: Final = 900
 """Texts of each domain that bridges and healing learn from."""

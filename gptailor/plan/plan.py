@@ -196,18 +196,32 @@ class TeacherAnswers(Closed):
     temperature: Number | None = None
 
 
+PREDICTIONS_SUFFIX = ".parquet"
+
+
+def has_predictions(file: str) -> bool:
+    """Return whether a file of this name has a teacher's predictions."""
+    return file.lower().endswith(PREDICTIONS_SUFFIX)
+
+
 @final
 class HealText(Closed):
     """A text that healing learns from, and its share of the tokens: its `weight`.
 
-    With `answers` the file has prompts, and the text is the teacher's answers to them. In JSON a
-    text that is only a file is a string.
+    With `answers` the file has prompts, and the text is the teacher's answers to them. A Parquet
+    file has the predictions of a teacher of its own. In JSON a text that is only a file is a
+    string.
     """
 
     file: str
     answers: TeacherAnswers | None = None
     teacher: str | None = None
     weight: Number = 1
+
+    @property
+    def predicted(self) -> bool:
+        """Return whether the file has predictions, by its name."""
+        return has_predictions(self.file)
 
     @model_serializer(mode="wrap")
     def _plainly(self, dump: SerializerFunctionWrapHandler) -> Any:
@@ -270,6 +284,11 @@ class Heal(Closed):
             else (self.teacher, ("heal", "teacher") if self.teacher is not None else ("heal",))
             for i, text in enumerate(self.on)
         )
+
+    @property
+    def has_other_teacher(self) -> bool:
+        """Return whether a text has another teacher than the plan with nothing dropped."""
+        return bool(self.named_teachers) or any(text.predicted for text in self.on)
 
     @property
     def named_teachers(self) -> dict[str, Place]:
@@ -479,7 +498,7 @@ class Plan(Closed):
         if self.heal is None:
             return False
         drops = self.drops or self.drop_any or self.windows
-        return bool(drops or self.stack or self.heal.named_teachers)
+        return bool(drops or self.stack or self.heal.has_other_teacher)
 
     def rest(self, where: str) -> Recipe | None:
         """Return the recipe of `embed`, `norm`, `head` or `tokenizer`, or None without one."""

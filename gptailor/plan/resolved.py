@@ -71,13 +71,18 @@ class TaughtText:
     """A text of a healing: its file as the plan names it, its teacher, its share of the tokens.
 
     `teacher` is a model or None: the plan with nothing dropped. With `answers` the file has
-    prompts. The shares of all texts sum to 1.
+    prompts. A file of predictions has a teacher of its own. The shares of all texts sum to 1.
     """
 
     file: str
     teacher: str | None
     share: Fraction = Fraction(1)
     answers: AnswerSettings | None = None
+
+    @property
+    def predicted(self) -> bool:
+        """Return whether the file has predictions."""
+        return has_predictions(self.file)
 
 
 @final
@@ -100,8 +105,8 @@ class Healing:
 
     @property
     def teachers(self) -> tuple[str | None, ...]:
-        """Return the teachers, each once, in the texts' order."""
-        return tuple(dict.fromkeys(text.teacher for text in self.texts))
+        """Return the teachers, each once, in the texts' order; not those of predictions."""
+        return tuple(dict.fromkeys(text.teacher for text in self.texts if not text.predicted))
 
 
 def heal_text_names(count: int) -> tuple[str, ...]:
@@ -210,7 +215,7 @@ class Resolved:
         named = heal.layers
         trained = [i for i, s in enumerate(self.kept) if not named or s.position in named]
         cut = self.plan.stack is not None or self.plan.drops
-        if not trained or not (cut or heal.named_teachers):
+        if not trained or not (cut or heal.has_other_teacher):
             return None
         rank = HEAL_RANK if heal.rank is None else heal.rank
         return Healing(

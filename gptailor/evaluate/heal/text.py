@@ -59,8 +59,8 @@ class HealingSource:
     """A file, its share of the tokens, and a function that yields its rows in drawn order.
 
     The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
-    one row, and its sequences are drawn instead. Texts that are `answered` by a teacher are read
-    after the others.
+    one row, and its sequences are drawn instead. So are those of a text that is `cut` already: each
+    row is a sequence. Texts that are `answered` by a teacher are read after the others.
     """
 
     path: Path
@@ -68,6 +68,7 @@ class HealingSource:
     rows: Callable[[int], Iterator[EncodedRow]]
     whole: bool = False
     answered: bool = False
+    cut: bool = False
 
 
 _AT_ONCE = 256
@@ -153,16 +154,19 @@ def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
 class PackedSequences:
     """Sequences of one length, in order, each with the number of its text.
 
-    The predictions that count are marked; a sequence of n tokens has n − 1 predictions.
+    The predictions that count are marked; a sequence of n tokens has n − 1 predictions. `numbers`
+    are those of the sequences within their text, in the order of drawing.
     """
 
     tokens: Int64[Tensor, " sequences length"]
     counted: Bool[Tensor, " sequences predictions"]
     texts: Int64[Tensor, " sequences"]
+    numbers: Int64[Tensor, " sequences"]
 
     def rows(self, numbers: Tensor) -> "PackedSequences":
         """Return some sequences, by their numbers or by a mask."""
-        return PackedSequences(self.tokens[numbers], self.counted[numbers], self.texts[numbers])
+        parts = self.tokens, self.counted, self.texts, self.numbers
+        return PackedSequences(*(part[numbers] for part in parts))
 
 
 @final
@@ -208,6 +212,7 @@ def healing_texts(
     *,
     exactly: bool,
     only_answers: bool = False,
+    length: int | None = None,
 ) -> HealingTexts:
     """Return sequences of several texts with `tokens` tokens in all, and further ones held out.
 
@@ -215,41 +220,33 @@ def healing_texts(
     and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no token
     is used twice. With `only_answers` only predictions of answers count, and sequences without any
     are left out. Each text has its share of the sequences. Without `exactly` there are fewer
-    sequences if a text is too short for its share.
+    sequences if a text is too short for its share. `length` is that of texts that are cut already.
 
     Raises CalibrationError: C806 for a text that is too short, and as the sources do.
     """
-    length = sequence_length(encoder, tokens)
-    total = max(1, tokens // length)
-    ends = [int(total * share) for share in accumulate(source.share for source in sources)]
-    learned = [max(1, end - start) for start, end in pairwise([0, *ends])]
+    length = length or sequence_length(encoder, tokens)
+    learned = counts(sources, tokens, length)
     needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
-    packing = _Packing(encoder, length, seed, only_answers)
-    drawn: dict[int, list[_Sequence]] = {}
-    for text in sorted(range(len(sources)), key=lambda text: sources[text].answered):
-        source, count = sources[text], needed[text]
-        drawn[text] = list(islice(packing.sequences(source, count), count))
-        least = count if exactly else 2
-        if len(drawn[text]) < least:
-            available = f"{length * len(drawn[text]):,} tokens in whole sequences of {length}"
-            user = "'heal'" if len(sources) == 1 else "its share of 'heal'"
-            remedy = MORE_PROMPTS if source.answered else FEWER_TOKENS
-            rule = f"{remedy}; every {HELD_OUT_EVERY}th of these sequences is held out"
-            help_ = rule if exactly else ""
-            raise too_short(source.path, available, user, length * least, help_)
-    smallest = min(Fraction(len(drawn[text]), count) for text, count in enumerate(needed))
-    taken = [max(2, int(count * smallest)) for count in needed]
-    parts = [_tensors(drawn[text][:count], text) for text, count in enumerate(taken)]
-    held = [_held_out(count) for count in taken]
+    packing = Packing(encoder, length, seed, only_answers)
+    rule = f"; every {HELD_OUT_EVERY}th of these sequences is held out"
+    parts = packing.packed(sources, needed, 2, "'heal'", rule, exactly=exactly)
+    held = [_held_out(len(part.tokens)) for part in parts]
     files = tuple(
         LearnedText(source.path, of_file(source.path), int((~mask).sum()) * length)
         for source, mask in zip(sources, held, strict=True)
     )
     learn, judge = (
-        _mixed([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
+        mixed([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
         for which in (False, True)
     )
     return HealingTexts(files, learn, judge)
+
+
+def counts(sources: Sequence[HealingSource], tokens: int, length: int) -> list[int]:
+    """Return each text's number of sequences of a length, by its share of the tokens."""
+    total = max(1, tokens // length)
+    ends = [int(total * share) for share in accumulate(source.share for source in sources)]
+    return [max(1, end - start) for start, end in pairwise([0, *ends])]
 
 
 def _held_out(count: int) -> Bool[Tensor, " count"]:
@@ -266,10 +263,11 @@ _Sequence = tuple[list[int], list[bool]]
 def _tensors(sequences: Sequence[_Sequence], text: int) -> PackedSequences:
     tokens = torch.tensor([tokens for tokens, _ in sequences])
     counted = torch.tensor([counted[1:] for _, counted in sequences], dtype=torch.bool)
-    return PackedSequences(tokens, counted, torch.full((len(sequences),), text))
+    count = len(sequences)
+    return PackedSequences(tokens, counted, torch.full((count,), text), torch.arange(count))
 
 
-def _mixed(parts: Sequence[PackedSequences]) -> PackedSequences:
+def mixed(parts: Sequence[PackedSequences]) -> PackedSequences:
     """Return the sequences of all texts, those of each text in their order and evenly spread."""
     places = [
         (Fraction(2 * k + 1, 2 * len(part.tokens)), text)
@@ -277,28 +275,62 @@ def _mixed(parts: Sequence[PackedSequences]) -> PackedSequences:
         for k in range(len(part.tokens))
     ]
     numbers = torch.tensor(sorted(range(len(places)), key=places.__getitem__), dtype=torch.int64)
-    tokens, counted, texts = (
+    joined = (
         torch.cat([getattr(part, name) for part in parts])
-        for name in ("tokens", "counted", "texts")
+        for name in ("tokens", "counted", "texts", "numbers")
     )
-    return PackedSequences(tokens, counted, texts).rows(numbers)
+    return PackedSequences(*joined).rows(numbers)
 
 
 @final
 @dataclass(frozen=True)
-class _Packing:
+class Packing:
     """How rows become sequences of one length."""
 
     encoder: TokenEncoder
     length: int
     seed: int
-    only_answers: bool
+    only_answers: bool = False
+
+    def packed(  # noqa: PLR0913, PLR0917 (the words of its error)
+        self,
+        sources: Sequence[HealingSource],
+        needed: Sequence[int],
+        fewest: int,
+        user: str,
+        rule: str = "",
+        *,
+        exactly: bool,
+    ) -> list[PackedSequences]:
+        """Return the needed sequences of each text, or without `exactly` the same share of all.
+
+        `fewest` is the least number of a text's sequences. Raises CalibrationError (C806) for a
+        text that is too short for `user`, with `rule` in the remedy.
+        """
+        drawn: dict[int, list[_Sequence]] = {}
+        for text in sorted(range(len(sources)), key=lambda text: sources[text].answered):
+            source, count = sources[text], needed[text]
+            drawn[text] = list(islice(self.sequences(source, count), count))
+            least = count if exactly else fewest
+            if len(drawn[text]) < least:
+                tokens = f"{self.length * len(drawn[text]):,} tokens"
+                available = f"{tokens} in whole sequences of {self.length}"
+                whose = user if len(sources) == 1 else f"its share of {user}"
+                remedy = MORE_PROMPTS if source.answered else FEWER_TOKENS
+                help_ = f"{remedy}{rule}" if exactly else ""
+                raise too_short(source.path, available, whose, self.length * least, help_)
+        smallest = min(Fraction(len(drawn[text]), count) for text, count in enumerate(needed))
+        taken = [max(fewest, int(count * smallest)) for count in needed]
+        return [_tensors(drawn[text][:count], text) for text, count in enumerate(taken)]
 
     def sequences(self, source: HealingSource, count: int) -> Iterator[_Sequence]:
         """Yield a text's sequences in drawn order, each with a counted prediction."""
         rows = source.rows(count * self.length)
+        if source.cut:
+            yield from ((list(row.tokens), [True] * self.length) for row in rows)
+            return
         made = self._pieces(rows) if source.whole else self._joined(rows)
-        return (one for one in made if any(one[1][1:]))
+        yield from (one for one in made if any(one[1][1:]))
 
     def _pieces(self, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
         """Yield the pieces of a text without rows, which is cut before the drawing."""
