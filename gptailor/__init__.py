@@ -2,9 +2,9 @@
 
 The verbs of the command line, in Python: `load` a plan, `check` it, `compile` it into a model
 folder, `lock` it, `verify` such a folder, `format` it, `stitch` it into a live model, `judge` it,
-`search` for what an open plan leaves open; and `merge` for tensors that are in memory. Names are
-imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
-type checkers what they are.
+`search` for what an open plan leaves open, `teach` others by its predictions; and `merge` for
+tensors that are in memory. Names are imported when they are first used, so that importing the
+package costs nothing; `__init__.pyi` tells type checkers what they are.
 """
 
 import importlib
@@ -19,6 +19,7 @@ _HOMES = {
     "Plan": "plan.plan",
     "PlanError": "plan.faults",
     "TailorError": "plan.faults",
+    "Taught": "evaluate.heal.teach",
     "Verified": "build.verification",
     "Written": "build.compile",
     "check": "prepare",
@@ -32,6 +33,7 @@ _HOMES = {
     "merge": "build.state_dicts",
     "search": "search",  # the package, which may be called as its verb
     "stitch": "evaluate.repair",
+    "teach": "evaluate.heal.teach",
     "verify": "build.verify",
 }
 

@@ -152,6 +152,26 @@ def no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
             yield Fault("P711", message, at, "name it once, with a 'weight'", (also,))
 
 
+@rule("P712")
+def predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each setting that a file of predictions can't have."""
+    heal = plan.heal
+    if heal is None:
+        return
+    help_ = "leave it out, or name the file of the text"
+    for i, (text, (teacher, at)) in enumerate(zip(heal.on, heal.taught, strict=True)):
+        if not text.predicted:
+            continue
+        place: Place = ("heal", "on", i)
+        file = f"'{text.file}' has predictions"
+        if text.answers is not None:
+            yield Fault("P712", f"{file}, and no prompts to answer", (*place, "answers"), help_)
+        elif teacher is not None:
+            yield Fault("P712", f"{file} of a teacher, and takes no other", at, help_)
+        if heal.loss == "answers":
+            yield Fault("P712", f"{file}, and doesn't say which are of answers", place, help_)
+
+
 @rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole"))
 def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
     """Yield a warning if nothing is dropped: the plan would be its own teacher."""
@@ -382,6 +402,7 @@ DEPTH: tuple[Rule[Plan], ...] = (
     no_lists_of_drops_overlap,
     healing_settings_are_valid,
     no_text_is_learned_from_twice,
+    predictions_have_a_teacher,
     healing_has_an_effect,
     no_layers_of_a_stack_are_named,
     every_block_ascends,

@@ -33,6 +33,7 @@ _COMMANDS = {
     "schema": ("plans", "Print the JSON schema of a plan."),
     "search": ("search", "Close a plan's choices by trials."),
     "show": ("plans", "Show a plan's layers as a map."),
+    "teach": ("teach", "Write a teacher's predictions of texts."),
     "verify": ("compile", "Say whether a compiled folder is what its plan gives."),
 }
 """The module of each command, in which it is `NAME_command`, and its line in the help."""

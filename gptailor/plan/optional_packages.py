@@ -16,6 +16,7 @@ EXTRAS = {
     "torch": ("torch", "transformers"),
     "search": ("torch", "transformers", "jax", "optax", "optuna"),
     "eval": ("torch", "transformers", "lm_eval"),
+    "parquet": ("torch", "transformers", "pyarrow"),
     "gguf": ("torch", "transformers", "gguf"),
     "report": ("altair", "vl_convert"),
     "lsp": ("pygls", "lsprotocol"),

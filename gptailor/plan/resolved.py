@@ -16,7 +16,7 @@ from gptailor.plan.layers import (
     slots_of,
     undone,
 )
-from gptailor.plan.plan import Heal, Plan, TeacherAnswers
+from gptailor.plan.plan import Heal, Plan, TeacherAnswers, has_predictions
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
     BRIDGE_TOKENS,

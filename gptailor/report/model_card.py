@@ -133,8 +133,7 @@ def _healed(resolved: Resolved) -> list[str]:
     healing = resolved.healing
     if healing is None:
         return []
-    undropped = "the same plan with nothing dropped"
-    teachers = [undropped if name is None else f"`{name}`" for name in healing.teachers]
+    teachers = list(dict.fromkeys(map(_teacher_words, healing.texts)))
     several = len(healing.texts) > 1
     taught = "its teacher on each text" if len(teachers) > 1 else f"{teachers[0]} on "
     if len(teachers) == 1:
@@ -158,8 +157,7 @@ def _healed(resolved: Resolved) -> list[str]:
     else:
         rows = ["| text | teacher | share of the tokens |", "|---|---|---|"]
         rows += [
-            f"| {_text_words(text)} | {undropped if text.teacher is None else f'`{text.teacher}`'} "
-            f"| {float(text.share):.3g} |"
+            f"| {_text_words(text)} | {_teacher_words(text)} | {float(text.share):.3g} |"
             for text in healing.texts
         ]
         rows += ["", "| tokens | what learns | changes | seed |", "|---|---|---|---|"]
@@ -171,6 +169,13 @@ def _healed(resolved: Resolved) -> list[str]:
         *rows,
         "",
     ]
+
+
+def _teacher_words(text: TaughtText) -> str:
+    """Return the teacher of a text of healing."""
+    if text.predicted:
+        return "the teacher that predicted it"
+    return "the same plan with nothing dropped" if text.teacher is None else f"`{text.teacher}`"
 
 
 def _text_words(text: TaughtText) -> str:

@@ -82,21 +82,32 @@ def write_file(  # noqa: PLR0913 (as above)
     length, or refuses the output by an exception.
     """
     target = located(target)
+    with new_file(target, force=force, protected=protected) as new:
+        crew = Crew(threads)
+        with OutputFile(new, target, shard.size, crew.exclusive(progress)) as out:
+            on_tensor = crew.exclusive(on_written) if on_written else None
+            fill_shard(out, shard, payload_of, crew, on_tensor)
+            header = finish()
+            if len(header) != len(shard.header):
+                message = f"a header of {len(shard.header)} bytes became one of {len(header)}"
+                raise CheckpointError("C304", message, target)
+            if header != shard.header:
+                out.write(header, 0)
+
+
+@contextmanager
+def new_file(target: Path, *, force: bool, protected: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield a path to write a file to, which then becomes the target; all or nothing.
+
+    `protected` are paths that the target must not lie in, hold or be.
+    """
+    target, protected = located(target), list(protected)
     check_target(target, force=force, protected=protected, single=True)
     with _parents(target.parent):
         remove_stale(target)
         check_target(target, force=force, protected=protected, single=True)
         with SideFolder(target, single=True) as side:
-            crew = Crew(threads)
-            with OutputFile(side.new, target, shard.size, crew.exclusive(progress)) as out:
-                on_tensor = crew.exclusive(on_written) if on_written else None
-                fill_shard(out, shard, payload_of, crew, on_tensor)
-                header = finish()
-                if len(header) != len(shard.header):
-                    message = f"a header of {len(shard.header)} bytes became one of {len(header)}"
-                    raise CheckpointError("C304", message, target)
-                if header != shard.header:
-                    out.write(header, 0)
+            yield side.new
             side.swap(force=force)
 
 

@@ -2,8 +2,7 @@
 
 import gc
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,17 @@ from gptailor.evaluate.heal.learning import (
     Learning,
     LowRankChanges,
     ModuleNames,
-    NotFiniteError,
     WholeWeights,
     matched,
 )
-from gptailor.evaluate.heal.teacher import Predictions, TaughtSequences, Teachers
+from gptailor.evaluate.heal.predictions_file import PredictionsFile, unusable
+from gptailor.evaluate.heal.teacher import (
+    TAUGHT,
+    Predictions,
+    TaughtSequences,
+    Teachers,
+    explained,
+)
 from gptailor.evaluate.heal.text import (
     HealingSource,
     HealingTexts,
@@ -43,7 +48,7 @@ from gptailor.evaluate.kept_tensors import (
     environment,
     kept_home,
 )
-from gptailor.evaluate.live.content_keys import Content, ModelContents, not_finite
+from gptailor.evaluate.live.content_keys import Content, ModelContents
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
@@ -56,7 +61,6 @@ from gptailor.plan.events import (
     TeacherRead,
     ignore_events,
 )
-from gptailor.plan.faults import listed
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
@@ -135,12 +139,16 @@ class Healer:
         plan = resolved.declared
         encoder = self._encoder(plan)
         unlearned = self._stitcher(self.models, None).contents(resolved)
-        length = sequence_length(encoder, healing.tokens)
+        config = configuration(unlearned.config).get_text_config()
+        vocabulary = int(config.vocab_size)
+        predicted = self._predicted(plan, healing, encoder, vocabulary)
+        length = next((file.length for file in predicted.values()), None)
+        length = length or sequence_length(encoder, healing.tokens)
         memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory)
         room = memory.weights()
         plans = {name: self._teacher(resolved, name) for name in healing.teachers}
         teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
-        texts = self._texts(plan, healing, encoder, teachers, on_event)
+        texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
         start = HealingStart(len(healing.indices), memory.numbers, texts.tokens, memory.bytes)
         student = self._stitcher(self.models, room)
         begun = student.contents(resolved)
@@ -148,7 +156,6 @@ class Healer:
         for index, tensors in bridged.items():
             layers[index] = replace(layers[index], fitted=tensors)
         contents = replace(begun, layers=tuple(layers))
-        vocabulary = int(configuration(contents.config).get_text_config().vocab_size)
         key = self._key(contents, teachers, healing, texts)
         store = HealingStore(kept_home() / "healed")
         healing_result = None if self.anew else store.get(key)
@@ -162,7 +169,7 @@ class Healer:
                 on_event(start)
                 with working_folder(key) as folder:
                     learned, held = self._taught(
-                        teachers, healing, texts, vocabulary, folder, on_event
+                        teachers, healing, texts, predicted, vocabulary, folder, on_event
                     )
                     gc.collect()
                     bare = None
@@ -173,7 +180,7 @@ class Healer:
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
                     training = Training(runner, learning, (learned, held), folder, key)
-                    with _explained([contents], texts.paths):
+                    with explained([contents], texts.paths):
                         training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
                     healing_result = KnownHealing(learning.parameters, *losses, training.best)
@@ -192,20 +199,53 @@ class Healer:
         tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
         return TokenEncoder(tokenizer, position_count(configuration(self._config)))
 
+    def _predicted(
+        self, plan: Plan, healing: Healing, encoder: TokenEncoder, vocabulary: int
+    ) -> Mapping[int, PredictionsFile]:
+        """Return the files of predictions by the numbers of their texts.
+
+        Raises CalibrationError (C814) for a file of another tokenizer or length than is needed.
+        """
+        files = {
+            number: PredictionsFile.open(calibration_path(plan, text.file))
+            for number, text in enumerate(healing.texts)
+            if text.predicted
+        }
+        tokenizer = tokenizer_digest(tokenizer_owner(plan, self.models))
+        first = next(iter(files.values()), None)
+        for file in files.values():
+            file.refuse_other_tokens(tokenizer, vocabulary)
+            assert first is not None, "one of the files"
+            longest = encoder.positions or file.length
+            if file.length > longest:
+                message = f"its sequences have {file.length} tokens, and the model takes {longest}"
+                raise unusable(message, file.path)
+            if file.length != first.length:
+                message = (
+                    f"its sequences have {file.length} tokens, and those of {first.path} "
+                    f"{first.length}"
+                )
+                raise unusable(message, file.path)
+        return files
+
     def _texts(
         self,
         plan: Plan,
         healing: Healing,
         encoder: TokenEncoder,
         teachers: Teachers,
+        predicted: Mapping[int, PredictionsFile],
         on_event: OnEvent,
     ) -> HealingTexts:
         """Return the sequences of all texts; teachers answer prompts where the plan asks for it."""
         store = TensorStore(kept_home() / "answers", KEPT_BYTES)
         tokenizer = tokenizer_digest(tokenizer_owner(plan, self.models))
         sources, answering = list[HealingSource](), list[ModelContents]()
-        for text in healing.texts:
+        for number, text in enumerate(healing.texts):
             path, name = calibration_path(plan, text.file), text.teacher
+            if text.predicted:
+                sources.append(predicted[number].source(text.share, healing.seed))
+                continue
             checked = teachers.plans[name]
             chats = TeacherChats(checked, name or checked.tokenizer_model.name)
             if text.answers is None:
@@ -228,7 +268,7 @@ class Healer:
             )
             sources.append(answers.source(text.share))
         exactly = plan.heal is not None and plan.heal.tokens is not None
-        with _explained(answering, [source.path for source in sources]):
+        with explained(answering, [source.path for source in sources]):
             return healing_texts(
                 sources, healing.tokens, encoder, healing.seed,
                 exactly=exactly, only_answers=healing.only_answers,
@@ -262,11 +302,12 @@ class Healer:
         alone = {"base": replace(models[name], name="base")}
         return Checked.of(Plan(models={"base": Model(source="base")}), alone)
 
-    def _taught(
+    def _taught(  # noqa: PLR0913, PLR0917 (predictions are made or read)
         self,
         teachers: Teachers,
         healing: Healing,
         texts: HealingTexts,
+        predicted: Mapping[int, PredictionsFile],
         vocabulary: int,
         folder: Path,
         on_event: OnEvent,
@@ -275,20 +316,33 @@ class Healer:
 
         One teacher after the other is on the device.
         """
-        of_text = torch.tensor([teachers.names.index(text.teacher) for text in healing.texts])
+        makers: list[str | PredictionsFile | None] = [*teachers.names, *predicted.values()]
+        of_text = torch.tensor(
+            [
+                makers.index(predicted.get(number, text.teacher))
+                for number, text in enumerate(healing.texts)
+            ]
+        )
+        kept = [file.kept for file in predicted.values()]
+        kept += [TAUGHT] if teachers.names else []
         sets = {"learned": texts.learned, "held": texts.held}
         parts: dict[str, list[Predictions]] = {name: [] for name in sets}
         total = sum(sequences.tokens.numel() for sequences in sets.values())
         read = 0
-        for number, teacher in enumerate(teachers.names):
+        for number, maker in enumerate(makers):
             for name, sequences in sets.items():
-                own = sequences.tokens[of_text[sequences.texts] == number]
-                predictions = Predictions(folder / f"{name}-{number}", own, vocabulary)
-                reading = _Reading(on_event, read, total)
-                with _explained([teachers.contents(teacher)], texts.paths):
-                    predictions.learn(partial(teachers.live, teacher), self.device, reading)
+                own = sequences.rows(of_text[sequences.texts] == number)
+                predictions = Predictions(
+                    folder / f"{name}-{number}", own.tokens, vocabulary, min(kept)
+                )
+                if isinstance(maker, PredictionsFile):
+                    predictions.take(maker, maker.drawn(healing.seed, own.numbers.tolist()))
+                else:
+                    reading = _Reading(on_event, read, total)
+                    with explained([teachers.contents(maker)], texts.paths):
+                        predictions.learn(partial(teachers.live, maker), self.device, reading)
                 parts[name].append(predictions)
-                read += own.numel()
+                read += own.tokens.numel()
         teachers.release()
         learned, held = (
             TaughtSequences(sequences, parts[name], of_text[sequences.texts])
@@ -351,20 +405,6 @@ class _Reading:
         assert isinstance(event, TeacherRead)
         """Report the tokens that all teachers have read."""
         self.on_event(TeacherRead(self.before + event.done, self.total))
-
-
-@contextmanager
-def _explained(models: Sequence[ModelContents], texts: Sequence[Path]) -> Iterator[None]:
-    """Turn NotFiniteError into HealError, which names the tensor that isn't finite or the text."""
-    try:
-        yield
-    except NotFiniteError as error:
-        if (broken := next(filter(None, map(not_finite, models)), None)) is not None:
-            help_ = "fetch the file again, or name another model"
-            raise HealError("C809", f"'heal' can't learn: {error}: {broken}", help_) from None
-        paths = listed(map(str, texts))
-        message = f"'heal' can't learn: {error} on {paths}, and all stored tensors are finite"
-        raise HealError("C809", message, "heal on other text, or from another model") from None
 
 
 def _own(stitcher: Stitcher, content: Content, output: Output) -> Tensor:

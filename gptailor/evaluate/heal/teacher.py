@@ -4,7 +4,7 @@ import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -18,14 +18,15 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.requests import LiveModel, Request, Rows, Work
-from gptailor.evaluate.heal.learning import NotFiniteError
+from gptailor.evaluate.heal.learning import HealError, NotFiniteError
+from gptailor.evaluate.heal.predictions_file import PredictionsFile
 from gptailor.evaluate.heal.text import PackedSequences
-from gptailor.evaluate.live.content_keys import ModelContents
+from gptailor.evaluate.live.content_keys import ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives.kl import grouped
 from gptailor.evaluate.scores import Failure
 from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
-from gptailor.plan.faults import TailorError
+from gptailor.plan.faults import TailorError, listed
 from gptailor.program.sources import Checked
 
 TAUGHT = 128
@@ -46,6 +47,22 @@ def teacher_error(failed: Failure) -> NotFiniteError | TailorError:
     if failed.reason == "nan":
         return NotFiniteError("its teacher's predictions are NaN")
     return TailorError(f"the teacher of 'heal' fails: {failed.message}")
+
+
+@contextmanager
+def explained(
+    models: Sequence[ModelContents], texts: Sequence[Path], what: str = "'heal' can't learn"
+) -> Iterator[None]:
+    """Turn NotFiniteError into HealError, which names the tensor that isn't finite or the text."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if (broken := next(filter(None, map(not_finite, models)), None)) is not None:
+            help_ = "fetch the file again, or name another model"
+            raise HealError("C809", f"{what}: {error}: {broken}", help_) from None
+        paths = listed(map(str, texts))
+        message = f"{what}: {error} on {paths}, and all stored tensors are finite"
+        raise HealError("C809", message, "use other text, or another model") from None
 
 
 @final
@@ -101,16 +118,20 @@ class Predictions:
     that of all remaining tokens together, if any. A sequence of n tokens has n − 1 predictions.
     They are in memory if the folder has no room.
 
-    `learn` checks the files once: chunks are valid up to the first one with a wrong digest. After
-    that, `digest` covers all predictions.
+    `learn` checks the files once: chunks are valid up to the first one with a wrong digest. `take`
+    reads a file of predictions instead. After that, `digest` covers all predictions.
     """
 
     def __init__(
-        self, folder: Path, sequences: Int64[Tensor, " n length"], vocabulary: int
+        self,
+        folder: Path,
+        sequences: Int64[Tensor, " n length"],
+        vocabulary: int,
+        kept: int = TAUGHT,
     ) -> None:
         self.folder = folder
         self.sequences = sequences
-        self.kept = min(TAUGHT, vocabulary)
+        self.kept = min(kept, vocabulary)
         self.groups = self.kept + (self.kept < vocabulary)
         self.per_sequence = sequences.shape[1] - 1
         self.on_disk = True
@@ -165,8 +186,7 @@ class Predictions:
         that fails.
         """
         total = self.sequences.numel()
-        step = max(1, _AT_ONCE // self.sequences.shape[1])
-        starts = range(0, len(self.sequences), step)
+        starts = self._starts
         self._digests = list(self._sound(starts)) if self.on_disk else []
         if len(self._digests) == len(starts):
             return
@@ -174,7 +194,7 @@ class Predictions:
         evaluator = Evaluator(device=device)
         for start in starts[len(self._digests) :]:
             on_event(TeacherRead(start * self.sequences.shape[1], total))
-            chunk = self.sequences[start : start + step]
+            chunk = self.sequences[start : start + starts.step]
             requests = [Request(tuple(row), 1) for row in chunk.tolist()]
             results = evaluator.run(live, [Work(requests, self._keep)])
             if isinstance(results, Failure):
@@ -183,10 +203,26 @@ class Predictions:
             values = torch.cat(results[0])
             self.tokens[rows] = values[:, : self.kept].int()
             self.logs[rows] = values[:, self.kept :]
-            self._digests.append(self._digest(start, start + step))
+            self._digests.append(self._digest(start, start + starts.step))
             if self.on_disk:
                 self._note()
         on_event(TeacherRead(total, total))
+
+    def take(self, file: PredictionsFile, rows: Sequence[int]) -> None:
+        """Read the predictions of a file's sequences, those with these numbers.
+
+        The prediction after a sequence's last token is left out. Raises CalibrationError (C814).
+        """
+        for place, tokens, logs in file.read(rows, self.kept):
+            first = place * self.per_sequence
+            self.tokens[first : first + self.per_sequence] = tokens[:-1]
+            self.logs[first : first + self.per_sequence] = logs[:-1]
+        self._digests = [self._digest(start, start + self._starts.step) for start in self._starts]
+
+    @property
+    def _starts(self) -> range:
+        """The first sequence of each chunk."""
+        return range(0, len(self.sequences), max(1, _AT_ONCE // self.sequences.shape[1]))
 
     def _sound(self, starts: range) -> Iterator[str]:
         """Yield the digests of the first chunks, up to the first that differs from its note."""

@@ -59,8 +59,8 @@ class HealingSource:
     """A file, its share of the tokens, and a function that yields its rows in drawn order.
 
     The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
-    one row, and its sequences are drawn instead. So are those of a text that is `cut` already: each
-    row is a sequence. Texts that are `answered` by a teacher are read after the others.
+    one row, and its sequences are drawn instead. Of a text with a `length` each row is a sequence
+    of so many tokens. Texts that are `answered` by a teacher are read after the others.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class HealingSource:
     rows: Callable[[int], Iterator[EncodedRow]]
     whole: bool = False
     answered: bool = False
-    cut: bool = False
+    length: int | None = None
 
 
 _AT_ONCE = 256
@@ -212,7 +212,6 @@ def healing_texts(
     *,
     exactly: bool,
     only_answers: bool = False,
-    length: int | None = None,
 ) -> HealingTexts:
     """Return sequences of several texts with `tokens` tokens in all, and further ones held out.
 
@@ -220,11 +219,12 @@ def healing_texts(
     and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no token
     is used twice. With `only_answers` only predictions of answers count, and sequences without any
     are left out. Each text has its share of the sequences. Without `exactly` there are fewer
-    sequences if a text is too short for its share. `length` is that of texts that are cut already.
+    sequences if a text is too short for its share.
 
     Raises CalibrationError: C806 for a text that is too short, and as the sources do.
     """
-    length = length or sequence_length(encoder, tokens)
+    own = next((source.length for source in sources if source.length is not None), None)
+    length = own or sequence_length(encoder, tokens)
     learned = counts(sources, tokens, length)
     needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
     packing = Packing(encoder, length, seed, only_answers)
@@ -292,7 +292,7 @@ class Packing:
     seed: int
     only_answers: bool = False
 
-    def packed(  # noqa: PLR0913, PLR0917 (the words of its error)
+    def packed(
         self,
         sources: Sequence[HealingSource],
         needed: Sequence[int],
@@ -326,7 +326,7 @@ class Packing:
     def sequences(self, source: HealingSource, count: int) -> Iterator[_Sequence]:
         """Yield a text's sequences in drawn order, each with a counted prediction."""
         rows = source.rows(count * self.length)
-        if source.cut:
+        if source.length is not None:
             yield from ((list(row.tokens), [True] * self.length) for row in rows)
             return
         made = self._pieces(rows) if source.whole else self._joined(rows)

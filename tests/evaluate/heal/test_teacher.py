@@ -49,10 +49,9 @@ def expected(folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("kept", [5, 64, 128])
 def test_the_likeliest_are_kept_by_themselves_and_the_rest_together(
-    folder: Path, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, kept: int
 ) -> None:
-    monkeypatch.setattr(teacher, "TAUGHT", kept)
-    made = Predictions(tmp_path / "here", TOKENS, 64)
+    made = Predictions(tmp_path / "here", TOKENS, 64, kept)
     told: list[tuple[int, int]] = []
     made.learn(Asked(folder), CPU, lambda event: told.append((event.done, event.total)))
     assert told == [(0, 84), (84, 84)]
