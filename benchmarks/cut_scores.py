@@ -102,7 +102,8 @@ def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
 
 
 def family_of(options: argparse.Namespace) -> Family:
-    """Make the model and the texts if they are missing; return the family."""
+    """Make the folder, the model and the texts if they are missing; return the family."""
+    options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.model / "config.json").is_file():
         import smollm2  # in examples/, and needs its package
 
