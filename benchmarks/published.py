@@ -1,17 +1,18 @@
 """Repeat a published depth pruning of Qwen3-8B with gptailor, and print both results in one table.
 
     python benchmarks/published.py --text wikitext.jsonl --folder .published
-    python benchmarks/published.py --text wikitext.jsonl --keep 28 --drop L26..L33
+    python benchmarks/published.py --text wikitext.jsonl --folder .published-28 \\
+        --keep 28 --drop L26..L33
 
 The published rows are from NVIDIA's guide to pruning with Model Optimizer. Qwen3-8B keeps 28 or 32
 of its 36 layers, is distilled on 1.6 million tokens of WikiText-103, and is judged by lm-eval:
 https://github.com/NVIDIA/Model-Optimizer/tree/main/examples/pruning/minitron_vs_puzzletron
 (`README.md`, and `advanced_compression_experiments.md` for these rows). As given by the guide:
 
-- The layers with the least block influence leave: L26..L33 of the 28-layer model. The guide does
-  not name the four layers of the 32-layer model.
+- The layers with the least block influence leave: L26..L33 of the 28-layer model (the guide counts
+  from 1: L27 to L34). The guide does not name the four layers of the 32-layer model.
 - Distillation takes 100 steps of 4 sequences of 4096 tokens of the training split of
-  `wikitext-103-v1`, with a rate of 0.0001 that falls to 0.00001. All weights learn.
+  `wikitext-103-v1`. The guide's notebooks have a rate of 0.0001 that falls to 0.00001.
 - MMLU has 5 examples in a prompt. The guide does not state the number for HellaSwag and GSM8K; this
   command uses 5 for each task. If the uncut model scores as published, the numbers agree.
 - Models are in bfloat16, with prompts of a batch of 4 and no chat template.
