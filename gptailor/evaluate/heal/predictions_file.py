@@ -48,7 +48,9 @@ _EXACT: Final = {
 }  # fmt: skip
 _MADE_AGAIN = "make the file with 'gptailor teach'"
 
-Chunk = tuple[Int64[Tensor, " n length"], Int[Tensor, " rows kept"], Float[Tensor, " rows kept"]]
+PredictedSequences = tuple[
+    Int64[Tensor, " n length"], Int[Tensor, " rows kept"], Float[Tensor, " rows kept"]
+]
 """Sequences, and for each of their tokens the likeliest next tokens with log-probabilities."""
 
 
@@ -72,7 +74,11 @@ def bytes_of_prediction(kept: int, vocabulary: int) -> int:
 
 
 def write_predictions(
-    path: Path, chunks: Iterable[Chunk], kept: int, vocabulary: int, notes: Mapping[str, Any]
+    path: Path,
+    chunks: Iterable[PredictedSequences],
+    kept: int,
+    vocabulary: int,
+    notes: Mapping[str, Any],
 ) -> None:
     """Write a new file; `notes` are kept in its metadata as JSON."""
     import pyarrow as pa

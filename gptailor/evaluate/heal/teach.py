@@ -21,12 +21,12 @@ from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.heal.kept import working_folder
 from gptailor.evaluate.heal.predictions_file import (
-    Chunk,
+    PredictedSequences,
     bytes_of_prediction,
     write_predictions,
 )
 from gptailor.evaluate.heal.teacher import TAUGHT, Predictions, explained
-from gptailor.evaluate.heal.text import HEALING_WINDOW, Packing, counts, file_source, mixed
+from gptailor.evaluate.heal.text import HEALING_WINDOW, Packing, counts, file_source, mixed_texts
 from gptailor.evaluate.kept_tensors import environment
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
@@ -164,10 +164,10 @@ def _sequences(  # noqa: PLR0913, PLR0917 (those of `teach`)
     needed = counts(sources, tokens or HEAL_TOKENS, length)
     packing = Packing(encoder, length + 1, seed)
     parts = packing.packed(sources, needed, 1, "'teach'", exactly=tokens is not None)
-    return mixed(parts).tokens
+    return mixed_texts(parts).tokens
 
 
-def _chunks(predictions: Predictions) -> Iterator[Chunk]:
+def _chunks(predictions: Predictions) -> Iterator[PredictedSequences]:
     """Yield the inputs of some sequences at once, with the predictions after each token."""
     for start in range(0, len(predictions.sequences), _WRITTEN_AT_ONCE):
         chunk = predictions.sequences[start : start + _WRITTEN_AT_ONCE]

@@ -236,7 +236,7 @@ def healing_texts(
         for source, mask in zip(sources, held, strict=True)
     )
     learn, judge = (
-        mixed([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
+        mixed_texts([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
         for which in (False, True)
     )
     return HealingTexts(files, learn, judge)
@@ -267,7 +267,7 @@ def _tensors(sequences: Sequence[_Sequence], text: int) -> PackedSequences:
     return PackedSequences(tokens, counted, torch.full((count,), text), torch.arange(count))
 
 
-def mixed(parts: Sequence[PackedSequences]) -> PackedSequences:
+def mixed_texts(parts: Sequence[PackedSequences]) -> PackedSequences:
     """Return the sequences of all texts, those of each text in their order and evenly spread."""
     places = [
         (Fraction(2 * k + 1, 2 * len(part.tokens)), text)
