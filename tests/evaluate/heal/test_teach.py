@@ -134,12 +134,12 @@ def test_a_compiled_folder_says_what_it_learned_from(folder: Path) -> None:
     plan = said(folder, HEAL)
     written = gptailor.compile(plan, folder / "out", locking=True)
     card = (folder / "out" / "README.md").read_text()
-    assert "distribution of the teacher that predicted it on a text" in card
+    assert "distribution of the teacher of its predictions on a text" in card
     assert "taught.parquet" in card
     assert gptailor.verify(folder / "out").result == "verified"
     (folder / "taught.parquet").unlink()
     teach(folder / "base", folder / "text.jsonl", folder / "taught.parquet", tokens=300, length=16)
-    with pytest.raises(CheckpointError, match=r"C70\d.*taught\.parquet"):
+    with pytest.raises(CheckpointError, match=r"C704.*the calibration text of 'heal'"):
         gptailor.compile(plan, folder / "again", locked=written.lock)
 
 
