@@ -30,9 +30,8 @@ missing results and adds rows. A folder has one model, one merge and one set of 
 
 Minutes of one idle core with SmolLM2: healing on 50,000 tokens takes 6 to 7, and 10 with `rank
 full`. Answers of 50,000 tokens take about 5 more. A bridge takes about 2. Bridges, answers and
-finished healings are kept in gptailor's cache. Judging takes about 5 with the default amounts, and
-the model without a cut the most. Several calls may share a folder after the first one has written
-the texts.
+finished healings are kept in gptailor's cache. Judging takes about 5 with the default amounts.
+Several calls may share a folder after the first one has written the texts.
 """
 
 import argparse
