@@ -18,7 +18,7 @@ and the model without a cut are always measured.
 sources: C4, SVAMP, MBPP and the seed tasks of Self-Instruct. The share in brackets is the part of
 the cut's loss that the variant recovered: (bare - found) / (bare - uncut).
 
-Then the model answers with the likeliest token at each step. Sums such as 12 + 30, the demo's
+Then the model answers with the likeliest token at each step. Sums such as 7 + 12, the demo's
 held-out problems and SVAMP's problems are right if the last number is. MBPP's tasks have two
 columns: the share of answers that define a function, and the share that passes the tests. This runs
 code that a model wrote. Web pages and seed tasks are continued by at most 200 tokens. A

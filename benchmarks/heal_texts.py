@@ -105,13 +105,18 @@ def parts_of(data: Path) -> dict[str, Parts]:
         Text(instruction(row["prompt"]), row["response"].strip())
         for row in rows_of(data / "chat/dolly_hhrlhf_train_small.jsonl")
     ]
+    tasks = [
+        Text(f"{task['instruction']}\n{one['input']}".strip(), one["output"])
+        for task in rows_of(data / "chat/self_instruct_seed_tasks.jsonl")
+        for one in task["instances"][:1]
+    ]
     modules, other_modules = code()
     other = held_texts(data)
     found = {
         "WIKI": (*map(pieces, parted(articles)), pieces(pages)),
         "MATHS": (*parted(problems), other["maths"]),
         "CODE": (pieces(modules), pieces(other_modules), other["code"]),
-        "CHAT": (*parted(chats), other["chat"]),
+        "CHAT": (*parted(chats), tasks),
     }
     for domain, parts in found.items():
         for texts in parts:
@@ -211,9 +216,9 @@ def problem_rows(
 
 
 def sums(count: int) -> list[tuple[str, str]]:
-    """Return sums of two numbers with their results."""
+    """Return sums of two small numbers with their results."""
     drawn = random.Random("sums")
-    pairs = [(drawn.randint(2, 40), drawn.randint(2, 40)) for _ in range(count)]
+    pairs = [(drawn.randint(2, 12), drawn.randint(2, 12)) for _ in range(count)]
     return [(f"What is {one} + {other}?", str(one + other)) for one, other in pairs]
 
 
