@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -246,12 +246,6 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--tokens", type=int, default=65536, metavar="N", help="of calibration text (65536)")
     add("--ridge", type=float, metavar="R", help="the language's own without this")
     add("--cosine", action="store_true", help="also ReplaceMe's fit by Adam")
-    return with_texts(parser, arguments)
-
-
-def with_texts(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line, with the options of all that compiles and is judged on held-out texts."""
-    add = parser.add_argument
     add("--calibration", type=Path, metavar="FILE",
         help="JSON Lines with 'text'; needs --held-out (texts of the project)")  # fmt: skip
     add("--held-out", type=named, action="append", metavar="NAME=FILE",
@@ -269,8 +263,8 @@ def with_texts(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> arg
     return given
 
 
-def measured(given: argparse.Namespace, compare: Callable[[Bench], None]) -> None:
-    """Measure in a folder that is removed at the end, whatever happens."""
+def main(given: argparse.Namespace) -> None:
+    """Compare all cuts in a folder that is removed at the end, whatever happens."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="gptailor-bench-", dir=given.folder) as folder:
         texts = Path(folder) / "texts"
@@ -287,4 +281,4 @@ def measured(given: argparse.Namespace, compare: Callable[[Bench], None]) -> Non
 
 
 if __name__ == "__main__":
-    measured(parsed(sys.argv[1:]), compare)
+    main(parsed(sys.argv[1:]))

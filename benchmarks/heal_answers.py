@@ -1,0 +1,122 @@
+"""Greedy answers of a compiled folder for `benchmarks/heal.py`, and their scores.
+
+- A number is right if it is the last number of the answer.
+- Code is the imports, assignments and definitions of the first fenced block. An answer without one
+  is read as code, up to the last line with which it is Python. It writes code if a function is
+  defined, and passes if all tests pass. Tests run in a process with limits of time, memory and file
+  sizes, but without a sandbox.
+- A continuation loops if some run of four words and punctuation marks occurs four times or more.
+  Its repeats are the share of its runs that occurred before.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gptailor.evaluate.dtype import halves_are_quick
+from gptailor.evaluate.objectives.generate import greedy
+from gptailor.evaluate.objectives.tokens import Prompt, TokenEncoder
+
+BATCH_TOKENS: Final = 8192
+RUN, TIMES = 4, 4
+"""A text loops if a run of so many words and marks occurs so often."""
+SECONDS: Final = 5
+"""Seconds of a processor that an answer's code may take."""
+DEFINING: Final = (
+    ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.ClassDef, ast.FunctionDef,
+)  # fmt: skip
+"""Statements of an answer's code that run before its tests."""
+PASSED: Final = "all tests passed"
+LIMITED: Final = f"""\
+import resource, sys
+for kind, most in (("CPU", {SECONDS}), ("AS", 2**30), ("FSIZE", 2**20), ("CORE", 0)):
+    resource.setrlimit(getattr(resource, "RLIMIT_" + kind), (most, most))
+exec(compile(sys.stdin.read(), "answer", "exec"), {{"__name__": "answer"}})
+print({PASSED!r})
+"""
+"""A program that runs code from standard input within limits."""
+
+Answers = dict[str, list[tuple[str, float]]]
+"""The model's texts by measure, each with its score from 0 to 1."""
+
+
+def answers_of(folder: Path, rows: Sequence[Mapping[str, Any]], device: str) -> Answers:
+    """Return a model's answers to the problems. Without problems no model is loaded."""
+    found: Answers = defaultdict(list)
+    if rows:
+        for row, text in zip(rows, generated(folder, rows, device), strict=True):
+            for measure, value in scores(row, text).items():
+                found[measure].append((text, float(value)))
+    return dict(found)
+
+
+def generated(folder: Path, rows: Sequence[Mapping[str, Any]], device: str) -> list[str]:
+    """Return the likeliest text after each prompt."""
+    dtype = "auto" if halves_are_quick(device) else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = TokenEncoder(tokenizer)
+    prompts = [Prompt(encoder.prompt(row["prompt"]), row["most"]) for row in rows]
+    return greedy(model, tokenizer, prompts, BATCH_TOKENS)
+
+
+def scores(row: Mapping[str, Any], text: str) -> dict[str, float]:
+    """Return the scores of an answer by measure."""
+    if "answer" in row:
+        return {row["task"]: last_number(text) == float(row["answer"])}
+    if "tests" in row:
+        program = program_of(text)
+        passed = bool(program) and passes(program, row["tests"])
+        return {f"{row['task']} written": "def " in program, f"{row['task']} passed": passed}
+    return repetition(text)
+
+
+def last_number(text: str) -> float | None:
+    """Return the last number of a text."""
+    found = re.findall(r"(?<!\d)-?\d+(?:\.\d+)?", text.replace(",", ""))
+    return float(found[-1]) if found else None
+
+
+def program_of(text: str) -> str:
+    """Return the imports, assignments and definitions of an answer's code, or nothing."""
+    fenced = re.search(r"```\w*\n(.*?)(?:```|\Z)", text, re.DOTALL)
+    lines = (fenced[1] if fenced else text).splitlines()
+    for end in range(len(lines), 0, -1):  # the limit of tokens may cut the last lines
+        with suppress(SyntaxError, ValueError):
+            nodes = ast.parse("\n".join(lines[:end])).body
+            return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, DEFINING))
+    return ""
+
+
+def passes(code: str, tests: str) -> bool:
+    """Run code and then its tests; return whether both end without an error."""
+    with tempfile.TemporaryDirectory(prefix="gptailor-answer-") as folder:
+        printed = Path(folder) / "printed"
+        try:
+            with printed.open("wb") as output:
+                done = subprocess.run(
+                    [sys.executable, "-I", "-c", LIMITED],
+                    input=f"{code}\n{tests}\n".encode(), stdout=output, stderr=subprocess.DEVNULL,
+                    cwd=folder, env={}, timeout=4 * SECONDS, check=False,
+                )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0 and printed.read_bytes().strip().endswith(PASSED.encode())
+
+
+def repetition(text: str) -> dict[str, float]:
+    """Return whether a continuation loops, and the share of its runs that occurred before."""
+    units = re.findall(r"\w+|[^\w\s]", text)
+    runs = Counter(zip(*(units[at:] for at in range(RUN)), strict=False))
+    looping = max(runs.values(), default=0) >= TIMES
+    return {"loops": looping, "repeats": 1 - len(runs) / runs.total() if runs else 0.0}
