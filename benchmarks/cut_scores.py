@@ -185,8 +185,8 @@ def main() -> None:
     of = "recipes" if options.recipes else "scores"
     store = options.folder / f"{of}-{options.tokens}-{options.seed}.json"
     known = json.loads(store.read_text()) if store.exists() else {stage: {} for stage in stages}
-    for stage in stages:
-        for name, (weights, cut) in compared.items():
+    for name, (weights, cut) in compared.items():
+        for stage in stages:
             if name not in known[stage]:
                 text = plan_text(family, weights, cut, stage, options.tokens)
                 known[stage][name] = losses(text, family.files)
