@@ -13,7 +13,7 @@ from gptailor.lang.parse import parse
 from gptailor.lang.words import (
     bridge_words,
     groups,
-    heal_words,
+    heal_lines,
     item_words,
     layer_words,
     mark_words,
@@ -40,6 +40,8 @@ _Joined = Callable[[Sequence[Any]], list[list[Any]]]
 
 _SECTIONS = ("version", "models", "numbers", "output", "layers", "changes", "stack", "search")
 _DTYPE = ("output", (0, ""))
+_WIDTH = 100
+"""Characters of a line, at most, where a statement can be broken."""
 
 
 @final
@@ -221,7 +223,7 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
         words = mark_words(bridge) + bridge_words(bridge)
         yield _Line("changes", (5, p.normal_order(bridge)), words)
     if plan.heal is not None:
-        yield _Line("changes", (6, ()), heal_words(plan.heal))
+        yield _Line("changes", (6, ()), heal_lines(plan.heal, _WIDTH))
 
 
 def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:

@@ -270,14 +270,24 @@ def bridge_words(entry: p.Bridge, *, bare: bool = False) -> str:
 
 def heal_words(entry: p.Heal, *, bare: bool = False) -> str:
     """Return `heal L12..L20 from chat on "text", "other"`; `bare` without the keyword."""
-    if not bare:
-        return f"heal {heal_words(entry, bare=True)}"
+    return _heal_words(entry, ", ".join(map(_heal_text_words, entry.on)), bare=bare)
+
+
+def heal_lines(entry: p.Heal, width: int) -> str:
+    """Return `heal_words`, with a line for each text if they would be wider than `width`."""
+    words = heal_words(entry)
+    if len(words) <= width or len(entry.on) == 1:
+        return words
+    texts = "".join(f"\n  {_heal_text_words(text)}," for text in entry.on)
+    return _heal_words(entry, f"({texts.removesuffix(',')}\n)", bare=False)
+
+
+def _heal_words(entry: p.Heal, texts: str, *, bare: bool) -> str:
     layers = f"{range_words(entry.layers)} " if entry.layers else ""
     teacher = f"from {entry.teacher} " if entry.teacher is not None else ""
-    texts = ", ".join(map(_heal_text_words, entry.on))
     settings = {name: getattr(entry, name) for name in ("tokens", "rank", "seed", "loss")}
     tail = "".join(f" {name} {v}" for name, v in settings.items() if v is not None)
-    return f"{layers}{teacher}on {texts}{tail}"
+    return f"{'' if bare else 'heal '}{layers}{teacher}on {texts}{tail}"
 
 
 def _heal_text_words(text: p.HealText) -> str:
