@@ -183,7 +183,10 @@ def main() -> None:
         compared = {name: (weights, WINDOW) for name, weights in recipes().items()}
         stages = ["uncut", "bridged", "healed"]
     of = "recipes" if options.recipes else "scores"
-    store = options.folder / f"{of}-{options.tokens}-{options.seed}.json"
+    if options.recipes and len(family.adapters) != 3:
+        parser.error(f"--recipes needs three fine-tunes, and {options.family} has another number")
+    names = "-".join(family.adapters)
+    store = options.folder / f"{of}-{names}-{options.tokens}-{options.seed}.json"
     known = json.loads(store.read_text()) if store.exists() else {stage: {} for stage in stages}
     for name, (weights, cut) in compared.items():
         for stage in stages:

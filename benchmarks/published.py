@@ -500,6 +500,7 @@ def run(options: argparse.Namespace) -> None:
         if kept.drops.setdefault(layers, drop) != drop:
             words = f"{kept.file} has {layers} layers without {kept.drops[layers]}, not {drop}"
             raise RefusedError(f"{words}: give another --folder, or the earlier --drop")
+    kept.write()
     texts = write_texts(options.text, options.folder, options.samples)
     tasks = tasks_of(options)
     judge(kept, base.layers, base.name, tasks, options)

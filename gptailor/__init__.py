@@ -19,7 +19,7 @@ _HOMES = {
     "Plan": "plan.plan",
     "PlanError": "plan.faults",
     "TailorError": "plan.faults",
-    "Taught": "evaluate.heal.teach",
+    "WrittenPredictions": "evaluate.heal.teach",
     "Verified": "build.verification",
     "Written": "build.compile",
     "check": "prepare",

@@ -8,7 +8,7 @@ from gptailor.build.lock_recording import lock as lock
 from gptailor.build.state_dicts import merge as merge
 from gptailor.build.verification import Verified as Verified
 from gptailor.build.verify import verify as verify
-from gptailor.evaluate.heal.teach import Taught as Taught
+from gptailor.evaluate.heal.teach import WrittenPredictions as WrittenPredictions
 from gptailor.evaluate.heal.teach import teach as teach
 from gptailor.evaluate.judge import judge as judge
 from gptailor.evaluate.repair import stitch as stitch

@@ -158,18 +158,19 @@ def predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
     heal = plan.heal
     if heal is None:
         return
-    help_ = "leave it out, or name the file of the text"
     for i, (text, (teacher, at)) in enumerate(zip(heal.on, heal.taught, strict=True)):
         if not text.predicted:
             continue
-        place: Place = ("heal", "on", i)
         file = f"'{text.file}' has predictions"
         if text.answers is not None:
-            yield Fault("P712", f"{file}, and no prompts to answer", (*place, "answers"), help_)
+            help_ = "name a file of prompts, or leave 'answers' out"
+            yield Fault("P712", f"{file}, and no prompts", ("heal", "on", i, "answers"), help_)
         elif teacher is not None:
+            help_ = f"put 'from {teacher}' behind the texts that '{teacher}' teaches"
             yield Fault("P712", f"{file} of a teacher, and takes no other", at, help_)
-        if heal.loss == "answers":
-            yield Fault("P712", f"{file}, and doesn't say which are of answers", place, help_)
+    if heal.loss == "answers" and any(text.predicted for text in heal.on):
+        message = "a file of predictions doesn't mark the tokens of answers"
+        yield Fault("P712", message, ("heal", "loss"), "leave 'loss answers' out")
 
 
 @rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole"))
@@ -177,7 +178,7 @@ def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
     """Yield a warning if nothing is dropped: the plan would be its own teacher."""
     if plan.heal is not None and not plan.may_be_healed:
         message = "no layer is dropped, so there is nothing to heal"
-        help_ = "a plan that drops nothing learns from a model that it names: heal from NAME on …"
+        help_ = "name a teacher, heal from NAME on …, or a file of predictions"
         yield Fault("P707", message, ("heal",), help_, severity="warning")
 
 

@@ -117,7 +117,7 @@ def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
     if heal is None or not checked.plan.may_be_healed:
         return
     teachers = dict(heal.named_teachers)
-    if checked.plan.stack is not None and any(teacher is None for teacher, _ in heal.taught):
+    if checked.plan.stack is not None and heal.needs_default_teacher:
         teachers.setdefault("base", ("heal",))
     for name, at in teachers.items():
         if (teacher := checked.models.get(name)) is not None:
@@ -154,7 +154,7 @@ def the_undropped_plan_can_teach(checked: Checked) -> Iterator[Fault]:
     plan, heal = checked.plan, checked.plan.heal
     if heal is None or plan.stack is not None or open_choices(plan):
         return
-    if all(teacher is not None for teacher, _ in heal.taught):
+    if not heal.needs_default_teacher:
         return
     moved = moved_configuration(checked.undone)
     if isinstance(moved, Refusal):

@@ -6,19 +6,19 @@ from pathlib import Path
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.plan.faults import Fault, Place, PlanError, locate
-from gptailor.plan.plan import Objective, Plan, Requirement
+from gptailor.plan.plan import Objective, Plan, Requirement, has_predictions
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
 
 
 def refuse_absent_texts(plan: Plan) -> None:
-    """Raise PlanError (C801) if a text of a bridge or of healing is no file; no text is read."""
+    """Raise PlanError (C801, C803) for a missing text of a bridge or of healing; none is read."""
     if absent := _absent(plan, _learned(plan)):
         raise PlanError(absent)
 
 
 def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
-    """Return a fault for each missing text of a bridge, healing, objective or requirement.
+    """Return a fault for each unusable text of a bridge, healing, objective or requirement.
 
     If the plan isn't `whole`, its drops may stand in statements that were not read.
     """
@@ -26,11 +26,17 @@ def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
 
 
 def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
-    """Return a fault for each missing text, each file once."""
+    """Return a fault for each missing text, each file once, and for predictions as a text."""
     faults = []
     reported: set[Path] = set()
     for at, path in texts:
-        if path in reported or path.is_file():
+        if path in reported:
+            continue
+        if has_predictions(path.name) and at[0] != "heal":
+            message = f"'{path.name}' has predictions and no text; only 'heal' learns from it"
+            faults.append(Fault("C803", message, at, "name the file of the text"))
+            continue
+        if path.is_file():
             continue
         reported.add(path)
         why = "is no file" if path.exists() else "can't be read: No such file or directory"

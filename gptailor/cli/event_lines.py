@@ -40,7 +40,7 @@ class RepairLines:
     """A receiver of events that prints how bridging and healing go on, not too often.
 
     With `every_gap` each gap has a line; without `ends` the result of healing has none, since the
-    command prints it.
+    command prints it. `opening` begins the lines about a teacher.
     """
 
     def __init__(
@@ -49,10 +49,12 @@ class RepairLines:
         *,
         every_gap: bool = False,
         ends: bool = True,
+        opening: str = "healing: ",
     ) -> None:
         self._say = say
         self._every_gap = every_gap
         self._ends = ends
+        self._opening = opening
         self._last = 0.0
 
     def __call__(self, event: object) -> None:
@@ -69,7 +71,7 @@ class RepairLines:
                 name = Path(file).name
                 self._say(f"healing: the teacher answers '{name}', {done:,} of {total:,} tokens")
             case TeacherRead(done, total) if self._due():
-                self._say(f"healing: the teacher reads, {done / total:.0%} of the text")
+                self._say(f"{self._opening}the teacher reads, {done / total:.0%} of the text")
             case HealStep(done, total) if self._due(end=done == total):
                 self._say(f"healing: {_step_in_words(event)}")
             case HealingReused():

@@ -63,11 +63,10 @@ def teach_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     from gptailor.evaluate.heal.teach import teach
 
-    lines = RepairLines(lambda line: say(line.removeprefix("healing: "), err=True))
     written = teach(
         teacher, texts, output, models=dict(models), tokens=tokens, length=length, seed=seed,
         device=device, dtype=None if dtype is None else getattr(torch, dtype), memory=memory,
-        force=force, on_event=lines,
+        force=force, on_event=RepairLines(opening=""),
     )  # fmt: skip
     say(
         f"{written.file}: {written.sequences:,} sequences of {written.length:,} tokens, with "

@@ -17,6 +17,18 @@ def halves_are_quick(device: torch.device | str) -> bool:
     return torch.device(device).type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
+def healing_dtype(models: Mapping[str, Opened], device: torch.device) -> torch.dtype:
+    """Return bfloat16 if the device multiplies it faster than float32, else float32.
+
+    With experts it is float32, as transformers sums them in the weights' own dtype.
+    """
+    specs = [tensor.spec for tensor in models["base"].checkpoint.tensors.values()]
+    stacked = (len(spec.shape) == 3 and min(spec.shape) > 1 for spec in specs)
+    if any(stacked) or any(".experts." in spec.name for spec in specs):
+        return torch.float32
+    return torch.bfloat16 if halves_are_quick(device) else torch.float32
+
+
 def quick_dtype(models: Mapping[str, Opened], device: torch.device | str) -> torch.dtype | None:
     """Return float32 for 16-bit models on a processor without fast bfloat16; None: own dtype.
 

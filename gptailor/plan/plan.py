@@ -286,6 +286,12 @@ class Heal(Closed):
         )
 
     @property
+    def needs_default_teacher(self) -> bool:
+        """Return whether a text names no teacher and has no predictions."""
+        pairs = zip(self.on, self.taught, strict=True)
+        return any(teacher is None and not text.predicted for text, (teacher, _) in pairs)
+
+    @property
     def has_other_teacher(self) -> bool:
         """Return whether a text has another teacher than the plan with nothing dropped."""
         return bool(self.named_teachers) or any(text.predicted for text in self.on)

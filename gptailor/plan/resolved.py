@@ -207,7 +207,7 @@ class Resolved:
     def healing(self) -> Healing | None:
         """Return the training of a closed plan's output, or None where nothing is trained.
 
-        A plan that drops nothing is its own teacher, unless it names one.
+        A plan that drops nothing is its own teacher, unless it names one or a file of predictions.
         """
         heal = self.plan.heal
         if heal is None:

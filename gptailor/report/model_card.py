@@ -174,7 +174,7 @@ def _healed(resolved: Resolved) -> list[str]:
 def _teacher_words(text: TaughtText) -> str:
     """Return the teacher of a text of healing."""
     if text.predicted:
-        return "the teacher of its predictions"
+        return "the model that made the predictions"
     return "the same plan with nothing dropped" if text.teacher is None else f"`{text.teacher}`"
 
 

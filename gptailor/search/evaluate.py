@@ -28,7 +28,7 @@ from gptailor.evaluate.trial import Outcomes
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.optional_packages import require
-from gptailor.plan.plan import DropAny, Plan
+from gptailor.plan.plan import DropAny, Plan, has_predictions
 from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.stage import STAGES, Stage, at_stage, separates
@@ -186,8 +186,8 @@ The whole plan and the cut plan read a bridge's text. Healing reads its text wit
 forward, and twice as much back; docs/healing.md measured a quarter more. A teacher's answers are
 made once for all plans, and don't count."""
 
-_BYTES = 3
-"""The fewest bytes of a token, in texts that people write."""
+_BYTES, _PREDICTION_BYTES = 3, 512
+"""The fewest bytes of a token: in texts that people write, and of its prediction."""
 
 
 def repair_cost(trials: Trials, budget: Budget) -> float | None:
@@ -216,9 +216,10 @@ def repair_cost(trials: Trials, budget: Budget) -> float | None:
 
 
 def _read_of(plan: Plan, text: str, tokens: object) -> int:
-    """Return how many tokens of a text are read: at most a third of its bytes."""
+    """Return how many tokens of a text are read, at most as many as its bytes can hold."""
     path = calibration_path(plan, text)
-    most = path.stat().st_size // _BYTES if path.is_file() else 0
+    each = _PREDICTION_BYTES if has_predictions(text) else _BYTES
+    most = path.stat().st_size // each if path.is_file() else 0
     return min(tokens if isinstance(tokens, int) else 0, most)
 
 

@@ -108,6 +108,8 @@ def new_file(target: Path, *, force: bool, protected: Iterable[Path] = ()) -> It
         check_target(target, force=force, protected=protected, single=True)
         with SideFolder(target, single=True) as side:
             yield side.new
+            with writing(target), side.new.open("rb") as written:
+                os.fsync(written.fileno())
             side.swap(force=force)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.dtype import halves_are_quick
+from gptailor.evaluate.dtype import healing_dtype
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal.answers import AnsweringTeacher, PromptAnswers
 from gptailor.evaluate.heal.chats import TeacherChats
@@ -25,13 +25,13 @@ from gptailor.evaluate.heal.learning import (
     WholeWeights,
     matched,
 )
-from gptailor.evaluate.heal.predictions_file import PredictionsFile, unusable
+from gptailor.evaluate.heal.predictions_file import PredictionsFile, unusable_predictions
 from gptailor.evaluate.heal.teacher import (
     TAUGHT,
     Predictions,
     TaughtSequences,
     Teachers,
-    explained,
+    explaining_not_finite,
 )
 from gptailor.evaluate.heal.text import (
     HealingSource,
@@ -118,7 +118,7 @@ class Healer:
         self.models = models
         self.device = device
         self.memory = memory
-        self.dtype = dtype or self._fast()
+        self.dtype = dtype or healing_dtype(models, device)
         self.anew = anew
 
     def heal(
@@ -180,7 +180,7 @@ class Healer:
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
                     training = Training(runner, learning, (learned, held), folder, key)
-                    with explained([contents], texts.paths):
+                    with explaining_not_finite([contents], texts.paths):
                         training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
                     healing_result = KnownHealing(learning.parameters, *losses, training.best)
@@ -219,13 +219,12 @@ class Healer:
             longest = encoder.positions or file.length
             if file.length > longest:
                 message = f"its sequences have {file.length} tokens, and the model takes {longest}"
-                raise unusable(message, file.path)
+                help_ = f"make the file with 'gptailor teach --length {longest}'"
+                raise unusable_predictions(message, file.path, help_)
             if file.length != first.length:
-                message = (
-                    f"its sequences have {file.length} tokens, and those of {first.path} "
-                    f"{first.length}"
-                )
-                raise unusable(message, file.path)
+                message = f"its sequences have {file.length} tokens, and those of {first.path}"
+                help_ = f"make the file with 'gptailor teach --length {first.length}'"
+                raise unusable_predictions(f"{message} have {first.length}", file.path, help_)
         return files
 
     def _texts(
@@ -268,7 +267,7 @@ class Healer:
             )
             sources.append(answers.source(text.share))
         exactly = plan.heal is not None and plan.heal.tokens is not None
-        with explained(answering, [source.path for source in sources]):
+        with explaining_not_finite(answering, [source.path for source in sources]):
             return healing_texts(
                 sources, healing.tokens, encoder, healing.seed,
                 exactly=exactly, only_answers=healing.only_answers,
@@ -282,17 +281,6 @@ class Healer:
     def _run(self) -> tuple[object, ...]:
         """Return the settings and versions that a model's results depend on, beside its inputs."""
         return self.device.type, self.dtype, self.memory is None, environment()
-
-    def _fast(self) -> torch.dtype:
-        """Return bfloat16 if the device multiplies it faster than float32, else float32.
-
-        With experts it is float32, as transformers sums them in the weights' own dtype.
-        """
-        specs = [tensor.spec for tensor in self.models["base"].checkpoint.tensors.values()]
-        stacked = (len(spec.shape) == 3 and min(spec.shape) > 1 for spec in specs)
-        if any(stacked) or any(".experts." in spec.name for spec in specs):
-            return torch.float32
-        return torch.bfloat16 if halves_are_quick(self.device) else torch.float32
 
     def _teacher(self, resolved: Resolved, name: str | None) -> Checked:
         """Return a teacher as a plan beside its models."""
@@ -339,7 +327,7 @@ class Healer:
                     predictions.take(maker, maker.drawn(healing.seed, own.numbers.tolist()))
                 else:
                     reading = _Reading(on_event, read, total)
-                    with explained([teachers.contents(maker)], texts.paths):
+                    with explaining_not_finite([teachers.contents(maker)], texts.paths):
                         predictions.learn(partial(teachers.live, maker), self.device, reading)
                 parts[name].append(predictions)
                 read += own.tokens.numel()

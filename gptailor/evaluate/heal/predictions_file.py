@@ -9,24 +9,21 @@ A row is a sequence of `length` tokens, the same in all rows, with a prediction 
   hold the vocabulary's numbers, highest bit first, filled up to whole bytes with zeros.
 
 The file's metadata has under `distillkit` the settings of that format (`logprob_compressor` in
-DistillKit's configuration), and under `gptailor` the tokenizer and the teacher. A file without them
-has its settings in `compression_config.yaml` beside it, as DistillKit writes it.
+DistillKit's configuration), and under `gptailor` the tokenizer and the teacher.
 
 Source: https://github.com/arcee-ai/DistillKit (compression of distributions).
 """
 
-import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import torch
-import yaml  # type: ignore[import-untyped,unused-ignore]
 from jaxtyping import Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
@@ -37,15 +34,10 @@ if TYPE_CHECKING:  # an extra, and slow to import
     import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
     from pyarrow import parquet
 
-_SETTINGS_FILE: Final = "compression_config.yaml"
+GROUP_TOKENS: Final = 4096
+"""Tokens of a row group, which is encoded and decoded at once."""
 _FORMAT, _NOTES = b"distillkit", b"gptailor"
 _COLUMNS: Final = ("input_ids", "compressed_logprobs", "bytepacked_indices")
-_GROUP_TOKENS: Final = 4096
-"""Tokens of a row group, which is read and written at once."""
-_EXACT: Final = {
-    "float16": torch.float16, "bfloat16": torch.bfloat16,
-    "float32": torch.float32, "float64": torch.float64,
-}  # fmt: skip
 _MADE_AGAIN = "make the file with 'gptailor teach'"
 
 PredictedSequences = tuple[
@@ -54,7 +46,7 @@ PredictedSequences = tuple[
 """Sequences, and for each of their tokens the likeliest next tokens with log-probabilities."""
 
 
-def unusable(message: str, path: Path, help: str = _MADE_AGAIN) -> CalibrationError:
+def unusable_predictions(message: str, path: Path, help: str = _MADE_AGAIN) -> CalibrationError:
     """Return the error (C814) for an unusable file of predictions."""
     return CalibrationError("C814", message, path, help=help)
 
@@ -73,6 +65,11 @@ def bytes_of_prediction(kept: int, vocabulary: int) -> int:
     return kept * 4 + (kept * _bits(vocabulary) + 7) // 8
 
 
+def sequences_at_once(length: int) -> int:
+    """Return how many sequences of a length are encoded and decoded at once."""
+    return max(1, GROUP_TOKENS // length)
+
+
 def write_predictions(
     path: Path,
     chunks: Iterable[PredictedSequences],
@@ -80,15 +77,12 @@ def write_predictions(
     vocabulary: int,
     notes: Mapping[str, Any],
 ) -> None:
-    """Write a new file; `notes` are kept in its metadata as JSON."""
+    """Write a new file, a row group for each chunk; `notes` are kept in its metadata as JSON."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    lists = pa.list_(pa.list_(pa.uint8()))
-    types = (pa.list_(pa.uint64()), lists, lists)
-    settings = format_settings(kept, vocabulary)
-    metadata = {_FORMAT: json.dumps(settings), _NOTES: json.dumps(notes)}
-    schema = pa.schema(zip(_COLUMNS, types, strict=True), metadata=metadata)
+    metadata = {_FORMAT: json.dumps(format_settings(kept, vocabulary)), _NOTES: json.dumps(notes)}
+    schema = _schema().with_metadata(metadata)
     bits = _bits(vocabulary)
     with parquet.ParquetWriter(path, schema) as writer:
         for sequences, tokens, logs in chunks:
@@ -99,79 +93,68 @@ def write_predictions(
                 _lists(_rows(raw), length),
                 _lists(_rows(_packed(tokens.numpy(), bits)), length),
             ]
-            group = max(1, _GROUP_TOKENS // length)
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=group)
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class PredictionsFile:
-    """A file of predictions. Its sequences have `length` tokens, each with `kept` predictions.
+    """A file of predictions, open. Its sequences have `length` tokens.
 
-    `open` checks the format. Errors are CalibrationError (C801, C814).
+    `open` checks the format. A file that takes its place later is not read. Errors are
+    CalibrationError (C801, C814).
     """
 
     path: Path
-    settings: Mapping[str, Any]
-    notes: Mapping[str, Any]
+    file: "parquet.ParquetFile"
+    kept: int
+    vocabulary: int
+    tokenizer: str
     length: int
     sequences: Int64[Tensor, " n length"]
 
     @classmethod
     def open(cls, path: Path) -> "PredictionsFile":
         """Read the format and the sequences, but no predictions."""
+        from pyarrow import parquet
+
         with _reading(path):
-            file = _parquet(path)
-            if not set(_COLUMNS) <= set(file.schema_arrow.names):
+            file = parquet.ParquetFile(path)
+            found = {name: file.schema_arrow.field(name).type for name in _own_columns(file)}
+            if found != {name: _schema().field(name).type for name in _COLUMNS}:
                 names = ", ".join(f"'{name}'" for name in _COLUMNS)
-                raise unusable(f"has no predictions, which are the columns {names}", path)
+                raise unusable_predictions(f"has not the columns of predictions: {names}", path)
+            kept, vocabulary, tokenizer = _settings(path, file.schema_arrow.metadata or {})
             column = file.read(["input_ids"]).column(0).combine_chunks()
-        metadata = file.schema_arrow.metadata or {}
-        settings = _settings(path, metadata.get(_FORMAT))
-        lengths = set(column.value_lengths().to_pylist())
-        if not lengths or lengths == {0}:
-            raise unusable("has no sequences", path)
+            lengths = set(column.value_lengths().to_pylist())
+            values = column.flatten().to_numpy(zero_copy_only=False)
+        if not lengths or lengths & {0, None}:
+            raise unusable_predictions("has no sequences, or an empty one", path)
         if len(lengths) > 1:
-            shortest, longest = min(lengths), max(lengths)
-            message = f"its sequences have from {shortest} to {longest} tokens, and not one length"
-            raise unusable(message, path, "pack the text into sequences of one length")
-        values = column.flatten().to_numpy(zero_copy_only=False)
+            message = f"its sequences have from {min(lengths)} to {max(lengths)} tokens"
+            raise unusable_predictions(f"{message}, and not one length", path)
         [length] = lengths
         sequences = torch.from_numpy(values.astype(np.int64)).reshape(-1, length)
-        notes = json.loads(metadata.get(_NOTES, b"{}"))
-        return cls(path, settings, notes, length, sequences)
-
-    @property
-    def kept(self) -> int:
-        """The number of log-probabilities of a prediction."""
-        return int(self.settings["k"])
-
-    @property
-    def vocabulary(self) -> int:
-        """The number of tokens that could be predicted."""
-        return int(self.settings["d"])
-
-    @property
-    def tokenizer(self) -> str | None:
-        """The digest of the teacher's tokenizer, or None in a file of another tool."""
-        digest = self.notes.get("tokenizer")
-        return digest if isinstance(digest, str) else None
+        return cls(path, file, kept, vocabulary, tokenizer, length, sequences)
 
     def refuse_other_tokens(self, tokenizer: str, vocabulary: int) -> None:
         """Raise CalibrationError (C814) for predictions of other tokens than a model's.
 
-        `tokenizer` is the digest of the model's tokenizer. A file of another tool has none, and
-        only the tokens' numbers are compared with the model's vocabulary.
+        `tokenizer` is the digest of the model's tokenizer.
         """
-        if self.tokenizer not in {None, tokenizer}:
+        help_ = "name a file of a teacher with the same tokenizer"
+        if self.tokenizer != tokenizer:
             message = "its teacher has another tokenizer than the plan"
-            raise unusable(message, self.path, "name a file of a teacher with the same tokenizer")
-        if self.vocabulary > vocabulary or int(self.sequences.max()) >= vocabulary:
+            raise unusable_predictions(message, self.path, help_)
+        if self.vocabulary != vocabulary:
             message = f"it predicts {self.vocabulary:,} tokens, and the plan's model {vocabulary:,}"
-            raise unusable(message, self.path, "name a file of a teacher with the same tokenizer")
+            raise unusable_predictions(message, self.path, help_)
+        if not 0 <= int(self.sequences.min()) <= int(self.sequences.max()) < vocabulary:
+            message = f"its sequences have tokens beyond the {vocabulary:,} of the vocabulary"
+            raise unusable_predictions(message, self.path)
 
     def source(self, share: Fraction, seed: int) -> HealingSource:
-        """Return the text of healing that the sequences are, in the order that a seed draws."""
+        """Return the sequences as a text of healing, in the order that a seed draws."""
 
         def rows(_wanted: int) -> Iterator[EncodedRow]:
             for number in self._order(seed):
@@ -187,67 +170,82 @@ class PredictionsFile:
     def _order(self, seed: int) -> list[int]:
         return order(len(self.sequences), seed)
 
-    @cached_property
-    def _file(self) -> "parquet.ParquetFile":
-        return _parquet(self.path)
-
     def read(
         self, rows: Sequence[int], kept: int
     ) -> Iterator[tuple[int, Int32[Tensor, " length kept"], Float[Tensor, " length groups"]]]:
         """Yield the predictions of some sequences, in the file's order, each with its place.
 
-        The place is that of its number in `rows`. Of each prediction the `kept` likeliest tokens
-        are returned, with the log-probability of all other tokens together as the last one if the
-        vocabulary has more.
+        The place is that of its number in `rows`. A prediction has its `kept` likeliest tokens. If
+        the vocabulary has more, the log-probability of all other tokens together comes last.
         """
-        places: dict[int, list[int]] = {}
-        for place, row in enumerate(rows):
-            places.setdefault(row, []).append(place)
+        places = {row: place for place, row in enumerate(rows)}
         start = 0
-        for group in range(self._file.num_row_groups):
-            count = self._file.metadata.row_group(group).num_rows
+        for group in range(self.file.num_row_groups):
+            count = self.file.metadata.row_group(group).num_rows
             wanted = [row for row in range(start, start + count) if row in places]
             if wanted:
                 tokens, logs = self._group(group, count, kept)
                 for row in wanted:
-                    for place in places[row]:
-                        yield place, tokens[row - start], logs[row - start]
+                    yield places[row], tokens[row - start], logs[row - start]
             start += count
 
     def _group(
         self, group: int, count: int, kept: int
     ) -> tuple[Int32[Tensor, " n length kept"], Float[Tensor, " n length groups"]]:
-        with _reading(self.path):
-            table = self._file.read_row_group(group, columns=list(_COLUMNS[1:]))
-        dtype = _EXACT[self.settings["exact_dtype"]]
         bits = _bits(self.vocabulary)
-        shape = count * self.length
-        raw = self._bytes(table.column(0), shape, self.kept * dtype.itemsize)
-        packed = self._bytes(table.column(1), shape, (self.kept * bits + 7) // 8)
-        logs = torch.from_numpy(raw).view(dtype).float()[:, :kept]
-        tokens = torch.from_numpy(_unpacked(packed, bits, self.kept))[:, :kept]
+        with _reading(self.path):
+            table = self.file.read_row_group(group, columns=list(_COLUMNS[1:]))
+            raw, packed = (
+                column.combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
+                for column in table.columns
+            )
+        logs = torch.from_numpy(self._matrix(raw, count, self.kept * 4)).view(torch.float32)
+        tokens = _unpacked(
+            self._matrix(packed, count, (self.kept * bits + 7) // 8), bits, self.kept
+        )
+        logs = logs[:, :kept]
         if int(tokens.max()) >= self.vocabulary or bool(logs.isnan().any()):
-            raise unusable(f"has predictions that are none, in row group {group}", self.path)
+            message = f"has NaN or tokens beyond the vocabulary in row group {group}"
+            raise unusable_predictions(message, self.path)
         if kept < self.vocabulary:
             rest = (1 - logs.double().exp().sum(1, keepdim=True)).clamp_min(torch.finfo().tiny)
             logs = torch.cat([logs, rest.log().float()], dim=1)
-        return tokens.view(count, self.length, -1), logs.view(count, self.length, -1)
+        shape = (count, self.length, -1)
+        return torch.from_numpy(tokens)[:, :kept].reshape(shape), logs.reshape(shape)
 
-    def _bytes(self, column: "pa.ChunkedArray", rows: int, width: int) -> UInt8[np.ndarray, " n w"]:
-        values = column.combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
+    def _matrix(self, values: Any, count: int, width: int) -> UInt8[np.ndarray, " rows width"]:
+        rows = count * self.length
         if values.size != rows * width:
             message = f"has {values.size:,} bytes of predictions where {rows * width:,} belong"
-            raise unusable(message, self.path)
+            raise unusable_predictions(message, self.path)
         return np.array(values, dtype=np.uint8).reshape(rows, width)
 
 
-def _parquet(path: Path) -> "parquet.ParquetFile":
-    from pyarrow import parquet
-
-    return parquet.ParquetFile(path)
+def _own_columns(file: "parquet.ParquetFile") -> list[str]:
+    return [name for name in _COLUMNS if name in file.schema_arrow.names]
 
 
-@contextlib.contextmanager
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    lists = pa.list_(pa.list_(pa.uint8()))
+    return pa.schema(zip(_COLUMNS, (pa.list_(pa.uint64()), lists, lists), strict=True))
+
+
+def _settings(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[int, int, str]:
+    """Return the kept log-probabilities, the vocabulary's size and the tokenizer's digest."""
+    try:
+        settings, notes = (json.loads(metadata[key]) for key in (_FORMAT, _NOTES))
+        kept, vocabulary, tokenizer = settings["k"], settings["d"], notes["tokenizer"]
+        known = settings == format_settings(kept, vocabulary) and 1 <= kept <= vocabulary
+    except (ValueError, LookupError, TypeError):
+        raise unusable_predictions("has no notes of its format and tokenizer", path) from None
+    if not known:
+        raise unusable_predictions("its notes have another format than gptailor writes", path)
+    return kept, vocabulary, str(tokenizer)
+
+
+@contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn the errors of pyarrow into CalibrationError."""
     import pyarrow as pa
@@ -256,38 +254,17 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except pa.ArrowException as error:
         why = str(error).partition("\n")[0]
-        raise unusable(f"can't be read as Parquet: {why}", path) from None
+        raise unusable_predictions(f"can't be read as Parquet: {why}", path) from None
     except OSError as error:
         raise CalibrationError("C801", f"can't be read: {error.strerror or error}", path) from None
-
-
-def _settings(path: Path, stored: bytes | None) -> Mapping[str, Any]:
-    """Return the settings of a file, or of the file of settings beside it."""
-    beside = path.with_name(_SETTINGS_FILE)
-    settings: Any
-    if stored is not None:
-        settings = json.loads(stored)
-    elif beside.is_file():
-        settings = yaml.safe_load(beside.read_text("utf-8"))
-    else:
-        raise unusable(f"has no settings, and there is no '{_SETTINGS_FILE}' beside it", path)
-    kept = settings.get("k") if isinstance(settings, dict) else None
-    if not isinstance(kept, int) or not isinstance(settings.get("d"), int):
-        raise unusable("its settings have no numbers 'k' and 'd'", path)
-    exact = settings.get("exact_k") == kept and not settings.get("delta_encoding", True)
-    if not exact or settings.setdefault("exact_dtype", "float32") not in _EXACT:
-        message = "its log-probabilities are approximated, and only exact ones are read"
-        raise unusable(message, path, "write it with 'exact_k' as large as 'k'")
-    found: Mapping[str, Any] = settings
-    return found
 
 
 def _lists(values: "pa.Array", size: int) -> "pa.ListArray":
     """Return an array of lists of `size` values each."""
     import pyarrow as pa
 
-    offsets = np.arange(0, len(values) + 1, size, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+    offsets = np.arange(0, len(values) + 1, size)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
 def _rows(matrix: UInt8[np.ndarray, " n bytes"]) -> "pa.ListArray":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Int64
@@ -17,16 +17,23 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import writing
 from gptailor.checkpoint.write.writer import free_space, new_file
-from gptailor.evaluate.dtype import quick_dtype
+from gptailor.evaluate.dtype import healing_dtype
 from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.heal.kept import working_folder
 from gptailor.evaluate.heal.predictions_file import (
     PredictedSequences,
     bytes_of_prediction,
+    sequences_at_once,
     write_predictions,
 )
-from gptailor.evaluate.heal.teacher import TAUGHT, Predictions, explained
-from gptailor.evaluate.heal.text import HEALING_WINDOW, Packing, counts, file_source, mixed_texts
+from gptailor.evaluate.heal.teacher import TAUGHT, Predictions, explaining_not_finite
+from gptailor.evaluate.heal.text import (
+    HEALING_WINDOW,
+    Packing,
+    file_source,
+    mixed_texts,
+    sequence_counts,
+)
 from gptailor.evaluate.kept_tensors import environment
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
@@ -45,13 +52,10 @@ from gptailor.plan.registry import HEAL_SEED, HEAL_TOKENS
 from gptailor.prepare import Prepared
 from gptailor.program.run import device_of
 
-_WRITTEN_AT_ONCE: Final = 64
-"""Sequences whose predictions are encoded at once."""
-
 
 @final
 @dataclass(frozen=True)
-class Taught:
+class WrittenPredictions:
     """A written file: its sequences of `length` tokens, each with `kept` log-probabilities."""
 
     file: Path
@@ -80,7 +84,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     memory: int | None = None,
     force: bool = False,
     on_event: OnEvent = ignore_events,
-) -> Taught:
+) -> WrittenPredictions:
     """Write a teacher's predictions of texts to a Parquet file, all or nothing.
 
     The teacher is a plan or its file, a model's folder, a GGUF file or a Hub id. The texts have
@@ -98,7 +102,9 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         message = f"its name doesn't end in '{PREDICTIONS_SUFFIX}'"
         raise CheckpointError("C302", message, target, f"name it {target.name}{PREDICTIONS_SUFFIX}")
     named = [texts] if isinstance(texts, str | Path) else texts
-    paths = [Path(text) for text in named]
+    paths = list(dict.fromkeys(Path(text) for text in named))
+    if not paths or (tokens is not None and tokens < 1):
+        raise ValueError(f"{len(paths)} texts, {tokens} tokens: out of their range")
     [found] = find_targets([teacher], models or {})
     prepared = found.prepared
     if prepared.gaps or prepared.healing is not None:
@@ -109,7 +115,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     stitcher = Stitcher(
         prepared.models,
         device=place,
-        dtype=dtype or quick_dtype(prepared.models, place),
+        dtype=dtype or healing_dtype(prepared.models, place),
         memory=memory,
     )
     with new_file(target, force=force, protected=[*paths, *sources]) as new:
@@ -126,14 +132,14 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         key = hashlib.sha256(repr(how).encode() + sequences.numpy().tobytes()).hexdigest()[:32]
         with working_folder(key) as folder:
             predictions = Predictions(folder / "predictions", sequences, vocabulary)
-            with explained([contents], paths, "'teach' can't go on"):
+            with explaining_not_finite([contents], paths, "'teach' can't go on"):
                 predictions.learn(partial(stitcher.live, contents), place, on_event)
             notes = _notes(prepared, found.name, paths, seed)
             with writing(target):
                 chunks = _chunks(predictions)
                 write_predictions(new, chunks, predictions.kept, vocabulary, notes)
         count, read = inputs.shape
-        written = Taught(target, count, read, predictions.kept, new.stat().st_size)
+        written = WrittenPredictions(target, count, read, predictions.kept, new.stat().st_size)
     return written
 
 
@@ -161,7 +167,7 @@ def _sequences(  # noqa: PLR0913, PLR0917 (those of `teach`)
     chats = TeacherChats(prepared.checked, teacher)
     share = Fraction(1, len(paths))
     sources = [file_source(path, share, encoder, seed, chats) for path in paths]
-    needed = counts(sources, tokens or HEAL_TOKENS, length)
+    needed = sequence_counts(sources, tokens or HEAL_TOKENS, length)
     packing = Packing(encoder, length + 1, seed)
     parts = packing.packed(sources, needed, 1, "'teach'", exactly=tokens is not None)
     return mixed_texts(parts).tokens
@@ -169,14 +175,15 @@ def _sequences(  # noqa: PLR0913, PLR0917 (those of `teach`)
 
 def _chunks(predictions: Predictions) -> Iterator[PredictedSequences]:
     """Yield the inputs of some sequences at once, with the predictions after each token."""
-    for start in range(0, len(predictions.sequences), _WRITTEN_AT_ONCE):
-        chunk = predictions.sequences[start : start + _WRITTEN_AT_ONCE]
+    step = sequences_at_once(predictions.per_sequence)
+    for start in range(0, len(predictions.sequences), step):
+        chunk = predictions.sequences[start : start + step]
         tokens, logs = predictions.of(start, start + len(chunk))
         yield chunk[:, :-1], tokens, logs[:, : predictions.kept]
 
 
 def _notes(prepared: Prepared, teacher: str, paths: Sequence[Path], seed: int) -> dict[str, Any]:
-    """Return what the file notes about its origin, as JSON."""
+    """Return the origin of the predictions, for the file's metadata."""
     return {
         "version": gptailor.__version__,
         "teacher": teacher,

@@ -46,11 +46,11 @@ def teacher_error(failed: Failure) -> NotFiniteError | TailorError:
     """Return the error for a teacher that failed."""
     if failed.reason == "nan":
         return NotFiniteError("its teacher's predictions are NaN")
-    return TailorError(f"the teacher of 'heal' fails: {failed.message}")
+    return TailorError(f"the teacher fails: {failed.message}")
 
 
 @contextmanager
-def explained(
+def explaining_not_finite(
     models: Sequence[ModelContents], texts: Sequence[Path], what: str = "'heal' can't learn"
 ) -> Iterator[None]:
     """Turn NotFiniteError into HealError, which names the tensor that isn't finite or the text."""

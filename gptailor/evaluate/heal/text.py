@@ -59,8 +59,8 @@ class HealingSource:
     """A file, its share of the tokens, and a function that yields its rows in drawn order.
 
     The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
-    one row, and its sequences are drawn instead. Of a text with a `length` each row is a sequence
-    of so many tokens. Texts that are `answered` by a teacher are read after the others.
+    one row, and its sequences are drawn instead. A text with a `length` has a sequence of so many
+    tokens in each row. Texts that are `answered` by a teacher are read after the others.
     """
 
     path: Path
@@ -225,7 +225,7 @@ def healing_texts(
     """
     own = next((source.length for source in sources if source.length is not None), None)
     length = own or sequence_length(encoder, tokens)
-    learned = counts(sources, tokens, length)
+    learned = sequence_counts(sources, tokens, length)
     needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
     packing = Packing(encoder, length, seed, only_answers)
     rule = f"; every {HELD_OUT_EVERY}th of these sequences is held out"
@@ -242,7 +242,7 @@ def healing_texts(
     return HealingTexts(files, learn, judge)
 
 
-def counts(sources: Sequence[HealingSource], tokens: int, length: int) -> list[int]:
+def sequence_counts(sources: Sequence[HealingSource], tokens: int, length: int) -> list[int]:
     """Return each text's number of sequences of a length, by its share of the tokens."""
     total = max(1, tokens // length)
     ends = [int(total * share) for share in accumulate(source.share for source in sources)]

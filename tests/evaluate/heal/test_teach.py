@@ -13,14 +13,17 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluate.heal import train
 from gptailor.evaluate.heal.predictions_file import PredictionsFile, write_predictions
-from gptailor.evaluate.heal.teach import Taught, teach
+from gptailor.evaluate.heal.teach import WrittenPredictions, teach
 from gptailor.evaluate.objectives.datasets import CalibrationError
+from gptailor.plan import optional_packages
 from gptailor.plan.faults import TailorError
 from tests.healing import heal, said
+from tests.said import in_process
 from tests.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
 
+F32 = torch.float32
 HEAL = 'drop L2\nheal on "taught.parquet" tokens 256 rank 4'
 
 
@@ -37,24 +40,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def taught(folder: Path, *, length: int = 16, tokens: int | None = 512) -> Taught:
+def taught(folder: Path, *, length: int = 16, tokens: int | None = 512) -> WrittenPredictions:
     texts, file = folder / "text.jsonl", folder / "taught.parquet"
-    return teach(folder / "base", texts, file, length=length, tokens=tokens, force=True)
+    return teach(folder / "base", texts, file, length=length, tokens=tokens, dtype=F32, force=True)
 
 
-def changed(folder: Path, **settings: object) -> None:
-    """Write a small file of uniform predictions, with other settings of the format."""
+def noted(folder: Path, key: str, **notes: object) -> None:
+    """Change what a file notes of its format or its origin."""
     file = folder / "taught.parquet"
-    tokens = torch.arange(4).repeat(32, 1).int()
-    write_predictions(
-        file, [(torch.ones(2, 16).long(), tokens, torch.full((32, 4), -2.0))], 4, 64, {}
-    )
     table = parquet.read_table(file)
     metadata = dict(table.schema.metadata)
-    stored = json.loads(metadata[b"distillkit"]) | settings
-    parquet.write_table(
-        table.replace_schema_metadata(metadata | {b"distillkit": json.dumps(stored)}), file
-    )
+    metadata[key.encode()] = json.dumps(json.loads(metadata[key.encode()]) | notes)
+    parquet.write_table(table.replace_schema_metadata(metadata), file)
 
 
 # -------------------------------------------------------------------------------------- the file
@@ -96,29 +93,32 @@ def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
     assert (settings["d"], settings["k"], settings["exact_k"]) == (64, 64, 64)
 
 
-def test_a_file_of_another_tool_has_its_settings_beside_it(folder: Path) -> None:
-    taught(folder)
-    file = folder / "taught.parquet"
-    table = parquet.read_table(file)
-    stored = json.loads(table.schema.metadata[b"distillkit"])
-    parquet.write_table(table.replace_schema_metadata(None), file)
-    with pytest.raises(CalibrationError, match=r"C814.*no settings"):
-        PredictionsFile.open(file)
-    (folder / "compression_config.yaml").write_text(json.dumps(stored))
-    assert PredictionsFile.open(file).tokenizer is None
-    assert heal(said(folder, HEAL)).tokens == 256
-
-
 # ----------------------------------------------------------------------------------- learning
 
 
-def test_healing_learns_from_a_file_as_from_the_model(folder: Path) -> None:
+def test_healing_learns_from_a_file(folder: Path) -> None:
     taught(folder)
     found = heal(said(folder, HEAL))
     assert found.tokens == 256
     assert found.healed < found.start
     again = heal(said(folder, HEAL))
     assert again.healed == found.healed
+
+
+@pytest.mark.parametrize("text", ['"taught.parquet"', '"taught.parquet", "few.parquet" weight 2'])
+def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
+    """Each sequence has its own predictions, in any order and beside a file with fewer of them."""
+    taught(folder)
+    notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
+    file = PredictionsFile.open(folder / "taught.parquet")
+    found = sorted(file.read(range(32), 5), key=lambda each: each[0])
+    tokens, logs = (torch.cat([each[part] for each in found]) for part in (1, 2))
+    chunks = [(file.sequences, tokens, logs[:, :5])]
+    write_predictions(folder / "few.parquet", chunks, 5, 64, notes)
+    learned = heal(said(folder, f"heal on {text} tokens 256 rank 4"))
+    assert learned.start == pytest.approx(0, abs=1e-5)
+    other = heal(said(folder, f"drop L2\nheal on {text} tokens 256 rank 4"))
+    assert other.start > 0.001
 
 
 def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_compiled_folder_says_what_it_learned_from(folder: Path) -> None:
     plan = said(folder, HEAL)
     written = gptailor.compile(plan, folder / "out", locking=True)
     card = (folder / "out" / "README.md").read_text()
-    assert "distribution of the teacher of its predictions on a text" in card
+    assert "distribution of the model that made the predictions on a text" in card
     assert "taught.parquet" in card
     assert gptailor.verify(folder / "out").result == "verified"
     (folder / "taught.parquet").unlink()
@@ -203,34 +203,58 @@ def test_a_file_is_replaced_only_by_force_and_ends_in_its_suffix(folder: Path) -
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"),
+    ("key", "notes", "why"),
     [
-        ({"exact_k": 1}, "approximated"),
-        ({"delta_encoding": True}, "approximated"),
-        ({"exact_dtype": "float12"}, "approximated"),
-        ({"k": None}, "no numbers 'k' and 'd'"),
-        ({"k": 5, "exact_k": 5}, "bytes of predictions where"),
-        ({"d": 128}, "predicts 128 tokens, and the plan's model 64"),
+        ("distillkit", {"exact_k": 1}, "another format"),
+        ("distillkit", {"delta_encoding": True}, "another format"),
+        ("distillkit", {"k": None}, "another format|no notes"),
+        ("distillkit", {"k": 0, "exact_k": 0}, "another format"),
+        ("distillkit", {"k": 65, "exact_k": 65}, "another format"),
+        ("distillkit", {"k": 5, "exact_k": 5}, "bytes of predictions where"),
+        ("distillkit", {"d": 128}, "predicts 128 tokens, and the plan's model 64"),
+        ("gptailor", {"tokenizer": "another"}, "another tokenizer"),
     ],
 )
 def test_a_file_in_another_format_is_refused(
-    folder: Path, settings: dict[str, object], why: str
+    folder: Path, key: str, notes: dict[str, object], why: str
 ) -> None:
-    changed(folder, **settings)
-    with pytest.raises(CalibrationError, match=rf"C814.*{why}"):
-        heal(said(folder, HEAL.replace("256", "16")))
+    taught(folder)
+    noted(folder, key, **notes)
+    with pytest.raises(CalibrationError, match=rf"C814.*({why})"):
+        heal(said(folder, HEAL))
 
 
-def test_a_file_of_another_tokenizer_is_refused(folder: Path) -> None:
+def test_a_file_without_notes_is_refused(folder: Path) -> None:
     taught(folder)
     file = folder / "taught.parquet"
-    table = parquet.read_table(file)
-    metadata = dict(table.schema.metadata)
-    notes = json.loads(metadata[b"gptailor"]) | {"tokenizer": "another"}
-    metadata[b"gptailor"] = json.dumps(notes)
-    parquet.write_table(table.replace_schema_metadata(metadata), file)
-    with pytest.raises(CalibrationError, match=r"C814.*another tokenizer"):
+    parquet.write_table(parquet.read_table(file).replace_schema_metadata(None), file)
+    with pytest.raises(CalibrationError, match=r"C814.*no notes"):
         heal(said(folder, HEAL))
+
+
+@pytest.mark.parametrize("broken", ["tokens", "logs", "sequences"])
+def test_numbers_that_are_no_predictions_are_refused(folder: Path, broken: str) -> None:
+    file = folder / "taught.parquet"
+    taught(folder)
+    notes = json.loads(parquet.read_schema(file).metadata[b"gptailor"])
+    sequences = torch.randint(0, 60, (32, 16))
+    tokens, logs = torch.arange(4).repeat(512, 1).int(), torch.full((512, 4), -2.0)
+    if broken == "tokens":
+        tokens[300, 2] = 63  # of 61 that there are
+    elif broken == "logs":
+        logs[7, 1] = torch.nan
+    else:
+        sequences[3, 3] = 10**6
+    vocabulary = 61 if broken == "tokens" else 64
+    write_predictions(file, [(sequences, tokens, logs)], 4, vocabulary, notes)
+
+    def read() -> None:
+        opened = PredictionsFile.open(file)
+        opened.refuse_other_tokens(notes["tokenizer"], vocabulary)
+        list(opened.read(range(32), 4))
+
+    with pytest.raises(CalibrationError, match=r"C814.*(beyond the|NaN)"):
+        read()
 
 
 def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
@@ -238,7 +262,7 @@ def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
     taught_again = folder / "other.parquet"
     teach(folder / "base", folder / "text.jsonl", taught_again, length=8, tokens=512)
     both = 'drop L2\nheal on "taught.parquet", "other.parquet" tokens 256'
-    with pytest.raises(CalibrationError, match="16"):
+    with pytest.raises(CalibrationError, match=r"C814.*8 tokens, and those of .* have 16"):
         heal(said(folder, both))
     file = folder / "taught.parquet"
     table = parquet.read_table(file)
@@ -248,6 +272,41 @@ def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
     parquet.write_table(pa.concat_tables([table, rows]), file)
     with pytest.raises(CalibrationError, match="from 9 to 16 tokens"):
         heal(said(folder, HEAL))
+
+
+def test_a_model_that_takes_less_is_refused(folder: Path) -> None:
+    taught(folder, length=100, tokens=None)
+    tiny_model("llama", folder / "short", layers=4, max_position_embeddings=64)
+    plan = said(folder, HEAL)
+    (folder / "base").rename(folder / "long")
+    (folder / "short").rename(folder / "base")
+    with pytest.raises(
+        CalibrationError, match=r"100 tokens, and the model takes 64[^$]*--length 64"
+    ):
+        heal(plan)
+
+
+def test_the_command_says_what_it_wrote(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    call = in_process(capsys)
+    said_ = call("teach", "base", "text.jsonl", "-o", "a.parquet", "--tokens", 512, "--length", 16)
+    assert said_.code == 0
+    assert "a.parquet: 32 sequences of 16 tokens, with 64 predictions after each" in said_.out
+    again = call("teach", "base", "text.jsonl", "-o", "a.parquet", "--memory", "1MB", "--force")
+    assert again.code == 0
+    assert call("teach", "base", "text.jsonl", "-o", "a.parquet").code == 3
+    for statement in ('bridge on "a.parquet"', 'search { minimize nll("a.parquet") }'):
+        (folder / "plan.tailor").write_text(
+            f'tailor 1\nmodel base = "./base"\ndrop any 1 of L1..L2\n{statement}\n'
+        )
+        checked = call("check", "plan.tailor")
+        assert checked.code == 1
+        assert "C803" in checked.err
+    monkeypatch.setitem(optional_packages.EXTRAS, "parquet", ("no_such_module",))
+    missing = call("teach", "base", "text.jsonl", "-o", "b.parquet")
+    assert "pip install 'gptailor[parquet]'" in missing.err
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 is how they begin", b'{"text": "a"}\n'])
@@ -274,8 +333,8 @@ def test_only_healing_reads_predictions(folder: Path) -> None:
     [
         ('drop L2\nheal on "t.parquet" from base', "takes no other"),
         ('drop L2\nheal from base on "t.parquet"', "takes no other"),
-        ('drop L2\nheal on answers("t.parquet")', "no prompts to answer"),
-        ('drop L2\nheal on "t.parquet" loss answers', "which are of answers"),
+        ('drop L2\nheal on answers("t.parquet")', "no prompts"),
+        ('drop L2\nheal on "t.parquet" loss answers', "mark the tokens of answers"),
     ],
 )
 def test_predictions_have_their_own_teacher(folder: Path, text: str, why: str) -> None:
