@@ -26,7 +26,7 @@ from tests.tiny import tiny_model
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
     *("generate", "import", "json", "lock", "lsp", "pick", "report", "schema", "search", "show"),
-    "verify",
+    *("teach", "verify"),
 ]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
