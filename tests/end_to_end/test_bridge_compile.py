@@ -260,6 +260,11 @@ def test_drops_that_cannot_be_undone_are_refused(tmp_path: Path) -> None:
     [fault] = gptailor.check(write(tmp_path, f'{plan}; bridge on "text.txt"'))
     assert fault.code == "M217"
     assert "fitted to the plan without its drops" in fault.message
+    [fault] = gptailor.check(write(tmp_path, f'{plan}; heal on "text.txt"'))
+    assert fault.code == "M217"
+    assert "learns from the plan without its drops" in fault.message
+    (tmp_path / "taught.parquet").touch()
+    assert not gptailor.check(write(tmp_path, f'{plan}; heal on "taught.parquet"'))
 
 
 def test_a_text_that_does_not_serve_leaves_nothing(
