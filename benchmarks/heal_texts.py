@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "family"))
 
 from texts import Text, arithmetic
 
-from benchmarks.search_texts import code, general
-from benchmarks.second_family import held_texts, rows_of
+from benchmarks.search_texts import code, general, rows_of
+from benchmarks.second_family import held_texts
 
 SOURCES: Final = {
     "WIKI": ("WikiText", "C4"),

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "family"))
 
 from texts import Text, arithmetic, conversation
 
-from benchmarks.search_texts import Sides, code, general, maths
+from benchmarks.search_texts import Sides, code, general, maths, rows_of
 
 TOKENS = 128
 """Of each text that a search sees, or that judges."""
@@ -101,7 +101,7 @@ def sides(data: Path | None) -> dict[str, Sides]:
             for name, maker in makers.items()
         }
         return {**found, "python": code()}
-    rows = [f"{row['prompt']}{row['response']}" for row in _read(data / FILES["chat"])]
+    rows = [f"{row['prompt']}{row['response']}" for row in rows_of(data / FILES["chat"])]
     return {
         "text": general(data / FILES["text"]),
         "maths": maths(data / FILES["maths"]),
@@ -157,7 +157,7 @@ def questions(data: Path | None, count: int) -> dict[str, list[dict[str, Any]]]:
     if data is not None:
         found = {}
         for task in TASKS:
-            rows = list(_read(data / "choice" / f"{task}.jsonl"))
+            rows = rows_of(data / "choice" / f"{task}.jsonl")
             random.Random(task).shuffle(rows)
             found[task] = rows[:count]
         return found
@@ -178,11 +178,6 @@ def _asked(texts: Sequence[Text], count: int) -> list[dict[str, Any]]:
 
 def _joined(texts: Sequence[Text]) -> list[str]:
     return [f"{one.prompt}\n{one.answer}" for one in texts]
-
-
-def _read(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        yield from [json.loads(line) for line in lines]
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

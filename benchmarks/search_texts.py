@@ -7,7 +7,7 @@ have: the family's conversations and problems, the standard library's modules.
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def general(path: Path | None) -> Sides:
     if path is None:
         return _asked(conversation.texts)
     if path.suffix == ".jsonl":
-        return _halves([str(row["text"]) for row in _rows(path)])
+        return _halves([str(row["text"]) for row in rows_of(path)])
     articles = [""]
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.startswith(" = ") and not line.startswith(" = = "):
@@ -45,7 +45,7 @@ def maths(path: Path | None) -> Sides:
     """Worked problems of a file with rows of `question` and `answer`, or the demo's."""
     if path is None:
         return _asked(arithmetic.texts)
-    return _halves([f"{row['question']}\n{row['answer']}" for row in _rows(path)])
+    return _halves([f"{row['question']}\n{row['answer']}" for row in rows_of(path)])
 
 
 def code() -> Sides:
@@ -61,9 +61,10 @@ def _asked(texts: Callable[[int, bool], list[Any]]) -> Sides:
     return seen, held
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON Lines file; blank lines are left out."""
     with path.open(encoding="utf-8") as lines:
-        yield from [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines if line.strip()]
 
 
 def _halves(texts: Sequence[str]) -> Sides:

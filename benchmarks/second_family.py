@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "family")]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(ROOT / "examples" / "family")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import learning  # noqa: E402 (in examples/family/)
 import smollm2  # noqa: E402 (in examples/)
 from learning import Encoder, Row, Schedule  # noqa: E402
 from texts import Text  # noqa: E402
+
+from benchmarks.search_texts import rows_of  # noqa: E402
 
 TOKENS: Final = 510_000
 """Tokens that each fine-tune learns from."""
@@ -45,11 +47,6 @@ LEAST: Final = 8
 """Tokens of an answer, at least."""
 APART: Final = ("test", "site-packages", "dist-packages", "idlelib", "encodings")
 """Parts of paths whose modules are left out."""
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON Lines file."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
 
 
 def modules(tokenizer: Any) -> Iterator[Text]:

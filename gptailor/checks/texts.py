@@ -6,13 +6,13 @@ from pathlib import Path
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.plan.faults import Fault, Place, PlanError, locate
-from gptailor.plan.plan import Objective, Plan, Requirement, has_predictions
+from gptailor.plan.plan import NO_TEXT, Objective, Plan, Requirement, has_predictions
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
 
 
 def refuse_absent_texts(plan: Plan) -> None:
-    """Raise PlanError (C801, C803) for a missing text of a bridge or of healing; none is read."""
+    """Raise PlanError (C801, C803) for an unusable text of a bridge or healing; none is read."""
     if absent := _absent(plan, _learned(plan)):
         raise PlanError(absent)
 
@@ -33,8 +33,7 @@ def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
         if path in reported:
             continue
         if has_predictions(path.name) and at[0] != "heal":
-            message = f"'{path.name}' has predictions and no text; only 'heal' learns from it"
-            faults.append(Fault("C803", message, at, "name the file of the text"))
+            faults.append(Fault("C803", NO_TEXT, at, "name the file of the text"))
             continue
         if path.is_file():
             continue

@@ -89,8 +89,8 @@ DEVICE = click.option(
 DTYPE = click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="What models compute in. Without it: each in its own, or in float32 on a processor "
-    "that multiplies 16 bits slowly.",
+    help="The dtype that models compute in. Without it: each model's own, or float32 on a "
+    "processor that multiplies 16 bits slowly.",
 )
 MEMORY = click.option(
     "--memory",

@@ -197,6 +197,8 @@ class TeacherAnswers(Closed):
 
 
 PREDICTIONS_SUFFIX = ".parquet"
+NO_TEXT = "a file of predictions has no text; only 'heal' learns from it"
+"""The message for such a file where a text belongs."""
 
 
 def has_predictions(file: str) -> bool:

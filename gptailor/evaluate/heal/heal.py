@@ -142,8 +142,8 @@ class Healer:
         config = configuration(unlearned.config).get_text_config()
         vocabulary = int(config.vocab_size)
         predicted = self._predicted(plan, healing, encoder, vocabulary)
-        length = next((file.length for file in predicted.values()), None)
-        length = length or sequence_length(encoder, healing.tokens)
+        lengths = (file.length for file in predicted.values())
+        length = sequence_length(encoder, healing.tokens, lengths)
         memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory)
         room = memory.weights()
         plans = {name: self._teacher(resolved, name) for name in healing.teachers}
@@ -390,8 +390,8 @@ class _Reading:
     total: int
 
     def __call__(self, event: object) -> None:
-        assert isinstance(event, TeacherRead)
         """Report the tokens that all teachers have read."""
+        assert isinstance(event, TeacherRead)
         self.on_event(TeacherRead(self.before + event.done, self.total))
 
 

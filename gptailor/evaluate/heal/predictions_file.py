@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # an extra, and slow to import
     import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
     from pyarrow import parquet
 
-GROUP_TOKENS: Final = 4096
+_GROUP_TOKENS: Final = 4096
 """Tokens of a row group, which is encoded and decoded at once."""
 _FORMAT, _NOTES = b"distillkit", b"gptailor"
 _COLUMNS: Final = ("input_ids", "compressed_logprobs", "bytepacked_indices")
@@ -51,7 +51,7 @@ def unusable_predictions(message: str, path: Path, help: str = _MADE_AGAIN) -> C
     return CalibrationError("C814", message, path, help=help)
 
 
-def format_settings(kept: int, vocabulary: int) -> dict[str, Any]:
+def _format_settings(kept: int, vocabulary: int) -> dict[str, Any]:
     """Return DistillKit's settings of a file that keeps `kept` log-probabilities as they are."""
     return {
         "d": vocabulary, "k": kept, "exact_k": kept, "exact_dtype": "float32",
@@ -67,7 +67,7 @@ def bytes_of_prediction(kept: int, vocabulary: int) -> int:
 
 def sequences_at_once(length: int) -> int:
     """Return how many sequences of a length are encoded and decoded at once."""
-    return max(1, GROUP_TOKENS // length)
+    return max(1, _GROUP_TOKENS // length)
 
 
 def write_predictions(
@@ -81,7 +81,7 @@ def write_predictions(
     import pyarrow as pa
     from pyarrow import parquet
 
-    metadata = {_FORMAT: json.dumps(format_settings(kept, vocabulary)), _NOTES: json.dumps(notes)}
+    metadata = {_FORMAT: json.dumps(_format_settings(kept, vocabulary)), _NOTES: json.dumps(notes)}
     schema = _schema().with_metadata(metadata)
     bits = _bits(vocabulary)
     with parquet.ParquetWriter(path, schema) as writer:
@@ -120,8 +120,8 @@ class PredictionsFile:
 
         with _reading(path):
             file = parquet.ParquetFile(path)
-            found = {name: file.schema_arrow.field(name).type for name in _own_columns(file)}
-            if found != {name: _schema().field(name).type for name in _COLUMNS}:
+            types = {field.name: field.type for field in file.schema_arrow}
+            if any(types.get(field.name) != field.type for field in _schema()):
                 names = ", ".join(f"'{name}'" for name in _COLUMNS)
                 raise unusable_predictions(f"has not the columns of predictions: {names}", path)
             kept, vocabulary, tokenizer = _settings(path, file.schema_arrow.metadata or {})
@@ -221,10 +221,6 @@ class PredictionsFile:
         return np.array(values, dtype=np.uint8).reshape(rows, width)
 
 
-def _own_columns(file: "parquet.ParquetFile") -> list[str]:
-    return [name for name in _COLUMNS if name in file.schema_arrow.names]
-
-
 def _schema() -> "pa.Schema":
     import pyarrow as pa
 
@@ -237,7 +233,7 @@ def _settings(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[int, int, st
     try:
         settings, notes = (json.loads(metadata[key]) for key in (_FORMAT, _NOTES))
         kept, vocabulary, tokenizer = settings["k"], settings["d"], notes["tokenizer"]
-        known = settings == format_settings(kept, vocabulary) and 1 <= kept <= vocabulary
+        known = settings == _format_settings(kept, vocabulary) and 1 <= kept <= vocabulary
     except (ValueError, LookupError, TypeError):
         raise unusable_predictions("has no notes of its format and tokenizer", path) from None
     if not known:

@@ -1,6 +1,6 @@
 """The texts of healing: sequences of one length, mixed by the texts' shares, a few held out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, islice, pairwise, takewhile
@@ -199,9 +199,13 @@ class HealingTexts:
         return self.learned.tokens.numel()
 
 
-def sequence_length(encoder: TokenEncoder, tokens: int) -> int:
-    """Return the number of tokens of a sequence of a healing on so many tokens."""
-    return min(HEALING_WINDOW, step_tokens(tokens), encoder.positions or HEALING_WINDOW)
+def sequence_length(encoder: TokenEncoder, tokens: int, lengths: Iterable[int | None]) -> int:
+    """Return the number of tokens of a sequence of a healing on so many tokens.
+
+    `lengths` are those of the texts, None for a text that isn't cut into sequences yet.
+    """
+    chosen = min(HEALING_WINDOW, step_tokens(tokens), encoder.positions or HEALING_WINDOW)
+    return next((length for length in lengths if length is not None), chosen)
 
 
 def healing_texts(
@@ -223,8 +227,7 @@ def healing_texts(
 
     Raises CalibrationError: C806 for a text that is too short, and as the sources do.
     """
-    own = next((source.length for source in sources if source.length is not None), None)
-    length = own or sequence_length(encoder, tokens)
+    length = sequence_length(encoder, tokens, (source.length for source in sources))
     learned = sequence_counts(sources, tokens, length)
     needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
     packing = Packing(encoder, length, seed, only_answers)

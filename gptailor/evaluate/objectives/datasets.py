@@ -13,7 +13,7 @@ from typing import Any, TypeVar, final
 
 from gptailor.checkpoint.files import quoted, reason
 from gptailor.plan.faults import TailorError, listed
-from gptailor.plan.plan import has_predictions
+from gptailor.plan.plan import NO_TEXT, has_predictions
 
 LINES = frozenset([".jsonl", ".ndjson", ".json"])
 """Endings of files with a JSON object on each line."""
@@ -315,8 +315,7 @@ def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]
 
 def _content(path: Path) -> str:
     if has_predictions(path.name):
-        message = "a file of predictions has no text; only 'heal' learns from it"
-        raise CalibrationError("C803", message, path, help="name the file of the text")
+        raise CalibrationError("C803", NO_TEXT, path, help="name the file of the text")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
