@@ -32,11 +32,10 @@ WITHOUT_CODE = (
 
 
 class Said(NamedTuple):
-    """A message with `…` for what differs each time, its code if it has one, and its help."""
+    """A message with `…` for each variable part, and its code if it has one."""
 
     text: str
     code: str
-    help: str
 
 
 def main() -> None:
@@ -53,11 +52,11 @@ def pasted(page: str) -> str:
     said = _all_messages()
     tables = {
         "coded": [_row(one) for one in sorted(said, key=lambda one: (one.code, one)) if one.code],
-        "uncoded": [f"| {_cell(one.text)} | {_cell(one.help)} |" for one in said if not one.code],
+        "uncoded": [f"| {_cell(one.text)} |" for one in said if not one.code],
     }
     heads = {
-        "coded": "| message | code | help |\n|---|---|---|\n",
-        "uncoded": "| message | help |\n|---|---|\n",
+        "coded": "| message | code |\n|---|---|\n",
+        "uncoded": "| message |\n|---|\n",
     }
 
     def filled(found: re.Match[str]) -> str:
@@ -67,19 +66,14 @@ def pasted(page: str) -> str:
 
 
 def _all_messages() -> list[Said]:
-    """Each message once, with its help if it has one somewhere, by its words.
+    """Return each message once, sorted by its text.
 
-    A code whose message only running it would tell is there by its title in docs/faults.md.
+    A code without a message in the sources has its title in docs/faults.md.
     """
-    found: dict[tuple[str, str], Said] = {}
-    for one in (one for path in sources() for one in messages(path)):
-        same = found.get((one.code, one.text))
-        if same is None or not same.help:
-            found[one.code, one.text] = one
-    for code, title in titles().items():
-        if all(code != known for known, _ in found):
-            found[code, title] = Said(title, code, "")
-    return sorted(found.values())
+    found = {message for path in sources() for message in messages(path)}
+    known = {message.code for message in found}
+    found |= {Said(title, code) for code, title in titles().items() if code not in known}
+    return sorted(found)
 
 
 def titles() -> dict[str, str]:
@@ -109,16 +103,14 @@ def messages(path: Path) -> Iterator[Said]:
             name = ast.unparse(call.func).rpartition(".")[2]
             at = next((i for i, one in enumerate(call.args) if _is_code(one)), None)
             if at is not None and at + 1 < len(call.args):
-                code, told = ast.literal_eval(call.args[at]), call.args[at + 1 :]
+                code, told = ast.literal_eval(call.args[at]), call.args[at + 1]
             elif name in WITHOUT_CODE and call.args:
-                code, told = "", call.args
+                code, told = "", call.args[0]
             else:
                 continue
-            given = {word.arg: word.value for word in call.keywords}
-            remedy = given.get("help", told[2] if len(told) > 2 else None)
-            for text in _texts(told[0], scope, call.lineno):
-                hints = _texts(remedy, scope, call.lineno) if remedy is not None else [""]
-                yield Said(text, code, hints[0] if hints else "")
+            for text in _texts(told, scope, call.lineno):
+                if not CODE.fullmatch(text):
+                    yield Said(text, code)
 
 
 def _own(scope: ast.AST) -> Iterator[ast.AST]:
@@ -155,24 +147,8 @@ def _texts(node: ast.expr, scope: ast.AST, line: int) -> list[str]:
     return []
 
 
-def _row(one: Said) -> str:
-    hint = _cell(one.help) if one.help else remedies().get(one.code, "")
-    return f"| {_cell(one.text)} | [{one.code}]({_anchor(one.code)}) | {hint} |"
-
-
-@cache
-def remedies() -> dict[str, str]:
-    """What docs/faults.md says is to be done, in its tables with such a column."""
-    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-    tables = re.findall(r"^\| code \| means \| do \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
-    rows = [row.split(" | ") for table in tables for row in table.splitlines()]
-    found: dict[str, str] = {}
-    before = ""
-    for code, _, do in rows:
-        said = do.removesuffix(" |")
-        before = before if said == "the same" else said
-        found[code.removeprefix("| ")] = before
-    return found
+def _row(message: Said) -> str:
+    return f"| {_cell(message.text)} | [{message.code}]({_anchor(message.code)}) |"
 
 
 def _anchor(code: str) -> str:
