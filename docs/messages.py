@@ -1,4 +1,4 @@
-"""What gptailor says when something is wrong, read off its sources into docs/troubleshooting.md.
+"""What gptailor says when something is wrong, read off its sources into docs/messages.md.
 
 python docs/messages.py            # paste
 python docs/messages.py --check    # end with 1 if the page isn't current
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "troubleshooting.md"
+PAGE = ROOT / "docs" / "messages.md"
 BLOCK = re.compile(r"(<!-- messages: (\w+) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
 CODE = re.compile(r"[SPMC]\d{3}")
 WITHOUT_CODE = (

@@ -133,7 +133,7 @@ def test_what_commands_say_of_themselves_is_current() -> None:
 
 
 def test_the_page_of_messages_is_current_and_has_every_code() -> None:
-    page = ROOT / "docs" / "troubleshooting.md"
+    page = ROOT / "docs" / "messages.md"
     text = page.read_text("utf-8")
     script = runpy.run_path(str(ROOT / "docs" / "messages.py"))
     assert text == script["pasted"](text), "python docs/messages.py pastes it"
