@@ -1,6 +1,7 @@
 """The commands `compile`, `lock` and `verify`: a plan into a folder, its lock and its check."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -115,8 +116,12 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             compute=compute, on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
         )  # fmt: skip
     for after, bridge in written.bridges.items():
-        share = f"{bridge.explained:.1%} of what was missing there"
-        options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
+        share = (
+            f"; it recovers {bridge.held_out:.1%} of the missing state on text left out"
+            if math.isfinite(bridge.held_out)
+            else ""
+        )
+        options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens{share}")
     if written.healed is not None:
         options.say(healed_in_words(written.healed.end))
     _say_notes(written.notes)

@@ -10,6 +10,7 @@ from typing import TypeVar, final
 from gptailor.cli import options
 from gptailor.plan.events import (
     GapBegun,
+    GapStep,
     HealingEnd,
     HealingReused,
     HealingStart,
@@ -62,6 +63,8 @@ class RepairLines:
         match event:
             case GapBegun(gap) if self._every_gap or self._due():
                 self._say(f"bridging {gap.name}")
+            case GapStep(gap, done, total) if self._due():
+                self._say(f"bridging {gap.name}: layer {done} of {total}")
             case HealingStart(layers, numbers, tokens, size):
                 self._say(
                     f"healing {layers} layers: {millions(numbers)} numbers learn from "

@@ -43,15 +43,27 @@ class GapBegun:
 
 @final
 @dataclass(frozen=True)
+class GapStep:
+    """The text has gone through `done` layers of `total` up to the end of a gap."""
+
+    gap: Gap
+    done: int
+    total: int
+
+
+@final
+@dataclass(frozen=True)
 class GapBridged:
     """A gap's bridge was fitted on so many tokens.
 
-    `explained` is the share of the squared distance across the gap that the bridge takes away.
+    `explained` is the share of the squared distance across the gap that the bridge removes from
+    these tokens. `held_out` is the share that it removes from sequences that its fit left out.
     """
 
     gap: Gap
     tokens: int
     explained: float
+    held_out: float
 
 
 @final
@@ -146,6 +158,7 @@ Event: TypeAlias = (
     BytesDone
     | ExtractionDone
     | GapBegun
+    | GapStep
     | GapBridged
     | HealingStart
     | HealingReused

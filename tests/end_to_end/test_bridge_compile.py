@@ -200,11 +200,11 @@ def test_the_command_says_how_good_each_fit_is(
 ) -> None:
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
     said = capsys.readouterr()
-    fits = re.findall(r"^bridge after (L\d): fitted on 600 tokens, .* (\d+\.\d)%", said.out, re.M)
+    fits = re.findall(r"^bridge after (L\d): fitted on 600 tokens; .* (-?\d+\.\d)%", said.out, re.M)
     assert [after for after, _ in fits] == ["L0", "L2"]
     assert "bridging the gap after L2" in said.err
     written = gptailor.compile(plan_of(folder), folder / "again")
-    assert [f"{100 * one.explained:.1f}" for one in written.bridges.values()] == [
+    assert [f"{100 * one.held_out:.1f}" for one in written.bridges.values()] == [
         share for _, share in fits
     ]
     assert not gptailor.compile(write(folder, "drop L1"), folder / "bare").bridges

@@ -4,8 +4,9 @@
 """
 
 import hashlib
+import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, final
@@ -17,7 +18,13 @@ from torch import Tensor
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
-from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
+from gptailor.evaluate.bridge.states import (
+    CalibrationText,
+    OwnContents,
+    Sequences,
+    Walk,
+    calibration_text,
+)
 from gptailor.evaluate.kept_tensors import (
     KEPT_BYTES,
     KeptTensors,
@@ -104,13 +111,43 @@ def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
     return torch.where(squares > 0, squares.reciprocal(), 0.0)
 
 
+FittedTokens = tuple[
+    Float[Tensor, " n width_in"], Float[Tensor, " n width_out"], Float64[Tensor, " n"]
+]
+"""X, R and Ω of some tokens."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A fit: the matrix C in R ≈ XC, and the share of R's weighted squares that XC explains."""
+    """A fit: the matrix C in R ≈ XC, and the share of R's weighted squares that XC explains.
+
+    XᵀΩX + λI equals SLLᵀS, with S the diagonal matrix of `scale` and L the lower half of `lower`.
+    """
 
     change: Float64[Tensor, " width_in width_out"]
     explained: float
+    lower: Float64[Tensor, " width_in width_in"]
+    scale: Float64[Tensor, " width_in 1"]
+
+    def held_out(self, sequences: Sequence[FittedTokens]) -> float:
+        """Return the share that is explained of sequences when the fit leaves each out in turn.
+
+        The residual of a sequence without which C is fitted is (I − H)⁻¹(R − XC), for
+        H = X (XᵀΩX + λI)⁻¹ Xᵀ of its own rows, weighted by √Ω. λ stays the same. So no second fit
+        is needed (Allen's PRESS statistic, by blocks). Return NaN if a fit without some sequence
+        has no solution, which a ridge of 0 may cause.
+        """
+        left = whole = 0.0
+        for x, residual, omega in sequences:
+            root = omega.sqrt()[:, None]
+            wide, lack = ((part.double() * root).to(self.lower.device) for part in (x, residual))
+            half = torch.linalg.solve_triangular(self.lower, wide.T / self.scale, upper=False)
+            kept = torch.eye(len(wide), dtype=wide.dtype, device=wide.device) - half.T @ half
+            residuals, failed = torch.linalg.solve_ex(kept, lack - wide @ self.change)
+            left += math.nan if int(failed) else float(residuals.square().sum())
+            whole += float(lack.square().sum())
+        return 1 - left / whole if whole else 0.0
 
 
 def solve(statistics: Statistics, ridge: float) -> Solution:
@@ -142,7 +179,7 @@ def solve(statistics: Statistics, ridge: float) -> Solution:
     change = torch.linalg.solve_triangular(lower.T, half, upper=True, out=half).div_(scale)
     squares = float(statistics.squares)
     gain += damping * float(torch.linalg.vector_norm(change)) ** 2
-    return Solution(change, gain / squares if squares else 0.0)
+    return Solution(change, gain / squares if squares else 0.0, lower, scale)
 
 
 # -------------------------------------------------------------------------------------- the bridges
@@ -187,8 +224,10 @@ def _refuse(name: str, dtype: str, _: int) -> NoReturn:
     raise BridgeError("C807", f"'{name}' bridged has values that {dtype} can't hold")
 
 
-_EXPLAINED = "explained"
-"""The note of a kept fit."""
+_SHARES = ("explained", "held_out")
+"""The notes of a kept fit."""
+_LEFT_OUT_TOKENS = 4096
+"""Tokens of the sequences that are left out in turn, for `held_out`."""
 _KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
 
@@ -200,13 +239,15 @@ class FittedBridge:
 
     `digest` is that of the calibration file, and `tokens` counts the tokens of the fit. `explained`
     is the share of the squared distance to the hidden states without a gap that the bridge removes;
-    each token's distance is relative to the length of its state.
+    each token's distance is relative to the length of its state. `held_out` is the same share of
+    some sequences, each removed by a fit that leaves the sequence out.
     """
 
     tensors: Mapping[str, Tensor]
     digest: FileDigest
     tokens: int
     explained: float
+    held_out: float
 
 
 @final
@@ -259,10 +300,12 @@ class Bridger:
                     if new is None:
                         on_event(GapBegun(gap))
                         if walk is None or walk.batches is not text.batches:
-                            walk = Walk(undone, self.live, self.layout, text.batches, self.place)
+                            walk = Walk(
+                                undone, self.live, self.layout, text.batches, self.place, on_event
+                            )
                         new = self._fit(walk, gap, own, text)
                         self._keep(kept_key, new)
-                        on_event(GapBridged(gap, new.tokens, new.explained))
+                        on_event(GapBridged(gap, new.tokens, new.explained, new.held_out))
                     self._fits[key] = new
                 self._fits.move_to_end(key)
                 bridge = self._fits[key]
@@ -280,10 +323,19 @@ class Bridger:
         names = carriers(self.layout, content)
         outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
         sums = Statistics(*self._widths(content), walk.device)
+        sampled = list[FittedTokens]()
+        every = -(-text.tokens // _LEFT_OUT_TOKENS)
+        seen = 0
         try:
-            for x, residual, target in walk.pairs(gap, own):
-                sums.add(x, residual, weights(target))
+            for batch, pair in zip(text.batches, walk.pairs(gap, own), strict=True):
+                x, residual, target = pair
+                omega = weights(target)
+                sums.add(x, residual, omega)
+                numbers = range(-seen % every, len(batch.tokens), every)
+                sampled += _sequences(batch, (x, residual, omega), numbers)
+                seen += len(batch.tokens)
             solution = solve(sums, gap.ridge)
+            held_out = solution.held_out(sampled)
             unbridged = {name: self.tensors.make(output) for name, output in outputs.items()}
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
             tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
@@ -295,7 +347,7 @@ class Bridger:
             ):
                 message += f": {broken}"
             raise BridgeError(error.code, message, error.help) from None
-        return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
+        return FittedBridge(tensors, text.digest, text.tokens, solution.explained, held_out)
 
     def _kept_key(
         self,
@@ -323,12 +375,15 @@ class Bridger:
         """Return the fit of that key, if this machine has it."""
         if self._store is None or (kept := self._store.get(key)) is None:
             return None
-        explained = float(kept.notes[_EXPLAINED])
-        return FittedBridge(kept.tensors, text.digest, text.tokens, explained)
+        if not all(name in kept.notes for name in _SHARES):
+            return None  # an older version kept it
+        shares = (float(kept.notes[name]) for name in _SHARES)
+        return FittedBridge(kept.tensors, text.digest, text.tokens, *shares)
 
     def _keep(self, key: str, fit: FittedBridge) -> None:
         if self._store is not None:
-            self._store.put(key, KeptTensors(fit.tensors, {_EXPLAINED: repr(fit.explained)}))
+            notes = {name: repr(getattr(fit, name)) for name in _SHARES}
+            self._store.put(key, KeptTensors(fit.tensors, notes))
 
     def _widths(self, content: content_keys.Content) -> tuple[int, int]:
         """Return the widths of the inputs and outputs of a bridge after this layer.
@@ -359,6 +414,17 @@ class Bridger:
             help_ = f"it is fitted on {inputs:,} inputs; ten times as many tokens are a good start"
             raise CalibrationError("C806", message, path, help=help_)
         return text
+
+
+def _sequences(
+    batch: Sequences, fitted: FittedTokens, numbers: Sequence[int]
+) -> Iterator[FittedTokens]:
+    """Yield copies of the tokens of some of the batch's sequences, on the CPU."""
+    ends = [0, *batch.real.sum(1).cumsum(0).tolist()]
+    for number in numbers:
+        rows = slice(ends[number], ends[number + 1])
+        x, residual, omega = (part[rows].to("cpu", copy=True) for part in fitted)
+        yield x, residual, omega
 
 
 def _before(gap: Gap, own: OwnContents) -> content_keys.Content:

@@ -30,6 +30,7 @@ from gptailor.evaluate.objectives.datasets import (
     whole_text,
 )
 from gptailor.evaluate.objectives.tokens import TokenEncoder, Tokens
+from gptailor.plan.events import GapStep, OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.plan.resolved import Gap
 
@@ -114,7 +115,7 @@ class Walk:
     """One pass through the layers, from the first on, over some batches.
 
     `undone` is the plan with nothing dropped; `live` makes a model of contents, whose hidden states
-    are on `device`. `place` is where all states wait.
+    are on `device`. `place` is where all states wait. Each layer reports `GapStep`.
     """
 
     def __init__(
@@ -124,11 +125,13 @@ class Walk:
         layout: Layout,
         batches: Sequence[Sequences],
         place: torch.device,
+        on_event: OnEvent = ignore_events,
     ) -> None:
         self.undone = undone
         self.layout = layout
         self.live = live
         self.place = place
+        self.on_event = on_event
         self.at = 0
         """The number of the layer that comes next."""
         self.whole = live(undone)
@@ -151,11 +154,11 @@ class Walk:
         Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
         the layer that this bridge changes.
         """
-        self._to(gap.start, own)
+        self._to(gap.start, own, gap)
         states = self.own = list(self.full) if self.own is None else self.own
         while self.at < gap.end:
             self._through(self.at, self.undone.layers[self.at], self.full)
-            self.at += 1
+            self._advance(gap)
         content = own[gap.start]
         assert content is not None
         with self._layer(gap.start, content) as layer, regressors(layer, self.layout) as last:
@@ -167,7 +170,11 @@ class Walk:
 
     # ----------------------------------------------------------------------------------- positions
 
-    def _to(self, position: int, own: OwnContents) -> None:
+    def _advance(self, gap: Gap) -> None:
+        self.at += 1
+        self.on_event(GapStep(gap, self.at, gap.end))
+
+    def _to(self, position: int, own: OwnContents, gap: Gap) -> None:
         while self.own is not None and self.behind < self.at:
             if (late := own[self.behind]) is not None:
                 self._through(self.behind, late, self.own)
@@ -181,7 +188,7 @@ class Walk:
                 if content is not None:
                     self._through(self.at, content, self.own)
                 self._through(self.at, undone, self.full)
-            self.at += 1
+            self._advance(gap)
         self.behind = self.at
 
     def _through(self, position: int, content: Content, *streams: States) -> None:

@@ -1,3 +1,4 @@
+import math
 import re
 import subprocess
 import sys
@@ -148,6 +149,35 @@ def test_the_fit_is_the_formula(
     left = (omega[:, None] * (r - x.double() @ change).square()).sum()
     whole = (omega[:, None] * r.double().square()).sum()
     assert found.explained == pytest.approx(1 - float(left / whole), abs=1e-7)
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.floats(0.01, 10), st.integers(0, 2**32))
+def test_the_held_out_share_is_that_of_fits_without_each_sequence(
+    width_in: int, width_out: int, ridge: float, seed: int
+) -> None:
+    x, r, omega = draw(40, width_in, width_out, seed)
+    parts = [slice(0, 13), slice(13, 16), slice(16, 40)]
+    found = solve(statistics(x, r, omega), ridge).held_out(
+        [(x[part], r[part], omega[part]) for part in parts]
+    )
+    root = omega.sqrt()[:, None]
+    wide, lack = x.double() * root, r.double() * root
+    damping = ridge * (wide.T @ wide).diagonal().median() * torch.eye(width_in)
+    left = torch.tensor(0.0, dtype=torch.float64)
+    for part in parts:
+        others = torch.ones(40, dtype=torch.bool)
+        others[part] = False
+        gram = wide[others].T @ wide[others] + damping
+        change = torch.linalg.solve(gram, wide[others].T @ lack[others])
+        left += (lack[part] - wide[part] @ change).square().sum()
+    assert found == pytest.approx(1 - float(left / lack.square().sum()), abs=1e-6)
+
+
+def test_a_share_without_a_solution_is_no_number() -> None:
+    one = torch.eye(2)[:1], torch.ones(1, 1), torch.ones(1, dtype=torch.float64)
+    other = torch.eye(2)[1:], torch.ones(1, 1), torch.ones(1, dtype=torch.float64)
+    joint = tuple(torch.cat(pair) for pair in zip(one, other, strict=True))
+    assert math.isnan(solve(statistics(*joint), 0.0).held_out([one, other]))
 
 
 def test_without_a_ridge_it_is_weighted_least_squares(drawn: Drawn) -> None:
