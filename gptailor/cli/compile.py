@@ -1,4 +1,4 @@
-"""The commands `compile`, `lock` and `verify`: a plan into a folder, its lock and its check."""
+"""The commands `compile`, `lock` and `verify`: a plan's folder, its lock, and their check."""
 
 import json
 import math
@@ -24,7 +24,7 @@ class QuantisedType(click.ParamType[str]):
     name = "TYPE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the type unchanged; a usage error, with the reason, for an unsupported one."""
+        """Return the type unchanged. Raise a usage error for an unsupported type."""
         from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 
         try:
@@ -37,30 +37,37 @@ class QuantisedType(click.ParamType[str]):
 @click.command("compile", short_help="Write the model that a plan declares.")
 @options.PLAN_ARGUMENT
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="The folder to write, or a file for llama.cpp if it ends in .gguf. It must not "
-              "exist, unless --force is given.")  # fmt: skip
+              help="The folder to write, or a file for llama.cpp if the name ends in .gguf. It "
+              "must not exist, unless --force is given.")  # fmt: skip
 @options.MODEL
 @options.FAMILY
-@click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
+@click.option(
+    "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
+)
 @click.option("--quantize", type=QuantisedType(), metavar="TYPE",
-              help="Of a .gguf file's matrices: q8_0, q5_1, q5_0, q4_1, q4_0, bf16, f16 or f32. "
-              "Without it: the plan's dtype.")  # fmt: skip
+              help="The type of a .gguf file's matrices: q8_0, q5_1, q5_0, q4_1, q4_0, bf16, "
+              "f16 or f32. Default: the plan's dtype.")  # fmt: skip
 @click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
-              help="The most bytes of one weights file.")  # fmt: skip
+              help="The maximum number of bytes of a weights file.")  # fmt: skip
 @click.option("--force", is_flag=True,
-              help="Replace the output, if it is a model, once the new one is whole.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
-@click.option("--lock", is_flag=True, help="Make the plan's lock, beside it and in the folder.")
+              help="Replace the output if it is a model, after the new model is "
+              "complete.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the planned output, and write nothing.")
+@click.option(
+    "--lock", is_flag=True, help="Write the plan's lock beside the plan and into the folder."
+)
 @click.option("--locked", is_flag=True,
-              help="Refuse whatever differs from the plan's lock.")  # fmt: skip
+              help="Refuse any difference from the plan's lock.")  # fmt: skip
 @click.option("--lock-file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Where the lock is, or goes. Without it: PLAN.lock.")  # fmt: skip
+              help="The lock's file, for --lock or --locked. Default: PLAN.lock.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",
-              help="Tensors that are written at once. Without it: as many as cores.")  # fmt: skip
+              help="The number of tensors to write at once. Default: the number of "
+              "cores.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
-              help="What merges, bridges and heals: cpu, cuda or cuda:1.")  # fmt: skip
+              help="The device that merges, bridges and heals: cpu, cuda or cuda:1.")  # fmt: skip
 @click.option("--memory", type=options.ByteSize(), metavar="SIZE",
-              help="The most bytes on the device for bridging and healing.")  # fmt: skip
+              help="The maximum number of bytes on the device for bridging and "
+              "healing.")  # fmt: skip
 def compile_command(  # noqa: PLR0913 (one argument a flag)
     plan: str,
     output: Path,
@@ -78,15 +85,15 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
 
-    The folder appears whole or not at all. It holds the weights, config.json, the tokenizer,
+    The folder appears complete or not at all. It contains the weights, config.json, the tokenizer,
     a model card and the plan. PLAN may be - for standard input.
 
-    An output called NAME.gguf is a file that llama.cpp loads, tokenizer and chat template
-    included, with the plan in its metadata. It needs the package gguf; docs/models.md says which
-    models can be written so.
+    An output called NAME.gguf is a file for llama.cpp. It includes the tokenizer and the chat
+    template. Its metadata contains the plan. It needs the package gguf. docs/models.md lists the
+    models that can be written as GGUF.
 
-    With --lock the digests of all inputs and outputs are written down; with --locked the same
-    inputs are taken and the same bytes made, or the compilation is refused. See 'gptailor lock'.
+    --lock records the digests of all inputs and outputs. --locked takes the same inputs and makes
+    the same bytes, or refuses to compile. See 'gptailor lock'.
     """
     if quantize is not None and output.suffix.lower() != ".gguf":
         raise click.UsageError("--quantize is for an output called NAME.gguf")
@@ -141,7 +148,7 @@ def _say_notes(notes: Iterable[str]) -> None:
 
 
 def lock_file(plan: str, path: Path | None) -> Path:
-    """Return the path of a plan's lock: the given one, else the file beside the plan."""
+    """Return the path of a plan's lock: the given path, or the file beside the plan."""
     if path is not None:
         return path
     if plan == "-":
@@ -154,7 +161,7 @@ def lock_file(plan: str, path: Path | None) -> Path:
 def lock_flags(
     plan: str, *, lock: bool, locked: bool, file: Path | None, dry_run: bool
 ) -> "tuple[Path | None, Lock | None]":
-    """Return the path for a new lock, and the lock to hold to, by the flags of `compile`.
+    """Return the path for a new lock, and the lock to comply with, from the flags of `compile`.
 
     Raises a usage error for flags that exclude each other.
     """
@@ -174,13 +181,15 @@ def lock_flags(
     return None, read_lock(path)
 
 
-@click.command("lock", short_help="Write down what a plan is made from, and what comes out.")
+@click.command("lock", short_help="Record the digests of a plan's inputs and outputs.")
 @options.PLAN_ARGUMENT
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
-              help="The file to write, or - to print. Without it: PLAN.lock.")  # fmt: skip
+              help="The file to write, or - to print the lock. Default: PLAN.lock.")  # fmt: skip
 @options.MODEL
 @options.FAMILY
-@click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
+@click.option(
+    "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
+)
 def lock_command(
     plan: str,
     output: Path | None,
@@ -190,8 +199,9 @@ def lock_command(
 ) -> None:
     """Write the lock of PLAN: digests of all files that it reads and of each tensor it makes.
 
-    The tensors are computed, and not kept. 'gptailor compile PLAN -o DIR --locked' then takes the
-    same inputs and makes the same bytes, or refuses. An old lock is replaced.
+    The command computes the tensors, and keeps only their digests. After that, 'gptailor compile
+    PLAN -o DIR --locked' takes the same inputs and makes the same bytes, or refuses. An old lock is
+    replaced.
     """
     from gptailor.build.lock_recording import lock
     from gptailor.build.output import work
@@ -216,14 +226,14 @@ def locked_in_words(lock: "Lock") -> str:
     return f"{files} files of {models}, {len(lock.tensors)} tensors"
 
 
-@click.command("verify", short_help="Say whether a compiled folder is what its plan gives.")
+@click.command("verify", short_help="Compare a compiled folder with its plan and its lock.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @options.MODEL
 @options.FAMILY
 @click.option("--tensors-only", is_flag=True,
-              help="Compare the tensors with the lock, and leave the models alone.")  # fmt: skip
+              help="Compare the tensors with the lock, without the models.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
-              show_default=True, help="For people, or for programs.")  # fmt: skip
+              show_default=True, help="text for people, json for programs.")  # fmt: skip
 def verify_command(
     folder: Path,
     models: tuple[tuple[str, Path], ...],
@@ -231,13 +241,15 @@ def verify_command(
     tensors_only: bool,
     form: str,
 ) -> None:
-    """Say whether the folder DIR, or a GGUF file, is what its plan and its lock say.
+    """Compare the folder DIR, or a GGUF file, with its plan and its lock.
 
-    Its tensors and other files are compared with the lock, the models' files too, and then with
-    what the plan makes, which is computed again and not kept. Without a lock only with that.
+    The command compares the tensors, the other files, and the models' files with the lock. Then it
+    computes the plan's output again, compares it, and discards it. Without a lock, it makes only
+    the second comparison.
 
-    Ends with 0 if all is so, with 1 if something differs, and with 3 if nothing is known to differ
-    but something could not be compared, as where a model is gone.
+    The exit code is 0 if everything was compared and nothing differs. It is 1 if something differs.
+    It is 3 if nothing is known to differ, but something could not be compared, for example because
+    a model is missing.
     """
     from gptailor.build.verify import Verification
 

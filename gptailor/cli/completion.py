@@ -1,4 +1,4 @@
-"""The command `completion`: the script that completes gptailor's words, printed or installed."""
+"""The command `completion`: the shell's completion script, printed or installed."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from gptailor.cli import options
 SHELLS = ("bash", "zsh", "fish")
 
 _MARK = "_GPTAILOR_COMPLETE"
-"""The variable that gptailor's completion scripts set; it tells them from other files."""
+"""The variable that gptailor's completion scripts set. Files of other programs lack it."""
 
 
 @final
@@ -27,13 +27,14 @@ class _Place(NamedTuple):
 @click.option(
     "--install/--print",
     "installing",
-    help="Write it where SHELL looks for it, or print it, as without either.",
+    help="Write the script to the folder that SHELL reads, or print it. Default: --print.",
 )
 def completion_command(shell: str | None, installing: bool) -> None:
-    """Print the script that completes gptailor's words in SHELL, or install it.
+    """Print or install the script that completes gptailor's commands in SHELL.
 
-    Without SHELL it is the one that the variable SHELL names. --install writes one file, and says
-    where, and which line a shell needs that doesn't find it by itself; no start-up file is changed.
+    Without SHELL, the command uses the shell that the variable SHELL names. --install writes one
+    file, and prints its path. If the shell doesn't find the file by itself, the command also prints
+    the line that your start-up file needs. It changes no start-up file.
     """
     name = shell or Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
@@ -58,7 +59,7 @@ def _script(shell: str) -> str:
 
 
 def _install(file: Path, text: str) -> None:
-    """Write the script, whole or not at all. Raises TailorError for a file that isn't ours."""
+    """Write the script, all or nothing. Raise TailorError for a file of another program."""
     from gptailor.checkpoint.write.output_file import write_whole
     from gptailor.plan.faults import TailorError
 
@@ -103,7 +104,7 @@ _PLACES = {"bash": _bash, "zsh": _zsh, "fish": _fish}
 
 
 def _home(variable: str, below: str) -> Path:
-    """Return a folder of the XDG base directories; their specification ignores relative paths."""
+    """Return a folder of the XDG base directories. Their specification ignores relative paths."""
     from gptailor.plan.faults import TailorError
 
     path = Path(os.environ.get(variable, ""))

@@ -35,31 +35,35 @@ if TYPE_CHECKING:
 
 _EVAL_EXAMPLE = """
 \b
-Example, with a plan and what it is compiled to:
+Example, with a plan and its compiled folder:
   gptailor eval cut.tailor out --objective 'nll("text.txt")' --samples 64
 """
 
 
-@click.command("eval", short_help="Say how good plans and models are.", epilog=_EVAL_EXAMPLE)
+@click.command("eval", short_help="Evaluate plans and models.", epilog=_EVAL_EXAMPLE)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True,
                 type=click.Path(allow_dash=True))  # fmt: skip
 @click.option("-O", "--objective", "objectives", multiple=True, required=True, metavar="OBJECTIVE",
-              help="As in a search block; may be given several times.")  # fmt: skip
+              help="An objective, as in a search block. May be given several times.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), metavar="N",
-              help="The most samples of each objective. Without it: all.")  # fmt: skip
+              help="The maximum number of samples of each objective. Default: all.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="Draws the samples.")  # fmt: skip
+              help="The seed that draws the samples.")  # fmt: skip
 @MODEL
 @FAMILY
 @DEVICE
 @DTYPE
 @MEMORY
 @click.option("--against", metavar="TARGET",
-              help="What differences are from. Without it: each target's base.")  # fmt: skip
+              help="The target to measure differences from. Default: each target's "
+              "base.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text",
-              show_default=True, help="For people, for programs, or for sheets.")  # fmt: skip
-@click.option("--each", is_flag=True, help="In JSON: what each sample gave, too.")
-@click.option("--no-speed", is_flag=True, help="Don't measure tokens a second.")
+              show_default=True, help="text for people, json for programs, csv for "
+              "spreadsheets.")  # fmt: skip
+@click.option(
+    "--each", is_flag=True, help="With --format json: also print the terms of each sample."
+)
+@click.option("--no-speed", is_flag=True, help="Don't measure the speed in tokens a second.")
 def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     targets: tuple[str, ...],
     objectives: tuple[str, ...],
@@ -75,15 +79,19 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     each: bool,
     no_speed: bool,
 ) -> None:
-    """Say how good each TARGET is: a plan, a compiled folder, or any model's folder or Hub id.
+    """Evaluate each TARGET: a plan, a compiled folder, or any model's folder or Hub id.
 
-    Plans are stitched in memory, bridged and healed as they say; nothing is written. Shown are each
-    objective's score with its standard error, how much more it is than the base's, sample by
-    sample, and sizes and speeds beside the base's, measured in the same run. A compiled folder's
-    base is the one that its plan names, a model's the one that --model base=DIR or the other
-    targets name.
+    Plans are stitched in memory, and bridged and healed as they declare. Nothing is written.
 
-    Relative paths in objectives start at the current folder. Ends with 3 if a target has no score.
+    The command prints each objective's score with its standard error. It prints the difference from
+    the base's score, measured sample by sample. It prints sizes and speeds beside the base's sizes
+    and speeds, measured in the same run.
+
+    The base of a compiled folder is the base that its plan names. The base of a model is the base
+    that --model base=DIR names, or else the base of the other targets.
+
+    Relative paths in objectives start at the current folder. The exit code is 3 if a target has no
+    score.
     """
     from gptailor.evaluate import targets as targeting
 
@@ -120,7 +128,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
-    """Return the objectives; raise PlanError with the faults of all of them."""
+    """Return the objectives. Raise PlanError with the faults of all texts."""
     from gptailor.lang.parse import read_objective
     from gptailor.lang.words import measure_words
     from gptailor.plan.search_block import with_plain_path
@@ -220,7 +228,7 @@ def _mark(result: "Result") -> "evaluation.Mark":
 
 
 def _speeds(subject: "TargetSize") -> list[str]:
-    """Return the speeds of a prompt and of an answer, or nothing where they weren't measured."""
+    """Return the speeds of a prompt and of an answer, or an empty list without a measurement."""
     from gptailor.report.quantities import speed_in_words
 
     speed, base = subject.speed, subject.base_speed
@@ -236,25 +244,31 @@ def _speeds(subject: "TargetSize") -> list[str]:
 
 _GENERATE_EXAMPLE = """
 \b
-Example, with a plan beside the base that it cuts:
+Example, with the base and a plan:
   gptailor generate ./models/base cut.tailor "Once upon a time" --tokens 9
 """
 
 
-@click.command("generate", short_help="Let plans and models speak.", epilog=_GENERATE_EXAMPLE)
+@click.command(
+    "generate", short_help="Continue a prompt with plans and models.", epilog=_GENERATE_EXAMPLE
+)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True,
                 type=click.Path(allow_dash=True))  # fmt: skip
 @click.argument("prompt", metavar="PROMPT")
 @click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True, metavar="N",
-              help="The most that each says.")  # fmt: skip
-@click.option("--chat", is_flag=True, help="The prompt is a user's, in each chat template.")
+              help="The maximum number of tokens of each target.")  # fmt: skip
+@click.option(
+    "--chat",
+    is_flag=True,
+    help="Put the prompt into each model's chat template, as a user's message.",
+)
 @MODEL
 @FAMILY
 @DEVICE
 @DTYPE
 @MEMORY
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
-              show_default=True, help="For people, or for programs.")  # fmt: skip
+              show_default=True, help="text for people, json for programs.")  # fmt: skip
 def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     targets: tuple[str, ...],
     prompt: str,
@@ -267,10 +281,10 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     memory: int | None,
     form: str,
 ) -> None:
-    """Say what each TARGET makes of PROMPT: a plan, a compiled folder, any model by itself.
+    """Continue PROMPT with each TARGET: a plan, a compiled folder, or any model by itself.
 
-    Plans are stitched in memory, bridged and healed as they say; nothing is written. Each says its
-    likeliest token at each step. Ends with 3 if a target can't.
+    Plans are stitched in memory, and bridged and healed as they declare. Nothing is written. Each
+    target adds its likeliest token at each step. The exit code is 3 if a target fails.
     """
     from gptailor.evaluate import targets as targeting
 

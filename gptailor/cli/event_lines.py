@@ -22,7 +22,7 @@ from gptailor.report.quantities import bytes_in_words, duration, millions
 
 _Event = TypeVar("_Event")
 _PAUSE = 10.0
-"""Seconds between two lines about how far bridging or healing is, at least."""
+"""The minimum number of seconds between two lines about the progress of a repair."""
 _aside = partial(options.say, err=True)
 
 
@@ -38,10 +38,10 @@ def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None
 
 @final
 class RepairLines:
-    """A receiver of events that prints how bridging and healing go on, not too often.
+    """A receiver of events that prints the progress of bridging and healing, at intervals.
 
-    With `every_gap` each gap has a line; without `ends` the result of healing has none, since the
-    command prints it. `opening` begins the lines about a teacher.
+    With `every_gap` each gap has a line. Without `ends` the result of healing has no line, because
+    the command prints it. `opening` begins the lines about a teacher.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RepairLines:
         self._last = 0.0
 
     def __call__(self, event: object) -> None:
-        """Print a line if the event has one and its time has come."""
+        """Print the event's line, if it has a line and the interval has passed."""
         match event:
             case GapBegun(gap) if self._every_gap or self._due():
                 self._say(f"bridging {gap.name}")
@@ -92,7 +92,7 @@ class RepairLines:
 
 
 def healed_in_words(end: HealingEnd) -> str:
-    """Return the result of healing in words, also if no step did any good."""
+    """Return the result of healing in words, also if no step helped."""
     bridged = f", bridged {end.start:.3f}" if end.start != end.bare else ""
     result = f", healed {end.healed:.3f}"
     if end.healed >= end.start:

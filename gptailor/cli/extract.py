@@ -15,25 +15,27 @@ if TYPE_CHECKING:
     from gptailor.build.extract import Extracted
 
 
-@click.command("extract-lora", short_help="Make a LoRA adapter of what differs in two models.")
+@click.command("extract-lora", short_help="Make a LoRA adapter from the difference of two models.")
 @click.argument("base", metavar="A")
 @click.argument("tuned", metavar="B")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(min=1), default=64, show_default=True, metavar="R",
-              help="The rank of each projection's change, or of its smaller side.")  # fmt: skip
+              help="The rank of each projection's change, at most its smaller side.")  # fmt: skip
 @click.option("--save", type=click.Choice(["biases", "norms", "embed", "head"]), multiple=True,
-              help="Hold these whole where they differ. May be given several times.")  # fmt: skip
+              help="Store these tensors whole if they differ. May be given several "
+              "times.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32",
-              show_default=True, help="Of the low-rank factors.")  # fmt: skip
+              show_default=True, help="The dtype of the low-rank factors.")  # fmt: skip
 @click.option("--randomised", is_flag=True,
-              help="By random projections: quicker, and nearly as good.")  # fmt: skip
+              help="Use random projections. Faster, and nearly as accurate.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
-              help="What computes: cpu, cuda or cuda:1.")  # fmt: skip
+              help="The device that computes: cpu, cuda or cuda:1.")  # fmt: skip
 @click.option("--force", is_flag=True,
-              help="Replace the output, if it is a model, once the new one is whole.")  # fmt: skip
+              help="Replace the output if it is a model, after the new model is "
+              "complete.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
-              show_default=True, help="For people, or for programs.")  # fmt: skip
+              show_default=True, help="text for people, json for programs.")  # fmt: skip
 def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     base: str,
     tuned: str,
@@ -47,16 +49,16 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     force: bool,
     form: str,
 ) -> None:
-    """Write what B has over A as a low-rank adapter on A, in PEFT's format.
+    """Write the difference between A and B as a low-rank adapter on A, in PEFT's format.
 
-    A and B are model folders, GGUF files, or ids on the Hub (owner/name@revision), of one
-    architecture and shape. Each projection that differs gets the two factors of this rank that are
-    nearest to its difference. What they lack is measured, and said: the error is the share of
-    the difference that is missing, by the Frobenius norm. The folder's README.md has it for each
-    module.
+    A and B are model folders, GGUF files, or ids on the Hub (owner/name@revision). They need the
+    same architecture and shape. Each projection that differs gets the two factors of rank R that
+    are nearest to its difference. The command measures and prints the error: the share of the
+    difference that is missing, by the Frobenius norm. The folder's README.md contains the error of
+    each module.
 
-    Biases, norms, embedding and head are no projections. Where they differ that is said; --save
-    puts them into the adapter whole.
+    Biases, norms, embedding and head are not projections. The command reports their differences.
+    --save puts them whole into the adapter.
     """
     from gptailor.build.extract import extract_lora  # imports transformers
 
@@ -100,7 +102,7 @@ def _as_record(adapter: "Extracted") -> dict[str, object]:
 
 
 def _result_lines(adapter: "Extracted") -> Iterator[str]:
-    """Yield the result in lines: errors by the modules' last names, other differences, totals."""
+    """Yield the result in lines: errors by module name, other differences, and totals."""
     alike: dict[str, list[tuple[float, str]]] = {}
     for module in adapter.modules:
         last = module.name.rpartition(".")[2]

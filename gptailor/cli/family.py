@@ -1,4 +1,4 @@
-"""The command `family`: an unknown architecture, drafted and proven."""
+"""The command `family`: the draft and the proof of an unknown architecture."""
 
 import os
 import sys
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 @click.command("family", short_help="Learn a new architecture from transformers, and prove it.")
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-              help="The file to write. Without it: TYPE.family.json here.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+              help="The file to write. Default: TYPE.family.json in the current "
+              "folder.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 def family_command(model: str, output: Path | None, force: bool) -> None:
     """Draft the family of MODEL, a folder or a Hub id, from transformers' own class, and prove it.
 
-    What layers are, what moves with them and which of a layer's branches is which is found out on
-    a tiny random model of the same configuration. The proof moves its layers on disk, and compares
-    what the new models compute with the original's layers, run by hand. No weights are needed, and
-    no code beside them is run.
+    The command uses a tiny random model of the same configuration. On this model it finds the
+    layers, the parts that move with the layers, and the role of each branch of a layer. The proof
+    moves the tiny model's layers on disk. It compares the outputs of the new models with the
+    original layers, run by hand. The command needs no weights, and runs no code beside them.
 
-    A file beside a plan, or in ~/.config/gptailor/families, is then read as the release's own
-    families are; --family FILE names one. Ends with 1 if the proof fails: the file says why, and is
-    never used.
+    Commands read a file beside a plan, or in ~/.config/gptailor/families, as they read the
+    release's own families. --family FILE names a file elsewhere. If the proof fails, the exit code
+    is 1. The file then contains the reason, and is never used.
     """
     from gptailor.checkpoint.families import FAMILY_OF
     from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX

@@ -1,7 +1,7 @@
-"""The command line: turns arguments into calls, and their ends into exit codes.
+"""The command line: arguments become calls, and their results become exit codes.
 
-Exit codes: 0 done, 1 the plan has faults, 2 usage, 3 the world failed (file, disk, memory).
-A command, and the slow imports it needs, are loaded only when it is called.
+Exit codes: 0 done, 1 faults of the plan, 2 invalid usage, 3 failure of a file, the disk or memory.
+A command, and the slow imports that it needs, are loaded only for its call.
 """
 
 import gc
@@ -15,34 +15,34 @@ from typing import final
 import click
 
 _COMMANDS = {
-    "check": ("plans", "Check plans, alone and against their models."),
+    "check": ("plans", "Check plans by themselves and against their models."),
     "compile": ("compile", "Write the model that a plan declares."),
     "completion": ("completion", "Print or install a shell's completion script."),
-    "diff": ("plans", "Say what differs between two plans."),
-    "eval": ("eval", "Say how good plans and models are."),
-    "export": ("plans", "Say a plan in another tool's words."),
-    "extract-lora": ("extract", "Make a LoRA adapter of what differs in two models."),
+    "diff": ("plans", "Show the differences between two plans."),
+    "eval": ("eval", "Evaluate plans and models."),
+    "export": ("plans", "Convert a plan to another tool's format."),
+    "extract-lora": ("extract", "Make a LoRA adapter from the difference of two models."),
     "family": ("family", "Learn a new architecture from transformers, and prove it."),
     "fmt": ("plans", "Write plans in their canonical form."),
-    "generate": ("eval", "Let plans and models speak."),
-    "import": ("plans", "Make a plan of another tool's file."),
+    "generate": ("eval", "Continue a prompt with plans and models."),
+    "import": ("plans", "Convert another tool's file to a plan."),
     "json": ("plans", "Print a plan as JSON."),
-    "lock": ("compile", "Write down what a plan is made from, and what comes out."),
-    "lsp": ("plans", "Serve an editor: faults, completion, names, as you type."),
-    "pick": ("search", "Take one plan of a search, by its size or what it loses."),
+    "lock": ("compile", "Record the digests of a plan's inputs and outputs."),
+    "lsp": ("plans", "Serve faults, completion and names to an editor."),
+    "pick": ("search", "Select a plan of a search by its size or its loss."),
     "report": ("report", "Make a page about a search, a plan or a model."),
     "schema": ("plans", "Print the JSON schema of a plan."),
-    "search": ("search", "Close a plan's choices by trials."),
+    "search": ("search", "Search a plan's open choices for the best plan."),
     "show": ("plans", "Show a plan's layers as a map."),
-    "teach": ("teach", "Write a teacher's predictions of texts."),
-    "verify": ("compile", "Say whether a compiled folder is what its plan gives."),
+    "teach": ("teach", "Write a teacher's predictions of texts to a file."),
+    "verify": ("compile", "Compare a compiled folder with its plan and its lock."),
 }
-"""The module of each command, in which it is `NAME_command`, and its line in the help."""
+"""Each command's module, which defines `NAME_command`, and its line in the help."""
 
 
 @final
 class _Commands(click.Group):
-    """Commands that are imported on demand; the help imports none."""
+    """Commands that are imported on demand. The help imports no command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -76,8 +76,8 @@ def _say_version(context: click.Context, _: click.Parameter, asked: bool) -> Non
 def cli() -> None:
     """Cut, stitch and merge language models by a plan.
 
-    A plan is a text file that says which layers of which models make a new one. Compiling it
-    writes a Hugging Face model folder.
+    A plan is a text file. It combines layers of models into a new model. Compiling the plan writes
+    a Hugging Face model folder.
 
     \b
       tailor 1
@@ -98,14 +98,14 @@ and no garbage, and looking for it took a tenth of their time.
 
 
 def main() -> None:
-    """Run the command line, and end with its exit code; SIGTERM ends it as Ctrl-C does, by 143."""
+    """Run the command line, and exit with its code. SIGTERM stops it as Ctrl-C does, with 143."""
     gc.set_threshold(_OBJECTS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line with these arguments; return the exit code."""
+    """Run the command line with these arguments, and return the exit code."""
     try:
         cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -126,12 +126,12 @@ _NAME_ANOTHER = "\n  = help: name another file, or remove this one first"
 
 
 def _hides_an_interrupt(error: BaseException) -> bool:
-    """Return whether pydantic made a SchemaError of an interrupt, as it does while it builds."""
+    """Return whether an interrupt became a SchemaError, as it does while pydantic builds."""
     return type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
 
 
 def _ended(error: BaseException) -> int | None:
-    """Print how a command ended, and return the exit code; None for a bug in the program."""
+    """Print a command's error, and return the exit code, or None for a bug in the program."""
     from gptailor.cli.options import ReaderLeft, report, say
     from gptailor.plan.faults import PlanError, TailorError
     from gptailor.plan.optional_packages import missing_package

@@ -1,4 +1,4 @@
-"""The shared parts of commands: arguments and options, reading of plans, printing."""
+"""The shared parts of commands: arguments, options, the reading of plans, and printing."""
 
 import gc
 import os
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @final
 class Rebinding(click.ParamType[tuple[str, Path]]):
-    """`NAME=PATH`."""
+    """A model's name and its folder: `NAME=PATH`."""
 
     name = "NAME=PATH"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Path]:
-        """Return the name and the path; a usage error unless both are given."""
+        """Return the name and the path. Raise a usage error unless both are given."""
         name, equal, path = str(value).partition("=")
         if not (equal and name and path):
             self.fail(f"'{value}' is not NAME=PATH", param, ctx)
@@ -49,7 +49,7 @@ class ByteSize(click.ParamType[int]):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes; a usage error for an invalid size."""
+        """Return the number of bytes. Raise a usage error for an invalid size."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value), re.IGNORECASE)
@@ -69,7 +69,7 @@ MODEL = click.option(
     "--model",
     type=Rebinding(),
     multiple=True,
-    help="Take another folder for a model of the plan. May be given several times.",
+    help="Use another folder for a model of the plan. May be given several times.",
 )
 FAMILY = click.option(
     "families",
@@ -77,26 +77,26 @@ FAMILY = click.option(
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="A family file of the models' type. May be given several times.",
+    help="A family file for the models' type. May be given several times.",
 )
 DEVICE = click.option(
     "--device",
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="Where models live: cpu, cuda or cuda:1.",
+    help="The device of the models: cpu, cuda or cuda:1.",
 )
 DTYPE = click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="The dtype that models compute in. Without it: each model's own, or float32 on a "
-    "processor that multiplies 16 bits slowly.",
+    help="The dtype that models compute in. Default: each model's own dtype, or float32 on a "
+    "processor with slow 16-bit multiplication.",
 )
 MEMORY = click.option(
     "--memory",
     type=ByteSize(),
     metavar="SIZE",
-    help="The most bytes of weights on the device; layers are streamed.",
+    help="The maximum number of bytes of weights on the device. Layers are streamed.",
 )
 
 
@@ -109,7 +109,7 @@ def shown_name(name: str) -> str:
 
 
 def bytes_of(name: str) -> bytes:
-    """Return the bytes of a plan's file, or of standard input; one more than a plan may have."""
+    """Return the bytes of a file or of standard input, at most one byte beyond a plan's limit."""
     from gptailor.plan.bounds import MOST_BYTES
 
     if name == "-":
@@ -119,7 +119,7 @@ def bytes_of(name: str) -> bytes:
 
 
 def plan_text(name: str) -> str:
-    """Return a file's text; raise PlanError if it is not UTF-8, or too large."""
+    """Return a file's text. Raise PlanError if it is not UTF-8, or too large."""
     from gptailor.plan.bounds import MOST_BYTES
 
     raw = bytes_of(name)
@@ -148,7 +148,7 @@ def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
 
 
 def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
-    """Return the plan of a file, with the given family files; raise PlanError for faults."""
+    """Return the plan of a file, with the given family files. Raise PlanError for faults."""
     plan, faults = parsed(name)
     if plan is None or errors(faults):
         raise PlanError(faults)
@@ -158,7 +158,8 @@ def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
 def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
     """Return the plan of a file, or of a model's folder or GGUF file.
 
-    A model's plan is the one it was compiled from, or else the model unchanged.
+    A compiled model has the plan that it was compiled from. The plan of any other model leaves the
+    model unchanged.
     """
     path = Path(name)
     if name == "-" or not (path.is_dir() or path.suffix == ".gguf"):
@@ -188,8 +189,8 @@ def faults_of(
 ) -> "tuple[Plan | None, list[Fault]]":
     """Return a file's plan, if it can be read, and its faults.
 
-    Unless `alone`, a plan without faults is also checked against its models. Raises the errors of
-    reading the file.
+    Unless `alone` is true, a plan without faults is also checked against its models. Raises the
+    errors of reading the file.
     """
     plan, faults = parsed(name)
     if plan is None or alone:
@@ -210,7 +211,7 @@ def faults_of(
 
 
 def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
-    """Return the number of open choices in a search: `37 choices open`; empty for none."""
+    """Return the number of open choices, `37 choices open`, or an empty text for a closed plan."""
     from gptailor.plan.sites import open_choices
 
     if not open_choices(plan):
@@ -238,7 +239,7 @@ def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
     """Return the base's number of layers, and whether it is known.
 
-    An unknown number is that of the layers that the plan names.
+    If it is unknown, return the number of layers up to the last layer that the plan names.
     """
     from gptailor.checkpoint.models import rebind
     from gptailor.plan.plan import Plan
@@ -261,7 +262,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
 
 
 def rewrite(name: str, new_text: str, text: str) -> None:
-    """Write the text in place, whole or not at all; standard input goes to standard output."""
+    """Write the text in place, all or nothing. Print the text of standard input."""
     if name == "-":
         say(new_text, newline=False)
         return
@@ -308,7 +309,7 @@ def write_plan(plan: "Plan", output: Path | None) -> None:
 # --------------------------------------------------------------------------------- what is printed
 
 MOST_SHOWN = 100
-"""Faults that are shown to people; machines get all."""
+"""The maximum number of faults shown to people. Programs get all faults."""
 
 
 def report(faults: Iterable[Fault]) -> None:
@@ -346,14 +347,14 @@ def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
 
 
 def width() -> int:
-    """Return the terminal's columns; 80 without a terminal."""
+    """Return the number of columns of the terminal, or 80 without a terminal."""
     import shutil
 
     return shutil.get_terminal_size().columns
 
 
 def say(text: str, *, newline: bool = True, err: bool = False) -> None:
-    """Print a text; colours only on terminals, and not with NO_COLOR."""
+    """Print a text. Use colours only on terminals, and not with NO_COLOR."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     try:
         click.echo(text, nl=newline, err=err, color=False if plain else None)
@@ -362,7 +363,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 
 
 def say_drawn(text: str) -> None:
-    """Print a drawing, with other characters on terminals that lack some of its own."""
+    """Print a drawing. Replace characters that the terminal's encoding lacks."""
     if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
         from gptailor.report.terminal_encoding import in_encoding
 
@@ -377,11 +378,11 @@ def output_encoding() -> str:
 
 @final
 class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
-    """The reader of standard output has gone. Click would turn this into exit code 1."""
+    """A closed standard output. Click would turn a BrokenPipeError into exit code 1."""
 
 
 def bytes_bar(total: int, what: str = "writing") -> "AbstractContextManager[OnEvent]":
-    """Return a receiver of `BytesDone` that draws a bar on a terminal, nothing elsewhere."""
+    """Return a receiver of `BytesDone` that draws a bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         from gptailor.plan.events import ignore_events
 

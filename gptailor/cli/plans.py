@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gptailor.prepare import Prepared
 
 
-@click.command("check", short_help="Check plans, alone and against their models.")
+@click.command("check", short_help="Check plans by themselves and against their models.")
 @options.PLANS
 @options.MODEL
 @options.FAMILY
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "json", "github"]),
     default="text",
     show_default=True,
-    help="For people, for programs, or as GitHub annotations.",
+    help="text for people, json for programs, github for GitHub annotations.",
 )
 def check_command(
     plans: tuple[str, ...],
@@ -40,8 +40,9 @@ def check_command(
 ) -> None:
     """Check plans, by themselves and against the headers of their models.
 
-    All faults are reported, each once, and of an open plan how many choices a search has, and how
-    many trials its search block asks for. Ends with 1 if there are any faults; warnings are none.
+    The command reports all faults, each once. For an open plan it also prints the number of choices
+    that a search has, and the number of trials in the search block. The exit code is 1 if there are
+    any faults. A warning is not a fault.
     """
     faults: list[Fault] = []
     for name in plans:
@@ -78,11 +79,14 @@ def _stages(plan: "Plan") -> str:
 @click.command("fmt", short_help="Write plans in their canonical form.")
 @options.PLANS
 @click.option(
-    "--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs."
+    "--check",
+    "checking",
+    is_flag=True,
+    help="Write nothing. The exit code is 1 if a plan differs.",
 )
-@click.option("--diff", "diffing", is_flag=True, help="Write nothing; show what would change.")
+@click.option("--diff", "diffing", is_flag=True, help="Write nothing. Show the changes.")
 def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
-    """Write plans in their canonical form, comments kept.
+    """Write plans in their canonical form, with their comments.
 
     A plan from standard input (-) is written to standard output.
     """
@@ -117,16 +121,18 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
 @options.PLAN_ARGUMENT
 @options.MODEL
 @options.FAMILY
-@click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
+@click.option(
+    "--program", is_flag=True, help="Print the operations that make each tensor of the output."
+)
 def show_command(
     plan: str, models: tuple[tuple[str, Path], ...], families: tuple[Path, ...], program: bool
 ) -> None:
-    """Show the layers of PLAN as a map: one cell a layer, a colour a model.
+    """Show the layers of PLAN as a map, with a cell for each layer and a colour for each model.
 
-    PLAN may be a compiled folder, whose plan is shown, or any model's.
+    PLAN may also be any model's folder. For a compiled folder, the map shows its plan.
 
-    Positions are the base's layer numbers, those of a stack the output's. Below it stands how large
-    the output is, where the plan leaves nothing open and its models are there.
+    Positions are the base's layer numbers. In a stack they are the output's layer numbers. The size
+    of the output is below the map, if the plan has no open choices and its models are available.
     """
     from gptailor.plan.resolved import Resolved
     from gptailor.report.plan_map import plan_map
@@ -156,7 +162,7 @@ def show_command(
 
 
 def _prepared(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
-    """Return the plan's output, from headers; None with open choices, or if it can't be made."""
+    """Return the plan's output, from headers, or None with open choices or with faults."""
     from gptailor.checkpoint.files import CheckpointError
     from gptailor.plan.sites import open_choices
     from gptailor.prepare import prepare
@@ -170,20 +176,21 @@ def _prepared(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
 
 
 def _size_line(size: "OutputSize") -> str:
-    """`134,515,008 parameters, 269.0 MB; KV cache: 46.1 kB a token`."""
+    """Return a size in words: `134,515,008 parameters, 269.0 MB; KV cache: 46.1 kB a token`."""
     kept = size.kv_cache
     cache = f"{bytes_in_words(kept)} a token" if kept is not None else "unknown"
     return f"  {size.parameters:,} parameters, {bytes_in_words(size.bytes)}; KV cache: {cache}"
 
 
-@click.command("diff", short_help="Say what differs between two plans.")
+@click.command("diff", short_help="Show the differences between two plans.")
 @click.argument("first", metavar="A", type=click.Path(allow_dash=True))
 @click.argument("second", metavar="B", type=click.Path(allow_dash=True))
 def diff_command(first: str, second: str) -> None:
-    """Say what differs between two plans, or compiled folders, layer by layer.
+    """Show the differences between two plans, or compiled folders, layer by layer.
 
-    Where layers differ, both are drawn as maps, A as 1 above B as 2, with marks below what differs;
-    then it is said in words. Ends with 0 if they say the same, with 1 if not.
+    If layers differ, the command draws two maps, A as 1 above B as 2. Marks below the maps show the
+    layers that differ. Then it prints the differences in words. The exit code is 0 if the plans are
+    equal, and 1 if they differ.
     """
     from gptailor.plan.resolved import Resolved
     from gptailor.report.difference import difference_map, differences
@@ -204,7 +211,7 @@ def diff_command(first: str, second: str) -> None:
 
 
 def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
-    """Return the plan with the other's dtype, if it states none and its output has that dtype."""
+    """Return the plan with the other's dtype, if it names no dtype and its output has this one."""
     if plan.dtype is not None or other.dtype is None:
         return plan
     from gptailor.build.output import used_dtype
@@ -218,7 +225,7 @@ def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
 def schema_command() -> None:
     """Print the JSON schema of a plan.
 
-    Editors check and complete plans in JSON by it.
+    Editors use it to check and complete plans in JSON.
     """
     import gptailor
     from gptailor.plan.plan import plan_schema
@@ -229,17 +236,18 @@ def schema_command() -> None:
 @click.command("json", short_help="Print a plan as JSON.")
 @options.PLAN_ARGUMENT
 def json_command(plan: str) -> None:
-    """Print PLAN as JSON, which all commands read too."""
+    """Print PLAN as JSON. All commands can read this JSON too."""
     options.say(options.read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
 
 
-@click.command("lsp", short_help="Serve an editor: faults, completion, names, as you type.")
-@click.option("--hub", is_flag=True, help="Ask the Hub for what isn't in its cache.")
+@click.command("lsp", short_help="Serve faults, completion and names to an editor.")
+@click.option("--hub", is_flag=True, help="Ask the Hub for models that are missing from its cache.")
 def lsp_command(hub: bool) -> None:
     """Serve an editor over standard input and output, by the Language Server Protocol.
 
-    An editor starts it; docs/editors.md says how. Models are looked at where they are: in folders,
-    and in the cache of the Hub.
+    The server reports faults, and offers completion and names as you type. An editor starts it.
+    docs/editors.md describes the setup. The server reads models in folders, and in the cache of the
+    Hub.
     """
     import os
 
@@ -253,34 +261,34 @@ def lsp_command(hub: bool) -> None:
     serve(hub=hub)
 
 
-@click.command("import", short_help="Make a plan of another tool's file.")
+@click.command("import", short_help="Convert another tool's file to a plan.")
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @click.option(
     "--from",
     "tool",
     type=click.Choice(["mergekit", "gptailor-paper"]),
-    help="Whose file it is. Without it, JSON is the paper's and all else mergekit's.",
+    help="The file's format. Default: gptailor-paper for JSON, or else mergekit.",
 )
-@click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
+@click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
 @click.option(
     "--candidate",
     "candidates",
     multiple=True,
     metavar="SOURCE",
-    help="A candidate of the paper's file, which doesn't name them; in order.",
+    help="A candidate of the paper's file, in order. The file doesn't name its candidates.",
 )
 @click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="A folder with the base's config.json, which says its layers, their tensors' "
-              "names and whether its head is tied. Without it: the folder that the file names, or "
-              "the Hub.")  # fmt: skip
+              help="A folder with the base's config.json. It determines the layers, "
+              "their tensors' names, and whether the head is tied. Default: the folder that "
+              "FILE names, or the Hub.")  # fmt: skip
 @click.option("models", "--model", type=options.Rebinding(), multiple=True,
-              help="A folder to learn of a model from, by its name in the plan or in the file. May "
-              "be given several times.")  # fmt: skip
+              help="The folder of a model, by the model's name in the plan or in the file. The "
+              "command reads facts about the model there. May be given several times.")  # fmt: skip
 @click.option("--strict", is_flag=True,
-              help="Refuse keys and filters that mergekit passes over in silence, and ranges that "
-              "may be beyond a model's layers.")  # fmt: skip
+              help="Refuse keys and filters that mergekit ignores silently, and ranges that may "
+              "exceed a model's layers.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
-              help="The plan to write; standard output without it.")  # fmt: skip
+              help="The plan to write. Default: standard output.")  # fmt: skip
 def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     file: str,
     tool: str | None,
@@ -291,11 +299,11 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     strict: bool,
     output: Path | None,
 ) -> None:
-    """Make a plan of a mergekit configuration or of the GPTailor paper's search results.
+    """Convert a mergekit configuration, or the GPTailor paper's search results, to a plan.
 
-    What differs, or has no equivalent, is said on standard error; what can't be said at all is
-    refused. Nothing is dropped in silence, and nothing taken for granted of models that aren't to
-    be had.
+    The command reports each part that differs or has no equivalent on standard error. It refuses a
+    part that a plan can't express. It drops nothing silently. It assumes nothing about models that
+    are not available.
     """
     from gptailor.convert.mergekit.importer import from_mergekit
     from gptailor.convert.note import ConversionError
@@ -322,13 +330,13 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     options.write_plan(plan, output)
 
 
-@click.command("export", short_help="Say a plan in another tool's words.")
+@click.command("export", short_help="Convert a plan to another tool's format.")
 @options.PLAN_ARGUMENT
 @options.MODEL
 @options.FAMILY
 @click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
-              show_default=True, help="Whose file to write.")  # fmt: skip
-@click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
+              show_default=True, help="The format to write.")  # fmt: skip
+@click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
 def export_command(
     plan: str,
     models: tuple[tuple[str, Path], ...],
@@ -336,7 +344,7 @@ def export_command(
     tool: str,
     layers: int | None,
 ) -> None:
-    """Print the mergekit configuration that says what PLAN says, if mergekit can say it."""
+    """Print PLAN as a mergekit configuration, if mergekit can express it."""
     from gptailor.convert.mergekit.exporter import to_mergekit
 
     del tool  # there is one

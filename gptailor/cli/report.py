@@ -1,4 +1,4 @@
-"""The command `report`: a page about a search, a plan or a model, and its pictures as files."""
+"""The command `report`: a page about a search, a plan or a model, and its pictures."""
 
 import os
 import shlex
@@ -40,20 +40,23 @@ Examples:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
               help="The page to write. It must not exist, unless --force is given.")  # fmt: skip
 @click.option(
-    "--force", is_flag=True, help="Replace the page, once the new one is whole, and pictures."
+    "--force",
+    is_flag=True,
+    help="Replace an existing page, after the new page is complete, and existing pictures.",
 )
 @click.option("--pictures", type=click.Path(path_type=Path), metavar="DIR",
-              help="Write each chart as .svg and .png into this folder too.")  # fmt: skip
+              help="Also write each chart as .svg and .png into this folder.")  # fmt: skip
 @click.option("--prompt", default="Once upon a time", show_default=True, metavar="TEXT",
-              help="What the base and the model go on with.")  # fmt: skip
+              help="The prompt that the base and the model continue.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True, metavar="N",
-              help="The most that each says.")  # fmt: skip
+              help="The maximum number of tokens of each continuation.")  # fmt: skip
 @click.option("--storage", metavar="URL",
-              help="Read a search's study from this SQLite database (sqlite:///FILE), opened to "
-                   "read only, instead of RUN's own journal.")  # fmt: skip
+              help="Read a search's study from this SQLite database (sqlite:///FILE), instead of "
+                   "RUN's own journal. The database is opened read-only.")  # fmt: skip
 @click.option("--study-name", "study", metavar="NAME",
-              help="What the study is called there. Without it: as in run.json.")  # fmt: skip
-@click.option("--no-continuations", is_flag=True, help="Don't let the models speak.")
+              help="The name of the study in that database. Default: the name in "
+              "run.json.")  # fmt: skip
+@click.option("--no-continuations", is_flag=True, help="Don't continue the prompt.")
 @options.MODEL
 @options.FAMILY
 def report_command(  # noqa: PLR0913 (one argument a flag)
@@ -72,12 +75,14 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
 ) -> None:
     """Make one page of HTML about a search's folder, a plan, or a model's folder.
 
-    It opens from disk without a network, prints, and reads on a phone, light and dark. Of a search
-    it has what the search found beside the base, and all trials; nothing is evaluated again. Of a
-    plan it has the map of its layers, its size, text and lock. Where the models are there, the base
-    and the result go on with a prompt.
+    The page opens from disk without a network. It can be printed, and read on a phone. It has a
+    light and a dark mode.
 
-    Needs altair and vl-convert-python: pip install 'gptailor[report]'.
+    The page of a search compares its result with the base, and shows all trials. Nothing is
+    evaluated again. The page of a plan contains the map of its layers, its size, text and lock. If
+    the models are available, the base and the result continue a prompt.
+
+    The command needs altair and vl-convert-python: pip install 'gptailor[report]'.
     """
     from gptailor.cli.report_sections import Speech
     from gptailor.report.page.charts import require_charts
@@ -197,7 +202,7 @@ def _of_plan(
 
 
 def _alone(target: str, families: tuple[Path, ...]) -> "Plan | None":
-    """Return the plan of a model's folder or GGUF file unchanged; None for a plan's file."""
+    """Return the plan of an unchanged model folder or GGUF file, or None for a plan's file."""
     path = Path(target)
     if target == "-" or not (path.is_dir() or path.suffix == ".gguf"):
         return None
@@ -243,7 +248,7 @@ def _plan_sections(
 
 
 def _map(subject: "Reported", layers: int | None) -> "Section":
-    """Return the layer map; `layers` is the base's number of layers if its files are missing."""
+    """Return the layer map. `layers` is the base's number of layers if its files are missing."""
     from gptailor.plan.resolved import Resolved
     from gptailor.report.page.layer_map import layer_map
 
@@ -318,7 +323,7 @@ def _of_run(
 
 
 def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Section]]":
-    """Return the report of RUN, and all trials as charts, or why they can't be read."""
+    """Return the report of RUN, and charts of all trials or the reason why they are missing."""
     from gptailor.report.page.run_sections import run_sections
     from gptailor.report.page.section import Section
 

@@ -27,8 +27,9 @@ from gptailor.report.quantities import bytes_in_words, percent
 class Reported(NamedTuple):
     """The subject of a report: a plan, its name and its text.
 
-    `prepared` is its output, from headers: the plan's, or the folder that was compiled from it.
-    `why` is the reason for a missing one. `base` is the base alone, if it is available.
+    `prepared` is its output, from headers: the plan's output, or the folder that was compiled from
+    the plan. `why` is the reason for a missing output. `base` is the base alone, if it is
+    available.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Reported(NamedTuple):
 
 @final
 class Speech(NamedTuple):
-    """A prompt, and the most tokens of an answer."""
+    """A prompt, and the maximum number of tokens of an answer."""
 
     prompt: str
     tokens: int
@@ -50,7 +51,7 @@ class Speech(NamedTuple):
 def subject(
     name: str, plan: Plan, text: str, models: Mapping[str, Path], folder: Plan | None = None
 ) -> Reported:
-    """Return the plan with its available facts; `folder` is its output as a plan by itself.
+    """Return the plan with its available facts. `folder` is its output as a plan by itself.
 
     Raises PlanError for models of unknown names.
     """
@@ -85,9 +86,9 @@ def first_line(error: TailorError | OSError) -> str:
 
 
 def sizes_section(subject: Reported, report: RunReport | None = None) -> Section:
-    """Return the section of layers, parameters, bytes and KV cache, beside the base's.
+    """Return the section of layers, parameters, bytes and KV cache, beside the base's counts.
 
-    If models are missing, the sizes are those in the search's report.
+    If models are missing, the sizes are from the search's report.
     """
     if subject.prepared is None:
         counts: _Counts = {} if report is None else _written(report)
@@ -104,7 +105,7 @@ _SIZE = "Size"
 
 
 _Counts: TypeAlias = Mapping[str, int | None]
-"""The counts of an output's size by their names, as many as are known."""
+"""The known counts of an output's size, by their names."""
 
 
 def _counts(size: OutputSize | None) -> _Counts:
@@ -139,7 +140,7 @@ _SIZE_WORDS = {"layers": "layers", "parameters": "parameters", "bytes": "weights
 
 
 def sizes_in_words(subject: Reported) -> str:
-    """`26 layers, 120,354,048 parameters, 240.7 MB`; why not, where that isn't known."""
+    """Return `26 layers, 120,354,048 parameters, 240.7 MB`, or the reason for a missing size."""
     if subject.prepared is None:
         return subject.why
     size = subject.prepared.output_size
@@ -204,7 +205,7 @@ def text_section(subject: Reported) -> Section:
 
 
 def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
-    """Yield the lock's digests: of the files read, and of the output's tensors."""
+    """Yield the digests of the files read and of the output's tensors, from the lock."""
     title = "Lock"
     if lock is None:
         yield Section("lock", title, why)
@@ -236,13 +237,13 @@ def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
 
 
 def commands(lines: Sequence[str]) -> Section:
-    """Return the commands that make the same again."""
+    """Return the section of commands that make the output again."""
     text = "\n".join(lines)
     return Section("again", "Make it again", "", html=text_html(text, "The commands"))
 
 
 def compile_command_of(file: str, models: Mapping[str, Path], *, locked: bool) -> str:
-    """`gptailor compile cut.tailor -o DIR --locked`."""
+    """Return a plan's command, `gptailor compile cut.tailor -o DIR --locked`."""
     model_flags = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
     return shlex.join(
         ["gptailor", "compile", file, "-o", "DIR", *model_flags, *["--locked"] * locked]

@@ -1,4 +1,4 @@
-"""The command `search`: closes an open plan's choices by trials."""
+"""The commands `search` and `pick`: the best plan of an open plan's choices."""
 
 import os
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SEARCH_EXAMPLE = """
 \b
-Example; the same command goes on where it was interrupted:
+Example. The same command continues an interrupted search:
   gptailor search space.tailor -o run --trials 200
   gptailor compile run/best.tailor -o out --locked
 """
@@ -28,14 +28,14 @@ Example; the same command goes on where it was interrupted:
 
 @final
 class _SampleRange(click.ParamType[tuple[int, int]]):
-    """`64..1024`, or one number for both ends."""
+    """A range of samples, `64..1024`, or a number for both ends."""
 
     name = "A..B"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        """Return both ends; a usage error unless the range ascends from 1 or more."""
+        """Return both ends. Raise a usage error unless the range ascends from 1 or more."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(value))
@@ -45,52 +45,59 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
         return low, high
 
 
-@click.command("search", short_help="Close a plan's choices by trials.", epilog=_SEARCH_EXAMPLE)
+@click.command(
+    "search", short_help="Search a plan's open choices for the best plan.", epilog=_SEARCH_EXAMPLE
+)
 @options.PLAN_ARGUMENT
 @click.option("-o", "--output", "--run", "run", required=True, type=click.Path(), metavar="RUN",
-              help="The search's folder, or a URL such as s3://bucket/run; one that is there "
-                   "goes on.")  # fmt: skip
+              help="The search's folder, or a URL such as s3://bucket/run. An existing search "
+                   "there continues.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), metavar="N",
-              help="The budget, in evaluations on all samples. Without it: 200.")  # fmt: skip
+              help="The budget, in evaluations on all samples. Default: 200.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N",
-              help="Of samples and strategy. Without it: 0.")  # fmt: skip
+              help="The seed of samples and strategy. Default: 0.")  # fmt: skip
 @click.option("--strategy", metavar="NAME",
-              help="surrogate (as without it), evolution, distribution or random.")  # fmt: skip
+              help="surrogate, evolution, distribution or random. Default: surrogate.")  # fmt: skip
 @click.option("-O", "--objective", "objectives", multiple=True, metavar="OBJECTIVE",
-              help="Instead of the search block's; may be given several times.")  # fmt: skip
+              help="An objective that replaces the objectives of the search block. May be given "
+                   "several times.")  # fmt: skip
 @click.option("--prefer", metavar="OBJECTIVE",
-              help="The objective, or its number, that says which plan is the best.")  # fmt: skip
+              help="The objective, or its number, that selects the best plan.")  # fmt: skip
 @click.option("--fidelity", type=_SampleRange(),
-              help="Samples of a trial, from the cheapest to all; or one number.")  # fmt: skip
+              help="The number of samples of a trial, from the cheapest trial (A) to all "
+                   "samples (B). May be a single number.")  # fmt: skip
 @click.option("--bridge", type=click.Choice(["each", "from-full", "finalists"]),
-              help="Which trials are bridged. Without it: each, if the plan heals; "
-                   "else the finalists.")  # fmt: skip
+              help="The trials that are bridged. Default: each if the plan heals, or else "
+                   "finalists.")  # fmt: skip
 @click.option("--finalists", type=click.IntRange(min=1), metavar="N",
-              help="How many of the best are bridged and healed in the end, as the plan says. "
-                   "Without it: a tenth of --trials, at most 5.")  # fmt: skip
+              help="The number of best plans that are bridged and healed at the end, as the plan "
+                   "declares. Default: a tenth of --trials, at most 5.")  # fmt: skip
 @click.option("--compare-random", is_flag=True,
-              help="Random search at the same cost, on top of the budget.")  # fmt: skip
+              help="Also run a random search at the same cost, on top of the budget.")  # fmt: skip
 @click.option("--no-race", "race", is_flag=True, flag_value=False, default=True,
-              help="Score trials on all samples, also those that lost after some.")  # fmt: skip
+              help="Score each trial on all samples, even if it has lost after some "
+                   "samples.")  # fmt: skip
 @click.option("--repeat-calibration", type=click.IntRange(min=0), default=0, metavar="N",
-              help="Search on N other draws of the samples too, and say how far what is found "
-                   "agrees. Each costs as much again.")  # fmt: skip
+              help="Also search on N other draws of the samples, and report the agreement of the "
+                   "results. Each draw costs as much again.")  # fmt: skip
 @options.MODEL
 @options.FAMILY
 @options.DEVICE
 @options.DTYPE
 @options.MEMORY
 @click.option("--storage", metavar="URL",
-              help="A storage of Optuna's, instead of a journal in RUN.")  # fmt: skip
+              help="The URL of an Optuna storage, instead of a journal in RUN.")  # fmt: skip
 @click.option("--study-name", "study", default="gptailor", show_default=True, metavar="NAME",
-              help="What the study is called in the storage.")  # fmt: skip
+              help="The name of the study in the storage.")  # fmt: skip
 @click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]",
-              help="Evaluate on a Ray cluster; without an address on a local one.")  # fmt: skip
+              help="Evaluate on a Ray cluster. Without ADDRESS, use a local cluster.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
-              help="Of the cluster. Without it: its GPUs, or its machines.")  # fmt: skip
+              help="The number of workers of the cluster. Default: one for each GPU, or else "
+                   "one for each machine.")  # fmt: skip
 @click.option("--gpus-per-worker", type=click.IntRange(min=1), default=1, metavar="N",
-              help="One of them computes, the others hold layers. Without it: 1.")  # fmt: skip
-@click.option("--no-live", is_flag=True, help="Plain lines on a terminal too.")
+              help="The number of GPUs of a worker. One GPU computes, and the other GPUs hold "
+                   "layers. Default: 1.")  # fmt: skip
+@click.option("--no-live", is_flag=True, help="Print plain lines on a terminal too.")
 def search_command(
     plan: str,
     run: str,
@@ -99,15 +106,17 @@ def search_command(
     no_live: bool,
     **values: Any,
 ) -> None:
-    """Close the choices that PLAN leaves open, by trials of what it could be.
+    """Search the open choices of PLAN for the best plan, by trials.
 
-    The folder RUN holds the best plan, the front of several objectives, a lock, a summary and the
-    study, which optuna-dashboard reads. Starting plans that people make without a search come
-    first. Flags win over the plan's search block; relative paths in --objective start at the
-    current folder.
+    The folder RUN contains the best plan, the front of several objectives, a lock, a summary and
+    the study. optuna-dashboard can read the study. The first trials are starting plans that people
+    make without a search.
 
-    Ctrl-C ends it with everything kept. The same command goes on where it ended, with a larger
-    --trials beyond that; a RUN of another search is refused.
+    An option has precedence over the plan's search block. Relative paths in --objective start at
+    the current folder.
+
+    Ctrl-C stops the search, and keeps everything. The same command continues an interrupted search.
+    With a larger --trials, it continues a finished search. A RUN of another search is refused.
     """
     from gptailor.search.settings import (
         Flags,
@@ -177,7 +186,7 @@ class _Count(click.ParamType[int]):
     name = "COUNT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number; a usage error unless it is above 0."""
+        """Return the number. Raise a usage error unless it is above 0."""
         if isinstance(value, int):
             return value
         grouped = re.fullmatch(r"\d{1,3}(,\d{3})+", str(value))
@@ -192,7 +201,7 @@ class _Count(click.ParamType[int]):
 
 @final
 class _Loss(click.ParamType[tuple[str, float]]):
-    """`2%` of the base's scores, or `0.05` in the objectives' own unit."""
+    """A loss: `2%` of the base's scores, or `0.05` in the objectives' own unit."""
 
     name = "LOSS"
 
@@ -210,27 +219,30 @@ class _Loss(click.ParamType[tuple[str, float]]):
 
 _PICK_EXAMPLE = """
 \b
-Example; without -o the plan is printed:
+Examples. Without -o the plan is printed:
   gptailor pick run --parameters 110M -o small.tailor
   gptailor pick run --loss 2% | gptailor show -
 """
 
 
-@click.command("pick", short_help="Take one plan of a search, by its size or what it loses.",
+@click.command("pick", short_help="Select a plan of a search by its size or its loss.",
                epilog=_PICK_EXAMPLE)  # fmt: skip
 @click.argument("run", metavar="RUN")
 @click.option("--parameters", type=_Count(), metavar="COUNT",
-              help="The most parameters: 110M, 1.5B, 1,500,000.")  # fmt: skip
+              help="The maximum number of parameters: 110M, 1.5B, 1,500,000.")  # fmt: skip
 @click.option("--memory", type=options.ByteSize(), metavar="SIZE",
-              help="The most bytes for the weights and the KV cache of one text.")  # fmt: skip
+              help="The maximum number of bytes for the weights and the KV cache of one "
+                   "text.")  # fmt: skip
 @click.option("--context", type=click.IntRange(min=0), default=4096, show_default=True,
-              metavar="N", help="Tokens of that text.")  # fmt: skip
-@click.option("--layers", type=click.IntRange(min=1), metavar="N", help="The most layers.")
+              metavar="N", help="The number of tokens of that text.")  # fmt: skip
+@click.option(
+    "--layers", type=click.IntRange(min=1), metavar="N", help="The maximum number of layers."
+)
 @click.option("--loss", type=_Loss(), metavar="LOSS",
-              help="The most that is lost beside the base, on the mean of the objectives: 2% of "
-                   "its scores, or 0.05 (nats).")  # fmt: skip
+              help="The maximum loss against the base, on the mean of the objectives: 2% of the "
+                   "base's scores, or 0.05 (nats).")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
-              help="The plan to write; standard output without it.")  # fmt: skip
+              help="The plan to write. Default: standard output.")  # fmt: skip
 def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     run: str,
     parameters: int | None,
@@ -240,11 +252,12 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     loss: tuple[str, float] | None,
     output: Path | None,
 ) -> None:
-    """Take the best plan of RUN, a search's folder, that keeps to what is said.
+    """Select the best plan of RUN, a search's folder, within the given limits.
 
-    A search whose plans are of several sizes has the best plan of each: the curve of quality over
-    size in RUN's summary. Of these is taken the one that loses least, or with --loss alone the
-    smallest. Ends with 1 if none keeps to it, and says which one comes nearest.
+    A search with plans of several sizes has the best plan of each size. These plans are the curve
+    of quality over size in RUN's summary. The command selects the plan with the smallest loss. With
+    --loss alone it selects the smallest plan. If no plan meets the limits, the exit code is 1, and
+    the command names the nearest plan.
     """
     if (parameters, memory, layers, loss) == (None,) * 4:
         raise click.UsageError("say what to keep to: --parameters, --memory, --layers or --loss")

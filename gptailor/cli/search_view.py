@@ -17,12 +17,12 @@ from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
 from gptailor.search.space.decode import plan_at_stage
 
 _RECENT = 12
-"""Number of recent trials that the time left is estimated from."""
+"""The number of recent trials for the estimate of the time left."""
 
 
 @final
 class TimeLeft:
-    """The time left of a search: trials, at the pace of the last ones, then repairs."""
+    """The time left of a search: trials, at the pace of recent trials, then repairs."""
 
     def __init__(self) -> None:
         self._search: events.Begun | None = None
@@ -31,7 +31,7 @@ class TimeLeft:
         self._repaired: list[float] = []
 
     def __call__(self, event: events.SearchEvent) -> None:
-        """Take an event into account."""
+        """Update the estimate with an event."""
         now = time.monotonic()
         match event:
             case events.Begun(ledger):
@@ -47,13 +47,13 @@ class TimeLeft:
 
     @property
     def each(self) -> float | None:
-        """Seconds of one evaluation: by the last trials, before those by the base."""
+        """Seconds of an evaluation: the pace of recent trials, or else of the base."""
         (before, cost), (now, spent) = self._pace[0], self._pace[-1]
         return (now - before) / (spent - cost) if spent > cost else self._base
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of all the work left, with repairs if their time is known."""
+        """Seconds of all the work left, including repairs if their time is known."""
         if self._search is None or (each := self.each) is None:
             return None
         ledger, budget = self._search.ledger, self._search.budget
@@ -65,7 +65,7 @@ class TimeLeft:
 
     @property
     def words(self) -> str:
-        """`12:40 left`, and the repairs after that, if their time is unknown."""
+        """The text `12:40 left`, with the repairs after that, if their time is unknown."""
         seconds = self.seconds
         if seconds is None:
             return ""
@@ -73,7 +73,7 @@ class TimeLeft:
 
     @property
     def then(self) -> str:
-        """`healing 2 plans at most: about 8:00`; empty if no more plans are repaired."""
+        """The text `healing 2 plans at most: about 8:00`, or an empty text without repairs left."""
         if self._search is None or not (count := self._count):
             return ""
         plan, budget = self._search.space.plan, self._search.budget
@@ -90,7 +90,7 @@ class TimeLeft:
 
     @property
     def _repairs(self) -> float | None:
-        """Seconds of all repairs left: by the pace of earlier ones, else by their tokens."""
+        """Seconds of all repairs left: from earlier repairs, or else from their tokens."""
         if self._search is None or not self._count:
             return 0.0
         if self._repaired:
@@ -102,7 +102,7 @@ class TimeLeft:
 
 @final
 class Lines:
-    """A line for each trial."""
+    """A receiver of events that prints a line for each trial."""
 
     def __init__(self) -> None:
         self._begun: events.Begun | None = None
@@ -111,7 +111,7 @@ class Lines:
         self._said: set[str] = set()
 
     def __call__(self, event: events.SearchEvent) -> None:
-        """Print an event, but nothing for the start of a trial."""
+        """Print an event, except the start of a trial."""
         self._rest(event)
         match event:
             case events.Warned(faults):
@@ -165,7 +165,7 @@ def stages_words(budget: Budget) -> str:
 
 
 def in_a_line(trial: Trial, ledger: Ledger) -> str:
-    """`trial 12 (surrogate): nll 3.785 ± 0.041`."""
+    """Return a trial in words: `trial 12 (surrogate): nll 3.785 ± 0.041`."""
     head = objective_names(trial)
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"
@@ -182,7 +182,7 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
 
 
 def objective_names(trial: Trial) -> str:
-    """`trial 12 (surrogate)`."""
+    """Return a trial's number and origin: `trial 12 (surrogate)`."""
     return f"trial {trial.number} ({origin_words(trial.request.origin)})"
 
 
@@ -196,7 +196,7 @@ def _tail(trial: Trial) -> str:
 
 
 def steps(what: str, done: int, total: int) -> str:
-    """`measuring …: 3 of 24`."""
+    """Return a step in words: `measuring …: 3 of 24`."""
     return f"{what}: {done} of {total}" if total else what
 
 
@@ -206,7 +206,7 @@ _ESTIMATE = "estimate"
 def estimate(of: events.Estimated, then: str, *, bridged: bool = False) -> str:
     """Return the time of the trials left, at the base's pace, and the work after them (`then`).
 
-    The time of bridging each trial isn't known before the first one.
+    The time of bridging a trial isn't known before the first trial.
     """
     parts = (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
@@ -220,7 +220,7 @@ def estimate(of: events.Estimated, then: str, *, bridged: bool = False) -> str:
 
 @final
 class Screen:
-    """A view that is drawn anew while the search goes on."""
+    """A view of a search on a terminal, drawn again after each event."""
 
     def __init__(self) -> None:
         self._live = LiveView()
@@ -237,7 +237,7 @@ class Screen:
         self._live.__exit__(*exception)
 
     def __call__(self, event: events.SearchEvent) -> None:
-        """Print a step, or draw the view again; warnings stay above it."""
+        """Print a step, or draw the view again. Warnings stay above the view."""
         self._rest(event)
         match event:
             case events.Warned(faults):
@@ -322,7 +322,7 @@ def _score(trial: Trial | None, i: int) -> str:
 
 
 def shares(trial: Trial, ledger: Ledger) -> str:
-    """`0.412 nats lost`; nothing where no score is beside the base's."""
+    """Return `0.412 nats lost`, or an empty text without a score to compare with the base's."""
     base = ledger.references.get(trial.samples)
     if trial.values is None or base is None:
         return ""

@@ -1,4 +1,4 @@
-"""The command `teach`: a teacher's predictions of texts, as a file."""
+"""The command `teach`: a file of a teacher's predictions of texts."""
 
 from pathlib import Path
 
@@ -16,23 +16,29 @@ Example, and a plan that learns from the file:
 """
 
 
-@click.command("teach", short_help="Write a teacher's predictions of texts.", epilog=_EXAMPLE)
+@click.command(
+    "teach", short_help="Write a teacher's predictions of texts to a file.", epilog=_EXAMPLE
+)
 @click.argument("teacher", metavar="TEACHER", type=click.Path(allow_dash=True))
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True,
                 type=click.Path(path_type=Path))  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="The file to write; its name ends in .parquet.")  # fmt: skip
+              help="The file to write. Its name ends in .parquet.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(min=1), metavar="N",
-              help="Tokens of all texts together. Without it: at most 200,000.")  # fmt: skip
+              help="The number of tokens of all texts together. Default: at most "
+              "200,000.")  # fmt: skip
 @click.option("--length", type=click.IntRange(min=1), metavar="N",
-              help="Tokens of a sequence. Without it: 512, or the model's most.")  # fmt: skip
+              help="The number of tokens of a sequence. Default: 512, or the model's "
+              "maximum.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="Draws the order of the texts' rows.")  # fmt: skip
+              help="The seed that draws the order of the texts' rows.")  # fmt: skip
 @MODEL
 @DEVICE
 @DTYPE
 @MEMORY
-@click.option("--force", is_flag=True, help="Replace the file, once the new one is whole.")
+@click.option(
+    "--force", is_flag=True, help="Replace an existing file, after the new file is complete."
+)
 def teach_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     teacher: str,
     texts: tuple[Path, ...],
@@ -46,15 +52,15 @@ def teach_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     memory: int | None,
     force: bool,
 ) -> None:
-    """Write what TEACHER predicts after each token of each TEXT.
+    """Write the predictions of TEACHER after each token of each TEXT.
 
-    TEACHER is a plan, a model's folder, a GGUF file or a Hub id. Each TEXT is a file such as
-    healing reads. After each token the 128 likeliest next tokens are kept, with their
-    log-probabilities: 768 bytes with a vocabulary of 49,152.
+    TEACHER is a plan, a model's folder, a GGUF file or a Hub id. Each TEXT is a file in a format
+    that healing reads. The file keeps the 128 likeliest next tokens after each token, with their
+    log-probabilities. A token takes 768 bytes with a vocabulary of 49,152.
 
-    The file is a Parquet dataset in the format of DistillKit, and other trainers can read it. A
-    plan learns from it by 'heal on "FILE"': the teacher doesn't run again, and needn't be on the
-    machine. The same command goes on where it was interrupted.
+    The file is a Parquet dataset in the format of DistillKit. Other trainers can read it. A plan
+    learns from it with 'heal on "FILE"'. The teacher then doesn't run again, and needn't be on the
+    machine. The same command continues an interrupted run.
     """
     from gptailor.plan.optional_packages import require
 

@@ -565,7 +565,7 @@ def test_the_names_of_strategies_are_those_of_the_registry(run: Run) -> None:
     assert next(iter(STRATEGIES)) == "surrogate"
     said = " ".join(run("search", "--help").out.split())
     names = list(STRATEGIES)
-    assert f"{names[0]} (as without it), {', '.join(names[1:-1])} or {names[-1]}." in said
+    assert f"{', '.join(names[:-1])} or {names[-1]}. Default: {names[0]}." in said
 
 
 def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -> None:
