@@ -61,7 +61,7 @@ class RepairLines:
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
         match event:
-            case GapBegun(gap) if self._every_gap or self._due():
+            case GapBegun(gap) if self._due(end=self._every_gap):
                 self._say(f"bridging {gap.name}")
             case GapStep(gap, done, total) if self._due():
                 self._say(f"bridging {gap.name}: layer {done} of {total}")

@@ -1,9 +1,13 @@
 """What is said of healing."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from gptailor.cli import event_lines
 from gptailor.cli.event_lines import RepairLines
-from gptailor.plan.events import HealingEnd, TeacherAnswered
+from gptailor.plan.events import GapBegun, GapStep, HealingEnd, TeacherAnswered
+from gptailor.plan.resolved import Gap
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,15 @@ def test_what_the_teachers_answers_take_is_said_before_they_are_made() -> None:
     for done in (0, 100, 2048):
         lines(TeacherAnswered("/data/prompts.jsonl", done, 2048))
     assert said == ["healing: the teacher answers 'prompts.jsonl', 0 of 2,048 tokens"]
+
+
+def test_a_long_fit_of_a_bridge_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
+    monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    gap = Gap(11, 19, 11, 11, 19, "text.jsonl", 4096, 0.1, ("bridges", 0))
+    said: list[str] = []
+    lines = RepairLines(said.append, every_gap=True)
+    lines(GapBegun(gap))
+    for layer in (1, 7, 8):
+        lines(GapStep(gap, layer, 19))
+    assert said == ["bridging the gap after L11", "bridging the gap after L11: layer 7 of 19"]
