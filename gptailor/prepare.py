@@ -335,8 +335,8 @@ def ready(
 def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int) -> Prepared:
     checked, plan = opened.sound(), opened.plan
     if count := checked.resolved.choices:
-        choices = "1 choice is" if count == 1 else f"{count} choices are"
-        message = f"{choices} open, and a model has none"
+        choices = "1 open choice" if count == 1 else f"{count} open choices"
+        message = f"expected a closed plan, got {choices}"
         source = plan.origin.source if plan.origin else None
         raise PlanError(
             [Fault("P801", message, help="'gptailor search' closes them", source=source)]

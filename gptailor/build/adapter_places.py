@@ -116,7 +116,7 @@ def _class_and_config(opened: Opened, *, wrapped: bool) -> tuple[Any, PreTrained
         raise TailorError(f"transformers has no model type '{name}'")
     wrapper_config: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(dict(opened.config))
     if type(wrapper_config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise TailorError(f"model type '{name}' answers to no image for transformers")
+        raise TailorError(f"transformers has no image-text model for the model type '{name}'")
     return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(wrapper_config)], wrapper_config
 
 

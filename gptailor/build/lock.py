@@ -141,7 +141,7 @@ class Lock(Closed):
         raw, path = self.text().encode(), Path(path)
         place = Path(os.path.realpath(path))
         if os.path.lexists(place) and not place.is_file():
-            raise CheckpointError("C303", "is no regular file; a lock is one", path)
+            raise CheckpointError("C303", "expected a regular file for the lock", path)
         write_whole(place, raw, path)
 
 
@@ -164,7 +164,7 @@ def parse_lock(raw: bytes, path: Path) -> Lock:
 def _lock_of(document: dict[str, Any], path: Path) -> Lock:
     version = document.get("version")
     if type(version) is not int:
-        raise CheckpointError("C701", "is no lock: it has no 'version'", path, _ANEW)
+        raise CheckpointError("C701", "invalid lock: no field 'version'", path, _ANEW)
     if version != _LOCK_VERSION:
         message = (
             f"is a lock of version {str(version)[:20]}, and this gptailor reads {_LOCK_VERSION}"
@@ -174,7 +174,7 @@ def _lock_of(document: dict[str, Any], path: Path) -> Lock:
     try:
         lock = Lock.model_validate(document)
     except pydantic.ValidationError as error:
-        raise CheckpointError("C701", f"is no lock: {fault_of(error)}", path, _ANEW) from None
+        raise CheckpointError("C701", f"invalid lock: {fault_of(error)}", path, _ANEW) from None
     return lock.read_from(path)
 
 

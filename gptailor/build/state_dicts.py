@@ -116,7 +116,7 @@ def _value(name: str, value: Any) -> Any:
             return float(value)
         if isinstance(value, Iterable):
             return tuple(_value(name, each) for each in value)
-    raise TailorError(f"{quoted(name)} is {value!r}, and should be a number or a list of numbers")
+    raise TailorError(f"{quoted(name)}: expected a number or a list of numbers, got {value!r}")
 
 
 @final

@@ -90,9 +90,9 @@ def _fetch(url: str, folder: Path) -> None:
             for path, about in files.find(root.rstrip("/"), detail=True).items()
         }
     if not states:
-        raise CheckpointError("C503", "holds nothing", Path(url))
+        raise CheckpointError("C503", "is empty", Path(url))
     if strange := [name for name in states if ".." in Path(name).parts or name.startswith("/")]:
-        raise CheckpointError("C503", f"holds {quoted(strange[0])}, which is no path", Path(url))
+        raise CheckpointError("C503", f"holds the invalid path {quoted(strange[0])}", Path(url))
     noted = folder / _FETCHED
     before = kept_json(noted)
     now = {}
@@ -148,5 +148,5 @@ def _talking(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # storages are of many makers, who raise what they like
         text = reason(error) if isinstance(error, OSError) else str(error)
-        message = f"cannot be had: {text.strip().partition(chr(10))[0] or type(error).__name__}"
+        message = f"not available: {text.strip().partition(chr(10))[0] or type(error).__name__}"
         raise CheckpointError("C503", message, Path(url)) from error

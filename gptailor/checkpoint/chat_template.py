@@ -78,7 +78,7 @@ def _listed(setting: Any, path: Path) -> dict[str, str]:
     for entry in setting if isinstance(setting, list) else [setting]:
         name, text = (entry.get(k) if isinstance(entry, dict) else 0 for k in ("name", "template"))
         if not isinstance(name, str) or not isinstance(text, str):
-            message = "its 'chat_template' is no template and no list of any"
+            message = "'chat_template': expected a template or a list of templates"
             raise CheckpointError("C602", message, path)
         if not re.fullmatch(r"[\w-]+", name):
             raise CheckpointError("C602", f"a chat template can't be called {quoted(name)}", path)
@@ -100,7 +100,7 @@ def read_template(path: Path) -> str:
     if not text.strip():
         raise CheckpointError("C602", "a chat template is empty", path)
     if (wrong := _syntax_error(text)) is not None:
-        raise CheckpointError("C602", f"is no chat template: {wrong}", path)
+        raise CheckpointError("C602", f"invalid chat template: {wrong}", path)
     return text
 
 

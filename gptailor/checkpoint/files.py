@@ -223,12 +223,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries := dict(pairs)) < len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name in counts if counts[name] > 1)
-        raise _TwiceError(f"{quoted(twice)} stands twice in one object")
+        raise _TwiceError(f"duplicate name {quoted(twice)} in one object")
     return entries
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -295,8 +295,8 @@ def is_ours(path: Path) -> bool:
 
 def foreign_folder(path: Path) -> CheckpointError:
     """Return the error (C303) for a cache that another user could fill."""
-    message = "belongs to another user, and is no place for a cache"
-    return CheckpointError("C303", message, path, "set XDG_CACHE_HOME to a folder of yours")
+    message = "belongs to another user, so it can't be the cache"
+    return CheckpointError("C303", message, path, "set XDG_CACHE_HOME to a folder that you own")
 
 
 def cache_folder() -> Path | None:

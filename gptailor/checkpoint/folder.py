@@ -214,7 +214,7 @@ def _shard(folder: Path, name: str, index: str) -> Path:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        state = "is a link to nothing" if path.is_symlink() else "is not there"
+        state = "is a broken link" if path.is_symlink() else "is missing"
         message = f"the index names {quoted(name)}, which {state}"
         raise CheckpointError("C106", message, folder / index, "download it again") from error
     except (OSError, ValueError) as error:

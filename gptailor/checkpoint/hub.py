@@ -88,7 +88,7 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
         snapshot(remote.repo, remote.commit, names)
     for name in names:
         if not (folder / name).exists():
-            raise CheckpointError("C503", "was not to be had from the Hub", folder / name)
+            raise CheckpointError("C503", "the Hub did not deliver it", folder / name)
 
 
 def _weights(folder: Path) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ def _talking(repo: str, revision: str | None) -> Iterator[None]:
             yield
     except (errors.HFValidationError, OSError, http_error) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
-        code, message, help_ = "C503", f"could not be had from the Hub{at}: {line}", ""
+        code, message, help_ = "C503", f"not available from the Hub{at}: {line}", ""
         match error:
             case errors.GatedRepoError():
                 code, message = "C501", "is gated on the Hub"

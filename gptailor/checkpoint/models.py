@@ -173,8 +173,8 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     if not paths:
         return plan, []
     if derived := [name for name in paths if name in plan.models and plan.models[name].made]:
-        message = f"'{derived[0]}' is made of other models, and no folder can stand for it"
-        return plan, [Fault("M105", message, help="name one of those that it is made of")]
+        message = f"'{derived[0]}' is made of other models, so it can't be rebound to a folder"
+        return plan, [Fault("M105", message, help="rebind one of its models")]
     inner = {name: path for name, path in paths.items() if is_inner(plan, name)}
     paths = {name: path for name, path in paths.items() if name not in inner}
     if inner:

@@ -41,7 +41,7 @@ class UnitedModel:
         """Return the numbers of all tokens. Raises CheckpointError without a tokenizer (C603)."""
         vocabulary = read_vocabulary(self.checkpoint.folder)
         if vocabulary is None:
-            message = f"'{self.name}' has no tokenizer that can be read, and a union takes all"
+            message = f"'{self.name}' has no readable tokenizer, and a union needs all tokenizers"
             raise CheckpointError("C603", message, self.checkpoint.folder)
         return vocabulary.ids
 
@@ -141,7 +141,7 @@ class TokenUnion:
         base = self.models[0]
         files: dict[str, bytes | Path] = dict(base.files)
         if _MAIN not in files:
-            message = f"the tokenizer of '{base.name}' has no {_MAIN}, to which tokens can be added"
+            message = f"the tokenizer of '{base.name}' has no {_MAIN}, which a union needs"
             help_ = "transformers writes one: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             raise CheckpointError("C603", message, base.checkpoint.folder, help_)
         if not self.added:

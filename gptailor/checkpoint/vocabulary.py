@@ -112,10 +112,10 @@ def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, in
             if not isinstance(token, str) or type(number) is not int or number < 0:
                 raise ValueError(f"the token {token!r} has the number {number!r}")  # noqa: TRY301
     except RecursionError as error:
-        raise CheckpointError("C601", "is no tokenizer: it nests too deep", path) from error
+        raise CheckpointError("C601", "invalid tokenizer: nested too deeply", path) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        why = error if isinstance(error, ValueError) else "its entries are not those of one"
-        raise CheckpointError("C601", f"is no tokenizer: {why}", path) from error
+        why = error if isinstance(error, ValueError) else "unexpected entries"
+        raise CheckpointError("C601", f"invalid tokenizer: {why}", path) from error
     return ids
 
 

@@ -82,7 +82,7 @@ def every_source_is_valid(plan: Plan) -> Iterator[Fault]:
         if model.made is not None:
             yield from _source_beside_recipe(name, model)
         elif re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
-            yield Fault("P109", "a source holds no quotes and no line ends", at)
+            yield Fault("P109", "a source can't contain quotes or line ends", at)
         elif not model.source:
             yield Fault("P109", f"the source of '{name}' is empty", at)
         elif (local or at_url) and model.revision is not None:
@@ -95,7 +95,7 @@ def every_source_is_valid(plan: Plan) -> Iterator[Fault]:
             r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII
         ):
             help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
-            yield Fault("P109", f"'{model.source}' has not the shape of a Hub id", at, help_)
+            yield Fault("P109", f"'{model.source}' is not a valid Hub id", at, help_)
 
 
 def _source_beside_recipe(name: str, model: Model) -> Iterator[Fault]:
@@ -108,10 +108,12 @@ def _source_beside_recipe(name: str, model: Model) -> Iterator[Fault]:
 def _misplaced_plan_file(model: Model, at: Place, local: bool) -> Iterator[Fault]:
     """Yield a fault for a plan as an adapter, and for a plan whose path is not local."""
     if model.on is not None:
-        yield Fault("P109", f"'{model.source}' is a plan, and an adapter is a folder", at)
+        yield Fault("P109", f"expected a folder for an adapter, got the plan '{model.source}'", at)
     elif not local:
         help_ = f"the path of a plan starts with '.', '/' or '~': \"./{model.source}\""
-        yield Fault("P109", f"'{model.source}' is a plan, and the Hub has models", at, help_)
+        yield Fault(
+            "P109", f"expected a model of the Hub, got the plan '{model.source}'", at, help_
+        )
 
 
 # ---------------------------------------------------------------------------- models made of models
@@ -157,7 +159,7 @@ def the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
         for name in needed(plan, ["base"]):
             if plan.models[name].made is not None:
                 help_ = "name a folder, a model of the Hub, or a plan in a file of its own"
-                message = "the base is made of other models, and task vectors are against it"
+                message = "the base is made of other models, but task vectors need a checkpoint"
                 yield Fault("P111", message, ("models", name, "made"), help_)
 
 

@@ -108,7 +108,7 @@ def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
     for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
         value = getattr(heal, name)
         if isinstance(value, int) and not least <= value <= LARGEST:
-            message = f"'{name}' of 'heal' is a whole number from {least} to {LARGEST}"
+            message = f"'{name}' of 'heal' must be a whole number from {least} to {LARGEST}"
             yield Fault("P706", message, ("heal", name))
     for i, text in enumerate(heal.on):
         yield from _text_settings(text, ("heal", "on", i))
@@ -124,17 +124,17 @@ def _text_settings(text: HealText, at: Place) -> Iterator[Fault]:
     if not text.file:
         yield Fault("P706", "the text of 'heal' has no name", (*at, "file"))
     if not 1 / _LARGEST_WEIGHT <= text.weight <= _LARGEST_WEIGHT:
-        message = f"'weight' of 'heal' is a number above 0, at most {_LARGEST_WEIGHT:,}"
-        help_ = "it is the text's share of the tokens; leave a text out that has none"
+        message = f"'weight' of 'heal' must be above 0 and at most {_LARGEST_WEIGHT:,}"
+        help_ = "it is the text's share of the tokens; to skip a text, leave it out"
         yield Fault("P706", message, (*at, "weight"), help_)
     if text.answers is None:
         return
     tokens, temperature = text.answers.tokens, text.answers.temperature
     if tokens is not None and not 1 <= tokens <= LARGEST:
-        message = f"'tokens' of 'answers' is a whole number from 1 to {LARGEST}"
+        message = f"'tokens' of 'answers' must be a whole number from 1 to {LARGEST}"
         yield Fault("P706", message, (*at, "answers", "tokens"))
     if temperature is not None and not 0 <= temperature <= _LARGEST_TEMPERATURE:
-        message = f"'temperature' of 'answers' is a number from 0 to {_LARGEST_TEMPERATURE}"
+        message = f"'temperature' of 'answers' must be a number from 0 to {_LARGEST_TEMPERATURE}"
         help_ = "0 takes the likeliest token at each step"
         yield Fault("P706", message, (*at, "answers", "temperature"), help_)
 
@@ -167,7 +167,7 @@ def predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
             yield Fault("P712", f"{file}, and no prompts", ("heal", "on", i, "answers"), help_)
         elif teacher is not None:
             help_ = f"put 'from {teacher}' behind the texts that '{teacher}' teaches"
-            yield Fault("P712", f"{file} of a teacher, and takes no other", at, help_)
+            yield Fault("P712", f"{file} of a teacher, so it can't have another teacher", at, help_)
     if heal.loss == "answers" and any(text.predicted for text in heal.on):
         message = "a file of predictions doesn't mark the tokens of answers"
         yield Fault("P712", message, ("heal", "loss"), "leave 'loss answers' out")
@@ -186,8 +186,8 @@ def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
 def no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for healing that names layers of a stack, which has no positions."""
     if plan.stack is not None and plan.heal is not None and plan.heal.layers:
-        message = "beside a stack 'heal' names no layers"
-        help_ = "leave them out: all layers of the output learn"
+        message = "'heal' can't name layers beside a stack"
+        help_ = "leave them out: all layers of the output are trained"
         yield Fault("P708", message, ("heal", "layers"), help_)
 
 
@@ -216,7 +216,7 @@ def every_block_ascends(plan: p.Plan) -> Iterator[Fault]:
         elif isinstance(entry, p.RepeatWindow):
             twice = [a for a, b in zip(entry.among, entry.among[1:], strict=False) if a == b]
             if twice:
-                yield Fault("P202", f"L{twice[0]} stands twice in this list", (*at, "among"))
+                yield Fault("P202", f"duplicate L{twice[0]} in this list", (*at, "among"))
 
 
 @rule("P503", "P504", "P505")
@@ -231,9 +231,7 @@ def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
             most = count_ends(entry.count)[1]
             places = list(islice(windows_of(entry.count, positions), 2))
             if most > longest:
-                message = (
-                    f"no {most} neighbours stand in this list, whose longest run has {longest}"
-                )
+                message = f"expected a run of {most} neighbours, got at most {longest} in this list"
                 yield Fault("P503", message, (*at, "count"))
             elif len(places) == 1:
                 message = "there is one place for this block, so it leaves nothing open"
@@ -246,7 +244,7 @@ def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
         times = count_ends(entry.times)[1]
         if times * longest > LARGEST_LAYER:
             message = f"{times} times {longest} layers are more than any model has"
-            yield Fault("P503", message, (*at, "times"), f"{LARGEST_LAYER} are the most")
+            yield Fault("P503", message, (*at, "times"), f"at most {LARGEST_LAYER} are allowed")
 
 
 def _count(count: p.Count, at: Place, least: str) -> Iterator[Fault]:
@@ -277,7 +275,7 @@ def no_block_is_tied(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each tied block: its choices are its own."""
     for at, entry in repeated_blocks(plan):
         if entry.tied is not None:
-            yield Fault("P506", "'tied' doesn't go with 'repeat'", at)
+            yield Fault("P506", "'tied' can't be combined with 'repeat'", at)
 
 
 @rule("P208")
@@ -314,7 +312,7 @@ def no_repeat_window_may_be_dropped(plan: p.Plan) -> Iterator[Fault]:
     for at, entry in repeated_blocks(plan):
         both = next((position for position in block_positions(entry) if position in dropped), None)
         if isinstance(entry, p.RepeatWindow) and both is not None:
-            message = f"L{both} may be dropped, and a choice of what comes again has it"
+            message = f"L{both} may be dropped, but a choice of 'repeat' contains it"
             help_ = "leave it out of one list, or repeat a block that is no choice"
             also = (Also("it may be dropped here", dropped[both]),)
             yield Fault("P223", message, (*at, "among"), help_, also)
@@ -391,9 +389,10 @@ def bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
         if not bridge.on:
             yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
         if tokens is not None and not (isinstance(tokens, int) and tokens > 0):
-            yield Fault("P705", "'tokens' is a whole number from 1 up", ("bridges", i, "tokens"))
+            message = "'tokens' must be a whole number of at least 1"
+            yield Fault("P705", message, ("bridges", i, "tokens"))
         if ridge is not None and min(numbers(ridge, plan.numbers), default=0) < 0:
-            yield Fault("P705", "'ridge' is a number from 0 up", ("bridges", i, "ridge"))
+            yield Fault("P705", "'ridge' must be a number of at least 0", ("bridges", i, "ridge"))
 
 
 DEPTH: tuple[Rule[Plan], ...] = (

@@ -27,7 +27,7 @@ def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iter
     """Yield a fault for each tensor of a model's rest that is missing or differs in shape."""
     tensors, base_tensors = model.rest(where), checked.base.rest(where)
     if tensors.keys() != base_tensors.keys():
-        yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
+        yield Fault("M209", f"the {where} of '{model.name}' has other tensors than the base's", at)
         return
     who = f"the {where} of '{model.name}'"
     for i, tensor in base_tensors.items():
@@ -49,7 +49,7 @@ def a_tied_head_is_replaced_with_its_embedding(checked: Checked) -> Iterator[Fau
         model = checked.models.get(name)
         if model is not None and not model.layout.tied:
             message = (
-                f"the base's embedding and head are one tensor, and those of '{name}' are two: "
+                f"the base ties its embedding and head, but '{name}' doesn't: "
                 f"its {places[0]} serves as both"
             )
             yield Fault(
@@ -86,10 +86,10 @@ def embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
     ends = [_ENDS[where] for where in silent if any(where in own for own in differing.values())]
     whose = listed(f"'{name}'" for name in differing)
     stay = f"{listed(ends)} are" if len(ends) > 1 else f"the {ends[0]} is"
-    message = f"layers are of other models, and {stay} the base's"
+    message = f"all layers are from other models, but {stay} the base's"
     has = "has" if len(differing) == 1 else "have"
     kept = "; ".join(f"{where} from base" for where in silent if _ENDS[where] in ends)
-    help_ = f"{whose} {has} others: 'whole from …' takes them, '{kept}' says that the base's stay"
+    help_ = f"{whose} {has} other values: write 'whole from …' to take them, or '{kept}'"
     at = ("models", next(iter(differing)), "source")
     yield Fault("M315", message, at, help_, severity="warning")
 

@@ -73,13 +73,13 @@ def learning_layers_can_be_trained(checked: Checked) -> Iterator[Fault]:
     if not checked.plan.may_be_healed:
         return
     if not layout.known:
-        message = f"'heal' can't train '{layout.model_type}', whose layers aren't known"
+        message = f"'heal' can't train the unknown architecture '{layout.model_type}'"
         yield Fault("M222", message, ("heal",))
         return
     wrapper = wrapper_of(checked.base.config)
     if layout.wrapped and (wrapper is None or wrapper.two_ways or layout.text_type in _WITH_TOWERS):
-        message = f"'heal' can't train a '{layout.model_type}' model, whose language model"
-        yield Fault("M222", f"{message} transformers can't run without its towers", ("heal",))
+        message = f"'heal' can't train a '{layout.model_type}' model:"
+        yield Fault("M222", f"{message} transformers can't run its language model alone", ("heal",))
         return
     for use in _learning(checked):
         for suffix, tensor in use.tensors.items():

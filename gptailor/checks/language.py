@@ -67,7 +67,7 @@ def every_text_can_be_quoted(plan: Plan) -> Iterator[Fault]:
         on.append((("chat_template",), plan.chat_template))
     for place, text in (*on, *_objective_arguments(plan)):
         if isinstance(text, str) and any(c in '"\r\n' for c in text):
-            yield Fault("P219", "a text holds no quotes and no line ends", place)
+            yield Fault("P219", "a text can't contain quotes or line ends", place)
 
 
 @rule("P306")
@@ -85,7 +85,7 @@ def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a stack's limit that isn't a number of layers."""
     limit = plan.stack.limit if plan.stack else None
     if limit is not None and not 1 <= limit <= LARGEST:
-        message = "a limit of layers is a whole number from 1 up"
+        message = "a limit of layers must be a whole number of at least 1"
         yield Fault("P310", message, ("stack", "limit"))
 
 
@@ -95,7 +95,7 @@ def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
     for at, choice in drops_by_choice(plan):
         repeated = [p for k, p in enumerate(choice.among) if p in choice.among[:k]]
         if repeated:
-            message = f"L{repeated[0]} stands twice in this list"
+            message = f"duplicate L{repeated[0]} in this list"
             yield Fault("P202", message, (*at, "among"))
 
 
@@ -130,7 +130,7 @@ def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
         for k, (_, source) in enumerate(sources(entry.recipe)):
             key = at[:-1], entry.tied, k, source.layer
             if key in earlier:
-                message = f"L{source.layer} stands twice in a tied group"
+                message = f"duplicate L{source.layer} in a tied group"
                 yield Fault("P508", message, (*at, "recipe"))
             earlier.add(key)
     ended: set[int] = set()
@@ -150,10 +150,11 @@ def no_indivisible_choice_is_tied(plan: Plan) -> Iterator[Fault]:
     for at, choice in drops_by_choice(plan):
         if choice.tied is not None:
             what = "drop any" if at[0] == "drop_any" else "drop window"
-            yield Fault("P506", f"'tied' doesn't go with '{what}'", at, "it is one choice anyway")
+            message = f"'tied' can't be combined with '{what}'"
+            yield Fault("P506", message, at, "it is one choice anyway")
     for i, bridge in enumerate(plan.bridges):
         if bridge.tied is not None:
-            yield Fault("P506", "'tied' doesn't go with 'bridge'", ("bridges", i))
+            yield Fault("P506", "'tied' can't be combined with 'bridge'", ("bridges", i))
 
 
 WRITABLE: tuple[Rule[Plan], ...] = (

@@ -95,7 +95,7 @@ def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
     if missing := base_tensors.keys() - tensors.keys():
         return Fault("M209", f"{who} has no tensor '{min(missing)}', which the base has", use.at)
     if extra := tensors.keys() - base_tensors.keys():
-        return Fault("M209", f"{who} has a tensor '{min(extra)}', which the base has not", use.at)
+        return Fault("M209", f"{who} has a tensor '{min(extra)}', which the base lacks", use.at)
     wrong = [n for n in base_tensors if base_tensors[n].spec.shape != tensors[n].spec.shape]
     if not wrong:
         return None

@@ -92,7 +92,7 @@ def _is_folder(model: Model) -> bool:
 def others_have_positions(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each `others` that no position is left to."""
     for at in idle_others(checked.resolved.declared, checked.count):
-        message = "there are no others: all positions are decided or dropped"
+        message = "'others' has no positions: all are decided or dropped"
         yield Fault("M314", message, at, severity="warning")
 
 
@@ -307,8 +307,8 @@ def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]
     if inner.bridges or inner.heal is not None:
         yield "is bridged or healed, which takes running its models", compiled
     if count := open_choices(inner):
-        choices = "a choice" if count == 1 else f"{count} choices"
-        yield f"has {choices} open, and a model has none", "'gptailor search' closes them"
+        choices = "1 open choice" if count == 1 else f"{count} open choices"
+        yield f"has {choices}, expected a closed plan", "'gptailor search' closes them"
     if inner.tokenizer is not None and not isinstance(inner.tokenizer, Take):
         yield "makes a tokenizer, which no file has yet", compiled
     tells = {"base"} if plan.tokenizer is None else set()

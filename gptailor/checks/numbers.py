@@ -22,7 +22,7 @@ def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
             if name in plan.numbers:
                 continue
             if name in plan.models:
-                message = f"'{name}' is a model, and a number is needed"
+                message = f"expected a number, got the model '{name}'"
                 yield Fault("P113", message, at)
                 continue
             declared = listed(f"'{number}'" for number in list(plan.numbers)[:8])
@@ -62,10 +62,10 @@ def whole_numbers_are_literal(plan: p.Plan) -> Iterator[Fault]:
                 if parameter is None or not parameter.integer:
                     continue
                 if isinstance(value, p.Named):
-                    message = f"'{name}' of '{call.name}' is a whole number, and takes no name"
+                    message = f"'{name}' of '{call.name}' must be a whole number, not a name"
                     yield Fault("P310", message, (*at, *inner, *place), "write it out")
                 elif isinstance(value, p.Curve):
-                    message = f"'{name}' of '{call.name}' is a whole number, and no curve"
+                    message = f"'{name}' of '{call.name}' must be a whole number, not a curve"
                     yield Fault("P510", message, (*at, *inner, *place))
 
 
@@ -124,13 +124,13 @@ def curves_of_a_stack_span_their_statement(plan: p.Plan) -> Iterator[Fault]:
         beside = [(i - 1, (number - 1, last))] if number else []
         beside += [(i + 1, (number + 1, last))] if number < last else []
         if items[i].maybe:
-            message = "in a stack a curve goes by the items of its statement, and none is 'maybe'"
+            message = "in a stack a curve can't go over 'maybe' items"
             yield Fault("P510", message, at, "write the numbers out")
         elif not 0 <= number <= last or not all(
             over.get(("stack", "items", k, *inner)) == span and _alike(items[k], items[i])
             for k, span in beside
         ):
-            message = "in a stack a curve goes over the items of its statement, all of them"
+            message = "in a stack a curve must go over all items of its statement"
             yield Fault("P510", message, at)
 
 
@@ -155,14 +155,14 @@ def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
         if (first := first_places.setdefault(entry.part, i)) != i and not is_pattern(entry.part):
             what = f"others.{entry.part}" if entry.part else "others"
             also = Also("first said here", ("others", first))
-            yield Fault("P401", f"'{what}' is said twice", ("others", i), also=(also,))
+            yield Fault("P401", f"'{what}' is given twice", ("others", i), also=(also,))
 
 
 @rule("P506")
 def whole_is_unconditional(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for `maybe` before `whole`: a model always has an embedding, norm and head."""
     if plan.whole is not None and plan.whole.maybe:
-        yield Fault("P506", "'maybe' doesn't go with 'whole'", ("whole", "maybe"))
+        yield Fault("P506", "'maybe' can't be combined with 'whole'", ("whole", "maybe"))
 
 
 @rule("P511")

@@ -304,7 +304,7 @@ def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a dtype that checkpoints can't have."""
     if plan.dtype is not None and plan.dtype not in DTYPES:
         help_ = nearest(plan.dtype, DTYPES) or f"the dtypes are {listed(DTYPES)}"
-        yield Fault("P403", f"'{plan.dtype}' is no dtype of an output", ("dtype",), help_)
+        yield Fault("P403", f"'{plan.dtype}' is not a dtype of an output", ("dtype",), help_)
 
 
 @rule("P402")
@@ -312,7 +312,7 @@ def the_tokenizer_is_from_one_checkpoint(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a merged tokenizer, or one of a model made of models, which has none."""
     if isinstance(plan.tokenizer, Merge | Subset):
         help_ = "'tokenizer union' has the tokens of all models"
-        yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",), help_)
+        yield Fault("P402", "tokenizers can't be merged; expected one model", ("tokenizer",), help_)
     names: list[tuple[Place, str]] = []
     if isinstance(plan.tokenizer, Take):
         names += [(("tokenizer", *at), name) for at, name, _ in named_models(plan.tokenizer)]
@@ -351,7 +351,7 @@ def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each scale of a hidden state that is not above 0."""
     for i, scale in enumerate(plan.scales):
         if any(number <= 0 for number in numbers(scale.factor, plan.numbers)):
-            yield Fault("P405", "a scale is above 0", ("scales", i, "factor"))
+            yield Fault("P405", "a scale must be above 0", ("scales", i, "factor"))
 
 
 @rule("P507")

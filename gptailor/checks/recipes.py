@@ -57,7 +57,7 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             if message := next(filter(None, messages), ""):
                 yield Fault("P303", message, at + inner)
             if parameter.integer and isinstance(value, p.Interval):
-                message = f"'{name}' is a whole number, and no interval of reals"
+                message = f"'{name}' must be a whole number, not an interval of reals"
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")
         if message := _overfull(call, method, plan) or _uncertain(call, method, plan):
             yield Fault("P303", message, at)
@@ -71,7 +71,7 @@ def _unbounded(parameter: Parameter, value: p.Value) -> bool:
 def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) -> str:
     """Return a message if a number is outside its parameter's bounds, else an empty text."""
     if parameter.integer and not isinstance(number, int):
-        return f"'{parameter.name}' of '{method.name}' is a whole number, not {number!r}"
+        return f"'{parameter.name}' of '{method.name}' must be a whole number, not {number!r}"
     if parameter.admits(number):
         return ""
     return f"'{parameter.name}' of '{method.name}' lies in {parameter.bounds}, not at {number!r}"
@@ -178,7 +178,7 @@ def only_listed_parameters_take_several_numbers(plan: p.Plan) -> Iterator[Fault]
             if parameter is None or parameter.words or not isinstance(argument, tuple):
                 continue
             if not (parameter.variadic or parameter.each):
-                message = f"'{name}' of '{method.name}' is one number, not {len(argument)}"
+                message = f"'{name}' of '{method.name}' must be one number, not {len(argument)}"
                 yield Fault("P311", message, (*at, "arguments", name))
 
 
@@ -220,7 +220,7 @@ def no_sum_of_weights_is_0(plan: p.Plan) -> Iterator[Fault]:
         least = 2 if isinstance(recipe, p.Subset) else count
         if not method.elects and len(ends) == count and _may_sum_to_0(ends, least):
             by = "'normalize=yes'" if method.name != "nuslerp" else "'nuslerp'"
-            message = f"the weights may sum to 0, by which {by} divides"
+            message = f"the weights may sum to 0, and {by} divides by their sum"
             yield Fault("P313", message, (*at, "arguments", "weight"), _UNDIVIDED)
 
 
@@ -237,11 +237,13 @@ def _cancels(ends: Sequence[Sequence[float]]) -> str:
     if not (any(min(e) < 0 for e in signed) and any(max(e) > 0 for e in signed)):
         return ""
     if any(len(e) > 1 for e in signed) or len(signed) > _MOST_SUMMED:
-        return "weights of both signs may sum to 0, by which 'normalize=yes' divides"
+        return "weights of both signs may sum to 0, and 'normalize=yes' divides by their sum"
     sums = (math.fsum(e[0] for e in some)
             for k in range(2, len(signed) + 1) for some in combinations(signed, k))  # fmt: skip
     if any(abs(total) < _NO_SUM for total in sums):
-        return "weights of sources that agree may sum to 0, by which 'normalize=yes' divides"
+        return (
+            "weights of sources that agree may sum to 0, and 'normalize=yes' divides by their sum"
+        )
     return ""
 
 
@@ -266,7 +268,7 @@ def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
         if not recipe.merge:
             yield Fault("P304", "a merge has no source", at)
         if recipe.share is not None and (len(recipe.merge) != 2 or recipe.by is not None):
-            message = "a merge with one number has two sources and no method"
+            message = "a merge with one number must have two sources and no method"
             yield Fault("P308", message, (*at, "share"))
 
 
@@ -279,7 +281,11 @@ def every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
         if isinstance(recipe, p.Subset):
             places = [("layer",)] if (recipe.layer is None) == is_layer else []
         if places:
-            message = "a layer's source names no layer" if is_layer else "a source names a layer"
+            message = (
+                "a layer's source must name a layer"
+                if is_layer
+                else "this source can't name a layer"
+            )
             yield Fault("P218", message, at + places[0])
 
 
@@ -341,7 +347,7 @@ def every_choice_has_distinct_options(plan: p.Plan) -> Iterator[Fault]:
         repeated = [option for i, option in enumerate(options) if places[i] < i]
         if repeated:
             option_name = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
-            yield Fault("P505", f"'{option_name}' stands twice in this choice", at)
+            yield Fault("P505", f"duplicate '{option_name}' in this choice", at)
         elif len(options) < 2:
             what = "a choice of one leaves nothing open" if options else "a choice has no options"
             yield Fault("P505", what, at, "write it without 'one of'" if options else "")

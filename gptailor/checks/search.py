@@ -79,7 +79,7 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
             )
             if (first := first_places.setdefault(key, i)) < i:
                 also = Also("first said here", ("search", name, first))
-                message = f"the {what} '{wish.name}' stands twice"
+                message = f"duplicate {what} '{wish.name}' in the search block"
                 yield Fault("P607", message, ("search", name, i), also=(also,))
 
 
@@ -89,8 +89,8 @@ def some_objective_measures_quality(plan: Plan) -> Iterator[Fault]:
     objectives = plan.search.objectives if plan.search else ()
     specs = [OBJECTIVES.get(objective.name) for objective in objectives]
     if specs and all(spec is not None and spec.by != "samples" for spec in specs):
-        message = "no objective says how good a plan is: the smallest one would be the best"
-        help_ = 'add one that does, as in minimize nll("text.txt")'
+        message = "no objective measures quality, so the smallest plan would be the best"
+        help_ = 'add one that does, such as minimize nll("text.txt")'
         yield Fault("P608", message, ("search",), help_)
 
 
@@ -101,12 +101,12 @@ def the_budget_is_valid(plan: Plan) -> Iterator[Fault]:
         return
     fidelity = plan.search.fidelity
     if fidelity is not None and not 1 <= fidelity[0] <= fidelity[1] <= LARGEST:
-        message = f"the fidelity {fidelity[0]}..{fidelity[1]} doesn't ascend from 1"
+        message = f"the fidelity must ascend from at least 1, got {fidelity[0]}..{fidelity[1]}"
         yield Fault("P606", message, ("search", "fidelity"))
     for name, least in (("trials", 1), ("seed", 0)):
         value = getattr(plan.search, name)
         if value is not None and not least <= value <= LARGEST:
-            message = f"'{name}' is a whole number from {least} to {LARGEST}"
+            message = f"'{name}' must be a whole number from {least} to {LARGEST}"
             yield Fault("P606", message, ("search", name))
 
 

@@ -51,7 +51,7 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
 def the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a model that gives its tokenizer and has none."""
     if checked.plan.tokenizer is not None and checked.tokenizer_model.vocabulary is None:
-        message = f"'{checked.tokenizer_model.name}' has no tokenizer that can be read"
+        message = f"'{checked.tokenizer_model.name}' has no readable tokenizer"
         yield Fault("M211", message, ("tokenizer",))
 
 
@@ -74,11 +74,11 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
                 continue
             if tensor.spec.shape[0] != owner_tensor.spec.shape[0]:
                 message = (
-                    f"the {where} of '{name}' has {tensor.spec.shape[0]} tokens, and that of "
-                    f"'{owner.name}', whose tokenizer the output has, {owner_tensor.spec.shape[0]}"
+                    f"the {where} of '{name}' has {tensor.spec.shape[0]} rows, expected "
+                    f"{owner_tensor.spec.shape[0]} as in '{owner.name}' with the output's tokenizer"
                 )
                 unknown = model.name if model.vocabulary is None else owner.name
-                help_ = f"'{unknown}' has no tokenizer to say which is which"
+                help_ = f"'{unknown}' has no readable tokenizer, so its rows can't be matched"
                 is_named = checked.plan.rest(where) is not None
                 yield Fault("M210", message, (where, *at) if is_named else ("tokenizer",), help_)
 
@@ -207,7 +207,7 @@ def the_union_can_be_made(checked: Checked) -> Iterator[Fault]:
         return
     unread = [model for model in checked.models.values() if model.vocabulary is None]
     for model in unread:
-        message = f"'{model.name}' has no tokenizer that can be read, and a union takes all"
+        message = f"'{model.name}' has no readable tokenizer, and a union needs all tokenizers"
         yield Fault("M211", message, ("models", model.name, "source"))
     misfits = [*_misfits(checked)]
     yield from misfits
@@ -287,7 +287,7 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
         yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
     if checked.tokenizer_model.vocabulary is None:
         name = checked.tokenizer_model.name
-        message = f"'{name}' has no tokenizer that can be read, and a chat template is one's"
+        message = f"'{name}' has no readable tokenizer, which a chat template needs"
         yield Fault("M211", message, at)
 
 
@@ -301,7 +301,7 @@ def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
     vocabulary = checked.tokenizer_model.vocabulary if union is None else union.vocabulary
     missing = [mark for mark in marks if vocabulary is not None and mark not in vocabulary.ids]
     if missing:
-        are = "is no token" if len(missing) == 1 else "are no tokens"
+        are = "is not a token" if len(missing) == 1 else "are not tokens"
         which = listed(f"'{mark}'" for mark in missing)
         message = f"{which} {are} of the output's tokenizer"
         help_ = "they are then written as other texts are; 'tokenizer from' a model that has them"

@@ -57,7 +57,7 @@ def _check_free(path: Path, force: bool) -> None:
     from gptailor.checkpoint.files import CheckpointError
 
     if os.path.lexists(path) and not path.is_file():
-        raise CheckpointError("C302", "is no regular file", path)
+        raise CheckpointError("C302", "is not a regular file", path)
     if os.path.lexists(path) and not force:
         raise CheckpointError("C301", "is there already", path, "--force replaces it")
 

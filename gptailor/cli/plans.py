@@ -314,7 +314,7 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ConversionError(f"this is no JSON: {error}", name=name) from error
+            raise ConversionError(f"invalid JSON: {error}", name=name) from error
         plan, notes = from_paper(document, name, layers=layers, models=candidates)
     elif candidates:
         raise ConversionError("a mergekit file names its models", help="leave --candidate out")

@@ -91,7 +91,7 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
     require_charts()
     _refuse_output(output, force=force)
     if output.exists() and Path(target).exists() and output.samefile(target):
-        raise CheckpointError("C302", "is what the page is to be about", output)
+        raise CheckpointError("C302", "is the input of this report", output)
     speech = None if no_continuations else Speech(prompt, tokens)
     if _is_run(target):
         page = _of_run(target, dict(models), families, speech, _Stored(storage, study))
@@ -134,7 +134,7 @@ _Models = Mapping[str, Path]
 def _refuse_output(output: Path, *, force: bool) -> None:
 
     if os.path.lexists(output) and not output.is_file():
-        raise CheckpointError("C302", "is no regular file", output)
+        raise CheckpointError("C302", "is not a regular file", output)
     if os.path.lexists(output) and not force:
         raise CheckpointError("C301", "exists already", output, "--force replaces it")
     if not output.absolute().parent.is_dir():
@@ -143,7 +143,7 @@ def _refuse_output(output: Path, *, force: bool) -> None:
 
 def _refuse_picture(path: Path, *, force: bool) -> None:
     if os.path.lexists(path) and not (force and path.is_file()):
-        code, message = ("C302", "is no regular file") if force else ("C301", "exists already")
+        code, message = ("C302", "is not a regular file") if force else ("C301", "exists already")
         raise CheckpointError(code, message, path, "" if force else "--force replaces it")
 
 

@@ -52,7 +52,7 @@ def _converted(
     document: object, layers: int | None, sources: Sequence[str]
 ) -> tuple[p.Plan, list[Note]]:
     if not isinstance(document, dict):
-        raise ConversionError("this is no JSON object of a search's choices")
+        raise ConversionError("expected a JSON object of a search's choices")
     if _numbered(document, r"layer_selection_method_(\d+)"):
         models, fields, notes = _from_layer_wise(document, layers or 40)
     elif any("_block_" in key for key in document):
@@ -60,7 +60,7 @@ def _converted(
     elif _numbered(document, r"layer_(\d+)_candidate_(\d+)"):
         models, fields, notes = _from_pruning(document, layers, sources)
     else:
-        message = "the keys are of none of the released kinds"
+        message = "the keys match no released kind of file"
         raise ConversionError(message, help="known are pruning, layer-wise and depth-wise fusion")
     plan = p.Plan(models={name: p.Model(source=of) for name, of in models.items()}, **fields)
     if faults := errors(check_alone(plan)):
@@ -79,13 +79,13 @@ def _number(document: _Choices, key: str, *, whole: bool = False) -> int | float
     value = document.get(key)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         kind = "a whole number" if whole else "a number"
-        raise ConversionError(f"this is {value!r}, and not {kind}", place=key)
+        raise ConversionError(f"expected {kind}, got {value!r}", place=key)
     return value
 
 
 def _bit(document: _Choices, key: str, value: object) -> bool:
     if str(value) not in ("0", "1"):
-        raise ConversionError(f"this is {value!r}, and not 0 or 1", place=key)
+        raise ConversionError(f"expected 0 or 1, got {value!r}", place=key)
     return str(value) == "1"
 
 
@@ -209,7 +209,7 @@ def _from_depth_wise(document: _Choices, sources: Sequence[str]) -> _Parsed:
         key = f"layer_{n}_permutation_selection"
         value = str(document.get(key, "0"))
         if not value.isdecimal() or int(value) >= len(orders):
-            message = f"this is {value!r}, and not one of {len(orders)} orders"
+            message = f"expected one of {len(orders)} orders, got {value!r}"
             raise ConversionError(message, place=key)
         notes += [Note(key, _ORDER.format(int(value), count))] if int(value) else []
         chosen[n] = [k for k in orders[int(value)] if k in chosen[n]]

@@ -59,10 +59,10 @@ def read_documents(text: str, name: str) -> list[Document]:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = mark.line + 1 if mark is not None else None
-        message = f"this is no YAML: {problem or error}"
+        message = f"invalid YAML: {problem or error}"
         raise ConversionError(message, name=name, line=line) from None
     except (ValueError, RecursionError) as error:
-        raise ConversionError(f"this is no YAML: {error}", name=name) from None
+        raise ConversionError(f"invalid YAML: {error}", name=name) from None
 
 
 def _refuse_repeated_keys(root: Any, name: str) -> None:
@@ -82,7 +82,7 @@ def _refuse_repeated_keys(root: Any, name: str) -> None:
         for key, marked, value in children:
             if key in keys:
                 line, place = marked.start_mark.line + 1, str(key)
-                raise ConversionError("this key stands twice", name=name, place=place, line=line)
+                raise ConversionError("duplicate key", name=name, place=place, line=line)
             keys |= {key} if key is not None else set()
             todo.append((value, depth + 1))
 

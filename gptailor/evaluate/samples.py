@@ -93,7 +93,7 @@ def parts_by_tokenizer(
     drawn = {key: prepare(most, model) for key, model in tokenizer_models.items()}
     sampled = [o for objectives in drawn.values() for o in objectives if not isinstance(o, OfPlan)]
     if not sampled:
-        raise ObjectiveError("no objective says how good a plan is")
+        raise ObjectiveError("no objective measures quality")
     if count is None:
         count = max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * o.size) for o in sampled)))
     elif few := [o for o in sampled if o.size < count]:

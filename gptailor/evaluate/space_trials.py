@@ -104,7 +104,7 @@ class Trials:
         self.latencies = self.session.latencies(models, base_of(plan))
         self.folder = folder or Path()
         if not self.stated:
-            raise ObjectiveError("there is no objective to search by")
+            raise ObjectiveError("the search has no objective")
         recipe = plan.rest("tokenizer")
         names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
         self._digests = {name: tokenizer_digest(models[name]) for name in names}

@@ -80,7 +80,7 @@ class Draft:
         """Set a single value; add a fault if it was set before."""
         if (earlier := self.single.get(name)) is not None:
             also = Also("first said here", span=earlier.spans[()])
-            self.fault("P401", f"'{name}' is said twice", span, "keep one of the two", also)
+            self.fault("P401", f"'{name}' is given twice", span, "keep one of the two", also)
             return
         self.single[name] = Placed(value, {**(spans or {}), (): span})
 
@@ -206,7 +206,7 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
         if not draft.has_room(len(numbers), r.span):
             break
         if repeated := seen.intersection(numbers):
-            draft.fault("P202", f"L{min(repeated)} stands twice in this list", r.span)
+            draft.fault("P202", f"duplicate L{min(repeated)} in this list", r.span)
         seen.update(numbers)
         for number in numbers:
             edges = {first: r.first.span, last: r.last.span}
@@ -226,7 +226,7 @@ def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
     if first.part != other.part:
         actual, expected = (f"the part '.{at.part}'" if at.part else "a whole layer"
                        for at in (other, first))  # fmt: skip
-        draft.fault("P204", f"{actual} stands beside {expected}", other.span,
+        draft.fault("P204", f"expected {expected}, got {actual}", other.span,
                     "the target and all sources name the same part, or none")  # fmt: skip
     elif len(first.at) != len(other.at):
         actual, expected = count_words(len(other.at), "layer"), count_words(len(first.at), "layer")
@@ -249,7 +249,7 @@ def value_of(
     """
     match numeral:
         case tree.EachSource() | tree.String():
-            message = "one number is needed, not a list"
+            message = "expected one number, got a list"
             if isinstance(numeral, tree.String):
                 message = f"expected a number, got '{numeral.text}'"
             draft.fault("P306", message, numeral.span)
@@ -291,7 +291,7 @@ def _curve(draft: Draft, node: tree.Curving) -> p.Curve | None:
 def _knot(draft: Draft, node: tree.Numeral | tree.Word) -> p.Number | p.Named | None:
     if isinstance(node, tree.Between | tree.OneNumber):
         help_ = "give the choice a name, as in let mix = 0.0..1.0, and write that"
-        draft.fault("P510", "a curve's knot is no choice", node.span, help_)
+        draft.fault("P510", "a curve's knot can't be a choice", node.span, help_)
         return None
     value = value_of(draft, node)
     return value if isinstance(value, int | float | p.Named) else None
@@ -322,7 +322,7 @@ def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) 
     if isinstance(value, int) and least <= value < 2**63:
         return value
     help_ = "" if isinstance(number, tree.Fixed) else "it can't be a choice"
-    draft.fault("P310", f"{what} is a whole number from {least} up", number.span, help_)
+    draft.fault("P310", f"{what} must be a whole number of at least {least}", number.span, help_)
     return None
 
 

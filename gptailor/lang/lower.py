@@ -73,7 +73,7 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
 def _made_of(draft: d.Draft, body: tree.Declare, origin: tree.From) -> "Pattern | None":
     """Return a model's recipe; add a fault for an adapter or a revision beside it."""
     if body.on is not None:
-        draft.fault("P109", "an adapter is a folder or of the Hub, in quotes", origin.span)
+        draft.fault("P109", "expected an adapter in quotes: a folder or a Hub id", origin.span)
     if body.revision is not None:
         draft.fault("P110", "a model made of others has no revision", body.revision.span)
     return models_pattern(draft, origin, None)
@@ -103,7 +103,7 @@ def _others(draft: d.Draft, statement: tree.Statement, body: tree.OthersNode) ->
 
 def _whole(draft: d.Draft, statement: tree.Statement, body: tree.WholeNode) -> None:
     if statement.maybe is not None:
-        draft.fault("P506", "'maybe' doesn't go with 'whole'", statement.maybe.span,
+        draft.fault("P506", "'maybe' can't be combined with 'whole'", statement.maybe.span,
                     "a model has an embedding, a norm and a head in any case")  # fmt: skip
     pattern = models_pattern(draft, body.origin, None)
     if pattern is not None:
@@ -127,7 +127,7 @@ def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
 def _no_marks(draft: d.Draft, statement: tree.Statement, what: str, help_: str = "") -> None:
     for word in (statement.tied, statement.maybe):
         if word is not None:
-            draft.fault("P506", f"'{word.text}' doesn't go with {what}", word.span, help_)
+            draft.fault("P506", f"'{word.text}' can't be combined with {what}", word.span, help_)
 
 
 def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> N
         return
     others = [at for at in pattern.layers if at is not None and at.numbers != target.numbers]
     if others:
-        draft.fault("P215", "the sources name different layers, and no target is said",
+        draft.fault("P215", "the target is missing, and the sources name different layers",
                     others[0].span, "write the target before it: L12 = merge(…)")  # fmt: skip
         return
     _decide(draft, statement, target, pattern)
@@ -210,10 +210,10 @@ def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> Non
 def _drop_some(draft: d.Draft, statement: tree.Statement, body: tree.DroppingSome) -> None:
     what = f"'drop {body.what.text}'"
     if statement.tied is not None:
-        draft.fault("P506", f"'tied' doesn't go with {what}", statement.tied.span,
+        draft.fault("P506", f"'tied' can't be combined with {what}", statement.tied.span,
                     "it is one choice anyway")  # fmt: skip
     target = d.positions_of(draft, body.layers, taker=what)
-    count = d.count_of(draft, body.count, "how many layers to drop")
+    count = d.count_of(draft, body.count, "the number of layers to drop")
     if target is not None and count is not None:
         fields: Any = {"count": count, "among": tuple(sorted(target.numbers))}
         fields["maybe"] = statement.maybe is not None
@@ -237,7 +237,7 @@ def _repeat(draft: d.Draft, statement: tree.Statement, body: tree.Repeating) -> 
 
 def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.RepeatingWindow) -> None:
     target = d.positions_of(draft, body.layers)
-    count = d.count_of(draft, body.count, "how many layers come again")
+    count = d.count_of(draft, body.count, "the number of layers to repeat")
     times = _times(draft, statement, body)
     if target is not None and count is not None and times is not None:
         among = tuple(sorted(target.numbers))
@@ -253,9 +253,9 @@ def _times(
 ) -> p.Count | None:
     """Return the number of further runs of a block."""
     if statement.tied is not None:
-        draft.fault("P506", "'tied' doesn't go with 'repeat'", statement.tied.span,
+        draft.fault("P506", "'tied' can't be combined with 'repeat'", statement.tied.span,
                     "a block is one choice anyway")  # fmt: skip
-    what = "how often layers come again"
+    what = "the number of repeats"
     return 1 if body.times is None else d.count_of(draft, body.times, what)
 
 
@@ -276,7 +276,7 @@ def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> Non
 
 def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> None:
     if statement.tied is not None:
-        draft.fault("P506", "'tied' doesn't go with 'bridge'", statement.tied.span)
+        draft.fault("P506", "'tied' can't be combined with 'bridge'", statement.tied.span)
     settings: dict[str, Any] = {}
     spans = _spans(statement.span, on=body.on, after=body.after)
     for setting in body.settings:
@@ -316,7 +316,7 @@ def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> Non
     teacher, on = p.with_normal_teachers(shared, texts)
     words = [node.teacher or body.teacher for node in body.on]
     if body.teacher is not None and body.teacher not in words:
-        message = f"every text has a teacher of its own, and '{shared}' teaches none"
+        message = f"every text names its own teacher, so '{shared}' is never used"
         draft.fault("P305", message, body.teacher.span, f"leave 'from {shared}' out before 'on'")
     for i, word in enumerate(words):
         if word is not None:
@@ -365,7 +365,7 @@ def _teacher_answers(
 def _fixed(draft: d.Draft, numeral: tree.Numeral | tree.Word, what: str) -> int | float:
     """Return a number that is no choice; 1, with a fault, for anything else."""
     if not isinstance(numeral, tree.Fixed):
-        draft.fault("P306", f"{what} is one number, and it can't be a choice", numeral.span)
+        draft.fault("P306", f"{what} must be one number, not a choice", numeral.span)
         return 1
     value = d.value_of(draft, numeral)
     return value if isinstance(value, int | float) else 1
@@ -380,7 +380,7 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
         elif isinstance(inner.body, tree.Picked):
             _items(draft, inner, picked_pattern(draft, inner.body, taker="a stack"))
         elif isinstance(inner.body, tree.Assign):
-            draft.fault("P216", "an item of a stack has no target", inner.body.layers.span,
+            draft.fault("P216", "an item of a stack can't have a target", inner.body.layers.span,
                         "the items are the output's layers in order: leave 'L… =' out")  # fmt: skip
         else:
             lower_statement(draft, inner)

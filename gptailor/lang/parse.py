@@ -212,7 +212,7 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
     if plan.origin is not None and not syntax:
         plan = plan.read_from(replace(plan.origin, tree=file))
     if not syntax and not any(isinstance(s.body, tree.Version) for s in file.statements):
-        fault = Fault("P101", "the file doesn't say its language version", span=Span(0, 0),
+        fault = Fault("P101", "the language version is missing", span=Span(0, 0),
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
     unread = (_unread(source, split(source)[0], file.statements) or [""]) if syntax else []
@@ -311,7 +311,7 @@ def read_objective(
     pieces, faults = split(source)
     if not faults and len(pieces.items) != 1:
         names = listed(OBJECTIVES, "or")
-        faults.append(Fault("P601", "that is not one objective", span=Span(0, max(1, len(text))),
+        faults.append(Fault("P601", "expected one objective", span=Span(0, max(1, len(text))),
                             help=f'write one of {names}, as in nll("text.txt")'))  # fmt: skip
     statements = [] if faults else list(_statements(source, pieces, "objective", faults))
     if not statements:

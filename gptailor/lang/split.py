@@ -22,7 +22,7 @@ _OPEN = {
     "(": ("'(' is never closed", "close it with ')'"),
     "{": ("'{' is never closed", "close it with '}'"),
     '"': ("the text in quotes doesn't end on its line",
-          "close it with '\"'; a text holds no quotes and no line ends"),
+          "close it with '\"'; a text can't contain quotes or line ends"),
 }  # fmt: skip
 """Message and help for each opening sign that is not closed."""
 

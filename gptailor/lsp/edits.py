@@ -58,7 +58,7 @@ def nameable(text: EditedText, offset: int) -> Occurrence:
     """Return the model or the number at an offset that may have another name."""
     word = text.word_at(offset)
     if word is None or not word.named:
-        raise RenameError("models and numbers have names; nothing else here has")
+        raise RenameError("only models and numbers can be renamed")
     if text.declaration(word) is None:
         raise RenameError(f"the {word.kind} '{word.text}' is not declared")
     if (word.kind, word.text) == ("model", "base"):
@@ -97,7 +97,7 @@ def _all_read(text: EditedText, word: Occurrence, name: str) -> None:
             continue
         piece, _ = text.piece_at(match.start() + 1)
         if piece is not None:
-            raise RenameError(f"line {line} has a fault and says '{match[0]}'; mend it first")
+            raise RenameError(f"line {line} has a fault and contains '{match[0]}'; mend it first")
 
 
 def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:
@@ -110,7 +110,7 @@ def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence
     if [(use.kind, use.text) for use in after.words] != expected or len(after.faults) > len(
         text.faults
     ):
-        raise RenameError(f"the plan would not say the same with the name '{name}'")
+        raise RenameError(f"the name '{name}' would change the meaning of the plan")
 
 
 # -------------------------------------------------------------------------------- what a help says

@@ -89,7 +89,7 @@ def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, ".
     spec = tensor.spec
     same = isinstance(value, Tensor) and tuple(value.shape) == spec.shape
     if not same or value.dtype != TORCH_DTYPES.get(spec.dtype):
-        message = f"{quoted(form.key)} is not what it was when the file was opened"
+        message = f"{quoted(form.key)} changed since the file was opened"
         raise CheckpointError("C304", message, tensor.file)
     result: Tensor = value.detach().clone(memory_format=torch.contiguous_format)
     return result

@@ -127,7 +127,7 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise TailorError(f"'{name}' is no device") from error
+        raise TailorError(f"'{name}' is not a device") from error
     if device.type == "cpu":
         return CPU
     if device.type != "cuda":

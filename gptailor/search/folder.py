@@ -213,13 +213,15 @@ class Folder:
             self._storage.refuse_unwritable()
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
-                raise CheckpointError("C902", "is a file; a search has a folder", self.path)
+                raise CheckpointError(
+                    "C902", "expected a folder for the search, got a file", self.path
+                )
             self.path.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.path.iterdir()}
         self._refuse_links(names)
         strange, begun = sorted(names - _OURS), (self.path / SETTINGS).exists()
         if strange and not begun:
-            message = f"holds {quoted(strange[0])}, and no search"
+            message = f"expected a search, found {quoted(strange[0])}"
             raise CheckpointError("C902", message, self.path, "name a new folder")
         self._hold()
         for side in (*self.path.glob(".*"), *(self.path / FRONT).glob(".*")):
@@ -240,7 +242,7 @@ class Folder:
         names = storage.names()
         strange = [name for name in names if name.partition("/")[0] not in _OURS]
         if strange and SETTINGS not in names:
-            message = f"holds {quoted(strange[0])}, and no search"
+            message = f"expected a search, found {quoted(strange[0])}"
             raise CheckpointError("C902", message, Path(storage.url), "name a new folder")
         kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
         for name in set(self._files()) - set(kept):

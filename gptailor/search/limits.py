@@ -65,7 +65,7 @@ class SizeBound(NamedTuple):
 def _size(size: OutputSize, measure: str) -> float:
     value = size.parameters if measure == "parameters" else size.kv_cache
     if value is None:
-        raise TailorError("nothing says what a token takes in the KV cache of these models")
+        raise TailorError("the KV cache size of a token is unknown for these models")
     return float(value)
 
 

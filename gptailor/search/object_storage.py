@@ -56,13 +56,13 @@ class ObjectStorage:
         self._whole = url.partition("://")[0].rpartition("::")[2] in _WHOLE
 
     @contextmanager
-    def _talking(self, code: str, done: str, help: str = "") -> Iterator[None]:
+    def _talking(self, code: str, failed: str, help: str = "") -> Iterator[None]:
         try:
             yield
         except FileExistsError:
             raise
         except Exception as error:  # storages of many makers raise errors of many kinds
-            message = f"cannot be {done}: {_error_text(error)}"
+            message = f"{failed}: {_error_text(error)}"
             raise CheckpointError(code, message, self.path, help) from error
 
     @property
@@ -74,13 +74,13 @@ class ObjectStorage:
         """Write an object and remove it. Raises CheckpointError C303 where that isn't allowed."""
         name = f".{secrets.token_hex(4)}"
         help_ = "what is needed is leave to list, read, write and remove objects below the URL"
-        with self._talking("C303", "written", help_):
+        with self._talking("C303", "cannot be written", help_):
             self._files.pipe_file(self._at(name), b"")
             self._files.rm_file(self._at(name))
 
     def names(self) -> list[str]:
         """Return the names of all objects, as paths below the URL."""
-        with self._talking("C903", "read"):
+        with self._talking("C903", "cannot be read"):
             self._files.invalidate_cache()
             try:
                 places = self._files.find(self._root)
@@ -92,7 +92,7 @@ class ObjectStorage:
 
     def get(self, names: list[str]) -> dict[str, bytes]:
         """Return the contents of objects, read in parallel where the storage can do that."""
-        with self._talking("C903", "read"):
+        with self._talking("C903", "cannot be read"):
             places = {self._at(name): name for name in names}
             if len(names) == 1:  # fsspec gives the bytes of one alone
                 return {names[0]: self._files.cat_file(self._at(names[0]))}
@@ -101,7 +101,7 @@ class ObjectStorage:
 
     def put(self, name: str, raw: bytes) -> None:
         """Write an object whole or not at all, in the place of an old one."""
-        with self._talking("C303", "written"):
+        with self._talking("C303", "cannot be written"):
             if self._whole:
                 self._files.pipe_file(self._at(name), raw)
                 return
@@ -114,7 +114,7 @@ class ObjectStorage:
     def create(self, name: str, raw: bytes) -> None:
         """Write a new object. Raises CheckpointError C901 if it exists."""
         try:
-            with self._talking("C303", "written"):
+            with self._talking("C303", "cannot be written"):
                 exists = not self._whole and self._files.exists(self._at(name))
                 if self._whole:
                     self._files.pipe_file(self._at(name), raw, mode="create")
@@ -128,7 +128,7 @@ class ObjectStorage:
 
     def remove(self, name: str) -> None:
         """Remove an object."""
-        with self._talking("C303", "written"):
+        with self._talking("C303", "cannot be written"):
             self._files.rm_file(self._at(name))
 
     def _at(self, name: str) -> str:

@@ -100,7 +100,7 @@ def pick(run: str | Path, bounds: Bounds, place: Path) -> PickedPlan:
         help_ = "gptailor search writes it when it ends, or is interrupted"
         raise files.error("holds no plans that a search found", help_)
     if summary.best is None and summary.required is not None:
-        message = "no plan of this search meets what is required, so there is none to pick"
+        message = "no plan of this search meets the requirements"
         raise WishError(f"{message}; summary.md says which comes nearest")
     for name, most in (("share", bounds.share), ("nats", bounds.nats)):
         if most is not None and all(getattr(row, name) is None for row in rows):

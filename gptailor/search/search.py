@@ -367,7 +367,7 @@ def _measure(
         raise SearchError(f"the base itself has no score: {failure}")
     for aim, value in zip(aims, values, strict=True):
         if aim.scale == "base" and value <= 0:
-            message = f"the base's score by {aim.name} is {value:g}: nothing can be a share of it"
+            message = f"the base's score by {aim.name} is {value:g}, expected a number above 0"
             raise SearchError(message)
     scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
     each = [score.each for score in scores if score.each is not None]

@@ -130,12 +130,12 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     block = plan.search or Search()
     objectives, directed, folder = _objectives(plan, block, flags.objectives)
     if all(OBJECTIVES[objective.name].by != "samples" for objective in objectives):
-        message = "no objective says how good a plan is: the smallest one would be the best"
+        message = "no objective measures quality, so the smallest plan would be the best"
         raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
     if _of_several_sizes(plan) and not any(_is_size(objective) for objective in objectives):
         objectives, directed = (*objectives, SIZE), (*directed, True)
     if flags.bridge is not None and not plan.bridges:
-        raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
+        raise WishError("--bridge needs a plan with 'bridge'")
     trials = flags.trials or block.trials or TRIALS
     heals = plan.may_be_healed
     usual: BridgedTrials = "each" if heals else "finalists"
@@ -181,8 +181,7 @@ def _is_size(objective: Objective) -> bool:
 def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
     """Raise WishError without finalists, or for more than half of the budget."""
     if not final:
-        message = "--finalists says how many of the best are bridged or healed in the end"
-        raise WishError(f"{message}, and none are: the plan has neither 'bridge' nor 'heal'")
+        raise WishError("--finalists needs a plan with 'bridge' or 'heal'")
     if not 1 <= finalists <= (most := max(trials // 2, 1)):
         message = f"of {trials} trials 1 to {most} can be finalists, not {finalists}"
         raise WishError(f"{message}: each is evaluated twice")
@@ -193,7 +192,7 @@ def _objectives(
 ) -> tuple[tuple[Objective, ...], tuple[bool, ...], Path]:
     if not texts:
         if not block.objectives:
-            message = "nothing says what to search for"
+            message = "the search has no objective"
             raise WishError(f"{message}: give --objective 'nll(\"text.txt\")', or a search block")
         folder = plan.origin.folder if plan.origin else Path()
         return block.objectives, (True,) * len(block.objectives), folder

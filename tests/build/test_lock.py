@@ -118,17 +118,17 @@ HOSTILE = {
     "cut off": (lock().text()[:-40], "C701", "is not JSON"),
     "no UTF-8": ("é".encode("latin-1"), "C701", "not UTF-8"),
     "deep": ('{"version": ' + "[" * 100_000, "C701", "nested too deeply"),
-    "NaN": ('{"version": NaN}', "C701", "NaN is no number"),
-    "no version": ("{}", "C701", "has no 'version'"),
-    "a version that is none": ('{"version": true}', "C701", "has no 'version'"),
+    "NaN": ('{"version": NaN}', "C701", "NaN is not a number"),
+    "no version": ("{}", "C701", "no field 'version'"),
+    "a version that is none": ('{"version": true}', "C701", "no field 'version'"),
     "a newer one": ('{"version": 2, "odd": 1}', "C702", "a lock of version 2"),
     "an older one": ('{"version": 0}', "C702", "a lock of version 0"),
     "a huge one": ('{"version": ' + "9" * 4000 + "}", "C702", "of version 9999"),
-    "twice": (lock().text().replace('"plan"', '"config"'), "C701", "'config' stands twice"),
+    "twice": (lock().text().replace('"plan"', '"config"'), "C701", "duplicate name 'config'"),
     "a tensor twice": (
         lock().text().replace('"x": {', '"x": {"dtype": "F32", "shape": [], "sha256": ""}, "x": {'),
         "C701",
-        "'x' stands twice",
+        "duplicate name 'x'",
     ),
     "a part missing": (changed(lambda d: d.pop("tensors")), "C701", "'tensors': field required"),
     "a part too many": (changed(lambda d: d.update(more=1)), "C701", "'more'"),
@@ -217,7 +217,7 @@ def test_tensors_are_digested_in_whatever_pieces_they_come(tmp_path: Path, threa
 
 def test_a_tensor_of_another_size_has_no_digest() -> None:
     spec = TensorSpec("x", "F32", (2,))
-    with pytest.raises(CheckpointError, match="'x' takes 8 bytes and was given 7"):
+    with pytest.raises(CheckpointError, match="expected 8 bytes for 'x', got 7"):
         of_tensors([spec], lambda _: [b"1234567"], Crew(1), lambda *_: None)
 
 

@@ -97,7 +97,7 @@ def test_a_fetch_that_breaks_off_leaves_nothing_half(
 
     with monkeypatch.context() as patch:
         patch.setattr(MemoryFileSystem, "get_file", broken)
-        with pytest.raises(CheckpointError, match=r"C503.*cannot be had: reset by peer") as refused:
+        with pytest.raises(CheckpointError, match=r"C503.*not available: reset by peer") as refused:
             fetched_folder(url)
     assert url in str(refused.value)
     assert list(kept_folder(url).iterdir()) == []
@@ -159,8 +159,8 @@ def test_without_a_home_another_users_temporary_folder_is_refused(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("memory://nothing-is-here/models", "holds nothing"),
-        ("nowhere://bucket/model", "cannot be had: Protocol not known: nowhere"),
+        ("memory://nothing-is-here/models", "is empty"),
+        ("nowhere://bucket/model", "not available: Protocol not known: nowhere"),
     ],
 )
 def test_a_folder_that_cannot_be_had_is_one_fault(url: str, said: str) -> None:

@@ -65,11 +65,11 @@ def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("no.json", "{", "this is no JSON"),
+        ("no.json", "{", "invalid JSON"),
         ("no.yml", "models: [{model: a}]\nmerge_methd: linear\n", "merge_method"),
-        ("no.yml", "models: [", "no.yml:1: this is no YAML"),
-        ("no.json", "{}", "none of the released kinds"),
-        ("no.json", "{}", "no.json: the keys are of none"),
+        ("no.yml", "models: [", "no.yml:1: invalid YAML"),
+        ("no.json", "{}", "match no released kind"),
+        ("no.json", "{}", "no.json: the keys match no"),
     ],
 )
 def test_what_is_no_plan_is_refused(

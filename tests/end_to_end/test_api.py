@@ -133,7 +133,7 @@ def test_choices_are_counted(family: Path, tmp_path: Path) -> None:
     text = TEXT.replace("0.25", "0.0..1.0").replace("drop L4", "maybe drop L4")
     plan = gptailor.loads(text, folder=family)
     assert gptailor.check(plan) == []
-    with pytest.raises(gptailor.PlanError, match="2 choices are open") as error:
+    with pytest.raises(gptailor.PlanError, match="got 2 open choices") as error:
         gptailor.compile(plan, tmp_path / "out")
     assert codes(error) == ["P801"]
     assert "search" in error.value.faults[0].help

@@ -172,7 +172,7 @@ def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
     assert run("check", "p.tailor").out == "p.tailor: no faults; 6 choices open\n"
     assert run("check", "p.tailor", "--alone").out == "p.tailor: no faults; 1 choice open\n"
     assert "6 open; 6 choices open" in run("show", "p.tailor").out
-    assert "6 choices are open" in run("compile", "p.tailor", "-o", "out").err
+    assert "got 6 open choices" in run("compile", "p.tailor", "-o", "out").err
     search = 'search {\n  minimize nll("p.tailor")\n  trials 16\n}\n'
     (here / "p.tailor").write_text(others + search)
     assert run("check", "p.tailor").out == "p.tailor: no faults; 6 choices open, 16 trials\n"
@@ -523,7 +523,7 @@ def test_an_open_plan_is_not_compiled(run: Run, here: Path) -> None:
     assert run("check", "p.tailor").code == 0
     said = run("compile", "p.tailor", "-o", "out")
     assert said.code == 1
-    assert "1 choice is open" in said.err
+    assert "expected a closed plan, got 1 open choice" in said.err
     assert "gptailor search" in said.err
     assert not (here / "out").exists()
 

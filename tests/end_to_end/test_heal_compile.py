@@ -321,7 +321,9 @@ def test_a_loss_that_is_no_number_stops_it(
     monkeypatch.setattr(train, "LOW_RANK_RATE", 1e30)
     assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 3
     said = capsys.readouterr().err
-    assert re.search(r"error\[C809\]: 'heal' diverges: its loss is no number at step \d of 8", said)
+    assert re.search(
+        r"error\[C809\]: 'heal' diverges: the loss is not finite at step \d of 8", said
+    )
     assert not (folder / "out").exists()
 
 

@@ -156,7 +156,7 @@ def test_pictures_and_the_plan_itself_are_not_written_over(run: Run, world: Path
     assert run("report", "cut.tailor", "-o", "cut.html", *silent, "--force").code == 0
     assert (world / "pics" / "map.png").read_bytes().startswith(b"\x89PNG")
     said = run("report", "cut.tailor", "-o", "./cut.tailor", "--force", "--no-continuations")
-    assert (said.code, "is what the page is to be about" in said.err) == (3, True)
+    assert (said.code, "is the input of this report" in said.err) == (3, True)
     assert (world / "cut.tailor").read_text() == PLAN
 
 
@@ -206,7 +206,7 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
     [
         (("missing.tailor", "-o", "new.html"), 3, "missing.tailor"),
         (("cut.tailor", "-o", "old.html"), 3, "exists already"),
-        (("cut.tailor", "-o", "base"), 3, "is no regular file"),
+        (("cut.tailor", "-o", "base"), 3, "is not a regular file"),
         (("cut.tailor", "-o", "nowhere/new.html"), 3, "there is no such folder"),
         (("cut.tailor", "-o", "new.html", "--model", "code=./math"), 1, "'code'"),
         (("broken.tailor", "-o", "new.html"), 1, "S1"),

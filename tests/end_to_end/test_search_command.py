@@ -276,7 +276,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
     ("plan", "arguments", "code", "said"),
     [
         ("closed.tailor", [], 1, "the plan leaves nothing open"),
-        ("bare.tailor", [], 1, "nothing says what to search for"),
+        ("bare.tailor", [], 1, "the search has no objective"),
         ("gone.tailor", [], 3, "gone.tailor"),
         ("space.tailor", ["--strategy", "evolutoin"], 1, "did you mean 'evolution'?"),
         (
@@ -286,8 +286,13 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             'names none of the objectives, or several: 1 nll("',
         ),
         ("space.tailor", ["--prefer", "2"], 1, "names none"),
-        ("space.tailor", ["--bridge", "each"], 1, "the plan has no bridge"),
-        ("space.tailor", ["--finalists", "2"], 1, "the plan has neither 'bridge' nor 'heal'"),
+        ("space.tailor", ["--bridge", "each"], 1, "--bridge needs a plan with 'bridge'"),
+        (
+            "space.tailor",
+            ["--finalists", "2"],
+            1,
+            "--finalists needs a plan with 'bridge' or 'heal'",
+        ),
         ("healed.tailor", ["--finalists", "5"], 1, "of 8 trials 1 to 4 can be finalists, not 5"),
         ("healed.tailor", ["--finalists", "0"], 2, "finalists"),
         ("space.tailor", ["--fidelity", "9..2"], 2, "'9..2' is no number or range"),
@@ -342,11 +347,11 @@ def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
 def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None:
     refused = run("search", "space.tailor", "-o", "base")
     assert refused.code == 3
-    assert "error[C902]: holds 'config.json', and no search" in refused.err
+    assert "error[C902]: expected a search, found 'config.json'" in refused.err
     assert not (world / "base" / ".lock").exists()
     refused = run("search", "space.tailor", "-o", "rows.jsonl")
     assert refused.code == 3
-    assert "is a file" in refused.err
+    assert "expected a folder for the search" in refused.err
 
 
 # ------------------------------------------------------------------------------- what else it does
@@ -603,7 +608,7 @@ def test_a_base_that_measures_nothing_is_said(search: Search, world: Path) -> No
     wish = 'generate("never.jsonl")'
     arguments = ["-O", wish, "--strategy", "random", "--trials", "4"]
     said = search("bare.tailor", "-o", "flat", *arguments, code=3)
-    assert f"the base's score by {wish} is 0: nothing can be a share of it" in said.err
+    assert f"the base's score by {wish} is 0, expected a number above 0" in said.err
 
 
 # ------------------------------------------------------------------------------ picking, and draws

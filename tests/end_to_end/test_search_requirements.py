@@ -135,7 +135,7 @@ def test_latency_is_an_objective_that_the_study_remembers(search: Search, world:
 def test_nothing_is_searched_by_sizes_alone(search: Search) -> None:
     (search.folder / "open.tailor").write_text(SPACE.format(""))
     said = search("open.tailor", "-o", "refused", "-O", "parameters()", code=1)
-    assert "no objective says how good a plan is" in said.err
+    assert "no objective measures quality" in said.err
 
 
 def test_a_text_that_is_required_is_read_before_the_first_trial(search: Search) -> None:

@@ -149,11 +149,11 @@ def test_another_vocabulary_proper_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "code", "says"),
     [
-        ("mute", "M211", "'chat' has no tokenizer that can be read"),
+        ("mute", "M211", "'chat' has no readable tokenizer"),
         ("slow", "C603", "the tokenizer of 'base' has no tokenizer.json"),
         ("wide", "M208", "the embed of 'chat' has the shape [65, 24], and the base's"),
         ("beyond", "M226", "no model has a row for 1 token of the base's: '#'"),
-        ("broken", "C601", "is no tokenizer"),
+        ("broken", "C601", "invalid tokenizer"),
     ],
 )
 def test_a_union_that_can_t_be_made(case: str, code: str, says: str, tmp_path: Path) -> None:

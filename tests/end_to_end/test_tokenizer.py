@@ -454,8 +454,8 @@ def test_unknown_vocabularies_must_be_of_equal_size(
     model(tmp_path, "chat", names["chat"], rows=72)
     _, faults = checked(tmp_path, f"{where} from chat")
     assert [fault.code for fault in faults] == ["M210"]
-    assert "72 tokens" in faults[0].message
-    assert f"'{unknown}' has no tokenizer" in faults[0].help
+    assert "72 rows" in faults[0].message
+    assert f"'{unknown}' has no readable tokenizer" in faults[0].help
 
 
 def test_a_task_vector_s_base_has_to_fit_too(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_what_is_not_in_the_cache_is_excused_unless_the_hub_is_asked(tmp_path, m
 def test_a_folder_named_as_if_it_were_on_the_hub_is_told_and_other_reasons_are_too(
     tmp_path, monkeypatch
 ):
-    why = ["is not in the local cache, and the Hub can't be reached", "could not be had: no disk"]
+    why = ["is not in the local cache, and the Hub can't be reached", "not available: no disk"]
 
     def offline(repo, _):
         raise CheckpointError("C503", why[0], Path(repo))

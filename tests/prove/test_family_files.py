@@ -282,7 +282,7 @@ def test_a_draft_that_failed_is_never_used(here: Path, said: Said) -> None:
     [
         ("{", "is not JSON"),
         ("[]", "is JSON, but not an object"),
-        ("{}", "is no family file: 'name': field required"),
+        ("{}", "invalid family file: 'name': field required"),
         ('{"name": "x", "model_types": ["../../x"]}', "'model_types.0': string should match"),
         ('{"version": 9}', "is a family file of version 9, and this gptailor reads 1"),
     ],

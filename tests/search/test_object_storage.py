@@ -107,7 +107,9 @@ def test_a_copy_holds_nothing_that_was_removed_elsewhere(url: str) -> None:
 
 def test_a_url_with_other_things_is_no_run(url: str) -> None:
     ObjectStorage(url).put("thesis.pdf", b"%PDF")
-    with pytest.raises(CheckpointError, match=r"C902.*'thesis\.pdf', and no search") as refused:
+    with pytest.raises(
+        CheckpointError, match=r"C902.*expected a search, found 'thesis\.pdf'"
+    ) as refused:
         Folder(url).__enter__()
     assert url in str(refused.value)
     assert ObjectStorage(url).names() == ["thesis.pdf"]

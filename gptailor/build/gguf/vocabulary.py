@@ -63,7 +63,7 @@ def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target
             message = f"the tokenizer can't be loaded by transformers: {reason}"
             raise CheckpointError("C306", message, target) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        message = "the tokenizer is of a kind that transformers hasn't as 'tokenizer.json'"
+        message = "transformers can't save this kind of tokenizer as 'tokenizer.json'"
         raise CheckpointError("C306", message, target, _LOAD_ANEW)
     return tokenizer
 

@@ -261,10 +261,10 @@ def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
     try:
         file = FamilyFile.model_validate(document)
     except pydantic.ValidationError as error:
-        message = f"is no family file: {fault_of(error)}"
+        message = f"invalid family file: {fault_of(error)}"
         raise CheckpointError("C111", message, path, _AGAIN) from None
     if not file.model_types:
-        raise CheckpointError("C111", "is no family file: it names no model type", path, _AGAIN)
+        raise CheckpointError("C111", "invalid family file: no model type", path, _AGAIN)
     if proven:
         check_proof(file, path)
     return file
@@ -277,6 +277,6 @@ def check_proof(file: FamilyFile, path: Path) -> None:
         message = f"holds a draft that failed its proof: {case.name}: {case.failure}"
         raise CheckpointError("C112", message, path)
     if not file.proof.cases:
-        raise CheckpointError("C112", "holds a draft of which nothing was proven", path, _AGAIN)
+        raise CheckpointError("C112", "holds an unproven draft", path, _AGAIN)
     if file.digest != file.content_digest():
         raise CheckpointError("C112", "was changed after it was proven", path, _AGAIN)

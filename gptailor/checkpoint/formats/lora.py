@@ -118,7 +118,7 @@ def _sorted(
     replacing: dict[str, TensorInfo] = {}
     for key, tensor in tensors.items():
         if tensor.spec.dtype not in FLOATS:
-            message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
+            message = f"{quoted(key)}: expected a float dtype, got {tensor.spec.dtype}"
             raise CheckpointError("C402", message, file)
         if len(key) > LONGEST_NAME:
             message = f"{quoted(key)} has {len(key)} characters, more than any module's name"
@@ -296,7 +296,7 @@ class _Work:
         if target is None:
             self.refuse_place(tensor)
         if (dtype := self.tensors[target].spec.dtype) not in FLOATS:
-            message = f"{quoted(target)} of the model is {dtype}, to which no delta can be added"
+            message = f"no delta can be added to {quoted(target)} of the model, which is {dtype}"
             self.refuse("C402", message, "put the adapter on the model that is not quantised")
         return target
 

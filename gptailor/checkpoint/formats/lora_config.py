@@ -179,7 +179,7 @@ def read_settings(folder: Path) -> LoraSettings:
     except ValidationError as error:
         key = str(error.errors(include_input=False)[0]["loc"][0])
         should = LoraSettings.model_fields[key].description
-        message = f"'{key}' is {quoted(repr(config[key]))}, and should be {should}"
+        message = f"'{key}': expected {should}, got {quoted(repr(config[key]))}"
         raise CheckpointError("C401", message, path) from error
     for code, message, help_ in _odd_patterns(settings):
         raise CheckpointError(code, message, path, help_)

@@ -133,10 +133,10 @@ class _Header:
                 self.refuse("C209", f"{files.quoted(name)} overlaps {_shown(before)}", at + gap)
             if gap > 0:
                 between = f"between {_shown(before)} and {files.quoted(name)}"
-                self.refuse("C209", f"{gap} bytes {between} are no tensor's", at)
+                self.refuse("C209", f"{gap} bytes {between} belong to no tensor", at)
             at, before = at + tensor.spec.size, name
         if (surplus := self.size - at) > 0:
-            self.refuse("C209", f"{surplus} bytes after {_shown(before)} are no tensor's", at)
+            self.refuse("C209", f"{surplus} bytes after {_shown(before)} belong to no tensor", at)
 
 
 def _shown(name: str | None) -> str:

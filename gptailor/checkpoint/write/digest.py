@@ -86,7 +86,7 @@ def of_tensors(
             size += (count := memoryview(chunk).nbytes)
             progress(count)
         if size != spec.size:
-            message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size}"
+            message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size}"
             raise CheckpointError("C304", message, Path(spec.name))
         on_digest(spec, digest.hexdigest())
 

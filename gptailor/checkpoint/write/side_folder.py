@@ -229,7 +229,7 @@ def _discard(path: Path, target: Path) -> None:
         try:
             old.rename(target)
         except OSError as error:
-            message = f"could not be put back; what it was is in {quoted(str(old), whole=True)}"
+            message = f"could not be put back; its old content is in {quoted(str(old), whole=True)}"
             raise CheckpointError("C303", message, target) from error
     for part in (new, old):
         if part.is_dir() and not part.is_symlink():

@@ -248,5 +248,5 @@ def _make(
 def _check_size(spec: TensorSpec, size: int, out: OutputFile) -> None:
     if size != spec.size:
         more = "or more " if size > spec.size else ""
-        message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size} {more}"
+        message = f"expected {spec.size} bytes for {quoted(spec.name)}, got {size} {more}"
         raise CheckpointError("C304", message.rstrip(), out.shown)

@@ -120,7 +120,7 @@ def located(target: Path) -> Path:
             return target.resolve()
         return target.parent.resolve() / target.name
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
-        raise CheckpointError("C302", f"is no place for a folder: {error}", target) from error
+        raise CheckpointError("C302", f"no folder can be made here: {error}", target) from error
 
 
 def check_target(
@@ -159,7 +159,7 @@ def _check_file(target: Path, *, force: bool) -> None:
     if target.is_dir():
         raise CheckpointError("C302", "is a folder; the output is a file", target)
     if not target.is_file():
-        raise CheckpointError("C302", "is no regular file, and is not replaced", target)
+        raise CheckpointError("C302", "is not a regular file, so it is not replaced", target)
     if not force:
         raise TargetExists(target)
 

@@ -36,19 +36,19 @@ def _shown(value: object) -> str:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise _invalid(f"this is {_shown(value)}, and not a text")
+        raise _invalid(f"expected a text, got {_shown(value)}")
     return value
 
 
 def _scalar(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise _invalid(f"this is {_shown(value)}, and not a number, a text, true or false")
+        raise _invalid(f"expected a number, a text, true or false, got {_shown(value)}")
     return value
 
 
 def _layer_range(ends: object) -> range:
     if not isinstance(ends, list):
-        raise _invalid(f"this is {_shown(ends)}, and not a list")
+        raise _invalid(f"expected a list, got {_shown(ends)}")
     if not ends:
         raise _invalid("this list is empty")
     if len(ends) != 2 or any(type(end) is not int for end in ends):
@@ -401,5 +401,5 @@ def _error(document: Document, fault: ErrorDetails) -> ConversionError:
         message, place = f"the key {value!r} is no text", place[:-1]
     else:
         expected = "a list" if kind == "list_type" else "a mapping of keys to values"
-        message = f"this is {_shown(value)}, and not {expected}"
+        message = f"expected {expected}, got {_shown(value)}"
     return document.error(place, message, help_)

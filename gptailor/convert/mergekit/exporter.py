@@ -131,7 +131,7 @@ def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
 def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
     """Raise ConversionError for statements without an equivalent."""
     if open_choices(plan):
-        raise ConversionError("the plan has open choices, and mergekit has none")
+        raise ConversionError("the plan has open choices, which mergekit doesn't support")
     for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
         if entries:
             raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")

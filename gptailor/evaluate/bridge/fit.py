@@ -99,7 +99,7 @@ class Statistics:
             self.squares.add_(lack.square_().sum())
         self.count += len(x)
         if not bool(torch.isfinite(self.squares + self.gram.diagonal().sum())):
-            raise BridgeError("C807", "hidden states are no numbers (NaN or infinite)")
+            raise BridgeError("C807", "hidden states are not finite (NaN or infinity)")
 
 
 def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
@@ -168,8 +168,8 @@ def solve(statistics: Statistics, ridge: float) -> Solution:
     least = own.max() * len(own) ** 0.5 * torch.finfo(torch.float32).eps  # digits of X; NaN: none
     if int(failed) or not bool(own.min() > least):
         message = (
-            f"the {len(lower)} inputs of the fit depend on each other over "
-            f"{statistics.count:,} tokens, so that it has no one solution"
+            f"the fit has no unique solution: its {len(lower)} inputs depend on each other over "
+            f"{statistics.count:,} tokens"
         )
         raise BridgeError("C808", message, "give a ridge above 0, or more tokens of other text")
     half = torch.linalg.solve_triangular(

@@ -163,7 +163,7 @@ def _sequences(  # noqa: PLR0913, PLR0917 (those of `teach`)
         length = min(HEALING_WINDOW, longest or HEALING_WINDOW)
     if length < 1 or (longest is not None and length > longest):
         most = "" if longest is None else f" to {longest:,}, the model's longest text"
-        raise TailorError(f"'length' is a whole number from 1{most}")
+        raise TailorError(f"'length' must be a whole number from 1{most}")
     chats = TeacherChats(prepared.checked, teacher)
     share = Fraction(1, len(paths))
     sources = [file_source(path, share, encoder, seed, chats) for path in paths]

@@ -99,7 +99,7 @@ def file_source(
     for row in rows if only_answers else ():
         answered = row.asked != row if isinstance(row, Chat) else isinstance(row, Exchange)
         if not answered:
-            message = "'loss answers' needs rows with an answer, and this one has none"
+            message = "'loss answers' needs an answer in each row, and this row has no answer"
             help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
             raise CalibrationError("C804", message, path, row.line, help_)
 

@@ -106,8 +106,8 @@ class HealingMemory:
         largest = self.healing.rank is not None
         needed = "its largest layer and its ends" if largest else "all its weights"
         message = (
-            f"{self.limit:,} bytes can't hold the healing: {self.bytes:,} are what learns and what "
-            f"it computes with, and {least:,} {needed}"
+            f"{self.limit:,} bytes can't hold the healing: its trained weights and its workspace "
+            f"take {self.bytes:,}, and {needed} {least:,}"
         )
         raise HealError("C811", message, self._remedy())
 
@@ -452,8 +452,8 @@ class Training:
         if math.isfinite(loss):
             return loss
         if not self.done:
-            raise NotFiniteError("its loss is no number before the first step")
-        message = f"'heal' diverges: its loss is no number at step {self.done} of {self.steps}"
+            raise NotFiniteError("the loss is not finite before the first step")
+        message = f"'heal' diverges: the loss is not finite at step {self.done} of {self.steps}"
         help_ = "nothing was written; heal with a lower rank or on other text"
         raise HealError("C809", message, help_)
 

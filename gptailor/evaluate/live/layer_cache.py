@@ -248,14 +248,10 @@ def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
     """
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if gpus > count:
-        raise TailorError(f"{gpus} GPUs are to hold the layers, and there {_are(count)}")
+        raise TailorError(f"expected {gpus} GPUs for the layers, got {count}")
     own = device.index if device.index is not None else torch.cuda.current_device()
     peers = [torch.device("cuda", n) for n in range(count) if n != own][: gpus - 1]
     return [(peer, int(PEER_SHARE * torch.cuda.mem_get_info(peer)[0])) for peer in peers]
-
-
-def _are(count: int) -> str:
-    return "is one" if count == 1 else f"are {count}" if count else "is none"
 
 
 def memory_of(device: torch.device) -> int:

@@ -350,7 +350,7 @@ def configuration(settings: Mapping[str, Any]) -> PreTrainedConfig:
         message = f"transformers can't read the configuration of this {name}"
         raise TailorError(f"{message}: {quoted(why.splitlines()[0], whole=True)[1:-1]}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise TailorError(f"model type '{name}' is no language model for transformers")
+        raise TailorError(f"transformers has no language model for the model type '{name}'")
     return config
 
 

@@ -140,7 +140,7 @@ def read_prompts(path: Path) -> list[Passage | Chat]:
     """
     if path.suffix.lower() not in LINES:
         help_ = f"name a file such as prompts.jsonl; a row is {_EXAMPLES['prompt']}"
-        raise CalibrationError("C803", "prompts are JSON lines, one a row", path, help=help_)
+        raise CalibrationError("C803", "prompts must be JSON Lines", path, help=help_)
     return _rows(path, _prompt, "prompt")
 
 
@@ -238,7 +238,7 @@ def _question(row: Mapping[str, Any], line: int) -> Question:
         pairs = [(query, choice) for choice in choices]
     gold = _field(row, "gold")
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
-        raise _RowError(f"'gold' is a whole number from 0 to {len(choices) - 1}")
+        raise _RowError(f"'gold' must be a whole number from 0 to {len(choices) - 1}")
     if len(choices) < 2:
         raise _RowError("there is one choice, and nothing to choose from")
     return Question(tuple((c, joined_text(c, a)) for c, a in pairs), choices, gold, line)
@@ -321,5 +321,5 @@ def _content(path: Path) -> str:
     except OSError as error:
         message = f"can't be read: {reason(error)}"
     except UnicodeDecodeError as error:
-        message = f"not UTF-8: byte {error.start} is none"
+        message = f"not UTF-8: invalid byte at offset {error.start}"
     raise CalibrationError("C801", message, path)

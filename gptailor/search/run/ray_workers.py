@@ -210,7 +210,7 @@ def _connect(address: str, count: int | None) -> None:
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, OSError, OverflowError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"Ray can't be had at '{address}': {_first(error)}") from error
+        raise ClusterError(f"Ray is not available at '{address}': {_first(error)}") from error
 
 
 def _fitting(gpus: int) -> int:

@@ -33,7 +33,7 @@ def encode(space: Space, plan: p.Plan) -> Genome:
     if decoded != closed or ((dropped < low) | (dropped > high)).any():
         fields = [f for f in p.Plan.model_fields if getattr(decoded, f) != getattr(closed, f)]
         unlike = ", ".join(f for f in fields if f != "models" or len(fields) == 1) or "drops"
-        message = f"the plan is not in the space: its {unlike} can't be had by closing the choices"
+        message = f"the plan is not in the space: no closed choices give its {unlike}"
         raise SpaceError(message)
     return canonical(space.table, genome)
 

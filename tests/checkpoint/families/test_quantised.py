@@ -115,7 +115,7 @@ def test_tensors_betray_what_the_configuration_hides(tmp_path: Path) -> None:
     text = 'tailor 1\nmodel base = "./base"\ndtype bfloat16'
     (fault,) = gptailor.check(gptailor.loads(text, folder=tmp_path))
     assert fault.code == "M213"
-    assert "doesn't say how" in fault.message
+    assert "names no method" in fault.message
 
 
 @pytest.mark.parametrize("text", ["dtype bfloat16", "scale L1 by 0.5"])

@@ -301,7 +301,7 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
     [
         ("C401", "changes nothing", {}, {}),
         ("C401", "changes nothing", pair(Q), {"lora_alpha": 0}),
-        ("C402", "no float", pair(Q) | {A: torch.zeros(4, 16, dtype=torch.int8)}, {}),
+        ("C402", "expected a float dtype", pair(Q) | {A: torch.zeros(4, 16, dtype=torch.int8)}, {}),
         ("C403", "layers.9", pair("model.layers.9.self_attn.q_proj"), {}),
         ("C403", "experts", pair("model.layers.0.mlp.experts.base_layer"), {}),
         ("C403", "score", pair(Q) | {"base_model.model.score.weight": torch.zeros(2)}, {}),

@@ -217,7 +217,7 @@ BAD: list[tuple[str, Change, str]] = [
         with_(weight_block_size="all"),
         "'weight_block_size' of its quantisation is 'all'",
     ),
-    ("fp8-block", with_(quant_method="quip#"), "quantised by 'quip#', which isn't read"),
+    ("fp8-block", with_(quant_method="quip#"), "quantised by 'quip#', expected one of"),
     ("fp8-block", with_(quant_method="gptq", bits=4), "quantised by 'gptq', and no tensor is"),
     (
         "compressed-fp8-channel",

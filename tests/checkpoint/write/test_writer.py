@@ -323,7 +323,7 @@ def test_a_payload_is_exactly_as_large_as_its_tensor(target: Path, big: Path, de
         target,
         payload_of=lambda s: [raw(s), bytes(delta)] if delta > 0 else [raw(s)[:delta]],
     )
-    assert "'b' takes 48 bytes" in error.message
+    assert "expected 48 bytes for 'b'" in error.message
     assert error.path == target / "model.safetensors"
     refused("C304", target, payload_of=lambda s: ByteRange(big, 0, s.size + delta))
 

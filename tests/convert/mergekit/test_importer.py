@@ -402,13 +402,13 @@ def test_task_vectors_of_another_base_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "place", "said"),
     [
-        ("merge_method: [", 1, "", "no YAML"),
-        ("- a", None, "", "not a mapping"),
+        ("merge_method: [", 1, "", "invalid YAML"),
+        ("- a", None, "", "expected a mapping"),
         ("", None, "", "empty"),
         ("merge_method: slerp", None, "", "it has none"),
         (TWO + "slices: [1]\nmerge_method: linear", None, "", "it has slices and models"),
         (TWO, None, "", "no merge_method"),
-        (TWO + "merge_method: linear\nmerge_method: slerp", 3, "merge_method", "twice"),
+        (TWO + "merge_method: linear\nmerge_method: slerp", 3, "merge_method", "duplicate key"),
         (TWO + "merge_methd: linear", None, "", "no merge_method"),
         (TWO + "merge_method: linear\nparameters: {weight: heavy}", 3, "parameters.weight",
          "is a number"),
@@ -442,7 +442,7 @@ def test_a_faulty_file_is_refused_with_its_key_and_line(
 @pytest.mark.parametrize(
     ("span", "said"),
     [("[3, 2]", "holds no layer"), ("[-1, 2]", "is negative"), ("[0, 9]", "the base has 6 layers"),
-     ("[0]", "two whole numbers"), ("[0, 1.5]", "two whole numbers"), ("4", "not a list")],
+     ("[0]", "two whole numbers"), ("[0, 1.5]", "two whole numbers"), ("4", "expected a list")],
 )  # fmt: skip
 def test_a_faulty_range_is_refused(span: str, said: str) -> None:
     text = (

@@ -275,7 +275,7 @@ def test_answers_that_are_all_empty_are_refused(
 
 def test_a_file_of_prompts_has_rows(folder: Path) -> None:
     (folder / "prompts.txt").write_text(letters(99))
-    with pytest.raises(CalibrationError, match="prompts are JSON lines"):
+    with pytest.raises(CalibrationError, match="prompts must be JSON Lines"):
         heal(said(folder, HEAL.replace("jsonl", "txt")))
 
 

@@ -260,7 +260,7 @@ def test_where_transformers_has_no_language_model_alone_it_is_refused(
     faults = gptailor.check(said(tmp_path, 'drop L1\nheal on "text.txt" rank 4'))
     [fault] = [one for one in faults if one.severity == "error"]
     assert fault.code == "M222"
-    assert "can't run without its towers" in fault.message
+    assert "can't run its language model alone" in fault.message
 
 
 def test_the_device_decides_what_products_are_made_in(made: Path, tmp_path: Path) -> None:
@@ -336,9 +336,9 @@ def test_memory_that_is_too_small_says_how_much_it_takes_and_which_rank_fits(
     with pytest.raises(HealError) as caught:
         heal(plan, memory=beside + least - 1)
     assert caught.value.code == "C811"
-    said_so = f"{beside + least - 1:,} bytes can't hold the healing: {beside:,} are what learns"
+    said_so = f"{beside + least - 1:,} bytes can't hold the healing: its trained weights"
     assert caught.value.message.startswith(said_so)
-    assert f"{least:,} its largest layer" in caught.value.message
+    assert f"take {beside:,}, and its largest layer and its ends {least:,}" in caught.value.message
     assert caught.value.help == f"rank 7 is the largest that fits, or give {beside + least:,} bytes"
     seven = said(folder, SHORT.replace("rank 4", "rank 7"))
     assert started(seven, beside + least - 1).layers == 3

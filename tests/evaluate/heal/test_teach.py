@@ -331,8 +331,8 @@ def test_only_healing_reads_predictions(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('drop L2\nheal on "t.parquet" from base', "takes no other"),
-        ('drop L2\nheal from base on "t.parquet"', "takes no other"),
+        ('drop L2\nheal on "t.parquet" from base', "can't have another teacher"),
+        ('drop L2\nheal from base on "t.parquet"', "can't have another teacher"),
         ('drop L2\nheal on answers("t.parquet")', "no prompts"),
         ('drop L2\nheal on "t.parquet" loss answers', "mark the tokens of answers"),
     ],

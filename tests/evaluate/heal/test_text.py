@@ -188,8 +188,8 @@ def test_the_last_answer_of_messages_counts(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "template", "code", "message"),
     [
-        ({"text": "abc"}, None, "C804", "'loss answers' needs rows with an answer"),
-        ({"messages": [{"role": "user", "content": "abc"}]}, CHAT, "C804", "needs rows with an"),
+        ({"text": "abc"}, None, "C804", "'loss answers' needs an answer in each row"),
+        ({"messages": [{"role": "user", "content": "abc"}]}, CHAT, "C804", "needs an answer"),
         ({"messages": ANSWERED}, None, "C812",
          "rows of 'messages' need a chat template, and 'math' has none"),
         ({"messages": ANSWERED}, "{{ raise_exception('no') }}", "C812",
@@ -209,7 +209,7 @@ def test_rows_that_have_no_answers_are_refused(
 
 
 def test_plain_text_has_no_answers(folder: Path) -> None:
-    with pytest.raises(CalibrationError, match="needs rows with an answer"):
+    with pytest.raises(CalibrationError, match="needs an answer in each row"):
         counted_text(folder, "text.txt")
 
 

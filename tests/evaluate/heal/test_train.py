@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_says_at_which_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, name: str
 ) -> None:
     monkeypatch.setattr(train, name, 1e30)
-    with pytest.raises(HealError, match=r"its loss is no number at step \d of 8") as caught:
+    with pytest.raises(HealError, match=r"the loss is not finite at step \d of 8") as caught:
         heal(said(folder, f'drop L2\nheal on "text.txt" tokens 1024 rank {rank}'))
     assert caught.value.code == "C809"
     assert "nothing was written" in caught.value.help
@@ -259,7 +259,7 @@ def test_a_state_that_learned_from_other_predictions_is_begun_anew(
     ("teacher", "says"),
     [
         ("", "its teacher's predictions are NaN"),
-        (" from other", "its loss is no number before the first step"),
+        (" from other", "the loss is not finite before the first step"),
     ],
 )
 @pytest.mark.parametrize("rank", ["4", "full"])

@@ -119,7 +119,7 @@ def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None
 
 
 def test_more_gpus_than_there_are_is_one_message() -> None:
-    with pytest.raises(TailorError, match="2 GPUs are to hold the layers, and there is none"):
+    with pytest.raises(TailorError, match="expected 2 GPUs for the layers, got 0"):
         peers_of(torch.device("cpu"), 2)
 
 

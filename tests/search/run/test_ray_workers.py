@@ -117,5 +117,5 @@ def test_a_worker_has_its_share_of_the_processors(
 
 
 def test_a_cluster_that_is_not_there_is_one_message() -> None:
-    with pytest.raises(ray_workers.ClusterError, match=r"Ray can't be had at '127\.0\.0\.1:1'"):
+    with pytest.raises(ray_workers.ClusterError, match=r"Ray is not available at '127\.0\.0\.1:1'"):
         ray_workers.RayWorkers(Counting, "127.0.0.1:1", 2)

@@ -47,12 +47,12 @@ def dequantised_checkpoint(
     """
     settings = quantisation(config)
     if not isinstance(settings, Mapping):
-        message = "the weights are quantised, and the configuration doesn't say how"
+        message = "the weights are quantised, but the configuration names no method"
         raise CheckpointError("M213", message, folder, _HELP)
     method = settings.get("quant_method")
     if not isinstance(method, str) or method not in _READERS:
         methods = listed(map(quoted, _READERS))
-        message = f"the weights are quantised by {shown(method)}, which isn't read; {methods} are"
+        message = f"the weights are quantised by {shown(method)}, expected one of {methods}"
         raise CheckpointError("M213", message, folder, _HELP)
     pieces = QuantisedTensors(settings, tensors, _dtype(config), folder)
     _READERS[method](pieces)
