@@ -40,7 +40,7 @@ def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None
 class RepairLines:
     """A receiver of events that prints the progress of bridging and healing, at intervals.
 
-    With `every_gap` each gap has a line. Without `ends` the result of healing has no line, because
+    With `every_gap` each gap has a line, and a long fit has more. Without `ends` the result of healing has no line, because
     the command prints it. `opening` begins the lines about a teacher.
     """
 
@@ -63,7 +63,7 @@ class RepairLines:
         match event:
             case GapBegun(gap) if self._due(end=self._every_gap):
                 self._say(f"bridging {gap.name}")
-            case GapStep(gap, done, total) if self._due():
+            case GapStep(gap, done, total) if self._every_gap and self._due():
                 self._say(f"bridging {gap.name}: layer {done} of {total}")
             case HealingStart(layers, numbers, tokens, size):
                 self._say(
