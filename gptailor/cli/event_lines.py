@@ -40,8 +40,8 @@ def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None
 class RepairLines:
     """A receiver of events that prints the progress of bridging and healing, at intervals.
 
-    With `every_gap` each gap has a line, and a long fit has more. Without `ends` the result of healing has no line, because
-    the command prints it. `opening` begins the lines about a teacher.
+    With `every_gap` each gap has a line, and a long fit has more. Without `ends` the result of
+    healing has no line, because the command prints it. `opening` begins the lines about a teacher.
     """
 
     def __init__(
