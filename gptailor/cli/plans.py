@@ -124,8 +124,15 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
 @click.option(
     "--program", is_flag=True, help="Print the operations that make each tensor of the output."
 )
+@click.option(
+    "--layers", is_flag=True, help="Print each layer along a curve, with all digits of its numbers."
+)
 def show_command(
-    plan: str, models: tuple[tuple[str, Path], ...], families: tuple[Path, ...], program: bool
+    plan: str,
+    models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
+    program: bool,
+    layers: bool,
 ) -> None:
     """Show the layers of PLAN as a map, with a cell for each layer and a colour for each model.
 
@@ -154,7 +161,7 @@ def show_command(
     else:
         resolved, known = replace(prepared_plan.resolved, declared=declared), True
     width, shown = options.width(), options.shown_name(plan)
-    for line in plan_map(shown, resolved, known=known, width=width):
+    for line in plan_map(shown, resolved, known=known, width=width, every_layer=layers):
         options.say_drawn(line)
     if prepared_plan is not None:
         options.say("")

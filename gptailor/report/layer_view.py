@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
+from math import isclose
 from typing import final
 
 from gptailor.lang import words as tailor
@@ -197,8 +199,57 @@ def layer_rows(slots: Sequence[Slot]) -> list[Row]:
 
 
 def rows_with_runs(resolved: Resolved) -> list[Row]:
-    """Return the rows of a plan's layers, and one for each block that repeats."""
-    return [*layer_rows(resolved.slots), *block_rows(resolved.plan)]
+    """Return the short rows of a plan's layers, and one for each block that repeats."""
+    return [*short_rows(layer_rows(resolved.slots)), *block_rows(resolved.plan)]
+
+
+_DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?:e-?\d+)?(?![\w.])")
+"""A number with a point, in a recipe's words."""
+_SERIES = 3
+"""Layers that a series has at least."""
+
+
+def short_rows(rows: Sequence[Row]) -> list[Row]:
+    """Join at least three single layers along which numbers change in even steps, as a curve's do.
+
+    `slerp(0.1)`, `slerp(0.2)`, `slerp(0.3)` become `slerp(0.1 … 0.3)`. Long numbers have four
+    digits.
+    """
+    short: list[Row] = []
+    start = 0
+    while start < len(rows):
+        end = _series_end(rows, start)
+        if end - start < _SERIES:
+            end = start + 1
+        first, last = rows[start], rows[end - 1]
+        ends = zip(_DECIMAL.findall(first.what), _DECIMAL.findall(last.what), strict=True)
+        numbers = [_digits(a) if a == b else f"{_digits(a)} … {_digits(b)}" for a, b in ends]
+        where = first.where if first is last else f"{first.where}..{last.where}"
+        words = zip(_DECIMAL.split(first.what), [*numbers, ""], strict=True)
+        short.append(Row(where, "".join(word + number for word, number in words)))
+        start = end
+    return short
+
+
+def _series_end(rows: Sequence[Row], start: int) -> int:
+    """Return the end of the longest series of rows from `start` on."""
+    step: list[float] | None = None
+    end = start + 1
+    while end < len(rows) and ".." not in rows[start].where + rows[end].where:
+        before, row = rows[end - 1].what, rows[end].what
+        if _DECIMAL.split(before) != _DECIMAL.split(row):
+            break
+        pairs = zip(_DECIMAL.findall(before), _DECIMAL.findall(row), strict=True)
+        steps = [float(b) - float(a) for a, b in pairs]
+        if step is not None and not all(map(partial(isclose, abs_tol=1e-9), steps, step)):
+            break
+        step, end = steps, end + 1
+    return end
+
+
+def _digits(number: str) -> str:
+    """Return a number as it is, or with four digits if it is long."""
+    return number if len(number) <= len("0.1234") else f"{float(number):.4g}"
 
 
 def block_rows(plan: p.Plan) -> Iterator[Row]:

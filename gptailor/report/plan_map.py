@@ -31,13 +31,19 @@ from gptailor.report.layer_view import (
     plan_summary,
     repeats_in_words,
     runs_of,
+    short_rows,
 )
 
 _MAP_INDENT = "  "
 
 
-def plan_map(name: str, resolved: Resolved, *, known: bool, width: int) -> Iterator[str]:
-    """Yield the lines that show a plan; `known` is whether the base's depth was read."""
+def plan_map(
+    name: str, resolved: Resolved, *, known: bool, width: int, every_layer: bool = False
+) -> Iterator[str]:
+    """Yield the lines that show a plan; `known` is whether the base's depth was read.
+
+    With `every_layer` no layers along a curve share a row, and numbers have all digits.
+    """
     plan, models = resolved.declared, list(resolved.declared.models)
     views = layer_views(resolved)
     drawn = cells(views, models)
@@ -57,7 +63,9 @@ def plan_map(name: str, resolved: Resolved, *, known: bool, width: int) -> Itera
     derived = ((n, m) for n, m in plan.models.items() if m.made is not None)
     rows += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in derived]
     uncounted = [] if known or plan.stack is not None else [*_of_all(plan)]
-    yield from table([*_rows(resolved), *uncounted, *rows], width)
+    layers = layer_rows(resolved.slots)
+    layers = layers if every_layer else short_rows(layers)
+    yield from table([*layers, *_other_rows(resolved), *uncounted, *rows], width)
 
 
 def _of_all(plan: Plan) -> Iterator[Row]:
@@ -92,10 +100,11 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
         yield from _wrapped(row.what, first, width)
 
 
-def _rows(resolved: Resolved) -> list[Row]:
+def _other_rows(resolved: Resolved) -> list[Row]:
+    """Return the rows of all statements that decide no layers."""
     plan, slots = resolved.plan, resolved.slots
     mark = tailor.mark_words
-    rows = [*layer_rows(slots), *_twice(plan, slots)]
+    rows = [*_twice(plan, slots)]
     for _, choice in drops_by_choice(plan):
         rows.append(Row("drop", mark(choice) + tailor.some_dropped_words(choice, bare=True)))
     for repeat in plan.repeats:

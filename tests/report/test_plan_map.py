@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import gptailor
 from gptailor.plan.resolved import Resolved
 from gptailor.report.layer_cells import letters
-from gptailor.report.layer_view import layer_rows
+from gptailor.report.layer_view import Row, layer_rows, short_rows
 from gptailor.report.plan_map import plan_map
 
 HEAD = """\
@@ -24,6 +24,39 @@ model maths = "./maths"
 def shown(body: str, count: int = 40, width: int = 80, *, known: bool = True) -> list[str]:
     plan = gptailor.loads(HEAD + body)
     return list(plan_map("p", Resolved(plan, count), known=known, width=width))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wanted"),
+    [
+        ((0.0, 0.25, 0.5), ["L0..L2 slerp(0.0 … 0.5)"]),
+        ((0.0, 0.25), ["L0 slerp(0.0)", "L1 slerp(0.25)"]),
+        ((0.0, 0.25, 0.6), ["L0 slerp(0.0)", "L1 slerp(0.25)", "L2 slerp(0.6)"]),
+        ((0.9, 0.1, 0.2, 0.3), ["L0 slerp(0.9)", "L1..L3 slerp(0.1 … 0.3)"]),
+        ((0.0, 1 / 3, 2 / 3, 1.0), ["L0..L3 slerp(0.0 … 1.0)"]),
+        ((1 / 3, 2 / 3), ["L0 slerp(0.3333)", "L1 slerp(0.6667)"]),
+    ],
+)
+def test_layers_along_a_line_share_a_row(numbers: tuple[float, ...], wanted: list[str]) -> None:
+    found = short_rows([Row(f"L{at}", f"slerp({number})") for at, number in enumerate(numbers)])
+    assert [f"{row.where} {row.what}" for row in found] == wanted
+
+
+def test_ranges_and_other_words_stay_apart() -> None:
+    rows = [Row("L0..L4", "slerp(0.5)"), Row("L5", "slerp(0.6)"), Row("L6", "slerp(0.7)"),
+            Row("L7", "lerp(0.8)")]  # fmt: skip
+    assert short_rows(rows) == rows
+
+
+def test_every_layer_has_a_row_if_asked() -> None:
+    body = "L0..L3 from base, math by slerp(curve(0, 1))\ndrop L4..L7"
+    plan = Resolved(gptailor.loads(HEAD + body), 8)
+    short, long = (
+        plain(list(plan_map("p", plan, known=True, width=80, every_layer=every)))
+        for every in (False, True)
+    )
+    assert "  L0..L3  base, math by slerp(0.0 … 1.0)" in short
+    assert "  L1      base, math by slerp(0.3333333333333333)" in long
 
 
 def plain(lines: list[str]) -> list[str]:
