@@ -61,7 +61,7 @@ def fit_tensors(
     if not prepared.gaps and prepared.healing is None:
         return None
     refuse_absent_texts(prepared.plan)
-    require("torch", "what bridges or heals")
+    require("torch", "a bridged or healed plan")
     from gptailor.evaluate.repair import fit
 
     return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
@@ -75,7 +75,7 @@ def payloads(
     Raises MissingPackageError if there is arithmetic and torch isn't installed.
     """
     if any(not isinstance(output.make, Copy) for output in outputs):
-        require("torch", "what merges, scales or casts tensors")
+        require("torch", "a plan that merges, scales or casts tensors")
     by_name = {output.spec.name: output for output in outputs}
     in_memory: Mapping[str, Tensor] = fitted.tensors if fitted is not None else {}
 

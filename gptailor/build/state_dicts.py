@@ -172,7 +172,7 @@ class _Merging:
                 what = type(tensor).__name__
                 raise TailorError(f"{quoted(key)} of '{model}' is of the type {what}, no tensor")
             if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-                raise TailorError(f"{quoted(key)} of '{model}' is no dense tensor in memory")
+                raise TailorError(f"{quoted(key)} of '{model}' is not a dense tensor in memory")
             self._check_alike(key, "shape", model, [*tensor.shape], [*first.shape])
             self._check_alike(key, "device", model, tensor.device, first.device)
             if self.dtype is None or not {tensor.dtype, first.dtype} <= _FLOATS:

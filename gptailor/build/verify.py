@@ -234,7 +234,7 @@ class Verification:
         remade = self.output.remade(prepared, fitted, skipped).digests(crew, progress)
         expected = tensors if locked is None else locked.tensors or {}
         expected = {name: digest for name, digest in expected.items() if name not in skipped}
-        self.found.compared.append(f"{len(remade)} tensors with what the plan makes")
+        self.found.compared.append(f"{len(remade)} tensors with the plan's output")
         if locked is None:
             if self.output.checkpoint is not None:
                 expected |= out.sketched(self.output.checkpoint, tensors, names - skipped)

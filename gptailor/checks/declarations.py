@@ -169,8 +169,8 @@ def every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
     chosen = undecided_models(plan)
     for name, model in plan.models.items():
         if model.on in chosen:
-            message = f"'{model.on}' has choices, and an adapter is on one model"
-            help_ = "put the adapter on what it is made of, or close its choices"
+            message = f"expected one model below the adapter, got '{model.on}' with choices"
+            help_ = "put the adapter on one of its models, or close its choices"
             yield Fault("P112", message, ("models", name, "on"), help_)
 
 
@@ -181,7 +181,7 @@ def a_union_is_of_checkpoints(plan: Plan) -> Iterator[Fault]:
         plan_of = model.made is None and model.source.endswith(PLAN_SUFFIX)
         if model.made is not None or plan_of:
             what = "is a plan" if plan_of else "is made of models"
-            message = f"'{name}' {what}, and a union of tokenizers is of folders"
+            message = f"expected model folders for a union of tokenizers, but '{name}' {what}"
             help_ = "compile it and name the folder, or write 'tokenizer from' a model"
             yield Fault("P402", message, ("tokenizer",), help_)
             return

@@ -68,7 +68,7 @@ def _install(file: Path, text: str) -> None:
         options.say(f"{file}: is there already")
         return
     if present is not None and _MARK not in present:
-        raise TailorError(f"'{file}' is there, and gptailor didn't write it; move it away")
+        raise TailorError(f"'{file}' exists and was not written by gptailor; move it")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(os.path.realpath(file)), text.encode(), file)
     options.say(f"{file}: {'written' if present is None else 'written anew'}")

@@ -60,7 +60,7 @@ def _converted(
     elif _numbered(document, r"layer_(\d+)_candidate_(\d+)"):
         models, fields, notes = _from_pruning(document, layers, sources)
     else:
-        message = "the keys match no released kind of file"
+        message = "unknown keys: expected those of a released file"
         raise ConversionError(message, help="known are pruning, layer-wise and depth-wise fusion")
     plan = p.Plan(models={name: p.Model(source=of) for name, of in models.items()}, **fields)
     if faults := errors(check_alone(plan)):
@@ -242,7 +242,7 @@ def _from_layer_wise(document: _Choices, layers: int) -> _Parsed:
     """
     keys = _numbered(document, r"layer_selection_method_(\d+)")
     if [number for (number,) in keys] != list(range(len(keys))):
-        message = "the groups aren't numbered from 0 on"
+        message = "the group numbers must start at 0"
         raise ConversionError(message, place="layer_selection_method")
     if layers % len(keys):
         message = f"{layers} layers don't make {len(keys)} groups of equal length"

@@ -160,5 +160,5 @@ def _sentence_piece(path: Path) -> Any:
             path.parent, gguf_file=path.name, trust_remote_code=False
         )
     except ImportError as error:
-        message = "its tokenizer is converted by the packages 'gguf' and 'sentencepiece'"
+        message = "its tokenizer needs the packages 'gguf' and 'sentencepiece'"
         raise CheckpointError("C110", message, path, how_to_install("gguf")) from error

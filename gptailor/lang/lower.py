@@ -75,7 +75,7 @@ def _made_of(draft: d.Draft, body: tree.Declare, origin: tree.From) -> "Pattern 
     if body.on is not None:
         draft.fault("P109", "expected an adapter in quotes: a folder or a Hub id", origin.span)
     if body.revision is not None:
-        draft.fault("P110", "a model made of others has no revision", body.revision.span)
+        draft.fault("P110", "a model that is made of models has no revision", body.revision.span)
     return models_pattern(draft, origin, None)
 
 

@@ -97,7 +97,9 @@ def _all_read(text: EditedText, word: Occurrence, name: str) -> None:
             continue
         piece, _ = text.piece_at(match.start() + 1)
         if piece is not None:
-            raise RenameError(f"line {line} has a fault and contains '{match[0]}'; mend it first")
+            raise RenameError(
+                f"line {line} has a fault and contains '{match[0]}'; correct it first"
+            )
 
 
 def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:

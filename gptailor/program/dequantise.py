@@ -137,7 +137,9 @@ def _zeros(
     if bool((zeros == (1 << form.bits) - 1).any()):
         # Some write it for a zero of 0, some for one of 2^bits; their neighbours differ too.
         name = quoted(form.zeros.spec.name if form.zeros is not None else "")
-        message = f"{name} has a zero point beyond its bits, which writers of GPTQ mean differently"
+        message = (
+            f"{name} has a zero point beyond its bits, which writers of GPTQ interpret differently"
+        )
         raise CheckpointError("M213", message, form.values.file, "use a checkpoint in 'gptq_v2'")
     return zeros + 1
 

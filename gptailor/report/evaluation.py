@@ -91,7 +91,10 @@ def evaluation_lines(
     names = [name for name, _ in rows]
     yield from _rows(heads, names, scores, width, encoding)
     for title, cells in (
-        (f"more than {shortened(beside, 30)}, paired (* beyond two errors)", differences),
+        (
+            f"difference from {shortened(beside, 30)}, paired (* beyond two errors)",
+            differences,
+        ),
         ("of the base's score", shares),
     ):
         filled = [n for n, row in enumerate(cells) if any(row)]

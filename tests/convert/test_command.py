@@ -68,8 +68,8 @@ def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixtur
         ("no.json", "{", "invalid JSON"),
         ("no.yml", "models: [{model: a}]\nmerge_methd: linear\n", "merge_method"),
         ("no.yml", "models: [", "no.yml:1: invalid YAML"),
-        ("no.json", "{}", "match no released kind"),
-        ("no.json", "{}", "no.json: the keys match no"),
+        ("no.json", "{}", "unknown keys"),
+        ("no.json", "{}", "no.json: unknown keys"),
     ],
 )
 def test_what_is_no_plan_is_refused(

@@ -167,9 +167,9 @@ def test_layer_wise_fusion_is_a_method_for_each_group_and_branch() -> None:
 @pytest.mark.parametrize(
     ("document", "place", "said"),
     [
-        ({}, "", "match no released kind"),
+        ({}, "", "unknown keys"),
         ([], "", "expected a JSON object"),
-        ({"a": 1}, "", "match no released kind"),
+        ({"a": 1}, "", "unknown keys"),
         (pruning(CHOSEN, [3, 3]), "remove_idx", "twice"),
         (pruning(CHOSEN, []), "", "not the 6 layers"),
         (pruning(CHOSEN, [4]), "", "not the 6 layers"),

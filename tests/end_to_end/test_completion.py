@@ -107,7 +107,7 @@ def test_an_old_script_is_replaced_and_a_strange_file_is_not(run: Run, home: Pat
     file.write_text("complete -W mine gptailor\n")
     said = run("completion", "--install")
     assert (said.code, said.out) == (3, "")
-    assert said.err == f"error: '{file}' is there, and gptailor didn't write it; move it away\n"
+    assert said.err == f"error: '{file}' exists and was not written by gptailor; move it\n"
     assert files(home) == {FILES["bash"]: "complete -W mine gptailor\n"}
 
 

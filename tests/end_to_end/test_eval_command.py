@@ -132,7 +132,7 @@ def test_the_base_is_named_as_it_is_found_from_here(run: Run, world: Path) -> No
     (world / "found").mkdir()
     (world / "found" / "cut.tailor").write_text(PLAN.replace('"./', '"../'))
     said = run("found/cut.tailor", *flags('nll("rows.jsonl")'), "--no-speed")
-    assert "more than ./base, paired" in said.out, said.err
+    assert "difference from ./base, paired" in said.out, said.err
     assert "../base" not in said.out
 
 
@@ -166,7 +166,7 @@ def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(line.count("±") for line in lines) == 3 * 4 + 2 * 2, (
         "kl and generate are 0 for the base"
     )
-    assert "more than ./base, paired (* beyond two errors)" in lines
+    assert "difference from ./base, paired (* beyond two errors)" in lines
     assert any("KV/token" in line and "decoding/s" in line for line in lines)
     assert "2/" in said.err, "progress is said in lines where there is no terminal"
 

@@ -89,11 +89,12 @@ DONE = [
 ]
 TORCH = "needs torch: pip install 'gptailor[torch]'"
 BOTH = "needs torch and transformers: pip install 'gptailor[torch]'"
+MERGES = f"a plan that merges, scales or casts tensors {BOTH}"
 REFUSED = {
-    "compile merges.tailor -o merged": f"what merges, scales or casts tensors {BOTH}",
-    "compile moves.tailor -o cast --dtype float16": f"what merges, scales or casts tensors {BOTH}",
-    "lock merges.tailor": f"what merges, scales or casts tensors {BOTH}",
-    "compile healed.tailor -o healed": f"what bridges or heals {BOTH}",
+    "compile merges.tailor -o merged": MERGES,
+    "compile moves.tailor -o cast --dtype float16": MERGES,
+    "lock merges.tailor": MERGES,
+    "compile healed.tailor -o healed": f"a bridged or healed plan {BOTH}",
     'eval moves.tailor --objective nll("text.txt")': f"this {TORCH}",
     "generate moves.tailor Tomatoes": f"this {TORCH}",
     "family out": f"this {TORCH}",
@@ -108,7 +109,7 @@ VERBS = {
     "merge": f"gptailor.merge {TORCH}",
     "search": "a search needs torch, transformers, jax, optax and optuna: "
     "pip install 'gptailor[search]'",
-    "compile": f"what merges, scales or casts tensors {BOTH}",
+    "compile": MERGES,
     "on cuda": f"the device 'cuda' {BOTH}",
 }
 

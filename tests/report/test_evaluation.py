@@ -21,7 +21,7 @@ def test_one_objective_has_no_numbers_and_no_mean() -> None:
         f"nll: {LESS}",
         "  base        2.00 ± 0.10",
         "  cut.tailor  2.25 ± 0.10",
-        "more than base, paired (* beyond two errors)",
+        "difference from base, paired (* beyond two errors)",
         "  cut.tailor  +0.250 ± 0.020 *",
     ]
 
@@ -38,7 +38,7 @@ def test_several_of_a_kind_have_a_mean_with_equal_weights() -> None:
         "                    (1)          (2)           mean",
         "  base      2.00 ± 0.10  1.00 ± 0.10  1.500 ± 0.071",
         "  cut       2.50 ± 0.10  0.96 ± 0.10  1.730 ± 0.071",
-        "more than base, paired (* beyond two errors)",
+        "difference from base, paired (* beyond two errors)",
         "                         (1)               (2)              mean",
         "  cut       +0.500 ± 0.020 *  -0.040 ± 0.030    +0.230 ± 0.018 *",
     ]

@@ -124,7 +124,7 @@ class GgufFile(Destination):
                 continue  # of rotary embeddings, which llama.cpp computes
             named = self._architecture.named(spec.name)
             if spec.dtype not in FLOATS:
-                message = f"{quoted(spec.name)} is {spec.dtype}, which isn't written into GGUF"
+                message = f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have"
                 raise CheckpointError("C306", message, self.path)
             kind, divides = self._kind(named.name, spec)
             if not divides:

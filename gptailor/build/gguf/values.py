@@ -76,7 +76,7 @@ def gguf_package(target: Path) -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        message = "a GGUF file is written by the package 'gguf', which isn't installed"
+        message = "a GGUF file needs the package 'gguf', which isn't installed"
         raise CheckpointError("C110", message, target, how_to_install("gguf")) from error
     return gguf
 
@@ -115,7 +115,7 @@ def _check_fact(key: str, value: object, target: Path) -> None:
         case _:
             return
     if not fits:
-        message = f"{quoted(key)} is a number that a GGUF file can't hold, expected one of 32 bits"
+        message = f"{quoted(key)}: expected a number of 32 bits, which a GGUF file can hold"
         raise CheckpointError("C306", message, target)
 
 

@@ -112,7 +112,7 @@ def _of_type(model_type: object, paths: Sequence[Path]) -> FoundFamily | None:
         return None
     path, file = matches[0]
     if len(matches) > 1:
-        message = f"is a family of {quoted(str(model_type))}, and so is {quoted(str(path))}"
+        message = f"has the same model type as {quoted(str(path))}: {quoted(str(model_type))}"
         raise CheckpointError("C113", message, matches[1][0], "name one of them by --family")
     check_proof(file, path)
     return FoundFamily(path, file)

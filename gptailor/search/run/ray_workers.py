@@ -183,7 +183,7 @@ class RayWorkers:
         machine = ray.get(worker.actor.machine.remote())
         if machine != self.like:
             message = f"latency() has no common measure on '{self.like}' and on '{machine}'"
-            raise ClusterError(f"{message}: give workers of one kind, that of this machine")
+            raise ClusterError(f"{message}: all workers must have this machine's kind of processor")
 
     def _replace(self, worker: _Worker, error: RayError) -> WorkerEvent | None:
         if getattr(error, "actor_init_failed", False):

@@ -303,7 +303,7 @@ def test_a_locked_file_is_verified_and_holds_its_lock(here: Path) -> None:
     assert found.result == "verified", (found.differences, found.unverified)
     count = len(read_gguf(written.folder).tensors)
     assert f"{count} tensors with the lock" in found.compared
-    assert f"{count} tensors with what the plan makes" in found.compared
+    assert f"{count} tensors with the plan's output" in found.compared
 
 
 @pytest.mark.parametrize("locking", [True, False])

@@ -287,7 +287,11 @@ BAD: list[tuple[str, Change, str]] = [
         lambda _, tensors: tensors["m.g_idx"].fill_(8),
         "'m.g_idx' names a group that has no scale",
     ),
-    ("gptq", lambda _, tensors: tensors["m.qzeros"].fill_(-1), "writers of GPTQ mean differently"),
+    (
+        "gptq",
+        lambda _, tensors: tensors["m.qzeros"].fill_(-1),
+        "writers of GPTQ interpret differently",
+    ),
     ("awq", with_(version="gemv"), "'version' of its quantisation is 'gemv'"),
     ("awq", with_(group_size=64), "'m.scales' has the shape [8, 32], and should have [1, 32]"),
     (

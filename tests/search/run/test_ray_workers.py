@@ -80,7 +80,7 @@ def test_a_machine_of_another_kind_and_one_that_lacks_something_are_said(
 ) -> None:
     assert cluster["refused"] == [
         "latency() has no common measure on 'a quick machine' and on 'a slow machine': "
-        "give workers of one kind, that of this machine",
+        "all workers must have this machine's kind of processor",
         "a worker can't begin: there is no 'texts/maths.jsonl' here",
     ]
     assert cluster["alike"] == "budget"
