@@ -57,6 +57,8 @@ Example, with a plan and its compiled folder:
 @click.option("--against", metavar="TARGET",
               help="The target to measure differences from. Default: each target's "
               "base.")  # fmt: skip
+@click.option("--uncut", is_flag=True,
+              help="Also evaluate each plan without its drops, as 'TARGET, uncut'.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text",
               show_default=True, help="text for people, json for programs, csv for "
               "spreadsheets.")  # fmt: skip
@@ -75,6 +77,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     dtype: str | None,
     memory: int | None,
     against: str | None,
+    uncut: bool,
     form: str,
     each: bool,
     no_speed: bool,
@@ -102,6 +105,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plans = [read_plan(name) if name == "-" else name for name in targets]
     subjects = targeting.find_targets(plans, dict(models), families)
     report(targeting.warnings(subjects))
+    subjects = targeting.with_uncut(subjects, dict(models)) if uncut else subjects
     wishes = _wishes(objectives, targeting.names(subjects))
     import torch  # takes seconds; faults of texts are reported before
 

@@ -34,7 +34,7 @@ from gptailor.evaluate.scores import (
 )
 from gptailor.evaluate.session import Placement, Reading, Session
 from gptailor.evaluate.speed import cache_bytes, latency_score, parameters, speeds
-from gptailor.evaluate.targets import Target, base_of, find_targets, names
+from gptailor.evaluate.targets import Target, base_of, find_targets, names, with_uncut
 from gptailor.evaluate.trial import Outcomes
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent, StepJudged, ignore_events
@@ -57,6 +57,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     memory: int | None = None,
     speed: bool = False,
     against: str | Path | None = None,
+    uncut: bool = False,
     on_event: OnEvent = ignore_events,
 ) -> Judgement:
     """Judge plans, compiled folders and models by objectives such as `nll("text.txt")`.
@@ -65,8 +66,9 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     folders for the plans' names. `samples` bounds the samples that `seed` draws. Relative paths of
     objectives start at `folder`. `dtype` is that of the live models, by default their own; `memory`
     bounds their bytes on the device. With `speed`, tokens a second are measured too. Differences
-    are from the target `against`, by default from each target's base. Plans are bridged and
-    healed as declared. `on_event` receives the progress.
+    are from the target `against`, by default from each target's base. With `uncut` each plan that
+    drops layers is also judged without its drops, as the target `NAME, uncut`. Plans are bridged
+    and healed as declared. `on_event` receives the progress.
 
     An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
     objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
@@ -76,6 +78,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if against is not None and str(against) not in map(str, sources):
         sources.append(against)
     judged = find_targets(sources, models or {})
+    judged = with_uncut(judged, models or {}) if uncut else judged
     model_names = names(judged)
     stated = [
         (objective, True)

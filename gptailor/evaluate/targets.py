@@ -17,6 +17,7 @@ from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
+from gptailor.plan.layers import undone
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
@@ -87,6 +88,24 @@ def find_targets(
             message = f"no target has a model '{name}' to rebind"
             raise PlanError([Fault("M105", message, help=f"their models are {names}")])
     return [_target(name, plan, origin, models) for name, plan, origin in plans]
+
+
+def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:
+    """Return the targets, each with its uncut plan behind it: the same plan without its drops.
+
+    Uncut plans are neither bridged nor healed. A plan that is its base uncut has no second target,
+    and several targets with one uncut plan share it. Raises what `find_targets` raises.
+    """
+    found, seen = list[Target](), list[Plan]()
+    for target in targets:
+        found.append(target)
+        uncut = undone(target.origin)
+        if target.bare or uncut == target.origin or uncut in seen:
+            continue
+        seen.append(uncut)
+        own = _target(f"{target.name}, uncut", uncut, None, models)
+        found += [] if own.plain else [own]
+    return found
 
 
 def base_of(plan: Plan, name: str = "base") -> Plan:

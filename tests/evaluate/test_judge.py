@@ -79,6 +79,18 @@ def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) 
     assert score_of(alone) == score_of(found, 1)
 
 
+def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:
+    merged = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL3 from math\n'
+    (world / "whole.tailor").write_text(merged)
+    (world / "again.tailor").write_text(merged + "drop L1\n")
+    targets = [world / name for name in ("cut.tailor", "more.tailor", "again.tailor")]
+    found = judge(targets, 'nll("rows.jsonl")', folder=world, uncut=True)
+    whole = judge(world / "whole.tailor", 'nll("rows.jsonl")', folder=world)
+    names = [result.target.removeprefix(f"{world}/") for result in found.results]
+    assert names == ["cut.tailor", "more.tailor", "more.tailor, uncut", "again.tailor"]
+    assert score_of(found, 2) == score_of(whole)
+
+
 def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
     run = judging(world, "more.tailor", "other.tailor")
     first, second = (run.session.family(target.prepared.models) for target in run.targets)
