@@ -173,8 +173,9 @@ def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> N
         return
     others = [at for at in pattern.layers if at is not None and at.numbers != target.numbers]
     if others:
+        help_ = f"write the target before it, such as L{target.numbers[0]} = merge(…)"
         draft.fault("P215", "the target is missing, and the sources name different layers",
-                    others[0].span, "write the target before it: L12 = merge(…)")  # fmt: skip
+                    others[0].span, help_)  # fmt: skip
         return
     _decide(draft, statement, target, pattern)
 
