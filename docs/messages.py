@@ -1,4 +1,4 @@
-"""What gptailor says when something is wrong, read off its sources into docs/messages.md.
+"""Collect gptailor's messages from its sources into docs/messages.md.
 
 python docs/messages.py            # paste
 python docs/messages.py --check    # end with 1 if the page isn't current

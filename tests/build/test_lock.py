@@ -120,7 +120,7 @@ HOSTILE = {
     "deep": ('{"version": ' + "[" * 100_000, "C701", "nested too deeply"),
     "NaN": ('{"version": NaN}', "C701", "NaN is not a number"),
     "no version": ("{}", "C701", "no field 'version'"),
-    "a version that is none": ('{"version": true}', "C701", "no field 'version'"),
+    "a version that is not a number": ('{"version": true}', "C701", "no field 'version'"),
     "a newer one": ('{"version": 2, "odd": 1}', "C702", "a lock of version 2"),
     "an older one": ('{"version": 0}', "C702", "a lock of version 0"),
     "a huge one": ('{"version": ' + "9" * 4000 + "}", "C702", "of version 9999"),
