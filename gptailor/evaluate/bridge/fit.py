@@ -226,7 +226,7 @@ def _refuse(name: str, dtype: str, _: int) -> NoReturn:
 
 _SHARES = ("explained", "held_out")
 """The notes of a kept fit."""
-_LEFT_OUT_TOKENS = 4096
+_LEFT_OUT_TOKENS = 1024
 """Tokens of the sequences that are left out in turn, for `held_out`."""
 _KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
