@@ -103,7 +103,7 @@ def _bound(
         if len(positional) > len(free):
             draft.fault(
                 "P305",
-                f"'{method.name}' takes {count_words(len(free), 'argument')}, "
+                f"'{method.name}' takes {count_words(len(free), 'argument')} without a name, "
                 f"not {len(positional)}",
                 positional[len(free)].span,
                 _taken(method),
