@@ -4,7 +4,7 @@
 
 One pass over 4096 tokens of the text. A row for each layer before a gap, a number for each width:
 the mean squared distance of the bridged state from the one without a gap, relative to its length.
-A search orders cuts by the same numbers (docs/search.md).
+A search orders cuts by the same numbers (docs/search_internals.md).
 """
 
 import argparse
