@@ -1,12 +1,12 @@
-"""Which block is worth running twice: a search's scan and trials beside a full scan at equal cost.
+"""Find the block that is best to repeat: a search beside a full scan of equal cost.
 
     python examples/smollm2.py .demo/smollm2
     python -m benchmarks.blocks --model .demo/smollm2 --run .demo/blocks
 
-The text are the paragraphs of this project's pages, in the order of their digests. The full scan is
-what RYS does: every block on as many samples as the search's budget pays, and the best is taken.
-What each found, and the base, have scores on paragraphs that neither saw, and the difference to the
-base is that of the same samples.
+The text consists of the paragraphs of this project's pages, ordered by digest. The full scan is the
+method of RYS: it scores every block on as many samples as the search's budget allows and takes the
+best. Both results and the base are scored on held-out paragraphs. The difference to the base is
+computed sample by sample.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from gptailor.search.settings import Flags
 
 DOCS = Path(__file__).parents[1] / "docs"
 HELD = 48
-"""Paragraphs that are scored in the end."""
+"""Number of held-out paragraphs."""
 
 
 def write_rows(folder: Path, size: int) -> list[Path]:
-    """Paragraphs of some length, cut: those of the search, and the others."""
+    """Write paragraphs of equal length for the search, and held-out ones."""
     found = [
         part[:size]
         for page in sorted(DOCS.glob("*.md"))
@@ -48,7 +48,7 @@ def write_rows(folder: Path, size: int) -> list[Path]:
 
 
 def scores(plan: Plan, file: Path, plans: Sequence[Plan], samples: int) -> list[PerSample]:
-    """What each plan has on the first samples of a text, sample by sample."""
+    """Return the scores of each plan on the first samples of a text, sample by sample."""
     bound, models, _ = opened(plan)
     wish = read_objective(f'nll("{file}")')
     trials = Trials(bound, models, objectives=[wish], fidelity=(1, samples))
@@ -63,7 +63,7 @@ def scores(plan: Plan, file: Path, plans: Sequence[Plan], samples: int) -> list[
 
 
 def searched(plan: Plan, run: Path, given: argparse.Namespace) -> tuple[Plan, float]:
-    """What a search finds, and what it cost in evaluations of all samples."""
+    """Return the plan of a search, and its cost in evaluations of all samples."""
     begun = time.perf_counter()
     found = gptailor.search(plan, run, Flags(trials=given.trials))
     seconds, scan, cost = (
@@ -82,7 +82,7 @@ def searched(plan: Plan, run: Path, given: argparse.Namespace) -> tuple[Plan, fl
 
 
 def scanned_in_full(base: Plan, seen: Path, budget: float, given: argparse.Namespace) -> Plan:
-    """The best of all blocks, each on as many samples as a budget of samples pays."""
+    """Return the best of all blocks, each scored on an equal part of a budget of samples."""
     count = CountRange(between=(1, given.longest))
     windows = windows_of(count, range(given.first, given.last + 1))
     blocks = [
@@ -102,7 +102,7 @@ def scanned_in_full(base: Plan, seen: Path, budget: float, given: argparse.Names
 
 
 def main() -> None:
-    """Search, scan, compare."""
+    """Search, scan and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--last", type=int, default=23)
     parser.add_argument("--longest", type=int, default=3)
     parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--full", type=int, default=32, help="samples of a whole evaluation")
+    parser.add_argument("--full", type=int, default=32, help="samples of a full evaluation")
     parser.add_argument("--low", type=int, default=2, help="samples of the search's scan")
     parser.add_argument("--size", type=int, default=320, help="characters of a paragraph")
     given = parser.parse_args()

@@ -1,16 +1,16 @@
-"""What a bridge wins back of the loss that a cut costs, beside ReplaceMe's own scheme.
+"""Measure the share of a cut's loss that a bridge recovers, beside ReplaceMe's own scheme.
 
     python benchmarks/bridge.py --family              # SmolLM2 and its fine-tunes, four cuts each
     python benchmarks/bridge.py --model /models/7b --calibration some.jsonl \\
         --held-out web=other.jsonl --device cuda --dtype bfloat16
 
-Cuts are the window that ReplaceMe chooses, the layers with the lowest block influence (ShortGPT's
-choice) and random ones, or those of `--drop`. Each is compiled bare and with `bridge on` by
-gptailor's command line; a window also by ReplaceMe's scheme, written here from its paper (arXiv
-2505.02819): one window, least squares without a ridge, or with `--cosine` also by Adam. All see the
-same calibration text. `gptailor eval` measures the nats a token on texts that none has seen; the
-share is that of the cut's loss won back, (bare − bridged) / (bare − uncut), and the aim 40 %.
-Seconds and the most memory are those of whole processes.
+The cuts are ReplaceMe's window, the layers with the lowest block influence (ShortGPT), and random
+layers, or the cuts of `--drop`. gptailor's command line compiles each cut bare and with
+`bridge on`. ReplaceMe's scheme, written here from its paper (arXiv 2505.02819), makes a model of
+each window by least squares without a ridge, and with `--cosine` also by Adam. All use the same
+calibration text. `gptailor eval` measures nats a token on held-out texts. The recovered share is
+(bare − bridged) / (bare − uncut), and the aim is 40 %. Seconds and peak memory are of whole
+processes.
 """
 
 import argparse
@@ -33,35 +33,35 @@ from benchmarks.measured import Failed, Run, run
 
 HERE = Path(__file__).parent
 AIM = 0.4
-"""Of the loss that a cut costs, on text of every domain."""
+"""Share of a cut's loss to recover on text of every domain."""
 ENOUGH = 8192
-"""Tokens that cuts are chosen by."""
+"""Tokens for the choice of cuts."""
 FAMILY = ("arithmetic", "python", "conversation")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Layers that leave, and why these."""
+    """Dropped layers, and the reason for their choice."""
 
     name: str
     layers: tuple[int, ...]
 
     @property
     def shown(self) -> str:
-        """The layers, as in a plan."""
+        """Return the layers as a plan writes them."""
         first, last = self.layers[0], self.layers[-1]
         return f"L{first}..L{last}" if self.window else ", ".join(f"L{one}" for one in self.layers)
 
     @property
     def window(self) -> bool:
-        """Whether they are neighbours, with a layer before them."""
+        """Return whether the layers are neighbours and follow another layer."""
         first, last = self.layers[0], self.layers[-1]
         return first > 0 and last - first + 1 == len(self.layers)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A model, what making it took, and its loss by domain."""
+    """A model, its cost, and its loss by domain."""
 
     name: str
     took: Run
@@ -70,7 +70,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is compared, on which texts, and where."""
+    """The models, texts and device of a comparison."""
 
     folder: Path
     given: argparse.Namespace
@@ -79,11 +79,11 @@ class Bench:
 
     @property
     def log(self) -> Path:
-        """What the last command printed."""
+        """Return the path of the last command's output."""
         return self.folder / "log"
 
     def compiled(self, base: Path, statements: Sequence[str], out: Path) -> Run:
-        """A plan of a base, compiled."""
+        """Compile a plan of a base."""
         plan = self.folder / f"{out.name}.tailor"
         quoted = json.dumps(str(base.resolve()))
         plan.write_text("\n".join(["tailor 1", f"model base = {quoted}", *statements, ""]))
@@ -91,18 +91,18 @@ class Bench:
         return run([*command, "--device", self.given.device], self.log)
 
     def peer(self, *arguments: str, tokens: int) -> Run:
-        """ReplaceMe's scheme, or the distances by which cuts are chosen."""
+        """Run ReplaceMe's scheme, or compute the distances for the choice of cuts."""
         command = [sys.executable, str(HERE / "bridge_peer.py"), *arguments]
         more = ["--tokens", str(tokens), "--device", self.given.device]
         return run([*command, *more], self.log)
 
     def said(self) -> Any:
-        """The JSON that the last command printed, maybe after its progress."""
+        """Return the last command's JSON, without any progress before it."""
         text = self.log.read_text(encoding="utf-8")
         return json.JSONDecoder().raw_decode(text[text.index("{") :])[0]
 
     def losses(self, model: Path) -> dict[str, float]:
-        """Nats a token by domain."""
+        """Return nats a token by domain."""
         wishes = [f"nll({json.dumps(str(file))})" for file in self.held_out.values()]
         flags = [flag for wish in wishes for flag in ("--objective", wish)]
         kind = ["--dtype", self.given.dtype] if self.given.dtype else []
@@ -113,13 +113,13 @@ class Bench:
 
     @cached_property
     def bridge(self) -> str:
-        """The statement that is measured."""
+        """Return the measured statement."""
         ridge = "" if self.given.ridge is None else f" ridge {self.given.ridge!r}"
         return f"bridge on {json.dumps(str(self.calibration))} tokens {self.given.tokens}{ridge}"
 
 
 def cuts(bench: Bench, base: Path) -> list[Cut]:
-    """Those of the command line, or the chosen ones and random ones."""
+    """Return the cuts of the command line, or the chosen and random ones."""
     if bench.given.drop:
         return [Cut("given", drop) for drop in bench.given.drop]
     count = bench.given.layers
@@ -139,7 +139,7 @@ def cuts(bench: Bench, base: Path) -> list[Cut]:
 
 
 def made(bench: Bench, base: Path, cut: Cut) -> Iterator[Made]:
-    """A cut's models: bare, bridged, and the peer's; each is removed once it is measured."""
+    """Yield a cut's models: bare, bridged, the peer's. Remove each after its measurement."""
     out = bench.folder / "out"
     drop = f"drop {cut.shown}"
     for name, statements in (("bare", [drop]), ("bridge", [drop, bench.bridge])):
@@ -156,7 +156,7 @@ def made(bench: Bench, base: Path, cut: Cut) -> Iterator[Made]:
 
 
 def rows(name: str, models: Iterable[Made], uncut: Mapping[str, float]) -> Iterator[str]:
-    """A line of the table for each model of a cut, as it comes; the first one is bare."""
+    """Yield a line of the table for each model of a cut, the bare one first."""
     bare: Mapping[str, float] | None = None
     for one in models:
         cells, met = [f"{one.losses[domain]:.3f}" for domain in uncut], ""
@@ -170,12 +170,12 @@ def rows(name: str, models: Iterable[Made], uncut: Mapping[str, float]) -> Itera
 
 
 def share(loss: float, bare: float, uncut: float) -> float:
-    """Of the loss that a cut costs, how much was won back; 0 where it costs nothing."""
+    """Return the recovered share of a cut's loss, or 0 if the cut has no loss."""
     return (bare - loss) / (bare - uncut) if bare > uncut else 0.0
 
 
 def line(*cells: str) -> str:
-    """Of a table."""
+    """Return a line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -184,7 +184,7 @@ def _size(size: int) -> str:
 
 
 def bases(bench: Bench) -> Iterator[Path]:
-    """The model, and its fine-tunes, each compiled to a folder."""
+    """Return the folders of the model and its fine-tunes, compiled."""
     model: Path = bench.given.model
     yield model
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -197,7 +197,7 @@ def bases(bench: Bench) -> Iterator[Path]:
 
 
 def compare(bench: Bench) -> None:
-    """Print the table, a cut's lines as soon as they are known."""
+    """Print the table, each line as soon as it is known."""
     print(f"{bench.bridge.replace(str(bench.calibration), bench.calibration.name)}\n")
     heads = ("model and cut", "", *bench.held_out, "time", "peak memory")
     print(line(*heads), line(*["---"] * len(heads)), sep="\n", flush=True)
@@ -212,7 +212,7 @@ def compare(bench: Bench) -> None:
 
 
 def layers(text: str) -> tuple[int, ...]:
-    """`L20..L26` or `L3,L12..L14` as numbers, rising."""
+    """Return `L20..L26` or `L3,L12..L14` as numbers in ascending order."""
     found: list[int] = []
     for part in text.replace("L", "").split(","):
         first, _, last = part.partition("..")
@@ -223,7 +223,7 @@ def layers(text: str) -> tuple[int, ...]:
 
 
 def named(text: str) -> tuple[str, Path]:
-    """`NAME=FILE`."""
+    """Split `NAME=FILE`."""
     name, equals, file = text.partition("=")
     if not equals or not Path(file).is_file():
         raise argparse.ArgumentTypeError(f"{text} is no NAME=FILE with a file that is there")
@@ -231,30 +231,35 @@ def named(text: str) -> tuple[str, Path]:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--model", type=Path, default=EXAMPLES.parent / ".demo" / "smollm2", metavar="DIR",
-        help="the base; SmolLM2 is made where it isn't there (.demo/smollm2)")  # fmt: skip
-    add("--family", action="store_true", help="also the demo's three fine-tunes of SmolLM2")
-    add("--layers", type=int, default=7, metavar="N", help="that each chosen cut takes (7)")
+        help="the base; SmolLM2 is made if it is missing (.demo/smollm2)")  # fmt: skip
+    add("--family", action="store_true", help="add the demo's three fine-tunes of SmolLM2")
+    add("--layers", type=int, default=7, metavar="N", help="layers of each chosen cut (7)")
     add("--random", type=int, default=2, metavar="N", help="random cuts (2)")
     add("--drop", type=layers, action="append", metavar="LAYERS",
-        help="this cut, as L20..L26 or L3,L12..L14, instead; again for more")  # fmt: skip
-    add("--tokens", type=int, default=65536, metavar="N", help="of calibration text (65536)")
-    add("--ridge", type=float, metavar="R", help="the language's own without this")
-    add("--cosine", action="store_true", help="also ReplaceMe's fit by Adam")
+        help="a cut such as L20..L26 or L3,L12..L14; repeatable")  # fmt: skip
+    add("--tokens", type=int, default=65536, metavar="N", help="calibration tokens (65536)")
+    add("--ridge", type=float, metavar="R", help="ridge of bridges (the default)")
+    add("--cosine", action="store_true", help="add ReplaceMe's fit by Adam")
     add("--calibration", type=Path, metavar="FILE",
         help="JSON Lines with 'text'; needs --held-out (texts of the project)")  # fmt: skip
     add("--held-out", type=named, action="append", metavar="NAME=FILE",
-        help="a domain that losses are measured on; may be given several times")  # fmt: skip
-    add("--device", default="cpu", help="that fits and measures (cpu)")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], help="that losses are computed in")
-    add("--folder", type=Path, metavar="DIR", help="on the disk to use (that of temporary files)")
+        help="a held-out domain; repeatable")  # fmt: skip
+    add("--device", default="cpu", help="device for fits and losses (cpu)")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], help="dtype of the losses")
+    add(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="folder for files (a temporary one)",
+    )
     add("--gptailor", default=str(Path(sys.executable).parent / "gptailor"), metavar="COMMAND",
-        help="another one than that beside this Python")  # fmt: skip
+        help="gptailor (the one beside this Python)")  # fmt: skip
     given = parser.parse_args(arguments)
     if bool(given.calibration) != bool(given.held_out):
         parser.error("--calibration and --held-out are given together")
@@ -264,7 +269,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(given: argparse.Namespace) -> None:
-    """Compare all cuts in a folder that is removed at the end, whatever happens."""
+    """Compare all cuts in a temporary folder."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="gptailor-bench-", dir=given.folder) as folder:
         texts = Path(folder) / "texts"

@@ -1,15 +1,16 @@
-"""ReplaceMe (arXiv 2505.02819) from its paper, and the cuts that `benchmarks/bridge.py` makes.
+"""Run ReplaceMe (arXiv 2505.02819), and choose cuts for `benchmarks/bridge.py`.
 
     python benchmarks/bridge_peer.py influences MODEL TEXT
     python benchmarks/bridge_peer.py replace MODEL TEXT OUT --first 20 --count 7 --by squares
 
-`influences` prints, as JSON, for each layer 1 − cos of its input and output (ShortGPT's block
-influence, arXiv 2403.03853), and for each window of `--count` layers the same distance over the
-window, by which ReplaceMe chooses. `replace` cuts one window: with M the output of the MLP branch
-before it, Y what that is added to, and T the hidden state after the window, over all tokens, it
-fits T − Y by MW, and folds W into the branch's output projection. By `squares` W is that of least
-squares, without a ridge; by `cosine` it is the identity moved by Adam (rate 1e-4, 10 epochs of
-batches of 1024 tokens) to make the mean cosine distance small. For models with Llama's modules.
+`influences` prints JSON with 1 − cos of the input and output of each layer (ShortGPT's block
+influence, arXiv 2403.03853) and of each window of `--count` layers (ReplaceMe's criterion).
+
+`replace` cuts one window. M is the output of the MLP branch before it, Y the hidden state that M is
+added to, and T the hidden state after the window, over all tokens. It fits T − Y by MW, and folds W
+into the branch's output projection. `squares` computes W by least squares without a ridge. `cosine`
+starts from the identity, and reduces the mean cosine distance by Adam (rate 1e-4, 10 epochs of
+batches of 1024 tokens). Both need a model with Llama's modules.
 """
 
 import argparse
@@ -36,7 +37,7 @@ RATE = 1e-4
 
 @dataclass(frozen=True)
 class Text:
-    """Token rows, and a model, in float32 on the device; the dtype is that of its file."""
+    """Token rows and a model in float32 on the device, with the dtype of the model's file."""
 
     model: nn.Module
     dtype: torch.dtype
@@ -44,9 +45,9 @@ class Text:
     device: str
 
     def run(self) -> Iterator[tuple[Tensor, ...]]:
-        """For each row its hidden states, [length, width]: each layer's input, the last output.
+        """Yield each row's hidden states, [length, width]: each layer's input, the last output.
 
-        The last one is what the final norm takes.
+        The last one is the input of the final norm.
         """
         caught: list[Tensor] = []
         final = self.model.get_submodule("model.norm")
@@ -60,7 +61,7 @@ class Text:
 
 
 def read(model: Path, file: Path, tokens: int, device: str) -> Text:
-    """A model, and so many tokens of a JSON Lines file, its rows joined in a drawn order."""
+    """Return a model and tokens of a JSON Lines file, its rows joined in random order."""
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     rows = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
@@ -76,7 +77,7 @@ def read(model: Path, file: Path, tokens: int, device: str) -> Text:
 
 
 def influences(text: Text, count: int) -> dict[str, list[float]]:
-    """Mean cosine distances over each layer, and over each window by its first layer."""
+    """Return mean cosine distances over each layer, and over each window by its first layer."""
     sums: dict[str, Tensor] = {}
     for states in text.run():
         layers = range(1, len(states))
@@ -88,12 +89,12 @@ def influences(text: Text, count: int) -> dict[str, list[float]]:
 
 
 def _distance(before: Rows, after: Rows) -> Tensor:
-    """Without the first token, which is like no other."""
+    """Return the mean cosine distance without the first token, which is an outlier."""
     return 1 - cosine_similarity(before[1:], after[1:], dim=-1).mean()
 
 
 def pairs(text: Text, first: int, count: int) -> tuple[Rows, Rows]:
-    """M and T − Y of all tokens, on the host."""
+    """Return M and T − Y of all tokens, on the host."""
     branch, wanted = [], []
     caught: list[Tensor] = []
     mlp = text.model.get_submodule(f"model.layers.{first - 1}.mlp")
@@ -107,13 +108,13 @@ def pairs(text: Text, first: int, count: int) -> tuple[Rows, Rows]:
 
 
 def by_squares(branch: Rows, wanted: Rows, device: str) -> Tensor:
-    """(MᵀM)⁻¹Mᵀ(T − Y), in float64."""
+    """Return (MᵀM)⁻¹Mᵀ(T − Y), in float64."""
     m, r = branch.to(device).double(), wanted.to(device).double()
     return torch.linalg.solve(m.T @ m, m.T @ r)
 
 
 def by_cosine(branch: Rows, wanted: Rows, device: str) -> Tensor:
-    """The identity, moved to make the mean of 1 − cos(MW, T − Y) small."""
+    """Return W with a small mean of 1 − cos(MW, T − Y), starting from the identity."""
     w = torch.eye(branch.shape[1], device=device, requires_grad=True)
     optimizer = torch.optim.Adam([w], lr=RATE)
     generator = torch.Generator().manual_seed(0)
@@ -131,7 +132,7 @@ FITS = {"squares": by_squares, "cosine": by_cosine}
 
 
 def replace(text: Text, first: int, count: int, by: str, out: Path) -> None:
-    """Write the model without the window, the map folded in, and its dtype what it was."""
+    """Write the model without the window, with the map folded in and its dtype unchanged."""
     w = FITS[by](*pairs(text, first, count), text.device)
     projection = text.model.get_submodule(f"model.layers.{first - 1}.mlp.down_proj")
     for parameter in projection.parameters():
@@ -146,7 +147,7 @@ def replace(text: Text, first: int, count: int, by: str, out: Path) -> None:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

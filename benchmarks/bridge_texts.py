@@ -1,7 +1,7 @@
-"""The texts of `benchmarks/bridge.py` where none are named: what the project and any machine have.
+"""Default texts of `benchmarks/bridge.py`, from the project and Python's standard library.
 
-Three domains are those of the demo's family, whose training and held-out texts share nothing; the
-fourth one, a story, has no calibration text of its kind.
+Three domains are from the demo's family. Their training and held-out texts are disjoint. The fourth
+domain is a story, without calibration text of its kind.
 """
 
 import json
@@ -21,14 +21,14 @@ DOMAINS = {
     "conversation": conversation.texts,
 }
 CALIBRATION = {"arithmetic": 1000, "python": 700, "conversation": 1600}
-"""Texts of each domain that bridges are fitted on, some 250,000 tokens in all."""
+"""Calibration texts of each domain, about 250,000 tokens in all."""
 HELD_OUT = {"arithmetic": 60, "python": 20, "conversation": 120}
-"""Texts of each domain that losses are measured on, some 4,000 tokens each."""
+"""Held-out texts of each domain, about 4,000 tokens each."""
 STORY = "story"
 
 
 def write_texts(folder: Path) -> tuple[Path, dict[str, Path]]:
-    """The calibration file, and a file of held-out text by domain."""
+    """Write the calibration file and a held-out file for each domain; return their paths."""
     calibration = [make(CALIBRATION[domain], False) for domain, make in DOMAINS.items()]
     held_out = {domain: make(HELD_OUT[domain], True) for domain, make in DOMAINS.items()}
     story = Text("", (EXAMPLES / "text.txt").read_text(encoding="utf-8"))

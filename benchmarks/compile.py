@@ -1,12 +1,12 @@
-"""How fast compiling is, and in how much memory: beside `cp` of the output, and mergekit.
+"""Measure time and memory of compiling, beside `cp` of the output and mergekit.
 
     python benchmarks/compile.py --mergekit /path/to/a/venv/bin/python
 
-Makes random bfloat16 models in the shape of TinyLlama (22 layers, 2.2 GB; 15 layers for ties),
-compiles plans by gptailor's command line and by mergekit's, copies gptailor's output by `cp` as the
-limit, in turns, and prints medians as ratios beside their targets. gptailor has its output on the
-disk when it ends and `cp` hasn't, so the ratio to `cp` followed by `sync FILE` stands beside the
-other; mergekit doesn't sync either. Peak memory is what is resident, mapped files too. Linux only.
+The command makes random bfloat16 models in the shape of TinyLlama (22 layers, 2.2 GB; 15 layers for
+ties). In turns it compiles plans with gptailor and with mergekit, and copies gptailor's output with
+`cp` as the limit. It prints medians as ratios beside their targets. gptailor syncs its output, and
+`cp` and mergekit don't, so a second ratio compares with `cp` followed by `sync FILE`. Peak memory
+is resident memory, including mapped files. Linux only.
 """
 
 import argparse
@@ -46,25 +46,25 @@ from benchmarks.tinyllama import layers_for
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_peer_option(parser, required=False)
     add = parser.add_argument
     add("--rounds", type=int, default=3, help="runs of each command (3)")
-    add("--peer-rounds", type=int, help="rounds that mergekit takes part in (all)")
-    add("--peer-options", type=shlex.split, help="mergekit's; the fastest of a few without this")
+    add("--peer-rounds", type=int, help="rounds with mergekit (all)")
+    add("--peer-options", type=shlex.split, help="options of mergekit (the fastest)")
     add("--case", action="append", metavar="WORD", help="only cases with this word in their names")
     add("--sizes", type=float, nargs="*", default=[1, 2, 4, 8], metavar="GB",
         help="models for memory against size (1 2 4 8)")  # fmt: skip
-    add("--scale", type=float, default=1.0, help="of the models' widths; small for a try (1)")
-    add("--folder", type=Path, help="on the disk to use (that of temporary files)")
+    add("--scale", type=float, default=1.0, help="scale of the models' widths (1)")
+    add("--folder", type=Path, help="folder for files (the system's temporary folder)")
     add("--cold", action="store_true",
-        help="take what is read out of the page cache before each run")  # fmt: skip
+        help="remove input files from the page cache before each run")  # fmt: skip
     add("--profile", action="store_true", help="also print where gptailor's time goes")
     add("--gptailor", default=str(Path(sys.executable).parent / "gptailor"), metavar="COMMAND",
-        help="another one than that beside this Python")  # fmt: skip
+        help="gptailor (the one beside this Python)")  # fmt: skip
     given = parser.parse_args(arguments)
     least = min(given.rounds, given.peer_rounds or given.rounds, *given.sizes, 1)
     if least < 1 or given.peer_rounds == 0 or given.scale <= 0:
@@ -75,7 +75,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def compare(bench: Bench, chosen: Sequence[Case], *, profiled: bool) -> None:
-    """The table of ratios, each line as soon as it is known; then seconds and profiles."""
+    """Print the table of ratios, each line as soon as it is known; then seconds and profiles."""
     seconds: list[str] = []
     profiles: list[str] = []
     for layers, some in groupby(chosen, lambda case: layers_for(case.size)):
@@ -110,7 +110,7 @@ def measure_all(bench: Bench, given: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure in a folder that is removed at the end, whatever happens."""
+    """Measure in a temporary folder."""
     given = parsed(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="gptailor-bench-", dir=given.folder) as folder:

@@ -1,4 +1,4 @@
-"""The plans that `benchmarks/compile.py` compiles, in both tools' words, and their targets."""
+"""Plans of `benchmarks/compile.py` for both tools, with their targets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Document = dict[str, object]
 
 @dataclass(frozen=True)
 class Targets:
-    """The most times of `cp`, the least times faster than mergekit, the most bytes of memory."""
+    """The highest ratio to `cp`, the lowest speed-up over mergekit, the highest peak memory."""
 
     copies: float | None
     faster: float
@@ -30,16 +30,16 @@ class Case:
     size: float = 2.2e9
     """Bytes of each model at scale 1."""
     grows: bool = False
-    """Whether its memory is compared over models of several sizes."""
+    """Whether memory is compared over models of several sizes."""
 
     def plan(self, layers: int, folder: Path) -> str:
-        """The plan's text, the models being folders of their names."""
+        """Return the plan's text, for models in folders of their names."""
         declared = [f'model {name} = "{folder / name}"\n' for name in self.models]
         return "tailor 1\n" + "".join(declared) + self.statements(layers)
 
 
 def cases() -> tuple[Case, ...]:
-    """All of them, in the table's order."""
+    """Return all cases in the table's order."""
     moving = Targets(copies=1.2, faster=2, peak=300 * MB)
     two = Targets(copies=2, faster=3, peak=600 * MB)
     models = ("base", "math", "code")
@@ -85,7 +85,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def _everywhere(recipe: str) -> Callable[[int], str]:
-    """All tensors of the model by one recipe."""
+    """Return the plan of one recipe for all tensors."""
 
     def statements(layers: int) -> str:
         parts = (f"L0..L{layers - 1}", "embed", "norm", "head")
@@ -95,7 +95,7 @@ def _everywhere(recipe: str) -> Callable[[int], str]:
 
 
 def _moved(layers: int) -> str:
-    """Some layers of another model, two in the other's place, one dropped."""
+    """Return a plan that takes layers of another model, moves two and drops one."""
     middle = layers // 2
     return (
         f"L1..L{middle - 2} from math\n"
@@ -130,7 +130,7 @@ def _merged(
     parameters: Mapping[str, object],
     base: str | None = "base",
 ) -> Callable[[int, Path], Document]:
-    """The same for mergekit, as its README has it."""
+    """Return mergekit's configuration of this plan, as in its README."""
 
     def document(layers: int, folder: Path) -> Document:
         del layers  # all of them

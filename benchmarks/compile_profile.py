@@ -1,10 +1,10 @@
-"""Where the time of one `gptailor compile` goes, phase by phase.
+"""Print the time of one `gptailor compile` by phase.
 
     python benchmarks/compile_profile.py PLAN OUTPUT
 
-Runs the command line within this process. A thread looks at all the others every few milliseconds
-and gives the time since its last look to what each of them is in: a system call, an import, or the
-package whose function runs. Seconds are sums over threads, so that they may exceed the wall clock.
+The command line runs within this process. A thread samples all other threads every few
+milliseconds. It adds the time since the last sample to the phase of each: a system call, an import,
+or the package of the running function. Sums over threads can exceed the wall clock.
 """
 
 import argparse
@@ -26,16 +26,16 @@ CALLS = {
     "copy_file_range": "copy in the kernel", "sendfile": "copy in the kernel",
     "fsync": "sync", "fdatasync": "sync",
 }  # fmt: skip
-"""Functions of `os`, and the phase that they are."""
+"""Phases of functions of `os`."""
 FUNCTIONS = {"_reserve": "reserve room", "start": "start writing out"}
-"""The same for functions of gptailor that call the C library."""
+"""Phases of functions of gptailor that call the C library."""
 PACKAGES = {
     "gptailor/program/compile": "planning",
     "gptailor/program": "arithmetic",
     "gptailor/checkpoint": "headers and bookkeeping",
     "gptailor": "planning",
 }
-"""The first that the innermost function of gptailor lies in."""
+"""Packages, of which the first with the innermost function of gptailor counts."""
 WAITING = (
     "threading.py",
     "queue.py",
@@ -47,7 +47,7 @@ SHOWN = 8
 
 
 class Sampler(threading.Thread):
-    """Counts seconds by phase and by function until it is stopped."""
+    """A sampler that counts seconds by phase and by function until it is stopped."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -57,7 +57,7 @@ class Sampler(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        """Look at all threads but this one, again and again."""
+        """Sample all other threads until stopped."""
         last = time.perf_counter()
         while not self.done.wait(PERIOD):
             now = time.perf_counter()
@@ -74,7 +74,7 @@ class Sampler(threading.Thread):
             self.functions[f"{function} ({phase})"] += seconds
 
     def watch(self, name: str, phase: str) -> None:
-        """Have a function of `os` say when a thread is in it."""
+        """Wrap a function of `os` so that it records the threads in it."""
         call: Callable[..., Any] | None = getattr(os, name, None)
         if call is None:
             return
@@ -91,7 +91,7 @@ class Sampler(threading.Thread):
 
 
 def place(frame: FrameType) -> tuple[str, str]:
-    """The phase of a thread by its stack, and the innermost function of gptailor."""
+    """Return the phase of a thread by its stack, and the innermost function of gptailor."""
     waits = frame.f_code.co_filename.endswith(WAITING)
     found: tuple[str, str] | None = None
     step: FrameType | None = frame
@@ -114,7 +114,7 @@ def _phase(module: str, function: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Compile the plan, and print where the time went."""
+    """Compile the plan, and print the time by phase."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("plan", type=Path)
     parser.add_argument("output", type=Path)
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str]) -> None:
     user, system = os.times()[:2]
     print(f"wall {wall:.2f} s, user {user:.2f} s, system {system:.2f} s")
     for counted in (sampler.phases, sampler.functions):
-        print("\n| where | seconds of threads | of the wall clock |\n|---|---:|---:|")
+        print("\n| phase | seconds of threads | of the wall clock |\n|---|---:|---:|")
         largest = sorted(counted.items(), key=lambda item: -item[1])[:SHOWN]
         for name, seconds in largest:
             print(f"| {name} | {seconds:.2f} | {seconds / wall:.0%} |")

@@ -1,4 +1,4 @@
-"""What `benchmarks/compile.py` runs: both tools and `cp` in turns, starts, peaks of memory."""
+"""Runs of `benchmarks/compile.py`: both tools and `cp` in turns, starts, peak memory."""
 
 import json
 import os
@@ -26,14 +26,14 @@ from benchmarks.tinyllama import Shape, layers_for
 
 HERE = Path(__file__).parent
 PEER_OPTIONS = ((), ("--lazy-unpickle", "--low-cpu-memory"), ("--async-write",))
-"""What might make mergekit faster; the fastest is used."""
+"""Options of mergekit to try; the fastest are used."""
 STARTS = 7
-"""Runs of each command that only starts."""
+"""Number of runs of each command in the table of starts."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured, and where."""
+    """The commands and the folder of a measurement."""
 
     folder: Path
     gptailor: str
@@ -43,31 +43,31 @@ class Bench:
     peer_rounds: int
     cold: bool
     options: Sequence[str] | None
-    """mergekit's; None: not known yet."""
+    """Options of mergekit; None before they are known."""
 
     @property
     def cache(self) -> str:
-        """Whether what is read is in memory."""
+        """Return the state of the page cache in words."""
         return "cold" if self.cold else "warm"
 
     @property
     def log(self) -> Path:
-        """What the last command printed."""
+        """Return the path of the last command's output."""
         return self.folder / "log"
 
     def ours(self, plan: Path, out: Path) -> list[str]:
-        """gptailor's command."""
+        """Return gptailor's command."""
         return [self.gptailor, "compile", str(plan), "--output", str(out)]
 
     def theirs(self, plan: Path, out: Path) -> list[str]:
-        """mergekit's command."""
+        """Return mergekit's command."""
         assert self.mergekit is not None
         return mergekit_peer.command(self.mergekit, plan, out, *(self.options or ()))
 
     def timed(self, command: Sequence[str], reads: Sequence[Path]) -> Run:
-        """Run it when nothing else is to be written, and what it reads is in memory or is not.
+        """Run a command after a sync, with its input in the page cache or not.
 
-        Memory is touched for what it writes and for twice as much.
+        Before the run, memory of three times the first input's size is touched.
         """
         os.sync()
         (cool if self.cold else warm)(reads)
@@ -76,7 +76,7 @@ class Bench:
 
 
 def make_models(bench: Bench, names: Sequence[str], layers: int) -> Path:
-    """Write the models in a process of their own, for this one has to stay small."""
+    """Write the models in another process, because this one must stay small."""
     folder = bench.folder / "models"
     size = Shape(layers, bench.scale).size
     need(bench, (len(names) + 2) * size)  # and an output, and its copy
@@ -87,7 +87,7 @@ def make_models(bench: Bench, names: Sequence[str], layers: int) -> Path:
 
 
 def write_plans(bench: Bench, case: Case, layers: int, models: Path) -> tuple[Path, Path]:
-    """The case's plan, and mergekit's configuration."""
+    """Write the case's plan and mergekit's configuration."""
     ours, theirs = bench.folder / "plan.tailor", bench.folder / "plan.yml"
     ours.write_text(case.plan(layers, models), encoding="utf-8")
     theirs.write_text(json.dumps(case.document(layers, models)), encoding="utf-8")
@@ -95,7 +95,7 @@ def write_plans(bench: Bench, case: Case, layers: int, models: Path) -> tuple[Pa
 
 
 def measure(bench: Bench, case: Case, layers: int, models: Path) -> dict[str, list[Run]]:
-    """A case's runs by who ran, in turns."""
+    """Return a case's runs by tool; the tools run in turns."""
     plan, document = write_plans(bench, case, layers, models)
     reads = [models / name for name in case.models]
     out, copy = bench.folder / "out", bench.folder / "copy"
@@ -116,7 +116,7 @@ def measure(bench: Bench, case: Case, layers: int, models: Path) -> dict[str, li
 
 
 def copies(out: Path, copy: Path) -> dict[str, list[str]]:
-    """Commands that copy a folder."""
+    """Return the commands that copy a folder."""
     names = str(out), str(copy)
     return {
         "cp": ["cp", "-r", *names],
@@ -125,15 +125,15 @@ def copies(out: Path, copy: Path) -> dict[str, list[str]]:
 
 
 def check_alike(ours: int, theirs: int) -> None:
-    """Both have written the same amount, but for headers."""
+    """Check that both outputs have equal sizes except for headers."""
     if abs(ours - theirs) > max(0.01 * ours, 100_000):
         raise Failed(f"gptailor wrote {ours:,} bytes of weights, mergekit {theirs:,}")
 
 
 def with_best_options(bench: Bench, some: Sequence[Case], layers: int, models: Path) -> Bench:
-    """The bench with those options by which mergekit is fastest in a few cases."""
+    """Return the bench with the options that make mergekit fastest in a few cases."""
     if bench.mergekit is None:
-        print("mergekit is left out: --mergekit names no Python\n")
+        print("mergekit is skipped: --mergekit is missing\n")
         return bench
     if bench.options is None:
         tries = {
@@ -150,7 +150,7 @@ def with_best_options(bench: Bench, some: Sequence[Case], layers: int, models: P
 
 
 def once(bench: Bench, case: Case, layers: int, models: Path) -> float:
-    """Seconds of mergekit for a case."""
+    """Return the seconds of mergekit for a case."""
     tell(f"{case.name}, mergekit with options {' '.join(bench.options or ()) or 'none'}")
     _, document = write_plans(bench, case, layers, models)
     out = bench.folder / "out"
@@ -160,7 +160,7 @@ def once(bench: Bench, case: Case, layers: int, models: Path) -> float:
 
 
 def starts(bench: Bench, case: Case) -> dict[str, list[float]]:
-    """Seconds until the first byte of a plan, and what an empty Python and mergekit take."""
+    """Return seconds until a plan's first byte, and until an empty Python and mergekit start."""
     layers = layers_for(case.size)
     models = make_models(bench, case.models, layers)
     plan, _ = write_plans(bench, case, layers, models)
@@ -181,7 +181,7 @@ def starts(bench: Bench, case: Case) -> dict[str, list[float]]:
 
 
 def peaks(bench: Bench, size: float, chosen: Iterable[Case]) -> dict[str, int]:
-    """Peak memory by case, of models of so many GB; `code` is `math` by another name."""
+    """Return peak memory by case and size of models in GB; `code` is a link to `math`."""
     layers = layers_for(1e9 * size)
     models = make_models(bench, ("base", "math"), layers)
     shutil.copytree(models / "math", models / "code", copy_function=os.link)
@@ -196,7 +196,7 @@ def peaks(bench: Bench, size: float, chosen: Iterable[Case]) -> dict[str, int]:
 
 
 def profile(bench: Bench, case: Case, layers: int, models: Path) -> str:
-    """Where the time of a case goes."""
+    """Return the profile of a case."""
     plan, _ = write_plans(bench, case, layers, models)
     out = bench.folder / "out"
     command = [sys.executable, str(HERE / "compile_profile.py"), str(plan), str(out)]
@@ -213,5 +213,5 @@ def need(bench: Bench, size: float) -> None:
 
 
 def tell(message: str) -> None:
-    """Progress, on standard error."""
+    """Print progress on standard error."""
     print(f"… {message}", file=sys.stderr, flush=True)

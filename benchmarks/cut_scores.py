@@ -1,15 +1,15 @@
-"""Which score of a cut, or of a recipe, ranks plans as they rank after healing?
+"""Compare scores of cuts and recipes by their rank correlation with the healed plans.
 
     python benchmarks/cut_scores.py --folder .cuts                 # the demo's family
     python benchmarks/cut_scores.py --folder .cuts --family .second --tokens 50000
     python benchmarks/cut_scores.py --folder .cuts --recipes
 
-Fifteen cuts of seven layers are made of one merge of the fine-tunes: windows, spread layers,
-mixtures of both, random ones. The family is the demo's, or one of `benchmarks/second_family.py`.
-Each cut is scored bare and bridged on a search's texts, and each is healed and judged on held-out
-texts. Spearman's rank correlation says how well a score orders the healed plans. With `--recipes`
-one cut is made of fourteen merges of three fine-tunes, which are also scored with nothing dropped.
-Scores are kept in the folder, so that an interrupted run goes on.
+One merge of the fine-tunes is cut in fifteen ways, by seven layers each: windows, spread layers,
+mixtures of both, random layers. The family is the demo's, or from `benchmarks/second_family.py`.
+Each cut is scored bare and bridged on a search's texts, then healed and judged on held-out texts.
+The table has Spearman's rank correlation of each score with the healed plans. With `--recipes`
+fourteen merges of three fine-tunes have one cut, and are also scored with nothing dropped. The
+folder keeps the scores, and an interrupted run continues.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from gptailor.evaluate.scores import Score  # noqa: E402
 
 LAYERS, DROPPED = 30, 7
 UNIFORM: Final = 0.6
-"""The coefficient of each fine-tune in the merge whose cuts are compared."""
+"""The coefficient of each fine-tune in the merge for the comparison of cuts."""
 WINDOW: Final = tuple(range(12, 19))
-"""The cut whose recipes are compared."""
+"""The cut for the comparison of recipes."""
 
 Compared: TypeAlias = Mapping[str, tuple[Sequence[float], Sequence[int]]]
 """Plans by name: the coefficients of the three fine-tunes, and the dropped layers."""

@@ -1,10 +1,10 @@
-"""What a trial costs: beside a bare forward pass, in a local search, beside the paper's way.
+"""Measure the cost of a trial, beside a bare forward pass and the paper's method.
 
-    python benchmarks/evaluate.py                        # SmolLM2-135M out of a Python package
+    python benchmarks/evaluate.py                        # SmolLM2-135M from a Python package
     python benchmarks/evaluate.py --shape 7b --variants 3 --device cuda --memory 20GB
 
-All ways take turns, and medians count. The paper's way is to write the model, load it and run it.
-A bare forward is transformers' own, of the compiled model, on the same batches of tokens.
+All methods run in turns, and the figures are medians. The paper's method writes the model, loads it
+and runs it. A bare forward pass is transformers' own, of the compiled model, on the same batches.
 """
 
 import argparse
@@ -44,22 +44,22 @@ SHAPES = {
     "13b": Shape(40, 2.5),
 }
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Multiplications and additions a second in bfloat16, dense, as the makers have it."""
+"""Dense bfloat16 operations a second, as published by the makers."""
 CUT = 0.25
 MERGED = 4
-"""Layers of the parent that are merged, whose coefficients offspring change."""
+"""Merged layers of the parent; offspring change their coefficients."""
 CACHE = 2**30
 
 
 @dataclass(frozen=True)
 class Genes:
-    """A trial: which layers leave, and which are merged with what share."""
+    """A trial: its dropped layers, and its merged layers with their shares."""
 
     dropped: frozenset[int]
     shares: tuple[tuple[int, float], ...]
 
     def text(self, models: Sequence[Path]) -> str:
-        """The plan; a merged layer is its model's and the next model's, or the next layer's."""
+        """Return the plan's text; a merged layer combines two models or two neighbours."""
         names = ["base", *(f"variant{n}" for n in range(1, len(models)))]
         lines = ["tailor 1", *(f'model {n} = "{p}"' for n, p in zip(names, models, strict=True))]
         for number, (layer, share) in enumerate(self.shares):
@@ -73,7 +73,7 @@ class Genes:
 
 
 def parent_of(layers: int, chance: random.Random) -> Genes:
-    """The plan that a local search stands at: a quarter of the layers cut, some merged."""
+    """Return the parent of a local search: a quarter of the layers cut, some merged."""
     dropped = frozenset(chance.sample(range(1, layers), max(1, round(CUT * layers))))
     kept = [layer for layer in range(1, layers) if layer not in dropped]
     chosen = sorted(chance.sample(kept, min(MERGED, len(kept))))
@@ -81,7 +81,7 @@ def parent_of(layers: int, chance: random.Random) -> Genes:
 
 
 def child_of(parent: Genes, layers: int, chance: random.Random) -> Genes:
-    """One dropped and one kept layer swapped, or one coefficient changed."""
+    """Swap a dropped and a kept layer, or change one coefficient."""
     if chance.random() < 0.5:
         out = chance.choice(sorted(parent.dropped))
         into = chance.choice([n for n in range(1, layers) if n not in parent.dropped])
@@ -107,11 +107,11 @@ class Bench:
     written: dict[Genes, Path] = field(default_factory=dict)
 
     def plan(self, genes: Genes) -> Plan:
-        """The trial's plan."""
+        """Return the trial's plan."""
         return gptailor.loads(genes.text(self.models))
 
     def compiled(self, genes: Genes) -> Path:
-        """The trial's folder, written if it isn't there."""
+        """Return the trial's folder; write it if it is missing."""
         if genes not in self.written:
             target = self.folder / f"trial{len(self.written)}"
             gptailor.compile(self.plan(genes), target)
@@ -119,24 +119,24 @@ class Bench:
         return self.written[genes]
 
     def loaded(self, genes: Genes) -> PreTrainedModel:
-        """The compiled model, loaded by transformers."""
+        """Return the compiled model, loaded by transformers."""
         model = AutoModelForCausalLM.from_pretrained(self.compiled(genes), dtype=self.dtype)
         return model.to(self.device).eval().requires_grad_(requires_grad=False)
 
     def bare(self, model: PreTrainedModel) -> None:
-        """A forward pass of all batches."""
+        """Run a forward pass of all batches."""
         with torch.no_grad():
             for batch in self.packed.batches:
                 model(input_ids=batch.tokens.to(self.device), use_cache=False)
 
     def run(self, evaluator: Evaluator, stitched: Stitched) -> None:
-        """The same tokens by our forward pass, with the losses."""
+        """Run gptailor's forward pass on the same tokens, with the losses."""
         found = evaluator.run(stitched, [self.work])
         if isinstance(found, Failure):
             sys.exit(f"a trial failed: {found.message}")
 
     def seconds(self, do: Callable[[], object]) -> float:
-        """How long something takes, what it started on the device included."""
+        """Return the seconds of a call, including its work on the device."""
         self._wait()
         start = time.perf_counter()
         do()
@@ -152,7 +152,7 @@ class Bench:
 
 
 def first_trial(bench: Bench, genes: Genes, rounds: int) -> tuple[float, float]:
-    """Seconds of a first trial (nothing kept of others), and of a bare forward."""
+    """Return the seconds of a first trial, without kept results, and of a bare forward pass."""
     bare = bench.loaded(genes)
     stitched = bench.stitcher.stitch(bench.plan(genes))
     evaluator = Evaluator(device=bench.device)
@@ -168,10 +168,10 @@ def first_trial(bench: Bench, genes: Genes, rounds: int) -> tuple[float, float]:
 
 
 def local_search(bench: Bench, parent: Genes, trials: int, bare: float) -> tuple[float, float]:
-    """The mean of a trial's time over a bare forward's, and the share of layers that were spared.
+    """Return a trial's mean time over a bare forward pass, and the share of skipped layers.
 
-    Stitching counts, merging too. The parent has run before; bare forwards cost by their layers,
-    all the same here.
+    The time includes stitching and merging. The parent has run before. In a bare forward pass all
+    layers cost the same.
     """
     chance = random.Random(1)
     evaluator = Evaluator(device=bench.device, cache=CACHE)
@@ -191,7 +191,7 @@ def local_search(bench: Bench, parent: Genes, trials: int, bare: float) -> tuple
 
 
 def between_trials(bench: Bench, parent: Genes, rounds: int) -> float:
-    """Seconds from one plan to the next, all of their layers being there: to stitch the next."""
+    """Return the seconds to stitch the next plan if all its layers exist."""
     chance = random.Random(2)
     plans = [bench.plan(child_of(parent, bench.layers, chance)) for _ in range(5)]
     for plan in plans:
@@ -201,7 +201,7 @@ def between_trials(bench: Bench, parent: Genes, rounds: int) -> float:
 
 
 def papers_way(bench: Bench, parent: Genes, rounds: int) -> tuple[float, float]:
-    """Seconds to write, load and run a trial, and to stitch and run it; others each time."""
+    """Return the seconds to write, load and run a trial, and to stitch and run another."""
     chance = random.Random(3)
     evaluator = Evaluator(device=bench.device)
     theirs: list[float] = []
@@ -219,7 +219,7 @@ def papers_way(bench: Bench, parent: Genes, rounds: int) -> tuple[float, float]:
 
 
 def models_of(given: argparse.Namespace, folder: Path) -> list[Path]:
-    """The models' folders, made where they aren't given."""
+    """Return the models' folders, and make missing ones."""
     if given.model:
         return [path.resolve() for path in given.model]
     if given.shape:
@@ -233,7 +233,7 @@ def models_of(given: argparse.Namespace, folder: Path) -> list[Path]:
 
 
 def bench_of(given: argparse.Namespace, folder: Path) -> Bench:
-    """All that the figures share."""
+    """Return the bench that all figures share."""
     models = models_of(given, folder)
     chance = random.Random(0)
     declared = "".join(f'model variant{n} = "{p}"\n' for n, p in enumerate(models) if n)
@@ -254,7 +254,7 @@ def bench_of(given: argparse.Namespace, folder: Path) -> Bench:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, and print each figure as soon as it is there."""
+    """Measure, and print each figure as soon as it is known."""
     given = parser().parse_args(arguments)
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
@@ -281,14 +281,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def where(device: torch.device) -> str:
-    """What the device is."""
+    """Return the name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} threads of the CPU"
 
 
 def peak(bench: Bench, speed: float) -> str:
-    """The share of the card's peak that tokens a second are, by the weights of the layers."""
+    """Return tokens a second as a share of the card's peak, by the weights of the layers."""
     if bench.device.type != "cuda":
         return ""
     name = torch.cuda.get_device_name(bench.device)
@@ -304,24 +304,24 @@ def peak(bench: Bench, speed: float) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the parser of the options."""
     lines = (__doc__ or "").partition("\n")
     made = argparse.ArgumentParser(
         description=lines[0], epilog=lines[2], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--model", type=Path, nargs="+", help="folders: a base, and variants of it")
-    made.add_argument("--shape", choices=SHAPES, help="random models of that size instead")
-    made.add_argument("--variants", type=int, default=1, help="of --shape (1)")
+    made.add_argument("--shape", choices=SHAPES, help="random models of this size")
+    made.add_argument("--variants", type=int, default=1, help="variants with --shape (1)")
     made.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     made.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     made.add_argument("--memory", type=lambda text: ByteSize().convert(text, None, None),
-                      help="bytes of weights on the device; layers are streamed")  # fmt: skip
+                      help="bytes of weights on the device; streams layers")  # fmt: skip
     made.add_argument("--windows", type=int, default=8, help="texts of a trial (8)")
     made.add_argument("--length", type=int, default=256, help="tokens of each (256)")
-    made.add_argument("--rounds", type=int, default=5, help="of each figure (5)")
-    made.add_argument("--trials", type=int, default=16, help="of the local search (16)")
+    made.add_argument("--rounds", type=int, default=5, help="rounds of each figure (5)")
+    made.add_argument("--trials", type=int, default=16, help="trials of the local search (16)")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--folder", type=Path, help="where models are written (the system's place)")
+    made.add_argument("--folder", type=Path, help="folder for models (a temporary one)")
     return made
 
 

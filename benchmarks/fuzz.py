@@ -1,13 +1,13 @@
-"""Give what reads files bytes that atheris makes up, guided by which lines they reach.
+"""Fuzz the readers of files with atheris, guided by coverage.
 
     pip install atheris
     python benchmarks/fuzz.py --target header --runs 1000000 --seconds 60
 
-Needs atheris (3.0 here), which neither the package nor its tests do. Each target is run by a
-process of its own from the sound and hostile files of `tests/hostile`, for so many executions or
-seconds, whichever come first. Prints the executions, how many there were a second, and the lines
-and branches that were reached. A crash, or an execution of more than 20 seconds or 2 GB, ends with
-exit code 1 and the bytes that made it in a file, whose name is printed.
+The command needs atheris (3.0 here); the package and its tests don't. Each target runs in its own
+process, from the valid and hostile files of `tests/hostile`. It ends after `--runs` executions or
+`--seconds` seconds. The table has the executions, their rate, and the reached lines and branches.
+After a crash, or an execution of more than 20 seconds or 2 GB, the exit code is 1. The command then
+writes the input to a file and prints its name.
 """
 
 import argparse
@@ -24,7 +24,7 @@ NAMES = ("header", "source", "gguf", "pickle", "parser", "plan-json", "config")
 
 
 def main() -> int:
-    """Fuzz the targets one after another; 1 if one of them crashed."""
+    """Fuzz the targets one after another; return 1 if one crashed."""
     arguments = _arguments()
     if arguments.inside:
         _fuzz(arguments.target[0], Path(arguments.inside[0]), arguments.inside[1:])
@@ -35,9 +35,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", choices=NAMES, action="append", help="one; all by default")
+    parser.add_argument("--target", choices=NAMES, action="append", help="a target (all)")
     parser.add_argument("--runs", type=int, default=1_000_000, help="executions of each")
-    parser.add_argument("--seconds", type=int, default=60, help="the longest for each")
+    parser.add_argument("--seconds", type=int, default=60, help="time limit of each")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--crashes", type=Path, default=Path(), help="the folder for reproducers")
     parser.add_argument(
@@ -47,7 +47,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(name: str, arguments: argparse.Namespace) -> bool:
-    """Fuzz a target in a process of its own, and print its row; whether it held."""
+    """Fuzz a target in its own process, and print its row; return whether it passed."""
     from tests.hostile.targets import TARGETS
 
     target = TARGETS[name]
@@ -72,7 +72,7 @@ def _run(name: str, arguments: argparse.Namespace) -> bool:
 
 
 def _report(name: str, done: "subprocess.CompletedProcess[str]", crash: Path) -> bool:
-    """The target's row, or what it said and where the reproducer is."""
+    """Print the target's row, or its output and the reproducer's path."""
     said = done.stdout + done.stderr
     finished = re.search(r"Done (\d+) in (\d+) second|Done (\d+) runs in (\d+) second", said)
     if done.returncode or finished is None:
@@ -90,7 +90,7 @@ def _escaped(word: bytes) -> str:
 
 
 def _fuzz(name: str, folder: Path, options: list[str]) -> None:
-    """In the process that fuzzes: never comes back."""
+    """Fuzz a target in this process; never return."""
     import atheris  # of this process only
 
     with atheris.instrument_imports(include=["gptailor", "json", "pickletools", "zipfile"]):

@@ -1,10 +1,10 @@
-"""What a bridge over each gap of a model would leave, as figures for docs/pictures/gaps.json.
+"""Print the error after a bridge over each gap of a model, for docs/pictures/gaps.json.
 
     python benchmarks/gaps.py MODEL TEXT --widest 10 --what 'SmolLM2, …' > docs/pictures/gaps.json
 
-One pass over 4096 tokens of the text. A row for each layer before a gap, a number for each width:
-the mean squared distance of the bridged state from the one without a gap, relative to its length.
-A search orders cuts by the same numbers (docs/search_internals.md).
+The command reads 4096 tokens of the text once. Each layer before a gap has a row, with a number for
+each width: the mean squared distance between the bridged state and the state without a gap,
+relative to its length. A search orders cuts by the same numbers (docs/search_internals.md).
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     """Print the figures of one model on one text."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("model", type=Path, help="a model's folder")
-    parser.add_argument("text", type=Path, help="what is read, as for a bridge")
+    parser.add_argument("text", type=Path, help="calibration text, as for a bridge")
     parser.add_argument("--widest", type=int, default=10, help="layers of the widest gap")
     parser.add_argument("--what", default="", help="model and text, in words")
     given = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Processes, measured: wall time, peak memory, and when the first byte of an output is written.
+"""Measurements of processes: wall time, peak memory, and time to an output's first byte.
 
-The process that measures must be small. Linux starts a child's peak with what the process that
-spawned it had, be it by fork or by vfork, so nothing here imports a tensor library. A peak that is
-not above our own says nothing.
+The measuring process must be small. On Linux a child's peak starts at its parent's memory, after
+fork and after vfork, so this module imports no tensor library. A peak below the parent's own is
+meaningless.
 """
 
 import os
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL = 0.0005
-"""Seconds between two looks for the first byte."""
+"""Seconds between two checks for the first byte."""
 BLOCK = 2**20
 TOUCH = """\
 import mmap, sys
@@ -27,14 +27,14 @@ for _ in range(size // len(block)):
     held.write(block)
 """
 SPARE = 2 * 10**9
-"""Bytes of free memory that are left alone."""
+"""Bytes of free memory that `touch` leaves free."""
 
 WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of the wall clock and of all cores, and the most bytes resident, mapped files too."""
+    """Seconds of the wall clock and of all cores, and peak resident bytes with mapped files."""
 
     seconds: float
     cpu: float
@@ -42,11 +42,11 @@ class Run:
 
 
 class Failed(Exception):  # noqa: N818 (the command did, not the benchmark)
-    """A command ended with another code than 0; with the end of what it said."""
+    """Failure of a command, with the end of its output."""
 
 
 def run(command: Sequence[str], log: Path) -> Run:
-    """Run a command to its end; what it prints goes into `log`."""
+    """Run a command to its end, and write its output into `log`."""
     start = time.perf_counter()
     with _spawned(command, log) as pid:
         _, status, usage = os.wait4(pid, 0)
@@ -59,11 +59,11 @@ def run(command: Sequence[str], log: Path) -> Run:
 
 
 def touch(size: int, log: Path) -> None:
-    """Write to so many bytes of free memory once, as far as there are, and free them again.
+    """Write once to `size` bytes of free memory, or to all of it, and free them again.
 
-    A virtual machine may hand free memory back to its host, and pay for each page that it writes to
-    after that: a file of 2 GB is copied in 0.5 s or in 9 s then, by who came before. After this all
-    commands find the memory that a machine of metal would give them.
+    A virtual machine may return free memory to its host, and later writes to such pages are slow. A
+    copy of 2 GB then takes 0.5 s or 9 s, depending on earlier processes. After this call all
+    commands find memory as on a physical machine.
     """
     free = 1024 * _number(Path("/proc/meminfo"), "MemFree") - SPARE
     if (size := min(size, free)) > 0:
@@ -71,12 +71,12 @@ def touch(size: int, log: Path) -> None:
 
 
 def own_peak() -> int:
-    """The most bytes that this process has had resident."""
+    """Return the peak resident bytes of this process."""
     return 1024 * _number(Path("/proc/self/status"), "VmHWM")
 
 
 def _number(file: Path, wanted: str) -> int:
-    """A number that the kernel tells under a name."""
+    """Return a number of the kernel by its name."""
     for line in file.read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(":")
         if name == wanted:
@@ -85,11 +85,11 @@ def _number(file: Path, wanted: str) -> int:
 
 
 def first_write(command: Sequence[str], output: Path, log: Path) -> float:
-    """Seconds until the command's first byte is in a file of weights; then it is killed.
+    """Return seconds until a command's first byte is in a file of weights; then kill it.
 
-    The file's size and blocks don't tell, since its room may be reserved before. SEEK_DATA does: it
-    passes over what is reserved, and finds what was written though it isn't on the disk yet. The
-    file is looked for in a side folder `.NAME.partial-*`, and in the output.
+    The file's size and blocks don't show writes, because its space may be reserved before.
+    SEEK_DATA skips reserved space, and finds written bytes that aren't on the disk yet. The file is
+    in a side folder `.NAME.partial-*` or in the output.
     """
     start = time.perf_counter()
     with _spawned(command, log) as pid:
@@ -104,7 +104,7 @@ def first_write(command: Sequence[str], output: Path, log: Path) -> float:
 def _has_data(output: Path) -> bool:
     sides = output.parent.glob(f".{output.name}.partial-*/new/{WEIGHTS}")
     for file in (*sides, *output.glob(WEIGHTS)):
-        with suppress(OSError):  # ENXIO: nothing but room; or it was just renamed
+        with suppress(OSError):  # ENXIO: only reserved space; or a rename
             fd = os.open(file, os.O_RDONLY)
             try:
                 os.lseek(fd, 0, os.SEEK_DATA)
@@ -116,7 +116,7 @@ def _has_data(output: Path) -> bool:
 
 @contextmanager
 def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
-    """The process of a command; on leaving, whatever happened, it is gone."""
+    """Start a command's process, and end it on leaving."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1"}
     opened = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -128,7 +128,7 @@ def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
     try:
         yield pid
     finally:
-        with suppress(ChildProcessError, ProcessLookupError):  # it was waited for
+        with suppress(ChildProcessError, ProcessLookupError):  # it already ended
             if os.waitpid(pid, os.WNOHANG) == (0, 0):
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -147,7 +147,7 @@ def warm(folders: Iterable[Path]) -> None:
 
 
 def cool(folders: Iterable[Path]) -> None:
-    """Have the kernel forget the files' contents; all that is unwritten is on the disk before."""
+    """Write all data to the disk, and remove the files from the page cache."""
     os.sync()
     for file in _files(folders):
         fd = os.open(file, os.O_RDONLY)
@@ -162,10 +162,10 @@ def _files(folders: Iterable[Path]) -> list[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(file.stat().st_size for file in _files([folder]))
 
 
 def weights_size(folder: Path) -> int:
-    """Bytes of all weights in a folder."""
+    """Return the bytes of all weights in a folder."""
     return sum(file.stat().st_size for file in folder.glob(WEIGHTS))

@@ -1,4 +1,4 @@
-"""mergekit as the peer of the benchmarks: its command line, run in an environment of its own."""
+"""mergekit as a peer of the benchmarks: its command line in its own environment."""
 
 import argparse
 import subprocess
@@ -9,43 +9,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = "0.1.5"
-"""The release that the benchmarks' remarks are about."""
+"""The release for the benchmarks' remarks."""
 
 
 def add_peer_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Give a command line `--mergekit PYTHON`."""
+    """Add the option `--mergekit PYTHON` to a parser."""
     parser.add_argument(
         "--mergekit",
         type=Path,
         required=required,
         metavar="PYTHON",
-        help=f"the python of an environment that has mergekit {VERSION}",
+        help=f"the Python of an environment with mergekit {VERSION}",
     )
 
 
 def command(python: Path, plan: Path, out: Path, *options: str) -> list[str]:
-    """What merges a configuration into a folder, in silence."""
+    """Return the command that merges a configuration into a folder without output."""
     return [str(python.parent / "mergekit-yaml"), str(plan), str(out), "--quiet", *options]
 
 
 def run_mergekit(
     python: Path, plan: Path, out: Path, folder: Path
 ) -> subprocess.CompletedProcess[str]:
-    """mergekit's command line, its relative paths from the folder."""
+    """Run mergekit's command line in the folder."""
     return subprocess.run(
         command(python, plan, out), capture_output=True, text=True, check=False, cwd=folder
     )
 
 
 def merge(python: Path, plan: Path, out: Path, folder: Path) -> None:
-    """The same for a configuration that mergekit must take; it ends this program if not."""
+    """Merge a configuration, and exit if mergekit fails."""
     done = run_mergekit(python, plan, out, folder)
     if done.returncode:
         raise SystemExit(f"mergekit failed on {plan.name}:\n{done.stderr[-2000:]}")
 
 
 def tensors_of(folder: Path) -> "dict[str, Tensor]":
-    """All tensors of a model's folder."""
+    """Return all tensors of a model's folder."""
     from safetensors.torch import load_file
 
     return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}

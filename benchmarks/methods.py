@@ -1,11 +1,11 @@
-"""Compare each merge method with mergekit's of the same name, on tiny Llama checkpoints.
+"""Compare each merge method with mergekit's method of that name, on tiny Llama checkpoints.
 
     python benchmarks/methods.py --mergekit /path/to/a/venv/bin/python
 
-Writes a base and three variants (2 layers, hidden size 16) in float32 and in bfloat16, lets
-mergekit merge them by its command line in its own environment, merges the same tensors with
-`combine_tensors`, and prints for each case the largest difference, the share of entries that
-differ at all, and why; the largest value shows the scale.
+The command writes a base and three variants (2 layers, hidden size 16) in float32 and in bfloat16.
+mergekit merges them in its own environment, and `combine_tensors` merges the same tensors. The
+table has for each case the largest difference, the share of unequal entries, the cause, and the
+largest value as the scale.
 """
 
 import argparse
@@ -37,12 +37,12 @@ IN_BFLOAT16 = "mergekit subtracts, sums and rounds in bfloat16, gptailor in floa
 BY_INDEX = f"{IN_BFLOAT16}; of equal magnitudes mergekit cuts some, by index"
 LINEAR = "mergekit is linear from cosθ 0.9995 on, gptailor from sinθ 1e-4"
 VARIANTS = {"one": 0.01, "two": 0.01, "three": 0.01, "close": 0.0004}
-"""The variants' distances from the base, whose own entries have a deviation of 0.02."""
+"""The variants' distances from the base; the base's entries have a deviation of 0.02."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One merge in both tools' words."""
+    """One merge, as both tools express it."""
 
     method: str
     ours: Mapping[str, Value]
@@ -56,7 +56,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """The methods that both have, with the options that make them the same formula."""
+    """Return the methods of both tools, with options that make their formulas equal."""
     return [
         Case(
             "linear",
@@ -161,7 +161,7 @@ def cases() -> list[Case]:
 
 
 def write_checkpoints(folder: Path, dtype: torch.dtype) -> dict[str, Tensors]:
-    """A base and its variants as checkpoint folders; their tensors by model and name."""
+    """Write a base and its variants as checkpoints; return the tensors by model and name."""
     config = LlamaConfig(
         vocab_size=64,
         hidden_size=16,
@@ -184,7 +184,7 @@ def write_checkpoints(folder: Path, dtype: torch.dtype) -> dict[str, Tensors]:
 
 
 def configuration(case: Case, folder: Path, dtype: str) -> dict[str, object]:
-    """The merge in mergekit's words (YAML takes JSON)."""
+    """Return mergekit's configuration of the merge (JSON is valid YAML)."""
     models: list[dict[str, object]] = []
     for i, name in enumerate(case.sources):
         parameters = {key: values[i] for key, values in (case.per_model or {}).items()}
@@ -201,7 +201,7 @@ def configuration(case: Case, folder: Path, dtype: str) -> dict[str, object]:
 
 
 def merge_by_mergekit(python: Path, case: Case, folder: Path, dtype: str) -> Tensors:
-    """The merged tensors, made by mergekit's command line."""
+    """Return the tensors merged by mergekit's command line."""
     plan, out = folder / "plan.yml", folder / f"out-{case.title or case.method}"
     plan.write_text(json.dumps(configuration(case, folder, dtype)))
     merge(python, plan, out, folder)
@@ -209,7 +209,7 @@ def merge_by_mergekit(python: Path, case: Case, folder: Path, dtype: str) -> Ten
 
 
 def complete(case: Case) -> Arguments:
-    """A case's arguments with the registry's defaults, one number for each source."""
+    """Return a case's arguments with the registry's defaults, one number for each source."""
     found: list[tuple[str, Any]] = []
     for parameter in METHODS[case.method].parameters:
         value = case.ours.get(parameter.name, parameter.default)
@@ -219,7 +219,7 @@ def complete(case: Case) -> Arguments:
 
 
 def merge_by_gptailor(case: Case, models: Mapping[str, Tensors]) -> Tensors:
-    """The merged tensors, made by our kernels."""
+    """Return the tensors merged by gptailor's kernels."""
     arguments = complete(case)
     needs_base = METHODS[case.method].needs_base
     return {
@@ -236,7 +236,7 @@ def merge_by_gptailor(case: Case, models: Mapping[str, Tensors]) -> Tensors:
 
 
 def row(case: Case, dtype: str, ours: Tensors, theirs: Tensors) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     if set(ours) != set(theirs):
         raise SystemExit(f"{case.method}: other tensors: {sorted(set(ours) ^ set(theirs))}")
     differences = torch.cat([(ours[n].double() - theirs[n].double()).flatten() for n in ours])

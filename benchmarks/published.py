@@ -15,7 +15,7 @@ https://github.com/NVIDIA/Model-Optimizer/tree/main/examples/pruning/minitron_vs
   `wikitext-103-v1`. The guide's notebooks have a rate of 0.0001 that falls to 0.00001.
 - MMLU has 5 examples in a prompt. The guide does not state the number for HellaSwag and GSM8K; this
   command uses 5 for each task. If the uncut model scores as published, the numbers agree.
-- Models are in bfloat16, with prompts of a batch of 4 and no chat template.
+- Models are in bfloat16, with 4 prompts a batch and no chat template.
 
 For each number of kept layers the command writes a plan, compiles it by `gptailor compile` and
 judges the output; the uncut model is judged first. The plan drops the layers of `--drop`. Without
@@ -65,7 +65,7 @@ PUBLISHED: Final[Mapping[int, Mapping[str, float]]] = {
     32: {"mmlu": 0.7421, "hellaswag": 0.6987, "gsm8k": 0.7604},
     28: {"mmlu": 0.7302, "hellaswag": 0.6166, "gsm8k": 0.4761},
 }
-"""The guide's scores by the number of layers; 36 is the uncut model."""
+"""The guide's scores by number of layers; 36 is the uncut model."""
 SHAPE: Final = ("qwen3", 36, 4096)
 """Model type, layers and hidden size of the published model. Other models have no published row."""
 METRICS: Final = {
@@ -78,9 +78,9 @@ OTHERS: Final = ("acc_norm,none", "exact_match,flexible-extract", "acc,none", "e
 """Metrics of other tasks, the preferred one first."""
 SHOTS: Final = 5
 BRIDGED: Final = 4096
-"""Tokens that the bridges of a search's trials are fitted on."""
+"""Calibration tokens of the bridges in a search's trials."""
 LEAST, MOST = 400, 2000
-"""Characters of a text that chooses layers."""
+"""Characters of a text for the choice of layers."""
 
 
 class RefusedError(Exception):
@@ -102,7 +102,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Base:
-    """The uncut model: its name in plans, its number of layers, whether rows are published."""
+    """The uncut model: its name in plans, its number of layers, the presence of published rows."""
 
     name: str
     layers: int
@@ -198,7 +198,7 @@ def articles(lines: Iterable[str]) -> Iterator[str]:
 
 
 def write_texts(text: Path, folder: Path, samples: int) -> tuple[Path, Path]:
-    """Write the articles that are learned from, and the beginnings that choose layers."""
+    """Write the articles for healing, and the beginnings for the choice of layers."""
     learned, chosen = folder / "learned.jsonl", folder / "chosen.jsonl"
     long = []
     with learned.open("w", encoding="utf-8") as rows:
@@ -235,7 +235,7 @@ def dropped(text: str) -> tuple[int, ...]:
 
 
 def words_of(positions: Sequence[int]) -> str:
-    """Return positions as a plan has them."""
+    """Return positions as a plan writes them."""
     windows = runs(sorted(positions))
     return ", ".join(f"L{a}" if a == b else f"L{a}..L{b}" for a, b in windows)
 
@@ -257,7 +257,7 @@ def tailored(options: argparse.Namespace, command: str, *arguments: str) -> None
 def chosen_layers(
     options: argparse.Namespace, base: Base, kept: int, texts: tuple[Path, Path]
 ) -> str:
-    """Search for the layers that leave, or go on with the search; return them."""
+    """Search for the layers to drop, or continue the search; return them."""
     learned, chosen = (json.dumps(str(text.resolve())) for text in texts)
     space, run = options.folder / f"{kept}-space.tailor", options.folder / f"{kept}-search"
     lines = [
@@ -275,7 +275,7 @@ def chosen_layers(
 
 
 def compiled(options: argparse.Namespace, base: Base, kept: int, drop: str, learned: Path) -> Path:
-    """Compile the plan of a cut, unless its output is there; return the output."""
+    """Compile the plan of a cut unless its output exists; return the output."""
     plan, out = options.folder / f"{kept}.tailor", options.folder / f"{kept}"
     text = json.dumps(str(learned.resolve()))
     tokens = f" tokens {options.bridge_tokens}" if options.bridge_tokens else ""
@@ -291,7 +291,7 @@ def compiled(options: argparse.Namespace, base: Base, kept: int, drop: str, lear
 
 
 def tasks_of(options: argparse.Namespace) -> tuple[Any, list[str]]:
-    """Return lm-eval's index of tasks, and the names of those that judge. Raises RefusedError.
+    """Return lm-eval's index of tasks, and the names of the tasks to run. Raises RefusedError.
 
     The tasks of a folder are its groups, and the tasks outside of them. All are loaded once, so
     that missing data is found before anything is compiled.
@@ -379,7 +379,7 @@ def judged(
 def judge(
     kept: Kept, layers: int, model: str, tasks: tuple[Any, list[str]], options: argparse.Namespace
 ) -> None:
-    """Score a model on the tasks without a score, and keep each score at once."""
+    """Score a model on its unscored tasks, and keep each score at once."""
     manager, names = tasks
     found = kept.scores.setdefault(layers, {})
     missing = [name for name in names if name not in found]
@@ -395,7 +395,7 @@ def judge(
 def table(kept: Kept, base: Base, names: Sequence[str], shown: Sequence[int]) -> Iterator[str]:
     """Yield the lines of the table, and the conditions of the measurement below it.
 
-    A share is the score over that of the uncut model.
+    A share is the score divided by the uncut model's.
     """
     yield "| model | layers | task | score, % | share kept | published score | published share |"
     yield "|---|--:|---|--:|--:|--:|--:|"
@@ -446,7 +446,7 @@ def base_of(options: argparse.Namespace) -> Base:
 
 
 def drops_of(options: argparse.Namespace, base: Base) -> dict[int, str]:
-    """Return the dropped layers that are given, by the number of kept ones. Raises RefusedError."""
+    """Return the given dropped layers by the number of kept layers. Raises RefusedError."""
     for kept in options.keep:
         if not 1 <= kept < base.layers:
             words = f"--keep {kept}: expected 1 to {base.layers - 1}"
@@ -524,16 +524,16 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--text", type=Path, required=True, metavar="FILE", help="WikiText: .txt, or .jsonl")
     add("--keep", type=int, nargs="+", default=[28, 32], metavar="N", help="layers (28 32)")
     add("--drop", action="append", default=[], metavar="LAYERS",
-        help="layers that leave; one for each number of --keep (a search chooses)")  # fmt: skip
+        help="layers to drop; one list for each number of --keep (a search)")  # fmt: skip
     add("--tokens", type=_count, default=1_600_000, metavar="N",
-        help="tokens that a cut heals on (1600000)")  # fmt: skip
+        help="tokens for healing a cut (1600000)")  # fmt: skip
     add("--bridge-tokens", type=_count, metavar="N",
-        help="tokens that bridges are fitted on (65536)")  # fmt: skip
+        help="calibration tokens of bridges (65536)")  # fmt: skip
     add("--trials", type=_count, default=24, metavar="N",
-        help="evaluations of a search that chooses layers (24)")  # fmt: skip
+        help="evaluations of the search for layers (24)")  # fmt: skip
     add("--samples", type=_count, default=48, metavar="N",
-        help="texts that choose layers (48)")  # fmt: skip
-    add("--device", default="cuda", help="where models live: cpu, cuda or cuda:1 (cuda)")
+        help="texts of the search for layers (48)")  # fmt: skip
+    add("--device", default="cuda", help="device of models: cpu, cuda or cuda:1 (cuda)")
     add("--dtype", choices=["float32", "float16", "bfloat16"], default="bfloat16",
         help="the dtype of judged models (bfloat16)")  # fmt: skip
     add("--memory", metavar="SIZE", help="the most bytes of weights on the device, for gptailor")

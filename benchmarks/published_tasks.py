@@ -19,7 +19,7 @@ from typing import Any, Final
 CHOICES: Final = ("piqa", "arc_easy")
 GROUP: Final = "choice"
 NUMBER: Final = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
-"""The pattern of an answer's number, of which the last match counts."""
+"""The pattern of an answer's number; the last match counts."""
 NEW_TOKENS: Final = 96
 
 
@@ -104,7 +104,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help="the folder of public data")
-    add("--folder", type=Path, required=True, metavar="DIR", help="the folder that is written")
+    add("--folder", type=Path, required=True, metavar="DIR", help="the output folder")
     options = parser.parse_args()
     try:
         write_tasks(options.data, options.folder)

@@ -2,9 +2,10 @@
 
     python benchmarks/random_models.py FOLDER --models base math code --layers 22
 
-Each model is a whole folder: one file of weights, config.json and a tiny tokenizer. The numbers
-come from a pool of normal draws that is longer than any matrix of a layer, read from another place
-for each tensor; a variant is the base plus noise of a tenth of its size, as after fine-tuning.
+Each model is a complete folder: one file of weights, config.json and a tiny tokenizer. The numbers
+come from a pool of normal draws that is longer than any matrix of a layer. Each tensor starts at
+another place in the pool. A variant is the base plus noise of a tenth of its size, as after
+fine-tuning.
 """
 
 import argparse
@@ -31,7 +32,7 @@ NOISE = 0.002
 
 
 def write_models(folder: Path, names: Sequence[str], shape: Shape) -> None:
-    """Write the models, the first of them the base, tensor by tensor and all side by side."""
+    """Write the models tensor by tensor, side by side; the first model is the base."""
     pools = _pools(len(names))
     with ExitStack() as stack:
         files = []
@@ -49,7 +50,7 @@ def write_models(folder: Path, names: Sequence[str], shape: Shape) -> None:
 
 
 def _pools(count: int) -> list[Tensor]:
-    """Numbers for the base, and noise for each variant."""
+    """Return numbers for the base, and noise for each variant."""
     generator = torch.Generator().manual_seed(0)
     pools = []
     for i in range(count):
@@ -59,7 +60,7 @@ def _pools(count: int) -> list[Tensor]:
 
 
 def _chunks(elements: int, place: int) -> Iterator[slice]:
-    """Where in the pools so many numbers come from: each tensor begins elsewhere."""
+    """Yield a tensor's ranges in the pools; each tensor starts at another place."""
     start = place * 7_368_787 % POOL
     while elements:
         count = min(elements, POOL - start)
@@ -76,7 +77,7 @@ def _variants(pools: Sequence[Tensor], chunk: slice, *, norm: bool) -> Iterator[
 
 
 def _header(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
-    """The start of a safetensors file."""
+    """Return the header of a safetensors file."""
     described: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in tensors.items():
@@ -89,7 +90,7 @@ def _header(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
 
 
 def _write_beside(folder: Path, shape: Shape) -> None:
-    """The configuration and the tokenizer."""
+    """Write the configuration and the tokenizer."""
     write_tokenizer(folder)
     LlamaConfig(
         architectures=["LlamaForCausalLM"],
@@ -105,12 +106,12 @@ def _write_beside(folder: Path, shape: Shape) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write what the arguments say."""
+    """Write the models of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="where the models' folders are to be")
+    parser.add_argument("folder", type=Path, help="folder for the models' folders")
     parser.add_argument("--models", nargs="+", default=["base"], help="their names, the base first")
     parser.add_argument("--layers", type=int, default=22)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the widths (1)")
+    parser.add_argument("--scale", type=float, default=1.0, help="scale of the widths (1)")
     given = parser.parse_args(arguments)
     write_models(given.folder, given.models, Shape(given.layers, given.scale))
 

@@ -1,20 +1,21 @@
-"""What is left of a family of models without a share of the layers: gptailor beside other ways.
+"""Compare gptailor with other ways to cut a share of the layers of a family of models.
 
     python benchmarks/retention.py                               # on texts of the project
     python benchmarks/retention.py --data DATA --page docs/results.md
     python benchmarks/retention.py --page docs/results.md --only-page
 
 The family is SmolLM2-135M and the demo's three fine-tunes of it. A cell is a share of the layers, a
-method and a seed: the method chooses by the search's texts alone and learns from texts beside them;
-texts of each domain that neither has seen, and questions with choices, judge what comes out, and a
-few prompts are continued to be looked at. Cells are kept in the folder: what was killed goes on,
-and a later call adds shares, methods, seeds. Methods that draw nothing have one seed.
+method and a seed. The method chooses a plan by the search's texts only, and heals on other texts.
+Held-out texts of each domain and questions with choices judge the model. It also continues a few
+prompts for inspection. The folder keeps the cells: an interrupted run continues, and a later call
+adds shares, methods and seeds. Deterministic methods have one seed.
 
-The dense models come first, then the first share with all methods, the other shares, other seeds.
-On two cores, with 4 texts, 40 evaluations, 50 000 tokens, 12 held-out texts, 60 questions a share
-takes some half an hour: a search 1 to 2 minutes, greedy removal 3, a LoRA 2, healing 3, ReplaceMe
-3, and half a minute for each plan that is judged. Figures of the paper's kind (the defaults) take
-a night; `--smoke` a quarter of a minute, on tiny random models.
+The order is: the dense models, the first share with all methods, the other shares, other seeds.
+
+On two cores, with 4 texts, 40 evaluations, 50,000 tokens, 12 held-out texts and 60 questions, a
+share takes about half an hour. A search takes 1 to 2 minutes, a LoRA 2, and greedy removal, healing
+and ReplaceMe 3 each. The judgement of a plan takes half a minute. The defaults, as in the paper,
+take a night. `--smoke` takes 15 seconds, on tiny random models.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from gptailor.plan.faults import TailorError  # noqa: E402
 from gptailor.plan.registry import STRATEGIES  # noqa: E402
 
 FAMILY = {"math": "arithmetic", "code": "python", "chat": "conversation"}
-"""What the demo's fine-tunes are called in plans."""
+"""Names of the demo's fine-tunes in plans."""
 SHARES = (25, 10, 37, 20)
 SMOKE = {
     "evaluations": 4, "strategy": "random", "texts": 2, "held": 2, "questions": 3, "tokens": 1024,
@@ -57,7 +58,7 @@ Key = tuple[int, str, int]
 
 
 def keys(given: argparse.Namespace) -> Iterator[Key]:
-    """The cells in their order: share, method, seed."""
+    """Yield the keys of the cells in their order: share, method, seed."""
     yield from ((0, name, 0) for name in UNCUT)
     for seed in range(given.seeds):
         for share in given.shares:
@@ -67,7 +68,7 @@ def keys(given: argparse.Namespace) -> Iterator[Key]:
 
 
 def measure(lab: Lab, cells: Journal, given: argparse.Namespace) -> int:
-    """Make and judge what isn't there yet, and say a line for each; how many there were not."""
+    """Make and judge missing cells, and print a line for each; return the number of failures."""
     failed = 0
     for share, name, seed in keys(given):
         key = f"{share} {name} {seed}"
@@ -79,7 +80,7 @@ def measure(lab: Lab, cells: Journal, given: argparse.Namespace) -> int:
             cell = judged(lab, method, made(lab, name, count, seed))
         except (NotMade, TailorError) as failure:
             if not share:
-                sys.exit(str(failure))  # what is wrong with the dense models is with all
+                sys.exit(str(failure))  # a failure of the dense models affects all cells
             failed += 1
             print(f"{share:>3} % {method.words}, seed {seed}: {failure}", flush=True)
             continue
@@ -94,7 +95,7 @@ def measure(lab: Lab, cells: Journal, given: argparse.Namespace) -> int:
 
 
 def judged(lab: Lab, method: Method, found: Found) -> dict[str, Any]:
-    """What a cell says of a plan besides its key."""
+    """Return the contents of a plan's cell without its key."""
     said = lab.judged(found)
     lab.forget(found)
     return {
@@ -121,7 +122,7 @@ def show(cells: Journal, given: argparse.Namespace) -> None:
 
 
 def asked(given: argparse.Namespace, base: Path, variants: Mapping[str, Path]) -> Asked:
-    """What the figures depend on."""
+    """Return the settings that the figures depend on."""
     amounts = Amounts(given.texts, given.held, given.questions, given.tokens, given.shown)
     return Asked(
         str(base.resolve()),
@@ -138,17 +139,17 @@ def asked(given: argparse.Namespace, base: Path, variants: Mapping[str, Path]) -
 
 
 def agree(folder: Path, wanted: Asked) -> None:
-    """Write down what is asked in a new folder. In one of other figures end with what differs."""
+    """Write the settings into a new folder. Exit if an existing folder has other settings."""
     file, said = folder / "asked.json", json.loads(json.dumps(asdict(wanted)))
     if file.exists():
         known = json.loads(file.read_text("utf-8"))
         if differ := sorted(name for name in said if known.get(name) != said[name]):
-            sys.exit(f"{folder} has cells of other figures ({', '.join(differ)}); name another one")
+            sys.exit(f"{folder} has cells of other settings ({', '.join(differ)}); name another")
     file.write_text(json.dumps(said, indent=2) + "\n", "utf-8")
 
 
 def family(given: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
-    """The base and its variants, made where they aren't there."""
+    """Return the base and its variants, and make missing ones."""
     if given.smoke:
         from tests.tiny import tiny_model
 
@@ -165,7 +166,7 @@ def family(given: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,50 +174,50 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--folder", type=Path, default=ROOT / ".retention", metavar="DIR",
         help="cells, plans, scores (.retention)")  # fmt: skip
     add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made where it isn't there (.demo/smollm2)")  # fmt: skip
+        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
     add("--data", type=Path, metavar="DIR",
         help="public data: text/, math/, chat/, choice/ (texts of the project)")  # fmt: skip
     add("--shares", nargs="+", type=int, default=list(SHARES), metavar="PERCENT",
-        help="of the layers to cut, in the order to measure (25 10 37 20)")  # fmt: skip
+        help="shares of the layers to cut, in order (25 10 37 20)")  # fmt: skip
     add("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME",
-        help=f"of {', '.join(METHODS)} (all)")  # fmt: skip
-    add("--seeds", type=int, default=3, metavar="N", help="of methods that draw (3)")
+        help=f"methods: {', '.join(METHODS)} (all)")  # fmt: skip
+    add("--seeds", type=int, default=3, metavar="N", help="seeds of random methods (3)")
     add("--evaluations", type=int, default=200, metavar="N",
-        help="of each search, on all of its texts (200)")  # fmt: skip
+        help="evaluations of each search on all its texts (200)")  # fmt: skip
     add("--strategy", choices=list(STRATEGIES), default=next(iter(STRATEGIES)),
-        help="of gptailor's searches (%(default)s)")  # fmt: skip
-    add("--texts", type=int, default=6, metavar="N", help="of each domain for a search (6)")
-    add("--held", type=int, default=48, metavar="N", help="texts of each domain that judge (48)")
-    add("--questions", type=int, default=400, metavar="N", help="of each task (400)")
+        help="strategy of gptailor's searches (%(default)s)")  # fmt: skip
+    add("--texts", type=int, default=6, metavar="N", help="texts of a domain for a search (6)")
+    add("--held", type=int, default=48, metavar="N", help="held-out texts of a domain (48)")
+    add("--questions", type=int, default=400, metavar="N", help="questions of each task (400)")
     add("--tokens", type=int, default=200_000, metavar="N",
-        help="that healing and a LoRA learn from (200000)")  # fmt: skip
+        help="tokens for healing and for a LoRA (200000)")  # fmt: skip
     add("--bridge-tokens", type=int, default=32_768, metavar="N",
-        help="that bridges and ReplaceMe are fitted on (32768)")  # fmt: skip
+        help="calibration tokens of bridges and ReplaceMe (32768)")  # fmt: skip
     add("--finalists", type=int, metavar="N",
-        help="that are bridged or healed before one is chosen (a tenth of the evaluations, five at "
-        "most); 0: what the search without bridges found is, and two searches less")  # fmt: skip
+        help="plans to repair before the choice (a tenth of the evaluations, at most five); "
+        "0: repair the plan of the search without bridges, and run two searches less")  # fmt: skip
     add("--shown", type=int, default=32, metavar="N", help="tokens of continuations (32)")
     add("--device", default="cpu")
     add("--dtype", choices=["float32", "bfloat16"], default=None,
-        help="of forward passes (bfloat16 where the device has it)")  # fmt: skip
-    add("--threads", type=int, metavar="N", help="of the CPU (torch's own choice)")
+        help="dtype of forward passes (bfloat16 if the device has it)")  # fmt: skip
+    add("--threads", type=int, metavar="N", help="CPU threads (torch's own choice)")
     add("--page", type=Path, metavar="FILE",
-        help="a page between whose marks tables go, and the plot beside it")  # fmt: skip
-    add("--only-page", action="store_true", help="of the cells that are there; measure nothing")
-    add("--smoke", action="store_true", help="see that all of it runs")
+        help="a page with markers for the tables; the plot is written beside it")  # fmt: skip
+    add("--only-page", action="store_true", help="show finished cells; measure nothing")
+    add("--smoke", action="store_true", help="run everything once, on tiny models")
     if "--smoke" in arguments:
         parser.set_defaults(**SMOKE)
     given = parser.parse_args(arguments)
     wrong = [share for share in given.shares if not 0 < share < 100]
     if wrong or min(given.seeds, given.texts, given.held, given.questions) < 1:
-        parser.error("shares are above 0 and below 100, and of all else there is at least one")
+        parser.error("expected shares above 0 and below 100, and other numbers of at least 1")
     given.dtype = given.dtype or _native(given.device)
     given.command = _told(arguments)
     return given
 
 
 def _told(arguments: Sequence[str]) -> str:
-    """The command as a page has it: where things are on this machine is left out."""
+    """Return the command for a page, without paths of this machine."""
     said, left = [], iter(arguments)
     for one in left:
         if one in ("--folder", "--model"):
@@ -235,7 +236,7 @@ def _native(device: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, and show what there is, whatever ends it."""
+    """Measure, and show the finished cells, also after an interruption."""
     given = parsed(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.disable_progress_bar()

@@ -1,8 +1,7 @@
-"""What `benchmarks/retention.py` measures with: a family's models, loaded once, and a journal.
+"""Tools of `benchmarks/retention.py`: a family's models, loaded once, and a journal.
 
-Scores on the search's texts, block influences, methods' plans and judgements are lines of JSON in
-the folder, by the plan that they are of: a plan that two methods find is scored once, and what was
-broken off goes on.
+The folder has scores on the search's texts, block influences, methods' plans and judgements as
+lines of JSON, by plan. A plan of two methods is scored once, and an interrupted run continues.
 """
 
 import hashlib
@@ -34,16 +33,16 @@ PROMPTS = (
     "def is_prime(number):",
     "Question: Anna has 3 boxes of 12 pencils each. How many pencils does she have?\nAnswer:",
 )
-"""What is continued greedily, to be looked at."""
+"""Prompts of the greedy continuations for inspection."""
 
 
 class NotMade(Exception):  # noqa: N818 (a method could not make its plan)
-    """Why a method has no plan here."""
+    """Reason that a method has no plan."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the figures depend on."""
+    """Settings that the figures depend on."""
 
     base: str
     variants: Mapping[str, str]
@@ -59,9 +58,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """A method's plan as text, what it cost in evaluations on all of the search's texts, and why.
+    """A method's plan as text, its cost in evaluations on all of the search's texts, and a note.
 
-    `seconds` are those that it took. `alone`: its base is a model of the folder, not the family's.
+    `alone`: the plan's base is a model of the folder, not the family's.
     """
 
     plan: str
@@ -72,7 +71,7 @@ class Found:
 
 
 class Lab:
-    """A family under test. `search`, `held` and `choices` are the names of what is measured."""
+    """A family under test."""
 
     def __init__(self, folder: Path, asked: Asked) -> None:
         self.folder, self.asked = folder, asked
@@ -97,7 +96,7 @@ class Lab:
     # --------------------------------------------------------------------------------------- plans
 
     def plan(self, *statements: str) -> Plan:
-        """A plan of the family; models that no statement names are left out."""
+        """Return a plan of the family, without unused models."""
         words = set(" ".join(statements).replace(",", " ").replace(")", " ").split())
         heads = [f"model base = {json.dumps(self.asked.base)}"]
         heads += [
@@ -107,7 +106,7 @@ class Lab:
 
     @cached_property
     def models(self) -> dict[str, str]:
-        """The variants as a plan declares them: an adapter's folder, or a model's."""
+        """Return the variants' sources as a plan declares them."""
         found = {}
         for name, path in self.asked.variants.items():
             adapter = (Path(path) / "adapter_config.json").exists()
@@ -116,35 +115,35 @@ class Lab:
 
     @property
     def whole(self) -> str:
-        """All positions, as in a plan."""
+        """Return all positions as a plan writes them."""
         return f"L0..L{self.layers - 1}"
 
     def alone(self, model: str, *more: str) -> Plan:
-        """The layers of one model."""
+        """Return the plan of one model's layers."""
         return self.plan(*([] if model == "base" else [f"{self.whole} from {model}"]), *more)
 
     def without(self, plan: Plan, positions: Sequence[int]) -> Plan:
-        """A plan of one statement over all positions, some of which leave."""
+        """Return a plan that also drops positions."""
         layers = tuple(one for one in plan.layers if one.position not in positions)
         drop = self.plan("drop " + ", ".join(f"L{p}" for p in sorted(positions)))
         return plan.model_copy(update={"layers": layers, "drops": drop.drops})
 
     def extended(self, text: str, *statements: str) -> Plan:
-        """A plan's text with more statements."""
+        """Return a plan with more statements."""
         return gptailor.loads("\n".join([text.rstrip(), *statements, ""]), folder=self.folder)
 
     @property
     def bridge(self) -> str:
-        """The statement that closes gaps."""
+        """Return the statement that bridges all gaps."""
         return f"bridge on {json.dumps(str(self.files.learned))} tokens {self.asked.bridge_tokens}"
 
     def heal(self, seed: int) -> str:
-        """The statement that heals."""
+        """Return the statement that heals."""
         file, tokens = json.dumps(str(self.files.learned)), self.asked.amounts.tokens
         return f"heal on {file} tokens {tokens} seed {seed}"
 
     def made(self, key: str, make: Callable[[], Found]) -> Found:
-        """What a method finds, once, with its seconds, those of what it goes on from included."""
+        """Return a method's result, made once; its seconds include earlier stages."""
         if key not in self._plans.known:
             begun = time.perf_counter()
             self._inner.append(0.0)
@@ -162,7 +161,7 @@ class Lab:
 
     @cached_property
     def trials(self) -> Trials:
-        """The models, loaded when they are first needed."""
+        """Return the models, loaded on first use."""
         names = ", ".join(self.asked.variants)
         plan = self.plan(f"{self.whole} from {names} by task_arithmetic(0.5)")
         bound, models, _ = opened(plan)
@@ -174,11 +173,11 @@ class Lab:
 
     @property
     def place(self) -> Placement:
-        """Where models live."""
+        """Return the device of the models."""
         return Placement(self.asked.device, getattr(torch, self.asked.dtype))
 
     def scores(self, plans: Sequence[Plan], samples: int | None = None) -> list[float]:
-        """Nats a token of closed plans on the search's first texts, or on all; NaN is a failure."""
+        """Return nats a token of closed plans on the search's texts; NaN is a failure."""
         samples = samples or self.full
         keys = [f"{digest(plan)} {samples}" for plan in plans]
         fresh = {k: p for k, p in zip(keys, plans, strict=True) if k not in self._scores.known}
@@ -189,7 +188,7 @@ class Lab:
         return [self._scores.known[key] for key in keys]
 
     def influence(self, plan: Plan) -> list[float]:
-        """The block influence of each layer of a plan, on the search's texts."""
+        """Return the block influence of each layer of a plan, on the search's texts."""
         key = f"{digest(plan)} influence"
         if key not in self._scores.known:
             self._scores.add(key, list(self.trials.block_influence(plan, self.full)))
@@ -197,20 +196,20 @@ class Lab:
         return found
 
     def least(self, plan: Plan, count: int) -> list[int]:
-        """So many layers of a plan, those of the least block influence."""
+        """Return the layers of a plan with the least block influence."""
         influences = self.influence(plan)
         return sorted(range(len(influences)), key=lambda at: (influences[at], at))[:count]
 
     @cached_property
     def specialist(self) -> str:
-        """The variant that is best on the search's texts."""
+        """Return the variant with the best score on the search's texts."""
         names = list(self.asked.variants)
         values = self.scores([self.alone(name) for name in names])
         return names[min(range(len(names)), key=values.__getitem__)]
 
     @cached_property
     def merge(self) -> tuple[str, Plan]:
-        """The uniform merge of all variants that is best on the search's texts, and its method."""
+        """Return the best uniform merge of all variants on the search's texts, and its method."""
         names = list(self.asked.variants)
         methods = [f"task_arithmetic({scale})" for scale in (round(1 / len(names), 3), 0.5, 0.7)]
         methods += ["task_arithmetic(1.0)", "ties(0.5)"]
@@ -222,23 +221,23 @@ class Lab:
     # ---------------------------------------------------------------------------------- the judges
 
     def read(self, found: Found) -> Plan:
-        """The plan that a method found."""
+        """Return the plan of a method's result."""
         return gptailor.loads(found.plan, folder=self.folder)
 
     def seen(self, found: Found) -> float | None:
-        """A plan's score on the search's texts, if it is one of the family that learns nothing."""
+        """Return a plan's score on the search's texts; None for peers' models or repaired plans."""
         plan = self.read(found)
         if found.alone or plan.bridges or plan.heal:
             return None
         return self.scores([plan])[0]
 
     def forget(self, found: Found) -> None:
-        """Remove the model that a peer wrote."""
+        """Remove a peer's model."""
         if found.alone:
             shutil.rmtree(self.read(found).models["base"].source, ignore_errors=True)
 
     def judged(self, found: Found) -> dict[str, Any]:
-        """What held-out texts, questions and prompts say of a plan, healed and bridged as it is."""
+        """Judge a plan, with its bridges and healing, on held-out texts, questions and prompts."""
         key = hashlib.sha256(found.plan.encode()).hexdigest()[:24]
         if key not in self._judged.known:
             self._judged.add(key, self._judge(found))
@@ -247,7 +246,7 @@ class Lab:
 
     @cached_property
     def objectives(self) -> list[PreparedObjective]:
-        """Held-out text of each domain, and each task's questions."""
+        """Return the objectives: held-out text of each domain, and each task's questions."""
         wishes = [f"nll({json.dumps(str(file))})" for file in self.files.held.values()]
         wishes += [f"multiple_choice({json.dumps(str(f))})" for f in self.files.choices.values()]
         base = self.trials.models["base"]
@@ -263,7 +262,7 @@ class Lab:
         begun = time.perf_counter()
         repairs.contents(
             repairs.stitcher.table.resolved(plan)
-        )  # bridged and healed, which is kept for what comes
+        )  # bridged and healed; the result is kept for later use
         seconds = time.perf_counter() - begun
         texts: list[str] = []
 
@@ -301,7 +300,7 @@ class Lab:
 
 
 class Journal:
-    """Lines of a key and a value; what is broken off in the middle of a line is not there."""
+    """Lines of a key and a value; incomplete lines are ignored."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -317,7 +316,7 @@ class Journal:
             self.known[key] = value
 
     def add(self, key: str, value: Any) -> None:
-        """One more."""
+        """Append an entry."""
         self.known[key] = value
         with self.file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([key, value]) + "\n")
@@ -328,12 +327,12 @@ def _no_reference(name: str, work: object) -> Sequence[torch.Tensor]:
 
 
 def digest(plan: Plan) -> str:
-    """Of what a plan says."""
+    """Return the digest of a plan."""
     return hashlib.sha256(gptailor.format(plan).encode()).hexdigest()[:24]
 
 
 def shown_layers(positions: Sequence[int]) -> str:
-    """`L3, L12..L14`."""
+    """Return layers as a plan writes them, such as `L3, L12..L14`."""
     return ", ".join(_ranges(sorted(positions)))
 
 

@@ -1,7 +1,8 @@
-"""Ways to cut a family's layers, as `benchmarks/retention.py` compares them: `METHODS`.
+"""Methods of cutting a family's layers, for `benchmarks/retention.py`: `METHODS`.
 
-Those of one model cut the variant that is best on the search's texts. Peers are written from their
-papers; what each sees is the search's texts (to choose layers) and those that are learned from.
+Methods for one model cut the variant with the best score on the search's texts. Peers are written
+from their papers. Every method chooses layers by the search's texts, and learns from the texts for
+healing.
 """
 
 import json
@@ -16,16 +17,16 @@ from gptailor.plan.plan import Plan
 from gptailor.search.settings import Flags, Resources
 
 OFFSPRING, SURVIVORS = 8, 2
-"""EvoPress' offspring on the first texts, and how many of them are tried on all."""
+"""EvoPress' number of offspring on the first texts, and of survivors on all texts."""
 SWAPS = 3
-"""Layers that an offspring exchanges, at most."""
+"""Most layers that an offspring exchanges."""
 
 Make = Callable[[Lab, int, int], Found]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to a plan without so many layers, by a seed if it draws anything."""
+    """A method of dropping a number of layers, with a seed if it is random."""
 
     words: str
     make: Make
@@ -36,19 +37,19 @@ class Method:
 
 
 def base(lab: Lab, count: int, seed: int) -> Found:
-    """The dense base."""
+    """Return the dense base."""
     return Found(gptailor.format(lab.alone("base")))
 
 
 def specialist(lab: Lab, count: int, seed: int) -> Found:
-    """The variant that is best on the search's texts."""
+    """Return the variant with the best score on the search's texts."""
     return Found(
         gptailor.format(lab.alone(lab.specialist)), len(lab.asked.variants), lab.specialist
     )
 
 
 def merge(lab: Lab, count: int, seed: int) -> Found:
-    """The uniform merge that is best there."""
+    """Return the best uniform merge on the search's texts."""
     how, plan = lab.merge
     return Found(gptailor.format(plan), 5, how)
 
@@ -57,17 +58,17 @@ def merge(lab: Lab, count: int, seed: int) -> Found:
 
 
 def drawn(lab: Lab, count: int, seed: int) -> Found:
-    """Layers by chance, but the first."""
+    """Drop random layers, but not the first."""
     return _without(lab, random.Random(seed).sample(range(1, lab.layers), count))
 
 
 def least_influence(lab: Lab, count: int, seed: int) -> Found:
-    """ShortGPT (arXiv 2403.03853): the layers that turn the hidden state least."""
+    """Run ShortGPT (arXiv 2403.03853): drop the layers with the least block influence."""
     return _without(lab, lab.least(_whole(lab), count), 1)
 
 
 def best_window(lab: Lab, count: int, seed: int) -> Found:
-    """The neighbours that cost least on the search's texts."""
+    """Drop the window with the least loss on the search's texts."""
     whole = _whole(lab)
     windows = [range(first, first + count) for first in range(lab.layers - count + 1)]
     values = lab.scores([lab.without(whole, one) for one in windows])
@@ -75,7 +76,7 @@ def best_window(lab: Lab, count: int, seed: int) -> Found:
 
 
 def greedy(lab: Lab, count: int, seed: int) -> Found:
-    """SLEB (arXiv 2402.09025): one by one the layer that costs least, on the first texts."""
+    """Run SLEB (arXiv 2402.09025): drop layer by layer with the least loss, on the first texts."""
     whole, gone, tried = _whole(lab), [], 0
     for _ in range(count):
         left = [at for at in range(lab.layers) if at not in gone]
@@ -86,9 +87,9 @@ def greedy(lab: Lab, count: int, seed: int) -> Found:
 
 
 def evopress(lab: Lab, count: int, seed: int) -> Found:
-    """EvoPress (arXiv 2410.14649): a cut's offspring swap layers, tried in stages; nats, not KL.
+    """Run EvoPress (arXiv 2410.14649): offspring of a cut swap layers; nats replace KL.
 
-    It begins with the best of some random cuts.
+    The first parent is the best of some random cuts. Offspring are scored in stages.
     """
     chance, whole = random.Random(seed), _whole(lab)
 
@@ -125,16 +126,16 @@ def _offspring(parent: Sequence[int], layers: int, chance: random.Random) -> lis
 
 
 def merge_then_prune(lab: Lab, count: int, seed: int) -> Found:
-    """ShortGPT's cut of the best uniform merge."""
+    """Apply ShortGPT's cut to the best uniform merge."""
     _, whole = lab.merge
     cut = lab.least(whole, count)
     return Found(gptailor.format(lab.without(whole, cut)), 6, shown_layers(cut))
 
 
 def prune_then_merge(lab: Lab, count: int, seed: int) -> Found:
-    """Each variant without the layers of its own least influence; what stays is averaged in order.
+    """Drop the layers of least influence from each variant, and average the others in order.
 
-    So layers of other positions may be merged.
+    So layers of different positions may be merged.
     """
     kept, said = [], []
     for name in lab.asked.variants:
@@ -150,33 +151,33 @@ def prune_then_merge(lab: Lab, count: int, seed: int) -> Found:
 
 
 def cut(lab: Lab, count: int, seed: int) -> Found:
-    """The default search over the cuts of one model."""
+    """Run the default search over the cuts of one model."""
     return _searched(lab, "cut", count, seed, f"{lab.whole} from {lab.specialist}")
 
 
 def select(lab: Lab, count: int, seed: int) -> Found:
-    """The same, and each layer any model's."""
+    """Run the default search over cuts, with a choice of model for each layer."""
     names = ", ".join(["base", *lab.asked.variants])
     return _searched(lab, "select", count, seed, f"{lab.whole} from one of {names}")
 
 
 def select_and_merge(lab: Lab, count: int, seed: int) -> Found:
-    """The same, and each layer merged of any of the variants: the paper's space."""
+    """Run the default search over cuts and merges of each layer: the paper's space."""
     return _searched(lab, "merged", count, seed, _any(lab))
 
 
 def bridged(lab: Lab, count: int, seed: int) -> Found:
-    """The same with a bridge: the search's best plans are bridged before one is chosen."""
+    """Run this search with bridges: its best plans are bridged before the choice."""
     return _repaired(lab, "bridge", count, seed, lab.bridge)
 
 
 def healed(lab: Lab, count: int, seed: int) -> Found:
-    """The same with a bridge and healing."""
+    """Run this search with bridges and healing."""
     return _repaired(lab, "heal", count, seed, lab.bridge, lab.heal(seed))
 
 
 def _repaired(lab: Lab, name: str, count: int, seed: int, *statements: str) -> Found:
-    """By a search that ends with so many finalists, or of what the search without them found."""
+    """Search with finalists, or repair the plan of the search without them."""
     if lab.asked.finalists == 0:
         found = made(lab, "merged", count, seed)
     else:
@@ -186,12 +187,12 @@ def _repaired(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
 
 
 def healed_heuristic(lab: Lab, count: int, seed: int) -> Found:
-    """ShortGPT's cut, bridged and healed: what is owed to no search."""
+    """Bridge and heal ShortGPT's cut, without a search."""
     return _repaired_cut(lab, "shortgpt", count, seed)
 
 
 def healed_window(lab: Lab, count: int, seed: int) -> Found:
-    """The best window of one model, bridged and healed."""
+    """Bridge and heal the best window of one model."""
     return _repaired_cut(lab, "window", count, seed)
 
 
@@ -207,7 +208,7 @@ def _any(lab: Lab) -> str:
 
 
 def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> Found:
-    """The best plan of a search, bare. A search that was broken off goes on in its folder."""
+    """Return a search's best plan, bare. An interrupted search continues in its folder."""
     space = lab.plan(*statements, f"drop any {count} of {lab.whole}")
     flags = Flags(
         objectives=(f"nll({json.dumps(str(lab.files.search))})",),
@@ -219,7 +220,7 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
     )
     where = Resources(lab.asked.device, lab.asked.dtype)
     done = gptailor.search(space, lab.folder / f"search-{name}-{count}-{seed}", flags, where=where)
-    if done.ended == "interrupted":  # the search keeps what it has and says so; this one ends
+    if done.ended == "interrupted":  # the search keeps its results; this command ends
         raise KeyboardInterrupt
     if done.best is None:
         raise NotMade("no plan of the search has a score")
@@ -257,11 +258,11 @@ METHODS: Mapping[str, Method] = {
     "laco": Method("LaCo (folding)", laco),
     "greedy": Method("greedy (SLEB)", greedy),
 }
-"""In the order in which they are measured: the most telling first."""
+"""Methods in the order of their measurement, the most informative first."""
 
 
 def made(lab: Lab, name: str, count: int, seed: int) -> Found:
-    """A method's plan, made once and remembered."""
+    """Return a method's plan, made once and kept."""
     return lab.made(
         f"{name} {count} {seed}", lambda: (UNCUT | METHODS)[name].make(lab, count, seed)
     )
@@ -277,5 +278,5 @@ def _without(lab: Lab, positions: Sequence[int], evaluations: float = 0.0) -> Fo
 
 
 def _least(values: Sequence[float]) -> int:
-    """The number of the least of them that is a number."""
+    """Return the index of the least value that isn't NaN."""
     return min(range(len(values)), key=lambda i: (values[i] != values[i], values[i]))

@@ -1,4 +1,4 @@
-"""The tables and the plot of `benchmarks/retention.py`, out of its finished cells."""
+"""Tables and plot of `benchmarks/retention.py`, from its finished cells."""
 
 import math
 import re
@@ -14,7 +14,7 @@ PLOT = "retention.svg"
 YARDSTICK = "shortgpt"
 DENSE = "base"
 SHOWN = 88
-"""Characters of a continuation that are shown."""
+"""Most shown characters of a continuation."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +36,35 @@ class Cell:
 
     @property
     def nats(self) -> float:
-        """The mean over domains."""
+        """Return the mean over domains."""
         return fmean(value for value, _ in self.held.values())
 
     @property
     def error(self) -> float:
-        """The mean's standard error over texts."""
+        """Return the mean's standard error over texts."""
         return math.hypot(*(error for _, error in self.held.values())) / len(self.held)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """All that were measured. `uncut` is the dense model that is best on the search's texts."""
+    """All measured cells. `uncut` is the best dense model on the search's texts."""
 
     cells: Sequence[Cell]
     words: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uncut(self) -> Cell:
-        """By which what is won back is measured."""
+        """Return the reference of the recovered share."""
         dense = [cell for cell in self.cells if not cell.share and cell.seen is not None]
         return min(dense, key=lambda cell: cell.seen or 0.0)
 
     @property
     def shares(self) -> list[int]:
-        """Those of the layers that were cut."""
+        """Return the shares of cut layers."""
         return sorted({cell.share for cell in self.cells if cell.share})
 
     def of(self, share: int) -> dict[str, list[Cell]]:
-        """Cells by method, each method's by seed."""
+        """Return the cells of a share by method and seed."""
         found: dict[str, list[Cell]] = {}
         for cell in self.cells:
             if cell.share == share:
@@ -72,14 +72,14 @@ class Cells:
         return {name: sorted(them, key=lambda one: one.seed) for name, them in found.items()}
 
     def won_back(self, cell: Cell) -> float | None:
-        """1 − (found − best uncut) / (ShortGPT on the best specialist − best uncut)."""
+        """Return 1 − (found − best uncut) / (ShortGPT on the best specialist − best uncut)."""
         yardstick = self.of(cell.share).get(YARDSTICK)
         if yardstick is None or yardstick[0].nats <= self.uncut.nats:
             return None
         return 1 - (cell.nats - self.uncut.nats) / (yardstick[0].nats - self.uncut.nats)
 
     def retained(self, cell: Cell) -> float | None:
-        """The mean over tasks of the score over the dense base's, as the paper has it."""
+        """Return the mean over tasks of the score divided by the dense base's, as in the paper."""
         dense = next((one for one in self.cells if one.method == DENSE), None)
         if dense is None:
             return None
@@ -88,7 +88,7 @@ class Cells:
         return fmean(shares) if shares else None
 
     def kept(self, cell: Cell) -> float:
-        """The mean over domains of the best uncut model's nats over the cell's."""
+        """Return the mean over domains of the best uncut model's nats divided by the cell's."""
         return fmean(self.uncut.held[name][0] / cell.held[name][0] for name in cell.held)
 
 
@@ -96,7 +96,7 @@ class Cells:
 
 
 def page(cells: Cells) -> str:
-    """All tables, as Markdown; the plot is a file beside them."""
+    """Return all tables as Markdown; the plot is a file beside them."""
     if not any(cell.share == 0 for cell in cells.cells):
         return "Nothing is measured yet.\n"
     parts = ["\n".join(table(cells, 0))]
@@ -111,7 +111,7 @@ def page(cells: Cells) -> str:
 
 
 def table(cells: Cells, share: int) -> Iterator[str]:
-    """A row for each method: means over seeds, with the least and the most of what was won back."""
+    """Yield a row for each method: means over seeds, and the range of the recovered share."""
     found = cells.of(share)
     first = next(iter(found.values()))[0]
     heads = [
@@ -160,7 +160,7 @@ def _percents(shares: Sequence[float | None]) -> str:
 
 
 def notes(cells: Cells) -> Iterator[str]:
-    """What was chosen, by method and share, of the first seed."""
+    """Yield the chosen layers by method and share, for the first seed."""
     shares = cells.shares
     yield "| | " + " | ".join(f"{share} %" for share in shares) + " |"
     yield "|---" * (1 + len(shares)) + "|"
@@ -172,7 +172,7 @@ def notes(cells: Cells) -> Iterator[str]:
 
 
 def continuations(cells: Cells) -> Iterator[str]:
-    """What each method's model of the first seed says, at each share."""
+    """Yield the continuations of each method's model at each share, for the first seed."""
     for share in (0, *cells.shares):
         title = f"**{share} % of the layers cut**" if share else "**Uncut**"
         yield from (title, "", "| | tomatoes | code | maths |", "|---|---|---|---|")
@@ -183,13 +183,13 @@ def continuations(cells: Cells) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that stands in a table as it is."""
+    """Escape a text for a cell of a table."""
     whole = escape(" ⏎ ".join(text.strip().splitlines()), quote=False)
     return re.sub(r"([\\`*_~|[\]])", r"\\\1", whole)
 
 
 def _methods(cells: Cells) -> list[str]:
-    """Those that cut, in the order of the words."""
+    """Return the methods that cut, in the order of `words`."""
     found = {cell.method for cell in cells.cells if cell.share}
     return [name for name in cells.words if name in found]
 
@@ -202,11 +202,11 @@ COLOURS = (
     "#6b8e23", "#c71585", "#708090", "#4b0082", "#008080", "#b8860b", "#cd5c5c", "#2f4f4f",
 )  # fmt: skip
 APART = 15
-"""Pixels between two labels, at least."""
+"""Least pixels between two labels."""
 
 
 def plot(cells: Cells) -> str:
-    """Share kept over share cut, a line a method, as SVG."""
+    """Return an SVG plot of the kept share over the cut share, with a line for each method."""
     lines = {name: [(0.0, 1.0), *_line(cells, name)] for name in _methods(cells)}
     high, most = 1.0, max(cells.shares, default=1)
     low = min((y for line in lines.values() for _, y in line), default=0.9)
@@ -274,7 +274,7 @@ def _axes(cells: Cells, at: Any, low: float, most: int) -> Iterator[str]:
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
-    """The same rising heights, no two nearer than labels can stand, none below the picture."""
+    """Return ascending heights moved apart for labels, within the picture."""
     found: list[float] = []
     for height in heights:
         found.append(max(height, found[-1] + APART) if found else height)
@@ -288,9 +288,9 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 
 def put(cells: Cells, file: Path, command: str) -> None:
-    """Write the measured part of a page, between its two marks, and the plot beside it.
+    """Write the measured part of a page between its markers, and the plot beside the page.
 
-    Raises ValueError for a page without marks.
+    Raises ValueError for a page without markers.
     """
     text = file.read_text("utf-8")
     before, begun, rest = text.partition(BEGIN)
@@ -304,5 +304,5 @@ def put(cells: Cells, file: Path, command: str) -> None:
 
 
 def cells_of(known: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Cells:
-    """Of what a journal has."""
+    """Return the cells of a journal."""
     return Cells([Cell(**one) for one in known], words)

@@ -1,7 +1,7 @@
-"""Peers of `benchmarks/retention.py` that work on more than which layers leave.
+"""Peers of `benchmarks/retention.py` that do more than drop layers.
 
-LaCo folds layers into an earlier one, and is said as a plan. ReplaceMe and a LoRA write models of
-their own into the folder.
+LaCo folds layers into an earlier one, and its result is a plan. ReplaceMe and a LoRA write models
+into the folder.
 """
 
 import json
@@ -30,20 +30,20 @@ from gptailor.plan.plan import Plan
 # -------------------------------------------------------------------------------------------- LaCo
 
 FOLDS, APART = (1, 2, 3), 2
-"""Layers that are folded into one at once, and how far the next try is below one that was taken."""
+"""Layers folded into one at once, and the distance of the next try below a fold."""
 STEP = 0.05
-"""By which the similarity that is asked for falls until enough layers are gone."""
+"""Step of the wanted similarity, which falls until enough layers are folded."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """An output layer: the position it stands at, and the layers that it is a sum of."""
+    """An output layer: its position, and the layers of its sum."""
 
     position: int
     weights: Mapping[int, float]
 
     def folding(self, others: Sequence["Layer"]) -> "Layer":
-        """Itself plus what each of the others differs from it by."""
+        """Return the layer plus each other layer's difference from it."""
         total = {at: (1 - len(others)) * weight for at, weight in self.weights.items()}
         for other in others:
             for at, weight in other.weights.items():
@@ -52,10 +52,11 @@ class Layer:
 
 
 def laco(lab: Lab, count: int, seed: int) -> Found:
-    """LaCo (arXiv 2402.11187): from the top down, where the output stays similar enough.
+    """Run LaCo (arXiv 2402.11187): fold layers from the top while the output stays similar.
 
-    Similar are final hidden states on one text of each domain, by the mean cosine. How many are
-    folded at once is tried, as its authors do for each model: what is the most similar counts.
+    The similarity is the mean cosine of final hidden states on one text of each domain. Several
+    numbers of layers for a fold are tried, as its authors do for each model; the most similar
+    result counts.
     """
     model = lab.specialist
     dense = _final(lab, _summed(lab, model, _alone(lab)))
@@ -89,7 +90,7 @@ def laco(lab: Lab, count: int, seed: int) -> Found:
 def _folded(
     layers: list[Layer], count: int, folded: int, similar: Callable[[Sequence[Layer]], bool]
 ) -> list[Layer]:
-    """The layers without so many, or with more left if too little stays similar."""
+    """Fold a number of layers, or fewer if the output becomes too different."""
     fewest, at = len(layers) - count, len(layers) - folded - 1
     while at >= 0 and len(layers) > fewest:
         taken = min(folded, len(layers) - fewest, len(layers) - 1 - at)
@@ -108,7 +109,7 @@ def _alone(lab: Lab) -> list[Layer]:
 
 
 def _summed(lab: Lab, model: str, layers: Sequence[Layer]) -> Plan:
-    """Output layers as a plan of one model's."""
+    """Return output layers as a plan of one model."""
     said = []
     for one in layers:
         if len(one.weights) == 1:
@@ -126,7 +127,7 @@ def _summed(lab: Lab, model: str, layers: Sequence[Layer]) -> Plan:
 
 @torch.inference_mode()
 def _final(lab: Lab, plan: Plan) -> Tensor:
-    """The final hidden states of a plan on the search's first texts, [tokens, width]."""
+    """Return the final hidden states of a plan on the search's first texts, [tokens, width]."""
     model = lab.trials.repairs.stitch(plan).model
     lines = lab.files.search.read_text("utf-8").splitlines()[: lab.low]
     found = []
@@ -139,11 +140,11 @@ def _final(lab: Lab, plan: Plan) -> Tensor:
 # --------------------------------------------------------------------------------- models by peers
 
 CHOSEN_BY = 8192
-"""Tokens that ReplaceMe's window is chosen by."""
+"""Tokens for the choice of ReplaceMe's window."""
 
 
 def replaceme(lab: Lab, count: int, seed: int) -> Found:
-    """ReplaceMe (arXiv 2505.02819): its own window, least squares on a bridge's text and tokens."""
+    """Run ReplaceMe (arXiv 2505.02819): its window, and least squares on a bridge's tokens."""
     model = _compiled(lab, lab.alone(lab.specialist), f"specialist-{count}")
     tokens, device = lab.asked.bridge_tokens, lab.asked.device
     few = read(model, lab.files.learned, min(tokens, CHOSEN_BY), device)
@@ -161,7 +162,7 @@ STEP_TOKENS = 1024
 
 
 def lora(lab: Lab, count: int, seed: int) -> Found:
-    """ShortGPT's cut with a LoRA by PEFT: next-token loss on the tokens that `heal` learns from."""
+    """Train a LoRA with PEFT on ShortGPT's cut: next-token loss on the tokens of `heal`."""
     try:
         import peft  # a peer that other methods don't need
     except ImportError as error:
@@ -195,7 +196,7 @@ def lora(lab: Lab, count: int, seed: int) -> Found:
 
 
 def _trained(model: nn.Module, sequences: Tensor, dtype: torch.dtype) -> float:
-    """Learn from all sequences once; the mean loss of the last ten steps."""
+    """Learn from all sequences once; return the mean loss of the last ten steps."""
     parameters = [one for one in model.parameters() if one.requires_grad]
     batches = sequences.split(max(1, STEP_TOKENS // sequences.shape[1]))
     optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
@@ -220,7 +221,7 @@ def _trained(model: nn.Module, sequences: Tensor, dtype: torch.dtype) -> float:
 
 
 def _share(step: int, steps: int) -> float:
-    """The rate of a step, as a share of the highest: it rises, and falls along a cosine."""
+    """Return a step's learning rate as a share of the highest: a warm-up, then a cosine."""
     rising = max(1, int(WARM_UP * steps))
     if step < rising:
         return (step + 1) / rising

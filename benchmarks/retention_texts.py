@@ -1,9 +1,9 @@
-"""The texts of `benchmarks/retention.py`: what a search sees, what is learned from, what judges.
+"""Texts of `benchmarks/retention.py` for the search, for healing, and for judgement.
 
-They are of a folder of public data (`text/`, `math/`, `chat/`, `choice/`), or without one of what
-the project and any machine have: the demo's problems and conversations, and the standard library.
-Each domain's texts are parted by articles, problems, modules or rows: on one side are the texts
-that judge, on the other those of the search and, apart from these, those that are learned from.
+They come from a folder of public data (`text/`, `math/`, `chat/`, `choice/`). Without one they are
+the demo's problems and conversations, and the standard library. The sources of each domain
+(articles, problems, modules, rows) are split in two: held-out texts, and texts for the search and
+for healing. These two sets are disjoint too.
 """
 
 import json
@@ -23,15 +23,15 @@ from texts import Text, arithmetic, conversation
 from benchmarks.search_texts import Sides, code, general, maths, rows_of
 
 TOKENS = 128
-"""Of each text that a search sees, or that judges."""
+"""Tokens of each search text and held-out text."""
 STRETCH = 1800
-"""Characters of a text that is learned from, at most."""
+"""Most characters of a text for healing."""
 LONGEST = 20_000
-"""Characters of one source that are read."""
+"""Characters read from one source."""
 LEARNED = {"arithmetic": 1000, "conversation": 1600}
-"""The demo's texts that are learned from, where no data is given."""
+"""Number of the demo's texts for healing, without public data."""
 ASKED = 400
-"""The demo's texts on the other side."""
+"""Number of the demo's held-out texts."""
 FILES = {
     "text": "text/wikitext2_valid.txt",
     "maths": "math/gsm8k_train.jsonl",
@@ -39,14 +39,14 @@ FILES = {
 }
 TASKS = ("piqa", "arc_easy")
 OPTIONS = 4
-"""Answers to each question that is made of the demo's texts."""
+"""Answers to each question made from the demo's texts."""
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Texts of each domain for the search and for the judge, questions, tokens to learn from.
+    """Numbers of search texts and held-out texts of a domain, questions, and healing tokens.
 
-    `shown` is how many tokens a continuation has.
+    `shown` is the number of tokens of a continuation.
     """
 
     seen: int
@@ -58,7 +58,7 @@ class Amounts:
 
 @dataclass(frozen=True)
 class Files:
-    """Where the texts are: the search's, those that are learned from, and by name what judges."""
+    """Paths of the texts: the search's, those for healing, and the held-out files by name."""
 
     search: Path
     learned: Path
@@ -67,7 +67,7 @@ class Files:
 
 
 def write_files(folder: Path, model: Path, data: Path | None, amounts: Amounts) -> Files:
-    """Make all of them in a folder, the same ones each time."""
+    """Write all texts into a folder, always the same ones."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(model)
     seen, left, held = [], {}, {}
@@ -93,7 +93,7 @@ def write_files(folder: Path, model: Path, data: Path | None, amounts: Amounts) 
 
 
 def sides(data: Path | None) -> dict[str, Sides]:
-    """Each domain's texts: ours, and those apart that judge."""
+    """Return each domain's texts: for search and healing, and held out."""
     if data is None:
         makers = {"arithmetic": arithmetic, "conversation": conversation}
         found = {
@@ -113,9 +113,9 @@ def sides(data: Path | None) -> dict[str, Sides]:
 def stretches(
     texts: Sequence[str], count: int, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[str, int]]:
-    """So many texts of `TOKENS` tokens, each with the number of the last source that it is of.
+    """Yield texts of `TOKENS` tokens, each with the index of its last source.
 
-    First the beginnings of all sources, then what follows them. Short ones are joined.
+    The beginnings of all sources come first, then their later parts. Short texts are joined.
     """
     encoded: dict[int, list[int]] = {}
     tokens: list[int] = []
@@ -134,7 +134,7 @@ def stretches(
 
 
 def learned(left: Mapping[str, Sequence[str]], enough: int) -> Iterator[dict[str, str]]:
-    """Texts of all domains, in turn those of which there were the fewest characters so far."""
+    """Yield texts of all domains, always from the domain with the fewest characters so far."""
     pieces = {name: _pieces(name, texts) for name, texts in left.items()}
     given = dict.fromkeys(pieces, 0)
     while pieces and sum(given.values()) < enough:
@@ -153,7 +153,7 @@ def _pieces(name: str, texts: Sequence[str]) -> Iterator[str]:
 
 
 def questions(data: Path | None, count: int) -> dict[str, list[dict[str, Any]]]:
-    """Questions with choices, by task; of the demo's texts each with others' answers beside."""
+    """Return questions with choices by task; the demo's use answers to other questions."""
     if data is not None:
         found = {}
         for task in TASKS:

@@ -1,12 +1,13 @@
-"""How planning grows with the number of tensors: headers only, no weight is read.
+"""Measure the growth of planning time with the number of tensors, without reading weights.
 
     python benchmarks/scale.py
 
-Writes models whose weights are holes, and times `check`, the dry run of `compile` (with shards of
-100 MB) and `show --program` on a plan that merges, moves, scales and drops, each in a process that
-is warm. Doubling a model should double the time: a ratio far above 2 is quadratic somewhere. Then
-come plans with one statement for each layer, compilation of many tiny tensors, and the large models
-that people have. The last column is the process's peak memory, reset before each row.
+The command writes models with sparse files as weights. In a warm process it times `check`, the dry
+run of `compile` (with shards of 100 MB) and `show --program` on a plan that merges, moves, scales
+and drops. A model of twice the size should take twice the time; a ratio far above 2 shows quadratic
+growth. Further tables have plans with one statement for each layer, compilation of many tiny
+tensors, and large public models. The last column is the process's peak memory, reset before each
+row.
 """
 
 import argparse
@@ -49,7 +50,7 @@ Made = tuple[dict[str, Any], Shapes]
 
 @dataclass(frozen=True)
 class Row:
-    """What was planned, how many tensors a model has, and the seconds of each verb."""
+    """The name of a plan, the number of a model's tensors, and the seconds of each command."""
 
     name: str
     tensors: int
@@ -58,7 +59,7 @@ class Row:
 
 
 def ranges(count: int) -> str:
-    """A plan of few statements: a merge of half the layers, moves, a scale, a drop."""
+    """Return a plan of few statements: a merge of half the layers, moves, a scale, a drop."""
     half = count // 2
     return (
         f"L0..L{half - 1} from math, code by ties(0.5)\n"
@@ -67,19 +68,19 @@ def ranges(count: int) -> str:
 
 
 def statements(count: int) -> str:
-    """A plan with a statement for each layer, every second one a merge."""
+    """Return a plan with a statement for each layer; every second statement merges."""
     said = (f"L{i} from math" if i % 2 else f"merge(L{i} math, L{i} code, 0.{i % 9 + 1})"
             for i in range(count))  # fmt: skip
     return "\n".join(said) + "\n"
 
 
 def moves(count: int) -> str:
-    """A plan without arithmetic."""
+    """Return a plan without arithmetic."""
     return f"L0..L{count // 2} from math\ndrop L{count - 1}\n"
 
 
 def write(folder: Path, made: Made, body: Callable[[int], str], shards: int) -> Path:
-    """Write three models and a plan of them; the plan."""
+    """Write three models and a plan of them; return the plan's path."""
     config, shapes = made
     for name in NAMES:
         write_hollow(folder / name, config, shapes, shards)
@@ -90,7 +91,7 @@ def write(folder: Path, made: Made, body: Callable[[int], str], shards: int) -> 
 
 
 def planned(plan: Path) -> Iterable[Callable[[], object]]:
-    """The verbs that read headers alone."""
+    """Return the commands that read only headers."""
     return (
         lambda: gptailor.check(gptailor.load(plan)),
         lambda: prepare(gptailor.load(plan), shard_size=SHARD),
@@ -99,7 +100,7 @@ def planned(plan: Path) -> Iterable[Callable[[], object]]:
 
 
 def compiled(plan: Path) -> Iterable[Callable[[], object]]:
-    """Compilation into one file, and into hundreds."""
+    """Return compilation into one file, and into hundreds of files."""
     out = plan.with_name("out")
     return (
         lambda: gptailor.compile(gptailor.load(plan), out, force=True),
@@ -120,7 +121,7 @@ def measure(
     verbs: Callable[[Path], Iterable[Callable[[], object]]] = planned,
     rounds: int = 3,
 ) -> Row:
-    """The best of a few rounds of each verb on one family of models."""
+    """Return the best time of each command in a few rounds, on one family of models."""
     folder = Path(tempfile.mkdtemp(prefix="gptailor-scale-"))
     try:
         plan = write(folder, make, body, max(2, len(make[1]) // 1000))
@@ -142,13 +143,13 @@ def _reset_peak() -> None:
 
 
 def _peak() -> int:
-    """Bytes."""
+    """Return the peak resident bytes of this process."""
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 
 def table(heads: Sequence[str], rows: Iterable[Row], *, ratios: bool = True) -> None:
-    """Print rows as they come; beside each time how many times the last row's it is."""
+    """Print rows as they finish, each time with its ratio to the last row's."""
     print(f"\n{'':<34}{'tensors':>9}" + "".join(f"{head:>20}" for head in heads) + f"{'peak':>10}")
     before: tuple[float, ...] = ()
     for row in rows:
@@ -164,7 +165,7 @@ def table(heads: Sequence[str], rows: Iterable[Row], *, ratios: bool = True) -> 
 
 
 def doubled(least: int, times: int) -> list[int]:
-    """A number and its doubles."""
+    """Return a number and its doubles."""
     return [least * 2**i for i in range(times)]
 
 
@@ -173,8 +174,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (3)")
-    parser.add_argument("--doublings", type=int, default=5, help="of the sizes (5)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; the best counts (3)")
+    parser.add_argument("--doublings", type=int, default=5, help="doublings of the sizes (5)")
     given = parser.parse_args(arguments)
     rounds, times = given.rounds, given.doublings
     gptailor.loads('tailor 1\nmodel base = "./base"\n')  # makes the parser

@@ -1,16 +1,17 @@
-"""How soon a search finds a good plan: gptailor's strategies beside the ways that others search.
+"""Measure the evaluations until a search finds a good plan, for gptailor and its peers.
 
     python benchmarks/search.py --synthetic                       # ten seeds, 200 evaluations each
     python benchmarks/search.py --synthetic --smac /smac/bin/python --peers surrogate SMAC3
     python benchmarks/search.py --synthetic --ablation --kinds pairs
     python benchmarks/search.py --table --seeds 20                # measured plans of a real family
-    python benchmarks/search.py --time --smac /smac/bin/python    # what an ask and a tell take
+    python benchmarks/search.py --time --smac /smac/bin/python    # time of an ask and a tell
 
-Every searcher is told the same starting plans, which count, and then asked until its evaluations
-are spent; one on a share of the samples costs that share. Its plan at any time is the best that it
-has seen on all samples, and is judged by its true value. Figures of synthetic landscapes are shares
-of the gap between the best starting plan and the optimum that are left: 1 is no better than that, 0
-is the best there is. Figures of the table are nats above its optimum.
+Every searcher receives the same starting plans, whose cost counts, and is asked for plans until its
+evaluations are spent. An evaluation on a share of the samples costs that share. A searcher's plan
+at any time is the best plan that it has scored on all samples. This plan is judged by its true
+value. Figures of synthetic landscapes are the remaining shares of the gap between the best starting
+plan and the optimum: 1 is the starting plan, 0 the optimum. Figures of the table are nats above its
+optimum.
 """
 
 import argparse
@@ -35,9 +36,9 @@ from benchmarks.search_verdicts import judged, race_rows, verdict_rows
 from gptailor.search.space.genome import Genome
 
 MARKS = (20, 40, 60, 80, 100, 200)
-"""Evaluations after which the plans are compared."""
+"""Numbers of evaluations at which the plans are compared."""
 AIMS = ("SMAC3", "EvoPress")
-"""Peers whose best plan after all evaluations is to be reached."""
+"""Peers that set an aim: their best plan after all evaluations."""
 SLOW = ("SMAC3", "SMAC3, slots", "HEBO", "HEBO, slots", "Optuna GP")
 NEEDED = {
     "CatCMAwM": "it needs the package cmaes",
@@ -47,14 +48,14 @@ NEEDED = {
 """The requirements of searchers beyond the set-up."""
 RACED = ("random", "surrogate")
 RACES = 6
-"""Searchers whose trials are raced, and searches of each: a Wilcoxon test takes its time."""
+"""Searchers with raced trials, and searches of each; a Wilcoxon test is slow."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """A search: after so many evaluations its plan was worth that; and the seconds it took.
+    """The course of a search: its plan's value after each cost, and its seconds.
 
-    `trials` are the plans that were scored on all samples, in order, with `found` among them.
+    `trials` are the plans scored on all samples, in order, including `found`.
     """
 
     cost: np.ndarray
@@ -64,11 +65,11 @@ class Course:
     found: Genome
 
     def at(self, evaluations: float) -> float:
-        """What the plan was worth then."""
+        """Return the plan's value after a number of evaluations."""
         return float(self.value[np.searchsorted(self.cost, evaluations + 1e-9) - 1])
 
     def reaches(self, value: float) -> float:
-        """Evaluations until the plan was as good as that; infinite if it never was."""
+        """Return the evaluations until the plan reached a value, or infinity."""
         found = np.flatnonzero(self.value <= value + 1e-9)
         return float(self.cost[found[0]]) if len(found) else np.inf
 
@@ -111,7 +112,7 @@ def searched(landscape: Landscape, searcher: Searcher, evaluations: int) -> Cour
 
 
 def run(landscape: Landscape, factory: Factory, seed: int, evaluations: int) -> Course:
-    """One search of one searcher."""
+    """Run one search of one searcher."""
     searcher = factory(landscape.space, seed)
     if isinstance(searcher, Ours):
         searcher.measured(landscape.prior)
@@ -126,7 +127,7 @@ Runs = Mapping[str, Sequence[Course]]
 
 
 def scaled(landscapes: Sequence[Landscape], runs: Runs) -> dict[str, list[Course]]:
-    """Values as shares of the gap that are left, where the optimum is known."""
+    """Return values as remaining shares of the gap, if the optimum is known."""
     found: dict[str, list[Course]] = {}
     for name, courses in runs.items():
         found[name] = []
@@ -138,7 +139,7 @@ def scaled(landscapes: Sequence[Landscape], runs: Runs) -> dict[str, list[Course
 
 
 def rows(runs: Runs, evaluations: int) -> Iterator[str]:
-    """A line for each searcher: medians at the marks, and when it reaches the peers' best."""
+    """Yield a line for each searcher: medians at the marks, and evaluations to the peers' best."""
     first = max(course.cost[0] for courses in runs.values() for course in courses)
     marks = [mark for mark in MARKS if first <= mark <= evaluations]
     heads = [f"after {mark}" for mark in marks]
@@ -157,7 +158,7 @@ def rows(runs: Runs, evaluations: int) -> Iterator[str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and the quartiles."""
+    """Return the median and the quartiles in words."""
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     return f"{middle:.3f} ({low:.3f} … {high:.3f})"
 
@@ -165,7 +166,7 @@ def spread(values: Sequence[float]) -> str:
 def compare(
     landscapes: Sequence[Landscape], taking: Mapping[str, Factory], given: Any
 ) -> dict[str, list[Course]]:
-    """All searchers on one landscape, a seed each."""
+    """Run all searchers on each landscape, with one seed each."""
     runs: dict[str, list[Course]] = {}
     for name, factory in taking.items():
         many = given.slow_seeds if name in SLOW else given.seeds
@@ -178,7 +179,7 @@ def compare(
 
 
 def timed(given: Any) -> None:
-    """What building a space, compiling, and an ask with its tell take."""
+    """Print the time of building a space, of compiling, and of an ask with its tell."""
     from benchmarks.search_time import table
 
     for line in table(given.smac):
@@ -197,21 +198,21 @@ def main() -> None:
 
 
 def chosen(given: Any) -> dict[str, Factory]:
-    """Who takes part."""
+    """Return the chosen searchers."""
     everyone = peers({"SMAC3": given.smac, "HEBO": given.hebo}, given.evaluations)
     for name, missing in NEEDED.items():
         if name not in everyone:
-            print(f"{name} is left out: {missing}", file=sys.stderr)
+            print(f"{name} is skipped: {missing}", file=sys.stderr)
     if given.ablation:
         everyone = {"surrogate": everyone["surrogate"], **ablations()}
     unknown = set(given.peers) - set(everyone)
     if unknown:
-        sys.exit(f"--peers: {', '.join(sorted(unknown))}? There are {', '.join(everyone)}")
+        sys.exit(f"--peers: unknown {', '.join(sorted(unknown))}; known: {', '.join(everyone)}")
     return {name: everyone[name] for name in given.peers or everyone}
 
 
 def synthetic(given: Any, taking: Mapping[str, Factory]) -> None:
-    """A table for each kind of landscape and shape, and one for all."""
+    """Print a table for each kind of landscape and shape, and one for all."""
     total: dict[str, list[Course]] = {name: [] for name in taking}
     for kind, shape in product(given.kinds, given.shapes):
         landscapes = [Synthetic(kind, shape, seed) for seed in range(given.seeds)]
@@ -256,7 +257,7 @@ def tabled(given: Any, taking: Mapping[str, Factory]) -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What can be said."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -264,16 +265,16 @@ def arguments() -> argparse.ArgumentParser:
     add("--synthetic", action="store_true", help="landscapes with known optima")
     add("--table", type=Path, nargs="?", const=FILE, metavar="FILE",
         help="measured plans of SmolLM2's family (benchmarks/search_table.npz)")  # fmt: skip
-    add("--time", action="store_true", help="what an ask and a tell take")
+    add("--time", action="store_true", help="time of an ask and a tell")
     add("--ablation", action="store_true", help="the surrogate without its parts, not the peers")
     add("--seeds", type=int, default=10, help="landscapes of each kind, each with its seed (10)")
-    add("--slow-seeds", type=int, default=3, help="of these, so many for slow peers (3)")
-    add("--evaluations", type=int, default=200, help="what a search may spend (200)")
+    add("--slow-seeds", type=int, default=3, help="seeds of slow peers (3)")
+    add("--evaluations", type=int, default=200, help="evaluations of a search (200)")
     add("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of landscapes (all)")
     add("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES), help="spaces (all)")
-    add("--peers", nargs="+", default=[], help="searchers (all there are)")
-    add("--smac", metavar="PYTHON", help="a Python that has SMAC3")
-    add("--hebo", metavar="PYTHON", help="a Python that has HEBO")
+    add("--peers", nargs="+", default=[], help="searchers (all available)")
+    add("--smac", metavar="PYTHON", help="a Python with SMAC3")
+    add("--hebo", metavar="PYTHON", help="a Python with HEBO")
     add("--save", metavar="FILE", help="write the courses, as JSON")
     return parser
 

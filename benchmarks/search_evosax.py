@@ -1,7 +1,7 @@
-"""Continuous strategies of evosax over a relaxed genome: peers to measure against.
+"""Peers of the search: continuous strategies of evosax over a relaxed genome.
 
-evosax is no dependency: `evosax_peers` is empty where it is not installed. A relaxed genome has a
-score for each bit and each option, and the reals; the highest scores win, and bits of no set are on
+evosax isn't a dependency: without it `evosax_peers` is empty. A relaxed genome has a score for each
+bit and each option, and the reals. The highest scores win; a bit outside sets is on if its score is
 above 0.
 """
 
@@ -35,13 +35,13 @@ from gptailor.search.strategies.strategy import (
 
 ALGORITHMS = {"evosax CMA-ES": "CMA_ES", "evosax GA": "SimpleGA"}
 WIDTH = 0.3
-"""The deviation that a search begins with."""
+"""The initial standard deviation of a search."""
 FAILED = 1e9
-"""What evosax is told of a failure."""
+"""The value of a failure for evosax."""
 
 
 class Own(NamedTuple):
-    """The algorithm's state, and what it asked for last."""
+    """The algorithm's state, and its last population."""
 
     inner: Any
     asked: Float[Array, "n k"]
@@ -52,9 +52,9 @@ class Own(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Relaxed(Strategy):
-    """One algorithm of evosax. It learns from whole populations that it asked for.
+    """One algorithm of evosax. It learns from whole populations of its own.
 
-    A better trial that comes from elsewhere (a starting plan) is where it goes on from.
+    If another trial is better, such as a starting plan, the algorithm continues from it.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Relaxed(Strategy):
 
     @property
     def _grows(self) -> bool:
-        """Whether it holds a population, and no distribution."""
+        """Return whether the algorithm has a population, not a distribution."""
         return ALGORITHMS[self.name].endswith("GA")
 
     def _settings(self, algorithm: Any) -> Any:
@@ -74,7 +74,7 @@ class Relaxed(Strategy):
         return settings if self._grows else settings.replace(std_init=WIDTH)
 
     def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Own:
-        """Around no score at all."""
+        """Return the initial state, around scores of 0."""
         algorithm = self._algorithm(table)
         settings = self._settings(algorithm)
         asked = jnp.zeros((self.population, algorithm.num_dims))
@@ -86,7 +86,7 @@ class Relaxed(Strategy):
         return Own(inner, asked, np.zeros(self.population, np.uint32), float("inf"))
 
     def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
-        """What the algorithm asks for."""
+        """Return the algorithm's next population."""
         algorithm = self._algorithm(table)
         ask = _compiled(algorithm, "ask")
         asked, inner = ask(_jax_key(key), state.own.inner, self._settings(algorithm))
@@ -96,7 +96,7 @@ class Relaxed(Strategy):
         return population, np.ones(self.population, np.float32), own
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Own:
-        """To the algorithm if it is what was asked for."""
+        """Tell values; the algorithm learns from its own population only."""
         total = np.nan_to_num(new.values.sum(axis=-1), nan=FAILED)
         own: Own = state.own
         asked = own.marks.shape == total.shape
@@ -113,7 +113,7 @@ class Relaxed(Strategy):
         return own._replace(inner=inner, best=min(own.best, float(total.min())))
 
     def _moved(self, table: Table, inner: Any, genome: Genome, value: float) -> Any:
-        """The state around a genome."""
+        """Return the state around a genome."""
         there = _relaxed(table, genome)
         if not self._grows:
             return inner.replace(mean=there)
@@ -127,7 +127,7 @@ def _jax_key(key: Key) -> Any:
 
 @cache
 def _algorithm(name: str, population: int, size: int) -> Any:
-    """The algorithm of that name, once for a size."""
+    """Return an algorithm by its name, made once for a size."""
     module = importlib.import_module("evosax.algorithms")
     more = {"std_schedule": optax.constant_schedule(WIDTH)} if name.endswith("GA") else {}
     return getattr(module, name)(population_size=population, solution=jnp.zeros(size), **more)
@@ -135,12 +135,12 @@ def _algorithm(name: str, population: int, size: int) -> Any:
 
 @cache
 def _compiled(algorithm: Any, what: str) -> Any:
-    """A method of an algorithm, compiled once."""
+    """Return a method of an algorithm, compiled once."""
     return jax.jit(getattr(algorithm, what))
 
 
 def _decoded(table: Table, scores: Float[ndarray, "n k"]) -> Genome:
-    """The canonical genomes of relaxed ones."""
+    """Return the canonical genomes of relaxed ones."""
     b, o = len(table.group), len(table.option_pick)
     genome = Genome(
         exact(table, scores[:, :b]),
@@ -151,13 +151,13 @@ def _decoded(table: Table, scores: Float[ndarray, "n k"]) -> Genome:
 
 
 def _relaxed(table: Table, genome: Genome) -> Float[Array, " k"]:
-    """Half above 0 for what is on, half below it for what is off."""
+    """Return a relaxed genome: 0.5 for each bit or option that is on, and -0.5 for others."""
     picked = genome.picks[table.option_pick] == table.option_value
     return jnp.concatenate([genome.bits - 0.5, picked - 0.5, genome.reals - 0.5], dtype=jnp.float32)
 
 
 def evosax_peers() -> dict[str, Callable[[], Relaxed]]:
-    """Those that there are, by name."""
+    """Return the available peers by name."""
     if find_spec("evosax") is None:
         return {}
     return {name: partial(Relaxed, name) for name in ALGORITHMS}

@@ -1,13 +1,13 @@
-"""The real landscape of `benchmarks/search.py`: SmolLM2 and the demo's three fine-tunes of it, cut.
+"""Compare searches on a real landscape: cuts of SmolLM2 and the demo's three fine-tunes.
 
     python benchmarks/search_family.py --folder .family             # texts of the project
     python benchmarks/search_family.py --folder .family --general wiki.txt --maths gsm8k.jsonl
 
-Seven of thirty layers leave, and every other layer is any of the fine-tunes' merged. Minimised is
-the mean of the nats a token on general text, maths and code: 3 × 3 texts of 128 tokens for the
-search, 3 × 24 others of which it never hears. All strategies begin with the same starting plans,
-whose cost counts; a score that one has paid for is not computed again for another, but paid again.
-A cache in the folder keeps every score: what was broken off goes on.
+A plan drops seven of thirty layers; every other layer is a merge of any of the fine-tunes. The
+search minimises the mean of the nats a token on general text, maths and code. It sees 3 × 3 texts
+of 128 tokens; 3 × 24 other texts are held out. All strategies begin with the same starting plans,
+whose cost counts. The folder keeps every score, and an interrupted run continues. A kept score has
+its full cost for each strategy, but isn't computed again.
 """
 
 import argparse
@@ -36,7 +36,7 @@ STRATEGIES = ("surrogate", "evolution", "EvoPress", "Optuna TPE", "random")
 
 
 def table(rows: Mapping[str, Mapping[int, list[float]]], budget: int) -> Iterator[str]:
-    """Medians over seeds, and how far apart they are."""
+    """Return medians and spreads over seeds."""
     counts = [count for count in AT if count <= budget]
     yield "| | " + " | ".join(map(str, counts)) + " |"
     yield "|---" * (1 + len(counts)) + "|"
@@ -49,7 +49,7 @@ def table(rows: Mapping[str, Mapping[int, list[float]]], budget: int) -> Iterato
 
 
 def compare(family: Family, given: argparse.Namespace) -> None:
-    """Every way with every seed, the first seed of each first; then what was found, held out."""
+    """Run every strategy with every seed, the first seed first; then score the plans held out."""
     rows: dict[str, dict[int, list[float]]] = {}
     found: dict[str, Genome] = {}
     for seed in range(given.seeds):
@@ -61,14 +61,14 @@ def compare(family: Family, given: argparse.Namespace) -> None:
                     rows.setdefault(name, {}).setdefault(count, []).append(value)
             found[f"{name}, seed {seed}"] = told.best(given.evaluations)[1]
             print(f"{name}, seed {seed}: {told.best(given.evaluations)[0]:.4f}", flush=True)
-    print(f"\nThe best so far after so many evaluations, median of {given.seeds} seeds\n")
+    print(f"\nThe best plan by the number of evaluations, median of {given.seeds} seeds\n")
     print(*table(rows, given.evaluations), sep="\n")
     plans = {one.name: one.genome for one in family.told if one.share == 1} | found
     show(family, plans, bridged=given.bridged)
 
 
 def show(family: Family, genomes: Mapping[str, Genome], *, bridged: bool) -> None:
-    """Plans on the search's texts and on others, as they are and bridged."""
+    """Print scores of plans on the search's and on held-out texts, bare and bridged."""
     heads = ["plan", "search", "held out", *(["held out, bridged"] if bridged else [])]
     print("", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", sep="\n")
     for name, genome in genomes.items():
@@ -79,27 +79,32 @@ def show(family: Family, genomes: Mapping[str, Genome], *, bridged: bool) -> Non
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--folder", type=Path, default=ROOT / ".family", metavar="DIR", help="scores and texts")
     add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
-        help="the base; it is made where it isn't there (.demo/smollm2)")  # fmt: skip
+        help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
     add("--general", type=Path, metavar="FILE", help="articles, or rows of text")
     add("--maths", type=Path, metavar="FILE", help="rows of question and answer")
     add("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     add("--strategies", nargs="+", default=STRATEGIES)
-    add("--smac", metavar="PYTHON", help="one that has SMAC3, the peer of that name")
+    add("--smac", metavar="PYTHON", help="a Python with SMAC3, for this peer")
     add("--seeds", type=int, default=3)
-    add("--evaluations", type=int, default=200, help="at full fidelity, starting plans counted")
-    add("--bridged", action="store_true", help="held-out scores of bridged plans too (minutes)")
+    add(
+        "--evaluations",
+        type=int,
+        default=200,
+        help="evaluations, with starting plans",
+    )
+    add("--bridged", action="store_true", help="add held-out scores of bridged plans (minutes)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run all."""
+    """Run the comparison."""
     given = parsed(arguments)
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -30,7 +30,7 @@ from gptailor.search.starts.stages import Starts
 
 ADAPTERS = Path(__file__).parents[1] / "examples" / "family"
 MODELS = {"math": "arithmetic", "code": "python", "chat": "conversation"}
-"""What the fine-tunes are called in plans, and in the demo."""
+"""Names of the fine-tunes in plans, and in the demo."""
 LAYERS, CUT = 30, 7
 
 # --------------------------------------------------------------------------------------- the scores
@@ -66,14 +66,14 @@ class Family:
 
     @cached_property
     def trials(self) -> Trials:
-        """The models, once something has to be computed."""
+        """Return the models, loaded on first use."""
         bound, models, _ = opened(self.plan)
         wishes = [read_objective(f'nll("{file}")') for file in self.files]
         session = Session(Placement(dtype=self.dtype))
         return Trials(bound, models, objectives=wishes, session=session, fidelity=(1, SEEN))
 
     def _recall(self) -> None:
-        """What other processes have found too."""
+        """Read the scores of other processes."""
         if not self._scores.exists():
             return
         with self._scores.open(encoding="utf-8") as lines:
@@ -85,9 +85,9 @@ class Family:
                     self._read = lines.tell()
 
     def scores(self, plans: Sequence[Plan], how: str) -> np.ndarray:
-        """Of closed plans, `[n]`: on the first texts (`"1"` to `"3"`), or `"held"` ones.
+        """Return the scores of closed plans, `[n]`; `how` is a number of texts, or `"held"`.
 
-        With ` bridged 8192` after it gaps are bridged, by so many tokens.
+        The suffix ` bridged 8192` adds bridges with this number of calibration tokens.
         """
         self._recall()
         keys = [hashlib.sha256(format_plan(plan).encode()).hexdigest()[:24] for plan in plans]
@@ -121,34 +121,34 @@ class Family:
     # ----------------------------------------------------------------------------- as a landscape
 
     def observed(self, population: Genome, share: float = 1.0) -> np.ndarray:
-        """The scores of genomes on a share of the texts."""
+        """Return the scores of genomes on a share of the texts."""
         return self.scores(self.plans(population), str(samples(share)))
 
     def plans(self, population: Genome) -> list[Plan]:
-        """Of genomes."""
+        """Return the plans of genomes."""
         return [decode(self.space, Genome(*genes)) for genes in zip(*population, strict=True)]
 
     def cost(self, share: float) -> float:
-        """Of a trial, in evaluations at full fidelity."""
+        """Return the cost of a trial, in evaluations at full fidelity."""
         return samples(share) / SEEN
 
     def true(self, population: Genome) -> np.ndarray:
-        """All that the search can hear of them."""
+        """Return the scores of genomes on all texts of the search."""
         return self.observed(population)
 
     def evaluate(self, plans: Sequence[Plan]) -> np.ndarray:
-        """The scores of closed plans on all texts of the search."""
+        """Return the scores of closed plans on all texts of the search."""
         return self.scores(plans, str(SEEN))
 
     @cached_property
     def uncut(self) -> dict[int, float]:
-        """The base's scores by the number of texts."""
+        """Return the base's scores by the number of texts."""
         base = [wholes(self.space)["base"]]
         return {count: float(self.scores(base, str(count))[0]) for count in range(1, SEEN + 1)}
 
     @cached_property
     def told(self) -> list[ToldStart]:
-        """All starting plans with what came of them, in their order."""
+        """Return all starting plans with their results, in order."""
         starts = Starts(self.space, self.influence, cheapest=1 / SEEN)
         found: list[ToldStart] = []
         while stage := starts.next(found):
@@ -161,18 +161,18 @@ class Family:
 
     @property
     def starts(self) -> Genome:
-        """The starting plans that were evaluated in full."""
+        """Return the starting plans with a full evaluation."""
         full = [one.genome for one in self.told if one.share == 1]
         return Genome(*(np.stack(genes) for genes in zip(*full, strict=True)))
 
     @cached_property
     def prior(self) -> np.ndarray:
-        """What block influence says of the base's layers."""
+        """Return the block influence of the base's layers."""
         return np.array(self.influence["base"])
 
     @cached_property
     def influence(self) -> dict[str, tuple[float, ...]]:
-        """Block influence, kept beside the scores."""
+        """Return the block influence, kept beside the scores."""
         file = self._scores.with_name("influence.json")
         if not file.exists():
             found = {
@@ -184,10 +184,10 @@ class Family:
 
 
 def samples(share: float) -> int:
-    """Of each domain."""
+    """Return the number of samples of each domain."""
     return min(max(round(share * SEEN), 1), SEEN)
 
 
 def _mean(outcomes: Outcomes) -> float:
-    """Over domains; NaN where one has no score."""
+    """Return the mean over domains, or NaN if a domain has no score."""
     return mean(one.value if isinstance(one, Score) else float("nan") for one in outcomes)

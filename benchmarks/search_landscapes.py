@@ -1,8 +1,8 @@
-"""Landscapes whose best plan is known: what a search finds can be said as a share of what there is.
+"""Synthetic landscapes with a known optimum, for measuring searches.
 
-Each has the shape of the real thing: layers at both ends are dear, what models are good at changes
-slowly with depth, a bad cut is worse than bad by far. A landscape is drawn by a seed; its optimum
-is found by dynamic programming over positions.
+Each resembles real models: the first and last layers are expensive to drop, the models' strengths
+change slowly with depth, and the loss grows faster than the cut. A seed determines a landscape.
+Dynamic programming over positions finds its optimum.
 """
 
 import re
@@ -25,45 +25,45 @@ KINDS = ("separable", "pairs", "deceptive", "noisy")
 UNCUT = 2.7
 """Nats of the uncut base."""
 GRID = 11
-"""Scales of a merge that the optimum is looked for among."""
+"""Scales of a merge in the search for the optimum."""
 STRIDE = 3
 """Positions between the windows that are starting plans."""
 ASTRAY = 0.01
-"""Nats that half of the samples say otherwise for each layer that leaves."""
+"""Deviation in nats of half of the samples, for each dropped layer."""
 TRAP = 3
-"""Layers that are cheap to drop only all at once, in a deceptive landscape."""
+"""Layers of a trap in a deceptive landscape: only dropping all of them is cheap."""
 
 
 class Landscape(Protocol):
-    """What a search is measured on: the values that it is told, and what they are worth."""
+    """A landscape: the values that a search receives, and the true values."""
 
     name: str
     space: Space
 
     def observed(self, population: Genome, share: float = 1.0) -> np.ndarray:
-        """What a trial says, `[n]`: minimised, maybe with noise."""
+        """Return the values of trials, `[n]`, to be minimised; they may have noise."""
 
     def true(self, population: Genome) -> np.ndarray:
-        """What there is to say, `[n]`."""
+        """Return the true values, `[n]`."""
 
     def cost(self, share: float) -> float:
         """Return the cost of a trial on a share of the samples, in evaluations."""
 
     @property
     def starts(self) -> Genome:
-        """The starting plans."""
+        """Return the starting plans."""
 
     @property
     def prior(self) -> np.ndarray:
-        """What block influence says of each layer."""
+        """Return the block influence of each layer."""
 
     @property
     def optimum(self) -> float | None:
-        """The least true value that a plan has, if one knows."""
+        """Return the lowest true value of a plan, or None if it is unknown."""
 
 
 def space(layers: int, models: int, drops: int) -> Space:
-    """The paper's pruning space of that size."""
+    """Return the paper's pruning space of a size."""
     names = MODELS[:models]
     lines = [f'model {name} = "./{name}"' for name in ("base", *names)]
     recipe = f"from any of {', '.join(names)} by task_arithmetic(0.0..1.0)"
@@ -73,7 +73,7 @@ def space(layers: int, models: int, drops: int) -> Space:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the genes of a pruning space are, by position and model."""
+    """Places of the genes of a pruning space, by position and model."""
 
     drop: np.ndarray  # [layers]
     has: np.ndarray  # [layers, models]
@@ -81,7 +81,7 @@ class Places:
 
     @classmethod
     def of(cls, space: Space) -> "Places":
-        """By the genes' names."""
+        """Return the places, by the genes' names."""
         layers = space.layers
         models = len({bit.subject for bit in space.bits if bit.subject.role == "member"})
         found = cls(np.zeros(layers, int), np.zeros((layers, models), int), np.zeros(layers, int))
@@ -106,27 +106,27 @@ class Synthetic:
 
     @property
     def name(self) -> str:
-        """The kind and the shape."""
+        """Return the kind and the shape in words."""
         return f"{self.kind} {self.shape}"
 
     @cached_property
     def space(self) -> Space:
-        """The paper's space."""
+        """Return the paper's space."""
         return space(*SHAPES[self.shape])
 
     @cached_property
     def places(self) -> Places:
-        """Where its genes are."""
+        """Return the places of its genes."""
         return Places.of(self.space)
 
     @property
     def models(self) -> int:
-        """How many fine-tunes there are."""
+        """Return the number of fine-tunes."""
         return SHAPES[self.shape][1]
 
     @cached_property
     def parts(self) -> Mapping[str, np.ndarray]:
-        """The landscape's numbers, drawn."""
+        """Return the landscape's random numbers."""
         layers, models, _ = SHAPES[self.shape]
         chance = np.random.default_rng([self.seed, layers, KINDS.index(self.kind)])
         depth = np.linspace(-1, 1, layers)
@@ -152,19 +152,19 @@ class Synthetic:
     # ------------------------------------------------------------------------------------- values
 
     def unpacked(self, population: Genome) -> tuple[np.ndarray, np.ndarray]:
-        """Which layers leave, `[n, layers]`, and what each model counts, `[n, layers, models]`."""
+        """Return the dropped layers, `[n, layers]`, and models' weights, `[n, layers, models]`."""
         bits, reals = np.asarray(population.bits), np.asarray(population.reals)
         has = bits[:, self.places.has]
         scale = np.where(has.sum(-1) > 1, reals[:, self.places.scale], 1.0)
         return bits[:, self.places.drop], has * scale[..., None]
 
     def true(self, population: Genome) -> np.ndarray:
-        """Nats: the base's, and what is lost; twice the loss is worse than twice as bad."""
+        """Return nats: the base's, and more for the loss, which counts more than linearly."""
         dropped, counts = self.unpacked(population)
         return nats(self.loss(dropped, counts))
 
     def loss(self, dropped: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The sum of what each position loses, and each two."""
+        """Return the sum of the losses of positions and of neighbouring pairs."""
         parts = self.parts
         alone = np.where(dropped, parts["drop"], self.made(counts)).sum(-1)
         if self.kind in ("pairs", "noisy"):
@@ -178,7 +178,7 @@ class Synthetic:
         return alone
 
     def made(self, counts: np.ndarray) -> np.ndarray:
-        """What a kept layer loses by what it is made of: gains, less where models pile up."""
+        """Return a kept layer's loss by its composition; more models bring lower gains."""
         parts = self.parts
         total, square = counts.sum(-1), (counts**2).sum(-1)
         gain = (counts * parts["gain"]).sum(-1)
@@ -186,7 +186,7 @@ class Synthetic:
 
     @cached_property
     def traps(self) -> list[np.ndarray]:
-        """Positions of each trap: every second one, so that they aren't neighbours."""
+        """Return the positions of each trap, which aren't neighbours."""
         taken: set[int] = set()
         found = []
         for first in self.parts["traps"]:
@@ -197,13 +197,16 @@ class Synthetic:
         return found
 
     def trap(self, dropped: np.ndarray) -> np.ndarray:
-        """Dear while some of a trap's layers are there, a gain when none is."""
+        """Return a trap's loss: negative if all its layers are dropped, else positive."""
         many = dropped.sum(-1)
         return np.where(many == TRAP, -0.35, 0.08 * many)
 
     def observed(self, population: Genome, share: float = 1.0) -> np.ndarray:
-        """What fewer samples say differs, alike for plans that are alike; a noisy landscape adds
-        noise that is always the same for a plan."""
+        """Return the values on a share of the samples.
+
+        They deviate from the true values, similarly for similar plans. A noisy landscape adds noise
+        that is fixed for a plan.
+        """
         dropped, counts = self.unpacked(population)
         astray = dropped @ self.parts["astray"][:, 0] + 0.3 * (
             counts * self.parts["astray"][:, 1:]
@@ -224,13 +227,13 @@ class Synthetic:
 
     @property
     def prior(self) -> np.ndarray:
-        """Of the right order, more or less."""
+        """Return approximate losses of dropped layers."""
         found: np.ndarray = self.parts["drop"] * self.parts["said"]
         return found
 
     @cached_property
     def starts(self) -> Genome:
-        """Block influence on each composition; then windows on the best of these."""
+        """Return cuts by block influence on each composition, then windows on the best of these."""
         layers, _, drops = SHAPES[self.shape]
         order = np.argsort(self.prior)
         influence = np.isin(np.arange(layers), order[:drops])
@@ -246,7 +249,7 @@ class Synthetic:
         return joined([*first, *(self.packed(one, np.tile(best, (layers, 1))) for one in windows)])
 
     def packed(self, dropped: np.ndarray, counts: np.ndarray) -> Genome:
-        """One genome, inactive genes at their defaults."""
+        """Return one genome, with inactive genes at their defaults."""
         defaults = self.space.table.defaults
         bits, reals = np.array(defaults.bits), np.array(defaults.reals)
         bits[self.places.drop] = dropped
@@ -261,14 +264,14 @@ class Synthetic:
 
     @cached_property
     def optimum(self) -> float:
-        """The least value: over ways to drop traps whole, the best path through the positions."""
+        """Return the lowest value over all sets of whole traps and paths through positions."""
         if self.kind != "deceptive":
             return float(nats(self.path(self.parts["drop"], ())))
         ways = product((False, True), repeat=len(self.traps))
         return float(nats(min(self.trapped(way) for way in ways)))
 
     def trapped(self, way: tuple[bool, ...]) -> float:
-        """The least loss where those traps leave whole, and of others maybe some."""
+        """Return the lowest loss with these traps dropped whole, and others in part or not."""
         drop = self.parts["drop"].copy()
         forced: list[int] = []
         bonus = 0.0
@@ -283,7 +286,7 @@ class Synthetic:
         return self.path(drop, tuple(forced)) + bonus
 
     def path(self, drop: np.ndarray, forced: tuple[int, ...]) -> float:
-        """The least loss over drops and compositions, one position after another."""
+        """Return the lowest loss over drops and compositions, position by position."""
         layers, _, drops = SHAPES[self.shape]
         states = compositions(self.models)
         made = np.stack([self.made(np.tile(one, (layers, 1))) for one in states], axis=1)
@@ -306,7 +309,7 @@ class Synthetic:
 
 
 def compositions(models: int) -> np.ndarray:
-    """What a layer may be made of, `[states, models]`."""
+    """Return the possible compositions of a layer, `[states, models]`."""
     found = []
     for chosen in product((0.0, 1.0), repeat=models):
         several = sum(chosen) > 1
@@ -316,7 +319,7 @@ def compositions(models: int) -> np.ndarray:
 
 
 def smooth(chance: np.random.Generator, layers: int, width: float) -> np.ndarray:
-    """Normal numbers that change slowly."""
+    """Return normal numbers that change slowly."""
     at = np.arange(layers)
     kernel = np.exp(-0.5 * ((at[:, None] - at[None, :]) / width) ** 2)
     kernel /= np.linalg.norm(kernel, axis=1, keepdims=True)
@@ -324,10 +327,10 @@ def smooth(chance: np.random.Generator, layers: int, width: float) -> np.ndarray
 
 
 def nats(loss: np.ndarray | float) -> np.ndarray:
-    """A model's loss, by what it lost."""
+    """Return a model's nats by its loss."""
     return np.asarray(UNCUT + 0.5 * np.expm1(np.minimum(loss, 4.0)))
 
 
 def joined(genomes: list[Genome]) -> Genome:
-    """A population."""
+    """Return one population of several."""
     return Genome(*map(np.stack, zip(*genomes, strict=True)))

@@ -1,8 +1,8 @@
-"""A space as flat parameters, which other optimisers know: categories, reals, whole numbers.
+"""A space as flat parameters for other optimisers: categories, reals, whole numbers.
 
-A bit is a category of two, and sets have their sizes repaired, always in the same way. With `slots`
-a set of an exact size is as many whole numbers, each the place of a member in the order of layers,
-as in the paper's code. A member that is taken already is replaced by the next free one.
+A bit is a category of two. The sizes of sets are repaired deterministically. With `slots` a set of
+an exact size becomes this number of whole numbers. Each is the place of a member in the order of
+layers, as in the paper's code; the next free member replaces a repeated one.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Parameters:
         self.all += [Parameter(f"r{i}", "real") for i in range(len(table.at_reals))]
 
     def described(self) -> list[dict[str, Any]]:
-        """Return the parameters as JSON has them."""
+        """Return the parameters as JSON values."""
         return [asdict(parameter) for parameter in self.all]
 
     def genome(self, values: Mapping[str, Any]) -> Genome:

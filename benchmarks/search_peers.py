@@ -1,7 +1,7 @@
-"""Searchers behind one interface: gptailor's strategies, and the ways that others search.
+"""Searchers behind one interface: gptailor's strategies and their peers.
 
-Each is told the same starting plans and then asked for plans; what they say is in genomes of the
-same space. `search_parameters.py` is the adapter to optimisers of flat parameters.
+Each receives the same starting plans, and is then asked for plans, as genomes of one space.
+`search_parameters.py` is the adapter to optimisers of flat parameters.
 """
 
 import json
@@ -30,17 +30,17 @@ from gptailor.search.strategies.surrogate import Surrogate
 
 PROCESS = Path(__file__).with_name("search_process.py")
 CAPACITY = 256
-"""Room for told trials of gptailor's own strategies."""
+"""Capacity for trials of gptailor's strategies."""
 
 
 class Searcher(Protocol):
-    """Asked for plans, told what they are worth."""
+    """A searcher: it proposes plans, and receives their values."""
 
     def ask(self) -> tuple[Genome, np.ndarray]:
-        """Genomes, and the share of the samples that each is to be tried on."""
+        """Return genomes, and the share of the samples for each."""
 
     def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
-        """What was asked for, or a starting plan."""
+        """Receive the values of an ask, or of starting plans."""
 
 
 class Ours:
@@ -53,44 +53,44 @@ class Ours:
         self.measured(None)
 
     def measured(self, prior: np.ndarray | None) -> None:
-        """What is known of the layers before anything is told: block influence."""
+        """Receive the layers' block influence before any values."""
         self.state = self.strategy.init(self.table, self.capacity, self.key, 1, prior)
 
     def ask(self) -> tuple[Genome, np.ndarray]:
-        """By the number of the ask."""
+        """Ask with a key from the number of the ask."""
         key = folded(self.key, self.asks)
         self.asks += 1
         population, shares, self.state = self.strategy.ask(self.table, self.state, key, np.ones(1))
         return population, shares
 
     def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
-        """All at once."""
+        """Tell all values at once."""
         told = np.asarray(values, np.float32)[:, None], np.asarray(shares, np.float32)
         self.state = self.strategy.tell(self.table, self.state, population, *told)
 
 
 class Unmeasured(Ours):
-    """A strategy that is not told block influence."""
+    """A strategy without block influence."""
 
     def measured(self, prior: np.ndarray | None) -> None:
-        """Nothing is known."""
+        """Ignore block influence."""
         super().measured(None)
 
 
 class Blind(Ours):
-    """A strategy that is not told the starting plans."""
+    """A strategy without the starting plans."""
 
     def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
-        """Only what it asked for."""
+        """Tell only the values of an ask."""
         if self.asks:
             super().tell(population, values, shares)
 
 
 class Still(Ours):
-    """A strategy whose dropped windows don't shift."""
+    """A strategy without shifts of dropped windows."""
 
     def ask(self) -> tuple[Genome, np.ndarray]:
-        """With that move left out."""
+        """Ask without the shifts of windows."""
         kept, moves.SHIFT = moves.SHIFT, 0.0
         try:
             return super().ask()
@@ -101,10 +101,10 @@ class Still(Ours):
 class EvoPress:
     """The scheme of EvoPress (arXiv 2410.14649), written from its paper: (1 + λ), staged.
 
-    Each offspring makes min(a, b) mutations, where a and b are 1 to 3: a chosen and another member
-    of a set of an exact size change places, or another choice changes (which the paper doesn't
-    have). The offspring are tried on few samples, the best of them on more. The best of the last
-    ones and the parent is the next parent.
+    Each offspring has min(a, b) mutations, where a and b are 1 to 3. A mutation swaps a chosen and
+    another member of a set of an exact size, or changes another choice (an addition to the paper).
+    The offspring are tried on few samples, and the best of them on more. The best of the last stage
+    and the parent is the next parent.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class EvoPress:
         return genome
 
     def swap(self, genome: Genome, members: np.ndarray) -> None:
-        """Let a chosen and another member change places; what is kept moves with its choices."""
+        """Swap a chosen and another member; the choices of the kept layer move with it."""
         gone = self.chance.choice(members[genome.bits[members]])
         kept = self.chance.choice(members[~genome.bits[members]])
         genome.bits[[gone, kept]] = False, True
@@ -181,7 +181,7 @@ class EvoPress:
 
 
 class OneShot:
-    """No search: the starting plans alone."""
+    """No search, only the starting plans."""
 
     def __init__(self, space: Space) -> None:
         self.none = Genome(*(np.asarray(gene)[None][:0] for gene in space.table.defaults))
@@ -195,7 +195,7 @@ class OneShot:
 
 
 class Optuna:
-    """A sampler of Optuna. It learns from the parameters that it suggested."""
+    """A sampler of Optuna. It learns from its own suggestions."""
 
     def __init__(self, space: Space, seed: int, sampler: str) -> None:
         import optuna  # a peer that other runs don't need
@@ -243,7 +243,7 @@ def distribution(parameter: Parameter) -> Any:
 
 
 class CatCma:
-    """CatCMA with margin (arXiv 2504.07884), which begins around the best starting plan."""
+    """CatCMA with margin (arXiv 2504.07884), started around the best starting plan."""
 
     def __init__(self, space: Space, seed: int) -> None:
         self.parameters, self.seed = Parameters(space), seed
@@ -301,7 +301,7 @@ class CatCma:
 
 
 class Elsewhere:
-    """An optimiser in a process of its own, by a Python that has its package."""
+    """An optimiser in another process, with a Python that has its package."""
 
     def __init__(
         self, space: Space, seed: int, name: str, python: str, trials: int, *, slots: bool = False
@@ -330,7 +330,7 @@ class Elsewhere:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            sys.exit("the optimiser's process ended")
+            sys.exit("the optimiser's process ended early")
         return json.loads(line)
 
     def ask(self) -> tuple[Genome, np.ndarray]:
@@ -352,22 +352,22 @@ class Elsewhere:
 
 
 def one_of(population: Genome, row: int) -> Genome:
-    """One genome of a population."""
+    """Return one genome of a population."""
     return Genome(*(np.asarray(gene)[row] for gene in population))
 
 
 Factory = Callable[[Space, int], Searcher]
 
 WIDTH = 1 / 6
-"""The standard deviation that CatCMAwM begins with, as a share of an interval."""
+"""The initial standard deviation of CatCMAwM, as a share of an interval."""
 STEP = 0.2
 """The standard deviation of a mutated number, as a share of its interval."""
 STAGED = ((16, 1 / 16), (4, 1 / 4), (1, 1.0))
-"""How many are tried on which share of the samples: a generation costs three evaluations."""
+"""Numbers of offspring by share of the samples; a generation costs three evaluations."""
 
 
 def peers(pythons: Mapping[str, str | None], trials: int) -> dict[str, Factory]:
-    """Return all searchers by name; `pythons` have the packages of peers in other processes."""
+    """Return all searchers by name; `pythons` run the peers in other processes."""
     found: dict[str, Factory] = {
         name: lambda space, seed, name=name: Ours(strategy_of(name), space, seed)
         for name in STRATEGIES
@@ -393,7 +393,7 @@ def peers(pythons: Mapping[str, str | None], trials: int) -> dict[str, Factory]:
 
 
 def ablations() -> dict[str, Factory]:
-    """The surrogate without one of its parts, by what it is without."""
+    """Return the surrogate without one of its parts, by the name of the part."""
 
     def lonely(space: Space, seed: int) -> Searcher:
         none = space.table._replace(pairs=np.zeros((0, 2), np.int32))

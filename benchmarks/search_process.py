@@ -1,11 +1,11 @@
-"""SMAC3 or HEBO over flat parameters, asked and told in lines of JSON.
+"""Run SMAC3 or HEBO over flat parameters, with requests and answers as lines of JSON.
 
-    PYTHON benchmarks/search_process.py SMAC3       # by a Python that has the package
+    PYTHON benchmarks/search_process.py SMAC3       # a Python with the package
 
-It reads one line that describes the search (`parameters`, `seed`, `trials`, `folder`), then lines
-of `{"tell": {"s0_0": 4, "r0": 0.3}, "value": 3.1}` and `{"ask": true}`, and answers an ask with
-values in the same form. With `"forbid": true` SMAC3 only builds its space, with a forbidden clause
-for each two parameters of a set and each value: to measure the time that this takes.
+The first line describes the search (`parameters`, `seed`, `trials`, `folder`). Further lines are
+`{"tell": {"s0_0": 4, "r0": 0.3}, "value": 3.1}` or `{"ask": true}`. The answer to an ask has values
+in the same form. With `"forbid": true` SMAC3 only builds its space, with a forbidden clause for
+each two parameters of a set and each value, to measure the time.
 """
 
 import json
@@ -15,7 +15,7 @@ import warnings
 from typing import Any, Protocol
 
 BATCH = 8
-"""Plans that HEBO suggests at once: a suggestion of one takes as long."""
+"""Plans of one suggestion by HEBO; a single plan takes as long."""
 
 
 class Optimiser(Protocol):
@@ -29,7 +29,7 @@ class Optimiser(Protocol):
 
 
 class Smac:
-    """SMAC3 with its random forest, without an initial design: starting plans are told."""
+    """SMAC3 with its random forest; starting plans replace its initial design."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         from smac import HyperparameterOptimizationFacade as Facade

@@ -3,12 +3,11 @@
     python benchmarks/search_repaired.py --folder .repaired --seeds 0 1 2
     python benchmarks/search_repaired.py --folder .repaired --family .second
 
-Seven of thirty layers leave, the others are any of the fine-tunes, merged. The family is the
-demo's, or one of `benchmarks/second_family.py`. Plans are bridged and healed. Each seed is one
-search in a folder of its own, which goes on if it was interrupted. The repaired plans of each
-search are then judged on held-out texts: the plan that is handed over (best.tailor), the plan with
-the best score (found), and the rivals that a person would write. Losses are nats a token, the mean
-over domains.
+Plans drop seven of thirty layers; each other layer is a merge of any of the fine-tunes. The family
+is the demo's, or from `benchmarks/second_family.py`. Plans are bridged and healed. Each seed is one
+search in its own folder; an interrupted search continues. The repaired plans of each search are
+then judged on held-out texts: the final plan (best.tailor), the plan with the best score (found),
+and rival plans written by hand. Losses are nats a token, the mean over domains.
 """
 
 import json
@@ -45,7 +44,7 @@ class Judged:
 
 
 def space_text(family: Family, tokens: int, trials: int) -> str:
-    """Return the space that is searched."""
+    """Return the search space."""
     lines, files = family.model_lines(), family.files
     learned, seen = json.dumps(str(files.learned)), json.dumps(str(files.search))
     rows = len(files.search.read_text("utf-8").splitlines())
@@ -60,7 +59,7 @@ def space_text(family: Family, tokens: int, trials: int) -> str:
 
 
 def searched(folder: Path, space: str, seed: int) -> Path:
-    """Run the search of a seed, or go on with it; return its folder."""
+    """Run or continue the search of a seed; return its folder."""
     place, run = folder / "space.tailor", folder / f"run-{seed}"
     place.write_text(space, "utf-8")
     command = ("-m", "gptailor", "search", str(place), "-o", str(run), "--seed", str(seed))
@@ -104,7 +103,7 @@ def judged(run: Path, files: Files, known: dict[str, float]) -> Iterator[Judged]
 def table(
     rows: Mapping[int, Sequence[Judged]], base: float, models: Sequence[str]
 ) -> Iterator[str]:
-    """Return the held-out losses of each seed, and what is won over the rivals."""
+    """Return the held-out losses of each seed, and the gains over the rivals."""
     seeds = list(rows)
     yield f"| plan, held-out nats | {' | '.join(f'seed {seed}' for seed in seeds)} | mean |"
     yield "|---|" + "--:|" * (len(seeds) + 1)
@@ -148,7 +147,7 @@ def main() -> None:
     """Search with each seed, judge, and print the table."""
     parser = parser_of(__doc__, ".repaired")
     add = parser.add_argument
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a search each (0 1 2)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds, each of one search (0 1 2)")
     add("--trials", type=int, default=28, help="trials of a search (28)")
     options = parser.parse_args()
     family = family_of(options)

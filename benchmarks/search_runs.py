@@ -11,12 +11,12 @@ from benchmarks.search_texts import SEEN
 from gptailor.search.space.genome import Genome
 
 STAGES = ((8, 1 / SEEN), (2, 1.0))
-"""EvoPress' offspring on one text of each domain, and the best of them on all."""
+"""Numbers of EvoPress' offspring on one text of each domain, and on all texts."""
 
 
 @dataclass
 class Told:
-    """What a run was told: genomes with their shares and values, and what each cost."""
+    """Results of a run: genomes with their shares, values and costs."""
 
     family: Family
     genomes: list[Genome] = field(default_factory=list)
@@ -24,18 +24,18 @@ class Told:
     values: list[float] = field(default_factory=list)
 
     def add(self, population: Genome, shares: Sequence[float], values: Sequence[float]) -> None:
-        """Trials more."""
+        """Add trials."""
         self.genomes += [Genome(*genes) for genes in zip(*population, strict=True)]
         self.shares += list(map(float, shares))
         self.values += list(map(float, values))
 
     @property
     def cost(self) -> float:
-        """Evaluations at full fidelity."""
+        """Return the cost in evaluations at full fidelity."""
         return sum(map(self.family.cost, self.shares))
 
     def best(self, within: float) -> tuple[float, Genome]:
-        """The best value at full fidelity within a cost, and its genome."""
+        """Return the best value at full fidelity within a cost, and its genome."""
         spent = np.cumsum([self.family.cost(share) for share in self.shares])
         full = [
             (value, i)
@@ -47,9 +47,9 @@ class Told:
 
 
 def run(family: Family, name: str, seed: int, budget: float, smac: str | None = None) -> Told:
-    """A way to search by its name, until the budget is spent; starting plans count.
+    """Run a searcher by its name until the budget is spent; starting plans count.
 
-    Peers that know no fidelities are told the starting plans that were evaluated in full.
+    Peers without fidelities receive only the starting plans with a full evaluation.
     """
     factories: dict[str, Factory] = peers({"SMAC3": smac}, int(budget)) | {
         "EvoPress": lambda space, seed: EvoPress(space, seed, STAGES[0][0], STAGES)
@@ -79,6 +79,6 @@ def run(family: Family, name: str, seed: int, budget: float, smac: str | None = 
 def _tell(
     family: Family, searcher: Searcher, population: Genome, values: np.ndarray, shares: np.ndarray
 ) -> None:
-    """As a search measures: the share of the base's score, on as many texts, that is lost."""
+    """Tell values as a search does: as the lost share of the base's score on these texts."""
     uncut = np.array([family.uncut[samples(share)] for share in shares])
     searcher.tell(population, values / uncut - 1, shares)

@@ -23,7 +23,7 @@ from gptailor.search.starts.stages import Starts
 
 LAYERS: Final = 30
 FIRST, LAST, DROPPED = 18, 27, 3
-"""The layers that may be dropped, and how many are."""
+"""The range of layers to choose from, and the number of dropped layers."""
 MODELS: Final = ("math", "chat", "code")
 CUTS: Final = tuple(combinations(range(FIRST, LAST + 1), DROPPED))
 FILE: Final = Path(__file__).with_name("search_table.npz")
@@ -49,7 +49,7 @@ class Table(NamedTuple):
     """The losses of the plans.
 
     `losses` are nats a token, `[weight, weight, weight, cut, sample]`; the first cut is empty.
-    Samples of the three domains take turns, and the first half is of the search's sources. `counts`
+    Samples of the three domains alternate. The first half has the search's sources. `counts`
     are the predicted tokens of the samples. `weights` are the measured weights of each model, in
     order. `influence` is the block influence of all layers, by the name of a whole model.
     """
@@ -67,7 +67,7 @@ class Table(NamedTuple):
             return cls(arrays["losses"], arrays["counts"], said["weights"], said["influence"])
 
     def write(self, file: Path = FILE) -> None:
-        """Write it, compressed."""
+        """Write the table, compressed."""
         losses = self.losses.astype(np.float32)
         said = np.array(json.dumps({"weights": self.weights, "influence": self.influence}))
         np.savez_compressed(file, losses=losses, counts=self.counts, said=said)
@@ -80,9 +80,9 @@ class Table(NamedTuple):
 
 
 class Measured:
-    """The landscape of a table: a draw of the samples' order, and of the source that judges.
+    """The landscape of a table, with a random order of samples and a held-out source.
 
-    With an odd seed the other source of each domain is the search's.
+    An odd seed exchanges the two sources of each domain.
     """
 
     name = "table"
@@ -100,14 +100,14 @@ class Measured:
 
     @cached_property
     def space(self) -> Space:
-        """The space of the table."""
+        """Return the space of the table."""
         names = ("base", *MODELS)
         text = space_text([f'model {name} = "./{name}"' for name in names], self.table.weights)
         return space_of(gptailor.loads(text), LAYERS)
 
     @cached_property
     def _drops(self) -> np.ndarray:
-        """The genes of the layers that may be dropped, in order."""
+        """Return the genes of the droppable layers, in order."""
         names = [bit.name for bit in self.space.bits]
         return np.array([names.index(f"drop L{layer}") for layer in range(FIRST, LAST + 1)])
 
@@ -182,7 +182,7 @@ class Measured:
 
     @cached_property
     def starts(self) -> Genome:
-        """The starting plans of a search that scores all of them on all samples."""
+        """Return the starting plans of a search that scores each on all samples."""
         starts = Starts(self.space, self.table.influence)
         told: list[ToldStart] = []
         while stage := starts.next(told):

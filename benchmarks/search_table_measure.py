@@ -56,11 +56,11 @@ ADAPTERS: Final = {"math": "arithmetic", "chat": "conversation", "code": "python
 SAMPLES: Final = 6
 """Samples of a source."""
 PROMPT, TOKENS = 9, 18
-"""Tokens of a sample that are given, and all tokens of it; the others are predicted."""
+"""Given tokens of a sample, and all its tokens; the model predicts the others."""
 TOGETHER: Final = 12
 """Cuts whose hidden states run as one batch."""
 ROWS: Final = 16
-"""Rows of logits that are converted to float32 at once."""
+"""Rows of logits converted to float32 at once."""
 SOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "general": ("text/wikitext2_valid.txt", "text/c4_demo.jsonl"),
     "maths": ("math/gsm8k_train.jsonl", "math/svamp.jsonl"),
@@ -68,7 +68,7 @@ SOURCES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """The files of a domain for the search, and held out; the standard library has no file."""
 FIELDS: Final = ("question", "context", "text", "code", "answer")
-"""The fields of a row that are its text, in order."""
+"""The fields of a row's text, in order."""
 
 
 def sources(data: Path | None) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
@@ -284,7 +284,7 @@ def parsed(arguments: Sequence[str]) -> Any:
     add("--folder", type=Path, default=ROOT / ".table", metavar="DIR", help="samples and losses")
     add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
         help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
-    add("--data", type=Path, metavar="DIR", help="public texts; without it the project's own")
+    add("--data", type=Path, metavar="DIR", help="public texts (the project's own)")
     for name in MODELS:
         add(f"--{name}", type=float, nargs="+", default=[0.0, 0.3, 0.6], metavar="WEIGHT",
             help=f"measured weights of '{name}' (0 0.3 0.6)")  # fmt: skip

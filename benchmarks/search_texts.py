@@ -1,7 +1,7 @@
-"""The texts of `benchmarks/search_family.py`: three domains, apart for the search and held out.
+"""Texts of `benchmarks/search_family.py` in three domains, for the search and held out.
 
-General text, maths and code are of files that are named, or of what the project and any machine
-have: the family's conversations and problems, the standard library's modules.
+General text, maths and code come from the named files. Without files they are the family's
+conversations and problems, and the standard library's modules.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from texts import arithmetic, conversation, standard_library
 
 TOKENS = 128
 SEEN, HELD = 3, 24
-"""Texts of each domain: for the search, and others."""
+"""Numbers of texts of each domain for the search, and held out."""
 CALIBRATION = 60
-"""Texts of each domain that bridges are fitted on."""
+"""Calibration texts of each domain."""
 
 Sides = tuple[list[str], list[str]]
-"""Texts for the search, and others."""
+"""Texts for the search, and held out."""
 
 
 def general(path: Path | None) -> Sides:
-    """Articles of a file with ` = Title = ` lines, or rows of text; conversations without one."""
+    """Return articles of a file with ` = Title = ` lines, or rows of text; else conversations."""
     if path is None:
         return _asked(conversation.texts)
     if path.suffix == ".jsonl":
@@ -42,14 +42,14 @@ def general(path: Path | None) -> Sides:
 
 
 def maths(path: Path | None) -> Sides:
-    """Worked problems of a file with rows of `question` and `answer`, or the demo's."""
+    """Return problems of a file with rows of `question` and `answer`, or the demo's."""
     if path is None:
         return _asked(arithmetic.texts)
     return _halves([f"{row['question']}\n{row['answer']}" for row in rows_of(path)])
 
 
 def code() -> Sides:
-    """The standard library's modules, apart by their names, without their first lines."""
+    """Return the standard library's modules, split by name, without their first lines."""
     seen, held = (standard_library.modules(apart) for apart in (False, True))
     return tuple([file.read_text("utf-8")[1500:] for file in side] for side in (seen, held))
 
@@ -74,7 +74,7 @@ def _halves(texts: Sequence[str]) -> Sides:
 def stretches(
     texts: Sequence[str], count: int, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Iterator[str]:
-    """So many texts of `TOKENS` tokens; what is too short is joined with the next one."""
+    """Yield texts of `TOKENS` tokens; a short text is joined with the next."""
     order = sorted(range(len(texts)), key=lambda n: hashlib.sha256(f"{seed} {n}".encode()).digest())
     tokens: list[int] = []
     left = iter(order)
@@ -88,7 +88,7 @@ def stretches(
 def write_texts(
     folder: Path, base: Path, prose: Path | None = None, problems: Path | None = None
 ) -> list[Path]:
-    """A file for each domain, the search's texts first; and one that bridges are fitted on."""
+    """Write a file for each domain, the search's texts first, and a calibration file."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     files, rest = [], []
     domains = {"general": general(prose), "maths": maths(problems), "code": code()}
@@ -103,7 +103,7 @@ def write_texts(
 
 
 def _others(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Stretches from the middles of long texts, beyond what the search sees of their beginnings."""
+    """Return stretches from the middles of long texts, after the search's beginnings."""
     found = []
     for text in texts:
         tokens = tokenizer.encode(text)[2 * TOKENS :]

@@ -1,4 +1,4 @@
-"""What the optimiser itself takes: to build a space, to compile, to ask and tell. And SMAC3."""
+"""Time of the optimiser itself: building a space, compiling, ask and tell; also SMAC3's."""
 
 import json
 import subprocess
@@ -18,15 +18,15 @@ from gptailor.search.strategies import strategy_of
 
 SHAPE = "40/3/10"
 TOLD, ASKS = 100, 25
-"""Trials told before it is measured, and asks that are."""
+"""Trials told before the measurement, and measured asks."""
 FEW = 10
-"""Asks of SMAC3, which takes its time."""
+"""Asks of SMAC3, which is slow."""
 LIMIT = 600
-"""Seconds after which building SMAC3's space is given up."""
+"""Time limit in seconds of building SMAC3's space."""
 
 
 def table(smac: str | None) -> Iterator[str]:
-    """Rows: seconds of the wall clock and, for what runs in this process, of its processor."""
+    """Yield rows: seconds of the wall clock, and CPU seconds for work in this process."""
     yield "| what | seconds | of the processor |"
     yield "|---|--:|--:|"
     wall, cpu = time.perf_counter(), time.process_time()
@@ -43,7 +43,7 @@ def table(smac: str | None) -> Iterator[str]:
 
 
 def row(what: str, wall: float, cpu: float, by: int = 1) -> str:
-    """A line: since then, of so many."""
+    """Return a line: the time since a start, for each of a number of calls."""
     seconds = (time.perf_counter() - wall) / by, (time.process_time() - cpu) / by
     return f"| {what} | {seconds[0]:.4f} | {seconds[1]:.4f} |"
 

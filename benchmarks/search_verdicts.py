@@ -1,8 +1,7 @@
 """Verdicts and races of `benchmarks/search.py --table`: rules that compare plans by samples.
 
-A verdict "better" is false if a starting plan has a lower loss on the held-out samples. Races are
-run over the trials of searches that scored all of them on all samples, so that it is known what a
-rule gave up.
+A verdict "better" is false if a starting plan has a lower loss on the held-out samples. Races use
+trials that were scored on all samples, so the losses of trials that a rule gave up are known.
 """
 
 import warnings
@@ -81,7 +80,7 @@ def verdict_rows(verdicts: Sequence[Judged]) -> Iterator[str]:
 
 
 class Pruner(Protocol):
-    """A rule that gives trials up."""
+    """A rule for giving up trials."""
 
     def __call__(self, trial: np.ndarray, best: np.ndarray) -> int:
         """Return the number of samples after which a trial is given up, or all of them."""
@@ -98,14 +97,14 @@ def race(trial: np.ndarray, best: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Wilcoxon:
-    """Optuna's WilcoxonPruner, asked after each sample or after those of gptailor's race."""
+    """Optuna's WilcoxonPruner, applied after each sample or at the stages of gptailor's race."""
 
     threshold: float = 0.1
     startup: int = 2
     seldom: bool = False
 
     def __call__(self, trial: np.ndarray, best: np.ndarray) -> int:
-        """Apply it."""
+        """Return the number of samples after which the pruner gives a trial up, or all."""
         import optuna  # a peer that other runs don't need
 
         total = len(trial)
@@ -126,7 +125,7 @@ class Wilcoxon:
 
 @cache
 def _study(best: tuple[float, ...]) -> Any:
-    """Return a study whose best trial has these losses."""
+    """Return a study with a best trial of these losses."""
     import optuna  # a peer that other runs don't need
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -150,7 +149,7 @@ PRUNERS: Final[Mapping[str, Pruner]] = {
 class Raced:
     """The trials of one search under a rule.
 
-    `kept` is the lowest loss of the trials that were not given up, less the lowest of all.
+    `kept` is the lowest loss of the completed trials minus the lowest loss of all.
     """
 
     trials: int

@@ -6,9 +6,9 @@
 
 Two low-rank fine-tunes of SmolLM2 are trained on 510,000 tokens each: `maths` on GSM8K, `code` on
 the standard library. Each takes about 45 minutes of a core. The texts of a search and of its
-healing are of these sources, and no fine-tune has learned from the search's. Held-out texts are of
-other sources: SVAMP and MBPP. Problems are in the model's chat template, and only answers count.
-Finished adapters are kept.
+healing come from these sources; the fine-tunes don't learn from the search's texts. Held-out texts
+come from other sources: SVAMP and MBPP. Problems are in the model's chat template, and only answers
+count. Finished adapters are kept.
 """
 
 import argparse
@@ -33,20 +33,20 @@ from texts import Text  # noqa: E402
 from benchmarks.search_texts import rows_of  # noqa: E402
 
 TOKENS: Final = 510_000
-"""Tokens that each fine-tune learns from."""
+"""Training tokens of each fine-tune."""
 STEP_TOKENS, RATE, RANK = 2048, 5e-4, 8
 STRETCH: Final = 256
 """Tokens of a piece of a module."""
 SEARCHED, HELD = 6, 60
 """Texts of each domain for the search, and held out."""
 LEARNED: Final = 900
-"""Texts of each domain that bridges and healing learn from."""
+"""Calibration texts of each domain for bridges and healing."""
 LONGEST: Final = 1200
-"""Characters of an answer, at most."""
+"""Most characters of an answer."""
 LEAST: Final = 8
-"""Tokens of an answer, at least."""
+"""Least tokens of an answer."""
 APART: Final = ("test", "site-packages", "dist-packages", "idlelib", "encodings")
-"""Parts of paths whose modules are left out."""
+"""Parts of paths of excluded modules."""
 
 
 def modules(tokenizer: Any) -> Iterator[Text]:
@@ -88,7 +88,7 @@ def held_texts(data: Path) -> dict[str, list[Text]]:
 
 
 def answered(row: Row) -> bool:
-    """Return whether a row has an answer after its prompt, and isn't cut before it."""
+    """Return whether a row has an answer that isn't cut off."""
     ids, skipped = row
     return skipped + LEAST < len(ids)
 
@@ -115,7 +115,7 @@ def write(file: Path, texts: Sequence[Text], encoder: Encoder) -> None:
 def write_texts(
     folder: Path, own: Mapping[str, Sequence[Text]], data: Path, encoder: Encoder
 ) -> None:
-    """Write the texts of the search and of its healing, and those that judge."""
+    """Write the texts of the search and of its healing, and the held-out texts."""
     folder.mkdir(exist_ok=True)
     parts = {
         "search": [texts[-SEARCHED:] for texts in own.values()],

@@ -1,6 +1,6 @@
-"""How long it takes to start: gptailor's quick commands beside an empty Python, and mergekit.
+"""Measure the start of gptailor's quick commands, beside an empty Python and mergekit.
 
-All commands run in turns, so that what slows the machine slows all of them; medians are compared.
+All commands run in turns, so other load on the machine slows all of them. Medians are compared.
 
     python benchmarks/startup.py --runs 15 --mergekit /path/to/venv/bin/python
 """
@@ -43,7 +43,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=15, help="runs of each command (15)")
-    parser.add_argument("--mergekit", metavar="PYTHON", help="a Python that has mergekit")
+    parser.add_argument("--mergekit", metavar="PYTHON", help="a Python with mergekit")
     given = parser.parse_args()
     if given.runs < 1:
         parser.error("--runs: at least one run is needed")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def commands(plan: str, mergekit: str | None) -> dict[str, Command]:
-    """What is run, by the name of its row; the first one is what the others are compared with."""
+    """Return the commands by the name of their row; the first one is the reference."""
     found: dict[str, Command] = {
         "python -c pass": (sys.executable, "-c", "pass"),
         "gptailor --help": (*GPTAILOR, "--help"),
@@ -69,7 +69,7 @@ def commands(plan: str, mergekit: str | None) -> dict[str, Command]:
 
 
 def measured(rows: Mapping[str, Command], runs: int) -> dict[str, list[float]]:
-    """Seconds of each run; one more before them fills the caches and shows that it works."""
+    """Return the seconds of each run, after one run that fills the caches."""
     times: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(runs + 1):
         for name, command in rows.items():
@@ -80,7 +80,7 @@ def measured(rows: Mapping[str, Command], runs: int) -> dict[str, list[float]]:
 
 
 def timed(command: Command) -> float:
-    """Seconds that a command takes; it ends this program if it fails."""
+    """Return the seconds of a command, and exit if it fails."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     start = time.perf_counter()
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
@@ -91,7 +91,7 @@ def timed(command: Command) -> float:
 
 
 def print_table(times: Mapping[str, Sequence[float]]) -> None:
-    """Median, spread and ratio to the first row."""
+    """Print the median, the spread and the ratio to the first row."""
     medians = {name: statistics.median(found) for name, found in times.items()}
     first = next(iter(medians.values()))
     print("| command | median | fastest … slowest | × python |")

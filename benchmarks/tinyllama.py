@@ -1,37 +1,37 @@
-"""The sizes of the models that the benchmarks make: TinyLlama's, in bfloat16. No tensor library."""
+"""Sizes of the benchmarks' models: TinyLlama's, in bfloat16, without a tensor library."""
 
 import math
 from dataclasses import dataclass
 
 BYTES = 2
-"""Of one number in bfloat16."""
+"""Bytes of one number in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """TinyLlama's sizes, its widths and vocabulary scaled."""
+    """TinyLlama's sizes, with scaled widths and vocabulary."""
 
     layers: int = 22
     scale: float = 1.0
 
     @property
     def hidden(self) -> int:
-        """The hidden state's width: a whole number of pairs for each of the 32 heads."""
+        """Return the hidden state's width: a whole number of pairs for each of the 32 heads."""
         return 64 * max(1, round(32 * self.scale))
 
     @property
     def ffn(self) -> int:
-        """The width within the MLP."""
+        """Return the width within the MLP."""
         return 64 * max(1, round(88 * self.scale))
 
     @property
     def vocabulary(self) -> int:
-        """The number of tokens, never less than the tokenizer has."""
+        """Return the number of tokens, at least the tokenizer's."""
         return max(64, round(32000 * self.scale))
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor by its name, in the file's order."""
+        """Return the shape of each tensor by its name, in the file's order."""
         ends = (self.vocabulary, self.hidden)
         found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": ends}
         for i in range(self.layers):
@@ -40,7 +40,7 @@ class Shape:
 
     @property
     def layer(self) -> dict[str, tuple[int, ...]]:
-        """The same of one layer: 32 heads, 4 of keys and values."""
+        """Return the shapes of one layer's tensors: 32 heads, 4 of keys and values."""
         wide, narrow, ffn = self.hidden, self.hidden // 8, self.ffn
         return {
             "input_layernorm.weight": (wide,),
@@ -56,11 +56,11 @@ class Shape:
 
     @property
     def size(self) -> int:
-        """Bytes of all weights."""
+        """Return the bytes of all weights."""
         return BYTES * sum(math.prod(shape) for shape in self.tensors.values())
 
 
 def layers_for(size: float) -> int:
-    """The number of layers that makes a model of full width nearest to so many bytes."""
+    """Return the number of layers for a model of full width with about `size` bytes."""
     one, two = Shape(1).size, Shape(2).size
     return max(1, 1 + round((size - one) / (two - one)))

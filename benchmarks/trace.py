@@ -1,7 +1,7 @@
-"""Trace gptailor: files that run, function calls, and how often a plan's derived data is computed.
+"""Trace gptailor: the files used, function calls, and computations of a plan's derived data.
 
 The flows are a plain compile, a compile of two models, and one trial of a search. A file counts if
-one of its functions is called; its import doesn't count. Models are tiny, in a temporary folder.
+a function of it is called; its import doesn't count. Models are tiny, in a temporary folder.
 
     python benchmarks/trace.py            # all flows, with their files
     python benchmarks/trace.py compile    # one of them
@@ -84,7 +84,7 @@ DERIVED = ("written_out", "slots_of", "_all_sites", "uses")
 
 
 def traced_compile(folder: Path, plan: str = PLAN) -> Calls:
-    """Return the calls while a plan is read and compiled that computes no layer."""
+    """Return the calls of reading and compiling a plan that computes no layer."""
     from gptailor.build.compile import compile
     from gptailor.lang.parse import load
 

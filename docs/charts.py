@@ -1,9 +1,9 @@
-"""Draw the documentation's charts, by Vega-Altair, from the figures in docs/pictures/*.json.
+"""Draw the documentation's charts with Vega-Altair from the figures in docs/pictures/*.json.
 
-    python docs/charts.py             # all whose figures are there
+    python docs/charts.py             # every chart with a file of figures
     python docs/charts.py --only healing
 
-Each file of figures says in `what` how they were measured. Colours follow the reader's scheme.
+The field `what` of each file describes the measurement. Colours follow the reader's scheme.
 """
 
 import argparse
@@ -18,7 +18,7 @@ PICTURES = Path(__file__).parent / "pictures"
 BLUE, ORANGE, GREEN, GREY, INK = "#2f7dd1", "#d9822b", "#1a8f6b", "#8a94a6", "#1f2733"
 Chart = altair.Chart | altair.LayerChart
 PLACES = {"won back": ".1f", "lost": ".3f"}
-"""How numbers at bars are written."""
+"""Formats of the numbers at bars."""
 STYLE = """<style>
   text { font-family: system-ui, sans-serif }
   @media (prefers-color-scheme: dark) {
@@ -27,11 +27,11 @@ STYLE = """<style>
     .role-axis-grid line, .role-axis-domain line, .role-axis-tick line { stroke: #454d59 }
   }
 </style>"""
-"""Vega writes colours as attributes, over which a style sheet wins."""
+"""Style sheet that overrides the colours in Vega's attributes."""
 
 
 def gaps(figures: dict[str, Any]) -> Chart:
-    """What a bridge would leave: a cell for each layer before a gap and each width."""
+    """Return a heat map of the error after a bridge, by the layer before the gap and its width."""
     rows = [
         {"after": after, "width": width, "left": left}
         for after, row in enumerate(figures["left"])
@@ -55,7 +55,7 @@ def gaps(figures: dict[str, Any]) -> Chart:
 
 
 def grouped(rows: list[dict[str, Any]], value: str, title: str, colours: dict[str, str]) -> Chart:
-    """Bars in groups: of each cut one for each way, with its number at its end."""
+    """Return bars grouped by cut, one for each method, with a number at each end."""
     base = altair.Chart(altair.Data(values=rows)).encode(
         x=altair.X(f"{value}:Q", title=title),
         y=altair.Y("cut:N", title=None, sort=list(dict.fromkeys(row["cut"] for row in rows))),
@@ -74,13 +74,13 @@ def grouped(rows: list[dict[str, Any]], value: str, title: str, colours: dict[st
 
 
 def repaired(figures: dict[str, Any]) -> Chart:
-    """What is won back of three cuts."""
+    """Return the chart of the recovered share of three cuts."""
     colours = {"bridged": BLUE, "bridged and healed": GREEN}
     return grouped(figures["rows"], "won back", "% of the cut's loss won back", colours)
 
 
 def results(figures: dict[str, Any]) -> Chart:
-    """What three cuts lose, by the way that they are made."""
+    """Return the chart of the losses of three cuts, by method."""
     colours = {
         "ShortGPT": GREY,
         "searched": ORANGE,
@@ -91,7 +91,7 @@ def results(figures: dict[str, Any]) -> Chart:
 
 
 def healing(figures: dict[str, Any]) -> Chart:
-    """The distance from the teacher on held-out tokens over the tokens that were read."""
+    """Return the chart of the held-out distance from the teacher over the training tokens."""
     rows = [{"tokens": t, "nats": n} for t, n in figures["held_out"]]
     line = (
         altair.Chart(altair.Data(values=rows))
@@ -116,7 +116,7 @@ def healing(figures: dict[str, Any]) -> Chart:
 
 
 def search(figures: dict[str, Any]) -> Chart:
-    """What is left of the way from the best starting plan to the optimum, over evaluations."""
+    """Return the chart of the remaining gap between the best starting plan and the optimum."""
     rows = [
         {"evaluations": spent, "left": left, "how": how}
         for how, line in figures["left"].items()
@@ -157,9 +157,9 @@ def draw(name: str) -> None:
 
 
 def main() -> None:
-    """Draw what is named, or all."""
+    """Draw the chart that `--only` names, or all charts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", choices=list(CHARTS), help="one of them; without it: all")
+    parser.add_argument("--only", choices=list(CHARTS), help="the chart to draw (all)")
     only = parser.parse_args().only
     there = [name for name in CHARTS if (PICTURES / f"{name}.json").exists()]
     for name in there if only is None else [only]:

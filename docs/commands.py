@@ -1,4 +1,4 @@
-"""What each command says of itself, pasted into docs/commands.md.
+"""Paste the help of each command into docs/commands.md.
 
 python docs/commands.py            # paste
 python docs/commands.py --check    # end with 1 if the page isn't current
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"(<!-- gptailor([ \w-]*) --help -->\n)(?:.*?)(<!-- end -->\n
 
 
 def main() -> None:
-    """Paste, or check."""
+    """Paste the help, or check the page."""
     text = PAGE.read_text(encoding="utf-8")
     current = pasted(text)
     if "--check" in sys.argv[1:]:
@@ -24,12 +24,12 @@ def main() -> None:
 
 
 def pasted(page: str) -> str:
-    """The page with what the commands say by now between its markers."""
+    """Return the page with the current help between its markers."""
     return BLOCK.sub(lambda found: f"{found[1]}```text\n{said(found[2])}```\n{found[3]}", page)
 
 
 def said(command: str) -> str:
-    """What a command says with `--help`, as on a terminal of 80 columns."""
+    """Return the help of a command for a terminal of 80 columns."""
     context = cli.make_context("gptailor", [], resilient_parsing=True, terminal_width=78)
     name = command.strip()
     if not name:

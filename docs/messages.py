@@ -28,7 +28,7 @@ WITHOUT_CODE = (
     "SpaceError",
     "WishError",
 )
-"""Errors of the world that have no code, by their class."""
+"""Classes of errors without a code."""
 
 
 class Said(NamedTuple):
@@ -39,7 +39,7 @@ class Said(NamedTuple):
 
 
 def main() -> None:
-    """Paste, or check."""
+    """Paste the messages, or check the page."""
     text = PAGE.read_text(encoding="utf-8")
     current = pasted(text)
     if "--check" in sys.argv[1:]:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def pasted(page: str) -> str:
-    """The page with what the sources say by now between its markers."""
+    """Return the page with the current messages of the sources between its markers."""
     said = _all_messages()
     tables = {
         "coded": [_row(one) for one in sorted(said, key=lambda one: (one.code, one)) if one.code],
@@ -77,7 +77,7 @@ def _all_messages() -> list[Said]:
 
 
 def titles() -> dict[str, str]:
-    """What docs/faults.md calls each code, in a heading or in a table."""
+    """Return the title of each code in docs/faults.md, from its heading or its row of a table."""
     text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^(?:### |\| )([SPMC]\d{3})(?: \||) ([^|\n]+?)(?: \|.*)?$", text, re.MULTILINE
@@ -86,12 +86,12 @@ def titles() -> dict[str, str]:
 
 
 def sources() -> list[Path]:
-    """The files of the package."""
+    """Return the source files of the package."""
     return sorted((ROOT / "gptailor").rglob("*.py"))
 
 
 def messages(path: Path) -> Iterator[Said]:
-    """What a file says: calls that begin with a code, and errors that are raised without one."""
+    """Yield the messages of a file: calls with a code, and errors without one."""
     text = path.read_text(encoding="utf-8")
     if not CODE.search(text) and not any(name in text for name in WITHOUT_CODE):
         return
@@ -114,7 +114,7 @@ def messages(path: Path) -> Iterator[Said]:
 
 
 def _own(scope: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function, without those of the functions in it."""
+    """Yield the nodes of a function, without the nodes of inner functions."""
     for child in ast.iter_child_nodes(scope):
         if not isinstance(child, ast.FunctionDef):
             yield child
@@ -127,7 +127,7 @@ def _is_code(node: ast.expr) -> bool:
 
 
 def _texts(node: ast.expr, scope: ast.AST, line: int) -> list[str]:
-    """What an expression may say; nothing where only running it would tell."""
+    """Return the possible texts of an expression; empty if they are known only at run time."""
     if isinstance(node, ast.IfExp):
         return [*_texts(node.body, scope, line), *_texts(node.orelse, scope, line)]
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -152,7 +152,7 @@ def _row(message: Said) -> str:
 
 
 def _anchor(code: str) -> str:
-    """Where docs/faults.md explains a code: at its heading, or at that of its table."""
+    """Return the link to a code's explanation: its heading, or the heading above its table."""
     if code not in _headings():
         sys.exit(f"docs/faults.md doesn't explain {code}")
     slug = re.sub(r"[^\w\- ]", "", _headings()[code].lower()).replace(" ", "-")
@@ -161,7 +161,7 @@ def _anchor(code: str) -> str:
 
 @cache
 def _headings() -> dict[str, str]:
-    """The heading that each code stands in or under, in docs/faults.md."""
+    """Return the heading of each code in docs/faults.md, or the heading above its table."""
     found: dict[str, str] = {}
     heading = ""
     for line in (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines():
@@ -172,11 +172,11 @@ def _headings() -> dict[str, str]:
 
 
 def _cell(text: str) -> str:
-    """Text that stands in a table as it is."""
+    """Escape a text for a cell of a table."""
     parts = " ".join(text.split()).split("`")
     if len(parts) % 2 == 0 or "|" in text:
         parts = ["`".join(parts)]
-    for number in range(0, len(parts), 2):  # what stands between is code
+    for number in range(0, len(parts), 2):  # the parts between are code
         whole = html.escape(parts[number], quote=False)
         parts[number] = re.sub(r"([\\`*_~|[\]])", r"\\\1", whole)
     return "`".join(parts)

@@ -1,10 +1,10 @@
-"""Tables pasted into docs/models.md: causal language models of transformers, and families' files.
+"""Paste tables into docs/models.md: causal language models of transformers, and family files.
 
 python docs/models.py            # paste
 python docs/models.py --check    # end with 1 if the page isn't current
 
-That a family's layers compute what they should, and that no type is missing, is what
-`tests/checkpoint/families` holds; this page is made of the same tables.
+The page uses the tables that `tests/checkpoint/families` tests. These tests also compare the layers
+of each family with transformers, and find missing types.
 """
 
 import sys
@@ -17,7 +17,7 @@ PAGE = Path(__file__).with_suffix(".md")
 
 
 def main() -> None:
-    """Paste, or check."""
+    """Paste the tables, or check the page."""
     text = PAGE.read_text(encoding="utf-8")
     current = pasted(pasted(text, "types", types()), "files", files())
     if "--check" in sys.argv[1:]:
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def pasted(text: str, name: str, table: str) -> str:
-    """Return the page with a table between the marks of its name."""
+    """Return the page with a table between the markers of its name."""
     before, begin, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- end of {name} -->\n")
     if not (begin and end):
@@ -35,7 +35,7 @@ def pasted(text: str, name: str, table: str) -> str:
 
 
 def files() -> str:
-    """Return the table of the families' files, with the model types of each."""
+    """Return the table of the family files, with the model types of each."""
     from gptailor.checkpoint.families import MODEL_TYPES
 
     rows = (
@@ -46,7 +46,7 @@ def files() -> str:
 
 
 def types() -> str:
-    """Return a count of all types, and a table of those that are no family."""
+    """Return the number of all types, and a table of the types without a family."""
     from transformers import __version__
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES,
@@ -62,14 +62,14 @@ def types() -> str:
     for name in NAMES:
         if name not in FAMILY_OF and name not in WRAPPERS:
             why = REFUSED.get(
-                name, "it keeps its language model beside others, in a way of its own"
+                name, "it stores its language model beside others in a form of its own"
             )
             reasons[why].append(name)
     rows = sorted(reasons.items(), key=lambda row: (-len(row[1]), row[1]))
     lines = [
-        f"Of {len(NAMES)} types of transformers {'.'.join(__version__.split('.')[:2])} "
-        f"{len(families)} are families, {len(towers)} are cut by their "
-        f"language model's layers, and {len(NAMES) - len(families) - len(towers)} are refused:",
+        f"There are {len(NAMES)} types of transformers {'.'.join(__version__.split('.')[:2])} "
+        f"in this list. {len(families)} have a family. {len(towers)} are cut by the layers of "
+        f"their language model. {len(NAMES) - len(families) - len(towers)} are refused:",
         "",
         "| refused | because |",
         "|---|---|",

@@ -1,10 +1,10 @@
-"""Draw the pictures of the documentation: the layer map and a bridge.
+"""Draw the pictures of the documentation: the layer map, a bridge and a search's budget.
 
-    python docs/pictures.py            # draws docs/pictures/*.svg anew
-    python docs/pictures.py --check    # ends with 1 if they are others than those that are there
+    python docs/pictures.py            # draw docs/pictures/*.svg
+    python docs/pictures.py --check    # end with 1 if the pictures aren't current
 
-The map is drawn of the plan on docs/index.md. Colours follow the reader's scheme. docs/charts.py
-draws charts of what was measured.
+The map shows the plan of docs/index.md. Colours follow the reader's scheme. docs/charts.py draws
+charts of measurements.
 """
 
 import argparse
@@ -53,7 +53,7 @@ text { fill: #1f2733; font: 13px system-ui, sans-serif }
 
 
 def page_plan() -> Plan:
-    """The plan on the first page."""
+    """Return the plan on the first page."""
     page = (HERE / "index.md").read_text(encoding="utf-8")
     found = re.search(r"^```tailor[^\n]*\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     if found is None:
@@ -65,12 +65,12 @@ def page_plan() -> Plan:
 
 
 def left(position: float) -> float:
-    """Where the cell of a layer begins."""
+    """Return the left edge of a layer's cell."""
     return LEFT + position * CELL
 
 
 def box(place: tuple[float, float], size: tuple[float, float], style: str, title: str = "") -> str:
-    """A rectangle, with what a pointer over it says."""
+    """Return a rectangle, with `title` as its tooltip."""
     said = f"<title>{html.escape(title)}</title>" if title else ""
     (x, y), (width, height) = place, size
     return (
@@ -80,7 +80,7 @@ def box(place: tuple[float, float], size: tuple[float, float], style: str, title
 
 
 def words(x: float, y: float, text: str, style: str = "", anchor: str = "start") -> str:
-    """A text."""
+    """Return a text element."""
     return (
         f'<text class="{style}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">'
         f"{html.escape(text)}</text>"
@@ -88,7 +88,7 @@ def words(x: float, y: float, text: str, style: str = "", anchor: str = "start")
 
 
 def shares(slot: Slot) -> Iterator[tuple[str, tuple[float, float]]]:
-    """The models of a layer, each with its stretch of the cell's height, from 0 to 1."""
+    """Yield the models of a layer, each with its top and height in the cell, from 0 to 1."""
     parts = list(slot.recipes.items())
     for number, (_, made) in enumerate(parts):
         top, height = number / len(parts), 1 / len(parts)
@@ -100,7 +100,7 @@ def shares(slot: Slot) -> Iterator[tuple[str, tuple[float, float]]]:
 
 
 def layer_map() -> str:
-    """The picture: the models, what the plan says, the output, position by position."""
+    """Return the picture of the models, the plan's statements and the output, by position."""
     plan = page_plan()
     found = list(Resolved(plan, LAYERS).slots)
     models = {name: number for number, name in enumerate(plan.models)}
@@ -128,7 +128,7 @@ def layer_map() -> str:
 
 
 def plan_words(found: list[Slot], y: float) -> tuple[list[str], float]:
-    """What is said of which positions: from right to left, so that no leader crosses a text."""
+    """Return the labels of statements, drawn from right to left so that no line crosses a text."""
     out: list[str] = []
     begins = [left(LAYERS) + 40] * 3
     rows = [r for r in layer_rows(found) if r.what != "base" and "dropped" not in r.what]
@@ -147,7 +147,7 @@ def plan_words(found: list[Slot], y: float) -> tuple[list[str], float]:
 
 
 def output(plan: Plan, found: list[Slot], models: dict[str, int], y: float) -> Iterator[str]:
-    """The cells of the output: merges in the colours of what is merged, drops as empty slots."""
+    """Yield the cells of the output: the colours of merged models, and empty slots for drops."""
     tall = 34
     for n, slot in enumerate(found):
         if slot.dropped == "yes":
@@ -181,7 +181,7 @@ def output(plan: Plan, found: list[Slot], models: dict[str, int], y: float) -> I
 
 
 def bridge() -> str:
-    """The picture of a fit: the whole model above, the cut one below, and what is changed."""
+    """Return the picture of a fit: the whole model above, the cut model below, and the change."""
     out = []
     wide, tall, first = 72, 34, 130
     names = [*(f"L{n}" for n in range(7, 15)), "…"]
@@ -220,11 +220,11 @@ BUDGET = (
     (20, "m1", "what the surrogate asks for", "losers are given up early"),
     (5, "repair", "finalists", "bridged, healed"),
 )
-"""Of a search of 60 evaluations: how many, the style, what, and how."""
+"""Parts of a search of 60 evaluations: the number, the style, the name, a remark."""
 
 
 def budget() -> str:
-    """The picture of a search's budget, and of what comes after it."""
+    """Return the picture of a search's budget and of the verdict after it."""
     out, x, unit = [words(16, 30, "60 evaluations on the search's samples")], 16.0, 13.6
     for count, style, what, how in BUDGET:
         wide = count * unit - 4
@@ -245,7 +245,7 @@ def budget() -> str:
 
 
 def svg(width: float, height: float, inside: list[str]) -> str:
-    """A picture with a panel of its own, so that it reads on any page."""
+    """Return an SVG picture with its own panel, which is legible on any page."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">\n'
         f"<style>{STYLE}</style>\n"
@@ -262,9 +262,9 @@ DRAWN: dict[str, Callable[[], str]] = {
 
 
 def main() -> int:
-    """Draw, or compare."""
+    """Draw the pictures, or compare them with the files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare the map, and write nothing")
+    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     given = parser.parse_args()
     drawn = {name: draw() for name, draw in DRAWN.items()}
     if given.check:

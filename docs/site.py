@@ -1,4 +1,4 @@
-"""The documentation site, made of the pages that stand here and of some at the top of the tree.
+"""Build the documentation site from the pages in this folder and at the top of the tree.
 
 python docs/site.py                # build it strictly into build/docs/site
 python docs/site.py --output DIR   # elsewhere
@@ -15,10 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "docs"
 AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
-"""Pages that GitHub looks for at the top of the tree."""
+"""Pages that GitHub expects at the top of the tree."""
 SHOWN = (".md", ".svg", ".png", ".css", ".js", ".json", ".html")
 SHIM = "https://unpkg.com/iframe-worker/shim"
-"""What Zensical has a page fetch for its search where it is opened from disk."""
+"""Script of Zensical's search for pages that are opened from disk."""
 OWN_SHIM = "assets/iframe-worker.js"
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 FENCE = re.compile(r"^```(\w+) +(\S.*)$", re.MULTILINE)
@@ -26,7 +26,7 @@ LINK = re.compile(r"\[([^]]+)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 
 
 def main() -> None:
-    """Build the site and say where it is."""
+    """Build the site and print its address."""
     parser = argparse.ArgumentParser(description="Build the documentation site.")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "docs")
     out = parser.parse_args().output.resolve()
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def built(out: Path) -> tuple[int, str]:
-    """Run the generator strictly: its exit code, and what it found."""
+    """Run the generator strictly; return its exit code and its output."""
     words = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     words += ["-f", str(out / "zensical.toml")]
     done = subprocess.run(words, check=False, cwd=out, capture_output=True, text=True)
@@ -50,7 +50,7 @@ def built(out: Path) -> tuple[int, str]:
 
 
 def stage(out: Path) -> None:
-    """Lay pages and configuration out as the generator wants them: in one folder."""
+    """Copy pages and configuration into one folder, as the generator needs them."""
     shutil.rmtree(out, ignore_errors=True)
     (out / "pages").mkdir(parents=True)
     shutil.copy(HERE / "zensical.toml", out)
@@ -67,7 +67,7 @@ def stage(out: Path) -> None:
 
 
 def on_the_site(path: Path) -> Path | None:
-    """Where a file of the tree stands on the site, if it does."""
+    """Return the path of a file on the site, or None if it isn't part of the site."""
     if path == ROOT / "README.md":
         return Path("index.md")
     if path.parent == ROOT and path.name in AT_THE_TOP:
@@ -78,10 +78,10 @@ def on_the_site(path: Path) -> Path | None:
 
 
 def page(path: Path) -> str:
-    """The text that the generator gets.
+    """Return the text of a page for the generator.
 
-    GitHub reads a fence's first word alone, the generator all of them: a file's name is a title,
-    and so is that an example is refused.
+    GitHub reads only the first word of a fence. The generator needs the other words, a file's name
+    or `refuse`, as a title.
     """
 
     def marked(found: re.Match[str]) -> str:
@@ -93,13 +93,13 @@ def page(path: Path) -> str:
 
 
 def title(path: Path) -> str:
-    """A page's first heading, for links whose label is a file's name."""
+    """Return a page's first heading, for links with a file's name as their label."""
     heading = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return heading[1] if heading else path.name
 
 
 def led(text: str, path: Path) -> str:
-    """A text with the links that stand in a file of the tree leading to pages of the site."""
+    """Return a text with its links between files changed to links between pages of the site."""
     here = on_the_site(path)
     assert here is not None
 
@@ -108,7 +108,7 @@ def led(text: str, path: Path) -> str:
         there = (path.parent / to).resolve()
         there = there / "README.md" if there.is_dir() else there
         if not there.exists():
-            return found[0]  # which the generator says
+            return found[0]  # the generator reports it
         target = on_the_site(there)
         if target is None:
             return label

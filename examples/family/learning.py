@@ -1,4 +1,4 @@
-"""Low-rank fine-tuning of a frozen model on texts, and its loss on others."""
+"""Low-rank fine-tuning of a frozen model on texts, and its loss on other texts."""
 
 import json
 import math
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's, not ours
 logging.disable_progress_bar()
 
-LONGEST = 384  # tokens of a text; what is above it is cut off
+LONGEST = 384  # tokens of a text; later tokens are cut off
 CHUNK = 1024  # tokens whose logits are in memory at once
-EACH_READ = 16  # texts of a batch where nothing is learned
+EACH_READ = 16  # texts of a batch without training
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 Row = tuple[list[int], int]  # the ids of a text, and how many of them are only its prompt
@@ -32,7 +32,7 @@ Row = tuple[list[int], int]  # the ids of a text, and how many of them are only 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long, how much at once and how fast to learn; a tenth of the steps warms up."""
+    """The number of steps, the batch size and the learning rate; a tenth of the steps warms up."""
 
     steps: int
     batch: int
@@ -47,13 +47,13 @@ class Schedule:
 
 
 class Encoder:
-    """Texts as token ids, and how many of them are only a prompt."""
+    """An encoder of texts as token ids, with the length of the prompt."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def prompt(self, text: Text) -> str:
-        """Return what the model reads before it answers, in its chat template."""
+        """Return the prompt in the model's chat template."""
         if not text.prompt:
             return ""
         turn = [{"role": "user", "content": text.prompt}]
@@ -118,7 +118,7 @@ def learn(
 def train(
     folder: Path, texts: list[Text], schedule: Schedule, rank: int, device: str
 ) -> "PeftModel":
-    """Return the model in `folder` with an adapter trained on `texts`, saying how it goes."""
+    """Return the model in `folder` with an adapter trained on `texts`, and print the progress."""
     encoder = Encoder(folder)
     rows = [encoder(text) for text in texts]
     begun, running = time.monotonic(), 0.0
@@ -144,7 +144,7 @@ def batches(rows: list[Row], size: int, rng: Random) -> Iterator[list[Row]]:
 
 
 def padded(rows: list[Row], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids, and which of them count. Padding stands right, where no earlier token sees it."""
+    """Return ids and a mask of the tokens that count, padded on the right."""
     shape = len(rows), max(len(ids) for ids, _ in rows)
     ids = torch.zeros(shape, dtype=torch.long)
     counts = torch.zeros(shape, dtype=torch.bool)
@@ -155,7 +155,7 @@ def padded(rows: list[Row], device: torch.device) -> tuple[torch.Tensor, torch.T
 
 
 def loss_sum(model: PreTrainedModel, ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return the summed loss, in nats, of the tokens that count; no others get logits."""
+    """Return the summed loss, in nats, of the tokens that count; only these get logits."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     hidden, wanted = hidden[:, :-1][counts[:, 1:]], ids[:, 1:][counts[:, 1:]]
     return sum(

@@ -1,9 +1,9 @@
-"""Three specialists of one small model, as LoRA adapters: arithmetic, Python, conversation.
+"""Train three specialists of one small model as LoRA adapters: arithmetic, Python, conversation.
 
     python examples/family/train.py                 # train all three, measure, write losses.json
     python examples/family/train.py arithmetic      # train one of them, measure all
     python examples/family/train.py --check         # recompute losses.json from the adapters
-    python examples/family/train.py --texts DIR     # write what they are measured on as JSON Lines
+    python examples/family/train.py --texts DIR     # write the held-out texts as JSON Lines
 
 Needs `pip install peft`. Two idle CPU cores take five to eight minutes for each adapter.
 """
@@ -32,10 +32,10 @@ RECORD = HERE / "losses.json"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What one specialist learns from, and how."""
+    """The texts and the schedule of one specialist."""
 
     texts: Callable[[int, bool], list[Text]]
-    pool: int  # different texts, gone through again when they run out
+    pool: int  # number of different texts, reused when they run out
     steps: int
     batch: int
     rate: float
@@ -95,7 +95,7 @@ def table(found: dict) -> str:
 
 
 def complaints(found: dict, recorded: dict) -> list[str]:
-    """Return what is wrong with a table: other figures than recorded, or no specialist in one."""
+    """Return the faults of a table: figures unlike the record, or a domain won by another model."""
     here, there = found["nats a token"], recorded["nats a token"]
     wrong = []
     if here.keys() != there.keys():
@@ -112,8 +112,8 @@ def complaints(found: dict, recorded: dict) -> list[str]:
             wrong.append(f'the best model on {domain} is "{best}"')
     if wrong and found["python"] != recorded["python"]:
         wrong.append(
-            f"the Python texts are those of {found['python']}, "
-            f"losses.json measured those of {recorded['python']}"
+            f"the Python texts are from Python {found['python']}, "
+            f"but losses.json was measured with Python {recorded['python']}"
         )
     return wrong
 
@@ -134,7 +134,7 @@ def write_texts(model: Path, folder: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the options of the command line."""
     about, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
         description=about, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -152,14 +152,14 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     for domain in given.domains:
         if domain not in RECIPES:
-            parser.error(f'"{domain}" is none of {", ".join(RECIPES)}')
+            parser.error(f'expected one of {", ".join(RECIPES)}, got "{domain}"')
     if given.domains and (given.check or given.texts):
-        parser.error("a domain is to be trained; --check and --texts take none")
+        parser.error("expected no domain with --check or --texts")
     return given
 
 
 def run(given: argparse.Namespace) -> int:
-    """Train, measure or check, as the command line says."""
+    """Train, measure or check, as the options ask."""
     smollm2.extract(given.model)
     if given.threads:
         import torch
@@ -183,7 +183,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run, and say in one line what the world lacks."""
+    """Run the command, and print a missing package or file in one line."""
     given = arguments()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
