@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-full test suite thorough quick docs lint clean
+.PHONY: help setup demo demo-full test test-pages suite thorough quick docs lint clean
 
 help: ## What there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -31,7 +31,10 @@ test: setup ## All checks and tests, the checks beside the tests
 	@$(MAKE) --no-print-directory -j 2 lint suite
 
 suite: setup
-	PYTHONHASHSEED=0 $(PYTEST) -m "not thorough"
+	PYTHONHASHSEED=0 $(PYTEST) -m "not thorough and not pages"
+
+test-pages: setup ## The tests of the documentation, and of pages in a browser
+	PYTHONHASHSEED=0 $(PYTEST) -m "pages and not thorough"
 
 thorough: lint ## All that CI runs: more draws, families and moments of a kill, types checked at each call
 	@echo "All draws again: make thorough SEED=$(SEED)"
@@ -39,7 +42,7 @@ thorough: lint ## All that CI runs: more draws, families and moments of a kill, 
 	  --jaxtyping-packages=gptailor,tests.checked.checker
 
 quick: setup ## The tests but those marked slow
-	PYTHONHASHSEED=0 $(PYTEST) -m "not slow and not thorough"
+	PYTHONHASHSEED=0 $(PYTEST) -m "not slow and not thorough and not pages"
 
 docs: setup ## The documentation site in build/docs/site, which opens from disk
 	$(BIN)/python docs/site.py

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis.internal.conjecture import providers
 from tests import checked
 from tests.preloaded import Preloaded, preloaded
 from tests.seeded import seed
-from tests.thorough import THOROUGH, drawn
+from tests.thorough import PAGES, THOROUGH, drawn, is_left_out
 
 # Before torch is imported, and for the processes that tests start: on tiny tensors its threads
 # only wait for each other, and pytest-xdist keeps the cores busy. The tests' JAX is on the CPU.
@@ -92,8 +93,16 @@ STRANGERS: dict[str, str] = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The type checker of the tests looks at one item of a list, drawn by `random`.
     quiet = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+    cases: Counter[str] = Counter()
     for item in items:
         item.add_marker(quiet)
+        file, _, name = item.nodeid.removeprefix("tests/").partition("::")
+        test = f"{file}::{name.partition('[')[0]}"
+        if file in PAGES:
+            item.add_marker(pytest.mark.pages)
+        if is_left_out(file, name, cases[test]):
+            item.add_marker(pytest.mark.thorough)
+        cases[test] += 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,5 +1,6 @@
 """How the suite itself runs: the same twice, whatever starts it, and never for ever."""
 
+import ast
 import random
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from hypothesis import settings
 
 from tests.seeded import seed
-from tests.thorough import THOROUGH
+from tests.thorough import LEFT_OUT, ONE_IN, PAGES, THOROUGH, is_left_out
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +55,31 @@ def test_a_shared_fixture_draws_by_its_own_name(number: float) -> None:
 
 def test_hypothesis_draws_anew_in_thorough_runs_only() -> None:
     assert settings().derandomize is not THOROUGH
+
+
+def test_tests_that_are_left_out_exist() -> None:
+    named = [(file, name.partition("[")[0]) for file, names in LEFT_OUT.items() for name in names]
+    named += [(file, test) for file, _, test in (key.partition("::") for key in ONE_IN)]
+    for file, test in [*named, *((file, "") for file in PAGES)]:
+        tree = ast.parse((ROOT / "tests" / file).read_text("utf-8"))
+        functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        assert test in ["", *functions], file
+
+
+def test_some_cases_of_a_test_are_left_out() -> None:
+    file, test = "checkpoint/test_hostile.py", "test_the_command_line_says_it_of_a_file"
+    kept = [n for n in range(9) if not is_left_out(file, f"{test}[a]", n)]
+    assert kept == [0, 4, 8]
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert is_left_out("checks/test_sizes.py", f"{LEFT_OUT['checks/test_sizes.py'][0]}", 0)
+    assert not is_left_out(
+        "checks/test_sizes.py", "test_what_is_too_large_is_one_error[sources]", 3
+    )
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ from gptailor.evaluate.live.template import decoder_layers
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.healing import healer, said, wanted
-from tests.thorough import some
+from tests.structures import structure
+from tests.thorough import one_of_each, some
 from tests.tiny import CONFIGURATIONS, tiny_model
 from tests.tiny_mixed import MIXED
 
@@ -144,7 +145,7 @@ def plan_of(kind: str, folder: Path, end: str) -> Plan:
     return said(folder, f'{drop}\nheal on "text.txt" {end}')
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", one_of_each(KINDS, structure, besides=DROPS))
 def test_every_family_learns_by_its_gradient_and_is_folded_as_it_ran(
     kind: str, tmp_path: Path
 ) -> None:
