@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from random import Random
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "family")]
@@ -30,8 +31,10 @@ from texts import conversation  # noqa: E402 (of the family)
 FAMILY = HERE / "family"
 SPECIALISTS = ("arithmetic", "conversation", "python")
 ANSWER_TOKENS = 40
-HELD_OUT = 12
+HELD_OUT = 8
 """Texts of each domain that evaluate the models."""
+SUMS = 32
+"""Sums such as `7 + 12 =` that the models continue."""
 SEARCHED = 8
 """Texts of each domain that the search reads, half of them as held-out texts."""
 CALIBRATION = {"arithmetic": 160, "python": 85, "conversation": 240}
@@ -48,7 +51,8 @@ SPACE = """\
 tailor 1
 model base = "./smollm2"
 {models}
-others from any of arithmetic, conversation, python by task_arithmetic(0.0..1.0)
+let share = 0.2..1.0
+others from arithmetic, conversation, python by task_arithmetic(share)
 drop any 7 of L0..L29
 bridge on "./calibration.jsonl" tokens 4096
 
@@ -150,10 +154,11 @@ def write_texts(folder: Path, base: Path) -> None:
     join(folder / "searched.jsonl", searched)
     counts = dict.fromkeys(SPECIALISTS, HELD_OUT)
     texts(folder / "judged", base, counts, held_out=True, skip=SEARCHED)
-    sums = (folder / "judged" / "arithmetic.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(row) for row in sums]
+    rng = Random("sums")
+    pairs = [(rng.randint(2, 20), rng.randint(2, 20)) for _ in range(SUMS)]
     write_rows(folder / "judged" / "sums.jsonl", (
-        {"context": row["prompt"], "answer": row["response"]} for row in rows
+        {"context": f"4 + 5 = 9\n10 + 2 = 12\n{a} + {b} =", "answer": f" {a + b}"}
+        for a, b in pairs
     ))  # fmt: skip
 
 
@@ -216,12 +221,14 @@ def evaluate(folder: Path) -> None:
     objectives.append(f'generate("{shown(folder / "judged" / "sums.jsonl")}")')
     targets = [name for name in names if not name.endswith(", uncut")]
     asked = [part for objective in objectives for part in ("-O", objective)]
-    output = gptailor("eval", *targets, *asked, "--uncut", "--format", "json", captured=True)
+    output = gptailor(
+        "eval", *targets, *asked, "--uncut", "--no-speed", "--format", "json", captured=True
+    )
     found = json.loads(output)
     scores = {(one["target"], one["objective"]): one["score"] for one in found["results"]}
     sizes = {one["target"]: one for one in found["targets"]}
     losses = "".join(f"{one:>14}" for one in SPECIALISTS)
-    print(f"\nNats a token on texts that no model has seen (less is better), and exact sums:\n"
+    print(f"\nNats a token on texts that no model has seen (less is better), and right sums:\n"
           f"{'':<32}{'weights':>10}{losses}{'mean':>8}{'sums':>7}")  # fmt: skip
     for target, name in names.items():
         *nats, exact = (scores[target, objective] for objective in objectives)

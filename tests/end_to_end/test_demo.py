@@ -103,7 +103,7 @@ def test_the_demo_runs_valid_commands_on_valid_plans(
     here["evaluate"](tmp_path)
     small = gptailor.load(tmp_path / "small.tailor")
     assert [gap.after for gap in Resolved(small, 30).gaps] == [13]
-    assert open_choices(gptailor.load(tmp_path / "space.tailor")) == 3
+    assert open_choices(gptailor.load(tmp_path / "space.tailor")) == 2
     healing = Resolved(gptailor.load(tmp_path / "run" / "healed.tailor"), 30).healing
     assert healing is not None
     assert [text.teacher for text in healing.texts] == list(here["SPECIALISTS"])
