@@ -143,8 +143,9 @@ def no_model_is_made_of_itself(plan: Plan) -> Iterator[Fault]:
 def _circle(plan: Plan, names: list[str]) -> Fault:
     """Return the fault of a circle of models, whose first name is also the last."""
     if all(plan.models[name].made is None for name in names):
-        message = f"the adapters go in a circle: {' + '.join(names)}"
-        return Fault("P107", message, ("models", names[-1], "on"))
+        message = f"the adapters form a circle: {' + '.join(names)}"
+        help_ = "end the chain at a folder or a model of the Hub"
+        return Fault("P107", message, ("models", names[-1], "on"), help_)
     at = next(name for name in names if plan.models[name].made is not None)
     message = f"'{at}' is made of itself"
     message += "" if len(names) == 2 else f": {' of '.join(names)}"

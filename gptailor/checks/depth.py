@@ -51,11 +51,11 @@ def every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
         count, length = count_text(choice.count), len(choice.among)
         longest = max((last - first + 1 for first, last in runs(choice.among)), default=0)
         if low < 1:
-            message = f"{count} of {length} layers can't be dropped by choice"
-            help_ = "a count is 1 or more; write 'maybe' before 'drop' where it may also be none"
+            message = f"expected at least 1 layer to drop, got {count}"
+            help_ = "write 'maybe' before 'drop' if no layer may be dropped"
         elif high > length:
-            message = f"{count} of {length} layers can't be dropped by choice"
-            help_ = f"at most {length} are"
+            message = f"expected at most {length} layers to drop, got {count}"
+            help_ = f"the list has {length}; add layers, or drop fewer"
         elif isinstance(choice, DropWindow) and high > longest:
             message = f"no {high} layers of this list are neighbours"
             help_ = f"the longest run of neighbours in it has {longest}"
@@ -264,8 +264,8 @@ def no_blocks_overlap(plan: p.Plan) -> Iterator[Fault]:
         if both is not None:
             may = any(isinstance(plan.repeats[int(place[1])], p.RepeatWindow)
                       for place in (at, earlier[both]))  # fmt: skip
-            message = f"L{both} {'may be' if may else 'is'} in two blocks that come again"
-            help_ = "blocks don't overlap: a list of positions is of one block"
+            message = f"L{both} {'may be' if may else 'is'} in two repeated blocks"
+            help_ = "write lists of positions without a common position"
             yield Fault("P222", message, at, help_, (Also("and here", earlier[both]),))
         earlier |= dict.fromkeys(positions, at)
 

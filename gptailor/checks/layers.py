@@ -229,8 +229,8 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     at: Place = ("stack",) if checked.plan.stack else ("drops", next(moved, 0))
     after = listed(f"L{place}" for place in places)
     message = (
-        f"the base adds features of an image after its first {count} layers, and here after "
-        f"{after}" + (", so that some are added nowhere" if len(places) < count else "")
+        f"the base adds features of an image after its first {count} layers, the output after "
+        f"{after}" + (", so some features are lost" if len(places) < count else "")
     )
     help_ = f"keep L0..L{count - 1} in their places"
     yield Fault("M310", message, at, help_, severity="warning")

@@ -203,8 +203,8 @@ def no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
         loses = rank(layer.part) < rank(part) and may_overlap(layer.part, part)
         if loses and not covers(solid[layer.position], part):
             target = f"L{layer.position}.{layer.part}" if layer.part else f"L{layer.position}"
-            message = f"'{target}' wins over a choice that 'others.{part}' leaves to each position"
-            help_ = "write 'tied' before what the others leave open, or say the part of positions"
+            message = f"'{target}' overrides an open choice of 'others.{part}'"
+            help_ = "write 'tied' before the choice of the others, or give the part to positions"
             yield Fault("P512", message, ("layers", j), help_, (Also("these", ("others", i)),))
             return
 

@@ -121,7 +121,7 @@ def output_layers_are_few(plan: Plan) -> Iterator[Fault]:
         again = max(0, count_ends(block.times)[1]) * max(0, length)
         more += again if again < MOST_LAYERS else 0  # one block alone is P503
         if more > MOST_LAYERS:
-            message = f"expected at most {MOST_LAYERS:,} layers that come again, got {more:,}"
+            message = f"expected at most {MOST_LAYERS:,} repeated layers, got {more:,}"
             yield Fault("P214", message, ("repeats", i), "write fewer blocks, or fewer times")
 
 
@@ -331,7 +331,7 @@ def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
     if not isinstance(template, str) or template in CHAT_TEMPLATES:
         return
     if template[:1] not in (".", "/", "~"):
-        help_ = f"known is {listed(CHAT_TEMPLATES)}; a file starts with '.', '/' or '~'"
+        help_ = f"use {listed(CHAT_TEMPLATES)}, a model, or a path that starts with '.', '/' or '~'"
         yield Fault("P404", f"'{template}' names no chat template", ("chat_template",), help_)
 
 

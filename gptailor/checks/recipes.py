@@ -302,8 +302,10 @@ def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
         calls = [call for _, call in sites.calls(recipe) if call.name in METHODS]
         needing = [c.name for c in calls if METHODS[c.name].takes_base(c.arguments)]
         if len(layers) > 1 and needing:
-            message = f"'{needing[0]}' needs one layer number for its base, and the sources differ"
-            yield Fault("P217", message, (*at, "by"))
+            names = listed(f"L{layer}" for layer in sorted(layers))
+            message = f"'{needing[0]}' needs one base layer, but the sources name {names}"
+            help_ = "use 'linear' or 'slerp', which need no base"
+            yield Fault("P217", message, (*at, "by"), help_)
 
 
 # ------------------------------------------------------------------------------------------ choices
@@ -323,7 +325,7 @@ def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
             if method is not None and not method.takes_any_number:
                 able = listed(m.name for m in METHODS.values() if m.takes_any_number)
                 message = f"'{call.name}' can't merge all the models that 'any of' may choose"
-                yield Fault("P501", message, at + inner, f"those that can are {able}")
+                yield Fault("P501", message, at + inner, f"use one of {able}")
 
 
 @rule("P504")

@@ -304,7 +304,7 @@ def a_named_template_has_its_tokens(checked: Checked) -> Iterator[Fault]:
         are = "is not a token" if len(missing) == 1 else "are not tokens"
         which = listed(f"'{mark}'" for mark in missing)
         message = f"{which} {are} of the output's tokenizer"
-        help_ = "they are then written as other texts are; 'tokenizer from' a model that has them"
+        help_ = "they are split like ordinary text; take the tokenizer of a model that has them"
         yield Fault("M311", message, ("chat_template",), help_, severity="warning")
 
 

@@ -152,18 +152,18 @@ def sizes_in_words(subject: Reported) -> str:
 
 def continuations(subject: Reported, speech: Speech | None) -> Section:
     """Return the answers of the base and the model to a prompt, by their likeliest tokens."""
-    title = "What it says"
+    title = "Continuations"
     if speech is None:
-        return Section("says", title, "Left out by --no-continuations.")
+        return Section("says", title, "Option --no-continuations leaves them out.")
     if subject.prepared is None:
-        return Section("says", title, f"Nothing can be said: {subject.why}.")
+        return Section("says", title, f"No continuations: {subject.why}.")
     if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
-        return Section("says", title, f"Nothing can be said without {' and '.join(missing)}.")
+        return Section("says", title, f"No continuations without {' and '.join(missing)}.")
     rows, failed = _spoken(subject, speech)
     if not rows:
-        return Section("says", title, f"Nothing can be said: {failed}.")
+        return Section("says", title, f"No continuations: {failed}.")
     words = f"At most {speech.tokens} tokens, the likeliest one at each step."
-    words += " The base isn't here." * (subject.base is None)
+    words += " The base is missing." * (subject.base is None)
     quotes = "\n".join(
         f'<h3>{escape(name)}</h3>\n<blockquote><span class="prompt">{escape(speech.prompt)}</span>'
         f"{escape(text)}</blockquote>"
@@ -221,7 +221,7 @@ def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
     ]
     words = (
         f"Digests (SHA-256) of the {len(files)} files that the model was made from; 'gptailor"
-        " compile --locked' takes the same or refuses."
+        " compile --locked' refuses other files."
     )
     files.append(("the plan", "", lock.plan))
     files.append(("config.json of the output", "", lock.config))
@@ -231,7 +231,7 @@ def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
         for name, tensor in lock.tensors.items()
     )
     yield Section(
-        "tensors", "Tensors", "Digests of the tensors that come out, as the lock has them.",
+        "tensors", "Tensors", "Digests of the output's tensors, from the lock.",
         table=ShownTable(("tensor", "dtype and shape", "SHA-256"), tensors),
     )  # fmt: skip
 
@@ -239,7 +239,7 @@ def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
 def commands(lines: Sequence[str]) -> Section:
     """Return the section of commands that make the output again."""
     text = "\n".join(lines)
-    return Section("again", "Make it again", "", html=text_html(text, "The commands"))
+    return Section("again", "Commands", "", html=text_html(text, "The commands"))
 
 
 def compile_command_of(file: str, models: Mapping[str, Path], *, locked: bool) -> str:

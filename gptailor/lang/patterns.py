@@ -119,7 +119,7 @@ def _share(draft: d.Draft, node: tree.Merging, spans: Spanned) -> p.Value | None
         numbers = d.count_words(len(node.shares), "number")
         sources = d.count_words(len(node.sources), "source")
         draft.fault("P308", f"merge has {numbers} for {sources}", node.shares[0].span,
-                    "one number is the second of two sources' share; for others write "
+                    "a number is the second source's share; for other merges write "
                     "'by linear(…)' with a number for each source")  # fmt: skip
         return None
     if node.by is not None:

@@ -1,4 +1,4 @@
-"""The map of blocks that come again: the first layer by the last one, as a picture in SVG."""
+"""The map of repeated blocks: the first layer by the last one, as a picture in SVG."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median
@@ -13,7 +13,7 @@ def block_lines(scan: BestBlocks | None) -> list[str]:
     if scan is None:
         return []
     head = (
-        f"blocks that come again: {scan.scanned} of {scan.of} scanned on {scan.samples} "
+        f"repeated blocks: {scan.scanned} of {scan.of} scanned on {scan.samples} "
         f"samples, {scan.better} better than the base by {scan.measure}"
     )
     rows = [f"  {_words(block)}" for block in scan.blocks]
@@ -43,7 +43,7 @@ def block_map(blocks: Sequence[MappedBlock], measure: str, samples: int) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        '<text x="12" y="20" font-size="13" font-weight="bold">Blocks that come again</text>',
+        '<text x="12" y="20" font-size="13" font-weight="bold">Repeated blocks</text>',
         f'<text x="12" y="37">{escape(measure)}, {samples} samples, beside the base</text>',
         f'<text x="12" y="53">best: {_words(min(blocks, key=lambda block: block.change))}</text>',
         f'<text x="{_LEFT}" y="{_TOP - 20}">last layer</text>',

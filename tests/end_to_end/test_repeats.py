@@ -208,7 +208,7 @@ def test_a_search_scans_all_blocks_and_leaves_their_map(
 ) -> None:
     assert run(["search", str(world / "space.tailor"), "--run", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
-    assert "blocks that come again: 7 of 7 scanned on 2 samples" in said
+    assert "repeated blocks: 7 of 7 scanned on 2 samples" in said
     found = json.loads((tmp_path / "run" / "blocks.json").read_text())
     blocks = {(block["first"], block["last"]) for block in found["blocks"]}
     assert blocks == {(1, 1), (2, 2), (3, 3), (4, 4), (1, 2), (2, 3), (3, 4)}

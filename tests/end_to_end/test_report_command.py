@@ -104,7 +104,7 @@ def test_of_a_folder_it_has_the_plan_it_was_compiled_from(run: Run, world: Path)
     numbers = re.findall(r"<td>([\d,]+)</td>", found["size"])
     assert re.findall(r"<td>([\d,]+)</td>", alone["size"]) == numbers[1::2]
     assert "<h3>this model</h3>" in alone["says"]
-    assert html.escape("The base isn't here.") in alone["says"]
+    assert html.escape("The base is missing.") in alone["says"]
 
 
 def test_of_a_model_that_nobody_compiled_it_has_no_command(run: Run, world: Path) -> None:

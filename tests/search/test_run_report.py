@@ -177,7 +177,7 @@ def test_the_best_so_far_is_that_of_a_loop(report: RunReport, run: tuple[Path, L
 def test_random_search_is_drawn_by_its_own_trials_alone(report: RunReport) -> None:
     made = section(report, "progress")
     assert not any(row.get("line") == "random search" for row in rows_of(made))
-    assert "No random search ran beside" in made.words
+    assert "without --compare-random" in made.words
 
 
 def test_every_trial_with_a_score_has_a_mark_and_its_plan(report: RunReport) -> None:
@@ -286,7 +286,7 @@ def test_a_run_without_its_space_has_trials_without_plans(tmp_path: Path) -> Non
     assert all(trial.text is None and trial.layers is None for trial in report.trials)
     assert any("RUN has no space.tailor" in one for one in report.missing)
     made = section(report, "trials")
-    assert "isn't known here" in made.words
+    assert "sizes are unknown" in made.words
     assert {row["x"] for row in rows_of(made) if "plan" in row} <= set(range(len(report.trials)))
 
 

@@ -367,7 +367,7 @@ def layer_count(family: Family, config: Config) -> int:
     if key is None:
         raise RuleError(f"the configuration has no '{family.count_key}'")
     if type(count := config[key]) is not int or count <= 0:
-        raise RuleError(f"'{key}' is {count!r}, and should be a positive integer")
+        raise RuleError(f"expected a positive integer for '{key}', got {count!r}")
     return _bounded(count)
 
 

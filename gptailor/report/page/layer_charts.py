@@ -37,21 +37,23 @@ def effect_sections(report: RunReport) -> list[Section]:
     if report.effects:
         many = max(effect.count + effect.others for effect in report.effects)
         words = (
-            "How much more those plans lose in the mean in which a layer is so than those in which"
-            f" it isn't, in {report.loss_unit}: of {many} trials on all samples. Above 0 it costs."
-            " Bars are one standard error; where there is none, too few trials say so. A search"
-            " doesn't try plans evenly: what else differs between the two kinds counts too."
+            "The mean loss of the plans with a layer in this state, minus the mean loss of the"
+            f" other plans, in {report.loss_unit}, of {many} trials on all samples. Above 0 the"
+            " state costs quality. Bars are one standard error. A missing bar means too few trials."
+            " A search doesn't try plans evenly, so other differences between the plans count too."
         )
         unit = f"difference of mean loss, {report.loss_unit}"
-        sections.append(_effect_section("layers", "Why a layer stays", words, report.effects, unit))
+        sections.append(
+            _effect_section("layers", "Effect of each layer", words, report.effects, unit)
+        )
     if report.learned:
         words = (
-            "The same by the surrogate, fitted again on what it was told: the mean over plans drawn"
-            " evenly of the space, so that other layers cancel out. In standard deviations of what"
-            " it learns, the loss, which counts by its logarithm far behind the best. Bars are one"
-            " standard deviation of its posterior."
+            "The same difference by the surrogate, fitted again to all trials: the mean over plans"
+            " drawn evenly from the space, so that other layers cancel out. The unit is the"
+            " standard deviation of the losses that it learns. Losses far behind the best are"
+            " logarithms. Bars are one standard deviation of its posterior."
         )
-        title = "Why a layer stays, as the surrogate has it"
+        title = "Effect of each layer, by the surrogate"
         unit = "expected difference, standard deviations"
         sections.append(_effect_section("layers-learned", title, words, report.learned, unit))
     return sections
@@ -145,9 +147,9 @@ def block_section(report: RunReport) -> Section | None:
     reach = max([0.0, *(-block.change for block in blocks)])
     reach = 100 * max(reach, median(abs(block.change) for block in blocks), 1e-12)
     words = (
-        f"Each block of layers that may come again, alone: {measure} beside the base on"
-        f" the same {report.blocks.samples} samples, in % of the base's score. Below 0 is better;"
-        " a change for the worse by much has the last colour."
+        f"Each block that may be repeated, alone: {measure}, compared with the base on"
+        f" the same {report.blocks.samples} samples, in % of the base's score. Below 0 is better."
+        " Much worse blocks have the last colour."
     )
     table = ShownTable(
         ("block", measure, "beside the base"),
@@ -156,7 +158,7 @@ def block_section(report: RunReport) -> Section | None:
     )  # fmt: skip
     chart = _heat_map(rows, "change, % of the base's score", "runs again", reach)
     note = f"Framed: the best, {window_words((best.first, best.last))}."
-    return Section("blocks", "Blocks that come again", words, chart, table, note=note)
+    return Section("blocks", "Repeated blocks", words, chart, table, note=note)
 
 
 def window_section(report: RunReport) -> Section | None:
@@ -174,17 +176,17 @@ def window_section(report: RunReport) -> Section | None:
         for window in report.windows
     ]  # fmt: skip
     words = (
-        "What plans without a window of layers lose beside the base: the mean over the trials on"
-        f" all samples that leave it out, in {report.loss_unit}. Less is better."
+        "The loss of plans that drop a window of layers, compared with the base: the mean over"
+        f" their trials on all samples, in {report.loss_unit}. Less is better."
     )
     table = ShownTable(
-        ("window left out", "mean loss", "least", "plans"),
+        ("dropped window", "mean loss", "least", "plans"),
         tuple((window_words((window.first, window.last)), f"{window.mean:.4g}",
                f"{window.least:.4g}", str(window.count)) for window in report.windows),
     )  # fmt: skip
     chart = _heat_map(rows, f"mean loss, {report.loss_unit}", "leaves", None)
     note = f"Framed: the best, {window_words((best.first, best.last))}."
-    return Section("windows", "Windows of layers that leave", words, chart, table, note=note)
+    return Section("windows", "Dropped windows", words, chart, table, note=note)
 
 
 def _heat_map(

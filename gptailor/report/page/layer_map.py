@@ -50,8 +50,8 @@ def layer_map(resolved: Resolved) -> Section:
     numbered = "output's layers" if plan.stack is not None else "base's layers, before drops"
     words = (
         f"{plan_summary(layers)}{repeats_in_words(resolved)}. A column is a layer, by the"
-        f" number of the {numbered}; the row 'result' has the models' colours mixed by their"
-        " shares, and below it each model has a bar as tall as its share."
+        f" number of the {numbered}. The row 'result' mixes the models' colours by their"
+        " shares. Each model below it has a bar as tall as its share."
     )
     rows = [(v.label, v.recipe, _shares_in_words(v), _marks(v)) for v in layers]
     rows += [(row.where, row.what, "", "") for row in block_rows(plan)]

@@ -137,5 +137,5 @@ def _table(section: Section, table: ShownTable) -> str:
     if section.chart is None and len(table.rows) <= _SHOWN_ROWS:
         return shown
     opened = " open" * section.open
-    label = "The same as a table" if section.chart else f"{len(table.rows):,} rows"
+    label = "As a table" if section.chart else f"{len(table.rows):,} rows"
     return f"<details{opened}><summary>{label}</summary>\n{shown}\n</details>"

@@ -97,11 +97,11 @@ def progress_section(report: RunReport) -> Section:
     beside = (
         "Random search beside is drawn by its own real trials."
         if lines[_RANDOM]
-        else "No random search ran beside, so none is drawn: --compare-random runs one."
+        else "The search ran without --compare-random, so a random search is missing."
     )
     words = (
-        f"{better}. Trials on fewer samples count as cost alone. The line of the starting plans"
-        f" goes on as they would without a search. {beside}"
+        f"{better}. Trials on fewer samples only add to the cost. The line of the starting plans"
+        f" shows the best of them. {beside}"
     )
     table = ShownTable(
         ("line", "evaluations", "trial", _worth_title(report), "from"),
@@ -120,7 +120,7 @@ def progress_section(report: RunReport) -> Section:
 
 def _better(report: RunReport) -> str:
     if len(report.judging) > 1:
-        return "Less is better: what a plan loses beside the base, on the mean of the objectives"
+        return "Less is better: a plan's loss compared with the base, the mean of the objectives"
     aim = report.objectives[report.judging[0]]
     return f"{'Less' if aim.direction == 'minimize' else 'More'} is better"
 
@@ -215,9 +215,9 @@ def curve_section(report: RunReport) -> Section | None:
         tuple(_curve_row(report, place) for place in places),
     )
     words = (
-        "The best plan of each size, without those that a smaller one betters: what is lost beside"
+        "The best plan of each size, unless a smaller plan is better: the loss compared with"
         f" the base, in {report.loss_unit}. gptailor pick writes one of them. Bars are one standard"
-        " error of a score by itself."
+        " error of a single score."
     )
     texts = {t.name: t.text for p in places if (t := report.trials[p.trial]).text}
     chart = _curve_chart(rows, f"loss beside the base, {report.loss_unit}")
@@ -288,12 +288,12 @@ def held_section(report: RunReport) -> Section | None:
         tuple(tuple(str(row[name]) for name in _HELD_COLUMNS) for row in rows),
     )
     words = (
-        "What plans that were looked at again lose beside the base: on the samples they were chosen"
-        f" by, and on those that the search never saw, in {report.loss_unit}. Above the line a plan"
-        " is worse than its own samples said. Bars are one standard error."
+        "The loss of plans with held-out scores, compared with the base: on the samples of the"
+        f" search and on held-out samples, in {report.loss_unit}. A plan above the line is worse on"
+        " held-out samples. Bars are one standard error."
     )
     texts = {t.name: t.text for t in drawn if t.text}
-    return Section("held-out", "Held out beside calibration", words, _held_chart(rows, report),
+    return Section("held-out", "Held-out scores", words, _held_chart(rows, report),
                    table, plans=texts)  # fmt: skip
 
 

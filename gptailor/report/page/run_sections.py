@@ -21,5 +21,5 @@ def run_sections(report: RunReport) -> list[Section]:
     ]
     sections = [section for section in candidates if section is not None]
     if report.missing:
-        sections.append(Section("missing", "What isn't here", " ".join(report.missing)))
+        sections.append(Section("missing", "Missing parts", " ".join(report.missing)))
     return sections

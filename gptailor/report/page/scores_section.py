@@ -47,7 +47,7 @@ def _section(
     )  # fmt: skip
     return Section(
         anchor=anchor,
-        title=f"Base against found{which}",
+        title=f"Base and found plan{which}",
         words=f"{better.capitalize()} is better.{unseen}{unsure}",
         chart=_chart(rows, unit),
         table=ShownTable(("objective", "plan", "samples", unit or "score"), cells),

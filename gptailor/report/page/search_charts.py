@@ -48,14 +48,16 @@ def trials_section(report: RunReport) -> Section:
     drawn = [t for t in report.trials if t.loss is not None and t.same_as is None]
     failed = sum(trial.failure is not None for trial in report.trials)
     size = _size_axis(report, drawn)
-    words = [f"What each plan loses beside the uncut base, in {report.loss_unit}, over its size."]
+    words = [
+        f"Each plan's loss compared with the uncut base, in {report.loss_unit}, over its size."
+    ]
     if failed:
-        words.append(f"{failed} of {len(report.trials)} trials failed, and are in the table alone.")
+        words.append(f"{failed} of {len(report.trials)} trials failed. They are only in the table.")
     title, anchor = "Every trial: loss over size", "trials"
     if not drawn:
         return Section(anchor, title, "No trial has a score.", table=_trials_table(report))
     if size is None:
-        words.append("How large plans are isn't known here: they stand in the order of trials.")
+        words.append("The sizes are unknown, so plans are in the order of trials.")
         size = ShownAxis("order", "trial", {t.number: float(t.number) for t in drawn})
     edge, beyond = _edge([trial.loss for trial in drawn if trial.loss is not None])
     if beyond:

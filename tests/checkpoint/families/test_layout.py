@@ -148,7 +148,7 @@ def test_projections_and_folds() -> None:
         ),
         (
             lambda: layout_of({"model_type": "llama", "num_hidden_layers": "4"}, names()),
-            "'num_hidden_layers' is '4', and should be a positive integer (model type 'llama')",
+            "expected a positive integer for 'num_hidden_layers', got '4' (model type 'llama')",
         ),
         (
             lambda: layout_of(config(layers=5), names(4)),
