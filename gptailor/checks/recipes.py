@@ -302,7 +302,7 @@ def a_stack_determines_the_base_layer(plan: p.Plan) -> Iterator[Fault]:
         calls = [call for _, call in sites.calls(recipe) if call.name in METHODS]
         needing = [c.name for c in calls if METHODS[c.name].takes_base(c.arguments)]
         if len(layers) > 1 and needing:
-            names = listed(f"L{layer}" for layer in sorted(layers))
+            names = listed(f"L{n}" for n in sorted(n for n in layers if n is not None))
             message = f"'{needing[0]}' needs one base layer, but the sources name {names}"
             help_ = "use 'linear' or 'slerp', which need no base"
             yield Fault("P217", message, (*at, "by"), help_)
