@@ -163,7 +163,7 @@ def understood(words: list[str], patched: pytest.MonkeyPatch) -> None:
 
 
 def a_target(words: list[str], _: dict[str, str]) -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     assert {word for word in words if "=" not in word} <= set(targets)
 
 
