@@ -2,7 +2,6 @@
 
 import time
 
-import numpy as np
 import pytest
 
 import gptailor
@@ -12,10 +11,9 @@ from gptailor.search.run.origin import StrategyPlan
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
 from gptailor.search.search import Begun, Doing, Estimated, Scored
-from gptailor.search.space.genome import Genome
+from gptailor.search.space.encode import encode
 from gptailor.search.space.space import space_of
 
-NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 PLAN = """\
 tailor 1
 model base = "./base"
@@ -23,6 +21,7 @@ drop any 2 of L0..L7
 bridge on "t.jsonl"
 heal on "t.jsonl"
 """
+CLOSED = PLAN.replace("drop any 2 of L0..L7", "drop L2; drop L5")
 
 
 class Course:
@@ -35,6 +34,7 @@ class Course:
         self.ledger.references[8] = (1.5,)
         self.lines = Lines()
         self.space = space_of(gptailor.loads(PLAN), 8)
+        self.genome = encode(self.space, gptailor.loads(CLOSED))
         budget = Budget(16, 8, 8, "finalists", heals=True, wanted=1)
         self.lines(Begun(self.ledger, budget, self.space, repair))
         self.lines(Estimated(16.0, 10.0, 8))
@@ -44,7 +44,7 @@ class Course:
         number = len(self.ledger.trials)
         stage = "healed" if phase == FINAL else "bare"
         request = TrialRequest(
-            phase, number, 0, StrategyPlan(strategy="surrogate"), NOTHING, 8, stage, number
+            phase, number, 0, StrategyPlan(strategy="surrogate"), self.genome, 8, stage, number
         )
         trial = Trial(number, request, str(number), 1.0, (2.0,), (0.1,))
         self.ledger.add(trial)
@@ -74,7 +74,9 @@ def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
 ) -> None:
     course = Course(monkeypatch, 3.0)
     course.score(20)
-    assert said(capsys).endswith("; 6:00 left"), "15 trials of 20 s, two repairs of 30 s"
+    line = said(capsys)
+    assert line.startswith("1/16 trial 0 (surrogate), drop L2, L5: nll 2 ± 0.1")
+    assert line.endswith("; 6:00 left"), "15 trials of 20 s, two repairs of 30 s"
     course.score(10)
     assert said(capsys).endswith("; 4:30 left"), "14 trials of 15 s, two repairs of 30 s"
     course.score(100, FINAL)
