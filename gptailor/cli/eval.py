@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, final
 
 import click
 
+from gptailor.checkpoint.files import open_regular
 from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.options import (
     DEVICE,
@@ -132,7 +133,10 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
-    """Return the objectives. Raise PlanError with the faults of all texts."""
+    """Return the objectives after a look at their files.
+
+    Raise PlanError with the faults of all objectives, CheckpointError for an unreadable file.
+    """
     from gptailor.lang.parse import read_objective
     from gptailor.lang.words import measure_words
     from gptailor.plan.search_block import with_plain_path
@@ -151,6 +155,8 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
         if plain[number] in plain[:number]:
             message = f"the objective {measure_words(objective)} is given twice"
             raise click.UsageError(message)
+        if isinstance(file := objective.arguments.get("file"), str):
+            open_regular(Path(file), "C801").close()
     return wishes
 
 
