@@ -160,6 +160,6 @@ def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Dest
         with packages_needed("a GGUF file"):
             return GgufFile(prepared, path, quantize)
     if quantize is not None:
-        message = f"{quantize!r} is a type of GGUF's, and the output is a folder"
+        message = f"expected a file that ends in .gguf for {quantize!r}, got a folder"
         raise CheckpointError("C306", message, path, "name the output `….gguf`")
     return ModelFolder(prepared, path)

@@ -78,7 +78,7 @@ class Destination(ABC):
         """Words on a disk without room for the output, or nothing."""
         if (free := free_space(self.path)) >= self.size:
             return ""
-        return f"the output takes {self.size:,} bytes, and {free:,} are free there"
+        return f"the output takes {self.size:,} bytes, but {free:,} are free"
 
     def remove_leftovers(self) -> None:
         """Remove the side folders of killed runs into this place."""

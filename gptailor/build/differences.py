@@ -289,7 +289,7 @@ def _of_tensor(expected: TensorDigest | None, actual: TensorDigest | None, by: s
     if expected.sketch is None or actual.sketch is None:
         return f"has other bytes than by {by}"
     apart = _distance(expected.sketch, actual.sketch)
-    words = f"is fitted otherwise than by {by}: its values are {apart:.1%} off"
+    words = f"differs from {by}: the fitted values are {apart:.1%} off"
     return words if apart > _FIT_TOLERANCE else ""
 
 

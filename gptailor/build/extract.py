@@ -140,7 +140,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     (shard,) = plan_shards(work.specs(), 2**63)
     shard = replace(shard, name=ADAPTER)
     if (free := free_space(target)) < shard.size:
-        message = f"the adapter takes {shard.size:,} bytes, and {free:,} are free there"
+        message = f"the adapter takes {shard.size:,} bytes, but {free:,} are free"
         raise CheckpointError("C305", message, target)
 
     def finish() -> dict[str, bytes]:

@@ -329,7 +329,7 @@ def no_bridge_is_in_a_block(plan: p.Plan) -> Iterator[Fault]:
     dropped |= {position for _, choice in drops_by_choice(plan) for position in choice.among}
     for i, bridge in enumerate(plan.bridges):
         if bridge.after in inside:
-            message = f"a bridge after L{bridge.after} stands inside a block that comes again"
+            message = f"a bridge after L{bridge.after} is inside a repeated block"
             help_ = "a gap inside a block stays open; one after the block may be bridged"
             also = (Also("the block is here", inside[bridge.after]),)
             yield Fault("P709", message, ("bridges", i, "after"), help_, also)

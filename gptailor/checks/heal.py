@@ -106,7 +106,7 @@ def the_rank_fits(checked: Checked) -> Iterator[Fault]:
     ]
     side, name = min(sides, default=(rank, ""))
     if rank > side:
-        message = f"{name} can't change by a rank of {rank}"
+        message = f"{name} can't change by rank {rank}"
         yield Fault("M223", message, ("heal", "rank"), f"the largest rank that fits is {side}")
 
 

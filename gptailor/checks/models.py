@@ -92,7 +92,7 @@ def _is_folder(model: Model) -> bool:
 def others_have_positions(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each `others` that no position is left to."""
     for at in idle_others(checked.resolved.declared, checked.count):
-        message = "'others' has no positions: all are decided or dropped"
+        message = "'others' has no effect: other statements decide or drop all layers"
         yield Fault("M314", message, at, severity="warning")
 
 

@@ -37,7 +37,7 @@ def no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
     for name in plan.numbers:
         if name in plan.models:
             also = Also("the model is declared here", ("models", name, "name"))
-            message = f"'{name}' names a model and a number"
+            message = f"'{name}' is the name of a model and of a number"
             yield Fault("P113", message, ("numbers", name, "name"), also=(also,))
 
 
@@ -149,7 +149,7 @@ def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
     patterns = [i for i, entry in enumerate(plan.others) if is_pattern(entry.part)]
     for i in patterns[1:]:
         also = Also("and here", ("others", patterns[0]))
-        message = "two patterns may hold one tensor, and neither is finer"
+        message = "two patterns match the same tensor"
         yield Fault("P207", message, ("others", i), "write one of the two", (also,))
     for i, entry in enumerate(plan.others):
         if (first := first_places.setdefault(entry.part, i)) != i and not is_pattern(entry.part):

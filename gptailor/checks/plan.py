@@ -343,7 +343,7 @@ def every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
         for number in numbers(value):
             if abs(number) > LARGEST_SINGLE:
                 got = f"{number:g}" if isinstance(number, float) else "a larger whole number"
-                yield Fault("P306", f"expected at most {most}, where float32 ends, got {got}", at)
+                yield Fault("P306", f"expected at most {most}, the largest float32, got {got}", at)
 
 
 @rule("P405")

@@ -1,6 +1,6 @@
 """A plan into a program, and a program into values.
 
-`compile`, `nested`, `size`, `sources`, `unquantised` and `program` need no torch; `run`, `combine`,
+`compile`, `nested_models`, `size`, `sources`, `unquantised` and `program` need no torch; `run`, `combine`,
 `load`, `dequantise` and `low_rank` do.
 """
 

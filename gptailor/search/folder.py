@@ -221,7 +221,7 @@ class Folder:
         self._refuse_links(names)
         strange, begun = sorted(names - _OURS), (self.path / SETTINGS).exists()
         if strange and not begun:
-            message = f"expected a search, found {quoted(strange[0])}"
+            message = f"expected the folder of a search, found {quoted(strange[0])}"
             raise CheckpointError("C902", message, self.path, "name a new folder")
         self._hold()
         for side in (*self.path.glob(".*"), *(self.path / FRONT).glob(".*")):
@@ -242,7 +242,7 @@ class Folder:
         names = storage.names()
         strange = [name for name in names if name.partition("/")[0] not in _OURS]
         if strange and SETTINGS not in names:
-            message = f"expected a search, found {quoted(strange[0])}"
+            message = f"expected the folder of a search, found {quoted(strange[0])}"
             raise CheckpointError("C902", message, Path(storage.url), "name a new folder")
         kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
         for name in set(self._files()) - set(kept):
@@ -288,7 +288,7 @@ class Folder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            message = "another search goes on in this folder"
+            message = "another search uses this folder"
             help_ = "wait, or give another -o"
             raise CheckpointError("C901", message, Path(self.shown), help_) from None
         except OSError:  # a file system without locks

@@ -121,7 +121,7 @@ class ObjectStorage:
         except FileExistsError:
             exists = True
         if exists:
-            message = f"another search goes on there: it wrote {quoted(name)}"
+            message = f"another search uses the folder: it wrote {quoted(name)}"
             raise CheckpointError("C901", message, self.path, "wait, or give another -o")
         if not self._whole:
             self.put(name, raw)

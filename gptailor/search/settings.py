@@ -183,7 +183,7 @@ def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
     if not final:
         raise WishError("--finalists needs a plan with 'bridge' or 'heal'")
     if not 1 <= finalists <= (most := max(trials // 2, 1)):
-        message = f"of {trials} trials 1 to {most} can be finalists, not {finalists}"
+        message = f"expected 1 to {most} finalists for {trials} trials, got {finalists}"
         raise WishError(f"{message}: each is evaluated twice")
 
 
@@ -230,4 +230,4 @@ def _preferred(text: str, objectives: Sequence[Objective]) -> int:
             if names.count(text) == 1:
                 return names.index(text)
     choices = "; ".join(f"{n} {measure_words(o)}" for n, o in enumerate(objectives, start=1))
-    raise WishError(f"--prefer '{text}' names none of the objectives, or several: {choices}")
+    raise WishError(f"--prefer '{text}' must match exactly one objective of: {choices}")

@@ -179,7 +179,7 @@ def test_what_has_no_place_is_said_and_all_else_is_the_other_models(
         ("biased", "C406", "has attention_bias True, and the base False"),
         ("nowhere", "C101", "there is no such folder"),
         ("unknown", "C406", "is a 'mystery' model"),
-        ("numberless", "M204", "'num_hidden_layers' is None"),
+        ("numberless", "M204", "'num_hidden_layers', got None"),
         ("endless", "C408", "'model.layers.1.mlp.down_proj.weight' holds infinity or NaN"),
         ("normed", "C407", "differs from the base in norms alone"),
         ("huge", "C408", "choose another --dtype"),

@@ -179,7 +179,9 @@ def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
         gptailor.compile(plan, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    with pytest.raises(gptailor.TailorError, match="holds no model, and is not replaced"):
+    with pytest.raises(
+        gptailor.TailorError, match="expected an output of gptailor, got another folder"
+    ):
         gptailor.compile(plan, tmp_path / "out", force=True)
     (tmp_path / "out" / "config.json").write_text("{}")
     gptailor.compile(plan, tmp_path / "out", force=True)

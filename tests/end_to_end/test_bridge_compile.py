@@ -167,7 +167,7 @@ def test_a_lock_of_other_rounding_holds(folder: Path) -> None:
     assert near.sketch is not None
     far = moved.model_copy(update={"sketch": tuple(1.1 * number for number in near.sketch)})
     far_lock = lock.model_copy(update={"tensors": {**lock.tensors, BRIDGED[0]: far}})
-    with pytest.raises(CheckpointError, match="is fitted otherwise than by the lock"):
+    with pytest.raises(CheckpointError, match="differs from the lock: the fitted values"):
         gptailor.compile(plan_of(folder), folder / "other", locked=far_lock)
 
 

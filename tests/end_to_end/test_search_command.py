@@ -269,7 +269,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
         fcntl.flock(file, fcntl.LOCK_EX)
         refused = run("search", "space.tailor", "-o", "run", "--strategy", "random")
     assert refused.code == 3
-    assert "error[C901]: another search goes on in this folder" in refused.err
+    assert "error[C901]: another search uses this folder" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             "space.tailor",
             ["--prefer", "kl"],
             1,
-            'names none of the objectives, or several: 1 nll("',
+            'must match exactly one objective of: 1 nll("',
         ),
         ("space.tailor", ["--prefer", "2"], 1, "names none"),
         ("space.tailor", ["--bridge", "each"], 1, "--bridge needs a plan with 'bridge'"),
@@ -293,7 +293,7 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             1,
             "--finalists needs a plan with 'bridge' or 'heal'",
         ),
-        ("healed.tailor", ["--finalists", "5"], 1, "of 8 trials 1 to 4 can be finalists, not 5"),
+        ("healed.tailor", ["--finalists", "5"], 1, "expected 1 to 4 finalists for 8 trials, got 5"),
         ("healed.tailor", ["--finalists", "0"], 2, "finalists"),
         ("space.tailor", ["--fidelity", "9..2"], 2, "'9..2' is no number or range"),
         ("space.tailor", ["--fidelity", "0"], 2, "'0' is no number or range"),
@@ -347,7 +347,7 @@ def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
 def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None:
     refused = run("search", "space.tailor", "-o", "base")
     assert refused.code == 3
-    assert "error[C902]: expected a search, found 'config.json'" in refused.err
+    assert "error[C902]: expected the folder of a search, found 'config.json'" in refused.err
     assert not (world / "base" / ".lock").exists()
     refused = run("search", "space.tailor", "-o", "rows.jsonl")
     assert refused.code == 3

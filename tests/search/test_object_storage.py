@@ -108,7 +108,7 @@ def test_a_copy_holds_nothing_that_was_removed_elsewhere(url: str) -> None:
 def test_a_url_with_other_things_is_no_run(url: str) -> None:
     ObjectStorage(url).put("thesis.pdf", b"%PDF")
     with pytest.raises(
-        CheckpointError, match=r"C902.*expected a search, found 'thesis\.pdf'"
+        CheckpointError, match=r"C902.*expected the folder of a search, found 'thesis\.pdf'"
     ) as refused:
         Folder(url).__enter__()
     assert url in str(refused.value)
@@ -210,7 +210,7 @@ search { minimize nll("rows.jsonl") }
 def test_two_searches_at_one_url_meet(url: str) -> None:
     one, two = (ObjectJournal(ObjectStorage(url), "study.journal") for _ in "ab")
     one.append_logs([{"op": 1}])
-    with pytest.raises(CheckpointError, match=r"C901.*another search goes on there"):
+    with pytest.raises(CheckpointError, match=r"C901.*another search uses the folder"):
         two.append_logs([{"op": 2}])
     again = ObjectJournal(ObjectStorage(url), "study.journal")
     assert again.read_logs(0) == [{"op": 1}]

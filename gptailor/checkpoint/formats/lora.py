@@ -234,7 +234,7 @@ class _Work:
                 other = by_target.setdefault(target, module)
                 if other != module:
                     modules = f"{quoted(other)} and {quoted(module)}"
-                    message = f"{modules} are one tensor of the model, and have a delta each"
+                    message = f"{modules} are one tensor of the model, but the adapter changes each"
                     self.refuse("C402", message, "PEFT would add both, and nobody trained that")
                 self._add(target, delta)
 
@@ -321,7 +321,7 @@ class _Work:
         at = self.settings.tokens_of(module)
         if at is None:
             name = quoted(module)
-            self.refuse("C405", f"'trainable_token_indices' doesn't say which rows of {name}")
+            self.refuse("C405", f"'trainable_token_indices' has no row numbers for {name}")
         shape = self.tensors[target].spec.shape
         self.check_shape(rows, target, (len(at), *shape[1:]))
         if max(at, default=0) >= shape[0]:

@@ -79,7 +79,7 @@ class SideFolder:
                     return fd
                 self._lock = None
                 os.close(fd)
-        message = f"no side folder could be made in {_ATTEMPTS} attempts"
+        message = f"no temporary folder could be made in {_ATTEMPTS} attempts"
         raise CheckpointError("C303", message, self.target)
 
     def swap(self, *, force: bool) -> None:

@@ -89,7 +89,7 @@ def write_file(  # noqa: PLR0913 (as above)
             fill_shard(out, shard, payload_of, crew, on_tensor)
             header = finish()
             if len(header) != len(shard.header):
-                message = f"a header of {len(shard.header)} bytes became one of {len(header)}"
+                message = f"expected a header of {len(shard.header)} bytes, got {len(header)}"
                 raise CheckpointError("C304", message, target)
             if header != shard.header:
                 out.write(header, 0)
@@ -180,7 +180,7 @@ def _check_apart(target: Path, source: Path) -> None:
         with suppress(OSError):  # one folder by other names: a bind mount, letters' case
             same = same or place.samefile(target)
         if same:
-            raise CheckpointError("C302", "is one of the sources", target)
+            raise CheckpointError("C302", "the output is also a source of the plan", target)
         if target.is_relative_to(place):
             raise CheckpointError("C302", f"lies within the source {quoted(str(source))}", target)
         if place.is_relative_to(target):
@@ -194,13 +194,14 @@ _OF_A_MODEL = ("config.json", "adapter_config.json")
 def _check_replaceable(target: Path) -> None:
     """Refuse to replace the current folder, a home, a repository or a folder without a model."""
     home = expanded("~")
+    wanted = "expected an output of gptailor, got"
     for place, what in ((Path.cwd(), "the current folder"), (home, "your home")):
         if place.is_relative_to(target):
-            raise CheckpointError("C302", f"holds {what}, and is not replaced", target)
+            raise CheckpointError("C302", f"{wanted} a folder with {what}", target)
     if (target / ".git").exists():
-        raise CheckpointError("C302", "is a git repository, and is not replaced", target)
+        raise CheckpointError("C302", f"{wanted} a git repository", target)
     if not any((target / name).exists() for name in _OF_A_MODEL):
-        message, help_ = "holds no model, and is not replaced", "remove it, or name another folder"
+        message, help_ = f"{wanted} another folder", "remove it, or name another folder"
         raise CheckpointError("C302", message, target, help_)
 
 

@@ -134,7 +134,7 @@ class PromptAnswers:
         if not any(answer.tokens for answer in answers):
             raise CalibrationError("C813", f"{count} are empty", self.path, help=_FILLED)
         if all(answer.end is None for answer in answers):
-            message = f"{count} are cut at {self.settings.tokens} tokens: none has ended by then"
+            message = f"{count} are cut at {self.settings.tokens} tokens"
             raise CalibrationError("C813", message, self.path, help=_LONGER)
 
     @cached_property

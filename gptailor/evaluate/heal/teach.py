@@ -126,7 +126,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         inputs = sequences[:, :-1]
         size = inputs.numel() * bytes_of_prediction(min(TAUGHT, vocabulary), vocabulary)
         if (free := free_space(target)) < size:
-            message = f"the predictions take {size:,} bytes, and {free:,} are free there"
+            message = f"the predictions take {size:,} bytes, but {free:,} are free"
             raise CheckpointError("C305", message, target)
         how = contents.instructions, str(place), stitcher.dtype, memory is None, environment()
         key = hashlib.sha256(repr(how).encode() + sequences.numpy().tobytes()).hexdigest()[:32]

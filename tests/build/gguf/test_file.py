@@ -536,7 +536,7 @@ def test_a_tokenizer_in_a_gguf_file_needs_temporary_files_too(here: Path) -> Non
     ("options", "code", "said"),
     [
         ("ro", "C303", "cannot be written: Read-only file system"),
-        ("size=64k", "C305", "bytes, and 65,536 are free there"),
+        ("size=64k", "C305", "bytes, but 65,536 are free"),
     ],
 )
 def test_a_file_system_without_room_is_one_message(

@@ -327,7 +327,7 @@ def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
         ("C405", "use_dora", pair(Q), {"use_dora": True}),
         ("C405", "lora_bias", pair(Q), {"lora_bias": True}),
         ("C405", "lm_head", pair(Q), {"modules_to_save": ["lm_head"]}),
-        ("C405", "which rows", {ROWS: torch.zeros(1, 16)}, {}),
+        ("C405", "row numbers", {ROWS: torch.zeros(1, 16)}, {}),
         ("C402", "use_dora", pair(Q) | {MAGNITUDE: torch.ones(16)}, {}),
         ("C402", "lora_bias", pair(Q) | {f"base_model.model.{Q}.lora_B.bias": torch.ones(16)}, {}),
         (

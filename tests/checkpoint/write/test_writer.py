@@ -694,7 +694,7 @@ def test_sources_are_protected(tmp_path: Path) -> None:
     for place in (source, link, Path(os.path.relpath(source))):
         protected = [tmp_path / "other", place]
         for target, word in (
-            (source, "is one of"),
+            (source, "is also a source"),
             (source / "new" / "out", "lies within"),
             (link / "out", "lies within"),
             (tmp_path / "models", "holds"),
@@ -715,7 +715,7 @@ def test_force_replaces_no_home_and_no_repository(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
     for target in (home, home.parent, here, here.parent, Path(), Path(".."), tmp_path / "clone"):
-        with pytest.raises(CheckpointError, match=r"C302.*not replaced"):
+        with pytest.raises(CheckpointError, match=r"C302.*expected an output of gptailor"):
             check_target(target, force=True)
     write(Path("out"))
     write(Path("../out"))
