@@ -62,7 +62,7 @@ def types() -> str:
     for name in NAMES:
         if name not in FAMILY_OF and name not in WRAPPERS:
             why = REFUSED.get(
-                name, "it stores its language model beside others in a form of its own"
+                name, "it stores its language model beside other models, in its own form"
             )
             reasons[why].append(name)
     rows = sorted(reasons.items(), key=lambda row: (-len(row[1]), row[1]))
@@ -71,7 +71,7 @@ def types() -> str:
         f"in this list. {len(families)} have a family. {len(towers)} are cut by the layers of "
         f"their language model. {len(NAMES) - len(families) - len(towers)} are refused:",
         "",
-        "| refused | because |",
+        "| refused | reason |",
         "|---|---|",
         *(f"| {', '.join(f'`{name}`' for name in names)} | {why} |" for why, names in rows),
         "",

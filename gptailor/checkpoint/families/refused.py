@@ -6,48 +6,48 @@ from collections.abc import Collection, Mapping
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 
-_ENCODER = "its layers are an encoder's, made to see the tokens after them too"
-_HALF = "its decoder is half of a pair, whose layers attend to an encoder's output"
-_DRAFTS = "it drafts tokens for another model, whose hidden states and cache its layers read"
-_STREAMS = "its layers pass on several streams of hidden states, and not one"
-_UNPROVEN = "no test proves yet that the states its layers keep move with them"
+_ENCODER = "its layers belong to an encoder, and attend to later tokens too"
+_HALF = "the layers of its decoder attend to the output of an encoder"
+_DRAFTS = "it drafts tokens from the hidden states and the cache of another model"
+_STREAMS = "its layers pass on several streams of hidden states"
+_UNPROVEN = "no test proves yet that the states of its layers move with them"
 
 REFUSED: Mapping[str, str] = {
     "bart": _HALF,
-    "beam": "the weights of a layer's branches in the sum depend on its number",
+    "beam": "the weights of a layer's branches depend on its number",
     "bert": _ENCODER,
     "bert-generation": _ENCODER,
     "big_bird": _ENCODER,
     "bigbird_pegasus": _HALF,
     "blenderbot": _HALF,
     "blenderbot-small": _HALF,
-    "blt": "it has three stacks of layers, one that reads bytes, one of patches, one that writes",
+    "blt": "it has three stacks of layers, for reading bytes, for patches and for writing bytes",
     "camembert": _ENCODER,
-    "cpmant": "it puts a learned prompt before each text, which its layers carry along",
+    "cpmant": "it puts a learned prompt before each text, and its layers process both",
     "data2vec-text": _ENCODER,
     "deepseek_v4": _STREAMS,
-    "dory": "its middle layers run several times, so that a place is no single layer",
-    "dots3_note_text": "its kinds of layers have ranks and rotations of their own each",
+    "dory": "its middle layers run several times, so a position is no single layer",
+    "dots3_note_text": "each kind of layer has its own ranks and rotations",
     "electra": _ENCODER,
     "ernie": _ENCODER,
-    "gemma3n": "its layers share keys and values and one tensor of their inputs",
-    "gemma3n_text": "its layers share keys and values and one tensor of their inputs",
+    "gemma3n": "its layers share keys, values and one tensor of inputs",
+    "gemma3n_text": "its layers share keys, values and one tensor of inputs",
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,
-    "git": "its layers attend to an image's patches beside the text",
-    "hrm_text": "its layers run in cycles, so that a place in the model is no single layer",
+    "git": "its layers attend to the text and to the patches of an image",
+    "hrm_text": "its layers run in cycles, so a position is no single layer",
     "hy_v4": _STREAMS,
-    "inkling2_loop_text": "its middle layers run several times, so that a place is no single layer",
-    "inkling2_text": "a layer attends to the blocks of layers before it, by their numbers",
+    "inkling2_loop_text": "its middle layers run several times, so a position is no single layer",
+    "inkling2_text": "a layer attends to earlier blocks of layers, by their numbers",
     "inkling_text": _UNPROVEN,
-    "longcat_flash": "a layer of it counts as two, and has two attentions and three MLPs",
+    "longcat_flash": "one layer counts as two, with two attentions and three MLPs",
     "marian": _HALF,
     "mbart": _HALF,
     "megatron-bert": _ENCODER,
-    "minimax": "its linear layers decay by their number and by how many layers there are",
+    "minimax": "the decay of a linear layer depends on its number and on the number of layers",
     "minimax_m3_vl_text": _UNPROVEN,
-    "mllama": "some of its layers attend to an image's features instead of the text",
-    "moshi": "it makes sound and text by two stacks of layers",
+    "mllama": "some layers attend to the features of an image instead of the text",
+    "moshi": "it makes sound and text with two stacks of layers",
     "musicgen": _HALF,
     "musicgen_melody": _HALF,
     "mvp": _HALF,
@@ -55,26 +55,26 @@ REFUSED: Mapping[str, str] = {
     "plbart": _HALF,
     "prophetnet": _HALF,
     "qwen4_exp_text": _STREAMS,
-    "reformer": "its layers are reversible: each takes and gives two streams of hidden states",
+    "reformer": "its reversible layers pass on two streams of hidden states",
     "rembert": _ENCODER,
     "roberta": _ENCODER,
     "roberta-prelayernorm": _ENCODER,
     "roc_bert": _ENCODER,
     "roformer": _ENCODER,
-    "rwkv": "its first layer has a norm of its own, and all are rescaled by their number",
+    "rwkv": "its first layer has an extra norm, and the layers are rescaled by their numbers",
     "trocr": _HALF,
     "whisper": _HALF,
-    "xlm": "its layers lie in four lists, one for each kind of module, and not one after another",
+    "xlm": "its layers are in four lists, one for each kind of module",
     "xlm-roberta": _ENCODER,
     "xlm-roberta-xl": _ENCODER,
-    "xlnet": "its layers take two streams of hidden states, over tokens in permuted order",
+    "xlnet": "its layers read two streams of hidden states, with tokens in permuted order",
     "xlstm": _UNPROVEN,
     "xmod": _ENCODER,
     "zamba": "its attention layers share one block of weights",
-    "zamba2": "its attention layers share blocks of weights, with adapters by their number",
-    "zaya": "a layer's router reads the state of the router in the layer before it",
+    "zamba2": "its attention layers share blocks of weights, with adapters by layer number",
+    "zaya": "the router of a layer reads the state of the router before it",
 }
-"""By the `model_type` of a configuration, in order: a clause that goes on after a colon."""
+"""Reasons by `model_type`, in order: clauses that follow a colon in a message."""
 
 
 # ------------------------------------------------------------------------- types that aren't listed
