@@ -1,7 +1,7 @@
 """A plan into a program, and a program into values.
 
-`compile`, `nested_models`, `size`, `sources`, `unquantised` and `program` need no torch; `run`, `combine`,
-`load`, `dequantise` and `low_rank` do.
+`compile`, `nested_models`, `size`, `sources`, `unquantised` and `program` need no torch; `run`,
+`combine`, `load`, `dequantise` and `low_rank` do.
 """
 
 __all__ = [
