@@ -30,8 +30,10 @@ from texts import conversation  # noqa: E402 (of the family)
 
 FAMILY = HERE / "family"
 SPECIALISTS = ("arithmetic", "conversation", "python")
-ANSWER_TOKENS = 40
-HELD_OUT = 8
+CHAT_PROMPT = "Please describe the sea."
+"""A prompt in the style of the conversations that the family learned from."""
+ANSWER_TOKENS = 32
+HELD_OUT = 6
 """Texts of each domain that evaluate the models."""
 SUMS = 32
 """Sums such as `7 + 12 =` that the models continue."""
@@ -62,8 +64,10 @@ search {{
   trials {trials}
 }}
 """
-TRIALS = 20
+TRIALS = 16
 HEAL = "heal on {texts} tokens {tokens}\n"
+HIDDEN = ("#", "tailor ", "model ")
+"""Beginnings of lines of the found plan that the demo doesn't print."""
 HEAL_TOKENS = 12288
 CHAT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -95,7 +99,7 @@ def main() -> int:
     say("3. The found model, healed: it learns the predictions of its uncut teachers")
     heal_found(folder)
     evaluate(folder)
-    gptailor("generate", shown(base), shown(folder / "healed"), QUESTION,
+    gptailor("generate", shown(base), shown(folder / "healed"), CHAT_PROMPT,
              "--chat", "--tokens", str(ANSWER_TOKENS))  # fmt: skip
 
     say("4. A page about the search")
@@ -124,7 +128,6 @@ def search_family(folder: Path) -> None:
     run_ = folder / "run"
     shutil.rmtree(run_, ignore_errors=True)  # an earlier demo's search would be continued
     gptailor("search", shown(space), "-o", shown(run_), "--finalists", "1", "--dtype", "bfloat16")
-    gptailor("show", shown(run_ / "best.tailor"))
 
 
 def heal_found(folder: Path) -> None:
@@ -139,7 +142,8 @@ def heal_found(folder: Path) -> None:
     healed = folder / "run" / "healed.tailor"
     lines = [*found[:after_base], *missing, *found[after_base:], heal]
     write_plan(healed, "\n".join(lines))
-    print(f"\n{shown(healed)} is the found plan with one more statement:\n  {heal.rstrip()}")
+    print(f"\n{shown(healed)}, the found plan with a statement that heals:")
+    print("".join(f"  {line}\n" for line in lines if line and not line.startswith(HIDDEN)), end="")
     gptailor("compile", shown(healed), "-o", shown(folder / "healed"), "--force")
 
 
@@ -254,7 +258,7 @@ def write_plan(file: Path, text: str) -> Path:
 
 def print_plan(file: Path) -> Path:
     """Print a plan."""
-    print(f"\n{shown(file)}:\n{textwrap.indent(file.read_text('utf-8').rstrip(), '  ')}")
+    print(f"{shown(file)}:\n{textwrap.indent(file.read_text('utf-8').rstrip(), '  ')}")
     return file
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 PROMPT = "The three most important things to know about growing tomatoes are"
-QUESTION = "Please describe the sea."
+QUESTION = "How can I learn a new language?"
 NEW_TOKENS = 32
 TEXT = Path(__file__).resolve().with_name("text.txt")
 

@@ -108,7 +108,7 @@ def test_the_demo_runs_valid_commands_on_valid_plans(
     assert healing is not None
     assert [text.teacher for text in healing.texts] == list(here["SPECIALISTS"])
     named = [words[0] for words in ran]
-    assert named == ["compile", "generate", "search", "show", "compile", "eval"]
+    assert named == ["compile", "generate", "search", "compile", "eval"]
     assert_are_valid(ran)
     table = capsys.readouterr().out.splitlines()[-7:]
     assert [row[:32].rstrip() for row in table][:4] == ["base", *here["SPECIALISTS"]]
