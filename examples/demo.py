@@ -26,18 +26,18 @@ sys.path[:0] = [str(HERE), str(HERE / "family")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from seen import QUESTION  # noqa: E402 (beside this file)
-from texts import conversation  # noqa: E402 (of the family)
+from texts import Text, conversation  # noqa: E402 (of the family)
 
 FAMILY = HERE / "family"
 SPECIALISTS = ("arithmetic", "conversation", "python")
 CHAT_PROMPT = "Please describe the sea."
 """A prompt in the style of the conversations that the family learned from."""
 ANSWER_TOKENS = 32
-HELD_OUT = 6
+HELD_OUT = 5
 """Texts of each domain that evaluate the models."""
 SUMS = 32
 """Sums such as `7 + 12 =` that the models continue."""
-SEARCHED = 8
+SEARCHED = 6
 """Texts of each domain that the search reads, half of them as held-out texts."""
 CALIBRATION = {"arithmetic": 160, "python": 85, "conversation": 240}
 """Texts of each domain that bridges and healing learn from."""
@@ -60,19 +60,21 @@ bridge on "./calibration.jsonl" tokens 4096
 
 search {{
   minimize nll("./searched.jsonl")
-  fidelity 4..12
+  fidelity 3..9
   trials {trials}
 }}
 """
-TRIALS = 16
+TRIALS = 12
 HEAL = "heal on {texts} tokens {tokens}\n"
 HIDDEN = ("#", "tailor ", "model ")
 """Beginnings of lines of the found plan that the demo doesn't print."""
-HEAL_TOKENS = 12288
+HEAL_TOKENS = 10240
 CHAT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
+END = "<|im_end|>"
+"""The model's chat template, and the end of an answer."""
 
 
 def main() -> int:
@@ -93,13 +95,13 @@ def main() -> int:
     print(f"\nThat took {time.monotonic() - start:.0f} s.")
 
     say("2. A search of a family: which seven layers to drop, and how to merge three fine-tunes")
-    write_texts(folder, base)
+    write_texts(folder)
     search_family(folder)
 
     say("3. The found model, healed: it learns the predictions of its uncut teachers")
     heal_found(folder)
     evaluate(folder)
-    gptailor("generate", shown(base), shown(folder / "healed"), CHAT_PROMPT,
+    gptailor("generate", shown(folder / "healed"), CHAT_PROMPT,
              "--chat", "--tokens", str(ANSWER_TOKENS))  # fmt: skip
 
     say("4. A page about the search")
@@ -111,10 +113,8 @@ def main() -> int:
 
 def shrink(folder: Path) -> None:
     """Cut and bridge the model, print its size, and let it answer."""
-    write_rows(folder / "talk.jsonl", (
-        {"prompt": CHAT.format(text.prompt), "response": f"{text.answer}<|im_end|>"}
-        for text in conversation.texts(TALK, held_out=False)
-    ))  # fmt: skip
+    talk = conversation.texts(TALK, held_out=False)
+    write_rows(folder / "talk.jsonl", map(row_of, talk))
     plan, small = print_plan(write_plan(folder / "small.tailor", SMALL)), folder / "small"
     gptailor("compile", shown(plan), "-o", shown(small), "--force")
     gptailor("generate", shown(folder / "smollm2"), shown(small), QUESTION,
@@ -150,14 +150,14 @@ def heal_found(folder: Path) -> None:
 # --------------------------------------------------------------------------------------- texts
 
 
-def write_texts(folder: Path, base: Path) -> None:
+def write_texts(folder: Path) -> None:
     """Write texts to search by, to learn from and to evaluate on; no text has two uses."""
-    learned = texts(folder / "calibration", base, CALIBRATION, held_out=False)
+    learned = texts(folder / "calibration", CALIBRATION, held_out=False)
     join(folder / "calibration.jsonl", learned)
-    searched = texts(folder / "searched", base, dict.fromkeys(SPECIALISTS, SEARCHED), held_out=True)
+    searched = texts(folder / "searched", dict.fromkeys(SPECIALISTS, SEARCHED), held_out=True)
     join(folder / "searched.jsonl", searched)
     counts = dict.fromkeys(SPECIALISTS, HELD_OUT)
-    texts(folder / "judged", base, counts, held_out=True, skip=SEARCHED)
+    texts(folder / "judged", counts, held_out=True, skip=SEARCHED)
     rng = Random("sums")
     pairs = [(rng.randint(2, 20), rng.randint(2, 20)) for _ in range(SUMS)]
     write_rows(folder / "judged" / "sums.jsonl", (
@@ -166,27 +166,23 @@ def write_texts(folder: Path, base: Path) -> None:
     ))  # fmt: skip
 
 
-def texts(
-    folder: Path, base: Path, counts: Mapping[str, int], *, held_out: bool, skip: int = 0
-) -> list[Path]:
+def texts(folder: Path, counts: Mapping[str, int], *, held_out: bool, skip: int = 0) -> list[Path]:
     """Write `counts` texts of each domain, after `skip` others. Prompts are chats."""
-    import learning
     import train
 
     folder.mkdir(parents=True, exist_ok=True)
-    encoder = learning.Encoder(base)
-    end = encoder.tokenizer.eos_token
     made = []
     for domain, count in counts.items():
         drawn = train.RECIPES[domain].texts(skip + count, held_out)[skip:]
-        rows = (
-            {"prompt": encoder.prompt(text), "response": text.answer + end}
-            if text.prompt
-            else {"text": text.answer}
-            for text in drawn
-        )
-        made.append(write_rows(folder / f"{domain}.jsonl", rows))
+        made.append(write_rows(folder / f"{domain}.jsonl", map(row_of, drawn)))
     return made
+
+
+def row_of(text: Text) -> dict[str, str]:
+    """Return a row of a text, its prompt in the model's chat template."""
+    if not text.prompt:
+        return {"text": text.answer}
+    return {"prompt": CHAT.format(text.prompt), "response": f"{text.answer}{END}"}
 
 
 def join(whole: Path, files: Sequence[Path]) -> None:

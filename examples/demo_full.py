@@ -159,7 +159,7 @@ def stitch_family(folder: Path, base: Path) -> None:
     smaller = PLAN_FOLDER / "family" / "smaller.tailor"
     gptailor("show", shown(smaller), *rebound)
     gptailor("compile", shown(smaller), "-o", shown(folder / "smaller"), "--force", *rebound)
-    judge([base, *specialists, *family_plans()], nll(held_out(folder, base, "held_out")), rebound)
+    judge([base, *specialists, *family_plans()], nll(held_out(folder, "held_out")), rebound)
     words(
         "The table has nats a token on texts that training didn't see; less is better. Each "
         "specialist beats the base in its own domain. The merge has the base's size and a part of "
@@ -174,7 +174,7 @@ def family_plans() -> list[Path]:
 
 def heal_cut(folder: Path, base: Path) -> None:
     """Compile the first cut with a bridge and healing, and evaluate both."""
-    on = calibration(folder, base)
+    on = calibration(folder)
     text = "\n".join(
         ["tailor 1", 'model base = "./smollm2"', CUT, BRIDGE.format(on=on), HEAL.format(on=on), ""]
     )
@@ -183,7 +183,7 @@ def heal_cut(folder: Path, base: Path) -> None:
     print(f"\n{shown(plan)}:\n{textwrap.indent(text, '  ').rstrip()}")
     gptailor("compile", shown(plan), "-o", shown(healed), "--force")
     targets = [base, folder / "cut", healed]
-    judge(targets, nll(held_out(folder, base, "held_out")), ("--model", f"base={shown(base)}"))
+    judge(targets, nll(held_out(folder, "held_out")), ("--model", f"base={shown(base)}"))
     continued({"base": base, "bare": folder / "cut", "healed": healed}, base)
     words(
         "The bare cut loses much. A bridge refits one matrix in closed form, and healing trains "
@@ -192,10 +192,10 @@ def heal_cut(folder: Path, base: Path) -> None:
     )
 
 
-def calibration(folder: Path, base: Path) -> Path:
+def calibration(folder: Path) -> Path:
     """Return one file with texts of the three domains, without held-out texts."""
     whole = folder / "calibration-full.jsonl"
-    join(whole, texts_of(folder / "calibration-full", base, CALIBRATION, held_out=False))
+    join(whole, texts_of(folder / "calibration-full", CALIBRATION, held_out=False))
     return whole.resolve()
 
 
@@ -204,9 +204,9 @@ def search_family(folder: Path, base: Path) -> None:
     place = folder / "search"
     shutil.rmtree(place, ignore_errors=True)  # an earlier search would be continued
     counts = dict.fromkeys(SPECIALISTS, SEARCHED)
-    join(place / "texts.jsonl", texts_of(place, base, counts, held_out=True))
+    join(place / "texts.jsonl", texts_of(place, counts, held_out=True))
     models = "".join(f'model {one} = base + "{FAMILY / one}"\n' for one in SPECIALISTS)
-    on = calibration(folder, base)
+    on = calibration(folder)
     bridge, heal = BRIDGE.format(on=on), HEAL.format(on=on)
     names = ", ".join(SPECIALISTS)
     text = SPACE.format(base=smollm2.MODEL, models=models, names=names, bridge=bridge, heal=heal)
@@ -226,7 +226,7 @@ def show_found(folder: Path, base: Path) -> None:
     bare.write_text("".join(kept), "utf-8")
     summary = json.loads((run_ / "summary.json").read_text("utf-8"))
     shown_as = {"base": base, "usual": run_ / "start.tailor", "found": bare, "healed": found}
-    judged = held_out(folder, base, "judged-full", skip=SEARCHED)
+    judged = held_out(folder, "judged-full", skip=SEARCHED)
     wishes = [*nll(judged), f'multiple_choice("{shown(questions(judged))}", metric="acc_norm")']
     judge(list(shown_as.values()), wishes, ())
     continued(shown_as, base)
@@ -253,10 +253,10 @@ def statements(plan: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def held_out(folder: Path, base: Path, name: str, skip: int = 0) -> list[Path]:
+def held_out(folder: Path, name: str, skip: int = 0) -> list[Path]:
     """Write held-out texts of each domain, after `skip` others."""
     counts = dict.fromkeys(SPECIALISTS, HELD_OUT)
-    return texts_of(folder / name, base, counts, held_out=True, skip=skip)
+    return texts_of(folder / name, counts, held_out=True, skip=skip)
 
 
 def questions(files: list[Path]) -> Path:

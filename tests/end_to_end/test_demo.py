@@ -58,7 +58,7 @@ def demo(monkeypatch: pytest.MonkeyPatch, ran: list[list[str]]) -> Demo:
     return load
 
 
-def texts(folder: Path, base: Path, counts: Mapping[str, int], **_: Any) -> list[Path]:
+def texts(folder: Path, counts: Mapping[str, int], **_: Any) -> list[Path]:
     """Write texts of one letter."""
     folder.mkdir(parents=True, exist_ok=True)
     made = [folder / f"{domain}.jsonl" for domain in counts]
@@ -97,7 +97,7 @@ def test_the_demo_runs_valid_commands_on_valid_plans(
 ) -> None:
     here = demo("demo.py")
     here["shrink"](tmp_path)
-    here["write_texts"](tmp_path, tmp_path / "smollm2")
+    here["write_texts"](tmp_path)
     here["search_family"](tmp_path)
     here["heal_found"](tmp_path)
     here["evaluate"](tmp_path)

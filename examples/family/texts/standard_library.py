@@ -63,11 +63,18 @@ def windows(source: str) -> Iterator[Text]:
 
 def functions(source: str) -> Iterator[Text]:
     """Yield each documented function of a module as a request for it."""
+    lines = source.split("\n")
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.FunctionDef) or node.col_offset:
             continue
         about = ast.get_docstring(node)
-        code = ast.get_source_segment(source, node)
+        code = _segment(lines, node)
         if about and code and SHORTEST <= len(code) <= LONGEST:
             first = " ".join(about.split("\n\n")[0].split())
             yield Text(f"Write a Python function `{node.name}`. {first}", f"```python\n{code}\n```")
+
+
+def _segment(lines: list[str], node: ast.FunctionDef) -> str:
+    """Return a function's source; `ast.get_source_segment` would split the module each time."""
+    *before, last = lines[node.lineno - 1 : node.end_lineno]
+    return "\n".join([*before, last.encode()[: node.end_col_offset].decode()])
