@@ -386,7 +386,7 @@ def test_a_short_file_is_named_with_its_offset(tmp_path: Path) -> None:
     made = output(tmp_path, "linear", base, sources)
     file = tmp_path / "code.bin"
     file.write_bytes(file.read_bytes()[: 3 + 150])
-    with pytest.raises(CheckpointError, match="bytes before the end") as caught:
+    with pytest.raises(CheckpointError, match="bytes too short") as caught:
         joined(made, 80)
     assert caught.value.path == file
     assert caught.value.offset == 153
