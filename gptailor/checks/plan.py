@@ -234,7 +234,7 @@ def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
 @rule("P210")
 def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that two fixed or optional drops name."""
-    twice = Fault("P210", "is dropped twice")
+    twice = Fault("P210", "is dropped twice", help="name it once")
     yield from _joined(plan, _twins("drops", plan.drops), twice, "first dropped here")
 
 

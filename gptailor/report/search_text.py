@@ -116,17 +116,17 @@ def _stages(summary: SearchSummary) -> Iterator[str]:
     """Describe what the scores of each stage are scores of."""
     repaired = "healed" if summary.heals else "bridged" if summary.bridge is not None else None
     if repaired is None:
-        yield "Scores are of bare cuts: the plan has neither 'bridge' nor 'heal'."
+        yield "All scores are of bare cuts, because the plan has neither 'bridge' nor 'heal'."
     elif summary.recipe is not None:
         yield (
-            f"{_count(summary.recipes, 'recipe')} were compared with nothing dropped, since a"
-            " repaired plan loses what its recipe loses, and what is left of the cut. All cuts"
-            f" but the rivals' are of the best one; the best plans were {repaired} in the end."
+            f"{_count(summary.recipes, 'recipe')} were compared without drops, because a repaired"
+            " plan keeps the loss of its recipe. Then cuts of the best recipe were compared. The"
+            f" best plans, and starting plans for comparison, were {repaired} at the end."
         )
     else:
         yield (
-            "Cuts alone were compared, since the plan leaves no recipe open, or repeats layers;"
-            f" the best plans were {repaired} in the end."
+            "Only cuts were compared, because the plan has no open recipe, or repeats layers."
+            f" The best plans were {repaired} at the end."
         )
     if (worth := summary.repair) is not None:
         yield (
@@ -137,7 +137,7 @@ def _stages(summary: SearchSummary) -> Iterator[str]:
 
 def _left_out(summary: SearchSummary) -> Iterator[str]:
     if names := summary.left_out:
-        yield f"Starting plans that the budget had no room for: {', '.join(names)}."
+        yield f"Starting plans beyond the budget: {', '.join(names)}."
     if beyond := summary.beyond:
         yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
 
@@ -446,11 +446,11 @@ def _spent(summary: SearchSummary) -> Iterator[str]:
     if spent.evaluations:
         clock = f" ({spent.seconds:.0f} s)" if spent.seconds >= 1 else ""
         total = f"{summary.cost + spent.evaluations:.4g} with the trials"
-        parts.append(f"what starting plans go by cost {spent.evaluations:.3g}{clock}, {total}")
+        parts.append(f"measuring layers {spent.evaluations:.3g}{clock}, {total}")
     if spent.base:
-        parts.append(f"the base, on top, {spent.base:.3g}")
+        parts.append(f"scoring the base {spent.base:.3g} more")
     if parts:
-        yield f"In evaluations on all samples: {'; '.join(parts)}."
+        yield f"Cost in evaluations on all samples: {'; '.join(parts)}."
 
 
 def _commands(summary: SearchSummary) -> Iterator[str]:

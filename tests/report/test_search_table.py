@@ -118,7 +118,9 @@ def test_rows_stand_in_columns(width: int) -> None:
     whole = "\n".join(text)
     assert "%" not in whole
     assert "would be expected to reach 3.333 (found: 2.5)" in whole
-    assert "go by cost 3.25 (41 s), 15.75 with the trials; the base, on top, 1.25." in whole
+    assert (
+        "measuring layers 3.25 (41 s), 15.75 with the trials; scoring the base 1.25 more." in whole
+    )
     assert (
         "Better than the best of 2 starting plans, 'greedy removal', by 0.250 ± 0.020 nats" in whole
     )
@@ -130,7 +132,7 @@ def test_what_was_spared_and_what_had_no_room_is_said() -> None:
     found = said(stopped=7, spared=4.5, left_out=["9 of 15 windows", "greedy removal"])
     first, *rest = summary_lines(found, 80)
     assert "7 given up early (spared: 4.5)" in first
-    line = "Starting plans that the budget had no room for: 9 of 15 windows, greedy removal."
+    line = "Starting plans beyond the budget: 9 of 15 windows, greedy removal."
     assert line in rest
     assert line in markdown(found)
     assert "no room" not in markdown(said(stopped=0, left_out=[]))
