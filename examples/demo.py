@@ -231,7 +231,7 @@ def evaluate(folder: Path) -> None:
     scores = {(one["target"], one["objective"]): one["score"] for one in found["results"]}
     sizes = {one["target"]: one for one in found["targets"]}
     losses = "".join(f"{one:>14}" for one in SPECIALISTS)
-    print(f"\nNats a token on texts that no model has seen, and the share of right sums (7 + 12 =):\n"
+    print(f"\nNats a token on texts that no model learned from, and right sums (7 + 12 =):\n"
           f"{'':<32}{'weights':>10}{losses}{'mean':>8}{'sums':>7}")  # fmt: skip
     for target, name in names.items():
         *nats, exact = (scores[target, objective] for objective in objectives)
