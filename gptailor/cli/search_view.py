@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import final
 
 from gptailor.cli.options import report, say
+from gptailor.lang.words import range_words
 from gptailor.plan.stage import cuts
-from gptailor.plan.windows import runs, window_words
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.report.quantities import clock, shown_number
 from gptailor.report.search_text import beside_base, beside_base_words
@@ -139,8 +139,7 @@ class Lines:
                 mark = "  best so far" if best is trial and trial.number != best_before else ""
                 spent = f"{ledger.cost():.4g}/{budget.trials}"
                 left = self._rest.words
-                dropped = dropped_in_words(trial, self._begun.space)
-                line = f"{spent} {in_a_line(trial, ledger, dropped)}{mark}"
+                line = f"{spent} {in_a_line(trial, ledger, self._begun.space)}{mark}"
                 say(f"{line}; {left}" if left else line, err=True)
 
     def _once(self, what: str, line: str) -> None:
@@ -167,15 +166,10 @@ def stages_words(budget: Budget) -> str:
     )
 
 
-def dropped_in_words(trial: Trial, space: Space) -> str:
-    """Return the layers that a trial drops, such as `L3..L5, L12`; empty for an uncut trial."""
-    plan = plan_at_stage(space, trial.request.genome, trial.request.stage)
-    positions = sorted(drop.position for drop in plan.drops)
-    return ", ".join(map(window_words, runs(positions)))
-
-
-def in_a_line(trial: Trial, ledger: Ledger, dropped: str = "") -> str:
+def in_a_line(trial: Trial, ledger: Ledger, space: Space) -> str:
     """Return a trial in words: `trial 12 (surrogate), drop L3..L5: nll 3.785 ± 0.041`."""
+    plan = plan_at_stage(space, trial.request.genome, trial.request.stage)
+    dropped = range_words([drop.position for drop in plan.drops])
     head = objective_names(trial) + (f", drop {dropped}" if dropped else "")
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"
