@@ -55,7 +55,7 @@ def every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
             help_ = "write 'maybe' before 'drop' if no layer may be dropped"
         elif high > length:
             message = f"expected at most {length} layers to drop, got {count}"
-            help_ = f"the list has {length}; add layers, or drop fewer"
+            help_ = "add layers to the list, or drop fewer"
         elif isinstance(choice, DropWindow) and high > longest:
             message = f"no {high} layers of this list are neighbours"
             help_ = f"the longest run of neighbours in it has {longest}"

@@ -149,7 +149,7 @@ def others_stand_once_for_each_part(plan: p.Plan) -> Iterator[Fault]:
     patterns = [i for i, entry in enumerate(plan.others) if is_pattern(entry.part)]
     for i in patterns[1:]:
         also = Also("and here", ("others", patterns[0]))
-        message = "two patterns match the same tensor"
+        message = "two patterns may match the same tensor"
         yield Fault("P207", message, ("others", i), "write one of the two", (also,))
     for i, entry in enumerate(plan.others):
         if (first := first_places.setdefault(entry.part, i)) != i and not is_pattern(entry.part):

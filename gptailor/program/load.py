@@ -283,7 +283,7 @@ def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
             message = f"cannot be read: {reason(error)}"
             raise CheckpointError("C201", message, path, offset=offset) from error
         if not count:
-            message = f"the file is {len(view)} bytes too short for a tensor"
+            message = f"the file ends {len(view)} bytes before the end of a part of a tensor"
             raise CheckpointError("C304", message, path, offset=offset)
         offset += count
         view = view[count:]

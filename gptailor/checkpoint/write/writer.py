@@ -194,14 +194,14 @@ _OF_A_MODEL = ("config.json", "adapter_config.json")
 def _check_replaceable(target: Path) -> None:
     """Refuse to replace the current folder, a home, a repository or a folder without a model."""
     home = expanded("~")
-    wanted = "expected an output of gptailor, got"
+    wanted = "expected a model to replace, got"
     for place, what in ((Path.cwd(), "the current folder"), (home, "your home")):
         if place.is_relative_to(target):
-            raise CheckpointError("C302", f"{wanted} a folder with {what}", target)
+            raise CheckpointError("C302", f"{wanted} a folder that contains {what}", target)
     if (target / ".git").exists():
         raise CheckpointError("C302", f"{wanted} a git repository", target)
     if not any((target / name).exists() for name in _OF_A_MODEL):
-        message, help_ = f"{wanted} another folder", "remove it, or name another folder"
+        message, help_ = f"{wanted} a folder without one", "remove it, or name another folder"
         raise CheckpointError("C302", message, target, help_)
 
 

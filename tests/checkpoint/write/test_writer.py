@@ -715,7 +715,7 @@ def test_force_replaces_no_home_and_no_repository(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
     for target in (home, home.parent, here, here.parent, Path(), Path(".."), tmp_path / "clone"):
-        with pytest.raises(CheckpointError, match=r"C302.*expected an output of gptailor"):
+        with pytest.raises(CheckpointError, match=r"C302.*expected a model to replace"):
             check_target(target, force=True)
     write(Path("out"))
     write(Path("../out"))
