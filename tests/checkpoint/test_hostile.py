@@ -30,7 +30,6 @@ from gptailor.cli import main as cli
 from gptailor.plan.faults import errors
 from tests.hostile import folders, ggufs, headers, pickles
 from tests.hostile.case import Hostile, HostileFolder
-from tests.thorough import some
 
 Read = Callable[[Path], object]
 
@@ -231,7 +230,7 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("text", "hostile"), some(SAID), ids=ids)
+@pytest.mark.parametrize(("text", "hostile"), SAID, ids=ids)
 def test_the_command_line_says_it_and_leaves_nothing(
     tmp_path: Path, text: str, hostile: HostileFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,7 +245,7 @@ def test_the_command_line_says_it_and_leaves_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(("name", "hostile"), some(FILES), ids=ids)
+@pytest.mark.parametrize(("name", "hostile"), FILES, ids=ids)
 def test_the_command_line_says_it_of_a_file(
     tmp_path: Path, name: str, hostile: Hostile, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,6 @@ import gptailor
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import open_choices
-from tests.thorough import some
 from tests.tiny import tiny_model
 
 PLANS = Path(__file__).parents[2] / "plans"
@@ -60,7 +59,7 @@ def test_a_plan_says_what_it_is_in_a_comment(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
-@pytest.mark.parametrize("path", some(FILES), ids=named)
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_a_plan_goes_with_models_of_its_bases_depth(
     path: Path, shelf: Path, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.healing import healer, said, wanted
 from tests.structures import structure
-from tests.thorough import one_of_each, some
+from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, tiny_model
 from tests.tiny_mixed import MIXED
 
@@ -183,7 +183,7 @@ def test_the_weights_themselves_learn_by_their_gradient_and_are_folded(
     torch.testing.assert_close(logits(folded(made)), logits(made.model), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", some(NARROW))
+@pytest.mark.parametrize("kind", NARROW)
 def test_in_bfloat16_the_gradient_is_nearly_the_same(kind: str, tmp_path: Path) -> None:
     plan, known = plan_of(kind, tmp_path, "rank 2"), taught()
     loss, slopes = learned(case(plan), known, recompute=True)
