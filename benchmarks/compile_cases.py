@@ -30,7 +30,7 @@ class Case:
     size: float = 2.2e9
     """Bytes of each model at scale 1."""
     grows: bool = False
-    """Whether memory is compared over models of several sizes."""
+    """True if memory is compared over models of several sizes."""
 
     def plan(self, layers: int, folder: Path) -> str:
         """Return the plan's text, for models in folders of their names."""

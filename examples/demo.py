@@ -136,14 +136,10 @@ def search_family(folder: Path) -> None:
 def heal_found(folder: Path) -> None:
     """Compile the found plan with a statement that heals it."""
     found = (folder / "run" / "best.tailor").read_text("utf-8").splitlines()
-    declared = {line.split("=")[0] for line in found}
-    models = model_lines(folder / "run").splitlines()
-    missing = [line for line in models if line.split("=")[0] not in declared]
-    after_base = next(n for n, line in enumerate(found) if line.startswith("model base")) + 1
     texts = ", ".join(f'"../calibration/{one}.jsonl" from {one}' for one in SPECIALISTS)
     heal = HEAL.format(texts=texts, tokens=HEAL_TOKENS)
     healed = folder / "run" / "healed.tailor"
-    lines = [*found[:after_base], *missing, *found[after_base:], heal]
+    lines = [*found, heal]
     write_plan(healed, "\n".join(lines))
     print(f"\n{shown(healed)}, the found plan with a statement that heals:")
     print("".join(f"  {line}\n" for line in lines if line and not line.startswith(HIDDEN)), end="")

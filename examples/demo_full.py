@@ -27,14 +27,17 @@ from demo import FAMILY, SPECIALISTS, command, gptailor, join, say, shown  # noq
 from demo import texts as texts_of  # noqa: E402
 from seen import NEW_TOKENS, PROMPT, Seen, continued, look, report  # noqa: E402
 
-HELD_OUT = 6  # held-out texts of each domain
-SEARCHED = 4  # those that the search sees; what it found is judged by others
-CALIBRATION = {"arithmetic": 120, "python": 85, "conversation": 180}  # texts to bridge and heal on
+HELD_OUT = 6
+"""Texts of each domain that evaluate the models."""
+SEARCHED = 4
+"""Texts of each domain that the search reads; the evaluation reads others."""
+CALIBRATION = {"arithmetic": 120, "python": 85, "conversation": 180}
+"""Texts of each domain that bridges and healing learn from."""
 CUT = "drop L14..L17"
 BRIDGE = 'bridge on "{on}" tokens 4096'
 HEAL = 'heal on "{on}" tokens 12288'
 SPACE = """tailor 1
-# Seven of thirty layers leave; every other one is any of the three specialists, merged.
+# Seven of thirty layers are dropped; each other layer merges any of the three fine-tunes.
 model base = "{base}"
 {models}
 others from any of {names} by task_arithmetic(0.0..1.0)
@@ -107,16 +110,16 @@ def main() -> int:
 
 
 def continue_in_llama_cpp(folder: Path, base: Path, cut: Seen) -> None:
-    """Compile the cut plan into a GGUF file, and let llama.cpp go on from the prompt."""
+    """Compile the cut plan into a GGUF file, and let llama.cpp continue the prompt."""
     plan, rebound = shown(PLANS / "cut.tailor"), ("--model", f"base={shown(base)}")
     file = folder / "cut-8-bits.gguf"
     gptailor("compile", plan, "-o", shown(file), "--force", "--quantize", "q8_0", *rebound)
     if find_spec("xllamacpp") is None:
-        print("\nllama.cpp isn't here to continue from it: pip install xllamacpp")
+        print("\nllama.cpp is missing: pip install xllamacpp")
         return
     text = " ".join(said_by_llama_cpp(file).split())
     same = (
-        "as transformers says it with the whole weights"
+        "the same words as with the whole weights"
         if text == cut.text
         else "other words than those of the whole weights"
     )
@@ -126,7 +129,7 @@ def continue_in_llama_cpp(folder: Path, base: Path, cut: Seen) -> None:
 
 
 def said_by_llama_cpp(file: Path) -> str:
-    """Its greedy continuation of the prompt, in a process of its own: the engine talks much."""
+    """Return its greedy continuation of the prompt, from another process: the engine logs much."""
     script = (
         "import json, sys, xllamacpp\n"
         "settings = xllamacpp.CommonParams()\n"

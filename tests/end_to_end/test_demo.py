@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 import gptailor
@@ -21,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 FOUND = """tailor 1
 model base = "../smollm2"
-whole from base
+model arithmetic = base + "../arithmetic"
+model conversation = base + "../conversation"
+model python = base + "../python"
+whole from arithmetic, conversation, python by task_arithmetic(0.6)
 drop L3..L9
 bridge on "../calibration.jsonl" tokens 4096
 """
@@ -131,8 +133,9 @@ def test_the_full_demo_runs_valid_commands_on_valid_plans(
 
 def assert_are_valid(commands: list[list[str]]) -> None:
     """Let click parse each command without running it."""
+    parent = cli.make_context("gptailor", [], resilient_parsing=True)  # has the names of --help
     for name, *words in commands:
         copied = shlex.split(shlex.join(words))
-        command = cli.get_command(click.Context(cli), name)
+        command = cli.get_command(parent, name)
         assert command is not None
-        command.make_context(name, copied, resilient_parsing=False)
+        command.make_context(name, copied, parent=parent)
