@@ -546,7 +546,7 @@ def test_a_folder_that_holds_no_model_is_not_replaced(run: Run, here: Path) -> N
     (here / "results" / "mine").write_text("dear")
     said = run("compile", "p.tailor", "-o", "results", "--force")
     assert said.code == 3
-    assert "error[C302]: expected an output of gptailor, got another folder" in said.err
+    assert "error[C302]: expected a model to replace, got a folder without one" in said.err
     assert names(here / "results") == ["mine"]
 
 
