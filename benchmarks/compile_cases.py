@@ -41,17 +41,24 @@ class Case:
 def cases() -> tuple[Case, ...]:
     """Return all cases in the table's order."""
     moving = Targets(copies=1.2, faster=2, peak=300 * MB)
-    two = Targets(copies=2, faster=3, peak=600 * MB)
+    task_targets = Targets(copies=4, faster=5, peak=300 * MB)
     models = ("base", "math", "code")
     task = {"normalize": False}
     return (
         Case("layers only moved", ("base", "math"), _moved, _moved_by_mergekit, moving, grows=True),
         Case(
+            "task arithmetic of one",
+            ("base", "math"),
+            _everywhere("math by task_arithmetic(0.7)"),
+            _merged("task_arithmetic", {"math": {"weight": 0.7}}, task),
+            task_targets,
+        ),
+        Case(
             "task arithmetic of two",
             models,
             _everywhere("math, code by task_arithmetic(0.7, 0.3)"),
             _merged("task_arithmetic", {"math": {"weight": 0.7}, "code": {"weight": 0.3}}, task),
-            two,
+            task_targets,
             grows=True,
         ),
         Case(
@@ -59,14 +66,14 @@ def cases() -> tuple[Case, ...]:
             models,
             _everywhere("math, code by linear(0.6, 0.4)"),
             _merged("linear", {"math": {"weight": 0.6}, "code": {"weight": 0.4}}, task, base=None),
-            two,
+            task_targets,
         ),
         Case(
             "slerp of two",
             models,
             _everywhere("math, code by slerp(0.3)"),
             _merged("slerp", {"math": {}, "code": {}}, {"t": 0.3}, base="math"),
-            Targets(copies=None, faster=10, peak=600 * MB),
+            Targets(copies=6, faster=8, peak=300 * MB),
             grows=True,
         ),
         Case(
@@ -78,7 +85,7 @@ def cases() -> tuple[Case, ...]:
                 {name: {"weight": 1.0, "density": 0.5} for name in ("math", "code", "chat")},
                 {"normalize": True, "int8_mask": False},
             ),
-            Targets(copies=None, faster=8, peak=1000 * MB),
+            Targets(copies=None, faster=8, peak=300 * MB),
             size=1.6e9,  # 0.8 B parameters
         ),
     )

@@ -1,4 +1,4 @@
-"""Runs of `benchmarks/compile.py`: both tools and `cp` in turns, starts, peak memory."""
+"""Runs of `benchmarks/compile.py`: the tools and `cp` in turns, starts, peak memory."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import mergekit_peer
-from benchmarks.compile_cases import Case
+from benchmarks.compile_cases import Case, Document
 from benchmarks.measured import (
     Failed,
     Run,
@@ -27,6 +27,8 @@ from benchmarks.tinyllama import Shape, layers_for
 HERE = Path(__file__).parent
 PEER_OPTIONS = ((), ("--lazy-unpickle", "--low-cpu-memory"), ("--async-write",))
 """Options of mergekit to try; the fastest are used."""
+SCRIPTED = ("passthrough", "linear", "task_arithmetic", "slerp")
+"""Methods of `benchmarks/plain_merge.py`."""
 STARTS = 7
 """Number of runs of each command in the table of starts."""
 
@@ -63,6 +65,12 @@ class Bench:
         """Return mergekit's command."""
         assert self.mergekit is not None
         return mergekit_peer.command(self.mergekit, plan, out, *(self.options or ()))
+
+    def scripted(self, made: Document, document: Path, out: Path) -> list[str] | None:
+        """Return the command of the plain script; None for a method that it hasn't."""
+        if made["merge_method"] not in SCRIPTED:
+            return None
+        return [sys.executable, str(HERE / "plain_merge.py"), str(document), str(out)]
 
     def timed(self, command: Sequence[str], reads: Sequence[Path]) -> Run:
         """Run a command after a sync, with its input in the page cache or not.
@@ -108,6 +116,10 @@ def measure(bench: Bench, case: Case, layers: int, models: Path) -> dict[str, li
             found[name].append(bench.timed(command, [out]))
             shutil.rmtree(copy)
         shutil.rmtree(out)
+        if (script := bench.scripted(case.document(layers, models), document, out)) is not None:
+            found["script"].append(bench.timed(script, reads))
+            check_alike(size, weights_size(out))
+            shutil.rmtree(out)
         if bench.mergekit is not None and turn < bench.peer_rounds:
             found["mergekit"].append(bench.timed(bench.theirs(document, out), reads))
             check_alike(size, weights_size(out))

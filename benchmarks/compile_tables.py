@@ -31,18 +31,19 @@ def row(case: Case, runs: Runs) -> str:
         f"{peak['gptailor'] / MB:.0f} MB"
         + mark(peak["gptailor"] <= targets.peak, f"≤ {targets.peak // MB}"),
     ]
+    cells.insert(3, f"{seconds['script'] / ours:.1f} ×" if "script" in runs else "")
     if "mergekit" in runs:
         faster = seconds["mergekit"] / ours
-        cells.insert(3, f"{faster:.1f} ×" + mark(faster >= targets.faster, f"≥ {targets.faster:g}"))
+        cells.insert(4, f"{faster:.1f} ×" + mark(faster >= targets.faster, f"≥ {targets.faster:g}"))
         cells.append(f"{peak['mergekit'] / MB:.0f} MB")
     return line(cells)
 
 
 def head(*, peer: bool) -> str:
     """Return the head of the table of ratios."""
-    cells = ["plan", "time / `cp`", "time / `cp` and `sync`", "peak memory"]
+    cells = ["plan", "time / `cp`", "time / `cp` and `sync`", "faster than a script", "peak memory"]
     if peer:
-        cells.insert(3, "faster than mergekit")
+        cells.insert(4, "faster than mergekit")
         cells.append("mergekit's peak")
     return line(cells) + "\n" + line(["---"] * len(cells))
 

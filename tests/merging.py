@@ -1,4 +1,7 @@
-"""Tensors in memory merged by a method, as any plan would have them merged."""
+"""Tensors in memory merged by a method, as any plan would have them merged.
+
+Each merge is computed by torch and by NumPy, which must agree to the bit.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +10,11 @@ import torch
 from torch import Tensor
 
 from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
-from gptailor.program.combine import combine_tensors
+from gptailor.program.combine import Reader, combined
+from gptailor.program.in_memory import combine_tensors
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.program import Arguments, Combine
+from gptailor.program.run import quietly
 
 
 def merge_tensors(  # noqa: PLR0913 (a merge has these eight sides)
@@ -34,4 +39,20 @@ def merge_tensors(  # noqa: PLR0913 (a merge has these eight sides)
     first = len(tensors) - len(sources)
     make = Combine(method, arguments, infos[:first], infos[first:], tuple(models), place, divisor)
     wanted = TensorSpec(place, names[dtype or tensors[0].dtype], tuple(tensors[0].shape))
-    return combine_tensors(make, wanted, tensors)
+    merged = combine_tensors(make, wanted, tensors)
+    assert merged.reshape(-1).view(torch.uint8).numpy().tobytes() == merged_by_numpy(
+        make, wanted, tensors
+    )
+    return merged
+
+
+def merged_by_numpy(make: Combine, wanted: TensorSpec, tensors: Sequence[Tensor]) -> bytes:
+    """The bytes of the merge, in chunks that are no multiple of anything."""
+
+    def reader(tensor: Tensor) -> Reader:
+        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        flat = wide.detach().reshape(-1).numpy()
+        return lambda start, end: flat[start:end]
+
+    parts = combined(make, wanted, [reader(tensor) for tensor in tensors], step=4099)
+    return b"".join(part.tobytes() for part in quietly(parts))

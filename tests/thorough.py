@@ -88,7 +88,7 @@ LEFT_OUT = {
         "test_where_nothing_meets_it_the_nearest_is_said",
     ],
     "end_to_end/test_startup.py": [
-        "test_a_merge_imports_torch_alone",
+        "test_a_merge_imports_numpy_alone",
     ],
     "evaluate/bridge/test_bridge.py": [
         "test_two_processes_give_the_same_bytes",

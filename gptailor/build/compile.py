@@ -103,7 +103,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     prepared = plan
     if compute.device != "cpu":
         require("torch", f"the device {compute.device!r}")
-        from gptailor.program.run import device_of
+        from gptailor.program.devices import device_of
 
         device_of(compute.device)  # refuses a missing one
     destination = destination_of(prepared, Path(output), quantize)

@@ -24,10 +24,9 @@ from gptailor.methods.rounding import rounded
 from gptailor.plan.events import ExtractionDone, OnEvent, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES
-from gptailor.program.combine import FLOAT_DTYPES
+from gptailor.program.devices import device_of
 from gptailor.program.load import load_tensor
 from gptailor.program.low_rank import low_rank, residual
-from gptailor.program.run import device_of
 
 RANK = 64
 """The default rank of an adapter."""
@@ -372,7 +371,8 @@ def _rounded(values: Tensor, dtype: str, what: str, file: Path) -> Tensor:
         message = f"{what} would hold {float(values.reshape(-1)[number]):.9g} in {dtype}"
         raise CheckpointError("C408", message, file, "choose another --dtype")
 
-    return rounded(values, FLOAT_DTYPES[dtype], refuse)
+    result: Tensor = rounded(values, dtype, refuse)
+    return result
 
 
 def _subtracted(change: _Change, device: torch.device) -> Tensor:

@@ -34,7 +34,7 @@ from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
-from gptailor.program.program import Copy, Output, files
+from gptailor.program.program import Combine, Copy, Output, files, stored_plainly
 from gptailor.report.model_card import card
 
 if TYPE_CHECKING:
@@ -70,12 +70,13 @@ def fit_tensors(
 def payloads(
     outputs: tuple[Output, ...], device: str = "cpu", fitted: "Fitted | None" = None
 ) -> Callable[[TensorSpec], Payload]:
-    """Return a function to the bytes of each output; torch is imported only for arithmetic.
+    """Return a function to the bytes of each output; NumPy is imported only for arithmetic.
 
-    Raises MissingPackageError if there is arithmetic and torch isn't installed.
+    Raises MissingPackageError if arithmetic reads tensors that torch reads, and it isn't installed.
     """
-    if any(not isinstance(output.make, Copy) for output in outputs):
-        require("torch", "a plan that merges, scales or casts tensors")
+    making = [output.make for output in outputs if isinstance(output.make, Combine)]
+    if not all(stored_plainly(tensor) for make in making for tensor in make.tensors):
+        require("torch", "arithmetic with quantised, adapted or pickled weights")
     by_name = {output.spec.name: output for output in outputs}
     in_memory: Mapping[str, Tensor] = fitted.tensors if fitted is not None else {}
 
@@ -102,7 +103,7 @@ def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> Ten
     """Return the digest of a tensor of the output, with a sketch if it was fitted."""
     numbers = None
     if fitted is not None and spec.name in fitted.tensors:
-        from gptailor.program.run import sketch  # imports torch
+        from gptailor.program.sketch import sketch  # imports torch
 
         numbers = sketch(fitted.tensors[spec.name])
     return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=numbers)
@@ -115,14 +116,19 @@ def sketched(
     if not (present := [name for name in names if name in digests]):
         return {}
     from gptailor.program.load import load_tensor  # imports torch
-    from gptailor.program.run import sketch  # imports torch
+    from gptailor.program.sketch import sketch  # imports torch
 
     numbers = {name: sketch(load_tensor(output.tensors[name])) for name in present}
     return {name: digests[name].model_copy(update={"sketch": numbers[name]}) for name in present}
 
 
 def _computed(output: Output, device: str) -> Iterator[memoryview | bytes]:
-    from gptailor.program.run import chunks, device_of  # imports torch
+    from gptailor.program.run import chunks  # imports NumPy
+
+    if device == "cpu":
+        yield from chunks(output)
+        return
+    from gptailor.program.devices import device_of  # imports torch
 
     yield from chunks(output, device=device_of(device))
 

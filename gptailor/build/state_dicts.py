@@ -17,8 +17,8 @@ from gptailor.checks.plan import check_alone
 from gptailor.plan.faults import PlanError, TailorError, errors
 from gptailor.plan.plan import Layer, LayerOf, Merge, MethodCall, Model, Plan
 from gptailor.plan.registry import METHODS
-from gptailor.program.combine import FLOAT_DTYPES, combine_tensors
 from gptailor.program.compile import making
+from gptailor.program.in_memory import FLOAT_DTYPES, combine_tensors
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.program import Combine
 

@@ -41,7 +41,7 @@ from gptailor.plan.events import OnEvent, StepJudged, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
-from gptailor.program.run import device_of
+from gptailor.program.devices import device_of
 
 
 def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)

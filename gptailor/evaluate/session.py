@@ -37,7 +37,7 @@ from gptailor.lang.words import objective_words
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import compile_plan
-from gptailor.program.run import device_of
+from gptailor.program.devices import device_of
 from gptailor.program.sources import Checked
 
 _PREFIX_BYTES = 2**30

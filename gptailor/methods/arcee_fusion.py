@@ -2,12 +2,12 @@
 
 from typing import final
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import Array, double, float32s, namespace
 
 _EPSILON = 1e-8
 """A number added to each probability, so that none is 0."""
@@ -47,7 +47,7 @@ class ArceeFusion(Kernel):
         width, n = inputs.width, inputs.elements
         divergences: list[float] = []
         for chunk in inputs.chunks(width):
-            a, b = (source.double().view(-1, width) for source in chunk.sources)
+            a, b = (double(source).reshape(-1, width) for source in chunk.sources)
             divergences += _divergence(b, a).tolist()
 
         def importances(chunk: Chunk) -> list[Vector]:
@@ -55,8 +55,7 @@ class ArceeFusion(Kernel):
 
         ranks = [n - int(q * (n - 1)) for q in (0.25, 0.5, 0.75)]
         (quartiles,) = arithmetic.selected(inputs, importances, lambda _: ranks, width)
-        bits = torch.tensor(quartiles, dtype=torch.int32).view(torch.float32).double()
-        first, median, third = bits.tolist()
+        first, median, third = np.array(quartiles, dtype=np.int32).view(np.float32).tolist()
         return (median + 1.5 * (third - first), width, *divergences)
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
@@ -64,56 +63,59 @@ class ArceeFusion(Kernel):
         threshold, width = float(measured[0]), int(measured[1])
         importance = _importance(chunk, width, measured[2:])
         a, b = chunk.sources
-        return torch.where(importance.double() >= threshold, b, a)
+        return namespace(a).where(double(importance) >= threshold, b, a)
 
 
 def _importance(chunk: Chunk, width: int, divergences: list[float] | Measured) -> Vector:
     """Return |b - a| times its row's divergence."""
     first, count = chunk.offset // width, len(chunk.sources[0]) // width
-    rows = torch.tensor(divergences[first : first + count], dtype=torch.float64).float()
     a, b = chunk.sources
-    return ((b - a).abs_().view(-1, width) * rows.to(a.device)[:, None]).view(-1)
+    rows = float32s(divergences[first : first + count], a)
+    return (abs(b - a).reshape(-1, width) * rows[:, None]).reshape(-1)
 
 
 def _divergence(
-    of: Float64[Tensor, "rows width"], to: Float64[Tensor, "rows width"]
-) -> Float64[Tensor, " rows"]:
+    of: Float64[Array, "rows width"], to: Float64[Array, "rows width"]
+) -> Float64[Array, " rows"]:
     """Return KL(softmax(of) ‖ softmax(to)) of each row, never below 0 but for rounding."""
     p, q = _softmax(of) + _EPSILON, _softmax(to) + _EPSILON
-    return sums.row_sums(p * _log(p / q)).clamp_(min=0.0)
+    divergence = sums.row_sums(p * _log(p / q))
+    return namespace(divergence).clip(divergence, 0.0, None)
 
 
-def _softmax(rows: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows width"]:
-    powers = _exp(rows - rows.amax(dim=1, keepdim=True))
+def _softmax(rows: Float64[Array, "rows width"]) -> Float64[Array, "rows width"]:
+    powers = _exp(rows - namespace(rows).max(rows, axis=1, keepdims=True))
     return powers / sums.row_sums(powers)[:, None]
 
 
-def _exp(x: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows width"]:
+def _exp(x: Float64[Array, "rows width"]) -> Float64[Array, "rows width"]:
     """Return e^x of numbers up to 0.
 
     It uses additions and multiplications alone, so all devices agree.
     """
-    x = x.clamp(min=_LEAST_EXPONENT)
-    power = (x / _LN2_HIGH).round_()
+    xp = namespace(x)
+    x = xp.clip(x, _LEAST_EXPONENT, None)
+    power = xp.round(x / _LN2_HIGH)
     remainder = x - power * _LN2_HIGH - power * _LN2_LOW
-    result = torch.ones_like(x)
+    result = xp.ones_like(x)
     for n in range(_EXP_TERMS, 0, -1):  # 1 + x/1 (1 + x/2 (1 + …))
         result = result * remainder / float(n) + 1.0
-    two = ((power.long() + 1023) << 52).view(torch.float64)  # 2^power
+    two = ((xp.astype(power, xp.int64) + 1023) << 52).view(xp.float64)  # 2^power
     return result * two
 
 
-def _log(x: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows width"]:
+def _log(x: Float64[Array, "rows width"]) -> Float64[Array, "rows width"]:
     """Return the logarithm of positive numbers, as 2 artanh((m - 1)/(m + 1)).
 
     It uses divisions and additions alone, so all devices agree.
     """
-    mantissa, exponent = torch.frexp(x)  # in [0.5, 1)
+    xp = namespace(x)
+    mantissa, exponent = xp.frexp(x)  # in [0.5, 1)
     small = mantissa < 0.70710678118654752440
-    mantissa = torch.where(small, mantissa * 2.0, mantissa)
-    power = (exponent - small.to(exponent.dtype)).double()
+    mantissa = xp.where(small, mantissa * 2.0, mantissa)
+    power = double(exponent) - double(small)
     z = (mantissa - 1.0) / (mantissa + 1.0)
-    square, result = z * z, torch.zeros_like(z)
+    square, result = z * z, xp.zeros_like(z)
     for n in range(_LOG_TERMS, -1, -1):
         result = result * square + 1.0 / (2 * n + 1)
     return power * _LN2_HIGH + (power * _LN2_LOW + z * result * 2.0)

@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
-from jaxtyping import Bool, Float32, Int32, Int64
-from torch import Tensor
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
+from gptailor.methods.arrays import Array, host, masked, namespace
 from gptailor.methods.rounding import single
 
 ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
-Vector = Float32[Tensor, " n"]
-"""One stretch of a tensor, flattened."""
+Vector = Float32[Array, " n"]
+"""One stretch of a tensor, flattened: an array of NumPy's or of torch's (`arrays.py`)."""
 Measured = tuple[float | int, ...]
 """A few numbers that a method measures of whole tensors."""
 
@@ -134,7 +134,10 @@ def combination(
         for vector, coefficient in zip(vectors, coefficients, strict=True)
         if coefficient != 0
     ]
-    return total(terms) if terms else torch.zeros_like(chunk.sources[0])
+    if terms:
+        return total(terms)
+    like = chunk.sources[0]
+    return namespace(like).zeros_like(like)
 
 
 def multiplied(vector: Vector, number: float) -> Vector:
@@ -149,7 +152,7 @@ def total(terms: Iterable[Vector]) -> Vector:
         return first
     result = first + others[0]
     for term in others[1:]:
-        result.add_(term)
+        result += term
     return result
 
 
@@ -161,17 +164,17 @@ def base_moved(
     return chunk.origin - (0.0 - change)  # θ_b + change would make +0 of a negative zero
 
 
-def number_beside(vector: Vector, number: float) -> Float32[Tensor, " one"]:
-    """Return a number as a tensor on a vector's device. Raises CoefficientError.
+def number_beside(vector: Vector, number: float) -> Float32[Array, " one"]:
+    """Return a number as an array on a vector's device. Raises CoefficientError.
 
     CUDA would multiply by the reciprocal of a Python number.
     """
-    return torch.full((1,), single(number), dtype=torch.float32, device=vector.device)
+    xp = namespace(vector)
+    return xp.full((1,), single(number), dtype=xp.float32, device=vector.device)
 
 
 # -------------------------------------------------------------------------------------- thresholds
 
-_INFINITY = 0x7F800000  # a float32's bits
 _MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign; as integers these are ordered as the numbers
 _COUNTED = 2**18  # numbers that are counted at once: clearing the counts costs as much as these
 _HALF = 16
@@ -179,20 +182,19 @@ _TOP_BUCKETS = 2**15  # the sign bit is gone
 _LOW_BUCKETS = 2**16
 
 
-def magnitude(vector: Vector) -> Int32[Tensor, " n"]:
+def magnitude(vector: Vector) -> Int32[Array, " n"]:
     """Return |τ| as an integer of the same order: the float32's bits without its sign.
 
     NaN is largest.
     """
-    return vector.view(torch.int32) & _MAGNITUDE
+    return vector.view(namespace(vector).int32) & _MAGNITUDE
 
 
 def at_least(vector: Vector, least: int) -> Vector:
     """Return the vector, 0 where its `magnitude` is less than `least`; NaN stays."""
     if least == 0:
         return vector
-    below = torch.tensor(min(least - 1, _INFINITY), dtype=torch.int32).view(torch.float32)
-    return torch.nn.functional.hardshrink(vector, float(below))
+    return masked(vector, magnitude(vector) >= least)
 
 
 def thresholds(inputs: Inputs, ranks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -236,7 +238,7 @@ def selected(
             bits = magnitude(vector)
             high = bits >> _HALF
             for bucket, counts in low.items():
-                counts.add(torch.masked_select(bits, high == bucket) & (_LOW_BUCKETS - 1))
+                counts.add(bits[high == bucket] & (_LOW_BUCKETS - 1))
     return [
         tuple(
             (bucket << _HALF) + _bucket(low[bucket].value(), within)[0] for bucket, within in wanted
@@ -251,34 +253,35 @@ class _Counts:
 
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets
-        self.waiting: list[Int32[Tensor, " _"]] = []
+        self.waiting: list[Int32[Array, " _"]] = []
         self.entries = 0
-        self.counts: Int64[Tensor, " buckets"] = torch.zeros(buckets, dtype=torch.int64)
+        self.counts: Int64[np.ndarray, " buckets"] = np.zeros(buckets, dtype=np.int64)
 
-    def add(self, numbers: Int32[Tensor, " n"]) -> None:
+    def add(self, numbers: Int32[Array, " n"]) -> None:
         """Count these numbers."""
         self.waiting.append(numbers)
         self.entries += len(numbers)
         if self.entries >= _COUNTED:
             self._end()
 
-    def value(self) -> Int64[Tensor, " buckets"]:
+    def value(self) -> Int64[np.ndarray, " buckets"]:
         """Return the counts so far."""
         self._end()
         return self.counts
 
     def _end(self) -> None:
         if self.waiting:
-            numbers = torch.cat(self.waiting)
-            self.counts += torch.bincount(numbers, minlength=self.buckets).cpu()
+            xp = namespace(*self.waiting)
+            numbers = xp.concat(self.waiting)
+            self.counts += host(xp.bincount(numbers, minlength=self.buckets))
         self.waiting.clear()
         self.entries = 0
 
 
-def _bucket(counts: Int64[Tensor, " buckets"], rank: int) -> tuple[int, int]:
+def _bucket(counts: Int64[np.ndarray, " buckets"], rank: int) -> tuple[int, int]:
     """Return the bucket that holds the rank-th largest, and its rank within that bucket."""
-    largest_first = counts.flip(0).cumsum(0)
-    index = int(torch.searchsorted(largest_first, rank))
+    largest_first = counts[::-1].cumsum()
+    index = int(np.searchsorted(largest_first, rank))
     before = int(largest_first[index - 1]) if index else 0
     return len(counts) - 1 - index, rank - before
 
@@ -298,29 +301,33 @@ def draw_key(seed: int, place: str, model: str) -> int:
 
 
 def kept_entries(
-    key: int, offset: int, count: int, share: float, device: torch.device
-) -> Bool[Tensor, " n"]:
-    """Return a mask of the entries from `offset` on, each kept with the probability `share`.
+    key: int, offset: int, like: Shaped[Array, " n"], share: float
+) -> Bool[Array, " n"]:
+    """Return a mask of the entries of `like`, from `offset` on, each kept with probability `share`.
 
     A draw is compared as an integer with share · 2^53, so that 1 keeps all.
     """
-    return draws(key, offset, count, device) < math.ceil(share * 2**53)
+    return draws(key, offset, like) < math.ceil(share * 2**53)
 
 
-def draws(key: int, offset: int, count: int, device: torch.device) -> Int64[Tensor, " n"]:
-    """Return a draw below 2^53 for each of the entries from `offset` on.
+def draws(key: int, offset: int, like: Shaped[Array, " n"]) -> Int64[Array, " n"]:
+    """Return a draw below 2^53 for each of the entries of `like`, from `offset` on.
 
     The entry's number goes through splitmix64's finaliser from `key`; the draw is 53 bits of the
     result.
     """
-    index = torch.arange(offset + 1, offset + count + 1, dtype=torch.int64, device=device)
-    bits = index.mul_(_GOLDEN).add_(key)
-    bits.bitwise_xor_(_shifted(bits, 30)).mul_(_FIRST)
-    bits.bitwise_xor_(_shifted(bits, 27)).mul_(_SECOND)
-    bits.bitwise_xor_(_shifted(bits, 31))
+    xp, first = namespace(like), offset + 1
+    bits = xp.arange(first, first + like.shape[0], dtype=xp.int64, device=like.device)
+    bits *= _GOLDEN
+    bits += key
+    bits ^= _shifted(bits, 30)
+    bits *= _FIRST
+    bits ^= _shifted(bits, 27)
+    bits *= _SECOND
+    bits ^= _shifted(bits, 31)
     return _shifted(bits, 11)
 
 
-def _shifted(bits: Int64[Tensor, " n"], by: int) -> Int64[Tensor, " n"]:
-    """Shift to the right and bring in zeros; torch's shift brings in the sign."""
-    return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)
+def _shifted(bits: Int64[Array, " n"], by: int) -> Int64[Array, " n"]:
+    """Shift to the right and bring in zeros; `>>` brings in the sign."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)

@@ -2,10 +2,9 @@
 
 from typing import final
 
-import torch
-
 from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import masked
 
 
 @final
@@ -54,6 +53,6 @@ def between(chunk: Chunk, measured: Measured) -> list[Vector]:
     vectors = []
     for i, vector in enumerate(chunk.task_vectors()):
         high, low = map(int, measured[2 * i : 2 * i + 2])
-        masked = torch.where(arithmetic.magnitude(vector) <= high, vector, 0.0)
-        vectors.append(arithmetic.at_least(masked, low))
+        inside = masked(vector, arithmetic.magnitude(vector) <= high)
+        vectors.append(arithmetic.at_least(inside, low))
     return vectors

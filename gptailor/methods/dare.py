@@ -2,10 +2,9 @@
 
 from typing import final
 
-import torch
-
 from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import masked
 
 
 @final
@@ -55,7 +54,6 @@ def kept_by_draw(chunk: Chunk, arguments: ByName, keys: Measured) -> list[Vector
     )
     vectors = []
     for vector, density, key in each:
-        count, device = len(vector), vector.device
-        keep = arithmetic.kept_entries(int(key), chunk.offset, count, density, device)
-        vectors.append(torch.where(keep, vector, 0.0))
+        keep = arithmetic.kept_entries(int(key), chunk.offset, vector, density)
+        vectors.append(masked(vector, keep))
     return vectors

@@ -2,12 +2,11 @@
 
 from typing import final
 
-import torch
 from jaxtyping import Float64, Int64
-from torch import Tensor
 
 from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import Array, masked, namespace
 
 _INDEX_BITS = 32
 
@@ -82,40 +81,41 @@ def kept_by_rank(
 
 def _probabilities(
     width: int, density: float, epsilon: float, like: Vector
-) -> Float64[Tensor, " width"]:
+) -> Float64[Array, " width"]:
     """Return the probabilities of keeping entries, from the smallest of a row on."""
-    ranks = torch.arange(width, dtype=torch.float64, device=like.device)
+    xp = namespace(like)
+    ranks = xp.arange(width, dtype=xp.float64, device=like.device)
     if width == 1:
-        return torch.full_like(ranks, density)
+        return xp.full_like(ranks, density)
     return ranks * (2.0 * epsilon / (width - 1)) + (density - epsilon)
 
 
 def _kept(
-    vector: Vector, offset: int, key: int, likely: Float64[Tensor, " width"], *, own: bool
+    vector: Vector, offset: int, key: int, likely: Float64[Array, " width"], *, own: bool
 ) -> Vector:
     """Return the vector, 0 where the draw drops an entry; with `own` divided by each entry's p."""
     order = _order(vector, len(likely))
-    drawn = arithmetic.draws(key, offset, len(vector), vector.device).view(order.shape)
-    limits = (likely * 2.0**53).ceil_().long()
-    keep = torch.gather(drawn, 1, order) < limits
-    mask = torch.empty_like(keep).scatter_(1, order, keep).view(-1)
-    kept = torch.where(mask, vector, 0.0)
+    xp = namespace(vector)
+    limits = xp.astype(xp.ceil(likely * 2.0**53), xp.int64)
+    keep = arithmetic.draws(key, offset, vector)[order].reshape(-1, len(likely)) < limits
+    mask = xp.empty_like(keep.reshape(-1))
+    mask[order] = keep.reshape(-1)
+    kept = masked(vector, mask)
     if not own:
         return kept
-    divisors = torch.empty_like(kept).view(order.shape)
-    divisors.scatter_(1, order, likely.float().expand(order.shape))
-    return kept.div_(divisors.view(-1))
+    divisors = xp.empty_like(kept)
+    divisors[order] = xp.tile(xp.astype(likely, xp.float32), (len(kept) // len(likely),))
+    kept /= divisors
+    return kept
 
 
-def _order(vector: Vector, width: int) -> Int64[Tensor, "rows width"]:
-    """Return the entries' numbers in each row, from the smallest magnitude to the largest.
+def _order(vector: Vector, width: int) -> Int64[Array, " n"]:
+    """Return the entries' numbers row by row, each from the smallest magnitude to the largest.
 
     Magnitudes are sorted with the numbers behind them, so that no two are equal.
     """
-    bits = arithmetic.magnitude(vector).view(-1, width).long() << _INDEX_BITS
-    bits |= torch.arange(width, dtype=torch.int64, device=vector.device)
-    if bits.device.type == "cpu":
-        bits.numpy().sort(axis=1)  # several times as fast as torch's
-    else:
-        bits = bits.sort(dim=1).values
-    return bits & ((1 << _INDEX_BITS) - 1)
+    xp, n = namespace(vector), len(vector)
+    bits = xp.astype(arithmetic.magnitude(vector), xp.int64) << _INDEX_BITS
+    bits |= xp.arange(n, dtype=xp.int64, device=vector.device)
+    ordered = xp.sort(bits.reshape(-1, width), axis=1)
+    return ordered.reshape(-1) & ((1 << _INDEX_BITS) - 1)

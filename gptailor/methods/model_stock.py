@@ -3,12 +3,11 @@
 import math
 from typing import final
 
-import torch
 from jaxtyping import Float64
-from torch import Tensor
 
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import Array, double, namespace
 
 
 @final
@@ -54,22 +53,23 @@ class ModelStock(Kernel):
         if arithmetic.word(arguments, "by") == "tensor":
             return arithmetic.combination((mean, chunk.origin), (number, 1.0 - number), chunk)
         shares = _shares(chunk, int(number))[:, None]
-        rows, own = mean.view(-1, int(number)), chunk.origin.view(-1, int(number))
-        moved = rows * shares.float() + own * (1.0 - shares).float()
-        return torch.where(shares > 0.0, moved, own).view(-1)
+        rows, own = mean.reshape(-1, int(number)), chunk.origin.reshape(-1, int(number))
+        xp = namespace(own)
+        moved = rows * xp.astype(shares, xp.float32) + own * xp.astype(1.0 - shares, xp.float32)
+        return xp.where(shares > 0.0, moved, own).reshape(-1)
 
 
-def _shares(chunk: Chunk, width: int) -> Float64[Tensor, " rows"]:
+def _shares(chunk: Chunk, width: int) -> Float64[Array, " rows"]:
     """Return t of each row."""
-    base = chunk.origin.double()
-    rows = [(source.double() - base).view(-1, width) for source in chunk.sources]
-    norms = [sums.row_sums(row * row).sqrt_() for row in rows]
+    xp, base = namespace(chunk.origin), double(chunk.origin)
+    rows = [(double(source) - base).reshape(-1, width) for source in chunk.sources]
+    norms = [xp.sqrt(sums.row_sums(row * row)) for row in rows]
     count = len(rows)
-    total = torch.zeros_like(norms[0])
+    total = xp.zeros_like(norms[0])
     for i in range(count):
         for j in range(i):
             lengths = norms[i] * norms[j]
-            cosines = sums.row_sums(rows[i] * rows[j]) / torch.where(lengths > 0, lengths, 1.0)
-            total += cosines.clamp_(-1.0, 1.0)
-    mean = (total / float(count * (count - 1) // 2)).clamp_(min=0.0)
-    return (mean * count / (mean * (count - 1) + 1.0)).clamp_(max=1.0)
+            cosines = sums.row_sums(rows[i] * rows[j]) / xp.where(lengths > 0, lengths, 1.0)
+            total += xp.clip(cosines, -1.0, 1.0)
+    mean = xp.clip(total / float(count * (count - 1) // 2), 0.0, None)
+    return xp.clip(mean * count / (mean * (count - 1) + 1.0), None, 1.0)

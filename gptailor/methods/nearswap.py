@@ -2,10 +2,9 @@
 
 from typing import final
 
-import torch
-
 from gptailor.methods import arithmetic
 from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
+from gptailor.methods.arrays import namespace
 
 _NEAREST = 1e-6
 """The least difference that is used; a smaller one counts as this."""
@@ -30,10 +29,11 @@ class Nearswap(Kernel):
         (a, b), t = chunk.sources, arithmetic.one_number(arguments, "t")
         if t == 0:
             return a
-        near = number_over(t, (a - b).abs_().clamp_(min=_NEAREST)).clamp_(max=1.0)
+        xp = namespace(a)
+        near = xp.clip(number_over(t, xp.clip(abs(a - b), _NEAREST, None)), None, 1.0)
         moved = b * near + a * (1.0 - near)
-        moved = torch.where(near >= 1.0, b, moved)
-        return torch.where(a == b, a, moved)
+        moved = xp.where(near >= 1.0, b, moved)
+        return xp.where(a == b, a, moved)
 
 
 def number_over(number: float | int, vector: Vector) -> Vector:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import final
 
-import torch
 from jaxtyping import Float64
-from torch import Tensor
 
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import Array, double, float32s, namespace
 from gptailor.methods.slerp import slerp_coefficients
 
 
@@ -48,7 +47,7 @@ class Nuslerp(Kernel):
         if by == "row":
             return (inputs.width,)
 
-        def terms(chunk: Chunk) -> list[Float64[Tensor, " n"]]:
+        def terms(chunk: Chunk) -> list[Float64[Array, " n"]]:
             a, b = _doubles(chunk, of)
             return [a * a, a * b, b * b]
 
@@ -65,7 +64,7 @@ class Nuslerp(Kernel):
             return arithmetic.base_moved(chunk, vectors, measured)
         if by == "row":
             width = int(measured[0])
-            a, b = (vector.view(-1, width) for vector in _doubles(chunk, of))
+            a, b = (vector.reshape(-1, width) for vector in _doubles(chunk, of))
             dots = [sums.row_sums(each) for each in (a * a, a * b, b * b)]
             both, shape = _coefficients(dots, _share(arguments)), (-1, 1)
         else:
@@ -91,14 +90,14 @@ def _vectors(chunk: Chunk, of: str) -> list[Vector]:
     return list(chunk.sources) if of == "weights" else chunk.task_vectors()
 
 
-def _doubles(chunk: Chunk, of: str) -> list[Float64[Tensor, " n"]]:
+def _doubles(chunk: Chunk, of: str) -> list[Float64[Array, " n"]]:
     """Return the sources or their task vectors in float64, the differences too."""
-    sources = [source.double() for source in chunk.sources]
-    return sources if of == "weights" else [source - chunk.origin.double() for source in sources]
+    sources = [double(source) for source in chunk.sources]
+    return sources if of == "weights" else [source - double(chunk.origin) for source in sources]
 
 
 def _coefficients(
-    dots: Sequence[Float64[Tensor, " m"]], t: float
+    dots: Sequence[Float64[Array, " m"]], t: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return a's and b's coefficients for each row or column, from ⟨a, a⟩, ⟨a, b⟩ and ⟨b, b⟩."""
     each = zip(*(d.tolist() for d in dots), strict=True)
@@ -116,8 +115,7 @@ def _along(
     """Return the sum of both vectors in rows of `width`, each times its coefficients."""
     terms = []
     for vector, numbers in zip(vectors, both, strict=True):
-        factors = torch.tensor(numbers, dtype=torch.float64).float().to(vector.device)
-        factors = factors.view(shape)
-        rows = vector.view(-1, width)
-        terms.append(torch.where(factors == 0, 0.0, rows * factors).reshape(-1))
+        factors = float32s(numbers, vector).reshape(shape)
+        rows = vector.reshape(-1, width)
+        terms.append(namespace(rows).where(factors == 0, 0.0, rows * factors).reshape(-1))
     return arithmetic.total(terms)

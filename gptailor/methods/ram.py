@@ -2,10 +2,9 @@
 
 from typing import final
 
-import torch
-
 from gptailor.methods import arithmetic
 from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
+from gptailor.methods.arrays import masked, namespace
 
 
 @final
@@ -26,15 +25,16 @@ class Ram(Kernel):
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + the mean of the active entries."""
         vectors, count = active_entries(chunk, arithmetic.one_number(arguments, "epsilon"))
-        mean = arithmetic.total(vectors) / count.clamp(min=1.0)
+        mean = arithmetic.total(vectors) / namespace(count).clip(count, 1.0, None)
         return arithmetic.base_moved(chunk, [mean], [1.0])
 
 
 def active_entries(chunk: Chunk, epsilon: float | int) -> tuple[list[Vector], Vector]:
     """Return the task vectors, 0 where they aren't active, and the active sources of each entry."""
-    vectors, count = [], torch.zeros_like(chunk.origin)
+    xp = namespace(chunk.origin)
+    vectors, count = [], xp.zeros_like(chunk.origin)
     for vector in chunk.task_vectors():
-        mask = ~(vector.abs() <= epsilon)  # NaN is active, and refused
+        mask = ~(abs(vector) <= epsilon)  # NaN is active, and refused
         count += mask
-        vectors.append(torch.where(mask, vector, 0.0))
+        vectors.append(masked(vector, mask))
     return vectors, count

@@ -2,10 +2,9 @@
 
 from typing import final
 
-import torch
-
 from gptailor.methods import arithmetic
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import namespace
 from gptailor.methods.ram import active_entries
 
 
@@ -34,14 +33,14 @@ class RamPlus(Kernel):
             vectors, count = active_entries(chunk, epsilon)
             for i, vector in enumerate(vectors):
                 mask = vector != 0
-                alone[i] += int(torch.count_nonzero(mask & (count == 1)))
-                shared[i] += int(torch.count_nonzero(mask & (count > 1)))
+                alone[i] += int(namespace(mask).count_nonzero(mask & (count == 1)))
+                shared[i] += int(namespace(mask).count_nonzero(mask & (count > 1)))
         each = zip(shared, alone, strict=True)
         return tuple(1.0 + r * min(s / u if u else alpha, alpha) for s, u in each)
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + the scaled entry of one source, or the mean of several."""
         vectors, count = active_entries(chunk, arithmetic.one_number(arguments, "epsilon"))
-        mean = arithmetic.total(vectors) / count.clamp(min=1.0)
+        mean = arithmetic.total(vectors) / namespace(count).clip(count, 1.0, None)
         alone = arithmetic.combination(vectors, measured, chunk)
-        return arithmetic.base_moved(chunk, [torch.where(count == 1, alone, mean)], [1.0])
+        return arithmetic.base_moved(chunk, [namespace(mean).where(count == 1, alone, mean)], [1.0])

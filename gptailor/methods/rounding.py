@@ -4,25 +4,34 @@ A result that is infinity or NaN is refused, whether numbers of the plan, number
 earlier infinity or NaN caused it. Bytes that are only copied don't pass here.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from math import isfinite, prod
 from typing import final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Shaped
 
+from gptailor.methods.arrays import Array, finite, namespace, narrowed
 from gptailor.plan.faults import Fault, PlanError
 from gptailor.plan.registry import LARGEST_SINGLE
 
 LONGER_DTYPE = "choose a dtype that reaches further"
+
+LARGEST_OF = {
+    "F64": sys.float_info.max,
+    "F32": LARGEST_SINGLE,
+    "F16": 65504.0,
+    "BF16": (2 - 2**-7) * 2.0**127,
+}
+"""The largest number of each dtype that can be merged, by its name in safetensors."""
+_LONG_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @final
 class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fault)
     """A finite computation whose value exceeds its dtype; the first entry is named.
 
-    `by` is how the value was computed, if that explains it.
+    `dtype` is its name in safetensors; `by` is how the value was computed, if that explains it.
     """
 
     def __init__(
@@ -30,12 +39,12 @@ class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fa
         tensor: str,
         index: tuple[int, ...],
         value: float,
-        dtype: torch.dtype,
+        dtype: str,
         by: str = "",
         help: str = LONGER_DTYPE,
     ) -> None:
         self.tensor, self.index, self.value, self.dtype = tensor, index, value, dtype
-        name, most = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+        name, most = _LONG_NAMES[dtype], LARGEST_OF[dtype]
         message = f"{entry(tensor, index)} is {value:.9g}, but {name} ends at {most:.9g}"
         message += f": {by}" if by else ""
         super().__init__([Fault("M401", message, help=help)])
@@ -78,25 +87,33 @@ def index_of(number: int, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def rounded(
-    values: Float[Tensor, "*axes"], dtype: torch.dtype, refuse: Callable[[int], object]
-) -> Float[Tensor, "*axes"]:
-    """Round values to the nearest numbers of a dtype, ties to even.
+    values: Shaped[Array, "*axes"], dtype: str, refuse: Callable[[int], object]
+) -> Shaped[Array, "*axes"]:
+    """Round values to the nearest numbers of a dtype of safetensors, ties to even.
 
     `refuse` is called with the number, in the flattened tensor, of the first entry that isn't
-    finite then; if it returns, the values are returned as they are. Finite values cost one
-    reduction, of what was just computed.
+    finite then; if it returns, so are the rounded values. Finite values cost two reductions of
+    numbers that are still in the cache.
     """
-    result = values.to(dtype)
-    if not values.numel():
+    result = narrowed(values, dtype)
+    if 0 in values.shape:
         return result
-    least, most = torch.aminmax(values)
-    limit = torch.finfo(dtype).max
-    if -limit <= float(least) and float(most) <= limit:  # NaN is neither
+    xp, limit = namespace(values), LARGEST_OF[dtype]
+    if -limit <= float(xp.min(values)) and float(xp.max(values)) <= limit:  # NaN is neither
         return result
-    wrong = ~torch.isfinite(result)
-    if wrong.any():
-        refuse(int(wrong.reshape(-1).nonzero()[0, 0]))
+    if (number := _first(~(finite(values) & finite(result)))) is not None:
+        refuse(number)
     return result
+
+
+def first_not_finite(values: Shaped[Array, "*axes"]) -> int | None:
+    """Return the number, in the flattened array, of the first infinity or NaN; None without one."""
+    return _first(~finite(values))
+
+
+def _first(mask: Bool[Array, "*axes"]) -> int | None:
+    xp = namespace(mask)
+    return int(xp.nonzero(mask.reshape(-1))[0][0]) if xp.any(mask) else None
 
 
 def single(number: float) -> float:

@@ -3,10 +3,9 @@
 import math
 from typing import final
 
-import torch
-
 from gptailor.methods import arithmetic, sums, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import double, masked, namespace
 
 
 @final
@@ -33,8 +32,8 @@ class Sce(Kernel):
         """Return the smallest selected variance, and the weights."""
         least = _least_selected(inputs, arithmetic.one_number(arguments, "density"))
 
-        def squares(chunk: Chunk) -> list[torch.Tensor]:
-            return [vector.double().square_() for vector in _selected(chunk, least)]
+        def squares(chunk: Chunk) -> list[Vector]:
+            return [each * each for each in map(double, _selected(chunk, least))]
 
         means = [s / inputs.elements for s in sums.sums(inputs, squares, count=len(inputs.models))]
         total = math.fsum(means)
@@ -61,7 +60,7 @@ def _least_selected(inputs: Inputs, density: float | int) -> int:
     def variances(chunk: Chunk) -> list[Vector]:
         nonlocal differing
         variance = _variance(chunk)
-        differing += int(torch.count_nonzero(variance))
+        differing += int(namespace(variance).count_nonzero(variance))
         return [variance]
 
     def ranks(_: int) -> tuple[int, ...]:
@@ -75,7 +74,7 @@ def _variance(chunk: Chunk) -> Vector:
     """Return the variance over the sources, times their number: Σ (τ_i - mean τ)²."""
     vectors = chunk.task_vectors()
     mean = arithmetic.total(vectors) / arithmetic.number_beside(vectors[0], float(len(vectors)))
-    return arithmetic.total((vector - mean).square_() for vector in vectors)
+    return arithmetic.total(each * each for each in (vector - mean for vector in vectors))
 
 
 def _selected(chunk: Chunk, least: int) -> list[Vector]:
@@ -83,4 +82,4 @@ def _selected(chunk: Chunk, least: int) -> list[Vector]:
     if least == 0:
         return chunk.task_vectors()
     mask = arithmetic.magnitude(_variance(chunk)) >= least
-    return [torch.where(mask, vector, 0.0) for vector in chunk.task_vectors()]
+    return [masked(vector, mask) for vector in chunk.task_vectors()]

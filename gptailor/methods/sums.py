@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final
 
-import torch
 from jaxtyping import Float64
-from torch import Tensor
 
 from gptailor.methods.arithmetic import Chunk, Inputs, Vector
-from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
+from gptailor.methods.arrays import Array, double, namespace, with_zeros
+from gptailor.methods.rounding import NotFiniteFault, OverflowFault, first_not_finite, index_of
 from gptailor.plan.faults import PlanError
 
 SUM_ENTRIES = 2**14
@@ -23,13 +22,13 @@ Gram = list[list[float]]
 
 def gram_of_sources(inputs: Inputs) -> Gram:
     """Return ⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
-    return _gram(inputs, lambda chunk: [source.double() for source in chunk.sources])
+    return _gram(inputs, lambda chunk: [double(source) for source in chunk.sources])
 
 
 def gram_of_task_vectors(inputs: Inputs) -> Gram:
     """Return ⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor; differences are float64 too."""
     return _gram(
-        inputs, lambda chunk: [source.double() - chunk.origin.double() for source in chunk.sources]
+        inputs, lambda chunk: [double(source) - double(chunk.origin) for source in chunk.sources]
     )
 
 
@@ -49,7 +48,7 @@ def clamped(number: float) -> float:
     return max(-1.0, min(1.0, number))
 
 
-def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]]) -> Gram:
+def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Array, " n"]]]) -> Gram:
     count = len(inputs.models)
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     sums = {pair: _Sum() for pair in pairs}
@@ -65,7 +64,7 @@ def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]
 
 def sums(
     inputs: Inputs,
-    terms: Callable[[Chunk], Sequence[Float64[Tensor, " n"]]],
+    terms: Callable[[Chunk], Sequence[Float64[Array, " n"]]],
     *,
     count: int,
     width: int = SUM_ENTRIES,
@@ -77,7 +76,7 @@ def sums(
     running = [_Sum() for _ in range(count)]
     for chunk in inputs.chunks(width):
         for total, vector in zip(running, terms(chunk), strict=True):
-            total.add(_blocks(vector) if width == SUM_ENTRIES else _even(vector.view(-1, width)))
+            total.add(_blocks(vector) if width == SUM_ENTRIES else _even(vector.reshape(-1, width)))
     totals = [total.value() for total in running]
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
@@ -98,36 +97,29 @@ def _refuse_differences(inputs: Inputs) -> None:
     for chunk in inputs.chunks():
         for model, vector in zip(inputs.models, chunk.task_vectors(), strict=True):
             by, help_ = f"the difference of '{model}' and the base", "merge without task vectors"
-            fault = partial(OverflowFault, inputs.place, dtype=torch.float32, by=by, help=help_)
+            fault = partial(OverflowFault, inputs.place, dtype="F32", by=by, help=help_)
             _refuse(inputs, chunk, vector, fault)
 
 
 def _refuse(inputs: Inputs, chunk: Chunk, vector: Vector, fault: Callable[..., PlanError]) -> None:
     """Raise the fault of the first entry that isn't finite, if there is one."""
-
-    def refuse(number: int) -> None:
+    if (number := first_not_finite(vector)) is not None:
         raise fault(index_of(chunk.offset + number, inputs.shape), float(vector[number]))
 
-    rounded(vector, vector.dtype, refuse)
 
-
-def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:
+def _blocks(vector: Float64[Array, " n"]) -> Float64[Array, "blocks width"]:
     """Return the vector in rows of a block, zeros at its end; a short one in one row.
 
     A short row has the same sum.
     """
     entries = vector.shape[0]
     width = min(SUM_ENTRIES, 1 << (entries - 1).bit_length())
-    if entries % width:
-        vector = torch.nn.functional.pad(vector, (0, -entries % width))
-    return vector.view(-1, width)
+    return with_zeros(vector, -entries % width).reshape(-1, width)
 
 
-def _even(rows: Float64[Tensor, "rows width"]) -> Float64[Tensor, "rows even"]:
+def _even(rows: Float64[Array, "rows width"]) -> Float64[Array, "rows even"]:
     """Return rows with zeros at their ends, so that halves can be added to halves."""
-    return torch.nn.functional.pad(
-        rows, (0, (1 << (rows.shape[1] - 1).bit_length()) - rows.shape[1])
-    )
+    return with_zeros(rows, (1 << (rows.shape[1] - 1).bit_length()) - rows.shape[1], axis=1)
 
 
 @final
@@ -135,10 +127,10 @@ class _Sum:
     """The sum of many blocks. Rows wait half folded, so that short steps are done for many."""
 
     def __init__(self) -> None:
-        self.waiting: list[Float64[Tensor, "blocks width"]] = []
+        self.waiting: list[Float64[Array, "blocks width"]] = []
         self.folded: list[float] = []
 
-    def add(self, terms: Float64[Tensor, "blocks width"]) -> None:
+    def add(self, terms: Float64[Array, "blocks width"]) -> None:
         """Add the sum of each row."""
         self.waiting.append(_fold(terms, _WAITING))
         if len(self.waiting) == _WAITING:
@@ -151,12 +143,13 @@ class _Sum:
 
     def _end(self) -> None:
         for width in sorted({rows.shape[1] for rows in self.waiting}, reverse=True):
-            rows = torch.cat([rows for rows in self.waiting if rows.shape[1] == width])
+            same = [rows for rows in self.waiting if rows.shape[1] == width]
+            rows = namespace(*same).concat(same)
             self.folded += _fold(rows, 1)[:, 0].tolist()
         self.waiting.clear()
 
 
-def _fold(terms: Float64[Tensor, "blocks width"], least: int) -> Float64[Tensor, "blocks least"]:
+def _fold(terms: Float64[Array, "blocks width"], least: int) -> Float64[Array, "blocks least"]:
     """Return rows of at most `least` entries, by adding the second half to the first."""
     while (half := terms.shape[1] // 2) >= least:
         terms = terms[:, :half] + terms[:, half:]
@@ -166,7 +159,7 @@ def _fold(terms: Float64[Tensor, "blocks width"], least: int) -> Float64[Tensor,
 # ------------------------------------------------------------------------------- rows and columns
 
 
-def row_sums(rows: Float64[Tensor, "rows width"]) -> Float64[Tensor, " rows"]:
+def row_sums(rows: Float64[Array, "rows width"]) -> Float64[Array, " rows"]:
     """Return the sum of each row, the same for any number of rows."""
     return _fold(_even(rows), 1)[:, 0]
 
@@ -176,20 +169,20 @@ COLUMN_ROWS = 128
 
 
 def column_sums(
-    inputs: Inputs, terms: Callable[[Chunk], Sequence[Float64[Tensor, " n"]]], width: int
-) -> list[Float64[Tensor, " width"]]:
+    inputs: Inputs, terms: Callable[[Chunk], Sequence[Float64[Array, " n"]]], width: int
+) -> list[Float64[Array, " width"]]:
     """Return the sum of each column, in blocks of rows, whose sums are added in order."""
-    columns: list[Float64[Tensor, " width"]] = []
+    columns: list[Float64[Array, " width"]] = []
     for chunk in inputs.chunks(COLUMN_ROWS * width):
         for n, vector in enumerate(terms(chunk)):
-            rows = vector.view(-1, width)
-            blocks = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[0] % COLUMN_ROWS))
-            blocks = blocks.view(-1, COLUMN_ROWS, width)
+            rows = vector.reshape(-1, width)
+            blocks = with_zeros(rows, -rows.shape[0] % COLUMN_ROWS)
+            blocks = blocks.reshape(-1, COLUMN_ROWS, width)
             while (half := blocks.shape[1] // 2) >= 1:
                 blocks = blocks[:, :half] + blocks[:, half:]
             for block in blocks[:, 0]:
                 if n == len(columns):
-                    columns.append(block.clone())
+                    columns.append(namespace(block).asarray(block, copy=True))
                 else:
                     columns[n] += block
     return columns

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
-import torch
-
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Vector
+from gptailor.methods.arrays import double, namespace
 
 
 def normalized(arguments: ByName) -> bool:
@@ -59,15 +58,20 @@ def agreement(
 
     The result is 0 where the sum of the weights is.
     """
-    sign = torch.sign(arithmetic.total(vectors))
-    merged, count = torch.zeros_like(sign), torch.zeros_like(sign)
+    xp = namespace(*vectors)
+    sign = xp.sign(arithmetic.total(vectors))
+    merged, count = xp.zeros_like(sign), xp.zeros_like(sign)
     for i, (vector, factor) in enumerate(zip(vectors, factors, strict=True)):
-        share = torch.relu_(vector * sign)  # its magnitude where it agrees, else 0
-        merged.add_(arithmetic.multiplied(share, factor))
+        share = xp.clip(vector * sign, 0.0, None)  # its magnitude where it agrees; NaN stays
+        merged += arithmetic.multiplied(share, factor)
         if weights is not None:
-            count.add_(arithmetic.multiplied(share.sign_(), weights[i]))
-    merged.mul_(sign)
-    return merged if weights is None else merged.div_(count.masked_fill_(count == 0, 1.0))
+            agrees = xp.astype(share > 0, xp.float32)
+            count += arithmetic.multiplied(agrees, weights[i])
+    merged *= sign
+    if weights is not None:
+        count += count == 0
+        merged /= count
+    return merged
 
 
 def divisors_of(
@@ -90,9 +94,9 @@ def divisors_of(
     if not counted:
         return (1.0,) * len(densities)
 
-    def terms(chunk: Chunk) -> list[torch.Tensor]:
+    def terms(chunk: Chunk) -> list[Vector]:
         complete, left = chunk.task_vectors(), kept(chunk)
-        return [vectors[i].double().abs() for vectors in (complete, left) for i in counted]
+        return [abs(double(vectors[i])) for vectors in (complete, left) for i in counted]
 
     sizes = sums.sums(inputs, terms, count=2 * len(counted), width=width)
     ratios = dict(zip(counted, zip(sizes, sizes[len(counted) :], strict=False), strict=True))

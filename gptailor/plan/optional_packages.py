@@ -25,7 +25,7 @@ EXTRAS = {
 }
 """Modules that each extra brings, those that its commands ask for."""
 
-_BESIDE = {"jaxtyping": "torch", "numpy": "torch", "safetensors": "torch", "sentencepiece": "gguf"}
+_BESIDE = {"array_api_compat": "torch", "safetensors": "torch", "sentencepiece": "gguf"}
 """Further modules of an extra."""
 
 DISTRIBUTIONS = {"lm_eval": "lm-eval", "vl_convert": "vl-convert-python"}

@@ -1,19 +1,22 @@
 """A plan into a program, and a program into values.
 
-`compile`, `nested_models`, `size`, `sources`, `unquantised` and `program` need no torch; `run`,
-`combine`, `load`, `dequantise` and `low_rank` do.
+`devices`, `in_memory`, `load`, `dequantise`, `low_rank`, `sketch` and `torch_readers` need torch;
+`run` imports it for tensors that torch reads.
 """
 
 __all__ = [
     "combine",
     "compile",
     "dequantise",
+    "devices",
+    "in_memory",
     "load",
     "low_rank",
     "nested_models",
     "program",
     "run",
     "size",
+    "sketch",
     "sources",
     "unquantised",
     "vocabulary_rows",

@@ -9,15 +9,15 @@ from dataclasses import replace
 from math import isfinite
 from typing import NoReturn
 
-import torch
 from jaxtyping import Float, Float32, Shaped
-from torch import Tensor
 
 from gptailor.checkpoint.files import shown
 from gptailor.checkpoint.tensor import Dequantised, Quantised, TensorInfo, TensorSpec
 from gptailor.methods import KERNELS
 from gptailor.methods.arithmetic import Chunk, Inputs, Measured, number_beside
+from gptailor.methods.arrays import Array, namespace
 from gptailor.methods.rounding import (
+    LARGEST_OF,
     LONGER_DTYPE,
     CoefficientError,
     NotFiniteFault,
@@ -25,20 +25,14 @@ from gptailor.methods.rounding import (
     index_of,
     rounded,
 )
-from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Combine
 
-FLOAT_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-}  # fmt: skip
-"""Dtypes that can be merged, by their names in safetensors."""
+Reader = Callable[[int, int], Float[Array, " n"]]
+"""Returns the entries of one tensor from a number to another, valid until the next call.
 
-_MEMORY_STEP = 2**22
-"""Entries of tensors in memory that are combined at once."""
-
-Reader = Callable[[int, int], Float[Tensor, " n"]]
-"""Returns the entries of one tensor from a number to another, valid until the next call."""
+An array of NumPy's has float16, float32 or float64, since NumPy has no bfloat16.
+"""
 
 
 # -------------------------------------------------------------------------------- the combine loop
@@ -46,7 +40,7 @@ Reader = Callable[[int, int], Float[Tensor, " n"]]
 
 def combined(
     make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: int
-) -> Iterator[Float[Tensor, " n"]]:
+) -> Iterator[Shaped[Array, " n"]]:
     """Yield the entries of a merged tensor in order, in chunks, each valid until the next one.
 
     `readers` are those of `make.tensors`; each call asks for `step` entries, which changes no bit.
@@ -75,7 +69,7 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
     inputs = _inputs(make, single, readers, step)
     measured: list[Measured] = []
 
-    def read(start: int, end: int) -> Float32[Tensor, " n"]:
+    def read(start: int, end: int) -> Float32[Array, " n"]:
         if not measured:
             measured.append(kernel.measure(inputs, arguments))
         unit = kernel.unit(inputs, arguments)
@@ -108,17 +102,18 @@ def _check_arity(make: Combine) -> None:
         raise ValueError(f"'{make.method}' needs the base's tensor")
 
 
-def _single(values: Float[Tensor, " n"], spec: TensorSpec, offset: int) -> Float32[Tensor, " n"]:
+def _single(values: Float[Array, " n"], spec: TensorSpec, offset: int) -> Float32[Array, " n"]:
     """Return the values in float32; refuse a finite one beyond it."""
-    if values.dtype != torch.float64:
-        return values.to(torch.float32)
+    xp = namespace(values)
+    if values.dtype != xp.float64:
+        return xp.astype(values, xp.float32, copy=False)
 
     def refuse(number: int) -> None:
         if isfinite(value := float(values[number])):
             index = index_of(offset + number, spec.shape)
-            raise OverflowFault(spec.name, index, value, torch.float32, help=_IN_FLOAT32)
+            raise OverflowFault(spec.name, index, value, "F32", help=_IN_FLOAT32)
 
-    return rounded(values, torch.float32, refuse)
+    return rounded(values, "F32", refuse)
 
 
 _IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
@@ -126,7 +121,7 @@ _IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
 
 def _result(
     chunk: Chunk, measured: Measured, make: Combine, spec: TensorSpec
-) -> Float[Tensor, " n"]:
+) -> Shaped[Array, " n"]:
     """Return a chunk of the result, all of it finite."""
     try:
         value = KERNELS[make.method].combine(chunk, dict(make.arguments), measured)
@@ -136,12 +131,12 @@ def _result(
             value = value + number_beside(value, make.offset)
     except CoefficientError as error:
         by, help_ = f"a coefficient of {_recipe(make)}", _smaller(make)
-        raise OverflowFault(spec.name, (), error.number, torch.float32, by, help_) from error
+        raise OverflowFault(spec.name, (), error.number, "F32", by, help_) from error
 
     def refuse(number: int) -> None:
         _refuse(float(value[number]), number, chunk, make, spec)
 
-    return rounded(value, FLOAT_DTYPES[spec.dtype], refuse)
+    return rounded(value, spec.dtype, refuse)
 
 
 # ------------------------------------------------------------------------------------- what is said
@@ -149,14 +144,14 @@ def _result(
 
 def _refuse(value: float, number: int, chunk: Chunk, make: Combine, spec: TensorSpec) -> NoReturn:
     """Refuse an entry of a result that isn't finite, by a source or by numbers too large."""
-    index, dtype = index_of(chunk.offset + number, spec.shape), FLOAT_DTYPES[spec.dtype]
+    index, dtype = index_of(chunk.offset + number, spec.shape), spec.dtype
     vectors = chunk.sources if chunk.base is None else (chunk.base, *chunk.sources)
     models = [*(("base",) * len(make.base)), *make.models]
     entries = [float(vector[number]) for vector in vectors]
     for model, tensor, each in zip(models, make.tensors, entries, strict=True):
         if not isfinite(each):
             raise NotFiniteFault(tensor.spec.name, index, each, model, _state(tensor))
-    most = torch.finfo(dtype).max
+    most = LARGEST_OF[dtype]
     if any(abs(each) > most for each in entries):
         raise OverflowFault(spec.name, index, value, dtype)
     made_of = ", ".join(f"{each:.9g} of '{m}'" for m, each in zip(models, entries, strict=True))
@@ -188,36 +183,3 @@ def _smaller(make: Combine) -> str:
         sizes[name] = max((abs(n) for n in numbers if not isinstance(n, str)), default=0.0)
     name = max(sizes, key=lambda name: sizes[name], default="")
     return f"choose a smaller '{name}'" if name else "choose another method"
-
-
-# -------------------------------------------------------------------------------- tensors in memory
-
-
-def combine_tensors(
-    make: Combine, spec: TensorSpec, tensors: Sequence[Shaped[Tensor, "..."]]
-) -> Float[Tensor, "..."]:
-    """Return a merged tensor of tensors in memory, with exactly the bytes of `chunks`.
-
-    `tensors` are those of `make.tensors`, on one device. Raises OverflowFault and NotFiniteFault,
-    and TailorError for whole numbers.
-    """
-    for tensor, info in zip(tensors, make.tensors, strict=True):
-        if tensor.dtype not in FLOAT_DTYPES.values():
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise TailorError(f"'{info.spec.name}' is {kind}, which can't be merged")
-        if tensor.shape != spec.shape:
-            raise ValueError(f"'{spec.name}': {[*tensor.shape]} and {[*spec.shape]} differ")
-    device = tensors[0].device
-    readers = [memory_reader(tensor, device) for tensor in tensors]
-    out = torch.empty(spec.elements, dtype=FLOAT_DTYPES[spec.dtype], device=device)
-    offset = 0
-    for part in combined(make, spec, readers, _MEMORY_STEP):
-        out[offset : offset + len(part)] = part
-        offset += len(part)
-    return out.view(spec.shape)
-
-
-def memory_reader(tensor: Shaped[Tensor, "..."], device: torch.device) -> Reader:
-    """Return a reader of a tensor in memory that brings it to the device stretch by stretch."""
-    flat = tensor.detach().reshape(-1)
-    return lambda start, end: flat[start:end].to(device)

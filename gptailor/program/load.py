@@ -1,11 +1,8 @@
 """A checkpoint's tensors into memory: `load_tensor`, whole and of any form."""
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 from typing import assert_never
 
 import torch
@@ -13,13 +10,14 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint import tensor as forms
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
-from gptailor.program.combine import combine_tensors
 from gptailor.program.dequantise import rows_of
+from gptailor.program.file_bytes import read_into
+from gptailor.program.in_memory import combine_tensors
 from gptailor.program.program import Combine
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -258,9 +256,10 @@ def _rounded(
         index = (row + index[0], *index[1:]) if row else index
         index = index[::-1] if transposed else index
         value, name = float(values.reshape(-1)[number]), read[0].spec.name
-        raise OverflowFault(name, index, value, torch.float32, by, help)
+        raise OverflowFault(name, index, value, "F32", by, help)
 
-    return rounded(values, torch.float32, refuse)
+    result: Float32[Tensor, "*axes"] = rounded(values, "F32", refuse)
+    return result
 
 
 # ------------------------------------------------------------------------------------------- bytes
@@ -272,24 +271,3 @@ def _bytes_from(tensor: forms.TensorInfo, size: int) -> bytearray:
     with open_regular(tensor.file) as file:
         read_into(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
     return buffer
-
-
-def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
-    """Read exactly the view's bytes."""
-    while view:
-        try:
-            count = os.preadv(file, [view], offset)
-        except OSError as error:
-            message = f"cannot be read: {reason(error)}"
-            raise CheckpointError("C201", message, path, offset=offset) from error
-        if not count:
-            message = f"the file ends {len(view)} bytes before the end of a part of a tensor"
-            raise CheckpointError("C304", message, path, offset=offset)
-        offset += count
-        view = view[count:]
-
-
-def foresee(file: int, offset: int, size: int) -> None:
-    """Tell the system that these bytes will be read, so that it reads ahead."""
-    with suppress(OSError, AttributeError):  # a wish: where it can't be said the bytes come later
-        os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)

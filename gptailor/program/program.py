@@ -247,6 +247,16 @@ def leaves_of(tensor: TensorInfo) -> Iterator[TensorInfo]:
         yield from leaves_of(each)
 
 
+def stored_plainly(tensor: TensorInfo) -> bool:
+    """Return whether a tensor is read as its bytes are, or computed from such tensors alone.
+
+    Others are read by torch: quantised, adapted, pickled and GGUF's.
+    """
+    if isinstance(tensor.form, Computation):
+        return all(map(stored_plainly, tensor.form.tensors))
+    return tensor.form is None
+
+
 def program_lines(program: Program) -> list[str]:
     """Return the program as text: one line for each tensor, its spec and its instruction."""
     return [

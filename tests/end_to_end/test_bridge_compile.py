@@ -20,7 +20,7 @@ from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
-from gptailor.program.run import sketch
+from gptailor.program.sketch import sketch
 from tests.tiny import tiny_model
 
 TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30

@@ -151,7 +151,7 @@ def _hashed(raw: Payload, on_digest: Callable[[str], None]) -> Iterator[memoryvi
 def _converted(
     tensor: GgufTensorPlan, blocks: Iterable[memoryview | bytes], target: Path
 ) -> Iterator[bytes]:
-    from gptailor.program.run import use_one_thread
+    from gptailor.program.devices import use_one_thread
 
     source = tensor.source
     assert source is not None
@@ -200,10 +200,8 @@ def _in_kind(values: "Tensor", kind: TensorKind, refuse: Callable[[int], NoRetur
     import torch
 
     from gptailor.methods.rounding import rounded
-    from gptailor.program.load import TORCH_DTYPES
 
-    dtype = torch.float32 if kind.plain is None else TORCH_DTYPES[kind.plain]
-    plain = rounded(values, dtype, refuse).contiguous()
+    plain: Tensor = rounded(values, kind.plain or "F32", refuse).contiguous()
     if kind.plain is not None:
         return plain.view(torch.uint8).numpy().tobytes()
     import numpy as np

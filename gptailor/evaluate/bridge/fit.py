@@ -44,7 +44,6 @@ from gptailor.plan.layers import bridge_over
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import calibration_path
-from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.sources import tokenizer_owner
 
 CHUNK = 1024
@@ -215,7 +214,7 @@ def fold_fit(
         elif wide.dim() > 1:
             wide = wide + (change if layout.transposed else change.T)
         refuse = partial(_refuse, name, dtypes[name])
-        result = rounding.rounded(wide, TORCH_DTYPES[dtypes[name]], refuse)
+        result = rounding.rounded(wide, dtypes[name], refuse)
         folded[name] = result.contiguous().cpu()
     return folded
 

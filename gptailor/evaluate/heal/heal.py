@@ -64,7 +64,6 @@ from gptailor.plan.events import (
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
-from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import Output, learning_tensors
 from gptailor.program.sources import Checked, tokenizer_owner
@@ -416,7 +415,7 @@ def _folded(
             continue
         own = _own(stitcher, content, output)
         folded, dtype = learning.folded(index, name, own), output.spec.dtype
-        result = rounding.rounded(folded, TORCH_DTYPES[dtype], partial(_refuse, name, dtype))
+        result = rounding.rounded(folded, dtype, partial(_refuse, name, dtype))
         tensors[name] = result.contiguous().cpu()
     return tensors
 

@@ -50,7 +50,7 @@ from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import PREDICTIONS_SUFFIX, Plan, has_predictions
 from gptailor.plan.registry import HEAL_SEED, HEAL_TOKENS
 from gptailor.prepare import Prepared
-from gptailor.program.run import device_of
+from gptailor.program.devices import device_of
 
 
 @final

@@ -20,8 +20,8 @@ from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.program.combine import combine_tensors
 from gptailor.program.compile import compile_plan
+from gptailor.program.in_memory import combine_tensors
 from gptailor.program.load import load_tensor
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import (

@@ -31,8 +31,8 @@ from gptailor.evaluate.live.language import language_model
 from gptailor.evaluate.live.template import ModelTemplate, NamedTensors, decoder_layers
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
+from gptailor.program.devices import device_of
 from gptailor.program.program import Combine
-from gptailor.program.run import device_of
 
 MERGED_SHARE = 0.25
 """The default largest share of the device's memory for cached merged layers."""

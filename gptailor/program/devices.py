@@ -1,0 +1,51 @@
+"""Devices and threads of torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+import torch
+
+from gptailor.plan.faults import TailorError
+
+CPU = torch.device("cpu")
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of that name. Raises TailorError if there is none."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TailorError(f"'{name}' is not a device") from error
+    if device.type == "cpu":
+        return CPU
+    if device.type != "cuda":
+        raise TailorError(f"'{name}': merges run on 'cpu' or on 'cuda'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        available = f"there are {count}" if count else "there is no CUDA device"
+        raise TailorError(f"'{name}' was asked for, and {available}")
+    return device
+
+
+_LOCK = Lock()
+_at_work: list[int] = []  # torch's threads before the first of those that are at work
+
+
+@contextmanager
+def use_one_thread() -> Iterator[None]:
+    """Have torch use the caller's thread alone, also for large tensors.
+
+    Its number of threads belongs to the process; it is as before once all that are within left.
+    """
+    with _LOCK:
+        _at_work.append(torch.get_num_threads())
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            before = _at_work[0]
+            _at_work.pop()
+            if not _at_work:
+                torch.set_num_threads(before)
