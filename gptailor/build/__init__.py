@@ -11,5 +11,6 @@ __all__ = [
     "lock_recording",
     "output",
     "state_dicts",
+    "update",
     "verify",
 ]

@@ -14,6 +14,7 @@ from gptailor.build.destination import Contents, Destination, ModelFolder
 from gptailor.build.lock import Lock, read_lock
 from gptailor.build.lock_recording import Recording, at_locked_commits
 from gptailor.build.output import fit_tensors, payloads
+from gptailor.build.update import Update
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checks.texts import refuse_absent_texts
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
@@ -33,7 +34,8 @@ class Written:
 
     The models in the lock are declared as in the plan's text. `bridges` are the fits of closed
     gaps, each named by the layer before it: `L19`. `healed` is the result of healing. `notes` are
-    harmless differences in a GGUF file.
+    harmless differences in a GGUF file. `update` is the difference to the folder that was there, if
+    gptailor had written it.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Written:
     bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict)
     healed: "HealedLayers | None" = None
     notes: tuple[str, ...] = ()
+    update: Update | None = None
 
 
 @final
@@ -77,15 +80,18 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     compute: ComputeOptions | None = None,
     on_event: OnEvent = ignore_events,
 ) -> Written:
-    """Write the model that a plan declares into a new folder, or GGUF file, all or nothing.
+    """Write the model that a plan declares into a folder or GGUF file, all or nothing.
+
+    The folder is new, or one that gptailor wrote before and nobody changed since: then tensors that
+    are made as before are copied from it. `force` replaces any model, and computes all.
 
     `models` gives other folders for the plan's names, and `dtype` another dtype than the plan's; a
-    prepared plan already has both, and the size of its files. `force` replaces an existing folder.
-    `locked` is a lock, or its file: differences from it are refused, and models of the Hub are
-    taken at its commits. `locking` makes a lock, which is in the folder and in the result.
-    `compute` has threads, device, memory and the size of files. Bridges are fitted and layers
-    healed before anything is written. `on_event` receives the bytes that are written, and the
-    progress of bridging and healing; see `gptailor.plan.events`.
+    prepared plan already has both, and the size of its files. `locked` is a lock, or its file:
+    differences from it are refused, and models of the Hub are taken at its commits. `locking` makes
+    a lock, which is in the folder and in the result. `compute` has threads, device, memory and the
+    size of files. Bridges are fitted and layers healed before anything is written. `on_event`
+    receives the bytes that are written, and the progress of bridging and healing; see
+    `gptailor.plan.events`.
 
     An output called `….gguf` is one file for llama.cpp. `quantize` is the type of its matrices,
     such as `q8_0`; by default they have the plan's dtype. A `dry_run` makes all checks that come
@@ -109,6 +115,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     destination = destination_of(prepared, Path(output), quantize)
     if not dry_run:
         destination.remove_leftovers()
+    update = None if force else destination.planned_update()
+    force = force or update is not None
     destination.refuse_unwritable(force=force)
     if (message := destination.lack_of_room) and not dry_run:
         raise CheckpointError("C305", message, destination.path)
@@ -122,6 +130,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         destination.weights_size,
         destination.files,
         notes=(*destination.notes, message) if message else tuple(destination.notes),
+        update=update,
     )
     if dry_run:
         return written
@@ -131,8 +140,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if lock is not None or locking:
         recording = Recording(prepared, lock, fitted=fitted, threads=compute.threads)
     with recording or nullcontext():
+        payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
         contents = Contents(
-            payload_of=payloads(prepared.compiled.program.outputs, compute.device, fitted),
+            payload_of=update.reusing(payload_of) if update else payload_of,
             recording=recording,
             check_unchanged=lambda: refuse_changed(prepared.stamps),
             progress=recording.watching(counted) if recording else counted,

@@ -9,6 +9,7 @@ from typing import ClassVar, final
 from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.lock_recording import Recording, refuse_early
 from gptailor.build.output import side_files
+from gptailor.build.update import Update, planned_update, record_written
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
@@ -80,6 +81,13 @@ class Destination(ABC):
             return ""
         return f"the output takes {self.size:,} bytes, but {free:,} are free"
 
+    def planned_update(self) -> Update | None:
+        """Return the difference to an output that gptailor wrote here before; None for none.
+
+        Raises TargetExists (C301) for one that somebody changed since then.
+        """
+        return None
+
     def remove_leftovers(self) -> None:
         """Remove the side folders of killed runs into this place."""
         remove_stale(located(self.path))
@@ -138,3 +146,8 @@ class ModelFolder(Destination):
             on_written=None if recording is None else recording.add_tensor,
             finish=last_files,
         )
+        record_written(self.prepared, self.path)
+
+    def planned_update(self) -> Update | None:
+        """Return the difference to the folder that gptailor wrote here before."""
+        return planned_update(self.prepared, self.path)

@@ -15,6 +15,7 @@ from gptailor.report.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
+    from gptailor.build.update import Update
 
 
 @final
@@ -37,8 +38,8 @@ class QuantisedType(click.ParamType[str]):
 @click.command("compile", short_help="Write the model that a plan declares.")
 @options.PLAN_ARGUMENT
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="The folder to write, or a file for llama.cpp if the name ends in .gguf. It "
-              "must not exist, unless --force is given.")  # fmt: skip
+              help="The folder to write, or a file for llama.cpp if the name ends in .gguf. A "
+              "folder that gptailor wrote is updated; anything else must not exist.")  # fmt: skip
 @options.MODEL
 @options.FAMILY
 @click.option(
@@ -50,8 +51,8 @@ class QuantisedType(click.ParamType[str]):
 @click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
               help="The maximum number of bytes of a weights file.")  # fmt: skip
 @click.option("--force", is_flag=True,
-              help="Replace the output if it is a model, after the new model is "
-              "complete.")  # fmt: skip
+              help="Replace any model at the output, after the new model is complete, and compute "
+              "all tensors.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the planned output, and write nothing.")
 @click.option(
     "--lock", is_flag=True, help="Write the plan's lock beside the plan and into the folder."
@@ -88,6 +89,9 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     The folder appears complete or not at all. It contains the weights, config.json, the tokenizer,
     a model card and the plan. PLAN may be - for standard input.
 
+    Compiled again into its folder, a changed plan copies the tensors that are made as before, and
+    prints the changed parts. A folder with files that somebody else changed is refused.
+
     An output called NAME.gguf is a file for llama.cpp. It includes the tokenizer and the chat
     template. Its metadata contains the plan. It needs the package gguf. docs/models.md lists the
     models that can be written as GGUF.
@@ -114,6 +118,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             compute=compute,
         )  # fmt: skip
         options.print_dry_run(prepared, planned)
+        _say_update(planned.update)
         _say_notes(planned.notes)
         return
     options.keep_memory()
@@ -131,6 +136,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens{share}")
     if written.healed is not None:
         options.say(healed_in_words(written.healed.end))
+    _say_update(written.update)
     _say_notes(written.notes)
     before = prepared.base_size.layers
     options.say(
@@ -140,6 +146,18 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
+
+
+def _say_update(update: "Update | None") -> None:
+    """Print the changes to the folder that was there, a line for each part."""
+    if update is None:
+        return
+    for change, part in update.changes:
+        options.say_drawn(f"  {change} {part}")
+    options.say(
+        f"computed: {bytes_in_words(update.computed)}; copied: {bytes_in_words(update.copied)}"
+        + ("" if update.changes else "; nothing changed")
+    )
 
 
 def _say_notes(notes: Iterable[str]) -> None:

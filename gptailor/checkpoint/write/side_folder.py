@@ -134,10 +134,14 @@ class SideFolder:
 
 @final
 class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
-    """An existing file or folder where the output is to go."""
+    """An existing file or folder where the output is to go.
 
-    def __init__(self, target: Path) -> None:
-        super().__init__("C301", "exists already", target, "`--force` replaces it")
+    `changed` names files in it that changed since gptailor wrote it.
+    """
+
+    def __init__(self, target: Path, changed: str = "") -> None:
+        since = f", and was changed since gptailor wrote it: {changed}" if changed else ""
+        super().__init__("C301", f"exists already{since}", target, "`--force` replaces it")
 
 
 def remove_stale(target: Path) -> tuple[Path, ...]:

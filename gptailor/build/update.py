@@ -1,0 +1,227 @@
+"""Compiling into a folder that gptailor wrote before: equal tensors are copied, not computed.
+
+After each compile the user's cache has a record of the folder: the instruction of each tensor and
+its place in a file, and stamps of all files. The next compile into the folder reads it. A stamp has
+a file's number, size and time, so nothing is read to find out what is equal.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+from pydantic import TypeAdapter, ValidationError
+
+from gptailor.checkpoint.files import CheckpointError, Stamp, cache_folder, stamps
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.kept import keep_json, kept_json
+from gptailor.checkpoint.write.output_file import Payload
+from gptailor.checkpoint.write.side_folder import TargetExists
+from gptailor.checkpoint.write.tensors import Shard
+from gptailor.lang.words import range_words
+from gptailor.plan.faults import listed
+from gptailor.prepare import Prepared
+from gptailor.program.program import Combine, Copy, Output, stored_tensors
+
+_FORMAT = 1
+_MOST_NAMED = 3
+"""Changed files that a message names."""
+
+Change = Literal["~", "+", "−"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WrittenTensor:
+    """A tensor of a written folder: the digest of its instruction, its part, its bytes' place.
+
+    `made` is None for a fitted tensor. `position` is the position in the plan of its layer; `part`
+    names the layer, or is the tensor's name outside of layers. `name` is the name within the part.
+    """
+
+    made: str | None
+    position: int | None
+    part: str
+    name: str
+    file: str
+    offset: int
+    size: int
+
+
+@final
+@dataclass(frozen=True)
+class WrittenFolder:
+    """The record of a folder: its tensors, and the stamp of each file by its path in the folder."""
+
+    tensors: tuple[WrittenTensor, ...]
+    files: Mapping[str, Stamp]
+
+
+_RECORD = TypeAdapter(WrittenFolder)
+
+
+@final
+@dataclass(frozen=True)
+class Update:
+    """The difference between a folder and the plan that will replace its content.
+
+    `changes` has the changed parts: `("~", "L3..L5")` is other than before, `+` is new, `−` is
+    gone. `reused` are the places in the folder of computed tensors that are copied from it.
+    `computed` and `copied` are the output's bytes that are computed, and that are copied.
+    """
+
+    changes: tuple[tuple[Change, str], ...]
+    reused: Mapping[str, ByteRange]
+    computed: int
+    copied: int
+
+    def reusing(
+        self, payload_of: Callable[[TensorSpec], Payload]
+    ) -> Callable[[TensorSpec], Payload]:
+        """Return the function to each tensor's bytes, with those of equal tensors in the folder."""
+        return lambda spec: self.reused.get(spec.name) or payload_of(spec)
+
+
+def planned_update(prepared: Prepared, folder: Path) -> Update | None:
+    """Return the difference between a plan and a folder that gptailor wrote; None without a record.
+
+    Raises TargetExists (C301) for a folder with files that changed since then.
+    """
+    written = _record_of(folder)
+    if written is None or not folder.is_dir():
+        return None
+    if changed := _changed_files(written.files, _files_of(folder)):
+        more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
+        raise TargetExists(folder, listed(changed[:_MOST_NAMED]) + more)
+    made = {tensor.made: tensor for tensor in written.tensors if tensor.file in written.files}
+    planned = _planned(prepared)
+    reused: dict[str, ByteRange] = {}
+    for output, tensor in zip(prepared.compiled.program.outputs, planned, strict=True):
+        old = made.get(tensor.made)
+        if isinstance(output.make, Combine) and old is not None:
+            reused[output.spec.name] = ByteRange(folder / old.file, old.offset, old.size)
+    computed = sum(
+        output.spec.size
+        for output in prepared.compiled.program.outputs
+        if not isinstance(output.make, Copy) and output.spec.name not in reused
+    )
+    copied = prepared.compiled.program.size - computed
+    return Update(tuple(_changes(written.tensors, planned)), reused, computed, copied)
+
+
+def record_written(prepared: Prepared, folder: Path) -> None:
+    """Record a folder that was just written; without a cache nothing is recorded."""
+    if (path := _record_path(folder)) is None:
+        return
+    record = WrittenFolder(tuple(_planned(prepared)), _files_of(folder))
+    with suppress(CheckpointError, OSError):  # the next compile computes everything
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keep_json(path, _RECORD.dump_python(record, mode="json"))
+
+
+# ------------------------------------------------------------------------------------- the record
+
+
+def _record_path(folder: Path) -> Path | None:
+    if (home := cache_folder()) is None:
+        return None
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    return home / "outputs" / f"{name}.json"
+
+
+def _record_of(folder: Path) -> WrittenFolder | None:
+    path = _record_path(folder)
+    if path is None or not path.exists():
+        return None
+    with suppress(ValidationError):
+        return _RECORD.validate_python(kept_json(path))
+    return None
+
+
+def _files_of(folder: Path) -> dict[str, Stamp]:
+    """Return the stamps of all files in a folder by their paths in it."""
+    found = stamps(path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix(): stamp for path, stamp in found.items()}
+
+
+def _changed_files(before: Mapping[str, Stamp], now: Mapping[str, Stamp]) -> list[str]:
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _planned(prepared: Prepared) -> list[WrittenTensor]:
+    """Return the tensors that the plan writes, in the program's order."""
+    places = dict(_places(prepared.shards))
+    found = []
+    for output in prepared.compiled.program.outputs:
+        position, part = None, output.spec.name
+        if (number := output.place.layer) is not None:
+            slot = prepared.resolved.kept[number]
+            position = slot.position if slot.run == 0 else None
+            part = f"layer {number}" if slot.position is None else f"L{slot.position}"
+            part += f" in run {slot.run + 1}" if slot.run else ""
+        made = _instruction_digest(output, prepared.stamps)
+        name = output.place.name or output.spec.name
+        place = places[output.spec.name]
+        found.append(WrittenTensor(made, position, part, name, *place, output.spec.size))
+    return found
+
+
+def _places(shards: Iterable[Shard]) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Yield the file and offset of each tensor."""
+    for shard in shards:
+        offset = len(shard.header)
+        for spec in shard.specs:
+            yield spec.name, (shard.name, offset)
+            offset += shard.taken(spec)
+
+
+def _instruction_digest(output: Output, stamped: Mapping[Path, Stamp]) -> str | None:
+    """Return a digest of all that decides a tensor's bytes; None for a fitted tensor.
+
+    The files that it reads count by their stamps.
+    """
+    make = output.make
+    if not isinstance(make, Copy | Combine):
+        return None
+    what = repr(make.source if isinstance(make, Copy) else make)
+    files = sorted({tensor.file for tensor in stored_tensors([output])})
+    stamped_files = [(str(file), stamped.get(file)) for file in files]
+    content = repr((_FORMAT, output.spec.dtype, output.spec.shape, what, stamped_files))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# --------------------------------------------------------------------------------- the difference
+
+
+def _changes(
+    before: Iterable[WrittenTensor], after: Iterable[WrittenTensor]
+) -> Iterator[tuple[Change, str]]:
+    """Yield the parts that differ: layers by ranges of positions, then all else by name."""
+    old, new = _contents(before), _contents(after)
+    found: dict[Change, list[_Part]] = {"~": [], "+": [], "−": []}
+    for part, content in new.items():
+        if part not in old:
+            found["+"].append(part)
+        elif old[part] != content or None in content.values():  # a fit may differ each time
+            found["~"].append(part)
+    found["−"] = [part for part in old if part not in new]
+    for change, parts in found.items():
+        if positions := sorted(p for p, _ in parts if p is not None):
+            yield change, range_words(positions)
+    for change, parts in found.items():
+        yield from ((change, name) for position, name in parts if position is None)
+
+
+_Part = tuple[int | None, str]
+"""The position and the name of a layer, or None and the name of a tensor outside of layers."""
+
+
+def _contents(tensors: Iterable[WrittenTensor]) -> dict[_Part, dict[str, str | None]]:
+    """Return the instructions' digests of each part by the tensors' names in it."""
+    found: dict[_Part, dict[str, str | None]] = {}
+    for tensor in tensors:
+        found.setdefault((tensor.position, tensor.part), {})[tensor.name] = tensor.made
+    return found

@@ -1,0 +1,171 @@
+"""A compile into a folder that gptailor wrote: equal tensors are copied, all bytes are the same."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.build.update import Update
+from gptailor.checkpoint.write.side_folder import TargetExists
+
+HEAD = 'tailor 1\nmodel base = "{family}/base"\nmodel math = "{family}/math"\n'
+MERGED = "L0..L3 from base, math by slerp(0.3)\n"
+
+
+@pytest.fixture
+def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the models and a cache of its own."""
+    shutil.copytree(family / "base", tmp_path / "base")
+    shutil.copytree(family / "math", tmp_path / "math")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def compiled(here: Path, statements: str, **options: object) -> Update | None:
+    """The update of a compile into `out`."""
+    plan = gptailor.loads(HEAD.format(family=here) + statements)
+    return gptailor.compile(plan, here / "out", **options).update  # type: ignore[arg-type]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def fresh(here: Path, statements: str) -> dict[str, bytes]:
+    """The files of a compile that copies nothing from the folder, under the same name."""
+    compiled(here, statements, force=True)
+    return content(here / "out")
+
+
+def test_the_first_compile_updates_nothing(here: Path) -> None:
+    assert compiled(here, MERGED) is None
+
+
+def test_only_changed_tensors_are_computed(here: Path) -> None:
+    compiled(here, MERGED)
+    changed = "L0..L1 from base, math by slerp(0.3)\nL2..L3 from base, math by slerp(0.6)\n"
+    update = compiled(here, changed)
+    assert update is not None
+    assert update.changes == (("~", "L2..L3"),)
+    assert {name.split(".")[2] for name in update.reused} == {"0", "1"}
+    out = content(here / "out")
+    assert update.computed == sum(place.size for place in update.reused.values())
+    assert out == fresh(here, changed)
+
+
+def test_a_dropped_layer_moves_the_others_without_computing(here: Path) -> None:
+    compiled(here, MERGED)
+    cut = "L0 from base, math by slerp(0.3)\ndrop L1\nL2..L3 from base, math by slerp(0.3)\n"
+    update = compiled(here, cut)
+    assert update is not None
+    assert (update.changes, update.computed) == ((("−", "L1"),), 0)
+    assert content(here / "out") == fresh(here, cut)
+
+
+def test_nothing_changed(here: Path) -> None:
+    compiled(here, MERGED)
+    before = content(here / "out")
+    update = compiled(here, MERGED)
+    assert update is not None
+    assert (update.changes, update.computed) == ((), 0)
+    assert content(here / "out") == before
+
+
+def test_a_changed_source_is_computed_anew(here: Path) -> None:
+    compiled(here, MERGED)
+    shutil.copyfile(here / "base" / "model.safetensors", here / "math" / "model.safetensors")
+    update = compiled(here, MERGED)
+    assert update is not None
+    assert update.changes == (("~", "L0..L3"),)
+    assert not update.reused
+    assert content(here / "out") == fresh(here, MERGED)
+
+
+def test_another_dtype_is_computed_anew(here: Path) -> None:
+    compiled(here, MERGED)
+    update = compiled(here, MERGED, dtype="float16")
+    assert update is not None
+    assert not update.reused
+
+
+@pytest.mark.parametrize("how", ["edited", "added", "removed", "touched"])
+def test_a_folder_that_somebody_changed_is_refused(here: Path, how: str) -> None:
+    compiled(here, MERGED)
+    card, extra = here / "out" / "README.md", here / "out" / "mine.txt"
+    if how == "added":
+        extra.write_text("dear")
+    elif how == "removed":
+        card.unlink()
+    elif how == "touched":
+        os.utime(card)
+    else:
+        card.write_text("mine")
+    before = content(here / "out")
+    with pytest.raises(TargetExists) as caught:
+        compiled(here, "L0 from math\n")
+    name = "mine.txt" if how == "added" else "README.md"
+    assert f"changed since gptailor wrote it: {name}" in str(caught.value)
+    assert "--force" in str(caught.value)
+    assert content(here / "out") == before
+    compiled(here, "L0 from math\n", force=True)
+
+
+def test_many_changed_files_are_counted(here: Path) -> None:
+    compiled(here, MERGED)
+    for number in range(5):
+        (here / "out" / f"{number}.txt").touch()
+    with pytest.raises(TargetExists, match=r"0\.txt, 1\.txt and 2\.txt and 2 more"):
+        compiled(here, MERGED)
+
+
+def test_a_dry_run_shows_the_change_and_writes_nothing(here: Path) -> None:
+    compiled(here, MERGED)
+    before = content(here / "out")
+    update = compiled(here, "L0 from base, math by slerp(0.3)\n", dry_run=True)
+    assert update is not None
+    assert update.changes == (("~", "L1..L3"),)
+    assert content(here / "out") == before
+
+
+@pytest.mark.parametrize("damage", ["removed", "torn", "foreign"])
+def test_without_its_record_a_folder_stays(here: Path, damage: str) -> None:
+    compiled(here, MERGED)
+    (record,) = (here / "cache" / "gptailor" / "outputs").iterdir()
+    if damage == "removed":
+        record.unlink()
+    else:
+        record.write_text("{" if damage == "torn" else '{"value": {}, "sha256": ""}')
+    with pytest.raises(TargetExists, match=r"exists already\n"):
+        compiled(here, MERGED)
+
+
+def test_another_folder_in_its_place_is_not_an_update(here: Path) -> None:
+    compiled(here, MERGED)
+    shutil.move(here / "out", here / "elsewhere")
+    assert compiled(here, MERGED) is None
+
+
+def test_an_update_makes_the_lock_of_a_fresh_compile(here: Path) -> None:
+    compiled(here, MERGED, locking=True)
+    changed = "L0..L2 from base, math by slerp(0.3)\n"
+    compiled(here, changed, locking=True)
+    updated = content(here / "out")
+    compiled(here, changed, locking=True, force=True)
+    assert content(here / "out") == updated
+
+
+def test_a_full_disk_leaves_the_old_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled(here, MERGED)
+    before = content(here / "out")
+    from gptailor.checkpoint.write.output_file import OutputFile
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OutputFile, "copy", full)
+    with pytest.raises((gptailor.TailorError, OSError)):
+        compiled(here, "L0 from math\n")
+    monkeypatch.undo()
+    assert content(here / "out") == before
