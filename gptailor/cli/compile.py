@@ -41,6 +41,7 @@ class QuantisedType(click.ParamType[str]):
               help="The folder to write, or a file for llama.cpp if the name ends in .gguf. A "
               "folder that gptailor wrote is updated; anything else must not exist.")  # fmt: skip
 @options.MODEL
+@options.SET
 @options.FAMILY
 @click.option(
     "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
@@ -74,6 +75,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     output: Path,
     *,
     models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
     families: tuple[Path, ...],
     dtype: str | None,
     force: bool,
@@ -106,7 +108,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     from gptailor.build.lock_recording import at_locked_commits
     from gptailor.prepare import prepare, ready
 
-    declared = options.read_plan(plan, families)
+    declared = options.read_plan(plan, families, lets)
     declared = at_locked_commits(declared, held_to) if held_to else declared
     make = prepare if dry_run else ready
     compute = ComputeOptions(**means)
@@ -204,6 +206,7 @@ def lock_flags(
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
               help="The file to write, or - to print the lock. Default: PLAN.lock.")  # fmt: skip
 @options.MODEL
+@options.SET
 @options.FAMILY
 @click.option(
     "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
@@ -212,6 +215,7 @@ def lock_command(
     plan: str,
     output: Path | None,
     models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
     families: tuple[Path, ...],
     dtype: str | None,
 ) -> None:
@@ -226,7 +230,7 @@ def lock_command(
     from gptailor.prepare import ready
 
     path = lock_file(plan, output)
-    prepared = ready(options.read_plan(plan, families), models=dict(models), dtype=dtype)
+    prepared = ready(options.read_plan(plan, families, lets), models=dict(models), dtype=dtype)
     options.report(prepared.warnings)
     with options.bytes_bar(work(prepared), "locking") as advance:
         new_lock = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))

@@ -4,7 +4,7 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -19,11 +19,13 @@ from gptailor.cli.options import (
     FAMILY,
     MEMORY,
     MODEL,
+    SET,
+    Lets,
     output_encoding,
-    read_plan,
     report,
     say,
     say_drawn,
+    swept,
     width,
 )
 from gptailor.plan.events import StepJudged
@@ -51,6 +53,7 @@ Example, with a plan and its compiled folder:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="The seed that draws the samples.")  # fmt: skip
 @MODEL
+@SET
 @FAMILY
 @DEVICE
 @DTYPE
@@ -66,6 +69,9 @@ Example, with a plan and its compiled folder:
 @click.option(
     "--each", is_flag=True, help="With --format json: also print the terms of each sample."
 )
+@click.option(
+    "--many-plans", is_flag=True, help="Evaluate more than 100 plans of --set with several values."
+)
 @click.option("--no-speed", is_flag=True, help="Don't measure the speed in tokens a second.")
 def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     targets: tuple[str, ...],
@@ -73,6 +79,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     samples: int | None,
     seed: int,
     models: tuple[tuple[str, Path], ...],
+    lets: Lets,
     families: tuple[Path, ...],
     device: str,
     dtype: str | None,
@@ -81,11 +88,14 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     uncut: bool,
     form: str,
     each: bool,
+    many_plans: bool,
     no_speed: bool,
 ) -> None:
     """Evaluate each TARGET: a plan, a compiled folder, or any model's folder or Hub id.
 
     Plans are stitched in memory, and bridged and healed as they declare. Nothing is written.
+
+    --set mix=0.3,0.5,0.7 evaluates each plan with each value of its 'let mix', and draws a chart.
 
     The command prints each objective's score with its standard error. It prints the difference from
     the base's score, measured sample by sample. It prints sizes and speeds beside the base's sizes
@@ -101,9 +111,9 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     if each and form != "json":
         raise click.UsageError("--each is of --format json")
-    if against is not None and against not in targets:
-        targets = (*targets, against)
-    plans = [read_plan(name) if name == "-" else name for name in targets]
+    plans = swept(targets, lets, many=many_plans)
+    if against is not None and against not in map(targeting.target_name, plans):
+        plans.append(against)
     subjects = targeting.find_targets(plans, dict(models), families)
     report(targeting.warnings(subjects))
     subjects = targeting.with_uncut(subjects, dict(models)) if uncut else subjects
@@ -129,6 +139,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         say(judgement.to_csv(), newline=False)
     else:
         _print(judgement)
+        _print_sweep(judgement, dict(lets))
     sys.exit(3 if judgement.failed else 0)
 
 
@@ -204,6 +215,29 @@ def _print(judgement: "Judgement") -> None:
         say_drawn(line)
 
 
+def _print_sweep(judgement: "Judgement", lets: Mapping[str, Sequence[str]]) -> None:
+    """Print a chart of each objective over the values of the one name that has several."""
+    from gptailor.report.evaluation import chart_lines
+
+    varied = {name: values for name, values in lets.items() if len(values) > 1}
+    if len(varied) != 1:
+        return
+    ((name, values),) = varied.items()
+    charts: dict[tuple[str, str], list[Result]] = {}
+    for result in judgement.results:
+        plan, with_, _ = result.target.rpartition(" with ")
+        if with_:
+            charts.setdefault((result.objective, plan), []).append(result)
+    for (objective, plan), results in charts.items():
+        scores = [getattr(result.outcome, "value", None) for result in results]
+        points = list(zip(values, scores, strict=True))
+        minimize = results[0].direction == "minimize"
+        say("")
+        title = f"{objective} of {plan} over '{name}'"
+        for line in chart_lines(title, points, width(), minimize=minimize):
+            say_drawn(line)
+
+
 _ACCURACIES = ("multiple_choice", "generate", "lm_eval")
 """Objectives that are also shown as a share of the base's score."""
 
@@ -273,6 +307,7 @@ Example, with the base and a plan:
     help="Put the prompt into each model's chat template, as a user's message.",
 )
 @MODEL
+@SET
 @FAMILY
 @DEVICE
 @DTYPE
@@ -285,6 +320,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     tokens: int,
     chat: bool,
     models: tuple[tuple[str, Path], ...],
+    lets: Lets,
     families: tuple[Path, ...],
     device: str,
     dtype: str | None,
@@ -298,7 +334,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     from gptailor.evaluate import targets as targeting
 
-    plans = [read_plan(name) if name == "-" else name for name in targets]
+    plans = swept(targets, lets)
     subjects = targeting.find_targets(plans, dict(models), families)
     report(targeting.warnings(subjects))
     import torch  # takes seconds; faults of texts are reported before

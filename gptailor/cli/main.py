@@ -20,6 +20,7 @@ _COMMANDS = {
     "completion": ("completion", "Print or install a shell's completion script."),
     "diff": ("plans", "Show the differences between two plans."),
     "eval": ("eval", "Evaluate plans and models."),
+    "explain": ("plans", "Explain a code of a message, such as P601."),
     "export": ("plans", "Convert a plan to another tool's format."),
     "extract-lora": ("extract", "Make a LoRA adapter from the difference of two models."),
     "family": ("family", "Learn a new architecture from transformers, and prove it."),

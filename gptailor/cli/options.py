@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -35,6 +36,38 @@ class Rebinding(click.ParamType[tuple[str, Path]]):
         if not (equal and name and path):
             self.fail(f"'{value}' is not NAME=PATH", param, ctx)
         return name, expanded(path)
+
+
+@final
+class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
+    """The name of a `let`, and one or several values, separated by commas: `mix=0.3,0.5`."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return the name and the values. Raise a usage error unless both are given."""
+        name, equal, text = str(value).partition("=")
+        values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", text))
+        if not (equal and name.strip() and all(values)):
+            self.fail(f"'{value}' is not NAME=VALUE", param, ctx)
+        return name.strip(), values
+
+
+Lets = tuple[tuple[str, tuple[str, ...]], ...]
+"""The values of `--set` by the names of `let`s."""
+
+
+def one_value_each(lets: Lets) -> dict[str, str]:
+    """Return the value of each name. Raise a usage error for several values."""
+    for name, values in lets:
+        if len(values) > 1:
+            message = f"--set {name}={','.join(values)} has {len(values)} values; give one"
+            raise click.UsageError(message + ", or compare several with 'gptailor eval'")
+    if len(numbers := {name: values[0] for name, values in lets}) < len(lets):
+        raise click.UsageError("--set names one 'let' twice")
+    return numbers
 
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
@@ -70,6 +103,13 @@ MODEL = click.option(
     type=Rebinding(),
     multiple=True,
     help="Use another folder for a model of the plan. May be given several times.",
+)
+SET = click.option(
+    "lets",
+    "--set",
+    type=NumberSetting(),
+    multiple=True,
+    help="Replace the value of a 'let' of the plan. May be given several times.",
 )
 FAMILY = click.option(
     "families",
@@ -131,15 +171,16 @@ def plan_text(name: str) -> str:
     raise PlanError(read_bytes(raw, shown_name(name), Path())[1])
 
 
-def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
+def parsed(name: str, lets: Lets = ()) -> "tuple[Plan | None, list[Fault]]":
     """Return the plan of a file, if it can be read, and its faults without its models."""
+    numbers = one_value_each(lets)
     collects = gc.isenabled()
     gc.disable()  # imports and plans stay alive; a search for garbage in them takes a sixth longer
     try:
         from gptailor.lang.parse import read_bytes
 
         folder = Path() if name == "-" else Path(name).parent
-        return read_bytes(bytes_of(name), shown_name(name), folder)
+        return read_bytes(bytes_of(name), shown_name(name), folder, numbers)
     finally:
         if not gc.get_freeze_count():
             gc.freeze()
@@ -147,15 +188,15 @@ def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
             gc.enable()
 
 
-def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
+def read_plan(name: str, families: tuple[Path, ...] = (), lets: Lets = ()) -> "Plan":
     """Return the plan of a file, with the given family files. Raise PlanError for faults."""
-    plan, faults = parsed(name)
+    plan, faults = parsed(name, lets)
     if plan is None or errors(faults):
         raise PlanError(faults)
     return plan.with_families(families) if families else plan
 
 
-def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
+def read_plan_or_folder(name: str, families: tuple[Path, ...] = (), lets: Lets = ()) -> "Plan":
     """Return the plan of a file, or of a model's folder or GGUF file.
 
     A compiled model has the plan that it was compiled from. The plan of any other model leaves the
@@ -163,12 +204,43 @@ def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
     """
     path = Path(name)
     if name == "-" or not (path.is_dir() or path.suffix == ".gguf"):
-        return read_plan(name, families)
+        return read_plan(name, families, lets)
+    if lets:
+        raise click.UsageError(f"--set is for a plan's file, and {name} is a model")
     from gptailor.evaluate.targets import read_target
 
     _, plan, origin = read_target(name)
     plan = plan if origin is None else origin
     return plan.with_families(families) if families else plan
+
+
+MOST_SWEPT = 100
+"""Plans that a sweep makes without being told to."""
+
+
+def swept(targets: Iterable[str], lets: Lets, *, many: bool = False) -> "list[str | Plan]":
+    """Return the targets, each plan's file as a plan for each combination of values.
+
+    Folders and models stay as they are. Raise a usage error for more than `MOST_SWEPT` plans,
+    unless `many`, and if no target is a plan's file.
+    """
+    points = [
+        tuple((name, (value,)) for name, value in zip(dict(lets), values, strict=True))
+        for values in product(*dict(lets).values())
+    ]
+    files = [name for name in targets if name == "-" or Path(name).is_file()]
+    plans = [name for name in files if Path(name).suffix != ".gguf"]
+    if lets and not plans:
+        raise click.UsageError("--set is for a plan's file, and no target is one")
+    if (count := len(plans) * len(points)) > MOST_SWEPT and not many:
+        raise click.UsageError(f"--set makes {count} plans; --many-plans evaluates them all")
+    found: list[str | Plan] = []
+    for name in targets:
+        if name == "-" or (lets and name in plans):
+            found += [read_plan(name, lets=point) for point in points]
+        else:
+            found.append(name)
+    return found
 
 
 def seen_from_here(plan: "Plan") -> "Plan":
@@ -185,14 +257,19 @@ def seen_from_here(plan: "Plan") -> "Plan":
 
 
 def faults_of(
-    name: str, models: dict[str, Path], families: tuple[Path, ...] = (), *, alone: bool
+    name: str,
+    models: dict[str, Path],
+    families: tuple[Path, ...] = (),
+    lets: Lets = (),
+    *,
+    alone: bool,
 ) -> "tuple[Plan | None, list[Fault]]":
     """Return a file's plan, if it can be read, and its faults.
 
     Unless `alone` is true, a plan without faults is also checked against its models. Raises the
     errors of reading the file.
     """
-    plan, faults = parsed(name)
+    plan, faults = parsed(name, lets)
     if plan is None or alone:
         return plan, faults
     plan = plan.with_families(families) if families else plan

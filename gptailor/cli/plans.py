@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command("check", short_help="Check plans by themselves and against their models.")
 @options.PLANS
 @options.MODEL
+@options.SET
 @options.FAMILY
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
 @click.option(
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 def check_command(
     plans: tuple[str, ...],
     models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
     families: tuple[Path, ...],
     alone: bool,
     form: str,
@@ -46,7 +48,7 @@ def check_command(
     """
     faults: list[Fault] = []
     for name in plans:
-        plan, plan_faults = options.faults_of(name, dict(models), families, alone=alone)
+        plan, plan_faults = options.faults_of(name, dict(models), families, lets, alone=alone)
         faults += plan_faults
         if form == "text":
             options.report(plan_faults)
@@ -120,6 +122,7 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
 @click.command("show", short_help="Show a plan's layers as a map.")
 @options.PLAN_ARGUMENT
 @options.MODEL
+@options.SET
 @options.FAMILY
 @click.option(
     "--program", is_flag=True, help="Print the operations that make each tensor of the output."
@@ -130,6 +133,7 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
 def show_command(
     plan: str,
     models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
     families: tuple[Path, ...],
     program: bool,
     layers: bool,
@@ -144,7 +148,7 @@ def show_command(
     from gptailor.plan.resolved import Resolved
     from gptailor.report.plan_map import plan_map
 
-    declared = options.read_plan_or_folder(plan, families)
+    declared = options.read_plan_or_folder(plan, families, lets)
     if program:
         from gptailor.prepare import prepare
         from gptailor.program.program import program_lines
@@ -242,9 +246,10 @@ def schema_command() -> None:
 
 @click.command("json", short_help="Print a plan as JSON.")
 @options.PLAN_ARGUMENT
-def json_command(plan: str) -> None:
+@options.SET
+def json_command(plan: str, lets: options.Lets) -> None:
     """Print PLAN as JSON. All commands can read this JSON too."""
-    options.say(options.read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
+    options.say(options.read_plan(plan, (), lets).model_dump_json(indent=2, exclude_defaults=True))
 
 
 @click.command("lsp", short_help="Serve faults, completion and names to an editor.")
@@ -337,9 +342,27 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     options.write_plan(plan, output)
 
 
+@click.command("explain", short_help="Explain a code of a message, such as P601.")
+@click.argument("code")
+def explain_command(code: str) -> None:
+    """Explain the CODE of a message, such as P601: its meaning, an example and the remedy.
+
+    docs/faults.md has all codes.
+    """
+    from gptailor.plan.fault_pages import fault_pages
+
+    pages = fault_pages()
+    if (page := pages.get(code.upper())) is None:
+        near = [known for known in pages if known[:2] == code.upper()[:2]]
+        known = f"codes of this group are {', '.join(near)}" if near else "a code is such as P601"
+        raise click.UsageError(f"there is no code '{code}'; {known}")
+    options.say(f"{code.upper()}: {page.title}" + (f"\n\n{page.plain}" if page.text else ""))
+
+
 @click.command("export", short_help="Convert a plan to another tool's format.")
 @options.PLAN_ARGUMENT
 @options.MODEL
+@options.SET
 @options.FAMILY
 @click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
               show_default=True, help="The format to write.")  # fmt: skip
@@ -347,6 +370,7 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 def export_command(
     plan: str,
     models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
     families: tuple[Path, ...],
     tool: str,
     layers: int | None,
@@ -355,7 +379,7 @@ def export_command(
     from gptailor.convert.mergekit.exporter import to_mergekit
 
     del tool  # there is one
-    declared = options.read_plan(plan, families)
+    declared = options.read_plan(plan, families, lets)
     if layers is None:
         count, known = options.known_layer_count(declared, dict(models))
         layers = count if known else None

@@ -81,6 +81,7 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
               help="Also search on N other draws of the samples, and report the agreement of the "
                    "results. Each draw costs as much again.")  # fmt: skip
 @options.MODEL
+@options.SET
 @options.FAMILY
 @options.DEVICE
 @options.DTYPE
@@ -102,6 +103,7 @@ def search_command(
     plan: str,
     run: str,
     models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
     families: tuple[Path, ...],
     no_live: bool,
     **values: Any,
@@ -133,7 +135,7 @@ def search_command(
 
     flags = Flags(**{name: values[name] for name in Flags.__dataclass_fields__})
     where = Resources(**{name: values[name] for name in Resources.__dataclass_fields__})
-    declared = read_plan(plan, families)
+    declared = read_plan(plan, families, lets)
     chosen = settings(declared, flags)  # what is wrong is said before seconds of imports
     if wants_size_too(declared, flags, chosen):
         say("plans are of several sizes, so that parameters() is an objective too", err=True)

@@ -167,7 +167,7 @@ def read_target(target: str | Path | Plan) -> _Read:
     A model that no plan compiled has its own plan instead.
     """
     if isinstance(target, Plan):
-        return (target.origin.source.name if target.origin else "<plan>"), target, None
+        return target_name(target), target, None
     name, path = str(target), expanded(target)
     if path.is_dir() or (path.is_file() and is_gguf(path)):
         plan = _model_plan(str(path.absolute()))
@@ -179,6 +179,13 @@ def read_target(target: str | Path | Plan) -> _Read:
         plan = _model_plan(name)
         return name, plan, plan
     return name, load(path), None
+
+
+def target_name(target: str | Plan) -> str:
+    """Return a target's name in tables: a plan's is that of its text."""
+    if isinstance(target, str):
+        return target
+    return target.origin.source.name if target.origin else "<plan>"
 
 
 def _model_plan(source: str) -> Plan:

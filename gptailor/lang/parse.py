@@ -8,7 +8,8 @@ import functools
 import hashlib
 import json
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -248,10 +249,46 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
     return plan, locate(check_alone(plan), plan.origin)
 
 
-def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[Fault]]:
+Numbers = Mapping[str, object]
+"""Values for a plan's `let`s by their names: numbers, or texts such as `0.0..1.0`."""
+
+
+def with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]]:
+    """Return the text with other values in its `let` statements, and faults.
+
+    The text's name says what was replaced: `cut.tailor with mix=0.7`.
+    """
+    file, _ = parse(source)
+    lets = {s.body.name.text: s.body for s in file.statements if isinstance(s.body, tree.LetNode)}
+    faults = []
+    for name, value in numbers.items():
+        if name not in lets:
+            named = listed(f"'{each}'" for each in lets)
+            help_ = f"it names {named}" if lets else "write 'let', as in: let mix = 0.5"
+            faults.append(Fault("P114", f"no number is named '{name}'", source=source, help=help_))
+        elif not _ONE_VALUE.fullmatch(str(value)):
+            message = f"expected a number, an interval or 'one of (…)' for '{name}', got '{value}'"
+            faults.append(Fault("P303", message, source=source))
+    if faults:
+        return source, faults
+    text = source.text
+    for name in sorted(numbers, key=lambda name: lets[name].span.start, reverse=True):
+        span = lets[name].value.span
+        text = text[: span.start] + str(numbers[name]) + text[span.end :]
+    settings = ", ".join(f"{name}={value}" for name, value in numbers.items())
+    return Source(f"{source.name} with {settings}", text), []
+
+
+_ONE_VALUE = re.compile(r"[\w.+()\-, ]+")
+
+
+def read_bytes(
+    raw: bytes, name: str, folder: Path, numbers: Numbers | None = None
+) -> tuple[Plan | None, list[Fault]]:
     """Return the plan of a file's bytes: Tailor, or JSON if it starts with a brace.
 
-    The bytes are UTF-8, with or without a byte-order mark, and at most `MOST_BYTES`.
+    The bytes are UTF-8, with or without a byte-order mark, and at most `MOST_BYTES`. `numbers`
+    replace values of `let` statements.
     """
     if len(raw) > MOST_BYTES:
         message = f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more"
@@ -264,35 +301,46 @@ def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[F
         message = f"byte {error.start} (line {line}) is not UTF-8"
         return None, [Fault("S106", message, source=Source(name, ""), help="save it as UTF-8")]
     if source.text.lstrip()[:1] == "{":
+        if numbers:
+            message = "a plan in JSON has no 'let' statements whose values can be replaced"
+            return None, [Fault("P114", message, source=source, help="change its 'numbers'")]
         return read_json(source, folder)
+    if numbers:
+        source, faults = with_numbers(source, numbers)
+        if faults:
+            return None, faults
     return read_text(source, folder)
 
 
-def load(path: str | Path) -> Plan:
+def load(path: str | Path, *, let: Numbers | None = None) -> Plan:
     """Return the plan of a file, in Tailor or in JSON; its models are not read, see `check`.
 
-    Relative folders and texts that the plan names start at the file's folder.
+    Relative folders and texts that the plan names start at the file's folder. `let` has values for
+    the plan's `let`s, in place of those in the text: `let={"mix": 0.7}`.
 
     Raises PlanError, with all faults, if the plan has any by itself, and OSError as `open` does.
     """
     path = Path(path)
     with path.open("rb") as file:
-        return _sound(file.read(MOST_BYTES + 1), str(path), path.parent)
+        return _sound(file.read(MOST_BYTES + 1), str(path), path.parent, let)
 
 
-def loads(text: str, name: str = "<text>", folder: str | Path = ".") -> Plan:
+def loads(
+    text: str, name: str = "<text>", folder: str | Path = ".", *, let: Numbers | None = None
+) -> Plan:
     """Return the plan of a text, in Tailor or in JSON; its models are not read, see `check`.
 
     Faults call the text `name`; relative folders and texts that the plan names start at `folder`.
+    `let` is that of `load`.
 
     Raises PlanError, with all faults, if the plan has any by itself.
     """
     # Half of a surrogate pair has no UTF-8; its bytes are then refused like a file's.
-    return _sound(text.encode("utf-8", "surrogatepass"), name, Path(folder))
+    return _sound(text.encode("utf-8", "surrogatepass"), name, Path(folder), let)
 
 
-def _sound(raw: bytes, name: str, folder: Path) -> Plan:
-    plan, faults = read_bytes(raw, name, folder)
+def _sound(raw: bytes, name: str, folder: Path, let: Numbers | None) -> Plan:
+    plan, faults = read_bytes(raw, name, folder, let)
     if plan is None or errors(faults):
         raise PlanError(faults)
     return plan

@@ -1,12 +1,8 @@
 """The text on the word under the cursor: recipes, models, methods, numbers, sizes."""
 
-import functools
-import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
 
 from lsprotocol import types
 from pygls.uris import from_fs_path
@@ -16,6 +12,7 @@ from gptailor.lang import words as tailor
 from gptailor.lsp.names import NameKind, Occurrence
 from gptailor.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
 from gptailor.plan import plan as p
+from gptailor.plan.fault_pages import FAULTS_FILE, fault_pages
 from gptailor.plan.faults import Fault, Span
 from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.layers import Slot
@@ -318,36 +315,6 @@ _DESCRIPTIONS: dict[NameKind, Callable[[EditedText, Occurrence, SeenModels], str
     "part": _part,
 }
 """The functions that describe a word, by its kind."""
-
-
-@final
-@dataclass(frozen=True)
-class FaultPage:
-    """The section of docs/faults.md on a code: its line in the file, its title and its words."""
-
-    line: int
-    title: str
-    words: str
-
-
-FAULTS_FILE = Path(__file__).with_name("faults.md")
-"""The page of all codes, which the package holds."""
-
-
-@functools.cache
-def fault_pages() -> dict[str, FaultPage]:
-    """Return the page of each code."""
-    try:
-        page = FAULTS_FILE.read_text("utf-8")
-    except OSError:
-        return {}
-    pages: dict[str, FaultPage] = {}
-    for section in re.finditer(r"^### ([SPMC]\d{3}) (.+)\n((?:(?!##).*\n?)*)", page, re.MULTILINE):
-        words = re.sub(r"```.*?```", "", section[3], flags=re.DOTALL).strip()
-        plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", words)
-        line = page.count("\n", 0, section.start()) + 1
-        pages[section[1]] = FaultPage(line, section[2], plain)
-    return pages
 
 
 def diagnostic(text: EditedText, fault: Fault) -> types.Diagnostic:

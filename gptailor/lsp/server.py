@@ -25,7 +25,7 @@ from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.lsp.complete import completions, signature_help
 from gptailor.lsp.edits import Edit, RenameError, canonical_edits, nameable, remedies, renamed
-from gptailor.lsp.hover import diagnostic, fault_pages, hovered
+from gptailor.lsp.hover import diagnostic, hovered
 from gptailor.lsp.names import Occurrence
 from gptailor.lsp.text import (
     LEGEND,
@@ -38,6 +38,7 @@ from gptailor.lsp.text import (
     symbols,
 )
 from gptailor.plan.bounds import MOST_BYTES
+from gptailor.plan.fault_pages import fault_pages
 from gptailor.plan.faults import Fault
 
 _READ_AFTER = 0.1

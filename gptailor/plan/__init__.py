@@ -3,6 +3,7 @@
 __all__ = [
     "bounds",
     "events",
+    "fault_pages",
     "faults",
     "layer_parts",
     "layers",

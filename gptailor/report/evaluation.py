@@ -47,6 +47,34 @@ TableRows: TypeAlias = Sequence[tuple[str, Sequence[Mark]]]
 """The targets' names, each with a mark for each objective."""
 
 
+_BAR = 40
+"""The most columns of a chart's bar."""
+
+
+def chart_lines(
+    title: str, points: Sequence[tuple[str, float | None]], width: int, *, minimize: bool
+) -> Iterator[str]:
+    """Yield a chart of scores by a setting's value; the best score is marked.
+
+    The shortest bar is the least score, the longest the greatest. A score of None failed.
+    """
+    yield title
+    known = [score for _, score in points if score is not None]
+    if not known:
+        return
+    least, most = min(known), max(known)
+    best = least if minimize else most
+    label = max(len(value) for value, _ in points)
+    room = max(1, min(_BAR, width - label - 24))
+    for value, score in points:
+        if score is None:
+            yield f"  {value:>{label}}  failed"
+            continue
+        share = (score - least) / (most - least) if most > least else 1.0
+        bar = "█" * (1 + round(share * (room - 1)))
+        yield f"  {value:>{label}}  {bar} {score:.4g}" + (" (best)" if score == best else "")
+
+
 def evaluation_lines(
     columns: Sequence[Column],
     rows: TableRows,

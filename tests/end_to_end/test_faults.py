@@ -9,6 +9,7 @@ from gptailor.lang.parse import read_json
 from gptailor.plan.faults import Source
 from tests.checks.test_refused import faults_of
 from tests.codes import CODES
+from tests.said import in_process
 
 DOC = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
@@ -51,6 +52,27 @@ def test_an_example_triggers_its_fault(code: str, language: str, text: str, fami
 def test_every_code_of_a_plan_has_an_example() -> None:
     shown = {code for code, _, _ in EXAMPLES}
     assert {code for code in CODES if code[0] != "C"} - shown == WITHOUT_EXAMPLE
+
+
+def test_every_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    run = in_process(capsys)
+    for code in sorted(CODES):
+        said = run("explain", code.lower())
+        assert (said.code, said.err) == (0, "")
+        assert said.out.startswith(f"{code}: ")
+        assert "```" not in said.out
+    shown = run("explain", "P601").out
+    assert '\n    search { minimize loss("a.txt") }\n' in shown
+
+
+@pytest.mark.parametrize(
+    ("code", "known"), [("P699", "P601, P602"), ("nonsense", "a code is such as P601")]
+)
+def test_an_unknown_code_names_its_neighbours(
+    capsys: pytest.CaptureFixture[str], code: str, known: str
+) -> None:
+    said = in_process(capsys)("explain", code)
+    assert (said.code, known in said.err) == (2, True)
 
 
 def test_the_documented_codes_are_those_of_the_sources() -> None:

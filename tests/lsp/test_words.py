@@ -10,7 +10,7 @@ from gptailor.cli.main import run
 from gptailor.lang.lexicon import word_groups
 from gptailor.lsp.complete import completions, signature_help
 from gptailor.lsp.edits import RenameError, canonical_edits, edited, remedies, renamed
-from gptailor.lsp.hover import KEYWORDS, diagnostic, fault_pages, hovered
+from gptailor.lsp.hover import KEYWORDS, diagnostic, hovered
 from gptailor.lsp.text import (
     NOT_SEEN,
     EditedText,
@@ -21,6 +21,7 @@ from gptailor.lsp.text import (
     semantic_tokens,
     symbols,
 )
+from gptailor.plan.fault_pages import fault_pages
 from gptailor.plan.faults import Fault, Span
 from gptailor.plan.registry import METHODS, OBJECTIVES
 from tests.hollow import llama, write_hollow

@@ -1,0 +1,170 @@
+"""`--set NAME=VALUE`: other values for a plan's `let`s, and sweeps of them in `eval`."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.plan.faults import PlanError
+from tests.said import Run, Said, in_process
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PLAN = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+let mix = 0.3  # the share of math
+let late = one of (0.1, 0.2)
+merge(L0 base, L0 math, mix)
+merge(L1 base, L1 math, late)
+"""
+
+
+@pytest.fixture(scope="module")
+def world(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set")
+    for name in ("base", "math"):
+        (folder / name).symlink_to(family / name)
+    (folder / "open.tailor").write_text(PLAN)
+    (folder / "plan.tailor").write_text(PLAN.replace("one of (0.1, 0.2)", "0.1"))
+    (folder / "text.jsonl").write_text('{"text": "a cat sat on the mat"}\n{"text": "a dog"}\n')
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
+    monkeypatch.chdir(world)
+    done = in_process(capsys)
+
+    def call(*arguments: object, stdin: str = "") -> Said:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        return done(*arguments)
+
+    return call
+
+
+def test_a_value_replaces_that_of_the_text(run: Run) -> None:
+    said = run("json", "plan.tailor", "--set", "mix=0.75")
+    assert json.loads(said.out)["numbers"] == {"mix": 0.75, "late": 0.1}
+
+
+def test_a_choice_is_closed(run: Run) -> None:
+    assert "1 choice open" in run("check", "open.tailor").out
+    assert run("check", "open.tailor", "--set", "late=0.2").out == "open.tailor: no faults\n"
+
+
+def test_a_number_becomes_a_choice(run: Run) -> None:
+    said = run("check", "plan.tailor", "--set", "mix=0.1..0.9", "--set", "late=one of (0.5, 1)")
+    assert "2 choices open" in said.out
+
+
+def test_the_compiled_plan_has_the_value(run: Run, world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("compile", "plan.tailor", "-o", out, "--set", "mix=0.75").code == 0
+    assert "let mix = 0.75" in (out / "plan.tailor").read_text()
+    direct = (world / "plan.tailor").read_text().replace("0.3", "0.75")
+    gptailor.compile(gptailor.loads(direct, folder=world), tmp_path / "direct")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "direct")]
+    assert weights[0] == weights[1]
+
+
+def test_the_same_in_python(world: Path) -> None:
+    plan = gptailor.load(world / "plan.tailor", let={"mix": 0.75})
+    assert plan.numbers["mix"] == 0.75
+    assert gptailor.loads(PLAN, let={"late": "0.2"}).numbers["late"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("mx=0.5", "error[P114]: no number is named 'mx'"),
+        ("mix=1; drop L2", "error[P303]: expected a number, an interval or 'one of (…)'"),
+        ("mix=nan", "error[S101]"),
+        ("mix=L3", "error[S101]"),
+        ("mix=0.2..0.1", "error[P"),
+    ],
+)
+def test_a_wrong_value_is_a_fault(run: Run, setting: str, message: str) -> None:
+    said = run("check", "plan.tailor", "--set", setting)
+    assert said.code == 1
+    assert said.err.startswith(message)
+
+
+def test_a_fault_names_the_setting(run: Run) -> None:
+    said = run("check", "plan.tailor", "--set", "mix=0.2..0.1")
+    assert " --> plan.tailor with mix=0.2..0.1:4:1\n" in said.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["mix"], "'mix' is not NAME=VALUE"),
+        (["mix="], "'mix=' is not NAME=VALUE"),
+        (["mix=0.1,0.2"], "--set mix=0.1,0.2 has 2 values; give one"),
+        (["mix=0.1", "mix=0.2"], "--set names one 'let' twice"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(run: Run, settings: list[str], message: str) -> None:
+    said = run("check", "plan.tailor", *(word for s in settings for word in ("--set", s)))
+    assert said.code == 2
+    assert message in said.err
+
+
+def test_a_plan_in_json_has_no_lets(run: Run, world: Path) -> None:
+    (world / "plan.json").write_text(run("json", "plan.tailor").out)
+    said = run("check", "plan.json", "--set", "mix=0.5")
+    assert (said.code, "change its 'numbers'" in said.err) == (1, True)
+
+
+def test_eval_sweeps_a_value_and_draws_a_chart(run: Run, world: Path) -> None:
+    swept = ("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--no-speed")
+    said = run(*swept, "--set", "mix=0.0,0.5,1.0", "--format", "json")
+    assert said.code == 0, said.err
+    rows = [r for r in json.loads(said.out)["results"] if " with " in r["target"]]
+    assert [row["target"] for row in rows] == [f"plan.tailor with mix={m}" for m in (0.0, 0.5, 1.0)]
+    one = json.loads(run(*swept, "--set", "mix=0.5", "--format", "json").out)["results"]
+    assert [r["score"] for r in one if " with " in r["target"]] == [rows[1]["score"]]
+    chart = run(*swept, "--set", "mix=0.0,0.5,1.0").out.partition("over 'mix'\n")[2].splitlines()
+    assert [line.split()[0] for line in chart] == ["0.0", "0.5", "1.0"]
+    best = min(range(3), key=lambda n: rows[n]["score"])
+    assert [n for n, line in enumerate(chart) if line.endswith("(best)")] == [best]
+
+
+def test_folders_stay_beside_a_sweep(run: Run) -> None:
+    said = run("eval", "math", "plan.tailor", "-O", 'nll("text.jsonl")', "--no-speed",
+               "--set", "mix=0.5", "--format", "json")  # fmt: skip
+    targets = [row["target"] for row in json.loads(said.out)["results"]]
+    assert {"math", "plan.tailor with mix=0.5"} <= set(targets)
+
+
+def test_a_sweep_of_many_plans_asks_first(run: Run) -> None:
+    values = ",".join(str(n / 200) for n in range(101))
+    said = run("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--set", f"mix={values}")
+    assert said.code == 2
+    assert "--set makes 101 plans; --many-plans evaluates them all" in said.err
+
+
+def test_a_sweep_needs_a_plan(run: Run) -> None:
+    said = run("eval", "math", "-O", 'nll("text.jsonl")', "--set", "mix=0.5")
+    assert (said.code, "no target is one" in said.err) == (2, True)
+
+
+def test_every_combination_is_a_plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gptailor.cli.options import swept
+
+    monkeypatch.chdir(world)
+    found = swept(["plan.tailor", "math"], (("mix", ("0.1", "0.2")), ("late", ("0.3", "0.4"))))
+    assert found[-1] == "math"
+    numbers = [plan.numbers for plan in found[:-1]]  # type: ignore[union-attr]
+    assert [(n["mix"], n["late"]) for n in numbers] == [
+        (0.1, 0.3), (0.1, 0.4), (0.2, 0.3), (0.2, 0.4),
+    ]  # fmt: skip
+
+
+def test_a_name_that_a_plan_lacks_stops_it(world: Path) -> None:
+    with pytest.raises(PlanError, match="no number is named 'x'"):
+        gptailor.load(world / "plan.tailor", let={"x": 1})
