@@ -227,7 +227,7 @@ def _twins(name: str, placed: Sequence[Drop | Scale]) -> Iterator[Hit]:
 @rule("P209")
 def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position with two scales."""
-    twice = Fault("P209", "is scaled twice")
+    twice = Fault("P209", "is scaled twice", help="multiply the factors into one 'scale'")
     yield from _joined(plan, _twins("scales", plan.scales), twice, "first scaled here")
 
 

@@ -157,7 +157,7 @@ def show_command(
         options.report(prepared.warnings)
         options.say("\n".join(program_lines(prepared.compiled.program)))
         return
-    prepared_plan = _prepared(declared, dict(models))
+    prepared_plan, stopped = _prepared(declared, dict(models))
     if prepared_plan is None:
         count, known = options.known_layer_count(declared, dict(models))
         tied = options.tied_models(declared, dict(models))
@@ -170,20 +170,25 @@ def show_command(
     if prepared_plan is not None:
         options.say("")
         options.say(_size_line(prepared_plan.output_size))
+    elif stopped:
+        options.say(f"\n  size unknown: {stopped}")
 
 
-def _prepared(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
-    """Return the plan's output, from headers, or None with open choices or with faults."""
+def _prepared(plan: "Plan", models: dict[str, Path]) -> "tuple[Prepared | None, str]":
+    """Return the plan's output, from headers; or None, and the reason if it isn't open choices."""
     from gptailor.checkpoint.files import CheckpointError
     from gptailor.plan.sites import open_choices
     from gptailor.prepare import prepare
 
     if open_choices(plan):
-        return None
+        return None, ""
     try:
-        return prepare(plan, models=models)
-    except (PlanError, CheckpointError):
-        return None
+        return prepare(plan, models=models), ""
+    except PlanError as error:
+        count = len(errors(error.faults))
+        return None, f"the plan has {count} fault{'s' * (count != 1)}; 'gptailor check' shows them"
+    except CheckpointError as error:
+        return None, f"{error.message} ({error.path})"
 
 
 def _size_line(size: "OutputSize") -> str:
@@ -227,7 +232,7 @@ def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
         return plan
     from gptailor.build.output import used_dtype
 
-    prepared = _prepared(plan, {})
+    prepared, _ = _prepared(plan, {})
     same = prepared is not None and used_dtype(prepared) == other.dtype
     return plan.model_copy(update={"dtype": other.dtype}) if same else plan
 

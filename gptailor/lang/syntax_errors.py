@@ -91,6 +91,8 @@ LESSONS = (
             "L0«-9» from a",
             "drop L0«:»L9",
             "drop L0 «…» L9",
+            "drop L0 «to» L9",
+            "L0 «to» L9 from a",
             "scale L0«\u2013»L9 by 2",
             "L0..«9» from a",
             "drop L0..«9»",

@@ -96,14 +96,14 @@ def ended_words(summary: SearchSummary) -> str:
         "interrupted": "; interrupted, and the same command goes on",
     }
     failed = f", {summary.failed} failed" if summary.failed else ""
-    hits = f", {summary.hits} known before" if summary.hits else ""
+    hits = f", {summary.hits} with the plan of an earlier one" if summary.hits else ""
+    part = f", with {summary.cost:.3g} times all samples" if summary.cost != summary.trials else ""
     late, stopped = summary.late, summary.stopped
     times = "once" if late == 1 else f"{late} times"
     order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
     spared = f", {stopped} given up early (spared: {summary.spared:g})" if stopped else ""
     return (
-        f"{_count(summary.trials, 'trial')} at the cost of {_count(summary.cost, 'whole one')}"
-        f"{failed}{hits}{spared}{ends[summary.ended]}{order}"
+        f"{_count(summary.trials, 'trial')}{part}{failed}{hits}{spared}{ends[summary.ended]}{order}"
     )
 
 
