@@ -96,7 +96,7 @@ def ended_words(summary: SearchSummary) -> str:
         "interrupted": "; interrupted, and the same command goes on",
     }
     failed = f", {summary.failed} failed" if summary.failed else ""
-    hits = f", {summary.hits} with the plan of an earlier one" if summary.hits else ""
+    hits = f", {summary.hits} with a plan seen before" if summary.hits else ""
     part = f", with {summary.cost:.3g} times all samples" if summary.cost != summary.trials else ""
     late, stopped = summary.late, summary.stopped
     times = "once" if late == 1 else f"{late} times"

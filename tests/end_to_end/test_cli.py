@@ -24,7 +24,18 @@ from tests.said import Run, Said, in_process
 from tests.tiny import tiny_model
 
 COMMANDS = [
-    *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
+    *(
+        "check",
+        "compile",
+        "completion",
+        "diff",
+        "eval",
+        "explain",
+        "export",
+        "extract-lora",
+        "family",
+        "fmt",
+    ),
     *("generate", "import", "json", "lock", "lsp", "pick", "report", "schema", "search", "show"),
     *("teach", "verify"),
 ]

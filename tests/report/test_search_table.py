@@ -107,7 +107,7 @@ def test_long_names_that_differ_in_the_end_stay_apart() -> None:
 def test_rows_stand_in_columns(width: int) -> None:
     text = list(summary_lines(said(), width))
     assert text[0] == (
-        "20 trials, with 12.5 times all samples, 2 failed, 1 with the plan of an earlier one"
+        "20 trials, with 12.5 times all samples, 2 failed, 1 with a plan seen before"
     )
     rows = [line for line in text if line.startswith("  ") and "±" in line]
     assert len({len(line) for line in rows[1:]}) == 1
