@@ -338,7 +338,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
     return max(positions, default=-1) + 1, False
 
 
-def rewrite(name: str, new_text: str, text: str) -> None:
+def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> None:
     """Write the text in place, all or nothing. Print the text of standard input."""
     if name == "-":
         say(new_text, newline=False)
@@ -360,7 +360,8 @@ def rewrite(name: str, new_text: str, text: str) -> None:
         except BaseException:
             Path(side).unlink(missing_ok=True)
             raise
-    say(f"{name}: rewritten")
+    if not silent:
+        say(f"{name}: rewritten")
 
 
 def write_plan(plan: "Plan", output: Path | None) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @options.SET
 @options.FAMILY
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
+@click.option("--fix", is_flag=True,
+              help="First correct the faults that have only one remedy, in the files.")  # fmt: skip
 @click.option(
     "--format",
     "form",
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="text for people, json for programs, github for GitHub annotations.",
 )
-def check_command(
+def check_command(  # noqa: PLR0913 (one argument a flag)
     plans: tuple[str, ...],
+    *,
     models: tuple[tuple[str, Path], ...],
     lets: options.Lets,
     families: tuple[Path, ...],
     alone: bool,
+    fix: bool,
     form: str,
 ) -> None:
     """Check plans, by themselves and against the headers of their models.
@@ -46,6 +50,8 @@ def check_command(
     that a search has, and the number of trials in the search block. The exit code is 1 if there are
     any faults. A warning is not a fault.
     """
+    for name in plans if fix else ():
+        _fix(name)
     faults: list[Fault] = []
     for name in plans:
         plan, plan_faults = options.faults_of(name, dict(models), families, lets, alone=alone)
@@ -63,6 +69,26 @@ def check_command(
         for fault in faults:
             options.say(to_github(fault))
     sys.exit(1 if errors(faults) else 0)
+
+
+def _fix(name: str) -> None:
+    """Correct a plan's file, and print each correction on standard error."""
+    from gptailor.lsp.edits import fixed
+    from gptailor.lsp.plan_text import PlanText
+
+    if name == "-":
+        raise click.UsageError("--fix corrects files, and - is standard input")
+    before = options.plan_text(name)
+    text = PlanText(Path(name), before)
+    if text.is_json:
+        return
+    text, titles = fixed(text)
+    mark = "\ufeff" if before.startswith("\ufeff") else ""
+    if titles:
+        new_text = mark + text.text.removeprefix(" " * len(mark))
+        options.rewrite(name, new_text, before, silent=True)
+    for title in titles:
+        options.say(f"{name}: fixed: {title}", err=True)
 
 
 def _trials_asked(plan: "Plan") -> str:

@@ -1,3 +1,6 @@
-"""A language server for editors: it never imports torch or JAX."""
+"""A language server for editors: it never imports torch or JAX.
 
-__all__ = ["server"]
+`edits` and `plan_text` don't need the protocol's packages.
+"""
+
+__all__ = ["edits", "plan_text", "server"]

@@ -8,7 +8,7 @@ from typing import final
 
 from gptailor.lang.format import format_text
 from gptailor.lsp.names import Occurrence
-from gptailor.lsp.text import EditedText
+from gptailor.lsp.plan_text import PlanText
 from gptailor.plan.faults import Fault, Span, TailorError, errors
 from gptailor.plan.registry import WORDS
 
@@ -29,7 +29,7 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
-def canonical_edits(text: EditedText) -> list[Edit]:
+def canonical_edits(text: PlanText) -> list[Edit]:
     """Return the edits of lines that make a text canonical; [] for faulty texts and JSON."""
     canonical, _ = (None, []) if text.is_json else format_text(text.source)
     if canonical is None:
@@ -54,7 +54,7 @@ class RenameError(TailorError):
     """A name that can't be changed, with the reason."""
 
 
-def nameable(text: EditedText, offset: int) -> Occurrence:
+def nameable(text: PlanText, offset: int) -> Occurrence:
     """Return the model or the number at an offset that may have another name."""
     word = text.word_at(offset)
     if word is None or not word.named:
@@ -66,7 +66,7 @@ def nameable(text: EditedText, offset: int) -> Occurrence:
     return word
 
 
-def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
+def renamed(text: PlanText, offset: int, name: str) -> list[Edit]:
     """Return the edits that give a model or a number another name everywhere."""
     word = nameable(text, offset)
     if name == word.text:
@@ -87,7 +87,7 @@ def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
     return edits
 
 
-def _all_read(text: EditedText, word: Occurrence, name: str) -> None:
+def _all_read(text: PlanText, word: Occurrence, name: str) -> None:
     """Raise RenameError if an unreadable statement contains the old or the new name."""
     read = [statement.span for statement in text.tree.statements]
     names = re.compile(rf"(?<!\w)(?:{word.text}|{name})(?!\w)")
@@ -102,9 +102,9 @@ def _all_read(text: EditedText, word: Occurrence, name: str) -> None:
             )
 
 
-def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:
+def _only_renamed(text: PlanText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:
     """Raise RenameError if the edits change more than the name."""
-    after = EditedText(text.uri, edited(text.text, edits))
+    after = PlanText(text.path, edited(text.text, edits))
     expected = [
         (use.kind, name if (use.kind, use.text) == (word.kind, word.text) else use.text)
         for use in text.words
@@ -129,7 +129,7 @@ class Remedy:
     sure: bool = True
 
 
-def remedies(text: EditedText, faults: Sequence[Fault]) -> Iterator[Remedy]:
+def remedies(text: PlanText, faults: Sequence[Fault]) -> Iterator[Remedy]:
     """Yield the changes that faults' helps suggest, if they mend the fault.
 
     A fault against models can't be checked in the new text, so its change is never `sure`.
@@ -144,12 +144,28 @@ def remedies(text: EditedText, faults: Sequence[Fault]) -> Iterator[Remedy]:
                 break
 
 
-def _mends(text: EditedText, remedy: Remedy) -> bool:
+_MOST_REMEDIES = 1000
+"""Changes of one text, which each remove a fault."""
+
+
+def fixed(text: PlanText) -> tuple[PlanText, list[str]]:
+    """Return the text after all sure remedies of its faults, and their titles."""
+    titles: list[str] = []
+    for _ in range(_MOST_REMEDIES):
+        sure = (remedy for remedy in remedies(text, text.faults) if remedy.sure)
+        if (remedy := next(sure, None)) is None:
+            break
+        titles.append(remedy.title)
+        text = PlanText(text.path, edited(text.text, remedy.edits))
+    return text, titles
+
+
+def _mends(text: PlanText, remedy: Remedy) -> bool:
     """Return whether the fault disappears without a new syntax fault.
 
     A fault against models, which are checked later, counts as mended if no other error appears.
     """
-    after = EditedText(text.uri, edited(text.text, remedy.edits))
+    after = PlanText(text.path, edited(text.text, remedy.edits))
     if remedy.fault not in text.faults:
         return len(errors(after.faults)) <= len(errors(text.faults))
     same = [_alike(fault) for fault in after.faults].count(_alike(remedy.fault))
@@ -163,7 +179,7 @@ def _alike(fault: Fault) -> tuple[str, str]:
     return fault.code, fault.message
 
 
-def _misspelled(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _misspelled(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     """Follow `did you mean 'linear'?`."""
     suggestion = re.fullmatch(r"did you mean '(.+)'\?", fault.help)
     if suggestion is None:
@@ -176,7 +192,7 @@ def _misspelled(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return Remedy(f"change '{written[start:end]}' to '{suggestion[1]}'", (edit,), fault)
 
 
-def _undeclared(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _undeclared(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     if fault.code != "P106" or fault.help.startswith("did you mean"):
         return None
     name = text.text[span.start : span.end]
@@ -189,7 +205,7 @@ def _undeclared(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return Remedy(f"declare the model '{name}'", (edit,), fault, sure=False)
 
 
-def _no_version(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _no_version(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     if fault.code != "P101":
         return None
     if span.end > span.start:  # it stands further down
@@ -199,13 +215,13 @@ def _no_version(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return Remedy("write 'tailor 1' at the top", (Edit(Span(0, 0), "tailor 1\n"),), fault)
 
 
-def _line_end(text: EditedText, offset: int) -> int:
+def _line_end(text: PlanText, offset: int) -> int:
     """Return the end of the line if only blanks are left of it, else the offset."""
     blanks = re.compile(r"[ \t]*(\r?\n)?").match(text.text, offset)
     return blanks.end() if blanks is not None else offset
 
 
-def _missing_base(text: EditedText, fault: Fault, _: Span) -> Remedy | None:
+def _missing_base(text: PlanText, fault: Fault, _: Span) -> Remedy | None:
     line = re.search(r'add a line such as (model base = "[^"]+")', fault.help)
     if line is None:
         return None
@@ -216,7 +232,7 @@ def _missing_base(text: EditedText, fault: Fault, _: Span) -> Remedy | None:
     return Remedy("declare the base", (edit,), fault, sure=False)
 
 
-def _rewritten(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _rewritten(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     """Follow `write L2..L4` or `write 0.3..0.7`: a range in the right order."""
     suggestion = re.fullmatch(r"write (\S+\.\.\S+|-?[\d.e+]+)", fault.help)
     if suggestion is None:
@@ -230,7 +246,7 @@ def _rewritten(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return Remedy(f"change '{wrong[0]}' to '{suggestion[1]}'", (edit,), fault)
 
 
-def _quoted_anew(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _quoted_anew(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     """Follow `a local folder starts with '.', '/' or '~': "./models"`."""
     suggestion = re.search(r'starts (?:with .*|so): "(\./[^"]+)"$', fault.help)
     source = re.search(r'"([^"]*)"', text.text[span.start : span.end])
@@ -240,7 +256,7 @@ def _quoted_anew(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return Remedy(f'change "{source[1]}" to "{suggestion[1]}"', (edit,), fault)
 
 
-def _left_out(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _left_out(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     """Remove a word without effect, or a `let` that is never used."""
     word = text.text[span.start : span.end]
     if fault.code == "P507" or (fault.code == "P506" and word in ("maybe", "tied")):
@@ -255,7 +271,7 @@ def _left_out(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return None
 
 
-def _no_method(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _no_method(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     if fault.code not in ("P307", "P502"):
         return None
     piece, _ = text.piece_at(span.start + 1)
@@ -264,7 +280,7 @@ def _no_method(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return Remedy("merge 'by linear()'", (edit,), fault, sure=False)
 
 
-def _not_closed(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _not_closed(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     bracket = re.match(r"close it with '(.)'", fault.help)
     if fault.code != "S104" or bracket is None:
         return None
@@ -278,7 +294,7 @@ _Corrected = Callable[[str], str]
 _SYNTAX: tuple[tuple[str, re.Pattern[str], _Corrected], ...] = (
     ("have parentheses", re.compile(r"\b(\w+)(?=\s*$)"), lambda wrong: f"{wrong}()"),
     ("double quotes", re.compile(r"'[^'\r\n]*'|[“”„][^“”\"\r\n]*[“”\"]"), lambda s: f'"{s[1:-1]}"'),
-    ("a range is written", re.compile(r"L\d+\s*(?:-|:|…|\u2013)\s*L?\d+"),
+    ("a range is written", re.compile(r"L\d+\s*(?:-|:|…|\u2013|to)\s*L?\d+"),
      lambda wrong: "..".join(f"L{n}" for n in re.findall(r"\d+", wrong))),
     ("both sides of its point", re.compile(r"(?<![\w.])\.\d+|(?<![\w.])\d+\.(?![\d.])"),
      lambda wrong: f"0{wrong}" if wrong[0] == "." else f"{wrong}0"),
@@ -288,7 +304,7 @@ _SYNTAX: tuple[tuple[str, re.Pattern[str], _Corrected], ...] = (
 """A part of the help, the wrong characters, and their correction."""
 
 
-def _syntax(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+def _syntax(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
     """Follow a help on syntax that one change fulfils."""
     piece, _ = text.piece_at(span.start + 1 if span.end > span.start else span.start)
     if not fault.code.startswith("S") or piece is None:
@@ -306,7 +322,7 @@ def _syntax(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
     return None
 
 
-_Mend = Callable[[EditedText, Fault, Span], Remedy | None]
+_Mend = Callable[[PlanText, Fault, Span], Remedy | None]
 _MENDS: tuple[_Mend, ...] = (
     _misspelled, _undeclared, _no_version, _missing_base, _rewritten, _quoted_anew, _left_out,
     _no_method, _not_closed, _syntax,
