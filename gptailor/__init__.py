@@ -2,9 +2,10 @@
 
 The verbs of the command line, in Python: `load` a plan, `check` it, `compile` it into a model
 folder, `lock` it, `verify` such a folder, `format` it, `stitch` it into a live model, `judge` it,
-`search` for what an open plan leaves open, `teach` others by its predictions; and `merge` for
-tensors that are in memory. Names are imported when they are first used, so that importing the
-package costs nothing; `__init__.pyi` tells type checkers what they are.
+`search` for what an open plan leaves open, `teach` others by its predictions, `import_mergekit` and
+`export_mergekit`; and `merge` for tensors that are in memory. Names are imported when they are
+first used, so that importing the package costs nothing; `__init__.pyi` tells type checkers what
+they are.
 """
 
 import importlib
@@ -14,18 +15,23 @@ _HOMES = {
     "ComputeOptions": "build.compile",
     "Extracted": "build.extract",
     "Fault": "plan.faults",
+    "Flags": "search.settings",
     "Judgement": "evaluate.scores",
     "Lock": "build.lock",
     "Plan": "plan.plan",
     "PlanError": "plan.faults",
+    "Resources": "search.settings",
+    "Searched": "search.results",
     "TailorError": "plan.faults",
     "Verified": "build.verification",
     "Written": "build.compile",
     "WrittenPredictions": "evaluate.heal.teach",
     "check": "prepare",
     "compile": "build.compile",
+    "export_mergekit": "convert.mergekit.exporter",
     "extract_lora": "build.extract",
     "format": "lang.format",
+    "import_mergekit": "convert.mergekit.importer",
     "judge": "evaluate.judge",
     "load": "lang.parse",
     "loads": "lang.parse",

@@ -8,6 +8,8 @@ from gptailor.build.lock_recording import lock as lock
 from gptailor.build.state_dicts import merge as merge
 from gptailor.build.verification import Verified as Verified
 from gptailor.build.verify import verify as verify
+from gptailor.convert.mergekit.exporter import export_mergekit as export_mergekit
+from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
 from gptailor.evaluate.heal.teach import WrittenPredictions as WrittenPredictions
 from gptailor.evaluate.heal.teach import teach as teach
 from gptailor.evaluate.judge import judge as judge
@@ -21,6 +23,9 @@ from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
 from gptailor.plan.plan import Plan as Plan
 from gptailor.prepare import check as check
+from gptailor.search.results import Searched as Searched
 from gptailor.search.search import search as search
+from gptailor.search.settings import Flags as Flags
+from gptailor.search.settings import Resources as Resources
 
 __version__: str

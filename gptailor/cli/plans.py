@@ -407,11 +407,11 @@ def export_command(
     layers: int | None,
 ) -> None:
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
-    from gptailor.convert.mergekit.exporter import to_mergekit
+    from gptailor.convert.mergekit.exporter import export_mergekit
 
     del tool  # there is one
     declared = options.read_plan(plan, families, lets)
     if layers is None:
         count, known = options.known_layer_count(declared, dict(models))
         layers = count if known else None
-    options.say(to_mergekit(declared, layers), newline=False)
+    options.say(export_mergekit(declared, layers), newline=False)

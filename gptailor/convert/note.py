@@ -50,6 +50,11 @@ def grouped_notes(notes: Iterable[Note]) -> list[Note]:
 
 
 @final
+class ConversionWarning(UserWarning):
+    """A part of another tool's file that a plan expresses differently."""
+
+
+@final
 @dataclass(eq=False)
 class ConversionError(TailorError):
     """A file that can't be converted: its name, the place, the message and the remedy."""

@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from typing import Any, Literal, TypeAlias, final
 
+from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.output_size import OutputSize
 from gptailor.report.measure import AimDirection, LossMeasure
 
@@ -243,20 +245,66 @@ class Judgement:
         }
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
 
-    def to_csv(self) -> str:
-        """Return a heading and a line for each target and objective, those of the bases first."""
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each target and objective, those of the bases first, by column.
+
+        The columns are those of `to_csv`; a missing value is None. `pandas.DataFrame` and
+        `polars.DataFrame` take these rows.
+        """
         sizes = {size.target: size for size in (*self.subjects, *self.base_subjects)}
-        out = io.StringIO()
-        lines = csv.DictWriter(out, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-        lines.writeheader()
+        rows = []
         for result in (*self.bases, *self.results):
             record = dict(_result(result, each=False)) | sizes[result.target].counts
             difference = record.get("difference") or {}
             record["difference"] = difference.get("value")
             record["difference_stderr"] = difference.get("stderr")
             record["failure"] = (record.get("failure") or {}).get("message")
-            lines.writerow(record)
+            rows.append({column: record.get(column) for column in _COLUMNS})
+        return rows
+
+    def to_csv(self) -> str:
+        """Return a heading and a line for each target and objective, those of the bases first."""
+        out = io.StringIO()
+        lines = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(self.records())
         return out.getvalue()
+
+    def difference(self, target: str, other: str) -> dict[str, ScoreDifference]:
+        """Return by objective how much larger a target's score is than another's, with its error.
+
+        The differences are paired, sample by sample. Objectives without samples in common, or with
+        a failure, are left out. Raises TailorError for an unknown target, with the known ones.
+        """
+        by_target: dict[str, dict[str, Outcome]] = {}
+        for result in (*self.bases, *self.results):
+            by_target.setdefault(result.target, {})[result.objective] = result.outcome
+        for name in (target, other):
+            if name not in by_target:
+                raise TailorError(f"no target is '{name}'; the targets are {listed(by_target)}")
+        found = {}
+        for objective, outcome in by_target[target].items():
+            pair = [getattr(o, "each", None) for o in (outcome, by_target[other].get(objective))]
+            if pair[0] is not None and pair[1] is not None:
+                found[objective] = paired_difference(pair[0], pair[1])
+        return found
+
+    def _repr_html_(self) -> str:
+        """Return the scores as a table of a notebook."""
+        heads = ("target", "objective", "score", "stderr", "difference", "failure")
+        rows = [
+            "".join(f"<td>{escape(_cell(row[head]))}</td>" for head in heads)
+            for row in self.records()
+        ]
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 _COLUMNS = (

@@ -86,11 +86,11 @@ class PickedPlan(NamedTuple):
     locked: bool
 
 
-def pick(run: str | Path, bounds: Bounds, place: Path) -> PickedPlan:
+def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     """Return the best plan of a search's folder that keeps to bounds, or the nearest one.
 
-    Paths in its text are as seen from the folder `place`. Raises CheckpointError C903 for a folder
-    without a search's results, C201 for a plan that can't be read.
+    Paths in its text are as seen from the folder `place`, or absolute. Raises CheckpointError C903
+    for a folder without a search's results, C201 for a plan that can't be read.
     """
     files = RunFiles(run)
     summary = files.record(SearchSummary, f"{SUMMARY}.json")

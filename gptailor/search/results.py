@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import Any, Literal, final
 from gptailor.build.lock import SUFFIX
 from gptailor.checkpoint.files import expanded
 from gptailor.lang.format import format_plan
+from gptailor.lang.parse import load, loads
 from gptailor.lang.words import measure_words, range_words
+from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
 from gptailor.report.block_map import block_map
 from gptailor.report.layer_view import layer_views, plan_summary
+from gptailor.report.page.run_report import ReportedObjective, ReportedTrial
 from gptailor.report.quantities import shown_number
 from gptailor.report.search_text import beside_base, beside_base_words, markdown
 from gptailor.report.summary import (
@@ -30,7 +33,7 @@ from gptailor.report.summary import (
 )
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.folder import BLOCKS, FRONT, SIZES, START, Folder
-from gptailor.search.pick import BEST, lock_beside, seen_from
+from gptailor.search.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.search.run.comparison import Scores
 from gptailor.search.run.origin import origin_words
 from gptailor.search.run.trials import RECIPES, Ledger, Trial
@@ -59,11 +62,76 @@ Ended = Literal["budget", "exhausted", "interrupted"]
 @final
 @dataclass(frozen=True)
 class Searched:
-    """Why a search ended, its summary, and its best plan's file if there is one."""
+    """Why a search ended, its summary, its best plan's file if there is one, and its folder."""
 
     ended: Ended
     summary: SearchSummary
     best: Path | None
+    run: str | Path
+
+    @property
+    def plan(self) -> Plan:
+        """The best plan. Raises TailorError if no plan has a score."""
+        if self.best is None:
+            raise TailorError("the search found no plan with a score")
+        return load(self.best)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each trial in their order, by column; `pandas.DataFrame` takes them.
+
+        `number`, `phase` and `origin` tell where the trial is from, `plan` describes it in a line.
+        `samples` are those that it was scored on. Each objective has its score and its error under
+        `NAME` and `NAME stderr`. `loss` is the loss beside the base. A missing value is None.
+        """
+        from gptailor.search.run_report import run_report  # reads the study, with Optuna
+
+        report = run_report(self.run, learned=False)
+        return [trial_record(trial, report.objectives) for trial in report.trials]
+
+    def pick(
+        self,
+        *,
+        parameters: int | None = None,
+        memory: int | None = None,
+        context: int = 0,
+        layers: int | None = None,
+        share: float | None = None,
+        nats: float | None = None,
+    ) -> Plan:
+        """Return the best plan within bounds, as `gptailor pick` does; paths are absolute.
+
+        `memory` bounds the bytes of the weights and of the KV cache of one text of `context`
+        tokens. `share` and `nats` bound the loss beside the base. Raises TailorError if no plan
+        keeps to the bounds.
+        """
+        found = pick(self.run, Bounds(parameters, memory, context, layers, share, nats), None)
+        if not found.kept:
+            nearest = f"{found.row.parameters:,} parameters, {found.row.layers} layers"
+            raise TailorError(f"no plan keeps to these bounds; the nearest has {nearest}")
+        return loads(found.text)
+
+
+def trial_record(trial: ReportedTrial, objectives: Sequence[ReportedObjective]) -> dict[str, Any]:
+    """Return the row of a trial, by column."""
+    size = trial.size
+    row: dict[str, Any] = {
+        "number": trial.number,
+        "phase": trial.phase,
+        "origin": trial.origin,
+        "plan": trial.made,
+        "samples": trial.samples,
+        "loss": trial.loss,
+        "layers": trial.layers,
+        "parameters": None if size is None else size.parameters,
+        "seconds": trial.seconds,
+        "failure": trial.failure,
+    }
+    scored = trial.values is not None
+    for number, objective in enumerate(objectives):
+        row[objective.name] = trial.values[number] if trial.values is not None else None
+        error = trial.stderrs[number] if scored and trial.stderrs is not None else None
+        row[f"{objective.name} stderr"] = error
+    return row
 
 
 _LOCKING = "locking the best plan"

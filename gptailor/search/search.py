@@ -126,11 +126,12 @@ OnSearchEvent: TypeAlias = Callable[[SearchEvent], None]
 # ---------------------------------------------------------------------------------------- the verb
 
 
-def search(
+def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     plan: Plan,
     run: str | Path,
     flags: Flags | None = None,
     *,
+    trials: int | None = None,
     models: ModelPaths | None = None,
     where: Resources | None = None,
     on_event: OnSearchEvent = ignore_events,
@@ -139,6 +140,7 @@ def search(
 
     `run` may also be a URL of object storage (`s3://bucket/run`).
 
+    `flags` has settings beside the plan, and `trials` the one that is changed most.
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; a folder of another search is refused. Ctrl-C ends a search with everything kept, and skips
     slow results. With `repeat_calibration` other draws of the samples are searched too, and the
@@ -150,6 +152,7 @@ def search(
     (C901 to C903, C303), TailorError or OSError for errors that concern all trials.
     """
     flags, where = flags or Flags(), where or Resources()
+    flags = flags if trials is None else replace(flags, trials=trials)
 
     def once(run: str | Path, flags: Flags, where: Resources) -> Searched:
         return _search(plan, run, flags, models, where, on_event)
@@ -233,7 +236,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
             **starts.untried(tried, within and within.holds),
         }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
-        return Searched(summary.ended, summary, best)
+        return Searched(summary.ended, summary, best, folder.shown)
 
 
 # ---------------------------------------------------------------------------------------- the loop

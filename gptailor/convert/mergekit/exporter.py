@@ -1,4 +1,4 @@
-"""A closed plan as a mergekit configuration: `to_mergekit`.
+"""A closed plan as a mergekit configuration: `export_mergekit`.
 
 Output layers are joined to slices, or are all layers of `models` where the plan has `whole`.
 Differences between a layer's parts, or between the layers and the rest of the model, are filters on
@@ -59,7 +59,7 @@ for `mlp`.
 """
 
 
-def to_mergekit(plan: Plan, layers: int | None = None) -> str:
+def export_mergekit(plan: Plan, layers: int | None = None) -> str:
     """Return the YAML of a plan for mergekit, with filters for tensors that are named like Llama's.
 
     Models that are made of others are documents of their own, each before those that name it.

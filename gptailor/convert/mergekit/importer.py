@@ -1,6 +1,7 @@
 """A mergekit configuration as a plan, with notes on each difference: `from_mergekit`."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,10 +16,17 @@ from gptailor.convert.mergekit.config import (
 )
 from gptailor.convert.mergekit.context import ImportContext
 from gptailor.convert.mergekit.statements import statements
-from gptailor.convert.note import ConversionError, Note, grouped_notes, short_name, snapshot_of
+from gptailor.convert.note import (
+    ConversionError,
+    ConversionWarning,
+    Note,
+    grouped_notes,
+    short_name,
+    snapshot_of,
+)
 from gptailor.convert.yaml import Document, read_documents
 from gptailor.plan import plan as p
-from gptailor.plan.faults import errors, listed, nearest
+from gptailor.plan.faults import Origin, Source, errors, listed, nearest
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 
 _WINDOWS = "a path of Windows, which is not here: --model NAME=PATH says where it is"
@@ -45,6 +53,33 @@ _NAME_TEMPLATE = "'chat_template from NAME' takes a model's, 'chat_template \"./
 _CONVERGES = "gptailor's karcher goes on until it has converged"
 
 _Tokenizer = p.Take | Literal["union"] | None
+
+
+def import_mergekit(
+    text: str,
+    *,
+    layers: int | None = None,
+    models: Mapping[str, str | Path] | None = None,
+    folder: str | Path = ".",
+    strict: bool = False,
+) -> p.Plan:
+    """Return the plan of a mergekit configuration's text.
+
+    `models` are folders with the models' configurations, by the names in the text, and `layers` is
+    the base's number of layers if there is no configuration. Relative paths start at `folder`. Each
+    part that the plan expresses differently is a warning (`ConversionWarning`); with `strict` keys
+    and filters that mergekit ignores are refused.
+
+    Raises ConversionError for a configuration that can't be converted.
+    """
+    folders = {name: Path(path) for name, path in (models or {}).items()}
+    place = Path(folder)
+    plan, notes = from_mergekit(
+        text, "<text>", layers, root=place, folder=place, models=folders, strict=strict
+    )
+    for note in notes:
+        warnings.warn(str(note), ConversionWarning, stacklevel=2)
+    return plan.read_from(Origin(Source("<text>", text), place))
 
 
 def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags)

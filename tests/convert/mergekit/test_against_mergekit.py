@@ -10,7 +10,7 @@ import pytest
 
 import gptailor
 from benchmarks.convert import WHY, both, compare, run_mergekit, tensors_of, write_family
-from gptailor.convert.mergekit.exporter import to_mergekit
+from gptailor.convert.mergekit.exporter import export_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
 
 PYTHON = os.environ.get("MERGEKIT_PYTHON", "")
@@ -48,7 +48,7 @@ def test_an_exported_plan_gives_mergekit_our_tensors(name: str, models: Path) ->
     paths = {model: models / declared.source for model, declared in plan.models.items()}
     gptailor.compile(plan, models / f"again-{name}", models=paths)
     exported = models / f"exported-{name}.yml"
-    exported.write_text(to_mergekit(plan, 6), encoding="utf-8")
+    exported.write_text(export_mergekit(plan, 6), encoding="utf-8")
     done = run_mergekit(Path(PYTHON), exported, models / f"mergekit-{name}", models)
     assert done.returncode == 0, done.stderr
     found = compare(tensors_of(models / f"again-{name}"), tensors_of(models / f"mergekit-{name}"))

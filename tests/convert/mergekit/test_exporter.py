@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.exporter import knots_of, to_mergekit
+from gptailor.convert.mergekit.exporter import export_mergekit, knots_of
 from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError
 from gptailor.plan import plan as p
@@ -21,7 +21,7 @@ HEAD = 'tailor 1\nmodel base = "a/b"\nmodel math = "a/math"\nmodel code = "a/cod
 
 def exported(body: str, layers: int = 2, folder: Path = Path()) -> dict[str, Any]:
     plan = gptailor.loads(HEAD + body, folder=folder)
-    found: dict[str, Any] = yaml.safe_load(to_mergekit(plan, layers))
+    found: dict[str, Any] = yaml.safe_load(export_mergekit(plan, layers))
     return found
 
 
@@ -138,7 +138,7 @@ def test_what_is_made_by_a_plan_is_no_model_there() -> None:
     plan = gptailor.loads(f"{HEAD}L0 from math")
     models = {**plan.models, "math": p.Model(source="./other.tailor")}
     with pytest.raises(ConversionError, match="made by a plan") as caught:
-        to_mergekit(plan.model_copy(update={"models": models}), 2)
+        export_mergekit(plan.model_copy(update={"models": models}), 2)
     assert caught.value.place == "models.math"
 
 
@@ -201,7 +201,7 @@ def test_models_that_are_made_are_documents_before_those_that_name_them(tmp_path
         "model idle = math\ndtype bfloat16\nL0 from two, code by linear(0.7, 0.3)\nhead from mix"
     )
     plan = gptailor.loads(HEAD + body)
-    text = to_mergekit(plan, 2)
+    text = export_mergekit(plan, 2)
     mix, two, last = yaml.safe_load_all(text)
     assert (mix["name"], two["name"], "name" in last) == ("mix", "two", False)
     assert two == {
@@ -238,7 +238,7 @@ def test_models_that_are_made_are_documents_before_those_that_name_them(tmp_path
 )
 def test_made_models_come_back_by_import(body: str, tmp_path: Path) -> None:
     plan = gptailor.loads(f"{HEAD}dtype float32\n{body}")
-    text = to_mergekit(plan, 4)
+    text = export_mergekit(plan, 4)
     again, _ = from_mergekit(text, "f.yml", models={"base": known_base(tmp_path, 4)})
     assert again.model_copy(update={"models": plan.models}) == plan
     made = {name: model.made for name, model in plan.models.items() if model.made is not None}
@@ -279,10 +279,10 @@ def test_a_template_that_mergekit_takes_for_a_model_is_refused(tmp_path: Path) -
 def test_a_stage_of_unknown_depth_is_refused_where_it_needs_layers() -> None:
     body = "dtype float32\nnorm from math\nhead from math\nstack {\nL0..L3 mix\nL2..L5 mix\n}"
     known = gptailor.loads(f"{HEAD}model mix = math by ties()\n{body}")
-    assert "models" in next(iter(yaml.safe_load_all(to_mergekit(known))))
+    assert "models" in next(iter(yaml.safe_load_all(export_mergekit(known))))
     for made in ("math, code by linear()", "math by ties(density=curve(0.2, 0.8))"):
         with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
-            to_mergekit(gptailor.loads(f"{HEAD}model mix = {made}\n{body}"))
+            export_mergekit(gptailor.loads(f"{HEAD}model mix = {made}\n{body}"))
         assert caught.value.place == "models.mix"
 
 
@@ -313,21 +313,21 @@ def test_what_mergekit_cant_say_is_refused_with_its_statement(
     body: str, place: str, said: str
 ) -> None:
     with pytest.raises(ConversionError) as caught:
-        to_mergekit(tailor(body), 6)
+        export_mergekit(tailor(body), 6)
     assert said in caught.value.message
     assert caught.value.place == place
 
 
 def test_an_overlay_needs_the_number_of_layers() -> None:
     with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
-        to_mergekit(tailor("L0 from two"))
+        export_mergekit(tailor("L0 from two"))
     assert "--layers N" in (caught.value.help or "")
 
 
 def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
     head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
     plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
-    said = yaml.safe_load(to_mergekit(plan, 2))
+    said = yaml.safe_load(export_mergekit(plan, 2))
     assert (said["dtype"], said["out_dtype"]) == ("float32", "bfloat16")
     assert said["base_model"] == "a/b@v1"
     assert said["tokenizer_source"] == "a/b@v1+./lora"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.exporter import to_mergekit
+from gptailor.convert.mergekit.exporter import export_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError, Note
 from gptailor.plan.faults import errors
@@ -96,13 +96,13 @@ def test_an_imported_plan_goes_back_and_comes_again(path: Path) -> None:
     plan = imported(path.read_text(encoding="utf-8"))
     if path.stem in NOT_EXPORTED:
         with pytest.raises(ConversionError, match=NOT_EXPORTED[path.stem]):
-            to_mergekit(plan, 6)
+            export_mergekit(plan, 6)
         return
-    again = imported(text := to_mergekit(plan, 6)).model_copy(update={"models": plan.models})
+    again = imported(text := export_mergekit(plan, 6)).model_copy(update={"models": plan.models})
     if path.stem == "linear_gradient":  # a weight of 0 is left out on the way
-        text = to_mergekit(again, 6)
+        text = export_mergekit(again, 6)
         again = imported(text).model_copy(update={"models": plan.models})
-    assert to_mergekit(again, 6) == text
+    assert export_mergekit(again, 6) == text
 
 
 # --------------------------------------------------------------------------------------- gradients
@@ -865,7 +865,7 @@ def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -
     folders = {name: family / name for name in ("base", "math", "code")}
     head = "".join(f'model {name} = "{folder}"\n' for name, folder in folders.items())
     plan = tailor(body, head=head)
-    again = imported(to_mergekit(plan, 6)).model_copy(update={"models": plan.models})
+    again = imported(export_mergekit(plan, 6)).model_copy(update={"models": plan.models})
     assert errors(gptailor.check(again)) == []
     before, after = interpret(plan, folders), interpret(again, folders)
     assert before.keys() == after.keys()
@@ -875,7 +875,7 @@ def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -
 
 def test_a_stack_needs_none() -> None:
     plan = tailor("norm from two\nhead from two\nstack { L0..L3 base\nL2..L5 two }")
-    text = to_mergekit(plan)
+    text = export_mergekit(plan)
     assert yaml.safe_load(text)["slices"][1]["sources"][0]["layer_range"] == [2, 6]
     assert imported(text, 6) == plan
 

@@ -1,0 +1,181 @@
+"""gptailor as a library: a script from a plan to its scores, a search and mergekit's YAML."""
+
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gptailor
+from gptailor.convert.note import ConversionWarning
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PLAN = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+merge(L1 base, L1 math, 0.5)
+drop L3
+"""
+SPACE = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L1 from one of base, math
+maybe drop any 1..2 of L0..L3
+search {
+  minimize nll("a.jsonl")
+  minimize parameters()
+  trials 6
+}
+"""
+YAML = """\
+models:
+  - model: {folder}/base
+  - model: {folder}/math
+merge_method: slerp
+base_model: {folder}/base
+parameters:
+  t: 0.25
+dtype: float32
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed, layers=5)
+    (folder / "plan.tailor").write_text(PLAN)
+    (folder / "space.tailor").write_text(SPACE)
+    texts = [{"text": f"the cat {n} sat on the mat {n}"} for n in range(12)]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(world: Path) -> gptailor.Judgement:
+    plan = gptailor.load(world / "plan.tailor")
+    out = gptailor.compile(plan, world / "out").folder
+    return gptailor.judge(["plan.tailor", plan, out][1:], 'nll("a.jsonl")', folder=world)
+
+
+def test_records_are_the_rows_of_the_csv(judged: gptailor.Judgement) -> None:
+    import csv
+
+    rows = judged.records()
+    assert len(rows) == len(judged.results) + len(judged.bases)
+    written = list(csv.DictReader(io.StringIO(judged.to_csv())))
+    assert [row["target"] for row in written] == [row["target"] for row in rows]
+    assert [list(row) for row in rows] == [list(row) for row in written]
+    assert [float(row["score"]) for row in written] == [row["score"] for row in rows]
+
+
+def test_a_difference_is_paired_and_turns_round(judged: gptailor.Judgement, world: Path) -> None:
+    plan, out = str(world / "plan.tailor"), str(world / "out")
+    base = judged.bases[0].target
+    (one,) = judged.difference(plan, base).values()
+    (other,) = judged.difference(base, plan).values()
+    stated = next(r for r in judged.results if r.target == plan).difference
+    assert stated is not None
+    assert (one.value, one.stderr) == (stated.value, stated.stderr)
+    assert one.value == -other.value
+    (same,) = judged.difference(plan, out).values()
+    assert same.value == 0.0
+
+
+def test_an_unknown_target_names_the_known_ones(judged: gptailor.Judgement, world: Path) -> None:
+    with pytest.raises(gptailor.TailorError, match="no target is 'nobody'; the targets are"):
+        judged.difference("nobody", str(world / "out"))
+
+
+def test_a_notebook_shows_a_table(judged: gptailor.Judgement) -> None:
+    page = judged._repr_html_()
+    assert page.count("<tr>") == len(judged.records()) + 1
+    assert "<th>score</th>" in page
+    assert f"<td>{judged.records()[0]['score']:.4g}</td>" in page
+
+
+@pytest.fixture(scope="module")
+def searched(world: Path) -> gptailor.Searched:
+    found: gptailor.Searched = gptailor.search(
+        gptailor.load(world / "space.tailor"), world / "run", trials=5
+    )
+    return found
+
+
+def test_a_search_has_its_best_plan(searched: gptailor.Searched, world: Path) -> None:
+    assert searched.best is not None
+    assert searched.plan == gptailor.load(searched.best)
+    assert not gptailor.check(searched.plan) or all(
+        fault.severity == "warning" for fault in gptailor.check(searched.plan)
+    )
+
+
+def test_each_trial_is_a_row(searched: gptailor.Searched) -> None:
+    rows = searched.records()
+    assert len(rows) == searched.summary.trials
+    assert [row["number"] for row in rows] == sorted(row["number"] for row in rows)
+    score = 'nll("a.jsonl")'
+    scored = [row for row in rows if row[score] is not None]
+    assert scored
+    assert all(row["parameters"] > 0 and row["samples"] > 0 for row in scored)
+    assert min(row[score] for row in scored) > 0
+
+
+def test_a_plan_is_picked_by_its_size(searched: gptailor.Searched) -> None:
+    sizes = sorted(row["parameters"] for row in searched.records() if row["parameters"])
+    plan = searched.pick(parameters=sizes[0])
+    assert len(plan.drops) == 2
+    with pytest.raises(gptailor.TailorError, match="no plan keeps to these bounds; the nearest"):
+        searched.pick(parameters=1)
+
+
+def test_the_script_of_the_guide_runs(
+    searched: gptailor.Searched, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first block of docs/python.md, beside files of its names."""
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
+    script = page.partition("```python\n")[2].partition("```")[0]
+    assert "gptailor.search(" in script
+    plan = PLAN.replace(
+        "merge(L1 base, L1 math, 0.5)", "let mix = 0.5\nmerge(L1 base, L1 math, mix)"
+    )
+    (world / "guide").mkdir()
+    for name in ("base", "math", "a.jsonl", "space.tailor"):
+        (world / "guide" / name).symlink_to(world / name)
+    (world / "guide" / "plan.tailor").write_text(plan)
+    (world / "guide" / "merge.tailor").write_text(PLAN.replace("drop L3\n", ""))
+    monkeypatch.chdir(world / "guide")
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)
+        exec(compile(script, "docs/python.md", "exec"), names)
+    assert len(names["rows"]) == 3
+    assert len(names["trials"]) == names["found"].summary.trials
+    assert names["smaller"].drops
+    assert names["model"].config.num_hidden_layers == 5 - len(names["best"].drops)
+    assert [layer.position for layer in names["again"].layers] == [1]
+
+
+def test_mergekits_yaml_becomes_a_plan_and_goes_back(world: Path) -> None:
+    text = YAML.format(folder=world)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plan = gptailor.import_mergekit(text)
+    assert all(issubclass(each.category, ConversionWarning) for each in caught)
+    assert not [fault for fault in gptailor.check(plan) if fault.severity == "error"]
+    again = gptailor.export_mergekit(plan, 5)
+    assert "merge_method: slerp" in again
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)
+        assert gptailor.import_mergekit(again).layers == plan.layers
+
+
+def test_a_wrong_yaml_is_an_error_of_gptailors() -> None:
+    with pytest.raises(gptailor.TailorError, match="slices, models and modules"):
+        gptailor.import_mergekit("models: []\nmerge_method: nothing\n")
