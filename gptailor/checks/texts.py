@@ -1,4 +1,4 @@
-"""Faults of calibration texts that a plan names and that are missing."""
+"""Faults of calibration texts that a plan names: missing ones, and those surely too short."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +22,34 @@ def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
 
     If the plan isn't `whole`, its drops may stand in statements that were not read.
     """
-    return _absent(plan, [*_learned(plan, whole=whole), *_judged(plan)])
+    return [*_absent(plan, [*_learned(plan, whole=whole), *_judged(plan)]), *too_small(plan)]
+
+
+def too_small(plan: Plan) -> list[Fault]:
+    """Return a fault (C806) for each text with fewer bytes than the tokens that the plan asks for.
+
+    A token has at least a byte. A text with more bytes may still be too short; its tokens are
+    counted when it is used.
+    """
+    needed: list[tuple[Place, str, int, str]] = [
+        (("bridges", i, "on"), bridge.on, bridge.tokens, "'bridge'")
+        for i, bridge in enumerate(plan.bridges)
+        if bridge.on and isinstance(bridge.tokens, int)
+    ]
+    if (heal := plan.heal) is not None and heal.tokens is not None:
+        total = sum(text.weight for text in heal.on)
+        for i, text in enumerate(heal.on):
+            if text.answers is None and not text.predicted and text.weight > 0 and total > 0:
+                share = int(heal.tokens * text.weight / total)
+                needed.append((("heal", "on", i, "file"), text.file, share, "'heal'"))
+    faults = []
+    for at, name, tokens, user in needed:
+        path = folder_of(plan, name)
+        if path.is_file() and (size := path.stat().st_size) < tokens:
+            message = f"the text has {size:,} bytes, so fewer than {tokens:,} tokens for {user}"
+            help_ = "give more text, or ask for fewer 'tokens'"
+            faults.append(Fault("C806", f"{message} ({path})", at, help_))
+    return locate(faults, plan.origin)
 
 
 def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:

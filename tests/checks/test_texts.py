@@ -47,6 +47,26 @@ def test_texts_that_are_not_there_are_faults(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ('bridge on "a.txt" tokens 7', []),
+        ('bridge on "a.txt" tokens 8', ['"a.txt"']),
+        ('heal on "a.txt" tokens 7', []),
+        ('heal on "a.txt" tokens 512', ['"a.txt"']),
+        ('heal on "a.txt" weight 3, "b.txt" tokens 28', ['"a.txt"']),
+        ('heal on "a.txt", answers("t.txt") tokens 14', []),
+        ('bridge on "a.txt"\nheal on "b.txt"', []),
+    ],
+)
+def test_a_text_with_fewer_bytes_than_tokens_is_too_short(
+    family: Path, text: str, expected: list[str]
+) -> None:
+    """The texts have seven bytes; one is enough only for as many tokens."""
+    found = codes(family, f"drop L1\n{text}\n")
+    assert [words for code, words in found if code == "C806"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
         ("L9 from math\ndrop L4..L9", ["P208 L9", "M201 L9", "M202 L9", "M201 L4..L9"]),
         ('whole from maths\ndrop L1..2\nbridge on "gone.txt"',
          ["P106 maths", "S101 2", 'C801 "gone.txt"']),
