@@ -38,11 +38,11 @@ Change = Literal["~", "+", "−"]
 class WrittenTensor:
     """A tensor of a written folder: the digest of its instruction, its part, its bytes' place.
 
-    `made` is None for a fitted tensor. `position` is the position in the plan of its layer; `part`
+    `position` is the position in the plan of its layer; `part`
     names the layer, or is the tensor's name outside of layers. `name` is the name within the part.
     """
 
-    made: str | None
+    made: str
     position: int | None
     part: str
     name: str
@@ -154,7 +154,7 @@ def _changed_files(before: Mapping[str, Stamp], now: Mapping[str, Stamp]) -> lis
 def _planned(prepared: Prepared) -> list[WrittenTensor]:
     """Return the tensors that the plan writes, in the program's order."""
     places = dict(_places(prepared.shards))
-    found = []
+    found, fits = [], _fits_digest(prepared)
     for output in prepared.compiled.program.outputs:
         position, part = None, output.spec.name
         if (number := output.place.layer) is not None:
@@ -162,7 +162,7 @@ def _planned(prepared: Prepared) -> list[WrittenTensor]:
             position = slot.position if slot.run == 0 else None
             part = f"layer {number}" if slot.position is None else f"L{slot.position}"
             part += f" in run {slot.run + 1}" if slot.run else ""
-        made = _instruction_digest(output, prepared.stamps)
+        made = _instruction_digest(output, prepared.stamps, fits)
         name = output.place.name or output.spec.name
         place = places[output.spec.name]
         found.append(WrittenTensor(made, position, part, name, *place, output.spec.size))
@@ -178,19 +178,30 @@ def _places(shards: Iterable[Shard]) -> Iterator[tuple[str, tuple[str, int]]]:
             offset += shard.taken(spec)
 
 
-def _instruction_digest(output: Output, stamped: Mapping[Path, Stamp]) -> str | None:
-    """Return a digest of all that decides a tensor's bytes; None for a fitted tensor.
+def _fits_digest(prepared: Prepared) -> str:
+    """Return a digest of all that bridges and healing depend on; empty for a plan without them."""
+    outputs = prepared.compiled.program.outputs
+    if all(isinstance(output.make, Copy | Combine) for output in outputs):
+        return ""
+    read = [*prepared.stamps.items(), *stamps(prepared.texts.values()).items()]
+    return _digest([repr(output.make) for output in outputs], sorted(map(repr, read)))
 
-    The files that it reads count by their stamps.
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr((_FORMAT, *parts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _instruction_digest(output: Output, stamped: Mapping[Path, Stamp], fits: str) -> str:
+    """Return a digest of all that decides a tensor's bytes.
+
+    The files that it reads count by their stamps. A fitted tensor also depends on `fits`.
     """
     make = output.make
-    if not isinstance(make, Copy | Combine):
-        return None
     what = repr(make.source if isinstance(make, Copy) else make)
+    fits = "" if isinstance(make, Copy | Combine) else fits
     files = sorted({tensor.file for tensor in stored_tensors([output])})
     stamped_files = [(str(file), stamped.get(file)) for file in files]
-    content = repr((_FORMAT, output.spec.dtype, output.spec.shape, what, stamped_files))
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return _digest(output.spec.dtype, output.spec.shape, what, stamped_files, fits)
 
 
 # --------------------------------------------------------------------------------- the difference
@@ -205,7 +216,7 @@ def _changes(
     for part, content in new.items():
         if part not in old:
             found["+"].append(part)
-        elif old[part] != content or None in content.values():  # a fit may differ each time
+        elif old[part] != content:
             found["~"].append(part)
     found["−"] = [part for part in old if part not in new]
     for change, parts in found.items():
@@ -219,9 +230,9 @@ _Part = tuple[int | None, str]
 """The position and the name of a layer, or None and the name of a tensor outside of layers."""
 
 
-def _contents(tensors: Iterable[WrittenTensor]) -> dict[_Part, dict[str, str | None]]:
+def _contents(tensors: Iterable[WrittenTensor]) -> dict[_Part, dict[str, str]]:
     """Return the instructions' digests of each part by the tensors' names in it."""
-    found: dict[_Part, dict[str, str | None]] = {}
+    found: dict[_Part, dict[str, str]] = {}
     for tensor in tensors:
         found.setdefault((tensor.position, tensor.part), {})[tensor.name] = tensor.made
     return found

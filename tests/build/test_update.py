@@ -1,5 +1,6 @@
 """A compile into a folder that gptailor wrote: equal tensors are copied, all bytes are the same."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -154,6 +155,25 @@ def test_an_update_makes_the_lock_of_a_fresh_compile(here: Path) -> None:
     updated = content(here / "out")
     compiled(here, changed, locking=True, force=True)
     assert content(here / "out") == updated
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_fitted_layers_change_with_the_plan_and_its_texts(here: Path) -> None:
+    text = here / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"a cat {n} on a mat"}) + "\n" for n in range(400)))
+    healed = f'drop L1\nheal L0 on "{text}" tokens 1024 rank 2\n'
+    compiled(here, healed)
+    update = compiled(here, healed)
+    assert update is not None
+    assert update.changes == ()
+    assert not update.reused
+    update = compiled(here, healed.replace("seed 0", "seed 1").replace("rank 2", "rank 1"))
+    assert update is not None
+    assert update.changes == (("~", "L0"),)
+    text.write_text(text.read_text() + json.dumps({"text": "a dog"}) + "\n")
+    update = compiled(here, healed)
+    assert update is not None
+    assert update.changes == (("~", "L0"),)
 
 
 def test_a_full_disk_leaves_the_old_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
