@@ -1,11 +1,11 @@
 """gptailor: a declarative plan compiler for language models.
 
 The verbs of the command line, in Python: `load` a plan, `check` it, `compile` it into a model
-folder, `lock` it, `verify` such a folder, `format` it, `stitch` it into a live model, `judge` it,
-`search` for what an open plan leaves open, `teach` others by its predictions, `import_mergekit` and
-`export_mergekit`; and `merge` for tensors that are in memory. Names are imported when they are
-first used, so that importing the package costs nothing; `__init__.pyi` tells type checkers what
-they are.
+folder, `lock` it, `verify` and `publish` such a folder, `format` it, `stitch` it into a live model,
+`judge` it, `search` for what an open plan leaves open, `teach` others by its predictions,
+`import_mergekit` and `export_mergekit`; and `merge` for tensors that are in memory. Names are
+imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
+type checkers what they are.
 """
 
 import importlib
@@ -20,6 +20,7 @@ _HOMES = {
     "Lock": "build.lock",
     "Plan": "plan.plan",
     "PlanError": "plan.faults",
+    "Publication": "build.publish",
     "Resources": "search.settings",
     "Searched": "search.results",
     "TailorError": "plan.faults",
@@ -37,6 +38,7 @@ _HOMES = {
     "loads": "lang.parse",
     "lock": "build.lock_recording",
     "merge": "build.state_dicts",
+    "publish": "build.publish",
     "search": "search",  # the package, which may be called as its verb
     "stitch": "evaluate.repair",
     "teach": "evaluate.heal.teach",

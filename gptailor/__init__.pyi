@@ -5,6 +5,8 @@ from gptailor.build.extract import Extracted as Extracted
 from gptailor.build.extract import extract_lora as extract_lora
 from gptailor.build.lock import Lock as Lock
 from gptailor.build.lock_recording import lock as lock
+from gptailor.build.publish import Publication as Publication
+from gptailor.build.publish import publish as publish
 from gptailor.build.state_dicts import merge as merge
 from gptailor.build.verification import Verified as Verified
 from gptailor.build.verify import verify as verify

@@ -1,5 +1,9 @@
-"""A small Hugging Face Hub: folders served as repositories, by the part of its API that is read."""
+"""A small Hugging Face Hub: folders served as repositories, and uploads taken as commits.
 
+It has the part of the Hub's API that `huggingface_hub` uses for both, without Xet.
+"""
+
+import base64
 import hashlib
 import json
 import re
@@ -49,6 +53,12 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     endpoint: str = ""
     broken: bool = False
+    writer: str = "hf_writer"
+    """The token that may write."""
+    uploads: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """The files of uploaded repositories by their ids."""
+    private: set[str] = field(default_factory=set)
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, repo: str, *folders: Path, token: str | None = None, gated: bool = False) -> str:
         """Publish folders as the commits of a repository, `main` the last; its commit."""
@@ -106,6 +116,62 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._serve()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        path = urlsplit(self.path).path
+        try:
+            self._answer(json.dumps(self._posted(path, body)).encode())
+        except _RefusedError as refused:
+            self._answer(b"{}", {"X-Error-Code": refused.code}, status=refused.status)
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.hub.blobs[urlsplit(self.path).path.rpartition("/")[2]] = body
+        self._answer(b"")
+
+    def _posted(self, path: str, body: bytes) -> object:
+        if self.headers["Authorization"] != f"Bearer {self.hub.writer}":
+            raise _RefusedError(401, "Unauthorized")
+        if path.endswith("/validate-yaml"):
+            return {"errors": [], "warnings": []}
+        if path.endswith("/repos/create"):
+            wanted = json.loads(body)
+            repo = f"{wanted['organization']}/{wanted['name']}"
+            self.hub.uploads.setdefault(repo, {})
+            private = wanted.get("private") or wanted.get("visibility") == "private"
+            self.hub.private |= {repo} if private else set()
+            return {"url": f"{self.hub.endpoint}/{repo}"}
+        if "/preupload/" in path:
+            names = [entry["path"] for entry in json.loads(body)["files"]]
+            modes = ["lfs" if name.endswith(".safetensors") else "regular" for name in names]
+            return {
+                "files": [
+                    {"path": name, "uploadMode": mode, "shouldIgnore": False}
+                    for name, mode in zip(names, modes, strict=True)
+                ]
+            }
+        if path.endswith("/objects/batch"):
+            put = f"{self.hub.endpoint}/put/"
+            return {
+                "transfer": "basic",
+                "objects": [
+                    o | {"actions": {"upload": {"href": put + o["oid"]}}}
+                    for o in json.loads(body)["objects"]
+                ],
+            }
+        if found := re.fullmatch(r"/api/models/(.+?)/commit/main", path):
+            files = self.hub.uploads[found[1]]
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    files[value["path"]] = self.hub.blobs[value["oid"]]
+            commit = commit_of(found[1])
+            url = f"{self.hub.endpoint}/{found[1]}/commit/{commit}"
+            return {"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""}
+        raise _RefusedError(404, "EntryNotFound")
 
     def _serve(self) -> None:
         try:

@@ -10,6 +10,7 @@ __all__ = [
     "lock",
     "lock_recording",
     "output",
+    "publish",
     "state_dicts",
     "update",
     "verify",

@@ -93,9 +93,8 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     written = _record_of(folder)
     if written is None or not folder.is_dir():
         return None
-    if changed := _changed_files(written.files, _files_of(folder)):
-        more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
-        raise TargetExists(folder, listed(changed[:_MOST_NAMED]) + more)
+    if changed := changed_since_written(folder):
+        raise TargetExists(folder, changed)
     made = {tensor.made: tensor for tensor in written.tensors if tensor.file in written.files}
     planned = _planned(prepared)
     reused: dict[str, ByteRange] = {}
@@ -110,6 +109,23 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     )
     copied = prepared.compiled.program.size - computed
     return Update(tuple(_changes(written.tensors, planned)), reused, computed, copied)
+
+
+def changed_since_written(folder: Path) -> str:
+    """Return the files that somebody changed since gptailor wrote the folder, in words.
+
+    The result is empty if no file changed, or if there is no record of the folder.
+    """
+    if (written := _record_of(folder)) is None:
+        return ""
+    now = _files_of(folder)
+    changed = sorted(
+        name
+        for name in written.files.keys() | now.keys()
+        if written.files.get(name) != now.get(name)
+    )
+    more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
+    return listed(changed[:_MOST_NAMED]) + more if changed else ""
 
 
 def record_written(prepared: Prepared, folder: Path) -> None:
@@ -145,10 +161,6 @@ def _files_of(folder: Path) -> dict[str, Stamp]:
     """Return the stamps of all files in a folder by their paths in it."""
     found = stamps(path for path in folder.rglob("*") if not path.is_dir())
     return {path.relative_to(folder).as_posix(): stamp for path, stamp in found.items()}
-
-
-def _changed_files(before: Mapping[str, Stamp], now: Mapping[str, Stamp]) -> list[str]:
-    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def _planned(prepared: Prepared) -> list[WrittenTensor]:

@@ -91,6 +91,31 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
             raise CheckpointError("C503", "the Hub did not deliver it", folder / name)
 
 
+def upload_folder(
+    repo: str, folder: Path, names: Iterable[str], *, private: bool, message: str
+) -> str:
+    """Upload files of a folder as one commit, make the repository if need be; return its URL.
+
+    Raises CheckpointError: C501 for a token without the right to write, C503.
+    """
+    from huggingface_hub import HfApi, errors
+
+    hub = HfApi()
+    with _talking(repo, None):
+        try:
+            hub.create_repo(repo, private=private, exist_ok=True)
+            made = hub.upload_folder(
+                repo_id=repo, folder_path=folder, allow_patterns=list(names), commit_message=message
+            )
+        except errors.HfHubHTTPError as error:
+            if getattr(error.response, "status_code", None) not in (401, 403):
+                raise
+            refused = "can't be written: the Hub refuses the token, or there is none"
+            help_ = "log in by 'hf auth login' with a token that may write, or set HF_TOKEN"
+            raise CheckpointError("C501", refused, Path(repo), help_) from error
+    return str(made.commit_url)
+
+
 def _weights(folder: Path) -> tuple[str, ...]:
     if (folder / on_disk.INDEX).exists():
         return tuple(sorted(set(on_disk.weight_map(folder / on_disk.INDEX).values())))

@@ -340,3 +340,70 @@ def test_an_adapter_is_extracted_of_models_on_the_hub(desk: Desk) -> None:
     assert settings["revision"] == commit_of("org/base", 0)
     assert desk.run("extract-lora", "org/base", "org/lost", "-o", "other").code == 3
     assert not (desk.folder / "other").exists()
+
+
+# ------------------------------------------------------------------------------------- publishing
+
+
+def published(desk: Desk) -> dict[str, bytes]:
+    return desk.hub.uploads.get("me/model", {})
+
+
+def test_publishing_only_plans_until_it_is_told_to_upload(desk: Desk) -> None:
+    assert desk.compile().code == 0
+    done = desk.run("publish", "out", "me/model", HF_TOKEN="hf_writer")
+    assert done.code == 0, done.err
+    assert "nothing was uploaded" in done.out
+    assert desk.hub.uploads == {}
+
+
+def test_an_upload_has_the_folders_files_and_no_others(desk: Desk) -> None:
+    assert desk.compile().code == 0
+    (desk.folder / "out" / ".hidden").write_text("mine")
+    done = desk.run("publish", "out", "me/model", "--upload", "--private", HF_TOKEN="hf_writer")
+    assert done.code == 0, done.err
+    folder = desk.folder / "out"
+    wanted = {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+    assert published(desk) == wanted
+    assert desk.hub.private == {"me/model"}
+    assert f"uploaded: {desk.hub.endpoint}/me/model/commit/" in done.out
+    assert "changed since gptailor wrote the folder: .hidden" in done.err
+
+
+def test_what_readers_would_miss_is_said(desk: Desk, folders: Path) -> None:
+    plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
+    assert desk.compile(plan=plan).code == 0
+    said = desk.run("publish", "out", "me/model").err
+    assert "the model 'base' is the folder" in said
+    assert "there is no lock" in said
+    assert "the model 'math'" not in said
+
+
+@pytest.mark.parametrize("token", ["hf_reader", ""])
+def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
+    assert desk.compile().code == 0
+    done = desk.run("publish", "out", "me/model", "--upload", HF_TOKEN=token)
+    assert (done.code, published(desk)) == (3, {})
+    assert "error[C501]: can't be written: the Hub refuses the token" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("out", "model"), "error[C501]: is no id of the Hub"),
+        (("nowhere", "me/model"), "error[C101]: expected a folder that 'gptailor compile' wrote"),
+    ],
+)
+def test_a_wrong_publication_is_refused(desk: Desk, words: tuple[str, str], message: str) -> None:
+    assert desk.compile().code == 0
+    done = desk.run("publish", *words, "--upload", HF_TOKEN="hf_writer")
+    assert (done.code, message in done.err) == (3, True)
+
+
+def test_a_hub_that_is_away_is_one_message(desk: Desk) -> None:
+    assert desk.compile().code == 0
+    done = desk.run("publish", "out", "me/model", "--upload", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.code == 3
+    assert "error[C503]" in done.err
+    assert "Traceback" not in done.err

@@ -24,20 +24,9 @@ from tests.said import Run, Said, in_process
 from tests.tiny import tiny_model
 
 COMMANDS = [
-    *(
-        "check",
-        "compile",
-        "completion",
-        "diff",
-        "eval",
-        "explain",
-        "export",
-        "extract-lora",
-        "family",
-        "fmt",
-    ),
-    *("generate", "import", "json", "lock", "lsp", "pick", "report", "schema", "search", "show"),
-    *("teach", "verify"),
+    *("check", "compile", "completion", "diff", "eval", "explain", "export", "extract-lora"),
+    *("family", "fmt", "generate", "import", "json", "lock", "lsp", "pick", "publish", "report"),
+    *("schema", "search", "show", "teach", "verify"),
 ]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
