@@ -82,8 +82,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
 ) -> Written:
     """Write the model that a plan declares into a folder or GGUF file, all or nothing.
 
-    The folder is new, or one that gptailor wrote before and nobody changed since: then tensors that
-    are made as before are copied from it. `force` replaces any model, and computes all.
+    The folder is new, or one that gptailor wrote from the same plan's file and that nobody changed
+    since: then tensors that are made as before are copied from it, and a lock in it is renewed.
+    `force` replaces any model, and computes all.
 
     `models` gives other folders for the plan's names, and `dtype` another dtype than the plan's; a
     prepared plan already has both, and the size of its files. `locked` is a lock, or its file:
@@ -117,6 +118,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         destination.remove_leftovers()
     update = None if force else destination.planned_update()
     force = force or update is not None
+    locking = locking or (update is not None and update.locked)
+    read = {**prepared.stamps, **(update.stamps if update else {})}
     destination.refuse_unwritable(force=force)
     if (message := destination.lack_of_room) and not dry_run:
         raise CheckpointError("C305", message, destination.path)
@@ -144,7 +147,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         contents = Contents(
             payload_of=update.reusing(payload_of) if update else payload_of,
             recording=recording,
-            check_unchanged=lambda: refuse_changed(prepared.stamps),
+            check_unchanged=lambda: refuse_changed(read),
             progress=recording.watching(counted) if recording else counted,
             force=force,
             threads=compute.threads,

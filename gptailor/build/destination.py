@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.lock_recording import Recording, refuse_early
 from gptailor.build.output import side_files
-from gptailor.build.update import Update, planned_update, record_written
+from gptailor.build.update import Update, entries_of, planned_update, record_written
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
@@ -134,6 +134,12 @@ class ModelFolder(Destination):
             contents.check_unchanged()
             return {} if recording is None else recording.files(self.path)
 
+        entries: dict[str, tuple[int, int]] = {}
+
+        def look(folder: Path) -> None:
+            contents.check_unchanged()
+            entries.update(entries_of(folder))
+
         write_checkpoint(
             self.path,
             self.prepared.shards,
@@ -145,8 +151,9 @@ class ModelFolder(Destination):
             threads=contents.threads,
             on_written=None if recording is None else recording.add_tensor,
             finish=last_files,
+            before_swap=look,
         )
-        record_written(self.prepared, self.path)
+        record_written(self.prepared, self.path, entries)
 
     def planned_update(self) -> Update | None:
         """Return the difference to the folder that gptailor wrote here before."""

@@ -1,12 +1,13 @@
 """Compiling into a folder that gptailor wrote before: equal tensors are copied, not computed.
 
 After each compile the user's cache has a record of the folder: the instruction of each tensor and
-its place in a file, and stamps of all files. The next compile into the folder reads it. A stamp has
-a file's number, size and time, so nothing is read to find out what is equal.
+its place in a file, and size and time of all files. The next compile of the same plan's file into
+the folder reads it, so no weights are read to find out what is equal.
 """
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Literal, final
 
 from pydantic import TypeAdapter, ValidationError
 
+import gptailor
+from gptailor.build.lock import LOCK_FILE
 from gptailor.checkpoint.files import CheckpointError, Stamp, cache_folder, stamps
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.kept import keep_json, kept_json
@@ -26,11 +29,12 @@ from gptailor.plan.faults import listed
 from gptailor.prepare import Prepared
 from gptailor.program.program import Combine, Copy, Output, stored_tensors
 
-_FORMAT = 1
 _MOST_NAMED = 3
 """Changed files that a message names."""
 
 Change = Literal["~", "+", "−"]
+Entries = Mapping[str, tuple[int, int]]
+"""Size and time of writing of each file by its path; a link or a folder has a size of -1."""
 
 
 @final
@@ -54,10 +58,14 @@ class WrittenTensor:
 @final
 @dataclass(frozen=True)
 class WrittenFolder:
-    """The record of a folder: its tensors, and the stamp of each file by its path in the folder."""
+    """The record of a folder: its plan, its tensors, and each entry by its path in the folder.
 
+    An entry is a file's size and time of writing; a link or a folder has a size of -1.
+    """
+
+    plan: str
     tensors: tuple[WrittenTensor, ...]
-    files: Mapping[str, Stamp]
+    files: Entries
 
 
 _RECORD = TypeAdapter(WrittenFolder)
@@ -69,14 +77,17 @@ class Update:
     """The difference between a folder and the plan that will replace its content.
 
     `changes` has the changed parts: `("~", "L3..L5")` is other than before, `+` is new, `−` is
-    gone. `reused` are the places in the folder of computed tensors that are copied from it.
-    `computed` and `copied` are the output's bytes that are computed, and that are copied.
+    gone. `reused` are the places in the folder of computed tensors that are copied from it, and
+    `stamps` those files, which must not change meanwhile. `computed` and `copied` are the output's
+    bytes that are computed, and that are copied. `locked` is whether the folder has a lock.
     """
 
     changes: tuple[tuple[Change, str], ...]
     reused: Mapping[str, ByteRange]
     computed: int
     copied: int
+    stamps: Mapping[Path, Stamp]
+    locked: bool
 
     def reusing(
         self, payload_of: Callable[[TensorSpec], Payload]
@@ -86,12 +97,13 @@ class Update:
 
 
 def planned_update(prepared: Prepared, folder: Path) -> Update | None:
-    """Return the difference between a plan and a folder that gptailor wrote; None without a record.
+    """Return the difference between a plan and a folder that gptailor wrote from the same plan.
 
-    Raises TargetExists (C301) for a folder with files that changed since then.
+    None for a folder without a record, and for one that another plan's file made. Raises
+    TargetExists (C301) for a folder with files that changed since then.
     """
     written = _record_of(folder)
-    if written is None or not folder.is_dir():
+    if written is None or not folder.is_dir() or written.plan != _plan_name(prepared):
         return None
     if changed := changed_since_written(folder):
         raise TargetExists(folder, changed)
@@ -108,7 +120,22 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
         if not isinstance(output.make, Copy) and output.spec.name not in reused
     )
     copied = prepared.compiled.program.size - computed
-    return Update(tuple(_changes(written.tensors, planned)), reused, computed, copied)
+    return Update(
+        tuple(_changes(written.tensors, planned)),
+        reused,
+        computed,
+        copied,
+        stamps({place.file for place in reused.values()}),
+        (folder / LOCK_FILE).is_file(),
+    )
+
+
+def _plan_name(prepared: Prepared) -> str:
+    """Return the file that the plan was read from; for a plan from Python the name of its text."""
+    origin = prepared.plan.origin
+    if origin is None:
+        return "<plan>"
+    return os.path.realpath(origin.folder / Path(origin.source.name).name)
 
 
 def changed_since_written(folder: Path) -> str:
@@ -118,7 +145,7 @@ def changed_since_written(folder: Path) -> str:
     """
     if (written := _record_of(folder)) is None:
         return ""
-    now = _files_of(folder)
+    now = entries_of(folder)
     changed = sorted(
         name
         for name in written.files.keys() | now.keys()
@@ -128,14 +155,17 @@ def changed_since_written(folder: Path) -> str:
     return listed(changed[:_MOST_NAMED]) + more if changed else ""
 
 
-def record_written(prepared: Prepared, folder: Path) -> None:
-    """Record a folder that was just written; without a cache nothing is recorded."""
+def record_written(prepared: Prepared, folder: Path, entries: Entries) -> None:
+    """Record a folder that was just written, with its entries; without a cache, nothing."""
     if (path := _record_path(folder)) is None:
         return
-    record = WrittenFolder(tuple(_planned(prepared)), _files_of(folder))
-    with suppress(CheckpointError, OSError):  # the next compile computes everything
+    record = WrittenFolder(_plan_name(prepared), tuple(_planned(prepared)), entries)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep_json(path, _RECORD.dump_python(record, mode="json"))
+    except (CheckpointError, OSError):  # the next compile needs --force
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------- the record
@@ -157,10 +187,16 @@ def _record_of(folder: Path) -> WrittenFolder | None:
     return None
 
 
-def _files_of(folder: Path) -> dict[str, Stamp]:
-    """Return the stamps of all files in a folder by their paths in it."""
-    found = stamps(path for path in folder.rglob("*") if not path.is_dir())
-    return {path.relative_to(folder).as_posix(): stamp for path, stamp in found.items()}
+def entries_of(folder: Path) -> Entries:
+    """Return size and time of each file in a folder by its path in it, and links and folders."""
+    found = {}
+    for path in folder.rglob("*"):
+        about = path.lstat()
+        plain = stat.S_ISREG(about.st_mode)
+        found[path.relative_to(folder).as_posix()] = (
+            (about.st_size, about.st_mtime_ns) if plain else (-1, 0)
+        )
+    return found
 
 
 def _planned(prepared: Prepared) -> list[WrittenTensor]:
@@ -200,7 +236,8 @@ def _fits_digest(prepared: Prepared) -> str:
 
 
 def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr((_FORMAT, *parts)).encode("utf-8", "surrogatepass")).hexdigest()
+    text = repr((gptailor.__version__, *parts))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _instruction_digest(output: Output, stamped: Mapping[Path, Stamp], fits: str) -> str:

@@ -25,12 +25,17 @@ def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
     return [*_absent(plan, [*_learned(plan, whole=whole), *_judged(plan)]), *too_small(plan)]
 
 
+_OPENED = 32
+"""A sequence of a text has at least so many bytes for each special token that opens it."""
+
+
 def too_small(plan: Plan) -> list[Fault]:
     """Return a fault (C806) for each text with fewer bytes than the tokens that the plan asks for.
 
-    A token has at least a byte. A text with more bytes may still be too short; its tokens are
-    counted when it is used.
+    A token has at least a byte, beside the special tokens that open sequences. A text with more
+    bytes may still be too short; its tokens are counted when it is used.
     """
+    used = {at for at, _ in _learned(plan)}
     needed: list[tuple[Place, str, int, str]] = [
         (("bridges", i, "on"), bridge.on, bridge.tokens, "'bridge'")
         for i, bridge in enumerate(plan.bridges)
@@ -45,7 +50,9 @@ def too_small(plan: Plan) -> list[Fault]:
     faults = []
     for at, name, tokens, user in needed:
         path = folder_of(plan, name)
-        if path.is_file() and (size := path.stat().st_size) < tokens:
+        if at not in used or not path.is_file():
+            continue
+        if (size := path.stat().st_size) + size // _OPENED < tokens:
             message = f"the text has {size:,} bytes, so fewer than {tokens:,} tokens for {user}"
             help_ = "give more text, or ask for fewer 'tokens'"
             faults.append(Fault("C806", f"{message} ({path})", at, help_))

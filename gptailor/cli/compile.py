@@ -39,7 +39,8 @@ class QuantisedType(click.ParamType[str]):
 @options.PLAN_ARGUMENT
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The folder to write, or a file for llama.cpp if the name ends in .gguf. A "
-              "folder that gptailor wrote is updated; anything else must not exist.")  # fmt: skip
+              "folder that gptailor wrote from this plan is updated; any other must not "
+              "exist.")  # fmt: skip
 @options.MODEL
 @options.SET
 @options.FAMILY
@@ -92,7 +93,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     a model card and the plan. PLAN may be - for standard input.
 
     Compiled again into its folder, a changed plan copies the tensors that are made as before, and
-    prints the changed parts. A folder with files that somebody else changed is refused.
+    prints the changed parts. A folder of another plan, or with files that somebody else changed, is
+    refused.
 
     An output called NAME.gguf is a file for llama.cpp. It includes the tokenizer and the chat
     template. Its metadata contains the plan. It needs the package gguf. docs/models.md lists the

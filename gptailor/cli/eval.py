@@ -33,7 +33,7 @@ from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
     from gptailor.evaluate.scores import Judgement, Result, TargetSize
-    from gptailor.plan.plan import Objective
+    from gptailor.plan.plan import Objective, Plan
     from gptailor.report import evaluation
 
 _EVAL_EXAMPLE = """
@@ -139,7 +139,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         say(judgement.to_csv(), newline=False)
     else:
         _print(judgement)
-        _print_sweep(judgement, dict(lets))
+        _print_sweep(judgement, plans, dict(lets))
     sys.exit(3 if judgement.failed else 0)
 
 
@@ -215,27 +215,34 @@ def _print(judgement: "Judgement") -> None:
         say_drawn(line)
 
 
-def _print_sweep(judgement: "Judgement", lets: Mapping[str, Sequence[str]]) -> None:
+def _print_sweep(
+    judgement: "Judgement", targets: "Sequence[str | Plan]", lets: Mapping[str, Sequence[str]]
+) -> None:
     """Print a chart of each objective over the values of the one name that has several."""
+    from gptailor.evaluate.targets import target_name
     from gptailor.report.evaluation import chart_lines
 
     varied = {name: values for name, values in lets.items() if len(values) > 1}
     if len(varied) != 1:
         return
     ((name, values),) = varied.items()
-    charts: dict[tuple[str, str], list[Result]] = {}
-    for result in judgement.results:
-        plan, with_, _ = result.target.rpartition(" with ")
-        if with_:
-            charts.setdefault((result.objective, plan), []).append(result)
-    for (objective, plan), results in charts.items():
-        scores = [getattr(result.outcome, "value", None) for result in results]
-        points = list(zip(values, scores, strict=True))
-        minimize = results[0].direction == "minimize"
-        say("")
-        title = f"{objective} of {plan} over '{name}'"
-        for line in chart_lines(title, points, width(), minimize=minimize):
-            say_drawn(line)
+    plans = [target for target in targets if not isinstance(target, str)]
+    files = dict.fromkeys(plan.origin.source.name for plan in plans if plan.origin is not None)
+    scores = {(r.target, r.objective): r for r in judgement.results}
+    for objective in dict.fromkeys(result.objective for result in judgement.results):
+        for file in files:
+            swept_plans = [p for p in plans if p.origin and p.origin.source.name == file]
+            named = dict.fromkeys(map(target_name, swept_plans))
+            results = [scores[target, objective] for target in named]
+            points = [
+                (value, getattr(result.outcome, "value", None))
+                for value, result in zip(values, results, strict=False)
+            ]
+            say("")
+            minimize = results[0].direction == "minimize"
+            title = f"{objective} of {file} over '{name}'"
+            for line in chart_lines(title, points, width(), minimize=minimize):
+                say_drawn(line)
 
 
 _ACCURACIES = ("multiple_choice", "generate", "lm_eval")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.checkpoint.files import expanded
-from gptailor.plan.faults import Fault, PlanError, errors, locate, show
+from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, show
 
 if TYPE_CHECKING:
     from gptailor.build.compile import Written
@@ -52,6 +52,8 @@ class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
         values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", text))
         if not (equal and name.strip() and all(values)):
             self.fail(f"'{value}' is not NAME=VALUE", param, ctx)
+        if len(set(values)) < len(values):
+            self.fail(f"'{value}' names a value twice", param, ctx)
         return name.strip(), values
 
 
@@ -65,9 +67,14 @@ def one_value_each(lets: Lets) -> dict[str, str]:
         if len(values) > 1:
             message = f"--set {name}={','.join(values)} has {len(values)} values; give one"
             raise click.UsageError(message + ", or compare several with 'gptailor eval'")
-    if len(numbers := {name: values[0] for name, values in lets}) < len(lets):
-        raise click.UsageError("--set names one 'let' twice")
-    return numbers
+    return {name: values[0] for name, values in _by_name(lets).items()}
+
+
+def _by_name(lets: Lets) -> dict[str, tuple[str, ...]]:
+    """Return the values of each name. Raise a usage error for a name that comes twice."""
+    if len(named := dict(lets)) < len(lets):
+        raise click.UsageError("--set names one 'let' twice; give its values after one --set")
+    return named
 
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
@@ -224,23 +231,34 @@ def swept(targets: Iterable[str], lets: Lets, *, many: bool = False) -> "list[st
     Folders and models stay as they are. Raise a usage error for more than `MOST_SWEPT` plans,
     unless `many`, and if no target is a plan's file.
     """
-    points = [
-        tuple((name, (value,)) for name, value in zip(dict(lets), values, strict=True))
-        for values in product(*dict(lets).values())
-    ]
+    named = _by_name(lets)
+    points = [dict(zip(named, values, strict=True)) for values in product(*named.values())]
     files = [name for name in targets if name == "-" or Path(name).is_file()]
     plans = [name for name in files if Path(name).suffix != ".gguf"]
     if lets and not plans:
-        raise click.UsageError("--set is for a plan's file, and no target is one")
+        names = listed(f"'{name}'" for name in targets)
+        raise click.UsageError(f"--set is for a plan's file, and there is none called {names}")
     if (count := len(plans) * len(points)) > MOST_SWEPT and not many:
         raise click.UsageError(f"--set makes {count} plans; --many-plans evaluates them all")
     found: list[str | Plan] = []
     for name in targets:
         if name == "-" or (lets and name in plans):
-            found += [read_plan(name, lets=point) for point in points]
+            raw = bytes_of(name)
+            found += [_sound_plan(name, raw, point) for point in points]
         else:
             found.append(name)
     return found
+
+
+def _sound_plan(name: str, raw: bytes, numbers: dict[str, str]) -> "Plan":
+    """Return the plan of a file's bytes. Raise PlanError for faults."""
+    from gptailor.lang.parse import read_bytes
+
+    folder = Path() if name == "-" else Path(name).parent
+    plan, faults = read_bytes(raw, shown_name(name), folder, numbers)
+    if plan is None or errors(faults):
+        raise PlanError(faults)
+    return plan
 
 
 def seen_from_here(plan: "Plan") -> "Plan":

@@ -79,14 +79,13 @@ def _fix(name: str) -> None:
     if name == "-":
         raise click.UsageError("--fix corrects files, and - is standard input")
     before = options.plan_text(name)
-    text = PlanText(Path(name), before)
+    mark = "\ufeff" if before.startswith("\ufeff") else ""
+    text = PlanText(Path(name), before.removeprefix(mark))
     if text.is_json:
         return
     text, titles = fixed(text)
-    mark = "\ufeff" if before.startswith("\ufeff") else ""
     if titles:
-        new_text = mark + text.text.removeprefix(" " * len(mark))
-        options.rewrite(name, new_text, before, silent=True)
+        options.rewrite(name, mark + text.text, before, silent=True)
     for title in titles:
         options.say(f"{name}: fixed: {title}", err=True)
 

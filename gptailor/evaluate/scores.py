@@ -278,15 +278,17 @@ class Judgement:
         """
         by_target: dict[str, dict[str, Outcome]] = {}
         for result in (*self.bases, *self.results):
-            by_target.setdefault(result.target, {})[result.objective] = result.outcome
+            if result.objective in by_target.setdefault(result.target, {}):
+                raise TailorError(f"several targets are called '{result.target}'")
+            by_target[result.target][result.objective] = result.outcome
         for name in (target, other):
             if name not in by_target:
                 raise TailorError(f"no target is '{name}'; the targets are {listed(by_target)}")
         found = {}
         for objective, outcome in by_target[target].items():
-            pair = [getattr(o, "each", None) for o in (outcome, by_target[other].get(objective))]
-            if pair[0] is not None and pair[1] is not None:
-                found[objective] = paired_difference(pair[0], pair[1])
+            one, two = _each(outcome), _each(by_target[other].get(objective))
+            if one is not None and two is not None:
+                found[objective] = paired_difference(one, two)
         return found
 
     def _repr_html_(self) -> str:
@@ -299,6 +301,12 @@ class Judgement:
         head = "".join(f"<th>{name}</th>" for name in heads)
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _each(outcome: Outcome | None) -> PerSample | None:
+    """Return the terms of a score's samples; None for a failure and for a score without samples."""
+    each = outcome.each if isinstance(outcome, Score) else None
+    return each if each is not None and each.sums else None
 
 
 def _cell(value: object) -> str:

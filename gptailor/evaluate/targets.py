@@ -185,7 +185,7 @@ def target_name(target: str | Plan) -> str:
     """Return a target's name in tables: a plan's is that of its text."""
     if isinstance(target, str):
         return target
-    return target.origin.source.name if target.origin else "<plan>"
+    return target.origin.source.label if target.origin else "<plan>"
 
 
 def _model_plan(source: str) -> Plan:

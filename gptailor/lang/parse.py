@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import pkgutil
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -254,10 +253,7 @@ Numbers = Mapping[str, object]
 
 
 def with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]]:
-    """Return the text with other values in its `let` statements, and faults.
-
-    The text's name says what was replaced: `cut.tailor with mix=0.7`.
-    """
+    """Return the text with other values in its `let` statements, and faults."""
     file, _ = parse(source)
     lets = {s.body.name.text: s.body for s in file.statements if isinstance(s.body, tree.LetNode)}
     faults = []
@@ -266,9 +262,8 @@ def with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]]
             named = listed(f"'{each}'" for each in lets)
             help_ = f"it names {named}" if lets else "write 'let', as in: let mix = 0.5"
             faults.append(Fault("P114", f"no number is named '{name}'", source=source, help=help_))
-        elif not _ONE_VALUE.fullmatch(str(value)):
-            message = f"expected a number, an interval or 'one of (…)' for '{name}', got '{value}'"
-            faults.append(Fault("P303", message, source=source))
+        else:
+            faults += _value_faults(name, value)
     if faults:
         return source, faults
     text = source.text
@@ -276,10 +271,17 @@ def with_numbers(source: Source, numbers: Numbers) -> tuple[Source, list[Fault]]
         span = lets[name].value.span
         text = text[: span.start] + str(numbers[name]) + text[span.end :]
     settings = ", ".join(f"{name}={value}" for name, value in numbers.items())
-    return Source(f"{source.name} with {settings}", text), []
+    return Source(source.name, text, settings), []
 
 
-_ONE_VALUE = re.compile(r"[\w.+()\-, ]+")
+def _value_faults(name: str, value: object) -> list[Fault]:
+    """Return the faults of a value by itself, as if it stood in a `let` statement."""
+    source = Source(f"the value of '{name}'", f"let {name} = {value}")
+    file, faults = parse(source)
+    if faults or (len(file.statements) == 1 and isinstance(file.statements[0].body, tree.LetNode)):
+        return faults
+    message = f"expected a number, an interval or 'one of (…)' for '{name}', got '{value}'"
+    return [Fault("P303", message, source=source)]
 
 
 def read_bytes(

@@ -267,7 +267,7 @@ def _left_out(text: PlanText, fault: Fault, span: Span) -> Remedy | None:
         if statement.behind:
             return None
         edit = Edit(Span(statement.span.start, _line_end(text, statement.span.end)), "")
-        return Remedy("remove the number that is never used", (edit,), fault)
+        return Remedy("remove the number that is never used", (edit,), fault, sure=False)
     return None
 
 

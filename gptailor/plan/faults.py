@@ -26,10 +26,16 @@ _SHOWN_COLUMNS = 100
 @final
 @dataclass(frozen=True)
 class Source:
-    """A text and the name that it goes by in messages."""
+    """A text, its name, and the values that were set in it, as messages show them: `mix=0.7`."""
 
     name: str
     text: str
+    settings: str = ""
+
+    @property
+    def label(self) -> str:
+        """Return the name with the settings: `cut.tailor with mix=0.7`."""
+        return f"{self.name} with {self.settings}" if self.settings else self.name
 
     @cached_property
     def starts(self) -> list[int]:
@@ -305,7 +311,9 @@ def show(fault: Fault) -> str:
     """Return a fault for people: code and message, the line with a caret under the words, help."""
     head = f"{fault.severity}[{fault.code}]: {fault.message}"
     if fault.span is None or fault.source is None:
-        place = " at ".join(n for n in (fault.source and fault.source.name, _dotted(fault.at)) if n)
+        place = " at ".join(
+            n for n in (fault.source and fault.source.label, _dotted(fault.at)) if n
+        )
         lines = [head, f" --> {place}" if place else "", fault.help and f"  = help: {fault.help}"]
         return "\n".join(line for line in lines if line)
     source = fault.source
@@ -313,7 +321,7 @@ def show(fault: Fault) -> str:
     gutter = len(str(max(source.position(span.start)[0] for span, _ in spans)))
     pad = " " * gutter
     line, column = source.position(fault.span.start)
-    out = [head, f"{pad}--> {source.name}:{line}:{column}", f"{pad} |"]
+    out = [head, f"{pad}--> {source.label}:{line}:{column}", f"{pad} |"]
     for n, (span, label) in enumerate(spans):
         if n:
             out.append(f"{pad} :")

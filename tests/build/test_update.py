@@ -10,6 +10,7 @@ import pytest
 import gptailor
 from gptailor.build.update import Update
 from gptailor.checkpoint.write.side_folder import TargetExists
+from gptailor.plan.events import BytesDone
 
 HEAD = 'tailor 1\nmodel base = "{family}/base"\nmodel math = "{family}/math"\n'
 MERGED = "L0..L3 from base, math by slerp(0.3)\n"
@@ -31,7 +32,7 @@ def compiled(here: Path, statements: str, **options: object) -> Update | None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
 def fresh(here: Path, statements: str) -> dict[str, bytes]:
@@ -91,12 +92,16 @@ def test_another_dtype_is_computed_anew(here: Path) -> None:
     assert not update.reused
 
 
-@pytest.mark.parametrize("how", ["edited", "added", "removed", "touched"])
+@pytest.mark.parametrize("how", ["edited", "added", "removed", "touched", "folder", "link"])
 def test_a_folder_that_somebody_changed_is_refused(here: Path, how: str) -> None:
     compiled(here, MERGED)
     card, extra = here / "out" / "README.md", here / "out" / "mine.txt"
     if how == "added":
         extra.write_text("dear")
+    elif how == "folder":
+        extra.mkdir()
+    elif how == "link":
+        extra.symlink_to("nowhere")
     elif how == "removed":
         card.unlink()
     elif how == "touched":
@@ -106,11 +111,56 @@ def test_a_folder_that_somebody_changed_is_refused(here: Path, how: str) -> None
     before = content(here / "out")
     with pytest.raises(TargetExists) as caught:
         compiled(here, "L0 from math\n")
-    name = "mine.txt" if how == "added" else "README.md"
+    name = "mine.txt" if how in ("added", "folder", "link") else "README.md"
     assert f"changed since gptailor wrote it: {name}" in str(caught.value)
     assert "--force" in str(caught.value)
     assert content(here / "out") == before
     compiled(here, "L0 from math\n", force=True)
+
+
+def test_another_plan_does_not_replace_the_folder(here: Path) -> None:
+    compiled(here, MERGED)
+    before = content(here / "out")
+    other = gptailor.loads(HEAD.format(family=here) + "L0 from math\n", name="other.tailor")
+    with pytest.raises(TargetExists, match=r"exists already\n"):
+        gptailor.compile(other, here / "out")
+    assert content(here / "out") == before
+
+
+def test_a_copy_of_the_folder_in_its_place_is_as_good(here: Path) -> None:
+    compiled(here, MERGED)
+    shutil.copytree(here / "out", here / "copy")  # with the times, but other files
+    shutil.rmtree(here / "out")
+    (here / "copy").rename(here / "out")
+    update = compiled(here, MERGED)
+    assert update is not None
+    assert update.changes == ()
+
+
+def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(here: Path) -> None:
+    """Another compile ends into the same folder while this one copies from it."""
+    compiled(here, MERGED)
+    other = gptailor.loads(HEAD.format(family=here) + "L0..L3 from base, math by slerp(0.9)\n")
+    done: list[object] = []
+
+    def interfere(event: object) -> None:
+        if isinstance(event, BytesDone) and not done:
+            done.append(gptailor.compile(other, here / "out", force=True))
+
+    plan = gptailor.loads(HEAD.format(family=here) + MERGED)
+    with pytest.raises(gptailor.TailorError, match="changed while it was read"):
+        gptailor.compile(plan, here / "out", on_event=interfere)
+    after = content(here / "out")
+    gptailor.compile(other, here / "out", force=True)
+    assert content(here / "out") == after
+
+
+def test_a_folder_with_a_lock_keeps_one(here: Path) -> None:
+    compiled(here, MERGED, locking=True)
+    compiled(here, "L0 from math\n")
+    updated = content(here / "out")
+    compiled(here, "L0 from math\n", locking=True, force=True)
+    assert content(here / "out")["plan.tailor.lock"] == updated["plan.tailor.lock"]
 
 
 def test_many_changed_files_are_counted(here: Path) -> None:

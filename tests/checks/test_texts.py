@@ -114,3 +114,7 @@ def test_an_objective_stands_twice_by_two_names_of_its_text() -> None:
     text = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\nsearch {\n  minimize nll("t.jsonl")\n'
     with pytest.raises(gptailor.PlanError, match="P607"):
         gptailor.loads(text + '  minimize nll("./t.jsonl")\n}\n')
+
+
+def test_a_text_of_a_bridge_without_a_gap_may_be_short(family: Path) -> None:
+    assert "C806" not in [code for code, _ in codes(family, 'bridge on "a.txt" tokens 999\n')]

@@ -34,7 +34,6 @@ def run(
         ("L1 from base, math by slerp(t=.5)\n", "L1 from base, math by slerp(t=0.5)\n"),
         ("L1 from base, math by slerp\n", "L1 from base, math by slerp()\n"),
         ("drop L1 // why\n", "drop L1 # why\n"),
-        ("let a = 0.5\ndrop L1\n", "drop L1\n"),
         ("L1 from maths\nL2 from math\ndrop L5-L3\n", "L1 from math\nL2 from math\ndrop L3..L5\n"),
     ],
 )
@@ -53,7 +52,14 @@ def test_the_version_is_added(run: Run) -> None:
     assert Path("p.tailor").read_text().startswith("tailor 1\nmodel base")
 
 
-@pytest.mark.parametrize("text", ["L1 from chat\n", "drop L1\nL1 from math\n", "drop L99\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "L1 from chat\n",
+        "drop L1\nL1 from math\n",
+        "drop L99\n",
+    ],
+)
 def test_a_fault_with_other_remedies_stays(run: Run, text: str) -> None:
     Path("p.tailor").write_text(HEAD + text)
     said = run("check", "p.tailor", "--fix")
@@ -66,6 +72,26 @@ def test_marks_and_line_ends_stay(run: Run) -> None:
     Path("p.tailor").write_bytes(raw)
     run("check", "p.tailor", "--fix")
     assert Path("p.tailor").read_bytes() == raw.replace(b"L3..L1", b"L1..L3")
+
+
+def test_a_number_whose_use_is_misspelt_stays(run: Run) -> None:
+    Path("p.tailor").write_text(HEAD + "let mixture = 0.5\nL1 from base, math by slerp(mixtur)\n")
+    run("check", "p.tailor", "--fix")
+    assert "let mixture = 0.5\n" in Path("p.tailor").read_text()
+
+
+def test_a_version_that_is_added_stands_behind_the_mark(run: Run) -> None:
+    Path("p.tailor").write_bytes('model base = "./base"\ndrop L1\n'.encode("utf-8-sig"))
+    run("check", "p.tailor", "--fix")
+    wanted = 'tailor 1\nmodel base = "./base"\ndrop L1\n'
+    assert Path("p.tailor").read_bytes() == wanted.encode("utf-8-sig")
+
+
+def test_a_number_that_is_not_used_stays(run: Run) -> None:
+    text = HEAD + "let mix = 0.4371\nL1 from math\n"
+    Path("p.tailor").write_text(text)
+    run("check", "p.tailor", "--fix")
+    assert Path("p.tailor").read_text() == text
 
 
 def test_a_sound_plan_is_not_written(run: Run) -> None:

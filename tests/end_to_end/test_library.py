@@ -93,6 +93,13 @@ def test_an_unknown_target_names_the_known_ones(judged: gptailor.Judgement, worl
         judged.difference("nobody", str(world / "out"))
 
 
+def test_a_name_of_several_targets_has_no_difference(world: Path) -> None:
+    plans = [gptailor.load(world / "plan.tailor") for _ in range(2)]
+    scores = gptailor.judge(plans, 'nll("a.jsonl")', folder=world)
+    with pytest.raises(gptailor.TailorError, match="several targets are called"):
+        scores.difference(str(world / "plan.tailor"), str(world / "plan.tailor"))
+
+
 def test_a_notebook_shows_a_table(judged: gptailor.Judgement) -> None:
     page = judged._repr_html_()
     assert page.count("<tr>") == len(judged.records()) + 1

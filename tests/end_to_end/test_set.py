@@ -83,6 +83,7 @@ def test_the_same_in_python(world: Path) -> None:
     [
         ("mx=0.5", "error[P114]: no number is named 'mx'"),
         ("mix=1; drop L2", "error[P303]: expected a number, an interval or 'one of (…)'"),
+        ("mix=0.5 L0 from b", "error[S101]"),
         ("mix=nan", "error[S101]"),
         ("mix=L3", "error[S101]"),
         ("mix=0.2..0.1", "error[P"),
@@ -106,6 +107,7 @@ def test_a_fault_names_the_setting(run: Run) -> None:
         (["mix="], "'mix=' is not NAME=VALUE"),
         (["mix=0.1,0.2"], "--set mix=0.1,0.2 has 2 values; give one"),
         (["mix=0.1", "mix=0.2"], "--set names one 'let' twice"),
+        (["mix=0.1,0.1"], "'mix=0.1,0.1' names a value twice"),
     ],
 )
 def test_a_wrong_option_is_a_usage_error(run: Run, settings: list[str], message: str) -> None:
@@ -134,6 +136,27 @@ def test_eval_sweeps_a_value_and_draws_a_chart(run: Run, world: Path) -> None:
     assert [n for n, line in enumerate(chart) if line.endswith("(best)")] == [best]
 
 
+def test_a_sweep_of_standard_input_reads_it_once(run: Run, world: Path) -> None:
+    said = run("eval", "-", "-O", 'nll("text.jsonl")', "--no-speed", "--set", "mix=0.2,0.4",
+               stdin=(world / "plan.tailor").read_text())  # fmt: skip
+    assert said.code == 0, said.err
+    assert said.out.count("<stdin> with mix=") >= 2
+
+
+def test_a_let_is_swept_by_one_option(run: Run) -> None:
+    said = run("eval", "plan.tailor", "-O", 'nll("text.jsonl")', "--set", "mix=0", "--set", "mix=1")
+    assert (said.code, "names one 'let' twice" in said.err) == (2, True)
+
+
+def test_a_plan_may_come_twice_beside_a_folder_of_any_name(run: Run, world: Path) -> None:
+    if not (world / "x with y").exists():
+        (world / "x with y").symlink_to(world / "math")
+    said = run("eval", "plan.tailor", "plan.tailor", "x with y", "-O", 'nll("text.jsonl")',
+               "--no-speed", "--set", "mix=0.1,0.4")  # fmt: skip
+    assert said.code == 0, said.err
+    assert said.out.count("over 'mix'") == 1
+
+
 def test_folders_stay_beside_a_sweep(run: Run) -> None:
     said = run("eval", "math", "plan.tailor", "-O", 'nll("text.jsonl")', "--no-speed",
                "--set", "mix=0.5", "--format", "json")  # fmt: skip
@@ -150,7 +173,7 @@ def test_a_sweep_of_many_plans_asks_first(run: Run) -> None:
 
 def test_a_sweep_needs_a_plan(run: Run) -> None:
     said = run("eval", "math", "-O", 'nll("text.jsonl")', "--set", "mix=0.5")
-    assert (said.code, "no target is one" in said.err) == (2, True)
+    assert (said.code, "there is none called" in said.err) == (2, True)
 
 
 def test_every_combination_is_a_plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

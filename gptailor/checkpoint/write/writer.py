@@ -31,6 +31,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     threads: int | None = None,
     on_written: OnWritten | None = None,
     finish: Callable[[], Mapping[str, bytes]] = dict,
+    before_swap: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Write shards, their index and other files into a new folder, all or nothing.
 
@@ -43,7 +44,8 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     folder. `payload_of` is called, and its result consumed, by `threads` threads, by default one
     for each core; `progress` and `on_written` by one of them at a time. `on_written` receives the
     sha256 of each tensor, taken while it is written. `finish` is called when all tensors are
-    written: it returns more files, or refuses the output by an exception.
+    written: it returns more files, or refuses the output by an exception. `before_swap` receives
+    the folder as it will be, at its place beside the target.
     """
     target = located(target)
     check_target(target, force=force, protected=protected)
@@ -61,6 +63,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
                     fill_shard(out, shard, payload_of, crew, on_tensor)
             for name, content in {**_index(shards), **files, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
+            before_swap(side.new)
             side.swap(force=force)
 
 
