@@ -229,11 +229,23 @@ def evaluate(folder: Path) -> None:
     losses = "".join(f"{one:>14}" for one in SPECIALISTS)
     print(f"\nNats a token on texts that no model learned from, and right sums (7 + 12 =):\n"
           f"{'':<32}{'weights':>10}{losses}{'mean':>8}{'sums':>7}")  # fmt: skip
+    means = {}
     for target, name in names.items():
         *nats, exact = (scores[target, objective] for objective in objectives)
         megabytes = 2 * sizes[target]["parameters"] / 1e6
         cells = "".join(f"{one:>14.3f}" for one in nats)
-        print(f"{name:<32}{megabytes:>7.0f} MB{cells}{sum(nats) / len(nats):>8.3f}{exact:>7.0%}")
+        means[target] = sum(nats) / len(nats)
+        print(f"{name:<32}{megabytes:>7.0f} MB{cells}{means[target]:>8.3f}{exact:>7.0%}")
+    base, healed = shown(folder / "smollm2"), shown(folder / "healed")
+    smaller = 1 - sizes[healed]["parameters"] / sizes[base]["parameters"]
+    print(f"\nThe healed plan has {smaller:.0%} fewer weights than the base, and a loss "
+          f"{_beside(means[healed], means[base])} than the base's and "
+          f"{_beside(means[healed], means[f'{best}, uncut'])} than the uncut merge's.")  # fmt: skip
+
+
+def _beside(loss: float, other: float) -> str:
+    """Return `0.027 nats lower`."""
+    return f"{abs(loss - other):.3f} nats {'lower' if loss < other else 'higher'}"
 
 
 # ------------------------------------------------------------------------------ plans, commands

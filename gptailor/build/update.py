@@ -63,7 +63,7 @@ class WrittenFolder:
     An entry is a file's size and time of writing; a link or a folder has a size of -1.
     """
 
-    plan: str
+    plan: str | None
     tensors: tuple[WrittenTensor, ...]
     files: Entries
 
@@ -102,8 +102,8 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     None for a folder without a record, and for one that another plan's file made. Raises
     TargetExists (C301) for a folder with files that changed since then.
     """
-    written = _record_of(folder)
-    if written is None or not folder.is_dir() or written.plan != _plan_name(prepared):
+    written, file = _record_of(folder), _plan_file(prepared)
+    if written is None or file is None or written.plan != file or not folder.is_dir():
         return None
     if changed := changed_since_written(folder):
         raise TargetExists(folder, changed)
@@ -130,11 +130,11 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     )
 
 
-def _plan_name(prepared: Prepared) -> str:
-    """Return the file that the plan was read from; for a plan from Python the name of its text."""
+def _plan_file(prepared: Prepared) -> str | None:
+    """Return the file that the plan was read from; None for standard input and for Python's."""
     origin = prepared.plan.origin
-    if origin is None:
-        return "<plan>"
+    if origin is None or origin.source.name.startswith("<"):
+        return None
     return os.path.realpath(origin.folder / Path(origin.source.name).name)
 
 
@@ -159,7 +159,7 @@ def record_written(prepared: Prepared, folder: Path, entries: Entries) -> None:
     """Record a folder that was just written, with its entries; without a cache, nothing."""
     if (path := _record_path(folder)) is None:
         return
-    record = WrittenFolder(_plan_name(prepared), tuple(_planned(prepared)), entries)
+    record = WrittenFolder(_plan_file(prepared), tuple(_planned(prepared)), entries)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep_json(path, _RECORD.dump_python(record, mode="json"))

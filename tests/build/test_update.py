@@ -27,7 +27,7 @@ def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def compiled(here: Path, statements: str, **options: object) -> Update | None:
     """The update of a compile into `out`."""
-    plan = gptailor.loads(HEAD.format(family=here) + statements)
+    plan = gptailor.loads(HEAD.format(family=here) + statements, name="p.tailor")
     return gptailor.compile(plan, here / "out", **options).update  # type: ignore[arg-type]
 
 
@@ -127,6 +127,13 @@ def test_another_plan_does_not_replace_the_folder(here: Path) -> None:
     assert content(here / "out") == before
 
 
+def test_a_plan_without_a_file_replaces_nothing(here: Path) -> None:
+    plan = gptailor.loads(HEAD.format(family=here) + MERGED)
+    gptailor.compile(plan, here / "out")
+    with pytest.raises(TargetExists, match=r"exists already\n"):
+        gptailor.compile(plan, here / "out")
+
+
 def test_a_copy_of_the_folder_in_its_place_is_as_good(here: Path) -> None:
     compiled(here, MERGED)
     shutil.copytree(here / "out", here / "copy")  # with the times, but other files
@@ -147,7 +154,7 @@ def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(here: Path) -> None:
         if isinstance(event, BytesDone) and not done:
             done.append(gptailor.compile(other, here / "out", force=True))
 
-    plan = gptailor.loads(HEAD.format(family=here) + MERGED)
+    plan = gptailor.loads(HEAD.format(family=here) + MERGED, name="p.tailor")
     with pytest.raises(gptailor.TailorError, match="changed while it was read"):
         gptailor.compile(plan, here / "out", on_event=interfere)
     after = content(here / "out")

@@ -299,8 +299,8 @@ def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) 
         None,
         lambda what: None,
     ).others(
-        Searched("budget", summary, tmp_path / "1.tailor"),
-        lambda *how: Searched("budget", summary, next(others)),
+        Searched("budget", summary, tmp_path / "1.tailor", "run"),
+        lambda *how: Searched("budget", summary, next(others), "run"),
     )
     assert found is not None
     assert found.without == (1,)
