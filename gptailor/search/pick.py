@@ -6,7 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, final
 
-from gptailor.build.lock import SUFFIX
+from gptailor.build.lock import SUFFIX, Lock, read_lock
 from gptailor.build.output import used_plan
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
@@ -76,14 +76,14 @@ def picked(rows: Sequence[SizeRow], bounds: Bounds) -> tuple[SizeRow, bool] | No
 class PickedPlan(NamedTuple):
     """A place on a search's curve of quality over size, and its plan's text.
 
-    With `kept` it keeps to the bounds, else it only comes nearest. With `locked` the search locked
-    this plan.
+    With `kept` it keeps to the bounds, else it only comes nearest. `lock` is the file of the
+    search's lock of this plan, if there is one.
     """
 
     row: SizeRow
     kept: bool
     text: str
-    locked: bool
+    lock: Path | None
 
 
 def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
@@ -119,19 +119,31 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
         message = "expected text, got a control character, which steers a terminal"
         raise CheckpointError("C903", message, file, WRITTEN_ANEW)
     best = summary.best is not None and summary.best.trial == row.trial
-    locked = best and files.storage is None and path_inside(files.path, BEST + SUFFIX).exists()
-    return PickedPlan(row, kept, moved, locked)
+    lock = path_inside(files.path, BEST + SUFFIX) if best and files.storage is None else None
+    return PickedPlan(row, kept, moved, lock if lock is not None and lock.exists() else None)
 
 
 def put_picked(plan: PickedPlan, file: Path) -> None:
     """Write the plan that was picked, and its lock if the search locked it.
 
-    Raises FileExistsError for a file that is there, CheckpointError as `lock` does.
+    The lock has the search's digests: nothing is computed again. Raises FileExistsError for a file
+    that is there, CheckpointError for a lock that can't be read or written.
     """
     with file.open("x", encoding="utf-8") as written:
         written.write(plan.text)
-    if plan.locked:
-        lock_beside(file)
+    if plan.lock is not None:
+        _moved(read_lock(plan.lock), load(file)).write(file.with_name(file.name + SUFFIX))
+
+
+def _moved(lock: Lock, plan: Plan) -> Lock:
+    """Return the lock of a plan that says the same with other paths of its models."""
+    models = {
+        name: locked.model_copy(update={"source": plan.models[name].source})
+        if name in plan.models
+        else locked
+        for name, locked in lock.models.items()
+    }
+    return lock.model_copy(update={"models": models})
 
 
 def seen_from(plan: Plan, place: Path | None) -> Plan:

@@ -675,6 +675,9 @@ def test_the_best_plan_is_picked_with_its_lock(
     assert picked.code == 0, picked.err
     compiled = run("compile", tmp_path / "best.tailor", "-o", tmp_path / "out", "--locked")
     assert compiled.code == 0, compiled.err
+    lock = (tmp_path / "best.tailor.lock").read_text()
+    assert run("lock", tmp_path / "best.tailor").code == 0
+    assert (tmp_path / "best.tailor.lock").read_text() == lock, "it is the search's, moved"
 
 
 @pytest.mark.parametrize(
