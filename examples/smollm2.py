@@ -31,8 +31,12 @@ PLAN = """tailor 1
 model base = "./model.gguf"
 dtype bfloat16
 """
-UNSAID = {"initializer_range": 0.041666666666666664, "pretraining_tp": 1}
-"""What the original's configuration says for training, and a GGUF file can't."""
+UNSAID = {
+    "_name_or_path": MODEL,
+    "initializer_range": 0.041666666666666664,
+    "pretraining_tp": 1,
+}
+"""Settings that a GGUF file can't hold: the model's id, and the original's for training."""
 
 
 class MissingError(Exception):

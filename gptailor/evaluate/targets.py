@@ -205,9 +205,13 @@ def _with_families(read: _Read, families: Sequence[str | Path]) -> _Read:
 
 
 def warnings(targets: Sequence[Target]) -> list[Fault]:
-    """Return the warnings of the targets' plans."""
-    faults = [fault for target in targets for fault in target.prepared.warnings]
-    return [fault for fault in faults if not errors([fault])]
+    """Return the warnings of the targets' plans, once for all plans of one file."""
+    found: dict[tuple[str, str, str | None], Fault] = {}
+    for target in targets:
+        for fault in target.prepared.warnings:
+            file = fault.source.name if fault.source is not None else None
+            found.setdefault((fault.code, fault.message, file), fault)
+    return [fault for fault in found.values() if not errors([fault])]
 
 
 def names(targets: Sequence[Target]) -> list[str]:
