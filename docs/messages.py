@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from gptailor.plan.fault_pages import fault_pages
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "messages.md"
 BLOCK = re.compile(r"(<!-- messages: (\w+) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
@@ -78,11 +80,10 @@ def _all_messages() -> list[Said]:
 
 def titles() -> dict[str, str]:
     """Return the title of each code in docs/faults.md, from its heading or its row of a table."""
-    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-    rows = re.findall(
-        r"^(?:### |\| )([SPMC]\d{3})(?: \||) ([^|\n]+?)(?: \|.*)?$", text, re.MULTILINE
-    )
-    return {code: re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", title) for code, title in rows}
+    return {
+        code: re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", page.title)
+        for code, page in fault_pages().items()
+    }
 
 
 def sources() -> list[Path]:

@@ -1,5 +1,7 @@
 """What a command of gptailor came to."""
 
+import io
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,5 +28,16 @@ def in_process(capsys: pytest.CaptureFixture[str]) -> Run:
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return Said(code, captured.out, captured.err)
+
+    return call
+
+
+def reading(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command with `stdin` as its standard input."""
+
+    def call(*arguments: object, stdin: str | bytes = b"") -> Said:
+        raw = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        return run(*arguments)
 
     return call

@@ -136,10 +136,6 @@ class ModelFolder(Destination):
 
         entries: dict[str, tuple[int, int]] = {}
 
-        def look(folder: Path) -> None:
-            contents.check_unchanged()
-            entries.update(entries_of(folder))
-
         write_checkpoint(
             self.path,
             self.prepared.shards,
@@ -151,7 +147,7 @@ class ModelFolder(Destination):
             threads=contents.threads,
             on_written=None if recording is None else recording.add_tensor,
             finish=last_files,
-            before_swap=look,
+            before_swap=lambda new: entries.update(entries_of(new)),
         )
         record_written(self.prepared, self.path, entries)
 

@@ -1,7 +1,7 @@
 """A compiled folder as a repository on the Hub: `publish`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -73,7 +73,7 @@ def publish(
 
     names = [name for name, _ in found]
     url = upload_folder(repo, place, names, private=private, message=message)
-    return Publication(place, repo, planned.files, planned.notes, url)
+    return replace(planned, url=url)
 
 
 def _notes(folder: Path) -> Iterator[str]:

@@ -23,7 +23,6 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
-from gptailor.checkpoint.write.tensors import Shard
 from gptailor.lang.words import range_words
 from gptailor.plan.faults import listed
 from gptailor.prepare import Prepared
@@ -105,7 +104,7 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     written, file = _record_of(folder), _plan_file(prepared)
     if written is None or file is None or written.plan != file or not folder.is_dir():
         return None
-    if changed := changed_since_written(folder):
+    if changed := _changed_entries(written, folder):
         raise TargetExists(folder, changed)
     made = {tensor.made: tensor for tensor in written.tensors if tensor.file in written.files}
     planned = _planned(prepared)
@@ -143,8 +142,10 @@ def changed_since_written(folder: Path) -> str:
 
     The result is empty if no file changed, or if there is no record of the folder.
     """
-    if (written := _record_of(folder)) is None:
-        return ""
+    return "" if (written := _record_of(folder)) is None else _changed_entries(written, folder)
+
+
+def _changed_entries(written: WrittenFolder, folder: Path) -> str:
     now = entries_of(folder)
     changed = sorted(
         name
@@ -201,7 +202,11 @@ def entries_of(folder: Path) -> Entries:
 
 def _planned(prepared: Prepared) -> list[WrittenTensor]:
     """Return the tensors that the plan writes, in the program's order."""
-    places = dict(_places(prepared.shards))
+    places = {
+        spec.name: (shard.name, offset)
+        for shard in prepared.shards
+        for spec, offset in shard.placed()
+    }
     found, fits = [], _fits_digest(prepared)
     for output in prepared.compiled.program.outputs:
         position, part = None, output.spec.name
@@ -215,15 +220,6 @@ def _planned(prepared: Prepared) -> list[WrittenTensor]:
         place = places[output.spec.name]
         found.append(WrittenTensor(made, position, part, name, *place, output.spec.size))
     return found
-
-
-def _places(shards: Iterable[Shard]) -> Iterator[tuple[str, tuple[str, int]]]:
-    """Yield the file and offset of each tensor."""
-    for shard in shards:
-        offset = len(shard.header)
-        for spec in shard.specs:
-            yield spec.name, (shard.name, offset)
-            offset += shard.taken(spec)
 
 
 def _fits_digest(prepared: Prepared) -> str:

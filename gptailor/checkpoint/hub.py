@@ -110,7 +110,7 @@ def upload_folder(
         except errors.HfHubHTTPError as error:
             if getattr(error.response, "status_code", None) not in (401, 403):
                 raise
-            refused = "can't be written: the Hub refuses the token, or there is none"
+            refused = "can't be written: the Hub expects a token with the right to write"
             help_ = "log in by 'hf auth login' with a token that may write, or set HF_TOKEN"
             raise CheckpointError("C501", refused, Path(repo), help_) from error
     return str(made.commit_url)

@@ -10,6 +10,9 @@ from gptailor.plan.plan import NO_TEXT, Objective, Plan, Requirement, has_predic
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
 
+FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
+"""The remedy for a short text if the plan names the number of tokens."""
+
 
 def refuse_absent_texts(plan: Plan) -> None:
     """Raise PlanError (C801, C803) for an unusable text of a bridge or healing; none is read."""
@@ -54,8 +57,7 @@ def too_small(plan: Plan) -> list[Fault]:
             continue
         if (size := path.stat().st_size) + size // _OPENED < tokens:
             message = f"the text has {size:,} bytes, so fewer than {tokens:,} tokens for {user}"
-            help_ = "give more text, or ask for fewer 'tokens'"
-            faults.append(Fault("C806", f"{message} ({path})", at, help_))
+            faults.append(Fault("C806", f"{message} ({path})", at, FEWER_TOKENS))
     return locate(faults, plan.origin)
 
 

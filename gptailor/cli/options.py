@@ -32,9 +32,7 @@ class Rebinding(click.ParamType[tuple[str, Path]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Path]:
         """Return the name and the path. Raise a usage error unless both are given."""
-        name, equal, path = str(value).partition("=")
-        if not (equal and name and path):
-            self.fail(f"'{value}' is not NAME=PATH", param, ctx)
+        name, path = _assigned(self, value, param, ctx)
         return name, expanded(path)
 
 
@@ -48,13 +46,23 @@ class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[str, ...]]:
         """Return the name and the values. Raise a usage error unless both are given."""
-        name, equal, text = str(value).partition("=")
+        name, text = _assigned(self, value, param, ctx)
         values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", text))
-        if not (equal and name.strip() and all(values)):
-            self.fail(f"'{value}' is not NAME=VALUE", param, ctx)
+        if not all(values):
+            self.fail(f"'{value}' is not {self.name}", param, ctx)
         if len(set(values)) < len(values):
             self.fail(f"'{value}' names a value twice", param, ctx)
         return name.strip(), values
+
+
+def _assigned(
+    kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None
+) -> tuple[str, str]:
+    """Return both sides of `NAME=…`. Raise a usage error unless both are given."""
+    name, _, text = str(value).partition("=")
+    if not (name.strip() and text):
+        kind.fail(f"'{value}' is not {kind.name}", param, ctx)
+    return name, text
 
 
 Lets = tuple[tuple[str, tuple[str, ...]], ...]
@@ -231,34 +239,25 @@ def swept(targets: Iterable[str], lets: Lets, *, many: bool = False) -> "list[st
     Folders and models stay as they are. Raise a usage error for more than `MOST_SWEPT` plans,
     unless `many`, and if no target is a plan's file.
     """
+    from gptailor.lang.parse import loads
+
     named = _by_name(lets)
     points = [dict(zip(named, values, strict=True)) for values in product(*named.values())]
     files = [name for name in targets if name == "-" or Path(name).is_file()]
     plans = [name for name in files if Path(name).suffix != ".gguf"]
     if lets and not plans:
         names = listed(f"'{name}'" for name in targets)
-        raise click.UsageError(f"--set is for a plan's file, and there is none called {names}")
+        raise click.UsageError(f"--set expects the file of a plan, got {names}")
     if (count := len(plans) * len(points)) > MOST_SWEPT and not many:
         raise click.UsageError(f"--set makes {count} plans; --many-plans evaluates them all")
     found: list[str | Plan] = []
     for name in targets:
         if name == "-" or (lets and name in plans):
-            raw = bytes_of(name)
-            found += [_sound_plan(name, raw, point) for point in points]
+            text, folder = plan_text(name), Path() if name == "-" else Path(name).parent
+            found += [loads(text, shown_name(name), folder, let=point) for point in points]
         else:
             found.append(name)
     return found
-
-
-def _sound_plan(name: str, raw: bytes, numbers: dict[str, str]) -> "Plan":
-    """Return the plan of a file's bytes. Raise PlanError for faults."""
-    from gptailor.lang.parse import read_bytes
-
-    folder = Path() if name == "-" else Path(name).parent
-    plan, faults = read_bytes(raw, shown_name(name), folder, numbers)
-    if plan is None or errors(faults):
-        raise PlanError(faults)
-    return plan
 
 
 def seen_from_here(plan: "Plan") -> "Plan":

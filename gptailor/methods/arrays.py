@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float32, Float64, Shaped
 Array = Any
 """An array of NumPy's or a tensor of torch's, of the shape and dtype that its annotation names."""
 
-_NUMPY_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+FLOAT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""The dtypes of merges: their names in NumPy and torch by those in safetensors."""
 _BFLOAT16_EXPONENT = 0x7F80
 
 
@@ -72,10 +73,9 @@ def narrowed(values: Shaped[Array, "*axes"], dtype: str) -> Shaped[Array, "*axes
     if not isinstance(values, np.ndarray):
         import torch  # the caller has its tensors
 
-        names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
-        return values.to(names.get(dtype, torch.bfloat16))
+        return values.to(getattr(torch, FLOAT_NAMES[dtype]))
     if dtype != "BF16":
-        return values.astype(_NUMPY_FLOATS[dtype], copy=False)
+        return values.astype(FLOAT_NAMES[dtype], copy=False)
     bits = values.astype(np.float32, copy=False).view(np.uint32)
     rounding = (bits >> 16) & np.uint32(1)
     rounding += np.uint32(0x7FFF)

@@ -11,7 +11,7 @@ from typing import final
 
 from jaxtyping import Bool, Shaped
 
-from gptailor.methods.arrays import Array, finite, namespace, narrowed
+from gptailor.methods.arrays import FLOAT_NAMES, Array, finite, namespace, narrowed
 from gptailor.plan.faults import Fault, PlanError
 from gptailor.plan.registry import LARGEST_SINGLE
 
@@ -24,7 +24,6 @@ LARGEST_OF = {
     "BF16": (2 - 2**-7) * 2.0**127,
 }
 """The largest number of each dtype that can be merged, by its name in safetensors."""
-_LONG_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @final
@@ -44,7 +43,7 @@ class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fa
         help: str = LONGER_DTYPE,
     ) -> None:
         self.tensor, self.index, self.value, self.dtype = tensor, index, value, dtype
-        name, most = _LONG_NAMES[dtype], LARGEST_OF[dtype]
+        name, most = FLOAT_NAMES[dtype], LARGEST_OF[dtype]
         message = f"{entry(tensor, index)} is {value:.9g}, but {name} ends at {most:.9g}"
         message += f": {by}" if by else ""
         super().__init__([Fault("M401", message, help=help)])

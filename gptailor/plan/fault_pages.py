@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import final
 
 FAULTS_FILE = Path(__file__).with_name("faults.md")
+_SECTION = re.compile(r"^### ([SPMC]\d{3}) (.+)\n((?:(?!##).*\n?)*)", re.MULTILINE)
+_ROW = re.compile(r"^\| ([SPMC]\d{3}) \| (.+?) \|(?: (.+?) \|)?$", re.MULTILINE)
 
 
 @final
@@ -25,19 +27,23 @@ class FaultPage:
     def words(self) -> str:
         """Return the text without examples and links."""
         without = re.sub(r"```.*?```", "", self.text, flags=re.DOTALL).strip()
-        return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", without)
+        return _without_links(without)
 
     @property
     def plain(self) -> str:
         """Return the text for a terminal: examples are indented, links are their words."""
-        linked = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", self.text.strip())
         lines, inside = [], False
-        for line in linked.splitlines():
+        for line in _without_links(self.text.strip()).splitlines():
             if line.startswith("```"):
                 inside = not inside
                 continue
             lines.append(f"    {line}" if inside and line else line)
         return "\n".join(lines)
+
+
+def _without_links(text: str) -> str:
+    """Return a text in Markdown with the words of its links alone."""
+    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
 
 
 @functools.cache
@@ -48,11 +54,8 @@ def fault_pages() -> dict[str, FaultPage]:
     except OSError:
         return {}
     pages: dict[str, FaultPage] = {}
-    for found in re.finditer(r"^### ([SPMC]\d{3}) (.+)\n((?:(?!##).*\n?)*)", page, re.MULTILINE):
+    for found in (*_SECTION.finditer(page), *_ROW.finditer(page)):
         line = page.count("\n", 0, found.start()) + 1
-        pages[found[1]] = FaultPage(line, found[2], found[3])
-    for found in re.finditer(r"^\| ([SPMC]\d{3}) \| (.+?) \|(?: (.+?) \|)?$", page, re.MULTILINE):
-        line = page.count("\n", 0, found.start()) + 1
-        remedy = f"Remedy: {found[3]}." if found[3] else ""
-        pages.setdefault(found[1], FaultPage(line, found[2], remedy))
+        text = f"Remedy: {found[3]}." if found.re is _ROW and found[3] else found[3] or ""
+        pages.setdefault(found[1], FaultPage(line, found[2], text))
     return pages

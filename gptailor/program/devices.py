@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of that name. Raises TailorError if there is none."""
+    """Return the device of that name. Raises TailorError for a missing device."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -7,13 +7,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.methods.arrays import FLOAT_NAMES
 from gptailor.plan.faults import TailorError
 from gptailor.program.combine import Reader, combined
 from gptailor.program.program import Combine
 
 FLOAT_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-}  # fmt: skip
+    stored: getattr(torch, name) for stored, name in FLOAT_NAMES.items()
+}
 """Dtypes that can be merged, by their names in safetensors."""
 
 _MEMORY_STEP = 2**22

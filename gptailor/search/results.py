@@ -126,11 +126,9 @@ def trial_record(trial: ReportedTrial, objectives: Sequence[ReportedObjective]) 
         "seconds": trial.seconds,
         "failure": trial.failure,
     }
-    scored = trial.values is not None
     for number, objective in enumerate(objectives):
-        row[objective.name] = trial.values[number] if trial.values is not None else None
-        error = trial.stderrs[number] if scored and trial.stderrs is not None else None
-        row[f"{objective.name} stderr"] = error
+        row[objective.name] = trial.values and trial.values[number]
+        row[f"{objective.name} stderr"] = trial.stderrs and trial.stderrs[number]
     return row
 
 

@@ -384,7 +384,8 @@ def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", "out", "me/model", "--upload", HF_TOKEN=token)
     assert (done.code, published(desk)) == (3, {})
-    assert "error[C501]: can't be written: the Hub refuses the token" in done.err
+    refused = "can't be written: the Hub expects a token with the right to write"
+    assert f"error[C501]: {refused}" in done.err
     assert "Traceback" not in done.err
 
 

@@ -1,6 +1,5 @@
 """The command line: what is said, where, with which exit code, and what is left behind."""
 
-import io
 import json
 import os
 import pty
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 import gptailor
 from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
-from tests.said import Run, Said, in_process
+from tests.said import Run, Said, in_process, reading
 from tests.tiny import tiny_model
 
 COMMANDS = [
@@ -55,12 +54,10 @@ drop L4
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in this process, with this standard input."""
-    done = in_process(capsys)
+    done = reading(in_process(capsys), monkeypatch)
 
-    def call(*arguments: object, stdin: str | bytes = b"") -> Said:
-        raw = stdin.encode() if isinstance(stdin, str) else stdin
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
-        said = done(*arguments)
+    def call(*arguments: object, **given: str | bytes) -> Said:
+        said = done(*arguments, **given)
         assert "\x1b" not in said.out + said.err
         return said
 

@@ -1,9 +1,8 @@
 """`gptailor eval`: a plan and its folder score alike; bad input is one message with its place."""
 
 import csv
-import io
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 import gptailor
 from gptailor.cli import main as cli
-from tests.said import Run, Said, in_process
+from tests.said import Run, in_process, reading
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,13 +52,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
     """Run `gptailor eval` in the world's folder."""
     monkeypatch.chdir(world)
-    done = in_process(capsys)
-
-    def call(*arguments: object, stdin: str = "") -> Said:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        return done("eval", *arguments)
-
-    return call
+    return partial(reading(in_process(capsys), monkeypatch), "eval")
 
 
 OBJECTIVES = (

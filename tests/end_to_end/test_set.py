@@ -1,15 +1,13 @@
 """`--set NAME=VALUE`: other values for a plan's `let`s, and sweeps of them in `eval`."""
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 import gptailor
 from gptailor.plan.faults import PlanError
-from tests.said import Run, Said, in_process
+from tests.said import Run, in_process, reading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,13 +36,7 @@ def world(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
     monkeypatch.chdir(world)
-    done = in_process(capsys)
-
-    def call(*arguments: object, stdin: str = "") -> Said:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        return done(*arguments)
-
-    return call
+    return reading(in_process(capsys), monkeypatch)
 
 
 def test_a_value_replaces_that_of_the_text(run: Run) -> None:
@@ -173,7 +165,7 @@ def test_a_sweep_of_many_plans_asks_first(run: Run) -> None:
 
 def test_a_sweep_needs_a_plan(run: Run) -> None:
     said = run("eval", "math", "-O", 'nll("text.jsonl")', "--set", "mix=0.5")
-    assert (said.code, "there is none called" in said.err) == (2, True)
+    assert (said.code, "--set expects the file of a plan, got 'math'" in said.err) == (2, True)
 
 
 def test_every_combination_is_a_plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import Event, Lock, Thread
@@ -131,6 +131,13 @@ class Shard:
         """Return the bytes that a tensor takes in the file."""
         return -(-spec.size // self.alignment) * self.alignment
 
+    def placed(self) -> Iterator[tuple[TensorSpec, int]]:
+        """Yield each tensor and the offset of its first byte in the file."""
+        offset = len(self.header)
+        for spec in self.specs:
+            yield spec, offset
+            offset += self.taken(spec)
+
 
 def plan_shards(specs: Sequence[TensorSpec], shard_size: int) -> tuple[Shard, ...]:
     """Fill files of at most `shard_size` bytes of tensors in the order given.
@@ -191,15 +198,13 @@ def fill_shard(
     """Write the header and all tensors of a shard; copied neighbours are copied as one stretch."""
     out.write(shard.header, 0)
     copies, computed = [], []
-    offset = len(shard.header)
-    for spec in shard.specs:
+    for spec, offset in shard.placed():
         payload = payload_of(spec)
         if isinstance(payload, ByteRange):
             _check_size(spec, payload.size, out)
             copies.append((spec, payload, offset))
         else:
             computed.append((spec, payload, offset))
-        offset += shard.taken(spec)
     if on_written is None:
         copying = [partial(out.copy, *each) for each in _joined(copies)]
     else:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checks.bridges import last_projection
+from gptailor.checks.texts import FEWER_TOKENS
 from gptailor.evaluate.forward.recording import record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.live.content_keys import Content, ModelContents
 from gptailor.evaluate.objectives.datasets import (
-    FEWER_TOKENS,
     Exchange,
     Passage,
     order,

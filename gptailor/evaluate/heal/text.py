@@ -12,9 +12,9 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.checks.texts import FEWER_TOKENS
 from gptailor.evaluate.heal.chats import TeacherChats
 from gptailor.evaluate.objectives.datasets import (
-    FEWER_TOKENS,
     CalibrationError,
     Chat,
     Exchange,

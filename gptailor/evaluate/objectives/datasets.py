@@ -53,10 +53,6 @@ def too_short(path: Path, size: str, user: str, needed: int, help: str = "") -> 
     return CalibrationError("C806", message, path, help=help or "give more text")
 
 
-FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
-"""The remedy if the plan names the number of tokens."""
-
-
 @final
 @dataclass(frozen=True)
 class Passage:
