@@ -115,7 +115,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     make = prepare if dry_run else ready
     compute = ComputeOptions(**means)
     prepared = make(declared, models=dict(models), dtype=dtype, shard_size=compute.shard_size)
-    options.report(prepared.warnings)
+    options.say_faults(prepared.warnings)
     if dry_run:
         planned = compile(
             prepared, output, quantize=quantize, force=force, locked=held_to, dry_run=True,
@@ -233,7 +233,7 @@ def lock_command(
 
     path = lock_file(plan, output)
     prepared = ready(options.read_plan(plan, families, lets), models=dict(models), dtype=dtype)
-    options.report(prepared.warnings)
+    options.say_faults(prepared.warnings)
     with options.bytes_bar(work(prepared), "locking") as advance:
         new_lock = lock(prepared, on_event=received_by(advance, RepairLines(every_gap=True)))
     if str(path) == "-":

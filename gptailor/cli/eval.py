@@ -22,9 +22,9 @@ from gptailor.cli.options import (
     SET,
     Lets,
     output_encoding,
-    report,
     say,
     say_drawn,
+    say_faults,
     swept,
     width,
 )
@@ -115,7 +115,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     if against is not None and against not in map(targeting.target_name, plans):
         plans.append(against)
     subjects = targeting.find_targets(plans, dict(models), families)
-    report(targeting.warnings(subjects))
+    say_faults(targeting.warnings(subjects))
     subjects = targeting.with_uncut(subjects, dict(models)) if uncut else subjects
     wishes = _wishes(objectives, targeting.names(subjects))
     import torch  # takes seconds; faults of texts are reported before
@@ -343,7 +343,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     plans = swept(targets, lets)
     subjects = targeting.find_targets(plans, dict(models), families)
-    report(targeting.warnings(subjects))
+    say_faults(targeting.warnings(subjects))
     import torch  # takes seconds; faults of texts are reported before
 
     from gptailor.evaluate.answers import spoken

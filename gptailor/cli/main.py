@@ -134,7 +134,7 @@ def _hides_an_interrupt(error: BaseException) -> bool:
 
 def _ended(error: BaseException) -> int | None:
     """Print a command's error, and return the exit code, or None for a bug in the program."""
-    from gptailor.cli.options import ReaderLeft, report, say
+    from gptailor.cli.options import ReaderLeft, say, say_faults
     from gptailor.plan.faults import PlanError, TailorError
     from gptailor.plan.optional_packages import missing_package
 
@@ -143,7 +143,7 @@ def _ended(error: BaseException) -> int | None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         case PlanError():
-            report(error.faults)
+            say_faults(error.faults)
             return 1
         case KeyboardInterrupt() | click.Abort():
             message, code = "interrupted", 130

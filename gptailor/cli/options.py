@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.checkpoint.files import expanded
-from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, show
+from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, to_text
 
 if TYPE_CHECKING:
     from gptailor.build.compile import Written
@@ -222,10 +222,9 @@ def read_plan_or_folder(name: str, families: tuple[Path, ...] = (), lets: Lets =
         return read_plan(name, families, lets)
     if lets:
         raise click.UsageError(f"--set is for a plan's file, and {name} is a model")
-    from gptailor.evaluate.targets import read_target
+    from gptailor.evaluate.targets import plan_of
 
-    _, plan, origin = read_target(name)
-    plan = plan if origin is None else origin
+    _, plan = plan_of(name)
     return plan.with_families(families) if families else plan
 
 
@@ -260,19 +259,6 @@ def swept(targets: Iterable[str], lets: Lets, *, many: bool = False) -> "list[st
     return found
 
 
-def seen_from_here(plan: "Plan") -> "Plan":
-    """Return the plan with its models' folders as seen from the current folder, without links."""
-    from gptailor.checkpoint.models import folder_of, is_local
-
-    models = dict(plan.models)
-    for name, model in models.items():
-        if model.made is None and is_local(model.source):
-            path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)))
-            source = path if path.startswith(".") else f"./{path}"
-            models[name] = model.model_copy(update={"source": source})
-    return plan.model_copy(update={"models": models})
-
-
 def faults_of(
     name: str,
     models: dict[str, Path],
@@ -302,57 +288,6 @@ def faults_of(
     plan, unknown = rebind(plan, models)
     faults += unknown + check_local_models(plan, declared) + absent_files(plan, whole=False)
     return plan, locate(faults, plan.origin)
-
-
-def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
-    """Return the number of open choices, `37 choices open`, or an empty text for a closed plan."""
-    from gptailor.plan.sites import open_choices
-
-    if not open_choices(plan):
-        return ""
-    from gptailor.plan.written_out import choices_searched
-
-    count, known = (0, False) if alone else known_layer_count(plan, models)
-    tied = tied_models(plan, models) if known else set()
-    choices = choices_searched(plan, count, tied) if known else open_choices(plan)
-    return f"{choices} choice{'s' * (choices != 1)} open"
-
-
-def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
-    """Return the models with a tied head, if `whole` leaves embedding and head a choice."""
-    from gptailor.checkpoint.models import rebind
-    from gptailor.plan.written_out import untied_choices
-    from gptailor.prepare import open_all_models
-
-    if not untied_choices(plan)[0]:
-        return set()
-    opened, _ = open_all_models(rebind(plan, models)[0])
-    return {name for name, model in opened.items() if model.layout.tied}
-
-
-def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
-    """Return the base's number of layers, and whether it is known.
-
-    If it is unknown, return the number of layers up to the last layer that the plan names.
-    """
-    from gptailor.checkpoint.models import rebind
-    from gptailor.plan.plan import Plan
-    from gptailor.plan.sites import drops_by_choice
-    from gptailor.plan.windows import stretch_of
-    from gptailor.prepare import open_all_models
-
-    plan, faults = rebind(plan, models)
-    if faults:
-        raise PlanError(faults)
-    alone = Plan(models={name: m for name, m in plan.models.items() if name == "base"})
-    opened, _ = open_all_models(alone.read_from(plan.origin) if plan.origin else alone)
-    if "base" in opened:
-        return opened["base"].layout.count, True
-    positions = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
-    positions += [scale.position for scale in plan.scales]
-    positions += [at for _, choice in drops_by_choice(plan) for at in choice.among]
-    positions += [stretch_of(repeat)[1] for repeat in plan.repeats]
-    return max(positions, default=-1) + 1, False
 
 
 def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> None:
@@ -407,7 +342,7 @@ MOST_SHOWN = 100
 """The maximum number of faults shown to people. Programs get all faults."""
 
 
-def report(faults: Iterable[Fault]) -> None:
+def say_faults(faults: Iterable[Fault]) -> None:
     """Print faults for people, on standard error."""
     faults = list(faults)
     for fault in faults[:MOST_SHOWN]:
@@ -417,7 +352,7 @@ def report(faults: Iterable[Fault]) -> None:
 
 
 def _coloured(fault: Fault) -> str:
-    first, _, details = show(fault).partition("\n")
+    first, _, details = to_text(fault).partition("\n")
     label, _, message = first.partition(": ")
     colour = "red" if fault.severity == "error" else "yellow"
     head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)

@@ -2,20 +2,16 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gptailor.cli import options
-from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
-from gptailor.report.quantities import bytes_in_words
+from gptailor.plan.faults import Fault, errors, to_github, to_json
 
 if TYPE_CHECKING:
-    from gptailor.plan.output_size import OutputSize
     from gptailor.plan.plan import Plan
-    from gptailor.prepare import Prepared
 
 
 @click.command("check", short_help="Check plans by themselves and against their models.")
@@ -57,9 +53,11 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
         plan, plan_faults = options.faults_of(name, dict(models), families, lets, alone=alone)
         faults += plan_faults
         if form == "text":
-            options.report(plan_faults)
+            options.say_faults(plan_faults)
         if form == "text" and plan is not None and not errors(plan_faults):
-            still = options.left_open(plan, dict(models), alone=alone)
+            from gptailor.views.known_layers import left_open
+
+            still = left_open(plan, dict(models), alone=alone)
             still += _trials_asked(plan) if still else ""
             still += _stages(plan) if still else ""
             options.say(f"{options.shown_name(name)}: no faults" + (f"; {still}" if still else ""))
@@ -140,7 +138,7 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
             options.say(f"{options.shown_name(name)}: not in canonical form")
         elif not checking:
             options.rewrite(name, formatted, text)
-    options.report(faults)
+    options.say_faults(faults)
     sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
 
 
@@ -170,8 +168,7 @@ def show_command(
     Positions are the base's layer numbers. In a stack they are the output's layer numbers. The size
     of the output is below the map, if the plan has no open choices and its models are available.
     """
-    from gptailor.plan.resolved import Resolved
-    from gptailor.report.plan_map import plan_map
+    from gptailor.views.show import shown_lines
 
     declared = options.read_plan_or_folder(plan, families, lets)
     if program:
@@ -179,48 +176,14 @@ def show_command(
         from gptailor.program.program import program_lines
 
         prepared = prepare(declared, models=dict(models))
-        options.report(prepared.warnings)
+        options.say_faults(prepared.warnings)
         options.say("\n".join(program_lines(prepared.compiled.program)))
         return
-    prepared_plan, stopped = _prepared(declared, dict(models))
-    if prepared_plan is None:
-        count, known = options.known_layer_count(declared, dict(models))
-        tied = options.tied_models(declared, dict(models))
-        resolved = Resolved(declared, count, frozenset(tied))
-    else:
-        resolved, known = replace(prepared_plan.resolved, declared=declared), True
-    width, shown = options.width(), options.shown_name(plan)
-    for line in plan_map(shown, resolved, known=known, width=width, every_layer=layers):
+    shown = shown_lines(
+        options.shown_name(plan), declared, dict(models), width=options.width(), every_layer=layers
+    )
+    for line in shown:
         options.say_drawn(line)
-    if prepared_plan is not None:
-        options.say("")
-        options.say(_size_line(prepared_plan.output_size))
-    elif stopped:
-        options.say(f"\n  size unknown: {stopped}")
-
-
-def _prepared(plan: "Plan", models: dict[str, Path]) -> "tuple[Prepared | None, str]":
-    """Return the plan's output, from headers; or None, and the reason if it isn't open choices."""
-    from gptailor.checkpoint.files import CheckpointError
-    from gptailor.plan.sites import open_choices
-    from gptailor.prepare import prepare
-
-    if open_choices(plan):
-        return None, ""
-    try:
-        return prepare(plan, models=models), ""
-    except PlanError as error:
-        count = len(errors(error.faults))
-        return None, f"the plan has {count} fault{'s' * (count != 1)}; 'gptailor check' shows them"
-    except CheckpointError as error:
-        return None, f"{error.message} ({error.path})"
-
-
-def _size_line(size: "OutputSize") -> str:
-    """Return a size in words: `134,515,008 parameters, 269.0 MB; KV cache: 46.1 kB a token`."""
-    kept = size.kv_cache
-    cache = f"{bytes_in_words(kept)} a token" if kept is not None else "unknown"
-    return f"  {size.parameters:,} parameters, {bytes_in_words(size.bytes)}; KV cache: {cache}"
 
 
 @click.command("diff", short_help="Show the differences between two plans.")
@@ -233,33 +196,13 @@ def diff_command(first: str, second: str) -> None:
     layers that differ. Then it prints the differences in words. The exit code is 0 if the plans are
     equal, and 1 if they differ.
     """
-    from gptailor.plan.resolved import Resolved
-    from gptailor.report.difference import difference_map, differences
+    from gptailor.views.show import diff_lines
 
-    a, b = options.read_plan_or_folder(first), options.read_plan_or_folder(second)
-    count = max(options.known_layer_count(plan, {})[0] for plan in (a, b))
-    a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
-    if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
-        a, b = options.seen_from_here(a), options.seen_from_here(b)  # one model is one path
-    sides = Resolved(a, count), Resolved(b, count)
-    words = differences(*sides)
-    if drawn := list(difference_map(*sides, options.width())):
-        names = (f"{n}: {options.shown_name(name)}" for n, name in ((1, first), (2, second)))
-        for line in (*names, "", *drawn, ""):
-            options.say_drawn(line)
-    options.say_drawn("\n".join(words) if words else "the plans say the same")
-    sys.exit(1 if words else 0)
-
-
-def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
-    """Return the plan with the other's dtype, if it names no dtype and its output has this one."""
-    if plan.dtype is not None or other.dtype is None:
-        return plan
-    from gptailor.build.output import used_dtype
-
-    prepared, _ = _prepared(plan, {})
-    same = prepared is not None and used_dtype(prepared) == other.dtype
-    return plan.model_copy(update={"dtype": other.dtype}) if same else plan
+    one, other = ((options.shown_name(n), options.read_plan_or_folder(n)) for n in (first, second))
+    lines, differ = diff_lines(one, other, options.width())
+    for line in lines:
+        options.say_drawn(line)
+    sys.exit(1 if differ else 0)
 
 
 @click.command("schema")
@@ -407,10 +350,11 @@ def export_command(
 ) -> None:
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
     from gptailor.convert.mergekit.exporter import export_mergekit
+    from gptailor.views.known_layers import known_layer_count
 
     del tool  # there is one
     declared = options.read_plan(plan, families, lets)
     if layers is None:
-        count, known = options.known_layer_count(declared, dict(models))
+        count, known = known_layer_count(declared, dict(models))
         layers = count if known else None
     options.say(export_mergekit(declared, layers), newline=False)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import final
 
-from gptailor.cli.options import report, say
+from gptailor.cli.options import say, say_faults
 from gptailor.lang.words import range_words
 from gptailor.plan.stage import cuts
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
@@ -117,7 +117,7 @@ class Lines:
         self._rest(event)
         match event:
             case events.Warned(faults):
-                report(faults)
+                say_faults(faults)
             case events.Doing(what, done, total):
                 self._once(what, steps(what, done, total))
             case events.Estimated():
@@ -245,7 +245,7 @@ class Screen:
         self._rest(event)
         match event:
             case events.Warned(faults):
-                report(faults)
+                say_faults(faults)
             case events.Doing(what, done, total):
                 self._live.say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun():

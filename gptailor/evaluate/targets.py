@@ -181,6 +181,15 @@ def read_target(target: str | Path | Plan) -> _Read:
     return name, load(path), None
 
 
+def plan_of(target: str | Path | Plan) -> tuple[str, Plan]:
+    """Return a target's name and its plan; a compiled folder's is the one that it was made from.
+
+    Raises what `load` raises.
+    """
+    name, plan, origin = read_target(target)
+    return name, plan if origin is None else origin
+
+
 def target_name(target: str | Plan) -> str:
     """Return a target's name in tables: a plan's is that of its text."""
     if isinstance(target, str):

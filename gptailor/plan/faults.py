@@ -134,7 +134,7 @@ class PlanError(TailorError):
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
-        super().__init__("\n\n".join(show(fault) for fault in self.faults))
+        super().__init__("\n\n".join(to_text(fault) for fault in self.faults))
 
 
 @final
@@ -307,7 +307,7 @@ def _belongs(origin: Origin | None, last: Hit, hit: Hit) -> bool:
 # ------------------------------------------------------------------------------------ how it looks
 
 
-def show(fault: Fault) -> str:
+def to_text(fault: Fault) -> str:
     """Return a fault for people: code and message, the line with a caret under the words, help."""
     head = f"{fault.severity}[{fault.code}]: {fault.message}"
     if fault.span is None or fault.source is None:

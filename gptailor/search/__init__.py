@@ -10,6 +10,7 @@ from typing import Any, final
 __all__ = [
     "object_storage",
     "pick",
+    "results",
     "run",
     "run_files",
     "run_report",

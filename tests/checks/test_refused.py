@@ -8,7 +8,7 @@ import pytest
 
 import gptailor
 from gptailor.lang.parse import read_text
-from gptailor.plan.faults import Fault, PlanError, Source, errors, show
+from gptailor.plan.faults import Fault, PlanError, Source, errors, to_text
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.codes import CODES, plan_codes
@@ -74,13 +74,13 @@ def test_exactly_the_marked_faults_are_reported(path: Path, family: Path) -> Non
     text = path.read_text(encoding="utf-8")
     faults = faults_of(text, family)
     reported = Counter((line_of(f), f.severity, f.code) for f in faults)
-    assert reported == marks(text), "\n\n".join(show(fault) for fault in faults)
+    assert reported == marks(text), "\n\n".join(to_text(fault) for fault in faults)
 
 
 @pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
 def test_every_fault_is_shown_under_its_line(path: Path, family: Path) -> None:
     for fault in faults_of(path.read_text(encoding="utf-8"), family):
-        assert show(fault).startswith(f"{fault.severity}[{fault.code}]: ")
+        assert to_text(fault).startswith(f"{fault.severity}[{fault.code}]: ")
         assert not re.match(r"[A-Z][a-z]", fault.message)
         assert not fault.message.rstrip().endswith(".")
 

@@ -21,7 +21,7 @@ from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.vision import WRAPPERS
 from gptailor.cli.main import cli
 from gptailor.lang.parse import read_text
-from gptailor.plan.faults import Fault, Source, errors, listed, show
+from gptailor.plan.faults import Fault, Source, errors, listed, to_text
 from gptailor.plan.registry import METHODS, OBJECTIVES
 from tests.codes import CODES
 from tests.pages import Block, blocks, pages
@@ -75,13 +75,13 @@ def faults_of(text: str) -> list[Fault]:
 def test_an_example_reads_as_it_is_marked(block: Block) -> None:
     faults = faults_of(block.text)
     assert re.fullmatch(r"(\S+\.tailor)?", block.marks) or block.marks == "refuse"
-    assert bool(faults) == (block.marks == "refuse"), "\n".join(show(fault) for fault in faults)
+    assert bool(faults) == (block.marks == "refuse"), "\n".join(to_text(fault) for fault in faults)
 
 
 @pytest.mark.parametrize(("place", "text"), statements(), ids=[s[0] for s in statements()])
 def test_a_statement_in_a_table_reads(place: str, text: str) -> None:
     faults = faults_of(text)
-    assert not faults, place + "\n".join(show(fault) for fault in faults)
+    assert not faults, place + "\n".join(to_text(fault) for fault in faults)
 
 
 def test_there_is_something_to_test() -> None:

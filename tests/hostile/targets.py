@@ -16,7 +16,7 @@ from gptailor.checkpoint.formats.pytorch import read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_bytes
-from gptailor.plan.faults import TailorError, errors, show
+from gptailor.plan.faults import TailorError, errors, to_text
 from gptailor.plan.plan import Plan
 from tests.hostile import folders, ggufs, headers, pickles
 from tests.hostile.case import Hostile, HostileFolder
@@ -69,7 +69,7 @@ def parser(raw: bytes, folder: Path) -> None:
     """A plan as text; one without faults is written and read again as the same."""
     plan, faults = read_bytes(raw, "fuzz.tailor", folder)
     for fault in faults:
-        show(fault).encode("utf-8")
+        to_text(fault).encode("utf-8")
     if plan is not None and not errors(faults):
         _same_again(plan, folder)
 

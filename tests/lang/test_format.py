@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.parse import read_json, read_text
-from gptailor.plan.faults import Source, errors, show
+from gptailor.plan.faults import Source, errors, to_text
 from gptailor.plan.plan import Plan
 from tests.strategies import plans
 from tests.thorough import drawn
@@ -25,13 +25,13 @@ def source(text: str) -> Source:
 def accepted(text: str) -> Plan:
     """The plan of a text that has no faults."""
     plan, faults = read_text(source(text), Path())
-    assert not errors(faults), "\n".join(show(fault) for fault in faults) + "\n" + text
+    assert not errors(faults), "\n".join(to_text(fault) for fault in faults) + "\n" + text
     return plan
 
 
 def canonical(text: str) -> str:
     made, faults = format_text(source(text))
-    assert made is not None, "\n".join(show(fault) for fault in faults) + "\n" + text
+    assert made is not None, "\n".join(to_text(fault) for fault in faults) + "\n" + text
     return made
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra.lark import from_lark
 from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.parse import parse, parser_from_grammar, read_bytes, read_json, read_text
 from gptailor.plan.bounds import MOST_FAULTS
-from gptailor.plan.faults import Fault, Source, errors, show, to_github, to_json
+from gptailor.plan.faults import Fault, Source, errors, to_github, to_json, to_text
 from gptailor.plan.plan import Plan
 from tests.strategies import plans
 from tests.thorough import drawn
@@ -77,7 +77,7 @@ def outcome(text: str) -> list[Fault]:
         assert 0 <= fault.span.start <= fault.span.end <= len(text), fault
         for also in fault.also:
             assert also.span is None or also.span.end <= len(text)
-        assert show(fault)
+        assert to_text(fault)
         assert to_github(fault).count("\n") == 0
     assert to_json(faults)
     return faults
@@ -242,7 +242,7 @@ def test_unusual_input_is_read(name: str) -> None:
 def test_a_long_line_is_refused_in_few_words(line: str) -> None:
     _, faults = read_text(Source("long.tailor", HEAD + line), Path())
     assert errors(faults)
-    assert all(len(show(fault)) < 3_000_000 for fault in faults[:3])
+    assert all(len(to_text(fault)) < 3_000_000 for fault in faults[:3])
     assert len(faults[0].message) < 300 or faults[0].code == "P106"
 
 

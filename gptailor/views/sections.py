@@ -10,9 +10,8 @@ from typing import NamedTuple, TypeAlias, final
 from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import rebind
-from gptailor.cli.event_lines import RepairLines
-from gptailor.cli.options import left_open
 from gptailor.evaluate.targets import base_of
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
@@ -21,6 +20,7 @@ from gptailor.report.page.page import text_html
 from gptailor.report.page.run_report import RunReport
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.quantities import bytes_in_words, percent
+from gptailor.views.known_layers import left_open
 
 
 @final
@@ -42,10 +42,11 @@ class Reported(NamedTuple):
 
 @final
 class Speech(NamedTuple):
-    """A prompt, and the maximum number of tokens of an answer."""
+    """A prompt, the maximum number of tokens of an answer, and a receiver of the progress."""
 
     prompt: str
     tokens: int
+    on_event: OnEvent = ignore_events
 
 
 def subject(
@@ -59,7 +60,7 @@ def subject(
     if faults:
         raise PlanError(faults)
     base, _ = _prepared(base_of(plan))
-    if still := left_open(plan, {}, alone=False):
+    if still := left_open(plan, {}):
         why = f"the plan leaves {still}"
         return Reported(name, plan, text, None, why, base)
     prepared, why = _prepared(plan if folder is None else folder)
@@ -154,7 +155,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
     """Return the answers of the base and the model to a prompt, by their likeliest tokens."""
     title = "Continuations"
     if speech is None:
-        return Section("says", title, "Option --no-continuations leaves them out.")
+        return Section("says", title, "Without a prompt there are none.")
     if subject.prepared is None:
         return Section("says", title, f"No continuations: {subject.why}.")
     if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
@@ -186,7 +187,7 @@ def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], s
     try:
         targets = find_targets(list(plans.values()), {})
         answers = spoken(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),
-                         on_event=RepairLines())  # fmt: skip
+                         on_event=speech.on_event)  # fmt: skip
         rows = [
             (name, f" (failed: {text.message})" if isinstance(text, Failure) else text)
             for name, (_, text) in zip(plans, answers, strict=True)

@@ -1,0 +1,58 @@
+"""What is known of a plan's layers and choices from the headers of its models."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gptailor.checkpoint.models import rebind
+from gptailor.plan.faults import PlanError
+from gptailor.plan.plan import Plan
+from gptailor.plan.sites import drops_by_choice, open_choices
+from gptailor.plan.windows import stretch_of
+from gptailor.prepare import open_all_models
+
+_Models = Mapping[str, Path]
+
+
+def left_open(plan: Plan, models: _Models, *, alone: bool = False) -> str:
+    """Return the number of open choices, `37 choices open`, or an empty text for a closed plan.
+
+    With `alone` the models' headers are not read.
+    """
+    if not open_choices(plan):
+        return ""
+    from gptailor.plan.written_out import choices_searched
+
+    count, known = (0, False) if alone else known_layer_count(plan, models)
+    tied = tied_models(plan, models) if known else set()
+    choices = choices_searched(plan, count, tied) if known else open_choices(plan)
+    return f"{choices} choice{'s' * (choices != 1)} open"
+
+
+def tied_models(plan: Plan, models: _Models) -> set[str]:
+    """Return the models with a tied head, if `whole` leaves embedding and head a choice."""
+    from gptailor.plan.written_out import untied_choices
+
+    if not untied_choices(plan)[0]:
+        return set()
+    opened, _ = open_all_models(rebind(plan, models)[0])
+    return {name for name, model in opened.items() if model.layout.tied}
+
+
+def known_layer_count(plan: Plan, models: _Models) -> tuple[int, bool]:
+    """Return the base's number of layers, and whether it is known.
+
+    If it is unknown, return the number of layers up to the last layer that the plan names. Raises
+    PlanError for models of unknown names.
+    """
+    plan, faults = rebind(plan, models)
+    if faults:
+        raise PlanError(faults)
+    alone = Plan(models={name: m for name, m in plan.models.items() if name == "base"})
+    opened, _ = open_all_models(alone.read_from(plan.origin) if plan.origin else alone)
+    if "base" in opened:
+        return opened["base"].layout.count, True
+    positions = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
+    positions += [scale.position for scale in plan.scales]
+    positions += [at for _, choice in drops_by_choice(plan) for at in choice.among]
+    positions += [stretch_of(repeat)[1] for repeat in plan.repeats]
+    return max(positions, default=-1) + 1, False

@@ -1,0 +1,317 @@
+"""A page about a search, a plan or a model, and its pictures: `report`."""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, final
+
+import gptailor
+from gptailor.build.lock import LOCK_FILE, PLAN_FILE, SUFFIX, Lock, parse_lock, read_lock
+from gptailor.checkpoint.files import CheckpointError, is_gguf
+from gptailor.evaluate.targets import plan_of, read_target
+from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.faults import PlanError, errors
+from gptailor.plan.optional_packages import missing_package
+from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
+from gptailor.prepare import ModelPaths
+from gptailor.views import sections as of
+from gptailor.views.known_layers import known_layer_count
+
+if TYPE_CHECKING:
+    from gptailor.report.page.run_report import RunReport
+    from gptailor.report.page.section import Section
+    from gptailor.report.summary import SearchSummary
+    from gptailor.search.results import Searched
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """The page that `report` wrote, its size in bytes, and its pictures."""
+
+    file: Path
+    size: int
+    pictures: tuple[Path, ...]
+
+
+def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
+    target: "str | Path | Plan | Searched",
+    output: str | Path,
+    *,
+    models: ModelPaths | None = None,
+    families: Sequence[str | Path] = (),
+    prompt: str | None = "Once upon a time",
+    tokens: int = 48,
+    pictures: str | Path | None = None,
+    force: bool = False,
+    storage: str | None = None,
+    study: str | None = None,
+    on_event: OnEvent = ignore_events,
+) -> Report:
+    """Write a page of HTML about a search, a plan or a model's folder; it needs no network.
+
+    `target` is a search's result or folder, a plan or its file, or a model's folder. `models` gives
+    other folders for the plan's names, and `families` are family files. The base and the result
+    continue `prompt` by at most `tokens` tokens, and with None they don't. `pictures` is a folder
+    for each chart as .svg and .png. `force` replaces an existing page and pictures. `storage` and
+    `study` are those of a search in a database. `on_event` receives the progress of bridging and
+    healing.
+
+    Raises CheckpointError for an output that exists or can't be written (C301 to C303), PlanError
+    for faults of the plan, OSError for a missing file, MissingPackageError without altair.
+    """
+    from gptailor.report.page.charts import require_charts
+    from gptailor.report.page.page import page_html
+
+    require_charts()
+    place = Path(output)
+    subject = target if isinstance(target, str | Path | Plan) else target.run
+    name = None if isinstance(subject, Plan) else str(subject)
+    _refuse_output(place, force=force)
+    if name is not None and place.exists() and Path(name).exists() and place.samefile(name):
+        raise CheckpointError("C302", "is the input of this report", place)
+    speech = None if prompt is None else of.Speech(prompt, tokens, on_event)
+    paths = {name: Path(path) for name, path in (models or {}).items()}
+    given = _Given(paths, families, speech)
+    if name is not None and is_run(name):
+        page = _of_run(name, given, _Stored(storage, study))
+    else:
+        page = _of_plan(subject, given)
+    names = [] if pictures is None else list(_pictures(page))
+    files = tuple(Path(pictures or "") / each for each in names)
+    for file in files:
+        _refuse_picture(file, force=force)
+    foot = f"Made by gptailor {escape(gptailor.__version__)}."
+    raw = page_html(page.title, page.lead, page.sections, foot).encode()
+    _write(place, raw)
+    if pictures is not None:
+        _write_pictures(Path(pictures), page)
+    return Report(place, len(raw), files)
+
+
+@final
+class _Page(NamedTuple):
+    """A page before it is HTML; only its `lead` is HTML."""
+
+    title: str
+    lead: str
+    sections: "list[Section]"
+
+
+@final
+class _Stored(NamedTuple):
+    """The user's storage of a search's study, and the study's name there, if given."""
+
+    storage: str | None
+    study: str | None
+
+
+@final
+class _Given(NamedTuple):
+    """The models' folders, the family files, and the prompt, as the caller gave them."""
+
+    models: dict[str, Path]
+    families: Sequence[str | Path]
+    speech: of.Speech | None
+
+
+def _refuse_output(output: Path, *, force: bool) -> None:
+    if os.path.lexists(output) and not output.is_file():
+        raise CheckpointError("C302", "is not a regular file", output)
+    if os.path.lexists(output) and not force:
+        raise CheckpointError("C301", "exists already", output, "--force replaces it")
+    if not output.absolute().parent.is_dir():
+        raise CheckpointError("C303", "cannot be written: there is no such folder", output)
+
+
+def _refuse_picture(path: Path, *, force: bool) -> None:
+    if os.path.lexists(path) and not (force and path.is_file()):
+        code, message = ("C302", "is not a regular file") if force else ("C301", "exists already")
+        raise CheckpointError(code, message, path, "" if force else "--force replaces it")
+
+
+def _pictures(page: _Page) -> Iterator[str]:
+    """Return the names of a page's pictures."""
+    drawn = (section.anchor for section in page.sections if section.chart is not None)
+    return (f"{name}.{kind}" for name in drawn for kind in ("svg", "png"))
+
+
+def _write(path: Path, raw: bytes) -> None:
+    from gptailor.checkpoint.write.output_file import write_whole
+
+    write_whole(Path(os.path.realpath(path)), raw, path)
+
+
+def _write_pictures(folder: Path, page: _Page) -> None:
+    from gptailor.checkpoint.write.output_file import writing
+    from gptailor.report.page.charts import picture
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    drawn = [section for section in page.sections if section.chart is not None]
+    for section in drawn:
+        assert section.chart is not None
+        svg, png = picture(section.chart, section.title, section.note)
+        _write(folder / f"{section.anchor}.svg", svg.encode())
+        _write(folder / f"{section.anchor}.png", png)
+
+
+# ------------------------------------------------------------------------------ a plan, or a model
+
+
+def _of_plan(target: str | Path | Plan, given: _Given) -> _Page:
+    name, plan = plan_of(target)
+    plan = plan.with_families(given.families) if given.families else plan
+    path = Path(plan.origin.source.name if isinstance(target, Plan) and plan.origin else name)
+    folder = path.is_dir()
+    file = path / PLAN_FILE if folder else path
+    lock_file = path / LOCK_FILE if folder else path.with_name(path.name + SUFFIX)
+    lock = read_lock(lock_file) if path.exists() and lock_file.exists() else None
+    subject = of.subject(name, plan, _text_of(plan), given.models, _alone(path, given.families))
+    again = []
+    if file.exists() and not is_gguf(file):
+        locked = lock is not None and not folder
+        again = [of.compile_command_of(str(file), given.models, locked=locked)]
+        again += [shlex.join(["gptailor", "verify", str(path)])] if folder else []
+    title = path.resolve().name if folder else name
+    return _Page(title, _lead_of_plan(subject), _plan_sections(subject, given.speech, lock, again))
+
+
+def _alone(path: Path, families: Sequence[str | Path]) -> Plan | None:
+    """Return the plan of an unchanged model folder or GGUF file, or None for a plan's file."""
+    if not (path.is_dir() or path.suffix == ".gguf"):
+        return None
+    _, plan, _ = read_target(path)
+    return plan.with_families(families) if families else plan
+
+
+def _text_of(plan: Plan) -> str:
+    from gptailor.lang.format import format_plan
+
+    if plan.origin is not None and plan.origin.tree is not None:
+        return str(plan.origin.source.text)
+    return format_plan(plan)
+
+
+def _lead_of_plan(subject: of.Reported) -> str:
+    sizes = of.sizes_in_words(subject)
+    return f"<strong>{escape(sizes[:1].upper() + sizes[1:])}.</strong>"
+
+
+def _plan_sections(
+    subject: of.Reported,
+    speech: of.Speech | None,
+    lock: Lock | None,
+    again: list[str],
+    report: "RunReport | None" = None,
+) -> "list[Section]":
+    no_lock = "There is no lock; 'gptailor lock PLAN' makes one."
+    return [
+        _map(subject, None if report is None else report.layers),
+        of.sizes_section(subject, report),
+        of.continuations(subject, speech),
+        of.text_section(subject),
+        *of.lock_sections(lock, no_lock),
+        *([of.commands(again)] if again else []),
+    ]
+
+
+def _map(subject: of.Reported, layers: int | None) -> "Section":
+    """Return the layer map. `layers` is the base's number of layers if its files are missing."""
+    from gptailor.report.page.layer_map import layer_map
+
+    if subject.base is not None:
+        return layer_map(Resolved(subject.plan, subject.base.layers))
+    known = layers is not None
+    if layers is None:
+        layers, known = known_layer_count(subject.plan, {})
+    section = layer_map(Resolved(subject.plan, layers))
+    if known or subject.plan.stack is not None:
+        return section
+    return replace(section, words=f"{section.words} {_ONLY_NAMED}")
+
+
+_ONLY_NAMED = (
+    "The base can't be read here, so that it may have more layers than those that the plan names."
+)
+
+
+# ---------------------------------------------------------------------------------- a search's RUN
+
+_RUN_FILES = ("run.json", "summary.json", "study.journal")
+
+
+def is_run(target: str) -> bool:
+    """Return whether a report's target is a search's folder, or a URL of one."""
+    if "://" in target:
+        return True
+    path = Path(target)
+    return path.is_dir() and any((path / name).exists() for name in _RUN_FILES)
+
+
+def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
+    from gptailor.lang.parse import read_bytes
+    from gptailor.report.page.scores_section import scores_sections
+    from gptailor.report.summary import SearchSummary
+    from gptailor.search.run_files import RunFiles
+
+    files = RunFiles(target)
+    summary = files.record(SearchSummary, "summary.json")
+    best = files.read("best.tailor")
+    subject = None
+    if best is not None:
+        file = files.path / "best.tailor"
+        plan, faults = read_bytes(best, str(file), files.path)
+        if plan is None or errors(faults):
+            raise PlanError(faults)
+        plan = plan.with_families(given.families) if given.families else plan
+        subject = of.subject("best.tailor", plan, best.decode(), given.models)
+    sections = [] if summary is None else scores_sections(summary)
+    report, tried = _tried(target, stored)
+    if subject is not None:
+        name = f"best.tailor{SUFFIX}"
+        lock = files.read(name)
+        held = None if lock is None else parse_lock(lock, files.path / name)
+        again = [
+            of.compile_command_of(f"{target}/best.tailor", given.models, locked=held is not None)
+        ]
+        again = again if files.storage is None else []
+        of_plan = _plan_sections(subject, given.speech, held, again, report)
+        at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
+        tried = [*of_plan[:at], *tried, *of_plan[at:]]
+    sections += tried
+    record = report.record if summary is None and report is not None else summary
+    title = f"Search of {target if record is None else record.plan}"
+    return _Page(title, _lead_of_run(summary), sections)
+
+
+def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Section]]":
+    """Return the report of RUN, and charts of all trials or the reason why they are missing."""
+    from gptailor.report.page.run_sections import run_sections
+    from gptailor.report.page.section import Section
+
+    try:
+        from gptailor.search.run_report import run_report  # imports Optuna
+
+        report = run_report(target, storage=stored.storage, study=stored.study)
+        return report, run_sections(report)
+    except ImportError as error:
+        missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+        why = str(missing or error)
+    except CheckpointError as error:
+        if stored.storage is not None:
+            raise
+        why = "; ".join(filter(None, (f"{error.path} {error.message}", error.help)))
+    return None, [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
+
+
+def _lead_of_run(summary: "SearchSummary | None") -> str:
+    from gptailor.report.search_text import ended_words, verdict_words
+
+    if summary is None:
+        return "The search has no summary: it was ended before it wrote one."
+    return f"<strong>{escape(verdict_words(summary))}</strong> {escape(ended_words(summary))}."

@@ -1,0 +1,135 @@
+"""The layers of a plan as a map, and the differences of two plans: `show` and `diff`."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.models import folder_of, is_local
+from gptailor.evaluate.targets import plan_of
+from gptailor.plan.faults import PlanError, errors
+from gptailor.plan.output_size import OutputSize
+from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
+from gptailor.plan.sites import open_choices
+from gptailor.prepare import ModelPaths, Prepared, prepare
+from gptailor.report.difference import difference_map, differences
+from gptailor.report.plan_map import plan_map
+from gptailor.report.quantities import bytes_in_words
+from gptailor.views.known_layers import known_layer_count, tied_models
+
+
+def show(
+    plan: str | Path | Plan,
+    *,
+    models: ModelPaths | None = None,
+    every_layer: bool = False,
+    width: int = 80,
+) -> str:
+    """Return the map of a plan's layers as a text of `width` columns: a cell for each layer.
+
+    `plan` is a plan or its file, a compiled folder (the plan that it was compiled from), or a
+    model's folder. `models` gives other folders for the plan's names. With `every_layer` layers
+    along a curve have rows of their own. The output's size stands below the map if the plan is
+    closed and its models are there.
+
+    Raises PlanError for faults of the plan by itself, and OSError for a missing file.
+    """
+    name, declared = plan_of(plan)
+    paths = {name: Path(path) for name, path in (models or {}).items()}
+    lines = shown_lines(name, declared, paths, width=width, every_layer=every_layer)
+    return click.unstyle("\n".join(lines)) + "\n"
+
+
+def shown_lines(
+    name: str, plan: Plan, models: Mapping[str, Path], *, width: int, every_layer: bool = False
+) -> Iterator[str]:
+    """Yield the lines of the map and the size, in a terminal's colours."""
+    prepared, stopped = _prepared(plan, models)
+    if prepared is None:
+        count, known = known_layer_count(plan, models)
+        resolved = Resolved(plan, count, frozenset(tied_models(plan, models)))
+    else:
+        resolved, known = replace(prepared.resolved, declared=plan), True
+    yield from plan_map(name, resolved, known=known, width=width, every_layer=every_layer)
+    if prepared is not None:
+        yield ""
+        yield _size_line(prepared.output_size)
+    elif stopped:
+        yield f"\n  size unknown: {stopped}"
+
+
+def _prepared(plan: Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, str]:
+    """Return the plan's output, from headers; or None, and the reason if it isn't open choices."""
+    if open_choices(plan):
+        return None, ""
+    try:
+        return prepare(plan, models=models), ""
+    except PlanError as error:
+        count = len(errors(error.faults))
+        return None, f"the plan has {count} fault{'s' * (count != 1)}; 'gptailor check' shows them"
+    except CheckpointError as error:
+        return None, f"{error.message} ({error.path})"
+
+
+def _size_line(size: OutputSize) -> str:
+    """Return a size in words: `134,515,008 parameters, 269.0 MB; KV cache: 46.1 kB a token`."""
+    kept = size.kv_cache
+    cache = f"{bytes_in_words(kept)} a token" if kept is not None else "unknown"
+    return f"  {size.parameters:,} parameters, {bytes_in_words(size.bytes)}; KV cache: {cache}"
+
+
+def diff(first: str | Path | Plan, second: str | Path | Plan) -> list[str]:
+    """Return the differences of two plans in words, a line for each; empty if they are equal.
+
+    A plan may also be its file, a compiled folder (the plan that it was compiled from), or a
+    model's folder. Raises PlanError for faults of the plans by themselves, and OSError for a
+    missing file.
+    """
+    return differences(*comparable(plan_of(first)[1], plan_of(second)[1]))
+
+
+def comparable(a: Plan, b: Plan) -> tuple[Resolved, Resolved]:
+    """Return two plans over one base depth, with folders seen alike, so that they compare."""
+    count = max(known_layer_count(plan, {})[0] for plan in (a, b))
+    a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
+    if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
+        a, b = _seen_from_here(a), _seen_from_here(b)  # one model is one path
+    return Resolved(a, count), Resolved(b, count)
+
+
+def diff_lines(
+    first: tuple[str, Plan], second: tuple[str, Plan], width: int
+) -> tuple[list[str], bool]:
+    """Return the lines of both maps and of the differences, and whether there are any."""
+    sides = comparable(first[1], second[1])
+    words = differences(*sides)
+    lines = []
+    if drawn := list(difference_map(*sides, width)):
+        lines = [f"1: {first[0]}", f"2: {second[0]}", "", *drawn, ""]
+    return [*lines, *(words or ["the plans say the same"])], bool(words)
+
+
+def _in_dtype_of(plan: Plan, other: Plan) -> Plan:
+    """Return the plan with the other's dtype, if it names no dtype and its output has this one."""
+    if plan.dtype is not None or other.dtype is None:
+        return plan
+    from gptailor.build.output import used_dtype
+
+    prepared, _ = _prepared(plan, {})
+    same = prepared is not None and used_dtype(prepared) == other.dtype
+    return plan.model_copy(update={"dtype": other.dtype}) if same else plan
+
+
+def _seen_from_here(plan: Plan) -> Plan:
+    """Return the plan with its models' folders as seen from the current folder, without links."""
+    models = dict(plan.models)
+    for name, model in models.items():
+        if model.made is None and is_local(model.source):
+            path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)))
+            source = path if path.startswith(".") else f"./{path}"
+            models[name] = model.model_copy(update={"source": source})
+    return plan.model_copy(update={"models": models})
