@@ -13,9 +13,12 @@ from typing import Any
 
 _HOMES = {
     "ComputeOptions": "build.compile",
+    "GeneratedText": "evaluate.answers",
     "Extracted": "build.extract",
     "Fault": "plan.faults",
     "Flags": "search.settings",
+    "LayerMap": "views.show",
+    "Report": "views.report",
     "Judgement": "evaluate.scores",
     "Lock": "build.lock",
     "Plan": "plan.plan",
@@ -28,6 +31,9 @@ _HOMES = {
     "Written": "build.compile",
     "WrittenPredictions": "evaluate.heal.teach",
     "check": "prepare",
+    "diff": "views.show",
+    "generate": "evaluate.answers",
+    "show": "views.show",
     "compile": "build.compile",
     "export_mergekit": "convert.mergekit.exporter",
     "extract_lora": "build.extract",

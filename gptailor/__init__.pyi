@@ -12,6 +12,8 @@ from gptailor.build.verification import Verified as Verified
 from gptailor.build.verify import verify as verify
 from gptailor.convert.mergekit.exporter import export_mergekit as export_mergekit
 from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
+from gptailor.evaluate.answers import GeneratedText as GeneratedText
+from gptailor.evaluate.answers import generate as generate
 from gptailor.evaluate.heal.teach import WrittenPredictions as WrittenPredictions
 from gptailor.evaluate.heal.teach import teach as teach
 from gptailor.evaluate.judge import judge as judge
@@ -29,5 +31,9 @@ from gptailor.search.results import Searched as Searched
 from gptailor.search.search import search as search
 from gptailor.search.settings import Flags as Flags
 from gptailor.search.settings import Resources as Resources
+from gptailor.views.report import Report as Report
+from gptailor.views.show import LayerMap as LayerMap
+from gptailor.views.show import diff as diff
+from gptailor.views.show import show as show
 
 __version__: str

@@ -18,6 +18,7 @@ from gptailor.plan.faults import PlanError, TailorError, errors
 from gptailor.plan.plan import Layer, LayerOf, Merge, MethodCall, Model, Plan
 from gptailor.plan.registry import METHODS
 from gptailor.program.compile import making
+from gptailor.program.devices import dtype_of
 from gptailor.program.in_memory import FLOAT_DTYPES, combine_tensors
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.program import Combine
@@ -37,7 +38,7 @@ def merge(
     /,
     *,
     base: _Given | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     name: str = "",
     **arguments: Any,
 ) -> _Given:
@@ -77,7 +78,7 @@ def merge(
         raise TailorError("'name' is for single tensors; those of state dicts have their keys")
     if single:
         every = [(model, {name: tensor}) for model, tensor in every]
-    by_key = _Merging(recipe, every, base is not None, dtype).merged()
+    by_key = _Merging(recipe, every, base is not None, dtype_of(dtype)).merged()
     merged: Any = by_key[name] if single else by_key
     result: _Given = merged
     return result
@@ -133,8 +134,6 @@ class _Merging:
         based: bool,
         dtype: torch.dtype | None,
     ) -> None:
-        if dtype is not None and dtype not in _FLOATS:
-            raise TailorError(f"{_dtype_name(dtype)} is no dtype that tensors are merged into")
         self.recipe, self.all, self.dtype = recipe, every, dtype
         self.sources = every[:-1] if based else every
         assert isinstance(recipe.by, MethodCall)

@@ -118,16 +118,14 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     say_faults(targeting.warnings(subjects))
     subjects = targeting.with_uncut(subjects, dict(models)) if uncut else subjects
     wishes = _wishes(objectives, targeting.names(subjects))
-    import torch  # takes seconds; faults of texts are reported before
-
-    from gptailor.evaluate.judge import Judging
+    from gptailor.evaluate.judge import Judging  # takes seconds; faults of texts come before
     from gptailor.evaluate.samples import Samples
     from gptailor.evaluate.session import Placement
+    from gptailor.program.devices import dtype_of
     from gptailor.report.progress import steps_bar
 
-    kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
-    place = Placement(device, kind, memory)
+    place = Placement(device, dtype_of(dtype), memory)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
     with steps_bar("judging") if live else nullcontext(_StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
@@ -344,22 +342,20 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plans = swept(targets, lets)
     subjects = targeting.find_targets(plans, dict(models), families)
     say_faults(targeting.warnings(subjects))
-    import torch  # takes seconds; faults of texts are reported before
-
-    from gptailor.evaluate.answers import spoken
-    from gptailor.evaluate.scores import Failure
+    from gptailor.evaluate.answers import answers  # takes seconds; faults of texts come before
     from gptailor.evaluate.session import Placement
+    from gptailor.program.devices import dtype_of
 
-    place = Placement(device, None if dtype is None else getattr(torch, dtype), memory)
+    place = Placement(device, dtype_of(dtype), memory)
     records: list[dict[str, str]] = []
     failed = False
-    for name, text in spoken(subjects, prompt, tokens, place, chat=chat, on_event=RepairLines()):
-        failed |= isinstance(text, Failure)
-        what = {"failure": text.message} if isinstance(text, Failure) else {"text": text}
-        records.append({"target": name, **what})
+    for answer in answers(subjects, prompt, tokens, place, chat=chat, on_event=RepairLines()):
+        failed |= answer.failure is not None
+        what = {"text": answer.text} if answer.failure is None else {"failure": answer.failure}
+        records.append({"target": answer.target, **what})
         if form == "text":
-            say(click.style(name, bold=True))
-            shown = f"failed: {text.message}" if isinstance(text, Failure) else text
+            say(click.style(answer.target, bold=True))
+            shown = answer.text if answer.failure is None else f"failed: {answer.failure}"
             for line in shown.strip("\n").splitlines() or ["(nothing)"]:
                 say(textwrap.fill(line, max(20, width()), initial_indent="  ",
                                   subsequent_indent="  "))  # fmt: skip

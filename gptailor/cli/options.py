@@ -14,6 +14,7 @@ import click
 
 from gptailor.checkpoint.files import expanded
 from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, to_text
+from gptailor.report.quantities import bytes_from_words
 
 if TYPE_CHECKING:
     from gptailor.build.compile import Written
@@ -85,11 +86,6 @@ def _by_name(lets: Lets) -> dict[str, tuple[str, ...]]:
     return named
 
 
-_UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-          "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
-
-
 @final
 class ByteSize(click.ParamType[int]):
     """A number of bytes: `5GB`, `500MB`, `2GiB`."""
@@ -100,12 +96,10 @@ class ByteSize(click.ParamType[int]):
         """Return the number of bytes. Raise a usage error for an invalid size."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value), re.IGNORECASE)
-        unit = _UNITS.get(match[2].upper()) if match else None
-        size = int(float(match[1]) * unit) if match and unit else 0
-        if size <= 0:
-            self.fail(f"'{value}' is no size such as 5GB or 500MiB", param, ctx)
-        return size
+        try:
+            return bytes_from_words(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 PLAN_ARGUMENT = click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True))

@@ -13,7 +13,7 @@ from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.options import keep_memory, read_plan, say
 from gptailor.plan.optional_packages import require
-from gptailor.report.quantities import bytes_in_words, millions
+from gptailor.report.quantities import bytes_in_words, count_from_words, millions
 
 if TYPE_CHECKING:
     from gptailor.report.summary import SizeRow
@@ -191,14 +191,10 @@ class _Count(click.ParamType[int]):
         """Return the number. Raise a usage error unless it is above 0."""
         if isinstance(value, int):
             return value
-        grouped = re.fullmatch(r"\d{1,3}(,\d{3})+", str(value))
-        text = str(value).replace(",", "") if grouped else str(value)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbgt]?)", text, re.IGNORECASE)
-        units = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
-        count = round(float(match[1]) * units[match[2].lower()]) if match else 0
-        if count <= 0:
-            self.fail(f"'{value}' is no number of parameters such as 110M or 1.5B", param, ctx)
-        return count
+        try:
+            return count_from_words(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @final

@@ -65,13 +65,12 @@ def teach_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.plan.optional_packages import require
 
     require("parquet", "gptailor teach")
-    import torch
 
     from gptailor.evaluate.heal.teach import teach
 
     written = teach(
         teacher, texts, output, models=dict(models), tokens=tokens, length=length, seed=seed,
-        device=device, dtype=None if dtype is None else getattr(torch, dtype), memory=memory,
+        device=device, dtype=dtype, memory=memory,
         force=force, on_event=RepairLines(opening=""),
     )  # fmt: skip
     say(

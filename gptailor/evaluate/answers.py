@@ -1,7 +1,12 @@
 """Answers of plans and models to a prompt, side by side; nothing is compiled."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import final
+
+import torch
 
 from gptailor.checkpoint.files import shown
 from gptailor.evaluate.chat import chat_text
@@ -11,12 +16,52 @@ from gptailor.evaluate.objectives.tokens import Prompt, TokenEncoder, tokenizer_
 from gptailor.evaluate.samples import context_length
 from gptailor.evaluate.scores import Failure
 from gptailor.evaluate.session import Placement, Session
-from gptailor.evaluate.targets import Target
+from gptailor.evaluate.targets import Target, find_targets
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Plan
+from gptailor.prepare import ModelPaths
+from gptailor.program.devices import dtype_of
 
 
-def spoken(
+@final
+@dataclass(frozen=True)
+class GeneratedText:
+    """What a target wrote after a prompt; `failure` is the reason why there is no text."""
+
+    target: str
+    text: str
+    failure: str | None = None
+
+
+def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
+    targets: Sequence[str | Path | Plan] | str | Path | Plan,
+    prompt: str,
+    *,
+    tokens: int = 64,
+    chat: bool = False,
+    models: ModelPaths | None = None,
+    device: torch.device | str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
+) -> list[GeneratedText]:
+    """Return each target's answer to a prompt, of at most `tokens` tokens.
+
+    A target is a plan or its file, a model's folder, a GGUF file, or a Hub id; nothing is written.
+    An answer has the likeliest token at each step, up to the end token. With `chat` the prompt is a
+    user's message in the target's own chat template. The other arguments are those of `evaluate`.
+
+    A target that fails has its reason in `failure`. Raises PlanError for faults of plans, OSError
+    for a missing file.
+    """
+    sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+    place = Placement(device, dtype_of(dtype), memory)
+    found = find_targets(sources, models or {})
+    return list(answers(found, prompt, tokens, place, chat=chat, on_event=on_event))
+
+
+def answers(
     targets: Sequence[Target],
     prompt: str,
     most: int,
@@ -24,17 +69,17 @@ def spoken(
     *,
     chat: bool = False,
     on_event: OnEvent = ignore_events,
-) -> Iterator[tuple[str, str | Failure]]:
-    """Yield each target's name and its answer of at most `most` tokens.
-
-    The answer has the likeliest token at each step, up to the end token. With `chat` the prompt is
-    a user's message in the target's own chat template. A target that fails has a Failure instead.
-    """
+) -> Iterator[GeneratedText]:
+    """Yield each target's answer of at most `most` tokens, as `generate` returns them."""
     session = Session(place, on_event)
     for target in targets:
         session.family(target.prepared.models)
     for target in targets:
-        yield target.name, attempt(partial(_answer, session, target, prompt, most, chat))
+        text = attempt(partial(_answer, session, target, prompt, most, chat))
+        if isinstance(text, Failure):
+            yield GeneratedText(target.name, "", text.message)
+        else:
+            yield GeneratedText(target.name, text)
 
 
 def _answer(session: Session, target: Target, prompt: str, most: int, chat: bool) -> str:

@@ -41,7 +41,7 @@ from gptailor.plan.events import OnEvent, StepJudged, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
-from gptailor.program.devices import device_of
+from gptailor.program.devices import device_of, dtype_of
 
 
 def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -53,7 +53,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     seed: int = 0,
     folder: str | Path = ".",
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     memory: int | None = None,
     speed: bool = False,
     against: str | Path | None = None,
@@ -87,7 +87,10 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
         for objective in ([objectives] if isinstance(objectives, str | Objective) else objectives)
     ]
     chosen = Samples(Path(folder), samples, seed)
-    place, name = Placement(device, dtype, memory), None if against is None else str(against)
+    place, name = (
+        Placement(device, dtype_of(dtype), memory),
+        None if against is None else str(against),
+    )
     judging = Judging(judged, stated, chosen, place, on_event, name)
     return judging.judgement(speed=speed)
 

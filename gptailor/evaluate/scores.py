@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from html import escape
 from typing import Any, Literal, TypeAlias, final
 
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.output_size import OutputSize
 from gptailor.report.measure import AimDirection, LossMeasure
+from gptailor.report.records import data_frame, html_table
 
 
 @final
@@ -248,8 +248,7 @@ class Judgement:
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each target and objective, those of the bases first, by column.
 
-        The columns are those of `to_csv`; a missing value is None. `pandas.DataFrame` and
-        `polars.DataFrame` take these rows.
+        The columns are those of `to_csv`; a missing value is None.
         """
         sizes = {size.target: size for size in (*self.subjects, *self.base_subjects)}
         rows = []
@@ -261,6 +260,13 @@ class Judgement:
             record["failure"] = (record.get("failure") or {}).get("message")
             rows.append({column: record.get(column) for column in _COLUMNS})
         return rows
+
+    def to_pandas(self) -> Any:
+        """Return the rows of `records` as a table of pandas.
+
+        Raises MissingPackageError without pandas.
+        """
+        return data_frame(self.records())
 
     def to_csv(self) -> str:
         """Return a heading and a line for each target and objective, those of the bases first."""
@@ -294,25 +300,13 @@ class Judgement:
     def _repr_html_(self) -> str:
         """Return the scores as a table of a notebook."""
         heads = ("target", "objective", "score", "stderr", "difference", "failure")
-        rows = [
-            "".join(f"<td>{escape(_cell(row[head]))}</td>" for head in heads)
-            for row in self.records()
-        ]
-        head = "".join(f"<th>{name}</th>" for name in heads)
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(self.records(), heads)
 
 
 def _each(outcome: Outcome | None) -> PerSample | None:
     """Return the terms of a score's samples; None for a failure and for a score without samples."""
     each = outcome.each if isinstance(outcome, Score) else None
     return each if each is not None and each.sums else None
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 _COLUMNS = (

@@ -20,6 +20,7 @@ EXTRAS = {
     "gguf": ("torch", "transformers", "gguf"),
     "report": ("altair", "vl_convert"),
     "lsp": ("pygls", "lsprotocol"),
+    "pandas": ("pandas",),
     "ray": ("ray",),
     "cluster": ("ray", "fsspec"),
 }

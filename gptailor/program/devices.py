@@ -1,4 +1,4 @@
-"""Devices and threads of torch."""
+"""Devices, dtypes and threads of torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,8 @@ from threading import Lock
 
 import torch
 
-from gptailor.plan.faults import TailorError
+from gptailor.methods.arrays import FLOAT_NAMES
+from gptailor.plan.faults import TailorError, listed
 
 CPU = torch.device("cpu")
 
@@ -26,6 +27,18 @@ def device_of(name: str) -> torch.device:
         available = f"there are {count}" if count else "there is no CUDA device"
         raise TailorError(f"'{name}' was asked for, and {available}")
     return device
+
+
+def dtype_of(named: str | torch.dtype | None) -> torch.dtype | None:
+    """Return the float dtype of that name, such as `bfloat16`; None stays None.
+
+    Raises TailorError for another name or dtype.
+    """
+    name = str(named).removeprefix("torch.")
+    if named is not None and name not in FLOAT_NAMES.values():
+        raise TailorError(f"expected a dtype of {listed(FLOAT_NAMES.values(), 'or')}, got '{name}'")
+    dtype: torch.dtype | None = None if named is None else getattr(torch, name)
+    return dtype
 
 
 _LOCK = Lock()

@@ -12,6 +12,7 @@ __all__ = [
     "plan_map",
     "progress",
     "quantities",
+    "records",
     "search_text",
     "summary",
     "table",

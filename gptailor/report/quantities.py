@@ -1,6 +1,7 @@
 """Numbers in words: scores with errors, shares, counts, bytes and durations."""
 
 import math
+import re
 
 _COUNTED = 1000
 """The least whole number that is a count if it has no error; counts show all digits."""
@@ -54,6 +55,34 @@ def bytes_in_words(size: int | None, unit: str = "bytes") -> str:
         if size >= scale:
             return f"{size / scale:.1f} {name}"
     return f"{size} {unit}"
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTE_UNITS = _UNITS | {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
+
+def bytes_from_words(text: str) -> int:
+    """Return a number of bytes such as `5GB`, `500MB` or `2GiB`. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.IGNORECASE)
+    unit = _BYTE_UNITS.get(match[2].upper()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size <= 0:
+        raise ValueError(f"'{text}' is no size such as 5GB or 500MiB")
+    return size
+
+
+def count_from_words(text: str) -> int:
+    """Return a number of parameters such as `110M`, `1.5B` or `1,500,000`. Raises ValueError."""
+    plain = text.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", text) else text
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbgt]?)", plain, re.IGNORECASE)
+    units = _UNITS | {"B": 10**9}
+    count = round(float(match[1]) * units[match[2].upper()]) if match else 0
+    if count <= 0:
+        raise ValueError(f"'{text}' is no number of parameters such as 110M or 1.5B")
+    return count
 
 
 def speed_in_words(speed: float | None, base: float | None = None) -> str:

@@ -33,6 +33,7 @@ from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.stage import STAGES, Stage, at_stage, separates
 from gptailor.prepare import calibration_path
+from gptailor.program.devices import dtype_of
 from gptailor.report.measure import LossMeasure
 from gptailor.report.summary import SearchSummary
 from gptailor.search.run.notes import (
@@ -111,7 +112,7 @@ def trials_of(
     on_event: OnEvent = ignore_events,
 ) -> Trials:
     """Return the trials of an opened plan."""
-    kind = None if where.dtype is None else getattr(torch, where.dtype)
+    kind = dtype_of(where.dtype)
     place = Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True)
     return Trials(
         plan,

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -20,8 +21,9 @@ from gptailor.plan.resolved import Resolved
 from gptailor.report.block_map import block_map
 from gptailor.report.layer_view import layer_views, plan_summary
 from gptailor.report.page.run_report import ReportedObjective, ReportedTrial
-from gptailor.report.quantities import shown_number
-from gptailor.report.search_text import beside_base, beside_base_words, markdown
+from gptailor.report.quantities import bytes_from_words, count_from_words, shown_number
+from gptailor.report.records import data_frame, html_table
+from gptailor.report.search_text import beside_base, beside_base_words, markdown, verdict_words
 from gptailor.report.summary import (
     BestBlocks,
     BlockScan,
@@ -77,7 +79,7 @@ class Searched:
         return load(self.best)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return a row for each trial in their order, by column; `pandas.DataFrame` takes them.
+        """Return a row for each trial in their order, by column.
 
         `number`, `phase` and `origin` tell where the trial is from, `plan` describes it in a line.
         `samples` are those that it was scored on. Each objective has its score and its error under
@@ -88,11 +90,25 @@ class Searched:
         report = run_report(self.run, learned=False)
         return [trial_record(trial, report.objectives) for trial in report.trials]
 
+    def to_pandas(self) -> Any:
+        """Return the rows of `records` as a table of pandas.
+
+        Raises MissingPackageError without pandas.
+        """
+        return data_frame(self.records())
+
+    def _repr_html_(self) -> str:
+        """Return the verdict, and the trials as a table of a notebook."""
+        rows = self.records()
+        left_out = {"phase", "origin", "samples", "layers", "seconds"}
+        columns = [name for name in rows[0] if name not in left_out] if rows else []
+        return f"<p>{escape(verdict_words(self.summary))}</p>{html_table(rows, columns)}"
+
     def pick(
         self,
         *,
-        parameters: int | None = None,
-        memory: int | None = None,
+        parameters: int | str | None = None,
+        memory: int | str | None = None,
         context: int = 0,
         layers: int | None = None,
         share: float | None = None,
@@ -100,11 +116,14 @@ class Searched:
     ) -> Plan:
         """Return the best plan within bounds, as `gptailor pick` does; paths are absolute.
 
-        `memory` bounds the bytes of the weights and of the KV cache of one text of `context`
-        tokens. `share` and `nats` bound the loss beside the base. Raises TailorError if no plan
-        keeps to the bounds.
+        `parameters` may be a text such as `110M`. `memory` bounds the bytes of the weights and of
+        the KV cache of one text of `context` tokens, also as a text such as `2GB`. `share` and
+        `nats` bound the loss beside the base. Raises TailorError if no plan keeps to the bounds,
+        ValueError for a text that is no number.
         """
-        found = pick(self.run, Bounds(parameters, memory, context, layers, share, nats), None)
+        most = count_from_words(parameters) if isinstance(parameters, str) else parameters
+        room = bytes_from_words(memory) if isinstance(memory, str) else memory
+        found = pick(self.run, Bounds(most, room, context, layers, share, nats), None)
         if not found.kept:
             nearest = f"{found.row.parameters:,} parameters, {found.row.layers} layers"
             raise TailorError(f"no plan keeps to these bounds; the nearest has {nearest}")

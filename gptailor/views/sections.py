@@ -175,8 +175,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Return names and texts, or the reason why they are missing."""
-    from gptailor.evaluate.answers import spoken  # imports torch
-    from gptailor.evaluate.scores import Failure
+    from gptailor.evaluate.answers import answers  # imports torch
     from gptailor.evaluate.session import Placement
     from gptailor.evaluate.targets import find_targets
 
@@ -186,11 +185,11 @@ def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], s
     plans["this model"] = prepared.plan
     try:
         targets = find_targets(list(plans.values()), {})
-        answers = spoken(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),
+        found = answers(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),
                          on_event=speech.on_event)  # fmt: skip
         rows = [
-            (name, f" (failed: {text.message})" if isinstance(text, Failure) else text)
-            for name, (_, text) in zip(plans, answers, strict=True)
+            (name, answer.text if answer.failure is None else f" (failed: {answer.failure})")
+            for name, answer in zip(plans, found, strict=True)
         ]
     except (TailorError, OSError) as error:
         return [], first_line(error)

@@ -1,9 +1,11 @@
 """The layers of a plan as a map, and the differences of two plans: `show` and `diff`."""
 
+import io
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import final
 
 import click
 
@@ -22,14 +24,39 @@ from gptailor.report.quantities import bytes_in_words
 from gptailor.views.known_layers import known_layer_count, tied_models
 
 
+@final
+@dataclass(frozen=True, repr=False)
+class LayerMap:
+    """The map of a plan's layers, line by line, in a terminal's colours.
+
+    `print` shows it without colours, and a notebook with them.
+    """
+
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return click.unstyle("\n".join(self.lines))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the map in a notebook's colours."""
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(record=True, file=io.StringIO(), width=200)
+        console.print(Text.from_ansi("\n".join(self.lines)))
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
 def show(
     plan: str | Path | Plan,
     *,
     models: ModelPaths | None = None,
     every_layer: bool = False,
     width: int = 80,
-) -> str:
-    """Return the map of a plan's layers as a text of `width` columns: a cell for each layer.
+) -> LayerMap:
+    """Return the map of a plan's layers, in `width` columns: a cell for each layer.
 
     `plan` is a plan or its file, a compiled folder (the plan that it was compiled from), or a
     model's folder. `models` gives other folders for the plan's names. With `every_layer` layers
@@ -41,7 +68,7 @@ def show(
     name, declared = plan_of(plan)
     paths = {name: Path(path) for name, path in (models or {}).items()}
     lines = shown_lines(name, declared, paths, width=width, every_layer=every_layer)
-    return click.unstyle("\n".join(lines)) + "\n"
+    return LayerMap(tuple(lines))
 
 
 def shown_lines(

@@ -186,3 +186,68 @@ def test_mergekits_yaml_becomes_a_plan_and_goes_back(world: Path) -> None:
 def test_a_wrong_yaml_is_an_error_of_gptailors() -> None:
     with pytest.raises(gptailor.TailorError, match="slices, models and modules"):
         gptailor.import_mergekit("models: []\nmerge_method: nothing\n")
+
+
+def test_a_map_is_drawn_in_text_and_in_a_notebook(world: Path) -> None:
+    drawn = gptailor.show(world / "plan.tailor")
+    assert "5 layers of" in str(drawn)
+    assert "\x1b" not in str(drawn)
+    assert "<pre>" in drawn._repr_html_()
+    assert "color" in drawn._repr_html_()
+    compiled = gptailor.show(world / "plan.tailor", models={"math": world / "base"})
+    assert "parameters" in str(compiled)
+
+
+def test_differences_are_sentences(world: Path) -> None:
+    plan = gptailor.load(world / "plan.tailor")
+    assert gptailor.diff(plan, world / "plan.tailor") == []
+    other = gptailor.loads(PLAN.replace("0.5", "0.25"), folder=world)
+    (line,) = gptailor.diff(plan, other)
+    assert "L1" in line
+
+
+def test_a_prompt_has_an_answer_of_each_target(world: Path) -> None:
+    plan = gptailor.load(world / "plan.tailor")
+    answers = gptailor.generate([world / "base", plan], "the cat", tokens=5)
+    assert [answer.target for answer in answers] == [
+        str(world / "base"),
+        str(world / "plan.tailor"),
+    ]
+    assert all(answer.failure is None for answer in answers)
+    narrow = gptailor.generate(plan, "the cat", tokens=5, dtype="bfloat16")
+    assert narrow[0].failure is None
+    with pytest.raises(gptailor.TailorError, match=r"expected a dtype of .*, got 'int8'"):
+        gptailor.generate(plan, "the cat", dtype="int8")
+
+
+def test_results_are_tables_of_pandas(
+    judged: gptailor.Judgement, searched: gptailor.Searched
+) -> None:
+    scores = judged.to_pandas()
+    assert list(scores["score"]) == [row["score"] for row in judged.records()]
+    trials = searched.to_pandas()
+    assert list(trials["number"]) == [row["number"] for row in searched.records()]
+    page = searched._repr_html_()
+    assert page.count("<tr>") == len(trials) + 1
+
+
+def test_bounds_may_be_written_in_words(searched: gptailor.Searched) -> None:
+    most = max(row["parameters"] for row in searched.records() if row["parameters"])
+    assert searched.pick(parameters=f"{most:,}") == searched.pick(parameters=most)
+    with pytest.raises(ValueError, match="no number of parameters such as 110M"):
+        searched.pick(parameters="many")
+
+
+def test_a_report_of_a_search_and_of_a_plan(
+    searched: gptailor.Searched, world: Path, tmp_path: Path
+) -> None:
+    from gptailor.views.report import report
+
+    page = report(searched, tmp_path / "run.html", prompt=None)
+    assert page.size == len((tmp_path / "run.html").read_bytes())
+    assert "Every trial" in (tmp_path / "run.html").read_text()
+    plan = gptailor.load(world / "plan.tailor")
+    one = report(plan, tmp_path / "plan.html", prompt="a", tokens=2)
+    assert "merge(L1 base, L1 math, 0.5)" in one.file.read_text()
+    with pytest.raises(gptailor.TailorError, match="exists already"):
+        report(plan, tmp_path / "plan.html")

@@ -50,7 +50,7 @@ from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import PREDICTIONS_SUFFIX, Plan, has_predictions
 from gptailor.plan.registry import HEAL_SEED, HEAL_TOKENS
 from gptailor.prepare import Prepared
-from gptailor.program.devices import device_of
+from gptailor.program.devices import device_of, dtype_of
 
 
 @final
@@ -80,7 +80,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     length: int | None = None,
     seed: int = HEAL_SEED,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     memory: int | None = None,
     force: bool = False,
     on_event: OnEvent = ignore_events,
@@ -115,7 +115,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     stitcher = Stitcher(
         prepared.models,
         device=place,
-        dtype=dtype or healing_dtype(prepared.models, place),
+        dtype=dtype_of(dtype) or healing_dtype(prepared.models, place),
         memory=memory,
     )
     with new_file(target, force=force, protected=[*paths, *sources]) as new:
