@@ -1,0 +1,53 @@
+"""lm-evaluation-harness with the model `gptailor`: a plan that is stitched in memory.
+
+`python -m gptailor.lm_eval --model gptailor --model_args plan=plan.tailor --tasks arc_easy` is
+`lm_eval` with this model, and with all its options. In Python, the import registers the model for
+`lm_eval.simple_evaluate(model="gptailor", model_args="plan=plan.tailor")`.
+"""
+
+from typing import Any, final
+
+import torch
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+
+from gptailor.evaluate.objectives.tokens import tokenizer_model, tokenizer_of
+from gptailor.evaluate.session import Placement, Session
+from gptailor.evaluate.targets import find_targets
+from gptailor.program.devices import dtype_of
+
+
+@register_model("gptailor")
+@final
+class PlanLM(HFLM):  # type: ignore[misc]
+    """A plan, a model's folder or a GGUF file as a model of lm-evaluation-harness.
+
+    Nothing is compiled: the plan is stitched in memory, bridged and healed as it declares.
+    """
+
+    def __init__(
+        self,
+        plan: str,
+        device: str | None = None,
+        dtype: str | None = None,
+        memory: int | None = None,
+        **more: Any,
+    ) -> None:
+        """Stitch a plan's file on a device, in a dtype, by default its own.
+
+        The harness asks for `cuda:0` unless told otherwise; without a CUDA device it is the CPU, as
+        with lm-eval's model `hf`. `memory` bounds the bytes on the device. `more` are arguments of
+        that model, such as `batch_size` and `max_length`. Raises PlanError for faults of the plan,
+        TailorError for a missing tokenizer.
+        """
+        place = device if device is not None and torch.cuda.is_available() else "cpu"
+        (target,) = find_targets([plan], {})
+        session = Session(Placement(place, dtype_of(dtype), memory, own=True))
+        model = session.stitch(target.prepared.models, target.prepared.plan).model
+        tokenizer = tokenizer_of(tokenizer_model(target.prepared))
+        super().__init__(pretrained=model, tokenizer=tokenizer, device=place, **more)
+
+
+if __name__ == "__main__":
+    cli_evaluate()
