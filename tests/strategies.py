@@ -392,6 +392,13 @@ def numbered(draw: Draw, plan: p.Plan) -> p.Plan:
     made = plan.model_copy(update=update)
     used = {name for _, value in sites.values(made) for name in sites.names_in(value)}
     numbers = {name: value for name, value in known.items() if name in used}
+    for name in ("drop_any", "windows"):
+        for i, choice in enumerate(getattr(made, name)):
+            if isinstance(choice.count, int) and draw(st.booleans()):
+                numbers[f"count_{choice.count}"] = choice.count
+                named = choice.model_copy(update={"named": f"count_{choice.count}"})
+                kept = getattr(made, name)
+                made = made.model_copy(update={name: (*kept[:i], named, *kept[i + 1 :])})
     return made.model_copy(update={"numbers": numbers})
 
 

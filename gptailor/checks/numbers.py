@@ -17,18 +17,43 @@ from gptailor.plan.written_out import covers, untied_choices
 @rule("P113", "P114", missing_in=("let",))
 def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each name at a number's place that no `let` declares."""
-    for at, value in sites.values(plan):
-        for name in sites.names_in(value):
-            if name in plan.numbers:
-                continue
-            if name in plan.models:
-                message = f"expected a number, got the model '{name}'"
-                yield Fault("P113", message, at)
-                continue
-            declared = listed(f"'{number}'" for number in list(plan.numbers)[:8])
-            help_ = nearest(name, plan.numbers) or (f"named are {declared}" if declared else "")
-            help_ = help_ or f"give one the name: let {name} = 0.5"
-            yield Fault("P114", f"no number is named '{name}'", at, help_)
+    named = [(at, n, "0.5") for at, value in sites.values(plan) for n in sites.names_in(value)]
+    named += [((*at, "count"), name, "7") for at, name, _ in _named_counts(plan)]
+    for at, name, example in named:
+        if name in plan.numbers:
+            continue
+        if name in plan.models:
+            message = f"expected a number, got the model '{name}'"
+            yield Fault("P113", message, at)
+            continue
+        declared = listed(f"'{number}'" for number in list(plan.numbers)[:8])
+        help_ = nearest(name, plan.numbers) or (f"named are {declared}" if declared else "")
+        help_ = help_ or f"give one the name: let {name} = {example}"
+        yield Fault("P114", f"no number is named '{name}'", at, help_)
+
+
+def _named_counts(plan: p.Plan) -> Iterator[tuple[Place, str, p.Count]]:
+    """Yield the place, the name and the count of each drop by choice with a named count."""
+    for at, choice in sites.drops_by_choice(plan):
+        if choice.named is not None:
+            yield at, choice.named, choice.count
+
+
+@rule("P310", missing_in=("let",))
+def every_named_count_is_its_number(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for each count by a name that has another number, or none that is whole."""
+    for at, name, count in _named_counts(plan):
+        value = plan.numbers.get(name)
+        also = Also("the number is here", ("numbers", name, "value"))
+        if value is None or value == count:
+            continue
+        if isinstance(value, int):
+            message = f"the count is {p.count_text(count)}, and '{name}' is {value}"
+            yield Fault("P310", message, (*at, "count"), also=(also,))
+            continue
+        message = f"the number of layers to drop must be a whole number, and '{name}' is none"
+        help_ = f"write 'let {name} = 7', or a range of counts such as 4..10 in the drop"
+        yield Fault("P310", message, (*at, "count"), help_, also=(also,))
 
 
 @rule("P113")
@@ -45,6 +70,7 @@ def no_number_shares_a_models_name(plan: p.Plan) -> Iterator[Fault]:
 def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
     """Yield a warning for each named number that nothing uses."""
     used = {name for _, value in sites.values(plan) for name in sites.names_in(value)}
+    used |= {name for _, name, _ in _named_counts(plan)}
     for name in plan.numbers:
         if name not in used:
             message = f"the number '{name}' is named and never used"
@@ -211,6 +237,7 @@ def no_position_overrides_an_open_finer_part(plan: p.Plan) -> Iterator[Fault]:
 
 NUMBERING: tuple[Rule[p.Plan], ...] = (
     every_named_number_is_declared,
+    every_named_count_is_its_number,
     no_number_shares_a_models_name,
     every_named_number_is_used,
     whole_numbers_are_literal,

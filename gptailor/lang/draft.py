@@ -99,6 +99,8 @@ class Draft:
         }
         for name, (place, order) in _LISTS.items():
             gathered = self.lists[name]
+            if name in {"drop_any", "windows"}:
+                gathered = [self._with_named_count(placed) for placed in gathered]
             if order is not None:
                 gathered = sorted(gathered, key=lambda placed: order(placed.entry))
             spans |= {(*place, i): placed.spans for i, placed in enumerate(gathered)}
@@ -119,6 +121,13 @@ class Draft:
             **{name: block for name, block in blocks.items() if name in single},
         )
         return plan.read_from(Origin(source, folder, spans))
+
+    def _with_named_count(self, placed: Placed) -> Placed:
+        """Return a drop by choice with the number that its count names; a rule refuses others."""
+        number = self.numbers.get(placed.entry.named)
+        if number is None or not isinstance(number.entry, int):
+            return placed
+        return Placed(placed.entry.model_copy(update={"count": number.entry}), placed.spans)
 
 
 # ------------------------------------------------------------------------------------------ layers

@@ -214,9 +214,13 @@ def _drop_some(draft: d.Draft, statement: tree.Statement, body: tree.DroppingSom
         draft.fault("P506", f"'tied' can't be combined with {what}", statement.tied.span,
                     "it is one choice anyway")  # fmt: skip
     target = d.positions_of(draft, body.layers, taker=what)
-    count = d.count_of(draft, body.count, "the number of layers to drop")
+    count: p.Count | None
+    if isinstance(body.count, tree.Word):
+        count, named = 1, body.count.text  # the draft's plan has the named number
+    else:
+        count, named = d.count_of(draft, body.count, "the number of layers to drop"), None
     if target is not None and count is not None:
-        fields: Any = {"count": count, "among": tuple(sorted(target.numbers))}
+        fields: Any = {"count": count, "among": tuple(sorted(target.numbers)), "named": named}
         fields["maybe"] = statement.maybe is not None
         spans = _spans(statement.span, maybe=statement.maybe, count=body.count, among=body.layers)
         if body.what.text == "any":

@@ -148,7 +148,7 @@ LESSONS = (
     Lesson(
         "a count is a number or a range of them, as in 4..10",
         "both",
-        ("drop any «one» of (4, 6) of L0..L9", "drop window «one» of 4, 6 of L0..L9"),
+        ("drop any one of «(»4, 6) of L0..L9", "drop window one of «4», 6 of L0..L9"),
     ),
     Lesson(
         "a number is written out, as in 50000",

@@ -270,10 +270,10 @@ class Dropping(TreeNode):
 
 @final
 class DroppingSome(TreeNode):
-    """`drop any 4..10 of L0..L39`, `drop window 7 of L5..L28`."""
+    """`drop any 4..10 of L0..L39`, `drop window n of L5..L28`."""
 
     what: Word
-    count: Fixed | Between
+    count: Fixed | Between | Word
     layers: Layers
 
 

@@ -244,7 +244,7 @@ def some_dropped_words(entry: p.DropAny | p.DropWindow, *, bare: bool = False) -
     if not bare:
         return f"drop {some_dropped_words(entry, bare=True)}"
     what = "any" if isinstance(entry, p.DropAny) else "window"
-    return f"{what} {p.count_text(entry.count)} of {range_words(entry.among)}"
+    return f"{what} {entry.named or p.count_text(entry.count)} of {range_words(entry.among)}"
 
 
 def repeat_words(entry: p.Repeat | p.RepeatWindow, *, bare: bool = False) -> str:

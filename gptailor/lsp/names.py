@@ -29,6 +29,7 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.Merging, "shares"): "number",
     (tree.EachSource, "numbers"): "number",
     (tree.Scaling, "factor"): "number",
+    (tree.DroppingSome, "count"): "number",
     (tree.SettingNode, "value"): "number",
     (tree.Curving, "knots"): "number",
     (tree.Curving, "name"): "function",

@@ -123,10 +123,14 @@ class Drop(Open):
 
 @final
 class DropAny(Open):
-    """A choice: `count` of these positions leave the model."""
+    """A choice: `count` of these positions leave the model.
+
+    `named` is the number that the count is, if it stands there by its name.
+    """
 
     count: Count
     among: Several[Position]
+    named: str | None = None
 
     @field_validator("among", mode="after")
     @classmethod
@@ -136,10 +140,14 @@ class DropAny(Open):
 
 @final
 class DropWindow(Open):
-    """A choice: `count` neighbours of these positions leave the model."""
+    """A choice: `count` neighbours of these positions leave the model.
+
+    `named` is the number that the count is, if it stands there by its name.
+    """
 
     count: Count
     among: Several[Position]
+    named: str | None = None
 
     @field_validator("among", mode="after")
     @classmethod

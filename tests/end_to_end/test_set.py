@@ -183,3 +183,34 @@ def test_every_combination_is_a_plan(world: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_name_that_a_plan_lacks_stops_it(world: Path) -> None:
     with pytest.raises(PlanError, match="no number is named 'x'"):
         gptailor.load(world / "plan.tailor", let={"x": 1})
+
+
+COUNT = """\
+tailor 1
+model base = "./base"
+let n = 1
+drop any n of L0..L1
+search { minimize nll("text.jsonl"); trials 4 }
+"""
+
+
+def test_a_count_is_set_too(run: Run, world: Path) -> None:
+    (world / "count.tailor").write_text(COUNT)
+    assert json.loads(run("json", "count.tailor").out)["drop_any"][0]["count"] == 1
+    set_to_two = json.loads(run("json", "count.tailor", "--set", "n=2").out)
+    assert set_to_two["drop_any"] == [{"count": 2, "among": [0, 1], "named": "n"}]
+    said = run("check", "count.tailor", "--set", "n=0.5")
+    assert (said.code, "error[P310]" in said.err) == (1, True)
+    assert (
+        "expected at most 2 layers to drop, got 3"
+        in run("check", "count.tailor", "--set", "n=3").err
+    )
+
+
+def test_a_count_in_json_is_its_number(run: Run, world: Path) -> None:
+    document = json.loads(run("json", "count.tailor").out)
+    document["numbers"]["n"] = 2
+    (world / "count.json").write_text(json.dumps(document))
+    said = run("check", "count.json")
+    assert said.code == 1
+    assert "error[P310]: the count is 1, and 'n' is 2" in said.err
