@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gptailor
-from gptailor.evaluate.scores import PerSample, Score, paired_difference
-from gptailor.evaluate.space_trials import Trials, opened
-from gptailor.evaluate.targets import base_of
+from gptailor.evaluation.scores import PerSample, Score, paired_difference
+from gptailor.evaluation.space_trials import Trials, opened
+from gptailor.evaluation.targets import base_of
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import repeat_words
 from gptailor.plan.plan import CountRange, Plan, Repeat
 from gptailor.plan.windows import windows_of
-from gptailor.search.settings import Flags
+from gptailor.searching.settings import Flags
 
 DOCS = Path(__file__).parents[1] / "docs"
 HELD = 48

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.retention_texts import Amounts, Files, write_files  # noqa: E402
-from gptailor.evaluate.scores import Score  # noqa: E402
+from gptailor.evaluation.scores import Score  # noqa: E402
 
 LAYERS, DROPPED = 30, 7
 UNIFORM: Final = 0.6
@@ -143,7 +143,7 @@ def plan_text(
 def losses(text: str, files: Files) -> dict[str, float]:
     """Return a plan's nats a token on the search's texts, and the mean over held-out domains."""
     objectives = [f"nll({json.dumps(str(file))})" for file in (files.search, *files.held.values())]
-    outcomes = [r.outcome for r in gptailor.judge(gptailor.loads(text), objectives).results]
+    outcomes = [r.outcome for r in gptailor.evaluate(gptailor.loads(text), objectives).results]
     values = [o.value if isinstance(o, Score) else float("nan") for o in outcomes]
     return {"search": values[0], "held": mean(values[1:])}
 

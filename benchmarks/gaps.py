@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import gptailor
-from gptailor.evaluate.bridge.gaps import GAP_TOKENS, plan_gap_errors
-from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.evaluation.bridge.gaps import GAP_TOKENS, plan_gap_errors
+from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.prepare import ready
 
 

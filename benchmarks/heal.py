@@ -57,7 +57,7 @@ from benchmarks.heal_answers import Answers, answers_of  # noqa: E402
 from benchmarks.heal_texts import NAMES, SOURCES, Amounts, Files, write_files  # noqa: E402
 from benchmarks.measured import Failed, run  # noqa: E402
 from benchmarks.search_texts import rows_of  # noqa: E402
-from gptailor.evaluate.scores import mean as mean_score  # noqa: E402
+from gptailor.evaluation.scores import mean as mean_score  # noqa: E402
 
 UNCUT, BARE = "uncut", "bare"
 """The plan with nothing dropped, and the plan with nothing but the drop."""

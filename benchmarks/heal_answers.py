@@ -23,9 +23,9 @@ from typing import Any, Final
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptailor.evaluate.dtype import halves_are_quick
-from gptailor.evaluate.objectives.generate import greedy
-from gptailor.evaluate.objectives.tokens import Prompt, TokenEncoder
+from gptailor.evaluation.dtype import halves_are_quick
+from gptailor.evaluation.objectives.generate import greedy
+from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
 
 BATCH_TOKENS: Final = 8192
 RUN, TIMES = 4, 4

@@ -29,9 +29,9 @@ from transformers.utils import logging
 
 import gptailor
 from benchmarks.bridge_texts import EXAMPLES, write_texts
-from gptailor.evaluate.live.stitch import Stitcher
-from gptailor.evaluate.repair import Repairs
-from gptailor.evaluate.space_trials import opened
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.repair import Repairs
+from gptailor.evaluation.space_trials import opened
 from gptailor.plan.plan import Plan
 
 AIM = 1.3

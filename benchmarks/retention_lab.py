@@ -19,12 +19,12 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 import gptailor
 from benchmarks.retention_texts import Amounts, Files, write_files
-from gptailor.evaluate.objectives.base import PreparedObjective
-from gptailor.evaluate.samples import Samples, context_length, prepare_objectives
-from gptailor.evaluate.scores import Score
-from gptailor.evaluate.session import Placement, Session
-from gptailor.evaluate.space_trials import Trials, opened
-from gptailor.evaluate.trial import Outcomes, run_trials
+from gptailor.evaluation.objectives.base import PreparedObjective
+from gptailor.evaluation.samples import Samples, context_length, prepare_objectives
+from gptailor.evaluation.scores import Score
+from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.space_trials import Trials, opened
+from gptailor.evaluation.trial import Outcomes, run_trials
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Plan
 

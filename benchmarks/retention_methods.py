@@ -14,7 +14,7 @@ import gptailor
 from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
 from benchmarks.retention_peers import laco, lora, replaceme
 from gptailor.plan.plan import Plan
-from gptailor.search.settings import Flags, Resources
+from gptailor.searching.settings import Flags, Resources
 
 OFFSPRING, SURVIVORS = 8, 2
 """EvoPress' number of offspring on the first texts, and of survivors on all texts."""

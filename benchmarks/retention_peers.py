@@ -23,8 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import gptailor
 from benchmarks.bridge_peer import influences, read, replace
 from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
-from gptailor.evaluate.heal.text import file_source, healing_texts
-from gptailor.evaluate.objectives.tokens import TokenEncoder
+from gptailor.evaluation.heal.text import file_source, healing_texts
+from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.plan.plan import Plan
 
 # -------------------------------------------------------------------------------------------- LaCo

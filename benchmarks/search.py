@@ -33,7 +33,7 @@ from benchmarks.search_landscapes import KINDS, SHAPES, Landscape, Synthetic, jo
 from benchmarks.search_peers import Elsewhere, Factory, Ours, Searcher, ablations, peers
 from benchmarks.search_table import FILE, Measured, Table
 from benchmarks.search_verdicts import judged, race_rows, verdict_rows
-from gptailor.search.space.genome import Genome
+from gptailor.searching.space.genome import Genome
 
 MARKS = (20, 40, 60, 80, 100, 200)
 """Numbers of evaluations at which the plans are compared."""

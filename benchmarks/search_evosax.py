@@ -19,12 +19,12 @@ import optax  # type: ignore[import-untyped] # it has no stubs
 from jaxtyping import Array, Float, UInt32
 from numpy import ndarray
 
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.hash_random import Key
-from gptailor.search.space.table import Table, canonical, exact
-from gptailor.search.strategies.distribution import highest
-from gptailor.search.strategies.moves import some_rows
-from gptailor.search.strategies.strategy import (
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import Key
+from gptailor.searching.space.table import Table, canonical, exact
+from gptailor.searching.strategies.distribution import highest
+from gptailor.searching.strategies.moves import some_rows
+from gptailor.searching.strategies.strategy import (
     Archive,
     Proposal,
     State,

@@ -27,8 +27,8 @@ from transformers.utils import logging  # noqa: E402
 from benchmarks.search_family_scores import Family  # noqa: E402
 from benchmarks.search_runs import run  # noqa: E402
 from benchmarks.search_texts import SEEN  # noqa: E402
-from gptailor.search.space.decode import decode  # noqa: E402
-from gptailor.search.space.genome import Genome  # noqa: E402
+from gptailor.searching.space.decode import decode  # noqa: E402
+from gptailor.searching.space.genome import Genome  # noqa: E402
 
 BRIDGE_TOKENS = 8192
 AT = (40, 60, 80, 100, 200)

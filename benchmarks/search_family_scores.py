@@ -14,19 +14,19 @@ import torch
 
 import gptailor
 from benchmarks.search_texts import SEEN, write_texts
-from gptailor.evaluate.scores import Score
-from gptailor.evaluate.session import Placement, Session
-from gptailor.evaluate.space_trials import Trials, opened
-from gptailor.evaluate.trial import Outcomes
+from gptailor.evaluation.scores import Score
+from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.space_trials import Trials, opened
+from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Bridge, Plan
-from gptailor.search.run.schedule import Start, ToldStart
-from gptailor.search.space.decode import decode
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts.compositions import wholes
-from gptailor.search.starts.stages import Starts
+from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.starts.compositions import wholes
+from gptailor.searching.starts.stages import Starts
 
 ADAPTERS = Path(__file__).parents[1] / "examples" / "family"
 MODELS = {"math": "arithmetic", "code": "python", "chat": "conversation"}

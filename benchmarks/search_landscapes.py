@@ -16,8 +16,8 @@ from zlib import crc32
 import numpy as np
 
 import gptailor
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space, space_of
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space, space_of
 
 MODELS = ("math", "code", "chat")
 SHAPES = {"40/3/10": (40, 3, 10), "30/3/7": (30, 3, 7)}

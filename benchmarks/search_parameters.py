@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space
-from gptailor.search.space.table import exact
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space
+from gptailor.searching.space.table import exact
 
 Values: TypeAlias = dict[str, int | float]
 """A value for each parameter, by its name."""

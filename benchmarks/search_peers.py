@@ -21,12 +21,12 @@ from benchmarks.search_evosax import evosax_peers
 from benchmarks.search_landscapes import joined
 from benchmarks.search_parameters import Parameter, Parameters
 from gptailor.plan.registry import STRATEGIES
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.hash_random import folded, key_of
-from gptailor.search.space.space import Space
-from gptailor.search.space.table import canonical
-from gptailor.search.strategies import moves, strategy_of
-from gptailor.search.strategies.surrogate import Surrogate
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import folded, key_of
+from gptailor.searching.space.space import Space
+from gptailor.searching.space.table import canonical
+from gptailor.searching.strategies import moves, strategy_of
+from gptailor.searching.strategies.surrogate import Surrogate
 
 PROCESS = Path(__file__).with_name("search_process.py")
 CAPACITY = 256

@@ -26,8 +26,8 @@ import torch  # noqa: E402 (the folder above is found first)
 import gptailor  # noqa: E402
 from benchmarks.cut_scores import DROPPED, Family, family_of, parser_of  # noqa: E402
 from benchmarks.retention_texts import Files  # noqa: E402
-from gptailor.evaluate.scores import Score  # noqa: E402
-from gptailor.search.run_report import run_report  # noqa: E402
+from gptailor.evaluation.scores import Score  # noqa: E402
+from gptailor.searching.run_report import run_report  # noqa: E402
 
 BASE, RECIPE = "base, uncut", "best recipe, uncut"
 HANDED, FOUND = "handed over", "found"
@@ -70,7 +70,7 @@ def searched(folder: Path, space: str, seed: int) -> Path:
 def held_out(text: str, folder: Path, files: Files) -> float:
     """Return a plan's mean loss over the held-out domains; its paths start at a folder."""
     objectives = [f"nll({json.dumps(str(file))})" for file in files.held.values()]
-    results = gptailor.judge(
+    results = gptailor.evaluate(
         gptailor.loads(text, folder=folder), objectives, dtype=torch.bfloat16
     ).results
     scores = [result.outcome for result in results]

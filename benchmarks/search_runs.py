@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.search_family_scores import Family, samples
 from benchmarks.search_peers import EvoPress, Factory, Ours, Searcher, peers
 from benchmarks.search_texts import SEEN
-from gptailor.search.space.genome import Genome
+from gptailor.searching.space.genome import Genome
 
 STAGES = ((8, 1 / SEEN), (2, 1.0))
 """Numbers of EvoPress' offspring on one text of each domain, and on all texts."""

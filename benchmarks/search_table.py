@@ -16,10 +16,10 @@ import numpy as np
 
 import gptailor
 from benchmarks.search_landscapes import joined
-from gptailor.search.run.schedule import ToldStart
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts.stages import Starts
+from gptailor.searching.run.schedule import ToldStart
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.starts.stages import Starts
 
 LAYERS: Final = 30
 FIRST, LAST, DROPPED = 18, 27, 3

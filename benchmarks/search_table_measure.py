@@ -43,14 +43,14 @@ from benchmarks.search_table import (  # noqa: E402
     space_text,
 )
 from benchmarks.search_texts import code, general  # noqa: E402
-from gptailor.evaluate.objectives.base import Forward  # noqa: E402
-from gptailor.evaluate.scores import Score  # noqa: E402
-from gptailor.evaluate.session import Placement, Session  # noqa: E402
-from gptailor.evaluate.space_trials import Trials, opened  # noqa: E402
+from gptailor.evaluation.objectives.base import Forward  # noqa: E402
+from gptailor.evaluation.scores import Score  # noqa: E402
+from gptailor.evaluation.session import Placement, Session  # noqa: E402
+from gptailor.evaluation.space_trials import Trials, opened  # noqa: E402
 from gptailor.lang.parse import read_objective  # noqa: E402
 from gptailor.plan.plan import Plan  # noqa: E402
-from gptailor.search.space.space import space_of  # noqa: E402
-from gptailor.search.starts.compositions import wholes  # noqa: E402
+from gptailor.searching.space.space import space_of  # noqa: E402
+from gptailor.searching.starts.compositions import wholes  # noqa: E402
 
 ADAPTERS: Final = {"math": "arithmetic", "chat": "conversation", "code": "python"}
 SAMPLES: Final = 6

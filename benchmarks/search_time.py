@@ -12,9 +12,9 @@ from benchmarks.search_landscapes import SHAPES, space
 from benchmarks.search_parameters import Parameters
 from benchmarks.search_peers import PROCESS, Elsewhere, Ours, one_of
 from gptailor.plan.registry import STRATEGIES
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space
-from gptailor.search.strategies import strategy_of
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space
+from gptailor.searching.strategies import strategy_of
 
 SHAPE = "40/3/10"
 TOLD, ASKS = 100, 25

@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from benchmarks.search_table import Measured
-from gptailor.evaluate.rival_scores import Race, race_counts
-from gptailor.evaluate.scores import PerSample, paired_difference
-from gptailor.report.measure import Estimate
-from gptailor.search.space.genome import Genome
-from gptailor.search.verdict import MOST_STARTS
+from gptailor.evaluation.rival_scores import Race, race_counts
+from gptailor.evaluation.scores import PerSample, paired_difference
+from gptailor.reporting.measure import Estimate
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.verdict import MOST_STARTS
 
 # ----------------------------------------------------------------------------------------- verdicts
 

@@ -97,8 +97,8 @@ def traced_compile(folder: Path, plan: str = PLAN) -> Calls:
 def traced_trial(folder: Path) -> Calls:
     """Return the calls of the last trial of a search, from its request to its score."""
     from gptailor.lang.parse import loads
-    from gptailor.search.search import Asked, Scored, SearchEvent, search
-    from gptailor.search.settings import Flags
+    from gptailor.searching.search import Asked, Scored, SearchEvent, search
+    from gptailor.searching.settings import Flags
 
     trials: list[Calls] = []
     with tracing() as calls:

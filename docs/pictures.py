@@ -23,7 +23,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Source
 from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Plan
-from gptailor.report.layer_view import layer_rows
+from gptailor.reporting.layer_view import layer_rows
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "pictures"

@@ -1,9 +1,10 @@
 """gptailor: a declarative plan compiler for language models.
 
-The verbs of the command line, in Python: `load` a plan, `check` it, `compile` it into a model
-folder, `lock` it, `verify` and `publish` such a folder, `format` it, `stitch` it into a live model,
-`judge` it, `search` for what an open plan leaves open, `teach` others by its predictions,
-`import_mergekit` and `export_mergekit`; and `merge` for tensors that are in memory. Names are
+The verbs of the command line, in Python: `load` a plan, `check`, `show` and `diff` it, `compile` it
+into a model folder, `lock`, `verify` and `publish` such a folder, `format` a plan, `stitch` it into
+a live model, `evaluate` it, let it `generate`, `search` for what an open plan leaves open, `report`
+about a search or a plan, `teach` others by its predictions, `import_mergekit` and
+`export_mergekit`; and `merge` for tensors that are in memory. Names are
 imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
 type checkers what they are.
 """
@@ -12,42 +13,43 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "CompileResult": "build.compile",
     "ComputeOptions": "build.compile",
-    "GeneratedText": "evaluate.answers",
-    "Extracted": "build.extract",
+    "EvaluationResult": "evaluation.result",
+    "ExtractResult": "build.extract",
     "Fault": "plan.faults",
-    "Flags": "search.settings",
+    "Flags": "searching.settings",
+    "GeneratedText": "evaluation.answers",
     "LayerMap": "views.show",
-    "Report": "views.report",
-    "Judgement": "evaluate.scores",
     "Lock": "build.lock",
     "Plan": "plan.plan",
     "PlanError": "plan.faults",
-    "Publication": "build.publish",
-    "Resources": "search.settings",
-    "Searched": "search.results",
+    "PublishResult": "build.publish",
+    "ReportResult": "views.report",
+    "Resources": "searching.settings",
+    "SearchResult": "searching.results",
     "TailorError": "plan.faults",
-    "Verified": "build.verification",
-    "Written": "build.compile",
-    "WrittenPredictions": "evaluate.heal.teach",
+    "TeachResult": "evaluation.heal.teach",
+    "VerifyResult": "build.verification",
     "check": "prepare",
-    "diff": "views.show",
-    "generate": "evaluate.answers",
-    "show": "views.show",
     "compile": "build.compile",
+    "diff": "views.show",
+    "evaluate": "evaluation.evaluate",
     "export_mergekit": "convert.mergekit.exporter",
     "extract_lora": "build.extract",
     "format": "lang.format",
+    "generate": "evaluation.answers",
     "import_mergekit": "convert.mergekit.importer",
-    "judge": "evaluate.judge",
     "load": "lang.parse",
     "loads": "lang.parse",
     "lock": "build.lock_recording",
     "merge": "build.state_dicts",
     "publish": "build.publish",
-    "search": "search",  # the package, which may be called as its verb
-    "stitch": "evaluate.repair",
-    "teach": "evaluate.heal.teach",
+    "report": "views.report",
+    "search": "searching.search",
+    "show": "views.show",
+    "stitch": "evaluation.repair",
+    "teach": "evaluation.heal.teach",
     "verify": "build.verify",
 }
 
@@ -59,11 +61,13 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
-    from gptailor.plan.optional_packages import packages_needed  # first used late
+    from gptailor.plan.optional_packages import packages_needed, require  # first used late
 
+    if name == "search":
+        require("search", "gptailor.search")  # names all that is missing
     with packages_needed(f"gptailor.{name}"):
         home = importlib.import_module(f"gptailor.{_HOMES[name]}")
-    return home if name == _HOMES[name] else getattr(home, name)
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

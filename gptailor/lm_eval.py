@@ -12,9 +12,9 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from gptailor.evaluate.objectives.tokens import tokenizer_model, tokenizer_of
-from gptailor.evaluate.session import Placement, Session
-from gptailor.evaluate.targets import find_targets
+from gptailor.evaluation.objectives.tokens import tokenizer_model, tokenizer_of
+from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.targets import find_targets
 from gptailor.program.devices import dtype_of
 
 

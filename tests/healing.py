@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
-from gptailor.evaluate.heal.heal import HealedLayers, Healer
-from gptailor.evaluate.heal.text import HealingTexts, file_source, healing_texts
-from gptailor.evaluate.live.stitch import Stitcher
-from gptailor.evaluate.live.template import configuration, position_count
-from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.evaluation.heal.heal import HealedLayers, Healer
+from gptailor.evaluation.heal.text import HealingTexts, file_source, healing_texts
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.template import configuration, position_count
+from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Healing

@@ -25,9 +25,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 MODULES = (
     "transformers.models.llama.modeling_llama",
-    "gptailor.search.search",
+    "gptailor.searching.search",
     "gptailor.cli.search",
-    "tests.search.landscape",  # keeps what JAX compiles
+    "tests.searching.landscape",  # keeps what JAX compiles
 )
 
 AS_MAIN = """

@@ -90,13 +90,13 @@ LEFT_OUT = {
     "end_to_end/test_startup.py": [
         "test_a_merge_imports_numpy_alone",
     ],
-    "evaluate/bridge/test_bridge.py": [
+    "evaluation/bridge/test_bridge.py": [
         "test_two_processes_give_the_same_bytes",
     ],
-    "evaluate/heal/test_answers.py": [
+    "evaluation/heal/test_answers.py": [
         "test_a_run_that_is_killed_while_the_teacher_answers_goes_on",
     ],
-    "evaluate/heal/test_heal.py": [
+    "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
     "program/test_run.py": [
@@ -109,22 +109,22 @@ LEFT_OUT = {
         "test_a_file_that_is_there_is_replaced_only_by_force",
         "test_a_header_s_other_tensors_fail_the_proof",
     ],
-    "search/run/test_ray_workers.py": [
+    "searching/run/test_ray_workers.py": [
         "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
     ],
-    "search/run/test_study.py": [
+    "searching/run/test_study.py": [
         "test_a_full_disk_is_one_message_and_loses_nothing",
     ],
-    "search/test_limits.py": [
+    "searching/test_limits.py": [
         "test_rare_windows_are_fitted",
         "test_what_is_within_is_known_of_many_genomes_at_once",
     ],
-    "search/test_racing.py": [
+    "searching/test_racing.py": [
         "test_a_search_that_was_killed_ends_with_the_same_study",
         "test_on_several_workers_who_is_quick_changes_nothing",
         "test_the_best_plan_was_scored_on_all_samples",
     ],
-    "search/test_run_report.py": [
+    "searching/test_run_report.py": [
         "test_a_database_that_the_user_names_is_only_read",
         "test_five_hundred_trials_fit_a_page",
     ],
@@ -157,19 +157,19 @@ ONE_IN = {
     "end_to_end/test_startup.py::test_no_command_imports_what_it_does_not_need": 2,
     "end_to_end/test_tokenizer.py::test_a_broken_tokenizer_is_a_fault": 2,
     "end_to_end/test_vision.py": 4,
-    "evaluate/bridge/test_bridge.py::test_a_fit_folded_into_weights_is_the_fit_at_run_time": 3,
-    "evaluate/bridge/test_bridge.py::test_every_family_is_bridged": 3,
-    "evaluate/bridge/test_bridge.py::test_what_is_explained_is_what_the_bridged_model_is_nearer": 3,
-    "evaluate/forward/test_evaluator.py::test_logits_are_those_of_the_models_own_forward": 2,
-    "evaluate/forward/test_stitched.py::test_the_numbers_of_the_compiled_folder": 3,
-    "evaluate/heal/test_learning.py::test_in_bfloat16_the_gradient_is_nearly_the_same": 4,
-    "evaluate/heal/test_train.py::test_a_damaged_state_is_begun_anew_to_the_same_bytes": 4,
-    "evaluate/heal/test_train.py::test_a_run_that_was_broken_off_goes_on_to_the_same_bytes": 3,
-    "evaluate/live/test_stitch.py::test_a_live_model_equals_the_folder_in_every_family": 2,
-    "evaluate/test_chat.py::test_a_template_without_bounds_is_one_message": 5,
-    "evaluate/test_gguf_tokenizer.py::test_texts_become_llama_cpps_tokens": 3,
-    "evaluate/test_healing_store.py::test_whatever_decides_a_bridge_makes_another_one": 3,
-    "evaluate/test_healing_store.py::test_whatever_decides_the_result_is_another_healing": 3,
+    "evaluation/bridge/test_bridge.py::test_a_fit_folded_into_weights_is_the_fit_at_run_time": 3,
+    "evaluation/bridge/test_bridge.py::test_every_family_is_bridged": 3,
+    "evaluation/bridge/test_bridge.py::test_the_explained_share_is_that_of_the_bridged_model": 3,
+    "evaluation/forward/test_evaluator.py::test_logits_are_those_of_the_models_own_forward": 2,
+    "evaluation/forward/test_stitched.py::test_the_numbers_of_the_compiled_folder": 3,
+    "evaluation/heal/test_learning.py::test_in_bfloat16_the_gradient_is_nearly_the_same": 4,
+    "evaluation/heal/test_train.py::test_a_damaged_state_is_begun_anew_to_the_same_bytes": 4,
+    "evaluation/heal/test_train.py::test_a_run_that_was_broken_off_goes_on_to_the_same_bytes": 3,
+    "evaluation/live/test_stitch.py::test_a_live_model_equals_the_folder_in_every_family": 2,
+    "evaluation/test_chat.py::test_a_template_without_bounds_is_one_message": 5,
+    "evaluation/test_gguf_tokenizer.py::test_texts_become_llama_cpps_tokens": 3,
+    "evaluation/test_healing_store.py::test_whatever_decides_a_bridge_makes_another_one": 3,
+    "evaluation/test_healing_store.py::test_whatever_decides_the_result_is_another_healing": 3,
     "lang/test_table.py::test_both_parsers_see_the_same": 3,
     "program/test_load.py::test_an_adapter_is_merged_as_peft_does_it": 3,
     "program/test_run.py::test_chunks_and_threads_change_no_bit": 3,
@@ -177,17 +177,17 @@ ONE_IN = {
     "program/test_size.py::test_sizes_are_those_of_the_model": 2,
     "program/test_unquantised.py::test_a_merge_is_that_of_the_numbers": 3,
     "prove/test_adopt.py::test_branches_are_told_apart_where_the_release_does": 7,
-    "search/space/test_space.py::test_every_genome_is_a_plan_that_its_active_genes_say": 3,
-    "search/test_recipes.py::test_a_search_goes_on_where_it_was_broken_off": 3,
-    "search/test_starts.py::test_all_starts_together_cost_little": 3,
-    "search/test_starts.py::test_starts_are_genomes_of_any_space": 3,
+    "searching/space/test_space.py::test_every_genome_is_a_plan_that_its_active_genes_say": 3,
+    "searching/test_recipes.py::test_a_search_goes_on_where_it_was_broken_off": 3,
+    "searching/test_starts.py::test_all_starts_together_cost_little": 3,
+    "searching/test_starts.py::test_starts_are_genomes_of_any_space": 3,
 }
 """A file or a test of many cases, and the number of cases of which `make test` runs the first."""
 
 PAGES = {
     "end_to_end/test_blocks.py", "end_to_end/test_cluster_docs.py", "end_to_end/test_cookbook.py",
     "end_to_end/test_docs.py", "end_to_end/test_faults.py", "end_to_end/test_howto.py",
-    "end_to_end/test_tutorial.py", "report/test_page_in_browser.py",
+    "end_to_end/test_tutorial.py", "reporting/test_page_in_browser.py",
 }  # fmt: skip
 """Files of tests of the documentation and the pages: `make test-pages`."""
 

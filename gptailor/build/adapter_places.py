@@ -17,7 +17,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming
 from transformers.pytorch_utils import Conv1D
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.live.template import configuration
+from gptailor.evaluation.live.template import configuration
 from gptailor.plan.faults import TailorError
 
 Kind = Literal["projections", "biases", "norms", "embed", "head", "others"]

@@ -23,13 +23,13 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.bridge.fit import FittedBridge
-    from gptailor.evaluate.heal.heal import HealedLayers
+    from gptailor.evaluation.bridge.fit import FittedBridge
+    from gptailor.evaluation.heal.heal import HealedLayers
 
 
 @final
 @dataclass(frozen=True)
-class Written:
+class CompileResult:
     """The output of `compile`: a folder or GGUF file, its counts, and the lock, if there is one.
 
     The models in the lock are declared as in the plan's text. `bridges` are the fits of closed
@@ -43,11 +43,11 @@ class Written:
     parameters: int
     size: int
     shards: tuple[str, ...]
-    lock: Lock | None = None
-    bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict)
-    healed: "HealedLayers | None" = None
+    lock: Lock | None = field(default=None, repr=False)
+    bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict, repr=False)
+    healed: "HealedLayers | None" = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
-    update: Update | None = None
+    update: Update | None = field(default=None, repr=False)
 
 
 @final
@@ -79,7 +79,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     dry_run: bool = False,
     compute: ComputeOptions | None = None,
     on_event: OnEvent = ignore_events,
-) -> Written:
+) -> CompileResult:
     """Write the model that a plan declares into a folder or GGUF file, all or nothing.
 
     The folder is new, or one that gptailor wrote from the same plan's file and that nobody changed
@@ -126,7 +126,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     refuse_absent_texts(prepared.plan)
     if lock:
         destination.refuse_differing(lock)
-    written = Written(
+    written = CompileResult(
         destination.path,
         prepared.layers,
         prepared.compiled.program.parameters,

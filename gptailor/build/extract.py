@@ -67,7 +67,7 @@ class OtherDifference:
 
 @final
 @dataclass(frozen=True)
-class Extracted:
+class ExtractResult:
     """A written adapter: its content, and the distance of the base with it from the tuned model.
 
     `size` is the number of bytes of its weights.
@@ -110,7 +110,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     device: str = "cpu",
     force: bool = False,
     on_event: OnEvent = ignore_events,
-) -> Extracted:
+) -> ExtractResult:
     """Write the low-rank part of `tuned` - `base` as a LoRA adapter, all or nothing.
 
     Both are folders, GGUF files or ids on the Hub (`owner/name@revision`) of one architecture and
@@ -332,14 +332,14 @@ class _Extraction:
         )
         return config | ({"ensure_weight_tying": True} if tied else {})
 
-    def extracted(self, folder: Path, size: int) -> Extracted:
+    def extracted(self, folder: Path, size: int) -> ExtractResult:
         """Return the result, once the adapter is written."""
         others = tuple(
             OtherDifference(c.name, c.kind, c.difference, c.kind in self.wanted.save)
             for c in self.changes
             if c.kind != "projections"
         )
-        return Extracted(folder, tuple(self.modules.values()), others, size)
+        return ExtractResult(folder, tuple(self.modules.values()), others, size)
 
 
 def _in_order(name: str) -> list[tuple[bool, int, str]]:
@@ -384,7 +384,7 @@ def _subtracted(change: _Change, device: torch.device) -> Tensor:
 # ------------------------------------------------------------------------------------- the card
 
 
-def _card(adapter: Extracted, base: str, tuned: str) -> bytes:
+def _card(adapter: ExtractResult, base: str, tuned: str) -> bytes:
     """Return the adapter's model card: its two models, and the error of each module."""
     lines = [
         "---", "library_name: peft", "tags:", "- gptailor", "- lora", "---", "",

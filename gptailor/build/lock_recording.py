@@ -45,7 +45,7 @@ from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.repair import Fitted
+    from gptailor.evaluation.repair import Fitted
 
 EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""

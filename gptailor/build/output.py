@@ -35,12 +35,12 @@ from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Combine, Copy, Output, files, stored_plainly
-from gptailor.report.model_card import card
+from gptailor.reporting.model_card import card
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptailor.evaluate.repair import Fitted
+    from gptailor.evaluation.repair import Fitted
 
 _FITTED_BYTES = 2**24
 """Number of bytes of a fitted tensor in a block."""
@@ -56,13 +56,13 @@ def fit_tensors(
 ) -> "Fitted | None":
     """Return the tensors that bridges and healing change; None, and no import, without either.
 
-    The arguments are those of `gptailor.evaluate.repair.fit`.
+    The arguments are those of `gptailor.evaluation.repair.fit`.
     """
     if not prepared.gaps and prepared.healing is None:
         return None
     refuse_absent_texts(prepared.plan)
     require("torch", "a bridged or healed plan")
-    from gptailor.evaluate.repair import fit
+    from gptailor.evaluation.repair import fit
 
     return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
 

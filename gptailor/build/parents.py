@@ -7,7 +7,7 @@ from pathlib import Path
 from gptailor.checkpoint.files import open_regular
 from gptailor.checkpoint.models import Opened
 from gptailor.prepare import Prepared
-from gptailor.report.model_card import Parents
+from gptailor.reporting.model_card import Parents
 
 CARD = "README.md"
 _FRONT_MATTER = 2**16

@@ -11,14 +11,14 @@ from gptailor.build.update import changed_since_written
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import is_local
-from gptailor.evaluate.targets import HUB_ID
+from gptailor.evaluation.targets import HUB_ID
 from gptailor.lang.parse import load
 from gptailor.plan.plan import Plan
 
 
 @final
 @dataclass(frozen=True)
-class Publication:
+class PublishResult:
     """The upload of a folder: its repository, its files with their sizes in bytes, and remarks.
 
     `notes` name what readers of the repository would miss. `url` is the commit's page; None if
@@ -44,7 +44,7 @@ def publish(
     upload: bool = False,
     private: bool = False,
     message: str = "Upload a model compiled by gptailor",
-) -> Publication:
+) -> PublishResult:
     """Upload a compiled folder to a repository of the Hub, `org/name`; without `upload` only plan.
 
     The repository is made if it is missing, `private` if asked for. Hidden files stay here. The
@@ -66,7 +66,7 @@ def publish(
         for path in place.rglob("*")
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(place).parts)
     )
-    planned = Publication(place, repo, tuple(found), tuple(_notes(place)))
+    planned = PublishResult(place, repo, tuple(found), tuple(_notes(place)))
     if not upload:
         return planned
     from gptailor.checkpoint.hub import upload_folder

@@ -48,7 +48,7 @@ def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
     if model.union is not None:
         beside = dict(model.union.files)
     if not beside and is_gguf(checkpoint.files[0]):
-        from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
+        from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 
         with packages_needed("the tokenizer of a GGUF file"):
             beside |= tokenizer_from_gguf(checkpoint.files[0])

@@ -25,12 +25,12 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.repair import Fitted
+    from gptailor.evaluation.repair import Fitted
 
 
 @final
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """The result of a verification: the things compared, the differences, the things unverified.
 
     `result` is `verified` only without differences and without unverified things.
@@ -58,9 +58,9 @@ class Findings:
     differences: list[Difference] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
 
-    def of(self, folder: Path) -> Verified:
+    def of(self, folder: Path) -> VerifyResult:
         """Return the findings of a verification that has ended."""
-        return Verified(
+        return VerifyResult(
             folder, tuple(self.compared), tuple(self.differences), tuple(self.unverified)
         )
 

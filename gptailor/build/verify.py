@@ -21,7 +21,7 @@ from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Lock, read_lock
 from gptailor.build.lock_recording import config_digest, measured_files, plan_digest
 from gptailor.build.parents import CARD
 from gptailor.build.tokenizer import is_beside, tokenizer_model_name
-from gptailor.build.verification import CompiledOutput, DigestedTensors, Findings, Verified
+from gptailor.build.verification import CompiledOutput, DigestedTensors, Findings, VerifyResult
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted
 from gptailor.checkpoint.folder import (
@@ -44,7 +44,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.repair import Fitted
+    from gptailor.evaluation.repair import Fitted
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
@@ -57,7 +57,7 @@ def verify(
     families: Sequence[str | Path] = (),
     tensors_only: bool = False,
     on_event: OnEvent = ignore_events,
-) -> Verified:
+) -> VerifyResult:
     """Verify a compiled folder, or GGUF file, by its plan and its lock.
 
     `models` gives other folders for the plan's names, `families` are family files; with
@@ -163,7 +163,7 @@ class Verification:
 
     # ------------------------------------------------------------------------------- with weights
 
-    def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> Verified:
+    def run(self, on_event: OnEvent = ignore_events, *, threads: int | None = None) -> VerifyResult:
         """Compare tensors, the files beside them, the models' files, and the plan's tensors."""
         self._on_event = on_event
         if self.output.damage is None:

@@ -70,9 +70,9 @@ def embedding_norm_and_head_are_chosen(checked: Checked) -> Iterator[Fault]:
 
     A few bytes of each are compared if the files are present; other models are not reported.
     """
-    silent = [where for where in _ENDS if checked.plan.rest(where) is None]
-    if checked.base.layout.tied:
-        silent = silent if "embed" in silent and "head" in silent else ["norm"]
+    silent = [where for where in _ENDS if checked.resolved.plan.rest(where) is None]
+    if checked.base.layout.tied and not {"embed", "head"} <= {*silent}:
+        silent = [where for where in silent if where == "norm"]
     names = _layer_models(checked)
     if not silent or "base" in names:
         return

@@ -11,7 +11,7 @@ import click
 
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
-from gptailor.report.quantities import bytes_in_words, millions
+from gptailor.reporting.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock

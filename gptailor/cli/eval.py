@@ -28,13 +28,12 @@ from gptailor.cli.options import (
     swept,
     width,
 )
-from gptailor.plan.events import StepJudged
+from gptailor.plan.events import EvaluationStep
 from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.scores import Judgement, Result, TargetSize
+    from gptailor.evaluation.result import EvaluationResult
     from gptailor.plan.plan import Objective, Plan
-    from gptailor.report import evaluation
 
 _EVAL_EXAMPLE = """
 \b
@@ -107,7 +106,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     Relative paths in objectives start at the current folder. The exit code is 3 if a target has no
     score.
     """
-    from gptailor.evaluate import targets as targeting
+    from gptailor.evaluation import targets as targeting
 
     if each and form != "json":
         raise click.UsageError("--each is of --format json")
@@ -118,25 +117,28 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     say_faults(targeting.warnings(subjects))
     subjects = targeting.with_uncut(subjects, dict(models)) if uncut else subjects
     wishes = _wishes(objectives, targeting.names(subjects))
-    from gptailor.evaluate.judge import Judging  # takes seconds; faults of texts come before
-    from gptailor.evaluate.samples import Samples
-    from gptailor.evaluate.session import Placement
+    from gptailor.evaluation.evaluate import (
+        EvaluationRun,  # takes seconds; faults of texts come before
+    )
+    from gptailor.evaluation.samples import Samples
+    from gptailor.evaluation.session import Placement
     from gptailor.program.devices import dtype_of
-    from gptailor.report.progress import steps_bar
+    from gptailor.reporting.progress import steps_bar
 
     drawn = Samples(Path(), samples, seed)
     place = Placement(device, dtype_of(dtype), memory)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
-    with steps_bar("judging") if live else nullcontext(_StepLines()) as steps:
+    with steps_bar("evaluating") if live else nullcontext(_StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
-        judging = Judging(subjects, wishes, drawn, place, on_event, against)
-        judgement = judging.judgement(speed=not no_speed)
+        judging = EvaluationRun(subjects, wishes, drawn, place, on_event, against)
+        judgement = judging.run(speed=not no_speed)
     if form == "json":
         say(judgement.to_json(each=each))
     elif form == "csv":
         say(judgement.to_csv(), newline=False)
     else:
-        _print(judgement)
+        for line in judgement.lines(width(), output_encoding()):
+            say_drawn(line)
         _print_sweep(judgement, plans, dict(lets))
     sys.exit(3 if judgement.failed else 0)
 
@@ -171,54 +173,33 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
 
 @final
 class _StepLines:
-    """A receiver of `StepJudged` that prints a line for each, with an estimate of the time left."""
+    """A receiver of `EvaluationStep` that prints a line for each, with the time left."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
 
     def __call__(self, event: object) -> None:
-        if not isinstance(event, StepJudged):
+        if not isinstance(event, EvaluationStep):
             return
         what, done, total = event.what, event.done, event.total
         if not what:  # it begins
             self._begun = time.monotonic()
             return
-        from gptailor.report.quantities import clock
+        from gptailor.reporting.quantities import clock
 
         each = (time.monotonic() - self._begun) / done
         left = f", {clock(each * (total - done))} left" if done < total else ""
         say(f"{done}/{total} {what}{left}", err=True)
 
 
-def _print(judgement: "Judgement") -> None:
-    from gptailor.report import evaluation
-
-    results = [*judgement.bases, *judgement.results]
-    by_name: dict[str, list[Result]] = {}
-    for result in results:
-        by_name.setdefault(result.objective, []).append(result)
-    columns = [_column(column) for column in by_name.values()]
-    many = len(results) // len(columns)
-    marks = [[_mark(column[n]) for column in by_name.values()] for n in range(many)]
-    names = [result.target for result in next(iter(by_name.values()))]
-    besides = {result.against for result in results} - {""}
-    beside = besides.pop() if len(besides) == 1 else "its base"
-    rows = list(zip(names, marks, strict=True))
-    for line in evaluation.evaluation_lines(columns, rows, beside, width(), output_encoding()):
-        say_drawn(line)
-    say("")
-    subjects = [*judgement.base_subjects, *judgement.subjects]
-    sizes = [(result.target, result.size, _speeds(result)) for result in subjects]
-    for line in evaluation.size_lines(sizes, width(), output_encoding()):
-        say_drawn(line)
-
-
 def _print_sweep(
-    judgement: "Judgement", targets: "Sequence[str | Plan]", lets: Mapping[str, Sequence[str]]
+    judgement: "EvaluationResult",
+    targets: "Sequence[str | Plan]",
+    lets: Mapping[str, Sequence[str]],
 ) -> None:
     """Print a chart of each objective over the values of the one name that has several."""
-    from gptailor.evaluate.targets import target_name
-    from gptailor.report.evaluation import chart_lines
+    from gptailor.evaluation.targets import target_name
+    from gptailor.reporting.evaluation import chart_lines
 
     varied = {name: values for name, values in lets.items() if len(values) > 1}
     if len(varied) != 1:
@@ -241,52 +222,6 @@ def _print_sweep(
             title = f"{objective} of {file} over '{name}'"
             for line in chart_lines(title, points, width(), minimize=minimize):
                 say_drawn(line)
-
-
-_ACCURACIES = ("multiple_choice", "generate", "lm_eval")
-"""Objectives that are also shown as a share of the base's score."""
-
-
-def _column(results: "Sequence[Result]") -> "evaluation.Column":
-    """Return an objective's column: its name, `64 samples, less is better`, its mean's group."""
-    from gptailor.report.evaluation import Column
-
-    first = results[0]
-    better = "less" if first.direction == "minimize" else "more"
-    counts = {
-        n for result in results if (n := getattr(result.outcome, "samples", None)) is not None
-    }
-    samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts - {0})[:1])
-    name, _, arguments = first.objective.partition('("')
-    share = name in _ACCURACIES and first.direction == "maximize"
-    settings = arguments.partition('"')[2]
-    return Column(first.objective, f"{samples}{better} is better", f"{name} {settings}", share)
-
-
-def _mark(result: "Result") -> "evaluation.Mark":
-    from gptailor.evaluate.scores import Failure
-    from gptailor.report.evaluation import Mark
-    from gptailor.report.measure import Estimate
-
-    score, more = result.outcome, result.difference
-    if isinstance(score, Failure):
-        return Mark(None, failure=score.message)
-    difference = None if more is None else Estimate(more.value, more.stderr)
-    estimate = Estimate(score.value, score.stderr)
-    return Mark(estimate, difference, result.retained, unpaired=result.unpaired)
-
-
-def _speeds(subject: "TargetSize") -> list[str]:
-    """Return the speeds of a prompt and of an answer, or an empty list without a measurement."""
-    from gptailor.report.quantities import speed_in_words
-
-    speed, base = subject.speed, subject.base_speed
-    if speed is None:
-        return []
-    return [
-        speed_in_words(speed.prefill, None if base is None else base.prefill),
-        speed_in_words(speed.decoding, None if base is None else base.decoding),
-    ]
 
 
 # ------------------------------------------------------------------------------------- generate
@@ -337,13 +272,13 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     Plans are stitched in memory, and bridged and healed as they declare. Nothing is written. Each
     target adds its likeliest token at each step. The exit code is 3 if a target fails.
     """
-    from gptailor.evaluate import targets as targeting
+    from gptailor.evaluation import targets as targeting
 
     plans = swept(targets, lets)
     subjects = targeting.find_targets(plans, dict(models), families)
     say_faults(targeting.warnings(subjects))
-    from gptailor.evaluate.answers import answers  # takes seconds; faults of texts come before
-    from gptailor.evaluate.session import Placement
+    from gptailor.evaluation.answers import answers  # takes seconds; faults of texts come before
+    from gptailor.evaluation.session import Placement
     from gptailor.program.devices import dtype_of
 
     place = Placement(device, dtype_of(dtype), memory)

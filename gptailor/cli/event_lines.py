@@ -18,7 +18,7 @@ from gptailor.plan.events import (
     TeacherAnswered,
     TeacherRead,
 )
-from gptailor.report.quantities import bytes_in_words, duration, millions
+from gptailor.reporting.quantities import bytes_in_words, duration, millions
 
 _Event = TypeVar("_Event")
 _PAUSE = 10.0

@@ -9,10 +9,10 @@ import click
 
 from gptailor.cli import options
 from gptailor.plan.events import BytesDone, ExtractionDone
-from gptailor.report.quantities import bytes_in_words, small_percent
+from gptailor.reporting.quantities import bytes_in_words, small_percent
 
 if TYPE_CHECKING:
-    from gptailor.build.extract import Extracted
+    from gptailor.build.extract import ExtractResult
 
 
 @click.command("extract-lora", short_help="Make a LoRA adapter from the difference of two models.")
@@ -84,7 +84,7 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
         options.say(line)
 
 
-def _as_record(adapter: "Extracted") -> dict[str, object]:
+def _as_record(adapter: "ExtractResult") -> dict[str, object]:
     return {
         "folder": str(adapter.folder),
         "bytes": adapter.size,
@@ -101,7 +101,7 @@ def _as_record(adapter: "Extracted") -> dict[str, object]:
     }
 
 
-def _result_lines(adapter: "Extracted") -> Iterator[str]:
+def _result_lines(adapter: "ExtractResult") -> Iterator[str]:
     """Yield the result in lines: errors by module name, other differences, and totals."""
     alike: dict[str, list[tuple[float, str]]] = {}
     for module in adapter.modules:

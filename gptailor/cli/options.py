@@ -14,10 +14,10 @@ import click
 
 from gptailor.checkpoint.files import expanded
 from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, to_text
-from gptailor.report.quantities import bytes_from_words
+from gptailor.reporting.quantities import bytes_from_words
 
 if TYPE_CHECKING:
-    from gptailor.build.compile import Written
+    from gptailor.build.compile import CompileResult
     from gptailor.plan.events import OnEvent
     from gptailor.plan.plan import Plan
     from gptailor.prepare import Prepared
@@ -216,7 +216,7 @@ def read_plan_or_folder(name: str, families: tuple[Path, ...] = (), lets: Lets =
         return read_plan(name, families, lets)
     if lets:
         raise click.UsageError(f"--set is for a plan's file, and {name} is a model")
-    from gptailor.evaluate.targets import plan_of
+    from gptailor.evaluation.targets import plan_of
 
     _, plan = plan_of(name)
     return plan.with_families(families) if families else plan
@@ -353,10 +353,10 @@ def _coloured(fault: Fault) -> str:
     return head + (f"\n{details}" if details else "")
 
 
-def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
+def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     """Print the output that a dry run planned: layers, parameters, bytes, and each position."""
-    from gptailor.report.layer_view import Row, rows_with_runs
-    from gptailor.report.plan_map import table
+    from gptailor.reporting.layer_view import Row, rows_with_runs
+    from gptailor.reporting.plan_map import table
 
     base, size = prepared.base_size, prepared.output_size
     say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")
@@ -389,7 +389,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
 def say_drawn(text: str) -> None:
     """Print a drawing. Replace characters that the terminal's encoding lacks."""
     if not text.isascii() and output_encoding() not in {"utf-8", "utf8"}:
-        from gptailor.report.terminal_encoding import in_encoding
+        from gptailor.reporting.terminal_encoding import in_encoding
 
         text = in_encoding(text, output_encoding())
     say(text)
@@ -411,7 +411,7 @@ def bytes_bar(total: int, what: str = "writing") -> "AbstractContextManager[OnEv
         from gptailor.plan.events import ignore_events
 
         return nullcontext(ignore_events)
-    from gptailor.report.progress import bar
+    from gptailor.reporting.progress import bar
 
     return bar(total, what)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from gptailor.cli import options
-from gptailor.report.quantities import bytes_in_words
+from gptailor.reporting.quantities import bytes_in_words
 
 _EXAMPLE = """
 \b

@@ -6,7 +6,7 @@ import click
 
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines
-from gptailor.report.quantities import bytes_in_words
+from gptailor.reporting.quantities import bytes_in_words
 
 _REPORT_EXAMPLE = """
 \b

@@ -13,10 +13,10 @@ from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.options import keep_memory, read_plan, say
 from gptailor.plan.optional_packages import require
-from gptailor.report.quantities import bytes_in_words, count_from_words, millions
+from gptailor.reporting.quantities import bytes_in_words, count_from_words, millions
 
 if TYPE_CHECKING:
-    from gptailor.report.summary import SizeRow
+    from gptailor.reporting.summary import SizeRow
 
 _SEARCH_EXAMPLE = """
 \b
@@ -120,7 +120,7 @@ def search_command(
     Ctrl-C stops the search, and keeps everything. The same command continues an interrupted search.
     With a larger --trials, it continues a finished search. A RUN of another search is refused.
     """
-    from gptailor.search.settings import (
+    from gptailor.searching.settings import (
         Flags,
         Resources,
         settings,
@@ -142,8 +142,8 @@ def search_command(
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen
-    from gptailor.report.search_text import summary_lines
-    from gptailor.search.search import Doing, search
+    from gptailor.reporting.search_text import summary_lines
+    from gptailor.searching.search import Doing, search
 
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
@@ -259,7 +259,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     if (parameters, memory, layers, loss) == (None,) * 4:
         raise click.UsageError("say what to keep to: --parameters, --memory, --layers or --loss")
-    from gptailor.search.pick import Bounds, pick, put_picked
+    from gptailor.searching.pick import Bounds, pick, put_picked
 
     lost = {} if loss is None else dict([loss])
     bounds = Bounds(parameters, memory, context, layers, **lost)

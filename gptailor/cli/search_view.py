@@ -8,15 +8,15 @@ from typing import final
 from gptailor.cli.options import say, say_faults
 from gptailor.lang.words import range_words
 from gptailor.plan.stage import cuts
-from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing
-from gptailor.report.quantities import clock, shown_number
-from gptailor.report.search_text import beside_base, beside_base_words
-from gptailor.search import search as events
-from gptailor.search.run.origin import origin_words
-from gptailor.search.run.schedule import Budget
-from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
-from gptailor.search.space.decode import plan_at_stage
-from gptailor.search.space.space import Space
+from gptailor.reporting.progress import LiveView, ScoreLine, Shown, Standing
+from gptailor.reporting.quantities import clock, shown_number
+from gptailor.reporting.search_text import beside_base, beside_base_words
+from gptailor.searching import search as events
+from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.trials import FINAL, STARTS, Ledger, Trial
+from gptailor.searching.space.decode import plan_at_stage
+from gptailor.searching.space.space import Space
 
 _RECENT = 12
 """The number of recent trials for the estimate of the time left."""

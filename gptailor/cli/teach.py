@@ -6,7 +6,7 @@ import click
 
 from gptailor.cli.event_lines import RepairLines
 from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, say
-from gptailor.report.quantities import bytes_in_words
+from gptailor.reporting.quantities import bytes_in_words
 
 _EXAMPLE = """
 \b
@@ -66,7 +66,7 @@ def teach_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     require("parquet", "gptailor teach")
 
-    from gptailor.evaluate.heal.teach import teach
+    from gptailor.evaluation.heal.teach import teach
 
     written = teach(
         teacher, texts, output, models=dict(models), tokens=tokens, length=length, seed=seed,

@@ -21,8 +21,8 @@ from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, P
 from gptailor.plan.resolved import Resolved
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
-from gptailor.report.layer_view import layer_rows
-from gptailor.report.quantities import bytes_in_words
+from gptailor.reporting.layer_view import layer_rows
+from gptailor.reporting.quantities import bytes_in_words
 
 KEYWORDS = {
     "all": "all tokens of the texts count: loss all",

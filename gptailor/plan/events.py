@@ -143,7 +143,7 @@ class HealingEnd:
 
 @final
 @dataclass(frozen=True)
-class StepJudged:
+class EvaluationStep:
     """An evaluation has done `what`, which is its step `done` of `total`.
 
     The first event has no words and a `done` of 0.
@@ -166,7 +166,7 @@ Event: TypeAlias = (
     | TeacherRead
     | HealStep
     | HealingEnd
-    | StepJudged
+    | EvaluationStep
 )
 OnEvent: TypeAlias = Callable[[Event], None]
 

@@ -29,7 +29,7 @@ class Source:
     """A text, its name, and the values that were set in it, as messages show them: `mix=0.7`."""
 
     name: str
-    text: str
+    text: str = field(repr=False)
     settings: str = ""
 
     @property
@@ -96,6 +96,9 @@ class Fault:
     severity: Severity = "error"
     span: Span | None = None
     source: Source | None = None
+
+    def __str__(self) -> str:
+        return to_text(self)
 
 
 class TailorError(Exception):

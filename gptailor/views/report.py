@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import gptailor
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.checkpoint.files import CheckpointError, is_gguf
-from gptailor.evaluate.targets import plan_of, read_target
+from gptailor.evaluation.targets import plan_of, read_target
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.optional_packages import missing_package
@@ -22,15 +22,15 @@ from gptailor.views import sections as of
 from gptailor.views.known_layers import known_layer_count
 
 if TYPE_CHECKING:
-    from gptailor.report.page.run_report import RunReport
-    from gptailor.report.page.section import Section
-    from gptailor.report.summary import SearchSummary
-    from gptailor.search.results import Searched
+    from gptailor.reporting.page.run_report import RunReport
+    from gptailor.reporting.page.section import Section
+    from gptailor.reporting.summary import SearchSummary
+    from gptailor.searching.results import SearchResult
 
 
 @final
 @dataclass(frozen=True)
-class Report:
+class ReportResult:
     """The page that `report` wrote, its size in bytes, and its pictures."""
 
     file: Path
@@ -39,7 +39,7 @@ class Report:
 
 
 def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
-    target: "str | Path | Plan | Searched",
+    target: "str | Path | Plan | SearchResult",
     output: str | Path,
     *,
     models: ModelPaths | None = None,
@@ -51,7 +51,7 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     storage: str | None = None,
     study: str | None = None,
     on_event: OnEvent = ignore_events,
-) -> Report:
+) -> ReportResult:
     """Write a page of HTML about a search, a plan or a model's folder; it needs no network.
 
     `target` is a search's result or folder, a plan or its file, or a model's folder. `models` gives
@@ -64,8 +64,8 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     Raises CheckpointError for an output that exists or can't be written (C301 to C303), PlanError
     for faults of the plan, OSError for a missing file, MissingPackageError without altair.
     """
-    from gptailor.report.page.charts import require_charts
-    from gptailor.report.page.page import page_html
+    from gptailor.reporting.page.charts import require_charts
+    from gptailor.reporting.page.page import page_html
 
     require_charts()
     place = Path(output)
@@ -90,7 +90,7 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     _write(place, raw)
     if pictures is not None:
         _write_pictures(Path(pictures), page)
-    return Report(place, len(raw), files)
+    return ReportResult(place, len(raw), files)
 
 
 @final
@@ -148,7 +148,7 @@ def _write(path: Path, raw: bytes) -> None:
 
 def _write_pictures(folder: Path, page: _Page) -> None:
     from gptailor.checkpoint.write.output_file import writing
-    from gptailor.report.page.charts import picture
+    from gptailor.reporting.page.charts import picture
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def _plan_sections(
 
 def _map(subject: of.Reported, layers: int | None) -> "Section":
     """Return the layer map. `layers` is the base's number of layers if its files are missing."""
-    from gptailor.report.page.layer_map import layer_map
+    from gptailor.reporting.page.layer_map import layer_map
 
     if subject.base is not None:
         return layer_map(Resolved(subject.plan, subject.base.layers))
@@ -255,9 +255,9 @@ def is_run(target: str) -> bool:
 
 def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     from gptailor.lang.parse import read_bytes
-    from gptailor.report.page.scores_section import scores_sections
-    from gptailor.report.summary import SearchSummary
-    from gptailor.search.run_files import RunFiles
+    from gptailor.reporting.page.scores_section import scores_sections
+    from gptailor.reporting.summary import SearchSummary
+    from gptailor.searching.run_files import RunFiles
 
     files = RunFiles(target)
     summary = files.record(SearchSummary, "summary.json")
@@ -291,11 +291,11 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
 
 def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Section]]":
     """Return the report of RUN, and charts of all trials or the reason why they are missing."""
-    from gptailor.report.page.run_sections import run_sections
-    from gptailor.report.page.section import Section
+    from gptailor.reporting.page.run_sections import run_sections
+    from gptailor.reporting.page.section import Section
 
     try:
-        from gptailor.search.run_report import run_report  # imports Optuna
+        from gptailor.searching.run_report import run_report  # imports Optuna
 
         report = run_report(target, storage=stored.storage, study=stored.study)
         return report, run_sections(report)
@@ -310,7 +310,7 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
 
 
 def _lead_of_run(summary: "SearchSummary | None") -> str:
-    from gptailor.report.search_text import ended_words, verdict_words
+    from gptailor.reporting.search_text import ended_words, verdict_words
 
     if summary is None:
         return "The search has no summary: it was ended before it wrote one."

@@ -10,16 +10,16 @@ from typing import NamedTuple, TypeAlias, final
 from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import rebind
-from gptailor.evaluate.targets import base_of
+from gptailor.evaluation.targets import base_of
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared, prepare
-from gptailor.report.page.page import text_html
-from gptailor.report.page.run_report import RunReport
-from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.quantities import bytes_in_words, percent
+from gptailor.reporting.page.page import text_html
+from gptailor.reporting.page.run_report import RunReport
+from gptailor.reporting.page.section import Section, ShownTable
+from gptailor.reporting.quantities import bytes_in_words, percent
 from gptailor.views.known_layers import left_open
 
 
@@ -175,9 +175,9 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Return names and texts, or the reason why they are missing."""
-    from gptailor.evaluate.answers import answers  # imports torch
-    from gptailor.evaluate.session import Placement
-    from gptailor.evaluate.targets import find_targets
+    from gptailor.evaluation.answers import answers  # imports torch
+    from gptailor.evaluation.session import Placement
+    from gptailor.evaluation.targets import find_targets
 
     prepared, base = subject.prepared, subject.base
     assert prepared is not None

@@ -11,16 +11,16 @@ import click
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of, is_local
-from gptailor.evaluate.targets import plan_of
+from gptailor.evaluation.targets import plan_of
 from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import open_choices
 from gptailor.prepare import ModelPaths, Prepared, prepare
-from gptailor.report.difference import difference_map, differences
-from gptailor.report.plan_map import plan_map
-from gptailor.report.quantities import bytes_in_words
+from gptailor.reporting.difference import difference_map, differences
+from gptailor.reporting.plan_map import plan_map
+from gptailor.reporting.quantities import bytes_in_words
 from gptailor.views.known_layers import known_layer_count, tied_models
 
 
@@ -44,7 +44,7 @@ class LayerMap:
         from rich.console import Console
         from rich.text import Text
 
-        console = Console(record=True, file=io.StringIO(), width=200)
+        console = Console(record=True, file=io.StringIO(), width=200, force_jupyter=False)
         console.print(Text.from_ansi("\n".join(self.lines)))
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 

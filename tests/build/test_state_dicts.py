@@ -146,7 +146,7 @@ W = torch.ones(2, 3)
         ({"a": {"w": W}, "b": {"w": W.t()}}, {}, "shape of 'w' is [3, 2] in 'b', and [2, 3] in"),
         ({"a": {"w": W}, "b": {"w": W.half()}}, {}, "dtype of 'w' is float16 in 'b', and float32"),
         ({"a": {"w": W}, "b": {"w": W.int()}}, {"dtype": torch.float32}, "is int32 in 'b'"),
-        ({"a": {"w": W}}, {"dtype": torch.int32}, "int32 is no dtype"),
+        ({"a": {"w": W}}, {"dtype": torch.int32}, "got 'int32'"),
         ({"a": {"w": W.int()}, "b": {"w": 2 * W.int()}}, {}, "'w' is int32, which can't be merged"),
         ({"a": {"w": "x"}}, {}, "'w' of 'a' is of the type str"),
         ({"a": {"w": W.to_sparse()}}, {}, "'w' of 'a' is not a dense tensor"),

@@ -26,7 +26,7 @@ from gptailor.plan.registry import (
 from gptailor.plan.resolved import AnswerSettings, Healing, Resolved, TaughtText
 from gptailor.prepare import prepare
 from gptailor.program.program import projections
-from gptailor.report.model_card import card
+from gptailor.reporting.model_card import card
 from tests.tiny import tiny_model
 
 MODELS = {"models": {name: {"source": f"./{name}"} for name in ("base", "heal", "full")}}

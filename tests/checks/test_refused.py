@@ -27,7 +27,7 @@ ELSEWHERE = {
     "M402": "weights: tests/program/test_run.py",
     "P218": "JSON alone: tests/checks/test_json.py",
     "P219": "JSON alone: tests/checks/test_json.py",
-    "P609": "a search: tests/search/test_limits.py",
+    "P609": "a search: tests/searching/test_limits.py",
     "P508": "JSON alone: tests/checks/test_json.py",
 }
 """Codes that no refused file can show, and the tests that show them."""

@@ -6,13 +6,13 @@ import pytest
 
 import gptailor
 from gptailor.cli.search_view import Lines, estimate, stages_words
-from gptailor.report.summary import Aim
-from gptailor.search.run.origin import StrategyPlan
-from gptailor.search.run.schedule import Budget
-from gptailor.search.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
-from gptailor.search.search import Begun, Doing, Estimated, Scored
-from gptailor.search.space.encode import encode
-from gptailor.search.space.space import space_of
+from gptailor.reporting.summary import Aim
+from gptailor.searching.run.origin import StrategyPlan
+from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
+from gptailor.searching.search import Begun, Doing, Estimated, Scored
+from gptailor.searching.space.encode import encode
+from gptailor.searching.space.space import space_of
 
 PLAN = """\
 tailor 1

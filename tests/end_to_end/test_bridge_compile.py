@@ -14,7 +14,7 @@ import gptailor
 from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluate.repair import stitch
+from gptailor.evaluation.repair import stitch
 from gptailor.plan.events import Event, GapBegun, GapBridged
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan

@@ -13,8 +13,8 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.cli.main import run
 from gptailor.plan.resolved import Resolved
-from gptailor.report.difference import differences
-from gptailor.report.plan_map import plan_map
+from gptailor.reporting.difference import differences
+from gptailor.reporting.plan_map import plan_map
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")

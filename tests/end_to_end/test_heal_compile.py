@@ -16,8 +16,8 @@ import gptailor
 from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.evaluate.heal import train
-from gptailor.evaluate.repair import stitch
+from gptailor.evaluation.heal import train
+from gptailor.evaluation.repair import stitch
 from gptailor.plan.events import Event, HealStep
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
@@ -224,7 +224,7 @@ def test_a_gguf_file_has_the_healed_weights(
 SCRIPT = """
 import os, sys, time, torch, gptailor
 os.environ["XDG_CACHE_HOME"] = sys.argv[4]
-from gptailor.evaluate.heal import train
+from gptailor.evaluation.heal import train
 from gptailor.plan.events import HealStep
 torch.set_num_threads(1)
 train._SAVE_SECONDS = -1.0

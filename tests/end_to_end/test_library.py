@@ -58,13 +58,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judged(world: Path) -> gptailor.Judgement:
+def judged(world: Path) -> gptailor.EvaluationResult:
     plan = gptailor.load(world / "plan.tailor")
     out = gptailor.compile(plan, world / "out").folder
-    return gptailor.judge(["plan.tailor", plan, out][1:], 'nll("a.jsonl")', folder=world)
+    return gptailor.evaluate(["plan.tailor", plan, out][1:], 'nll("a.jsonl")', folder=world)
 
 
-def test_records_are_the_rows_of_the_csv(judged: gptailor.Judgement) -> None:
+def test_records_are_the_rows_of_the_csv(judged: gptailor.EvaluationResult) -> None:
     import csv
 
     rows = judged.records()
@@ -75,7 +75,9 @@ def test_records_are_the_rows_of_the_csv(judged: gptailor.Judgement) -> None:
     assert [float(row["score"]) for row in written] == [row["score"] for row in rows]
 
 
-def test_a_difference_is_paired_and_turns_round(judged: gptailor.Judgement, world: Path) -> None:
+def test_a_difference_is_paired_and_turns_round(
+    judged: gptailor.EvaluationResult, world: Path
+) -> None:
     plan, out = str(world / "plan.tailor"), str(world / "out")
     base = judged.bases[0].target
     (one,) = judged.difference(plan, base).values()
@@ -88,19 +90,21 @@ def test_a_difference_is_paired_and_turns_round(judged: gptailor.Judgement, worl
     assert same.value == 0.0
 
 
-def test_an_unknown_target_names_the_known_ones(judged: gptailor.Judgement, world: Path) -> None:
+def test_an_unknown_target_names_the_known_ones(
+    judged: gptailor.EvaluationResult, world: Path
+) -> None:
     with pytest.raises(gptailor.TailorError, match="no target is 'nobody'; the targets are"):
         judged.difference("nobody", str(world / "out"))
 
 
 def test_a_name_of_several_targets_has_no_difference(world: Path) -> None:
     plans = [gptailor.load(world / "plan.tailor") for _ in range(2)]
-    scores = gptailor.judge(plans, 'nll("a.jsonl")', folder=world)
+    scores = gptailor.evaluate(plans, 'nll("a.jsonl")', folder=world)
     with pytest.raises(gptailor.TailorError, match="several targets are called"):
         scores.difference(str(world / "plan.tailor"), str(world / "plan.tailor"))
 
 
-def test_a_notebook_shows_a_table(judged: gptailor.Judgement) -> None:
+def test_a_notebook_shows_a_table(judged: gptailor.EvaluationResult) -> None:
     page = judged._repr_html_()
     assert page.count("<tr>") == len(judged.records()) + 1
     assert "<th>score</th>" in page
@@ -108,14 +112,14 @@ def test_a_notebook_shows_a_table(judged: gptailor.Judgement) -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(world: Path) -> gptailor.Searched:
-    found: gptailor.Searched = gptailor.search(
+def searched(world: Path) -> gptailor.SearchResult:
+    found: gptailor.SearchResult = gptailor.search(
         gptailor.load(world / "space.tailor"), world / "run", trials=5
     )
     return found
 
 
-def test_a_search_has_its_best_plan(searched: gptailor.Searched, world: Path) -> None:
+def test_a_search_has_its_best_plan(searched: gptailor.SearchResult, world: Path) -> None:
     assert searched.best is not None
     assert searched.plan == gptailor.load(searched.best)
     assert not gptailor.check(searched.plan) or all(
@@ -123,7 +127,7 @@ def test_a_search_has_its_best_plan(searched: gptailor.Searched, world: Path) ->
     )
 
 
-def test_each_trial_is_a_row(searched: gptailor.Searched) -> None:
+def test_each_trial_is_a_row(searched: gptailor.SearchResult) -> None:
     rows = searched.records()
     assert len(rows) == searched.summary.trials
     assert [row["number"] for row in rows] == sorted(row["number"] for row in rows)
@@ -134,7 +138,7 @@ def test_each_trial_is_a_row(searched: gptailor.Searched) -> None:
     assert min(row[score] for row in scored) > 0
 
 
-def test_a_plan_is_picked_by_its_size(searched: gptailor.Searched) -> None:
+def test_a_plan_is_picked_by_its_size(searched: gptailor.SearchResult) -> None:
     sizes = sorted(row["parameters"] for row in searched.records() if row["parameters"])
     plan = searched.pick(parameters=sizes[0])
     assert len(plan.drops) == 2
@@ -143,7 +147,7 @@ def test_a_plan_is_picked_by_its_size(searched: gptailor.Searched) -> None:
 
 
 def test_the_script_of_the_guide_runs(
-    searched: gptailor.Searched, world: Path, monkeypatch: pytest.MonkeyPatch
+    searched: gptailor.SearchResult, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first block of docs/python.md, beside files of its names."""
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
@@ -221,7 +225,7 @@ def test_a_prompt_has_an_answer_of_each_target(world: Path) -> None:
 
 
 def test_results_are_tables_of_pandas(
-    judged: gptailor.Judgement, searched: gptailor.Searched
+    judged: gptailor.EvaluationResult, searched: gptailor.SearchResult
 ) -> None:
     scores = judged.to_pandas()
     assert list(scores["score"]) == [row["score"] for row in judged.records()]
@@ -231,7 +235,7 @@ def test_results_are_tables_of_pandas(
     assert page.count("<tr>") == len(trials) + 1
 
 
-def test_bounds_may_be_written_in_words(searched: gptailor.Searched) -> None:
+def test_bounds_may_be_written_in_words(searched: gptailor.SearchResult) -> None:
     most = max(row["parameters"] for row in searched.records() if row["parameters"])
     assert searched.pick(parameters=f"{most:,}") == searched.pick(parameters=most)
     with pytest.raises(ValueError, match="no number of parameters such as 110M"):
@@ -239,7 +243,7 @@ def test_bounds_may_be_written_in_words(searched: gptailor.Searched) -> None:
 
 
 def test_a_report_of_a_search_and_of_a_plan(
-    searched: gptailor.Searched, world: Path, tmp_path: Path
+    searched: gptailor.SearchResult, world: Path, tmp_path: Path
 ) -> None:
     from gptailor.views.report import report
 

@@ -38,7 +38,7 @@ for line in json.loads(sys.argv[2]):
         code = run(line.split())
     found[line] = code, out.getvalue(), err.getvalue()
 for verb, call in {
-    "judge": lambda: gptailor.judge(["moves.tailor"], 'nll("text.txt")'),
+    "judge": lambda: gptailor.evaluate(["moves.tailor"], 'nll("text.txt")'),
     "merge": lambda: gptailor.merge({}, "ties"),
     "search": lambda: gptailor.search(gptailor.load("open.tailor"), "run"),
     "compile": lambda: gptailor.compile(gptailor.load("healed.tailor"), "healed"),
@@ -107,9 +107,9 @@ REFUSED = {
     "optuna: pip install 'gptailor[search]'",
 }
 VERBS = {
-    "judge": f"gptailor.judge {TORCH}",
+    "judge": f"gptailor.evaluate {TORCH}",
     "merge": f"gptailor.merge {TORCH}",
-    "search": "a search needs torch, transformers, jax, optax and optuna: "
+    "search": "gptailor.search needs torch, transformers, jax, optax and optuna: "
     "pip install 'gptailor[search]'",
     "compile": f"a bridged or healed plan {BOTH}",
     "on cuda": f"the device 'cuda' {BOTH}",

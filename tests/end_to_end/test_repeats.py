@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.cli.main import run
 from gptailor.convert.mergekit.exporter import export_mergekit
-from gptailor.evaluate.repair import stitch
+from gptailor.evaluation.repair import stitch
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.report.difference import differences
+from gptailor.reporting.difference import differences
 from tests.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'

@@ -11,10 +11,10 @@ import pytest
 
 import gptailor
 from gptailor.plan import optional_packages
-from gptailor.report.page import charts
-from tests.report.test_search_table import document, judged, row
+from gptailor.reporting.page import charts
+from tests.reporting.test_search_table import document, judged, row
 from tests.said import Run, in_process
-from tests.search.test_run_report import NLL, run_of
+from tests.searching.test_run_report import NLL, run_of
 
 PLAN = """\
 # The plan of the test.

@@ -11,9 +11,9 @@ from benchmarks.search_parameters import Parameters
 from benchmarks.search_peers import EvoPress, peers
 from benchmarks.search_table import CUTS, FILE, LAYERS, MODELS, Measured, Table
 from benchmarks.search_verdicts import PRUNERS, judged, race, raced, verdict_rows
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.hash_random import key_of
-from gptailor.search.space.table import sample
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import key_of
+from gptailor.searching.space.table import sample
 
 SAMPLES = 36
 WEIGHTS = ((0.0, 0.3, 0.6), (0.0, 0.6), (0.0, 0.15, 0.6))

@@ -15,10 +15,10 @@ import pytest
 
 import gptailor
 from gptailor.plan.registry import STRATEGIES
-from gptailor.search import results
+from gptailor.searching import results
 from tests.preloaded import Child, Preloaded
 from tests.said import Run, Said, in_process
-from tests.search import landscape  # noqa: F401 (compiles once for all tests)
+from tests.searching import landscape  # noqa: F401 (compiles once for all tests)
 from tests.tiny import tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -517,7 +517,7 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     trials = ("--trials", "16", "--finalists", "2")
     command = ("healed.tailor", "-o", "repaired", "--strategy", "random", *trials)
     began = search(*command, before=kept)
-    line = r"trial \d+ \([^)]+\): nll [\d.]+ ± \S+ \(before: [\d.]+\), healed"
+    line = r"trial \d+ \([^)]+\), drop [^:]+: nll [\d.]+ ± \S+ \(before: [\d.]+\), healed"
     assert len(re.findall(line, began.err)) == 3
     assert began.err.count("healing: step 16 of 16") == 3, "for the trials and what was held out"
     healing = r"healing \d layers: .*\n(?:healing: .*\n)+healed on 2,\d+ tokens: .* held out\)\n"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gptailor.search.run.study import Study
+from gptailor.searching.run.study import Study
 from tests.preloaded import Preloaded
-from tests.search.landscape import setting, study_of
+from tests.searching.landscape import setting, study_of
 
 MOST = 40
 """Runs after which it has to be over."""
@@ -19,7 +19,7 @@ MOST = 40
 SEARCH = """
 import sys
 from pathlib import Path
-from tests.search.landscape import Counting, search, setting
+from tests.searching.landscape import Counting, search, setting
 search(Path(sys.argv[1]), setting(), Counting(seconds=0.01)).run()
 """
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.evaluate.judge import judge
-from gptailor.evaluate.scores import Score
-from gptailor.search.score_requirements import Conditions, Told
-from gptailor.search.search import Doing, SearchEvent
-from gptailor.search.search import search as find
+from gptailor.evaluation.evaluate import evaluate
+from gptailor.evaluation.scores import Score
+from gptailor.searching.score_requirements import Conditions, Told
+from gptailor.searching.search import Doing, SearchEvent
+from gptailor.searching.search import search as find
 from tests.end_to_end.test_search_command import Search
 from tests.preloaded import Preloaded
 from tests.tiny import letters, tiny_model
@@ -57,7 +57,7 @@ def searched(search: Search, name: str, *lines: str, code: int = 0) -> tuple[str
 
 
 def parameters(folder: Path, plan: str) -> float:
-    [result] = judge(folder / plan, "parameters()", folder=folder).results
+    [result] = evaluate(folder / plan, "parameters()", folder=folder).results
     assert isinstance(result.outcome, Score)
     return result.outcome.value
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
-from gptailor.evaluate.objectives.tokens import tokenizer_digest, tokenizer_of
+from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_of
 from gptailor.plan.resolved import Resolved
 from gptailor.prepare import prepare
-from gptailor.report.difference import differences
+from gptailor.reporting.difference import differences
 from tests.end_to_end.test_tokenizer import (
     EMBED,
     EXTENDED,

@@ -13,7 +13,7 @@ from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layout_of
 from gptailor.checkpoint.families.quantised import requantised
-from gptailor.evaluate.live import language
+from gptailor.evaluation.live import language
 from gptailor.plan.faults import PlanError, TailorError
 from tests.checkpoint.families.test_vision import compiled, load, plan_of, settings_of, tensors_of
 from tests.tiny import write_tokenizer
@@ -85,7 +85,7 @@ def test_a_language_model_that_can_t_run_alone_is_refused(
         gptailor.stitch(plan)
     (tmp_path / "text.txt").write_text(TEXT)
     with pytest.raises(TailorError, match=message):
-        gptailor.judge([made(kind)], f'nll("{tmp_path}/text.txt")')
+        gptailor.evaluate([made(kind)], f'nll("{tmp_path}/text.txt")')
     bridged = plan_of(f'drop L3; bridge on "{tmp_path}/text.txt"', base=made(kind))
     with pytest.raises(PlanError) as refused:
         gptailor.compile(bridged, tmp_path / "out")
@@ -102,7 +102,7 @@ def test_a_plan_scores_what_its_folder_scores(kind: str, made: Any, tmp_path: Pa
         write_tokenizer(folder)
     objectives = [f'nll("{tmp_path}/text.txt")', f'kl("{tmp_path}/text.txt")']
 
-    found = gptailor.judge([plan, out], objectives, samples=4)
+    found = gptailor.evaluate([plan, out], objectives, samples=4)
 
     scores = [result.outcome for result in found.results]
     assert scores[: len(scores) // 2] == scores[len(scores) // 2 :]

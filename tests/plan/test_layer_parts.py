@@ -11,8 +11,8 @@ from gptailor.plan.layer_parts import NAMED_PARTS, Branch, holds, may_overlap, r
 from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Take
 from gptailor.plan.resolved import Resolved
-from gptailor.report.difference import differences
-from gptailor.report.layer_view import layer_rows
+from gptailor.reporting.difference import differences
+from gptailor.reporting.layer_view import layer_rows
 
 HEAD = """tailor 1
 model base = "./base"; model math = "./math"; model code = "./code"; model chat = "./chat"

@@ -172,8 +172,8 @@ def test_a_moved_model_is_stitched_of_its_numbers(models: Path, tmp_path: Path) 
     for name, tensor in live.state_dict().items():
         assert tensor.equal(state[name]), name
     gptailor.compile(plan, tmp_path / "moved")
-    outcome = gptailor.judge([str(tmp_path / "moved")], f'nll("{models / "a.txt"}")', samples=4)
-    other = gptailor.judge([str(tmp_path / "wanted")], f'nll("{models / "a.txt"}")', samples=4)
+    outcome = gptailor.evaluate([str(tmp_path / "moved")], f'nll("{models / "a.txt"}")', samples=4)
+    other = gptailor.evaluate([str(tmp_path / "wanted")], f'nll("{models / "a.txt"}")', samples=4)
     assert outcome.results[0].outcome == other.results[0].outcome
 
 

@@ -39,7 +39,7 @@ from gptailor.checkpoint.write.writer import write_file
 from gptailor.prepare import Prepared, all_declared
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.repair import Fitted
+    from gptailor.evaluation.repair import Fitted
 
 PLAN_KEY = "gptailor.plan"
 LOCK_KEY = "gptailor.lock"

@@ -17,7 +17,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.repair import Fitted
+    from gptailor.evaluation.repair import Fitted
 
 
 @final

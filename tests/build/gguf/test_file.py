@@ -26,7 +26,7 @@ from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
 from gptailor.cli import main as cli
-from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
+from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.events import BytesDone
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded

@@ -20,7 +20,7 @@ from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.tensor import Dequantised
-from gptailor.evaluate.gguf_tokenizer import tokenizer_from_gguf
+from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.methods.rounding import NotFiniteFault
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded

@@ -1,0 +1,22 @@
+"""How good a model is: live models, objectives, scores. torch, never jax."""
+
+__all__ = [
+    "answers",
+    "bridge",
+    "dtype",
+    "evaluate",
+    "gguf_tokenizer",
+    "heal",
+    "live",
+    "objectives",
+    "repair",
+    "result",
+    "rival_scores",
+    "samples",
+    "score_table",
+    "scores",
+    "session",
+    "space_trials",
+    "targets",
+    "trial",
+]

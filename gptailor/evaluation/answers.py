@@ -1,0 +1,110 @@
+"""Answers of plans and models to a prompt, side by side; nothing is compiled."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import final
+
+import torch
+
+from gptailor.checkpoint.files import shown
+from gptailor.evaluation.chat import chat_text
+from gptailor.evaluation.forward.evaluator import attempt
+from gptailor.evaluation.objectives.generate import greedy
+from gptailor.evaluation.objectives.tokens import (
+    Prompt,
+    TokenEncoder,
+    tokenizer_model,
+    tokenizer_of,
+)
+from gptailor.evaluation.samples import context_length
+from gptailor.evaluation.scores import Failure
+from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.targets import Target, find_targets
+from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Plan
+from gptailor.prepare import ModelPaths
+from gptailor.program.devices import dtype_of
+
+
+@final
+@dataclass(frozen=True)
+class GeneratedText:
+    """What a target wrote after a prompt; `failure` is the reason why there is no text."""
+
+    target: str
+    text: str
+    failure: str | None = None
+
+
+def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
+    targets: Sequence[str | Path | Plan] | str | Path | Plan,
+    prompt: str,
+    *,
+    tokens: int = 64,
+    chat: bool = False,
+    models: ModelPaths | None = None,
+    device: torch.device | str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
+) -> list[GeneratedText]:
+    """Return each target's answer to a prompt, of at most `tokens` tokens.
+
+    A target is a plan or its file, a model's folder, a GGUF file, or a Hub id; nothing is written.
+    An answer has the likeliest token at each step, up to the end token. With `chat` the prompt is a
+    user's message in the target's own chat template. The other arguments are those of `evaluate`.
+
+    A target that fails has its reason in `failure`. Raises PlanError for faults of plans, OSError
+    for a missing file.
+    """
+    sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+    place = Placement(device, dtype_of(dtype), memory)
+    found = find_targets(sources, models or {})
+    return list(answers(found, prompt, tokens, place, chat=chat, on_event=on_event))
+
+
+def answers(
+    targets: Sequence[Target],
+    prompt: str,
+    most: int,
+    place: Placement,
+    *,
+    chat: bool = False,
+    on_event: OnEvent = ignore_events,
+) -> Iterator[GeneratedText]:
+    """Yield each target's answer of at most `most` tokens, as `generate` returns them."""
+    session = Session(place, on_event)
+    for target in targets:
+        session.family(target.prepared.models)
+    for target in targets:
+        text = attempt(partial(_answer, session, target, prompt, most, chat))
+        if isinstance(text, Failure):
+            yield GeneratedText(target.name, "", text.message)
+        else:
+            yield GeneratedText(target.name, text)
+
+
+def _answer(session: Session, target: Target, prompt: str, most: int, chat: bool) -> str:
+    prepared = target.prepared
+    tokenizer = tokenizer_of(tokenizer_model(prepared))
+    encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
+    if chat:
+        if prepared.plan.chat_template is not None:
+            message = "the plan names a chat template, which stands in its compiled folder"
+            raise TailorError(f"{message}: compile it, and name that")
+        text = chat_text(tokenizer, [{"role": "user", "content": prompt}], target.name)
+        tokens = encoder.plain(text)
+        if not tokens:
+            message = f"the chat template of '{target.name}' gives no tokens for this prompt"
+            raise TailorError(f"{message}, only the text {shown(text)}")
+    else:
+        tokens = encoder.prompt(prompt)
+    if encoder.positions is not None:
+        most = min(most, encoder.positions - 1)
+        tokens = tokens[most - encoder.positions :]
+    live = session.stitch(prepared.models, prepared.plan).model
+    [answer] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+    return answer

@@ -1,0 +1,432 @@
+"""Bridges: the gaps that drops leave, closed by least squares, the fit folded into weights.
+
+`Statistics` holds the sums over tokens that a bridge is fitted from, and `solve` is the fit.
+"""
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NoReturn, final
+
+import torch
+from jaxtyping import Float, Float64, Shaped
+from torch import Tensor
+
+from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.write.digest import FileDigest
+from gptailor.checks.bridges import last_projection
+from gptailor.evaluation.bridge.states import (
+    CalibrationText,
+    OwnContents,
+    Sequences,
+    Walk,
+    calibration_text,
+)
+from gptailor.evaluation.kept_tensors import (
+    KEPT_BYTES,
+    KeptTensors,
+    TensorStore,
+    environment,
+    kept_home,
+)
+from gptailor.evaluation.live import content_keys
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.template import configuration, position_count
+from gptailor.evaluation.objectives.datasets import CalibrationError
+from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.methods import rounding
+from gptailor.plan.events import GapBegun, GapBridged, OnEvent, ignore_events
+from gptailor.plan.faults import CodedError
+from gptailor.plan.layers import bridge_over
+from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Gap, Resolved
+from gptailor.prepare import calibration_path
+from gptailor.program.sources import tokenizer_owner
+
+CHUNK = 1024
+"""Tokens that are widened to float64 at once."""
+GRAM_COLUMNS = 512
+"""Columns of XᵀΩX that are summed at once: the half below the diagonal is left out."""
+
+
+@final
+class BridgeError(CodedError):
+    """A gap can't be bridged."""
+
+
+@final
+class Statistics:
+    """Weighted sums in float64 over tokens: of the inputs X of a fit, and of its targets R.
+
+    X has `width_in` entries a token, R has `width_out`. R = T − Y − M is the difference that the
+    hidden state before the gap lacks to the state after it. `gram` is the upper triangle of XᵀΩX,
+    and `cross` is XᵀΩR. `squares` is the weighted sum of R's squares. `count` counts the tokens.
+    """
+
+    def __init__(self, width_in: int, width_out: int, device: torch.device | str = "cpu") -> None:
+        def zeros(*shape: int) -> Float64[Tensor, "..."]:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.count = 0
+        self.gram = zeros(width_in, width_in)
+        self.cross = zeros(width_in, width_out)
+        self.squares = zeros()
+
+    @staticmethod
+    def size(width_in: int, width_out: int) -> int:
+        """Return the bytes of the sums, including those of `solve`."""
+        return 8 * width_in * (width_in + width_out)
+
+    def add(
+        self,
+        x: Float[Tensor, " n width_in"],
+        residual: Float[Tensor, " n width_out"],
+        weights: Float64[Tensor, " n"],
+    ) -> None:
+        """Add tokens to the sums. Raises BridgeError (C807) for NaN and infinity."""
+        for at in range(0, len(x), CHUNK):
+            chunk = slice(at, at + CHUNK)
+            root = weights[chunk].sqrt()[:, None]
+            wide, lack = x[chunk].double() * root, residual[chunk].double() * root
+            for column in range(0, wide.shape[1], GRAM_COLUMNS):
+                block = slice(column, column + GRAM_COLUMNS)
+                self.gram[block, column:].addmm_(wide[:, block].T, wide[:, column:])
+            self.cross.addmm_(wide.T, lack)
+            self.squares.add_(lack.square_().sum())
+        self.count += len(x)
+        if not bool(torch.isfinite(self.squares + self.gram.diagonal().sum())):
+            raise BridgeError("C807", "hidden states are not finite (NaN or infinity)")
+
+
+def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
+    """Return Ω: 1/|T|² of each token, so that errors count as in the next norm.
+
+    A token with a T of zero has the weight 0, as there is no size to compare an error with.
+    """
+    squares = target.double().square().sum(-1)
+    return torch.where(squares > 0, squares.reciprocal(), 0.0)
+
+
+FittedTokens = tuple[
+    Float[Tensor, " n width_in"], Float[Tensor, " n width_out"], Float64[Tensor, " n"]
+]
+"""X, R and Ω of some tokens."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A fit: the matrix C in R ≈ XC, and the share of R's weighted squares that XC explains.
+
+    XᵀΩX + λI equals SLLᵀS, with S the diagonal matrix of `scale` and L the lower half of `lower`.
+    """
+
+    change: Float64[Tensor, " width_in width_out"]
+    explained: float
+    lower: Float64[Tensor, " width_in width_in"]
+    scale: Float64[Tensor, " width_in 1"]
+
+    def held_out(self, sequences: Sequence[FittedTokens]) -> float:
+        """Return the share that is explained of sequences when the fit leaves each out in turn.
+
+        The residual of a sequence without which C is fitted is (I − H)⁻¹(R − XC), for
+        H = X (XᵀΩX + λI)⁻¹ Xᵀ of its own rows, weighted by √Ω. λ stays the same. So no second fit
+        is needed (Allen's PRESS statistic, by blocks). Return NaN if a fit without some sequence
+        has no solution, which a ridge of 0 may cause.
+        """
+        left = whole = 0.0
+        for x, residual, omega in sequences:
+            root = omega.sqrt()[:, None]
+            wide, lack = ((part.double() * root).to(self.lower.device) for part in (x, residual))
+            half = torch.linalg.solve_triangular(self.lower, wide.T / self.scale, upper=False)
+            kept = torch.eye(len(wide), dtype=wide.dtype, device=wide.device) - half.T @ half
+            residuals, failed = torch.linalg.solve_ex(kept, lack - wide @ self.change)
+            left += math.nan if int(failed) else float(residuals.square().sum())
+            whole += float(lack.square().sum())
+        return 1 - left / whole if whole else 0.0
+
+
+def solve(statistics: Statistics, ridge: float) -> Solution:
+    """Solve C = (XᵀΩX + λI)⁻¹ XᵀΩR, with λ = ridge × the median of XᵀΩX's diagonal.
+
+    The median leaves out entries of X that are always zero, and C is zero there. The factors and C
+    overwrite the sums. Raises BridgeError (C808) where XᵀΩX + λI has no inverse.
+    """
+    diagonal = statistics.gram.diagonal()
+    positive = diagonal[diagonal > 0]
+    damping = ridge * (float(positive.median()) if len(positive) else 1.0)
+    diagonal.add_(damping)
+    scale = diagonal.sqrt()[:, None]  # so that large entries leave small ones their digits
+    lower = statistics.gram.div_(scale).div_(scale.T).T  # by columns, as LAPACK works in place
+    failed = torch.zeros((), dtype=torch.int32, device=lower.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    own = lower.diagonal()
+    least = own.max() * len(own) ** 0.5 * torch.finfo(torch.float32).eps  # digits of X; NaN: none
+    if int(failed) or not bool(own.min() > least):
+        message = (
+            f"the fit has no unique solution: its {len(lower)} inputs depend on each other over "
+            f"{statistics.count:,} tokens"
+        )
+        raise BridgeError("C808", message, "give a ridge above 0, or more tokens of other text")
+    half = torch.linalg.solve_triangular(
+        lower, statistics.cross.div_(scale), upper=False, out=statistics.cross
+    )
+    gain = float(half.square().sum())  # of the damped fit: tr(CᵀXᵀΩR)
+    change = torch.linalg.solve_triangular(lower.T, half, upper=True, out=half).div_(scale)
+    squares = float(statistics.squares)
+    gain += damping * float(torch.linalg.vector_norm(change)) ** 2
+    return Solution(change, gain / squares if squares else 0.0, lower, scale)
+
+
+# -------------------------------------------------------------------------------------- the bridges
+
+
+def carriers(layout: Layout, content: content_keys.Content) -> list[str]:
+    """Return the names of a layer's tensors that are the last projections of its MLP branch."""
+    names = [output.spec.name for output in content.outputs]
+    return [name for name in names if projection(layout, name) == "mlp"]
+
+
+def fold_fit(
+    change: Float64[Tensor, " width_in width_out"],
+    projections: Mapping[str, Shaped[Tensor, "..."]],
+    layout: Layout,
+    dtypes: Mapping[str, str],
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """Fold the change C into a branch's projections, so that the branch also adds XC.
+
+    Where X are the inputs of the only last projection, a weight A (h = Ax + b) becomes A + Cᵀ, and
+    b stays. Where X are the summed outputs of experts, each expert's A (the last two axes) becomes
+    WᵀA and its b becomes Wᵀb, with W = I + C. Weights that are stored as (inputs, outputs) are
+    transposed. The results are on the CPU, rounded once to `dtypes` (safetensors' names).
+    Raises BridgeError (C807) where a dtype can't hold a value.
+    """
+    last = last_projection(layout, {name: tensor.shape for name, tensor in projections.items()})
+    folded = {}
+    for name, tensor in projections.items():
+        wide = tensor.to(device=change.device, dtype=change.dtype)
+        if last is None:
+            after = tensor.dim() > 1 and layout.transposed
+            wide = wide + (wide @ change if after else change.T @ wide)
+        elif wide.dim() > 1:
+            wide = wide + (change if layout.transposed else change.T)
+        refuse = partial(_refuse, name, dtypes[name])
+        result = rounding.rounded(wide, dtypes[name], refuse)
+        folded[name] = result.contiguous().cpu()
+    return folded
+
+
+def _refuse(name: str, dtype: str, _: int) -> NoReturn:
+    raise BridgeError("C807", f"'{name}' bridged has values that {dtype} can't hold")
+
+
+_SHARES = ("explained", "held_out")
+"""The notes of a kept fit."""
+_LEFT_OUT_TOKENS = 1024
+"""Tokens of the sequences that are left out in turn, for `held_out`."""
+_KEPT_FITS = 2**31
+"""Bytes of fitted tensors that are kept for other plans."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FittedBridge:
+    """A gap's fit: the tensors of the layer before it, by their names within the layer, on the CPU.
+
+    `digest` is that of the calibration file, and `tokens` counts the tokens of the fit. `explained`
+    is the share of the squared distance to the hidden states without a gap that the bridge removes;
+    each token's distance is relative to the length of its state. `held_out` is the same share of
+    some sequences, each removed by a fit that leaves the sequence out.
+    """
+
+    tensors: Mapping[str, Tensor]
+    digest: FileDigest
+    tokens: int
+    explained: float
+    held_out: float
+
+
+@final
+class Bridger:
+    """Fits the bridges of plans over a stitcher's models, which compute in float32.
+
+    The beginnings that plans have in common are fitted once, and fits are kept on this machine.
+    With `anew` no kept fit is reused. While a plan is fitted, the stitcher leaves room for the
+    sums.
+    """
+
+    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
+        self.table = table = stitcher.table
+        self.live = stitcher.live
+        self.tensors = stitcher.tensors
+        self.device = stitcher.device
+        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
+        self.reserve = stitcher.reserve
+        self.layout = table.models["base"].layout
+        self._config = configuration(table.models["base"].config)
+        self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
+        self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
+        self._store = None if anew else TensorStore(kept_home() / "bridged", KEPT_BYTES)
+
+    def bridges(
+        self, resolved: Resolved, on_event: OnEvent = ignore_events
+    ) -> Iterator[tuple[Gap, FittedBridge]]:
+        """Yield the fits of a closed plan's gaps in order, and report new fits.
+
+        Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
+        closed.
+        """
+        gaps, plan = resolved.gaps, resolved.declared
+        undone = self.table.contents(resolved.undone)
+        own: list[content_keys.Content | None] = [None] * len(undone.layers)
+        for number in resolved.undone_numbers:
+            own[number] = undone.layers[number]
+        sizes = [self._widths(_before(gap, own)) for gap in gaps]
+        texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
+        self.reserve(max(Statistics.size(*size) for size in sizes))
+        try:
+            walk: Walk | None = None
+            for gap, text in zip(gaps, texts, strict=True):
+                start = content_keys.piece((*undone.begin, *undone.others))
+                layers = (undone.layers[: gap.end], tuple(own[: gap.start + 1]))
+                key = (start, *layers, text, gap.ridge)
+                if key not in self._fits:
+                    kept_key = self._kept_key(undone, own, gap, text)
+                    new = self._kept(kept_key, text)
+                    if new is None:
+                        on_event(GapBegun(gap))
+                        if walk is None or walk.batches is not text.batches:
+                            walk = Walk(
+                                undone, self.live, self.layout, text.batches, self.place, on_event
+                            )
+                        new = self._fit(walk, gap, own, text)
+                        self._keep(kept_key, new)
+                        on_event(GapBridged(gap, new.tokens, new.explained, new.held_out))
+                    self._fits[key] = new
+                self._fits.move_to_end(key)
+                bridge = self._fits[key]
+                own[gap.start] = self.table.bridged(_before(gap, own), bridge.tensors)
+                yield gap, bridge
+        finally:
+            self.reserve(0)
+        size = sum(content_keys.size_of(fit.tensors.values()) for fit in self._fits.values())
+        while size > _KEPT_FITS:
+            _, oldest = self._fits.popitem(last=False)
+            size -= content_keys.size_of(oldest.tensors.values())
+
+    def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
+        content = _before(gap, own)
+        names = carriers(self.layout, content)
+        outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
+        sums = Statistics(*self._widths(content), walk.device)
+        sampled = list[FittedTokens]()
+        every = -(-text.tokens // _LEFT_OUT_TOKENS)
+        seen = 0
+        try:
+            for batch, pair in zip(text.batches, walk.pairs(gap, own), strict=True):
+                x, residual, target = pair
+                omega = weights(target)
+                sums.add(x, residual, omega)
+                numbers = range(-seen % every, len(batch.tokens), every)
+                sampled += _sequences(batch, (x, residual, omega), numbers)
+                seen += len(batch.tokens)
+            solution = solve(sums, gap.ridge)
+            held_out = solution.held_out(sampled)
+            unbridged = {name: self.tensors.make(output) for name, output in outputs.items()}
+            dtypes = {name: output.spec.dtype for name, output in outputs.items()}
+            tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
+        except BridgeError as error:
+            message = f"{gap.name}: {error.message}"
+            if (
+                error.code == "C807"
+                and (broken := content_keys.not_finite(walk.undone)) is not None
+            ):
+                message += f": {broken}"
+            raise BridgeError(error.code, message, error.help) from None
+        return FittedBridge(tensors, text.digest, text.tokens, solution.explained, held_out)
+
+    def _kept_key(
+        self,
+        undone: content_keys.ModelContents,
+        own: OwnContents,
+        gap: Gap,
+        text: CalibrationText,
+    ) -> str:
+        """Return a hash of everything that decides a gap's fit."""
+        before = replace(undone, layers=undone.layers[: gap.end])
+        place = gap.start, gap.end, gap.ridge, self.device.type, self.place.type
+        parts = before.instructions, place, environment()
+        key = hashlib.sha256(repr(parts).encode())
+        for content, whole in zip(own[: gap.start + 1], undone.layers, strict=False):
+            if content is None or content is whole:
+                key.update(b"dropped" if content is None else b"undone")
+                continue
+            key.update(content_keys.instructions(content.outputs).encode() + content.fitted_bytes)
+        for batch in text.batches:
+            key.update(repr(batch.tokens.shape).encode())
+            key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())
+        return key.hexdigest()[:32]
+
+    def _kept(self, key: str, text: CalibrationText) -> FittedBridge | None:
+        """Return the fit of that key, if this machine has it."""
+        if self._store is None or (kept := self._store.get(key)) is None:
+            return None
+        if not all(name in kept.notes for name in _SHARES):
+            return None  # an older version kept it
+        shares = (float(kept.notes[name]) for name in _SHARES)
+        return FittedBridge(kept.tensors, text.digest, text.tokens, *shares)
+
+    def _keep(self, key: str, fit: FittedBridge) -> None:
+        if self._store is not None:
+            notes = {name: repr(getattr(fit, name)) for name in _SHARES}
+            self._store.put(key, KeptTensors(fit.tensors, notes))
+
+    def _widths(self, content: content_keys.Content) -> tuple[int, int]:
+        """Return the widths of the inputs and outputs of a bridge after this layer.
+
+        The bridge's inputs are those of the branch's last projection, or the outputs of a branch of
+        experts.
+        """
+        shapes = {output.spec.name: output.spec.shape for output in content.outputs}
+        last, hidden = last_projection(self.layout, shapes), int(self._config.hidden_size)
+        return (hidden if last is None else last.inputs), hidden
+
+    def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
+        """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens.
+
+        A fit needs as many tokens as `inputs`, and as many as the plan asks for.
+        """
+        owner = tokenizer_owner(plan, self.table.models)
+        path = calibration_path(plan, gap.on)
+        number = bridge_over(plan, gap.after)
+        exactly = number is not None and plan.bridges[number].tokens is not None
+        key = (path, gap.tokens, exactly, owner.name)
+        if key not in self._texts:
+            encoder = TokenEncoder(tokenizer_of(owner), position_count(self._config))
+            self._texts[key] = calibration_text(path, gap.tokens, encoder, exactly=exactly)
+        text = self._texts[key]
+        if text.tokens < inputs:
+            message = f"the text has {text.tokens:,} tokens, and a bridge needs at least {inputs:,}"
+            help_ = f"it is fitted on {inputs:,} inputs; ten times as many tokens are a good start"
+            raise CalibrationError("C806", message, path, help=help_)
+        return text
+
+
+def _sequences(
+    batch: Sequences, fitted: FittedTokens, numbers: Sequence[int]
+) -> Iterator[FittedTokens]:
+    """Yield copies of the tokens of some of the batch's sequences, on the CPU."""
+    ends = [0, *batch.real.sum(1).cumsum(0).tolist()]
+    for number in numbers:
+        rows = slice(ends[number], ends[number + 1])
+        x, residual, omega = (part[rows].to("cpu", copy=True) for part in fitted)
+        yield x, residual, omega
+
+
+def _before(gap: Gap, own: OwnContents) -> content_keys.Content:
+    content = own[gap.start]
+    assert content is not None
+    return content

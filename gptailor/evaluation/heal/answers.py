@@ -1,0 +1,185 @@
+"""A teacher's own answers to prompts, drawn once, kept on disk, and learned from as a text."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, partial
+from pathlib import Path
+from typing import final
+
+import torch
+
+from gptailor.checkpoint.write.digest import of_file
+from gptailor.evaluation.forward.evaluator import attempt
+from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.heal.teacher import teacher_error
+from gptailor.evaluation.heal.text import EncodedRow, HealingSource
+from gptailor.evaluation.kept_tensors import KeptTensors, TensorStore
+from gptailor.evaluation.objectives.datasets import (
+    CalibrationError,
+    Chat,
+    Passage,
+    order,
+    read_prompts,
+)
+from gptailor.evaluation.objectives.generate import Continuation, continued
+from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
+from gptailor.evaluation.scores import Failure
+from gptailor.plan.events import OnEvent, TeacherAnswered
+from gptailor.plan.resolved import AnswerSettings
+
+_AT_ONCE = 32
+"""Prompts that are answered together. A killed run continues after the last of them."""
+_BATCH_TOKENS = 8192
+"""Tokens of a batch, padding included."""
+_LONGER = "give 'answers' more 'tokens', or name a teacher that ends its answers"
+_FILLED = "give other prompts, or name another teacher"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AnsweringTeacher:
+    """A teacher that answers prompts: its live model, and a key of all that it depends on."""
+
+    live: Callable[[], LiveModel]
+    chats: TeacherChats
+    key: str
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PromptAnswers:
+    """The answers of a teacher to the prompts of a file, in the order that a seed draws.
+
+    They are generated once they are needed, in fixed groups, and kept in `store`.
+    """
+
+    path: Path
+    settings: AnswerSettings
+    teacher: AnsweringTeacher
+    encoder: TokenEncoder
+    seed: int
+    store: TensorStore
+    on_event: OnEvent
+
+    def rows(self, wanted: int) -> Iterator[EncodedRow]:
+        """Yield each prompt with its answer, as long as the caller asks; `wanted` are its tokens.
+
+        Raises CalibrationError: C812 for a template that fails, C813 for answers that are all
+        empty or all cut.
+        """
+        prompts = self._rows
+        numbers = order(len(prompts), self.seed)
+        known = self._kept()
+        own_end = self.encoder.tokenizer.eos_token_id
+        done, made = 0, list[Continuation]()
+        for start in range(0, len(numbers), _AT_ONCE):
+            group = numbers[start : start + _AT_ONCE]
+            asked = self._prompts([prompts[number] for number in group])
+            answers = known[start : start + len(group)]
+            if len(answers) < len(group):
+                self.on_event(TeacherAnswered(str(self.path), min(done, wanted), wanted))
+                answers = self._answered(group, asked)
+                known = [*known[:start], *answers]
+                self._keep(known)
+            made += answers
+            self._refuse_useless(made)
+            for prompt, answer in zip(asked, answers, strict=True):
+                end = [] if answer.end is None or answer.end == own_end else [answer.end]
+                tokens = (*prompt.tokens, *answer.tokens, *end)
+                done += len(tokens)
+                yield EncodedRow(tokens, len(prompt.tokens))
+
+    def _prompts(self, rows: Sequence[Passage | Chat]) -> list[Prompt]:
+        """Return prompts in the chat form, or as they are where the teacher has no template."""
+        positions, most = self.encoder.positions, self.settings.tokens
+        chats = self.teacher.chats
+        messages = [
+            row.messages if isinstance(row, Chat) else ({"role": "user", "content": row.text},)
+            for row in rows
+        ]
+        if chats.available or any(isinstance(row, Chat) for row in rows):
+            texts = chats.texts(self.path, [(each, True) for each in messages])
+            encoded = [self.encoder.plain(text) for text in texts]
+        else:
+            encoded = [self.encoder.encode(row.text) for row in rows if isinstance(row, Passage)]
+        if () in encoded:
+            message, line = "a prompt has no tokens", rows[encoded.index(())].line
+            raise CalibrationError("C805", message, self.path, line, "leave it out")
+        if positions is not None:
+            most = min(most, positions - 1)
+            encoded = [tokens[most - positions :] for tokens in encoded]
+        return [Prompt(tokens, most) for tokens in encoded]
+
+    def _answered(self, numbers: Sequence[int], prompts: Sequence[Prompt]) -> list[Continuation]:
+        """Return the answers of the live teacher.
+
+        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
+        that fails.
+        """
+        model, tokenizer = self.teacher.live().model, self.encoder.tokenizer
+        seeds = [_row_seed(self.seed, number) for number in numbers]
+        temperature = self.settings.temperature
+        drawing = partial(continued, temperature=temperature, seeds=seeds)
+        answers = attempt(partial(drawing, model, tokenizer, prompts, _BATCH_TOKENS))
+        if isinstance(answers, Failure):
+            raise teacher_error(answers)
+        return answers
+
+    def _refuse_useless(self, answers: Sequence[Continuation]) -> None:
+        """Raise CalibrationError (C813) if all answers so far are empty, or all are cut."""
+        count = f"all {len(answers)} first answers to these prompts"
+        if not any(answer.tokens for answer in answers):
+            raise CalibrationError("C813", f"{count} are empty", self.path, help=_FILLED)
+        if all(answer.end is None for answer in answers):
+            message = f"{count} are cut at {self.settings.tokens} tokens"
+            raise CalibrationError("C813", message, self.path, help=_LONGER)
+
+    @cached_property
+    def _rows(self) -> list[Passage | Chat]:
+        return read_prompts(self.path)
+
+    def source(self, share: Fraction) -> HealingSource:
+        """Return the text that the answers are.
+
+        Raises CalibrationError: C812 for messages without a template, and as `read_prompts` does.
+        """
+        if any(isinstance(row, Chat) for row in self._rows):
+            self.teacher.chats.require(self.path)
+        return HealingSource(self.path, share, self.rows, answered=True)
+
+    # --------------------------------------------------------------------------------- on the disk
+
+    @cached_property
+    def _key(self) -> str:
+        parts = (
+            self.teacher.key, of_file(self.path), self.settings, self.seed, self.encoder.positions,
+        )  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def _kept(self) -> list[Continuation]:
+        """Return the first answers, as far as they were kept."""
+        if (kept := self.store.get(self._key)) is None:
+            return []
+        tokens, lengths = kept.tensors["tokens"], kept.tensors["lengths"]
+        answers = torch.split(tokens, lengths.tolist())
+        return [
+            Continuation(tuple(answer.tolist()), None if end < 0 else end)
+            for answer, end in zip(answers, kept.tensors["ends"].tolist(), strict=True)
+        ]
+
+    def _keep(self, answers: Sequence[Continuation]) -> None:
+        tokens = [token for answer in answers for token in answer.tokens]
+        ends = [-1 if answer.end is None else answer.end for answer in answers]
+        lengths = [len(answer.tokens) for answer in answers]
+        tensors = {"tokens": tokens, "lengths": lengths, "ends": ends}
+        kept = {name: torch.tensor(values, dtype=torch.int64) for name, values in tensors.items()}
+        self.store.put(self._key, KeptTensors(kept, {}))
+
+
+def _row_seed(seed: int, number: int) -> int:
+    """Return the seed of a prompt's own random numbers."""
+    digest = hashlib.blake2b(f"answer {seed}:{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

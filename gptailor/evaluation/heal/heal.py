@@ -1,0 +1,425 @@
+"""Healing: a cut plan's layers learn the predictions of the undropped plan."""
+
+import gc
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NoReturn, final
+
+import torch
+from torch import Tensor, nn
+
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.dtype import healing_dtype
+from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.heal.answers import AnsweringTeacher, PromptAnswers
+from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.heal.kept import HealingStore, KnownHealing, working_folder
+from gptailor.evaluation.heal.learning import (
+    HealError,
+    Learning,
+    LowRankChanges,
+    ModuleNames,
+    WholeWeights,
+    matched,
+)
+from gptailor.evaluation.heal.predictions_file import PredictionsFile, unusable_predictions
+from gptailor.evaluation.heal.teacher import (
+    TAUGHT,
+    Predictions,
+    TaughtSequences,
+    Teachers,
+    explaining_not_finite,
+)
+from gptailor.evaluation.heal.text import (
+    HealingSource,
+    HealingTexts,
+    LearnedText,
+    file_source,
+    healing_texts,
+    sequence_length,
+)
+from gptailor.evaluation.heal.train import HealingMemory, Student, Training
+from gptailor.evaluation.kept_tensors import (
+    KEPT_BYTES,
+    TensorStore,
+    environment,
+    kept_home,
+)
+from gptailor.evaluation.live.content_keys import Content, ModelContents
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
+from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
+from gptailor.methods import rounding
+from gptailor.plan.events import (
+    HealingEnd,
+    HealingReused,
+    HealingStart,
+    OnEvent,
+    TeacherRead,
+    ignore_events,
+)
+from gptailor.plan.plan import Model, Plan
+from gptailor.plan.resolved import Healing, Resolved
+from gptailor.prepare import calibration_path
+from gptailor.program.nested_models import with_made_models
+from gptailor.program.program import Output, learning_tensors
+from gptailor.program.sources import Checked, tokenizer_owner
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HealedLayers:
+    """The learned tensors of each layer of the output, by their names within it.
+
+    The tensors are on the CPU in the output's dtypes. The numbers are those of `HealingEnd`. If no
+    step came nearer to the teacher, the layers are unchanged.
+    """
+
+    tensors: Mapping[int, Mapping[str, Tensor]]
+    texts: tuple[LearnedText, ...]
+    held: int
+    bare: float
+    start: float
+    healed: float
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that were learned from."""
+        return sum(text.tokens for text in self.texts)
+
+    @property
+    def end(self) -> HealingEnd:
+        """The numbers alone."""
+        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed)
+
+
+@final
+class Healer:
+    """Heals plans over some models.
+
+    Teacher and student each have a stitcher, one after the other. `memory` bounds the bytes on the
+    device; None sets no bound. `dtype` is that of the products. With `anew` no earlier result is
+    reused.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Opened],
+        device: torch.device,
+        memory: int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        anew: bool = False,
+    ) -> None:
+        self.models = models
+        self.device = device
+        self.memory = memory
+        self.dtype = dtype or healing_dtype(models, device)
+        self.anew = anew
+
+    def heal(
+        self,
+        resolved: Resolved,
+        bridged: Mapping[int, Mapping[str, Tensor]],
+        on_event: OnEvent = ignore_events,
+    ) -> HealedLayers:
+        """Heal a closed plan; `bridged` are the tensors that bridges give to the output's layers.
+
+        The same plan, text and bridges give the same tensors in any process on one machine with the
+        same number of threads. A killed run continues from its last kept state, and a finished
+        run's result is kept.
+        Raises CalibrationError for an unusable text, HealError for a plan that can't learn.
+        """
+        healing = resolved.healing
+        assert healing is not None, "a plan that heals"
+        plan = resolved.declared
+        encoder = self._encoder(plan)
+        unlearned = self._stitcher(self.models, None).contents(resolved)
+        config = configuration(unlearned.config).get_text_config()
+        vocabulary = int(config.vocab_size)
+        predicted = self._predicted(plan, healing, encoder, vocabulary)
+        lengths = (file.length for file in predicted.values())
+        length = sequence_length(encoder, healing.tokens, lengths)
+        memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory)
+        room = memory.weights()
+        plans = {name: self._teacher(resolved, name) for name in healing.teachers}
+        teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
+        texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
+        start = HealingStart(len(healing.indices), memory.numbers, texts.tokens, memory.bytes)
+        student = self._stitcher(self.models, room)
+        begun = student.contents(resolved)
+        layers = list(begun.layers)
+        for index, tensors in bridged.items():
+            layers[index] = replace(layers[index], fitted=tensors)
+        contents = replace(begun, layers=tuple(layers))
+        key = self._key(contents, teachers, healing, texts)
+        store = HealingStore(kept_home() / "healed")
+        healing_result = None if self.anew else store.get(key)
+        with torch.inference_mode(mode=False):
+            if healing_result is not None:
+                teachers.release()
+                on_event(HealingReused())
+                learning = self._learning(student, student.live(contents), contents, healing)
+                learning.take(healing_result.parameters)
+            else:
+                on_event(start)
+                with working_folder(key) as folder:
+                    learned, held = self._taught(
+                        teachers, healing, texts, predicted, vocabulary, folder, on_event
+                    )
+                    gc.collect()
+                    bare = None
+                    if bridged:
+                        unbridged = Student(student.live(begun), 0, recompute=True)
+                        bare = unbridged.mean_divergence(held)
+                    live = student.live(contents)
+                    learning = self._learning(student, live, contents, healing)
+                    runner = Student(live, min(healing.indices), recompute=self.memory is not None)
+                    training = Training(runner, learning, (learned, held), folder, key)
+                    with explaining_not_finite([contents], texts.paths):
+                        training.run(on_event)
+                    losses = (training.start if bare is None else bare, training.start)
+                    healing_result = KnownHealing(learning.parameters, *losses, training.best)
+                    store.put(key, healing_result)
+            healed = {i: _folded(student, learning, layers[i], i) for i in healing.indices}
+        result_losses = (healing_result.bare, healing_result.start, healing_result.healed)
+        return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *result_losses)
+
+    # ------------------------------------------------------------------------------- preparation
+
+    def _stitcher(self, models: Mapping[str, Opened], memory: int | None) -> Stitcher:
+        """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
+        return Stitcher(models, device=self.device, dtype=self.dtype, memory=memory)
+
+    def _encoder(self, plan: Plan) -> TokenEncoder:
+        tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
+        return TokenEncoder(tokenizer, position_count(configuration(self._config)))
+
+    def _predicted(
+        self, plan: Plan, healing: Healing, encoder: TokenEncoder, vocabulary: int
+    ) -> Mapping[int, PredictionsFile]:
+        """Return the files of predictions by the numbers of their texts.
+
+        Raises CalibrationError (C814) for a file of another tokenizer or length than is needed.
+        """
+        files = {
+            number: PredictionsFile.open(calibration_path(plan, text.file))
+            for number, text in enumerate(healing.texts)
+            if text.predicted
+        }
+        tokenizer = tokenizer_digest(tokenizer_owner(plan, self.models))
+        first = next(iter(files.values()), None)
+        for file in files.values():
+            file.refuse_other_tokens(tokenizer, vocabulary)
+            assert first is not None, "one of the files"
+            longest = encoder.positions or file.length
+            if file.length > longest:
+                message = f"its sequences have {file.length} tokens, and the model takes {longest}"
+                help_ = f"make the file with 'gptailor teach --length {longest}'"
+                raise unusable_predictions(message, file.path, help_)
+            if file.length != first.length:
+                message = f"its sequences have {file.length} tokens, and those of {first.path}"
+                help_ = f"make the file with 'gptailor teach --length {first.length}'"
+                raise unusable_predictions(f"{message} have {first.length}", file.path, help_)
+        return files
+
+    def _texts(
+        self,
+        plan: Plan,
+        healing: Healing,
+        encoder: TokenEncoder,
+        teachers: Teachers,
+        predicted: Mapping[int, PredictionsFile],
+        on_event: OnEvent,
+    ) -> HealingTexts:
+        """Return the sequences of all texts; teachers answer prompts where the plan asks for it."""
+        store = TensorStore(kept_home() / "answers", KEPT_BYTES)
+        tokenizer = tokenizer_digest(tokenizer_owner(plan, self.models))
+        sources, answering = list[HealingSource](), list[ModelContents]()
+        for number, text in enumerate(healing.texts):
+            path, name = calibration_path(plan, text.file), text.teacher
+            if text.predicted:
+                sources.append(predicted[number].source(text.share, healing.seed))
+                continue
+            checked = teachers.plans[name]
+            chats = TeacherChats(checked, name or checked.tokenizer_model.name)
+            if text.answers is None:
+                sources.append(
+                    file_source(
+                        path,
+                        text.share,
+                        encoder,
+                        healing.seed,
+                        chats,
+                        only_answers=healing.only_answers,
+                    )
+                )
+                continue
+            answering.append(teachers.contents(name))
+            parts = self._run, answering[-1].instructions, tokenizer, chats.template
+            teacher = AnsweringTeacher(partial(teachers.live, name), chats, repr(parts))
+            answers = PromptAnswers(
+                path, text.answers, teacher, encoder, healing.seed, store, on_event
+            )
+            sources.append(answers.source(text.share))
+        exactly = plan.heal is not None and plan.heal.tokens is not None
+        with explaining_not_finite(answering, [source.path for source in sources]):
+            return healing_texts(
+                sources, healing.tokens, encoder, healing.seed,
+                exactly=exactly, only_answers=healing.only_answers,
+            )  # fmt: skip
+
+    @property
+    def _config(self) -> Mapping[str, object]:
+        return self.models["base"].config
+
+    @property
+    def _run(self) -> tuple[object, ...]:
+        """Return the settings and versions that a model's results depend on, beside its inputs."""
+        return self.device.type, self.dtype, self.memory is None, environment()
+
+    def _teacher(self, resolved: Resolved, name: str | None) -> Checked:
+        """Return a teacher as a plan beside its models."""
+        if name is None:
+            return Checked(resolved.undone, self.models)
+        models = with_made_models(resolved.declared, self.models)
+        alone = {"base": replace(models[name], name="base")}
+        return Checked.of(Plan(models={"base": Model(source="base")}), alone)
+
+    def _taught(  # noqa: PLR0913, PLR0917 (predictions are made or read)
+        self,
+        teachers: Teachers,
+        healing: Healing,
+        texts: HealingTexts,
+        predicted: Mapping[int, PredictionsFile],
+        vocabulary: int,
+        folder: Path,
+        on_event: OnEvent,
+    ) -> tuple[TaughtSequences, TaughtSequences]:
+        """Return the learned and the held-out sequences with their teachers' predictions.
+
+        One teacher after the other is on the device.
+        """
+        makers: list[str | PredictionsFile | None] = [*teachers.names, *predicted.values()]
+        of_text = torch.tensor(
+            [
+                makers.index(predicted.get(number, text.teacher))
+                for number, text in enumerate(healing.texts)
+            ]
+        )
+        kept = [file.kept for file in predicted.values()]
+        kept += [TAUGHT] if teachers.names else []
+        sets = {"learned": texts.learned, "held": texts.held}
+        parts: dict[str, list[Predictions]] = {name: [] for name in sets}
+        total = sum(sequences.tokens.numel() for sequences in sets.values())
+        read = 0
+        for number, maker in enumerate(makers):
+            for name, sequences in sets.items():
+                own = sequences.rows(of_text[sequences.texts] == number)
+                predictions = Predictions(
+                    folder / f"{name}-{number}", own.tokens, vocabulary, min(kept)
+                )
+                if isinstance(maker, PredictionsFile):
+                    predictions.take(maker, maker.drawn(healing.seed, own.numbers.tolist()))
+                else:
+                    reading = _Reading(on_event, read, total)
+                    with explaining_not_finite([teachers.contents(maker)], texts.paths):
+                        predictions.learn(partial(teachers.live, maker), self.device, reading)
+                parts[name].append(predictions)
+                read += own.tokens.numel()
+        teachers.release()
+        learned, held = (
+            TaughtSequences(sequences, parts[name], of_text[sequences.texts])
+            for name, sequences in sets.items()
+        )
+        return learned, held
+
+    def _learning(
+        self, stitcher: Stitcher, live: LiveModel, contents: ModelContents, healing: Healing
+    ) -> Learning:
+        modules = list(decoder_layers(live.model))
+        layers: dict[int, nn.Module] = {index: modules[index] for index in healing.indices}
+        names: dict[int, ModuleNames] = {}
+        for index in healing.indices:
+            content = contents.layers[index]
+            tensors = {o.spec.name: _own(stitcher, content, o) for o in content.outputs}
+            specs = {output.spec.name: output.spec for output in content.outputs}
+            with live.layer(index) as layer:
+                learn = learning_tensors(healing.rank, specs)
+                names[index] = matched(learn, tensors, layer, index)
+        if healing.rank is None:
+            return WholeWeights(layers, names)
+        return LowRankChanges(layers, names, healing.rank, healing.seed, self.device)
+
+    # --------------------------------------------------------------------------------- on the disk
+
+    def _key(
+        self,
+        contents: ModelContents,
+        teachers: Teachers,
+        healing: Healing,
+        texts: HealingTexts,
+    ) -> str:
+        """Return a hash of everything that decides the result."""
+        taught = [teachers.contents(name).instructions for name in teachers.names]
+        unnamed = tuple(replace(text, file="") for text in healing.texts)
+        parts = (
+            contents.instructions, taught, [file.digest for file in texts.files],
+            replace(healing, texts=unnamed), self._run,
+        )  # fmt: skip
+        key = hashlib.sha256(repr(parts).encode())
+        for part in (texts.learned, texts.held):
+            for tensor in (part.tokens, part.counted, part.texts):
+                key.update(repr(tensor.shape).encode() + tensor.contiguous().numpy().tobytes())
+        for number, layer in enumerate(contents.layers):
+            key.update(f"{number}".encode() + layer.fitted_bytes)
+        return key.hexdigest()[:32]
+
+
+@final
+@dataclass(frozen=True)
+class _Reading:
+    """A receiver of one teacher's events that counts the tokens of all texts."""
+
+    on_event: OnEvent
+    before: int
+    total: int
+
+    def __call__(self, event: object) -> None:
+        """Report the tokens that all teachers have read."""
+        assert isinstance(event, TeacherRead)
+        self.on_event(TeacherRead(self.before + event.done, self.total))
+
+
+def _own(stitcher: Stitcher, content: Content, output: Output) -> Tensor:
+    """Return a tensor of a layer before learning."""
+    fitted = content.fitted.get(output.spec.name)
+    return stitcher.tensors.make(output) if fitted is None else fitted
+
+
+def _folded(
+    stitcher: Stitcher, learning: Learning, content: Content, index: int
+) -> dict[str, Tensor]:
+    """Return a layer's learned tensors in the output's dtypes, rounded once, on the CPU.
+
+    Raises HealError (C809) where a dtype can't hold a value.
+    """
+    tensors = {}
+    names = set(learning.names[index])
+    for output in content.outputs:
+        name = output.spec.name
+        if name not in names:
+            continue
+        own = _own(stitcher, content, output)
+        folded, dtype = learning.folded(index, name, own), output.spec.dtype
+        result = rounding.rounded(folded, dtype, partial(_refuse, name, dtype))
+        tensors[name] = result.contiguous().cpu()
+    return tensors
+
+
+def _refuse(name: str, dtype: str, _: int) -> NoReturn:
+    message = f"'{name}' healed has values that {dtype} can't hold"
+    raise HealError("C809", message, rounding.LONGER_DTYPE)

@@ -1,0 +1,97 @@
+"""The files of healing on this machine: results, and the folder of an unfinished run."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from torch import Tensor
+
+from gptailor.checkpoint.files import is_ours
+from gptailor.evaluation.heal.learning import HealError
+from gptailor.evaluation.kept_tensors import KEPT_BYTES, KeptTensors, TensorStore, kept_home
+
+_FORGOTTEN_SECONDS = 30 * 86_400
+"""Age at which the files of a killed run are removed."""
+_LOSSES = ("bare", "start", "healed")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class KnownHealing:
+    """The parameters at the end of a healing, and the losses of `HealedLayers`."""
+
+    parameters: Mapping[str, Tensor]
+    bare: float
+    start: float
+    healed: float
+
+
+@final
+class HealingStore:
+    """A `TensorStore` of healings."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = TensorStore(folder, KEPT_BYTES)
+
+    def get(self, key: str) -> KnownHealing | None:
+        """Return the checked healing of that key, or None."""
+        if (kept := self._store.get(key)) is None:
+            return None
+        return KnownHealing(kept.tensors, *(float(kept.notes[name]) for name in _LOSSES))
+
+    def put(self, key: str, healing: KnownHealing) -> None:
+        """Keep a healing, if it fits."""
+        losses = {name: repr(getattr(healing, name)) for name in _LOSSES}
+        self._store.put(key, KeptTensors(healing.parameters, losses))
+
+
+# ------------------------------------------------------------------------- continued runs
+
+
+@contextmanager
+def working_folder(key: str) -> Iterator[Path]:
+    """Yield the folder of a healing, which a killed run leaves and a finished run removes.
+
+    The folder is temporary if no folder can be kept, or if another process heals the same plan.
+    """
+    folder = kept_home() / "heal" / key
+    with ExitStack() as stack:
+        try:
+            _forget(folder.parent)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), (folder / "lock").stat())
+            ours = ours and is_ours(folder)
+        except OSError:  # no place to keep it, or another process heals the same plan
+            ours = False
+        if not ours:
+            try:
+                temporary = tempfile.mkdtemp(prefix="gptailor-heal-")
+            except OSError:  # no folder at all: all is in memory
+                temporary = os.devnull
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            yield Path(temporary)
+            return
+        try:
+            yield folder
+        except HealError:  # another run would end in the same way
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget(home: Path) -> None:
+    """Remove the old folders of killed runs."""
+    for folder in home.glob("*/"):
+        with suppress(OSError):  # gone, or another user's
+            latest = max(file.stat().st_mtime for file in (folder, *folder.rglob("*")))
+            if time.time() - latest > _FORGOTTEN_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,372 @@
+"""The texts of healing: sequences of one length, mixed by the texts' shares, a few held out."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate, islice, pairwise, takewhile
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.checks.texts import FEWER_TOKENS
+from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.objectives.datasets import (
+    CalibrationError,
+    Chat,
+    Exchange,
+    order,
+    read_texts_and_chats,
+    too_short,
+    whole_text,
+)
+from gptailor.evaluation.objectives.tokens import TokenEncoder
+
+HEALING_WINDOW = 512
+"""The most tokens of a sequence, special ones included."""
+STEP_TOKENS, LEAST_STEP_TOKENS = 1024, 128
+"""The most and the fewest tokens of a step."""
+_STEPS = 96
+"""The steps that few tokens are divided into; chosen in `docs/healing.md`'s table of steps."""
+HELD_OUT_EVERY = 20
+"""One in so many sequences of a text is held out: the last one."""
+
+
+def step_tokens(tokens: int) -> int:
+    """Return the tokens of a step of a healing on so many tokens: fewer tokens, smaller steps."""
+    step = tokens // (_STEPS * LEAST_STEP_TOKENS) * LEAST_STEP_TOKENS
+    return min(max(step, LEAST_STEP_TOKENS), STEP_TOKENS)
+
+
+# --------------------------------------------------------------------------------------- rows
+
+
+@final
+@dataclass(frozen=True)
+class EncodedRow:
+    """The tokens of a row; those from `answer` on are its answer, and None means it has none."""
+
+    tokens: tuple[int, ...]
+    answer: int | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HealingSource:
+    """A file, its share of the tokens, and a function that yields its rows in drawn order.
+
+    The function receives the number of tokens that are wanted. A `whole` text has no rows: it is
+    one row, and its sequences are drawn instead. A text with a `length` has a sequence of so many
+    tokens in each row. Texts that are `answered` by a teacher are read after the others.
+    """
+
+    path: Path
+    share: Fraction
+    rows: Callable[[int], Iterator[EncodedRow]]
+    whole: bool = False
+    answered: bool = False
+    length: int | None = None
+
+
+_AT_ONCE = 256
+"""Rows whose chats are rendered at once."""
+
+
+MORE_PROMPTS = "give more prompts, or longer answers, or ask for fewer 'tokens'"
+"""The remedy if the answers to a file of prompts are too short."""
+
+
+def file_source(
+    path: Path,
+    share: Fraction,
+    encoder: TokenEncoder,
+    seed: int,
+    chats: TeacherChats | None = None,
+    *,
+    only_answers: bool = False,
+) -> HealingSource:
+    """Return the source of a file of text; `chats` renders its rows of messages.
+
+    Raises CalibrationError as `read_texts_and_chats` does, C812 for messages without a template,
+    and with `only_answers` C804 for a row without an answer.
+    """
+    rows = read_texts_and_chats(path)
+    if chats is not None and any(isinstance(row, Chat) for row in rows):
+        chats.require(path)
+    for row in rows if only_answers else ():
+        answered = row.asked != row if isinstance(row, Chat) else isinstance(row, Exchange)
+        if not answered:
+            message = "'loss answers' needs an answer in each row, and this row has no answer"
+            help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
+            raise CalibrationError("C804", message, path, row.line, help_)
+
+    def encoded(_wanted: int) -> Iterator[EncodedRow]:
+        numbers = order(len(rows), seed)
+        for at in range(0, len(rows), _AT_ONCE):
+            drawn = [rows[number] for number in numbers[at : at + _AT_ONCE]]
+            texts = _chat_texts(path, [row for row in drawn if isinstance(row, Chat)], chats)
+            for row in drawn:
+                if isinstance(row, Chat):
+                    before, text = next(texts)
+                else:
+                    before = row.context.rstrip() if isinstance(row, Exchange) else None
+                    text = whole_text(row)
+                yield _encoded(before, text, encoder)
+
+    return HealingSource(path, share, encoded, whole=rows[0].line is None)
+
+
+def _chat_texts(
+    path: Path, rows: Sequence[Chat], chats: TeacherChats | None
+) -> Iterator[tuple[str | None, str]]:
+    """Yield the text of each chat, after its text up to the answer, or None without an answer."""
+    if not rows:
+        return
+    assert chats is not None, "a text of a plan"
+    asked = [row.asked.messages for row in rows]
+    before = chats.texts(path, [(messages, True) for messages in asked])
+    whole = chats.texts(path, [(row.messages, False) for row in rows])
+    for row, messages, start, text in zip(rows, asked, before, whole, strict=True):
+        yield (None if messages == row.messages else start), text
+
+
+def _encoded(before: str | None, text: str, encoder: TokenEncoder) -> EncodedRow:
+    """Return a row's tokens; its answer begins where they differ from those of `before`."""
+    tokens = encoder.plain(text)
+    answer = None if before is None else common_length(encoder.plain(before), tokens)
+    return EncodedRow(tokens, answer)
+
+
+def common_length(before: Sequence[int], tokens: Sequence[int]) -> int:
+    """Return with how many equal tokens both begin."""
+    pairs = zip(before, tokens, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+# --------------------------------------------------------------------------------- sequences
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PackedSequences:
+    """Sequences of one length, in order, each with the number of its text.
+
+    The predictions that count are marked; a sequence of n tokens has n − 1 predictions. `numbers`
+    are those of the sequences within their text, in the order of drawing.
+    """
+
+    tokens: Int64[Tensor, " sequences length"]
+    counted: Bool[Tensor, " sequences predictions"]
+    texts: Int64[Tensor, " sequences"]
+    numbers: Int64[Tensor, " sequences"]
+
+    def rows(self, numbers: Tensor) -> "PackedSequences":
+        """Return some sequences, by their numbers or by a mask."""
+        parts = self.tokens, self.counted, self.texts, self.numbers
+        return PackedSequences(*(part[numbers] for part in parts))
+
+
+@final
+@dataclass(frozen=True)
+class LearnedText:
+    """A file that was learned from, and the number of tokens of it."""
+
+    path: Path
+    digest: FileDigest
+    tokens: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HealingTexts:
+    """Sequences to learn from, and held-out sequences that judge the result; both are mixed."""
+
+    files: tuple[LearnedText, ...]
+    learned: PackedSequences
+    held: PackedSequences
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return [file.path for file in self.files]
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens to learn from."""
+        return self.learned.tokens.numel()
+
+
+def sequence_length(encoder: TokenEncoder, tokens: int, lengths: Iterable[int | None]) -> int:
+    """Return the number of tokens of a sequence of a healing on so many tokens.
+
+    `lengths` are those of the texts, None for a text that isn't cut into sequences yet.
+    """
+    chosen = min(HEALING_WINDOW, step_tokens(tokens), encoder.positions or HEALING_WINDOW)
+    return next((length for length in lengths if length is not None), chosen)
+
+
+def healing_texts(
+    sources: Sequence[HealingSource],
+    tokens: int,
+    encoder: TokenEncoder,
+    seed: int,
+    *,
+    exactly: bool,
+    only_answers: bool = False,
+) -> HealingTexts:
+    """Return sequences of several texts with `tokens` tokens in all, and further ones held out.
+
+    The rows of a text run together in drawn order. An end-of-text token stands between two rows,
+    and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no token
+    is used twice. With `only_answers` only predictions of answers count, and sequences without any
+    are left out. Each text has its share of the sequences. Without `exactly` there are fewer
+    sequences if a text is too short for its share.
+
+    Raises CalibrationError: C806 for a text that is too short, and as the sources do.
+    """
+    length = sequence_length(encoder, tokens, (source.length for source in sources))
+    learned = sequence_counts(sources, tokens, length)
+    needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
+    packing = Packing(encoder, length, seed, only_answers)
+    rule = f"; every {HELD_OUT_EVERY}th of these sequences is held out"
+    parts = packing.packed(sources, needed, 2, "'heal'", rule, exactly=exactly)
+    held = [_held_out(len(part.tokens)) for part in parts]
+    files = tuple(
+        LearnedText(source.path, of_file(source.path), int((~mask).sum()) * length)
+        for source, mask in zip(sources, held, strict=True)
+    )
+    learn, judge = (
+        mixed_texts([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
+        for which in (False, True)
+    )
+    return HealingTexts(files, learn, judge)
+
+
+def sequence_counts(sources: Sequence[HealingSource], tokens: int, length: int) -> list[int]:
+    """Return each text's number of sequences of a length, by its share of the tokens."""
+    total = max(1, tokens // length)
+    ends = [int(total * share) for share in accumulate(source.share for source in sources)]
+    return [max(1, end - start) for start, end in pairwise([0, *ends])]
+
+
+def _held_out(count: int) -> Bool[Tensor, " count"]:
+    held = torch.arange(count) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    if not bool(held.any()):
+        held[-1] = True
+    return held
+
+
+_Sequence = tuple[list[int], list[bool]]
+"""The tokens of a sequence, and which of them count."""
+
+
+def _tensors(sequences: Sequence[_Sequence], text: int) -> PackedSequences:
+    tokens = torch.tensor([tokens for tokens, _ in sequences])
+    counted = torch.tensor([counted[1:] for _, counted in sequences], dtype=torch.bool)
+    count = len(sequences)
+    return PackedSequences(tokens, counted, torch.full((count,), text), torch.arange(count))
+
+
+def mixed_texts(parts: Sequence[PackedSequences]) -> PackedSequences:
+    """Return the sequences of all texts, those of each text in their order and evenly spread."""
+    places = [
+        (Fraction(2 * k + 1, 2 * len(part.tokens)), text)
+        for text, part in enumerate(parts)
+        for k in range(len(part.tokens))
+    ]
+    numbers = torch.tensor(sorted(range(len(places)), key=places.__getitem__), dtype=torch.int64)
+    joined = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("tokens", "counted", "texts", "numbers")
+    )
+    return PackedSequences(*joined).rows(numbers)
+
+
+@final
+@dataclass(frozen=True)
+class Packing:
+    """How rows become sequences of one length."""
+
+    encoder: TokenEncoder
+    length: int
+    seed: int
+    only_answers: bool = False
+
+    def packed(
+        self,
+        sources: Sequence[HealingSource],
+        needed: Sequence[int],
+        fewest: int,
+        user: str,
+        rule: str = "",
+        *,
+        exactly: bool,
+    ) -> list[PackedSequences]:
+        """Return the needed sequences of each text, or without `exactly` the same share of all.
+
+        `fewest` is the least number of a text's sequences. Raises CalibrationError (C806) for a
+        text that is too short for `user`, with `rule` in the remedy.
+        """
+        drawn: dict[int, list[_Sequence]] = {}
+        for text in sorted(range(len(sources)), key=lambda text: sources[text].answered):
+            source, count = sources[text], needed[text]
+            drawn[text] = list(islice(self.sequences(source, count), count))
+            least = count if exactly else fewest
+            if len(drawn[text]) < least:
+                tokens = f"{self.length * len(drawn[text]):,} tokens"
+                available = f"{tokens} in whole sequences of {self.length}"
+                whose = user if len(sources) == 1 else f"its share of {user}"
+                remedy = MORE_PROMPTS if source.answered else FEWER_TOKENS
+                help_ = f"{remedy}{rule}" if exactly else ""
+                raise too_short(source.path, available, whose, self.length * least, help_)
+        smallest = min(Fraction(len(drawn[text]), count) for text, count in enumerate(needed))
+        taken = [max(fewest, int(count * smallest)) for count in needed]
+        return [_tensors(drawn[text][:count], text) for text, count in enumerate(taken)]
+
+    def sequences(self, source: HealingSource, count: int) -> Iterator[_Sequence]:
+        """Yield a text's sequences in drawn order, each with a counted prediction."""
+        rows = source.rows(count * self.length)
+        if source.length is not None:
+            yield from ((list(row.tokens), [True] * self.length) for row in rows)
+            return
+        made = self._pieces(rows) if source.whole else self._joined(rows)
+        yield from (one for one in made if any(one[1][1:]))
+
+    def _pieces(self, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
+        """Yield the pieces of a text without rows, which is cut before the drawing."""
+        tokens, counted = list[int](), list[bool]()
+        for row in rows:
+            tokens += row.tokens
+            counted += self._counted(row)
+        room = self.length - len(self.encoder.opening)
+        starts = range(0, len(tokens) - room + 1, room)
+        for number in order(len(starts), self.seed):
+            piece = slice(starts[number], starts[number] + room)
+            yield self._opened(tokens[piece], counted[piece])
+
+    def _joined(self, rows: Iterator[EncodedRow]) -> Iterator[_Sequence]:
+        """Yield sequences of rows that run together."""
+        end = self.encoder.tokenizer.eos_token_id
+        between = [] if end is None else [int(end)]
+        room = self.length - len(self.encoder.opening)
+        tokens, counted = list[int](), list[bool]()
+        for row in rows:
+            tokens += [*row.tokens, *between]
+            counted += [*self._counted(row), *(True for _ in between)]
+            while len(tokens) >= room:
+                yield self._opened(tokens[:room], counted[:room])
+                del tokens[:room], counted[:room]
+
+    def _opened(self, tokens: list[int], counted: list[bool]) -> _Sequence:
+        opening = self.encoder.opening
+        first = [not self.only_answers] * len(opening)
+        return [*opening, *tokens], [*first, *counted]
+
+    def _counted(self, row: EncodedRow) -> list[bool]:
+        """Return for each token of a row whether its prediction counts."""
+        begin = 0 if not self.only_answers else row.answer
+        assert begin is not None, "rows with answers"
+        return [place >= begin for place in range(len(row.tokens))]

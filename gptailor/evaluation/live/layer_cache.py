@@ -1,0 +1,326 @@
+"""Layers' tensors on the device: all of them, or as many as fit."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from gptailor.evaluation.live.content_keys import Content, size_of
+from gptailor.evaluation.live.template import NamedTensors, fill_module
+from gptailor.plan.faults import TailorError
+
+LayerTensors = dict[str, Tensor]
+"""A layer's parameters and buffers by their names within its module."""
+Make = Callable[[Content], LayerTensors]
+Move = Callable[[Tensor], Tensor]
+"""Puts a tensor where it waits."""
+
+
+@final
+class LayerCache:
+    """Layers of live models: all plain layers, and merged layers within `merged` bytes.
+
+    A merged layer counts with the bytes that it alone takes. A layer that falls out of the cache
+    stays in memory while a model uses it.
+    """
+
+    def __init__(self, make: Make, merged: int) -> None:
+        self.make = make
+        self.merged = merged
+        self.bytes = 0
+        self._kept: dict[Content, LayerTensors] = {}
+        self._merged: OrderedDict[Content, LayerTensors] = OrderedDict()
+
+    def get(self, content: Content) -> LayerTensors:
+        """Return the layer's tensors, the same objects while they are kept."""
+        if not content.merged:
+            if content not in self._kept:
+                self._kept[content] = self.make(content)
+            return self._kept[content]
+        if content not in self._merged:
+            self._merged[content] = self.make(content)
+            self.bytes += content.made
+        layer = self._merged[content]
+        self._merged.move_to_end(content)
+        while self.bytes > self.merged:
+            oldest, _ = self._merged.popitem(last=False)
+            self.bytes -= oldest.made
+        return layer
+
+
+@final
+class ResidentLayers:
+    """Layers that stay on the device within `room` bytes, the first that come.
+
+    A pass goes through its layers in turn. If the latest layers stayed, the next pass would find no
+    layer that it needs. So a layer stays until it has not been used for two passes.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.bytes = 0
+        self._layers: dict[Content, tuple[LayerTensors, int]] = {}  # the latest used last, and when
+        self._clock = 0
+        self.passing = 1
+        """Layers of the largest model so far."""
+
+    def limit(self, room: int, layers: int) -> None:
+        """Change the room; a model has this many layers."""
+        self.room = room
+        self.passing = max(self.passing, layers)
+        while self.bytes > room:
+            self._drop_oldest()
+
+    def get(self, content: Content) -> LayerTensors | None:
+        """Return the layer, or None if it is absent."""
+        self._clock += 1
+        if content not in self._layers:
+            return None
+        layer, _ = self._layers.pop(content)
+        self._layers[content] = layer, self._clock
+        return layer
+
+    def __contains__(self, content: Content) -> bool:
+        return content in self._layers
+
+    def offer(self, content: Content, layer: LayerTensors) -> None:
+        """Keep the layer if there is room, or if unused layers can make room."""
+        size = size_of(layer.values())
+        if content in self._layers or size > self.room:
+            return
+        while self.bytes + size > self.room:
+            _, used = next(iter(self._layers.values()))
+            if self._clock - used <= 2 * self.passing:
+                return
+            self._drop_oldest()
+        self._layers[content] = layer, self._clock
+        self.bytes += size
+
+    def _drop_oldest(self) -> None:
+        layer, _ = self._layers.pop(next(iter(self._layers)))
+        self.bytes -= size_of(layer.values())
+
+
+HOST_SHARE = 0.7
+"""The share of the host's free memory for pinned copies of layers beside a CUDA device."""
+PEER_SHARE = 0.9
+"""The share of other devices' free memory for copies of layers."""
+
+Arrival = tuple[LayerTensors, torch.cuda.Event | None]
+
+
+@final
+class LayerStream:
+    """Brings layers to the device within `memory` bytes; some stay, the others come and go.
+
+    The others have room for two layers: one runs while the next one is copied. Layers wait in the
+    memory of the `peers`, other devices with a number of bytes each, while there is room. Beside a
+    CUDA device they then wait in free pinned host memory. Without room they are read and made
+    again. `ahead(content)` returns whether another thread may make the layer.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        ahead: Callable[[Content], bool],
+        device: torch.device,
+        memory: int,
+        peers: Sequence[tuple[torch.device, int]] = (),
+    ) -> None:
+        self.make = make
+        self.ahead = ahead
+        self.device = device
+        self.memory = memory
+        self.reserved = 0
+        """Bytes of `memory` that a fit's sums take; models can't use them."""
+        self.layers = 0
+        """Bytes that layers may take."""
+        self.largest = 0
+        self.resident = ResidentLayers(0)
+        cuda = device.type == "cuda"
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        peer_rooms = [(partial(_at, place), ResidentLayers(room)) for place, room in peers]
+        host = ResidentLayers(int(free * HOST_SHARE) if cuda else 0)
+        self.waiting: list[tuple[Move, ResidentLayers]] = [*peer_rooms, (_pinned, host)]
+        self._side = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
+        self._coming: dict[Content, Future[Arrival]] = {}
+        self._here: dict[Content, LayerTensors] = {}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="gptailor-layers")
+
+    def expect(self, count: int, fixed: int, largest: int) -> None:
+        """Reserve room for a model of `count` layers and `fixed` bytes outside them on the device.
+
+        Raises TailorError if its largest layer doesn't fit beside them.
+        """
+        room = self.memory - self.reserved
+        if fixed + largest > room:
+            beside = f"a fit takes {self.reserved:,}, " if self.reserved else ""
+            raise TailorError(
+                f"{self.memory:,} bytes can't hold the model: {beside}{fixed:,} are outside its "
+                f"layers, and its largest layer takes {largest:,}"
+            )
+        self.largest = max(self.largest, largest)
+        self.layers = room - fixed
+        self.resident.limit(max(0, self.layers - 2 * self.largest), count)
+        for _, place in self.waiting:
+            place.limit(place.room, count)
+
+    # ------------------------------------------------------------------------------ come and go
+
+    def enter(self, content: Content) -> LayerTensors:
+        """Return the layer's tensors on the device, ready for computation."""
+        present = self.resident.get(content) or self._here.get(content)
+        if present is not None:
+            return present
+        coming = self._coming.pop(content, None)
+        layer, event = coming.result() if coming is not None else self._bring(content)
+        if event is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(event)
+            for tensor in layer.values():
+                tensor.record_stream(current)
+        self.resident.offer(content, layer)
+        self._here[content] = layer
+        return layer
+
+    def leave(self, content: Content) -> None:
+        """Free the memory of a layer that has run, unless the layer is resident."""
+        self._here.pop(content, None)
+
+    def prefetch(self, content: Content) -> None:
+        """Begin to bring the layer, if there is room for a second layer."""
+        if content in self._coming:
+            return
+        self._coming.clear()  # left by a pass that broke off
+        present = content in self.resident or content in self._here
+        room = len(self._here) < 2 and self.resident.bytes + 2 * self.largest <= self.layers
+        waits = any(content in place for _, place in self.waiting)
+        if not present and room and (waits or self.ahead(content)):
+            self._coming[content] = self._worker.submit(self._bring, content)
+
+    # -------------------------------------------------------------------------------- one layer
+
+    def _bring(self, content: Content) -> Arrival:
+        """Return the layer on the device, with the event that ends its copy on a CUDA device."""
+        if self._side is None:
+            return self._copy_waiting(content) or self._make_layer(content), None
+        with torch.cuda.stream(self._side):
+            layer = self._copy_waiting(content) or self._make_layer(content)
+            return layer, self._side.record_event()
+
+    def _copy_waiting(self, content: Content) -> LayerTensors | None:
+        """Copy the layer from a place where it waits; None if it waits nowhere."""
+        candidates = (place.get(content) for _, place in self.waiting)
+        waiting = next((layer for layer in candidates if layer is not None), None)
+        if waiting is None:
+            return None
+        return {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
+
+    def _make_layer(self, content: Content) -> LayerTensors:
+        """Make the layer again, and keep a copy in the first place with room."""
+        layer = self.make(content)
+        size = size_of(layer.values())
+        for move, place in self.waiting:
+            if place.bytes + size <= place.room:
+                place.offer(content, {name: move(tensor) for name, tensor in layer.items()})
+                break
+        return layer
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    return tensor.cpu().pin_memory()
+
+
+def _at(device: torch.device, tensor: Tensor) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
+    """Return other GPUs where layers may wait, each with the bytes that it may hold.
+
+    `gpus` counts the device too. Raises TailorError if the machine has fewer.
+    """
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if gpus > count:
+        raise TailorError(f"expected {gpus} GPUs for the layers, got {count}")
+    own = device.index if device.index is not None else torch.cuda.current_device()
+    peers = [torch.device("cuda", n) for n in range(count) if n != own][: gpus - 1]
+    return [(peer, int(PEER_SHARE * torch.cuda.mem_get_info(peer)[0])) for peer in peers]
+
+
+def memory_of(device: torch.device) -> int:
+    """Return the bytes of memory that a device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@final
+class StreamedLayer:
+    """A layer of a live model: its module, filled while it is used and hollow otherwise."""
+
+    def __init__(
+        self,
+        stream: LayerStream,
+        module: nn.Module,
+        content: Content,
+        hollow: NamedTensors,
+        following: Content | None,
+    ) -> None:
+        self.module = module
+        self.content = content
+        self.hollow = hollow
+        self.stream = stream
+        self.following = following
+        self._held = 0
+        self._running = 0
+        module.register_forward_pre_hook(self._before)
+        module.register_forward_hook(self._after, always_call=True)
+
+    @contextmanager
+    def held(self) -> Iterator[nn.Module]:
+        """Yield the layer, ready to run, while the next layer begins to come."""
+        self._enter()
+        self._held += 1
+        try:
+            yield self.module
+        finally:
+            self._held -= 1
+            self._leave()
+
+    def _before(self, module: nn.Module, arguments: Any) -> None:
+        self._enter()
+        self._running += 1
+
+    def _after(self, module: nn.Module, arguments: Any, result: Any) -> None:
+        if self._running:  # 0 if a hook before ours has failed
+            self._running -= 1
+            self._leave()
+
+    def _enter(self) -> None:
+        if not self._held + self._running:
+            fill_module(self.module, self.stream.enter(self.content))
+            if self.following is not None:
+                self.stream.prefetch(self.following)
+
+    def _leave(self) -> None:
+        if not self._held + self._running:
+            fill_module(self.module, self.hollow)
+            self.stream.leave(self.content)
+
+
+def stream_layers(
+    modules: Sequence[nn.Module],
+    contents: Sequence[Content],
+    hollow: Sequence[NamedTensors],
+    stream: LayerStream,
+) -> tuple[StreamedLayer, ...]:
+    """Return all layers of a model, each with its follower."""
+    parts = zip(modules, contents, hollow, (*contents[1:], None), strict=True)
+    return tuple(StreamedLayer(stream, *part) for part in parts)

@@ -1,0 +1,236 @@
+"""A plan as a live module: shared layers, merges computed on the device, nothing written.
+
+The module is made from the plan's Program, so that it equals the compiled and reloaded folder: the
+tensors bit for bit, and on the CPU in float32 the logits too, where the folder's tensors begin at
+addresses as torch's own do. (transformers maps files into memory as they are; some of the CPU's
+kernels round otherwise there, by 1e-7.)
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from gptailor.checkpoint.models import Opened, dequantised_model
+from gptailor.evaluation.forward.prefix_cache import in_order
+from gptailor.evaluation.live import layer_cache
+from gptailor.evaluation.live.content_keys import (
+    Content,
+    ContentTable,
+    ModelContents,
+    TensorMaker,
+    piece,
+    size_of,
+)
+from gptailor.evaluation.live.language import language_model
+from gptailor.evaluation.live.template import ModelTemplate, NamedTensors, decoder_layers
+from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
+from gptailor.program.devices import device_of
+from gptailor.program.program import Combine
+
+MERGED_SHARE = 0.25
+"""The default largest share of the device's memory for cached merged layers."""
+WEIGHTS_SHARE = 0.6
+"""The default share of the computing GPU's memory for weights, if there are several GPUs."""
+MERGED_MODELS = 8
+"""The largest cache of merged layers, in base sizes; a search's next plans resemble the last."""
+SURROUNDINGS = 4
+"""The share of the bytes of merged layers that may go to embeddings and heads: one in so many."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Stitched:
+    """A plan's live model, and the keys of its pieces.
+
+    If two models of one `Stitcher` have an equal `start` and equal first k `layers`, their hidden
+    states after k layers are equal, bit for bit. If all layers and `end` are equal too, their
+    logits are.
+
+    `model` is a separate transformers model with its own hooks. Its tensors are shared with other
+    models, so don't write into them. If memory is bounded, a layer is hollow (on the `meta` device)
+    except while it runs.
+    """
+
+    model: PreTrainedModel
+    start: Hashable
+    layers: tuple[Hashable, ...]
+    end: Hashable
+    streamed: tuple[layer_cache.StreamedLayer, ...] = field(default=(), repr=False)
+
+    def layer(self, index: int) -> AbstractContextManager[nn.Module]:
+        """Return the layer of that number, ready on the device as long as the context lasts.
+
+        If layers are streamed, the next layer starts to load.
+        """
+        if self.streamed:
+            return self.streamed[index].held()
+        return nullcontext(decoder_layers(self.model)[index])
+
+
+@final
+class Stitcher:
+    """The models of a plan or of a space, loaded once, and live models of their layers.
+
+    Weights are read when a plan first uses them. `dtype` is that of the live models; by default
+    their configuration's, as in transformers. `memory` bounds the bytes of weights on the device;
+    without it all used weights stay. `merged` bounds the bytes of merged layers that are kept for
+    other plans. Its default is eight times the base's size, at most a quarter of the device's
+    memory. With `memory` merged layers are cached like all layers. Of a model with
+    towers only the language model is used.
+
+    If there are several `gpus`, one computes, and the others hold waiting layers. The results are
+    those of one GPU, bit for bit.
+
+    `gptailor.evaluation.repair` adds bridges and healing. Quantised models are dequantised as they
+    are read. Raises TailorError for a missing device, and CheckpointError for
+    a quantised model that can't be read.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Opened],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        memory: int | None = None,
+        merged: int | None = None,
+        gpus: int = 1,
+    ) -> None:
+        read = {
+            name: model if model.layout.quantised is None else dequantised_model(model)
+            for name, model in models.items()
+        }
+        models = {name: language_model(model) for name, model in read.items()}
+        self.device = device_of(str(device))
+        peers = layer_cache.peers_of(self.device, gpus) if gpus > 1 else ()
+        if peers and memory is None:
+            memory = int(WEIGHTS_SHARE * layer_cache.memory_of(self.device))
+        self.dtype = dtype
+        self.memory = memory
+        self.table = ContentTable(models)
+        self._base = models["base"]
+        self.tensors = TensorMaker(self.device, keep=memory is None)
+        self._templates: OrderedDict[Hashable, ModelTemplate] = OrderedDict()
+        self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
+        self._cache: layer_cache.LayerCache | None = None
+        self._stream: layer_cache.LayerStream | None = None
+        if merged is None:
+            base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
+            merged = min(
+                int(MERGED_SHARE * layer_cache.memory_of(self.device)), MERGED_MODELS * base
+            )
+        self.merged = merged
+        if memory is None:
+            self._cache = layer_cache.LayerCache(self._make, merged)
+        else:
+            self._stream = layer_cache.LayerStream(
+                self._make, self._ahead, self.device, memory, peers
+            )
+
+    def stitch(self, plan: Plan) -> Stitched:
+        """Return the live model of a closed plan that has no faults against the models.
+
+        It is in eval mode, without gradients. Raises CheckpointError where a file is not what its
+        header says, OverflowFault where a merge overflows, TailorError where `memory` holds no
+        layer or a model that the plan uses isn't among those given.
+        """
+        return self.live(self.contents(self.table.resolved(plan)))
+
+    def contents(self, resolved: Resolved) -> ModelContents:
+        """Return the contents of a closed plan's live model, without bridges and healing.
+
+        Raises TailorError where a model that the plan uses isn't among those given.
+        """
+        return self.table.contents(resolved)
+
+    def computing_dtype(self, contents: ModelContents) -> torch.dtype:
+        """Return the dtype of the live model of these contents."""
+        return self._template(contents).model.dtype
+
+    def reserve(self, size: int) -> None:
+        """Leave so many bytes of a bounded memory free of weights."""
+        if self._stream is not None:
+            self._stream.reserved = size
+
+    def together(self, plans: Sequence[ModelContents]) -> Iterator[list[int]]:
+        """Group plans' numbers by what may be live at once, with equal beginnings adjacent.
+
+        The merged layers and surroundings of a group take at most `merged` bytes. With `memory` a
+        group has one surrounding, which counts in it.
+        """
+        group: list[int] = []
+        pieces: dict[Hashable, int] = {}
+        for number in in_order([(_start(contents), *contents.layers) for contents in plans]):
+            contents = plans[number]
+            merged = (output for output in contents.rest if isinstance(output.make, Combine))
+            own: dict[Hashable, int] = {
+                _surrounding(contents): sum(output.spec.size for output in merged)
+            }
+            if self._stream is None:
+                own |= {content: content.made for content in contents.layers}
+            size = sum((pieces | own).values())
+            over = len(pieces | own) > 1 if self._stream is not None else size > self.merged
+            if group and over:
+                yield group
+                group, pieces = [], {}
+            group.append(number)
+            pieces |= own
+        if group:
+            yield group
+
+    @torch.no_grad()
+    def live(self, contents: ModelContents) -> Stitched:
+        """Return the live model of a plan's contents."""
+        with torch.inference_mode(mode=False):
+            template = self._template(contents)
+            self._homes |= {(content.kind, content.dtype): template for content in contents.layers}
+            if self._stream is not None:
+                empty = [template.hollow(content) for content in contents.layers]
+                largest = max(size_of(layer.values()) for layer in empty)
+                self._stream.expect(len(empty), template.size, largest)
+                model = template.model_of(contents, empty)
+                modules = list(decoder_layers(model))
+                streamed = layer_cache.stream_layers(modules, contents.layers, empty, self._stream)
+            else:
+                assert self._cache is not None
+                layers: list[NamedTensors] = [
+                    self._cache.get(content) for content in contents.layers
+                ]
+                model, streamed = template.model_of(contents, layers), ()
+            head = contents.begin if contents.tied else ()
+            end = (contents.dtype, piece(head), piece(contents.end))
+            return Stitched(model, _start(contents), contents.layers, end, streamed)
+
+    def _template(self, contents: ModelContents) -> ModelTemplate:
+        """Return the template around the layers. The latest unused templates stay, if they fit."""
+        key = _surrounding(contents)
+        if key not in self._templates:
+            self._templates[key] = ModelTemplate(contents, self._base, self.tensors, self.dtype)
+        self._templates.move_to_end(key)
+        room = self.merged // SURROUNDINGS if self._stream is None else 0
+        templates = self._templates.values()
+        while len(templates) > 1 and sum(template.size for template in templates) > room:
+            self._templates.popitem(last=False)
+        return self._templates[key]
+
+    def _make(self, content: Content) -> layer_cache.LayerTensors:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return self._homes[content.kind, content.dtype].layer(content)
+
+    def _ahead(self, content: Content) -> bool:
+        return self._homes[content.kind, content.dtype].direct(content)
+
+
+def _surrounding(contents: ModelContents) -> Hashable:
+    return (contents.key, *map(piece, (contents.begin, contents.end, contents.others)))
+
+
+def _start(contents: ModelContents) -> Hashable:
+    return contents.dtype, piece(contents.begin), piece(contents.others)

@@ -1,0 +1,409 @@
+"""Copies of modules around other tensors; a hook on one copy touches no other."""
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.folder import generation_config
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.live.content_keys import (
+    Content,
+    ModelContents,
+    TensorMaker,
+    aligned_tensor,
+    size_of,
+)
+from gptailor.plan.faults import TailorError
+
+
+def decoder(model: PreTrainedModel) -> nn.Module:
+    """Return the module that embeds tokens and runs the layers: the model without its head."""
+    module: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    inner = getattr(model, "model", None)
+    # Llama 4's text model calls its decoder by another name, ModernBERT its head by this one.
+    other = module is model or not any(module.children())
+    return inner if other and isinstance(inner, nn.Module) else module
+
+
+def embeddings(model: PreTrainedModel) -> Float[Tensor, " vocab width"]:
+    """Return the weight of the token embedding."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the model's own list of decoder layers, in order.
+
+    Raises `ValueError` for a model without one list of layers.
+    """
+    layers = getattr(decoder(model), _name(model))
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def replace_layers(model: PreTrainedModel, layers: Iterable[nn.Module]) -> None:
+    """Give the model these layers, without a change of configurations."""
+    setattr(decoder(model), _name(model), nn.ModuleList(layers))
+
+
+@contextmanager
+def standing_in(model: PreTrainedModel, layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Put these layers in the place of the model's own, which always return afterwards."""
+    holder, name, own = decoder(model), _name(model), decoder_layers(model)
+    setattr(holder, name, nn.ModuleList(layers))
+    try:
+        yield
+    finally:
+        setattr(holder, name, own)
+
+
+_LAYERS = ("layers", "h", "blocks")
+"""Names of the list of layers in models that have several lists."""
+
+
+def _name(model: PreTrainedModel) -> str:
+    children = decoder(model).named_children()
+    lists = [name for name, child in children if isinstance(child, nn.ModuleList)]
+    names = [name for name in lists if name in _LAYERS] or lists
+    if len(names) != 1:
+        candidates = ", ".join(names) or "none"
+        raise ValueError(f"{type(model).__name__} has no single list of layers ({candidates})")
+    return names[0]
+
+
+NamedTensors = Mapping[str, Tensor]
+"""Parameters and buffers by their names within a module."""
+_MakeTensor = Callable[[str, Tensor], Tensor]
+"""Returns the tensor of a copy for a parameter or buffer, by its name within the model."""
+
+
+_NUMBERS = ("layer_idx", "layer_id", "layer_number")
+"""Names of the attribute with the number of the layer that a module is in."""
+
+
+@final
+class ModuleTemplate:
+    """A module taken apart once, so that a copy takes a few microseconds a module.
+
+    Copies have objects of their own down to each `Parameter`. They share the tensors and all else
+    that the modules hold. A parameter or module that stands at two places in the module is one
+    object in the copy too. `config` is the configuration that the module holds; a copy gets
+    another.
+    """
+
+    def __init__(self, module: nn.Module, config: object, prefix: str = "") -> None:
+        self.module = module
+        own = module.__dict__
+        owned = {name: value for name, value in own.items() if isinstance(value, dict | set)}
+        self._shared = {name: value for name, value in own.items() if name not in owned}
+        self._empty = [(name, type(value)) for name, value in owned.items() if not value]
+        self._full = [(name, value) for name, value in owned.items() if value]
+        self._configs = [name for name, value in own.items() if value is config]
+        self._numbers = [name for name in _NUMBERS if name in own]
+        self._parameters, self._buffers = (
+            [
+                (name, prefix + name, tensor)
+                for name, tensor in own[kind].items()
+                if tensor is not None
+            ]
+            for kind in ("_parameters", "_buffers")
+        )
+        self._children = [
+            (name, ModuleTemplate(child, config, f"{prefix}{name}."))
+            for name, child in own["_modules"].items()
+            if child is not None
+        ]
+
+    def copy(self, take: _MakeTensor, config: object, index: int | None = None) -> nn.Module:
+        """Return a copy with the tensors that `take` returns; a layer's number is `index`."""
+        return self._copy(take, config, index, {})
+
+    def _copy(
+        self, take: _MakeTensor, config: object, index: int | None, copies: dict[int, Any]
+    ) -> nn.Module:
+        if (copied := copies.get(id(self.module))) is not None:
+            assert isinstance(copied, nn.Module)
+            return copied
+        module: nn.Module = object.__new__(type(self.module))
+        copies[id(self.module)] = module
+        state = module.__dict__
+        state.update(self._shared)
+        state.update((name, kind()) for name, kind in self._empty)
+        state.update((name, value.copy()) for name, value in self._full)  # a copy has its own hooks
+        state.update((name, config) for name in self._configs)
+        if index is not None:
+            state.update(dict.fromkeys(self._numbers, index))
+        for name, full_name, tensor in self._parameters:
+            if (parameter := copies.get(id(tensor))) is None:
+                parameter = copies[id(tensor)] = _parameter(take(full_name, tensor))
+            state["_parameters"][name] = parameter
+        for name, full_name, tensor in self._buffers:
+            state["_buffers"][name] = take(full_name, tensor)
+        for name, child in self._children:
+            state["_modules"][name] = child._copy(take, config, index, copies)
+        return module
+
+
+def fill_module(module: nn.Module, tensors: NamedTensors) -> None:
+    """Put these tensors in the place of the module's own."""
+    for name, tensor in tensors.items():
+        path, _, last = name.rpartition(".")
+        own = module.get_submodule(path).__dict__
+        if last in own["_parameters"]:
+            own["_parameters"][last] = _parameter(tensor)
+        else:
+            own["_buffers"][last] = tensor
+
+
+def _recount(model: PreTrainedModel) -> None:
+    """Update the first layer that shares keys and values in Gemma 4's decoder."""
+    inner, config = decoder(model), model.config
+    if hasattr(inner, "first_kv_shared_layer_idx"):
+        first = config.num_hidden_layers - config.num_kv_shared_layers
+        inner.first_kv_shared_layer_idx = first
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+CONFIGURATIONS = 32
+"""Plans' configurations that are kept, to be copied."""
+
+
+@final
+class ModelTemplate:
+    """A model without layers, with templates for layers of its contents.
+
+    `dtype` is the requested dtype; None means that of the configuration.
+    """
+
+    def __init__(
+        self, contents: ModelContents, base: Opened, tensors: TensorMaker, dtype: torch.dtype | None
+    ) -> None:
+        self.contents = contents
+        self.prefix = base.layout.prefix
+        self.tensors = tensors
+        self.dtype = dtype
+        self._rest: dict[str, Tensor] = {}
+        self._configs: dict[str, PreTrainedConfig] = {}
+        on_device: dict[int, Tensor] = {}  # by their addresses on the CPU
+        for output in contents.rest:
+            tensor = tensors.make(output)
+            on_cpu = self._rest[output.spec.name] = tensor.cpu()
+            on_device[on_cpu.data_ptr()] = tensor
+        self.numbers = {contents.layers[at].kind: n for n, at in enumerate(contents.first)}
+        self.shown = [contents.layers[at] for at in contents.first]
+        shown_tensors = [self._tensors_of(content) for content in self.shown]
+        self.model = self._load(shown_tensors)
+        if (path := generation_config(base.checkpoint)) is not None:
+            self.model.generation_config = GenerationConfig.from_pretrained(path.parent)
+        loaded = list(decoder_layers(self.model))
+        self._direct = [
+            _equal_tensors(t, _tensors(m)) for t, m in zip(shown_tensors, loaded, strict=True)
+        ]
+        replace_layers(self.model, [])
+        self._move(on_device)
+        if all(self._direct):
+            self._rest.clear()
+        emptied = [_empty_layer(layer, tensors.device) for layer in loaded]
+        self._hollow = [_tensors(layer) for layer in emptied]
+        self._whole = ModuleTemplate(self.model, self.model.config)
+        self._templates = [ModuleTemplate(layer, self.model.config) for layer in emptied]
+        self.size = size_of(self.model.parameters())
+
+    # ------------------------------------------------------------------------------------- layers
+
+    def direct(self, content: Content) -> bool:
+        """Return whether a layer's tensors are the checkpoint's, except for a cast."""
+        return self._direct[self.numbers[content.kind]]
+
+    def layer(self, content: Content) -> dict[str, Tensor]:
+        """Return a layer's parameters and buffers on the device, by names within its module."""
+        number = self.numbers[content.kind]
+        if self._direct[number]:
+            like = self._hollow[number]
+            tensors = self._tensors_of(content)
+            return {name: tensor.to(like[name].dtype) for name, tensor in tensors.items()}
+        layers = [self._tensors_of(content if n == number else c) for n, c in enumerate(self.shown)]
+        module = decoder_layers(self._load(layers))[number]
+        device = self.tensors.device
+        return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
+
+    def _tensors_of(self, content: Content) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for output in content.outputs:
+            fitted = content.fitted.get(output.spec.name)
+            tensor = self.tensors.make(output) if fitted is None else fitted
+            tensors[output.spec.name] = tensor.to(self.tensors.device)
+        return tensors
+
+    def hollow(self, content: Content) -> dict[str, Tensor]:
+        """Return a layer's parameters and buffers without memory."""
+        return self._hollow[self.numbers[content.kind]]
+
+    # -------------------------------------------------------------------------------------- whole
+
+    def model_of(self, contents: ModelContents, layers: Sequence[NamedTensors]) -> PreTrainedModel:
+        """Return the live model of a plan with this template, around these layers' tensors."""
+        config = self._config(contents.config, len(layers))
+        model = self._whole.copy(lambda _, tensor: tensor.detach(), config)
+        assert isinstance(model, PreTrainedModel)
+        model.generation_config = copy.deepcopy(self.model.generation_config)
+        numbers = [self.numbers[content.kind] for content in contents.layers]
+        modules = [
+            self._templates[number].copy(tensors.get, config, index)
+            for index, (number, tensors) in enumerate(zip(numbers, layers, strict=True))
+        ]
+        replace_layers(model, modules)
+        _recount(model)
+        return model
+
+    def _config(self, settings: Mapping[str, Any], count: int) -> PreTrainedConfig:
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._configs:
+            if len(self._configs) >= CONFIGURATIONS:
+                del self._configs[next(iter(self._configs))]
+            original = self._configs[key] = configuration(settings)
+            for name, value in vars(self.model.config).items():
+                ours = name.startswith("_") and name != "_heterogeneity_spec"  # shapes by number
+                if ours or name == "dtype" or name not in vars(original):
+                    setattr(original, name, value)
+            for name in original.sub_configs:
+                if isinstance(part := getattr(original, name, None), PreTrainedConfig):
+                    part.dtype = original.dtype
+        config = copy.deepcopy(self._configs[key])  # four times as fast as making it
+        assert config.num_hidden_layers == count
+        return config
+
+    # ------------------------------------------------------------------------------------ loading
+
+    def _load(self, layers: Sequence[NamedTensors]) -> PreTrainedModel:
+        state = dict(self._rest)
+        for number, tensors in enumerate(layers):
+            state |= {f"{self.prefix}{number}.{name}": t.cpu() for name, t in tensors.items()}
+        config = configuration(self.contents.template)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        try:
+            with _quietly():
+                model, report = kind.from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=state,
+                    dtype=self.dtype or "auto",
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are in the report
+                )
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
+            message = f"transformers can't make the model of its configuration: {why}"
+            raise TailorError(message) from error
+        for name, shape, configured in sorted(report.pop("mismatched_keys", ())):
+            shapes = f"{list(shape)}, and by the configuration {list(configured)}"
+            raise TailorError(f"transformers can't load '{name}': it is {shapes}")
+        for what, names in report.items():
+            if names and what != "unexpected_keys":
+                raise TailorError(f"transformers can't load '{min(map(str, names))}' ({what})")
+        assert isinstance(model, PreTrainedModel)
+        model.requires_grad_(requires_grad=False)
+        return model
+
+    def _move(self, on_device: Mapping[int, Tensor]) -> None:
+        """Move all tensors outside the layers to the device, sharing present ones by address."""
+        for parameter in self.model.parameters():
+            present = on_device.get(parameter.data_ptr())
+            if present is not None and present.dtype == parameter.dtype:
+                parameter.data = present
+            else:
+                parameter.data = aligned_tensor(parameter.data)
+        nn.Module.to(self.model, self.tensors.device)
+
+
+def configuration(settings: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return the configuration as transformers reads it.
+
+    Raises TailorError for an unknown model type, and for settings that transformers refuses.
+    """
+    name = str(settings.get("model_type"))
+    if name not in CONFIG_MAPPING:
+        raise TailorError(f"transformers has no model type '{name}'")
+    try:
+        config: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(_with_floats(dict(settings)))
+    except Exception as error:  # transformers and huggingface_hub raise anything
+        why = str(error.__cause__ or error).strip() or type(error).__name__
+        message = f"transformers can't read the configuration of this {name}"
+        raise TailorError(f"{message}: {quoted(why.splitlines()[0], whole=True)[1:-1]}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TailorError(f"transformers has no language model for the model type '{name}'")
+    return config
+
+
+_NOT_IN_JSON = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
+
+
+def _with_floats(value: Any) -> Any:
+    """Replace the objects that transformers writes for numbers missing from JSON."""
+    if isinstance(value, dict):
+        number = _NOT_IN_JSON.get(str(value.get("__float__"))) if len(value) == 1 else None
+        return {k: _with_floats(v) for k, v in value.items()} if number is None else number
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
+
+
+def position_count(config: PreTrainedConfig) -> int | None:
+    """Return the longest text that a model takes, in tokens; None means no limit."""
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len")  # MPT's
+    count = next((value for name in names if (value := getattr(text, name, None))), None)
+    return None if count is None else int(count)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide transformers' progress bars: these loads are many and take milliseconds."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers has no types here
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.state_dict(keep_vars=True))
+
+
+def _equal_tensors(tensors: NamedTensors, loaded: NamedTensors) -> bool:
+    """Return whether the loaded tensors equal the given ones by name, except for a cast."""
+    return tensors.keys() == loaded.keys() and all(
+        tensor.shape == loaded[name].shape
+        and torch.equal(tensor.cpu().to(loaded[name].dtype), loaded[name])
+        for name, tensor in tensors.items()
+    )
+
+
+def _empty_layer(layer: nn.Module, device: torch.device) -> nn.Module:
+    """Return the layer without its own tensors; buffers that no checkpoint has stay."""
+    own = _tensors(layer).items()
+    fill_module(layer, {name: torch.empty_like(tensor, device="meta") for name, tensor in own})
+    for module in layer.modules():
+        for name in module._non_persistent_buffers_set:
+            buffer = module._buffers[name]
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+    return layer

@@ -1,0 +1,54 @@
+"""The objectives of plans, one file each.
+
+A prepared objective is `Forward`, `Generative` or `OfPlan`. One forward pass runs the `work` of a
+`Forward` objective, and its `score` reads the results. The model generates text for a `Generative`
+objective. An `OfPlan` objective reads no text.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from gptailor.evaluation.objectives.base import ObjectiveContext, ObjectiveError, PreparedObjective
+from gptailor.evaluation.objectives.generate import prepare_generate
+from gptailor.evaluation.objectives.kl import prepare_kl
+from gptailor.evaluation.objectives.lm_eval import prepare_lm_eval
+from gptailor.evaluation.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
+from gptailor.evaluation.objectives.nll import NegativeLogLikelihood, Perplexity, prepare_nll
+from gptailor.evaluation.objectives.size_and_speed import prepare_of_plan
+from gptailor.plan.plan import Objective
+
+PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
+    "nll": partial(prepare_nll, NegativeLogLikelihood),
+    "perplexity": partial(prepare_nll, Perplexity),
+    "kl": prepare_kl,
+    "multiple_choice": prepare_multiple_choice,
+    "margin": prepare_margin,
+    "generate": prepare_generate,
+    "lm_eval": prepare_lm_eval,
+    "parameters": prepare_of_plan,
+    "kv_cache": prepare_of_plan,
+    "latency": prepare_of_plan,
+}
+"""The function that prepares each objective of `gptailor.plan.registry`."""
+
+__all__ = ["base", "datasets", "generate", "kl", "nll", "size_and_speed", "tokens"]
+
+
+def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """Prepare an objective's samples, once for all plans.
+
+    The prepared direction is the objective's own; `agree_on_direction` compares a plan's with it.
+    Raises CalibrationError for an unusable file, ObjectiveError for an invalid argument.
+    """
+    return PREPARE[objective.name](objective, context)
+
+
+def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> None:
+    """Raise ObjectiveError if a plan optimises in the worse direction.
+
+    The directions of lm-eval's metrics are unknown until an objective is prepared.
+    """
+    if objective.direction != prepared.direction:
+        better = "smaller" if prepared.direction == "minimize" else "larger"
+        message = f"'{prepared.name}' is better where it is {better}: write '{prepared.direction}'"
+        raise ObjectiveError(message)

@@ -1,0 +1,182 @@
+"""Closed plans bridged and healed, as live models or as tensors to write: `stitch`, `fit`."""
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gptailor.checkpoint.families.layout import name_of
+from gptailor.evaluation.bridge.fit import Bridger, FittedBridge
+from gptailor.evaluation.heal.heal import HealedLayers, Healer
+from gptailor.evaluation.live.content_keys import ModelContents
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
+from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Gap, Resolved
+from gptailor.prepare import Prepared, ready
+from gptailor.program.devices import dtype_of
+
+
+@final
+class Repairs:
+    """The bridges and the healing of closed plans over the models of a stitcher.
+
+    Bridges are kept for plans that begin alike, and the healing of the last plan. `on_event`
+    receives the progress. With `anew` no earlier fit or healing is reused.
+    """
+
+    def __init__(
+        self, stitcher: Stitcher, on_event: OnEvent = ignore_events, *, anew: bool = False
+    ) -> None:
+        self.stitcher = stitcher
+        self.on_event = on_event
+        self.anew = anew
+        self._bridger: Bridger | None = None
+        self._healed: tuple[Plan, HealedLayers] | None = None
+
+    def stitch(self, plan: Plan) -> Stitched:
+        """Return the live model of a closed plan, bridged and healed.
+
+        Raises as `Stitcher.stitch`, `bridges` and `healed`.
+        """
+        return self.stitcher.live(self.contents(self.stitcher.table.resolved(plan)))
+
+    @torch.no_grad()
+    def contents(self, resolved: Resolved) -> ModelContents:
+        """Return the contents of a closed plan's live model, bridged and healed.
+
+        Raises as `stitch`.
+        """
+        contents = self.stitcher.contents(resolved)
+        layers = list(contents.layers)
+        bridges = self.bridges(resolved)
+        for gap, bridge in bridges:
+            layers[gap.index] = self.stitcher.table.bridged(layers[gap.index], bridge.tensors)
+        healed = self.healed(resolved, bridges)
+        for index, tensors in healed.tensors.items() if healed else ():
+            fitted = {**layers[index].fitted, **tensors}
+            layers[index] = replace(layers[index], fitted=fitted)
+        return replace(contents, layers=tuple(layers))
+
+    @torch.no_grad()
+    def bridges(self, resolved: Resolved) -> list[tuple[Gap, FittedBridge]]:
+        """Return the bridges of a closed plan, fitted in float32 whatever the live models' dtype.
+
+        Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed.
+        """
+        if not resolved.gaps:
+            return []
+        if self._bridger is None:
+            self._bridger = Bridger(self._float32_stitcher(resolved), anew=self.anew)
+        with torch.inference_mode(mode=False):
+            return list(self._bridger.bridges(resolved, self.on_event))
+
+    def _float32_stitcher(self, resolved: Resolved) -> Stitcher:
+        """Return the stitcher if its models compute in float32, else another that does."""
+        stitcher = self.stitcher
+        if stitcher.computing_dtype(stitcher.contents(resolved)) == torch.float32:
+            return stitcher
+        models, device, memory = stitcher.table.models, stitcher.device, stitcher.memory
+        return Stitcher(models, device=device, dtype=torch.float32, memory=memory)
+
+    @torch.no_grad()
+    def healed(
+        self, resolved: Resolved, bridges: Sequence[tuple[Gap, FittedBridge]]
+    ) -> HealedLayers | None:
+        """Return a closed plan's healed layers after these bridges; None without healing.
+
+        Raises CalibrationError for an unusable text, HealError for a plan that can't learn.
+        """
+        if resolved.healing is None:
+            return None
+        plan = resolved.declared
+        if self._healed is None or self._healed[0] != plan:
+            bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
+            models, device = self.stitcher.table.models, self.stitcher.device
+            healer = Healer(models, device, self.stitcher.memory, anew=self.anew)
+            self._healed = plan, healer.heal(resolved, bridged, self.on_event)
+            self.on_event(self._healed[1].end)
+        return self._healed[1]
+
+
+def stitch(
+    plan: Plan,
+    *,
+    models: Mapping[str, str | Path] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    memory: int | None = None,
+) -> PreTrainedModel:
+    """Return the model that a closed plan declares, live and in eval mode; nothing is written.
+
+    On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
+    is the language model, without towers, as transformers has causal ones. `models` gives other
+    folders for the plan's names; `dtype` is the model's, such as `bfloat16`, by default that of
+    its configuration;
+    `memory` bounds the bytes of weights on the device, through which layers are then streamed.
+
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the
+    environment fails: a missing device, memory that holds no layer.
+    """
+    prepared = ready(plan, models=models)
+    stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=memory)
+    return Repairs(stitcher).stitch(prepared.plan).model
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The tensors that bridges and healing change, by their names in the output, and each fit.
+
+    `bridges` are named by the layer before the gap: `L19`; `healed` is None without healing.
+    """
+
+    tensors: Mapping[str, Shaped[Tensor, "..."]]
+    bridges: Mapping[str, FittedBridge]
+    healed: HealedLayers | None = None
+
+
+def fit(
+    prepared: Prepared,
+    *,
+    device: torch.device | str = "cpu",
+    memory: int | None = None,
+    on_event: OnEvent = ignore_events,
+    anew: bool = False,
+) -> Fitted:
+    """Fit the bridges of a prepared plan, then heal it; nothing is written.
+
+    Without gaps and healing nothing is done. Bridges are fitted by models in float32, whatever
+    dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives the
+    progress. The same text and plan give the same tensors in any process on one machine with the
+    same number of threads. So an earlier healing on this machine is reused, unless `anew` is set.
+
+    Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed,
+    HealError for a plan that can't learn, TailorError if the environment fails.
+    """
+    if not prepared.gaps and prepared.healing is None:
+        return Fitted({}, {})
+
+    def repairs() -> Repairs:
+        models = prepared.models
+        stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
+        return Repairs(stitcher, on_event, anew=anew)
+
+    layout = prepared.models["base"].layout
+    bridges = repairs().bridges(prepared.resolved)
+    gc.collect()  # frees its weights before the next ones load to the device
+    tensors = {
+        name_of(layout, gap.index, name): tensor
+        for gap, bridge in bridges
+        for name, tensor in bridge.tensors.items()
+    }
+    healed = repairs().healed(prepared.resolved, bridges)
+    for index, changed in healed.tensors.items() if healed else ():
+        tensors |= {name_of(layout, index, name): tensor for name, tensor in changed.items()}
+    return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in bridges}, healed)

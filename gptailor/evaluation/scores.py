@@ -1,0 +1,218 @@
+"""The result of an objective on a plan: a score with its error, or a failure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias, final
+
+from gptailor.plan.output_size import OutputSize
+from gptailor.reporting.measure import AimDirection, LossMeasure
+
+
+@final
+class NotANumberError(ValueError):
+    """A score that would be NaN."""
+
+
+@final
+@dataclass(frozen=True)
+class PerSample:
+    """The terms of a score, sample by sample: Σ sums / Σ counts, or e to that.
+
+    The samples stand in the order in which fidelities take them. So plans are compared sample by
+    sample, and a lower fidelity has the first samples.
+    """
+
+    sums: tuple[float, ...]
+    counts: tuple[int, ...]
+    exponential: bool = False
+
+    def score(self, samples: int | None = None) -> "Score":
+        """Return the score of the first samples, or of all."""
+        quotient = ratio(self.sums[:samples], self.counts[:samples])
+        return exponential(quotient) if self.exponential else quotient
+
+    def influences(self) -> list[float]:
+        """Return how much each sample moves the value: (s_i - R c_i) / Σ c.
+
+        An exponential score multiplies that by its value.
+        """
+        total = sum(self.counts)
+        mean_of_all = math.fsum(self.sums) / total
+        scale = (self.score().value if self.exponential else 1.0) / total
+        pairs = zip(self.sums, self.counts, strict=True)
+        return [scale * (s - mean_of_all * c) for s, c in pairs]
+
+
+@final
+@dataclass(frozen=True)
+class Score:
+    """A value with its standard error over samples; an unknown error is infinite.
+
+    `each` has the terms of a score that is a mean of samples; equal scores may differ there. Raises
+    NotANumberError for a value that is NaN: that is a failure, never a score.
+    """
+
+    value: float
+    stderr: float
+    samples: int
+    each: PerSample | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value) or math.isnan(self.stderr):
+            raise NotANumberError("a score must be a number, not NaN")
+
+
+def mean(values: Sequence[float]) -> Score:
+    """Return the mean of the samples' values, with the standard error s / √n, s with n - 1."""
+    return ratio(values, [1] * len(values))
+
+
+def ratio(sums: Sequence[float], counts: Sequence[int]) -> Score:
+    """Return Σ sums / Σ counts, with a sum and a count for each sample.
+
+    The error is the delta method's: √(n / (n - 1) · Σ (s_i - R c_i)²) / Σ c_i. Sums are exact and
+    rounded once, so the samples' order changes nothing.
+    """
+    samples, total, each = len(sums), sum(counts), PerSample(tuple(sums), tuple(counts))
+    value = math.fsum(sums) / total
+    if samples < 2 or math.isinf(value):
+        return Score(value, math.inf, samples, each)
+    residuals = (s - value * c for s, c in zip(sums, counts, strict=True))
+    spread = math.fsum(residual * residual for residual in residuals)
+    return Score(value, math.sqrt(samples / (samples - 1) * spread) / total, samples, each)
+
+
+def exponential(score: Score) -> Score:
+    """Return e to the score, with the error by the delta method: e^value · stderr."""
+    each = None if score.each is None else replace(score.each, exponential=True)
+    try:
+        value = math.exp(score.value)
+    except OverflowError:
+        return Score(math.inf, math.inf, score.samples, each)
+    return Score(value, value * score.stderr, score.samples, each)
+
+
+@final
+@dataclass(frozen=True)
+class ScoreDifference:
+    """How much larger a score is than another, its standard error, and its samples."""
+
+    value: float
+    stderr: float
+    samples: int
+
+
+def paired_difference(a: PerSample, b: PerSample) -> ScoreDifference:
+    """Return the first score minus the second, over the first samples that both have.
+
+    An effect of a sample on both scores cancels. The error is √(n / (n - 1) · Σ (u_i - v_i)²) for
+    the samples' influences u and v on the two values. It is infinite for one sample, and for a
+    value that isn't finite. Raises ValueError if the scores have no sample in common.
+    """
+    n = min(len(a.sums), len(b.sums))
+    if n == 0:
+        raise ValueError("two scores without samples have no difference")
+    a, b = (PerSample(score.sums[:n], score.counts[:n], score.exponential) for score in (a, b))
+    value = a.score().value - b.score().value
+    if n == 1 or not math.isfinite(value):
+        return ScoreDifference(value, math.inf, n)
+    pairs = zip(a.influences(), b.influences(), strict=True)
+    spread = math.fsum((u - v) ** 2 for u, v in pairs)
+    return ScoreDifference(value, math.sqrt(n / (n - 1) * spread), n)
+
+
+@final
+@dataclass(frozen=True)
+class Failure:
+    """The reason why a plan has no score: too little memory, NaN, or an exception.
+
+    A "search" failure is an outcome that a search can't use, for the message's reason.
+    """
+
+    reason: Literal["memory", "nan", "error", "search"]
+    message: str
+
+    def __str__(self) -> str:
+        return self.message if self.reason == "search" else f"{self.reason}: {self.message}"
+
+
+Outcome: TypeAlias = Score | Failure
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """The result of an objective on a target: a score, or a failure.
+
+    `retained` is the remaining share of the base's score; None if a share has no meaning.
+    `difference` is how much larger the score is than that of the target `against`, sample by
+    sample. It is None if the two have no samples in common, for the reason `unpaired`.
+    """
+
+    target: str
+    objective: str
+    direction: Literal["minimize", "maximize"]
+    outcome: Outcome
+    retained: float | None = None
+    difference: ScoreDifference | None = None
+    against: str = ""
+    unpaired: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the score is missing."""
+        return isinstance(self.outcome, Failure)
+
+
+@final
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second: of a prompt, and of an answer generated token by token."""
+
+    prefill: float
+    decoding: float
+
+
+@final
+@dataclass(frozen=True)
+class TargetSize:
+    """The size of a judged target, its speed, and the base's speed measured beside it.
+
+    A speed of None could not be measured.
+    """
+
+    target: str
+    size: OutputSize
+    speed: Speed | None = None
+    base_speed: Speed | None = None
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """The layers, parameters and KV cache, by their names in JSON and CSV."""
+        size = self.size
+        return {
+            "layers": size.layers,
+            "parameters": size.parameters,
+            "kv_bytes": size.kv_cache,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON of an evaluation's target."""
+        speeds = {"speed": self.speed, "base_speed": self.base_speed}
+        records = {name: None if speed is None else asdict(speed) for name, speed in speeds.items()}
+        return {"target": self.target, **self.counts, **records}
+
+
+def retained_score(score: Outcome, base: Outcome | None, direction: AimDirection) -> float | None:
+    """Return the share of the base's score: score / base, or base / score if less is better.
+
+    None unless both are positive: a margin may be negative, the base's own divergence is 0.
+    """
+    if not isinstance(score, Score) or not isinstance(base, Score):
+        return None
+    value, base_value = score.value, base.value
+    if base_value <= 0 or value < 0 or not (math.isfinite(value) and math.isfinite(base_value)):
+        return None
+    share = LossMeasure(direction, base_value, base_value).retained(value)
+    return share if math.isfinite(share) else None

@@ -1,0 +1,239 @@
+"""A search's trials: the scores of closed plans of one open plan.
+
+plan, models, _ = opened(gptailor.load("space.tailor"))
+for index, outcomes in Trials(plan, models).run(plans, samples, stage="bare"):
+    ...
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import final
+
+from torch import Tensor
+
+from gptailor.checkpoint.files import expanded
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.forward.requests import Work
+from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
+from gptailor.evaluation.objectives.nll import surprise
+from gptailor.evaluation.objectives.size_and_speed import OfPlan
+from gptailor.evaluation.objectives.tokens import tokenizer_digest
+from gptailor.evaluation.repair import Repairs
+from gptailor.evaluation.rival_scores import Race
+from gptailor.evaluation.samples import (
+    Parts,
+    Samples,
+    StatedObjective,
+    context_length,
+    no_reference,
+    parts_by_tokenizer,
+)
+from gptailor.evaluation.scores import Failure, Score
+from gptailor.evaluation.session import Placement, Reading, Session
+from gptailor.evaluation.targets import base_of, identity
+from gptailor.evaluation.trial import Outcomes
+from gptailor.plan.faults import Fault, PlanError, errors
+from gptailor.plan.model_dependencies import undecided_models
+from gptailor.plan.plan import Layer, LayerOf, Plan, Take
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.sites import named_models
+from gptailor.plan.stage import Stage, at_stage
+from gptailor.prepare import (
+    ModelPaths,
+    calibration_path,
+    commits_of,
+    fetched,
+    open_all_models,
+    open_plan,
+    pinned,
+)
+from gptailor.program.sources import tokenizer_owner
+
+
+def opened(
+    plan: Plan, models: ModelPaths | None = None
+) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+    """Return an open plan, all its models with fetched weights, and its warnings.
+
+    `models` gives other folders for the plan's names. Raises PlanError with all faults.
+    """
+    loaded = open_plan(plan, models)
+    loaded.sound()
+    plan, headers = loaded.plan, loaded.models
+    if fetched(headers, [file for model in headers.values() for file in model.checkpoint.files]):
+        loaded = open_plan(pinned(plan, commits_of(plan, headers), headers), None)
+    return loaded.plan, loaded.models, loaded.faults
+
+
+@final
+class Trials:
+    """Scores of closed plans of one open plan, whose models are loaded once.
+
+    `objectives` default to those of the plan's `search` block. Relative paths of other objectives
+    start at `folder`. `seed` draws the order of each objective's samples, and a search sees the
+    first ones. Their number is the larger of `fidelity`; without it, three quarters of the
+    smallest file, at most 1024. At most as many of the following samples are held out. `session`
+    scores the plans; the default is a new one on the CPU.
+
+    Raises CalibrationError for a file, ObjectiveError for an argument and for a file with fewer
+    samples than `fidelity` goes up to, TailorError for a missing device.
+    """
+
+    def __init__(  # noqa: PLR0913 (a search's parts, each by its name)
+        self,
+        plan: Plan,
+        models: Mapping[str, Opened],
+        *,
+        objectives: Sequence[StatedObjective] | None = None,
+        folder: Path | None = None,
+        session: Session | None = None,
+        fidelity: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.plan = plan
+        self.models = models
+        self.session = session or Session(Placement())
+        self.session.repairs(models)  # a missing device is reported before a faulty text
+        if objectives is None:
+            folder = plan.origin.folder if plan.origin else None
+            inside = plan.search.objectives if plan.search else ()
+            objectives = [(objective, True) for objective in inside]
+        self.stated = tuple(objectives)
+        self.latencies = self.session.latencies(models, base_of(plan))
+        self.folder = folder or Path()
+        if not self.stated:
+            raise ObjectiveError("the search has no objective")
+        recipe = plan.rest("tokenizer")
+        names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
+        self._digests = {name: tokenizer_digest(models[name]) for name in names}
+        distinct = {digest: models[name] for name, digest in reversed(self._digests.items())}
+        self.full, self._parts = parts_by_tokenizer(
+            Samples(self.folder, None if fidelity is None else fidelity[1], seed),
+            {digest: distinct[digest] for digest in self._digests.values()},
+            self._prepare,
+        )
+
+    def _prepare(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
+        base = self.models["base"]
+        positions = context_length(base.config)
+        reading = Reading(tokenizer_model, positions, identity(base), self.plan)
+        return self.session.objectives(self.stated, samples, reading, self._reference)
+
+    @property
+    def repairs(self) -> Repairs:
+        """Return the repairs over the models."""
+        return self.session.repairs(self.models)
+
+    def _of(self, plan: Plan) -> Parts:
+        return self._parts[self._digests[tokenizer_owner(plan, self.models).name]]
+
+    @property
+    def objectives(self) -> tuple[tuple[str, str, str], ...]:
+        """Each objective's name, direction, and normalisation."""
+        return tuple(
+            (objective.name, objective.direction, objective.normalise) for objective in self.seen
+        )
+
+    @property
+    def seen(self) -> Sequence[PreparedObjective]:
+        """The objectives on the samples that a search sees, by the first tokenizer."""
+        return next(iter(self._parts.values())).seen
+
+    @property
+    def helds(self) -> tuple[int, ...]:
+        """The number of held-out samples of each objective."""
+        sizes = [
+            [0 if isinstance(held, Failure) else held.size for held in parts.held]
+            for parts in self._parts.values()
+        ]
+        return tuple(map(min, zip(*sizes, strict=True)))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that objectives, bridges and healing read, each once."""
+        paths = [
+            self.folder / expanded(str(objective.arguments[argument.name]))
+            for objective, _ in self.stated
+            for argument in OBJECTIVES[objective.name].arguments
+            if argument.kind == "path" and argument.name in objective.arguments
+        ]
+        texts = [bridge.on for bridge in self.plan.bridges]
+        texts += [] if self.plan.heal is None else [text.file for text in self.plan.heal.on]
+        paths += [calibration_path(self.plan, text) for text in texts]
+        return tuple(dict.fromkeys(paths))
+
+    def run(
+        self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None
+    ) -> Iterator[tuple[int, Outcomes]]:
+        """Yield each plan's number and outcomes on the first samples, as soon as it is scored.
+
+        In a `race` a losing plan has outcomes on the samples that showed its loss. Without one, or
+        if an objective generates text, all samples are used.
+
+        Plans that begin alike share layers, within one call and with those of the last call. A
+        plan's failure is its outcome. `stage` decides whether plans are bridged and healed. Plans
+        are healed one after another.
+        """
+        if not 1 <= samples <= self.full:
+            raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
+        return self._run(plans, stage, samples, race)
+
+    def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
+        """Yield each plan's number and outcomes on all held-out samples."""
+        return self._run(plans, stage, None)
+
+    def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
+        """Return the block influence of each layer of a closed plan without bridges and healing."""
+        live = self.repairs.stitcher.stitch(at_stage(plan, "bare"))
+        works = [
+            Work(objective.requests(samples), surprise)
+            for objective in self._of(plan).seen
+            if not isinstance(objective, OfPlan)
+        ]
+        return self.session.evaluator.block_influence(live, works)
+
+    def _run(
+        self, plans: Sequence[Plan], stage: Stage, samples: int | None, race: Race | None = None
+    ) -> Iterator[tuple[int, Outcomes]]:
+        """Run plans grouped by tokenizer, on `samples` samples or (None) on the held-out ones."""
+        by_parts: dict[int, list[int]] = {}
+        parts = [self._of(plan) for plan in plans]
+        for number, plan_parts in enumerate(parts):
+            by_parts.setdefault(id(plan_parts), []).append(number)
+        for numbers in by_parts.values():
+            objectives = parts[numbers[0]].held if samples is None else parts[numbers[0]].seen
+            groups = [[n] for n in numbers] if stage == "healed" else [numbers]
+            for group in groups:
+                chosen = [at_stage(plans[n], stage) for n in group]
+                scored = self.session.run(
+                    self.models, chosen, objectives, samples,
+                    latency=partial(self._latency, chosen), race=race,
+                )  # fmt: skip
+                yield from ((group[at], outcomes) for at, outcomes in scored)
+
+    def _latency(self, plans: Sequence[Plan], number: int) -> Score:
+        return self.latencies.score(at_stage(plans[number], "bare"))
+
+    def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
+        repairs = self.repairs
+        if name != "base":  # opened as a base, for its own configuration and number of layers
+            alone = {"base": replace(self._model(name), name="base")}
+            repairs = self.session.place.repairs(alone)  # released after this
+        return self.session.reference(repairs, base_of(self.plan), name, work)
+
+    def _model(self, name: str) -> Opened:
+        """Return a model that an objective names, opening it if no plan takes a part of it."""
+        if name not in self.plan.models:
+            raise no_reference(name, "the plan has none of that name")
+        if name in undecided_models(self.plan):
+            raise no_reference(name, "it has choices, and isn't one model")
+        if name in self.models:
+            return self.models[name]
+        taking = Layer(position=0, recipe=Take(take=LayerOf(model=name, layer=0)))
+        user = self.plan.model_copy(update={"layers": (taking,)})
+        opened_models, faults = open_all_models(user)
+        if errors(faults):
+            raise PlanError(faults)
+        return opened_models[name]

@@ -1,0 +1,212 @@
+"""The differences between two plans, layer by layer, as two maps and in words."""
+
+import difflib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, final
+
+from gptailor.lang import words as tailor
+from gptailor.plan import plan as p
+from gptailor.plan.layers import Slot
+from gptailor.plan.resolved import Resolved
+from gptailor.plan.sites import drops_by_choice
+from gptailor.reporting.layer_cells import DIFFERS, Cell, Glyph, MapRow, cell_row, cells, map_lines
+from gptailor.reporting.layer_view import layer_rows, layer_views
+from gptailor.reporting.plan_map import painted, painted_legend
+
+
+def differences(first: Resolved, second: Resolved) -> list[str]:
+    """Return one line for each difference of two plans over one base; empty if they are equal."""
+    declared = first.declared, second.declared
+    written = first.plan, second.plan
+    lines = [*_models(*declared), *_numbers(*declared), *_settings(*written)]
+    return [*lines, *_layers(first, second), *_changes(*written)]
+
+
+def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    for name in sorted(a.models.keys() | b.models.keys(), key=lambda n: (n != "base", n)):
+        declared = (plan.models.get(name) for plan in (a, b))
+        before, after = (
+            "none" if model is None else tailor.model_source(model) for model in declared
+        )
+        if before != after:
+            yield f"model {name}: {before} → {after}"
+
+
+def _numbers(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    for name in sorted(a.numbers.keys() | b.numbers.keys()):
+        declared = (plan.numbers.get(name) for plan in (a, b))
+        before, after = ("none" if v is None else tailor.value_words(v) for v in declared)
+        if before != after:
+            yield f"let {name}: {before} → {after}"
+
+
+def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    if a.dtype != b.dtype:
+        yield f"dtype: {a.dtype or 'as the base'} → {b.dtype or 'as the base'}"
+    for where in (*p.REST, "chat_template"):
+        before, after = (_setting_words(plan, where) for plan in (a, b))
+        if before != after:
+            yield f"{where}: {before} → {after}"
+
+
+def _setting_words(plan: p.Plan, where: str) -> str:
+    recipe = getattr(plan, where)
+    if recipe is None:
+        return "the tokenizer's" if where == "chat_template" else "base"
+    return tailor.rest_recipe_words(where, recipe)
+
+
+def _layers(first: Resolved, second: Resolved) -> Iterator[str]:
+    if first.plan.stack is not None or second.plan.stack is not None:
+        yield from _stacked(first, second)
+        return
+    before, after = ([view.recipe for view in layer_views(side)] for side in (first, second))
+    pairs = list(zip(before, after, strict=True))
+    for pair, run in itertools.groupby(range(len(pairs)), pairs.__getitem__):
+        if pair[0] != pair[1]:
+            yield f"{tailor.range_words(list(run))}: {pair[0]} → {pair[1]}"
+
+
+def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
+    """Yield the edits that turn the first output's layers into the second's."""
+    before, after = _items(first), _items(second)
+    texts_before, texts_after = ([_text(item) for item in items] for items in (before, after))
+    matcher = difflib.SequenceMatcher(None, texts_before, texts_after, autojunk=False)
+    for tag, i, j, k, m in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        removed, added = (_runs(layers) for layers in (before[i:j], after[k:m]))
+        if tag == "insert":
+            yield f"output L{k}: {added} inserted"
+        elif tag == "delete":
+            yield f"output L{i} of the first: {removed} removed"
+        else:
+            yield f"output L{k}: {removed} → {added}"
+
+
+def _items(resolved: Resolved) -> list[p.Item | Slot]:
+    """Return the output's layers as items of a stack, or as slots if no item can express them."""
+    if resolved.plan.stack is not None:
+        return list(resolved.plan.stack.items)
+    return [_item(slot) for slot in resolved.remaining]
+
+
+def _item(slot: Slot) -> p.Item | Slot:
+    top = slot.recipes.get(None)
+    if top is None or len(slot.recipes) > 1 or slot.dropped == "maybe" or slot.scale is not None:
+        return slot
+    return slot if isinstance(top.recipe, p.Subset) else p.Item(recipe=top.recipe)
+
+
+def _text(item: p.Item | Slot) -> str:
+    if isinstance(item, Slot):
+        return f"L{item.position} {layer_rows([item])[0].what}"
+    return tailor.mark_words(item) + tailor.item_words([item])
+
+
+def _runs(items: Sequence[p.Item | Slot]) -> str:
+    """Return the layers in words; neighbours with matching recipes share their words."""
+    texts: list[str] = []
+    for kind, run in itertools.groupby(items, type):
+        together = list(run)
+        if kind is Slot:
+            rows = layer_rows([item for item in together if isinstance(item, Slot)])
+            texts += [f"{row.where} {row.what}" for row in rows]
+        else:
+            grouped = tailor.groups([item for item in together if isinstance(item, p.Item)])
+            texts += [tailor.mark_words(group[0]) + tailor.item_words(group) for group in grouped]
+    return "; ".join(texts)
+
+
+def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    dropped = (
+        {
+            tailor.mark_words(choice) + tailor.some_dropped_words(choice)
+            for _, choice in drops_by_choice(plan)
+        }
+        for plan in (a, b)
+    )
+    overlays = a.stack is None and b.stack is None  # else the copies are layers in order
+    repeated = (
+        {tailor.mark_words(e) + tailor.repeat_words(e) for e in plan.repeats if overlays}
+        for plan in (a, b)
+    )
+    bridged = (
+        {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
+    )
+    healed = ({tailor.heal_words(plan.heal)} if plan.heal else set[str]() for plan in (a, b))
+    required = (
+        {tailor.requirement_words(r) for r in (plan.search.requires if plan.search else ())}
+        for plan in (a, b)
+    )
+    for before, after in (dropped, repeated, bridged, healed, required):
+        yield from (f"only in the first: {text}" for text in sorted(before - after))
+        yield from (f"only in the second: {text}" for text in sorted(after - before))
+    bare = [plan.search and plan.search.model_copy(update={"requires": ()}) for plan in (a, b)]
+    if bare[0] != bare[1]:
+        yield "the search blocks differ"
+
+
+# ------------------------------------------------------------------------------------ as two maps
+
+
+@final
+class _DrawnLayer(NamedTuple):
+    """A layer's cell, its recipe in words, and its number."""
+
+    cell: Cell
+    words: str
+    number: int
+
+
+def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[str]:
+    """Yield both plans' layers, one above the other, and marks below those that differ.
+
+    Yield nothing if no layer differs. Stacks are drawn by their outputs' layers, with gaps where
+    only one output has a layer; the ruler then has the second output's numbers.
+    """
+    models = list(dict.fromkeys((*first.plan.models, *second.plan.models)))
+    stacked = first.plan.stack is not None or second.plan.stack is not None
+    before, after = (_drawn(side, models, stacked=stacked) for side in (first, second))
+    columns = _aligned(before, after) if stacked else list(zip(before, after, strict=True))
+    marked = [x is None or y is None or x.words != y.words for x, y in columns]
+    if not any(marked):
+        return
+    sides = [
+        [None if layer is None else layer.cell for layer in side]
+        for side in zip(*columns, strict=True)
+    ]
+    shown = [cell_row(side, head) for side, head in zip(sides, "12", strict=True)]
+    marks = [[Glyph(DIFFERS if differs else " ", bold=differs), Glyph(" ")] for differs in marked]
+    ruler = [None if layer is None else layer.number for _, layer in columns]
+    yield from map(painted, map_lines([*shown, MapRow(Glyph(""), marks)], width, ruler))
+    yield ""
+    drawn = [layer.cell for layer in (*before, *after)]
+    yield from painted_legend(drawn, models, width, (MapRow(Glyph(DIFFERS), ()),))
+
+
+def _drawn(resolved: Resolved, models: Sequence[str], *, stacked: bool) -> list[_DrawnLayer]:
+    """Return all positions of the base; if either plan has a stack, the output's layers."""
+    views = layer_views(resolved)
+    drawn = cells(views, models)
+    if not stacked:
+        texts = (f"{view.recipe} {view.runs}" for view in views)
+        return [_DrawnLayer(*layer) for layer in zip(drawn, texts, range(len(views)), strict=True)]
+    if resolved.plan.stack is None:
+        by_position = {v.slot.position: cell for v, cell in zip(views, drawn, strict=True)}
+        drawn = [by_position[slot.position] for slot in resolved.remaining]
+    words = map(_text, _items(resolved))
+    return [_DrawnLayer(*layer) for layer in zip(drawn, words, range(len(drawn)), strict=True)]
+
+
+def _aligned(
+    before: Sequence[_DrawnLayer], after: Sequence[_DrawnLayer]
+) -> list[tuple[_DrawnLayer | None, _DrawnLayer | None]]:
+    """Return pairs of layers; None stands beside a layer that only one plan has."""
+    first, second = ([layer.words for layer in drawn] for drawn in (before, after))
+    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
+    pairs: list[tuple[_DrawnLayer | None, _DrawnLayer | None]] = []
+    for _, i, j, k, m in matcher.get_opcodes():
+        pairs += itertools.zip_longest(before[i:j], after[k:m])
+    return pairs

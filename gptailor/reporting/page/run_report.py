@@ -1,0 +1,138 @@
+"""The data of a search's report: its objectives, its trials and their results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+from gptailor.plan.output_size import OutputSize
+from gptailor.reporting.summary import BlockScan, RunRecord, SearchSummary
+
+LayerState = Literal["dropped", "kept", "changed"]
+"""The fate of a layer of the base: it is dropped, kept as it is, or changed."""
+
+
+@final
+@dataclass(frozen=True)
+class ReportedObjective:
+    """An objective, and the uncut base's scores by it; `label` is its short name.
+
+    A `size` doesn't measure a plan's quality. `held` is the number of held-out samples.
+    """
+
+    name: str
+    label: str
+    unit: str
+    direction: str
+    size: bool
+    base: float | None = None
+    base_held: float | None = None
+    held: int = 0
+
+    @property
+    def title(self) -> str:
+        """`nll, nats`, or `parameters` if the label is the unit."""
+        return f"{self.label}, {self.unit}" if self.unit not in ("", self.label) else self.label
+
+
+@final
+@dataclass(frozen=True)
+class ReportedTrial:
+    """A trial. `share` is the share of all samples that its values are from.
+
+    `loss` is the loss beside the base in the report's `loss_unit`, by the objectives that compare
+    plans. `held_loss` is the loss on samples that the search never saw. `layers` and `size` are
+    None if they are unknown. `made` describes the plan in a line; `text` is the plan's text.
+    `same_as` is an earlier trial with the same plan; such a trial evaluated nothing.
+    """
+
+    number: int
+    phase: str
+    origin: str
+    stage: str
+    share: float
+    samples: int
+    stopped: bool
+    same_as: int | None
+    values: tuple[float, ...] | None
+    stderrs: tuple[float, ...] | None
+    failure: str | None
+    seconds: float
+    loss: float | None
+    loss_error: float | None
+    layers: int | None
+    size: OutputSize | None
+    made: str
+    text: str | None
+    held: tuple[float, ...] | None
+    held_errors: tuple[float, ...] | None
+    held_loss: float | None = None
+    held_loss_error: float | None = None
+
+    @property
+    def full(self) -> bool:
+        """Return whether the trial was evaluated on all samples and has a score."""
+        return self.share == 1.0 and self.values is not None and self.same_as is None
+
+    @property
+    def name(self) -> str:
+        """`trial 12`."""
+        return f"trial {self.number}"
+
+
+@final
+@dataclass(frozen=True)
+class LayerEffect:
+    """The mean loss of plans with a layer in a state, minus the mean loss of other plans.
+
+    `error` is None if either side has too few plans. `count` plans have the layer in the state;
+    `others` don't.
+    """
+
+    layer: int
+    state: LayerState
+    mean: float
+    error: float | None
+    count: int
+    others: int
+
+
+@final
+@dataclass(frozen=True)
+class WindowLoss:
+    """The mean and the least loss of `count` plans without a window of layers."""
+
+    first: int
+    last: int
+    mean: float
+    least: float
+    count: int
+
+
+@final
+@dataclass(frozen=True)
+class RunReport:
+    """A search on disk. `missing` has sentences on missing parts, with the reasons.
+
+    `judging` has the numbers of the objectives that compare plans. `full` is the number of samples,
+    `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first objective
+    first. `summary` is the search's own summary, if it ended. `effects` are effects of layers in
+    the trials. `learned` are the effects in the surrogate, in deviations of its target.
+    """
+
+    run: str
+    record: RunRecord
+    objectives: Sequence[ReportedObjective]
+    judging: tuple[int, ...]
+    loss_unit: str
+    full: int
+    layers: int
+    base: OutputSize | None
+    trials: Sequence[ReportedTrial]
+    front: tuple[int, ...]
+    summary: SearchSummary | None
+    space: str | None
+    blocks: BlockScan | None = None
+    windows: Sequence[WindowLoss] = ()
+    effects: Sequence[LayerEffect] = ()
+    learned: Sequence[LayerEffect] = ()
+    missing: Sequence[str] = ()

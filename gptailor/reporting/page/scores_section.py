@@ -1,0 +1,117 @@
+"""The base against a search's result, by objective, with error bars."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gptailor.reporting.page.charts import HUES, INK, sized
+from gptailor.reporting.page.section import Section, ShownTable
+from gptailor.reporting.quantities import shown_number
+from gptailor.reporting.summary import SearchSummary, WithScores
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_ChartRow = Mapping[str, Any]
+"""A row of the chart."""
+
+_CALIBRATION, _HELD = "the search's own samples", "held out"
+
+
+def scores_sections(summary: SearchSummary) -> list[Section]:
+    """Return a section for the objectives of each unit, of a search's summary."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for i, aim in enumerate(summary.objectives):
+        if not aim.size:
+            kinds.setdefault((aim.unit, aim.direction), []).append(i)
+    sections = []
+    for number, ((unit, direction), which) in enumerate(kinds.items()):
+        rows = [row for i in which for row in _rows(summary, i)]
+        if rows:
+            many = f": {unit or 'score'}" if len(kinds) > 1 else ""
+            anchor = "scores" if not number else f"scores-{number + 1}"
+            sections.append(_section(anchor, many, unit, direction, rows))
+    return sections
+
+
+def _section(
+    anchor: str, which: str, unit: str, direction: str, rows: Sequence[_ChartRow]
+) -> Section:
+    better = "less" if direction == "minimize" else "more"
+    held = any(row["samples"] == _HELD for row in rows)
+    unseen = " Held-out samples are those that the search never saw." if held else ""
+    unsure = " Bars are one standard error to either side." if any("low" in r for r in rows) else ""
+    cells = tuple(
+        (str(row["objective"]), str(row["plan"]), str(row["samples"]),
+         shown_number(row["value"], row["error"]))
+        for row in rows
+    )  # fmt: skip
+    return Section(
+        anchor=anchor,
+        title=f"Base and found plan{which}",
+        words=f"{better.capitalize()} is better.{unseen}{unsure}",
+        chart=_chart(rows, unit),
+        table=ShownTable(("objective", "plan", "samples", unit or "score"), cells),
+    )
+
+
+def _plans(summary: SearchSummary) -> Iterator[tuple[str, WithScores]]:
+    yield "base", summary.base
+    for row in summary.starts[:1]:
+        yield "best start", row
+    if (best := summary.best or summary.found) is not None:
+        yield "found", best
+
+
+def _rows(summary: SearchSummary, i: int) -> Iterator[dict[str, Any]]:
+    """Yield a row for each plan that has a score by an objective, of each kind of samples."""
+    for name, row in _plans(summary):
+        held = row.held_scores
+        unseen = (None, None) if held is None else (held.values, held.stderrs)
+        for samples, (values, errors) in (
+            (_CALIBRATION, (row.values, row.errors)), (_HELD, unseen)
+        ):  # fmt: skip
+            if values is None:
+                continue
+            error = None if errors is None else errors[i]
+            ends = {} if not error else {"low": values[i] - error, "high": values[i] + error}
+            yield {"objective": summary.objectives[i].short, "plan": name, "samples": samples,
+                   "value": values[i], "error": error, **ends,
+                   "said": shown_number(values[i], error)}  # fmt: skip
+
+
+def _chart(rows: Sequence[_ChartRow], unit: str) -> "alt.LayerChart | alt.FacetChart":
+    import altair as alt
+
+    plans = [name for name in ("base", "best start", "found") if name in {r["plan"] for r in rows}]
+    kinds = [kind for kind in (_CALIBRATION, _HELD) if kind in {r["samples"] for r in rows}]
+    drawn = [{**row, "line": f"{row['objective']} · {row['plan']}"} for row in rows]
+    order = list(dict.fromkeys(row["line"] for row in drawn))
+    y = alt.Y("line:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True))
+    offset = alt.YOffset("samples:N", sort=kinds)
+    axis = alt.Axis(title=unit or "score", tickCount=alt.ExprRef("ceil(width / 80)"))
+    scale = alt.Scale(zero=False, nice=True)
+    colours = {"base": INK, "best start": HUES[4], "found": HUES[0]}
+    colour = alt.Color(
+        "plan:N",
+        legend=None,
+        scale=alt.Scale(domain=plans, range=[colours[plan] for plan in plans]),
+    )
+    marks = {_CALIBRATION: "circle", _HELD: "diamond"}
+    shape = alt.Shape(
+        "samples:N",
+        title=None,
+        legend=alt.Legend(direction="vertical"),
+        scale=alt.Scale(domain=kinds, range=[marks[kind] for kind in kinds]),
+    )
+    tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in
+               (("objective", "objective"), ("plan", "plan"), ("samples", "samples"),
+                ("said", unit or "score"))]  # fmt: skip
+    base = alt.Chart(alt.InlineData(values=drawn))
+    return sized([
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(
+            y=y, yOffset=offset, x=alt.X("low:Q", scale=scale, axis=axis),
+            x2="high:Q", color=colour),
+        base.mark_point(size=70, filled=True, opacity=1).encode(
+            y=y, yOffset=offset, x=alt.X("value:Q", scale=scale, axis=axis),
+            color=colour, shape=shape, tooltip=tooltip),
+    ], max(90, 20 * len(rows)))  # fmt: skip

@@ -1,0 +1,174 @@
+"""The map of a plan's layers for a terminal."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import click
+
+from gptailor.checkpoint.models import source_from_here
+from gptailor.lang import words as tailor
+from gptailor.plan import plan as p
+from gptailor.plan.layers import Slot
+from gptailor.plan.plan import REST, Plan
+from gptailor.plan.resolved import Resolved
+from gptailor.plan.sites import drops_by_choice, open_choices
+from gptailor.reporting.layer_cells import (
+    Cell,
+    Glyph,
+    MapRow,
+    cell_row,
+    cells,
+    colours,
+    legend,
+    map_lines,
+    share_rows,
+)
+from gptailor.reporting.layer_view import (
+    Row,
+    layer_rows,
+    layer_views,
+    plan_summary,
+    repeats_in_words,
+    runs_of,
+    short_rows,
+)
+
+_MAP_INDENT = "  "
+
+
+def plan_map(
+    name: str, resolved: Resolved, *, known: bool, width: int, every_layer: bool = False
+) -> Iterator[str]:
+    """Yield the lines that show a plan; `known` is whether the base's depth was read.
+
+    With `every_layer` no layers along a curve share a row, and numbers have all digits.
+    """
+    plan, models = resolved.declared, list(resolved.declared.models)
+    views = layer_views(resolved)
+    drawn = cells(views, models)
+    yield from _wrapped(f"{name}: {_size_words(resolved, known=known)}", "", width)
+    choices = resolved.choices if known else open_choices(plan)
+    facts = [plan_summary(views) + repeats_in_words(resolved)] if views else []
+    facts += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
+    yield from _wrapped("; ".join(facts), _MAP_INDENT, width)
+    yield ""
+    if drawn:
+        below = share_rows(views, models)
+        yield from map(painted, map_lines([cell_row(drawn), *below], width))
+        yield ""
+        yield from painted_legend(drawn, models, width, below)
+        yield ""
+    rows = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
+    derived = ((n, m) for n, m in plan.models.items() if m.made is not None)
+    rows += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in derived]
+    uncounted = [] if known or plan.stack is not None else [*_of_all(plan)]
+    layers = layer_rows(resolved.slots)
+    layers = layers if every_layer else short_rows(layers)
+    yield from table([*layers, *_other_rows(resolved), *uncounted, *rows], width)
+
+
+def _of_all(plan: Plan) -> Iterator[Row]:
+    """Yield the rows of `others` and `whole` for layers that can't be counted here."""
+    entries: list[tuple[str, p.Others | p.Whole]] = [
+        (tailor.others_target(others), others) for others in plan.others
+    ]
+    entries += [] if plan.whole is None else [("whole", plan.whole)]
+    for where, entry in entries:
+        yield Row(where, tailor.mark_words(entry) + tailor.recipe_words(entry.recipe))
+
+
+def _size_words(resolved: Resolved, *, known: bool) -> str:
+    """Return the base's number of layers, or the output's if its blocks are certain."""
+    plan, slots = resolved.declared, resolved.slots
+    if plan.stack is not None:
+        return f"a stack of {len(slots)} layers"
+    base = source_from_here(plan, plan.models["base"].source)
+    if not known:
+        many = f"at least {len(slots)} layers" if slots else "some layers"
+        return f"{many} of '{base}', which can't be read"
+    if plan.repeats and resolved.layers_are_certain:
+        return f"{len(resolved.kept)} layers (the base '{base}' has {len(slots)})"
+    return f"{len(slots)} layers of '{base}'"
+
+
+def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
+    """Yield a table of two columns; the second one is wrapped."""
+    wide = max([least, *(len(row.where) for row in rows)])
+    for row in rows:
+        first = f"{_MAP_INDENT}{row.where:<{wide}}  "
+        yield from _wrapped(row.what, first, width)
+
+
+def _other_rows(resolved: Resolved) -> list[Row]:
+    """Return the rows of all statements that decide no layers."""
+    plan, slots = resolved.plan, resolved.slots
+    mark = tailor.mark_words
+    rows = [*_twice(plan, slots)]
+    for _, choice in drops_by_choice(plan):
+        rows.append(Row("drop", mark(choice) + tailor.some_dropped_words(choice, bare=True)))
+    for repeat in plan.repeats:
+        words, runs = tailor.repeat_words(repeat, bare=True), p.count_text(runs_of(repeat.times))
+        rows.append(Row("repeat", f"{mark(repeat)}{words}: {runs} runs"))
+    for where in (*REST, "chat_template"):
+        if (recipe := getattr(plan, where)) is not None:
+            rows.append(Row(where, tailor.rest_recipe_words(where, recipe)))
+    if plan.dtype is not None:
+        rows.append(Row("dtype", plan.dtype))
+    for bridge in plan.bridges:
+        rows.append(Row("bridge", mark(bridge) + tailor.bridge_words(bridge, bare=True)))
+    if plan.heal is not None:
+        rows.append(Row("heal", tailor.heal_words(plan.heal, bare=True)))
+    return rows
+
+
+def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
+    """Yield a row for the layers of a model that stand several times in a stack."""
+    recipes = (slot.recipes[None].recipe for slot in slots if plan.stack is not None)
+    takes = (recipe.take for recipe in recipes if isinstance(recipe, p.Take))
+    runs = Counter((take.model, take.layer) for take in takes if isinstance(take.model, str))
+    often = {(model, count) for (model, _), count in runs.items() if count > 1}
+    for model, count in sorted(often):
+        layers = sorted(
+            n or 0 for (name, n), times in runs.items() if (name, times) == (model, count)
+        )
+        yield Row("again", f"{model} {tailor.range_words(layers)}: {count} runs")
+
+
+def _wrapped(text: str, first: str, width: int) -> list[str]:
+    """Return the text after `first`, later lines indented below it."""
+    indent = " " * len(first)
+    room = max(width, len(first) + 20)
+    return textwrap.wrap(
+        text, room, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
+
+
+def painted(line: Sequence[Glyph]) -> str:
+    """Return a map's line with its colours."""
+    return "".join(
+        glyph.text
+        if glyph[1:] == (None, False, False, False)
+        else click.style(glyph.text, fg=glyph.colour, reverse=glyph.reverse or None,
+                         bold=glyph.bold or None, dim=glyph.dim or None)
+        for glyph in line
+    )  # fmt: skip
+
+
+def painted_legend(
+    drawn: Sequence[Cell], models: Sequence[str], width: int, rows: Sequence[MapRow] = ()
+) -> Iterator[str]:
+    """Yield the symbols with their colours, as many to a line as fit."""
+    colour_of = colours(models)
+    line, used = _MAP_INDENT, 0
+    for symbol, name in legend(drawn, models, rows):
+        size = len(symbol) + 1 + len(name)
+        if used and len(_MAP_INDENT) + used + 3 + size > width:
+            yield line
+            line, used = _MAP_INDENT, 0
+        colour = colour_of.get(name)
+        key = click.style(symbol, fg=colour, reverse=True) if colour else symbol
+        line += "   " * bool(used) + f"{key} {name}"
+        used += size + 3 * bool(used)
+    yield line

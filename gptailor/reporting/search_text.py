@@ -1,0 +1,459 @@
+"""A search's result in words: its summary as a page and for a terminal."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from gptailor.reporting.block_map import block_lines
+from gptailor.reporting.measure import BesideBase
+from gptailor.reporting.objective_mean import mean_of_objectives
+from gptailor.reporting.quantities import bytes_in_words, percent, shown_number, with_error
+from gptailor.reporting.summary import (
+    Aim,
+    GainRecord,
+    HeldOutFailure,
+    SearchSummary,
+    SummaryRow,
+    VerdictRecord,
+    WithScores,
+    escaped_control,
+)
+from gptailor.reporting.table import table_lines
+
+
+def markdown(summary: SearchSummary) -> str:
+    """Return the summary as a page."""
+    lines = [f"# {summary.plan}", "", ended_words(summary), "", verdict_words(summary), ""]
+    for i, aim in _tabled(summary):
+        lines += [*_page_table(*_scores(summary, i, f"`{aim.name}` ({_better(aim)})")), ""]
+    if (mean := mean_of_objectives(summary)) is not None:
+        name = f"{mean.objectives[0].name} ({_better(mean.objectives[0])})"
+        lines += [*_page_table(*_scores(mean, 0, name)), ""]
+    if len(summary.sizes) > 1:
+        lines += ["## Quality over size", "", *_page_table(*_sizes(summary)), ""]
+    head, *blocks = block_lines(summary.blocks) or [""]
+    listed = [[head, "", *(f"- {line.strip()}" for line in blocks)] if head else []]
+    parts = (_required(summary), _final(summary), _repeats(summary))
+    listed += [[f"- {line}" for line in part] for part in parts]
+    for part in (
+        *listed,
+        [*_stages(summary)],
+        [*_left_out(summary)],
+        [*_at_bounds(summary)],
+        [*_random(summary)],
+        [*_spent(summary)],
+        [*_commands(summary)],
+    ):
+        lines += [*part, ""] if part else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def summary_lines(summary: SearchSummary, width: int, encoding: str | None = None) -> Iterator[str]:
+    """Yield the summary's lines for a terminal with `width` columns."""
+    yield ended_words(summary)
+    for i, aim in _tabled(summary):
+        yield ""
+        yield f"{aim.name}: {_better(aim)}{_held(summary, i)}"
+        yield from table_lines(*_scores(summary, i, ""), width, encoding)
+    if (mean := mean_of_objectives(summary)) is not None:
+        yield ""
+        yield f"{mean.objectives[0].name}: {_better(mean.objectives[0])}"
+        yield from table_lines(*_scores(mean, 0, ""), width, encoding)
+    if len(summary.sizes) > 1:
+        yield from ("", "quality over size: gptailor pick writes one of these")
+        yield from table_lines(*_sizes(summary), width, encoding)
+    results = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
+    notes = _stages(summary), _left_out(summary), _at_bounds(summary), _random(summary)
+    for part in (*results, *notes, _spent(summary)):
+        for n, line in enumerate(part):
+            yield from [line] if n else ["", line]
+    yield from ("", verdict_words(summary))
+    for n, line in enumerate(_commands(summary)):
+        yield from [line] if n else ["", line]
+
+
+def _tabled(summary: SearchSummary) -> list[tuple[int, Aim]]:
+    """Return the objectives that have their own table.
+
+    Sizes from headers are in the table of sizes.
+    """
+    aims = enumerate(summary.objectives)
+    return [(i, aim) for i, aim in aims if aim.unit not in ("parameters", "bytes a token")]
+
+
+def _page_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    first, *body = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return [first, "|---|" + "--:|" * (len(head) - 1), *body]
+
+
+# -------------------------------------------------------------------------------------- the tables
+
+
+def ended_words(summary: SearchSummary) -> str:
+    """Return the number of trials, their cost, and why the search ended."""
+    ends = {
+        "budget": "",
+        "exhausted": "; the strategy found nothing new any more",
+        "interrupted": "; interrupted, and the same command goes on",
+    }
+    failed = f", {summary.failed} failed" if summary.failed else ""
+    hits = f", {summary.hits} with a plan seen before" if summary.hits else ""
+    part = f", with {summary.cost:.3g} times all samples" if summary.cost != summary.trials else ""
+    late, stopped = summary.late, summary.stopped
+    times = "once" if late == 1 else f"{late} times"
+    order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
+    spared = f", {stopped} given up early (spared: {summary.spared:g})" if stopped else ""
+    return (
+        f"{_count(summary.trials, 'trial')}{part}{failed}{hits}{spared}{ends[summary.ended]}{order}"
+    )
+
+
+def _count(count: float, noun: str) -> str:
+    """Return `1 plan`, `2 plans`."""
+    return f"{count:g} {noun}{'s' * (count != 1)}"
+
+
+def _stages(summary: SearchSummary) -> Iterator[str]:
+    """Describe what the scores of each stage are scores of."""
+    repaired = "healed" if summary.heals else "bridged" if summary.bridge is not None else None
+    if repaired is None:
+        yield "All scores are of bare cuts, because the plan has neither 'bridge' nor 'heal'."
+    elif summary.recipe is not None:
+        yield (
+            f"{_count(summary.recipes, 'recipe')} were compared without drops, because a repaired"
+            " plan keeps the loss of its recipe. Then cuts of the best recipe were compared. The"
+            f" best plans, and starting plans for comparison, were {repaired} at the end."
+        )
+    else:
+        yield (
+            "Only cuts were compared, because the plan has no open recipe, or repeats layers."
+            f" The best plans were {repaired} at the end."
+        )
+    if (worth := summary.repair) is not None:
+        yield (
+            f"A loss of 1 between plans before they were {repaired} was {worth.slope:.2g} after it"
+            f" ({worth.plans} plans, rank correlation {worth.correlation:.2f})."
+        )
+
+
+def _left_out(summary: SearchSummary) -> Iterator[str]:
+    if names := summary.left_out:
+        yield f"Starting plans beyond the budget: {', '.join(names)}."
+    if beyond := summary.beyond:
+        yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
+
+
+_MOST_AT_BOUNDS = 8
+"""The most numbers at their bounds that the summary lists."""
+
+
+def _at_bounds(summary: SearchSummary) -> Iterator[str]:
+    """Name the best plan's numbers that are at a bound of their interval."""
+    numbers = summary.at_bounds
+    if not numbers:
+        return
+    texts = [
+        f"{number.name} = {number.value:g}, the {number.bound} end"
+        for number in numbers[:_MOST_AT_BOUNDS]
+    ]
+    more = len(numbers) - len(texts)
+    texts += [f"and {more} more"] if more else []
+    yield (
+        f"Numbers of the best plan at a bound of their interval: {'; '.join(texts)}."
+        " A wider interval may contain a better plan."
+    )
+
+
+def _better(aim: Aim) -> str:
+    return "less is better" if aim.direction == "minimize" else "more is better"
+
+
+def _held(summary: SearchSummary, i: int) -> str:
+    count = summary.held[i] if summary.held else 0
+    return f"; held out: {count} samples" if count else "; nothing was held out"
+
+
+def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
+    """Return names and rows: the base uncut, starting plans, random ones, the plan found."""
+    rows: list[tuple[str, WithScores]] = [("the base, uncut", summary.base)]
+    if summary.recipe is not None:
+        rows.append((f"the best recipe, {summary.recipe.origin}", summary.recipe))
+    rows += [(row.origin, row) for row in summary.starts]
+    drawn, best, found_row = summary.random, summary.best, summary.found
+    if drawn.best is not None:
+        rows.append((f"the best of {_count(drawn.trials, 'random plan')}", drawn.best))
+    if found_row is not None:
+        same = best is not None and best.trial == found_row.trial
+        rows.append(
+            (f"found: {summary.best_file if same else f'trial {found_row.trial}'}", found_row)
+        )
+    return rows
+
+
+def _scores(summary: SearchSummary, i: int, name: str) -> tuple[list[str], list[list[str]]]:
+    lost = _lost_head(summary.objectives[i])
+    head = [name, "score", lost, "held out", lost]
+    return head, [_cells(name, row, i, summary) for name, row in _rows(summary)]
+
+
+def _lost_head(aim: Aim) -> str:
+    """Return the head of the column beside a score: shares of counts, else losses."""
+    share = aim.unit == "accuracy" or aim.size
+    return "of the base's" if share else f"{aim.unit} lost".strip()
+
+
+def _lost_cell(aim: Aim, value: float | None, base: float | None) -> str:
+    """Return a number for that column: a loss, or a share."""
+    lost = beside_base(aim, value, base)
+    if lost is None:
+        return ""
+    if lost.share is not None:
+        return percent(lost.share)
+    return f"{'-' if lost.loss < 0 else ''}{_size_of_loss(lost.loss)}"
+
+
+def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[str]:
+    base, aim = summary.base, summary.objectives[i]
+    uncut, held = row is base, row.held_scores
+    value, held_value = _at(row.values, i), _at(held and held.values, i)
+    held_base = _at(base.held_scores and base.held_scores.values, i)
+    stage = row.stage if isinstance(row, SummaryRow) else "bare"
+    unseen = "failed" if isinstance(row.held, HeldOutFailure) else ""
+    if held is not None:
+        unseen = shown_number(held_value, held.stderrs[i])
+    return [
+        name + ("" if stage == "bare" else f" ({stage})"),
+        shown_number(value, _at(row.errors, i)),
+        "" if uncut else _lost_cell(aim, value, _at(base.values, i)),
+        unseen,
+        "" if uncut else _lost_cell(aim, held_value, held_base),
+    ]
+
+
+def _at(values: Sequence[float | None] | None, i: int) -> float | None:
+    return None if values is None else values[i]
+
+
+def beside_base(aim: Aim, value: float | None, base: float | None) -> BesideBase | None:
+    """Return a score beside the base's by an objective; None without a comparison."""
+    if value is None or base is None or aim.scale != "base":
+        return None
+    if aim.size:
+        return BesideBase(value / base) if base else None
+    return BesideBase.of(aim.direction, aim.unit, value, base)
+
+
+def beside_base_words(beside: BesideBase | None, of_base: str = "") -> str:
+    """Return `78.4 %` with the words `of_base`, or `0.803 nats lost`; "" if unknown."""
+    if beside is None:
+        return ""
+    if beside.share is not None:
+        return f"{percent(beside.share)}{of_base}"
+    way = "won" if beside.loss < 0 else "lost"
+    return " ".join(filter(None, (_size_of_loss(beside.loss), beside.unit, way)))
+
+
+def _size_of_loss(loss: float) -> str:
+    return f"{abs(loss):.3g}" if abs(loss) < 1 else f"{abs(loss):.4g}"
+
+
+def _sizes(summary: SearchSummary) -> tuple[list[str], list[list[str]]]:
+    """Return a row for each size: the best plan of that size, beside the base."""
+    aims = [i for i, _ in _tabled(summary)]
+    several = [f" {n}" for n in range(1, len(aims) + 1)] if len(aims) > 1 else [""] * len(aims)
+    head = ["plan", "layers", "parameters", "weights", "KV/token"]
+    for n in several:
+        head += [f"score{n}", f"lost{n}", f"held out{n}"]
+    rows = []
+    for row in summary.sizes:
+        name = row.file.removeprefix("front/").removesuffix(".tailor")
+        cells = [name, str(row.layers), f"{row.parameters:,}", bytes_in_words(row.bytes),
+                 bytes_in_words(row.kv_cache)]  # fmt: skip
+        for i in aims:
+            _, score, lost, held, _ = _cells("", row, i, summary)
+            cells += [score, lost, held]
+        rows.append(cells)
+    return head, rows
+
+
+# ------------------------------------------------------------------------------------ in sentences
+
+
+def verdict_words(summary: SearchSummary) -> str:
+    """Compare the found plan with the best plan that needs no search."""
+    verdict, found_row, best = summary.verdict, summary.found, summary.best
+    if verdict is None or found_row is None or best is None:
+        unmet = summary.required is not None and not summary.required.met
+        return "There is no best plan." if unmet else "No plan has a score."
+    several, numbers = sum(not aim.size for aim in summary.objectives), verdict.numbers
+    means = f", mean of {len(numbers)} objectives" if len(numbers) > 1 else ""
+    if len(numbers) < several:
+        means = f", by {summary.objectives[numbers[0]].name} alone"
+    where = "on held-out samples" if verdict.held else "on the samples that it was chosen by"
+    paired = f" ({where}, in pairs{means})"
+    base, against = _beside_the_base(verdict), verdict.against
+    if against is None:
+        return f"There is no starting plan to compare it with.{base}"
+    gain, name = _gain(against, verdict.unit), against.origin
+    if verdict.better:
+        many = verdict.starts
+        which = (
+            f"than the best of {many} starting plans, '{name}'" if many > 1 else f"than '{name}'"
+        )
+        return f"Better {which}, by {gain}{paired}.{_too_few(summary, verdict, found_row)}{base}"
+    few = _too_few(summary, verdict, found_row)
+    handed = ""
+    if best.trial != found_row.trial:
+        handed = f" best.tailor is the simpler plan, trial {best.trial} ({best.origin})."
+    if verdict.itself:
+        return f"The search found nothing better than a starting plan, '{name}'.{handed}{base}"
+    if verdict.worse:
+        return f"Worse than '{name}', by {gain}{paired}.{few}{handed}{base}"
+    return f"A tie with '{name}': {_way(against)} by {gain}{paired}.{few}{handed}{base}"
+
+
+_FEWEST_SAMPLES = 8
+"""The fewest samples whose differences have a standard error that says much."""
+
+
+def _too_few(summary: SearchSummary, verdict: VerdictRecord, found_row: SummaryRow) -> str:
+    """Return a sentence if there are too few samples for a comparison, else nothing."""
+    counts = [summary.held[n] for n in verdict.numbers] if verdict.held else [found_row.samples]
+    least = min(counts)
+    if least >= _FEWEST_SAMPLES:
+        return ""
+    samples = f"{least} sample{'s' * (least != 1)}"
+    return f" {samples} are too few to tell; use {_FEWEST_SAMPLES} or more."
+
+
+def _beside_the_base(verdict: VerdictRecord) -> str:
+    """Return the comparison of the found plan with a base that is no larger."""
+    base = verdict.base
+    if base is None or not base.no_larger:
+        return ""
+    better = "Better" if base.better else "No better"
+    gain = f"{_way(base)} by {_gain(base, verdict.unit)}"
+    return f" {better} than the base, uncut, which is no larger: {gain}."
+
+
+def _way(of: GainRecord) -> str:
+    return "worse" if of.gain < 0 else "better"
+
+
+def _gain(of: GainRecord, unit: str) -> str:
+    """Return `0.031 ± 0.006 nats`, better or worse."""
+    scale, name = (1.0, unit) if unit else (100.0, "% of the base's scores")
+    error = math.inf if of.stderr is None else of.stderr
+    return f"{with_error(scale * abs(of.gain), scale * error)} {name}"
+
+
+def _required(summary: SearchSummary) -> Iterator[str]:
+    """Yield the requirements, and the values of the best or the nearest plan."""
+    required = summary.required
+    if required is None:
+        return
+    judged, met, nearest = required.judged, required.met, required.nearest
+    near = "" if nearest is None else f"; the nearest is {nearest}"
+    if not required.whole:
+        yield "what is required of plans was not judged to the end yet"
+    if met:
+        yield f"{met} of {judged} plans that were judged meet what is required"
+    elif judged or required.whole:
+        yield f"none of {judged} plans that were judged meets what is required{near}"
+    for row in required.rows:
+        held = "" if row.held is None else f", held out {shown_number(row.held)}"
+        held_bound = row.held_bound
+        held += (
+            f" ({shown_number(held_bound)})" if held and held_bound not in (None, row.bound) else ""
+        )
+        bound = shown_number(row.bound)
+        yield f"{row.require} ({bound}): it has {shown_number(row.value)}{held}"
+
+
+def _final(summary: SearchSummary) -> Iterator[str]:
+    """Yield the scores of the best trials before and after they were repaired in the end."""
+    for row in summary.final:
+        name = f"trial {row.trial} ({row.origin}), {row.stage}"
+        if row.values is None:
+            why, _, _ = (row.failure or "").partition("\n")
+            yield f"{name}: failed: {escaped_control(why)}"
+            continue
+        before = row.before or (None,) * len(row.values)
+        pairs = zip(before, row.values, strict=True)
+        yield f"{name}: {'; '.join(f'{shown_number(b)} → {shown_number(v)}' for b, v in pairs)}"
+
+
+def _repeats(summary: SearchSummary) -> Iterator[str]:
+    """Yield how far searches on other draws of the samples agree."""
+    agreement = summary.repeats
+    if agreement is None:
+        return
+    runs = agreement.runs
+    if without := agreement.without:
+        seeds = ", ".join(map(str, without))
+        yield f"On other draws of the samples, with these seeds, no plan was found: {seeds}."
+    if len(runs) == 1:
+        return
+    yield (
+        f"Searches on {len(runs)} draws of the samples, this one first, drop"
+        f" {agreement.dropped_in_all} layers alike, of {_span(agreement.dropped)} that each drops;"
+        f" {agreement.alike_in_all} of {agreement.kept_in_all} layers that all keep are made of the"
+        " same models."
+    )
+    for n, run in enumerate(runs):
+        by_plan = [run.scores[m] for m in range(len(runs))]
+        scores = "; ".join(
+            "failed" if values is None else ", ".join(map(shown_number, values))
+            for values in by_plan
+        )
+        yield f"On the samples of draw {n + 1} (seed {run.seed}) the plans score {scores}."
+    if agreement.agree:
+        many = agreement.agree
+        yield f"The plan found here is the best, or ties with it, on {many} of the other draws."
+    else:
+        yield "On none of the other draws is the plan found as good as the one found there."
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _random(summary: SearchSummary) -> Iterator[str]:
+    drawn, found_row = summary.random, summary.found
+    if drawn.whole:
+        yield f"Random search at the same cost evaluated {_count(drawn.trials, 'plan')}."
+    elif drawn.expected is not None and found_row is not None:
+        reach, got = _reached(summary, found_row, drawn.expected)
+        yield (
+            f"Random search at the same cost would be expected to {reach}"
+            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}, which"
+            " --compare-random makes sure."
+        )
+
+
+def _reached(summary: SearchSummary, found_row: SummaryRow, expected: float) -> tuple[str, str]:
+    """Return the expected and the found result: a score, or a mean loss over objectives."""
+    judging, unit = summary.judging, summary.loss_unit
+    if len(judging) == 1:
+        return f"reach {shown_number(expected)}", shown_number(_at(found_row.values, judging[0]))
+    return f"lose {shown_number(expected)} {unit} on the mean", shown_number(found_row.lost)
+
+
+def _spent(summary: SearchSummary) -> Iterator[str]:
+    """Yield the cost beside the trials, in evaluations on all samples."""
+    spent = summary.measured
+    parts = []
+    if spent.evaluations:
+        clock = f" ({spent.seconds:.0f} s)" if spent.seconds >= 1 else ""
+        total = f"{summary.cost + spent.evaluations:.4g} with the trials"
+        parts.append(f"measuring layers {spent.evaluations:.3g}{clock}, {total}")
+    if spent.base:
+        parts.append(f"scoring the base {spent.base:.3g} more")
+    if parts:
+        yield f"Cost in evaluations on all samples: {'; '.join(parts)}."
+
+
+def _commands(summary: SearchSummary) -> Iterator[str]:
+    if summary.best is not None:
+        for command in summary.commands:
+            yield f"    {command}"

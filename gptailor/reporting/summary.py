@@ -1,0 +1,528 @@
+"""A search's result as data: `SearchSummary`, which `search` writes and other modules read.
+
+The module also has the other records of RUN that are read back: a search's settings
+(`RunRecord`), its plans' sizes (`RunSizes`), and its scan of blocks (`BlockScan`).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
+
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+
+from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
+from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
+from gptailor.plan.stage import Stage
+from gptailor.reporting.measure import AimDirection, ScaleBy
+
+Seconds = Annotated[float, Field(ge=0, le=MOST)]
+Cost = Annotated[float, Field(ge=0, le=MOST)]
+"""Evaluations at full fidelity."""
+Seed = Annotated[int, Field(ge=0, le=10**100)]
+TrialNumber = Annotated[int, Field(ge=0, le=10**9)]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that control a terminal, or change the direction of a line."""
+
+
+def _in_a_line(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("expected text of one line, got a control character")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_in_a_line)]
+"""Text of one line that is safe on a terminal."""
+
+
+def escaped_control(text: str) -> str:
+    """Return the text with `\\x1b` and the like in the place of control characters."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+LiveDtype = Literal["float32", "float16", "bfloat16"]
+BridgedTrials = Literal["each", "from-full", "finalists"]
+"""The trials that are bridged: all, the trials at full fidelity, or the best in the end."""
+
+
+@final
+class Aim(NamedTuple):
+    """An objective: its name, its direction, and the measure of its scores.
+
+    `label` is a short name for a line. `unit` is the scores' unit. A `size` costs no evaluation and
+    doesn't measure a plan's quality.
+    """
+
+    name: Line
+    direction: AimDirection
+    scale: ScaleBy
+    label: Line = ""
+    unit: Line = ""
+    size: bool = False
+
+    @property
+    def short(self) -> str:
+        """Return the name for a line."""
+        return self.label or self.name
+
+
+WrittenAim = Annotated[Aim, PlainSerializer(lambda aim: aim._asdict())]
+"""An objective that JSON has as an object."""
+
+
+WrittenSize = Annotated[OutputSize, PlainSerializer(lambda size: size._asdict())]
+
+
+# -------------------------------------------------------------------------------- what it was begun
+
+
+class _Begun(BuiltClosed):
+    """The settings of a search; in `run.json` and in the summary."""
+
+    version: Line
+    plan: Line
+    fidelity: Line | None
+    seed: Seed
+    strategy: Line
+    bridge: BridgedTrials | None
+    prefer: Line | None
+    compare_random: bool
+    heals: bool
+    finalists: Tally | None
+    race: bool
+    requires: Several[Line]
+    device: Line
+    dtype: LiveDtype | None
+    storage: Line | None
+    study: Line
+    layers: LayerCount
+    tied: Several[Line]
+
+
+@final
+class RunRecord(_Begun):
+    """The settings of a search in `run.json` that readers of RUN need.
+
+    `trials` is the budget. `objectives` are the objectives in words, `aims` their measures.
+    """
+
+    objectives: Annotated[Several[Line], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1, le=MOST)]
+    aims: Annotated[Several[WrittenAim], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "RunRecord":
+        if len(self.aims) != len(self.objectives):
+            raise ValueError("expected as many aims as objectives")
+        return self
+
+
+@final
+class RunSizes(BuiltClosed):
+    """The sizes of the uncut base and of a search's plans, by the plans' digests."""
+
+    base: WrittenSize
+    plans: dict[str, WrittenSize]
+
+
+@final
+class MappedBlock(NamedTuple):
+    """A block's score, and its change as a share of the base's: below 0 is better."""
+
+    first: Position
+    last: Position
+    value: float
+    change: float
+
+
+WrittenBlock = Annotated[MappedBlock, PlainSerializer(lambda block: block._asdict())]
+
+
+class _Scan(BuiltClosed):
+    measure: Line
+    samples: Tally
+    scanned: Tally
+    of: Tally
+    better: Tally
+    blocks: Several[WrittenBlock]
+
+
+@final
+class BlockScan(_Scan):
+    """A scan of blocks that come again: `scanned` blocks `of` all, some `better` than the base.
+
+    All scores are by one `measure`, on the same number of `samples`.
+    """
+
+
+@final
+class BestBlocks(_Scan):
+    """The best blocks of a scan, and the file of its `map`."""
+
+    map: Line
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+@final
+class HeldOutScores(BuiltClosed):
+    """Scores on samples that the search never saw; an error of None is unknown."""
+
+    values: Several[float]
+    stderrs: Several[float | None]
+
+
+@final
+class HeldOutFailure(BuiltClosed):
+    """The reason why a plan has no score on samples that the search never saw."""
+
+    failure: str
+
+
+HeldOutResult: TypeAlias = HeldOutScores | HeldOutFailure
+
+
+class WithScores(BuiltClosed):
+    """The scores of a plan by each objective, or None."""
+
+    values: Several[float] | None
+    held: HeldOutResult | None
+
+    @property
+    def held_scores(self) -> HeldOutScores | None:
+        """The held-out scores, or None."""
+        return self.held if isinstance(self.held, HeldOutScores) else None
+
+    @property
+    def errors(self) -> Sequence[float | None] | None:
+        """The standard errors of the values, or None if they are unknown."""
+        return None
+
+    def widths(self) -> Iterator[int]:
+        """Yield how many objectives each list of scores has."""
+        lists = [self.values, self.errors]
+        if (held := self.held_scores) is not None:
+            lists += [held.values, held.stderrs]
+        yield from (len(scores) for scores in lists if scores is not None)
+
+
+@final
+class BaseScores(WithScores):
+    """The scores of the uncut base."""
+
+
+class SummaryRow(WithScores):
+    """A trial in a summary. `before` has the plan's scores before it was repaired.
+
+    `retained` is the retained share of the base's score by each objective. `lost` is the mean loss
+    over the objectives.
+    """
+
+    trial: TrialNumber
+    origin: Line
+    samples: Tally
+    seconds: Seconds
+    stage: Stage
+    before: Several[float | None] | None
+    failure: str | None
+    stderrs: Several[float | None] | None
+    retained: Several[float | None] | None
+    lost: float | None
+
+    @property
+    def errors(self) -> Sequence[float | None] | None:
+        """The standard errors of the values, or None if they are unknown."""
+        return self.stderrs
+
+    def widths(self) -> Iterator[int]:
+        """Yield how many objectives each list of scores has."""
+        yield from super().widths()
+        yield from (len(scores) for scores in (self.before, self.retained) if scores is not None)
+
+
+FrontFile = Annotated[str, Field(pattern=r"^front/trial-[0-9]{4,9}\.tailor$")]
+"""A plan's file below RUN."""
+
+
+def front_file(trial: int) -> str:
+    """Return the file of a trial's plan, as a path below RUN."""
+    return f"front/trial-{trial:04}.tailor"
+
+
+@final
+class SizeRow(SummaryRow):
+    """The best plan of one size: a point on the curve of quality over size.
+
+    `loss` orders the plans. `share` and `nats` are the mean loss over the objectives, as a share of
+    the base's scores and in their unit; None if there is no such mean.
+    """
+
+    parameters: Tally
+    bytes: Tally
+    kv_cache: Tally | None
+    layers: LayerCount
+    file: FrontFile
+    share: float | None
+    nats: float | None
+    loss: float
+
+    @model_validator(mode="after")
+    def _has_its_file(self) -> "SizeRow":
+        if self.file != front_file(self.trial):
+            raise ValueError(f"expected the file {front_file(self.trial)!r}")
+        return self
+
+
+# ------------------------------------------------------------------------------------------ verdict
+
+
+class GainRecord(BuiltClosed):
+    """The gain of a plan over another, and its standard error; None is infinite."""
+
+    gain: float
+    stderr: Annotated[float, Field(ge=0)] | None
+
+
+@final
+class RivalRecord(GainRecord):
+    """The gain over a starting plan."""
+
+    origin: Line
+    trial: TrialNumber
+
+
+@final
+class BaseRecord(GainRecord):
+    """The gain over the uncut base, and whether the base is no larger."""
+
+    better: bool
+    no_larger: bool
+
+
+@final
+class VerdictRecord(BuiltClosed):
+    """The worth of a search's result; see `searching/verdict.py`.
+
+    `against` is the starting plan with the smallest gain over it, of `starts` starting plans.
+    `numbers` are the numbers of the compared objectives, `widths` the measures of their scores.
+    """
+
+    better: bool
+    worse: bool
+    itself: bool
+    against: RivalRecord | None
+    starts: Tally
+    held: bool
+    unit: Line
+    widths: Several[float]
+    numbers: Annotated[Several[Tally], Field(min_length=1)]
+    base: BaseRecord | None
+
+
+# ------------------------------------------------------------------------------- what else it found
+
+
+@final
+class RandomDraws(BuiltClosed):
+    """Random plans for comparison. `whole` means that they cost as much as the search.
+
+    `expected` is the expected best score of a random search that costs as much.
+    """
+
+    trials: Tally
+    whole: bool
+    best: SummaryRow | None
+    expected: float | None
+
+
+@final
+class RepairWorth(BuiltClosed):
+    """How the finalists' losses before they were repaired compare with those after it.
+
+    `slope` is the loss after repair for a loss of 1 before it, by least squares over so many
+    `plans`. `correlation` is their rank correlation (Spearman).
+    """
+
+    slope: float
+    correlation: Annotated[float, Field(ge=-1, le=1)]
+    plans: Annotated[int, Field(ge=3)]
+
+
+@final
+class MeasuredCosts(BuiltClosed):
+    """The cost of measuring beside the trials and on the `base`, in evaluations on all samples."""
+
+    evaluations: Cost
+    seconds: Seconds
+    base: Cost
+
+
+@final
+class RepeatedDraw(BuiltClosed):
+    """The scores of all draws' plans on the samples of one draw, None for a failure."""
+
+    seed: Seed
+    scores: Several[Several[float] | None]
+
+
+@final
+class DrawPair(BuiltClosed):
+    """The number of layers that the plans of two draws drop alike, and make alike."""
+
+    of: Pair[Tally]
+    dropped: LayerCount
+    alike: LayerCount
+
+
+@final
+class DrawsAgreement(BuiltClosed):
+    """The agreement of searches on other draws of the samples with the first search.
+
+    `of` is a digest of the compared plans. `without` has the seeds that found no plan. `agree`
+    counts the other draws on which the first plan is no worse than their own plan.
+    """
+
+    of: Line
+    without: Several[Seed]
+    runs: Annotated[Several[RepeatedDraw], Field(min_length=1)]
+    agree: Tally
+    dropped: Annotated[Several[LayerCount], Field(min_length=1)]
+    dropped_in_all: LayerCount
+    kept_in_all: LayerCount
+    alike_in_all: LayerCount
+    pairs: Several[DrawPair]
+
+    @model_validator(mode="after")
+    def _is_square(self) -> "DrawsAgreement":
+        if any(len(run.scores) != len(self.runs) for run in self.runs):
+            raise ValueError("expected a score of each draw's plan on each draw")
+        return self
+
+
+@final
+class NumberAtBound(BuiltClosed):
+    """A number of the best plan that is an end of its interval."""
+
+    name: Line
+    value: float
+    bound: Literal["low", "high"]
+
+
+@final
+class RequiredRow(BuiltClosed):
+    """A requirement, its bounds, and the values of a plan; `held` is on held-out samples."""
+
+    require: Line
+    bound: float | None
+    value: float | None
+    held: float | None
+    held_bound: float | None
+
+
+@final
+class RequiredRecord(BuiltClosed):
+    """The requirements of a search, and the plans that met them.
+
+    `judged` plans were compared with the requirements, all of them if `whole`; `met` plans met
+    them. `nearest` is the file of the plan with the smallest excess, if no plan meets them.
+    """
+
+    judged: Tally
+    whole: bool
+    met: Tally
+    nearest: FrontFile | None
+    rows: Several[RequiredRow]
+
+
+@final
+class SearchSummary(_Begun):
+    """A search's result. Programs read `summary.json`, people the words of `search_text.py`.
+
+    `trials` is the number of trials, `cost` their cost. `samples` counts the samples of a whole
+    trial, `held` the held-out samples of each objective. `judging` has the numbers of the
+    objectives that compare plans; `loss_unit` is the unit of losses. `found` has the best score;
+    `best` is the plan that is handed over as `best_file`. `recipe` is the best of `recipes` that
+    were compared with nothing dropped, where cuts are repaired. `sizes` is the curve of quality
+    over size, the smallest plan first. `commands` score and compile the best plan; they are for
+    people and programs that run where the search ran, and gptailor never reads them back.
+    """
+
+    objectives: Annotated[Several[WrittenAim], Field(min_length=1)]
+    trials: TrialNumber
+    ended: Literal["budget", "exhausted", "interrupted"]
+    samples: Tally
+    held: Several[Tally]
+    late: Tally
+    repeats: DrawsAgreement | None
+    measured: MeasuredCosts
+    required: RequiredRecord | None
+    left_out: Several[Line]
+    beyond: Several[Line]
+    at_bounds: Several[NumberAtBound] = ()
+    best_file: Line
+    commands: Several[str]
+    judging: Several[Tally]
+    loss_unit: Line
+    cost: Cost
+    hits: Tally
+    stopped: Tally
+    spared: float
+    failed: Tally
+    seconds: Seconds
+    base: BaseScores
+    verdict: VerdictRecord | None
+    found: SummaryRow | None
+    best: SummaryRow | None
+    front: Several[SummaryRow]
+    sizes: Several[SizeRow]
+    starts: Several[SummaryRow]
+    recipe: SummaryRow | None = None
+    recipes: Tally = 0
+    final: Several[SummaryRow]
+    repair: RepairWorth | None
+    random: RandomDraws
+    blocks: BestBlocks | None = None
+
+    @property
+    def scored_rows(self) -> list[SummaryRow]:
+        """The trials that must have scores; a trial may occur several times."""
+        optional = (self.found, self.best, self.random.best, self.recipe)
+        some = (row for row in optional if row is not None)
+        return [*some, *self.front, *self.sizes, *self.starts]
+
+    @property
+    def rows(self) -> list[SummaryRow]:
+        """All trials in the summary; a trial may occur several times."""
+        return [*self.scored_rows, *self.final]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "SearchSummary":
+        many = len(self.objectives)
+        for fault, expected in (
+            (len({part is None for part in (self.found, self.best, self.verdict)}) > 1,
+             "a verdict, a plan found and a best one, or neither of them"),
+            (any(row.values is None or row.stderrs is None for row in self.scored_rows),
+             "scores of each plan that was handed over"),
+            (any(width != many for row in (self.base, *self.rows) for width in row.widths()),
+             "a score by each objective in each row"),
+            (len(self.held) != many, "a number of held-out samples for each objective"),
+            (any(number >= many for number in self._numbers()),
+             "numbers of objectives that there are"),
+            (any(row.trial >= self.trials for row in self.rows),
+             "numbers of trials that there were"),
+        ):  # fmt: skip
+            if fault:
+                raise ValueError(f"expected {expected}")
+        return self
+
+    def _numbers(self) -> Iterator[int]:
+        yield from self.judging
+        yield from () if self.verdict is None else self.verdict.numbers
+
+    def document(self) -> dict[str, Any]:
+        """Return the document of `summary.json`."""
+        without = {
+            name for name in ("blocks", "at_bounds", "recipe", "recipes") if not getattr(self, name)
+        }
+        return self.model_dump(mode="json", exclude=without)

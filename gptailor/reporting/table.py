@@ -1,0 +1,86 @@
+"""Tables for a terminal: names on the left, columns of numbers on the right."""
+
+import io
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gptailor.reporting.terminal_encoding import in_encoding
+
+_INDENT = "  "
+_GAP = 2
+_NAME = 8
+"""The least width of the names."""
+_LEAST = 12
+"""The least width of a shortened name, or a fifth of the table if that is more."""
+
+
+def table_lines(
+    head: Sequence[str], rows: Sequence[Sequence[str]], width: int, encoding: str | None = None
+) -> Iterator[str]:
+    """Yield the lines of a table in `width` columns; a row begins with its name.
+
+    Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. Long names are
+    shortened. Columns of numbers that still have no room follow in further blocks, with the names
+    again. A block without any head has no line for it.
+    """
+    lines = [[in_encoding(cell, encoding) for cell in row] for row in (head, *rows)]
+    cut = in_encoding("…", encoding)
+    sizes = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    longest, numbers = max(_NAME, sizes[0]), sizes[1:]
+    room = width - len(_INDENT)
+    name_room = room - sum(numbers) - _GAP * len(numbers)
+    enough = name_room >= min(longest, max(_LEAST, width // 5))
+    name = min(longest, name_room if enough else max(_LEAST, width // 3))
+    for block in _blocks(numbers, room - name):
+        body = [[shortened(first, name, cut), *(row[i] for i in block)] for first, *row in lines]
+        yield from _drawn(body if any(body[0]) else body[1:], name)
+
+
+def _blocks(sizes: Sequence[int], room: int) -> Iterator[Sequence[int]]:
+    """Yield the numbers of columns that have room beside each other, at least one at a time."""
+    block: list[int] = []
+    used = 0
+    for number, size in enumerate(sizes):
+        if block and used + _GAP + size > room:
+            yield block
+            block, used = [], 0
+        block.append(number)
+        used += _GAP + size
+    yield block
+
+
+def _drawn(body: Sequence[Sequence[str]], name: int) -> Iterator[str]:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
+    table.add_column(no_wrap=True, min_width=name)
+    for _ in body[0][1:]:
+        table.add_column(justify="right", no_wrap=True)
+    for row in body:
+        table.add_row(*map(_cell, row))
+    width = name + sum(_GAP + max(map(cell_len, cells)) for cells in [*zip(*body, strict=True)][1:])
+    console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
+    for line in console.render_lines(table, pad=False):
+        text = "".join(segment.text for segment in line)
+        yield f"{_INDENT}{text}".rstrip()
+
+
+def _cell(text: str) -> Text | Padding:
+    """Return a cell with the spaces at its end, which align it with marks in other rows."""
+    shown = text.rstrip()
+    if shown == text:
+        return Text(text)
+    return Padding(Text(shown), (0, len(text) - len(shown), 0, 0))
+
+
+def shortened(text: str, width: int, cut: str = "…") -> str:
+    """Return the text in `width` columns, without its middle: names begin and end alike."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if cell_len(text) <= width:
+        return text
+    room = width - len(cut)
+    tail = room * 3 // 5  # the end of a path tells more than its beginning
+    return f"{set_cell_size(text, room - tail)}{cut}{set_cell_size(text[::-1], tail)[::-1]}"

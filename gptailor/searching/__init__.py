@@ -1,0 +1,13 @@
+"""A search that closes an open plan's choices by trials; `search.py` is its loop."""
+
+__all__ = [
+    "object_storage",
+    "pick",
+    "results",
+    "run",
+    "run_files",
+    "run_report",
+    "search",
+    "settings",
+    "space",
+]

@@ -1,0 +1,60 @@
+"""Quality over size: how large a search's plans are, and the best plan of each size."""
+
+from collections.abc import Mapping
+from typing import final
+
+import numpy as np
+
+from gptailor.checkpoint.models import Opened
+from gptailor.plan.output_size import OutputSize
+from gptailor.plan.plan import Plan
+from gptailor.plan.stage import at_stage
+from gptailor.program.size import plan_size
+from gptailor.program.sources import Checked
+from gptailor.searching.run.trials import Ledger, Trial
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.space import Space
+
+
+@final
+class Sizes:
+    """The sizes of a search's plans, from headers; each is computed once."""
+
+    def __init__(self, space: Space, models: Mapping[str, Opened]) -> None:
+        self.space = space
+        self.models = models
+        self._known: dict[str, OutputSize] = {}
+
+    def of(self, trial: Trial) -> OutputSize:
+        """Return the size of a trial's plan."""
+        if trial.plan not in self._known:
+            self._known[trial.plan] = self.of_plan(decode(self.space, trial.request.genome))
+        return self._known[trial.plan]
+
+    @property
+    def known(self) -> Mapping[str, OutputSize]:
+        """Known sizes, by the plans' digests."""
+        return self._known
+
+    def of_plan(self, plan: Plan) -> OutputSize:
+        """Return the size of a closed plan. Bridges and healing don't change it."""
+        return plan_size(Checked.of(at_stage(plan, "bare"), self.models))
+
+
+def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
+    """Return the best plan of each size, smallest first, but none that a smaller one betters.
+
+    The plans may be handed over: they were evaluated on all samples, and bridged or healed where
+    the best plans are.
+    """
+    by_size: dict[OutputSize, list[Trial]] = {}
+    for trial in ledger.candidates():
+        by_size.setdefault(sizes.of(trial), []).append(trial)
+    points: list[tuple[Trial, OutputSize]] = []
+    least = np.inf
+    for size in sorted(by_size, key=lambda s: (s.parameters, s.layers)):
+        best = ledger.best(by_size[size])
+        if best is not None and (loss := ledger.mean_loss(best)) < least:
+            least = loss
+            points.append((best, size))
+    return points

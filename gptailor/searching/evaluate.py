@@ -1,0 +1,446 @@
+"""The search's side of `evaluate.space_trials`: its judge, and measurements before and after."""
+
+import math
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import torch
+
+from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.bridge.gaps import plan_gap_errors
+from gptailor.evaluation.dtype import quick_dtype
+from gptailor.evaluation.objectives.base import Forward
+from gptailor.evaluation.objectives.size_and_speed import OfPlan
+from gptailor.evaluation.rival_scores import Race
+from gptailor.evaluation.scores import Score
+from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.space_trials import Trials, opened
+from gptailor.evaluation.trial import Outcomes
+from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.faults import Origin, Source, TailorError
+from gptailor.plan.optional_packages import require
+from gptailor.plan.plan import DropAny, Plan, has_predictions
+from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
+from gptailor.plan.sites import drops_by_choice
+from gptailor.plan.stage import STAGES, Stage, at_stage, separates
+from gptailor.prepare import calibration_path
+from gptailor.program.devices import dtype_of
+from gptailor.reporting.measure import LossMeasure
+from gptailor.reporting.summary import SearchSummary
+from gptailor.searching.run.notes import (
+    GAPS,
+    HELD_OUT,
+    INFLUENCE,
+    LATENCIES,
+    MEASURED,
+    REMOVAL,
+    FoundNote,
+)
+from gptailor.searching.run.origin import UniformMerge, composition_words
+from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.scores import per_objective, per_sample_to_json
+from gptailor.searching.run.study import Study
+from gptailor.searching.run.trials import Trial, json_numbers, read_outcomes
+from gptailor.searching.run.workers import BASE, Alone, Workers
+from gptailor.searching.run_files import EarlierRun
+from gptailor.searching.settings import Resources, Settings
+from gptailor.searching.space.decode import decode_for
+from gptailor.searching.space.space import Space
+from gptailor.searching.starts.compositions import wholes
+from gptailor.searching.starts.cuts import (
+    Cut,
+    candidates,
+    greedy_removal,
+    nested_cuts,
+    shortest_paths,
+)
+from gptailor.searching.starts.recipes import Recipes
+from gptailor.searching.starts.stages import Starts
+from gptailor.searching.strategies import strategy_of
+from gptailor.searching.verdict import HeldOut, held_key
+
+_GLANCE = 1 / 8
+"""The share of all samples that block influence is measured on, if there is no cheaper fidelity."""
+_GLANCED = 8, 32
+"""The fewest samples that block influence is measured on, and the most."""
+_REMOVAL_SHARE = 1 / 10
+"""The share of the budget that greedy removal may cost."""
+
+OnMeasuring: TypeAlias = Callable[[str, int, int], None]
+"""Receives the current measurement, how many evaluations are done, and how many there are."""
+
+
+@final
+@dataclass(frozen=True)
+class TrialsJudge:
+    """A judge on this device."""
+
+    trials: Trials
+
+    @property
+    def machine(self) -> str:
+        """The name of the device, equal on machines of one kind."""
+        device = self.trials.repairs.stitcher.device
+        if device.type == "cuda":
+            return torch.cuda.get_device_name(device)
+        cpuinfo = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
+        model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+        kind = model[1] if model else platform.processor() or platform.machine()
+        return f"{kind}, {torch.get_num_threads()} threads"
+
+    def __call__(
+        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
+    ) -> Iterator[tuple[int, Outcomes]]:
+        """Yield each plan's outcomes on a share of the samples that the search sees."""
+        return self.trials.run(plans, round(share * self.trials.full), stage=stage, race=race)
+
+
+def trials_of(
+    plan: Plan,
+    models: Mapping[str, Opened],
+    chosen: Settings,
+    where: Resources,
+    on_event: OnEvent = ignore_events,
+) -> Trials:
+    """Return the trials of an opened plan."""
+    kind = dtype_of(where.dtype)
+    place = Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True)
+    return Trials(
+        plan,
+        models,
+        objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
+        folder=chosen.folder,
+        session=Session(place, on_event),
+        fidelity=chosen.fidelity,
+        seed=chosen.seed,
+    )
+
+
+def computing(
+    where: Resources, models: Mapping[str, Opened], before: EarlierRun | SearchSummary | None
+) -> Resources:
+    """Return the resources with the dtype that models compute in; None keeps their own.
+
+    It is the dtype that was asked for, else the one in the record of the search `before`, else a
+    quick one on this device.
+    """
+    if where.dtype is not None:
+        return where
+    if before is not None:
+        return replace(where, dtype=before.dtype)
+    dtype = quick_dtype(models, where.device)
+    return replace(where, dtype=None if dtype is None else str(dtype).removeprefix("torch."))
+
+
+def movable(plan: Plan) -> Plan:
+    """Return the plan with absolute paths, so that it can be read from any folder."""
+    origin = plan.origin
+    if origin is None:
+        origin = Origin(Source("<plan>", ""), Path())
+    families = tuple(file.absolute() for file in origin.families)
+    return plan.read_from(replace(origin, folder=origin.folder.absolute(), families=families))
+
+
+def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
+    """Make a judge on another machine, from a movable plan and settings."""
+    plan, models, _ = opened(plan)
+    return TrialsJudge(trials_of(plan, models, chosen, where))
+
+
+def workers_of(
+    trials: Trials, chosen: Settings, where: Resources, on_progress: Callable[[str], None]
+) -> AbstractContextManager[Workers]:
+    """Return this process or a cluster's workers. Raises MissingPackageError without Ray.
+
+    Where `latency()` is an objective, workers must be machines of this kind.
+    """
+    if where.ray is None:
+        return nullcontext(Alone(TrialsJudge(trials)))
+    timed = any(OBJECTIVES[objective.name].by == "clock" for objective in chosen.objectives)
+    like = TrialsJudge(trials).machine if timed else None
+    require("ray", "--ray")
+    from gptailor.searching.run.ray_workers import RayWorkers  # needs an extra
+
+    on_progress("beginning workers")
+    anywhere = replace(chosen, folder=chosen.folder.absolute())
+    make = partial(judge_of, movable(trials.plan), anywhere, where)
+    gpus = 0 if where.device == "cpu" else where.gpus_per_worker
+    return RayWorkers(make, where.ray, where.workers, gpus=gpus, like=like)
+
+
+# ------------------------------------------------------------------------- before the first trial
+
+
+_FITTED, _TAUGHT = 2, 5
+"""How often the texts of bridging and of healing are read.
+
+The whole plan and the cut plan read a bridge's text. Healing reads its text with the teacher,
+forward, and twice as much back; docs/healing.md measured a quarter more. A teacher's answers are
+made once for all plans, and don't count."""
+
+_BYTES, _PREDICTION_BYTES = 3, 512
+"""The fewest bytes of a token: in texts that people write, and of its prediction."""
+
+
+def repair_cost(trials: Trials, budget: Budget) -> float | None:
+    """Return the cost of bridging and healing one plan in the end, in evaluations.
+
+    It depends on the tokens that are read. None where an objective does more than read.
+    """
+    if budget.final is None:
+        return 0.0
+    reading = [objective for objective in trials.seen if not isinstance(objective, OfPlan)]
+    read = [each.requests(budget.full) for each in reading if isinstance(each, Forward)]
+    tokens = sum(len(request.tokens) for requests in read for request in requests)
+    if len(read) < len(reading) or not tokens:
+        return None
+    plan = trials.plan
+    cost = _FITTED * max(
+        (_read_of(plan, bridge.on, bridge.tokens or BRIDGE_TOKENS) for bridge in plan.bridges),
+        default=0,
+    )
+    if budget.final == "healed" and plan.heal is not None:
+        healed = plan.heal.tokens or HEAL_TOKENS
+        answered = any(text.answers is not None for text in plan.heal.on)
+        available = sum(_read_of(plan, text.file, healed) for text in plan.heal.on)
+        cost += _TAUGHT * (healed if answered else min(healed, available))
+    return cost / tokens
+
+
+def _read_of(plan: Plan, text: str, tokens: object) -> int:
+    """Return how many tokens of a text are read, at most as many as its bytes can hold."""
+    path = calibration_path(plan, text)
+    each = _PREDICTION_BYTES if has_predictions(text) else _BYTES
+    most = path.stat().st_size // each if path.is_file() else 0
+    return min(tokens if isinstance(tokens, int) else 0, most)
+
+
+def starts_of(
+    space: Space,
+    trials: Trials,
+    budget: Budget,
+    study: Study,
+    chosen: Settings,
+    on_progress: OnMeasuring,
+) -> tuple[Starts, Budget]:
+    """Return the starting plans and the budget with the cost of their measurements.
+
+    The layers are measured once, and each measurement is noted in the study: a later process goes
+    on, and starts in the same way. Raises TailorError for a forward pass without numbers.
+    """
+    trials.latencies.known |= study.typed.latencies
+    trials.latencies.on_measured = lambda latencies: study.note(LATENCIES, dict(latencies))
+    measuring = _Measuring(space, trials, budget, study, on_progress)
+    try:
+        influence = measuring.influence()
+        cuts = measuring.bridged_cuts() if "base" in influence else ()
+        removed = measuring.removal(influence["base"]) if "base" in influence else ()
+    except ValueError as error:
+        raise TailorError(f"the models can't be measured: {error}") from error
+    spent = study.typed.measured.evaluations
+    budget = replace(budget, measured=spent, separate=separates(space.plan))
+    recipes = None
+    if budget.separate:
+        recipes = Recipes(
+            space, strategy_of(chosen.strategy), budget.recipes, budget.rivals, chosen.seed
+        )
+    low = budget.low / budget.full
+    return Starts(space, influence, removed, low, budget.starts, cuts, recipes), budget
+
+
+@final
+class _Measuring:
+    """The measurements before the first trial, with their progress, notes and cost."""
+
+    def __init__(
+        self, space: Space, trials: Trials, budget: Budget, study: Study, on_progress: OnMeasuring
+    ) -> None:
+        self.space = space
+        self.trials = trials
+        self.budget = budget
+        self.study = study
+        self.on_progress = on_progress
+        self.plans = wholes(space)
+        if separates(space.plan):  # which of them are cut is not known before recipes are compared
+            names = ("base", composition_words(UniformMerge(models=("base",), every=True)))
+            self.plans = {name: self.plans[name] for name in names if name in self.plans}
+        cheapest = budget.low / budget.full
+        most = _REMOVAL_SHARE * budget.trials
+        self.width = candidates(space, cheapest, most) if "base" in self.plans else 0
+        fixed = any(not drop.maybe for drop in space.plan.drops)
+        self.bridges = bool(space.plan.bridges) and "base" in self.plans and not fixed
+        self.total = len(self.plans) + self._removals(int(sum(space.table.high))) + self.bridges
+        self.done = 0
+        self.spent = 0
+        self._refuse_misfit()
+        self.begun = time.perf_counter()
+
+    def _refuse_misfit(self) -> None:
+        """Raise CheckpointError C903 for notes of other layers than the space has."""
+        layers, notes = self.space.layers, self._noted
+        places = {bit.at for bit in self.space.bits if bit.group >= 0}
+        fits = all(len(of_each) == layers for of_each in (notes.influence or {}).values())
+        removed = notes.removal or ()
+        fits &= places.issuperset(removed) and len(set(removed)) == len(removed)
+        fits &= len(removed) <= int(sum(self.space.table.high))
+        if not fits or any(place >= layers for cut in notes.gaps or () for place in cut):
+            raise self.study.error(f"has a damaged note: {quoted(MEASURED)} is of other layers")
+
+    def _removals(self, rounds: int) -> int:
+        """Return how many plans so many rounds of greedy removal try."""
+        places = sum(bit.group >= 0 for bit in self.space.bits)
+        return sum(min(self.width, places - n) for n in range(rounds)) if self.width else 0
+
+    def influence(self) -> Mapping[str, Sequence[float]]:
+        """Return each layer's block influence, by the name of each plan without drops."""
+        budget = self.budget
+        least, most = _GLANCED
+        glance = min(max(round(_GLANCE * budget.full), least), most, budget.full)
+        samples = budget.low if budget.low < budget.full else glance
+        influence: dict[str, Sequence[float]] = dict(self._noted.influence or {})
+        for name, plan in self.plans.items():
+            self._report("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
+            if name not in influence:
+                influence[name] = list(self.trials.block_influence(plan, samples))
+                self.spent += samples
+                self._note(INFLUENCE, influence)
+            self.done += 1
+        return self._noted.influence or {}
+
+    def bridged_cuts(self) -> Sequence[Cut]:
+        """Return the cuts with gaps that the plan's bridge closes best, of the middle size.
+
+        Return () for a space that drops anything but some of one list of positions.
+        """
+        choices = [choice for _, choice in drops_by_choice(self.space.plan)]
+        if not self.bridges or len(choices) != 1 or not isinstance(choices[0], DropAny):
+            return ()
+        sizes = nested_cuts(self.space, np.zeros(self.space.layers))
+        size = len(sizes[len(sizes) // 2])
+        self._report("measuring what a bridge leaves of each gap")
+        if self._noted.gaps is None:
+            errors = gap_errors_of(self.trials, self.plans["base"], size)
+            cuts = shortest_paths(errors, choices[0].among, size)
+            self.spent += self.budget.full
+            self._note(GAPS, [list(cut.dropped) for cut in cuts])
+        self.done += 1
+        return self._noted.gaps or ()
+
+    def removal(self, influence: Sequence[float]) -> Sequence[int]:
+        """Return the positions that greedy removal takes from the base, in order."""
+        positions: Sequence[int] = self._noted.removal or ()
+        self.done += self._removals(len(positions))
+        base = self.plans["base"]
+        rounds = greedy_removal(self.space, base, influence, self._judge, self.width, positions)
+        for positions in rounds:
+            self._note(REMOVAL, list(positions))
+        return positions if len(positions) == int(sum(self.space.table.high)) else ()
+
+    def _judge(self, removed: Sequence[Plan]) -> list[float]:
+        of = " of the base" * (len(self.plans) > 1)
+        what = f"removing layers{of} one by one: {len(removed[0].drops)}"
+        self._report(what)
+
+        def on_plan() -> None:
+            self.done += 1
+            self._report(what)
+
+        means = losses(self.trials, removed, self.budget.low, on_plan)
+        self.spent += self.budget.low * len(removed)
+        return means
+
+    def _report(self, what: str) -> None:
+        self.on_progress(what, self.done, self.total)
+
+    @property
+    def _noted(self) -> FoundNote:
+        return self.study.typed.measured.found
+
+    def _note(self, name: str, value: Any) -> None:
+        now, earlier = time.perf_counter(), self.study.typed.measured
+        cost = earlier.evaluations + self.spent / self.budget.full
+        seconds, self.begun, self.spent = earlier.seconds + now - self.begun, now, 0
+        measured = earlier.found.model_dump(mode="json", by_alias=True, exclude_none=True)
+        measured[name] = value
+        note = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": measured}
+        self.study.note(MEASURED, note)
+
+
+def gap_errors_of(trials: Trials, uncut: Plan, widest: int) -> list[list[float]]:
+    """Return the error that the space's bridge leaves over each gap of a plan without drops."""
+    live = trials.repairs.stitcher.stitch(at_stage(uncut, "bare"))
+    return plan_gap_errors(live, trials.plan, trials.models, widest)
+
+
+def losses(
+    trials: Trials,
+    plans: Sequence[Plan],
+    samples: int,
+    on_plan: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Return each plan's mean loss over the objectives, relative to their mean magnitudes.
+
+    NaN is a failure. The means only compare these plans with each other. `on_plan` is called after
+    each plan.
+    """
+    measures = [LossMeasure(objective.direction) for objective in trials.seen]
+    rows = [[math.nan] * len(measures) for _ in plans]
+    for index, outcomes in trials.run(plans, samples, stage="bare"):
+        on_plan()
+        for number, outcome in enumerate(outcomes):
+            if isinstance(outcome, Score) and math.isfinite(outcome.value):
+                rows[index][number] = measures[number].loss(outcome.value)
+    columns = ([abs(v) for v in column if not math.isnan(v)] for column in zip(*rows, strict=True))
+    scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in columns]
+    return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]
+
+
+# ------------------------------------------------------------------------ after the last trial
+
+
+def held_out(
+    study: Study,
+    space: Space,
+    trials: Trials,
+    base: Plan,
+    chosen: Sequence[Trial],
+    on_progress: Callable[[str], None],
+) -> HeldOut:
+    """Return held-out scores of the base and of trials' plans; make the missing ones."""
+    if not any(trials.helds):
+        return {}
+    notes = dict(study.notes.get(HELD_OUT, {}))
+    plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
+    plans |= {
+        held_key(t): (decode_for(space, t.request.genome, t.request.stage), t.request.stage)
+        for t in chosen
+    }
+    fresh = {key: plan for key, plan in plans.items() if key not in notes}
+    done = 0
+    for stage in STAGES:
+        keys = [key for key, (_, how) in fresh.items() if how == stage]
+        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], stage=stage):
+            done += 1
+            on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
+            notes[keys[index]] = _held_note(outcomes)
+            study.note(HELD_OUT, notes)
+    return study.typed.held_out
+
+
+def _held_note(outcomes: Outcomes) -> dict[str, Any]:
+    values, stderrs, failure = read_outcomes(outcomes)
+    if values is None or stderrs is None:
+        return {"failure": str(failure)}
+    note: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
+    if each := per_objective(outcomes):
+        note["per_sample"] = per_sample_to_json(each)
+    return note

@@ -1,0 +1,379 @@
+"""The folder of a search, and its identity: models, texts, settings. Another search is refused."""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, final
+
+from pydantic import RootModel, Strict
+
+import gptailor
+from gptailor.build.output import plan_seen_from
+from gptailor.checkpoint.files import CheckpointError, Stamp, quoted, stamps
+from gptailor.checkpoint.folder import CONFIG, tokenizer_files
+from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.write.digest import FileDigest, Sha256, of_file
+from gptailor.checkpoint.write.kept import keep_json, kept_json
+from gptailor.checkpoint.write.output_file import write_whole, writing
+from gptailor.checkpoint.write.tensors import Crew
+from gptailor.lang.format import format_plan
+from gptailor.lang.words import objective_words, requirement_words
+from gptailor.plan.plan import BuiltClosed, Plan
+from gptailor.prepare import commits_of
+from gptailor.reporting.summary import Aim, RunRecord, escaped_control
+from gptailor.searching.object_journal import ObjectJournal
+from gptailor.searching.object_storage import ObjectStorage, copy_of, local_or_url
+from gptailor.searching.pick import BEST
+from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.study import another_search
+from gptailor.searching.run_files import (
+    JOURNAL,
+    SETTINGS,
+    SUMMARY,
+    EarlierRun,
+    file_inside,
+    path_inside,
+    run_record,
+)
+from gptailor.searching.settings import Resources, Settings
+from gptailor.searching.space.space import Space
+
+IDENTITY_WORDS = {
+    "space": "the plan leaves other things open, or its base has other layers",
+    "models": "other files of {}",
+    "data": "another text in {}",
+    "objectives": "its objectives were {}",
+    "samples": "its samples, from cheapest to full, were {}",
+    "seed": "its seed was {}",
+    "strategy": "its strategy was {}",
+    "bridge": "it bridged {}",
+    "race": "its races were {}",
+    "dtype": "its models computed in {}",
+    "limits": "it required {}",
+    "starts": "its starting plans were chosen by the rules of version {}",
+}
+"""The message for each entry of an identity that differs."""
+
+
+def search_identity(
+    folder: "Folder",
+    space: Space,
+    models: Mapping[str, Opened],
+    texts: Iterable[Path],
+    chosen: Settings,
+    asked: tuple[Budget, Resources],
+) -> dict[str, Any]:
+    """Return all that a search's trials depend on. A difference makes another search.
+
+    A model has one digest, of its weights, its configuration and its tokenizer; a text has its
+    own, by its name, with a prime for each text before it of an equal name.
+    """
+    files = {name: list(_files(opened)) for name, opened in models.items()}
+    texts = list(dict.fromkeys(texts))
+    read = dict.fromkeys([*chain.from_iterable(files.values()), *texts])
+    digests = file_digests(folder.path / _DIGESTS, read)
+    of_models = {n: "\n".join(dict.fromkeys(digests[f] for f in its)) for n, its in files.items()}
+    of_texts: dict[str, str] = {}
+    for text in texts:
+        name = text.name
+        while name in of_texts:
+            name += "'"
+        of_texts[name] = digests[text]
+    budget, where = asked
+    return {
+        "space": space.digest,
+        "models": {name: sha256(text.encode()).hexdigest() for name, text in of_models.items()},
+        "data": of_texts,
+        "objectives": "; ".join(map(objective_words, chosen.objectives)),
+        "samples": f"{budget.low}..{budget.full}",
+        "seed": chosen.seed,
+        "strategy": chosen.strategy,
+        "bridge": chosen.bridge or "nothing",
+        "race": "on" if chosen.race else "off",
+        "dtype": where.dtype or "their own dtypes",
+        "limits": "; ".join(map(requirement_words, chosen.limits)) or "no size",
+        "starts": _STARTING_PLANS,
+    }
+
+
+_STARTING_PLANS = 3
+"""The version of the rules that choose starting plans; their trials are paired with them by place.
+"""
+
+
+def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
+    """Return the sha256 of files, read by several threads. Raises C201 for one that can't be read.
+
+    Files that didn't change since they were noted aren't read again. A damaged note is ignored.
+    """
+    digests, now = _known_digests(noted), stamps(files)
+
+    def recalled(file: Path) -> str | None:
+        entry, stamp = digests.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
+        return None if entry is None or entry.stamp != stamp else entry.sha256
+
+    fresh = [file for file in files if recalled(file) is None]
+    crew, computed = Crew(), dict[Path, FileDigest]()
+    go_on = crew.exclusive(lambda _: None)
+
+    def read(file: Path) -> None:
+        computed[file] = of_file(file, go_on)
+
+    crew.do([partial(read, file) for file in fresh])
+    for file in fresh:
+        entry = KnownDigest(stamp=now[file], sha256=computed[file].sha256)
+        digests[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
+    if fresh:
+        keep_json(noted, KnownDigests(digests).model_dump(mode="json"))
+    return {file: str(recalled(file)) for file in files}
+
+
+def _files(opened: Opened) -> Iterable[Path]:
+    for file in opened.checkpoint.files:
+        yield file
+        for beside in (CONFIG, ADAPTER_CONFIG):
+            if file.with_name(beside).exists():
+                yield file.with_name(beside)
+    yield from tokenizer_files(opened.checkpoint)
+
+
+@final
+class KnownDigest(BuiltClosed):
+    """A file's digest, and its stamp when it was read."""
+
+    stamp: Annotated[Stamp, Strict(False)]
+    sha256: Sha256
+
+
+KnownDigests = RootModel[dict[str, KnownDigest]]
+"""Digests by the files' paths. They spare time alone: damaged ones are read anew."""
+
+
+def _known_digests(noted: Path) -> dict[str, KnownDigest]:
+    """Return the digests that were noted, by path; none where the note is damaged."""
+    with suppress(ValueError):
+        return KnownDigests.model_validate(kept_json(noted)).root
+    return {}
+
+
+_LOCK = ".lock"
+_DIGESTS = "digests.json"
+START = "start.tailor"
+SPACE = "space.tailor"
+"""The open plan that is searched, without its `search` block."""
+SIZES = "sizes.json"
+"""The sizes of the plans that could be handed over, by their digests, and of the base."""
+FRONT = "front"
+BLOCKS = "blocks"
+_SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
+"""The name of a file while it is written."""
+_REPEATED = "repeat-"
+"""The prefix of folders of searches on other draws, before their number."""
+_OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
+                   START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
+                   f"{BLOCKS}.json", f"{BLOCKS}.svg"])  # fmt: skip
+
+
+@final
+class Folder:
+    """A context that holds RUN. Raises CheckpointError: C901 if another process has it.
+
+    A RUN at a URL has its copy in the folder `path` while it is held. Messages call it `shown`.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self.shown = local_or_url(run)
+        self._lock: int | None = None
+        self._storage: ObjectStorage | None = None
+        if isinstance(self.shown, str):
+            self._storage, self.path = ObjectStorage(self.shown), copy_of(self.shown)
+        else:
+            self.path = self.shown
+
+    @property
+    def place(self) -> Path | None:
+        """The folder where paths in its plans start; None where they must be absolute."""
+        return None if self._storage else self.path
+
+    @property
+    def journal(self) -> "Path | ObjectJournal":
+        """The study's journal, for a study without a storage of its own."""
+        return ObjectJournal(self._storage, JOURNAL) if self._storage else self.path / JOURNAL
+
+    def __enter__(self) -> "Folder":
+        if self._storage is not None:
+            self._storage.refuse_unwritable()
+        with writing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise CheckpointError(
+                    "C902", "expected a folder for the search, got a file", self.path
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            names = {path.name for path in self.path.iterdir()}
+        self._refuse_links(names)
+        strange, begun = sorted(names - _OURS), (self.path / SETTINGS).exists()
+        if strange and not begun:
+            message = f"expected the folder of a search, found {quoted(strange[0])}"
+            raise CheckpointError("C902", message, self.path, "name a new folder")
+        self._hold()
+        for side in (*self.path.glob(".*"), *(self.path / FRONT).glob(".*")):
+            if _SIDE.fullmatch(side.name):  # a killed process was writing it
+                side.unlink(missing_ok=True)
+        if self._storage is not None:
+            self._bring(self._storage)
+        return self
+
+    def _refuse_links(self, names: Collection[str]) -> None:
+        """Raise CheckpointError C903 for a name that is written and leads out of RUN."""
+        for name in sorted(names):
+            if name in _OURS - {f"{JOURNAL}.lock"} or name.startswith(_REPEATED):
+                path_inside(self.path, name)
+
+    def _bring(self, storage: ObjectStorage) -> None:
+        """Copy the storage's objects into the folder, without the study."""
+        names = storage.names()
+        strange = [name for name in names if name.partition("/")[0] not in _OURS]
+        if strange and SETTINGS not in names:
+            message = f"expected the folder of a search, found {quoted(strange[0])}"
+            raise CheckpointError("C902", message, Path(storage.url), "name a new folder")
+        kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
+        for name in set(self._files()) - set(kept):
+            (self.path / name).unlink()
+        for name, raw in storage.get(kept).items():
+            self._write(name, raw)
+
+    def _files(self) -> list[str]:
+        """Return the paths, below the folder, of files that a storage has too."""
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        names = (str(path.relative_to(self.path)) for path in files)
+        return sorted(name for name in names if name not in (_LOCK, _DIGESTS))
+
+    def send(self) -> None:
+        """Copy the folder into the storage, where RUN is at a URL."""
+        if self._storage is None:
+            return
+        files, stored = self._files(), self._storage.names()
+        before = self._storage.get([name for name in files if name in stored])
+        for name in files:
+            if before.get(name) != (raw := (self.path / name).read_bytes()):
+                self._storage.put(name, raw)
+        for name in stored:
+            if name not in files and name.partition("/")[0] in _OURS - {JOURNAL}:
+                self._storage.remove(name)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock is None:
+            return
+        if not {path.name for path in self.path.iterdir()} - {_LOCK, _DIGESTS}:  # it never began
+            with suppress(OSError):
+                (self.path / _DIGESTS).unlink(missing_ok=True)
+                (self.path / _LOCK).unlink()
+                self.path.rmdir()
+        os.close(self._lock)
+        self._lock = None
+
+    def _hold(self) -> None:
+        path = self.path / _LOCK
+        with writing(path):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            message = "another search uses this folder"
+            help_ = "wait, or give another -o"
+            raise CheckpointError("C901", message, Path(self.shown), help_) from None
+        except OSError:  # a file system without locks
+            pass
+        self._lock = lock
+
+    def put(self, name: str, text: str) -> Path:
+        """Write a file whole or not at all, in the place of an old one. Raises C303."""
+        raw = text.encode()
+        place = self._write(name, raw)
+        if self._storage is not None:
+            self._storage.put(name, raw)
+        return place
+
+    def _write(self, name: str, raw: bytes) -> Path:
+        place = path_inside(self.path, name)
+        with writing(place):
+            place.parent.mkdir(exist_ok=True)
+        write_whole(place, raw, place)
+        return place
+
+    def put_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write JSON into a file, as `put` does."""
+        self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+    def get_text(self, name: str) -> str | None:
+        """Return the text in a file, or None without the file."""
+        raw = file_inside(self.path, name)
+        return None if raw is None else raw.decode(errors="replace")
+
+    def earlier(self) -> EarlierRun | None:
+        """Return the settings that the search began with, or None. Raises CheckpointError C903."""
+        raw = file_inside(self.path, SETTINGS)
+        help_ = "remove it: the same search command writes it anew"
+        return None if raw is None else run_record(EarlierRun, raw, self.path / SETTINGS, help_)
+
+
+def begun_with(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]:
+    """Return the settings of a search that are known before its models."""
+    return {
+        "version": gptailor.__version__,
+        "plan": escaped_control(plan.origin.source.name if plan.origin else "<plan>"),
+        **chosen.record(),
+        "device": where.device,
+        "dtype": where.dtype,
+        "storage": where.storage if where.storage is None else escaped_control(where.storage),
+        "study": escaped_control(where.study),
+    }
+
+
+def put_record(
+    folder: Folder,
+    record: Mapping[str, Any],
+    plan: Plan,
+    models: Mapping[str, Opened],
+    aims: Iterable[Aim],
+) -> RunRecord:
+    """Write the record of a search, for readers of RUN without the models.
+
+    It is the open plan, and a `run.json` with the number of the base's layers, the models with a
+    tied head, and the measures of scores.
+    """
+    moved = plan_seen_from(plan, models, commits_of(plan, models), folder.place)
+    folder.put(SPACE, format_plan(moved.model_copy(update={"search": None})))
+    tied = tuple(sorted(name for name, model in models.items() if model.layout.tied))
+    layers = models["base"].layout.count
+    full_record = RunRecord(**record, layers=layers, tied=tied, aims=tuple(aims))
+    folder.put_json(SETTINGS, full_record.model_dump(mode="json"))
+    return full_record
+
+
+def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
+    """Raise CheckpointError C902 where a folder's search has its study elsewhere, or more trials.
+
+    `agree` compares what trials depend on with the study itself.
+    """
+    before = folder.earlier()
+    if before is None:
+        return
+    for name, old, new in (
+        ("storage", before.storage, record["storage"]), ("study", before.study, record["study"])
+    ):  # fmt: skip
+        if old != new:
+            was, now = ("the folder's own" if v is None else quoted(v) for v in (old, new))
+            raise another_search(f"its {name} is {was}, not {now}", Path(folder.shown))
+    if before.trials is not None and before.trials > record["trials"]:
+        message = f"it was begun with {before.trials} trials, and now is to have fewer"
+        raise another_search(message, Path(folder.shown))

@@ -1,0 +1,358 @@
+"""Requirements of sizes, which are hard: the part of a space within them, and the genomes there.
+
+The size of a genome's plan is fitted as a sum over its features. The sum is exact where each layer
+is dropped or repeated for itself, so that strategies check thousands of genomes at once. Elsewhere
+the sizes of requested genomes are also counted from headers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple, NoReturn, TypeAlias, final
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.targets import base_of
+from gptailor.plan.faults import Fault, PlanError, TailorError, locate
+from gptailor.plan.output_size import OutputSize
+from gptailor.plan.plan import Plan, Requirement
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.prepare import prepare
+from gptailor.searching.curve import Sizes
+from gptailor.searching.run.schedule import Start, StartSource, ToldStart
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import Key, folded, key_of, keys_of, uniform
+from gptailor.searching.space.space import Space
+from gptailor.searching.space.table import Limits, Table, allowed, canonical, features, sample
+
+_UNITS = {"parameters": "parameters", "kv_cache": "bytes a token in the KV cache"}
+_SIZELESS = (
+    "member", "method", "argument", "share", "factor", "tokens", "ridge", "let", "scaled",
+    "bridged", "take", "source", "otherwise",
+)  # fmt: skip
+"""Roles of choices that make no plan larger or smaller, unless models differ."""
+_MORE_DRAWN = 16
+"""Genomes that sizes are fitted on beyond two for each feature."""
+_POOL = 4096
+"""Genomes with features that the fitted genomes span."""
+_SPANNED = 1e-6
+"""The largest error of features that other features span."""
+_EXACT = 1e-6
+"""The rounding error of a size, as a share of the bound."""
+_TRIED = 64
+"""Genomes that are drawn to find a genome within bounds."""
+_LEANINGS = (0.0, 0.3, 0.6, 0.9)
+"""The share of the smallest genome in the drawn genomes, try by try."""
+
+
+@final
+class SizeBound(NamedTuple):
+    """The upper bound of a size, and the number of its requirement."""
+
+    measure: str
+    most: float
+    number: int
+
+    def of(self, size: OutputSize) -> float:
+        """Return a plan's size by this measure. Raises TailorError where it isn't known."""
+        return _size(size, self.measure)
+
+
+def _size(size: OutputSize, measure: str) -> float:
+    value = size.parameters if measure == "parameters" else size.kv_cache
+    if value is None:
+        raise TailorError("the KV cache size of a token is unknown for these models")
+    return float(value)
+
+
+def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> list[SizeBound]:
+    """Return the hard requirements as bounds; a bound by a model is counted."""
+    bounds = []
+    for number, required in enumerate(requires):
+        if OBJECTIVES[required.name].by != "headers":
+            continue
+        of, share = required.bound.of, required.bound.number
+        most = 1.0 if share is None else float(share)
+        if of is not None:
+            alone = base_of(plan, of)
+            counter = sizes
+            if of != "base":  # a model that no plan may take anything of
+                prepared = prepare(alone)
+                alone, counter = prepared.plan, Sizes(sizes.space, prepared.models)
+            most *= _size(counter.of_plan(alone), required.name)
+        bounds.append(SizeBound(required.name, most, number))
+    return bounds
+
+
+@final
+class Within:
+    """The part of a space that is within bounds. Raises PlanError (P609) where it is empty."""
+
+    def __init__(self, space: Space, sizes: Sizes, bounds: Sequence[SizeBound]) -> None:
+        self.sizes = sizes
+        self.bounds = tuple(bounds)
+        self._open = space
+        self._known: dict[bytes, bool] = {}
+        self._mask = self._sizing
+        limits, slack = self._fit()
+        if slack > _EXACT:  # models differ in their layers' sizes
+            self._mask = np.ones_like(self._sizing)
+            limits, slack = self._fit()
+        self.exact = slack <= _EXACT
+        self.space = replace(space, table=space.table._replace(limits=limits))
+        for bound in self.bounds:
+            self._refuse_beyond(bound)
+        if len(self.bounds) > 1 and not self.holds(self.smallest):
+            self._refuse_all()
+
+    def holds(self, genome: Genome) -> bool:
+        """Return whether a genome's plan is within all bounds; count where sums may be wrong."""
+        if self.exact and (summed := self._summed(genome)) is not None:
+            return summed
+        key = b"".join(np.asarray(genes).tobytes() for genes in genome)
+        if key not in self._known:
+            size = self._counted(genome)
+            self._known[key] = all(bound.of(size) <= bound.most for bound in self.bounds)
+        return self._known[key]
+
+    def or_other(self, genome: Genome, key: Key) -> Genome:
+        """Return the genome if it is within bounds, else a drawn genome that is."""
+        if self.holds(genome):
+            return genome
+        for number, leaning in enumerate(_LEANINGS):
+            drawn = self._drawn(folded(key, number), leaning)
+            for n in np.flatnonzero(allowed(self.space.table, drawn))[:_TRIED]:
+                if self.holds(other := _row(drawn, int(n))):
+                    return other
+        return self.smallest
+
+    @cached_property
+    def smallest(self) -> Genome:
+        """A genome within all bounds that is as small as can be found."""
+        table, numbers = self.space.table, range(len(self.bounds))
+        genomes = [_least(table, [n]) for n in numbers]
+        if len(numbers) > 1:
+            genomes.append(_least(table, numbers))
+        return next((genome for genome in genomes if self.holds(genome)), genomes[-1])
+
+    def _summed(self, genome: Genome) -> bool | None:
+        """Return whether sums are within bounds; None for a genome whose sums may be wrong."""
+        values, limits = features(self.space.table, genome), _limits(self.space.table)
+        row = np.append(1.0, values[self._mask])
+        if np.abs(row - self._axes.T @ (self._axes @ row)).max() > _SPANNED:
+            return None
+        most = np.array([bound.most for bound in self.bounds])
+        beyond = values @ limits.weights.T - limits.room
+        near = np.abs(beyond) <= 4 * _EXACT
+        if (near & (self._slack * most > 1 / 4)).any():
+            return None
+        rounded = np.rint((beyond + 1.0 + self._slack + _EXACT) * most) <= most
+        return bool(np.where(near, rounded, beyond <= 0).all())
+
+    def _counted(self, genome: Genome) -> OutputSize:
+        return self.sizes.of_plan(decode(self._open, genome))
+
+    def _drawn(self, key: Key, leaning: float) -> Genome:
+        """Draw genomes that have about such a part of the smallest one."""
+        table = self.space.table
+        first, second, third = keys_of(key, 3)
+        drawn, least = sample(table, first, _TRIED), self.smallest
+        sets = np.where(table.group < 0, len(table.low) + np.arange(len(table.group)), table.group)
+        bits = uniform(second, (_TRIED, len(table.low) + len(table.group)))[:, sets] < leaning
+        picks = uniform(third, (_TRIED, len(table.options))) < leaning
+        mixed = Genome(
+            np.where(bits, least.bits, drawn.bits),
+            np.where(picks, least.picks, drawn.picks),
+            drawn.reals,
+        )
+        return canonical(table, mixed)
+
+    # ---------------------------------------------------------------------------------- the fit
+
+    @property
+    def _sizing(self) -> Bool[ndarray, " f"]:
+        """A mask of the features that change the number of layers."""
+        space, table = self._open, self._open.table
+        roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(table.inside_pick)
+        picks = (pick for pick in space.picks if not pick.windows)
+        roles += [pick.subject.role for pick in picks for _ in pick.labels]
+        some = np.zeros(len(table.at_features), np.bool_)
+        some[: len(roles)] = [role not in _SIZELESS for role in roles]
+        return some
+
+    def _fit(self) -> tuple[Limits, float]:
+        """Fit sizes as sums over some features; return limits, and the share that sums are off.
+
+        The limits allow so much more, since requested genomes are counted too.
+        """
+        table, mask = self._open.table, self._mask
+        many = 2 * int(mask.sum()) + _MORE_DRAWN
+        pool = sample(table, key_of(0), max(many, _POOL))
+        values = features(table, pool)[:, mask]
+        every = np.concatenate([np.ones((len(values), 1)), values], axis=1)
+        fitted, self._axes = _spanning(every, many)
+        sizes = [self._counted(_row(pool, n)) for n in fitted]
+        shares = np.array([[bound.of(size) / max(bound.most, 1e-9) for bound in self.bounds]
+                           for size in sizes])  # fmt: skip
+        columns = every[fitted]
+        solved = np.linalg.lstsq(columns, shares, rcond=None)[0]
+        slack = np.abs(columns @ solved - shares).max(axis=0)
+        weights = np.zeros((len(self.bounds), len(mask)))
+        weights[:, mask] = solved[1:].T
+        self._slack = slack
+        return Limits(weights, 1.0 - solved[0] + slack + _EXACT), float(slack.max())
+
+    def _refuse_beyond(self, bound: SizeBound) -> None:
+        at = self.bounds.index(bound)
+        table = self.space.table
+        drawn = sample(table, key_of(1), _TRIED)
+        tried = [_least(table, [at]), *(_row(drawn, n) for n in range(_TRIED))]
+        order = np.argsort(features(table, Genome(*map(np.stack, zip(*tried, strict=True))))
+                           @ _limits(table).weights[at], kind="stable")[:4]  # fmt: skip
+        sizes = [self._counted(tried[n]) for n in order]
+        least = min(sizes, key=bound.of)
+        if bound.of(least) <= bound.most:
+            return
+        words = _UNITS[bound.measure]
+        message = f"no plan of the space has at most {bound.most:,.0f} {words}"
+        layers = f"{least.layers} layer{'s' * (least.layers != 1)}"
+        size_words = f"the smallest has {bound.of(least):,.0f}, in {layers}"
+        help_ = f"{size_words}: raise the bound, or leave more open to drop"
+        self._refuse(bound, message, help_)
+
+    def _refuse_all(self) -> NoReturn:
+        size = self._counted(self.smallest)
+        limits = [f"at most {b.most:,.0f} {_UNITS[b.measure]}" for b in self.bounds]
+        sizes = " and ".join(f"{b.of(size):,.0f} {_UNITS[b.measure]}" for b in self.bounds)
+        beyond = next((b for b in self.bounds if b.of(size) > b.most), self.bounds[0])
+        help_ = f"the nearest that was found has {sizes}: raise a bound, or leave more open to drop"
+        self._refuse(beyond, f"no plan of the space has {' and '.join(limits)}", help_)
+
+    def _refuse(self, bound: SizeBound, message: str, help_: str) -> NoReturn:
+        fault = Fault("P609", message, ("search", "requires", bound.number), help_)
+        raise PlanError(locate([fault], self._open.plan.origin))
+
+
+def _row(genomes: Genome, number: int) -> Genome:
+    return Genome(*(genes[number] for genes in genomes))
+
+
+def _spanning(rows: Float[ndarray, "n c"], many: int) -> tuple[list[int], Float[ndarray, "r c"]]:
+    """Return numbers of rows that span all, the first rows among them; and all rows' axes."""
+    _, sizes, axes = np.linalg.svd(rows[:many], full_matrices=False)
+    spans = [axes[sizes > 1e-9 * sizes[0]]]
+    numbers = list(range(many))
+    residue = rows - rows @ spans[0].T @ spans[0]
+    while True:
+        lengths = np.linalg.norm(residue, axis=1)
+        furthest = int(np.argmax(lengths))
+        if lengths[furthest] <= _SPANNED:
+            return numbers, np.concatenate(spans)
+        numbers.append(furthest)
+        axis = residue[furthest] / lengths[furthest]
+        spans.append(axis[None])
+        residue -= np.outer(residue @ axis, axis)
+
+
+def _limits(table: Table) -> Limits:
+    assert table.limits is not None, "they were fitted"
+    return table.limits
+
+
+def _least(table: Table, numbers: Sequence[int]) -> Genome:
+    """Return the genome furthest within some bounds by sums, found change by change."""
+    limits, some = _limits(table), list(numbers)
+
+    def beyond(genome: Genome) -> Float[ndarray, "*n"]:
+        sums = features(table, genome) @ limits.weights[some].T - limits.room[some]
+        furthest: ndarray = sums.max(axis=-1)
+        return furthest
+
+    drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
+    genome = _row(drawn, int(np.argmin(beyond(drawn))))
+    size = float(beyond(genome))
+    while True:
+        changed = _changes(table, genome)
+        if not len(changed.bits):
+            return genome
+        sizes = beyond(changed)
+        best = int(np.argmin(sizes))
+        if float(sizes[best]) >= size - _EXACT:
+            return genome
+        genome, size = _row(changed, best), float(sizes[best])
+
+
+def _changes(table: Table, genome: Genome) -> Genome:
+    """Return all genomes one change away: a bit, two bits of a set, or another option."""
+    bits = []
+    counts = [int(genome.bits[table.group == g].sum()) for g in range(len(table.low))]
+    for i, group in enumerate(table.group):
+        after = -1 if group < 0 else counts[group] + (-1 if genome.bits[i] else 1)
+        if group < 0 or table.low[group] <= after <= table.high[group]:
+            bits.append([i])
+        if group >= 0 and genome.bits[i]:
+            bits += [[i, int(j)] for j in np.flatnonzero((table.group == group) & ~genome.bits)]
+    flipped = np.repeat(np.asarray(genome.bits)[None], len(bits), axis=0)
+    for row, numbers in zip(flipped, bits, strict=True):
+        row[numbers] = ~row[numbers]
+    options = [(i, v) for i, n in enumerate(table.options) for v in range(n)]
+    picked = np.repeat(np.asarray(genome.picks)[None], len(options), axis=0)
+    for row, (i, v) in zip(picked, options, strict=True):
+        row[i] = v
+    many = len(bits) + len(options)
+    every = (
+        np.concatenate([flipped, np.repeat(genome.bits[None], len(options), axis=0)]),
+        np.concatenate([np.repeat(genome.picks[None], len(bits), axis=0), picked]),
+        np.repeat(np.asarray(genome.reals)[None], many, axis=0),
+    )
+    return canonical(table, Genome(*every))
+
+
+@final
+class StartsWithin:
+    """Starting plans within bounds. Plans beyond them count as failures that cost nothing."""
+
+    def __init__(self, starts: StartSource, within: Within) -> None:
+        self.starts = starts
+        self.within = within
+
+    def focus(self, evaluated: Sequence[ToldStart]) -> Table | None:
+        """Return the table that a strategy searches after these plans, within the bounds."""
+        table = self.starts.focus(evaluated)
+        return None if table is None else table._replace(limits=self.within.space.table.limits)
+
+    def next(self, evaluated: Sequence[ToldStart]) -> list[Start]:
+        """Return the next stage that has a plan within bounds; [] at the end."""
+        remaining, passed = list(evaluated), list[ToldStart]()
+        while stage := self.starts.next(passed):
+            within = [start.uncut or self.within.holds(start.genome) for start in stage]
+            if len(remaining) < sum(within):
+                return [start for start, holds in zip(stage, within, strict=True) if holds]
+            for start, holds in zip(stage, within, strict=True):
+                if holds:
+                    passed.append(remaining.pop(0))
+                else:
+                    losses = (float("nan"),) * (len(evaluated[0].losses) if evaluated else 1)
+                    passed.append(ToldStart(start.origin, start.genome, 0.0, losses))
+        return []
+
+
+Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], Within | None]
+"""Sizes; the space with limits; its starting plans without those beyond; the bounds, if any."""
+
+
+def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]) -> Bounded:
+    """Return the space within the required sizes, or the space itself without requirements.
+
+    Raises PlanError (P609) where no plan of it is within.
+    """
+    sizes = Sizes(space, models)
+    bounds = size_bounds(space.plan, requires, sizes)
+    if not bounds:
+        return sizes, space, lambda starts: starts, None
+    within = Within(space, sizes, bounds)
+    return sizes, within.space, lambda starts: StartsWithin(starts, within), within

@@ -1,0 +1,450 @@
+"""The order of evaluations: `Schedule`."""
+
+import itertools
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
+
+from gptailor.plan.stage import Stage
+from gptailor.reporting.summary import BridgedTrials
+from gptailor.searching.run.asking import TOLD, Asking
+from gptailor.searching.run.finalists import chosen_finalists
+from gptailor.searching.run.origin import RandomPlan, RivalPlan, StrategyPlan, TrialOrigin
+from gptailor.searching.run.trials import (
+    BESIDE,
+    FINAL,
+    RANDOM,
+    RECIPES,
+    SEARCH,
+    STARTS,
+    Ledger,
+    Trial,
+    TrialRequest,
+    as_numpy,
+)
+from gptailor.searching.settings import Settings
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.table import Table
+
+FINALISTS = 5
+"""The default of the most trials that are evaluated once more, bridged or healed."""
+REPEATS = 20
+"""Asks, and trials for each genome of an ask, that may give nothing new before a search ends."""
+OTHERS = 1000
+"""The number of the first random genome beside; smaller numbers belong to the search."""
+EPSILON = 1e-9
+"""The rounding error of sums of shares."""
+
+_SEPARATE_STARTS = 0.7
+"""The share of the budget for recipes, starting plans and their measurements."""
+_RECIPES = 0.3
+"""The share of the budget for recipes."""
+_TRIALS_A_RIVAL = 7
+MOST_RIVALS = 4
+"""The best merge and the best model alone, each with two usual cuts."""
+
+ORDER = (RECIPES, STARTS, RANDOM, SEARCH, FINAL, BESIDE)
+"""The order of phases."""
+SPENDING = (RECIPES, *TOLD)
+"""The phases that share a budget: all before the finalists."""
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    """The budget of a search: `trials` evaluations at full fidelity.
+
+    A trial uses between `low` and `full` samples. `beside` asks for random search at the same
+    cost, which is spent on top. With `heals` the plan is healed. `wanted` is the requested number
+    of finalists, `measured` the cost before the first trial. With `separate` recipes are compared
+    with nothing dropped, before cuts.
+    """
+
+    trials: int
+    low: int
+    full: int
+    bridge: BridgedTrials | None = None
+    beside: bool = False
+    heals: bool = False
+    wanted: int | None = None
+    measured: float = 0.0
+    separate: bool = False
+
+    @classmethod
+    def of(cls, chosen: Settings, full: int) -> "Budget":
+        """Return the budget of a search with so many samples at most for a trial."""
+        low = chosen.fidelity[0] if chosen.fidelity else full
+        options = chosen.bridge, chosen.compare_random, chosen.heals, chosen.finalists
+        return cls(chosen.trials, low, full, *options)
+
+    def record(self) -> dict[str, Any]:
+        """Return the budget of a finished search, as a study notes it."""
+        asked = self.heals or self.wanted is not None
+        final = f"{self.finalists} {self.final}" if asked else None
+        return {"trials": self.trials, "beside": self.beside, "final": final}
+
+    def samples(self, share: float) -> int:
+        """Return the number of samples for a requested share."""
+        return min(max(round(share * self.full), self.low), self.full)
+
+    @property
+    def starts(self) -> float:
+        """The most that starting plans cost, with their measurements and recipes included."""
+        share = _SEPARATE_STARTS if self.separate else 1 / 2
+        rivals = self.rivals * self.low / self.full
+        return max(share * self.trials - self.measured - rivals, 1.0)
+
+    @property
+    def recipes(self) -> float:
+        """The most that recipes cost which are compared with nothing dropped."""
+        return _RECIPES * self.trials if self.separate else 0.0
+
+    @property
+    def rivals(self) -> int:
+        """The most plans that a person would write which are repaired for comparison."""
+        if not self.separate or self.final is None:
+            return 0
+        return min(MOST_RIVALS, max(1, self.trials // _TRIALS_A_RIVAL))
+
+    @property
+    def random(self) -> int:
+        """The number of random plans that are evaluated for comparison; rivals replace them."""
+        return 0 if self.separate else max(min(self.trials // 12, 16), 1)
+
+    @property
+    def finalists(self) -> int:
+        """The number of trials that are bridged, or bridged and healed, in the end."""
+        if self.final is None:
+            return 0
+        return self.wanted or min(FINALISTS, max(self.trials // 10, 1))
+
+    @property
+    def kept(self) -> int:
+        """The budget kept for the end: for finalists, and the best starting plan."""
+        return self.finalists + 1 + self.rivals if self.finalists else 0
+
+    @property
+    def final(self) -> Stage | None:
+        """The stage of the best trials' last evaluation; None without one."""
+        if self.heals:
+            return "healed"
+        return "bridged" if self.bridge == "finalists" else None
+
+    def stage(self, samples: int) -> Stage:
+        """Return the stage at which a trial with so many samples is evaluated."""
+        at_full = self.bridge == "from-full" and samples == self.full
+        return "bridged" if self.bridge == "each" or at_full else "bare"
+
+
+@final
+class Start(NamedTuple):
+    """A starting plan, and the share of all samples that it is to be evaluated on.
+
+    A plan that is `uncut` is evaluated with nothing dropped: its recipe alone.
+    """
+
+    origin: TrialOrigin
+    genome: Genome
+    share: float
+    uncut: bool = False
+
+
+@final
+class ToldStart(NamedTuple):
+    """A starting plan that was evaluated: its losses by each objective, NaN after a failure."""
+
+    origin: TrialOrigin
+    genome: Genome
+    share: float
+    losses: tuple[float, ...]
+    uncut: bool = False
+
+
+@runtime_checkable
+class StartSource(Protocol):
+    """Starting plans, stage by stage."""
+
+    def next(self, evaluated: Sequence[ToldStart]) -> Sequence[Start]:
+        """Return the next stage's plans, given all that were evaluated; none at the end."""
+
+    def focus(self, evaluated: Sequence[ToldStart]) -> Table | None:
+        """Return the table that a strategy searches after these plans; None: the space's own."""
+
+
+@final
+class Schedule:
+    """The next requests by the told trials alone, so that a later process goes on in the same way.
+
+    A new schedule repeats all earlier asks; requests among them that were not told yet are missing.
+    The strategy is asked for the n-th time once all but the last `ahead` - 1 asks before were told,
+    and it is told no more than those: the speed of workers changes nothing.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        budget: Budget,
+        starts: StartSource,
+        asking: Asking,
+        *,
+        ahead: int = 1,
+    ) -> None:
+        self.ahead = ahead
+        self.ledger = ledger
+        self.budget = budget
+        self.starts = starts
+        self.asking = asking
+        self.retries = False
+        self._postponed: list[TrialRequest] = []
+        self._closed = False
+        self._asked_after = 0
+        asked_after = {t.request.ask: t.request.asked_after for t in ledger.of(SEARCH)}
+        asks = (self._requests(ask, after) for ask, after in sorted(asked_after.items()))
+        again = list(itertools.chain.from_iterable(asks))
+        self.asks = max(asked_after, default=-1) + 1
+        self._missing = [request for request in again if request.key not in ledger.keys]
+
+    def next(self, *, idle: bool, waiting: Collection[int] = ()) -> list[TrialRequest]:
+        """Return the next requests; none if they depend on trials that aren't told yet.
+
+        `idle` means that nothing is under way, `waiting` are asks that are. No requests while idle
+        are the end.
+        """
+        requests: list[TrialRequest] = []
+        if idle and not self.asks:
+            requests = self._starts()
+            if not requests and not self.ledger.of(SEARCH, FINAL, BESIDE):
+                requests = self._drawn(RANDOM, range(self.budget.random))
+        if idle or self.asks:
+            requests = requests or self._search(waiting)
+        return requests or (self._final() or self._beside() if idle else [])
+
+    # ----------------------------------------------------------------------------- before the asks
+
+    def _starts(self) -> list[TrialRequest]:
+        if self.ledger.of(RANDOM, SEARCH, FINAL, BESIDE):
+            return []
+        missing, _ = self._start_results()
+        return missing
+
+    def _start_results(self) -> tuple[list[TrialRequest], list[ToldStart]]:
+        """Return the requests that the next stage misses, and the results of the stages before.
+
+        A stage without room for all of its plans is the last one, unless recipes are separate: then
+        those without room count as failures, and later stages follow.
+        """
+        results: list[ToldStart] = []
+        asked_after = 0
+        for stage in itertools.count():
+            starts = self.starts.next(results)
+            spent = math.fsum(result.share for result in results)
+            requests = self._stage(stage, starts, spent, asked_after)
+            missing = [request for request in requests if request.key not in self.ledger.keys]
+            if missing:
+                return missing, results
+            if not starts or (len(requests) < len(starts) and not self.budget.separate):
+                return [], results
+            by_slot = {t.request.slot: t for t in self._starting if t.request.ask == stage}
+            asked_after += len(by_slot)
+            results += [
+                self._told_start(start, by_slot.get(slot)) for slot, start in enumerate(starts)
+            ]
+        raise AssertionError("stages end")
+
+    @property
+    def _starting(self) -> list[Trial]:
+        return self.ledger.of(RECIPES, STARTS)
+
+    def _stage(
+        self, number: int, starts: Sequence[Start], spent: float, asked_after: int
+    ) -> list[TrialRequest]:
+        """Return a stage's requests that there is room for. Rivals have room of their own."""
+        budget = self.budget
+        remaining = budget.starts - spent + EPSILON
+        requests: list[TrialRequest] = []
+        for slot, start in enumerate(starts):
+            samples = budget.samples(start.share)
+            rival = isinstance(start.origin, RivalPlan)
+            remaining -= 0.0 if rival else samples / budget.full
+            if remaining >= 0 or (rival and budget.rivals):
+                phase = RECIPES if start.uncut else STARTS
+                requests.append(
+                    self._request(
+                        phase, number, slot, start.origin, start.genome, samples, asked_after
+                    )
+                )
+            elif not budget.separate:
+                break
+        return requests
+
+    def _told_start(self, start: Start, trial: Trial | None) -> ToldStart:
+        if trial is None:
+            losses = (math.nan,) * len(self.ledger.aims)
+            return ToldStart(start.origin, start.genome, 0.0, losses, start.uncut)
+        losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
+        return ToldStart(
+            trial.request.origin, trial.request.genome, trial.share, losses, start.uncut
+        )
+
+    def _take_focus(self) -> None:
+        """Let the strategy search what the starting plans leave open, before its first ask."""
+        if self.budget.separate and not self.asking.focused:
+            _, results = self._start_results()
+            if (table := self.starts.focus(results)) is not None:
+                self.asking.focus(table)
+
+    def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
+        self._take_focus()
+        first = 0 if phase == RANDOM else OTHERS
+        return [
+            self._request(
+                phase, 0, n, RandomPlan(), self.asking.random(first + n), self.budget.full
+            )
+            for n in numbers
+            if (phase, 0, n) not in self.ledger.keys
+        ]
+
+    # ------------------------------------------------------------------------------- while it asks
+
+    def _search(self, waiting: Collection[int]) -> list[TrialRequest]:
+        """Return requests asked before and not told; else the next ask, if there is room."""
+        self.retries = False
+        if self._missing:
+            requests, self._missing = self._missing, []
+            return requests
+        if self._postponed:
+            if waiting:
+                return []
+            requests, self._postponed = self._postponed, []
+            self.retries = True
+            return requests
+        if self.is_over or self._behind(waiting):
+            return []
+        until, self.asks = self._until, self.asks + 1
+        return self._requests(self.asks - 1, until)
+
+    def waits(self, waiting: Collection[int]) -> bool:
+        """Return whether the strategy would be asked if these asks of it had been told."""
+        return bool(self.asks) and self._behind(waiting) and not self.is_over
+
+    def _behind(self, waiting: Collection[int]) -> bool:
+        return any(ask <= self.asks - self.ahead for ask in waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the strategy is not asked again, by the trials that it would be told."""
+        if self._closed:
+            return True
+        trials = [t for t in self.ledger.trials[: self._until] if t.request.phase in SPENDING]
+        remaining = self._left(trials)
+        return remaining < self.budget.low / self.budget.full or self._exhausted(trials)
+
+    @property
+    def _until(self) -> int:
+        """The number of trials that the strategy is told of when it is asked next."""
+        before = self.asks - self.ahead
+        trials = (
+            trial
+            for trial in reversed(self.ledger.trials)
+            if trial.request.phase in TOLD
+            and (trial.request.phase != SEARCH or trial.request.ask <= before)
+        )
+        last = next(trials, None)
+        return max(self._asked_after, 0 if last is None else last.number + 1)
+
+    def _requests(self, number: int, asked_after: int) -> list[TrialRequest]:
+        origin = StrategyPlan(strategy=self.asking.strategy.name)
+        samples = self.budget.samples
+        self._asked_after = max(self._asked_after, asked_after)
+        self._take_focus()
+        asked = self.asking.ask(number, asked_after)
+        return [
+            self._request(SEARCH, number, slot, origin, genome, samples(share), asked_after)
+            for slot, (genome, share) in enumerate(asked)
+        ]
+
+    def postpone(self, requests: Sequence[TrialRequest]) -> None:
+        """Ask for these again, before anything else, once the cost of all others is known."""
+        self._postponed += requests
+
+    def close(self) -> None:
+        """Ask no more: the remaining budget is too small for the requests."""
+        self._closed = True
+
+    def room(self, requests: Sequence[TrialRequest]) -> float:
+        """Return the remaining budget for these requests.
+
+        Trials that were given up count in full if they were told after these were asked for, so
+        that the result doesn't depend on the speed of workers. They don't where all were waited
+        for.
+        """
+        asked = [request.asked_after for request in requests if request.phase == SEARCH]
+        until = min(asked, default=0) if asked and not self.retries else len(self.ledger.trials)
+        later = self.ledger.trials[until:]
+        stopped = (t for t in later if t.stopped is not None and t.same_as is None)
+        spared = math.fsum(t.request.samples / self.budget.full - t.share for t in stopped)
+        return self.left - spared
+
+    @property
+    def left(self) -> float:
+        """The remaining budget of recipes, starts, random plans and the strategy together."""
+        return self._left(self.ledger.of(*SPENDING))
+
+    def _left(self, trials: Sequence[Trial]) -> float:
+        budget, spent = self.budget, self.ledger.cost(trials)
+        return budget.trials - budget.kept - budget.measured - spent + EPSILON
+
+    @property
+    def exhausted(self) -> bool:
+        """Return whether the strategy has long asked nothing but plans that are known."""
+        return self._exhausted(self.ledger.trials)
+
+    def _exhausted(self, trials: Sequence[Trial]) -> bool:
+        most = REPEATS * (1 + self.asking.strategy.population)
+        last = [trial for trial in trials if trial.request.phase == SEARCH][-most:]
+        return len(last) == most and all(trial.same_as is not None for trial in last)
+
+    # --------------------------------------------------------------------------------- in the end
+
+    def _final(self) -> list[TrialRequest]:
+        """Return requests for the best chosen trials, once more and repaired further."""
+        final = self.budget.final
+        if final is None:
+            return []
+        plans = {trial.plan for trial in self.ledger.of(FINAL) if trial.request.stage == final}
+        best = chosen_finalists(self.ledger, self.budget.finalists, self.asking.distinct)
+        chosen = (trial.request for trial in best if trial.plan not in plans)
+        used = {trial.request.slot for trial in self.ledger.of(FINAL)}
+        free = (slot for slot in itertools.count() if slot not in used)  # as in the first process
+        return [
+            self._request(FINAL, 0, slot, request.origin, request.genome, self.budget.full)
+            for request, slot in zip(chosen, free, strict=False)
+        ]
+
+    def _beside(self) -> list[TrialRequest]:
+        """Return requests of random search, at the search's cost as if all plans were new."""
+        fresh = self.ledger.fresh(BESIDE)
+        last = self.ledger.of(BESIDE)[-4 * REPEATS :]
+        if not self.budget.beside or (len(last) == 4 * REPEATS and set(fresh).isdisjoint(last)):
+            return []
+        spent = math.fsum(trial.share for trial in fresh)
+        more = int(self.ledger.cost(self.ledger.of(*SPENDING)) - spent + EPSILON)
+        free = (n for n in itertools.count() if (BESIDE, 0, n) not in self.ledger.keys)
+        return self._drawn(BESIDE, itertools.islice(free, max(more, 0)))
+
+    def _request(  # noqa: PLR0913, PLR0917 (all that a request is)
+        self,
+        phase: str,
+        ask: int,
+        slot: int,
+        origin: TrialOrigin,
+        genome: Genome,
+        samples: int,
+        after: int | None = None,
+    ) -> TrialRequest:
+        final = self.budget.final if phase == FINAL else None
+        stage = "uncut" if phase == RECIPES else final or self.budget.stage(samples)
+        if after is None:
+            after = len(self.ledger.of(*ORDER[: ORDER.index(phase)]))
+        return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, stage, after)

@@ -1,0 +1,115 @@
+"""Scores: the samples' parts as studies keep them, the Pareto front, and the best."""
+
+import base64
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gptailor.evaluation.scores import Outcome, PerSample, Score
+
+PerObjective = tuple[PerSample | None, ...]
+"""The samples of each objective; None where its score is no mean of samples."""
+
+
+def per_objective(outcomes: Sequence[Outcome]) -> PerObjective:
+    """Return each score's samples in float32 as a study keeps them; () without any.
+
+    So they are the same in a later process. A score that is no mean of samples has none.
+    """
+    samples = tuple(
+        _rounded(outcome.each) if isinstance(outcome, Score) else None for outcome in outcomes
+    )
+    return samples if any(each is not None for each in samples) else ()
+
+
+def _rounded(each: PerSample | None) -> PerSample | None:
+    if each is None:
+        return None
+    with np.errstate(over="ignore"):
+        sums = np.asarray(each.sums, np.float32).tolist()
+    return PerSample(tuple(sums), each.counts, each.exponential)
+
+
+def per_sample_to_json(samples: PerObjective) -> list[dict[str, Any] | None]:
+    """Return samples as JSON: float32 in base85, counts only where they aren't all 1."""
+    return [None if each is None else _to_json(each) for each in samples]
+
+
+def _to_json(each: PerSample) -> dict[str, Any]:
+    note: dict[str, Any] = {"sums": _text(np.asarray(each.sums, "<f4"))}
+    if any(count != 1 for count in each.counts):
+        note["counts"] = _text(np.asarray(each.counts, "<u4"))
+    if each.exponential:
+        note["exponential"] = True
+    return note
+
+
+def per_sample_from_json(notes: object) -> PerObjective:
+    """Return the same samples. Raises ValueError for other JSON."""
+    if not isinstance(notes, list | tuple):
+        raise ValueError("expected a list of samples")  # noqa: TRY004 (pydantic takes it)
+    return tuple(None if each is None else _from_json(each) for each in notes)
+
+
+def _from_json(note: object) -> PerSample:
+    exponential = note.get("exponential", False) if isinstance(note, Mapping) else None
+    if not isinstance(note, Mapping) or not isinstance(exponential, bool):
+        raise ValueError("expected an object with samples")  # noqa: TRY004 (as above)
+    sums = _numbers(note.get("sums"), "<f4")
+    counts = [1] * len(sums) if "counts" not in note else _numbers(note["counts"], "<u4")
+    if len(counts) != len(sums) or not sums:
+        raise ValueError("expected as many counts as sums, and at least one")
+    if 0 in counts or not all(number > -math.inf for number in sums):
+        raise ValueError("expected counts above 0, and sums that are numbers")
+    return PerSample(tuple(sums), tuple(counts), exponential)
+
+
+def _text(numbers: np.ndarray) -> str:
+    """Pack numbers with the bytes of each place together, so that like bytes compress."""
+    planes = numbers.view(np.uint8).reshape(len(numbers), -1).T.tobytes()
+    return base64.b85encode(zlib.compress(planes, 6)).decode()
+
+
+_MOST_BYTES = 2**28
+"""Bytes of the samples of one score, unpacked: a short text can stand for gigabytes."""
+
+
+def _numbers(text: object, kind: str) -> list[Any]:
+    if not isinstance(text, str):
+        raise ValueError("expected samples as text")  # noqa: TRY004 (as above)
+    size = np.dtype(kind).itemsize
+    try:
+        packed = zlib.decompressobj()
+        raw = packed.decompress(base64.b85decode(text), _MOST_BYTES)
+    except (ValueError, zlib.error) as error:
+        raise ValueError("samples are torn") from error
+    if not packed.eof or len(raw) % size:
+        raise ValueError("samples are torn")
+    planes = np.frombuffer(raw, np.uint8)
+    numbers: list[Any] = planes.reshape(size, -1).T.copy().view(kind).ravel().tolist()
+    return numbers
+
+
+def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
+    """Return a mask of the Pareto front of minimised values: rows that no other row betters.
+
+    A row betters another if it is nowhere worse and somewhere better. Only the first of equal rows
+    is on the front. A row with NaN is never on the front and betters no row.
+    """
+    valid = ~np.isnan(values).any(axis=1)
+    row, other = values[:, None], values[None]
+    nowhere_worse = valid & (other <= row).all(axis=2)
+    better = nowhere_worse & (other < row).any(axis=2)
+    first = np.tril(nowhere_worse & (other == row).all(axis=2), -1)
+    kept: Bool[np.ndarray, " n"] = valid & ~(better | first).any(axis=1)
+    return kept
+
+
+def best(merits: Sequence[float]) -> int | None:
+    """Return the number of the highest merit, the first of equal ones; None without a number."""
+    numbers = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
+    return max(numbers, key=lambda n: (merits[n], -n), default=None)

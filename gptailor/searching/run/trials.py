@@ -1,0 +1,350 @@
+"""A requested evaluation, `TrialRequest`, its result, `Trial`, and all trials: `Ledger`."""
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import numpy as np
+from jaxtyping import Float
+
+from gptailor.evaluation.scores import Failure, Outcome
+from gptailor.plan.stage import STAGES, Stage
+from gptailor.reporting.measure import Estimate, LossMeasure
+from gptailor.reporting.summary import Aim
+from gptailor.searching.run.comparison import Comparison, Scores, comparison_of, loss_unit
+from gptailor.searching.run.origin import TrialOrigin
+from gptailor.searching.run.scores import PerObjective, best, front
+from gptailor.searching.space.genome import Genome
+
+RECIPES, STARTS, RANDOM = "recipe", "start", "random"
+SEARCH, FINAL, BESIDE = "search", "final", "beside"
+"""The phases of trials: recipes with nothing dropped; starting plans; a few random plans; a
+strategy's asks; the best plans once more, bridged or healed; random search beside, for comparison
+only."""
+
+
+@final
+class TrialRequest(NamedTuple):
+    """An evaluation to be made, and its origin.
+
+    Within its `phase` it has the number of its `ask` and its place in the ask, its `slot`.
+    `asked_after` trials had been told when it was asked for.
+    """
+
+    phase: str
+    ask: int
+    slot: int
+    origin: TrialOrigin
+    genome: Genome
+    samples: int
+    stage: Stage
+    asked_after: int
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """The key of the request among all others of the search."""
+        return self.phase, self.ask, self.slot
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A told evaluation. `number` counts from 0, in the order of telling.
+
+    `plan` is the digest of the plan's canonical text, `share` the used part of the full samples.
+    `values` are in the user's own directions, one for each objective; None after a `failure`.
+    `same_as` is an earlier trial with the same plan: then nothing was evaluated. `per_sample` are
+    the samples of each objective; empty without a score. A trial that was given up `stopped` after
+    so many samples: then `share` and all values are of these samples.
+    """
+
+    number: int
+    request: TrialRequest
+    plan: str
+    share: float
+    values: tuple[float, ...] | None = None
+    stderrs: tuple[float, ...] | None = None
+    failure: Failure | None = None
+    seconds: float = 0.0
+    same_as: int | None = None
+    per_sample: PerObjective = ()
+    stopped: int | None = None
+
+    @property
+    def samples(self) -> int:
+        """The number of samples behind its values."""
+        return self.request.samples if self.stopped is None else self.stopped
+
+    @property
+    def cost(self) -> float:
+        """The cost of the trial, in evaluations at full fidelity."""
+        return 0.0 if self.same_as is not None else self.share
+
+    @property
+    def full(self) -> bool:
+        """Return whether all samples were used."""
+        return self.share == 1.0
+
+
+def genome_to_json(genome: Genome) -> dict[str, Any]:
+    """Return a genome as JSON, exact and short."""
+    return {
+        "bits": "".join("01"[int(bit)] for bit in np.asarray(genome.bits)),
+        "picks": [int(pick) for pick in np.asarray(genome.picks)],
+        "reals": [float(real) for real in np.asarray(genome.reals)],
+    }
+
+
+def genome_from_json(note: Mapping[str, Any]) -> Genome:
+    """Return the genome in JSON. Raises KeyError, TypeError or ValueError for other JSON."""
+    return Genome(
+        np.array([{"0": False, "1": True}[bit] for bit in note["bits"]], np.bool_),
+        np.array(note["picks"], np.int32),
+        np.array(note["reals"], np.float32),
+    )
+
+
+def json_numbers(numbers: Sequence[float] | None) -> list[float | None] | None:
+    """Return numbers as JSON, with None for NaN and infinity."""
+    return None if numbers is None else [n if math.isfinite(n) else None for n in numbers]
+
+
+def as_numpy(genome: Genome) -> Genome:
+    """Return the genome in the memory of numpy, in the dtypes of records."""
+    return Genome(
+        np.asarray(genome.bits, np.bool_),
+        np.asarray(genome.picks, np.int32),
+        np.asarray(genome.reals, np.float32),
+    )
+
+
+def read_outcomes(
+    outcomes: Sequence[Outcome],
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, Failure | None]:
+    """Return values and errors, or the failure of the first objective without a score.
+
+    An infinite value is a failure: nothing could be compared with it.
+    """
+    values, stderrs = [], []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            return None, None, outcome
+        if not math.isfinite(outcome.value):
+            return None, None, Failure("search", f"the score is {outcome.value}")
+        values.append(float(outcome.value))
+        stderrs.append(float(outcome.stderr))
+    return tuple(values), tuple(stderrs), None
+
+
+@final
+class EvaluationKey(NamedTuple):
+    """The key of an evaluation: a plan's digest, the number of samples, how far it is repaired."""
+
+    plan: str
+    samples: int
+    stage: Stage
+
+
+@final
+class Ledger:
+    """Told trials in their order. `references` are the uncut base's values by number of samples.
+
+    `met` are the plans, as they were evaluated, that meet all requirements; None requires nothing.
+    """
+
+    def __init__(self, aims: Sequence[Aim], full: int, prefer: int | None = None) -> None:
+        self.aims = tuple(aims)
+        self.full = full
+        self.prefer = prefer
+        self.trials: list[Trial] = []
+        self.keys: set[tuple[str, int, int]] = set()
+        self.found: dict[EvaluationKey, Trial] = {}
+        self.references: dict[int, tuple[float, ...]] = {}
+        self.met: set[tuple[str, Stage]] | None = None
+        self._spreads: tuple[tuple[float, ...], ...] | None = None
+
+    def add(self, trial: Trial) -> None:
+        """Take in a trial."""
+        self.trials.append(trial)
+        self.keys.add(trial.request.key)
+        key = EvaluationKey(trial.plan, trial.request.samples, trial.request.stage)
+        if trial.same_as is None:
+            self.found.setdefault(key, trial)
+        if trial.request.phase == STARTS:
+            self._spreads = None
+
+    def of(self, *phases: str) -> list[Trial]:
+        """Return the trials of some phases."""
+        return [trial for trial in self.trials if trial.request.phase in phases]
+
+    def cost(self, trials: Iterable[Trial] | None = None) -> float:
+        """Return the evaluations at full fidelity; without `trials`, of all but those beside."""
+        if trials is None:
+            trials = (trial for trial in self.trials if trial.request.phase != BESIDE)
+        return math.fsum(trial.cost for trial in trials)
+
+    def fresh(self, phase: str) -> list[Trial]:
+        """Return the first trial of each plan in a phase, even if another phase had the plan."""
+        numbered = [(t.number if t.same_as is None else t.same_as, t) for t in self.of(phase)]
+        return list(dict(reversed(numbered)).values())[::-1]
+
+    @property
+    def hits(self) -> int:
+        """The number of trials whose plan had a known score."""
+        return sum(trial.same_as is not None for trial in self.trials)
+
+    # -------------------------------------------------------------------- the trials of one measure
+
+    @property
+    def spreads(self) -> tuple[tuple[float, ...], ...]:
+        """The starting plans' values by each objective, at full fidelity if two plans are."""
+        if self._spreads is None:
+            starts = [(t.full, t.values) for t in self.of(STARTS) if t.values is not None]
+            full_values = [values for full, values in starts if full]
+            used = full_values if len(full_values) >= 2 else [values for _, values in starts]
+            self._spreads = tuple(tuple(row[i] for row in used) for i in range(len(self.aims)))
+        return self._spreads
+
+    def _measure(self, number: int, samples: int) -> LossMeasure:
+        aim = self.aims[number]
+        if aim.scale == "spread":
+            return LossMeasure.of_spread(aim.direction, self.spreads[number])
+        return LossMeasure.of_base(aim.direction, self.references[samples][number])
+
+    def fitness_measure(self, number: int, samples: int) -> LossMeasure:
+        """Return the measure of an objective's losses; of a size, the spread of starting plans'.
+
+        Where these are all of one size, it is a tenth of that.
+        """
+        aim = self.aims[number]
+        if not aim.size:
+            return self._measure(number, samples)
+        starts = self.spreads[number] or (self.references[samples][number],)
+        least = min(starts)
+        wider = (*starts, least + abs(least) / 10) if max(starts) == least else starts
+        return LossMeasure.of_spread(aim.direction, wider)
+
+    def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
+        """Return values that are minimised and of one measure; NaN for failures."""
+        losses = np.full((len(trials), len(self.aims)), np.nan, np.float32)
+        for row, trial in zip(losses, trials, strict=True):
+            for i, value in enumerate(trial.values or ()):
+                row[i] = self.fitness_measure(i, trial.samples).loss(value)
+        return losses
+
+    def retained(self, trial: Trial) -> tuple[float, ...]:
+        """Return the share of the base's score that is left, by objective; NaN for a failure."""
+        if trial.values is None:
+            return (float("nan"),) * len(self.aims)
+        return tuple(
+            self._measure(i, trial.samples).retained(value) for i, value in enumerate(trial.values)
+        )
+
+    def merit(self, trial: Trial) -> float:
+        """Return how good a plan is, more being better; NaN for a failure.
+
+        That is the negated mean loss by the `judging` objectives. With a preferred objective, even
+        a size, it is the retained share by it.
+        """
+        if self.prefer is not None:
+            return self.retained(trial)[self.prefer]
+        lost = self.loss(trial)
+        return math.nan if lost is None else -lost.value
+
+    def mean_loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> float:
+        """Return the mean of the losses by some objectives, or by the `judging` ones."""
+        chosen = self.judging if numbers is None else numbers
+        return float(np.mean(self.losses([trial])[0, list(chosen)]))
+
+    def comparison(
+        self,
+        base: Sequence[float] | None,
+        numbers: Sequence[int] | None = None,
+        samples: Sequence[Hashable] = (),
+    ) -> Comparison:
+        """Return how plans are compared, by some objectives or by the `judging` ones."""
+        chosen = self.judging if numbers is None else numbers
+        return comparison_of(self.aims, chosen, base, self.spreads, samples)
+
+    def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
+        """Return a trial's loss beside the base on the same samples, in the `loss_unit`.
+
+        The error is of the trial's own scores. None where either score is unknown.
+        """
+        base = self.references.get(trial.samples)
+        if trial.values is None or trial.stderrs is None or base is None:
+            return None
+        return self.loss_beside(Scores(trial.values, trial.stderrs), base, numbers)
+
+    def loss_beside(
+        self, scores: Scores, base: Sequence[float], numbers: Sequence[int] | None = None
+    ) -> Estimate:
+        """Return the loss of scores beside the base's on the same samples, taken as exact."""
+        exact = Scores(base, [0.0] * len(base))
+        unpaired = scores._replace(each=())
+        return self.comparison(base, numbers).in_percent.loss(unpaired, exact)
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the mean loss by the objectives that plans are judged by."""
+        return loss_unit([self.aims[number] for number in self.judging])
+
+    @property
+    def rated(self) -> tuple[int, ...]:
+        """The objectives that measure how good plans are: all that aren't sizes."""
+        return tuple(number for number, aim in enumerate(self.aims) if not aim.size)
+
+    @property
+    def judging(self) -> tuple[int, ...]:
+        """The objectives that plans are compared by: the preferred, or all that aren't sizes."""
+        if self.prefer is not None and not self.aims[self.prefer].size:
+            return (self.prefer,)
+        return self.rated
+
+    # ----------------------------------------------------------------------------- the best trials
+
+    def candidates(self) -> list[Trial]:
+        """Return trials at full fidelity; only the furthest repaired if any were in the end.
+
+        Where something is required of them, only judged plans that meet it count.
+        """
+        full = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
+        full = [t for t in full if t.request.phase != RECIPES]
+        if self.met is not None:
+            full = [t for t in full if (t.plan, t.request.stage) in self.met]
+        final = {trial.request.stage for trial in full if trial.request.phase == FINAL}
+        if not final:
+            return full
+        furthest = max(final, key=STAGES.index)
+        return [trial for trial in full if trial.request.stage == furthest]
+
+    def before(self, trial: Trial) -> Trial | None:
+        """Return a finalist's evaluation before it was repaired, by which it was chosen."""
+        if trial.request.phase != FINAL:
+            return None
+        earlier = (
+            other
+            for other in self.trials[: trial.number]
+            if other.plan == trial.plan and other.full and other.request.phase != FINAL
+        )
+        return next((other for other in earlier if other.same_as is None), None)
+
+    def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
+        """Return the trial that loses least on the mean, or is best by the preferred objective."""
+        among = self.candidates() if trials is None else list(trials)
+        number = best([self.merit(trial) for trial in among])
+        return None if number is None else among[number]
+
+    def ranked(self, trials: Iterable[Trial], most: int) -> list[Trial]:
+        """Return at most so many of some trials, best first; equal ones keep their order."""
+        merits = [(self.merit(trial), trial) for trial in trials]
+        finite = [pair for pair in merits if not math.isnan(pair[0])]
+        return [trial for _, trial in sorted(finite, key=lambda pair: -pair[0])[:most]]
+
+    def front(self) -> list[Trial]:
+        """Return candidates that no other one betters, the best by the first objective first."""
+        among = self.candidates()
+        losses = self.losses(among)
+        kept = [i for i, on in enumerate(front(losses)) if on]
+        return [among[i] for i in sorted(kept, key=lambda i: (tuple(losses[i]), among[i].number))]

@@ -1,0 +1,375 @@
+"""Evaluation of plans, in this process or on several workers at the same time.
+
+Ctrl-C ends it between two events: `interruptible`.
+"""
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from statistics import median
+from types import FrameType
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime_checkable
+
+from gptailor.evaluation.rival_scores import Race
+from gptailor.evaluation.scores import Failure, Outcome, Score
+from gptailor.lang.format import format_plan
+from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
+from gptailor.searching.run import trials
+from gptailor.searching.run.incumbent import race_of
+from gptailor.searching.run.scores import per_objective
+
+_Event = TypeVar("_Event")
+_LOSSES = 3
+"""The number of workers lost over one plan that make it a failure."""
+PATIENCE = 60.0
+"""Seconds that a free worker waits at least before trials are told out of the order of asking."""
+_TIMES = 4
+"""The number of usual times of another worker's task that a free worker waits at least."""
+BASE = "base"
+"""The key of the uncut base's plan, instead of a digest."""
+
+Judge: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
+"""`judge(plans, share, stage=...)` evaluates plans on a share of the search's samples.
+
+A `stage` tells whether plans are bridged and healed. In an optional `race`, plans that lose have
+scores of fewer samples. It yields the number of a plan among `plans` with its outcomes, one for
+each objective, in any order. An error of one plan is its outcome; a judge raises errors that
+concern all plans.
+"""
+
+
+@final
+@dataclass(eq=False)
+class _PendingRequest:
+    """A trial request that has no trial yet, with its plan. A `late` one is not waited for."""
+
+    request: trials.TrialRequest
+    plan: Plan
+    key: trials.EvaluationKey
+    late: bool = False
+
+
+@final
+@dataclass(eq=False)
+class Task:
+    """Plans for one worker, on equally many samples, each with the `key` of its evaluation."""
+
+    number: int
+    plans: tuple[Plan, ...]
+    share: float
+    stage: Stage
+    keys: tuple[trials.EvaluationKey, ...]
+    race: Race | None = None
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The arguments of a judge beside plans and share."""
+        race = {} if self.race is None else {"race": self.race}
+        return {"stage": self.stage, **race}
+
+
+@final
+class TaskOutcome(NamedTuple):
+    """The outcomes of one plan of a task, at that place, and the seconds that they took."""
+
+    task: int
+    place: int
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+
+
+@final
+class Done(NamedTuple):
+    """A task is over, and its worker is free."""
+
+    task: int
+
+
+@final
+class Lost(NamedTuple):
+    """A worker was lost, and with it the missing outcomes of its task."""
+
+    task: int
+
+
+WorkerEvent = TaskOutcome | Done | Lost
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """Evaluate `count` tasks at the same time."""
+
+    @property
+    def count(self) -> int:
+        """The number of tasks that may be given at once."""
+
+    def submit(self, task: Task) -> None:
+        """Begin a task; at most `count` are open at a time."""
+
+    def next(self, longest: float | None = None) -> WorkerEvent | None:
+        """Wait for the first event, but no longer than so many seconds."""
+
+
+@final
+class Alone:
+    """One judge, which works while it is waited for."""
+
+    count = 1
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self._task = -1
+        self._outcomes: Iterator[tuple[int, tuple[Outcome, ...]]] = iter(())
+
+    def submit(self, task: Task) -> None:
+        """Begin a task; nothing is evaluated yet."""
+        self._task = task.number
+        self._outcomes = self.judge(task.plans, task.share, **task.how)
+
+    def next(self, longest: float | None = None) -> WorkerEvent:
+        """Return the next plan's outcome, which takes as long as it takes."""
+        begun = time.perf_counter()
+        outcome = next(self._outcomes, None)
+        if outcome is None:
+            return Done(self._task)
+        return TaskOutcome(self._task, *outcome, time.perf_counter() - begun)
+
+
+@final
+class UnderWay:
+    """Requests in the order of asking that were not told yet, and the tasks that workers are at.
+
+    Trials are told in the order of asking where several workers are at work, so that a search's
+    course doesn't depend on their speed. A `late` request is told when its outcome comes. With
+    `races` a strategy's trials are given up where they have lost.
+    """
+
+    def __init__(
+        self,
+        ledger: trials.Ledger,
+        workers: int,
+        patience: float = PATIENCE,
+        *,
+        races: bool = False,
+    ) -> None:
+        self.ledger = ledger
+        self.workers = workers
+        self.patience = patience
+        self.races = races
+        self.waiting: list[_PendingRequest] = []
+        self.tasks: dict[int, Task] = {}
+        self.late = 0
+        self._queue: deque[_PendingRequest] = deque()
+        self._again: deque[Task] = deque()
+        self._outcomes: dict[trials.EvaluationKey, tuple[tuple[Outcome, ...], float]] = {}
+        self._losses: Counter[trials.EvaluationKey] = Counter()
+        self._numbers = count(1)
+        self._part = 1
+        self._speeds: list[float] = []
+
+    @property
+    def free(self) -> bool:
+        """Return whether a worker has nothing to do, and may have something."""
+        of_base = any(task.keys[0].plan == BASE for task in self.tasks.values())
+        return not of_base and len(self.tasks) < self.workers
+
+    @property
+    def queued(self) -> bool:
+        """Return whether something is asked for that no worker is at yet."""
+        return bool(self._queue or self._again)
+
+    @property
+    def asks(self) -> set[int]:
+        """The strategy's asks that the search still has to wait for."""
+        of_search = (pending for pending in self.waiting if pending.request.phase == trials.SEARCH)
+        return {pending.request.ask for pending in of_search if not pending.late}
+
+    def fill(
+        self, asked: Iterable[tuple[trials.TrialRequest, Plan]], budget: float
+    ) -> list[trials.TrialRequest]:
+        """Take in requests with their plans; return a strategy's requests beyond the `budget`.
+
+        A plan that is known or under way isn't evaluated again.
+        """
+        keys = {pending.key for pending in self.waiting}
+        budget -= math.fsum(self._share(key) for key in keys if key not in self.ledger.found)
+        beyond: list[trials.TrialRequest] = []
+        for request, plan in asked:
+            if beyond and self.races:  # later requests wait too: the order stays
+                beyond.append(request)
+                continue
+            digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
+            key = trials.EvaluationKey(digest, request.samples, request.stage)
+            pending = _PendingRequest(request, plan, key)
+            if not (key in keys or self._known(key)):
+                if request.phase == trials.SEARCH and budget < self._share(key):
+                    beyond.append(request)
+                    continue
+                budget -= self._share(key)
+                keys.add(key)
+                self._queue.append(pending)
+            self.waiting.append(pending)
+        self._part = max(1, -(-len(self._queue) // self.workers))
+        return beyond
+
+    def task(self, base: Plan) -> Task:
+        """Return the next task of a free worker: some plans on equally many samples.
+
+        It is the uncut base where its scores on so many samples aren't known; all else waits.
+        """
+        if self._again:
+            return self._begun(self._again.popleft())
+        _, samples, stage = self._queue[0].key
+        if samples not in self.ledger.references:
+            key = trials.EvaluationKey(BASE, samples, "bare")
+            return self._begun(Task(0, (base,), self._share(key), "bare", (key,)))
+        first = self._alike(self._queue[0])
+        alike = (pending for pending in self._queue if self._alike(pending) == first)
+        chosen = list(islice(alike, self._part))
+        self._queue = deque(pending for pending in self._queue if pending not in chosen)
+        plans, keys = tuple(p.plan for p in chosen), tuple(p.key for p in chosen)
+        race = race_of(self.ledger, chosen[0].request) if self.races else None
+        return self._begun(Task(0, plans, self._share(keys[0]), stage, keys, race))
+
+    def _alike(self, pending: _PendingRequest) -> tuple[Any, ...]:
+        """Return a key, equal for requests of one task: on equally many samples, in one race."""
+        raced = self.races and pending.request.phase == trials.SEARCH
+        return *pending.key[1:], pending.request.asked_after if raced else None
+
+    def _begun(self, task: Task) -> Task:
+        task.number = next(self._numbers)
+        self.tasks[task.number] = task
+        return task
+
+    def take(self, event: WorkerEvent) -> None:
+        """Take in a worker's event about its task."""
+        task = self.tasks[event.task]
+        if isinstance(event, TaskOutcome):
+            self._outcomes[task.keys[event.place]] = event.outcomes, event.seconds
+            self._speeds.append(event.seconds / task.share)
+            return
+        del self.tasks[event.task]
+        if isinstance(event, Lost):
+            self._lost(task)
+
+    def _lost(self, task: Task) -> None:
+        """Deal a lost worker's open plans again, or fail those that were lost often."""
+        again: dict[trials.EvaluationKey, Plan] = {}
+        for key, plan in zip(task.keys, task.plans, strict=True):
+            if self._known(key) or key.plan == BASE:  # the base is asked for anew
+                continue
+            self._losses[key] += 1
+            if self._losses[key] >= _LOSSES:
+                why = Failure("search", f"its worker was lost {_LOSSES} times")
+                self._outcomes[key] = (why,) * len(self.ledger.aims), 0.0
+            else:
+                again[key] = plan
+        if again:
+            plans, keys = tuple(again.values()), tuple(again)
+            self._again.append(Task(0, plans, task.share, task.stage, keys, task.race))
+
+    def told(self) -> Iterator[trials.Trial]:
+        """Yield the trials known now; each has to be in the ledger before the next one."""
+        for pending in list(self.waiting):
+            trial = self._trial(pending)
+            if trial is not None:
+                self.waiting.remove(pending)
+                yield trial
+            elif self.workers > 1 and not pending.late:
+                return
+
+    def longest(self) -> float:
+        """Return how many seconds a free worker waits for another one's task.
+
+        It waits at least `patience`, and so many times the usual time of evaluations that the other
+        worker must be stuck, or of another kind.
+        """
+        usual = median(self._speeds) if self._speeds else 0.0
+        largest = max((task.share * len(task.plans) for task in self.tasks.values()), default=0.0)
+        return max(self.patience, _TIMES * usual * largest)
+
+    def hurry(self) -> None:
+        """Wait no longer for open requests: they are told when their outcomes come."""
+        for pending in self.waiting:
+            if not (pending.late or self._known(pending.key)):
+                pending.late = True
+                self.late += 1
+
+    def measures(self) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
+        """Yield the new outcomes of the uncut base: samples, outcomes, seconds."""
+        for key in [key for key in self._outcomes if key.plan == BASE]:
+            yield key.samples, *self._outcomes.pop(key)
+
+    def _trial(self, of: _PendingRequest) -> trials.Trial | None:
+        """Return the trial of a request; None if it isn't known yet."""
+        number, key = len(self.ledger.trials), of.key
+        make = partial(trials.Trial, number, of.request, key.plan)
+        if (earlier := self.ledger.found.get(key)) is not None:
+            scores = earlier.values, earlier.stderrs, earlier.failure
+            return make(earlier.share, *scores, same_as=earlier.number, stopped=earlier.stopped)
+        if key not in self._outcomes:
+            return None
+        outcomes, seconds = self._outcomes.pop(key)
+        read = trials.read_outcomes(outcomes)
+        samples = () if read[0] is None else per_objective(outcomes)
+        stopped = self._stopped(of, outcomes)
+        share = self._share(key) if stopped is None else stopped / self.ledger.full
+        as_noted = round(seconds, 3)  # so that a search that goes on has the same trials
+        return make(share, *read, as_noted, per_sample=samples, stopped=stopped)
+
+    def _stopped(self, of: _PendingRequest, outcomes: tuple[Outcome, ...]) -> int | None:
+        """Return after how many samples a trial was given up, if it was."""
+        scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
+        used = [score.samples for score in scores if score.each is not None]
+        if not self.races or of.request.phase != trials.SEARCH or len(used) < len(outcomes):
+            return None
+        return min(used) if min(used) < of.key.samples else None
+
+    def _known(self, key: trials.EvaluationKey) -> bool:
+        return key in self.ledger.found or key in self._outcomes
+
+    def _share(self, key: trials.EvaluationKey) -> float:
+        return key.samples / self.ledger.full
+
+
+# ---------------------------------------------------------------------------------------- Ctrl-C
+
+
+@contextmanager
+def interruptible(on_event: Callable[[_Event], None]) -> Iterator[Callable[[_Event], None]]:
+    """Wrap `on_event` so that a Ctrl-C that was swallowed still ends the search.
+
+    Libraries may run Python of their own, as in callbacks of the garbage collector, where an
+    exception is printed and forgotten. Then the next event still ends the search.
+    """
+    pressed = threading.Event()
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def tell(event: _Event) -> None:
+        on_event(event)
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield tell
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,126 @@
+"""The files of a search's RUN, which may be a stranger's: `RunFiles` reads only them.
+
+Names outside RUN are refused, a file is read completely, and JSON is typed.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar, final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import gptailor
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
+from gptailor.checkpoint.records import parse_record
+from gptailor.plan.plan import BuiltClosed
+from gptailor.reporting.summary import LiveDtype
+from gptailor.searching.object_storage import ObjectStorage, local_or_url
+
+SETTINGS: Final = "run.json"
+SUMMARY: Final = "summary"
+"""The name of a search's summary, as JSON and as a page."""
+JOURNAL: Final = "study.journal"
+MOST_FILE_BYTES: Final = 2**31
+"""The largest file of RUN that is read."""
+
+_R = TypeVar("_R", bound=BaseModel)
+
+
+@final
+class EarlierRun(BuiltClosed):
+    """The part of `run.json` that a resumed search needs, whichever version wrote it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    storage: str | None = None
+    study: str = "gptailor"
+    trials: int | None = Field(None, ge=1)
+    dtype: LiveDtype | None = None
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """Return the path of a file in RUN. Raises CheckpointError C903 for a path out of RUN."""
+    path = folder / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        message = f"holds {quoted(name)}, which leads out of it"
+        raise CheckpointError("C903", message, folder, "put the file itself into RUN")
+    return path
+
+
+def file_inside(folder: Path, name: str, most: int = MOST_FILE_BYTES) -> bytes | None:
+    """Return the contents of a file in RUN, or None without the file.
+
+    Raises CheckpointError C903 for a link out of RUN, for an irregular file, and for a file of more
+    than `most` bytes.
+    """
+    path = path_inside(folder, name)
+    if not os.path.lexists(path):
+        return None
+    with open_regular(path, "C903") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            message = f"expected at most {most:,} bytes, got {size:,}"
+            raise CheckpointError("C903", message, path, "name another RUN")
+        return read_exactly(file, size, path, "C903")
+
+
+def run_record(kind: type[_R], raw: bytes, path: Path, help: str) -> _R:
+    """Return the record in a JSON file of RUN. Raises CheckpointError C903 for another text."""
+
+    def refuse(fault: str) -> CheckpointError:
+        other = _other_version(raw)
+        by = f"was written by gptailor {other}, not by this version" if other else "is damaged"
+        return CheckpointError("C903", f"{by}: {fault}", path, help)
+
+    return parse_record(kind, raw, refuse)
+
+
+def _other_version(raw: bytes) -> str:
+    """Return the version that wrote a file, in quotes, where it is not this one."""
+    with suppress(ValueError, RecursionError):
+        record = json.loads(raw)
+        version = record.get("version") if isinstance(record, dict) else None
+        if isinstance(version, str) and version != gptailor.__version__:
+            return quoted(version)
+    return ""
+
+
+@final
+class RunFiles:
+    """The files of a search's RUN, a folder or a URL. Nothing is written."""
+
+    def __init__(self, run: str | Path) -> None:
+        self.shown = local_or_url(run)
+        self.path = Path(self.shown)
+        self.storage = ObjectStorage(self.shown) if isinstance(self.shown, str) else None
+        self._names = self.storage.names() if self.storage else []
+
+    def error(self, message: str, help: str = "") -> CheckpointError:
+        """Return a refusal of RUN as a whole."""
+        return CheckpointError("C903", message, self.path, help)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the contents of a file, or None without the file. Raises CheckpointError C903."""
+        if self.storage is None:
+            return file_inside(self.path, name)
+        return self.storage.get([name])[name] if name in self._names else None
+
+    def text(self, name: str) -> str | None:
+        """Return the text in a file, or None without the file. Raises CheckpointError C903."""
+        if (raw := self.read(name)) is None:
+            return None
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            message = f"not UTF-8: invalid byte at offset {error.start}"
+            raise CheckpointError("C903", message, self.path / name, WRITTEN_ANEW) from None
+
+    def record(self, kind: type[_R], name: str) -> _R | None:
+        """Return the record in a file, or None without the file. Raises CheckpointError C903."""
+        raw = self.read(name)
+        return None if raw is None else run_record(kind, raw, self.path / name, WRITTEN_ANEW)
+
+
+WRITTEN_ANEW: Final = "the same search command writes it anew, without another trial"

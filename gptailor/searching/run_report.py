@@ -1,0 +1,311 @@
+"""A search's RUN read for a report: nothing is evaluated, written or locked, nor are models needed.
+
+The report's `missing` lists missing parts. A search that goes on meanwhile isn't disturbed.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import final
+
+from optuna.storages import JournalStorage
+
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.lang.format import format_plan
+from gptailor.lang.parse import loads
+from gptailor.lang.words import range_words
+from gptailor.plan.faults import TailorError
+from gptailor.plan.optional_packages import missing_package
+from gptailor.plan.output_size import OutputSize
+from gptailor.plan.resolved import Resolved
+from gptailor.plan.stage import at_stage
+from gptailor.reporting.layer_view import layer_views, plan_summary
+from gptailor.reporting.measure import Estimate
+from gptailor.reporting.page.run_report import (
+    LayerEffect,
+    LayerState,
+    ReportedObjective,
+    ReportedTrial,
+    RunReport,
+)
+from gptailor.reporting.summary import (
+    BlockScan,
+    RunRecord,
+    RunSizes,
+    SearchSummary,
+    front_file,
+)
+from gptailor.searching.folder import BLOCKS, SIZES, SPACE
+from gptailor.searching.layer_effects import (
+    layer_states,
+    learned_effects,
+    seen_effects,
+    window_losses,
+)
+from gptailor.searching.object_journal import ObjectJournal
+from gptailor.searching.run.journal import JournalLines, journal_lines
+from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
+from gptailor.searching.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, Trial
+from gptailor.searching.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.sqlite_study import stored_study
+from gptailor.searching.starts.blocks import scanned
+from gptailor.searching.verdict import held_key, scores_in
+
+_UNENDED = (
+    "The search hasn't come to its end: there is no summary, no held-out score and no verdict. The"
+    " same search command goes on."
+)
+_NO_SPACE = (
+    "RUN has no space.tailor, which is what was searched: only plans that were handed over have a"
+    " text here, and what layers do isn't known. The same search command writes it, without another"
+    " trial."
+)
+_LEARNING = "surrogate"
+"""The strategy with a model of the layers' effects."""
+
+
+def run_report(
+    run: str | Path, *, learned: bool = True, storage: str | None = None, study: str | None = None
+) -> RunReport:
+    """Return the report of a search's folder or URL.
+
+    `learned` is whether the surrogate is fitted again too, which takes some seconds. RUN may be a
+    stranger's: its own journal is read, never the storage that its `run.json` names. A study in a
+    database is read from the SQLite `storage` that the caller names, which is opened to read only;
+    `study` is its name there. Raises CheckpointError C903 for a folder without a readable search.
+    """
+    return _Reading(RunFiles(run), storage, study).report(learned=learned)
+
+
+@final
+class _Reading:
+    """A RUN while it is read: `missing` collects messages about missing parts."""
+
+    def __init__(self, files: RunFiles, storage: str | None, study: str | None) -> None:
+        self.files = files
+        self.missing: list[str] = []
+        record = files.record(RunRecord, SETTINGS)
+        if record is None:
+            raise files.error("holds no search", "name the RUN of a gptailor search")
+        self.record = record
+        self.summary = files.record(SearchSummary, f"{SUMMARY}.json")
+        if self.summary is None:
+            self.missing.append(_UNENDED)
+        name = study or record.study
+        self.study = self._journal(name) if storage is None else stored_study(storage, name)
+        self.ledger = self._ledger()
+        self.space = self._space()
+
+    # --------------------------------------------------------------------------- reading from disk
+
+    def _journal(self, name: str) -> Study:
+        """Return the study in RUN's journal. Raises CheckpointError C903."""
+        if self.files.storage is not None:
+            lines = ObjectJournal(self.files.storage, JOURNAL).read_logs(0)
+        elif (raw := self.files.read(JOURNAL)) is not None:
+            lines = journal_lines(raw, self.files.path)
+        elif self.record.storage is not None:
+            message = f"has no {JOURNAL}: its run.json names a storage, which is not opened for it"
+            help_ = "report --storage URL reads a SQLite study that you name"
+            raise self.files.error(message, help_)
+        else:
+            help_ = "a search writes it with its first trial"
+            raise self.files.error(f"has no {JOURNAL}", help_)
+        try:
+            with quiet():
+                return read_study(JournalStorage(JournalLines(lines)), name, self.files.path)
+        except Exception as error:  # a stranger's journal, which Optuna replays
+            raise refusal(error, lines, name, self.files.path) from error
+
+    def _ledger(self) -> Ledger:
+        objectives, prefer = self.record.objectives, self.record.prefer
+        number = objectives.index(prefer) if prefer in objectives else None
+        ledger = Ledger(self.record.aims, self.study.typed.full, number)
+        self.study.recall(ledger)
+        summary = self.summary
+        if summary is not None and (
+            summary.objectives != ledger.aims or summary.trials > len(ledger.trials)
+        ):
+            message = f"is of another search than {JOURNAL}"
+            place = self.files.path / f"{SUMMARY}.json"
+            raise CheckpointError("C903", message, place, WRITTEN_ANEW)
+        return ledger
+
+    def _space(self) -> Space | None:
+        text = self.files.text(SPACE)
+        if text is None:
+            self.missing.append(_NO_SPACE)
+            return None
+        try:
+            plan = loads(text, folder=self.files.path, name=SPACE)
+            space = space_of(plan, self.record.layers, self.record.tied)
+        except TailorError as error:
+            self.missing.append(f"space.tailor can't be used: {error}")
+            return None
+        if not all(fits(space, trial.request.genome) for trial in self.ledger.trials):
+            self.missing.append("space.tailor is of another search: its plans aren't shown.")
+            return None
+        return space
+
+    # ---------------------------------------------------------------------------------- the report
+
+    def report(self, *, learned: bool) -> RunReport:
+        """Return the report."""
+        ledger, space = self.ledger, self.space
+        plans = {} if space is None else _plans(space, ledger)
+        losses = {t.number: loss for t in ledger.trials if (loss := ledger.loss(t)) is not None}
+        written = self.files.record(RunSizes, SIZES)
+        sizes = _sizes(written, plans)
+        line = partial(self._trial, plans, sizes)
+        front = None if self.summary is None else [row.trial for row in self.summary.front]
+        layer_lists = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
+        states = {digest: row for digest, row in layer_lists.items() if row is not None}
+        full_trials = [
+            t
+            for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE)
+            if t.full and t.same_as is None and t.number in losses
+        ]
+        scan = None if space is None else scanned(space, ledger)
+        return RunReport(
+            run=str(self.files.shown),
+            record=self.record,
+            objectives=self._objectives(),
+            judging=ledger.judging,
+            loss_unit=ledger.loss_unit,
+            full=ledger.full,
+            layers=self.record.layers,
+            base=None if written is None else written.base,
+            trials=[line(trial) for trial in ledger.trials],
+            front=tuple(front if front is not None else [t.number for t in ledger.front()]),
+            summary=self.summary,
+            space=None if space is None else format_plan(space.plan),
+            blocks=scan or self.files.record(BlockScan, f"{BLOCKS}.json"),
+            windows=[]
+            if space is None
+            else window_losses(
+                space, full_trials, {t.number: losses[t.number].value for t in full_trials}
+            ),
+            effects=_effects(full_trials, states, losses),
+            learned=self._learned() if learned else [],
+            missing=tuple(self.missing),
+        )
+
+    def _objectives(self) -> list[ReportedObjective]:
+        ledger = self.ledger
+        values = ledger.references.get(ledger.full)
+        base = scores_in(self.study.typed.held_out.get(held_key(None)))
+        held = None if base is None else base.values
+        many = (0,) * len(ledger.aims) if self.summary is None else self.summary.held
+        return [
+            ReportedObjective(
+                aim.name, aim.short, aim.unit, aim.direction, aim.size,
+                None if values is None else values[i], None if held is None else held[i], many[i],
+            )
+            for i, aim in enumerate(ledger.aims)
+        ]  # fmt: skip
+
+    def _learned(self) -> list[LayerEffect]:
+        strategy = self.record.strategy
+        if self.space is None or not self.ledger.trials:
+            return []
+        if strategy != _LEARNING:
+            self.missing.append(
+                f"The search's strategy was {strategy}, which has no model of what layers do:"
+                " effects are those of the trials alone."
+            )
+            return []
+        prior = (self.study.typed.measured.found.influence or {}).get("base")
+        if prior is not None and len(prior) != self.space.layers:
+            prior = None
+        try:
+            return learned_effects(self.space, self.ledger, prior)
+        except ImportError as error:
+            why = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+            self.missing.append(f"What the surrogate learned isn't shown: {why or error}.")
+            return []
+
+    def _trial(
+        self,
+        plans: Mapping[str, Resolved],
+        sizes: Mapping[str, OutputSize],
+        trial: Trial,
+    ) -> ReportedTrial:
+        request, plan, size = trial.request, plans.get(trial.plan), sizes.get(trial.plan)
+        unseen = self.study.typed.held_out
+        held, base = (scores_in(unseen.get(held_key(t))) for t in (trial, None))
+        lost = self.ledger.loss(trial)
+        apart = None
+        if held is not None and base is not None:
+            apart = self.ledger.loss_beside(held, base.values)
+        return ReportedTrial(
+            number=trial.number,
+            phase=request.phase,
+            origin=origin_words(request.origin),
+            stage=request.stage,
+            share=trial.share,
+            samples=trial.samples,
+            stopped=trial.stopped is not None,
+            same_as=trial.same_as,
+            values=trial.values,
+            stderrs=trial.stderrs,
+            failure=None if trial.failure is None else str(trial.failure),
+            seconds=trial.seconds,
+            loss=None if lost is None else lost.value,
+            loss_error=None if lost is None else lost.stderr,
+            layers=size.layers if size else None if plan is None else len(plan.kept),
+            size=size,
+            made="" if plan is None else _plan_line(plan),
+            text=self._handed(trial)
+            if plan is None
+            else format_plan(at_stage(plan.declared, request.stage)),
+            held=None if held is None else tuple(held.values),
+            held_errors=None if held is None else tuple(held.stderrs),
+            held_loss=None if apart is None else apart.value,
+            held_loss_error=None if apart is None else apart.stderr,
+        )
+
+    def _handed(self, trial: Trial) -> str | None:
+        """Return the text of a plan that the search handed over, with its comment."""
+        return self.files.text(front_file(trial.number))
+
+
+def _plans(space: Space, ledger: Ledger) -> dict[str, Resolved]:
+    """Return the plans of trials, each once, by their digests."""
+    plans: dict[str, Resolved] = {}
+    for trial in ledger.trials:
+        if trial.plan not in plans:
+            plan = decode(space, trial.request.genome)
+            plans[trial.plan] = Resolved(plan, space.layers)
+    return plans
+
+
+def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str, OutputSize]:
+    """Return the plans' sizes by digest: as written, or as all plans of as many layers have it."""
+    sizes = {} if written is None else dict(written.plans)
+    alike: dict[int, set[OutputSize]] = {}
+    for size in sizes.values():
+        alike.setdefault(size.layers, set()).add(size)
+    for digest, plan in plans.items():
+        [*same] = alike.get(len(plan.kept), ())
+        if digest not in sizes and len(same) == 1:
+            sizes[digest] = same[0]
+    return sizes
+
+
+def _plan_line(resolved: Resolved) -> str:
+    """Return a line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
+    dropped = [drop.position for drop in resolved.plan.drops]
+    return plan_summary(layer_views(resolved)) + f"; cut: {range_words(dropped)}" * bool(dropped)
+
+
+def _effects(
+    trials: Sequence[Trial],
+    states: Mapping[str, list[LayerState]],
+    losses: Mapping[int, Estimate],
+) -> list[LayerEffect]:
+    """Return layer effects over plans, each once, on all samples and before it is repaired."""
+    shown = [trial for trial in trials if trial.plan in states]
+    return seen_effects([states[t.plan] for t in shown], [losses[t.number].value for t in shown])

@@ -1,0 +1,222 @@
+"""Requirements of scores and times, by which the best plans are judged in the end."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, final
+
+from gptailor.checkpoint.files import expanded
+from gptailor.checkpoint.write.digest import of_file
+from gptailor.evaluation.scores import Failure, Outcome
+from gptailor.evaluation.space_trials import Trials
+from gptailor.evaluation.targets import base_of
+from gptailor.lang.words import objective_words, requirement_words
+from gptailor.plan.plan import LayerOf, Objective, Plan, Take
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.stage import Stage, at_stage
+from gptailor.program.nested_models import whole_plan
+from gptailor.reporting.summary import RequiredRow, escaped_control
+from gptailor.searching.curve import Sizes, curve
+from gptailor.searching.run.notes import CONDITIONS
+from gptailor.searching.run.study import Study
+from gptailor.searching.run.trials import Ledger
+from gptailor.searching.settings import Settings, WishError
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.space import Space
+from gptailor.searching.verdict import held_key
+
+_MOST = 10
+"""The best plans that are judged, beside the front and the best of each size."""
+
+
+@final
+class Told(NamedTuple):
+    """A plan's values by each condition, also on held-out samples; None is a failure."""
+
+    values: tuple[float | None, ...]
+    held: tuple[float | None, ...]
+
+
+@final
+class Judged(NamedTuple):
+    """How many plans were judged, all of them or not, and how many meet all that is required.
+
+    `nearest` is the trial that is beyond by the least where no plan meets it. `rows` are by the key
+    of each judged plan.
+    """
+
+    plans: int
+    whole: bool
+    met: int
+    nearest: int | None
+    rows: Mapping[str, tuple[RequiredRow, ...]]
+
+
+@final
+class Conditions:
+    """Requirements of the best plans. Made before the first trial, since it reads the texts.
+
+    A text that the search reads too is split alike: held-out samples stay held out. Another text is
+    read as in a search of it alone. A judgement is noted by the measure's words and the digest of
+    its text, so that it counts for other bounds, but for no other text.
+    Raises CalibrationError and ObjectiveError as `Trials` does, WishError for a bound by a
+    model that no plan takes anything of.
+    """
+
+    def __init__(self, trials: Trials, chosen: Settings) -> None:
+        self.required = chosen.conditions
+        self.trials = trials
+        self._whole = False
+        self._scored: dict[str, Trials] = {}
+        self._keys: list[str] = []
+        origin = trials.plan.origin
+        folder = origin.folder if origin else Path()
+        read = {_text(objective, chosen.folder) for objective in chosen.objectives}
+        for required in self.required:
+            if required.bound.of is not None and required.bound.of not in trials.models:
+                message = f"'{required.bound.of}' is a bound, and no plan takes anything of it"
+                raise WishError(message)
+            key = objective_words(required.objective)
+            if OBJECTIVES[required.name].by == "samples":
+                text = _text(required.objective, folder)
+                scored = Trials(
+                    trials.plan,
+                    trials.models,
+                    objectives=[(required.objective, True)],
+                    folder=folder,
+                    session=trials.session,
+                    fidelity=(trials.full, trials.full) if text in read else None,
+                    seed=chosen.seed,
+                )
+                key += f" {of_file(text).sha256}" if isinstance(text, Path) else ""
+                self._scored[key] = scored
+            self._keys.append(key)
+
+    def judge(
+        self,
+        study: Study,
+        space: Space,
+        ledger: Ledger,
+        sizes: Sizes,
+        on_progress: Callable[[str], None],
+    ) -> None:
+        """Judge the best plans, the front, and the best plan of each size, into the ledger."""
+        if not self.required:
+            return
+        noted = dict(study.typed.conditions)
+        places = [trial for trial, _ in curve(ledger, sizes)]
+        best = ledger.ranked(ledger.candidates(), _MOST)
+        chosen = {held_key(trial): trial for trial in (*best, *ledger.front(), *places)}
+        bounds = {r.bound.of for r in self.required if r.bound.of is not None}
+        plans: dict[str, tuple[Plan, Stage]] = {f"of {of}": (self._alone(of), "bare")
+                                                for of in sorted(bounds)}  # fmt: skip
+        plans |= {key: (decode(space, t.request.genome), t.request.stage)
+                  for key, t in chosen.items()}  # fmt: skip
+        missing = {key: [m for m in dict.fromkeys(self._keys) if m not in noted.get(key, {})]
+                   for key in plans}  # fmt: skip
+        fresh = [key for key in plans if missing[key]]
+        for n, key in enumerate(fresh, start=1):
+            on_progress(f"judging what is required: {n} of {len(fresh)}")
+            values = {measure: self._value(measure, *plans[key]) for measure in missing[key]}
+            noted[key] = {**noted.get(key, {}), **values}
+            study.note(CONDITIONS, noted)
+        self._whole = True
+        self.about(study, ledger)
+
+    def about(self, study: Study, ledger: Ledger) -> Judged | None:
+        """Return the judgements; mark plans that meet all in the ledger, if any does.
+
+        Interrupted judging isn't `whole`: then plans need not meet anything, unless a plan is known
+        to meet all. Return None where nothing is required.
+        """
+        if not self.required:
+            return None
+        ledger.met, noted = None, study.typed.conditions
+        judged = {key: Told(*zip(*(pairs[measure] for measure in self._keys), strict=True))
+                  for key, pairs in noted.items() if pairs.keys() >= {*self._keys}}  # fmt: skip
+        bounds, beside = self._bounds(judged), self._bounds(judged, held=True)
+        trials = {held_key(t): t for t in ledger.candidates() if held_key(t) in judged}
+        beyond = {key: self._distance(judged[key], bounds) for key in trials}
+        met = {(t.plan, t.request.stage) for key, t in trials.items() if beyond[key] <= 0}
+        ledger.met = met or None
+        nearest = min(trials, key=beyond.__getitem__, default=None) if not met else None
+        return Judged(
+            plans=len(trials),
+            whole=self._whole,
+            met=len(met),
+            nearest=None if nearest is None else trials[nearest].number,
+            rows={key: self._rows(judged[key], bounds, beside) for key in trials},
+        )
+
+    def _bounds(self, judged: Mapping[str, Told], *, held: bool = False) -> list[float | None]:
+        """Return each condition's bound, on held-out samples if a model sets it there."""
+        bounds: list[float | None] = []
+        for i, required in enumerate(self.required):
+            bound = required.bound
+            share = 1.0 if bound.number is None else float(bound.number)
+            model = None if bound.of is None else judged.get(f"of {bound.of}")
+            of_model = None if model is None else model.held[i] if held else model.values[i]
+            value = 1.0 if bound.of is None else of_model
+            bounds.append(None if value is None else share * value)
+        return bounds
+
+    def _distance(self, measured: Told, bounds: Sequence[float | None]) -> float:
+        """Return how far a plan is beyond its farthest bound, as a share of it."""
+        worst = -math.inf
+        for required, value, bound in zip(self.required, measured.values, bounds, strict=True):
+            if value is None or bound is None:
+                return math.inf
+            beyond = value - bound if required.sign == "<=" else bound - value
+            worst = max(worst, beyond / (abs(bound) or 1.0))
+        return worst
+
+    def _rows(
+        self, measured: Told, bounds: Sequence[float | None], beside: Sequence[float | None]
+    ) -> tuple[RequiredRow, ...]:
+        rows = zip(self.required, bounds, measured.values, measured.held, beside, strict=True)
+        return tuple(
+            RequiredRow(
+                require=escaped_control(requirement_words(required)),
+                bound=bound,
+                value=value,
+                held=held,
+                held_bound=None if held is None else held_bound,
+            )
+            for required, bound, value, held, held_bound in rows
+        )
+
+    # ------------------------------------------------------------------------------- one plan
+
+    def _alone(self, name: str) -> Plan:
+        """Return the plan of a model as it is, made of the models that are loaded."""
+        plan = self.trials.plan
+        if name == "base":
+            return base_of(plan)
+        alone = whole_plan(plan, Take(take=LayerOf(model=name)))
+        return alone.read_from(plan.origin) if plan.origin else alone
+
+    def _value(self, key: str, plan: Plan, stage: Stage) -> tuple[float | None, float | None]:
+        """Return a plan's value by a measure, and its value on held-out samples."""
+        scored = self._scored.get(key)
+        if scored is None:
+            return self.trials.latencies.score(at_stage(plan, "bare")).value, None
+        [(_, [outcome])] = scored.run([plan], scored.full, stage=stage)
+        if not any(scored.helds):
+            return _finite(outcome), None
+        [(_, [held])] = scored.held_out([plan], stage=stage)
+        return _finite(outcome), _finite(held)
+
+
+def _text(objective: Objective, folder: Path) -> Path | str:
+    """Return the file that an objective reads, or its task."""
+    file = objective.arguments.get("file")
+    if file is None:
+        return str(objective.arguments.get("task"))
+    return (folder / expanded(str(file))).resolve()
+
+
+def _finite(outcome: Outcome) -> float | None:
+    """Return a value that can be compared; None for a failure."""
+    if isinstance(outcome, Failure) or not math.isfinite(outcome.value):
+        return None
+    return float(outcome.value)

@@ -1,0 +1,385 @@
+"""The course of a search: `search` closes an open plan's choices, `search_steps` is its loop."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+
+import jax
+
+from gptailor.evaluation.rival_scores import race_counts
+from gptailor.evaluation.scores import Outcome, Score
+from gptailor.evaluation.space_trials import opened
+from gptailor.evaluation.targets import base_of
+from gptailor.plan.events import Event, ignore_events
+from gptailor.plan.faults import Fault, TailorError
+from gptailor.plan.plan import Plan
+from gptailor.prepare import ModelPaths
+from gptailor.reporting.summary import Aim, DrawsAgreement
+from gptailor.searching import folder as runs
+from gptailor.searching.evaluate import (
+    computing,
+    held_out,
+    repair_cost,
+    starts_of,
+    trials_of,
+    workers_of,
+)
+from gptailor.searching.limits import bounded
+from gptailor.searching.resampling import Resampling
+from gptailor.searching.results import Ended, SearchResult, put_results
+from gptailor.searching.run.asking import Asking, WithinBounds
+from gptailor.searching.run.notes import AGREEMENT, ENDED, LATE
+from gptailor.searching.run.schedule import Budget, Schedule, StartSource
+from gptailor.searching.run.study import Naming, Study, agree, open_study, refuse_misfit
+from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
+from gptailor.searching.run.workers import PATIENCE, UnderWay, Workers, interruptible
+from gptailor.searching.score_requirements import Conditions
+from gptailor.searching.settings import Flags, Resources, settings
+from gptailor.searching.space.decode import decode_for
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.strategies import strategy_of
+from gptailor.searching.summary import aims_of, finalists
+
+if TYPE_CHECKING:
+    from gptailor.searching.strategies.strategy import Strategy
+
+_STARTING = 64
+"""Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
+_GIVE_UP_AFTER = 8
+"""The number of trials without a single score that end a search."""
+
+
+@final
+class SearchError(TailorError):
+    """A search can't go on, for a reason that concerns all its trials."""
+
+
+# ------------------------------------------------------------------------------------------ events
+
+
+@final
+class Warned(NamedTuple):
+    """The plan was read, with these warnings."""
+
+    faults: list[Fault]
+
+
+@final
+class Doing(NamedTuple):
+    """A slow step that isn't a trial; it has `total` parts, if that is known."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+
+
+@final
+class Estimated(NamedTuple):
+    """The uncut base is scored: the cost of the remaining trials, in evaluations and in seconds.
+
+    `seconds` is the time of one evaluation at full fidelity, measured on the base.
+    """
+
+    evaluations: float
+    seconds: float
+    samples: int
+
+
+@final
+class Begun(NamedTuple):
+    """Trials begin, or go on after those in the ledger. `repair` is the result of `repair_cost`."""
+
+    ledger: Ledger
+    budget: Budget
+    space: Space
+    repair: float | None = None
+
+
+@final
+class Asked(NamedTuple):
+    """The next requests are being computed."""
+
+
+@final
+class Started(NamedTuple):
+    """A worker has so many plans to evaluate."""
+
+    plans: int
+    samples: int
+
+
+@final
+class Scored(NamedTuple):
+    """A trial was written down."""
+
+    trial: Trial
+
+
+SearchEvent: TypeAlias = Warned | Doing | Estimated | Begun | Asked | Started | Scored | Event
+"""Events of a search, and of bridging and healing its plans."""
+OnSearchEvent: TypeAlias = Callable[[SearchEvent], None]
+
+
+# ---------------------------------------------------------------------------------------- the verb
+
+
+def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
+    plan: Plan,
+    run: str | Path,
+    flags: Flags | None = None,
+    *,
+    trials: int | None = None,
+    models: ModelPaths | None = None,
+    where: Resources | None = None,
+    on_event: OnSearchEvent = ignore_events,
+) -> SearchResult:
+    """Close the choices of an open plan by trials; write all results into the folder `run`.
+
+    `run` may also be a URL of object storage (`s3://bucket/run`).
+
+    `flags` has settings beside the plan, and `trials` the one that is changed most.
+    `models` gives other folders for the plan's names. A folder with a study of the same search goes
+    on; a folder of another search is refused. Ctrl-C ends a search with everything kept, and skips
+    slow results. With `repeat_calibration` other draws of the samples are searched too, and the
+    summary contains how far their plans agree. `on_event` receives each event, also of bridging
+    and healing finalists here.
+
+    Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
+    search or to search for, SearchError where nothing has a score, CheckpointError for the folder
+    (C901 to C903, C303), TailorError or OSError for errors that concern all trials.
+    """
+    flags, where = flags or Flags(), where or Resources()
+    flags = flags if trials is None else replace(flags, trials=trials)
+
+    def once(run: str | Path, flags: Flags, where: Resources) -> SearchResult:
+        return _search(plan, run, flags, models, where, on_event)
+
+    searched = once(run, flags, where)
+    if not flags.repeat_calibration or searched.ended == "interrupted" or searched.best is None:
+        return searched
+    say = lambda what: on_event(Doing(what))  # noqa: E731
+    repeats = Resampling(plan, run, flags, where, models, say).others(searched, once)
+    if repeats is None:
+        return replace(searched, ended="interrupted")
+    return _search(plan, run, flags, models, where, on_event, repeats)
+
+
+def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other draws)
+    plan: Plan,
+    run: str | Path,
+    flags: Flags,
+    models: ModelPaths | None,
+    where: Resources,
+    on_event: OnSearchEvent,
+    repeats: DrawsAgreement | None = None,
+) -> SearchResult:
+    """Run one search; it ends at once where all its trials are in the study."""
+    chosen = settings(plan, flags)
+    begun = runs.begun_with(plan, chosen, where)
+    with (
+        runs.Folder(run) as folder,
+        jax.default_device(jax.devices("cpu")[0]),
+        interruptible(on_event) as tell,
+    ):
+        runs.refuse_other(folder, begun)
+        plan, opened_models, faults = opened(plan, models)
+        tell(Warned(faults))
+        where = computing(where, opened_models, folder.earlier())
+        begun |= {"dtype": where.dtype}
+        tied = {name for name, model in opened_models.items() if model.layout.tied}
+        full_space = space_of(plan, opened_models["base"].layout.count, tied)
+        sizes, space, starts_within, within = bounded(full_space, opened_models, chosen.requires)
+        tell(Doing("loading"))
+        trials = trials_of(plan, opened_models, chosen, where, on_event)
+        base, budget = base_of(plan), Budget.of(chosen, trials.full)
+        conditions, aims = Conditions(trials, chosen), aims_of(trials.objectives, chosen.objectives)
+        study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
+        tell(Doing("reading the models' digests"))
+        agree(
+            study, runs.search_identity(
+                folder, space, opened_models, trials.files, chosen, (budget, where)
+            ), runs.IDENTITY_WORDS,
+        )  # fmt: skip
+        record = runs.put_record(folder, begun, plan, opened_models, aims)
+        ledger = Ledger(aims, budget.full, chosen.prefer)
+        study.recall(ledger)
+        refuse_misfit(study, ledger, space)
+        say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
+        with workers_of(trials, chosen, where, say) as workers:
+            starts, budget = starts_of(space, trials, budget, study, chosen, say)
+            how = (
+                strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed,
+                PATIENCE, chosen.race, starts.influence.get("base"), within and within.or_other,
+            )  # fmt: skip
+            of = SearchSetting(space, base, aims, *how)
+            tell(Begun(ledger, budget, space, repair_cost(trials, budget)))
+            try:
+                for event in search_steps(of, study, ledger, workers):
+                    tell(event)
+                assert study.typed.ended is not None, "a search that is over is noted"
+                ended: Ended = study.typed.ended.reason
+                conditions.judge(study, space, ledger, sizes, say)
+                held = held_out(study, space, trials, base, finalists(ledger, sizes), say)
+            except KeyboardInterrupt:
+                ended, held = "interrupted", study.typed.held_out
+        if repeats is not None:
+            study.note(AGREEMENT, repeats.model_dump(mode="json"))
+        notes, tried = study.typed, {t.request.origin for t in ledger.of(RECIPES, STARTS)}
+        about = {
+            **{name: value for name, value in record if name != "aims"},
+            "ended": ended, "samples": budget.full, "held": tuple(trials.helds),
+            "late": notes.late, "repeats": notes.repeats, "measured": notes.measured,
+            "required": conditions.about(study, ledger),
+            **starts.untried(tried, within and within.holds),
+        }  # fmt: skip
+        best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
+        return SearchResult(summary.ended, summary, best, folder.shown)
+
+
+# ---------------------------------------------------------------------------------------- the loop
+
+
+@final
+@dataclass(frozen=True)
+class SearchSetting:
+    """Settings that the course of a search depends on; it also depends on the judge.
+
+    `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
+    seconds a free worker waits at least for another one. With `races` the strategy's trials are
+    given up where they have lost. `prior` is the earlier measurement of each layer. Requested
+    genomes are `within` bounds, where there are any.
+    """
+
+    space: Space
+    base: Plan
+    aims: tuple[Aim, ...]
+    strategy: "Strategy"
+    starts: StartSource
+    budget: Budget
+    seed: int = 0
+    patience: float = PATIENCE
+    races: bool = False
+    prior: Sequence[float] | None = None
+    within: WithinBounds | None = None
+
+
+def search_steps(
+    of: SearchSetting, study: Study, ledger: Ledger, workers: Workers
+) -> Iterator[SearchEvent]:
+    """Ask, decode, evaluate, record and tell while there is budget.
+
+    A search whose trials are in the study and the ledger goes on where they end. Its course depends
+    on the setting, the outcomes and the number of workers alone, unless a worker is stuck for so
+    long that the study has the note `LATE`. Told trials are kept whatever happens. Raises
+    SearchError where nothing has a score, and the errors of a judge or the disk.
+    """
+    about, ended = of.budget.record(), study.typed.ended
+    if ended is not None and about == {name: getattr(ended, name) for name in about}:
+        return
+    budget = of.budget
+    under_way = UnderWay(ledger, workers.count, of.patience, races=of.races)
+    capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
+    asking = Asking(
+        of.strategy, of.space, ledger,
+        seed=of.seed, capacity=capacity, prior=of.prior, within=of.within,
+    )  # fmt: skip
+    ahead = 1 if workers.count == 1 else 1 + -(-workers.count // of.strategy.population)
+    # asks again all that was asked before
+    schedule = Schedule(ledger, budget, of.starts, asking, ahead=ahead)
+    record = partial(_recorded, of, study, ledger, under_way, len(ledger.trials))
+    while True:
+        while under_way.free:
+            if not under_way.queued:
+                yield Asked()
+                if not _ask(of, schedule, under_way):
+                    break
+            if under_way.queued:
+                task = under_way.task(of.base)
+                yield Started(len(task.plans), task.keys[0].samples)
+                workers.submit(task)
+            yield from record()
+        if not under_way.tasks:
+            break
+        _wait(schedule, under_way, study, workers)
+        yield from record()
+    study.note(ENDED, {**about, "reason": "exhausted" if schedule.exhausted else "budget"})
+
+
+def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
+    """Ask for more; return whether there is anything to evaluate now.
+
+    The cost of trials in a race is known when they are told. Until then requests beyond the budget
+    wait.
+    """
+    while requests := schedule.next(idle=not under_way.waiting, waiting=under_way.asks):
+        plans = ((r, decode_for(of.space, r.genome, r.stage)) for r in requests)
+        beyond = under_way.fill(plans, schedule.room(requests))
+        if beyond and of.races and not (schedule.retries and len(beyond) == len(requests)):
+            schedule.postpone(beyond)
+        elif beyond:
+            schedule.close()
+        if len(beyond) < len(requests):
+            return True
+        if under_way.waiting:
+            return False
+    return False
+
+
+def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Workers) -> None:
+    """Wait for the first event; a free worker doesn't wait for a slow one for ever."""
+    held_up = under_way.free and schedule.waits(under_way.asks)
+    event = workers.next(under_way.longest() if held_up else None)
+    if event is None:
+        under_way.hurry()
+        study.note(LATE, study.typed.late + 1)
+    else:
+        under_way.take(event)
+
+
+def _recorded(
+    of: SearchSetting, study: Study, ledger: Ledger, under_way: UnderWay, before: int
+) -> Iterator[Estimated | Scored]:
+    """Write down what is known now, then yield it, after so many trials `before`."""
+    for samples, outcomes, seconds in under_way.measures():
+        _measure(of.aims, outcomes, samples, study, ledger)
+        remaining = of.budget.trials - of.budget.measured - ledger.cost()
+        yield Estimated(remaining, seconds * ledger.full / samples, ledger.full)
+    for trial in under_way.told():
+        study.add(trial)
+        ledger.add(trial)
+        yield Scored(trial)
+        patient = len(ledger.trials) - before < min(_GIVE_UP_AFTER, of.budget.trials)
+        if not patient and all(t.values is None for t in ledger.trials):
+            reasons = Counter(str(t.failure) for t in ledger.trials if t.failure is not None)
+            [(reason, count)] = reasons.most_common(1)
+            many = len(ledger.trials)
+            whose = f"none of the first {many} trials has" if many > 1 else "the first trial hasn't"
+            message = f"{whose} a score, so the search stops; {count} of them: {reason}"
+            raise SearchError(message)
+
+
+def _measure(
+    aims: Sequence[Aim], outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger
+) -> None:
+    """Add the uncut base's scores on so many samples, which others are shares of."""
+    values, stderrs, failure = read_outcomes(outcomes)
+    if values is None or stderrs is None:
+        raise SearchError(f"the base itself has no score: {failure}")
+    for aim, value in zip(aims, values, strict=True):
+        if aim.scale == "base" and value <= 0:
+            message = f"the base's score by {aim.name} is {value:g}, expected a number above 0"
+            raise SearchError(message)
+    scores = (outcome for outcome in outcomes if isinstance(outcome, Score))
+    each = [score.each for score in scores if score.each is not None]
+    for count in race_counts(samples) if len(each) == len(outcomes) else ():
+        if (
+            count and count not in ledger.references
+        ):  # the base on fewer samples, for trials that are given up there
+            firsts = [per_sample.score(count) for per_sample in each]
+            study.note_base(count, [s.value for s in firsts], [s.stderr for s in firsts])
+            ledger.references[count] = tuple(s.value for s in firsts)
+    study.note_base(samples, values, stderrs)  # last, since noted scores aren't measured again
+    ledger.references[samples] = values

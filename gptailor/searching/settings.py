@@ -1,0 +1,233 @@
+"""The settings of a search: flags over the plan's `search` block, as `Settings`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from gptailor.lang.parse import read_objective
+from gptailor.lang.words import measure_words, objective_words, requirement_words
+from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
+from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
+from gptailor.plan.registry import OBJECTIVES, STRATEGIES
+from gptailor.plan.search_block import with_plain_path
+from gptailor.plan.sites import drops_by_choice, open_choices
+from gptailor.reporting.summary import BridgedTrials, escaped_control
+
+TRIALS = 200
+"""The default budget of a search."""
+
+
+@final
+class WishError(TailorError):
+    """A search can't be as requested."""
+
+    exit_code = 1
+
+
+@final
+@dataclass(frozen=True)
+class Flags:
+    """Flags beside the plan; where a flag is None, the `search` block counts."""
+
+    objectives: tuple[str, ...] = ()
+    fidelity: tuple[int, int] | None = None
+    trials: int | None = None
+    seed: int | None = None
+    strategy: str | None = None
+    bridge: BridgedTrials | None = None
+    prefer: str | None = None
+    compare_random: bool = False
+    finalists: int | None = None
+    race: bool = True
+    repeat_calibration: int = 0
+
+
+@final
+@dataclass(frozen=True)
+class Resources:
+    """The place of the models, and of the study if it isn't in the folder.
+
+    `dtype` is the live models', by name; `storage` is a URL of Optuna's, `study` its name there.
+    `ray` is a cluster's address, `workers` how many of its workers to use. `gpus_per_worker` GPUs
+    hold one worker's layers, and this process's own.
+    """
+
+    device: str = "cpu"
+    dtype: str | None = None
+    memory: int | None = None
+    storage: str | None = None
+    study: str = "gptailor"
+    ray: str | None = None
+    workers: int | None = None
+    gpus_per_worker: int = 1
+
+
+@final
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a search. Relative paths in `objectives` start at `folder`.
+
+    `directed` tells of each objective whether its direction was given. `prefer` is the number of
+    the deciding objective, from 0. With `heals` the best trials are healed in the end; `finalists`
+    is how many were asked for. With `race` trials are given up where they have lost. `requires` are
+    the plan's requirements; their paths start at the plan's folder.
+    """
+
+    objectives: tuple[Objective, ...]
+    directed: tuple[bool, ...]
+    folder: Path
+    fidelity: tuple[int, int] | None
+    trials: int
+    seed: int
+    strategy: str
+    bridge: BridgedTrials | None
+    prefer: int | None
+    compare_random: bool
+    heals: bool = False
+    finalists: int | None = None
+    race: bool = True
+    requires: tuple[Requirement, ...] = ()
+
+    @property
+    def limits(self) -> tuple[Requirement, ...]:
+        """Requirements of sizes, which all requested plans meet."""
+        return tuple(r for r in self.requires if OBJECTIVES[r.name].by == "headers")
+
+    @property
+    def conditions(self) -> tuple[Requirement, ...]:
+        """Requirements of scores and times, which the best plans are judged by in the end."""
+        return tuple(r for r in self.requires if OBJECTIVES[r.name].by != "headers")
+
+    @property
+    def texts(self) -> tuple[object, ...]:
+        """The file that each objective is measured on; its number where it names none."""
+        return tuple(o.arguments.get("file", n) for n, o in enumerate(self.objectives))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as a record of the search has them."""
+        words = tuple(escaped_control(objective_words(objective)) for objective in self.objectives)
+        return {
+            "objectives": words,
+            "fidelity": None if self.fidelity is None else "{}..{}".format(*self.fidelity),
+            "trials": self.trials,
+            "seed": self.seed,
+            "strategy": self.strategy,
+            "bridge": self.bridge,
+            "prefer": None if self.prefer is None else words[self.prefer],
+            "compare_random": self.compare_random,
+            "heals": self.heals,
+            "finalists": self.finalists,
+            "race": self.race,
+            "requires": tuple(escaped_control(requirement_words(r)) for r in self.requires),
+        }
+
+
+def settings(plan: Plan, flags: Flags) -> Settings:
+    """Return the flags over the block. Raises WishError or PlanError for an invalid search."""
+    if open_choices(plan) == 0:
+        raise WishError("the plan leaves nothing open, so there is nothing to search")
+    block = plan.search or Search()
+    objectives, directed, folder = _objectives(plan, block, flags.objectives)
+    if all(OBJECTIVES[objective.name].by != "samples" for objective in objectives):
+        message = "no objective measures quality, so the smallest plan would be the best"
+        raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
+    if _of_several_sizes(plan) and not any(_is_size(objective) for objective in objectives):
+        objectives, directed = (*objectives, SIZE), (*directed, True)
+    if flags.bridge is not None and not plan.bridges:
+        raise WishError("--bridge needs a plan with 'bridge'")
+    trials = flags.trials or block.trials or TRIALS
+    heals = plan.may_be_healed
+    usual: BridgedTrials = "each" if heals else "finalists"
+    bridge = (flags.bridge or usual) if plan.bridges else None
+    if flags.finalists is not None:
+        _refuse_finalists(flags.finalists, trials, final=heals or bridge == "finalists")
+    return Settings(
+        objectives=objectives,
+        directed=directed,
+        folder=folder,
+        fidelity=flags.fidelity or block.fidelity,
+        trials=trials,
+        seed=flags.seed if flags.seed is not None else block.seed or 0,
+        strategy=_strategy(flags.strategy or next(iter(STRATEGIES))),
+        bridge=bridge,
+        prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
+        compare_random=flags.compare_random,
+        heals=heals,
+        finalists=flags.finalists,
+        race=flags.race,
+        requires=block.requires,
+    )
+
+
+def wants_size_too(plan: Plan, flags: Flags, chosen: Settings) -> bool:
+    """Return whether the size is an objective only because plans are of several sizes."""
+    asked = flags.objectives or (() if plan.search is None else plan.search.objectives)
+    return len(chosen.objectives) > len(asked)
+
+
+SIZE = Objective(direction="minimize", name="parameters")
+"""The additional objective of a plan that drops between two numbers of layers."""
+
+
+def _of_several_sizes(plan: Plan) -> bool:
+    return any(isinstance(choice.count, CountRange) for _, choice in drops_by_choice(plan))
+
+
+def _is_size(objective: Objective) -> bool:
+    return OBJECTIVES[objective.name].by == "headers"
+
+
+def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:
+    """Raise WishError without finalists, or for more than half of the budget."""
+    if not final:
+        raise WishError("--finalists needs a plan with 'bridge' or 'heal'")
+    if not 1 <= finalists <= (most := max(trials // 2, 1)):
+        message = f"expected 1 to {most} finalists for {trials} trials, got {finalists}"
+        raise WishError(f"{message}: each is evaluated twice")
+
+
+def _objectives(
+    plan: Plan, block: Search, texts: Sequence[str]
+) -> tuple[tuple[Objective, ...], tuple[bool, ...], Path]:
+    if not texts:
+        if not block.objectives:
+            message = "the search has no objective"
+            raise WishError(f"{message}: give --objective 'nll(\"text.txt\")', or a search block")
+        folder = plan.origin.folder if plan.origin else Path()
+        return block.objectives, (True,) * len(block.objectives), folder
+    parsed: list[tuple[Objective, bool]] = []
+    faults: list[Fault] = []
+    for text in texts:
+        try:
+            parsed.append(read_objective(text, plan.models, name="--objective"))
+        except PlanError as error:
+            faults += error.faults
+    if faults:
+        raise PlanError(faults)
+    objectives = tuple(objective for objective, _ in parsed)
+    plain = [*map(with_plain_path, objectives)]
+    for number, objective in enumerate(objectives):
+        if plain[number] in plain[:number]:
+            raise WishError(f"the objective {measure_words(objective)} is given twice")
+    return objectives, tuple(directed for _, directed in parsed), Path()
+
+
+def _strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        help_ = nearest(name, STRATEGIES) or f"there are {listed(STRATEGIES)}"
+        raise WishError(f"there is no strategy '{name}'; {help_}")
+    return name
+
+
+def _preferred(text: str, objectives: Sequence[Objective]) -> int:
+    """Return an objective's number, given its number from 1, its words or its unique name."""
+    if text.isdecimal():
+        if 1 <= int(text) <= len(objectives):
+            return int(text) - 1
+    else:
+        for names in ([measure_words(o) for o in objectives], [o.name for o in objectives]):
+            if names.count(text) == 1:
+                return names.index(text)
+    choices = "; ".join(f"{n} {measure_words(o)}" for n, o in enumerate(objectives, start=1))
+    raise WishError(f"--prefer '{text}' must match exactly one objective of: {choices}")

@@ -1,0 +1,388 @@
+"""Genes that close a plan's open sites, and the conditions under which they count."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, final
+
+from gptailor.plan import plan as p
+from gptailor.plan import sites as plan_sites
+from gptailor.plan.faults import Place
+from gptailor.plan.layer_parts import may_overlap, rank
+from gptailor.plan.layers import own
+from gptailor.plan.sites import (
+    SEVERAL,
+    Given,
+    Site,
+    drops_by_choice,
+    entries,
+    names_in,
+    shared_place,
+    sites,
+)
+from gptailor.plan.windows import stretch_of, window_words
+from gptailor.searching.space import genome as g
+
+
+def own_of(position: int | None) -> p.Take:
+    """Return the base's layer at a position. Without a position, return the base's own tensor."""
+    return p.Take(take=p.LayerOf(model="base")) if position is None else own(position)
+
+
+@final
+class Collecting:
+    """The genes of all open sites, and the condition under which each gene counts.
+
+    The sites of tied entries share their genes. A shared gene counts where it counts at any site.
+    """
+
+    def __init__(self, plan: p.Plan, layers: int) -> None:
+        self.plan = plan
+        self.layers = layers
+        self.sites = tuple(s for s in sites(plan) if s.open and s.subject.role != "tokens")
+        self._entries = dict(entries(plan))
+        self._shared = shared_place(plan)
+        self._kinds: dict[type, list[Any]] = {g.Bit: [], g.Pick: [], g.Real: []}
+        self._genes_at: dict[Place, tuple[list[Any], tuple[int, ...]]] = {}
+        self._needing: dict[str, g.Condition] = {}
+        for site in self.sites:
+            if (place := self._shared(site.place)) not in self._genes_at:
+                added = g.genes_of(site, self._entry_name(site), self._position(site.entry))
+                same_kind = self._kinds[type(added[0])]
+                self._genes_at[place] = (
+                    same_kind,
+                    tuple(range(len(same_kind), len(same_kind) + len(added))),
+                )
+                same_kind += added
+        subsets = (self._shared(s.place) for s in self.sites if isinstance(s.value, p.Subset))
+        self._subsets = {place: n for n, place in enumerate(dict.fromkeys(subsets))}
+        items = plan.stack.items if plan.stack else ()
+        self._maybe = [i for i, item in enumerate(items) if item.maybe]
+        self._items = [self.numbers(("stack", "items", i, "maybe"))[0] for i in self._maybe]
+        self._fixed_items = len(items) - len(self._maybe)
+        limit = plan.stack.limit if plan.stack else None
+        self._room = len(items) if limit is None else limit - self._fixed_items
+        self._fixed = {drop.position for drop in plan.drops if not drop.maybe}
+        self._inside: list[tuple[int, int]] = []
+        self._drops: dict[int, tuple[g.Condition, g.Condition]] = {}
+        removing = [s for s in self.sites if s.subject.role in ("drop", "window", "block")]
+        for site in removing:
+            if isinstance(site.value, p.RepeatWindow):
+                pick = self.numbers(site.place)[0]
+                self._inside += [(pick, position) for position in site.value.among]
+            else:
+                self._drops |= self._by_choice(site)
+        maybe = [drop.position for drop in plan.drops if drop.maybe]
+        chosen = (p.count_ends(choice.count)[1] for _, choice in drops_by_choice(plan))
+        certain = len(self._fixed) + len(maybe) + sum(chosen)
+        self.keeper = maybe[-1] if maybe and certain >= layers else None
+
+    def numbers(self, place: Place) -> tuple[int, ...]:
+        """Return the numbers of the genes that close the choice at a place."""
+        return self._genes_at[self._shared(place)][1]
+
+    def genes(self) -> g.Genes:
+        """Return all genes, each with its condition."""
+        merged: dict[Place, tuple[int, g.Condition]] = {}
+        for site in self.sites:
+            place = self._shared(site.place)
+            genes, numbers = self._genes_at[place]
+            for k, number in enumerate(numbers):
+                when = g.some([genes[number].when, self._when(site, k)])
+                genes[number] = replace(genes[number], when=when)
+            if isinstance(site.value, p.Subset):
+                at, before = merged.get(place, (self._position(site.entry), g.NEVER))
+                when = g.every(self._takes_effect(site.entry), g.several(self._subsets[place]))
+                merged[place] = at, g.some([before, when])
+        return g.Genes(
+            tuple(self._kinds[g.Bit]),
+            tuple(self._kinds[g.Pick]),
+            tuple(self._kinds[g.Real]),
+            tuple(p.count_ends(choice.count) for choice in self.plan.drop_any),
+            tuple(self.numbers(place) for place in self._subsets),
+            tuple(self._inside),
+            tuple(self._items),
+            self._room,
+            tuple(merged.values()),
+        )
+
+    # ------------------------------------------------------------------------------ of an entry
+
+    def _position(self, at: Place) -> int:
+        entry = self._entries.get(at)
+        if isinstance(entry, p.Item):
+            return int(at[-1])
+        position = entry.after if isinstance(entry, p.Bridge) else getattr(entry, "position", None)
+        return -1 if position is None else int(position)
+
+    def _entry_name(self, site: Site) -> str:
+        """Return the name of a choice's entry in its genes' names.
+
+        Tied entries have one name, with their first and their last position.
+        """
+        at = site.entry
+        entry = self._entries.get(at)
+        if entry is None:
+            if at[:1] == ("models",):
+                return f"model {at[1]}"
+            return str(site.place[1 if site.subject.role == "let" else 0])
+        if not hasattr(entry, "position"):
+            return _unplaced_name(entry, at)
+        tied = [self._position(at)]
+        if entry.tied is not None:
+            mates = [p for p, e in self._entries.items() if p[0] == at[0] and e.tied == entry.tied]
+            tied = [self._position(mates[0]), self._position(mates[-1])]
+        prefix = {"drops": "drop ", "scales": "scale "}.get(str(at[0]), "")
+        part = f".{entry.part}" if isinstance(entry, p.Layer) and entry.part else ""
+        return prefix + "..".join(f"L{position}" for position in tied) + part
+
+    def _takes_effect(self, at: Place) -> g.Condition:
+        """Return the condition under which an entry takes effect."""
+        entry = self._entries.get(at)
+        if entry is None:
+            return self._needed(str(at[1])) if at else g.ALWAYS
+        if isinstance(entry, p.Item):
+            return self._item_kept(at) if entry.maybe else g.ALWAYS
+        place = self._place(at)
+        return g.every(place, g.bit(self.numbers((*at, "maybe"))[0])) if entry.maybe else place
+
+    def _needed(self, name: str) -> g.Condition:
+        """Return the condition under which the plan needs a model.
+
+        A model that another needed model is made of is needed, too.
+        """
+        if name not in self._needing:
+            conditions = [
+                self._needed(n) for n, model in self.plan.models.items() if model.on == name
+            ]
+            for at, recipe in plan_sites.recipes(self.plan):
+                conditions += [
+                    g.every(self._takes_effect(at[:-1]), *self._chosen(at, recipe, place))
+                    for place, model, _ in plan_sites.named_models(recipe)
+                    if model == name
+                ]
+            if (heal := self.plan.heal) is not None and name in heal.named_teachers:
+                conditions.append(g.some(map(self._kept, heal.layers)) if heal.layers else g.ALWAYS)
+            self._needing[name] = g.some(conditions)
+        return self._needing[name]
+
+    def _chosen(self, at: Place, recipe: p.Recipe, place: Place) -> Iterator[g.Condition]:
+        """Yield the conditions under which an active recipe takes the model at a place in it."""
+        if isinstance(recipe, p.Subset):
+            yield g.bit(self.numbers(at)[int(place[-1])])
+        elif place[-2] == "one_of":
+            yield g.option(self.numbers((*at, *place[:-2]))[0], int(place[-1]))
+
+    def _place(self, at: Place) -> g.Condition:
+        """Return the condition under which an entry has a place: a layer that stays, or a gap."""
+        entry = self._entries[at]
+        if isinstance(entry, p.Repeat):  # while a layer of the block stays
+            return g.some(map(self._kept, range(entry.first, entry.last + 1)))
+        if isinstance(entry, p.RepeatWindow):
+            return g.ALWAYS
+        if not isinstance(bridge := entry, p.Bridge):
+            return self._kept(self._position(at))
+        gaps = range(self.layers - 1) if bridge.after is None else [bridge.after]
+        return g.some(map(self._gap, gaps))
+
+    # ------------------------------------------------------------------------------- of a choice
+
+    def _when(self, site: Site, k: int) -> g.Condition:
+        """Return the condition under which a gene of a choice counts: its only gene, or bit `k`."""
+        role = site.subject.role
+        if role in ("drop", "cut", "window"):
+            return self._when_dropping(site)
+        if role == "item":
+            n = self._maybe.index(int(site.entry[-1]))
+            return g.every(g.room(n), self._item_counts(n))
+        if role in ("otherwise", "scaled", "bridged", "repeated"):
+            place = self._place(site.entry)
+            return g.every(place, self._differs(site.entry)) if role == "otherwise" else place
+        if role == "let":
+            return g.some(map(self._counts, self._uses.get(str(site.place[1]), ())))
+        when = g.every(self._takes_effect(site.entry), *map(self._holds, site.when))
+        if isinstance(site.value, p.Subset) and k in self._own_members(site.entry, site.value):
+            other_bits = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
+            return g.every(
+                when, g.some(map(g.bit, other_bits))
+            )  # the base's own alone is the same as no member
+        return when
+
+    def _when_dropping(self, site: Site) -> g.Condition:
+        """Return the condition under which a drop counts.
+
+        A drop of the layer that has to stay counts only while another layer stays.
+        """
+        if isinstance(site.value, p.DropAny | p.DropWindow):
+            return self._drops_made(site.entry)
+        keeps = self.keeper is not None and self._position(site.entry) == self.keeper
+        return self._others_kept if keeps else g.ALWAYS
+
+    def _counts(self, site: Site) -> g.Condition:
+        """Return the condition under which the value at a site takes effect."""
+        return g.every(self._takes_effect(site.entry), *map(self._holds, site.when))
+
+    @cached_property
+    def _uses(self) -> Mapping[str, Sequence[Site]]:
+        """The sites that use each named number."""
+        uses: dict[str, list[Site]] = {}
+        for site in sites(self.plan):
+            for name in names_in(site.value):
+                uses.setdefault(name, []).append(site)
+        return uses
+
+    def _holds(self, premise: Given) -> g.Condition:
+        place, value = premise
+        shared = self._shared(place)
+        genes, numbers = self._genes_at[shared]
+        if value == SEVERAL:
+            return g.several(self._subsets[shared])
+        picked = isinstance(genes[numbers[0]], g.Pick)
+        return g.option(numbers[0], value) if picked else g.bit(numbers[value])
+
+    def _own(self, at: Place) -> p.Take | None:
+        """Return the base's own layer or tensor at an entry's place."""
+        entry = self._entries.get(at)
+        return own_of(entry.position if isinstance(entry, p.Layer) else None)
+
+    def _own_members(self, at: Place, subset: p.Subset) -> list[int]:
+        own = self._own(at)
+        members = (p.Take(take=p.LayerOf(model=name, layer=subset.layer)) for name in subset.any_of)
+        return [k for k, member in enumerate(members) if member == own]
+
+    def _differs(self, at: Place) -> g.Condition:
+        """Return the condition under which an entry changes the plan.
+
+        Either the entry or an entry below it is not the base's own.
+        """
+        layer = self._entries[at]
+        if not isinstance(layer, p.Layer):
+            return g.ALWAYS
+        below = [
+            place
+            for place, other in self._entries.items()
+            if isinstance(other, p.Others | p.Whole)
+            or (
+                isinstance(other, p.Layer)
+                and other.position == layer.position
+                and rank(other.part) < rank(layer.part)
+                and may_overlap(other.part, layer.part)
+            )
+        ]
+        return g.some([self._differs_alone(at, layer), *map(self._stays, below)])
+
+    def _stays(self, at: Place) -> g.Condition:
+        """Return the condition under which a closed plan has the entry."""
+        entry = self._entries[at]
+        chosen = g.bit(self.numbers((*at, "maybe"))[0]) if entry.maybe else g.ALWAYS
+        return g.every(chosen, self._differs(at))
+
+    def _differs_alone(self, at: Place, layer: p.Layer) -> g.Condition:
+        """Return the condition under which a layer's recipe is not just the base's own."""
+        recipe = layer.recipe
+        if isinstance(recipe, p.Subset):
+            members = self._own_members(at, recipe)
+            numbers = self.numbers((*at, "recipe"))
+            return g.some(g.bit(n) for k, n in enumerate(numbers) if k not in members)
+        if isinstance(recipe, p.Merge) or isinstance(recipe.take.model, str):
+            return g.NEVER if recipe == self._own(at) else g.ALWAYS
+        [pick] = self.numbers((*at, "recipe", "take", "model"))
+        models = recipe.take.model.one_of
+        options = (
+            v
+            for v, name in enumerate(models)
+            if p.Take(take=p.LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
+        )
+        return g.some(g.option(pick, v) for v in options)
+
+    # ------------------------------------------------------------------------ positions and items
+
+    def _by_choice(self, site: Site) -> Iterator[tuple[int, tuple[g.Condition, g.Condition]]]:
+        """Yield each position that a choice may drop, and when it leaves and when it stays."""
+        value, numbers = site.value, self.numbers(site.place)
+        literal = g.bit
+        among: Sequence[int] = (self._position(site.entry),)
+        if isinstance(value, p.DropAny | p.DropWindow):
+            among = value.among
+        if isinstance(value, p.DropWindow):
+            literal, first = g.inside, len(self._inside)
+            self._inside += [(numbers[0], position) for position in among]
+            numbers = tuple(range(first, len(self._inside)))
+        dropping, skipped = self._drops_made(site.entry), self._drops_made(site.entry, on=False)
+        for position, n in zip(among, numbers, strict=True):
+            stays = g.some([literal(n, False), skipped])
+            yield position, (g.every(literal(n), dropping), stays)
+
+    def _drops_made(self, at: Place, on: bool = True) -> g.Condition:
+        """Return the condition under which a choice of several drops is made, or is skipped."""
+        entry = self._entries[at]
+        if isinstance(entry, p.DropAny | p.DropWindow) and entry.maybe:
+            return g.bit(self.numbers((*at, "maybe"))[0], on)
+        return g.ALWAYS if on else g.NEVER
+
+    @cached_property
+    def _others_kept(self) -> g.Condition:
+        return g.some(self._kept(p) for p in range(self.layers) if p != self.keeper)
+
+    @cached_property
+    def _others_dropped(self) -> g.Condition:
+        return g.every(*(self._dropped(p) for p in range(self.layers) if p != self.keeper))
+
+    def _kept(self, position: int) -> g.Condition:
+        if position in self._fixed:
+            return g.NEVER
+        if position not in self._drops:
+            return g.ALWAYS
+        _, stays = self._drops[position]
+        return g.some([stays, self._others_dropped]) if position == self.keeper else stays
+
+    def _dropped(self, position: int) -> g.Condition:
+        if position in self._fixed:
+            return g.ALWAYS
+        if position not in self._drops:
+            return g.NEVER
+        goes, _ = self._drops[position]
+        return g.every(goes, self._others_kept) if position == self.keeper else goes
+
+    def _gap(self, after: int) -> g.Condition:
+        if after + 1 not in self._fixed and after + 1 not in self._drops:
+            return g.NEVER
+        return g.every(self._kept(after), self._dropped(after + 1))
+
+    def _item_kept(self, at: Place) -> g.Condition:
+        n = self._maybe.index(int(at[-1]))
+        kept = g.every(g.bit(self._items[n]), g.room(n))
+        empty = g.every(*(g.bit(number, on=False) for number in dict.fromkeys(self._items)))
+        return g.some([kept, empty]) if self._fixed_items == n == 0 else kept
+
+    def _item_counts(self, n: int) -> g.Condition:
+        """Return the condition under which the `maybe` of an item counts.
+
+        Where all items are `maybe`, an empty stack keeps the first item. So the first item's bit
+        counts only beside another item's bit.
+        """
+        first = self._items[0]
+        if self._fixed_items or self._items[n] != first:
+            return g.ALWAYS
+        if n:
+            return g.ALWAYS if self._room > 1 else g.NEVER
+        return g.some(g.bit(other) for other in dict.fromkeys(self._items) if other != first)
+
+
+def _unplaced_name(entry: p.Open, at: Place) -> str:
+    """Return the name that genes use for an entry without a position."""
+    match entry:
+        case p.Others(part=str(part)):
+            return f"others.{part}"
+        case p.Item(tied=tied):
+            return f"item {at[-1]}" if tied is None else f"items tied {tied}"
+        case p.Bridge(after=after):
+            return "bridge" if after is None else f"bridge L{after}"
+        case p.DropAny(among=among) | p.DropWindow(among=among):
+            kind = "any" if isinstance(entry, p.DropAny) else "window"
+            return f"drop {kind} {window_words((among[0], among[-1]))}"
+        case p.Repeat() | p.RepeatWindow():
+            window = isinstance(entry, p.RepeatWindow)
+            return f"repeat {'window ' * window}{window_words(stretch_of(entry))}"
+        case _:
+            return str(at[0])

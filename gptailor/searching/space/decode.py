@@ -1,0 +1,262 @@
+"""The closed plan of a genome."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, final
+
+import numpy as np
+from pydantic import BaseModel
+
+from gptailor.checkpoint.models import used
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Place
+from gptailor.plan.layer_parts import may_overlap
+from gptailor.plan.layers import own
+from gptailor.plan.model_dependencies import needed
+from gptailor.plan.sites import names_in, values
+from gptailor.plan.stage import Stage, at_stage
+from gptailor.plan.windows import windows_of
+from gptailor.searching.space.collect import own_of
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space
+
+Answer: TypeAlias = bool | int | float | list[int]
+"""An answer to a choice: yes or no, an option's number, a real, or the chosen numbers."""
+_Node = TypeVar("_Node")
+
+
+def decode(space: Space, genome: Genome, *, cut: bool = True) -> p.Plan:
+    """Return the closed plan of one genome, without a `search` block, in its shortest form.
+
+    The shortest form leaves out recipes that are the base's own. It leaves out unused models, too.
+    Without `cut` nothing is dropped.
+    """
+    return _Closing(space, genome, cut=cut).plan()
+
+
+def decode_for(space: Space, genome: Genome, stage: Stage) -> p.Plan:
+    """Return the closed plan of one genome with all of its repairs, uncut for that stage."""
+    return decode(space, genome, cut=stage != "uncut")
+
+
+def plan_at_stage(space: Space, genome: Genome, stage: Stage) -> p.Plan:
+    """Return the closed plan of one genome as it is evaluated at a stage."""
+    return at_stage(decode_for(space, genome, stage), stage)
+
+
+def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
+    """Return the layers of a closed plan that change it. The layers are sorted.
+
+    A recipe that is the base's own changes the plan only over a coarser recipe. `below` is whether
+    the plan has `others` or a `whole`.
+    """
+    by_position: dict[int, list[p.Layer]] = {}
+    for layer in layers:
+        kept = by_position.setdefault(layer.position, [])
+        over = below or any(may_overlap(other.part, layer.part) for other in kept)
+        if over or layer.recipe != own(layer.position):
+            kept.append(layer)
+    return tuple(layer for kept in by_position.values() for layer in kept)
+
+
+def without_unused(plan: p.Plan) -> p.Plan:
+    """Return a closed plan without unused models and numbers.
+
+    The base stays, and the models that the plan names. The models that these are made of stay, too.
+    """
+    needed_models = set(needed(plan, used(plan)))
+    models = {name: model for name, model in plan.models.items() if name in needed_models}
+    trimmed = plan.model_copy(update={"models": models})
+    if not plan.numbers:
+        return trimmed
+    used_numbers = {name for _, value in values(trimmed) for name in names_in(value)}
+    numbers = {name: value for name, value in plan.numbers.items() if name in used_numbers}
+    return trimmed.model_copy(update={"numbers": numbers})
+
+
+def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
+    """Return a copy of nested data with `change` applied at a place."""
+    if not place:
+        return change(node)
+    step, *deeper = place
+    if isinstance(node, BaseModel):
+        inner = changed(getattr(node, str(step)), tuple(deeper), change)
+        return node.model_copy(update={str(step): inner})
+    inner = changed(node[step], tuple(deeper), change)
+    if isinstance(node, dict):
+        return {**node, step: inner}
+    return (*node[: int(step)], inner, *node[int(step) + 1 :])
+
+
+@final
+class _Closing:
+    """The answers of a genome, put into the places of the choices."""
+
+    def __init__(self, space: Space, genome: Genome, *, cut: bool) -> None:
+        self.space = space
+        self.cut = cut
+        self.answers = answers_of(space, genome)
+
+    def plan(self) -> p.Plan:
+        plan = self.space.plan
+        dropped = self._dropped() if self.cut else set()
+        others = tuple(
+            self._closed(("others", i), entry, own_of(None))
+            for i, entry in enumerate(plan.others)
+            if self._on("others", i)
+        )
+        closed = {
+            "models": {
+                name: self._closed(("models", name), model, own_of(None))
+                for name, model in plan.models.items()
+            },
+            **{where: self._rest(where) for where in p.REST},
+            "numbers": {name: self._number(name, value) for name, value in plan.numbers.items()},
+            "layers": meaningful(self._layers(dropped), bool(others) or plan.whole is not None),
+            "others": others,
+            "whole": self._closed(("whole",), plan.whole, own_of(None)),
+            "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
+            "drop_any": (),
+            "windows": (),
+            "repeats": tuple(self._repeats(dropped)),
+            "scales": tuple(
+                self._closed(("scales", i), scale)
+                for i, scale in enumerate(plan.scales)
+                if scale.position not in dropped and self._on("scales", i)
+            ),
+            "bridges": tuple(self._bridges(dropped)),
+            "heal": self._heal(dropped),
+            "stack": None if plan.stack is None else self._stack(plan.stack),
+            "search": None,
+        }
+        return without_unused(plan.model_copy(update=closed))
+
+    def _number(self, name: str, value: p.Let) -> object:
+        answer = self.answers.get(("numbers", name))
+        return value if answer is None else _closed_by(value, answer, None)
+
+    def _on(self, *at: str | int) -> bool:
+        """Return whether an entry is on: it has no `maybe`, or the answer is yes."""
+        return bool(self.answers.get((*at, "maybe"), True))
+
+    def _closed(self, at: Place, node: _Node, base: p.Take | None = None) -> _Node:
+        """Return a recipe or an entry with its choices closed, from the innermost outwards."""
+        for site in self.space.inside.get(at, ()):
+            if site.value is not True:
+                close = partial(_closed_by, answer=self.answers[site.place], base=base)
+                node = changed(node, site.place[len(at) :], close)
+        if isinstance(node, p.Open):
+            node = node.model_copy(update={"maybe": False, "tied": None})
+        return node
+
+    def _dropped(self) -> set[int]:
+        plan = self.space.plan
+        dropped = {drop.position for i, drop in enumerate(plan.drops) if self._on("drops", i)}
+        for i, choice in enumerate(plan.drop_any):
+            chosen = self.answers["drop_any", i]
+            assert isinstance(chosen, list)
+            dropped |= {choice.among[k] for k in chosen if self._on("drop_any", i)}
+        for i, window in enumerate(plan.windows):
+            option = self.answers["windows", i]
+            assert isinstance(option, int)
+            first, last = list(windows_of(window.count, window.among))[option]
+            dropped |= set(range(first, last + 1)) if self._on("windows", i) else set()
+        if len(dropped) == self.space.layers and self.space.keeper is not None:
+            dropped.discard(self.space.keeper)
+        return dropped
+
+    def _rest(self, where: str) -> p.Recipe | str | None:
+        recipe = getattr(self.space.plan, where)
+        closed = recipe if isinstance(recipe, str) else self._closed((where,), recipe, own_of(None))
+        return None if closed == own_of(None) else closed
+
+    def _layers(self, dropped: set[int]) -> Iterator[p.Layer]:
+        for i, layer in enumerate(self.space.plan.layers):
+            if layer.position not in dropped and self._on("layers", i):
+                yield self._closed(("layers", i), layer, own(layer.position))
+
+    def _repeats(self, dropped: set[int]) -> Iterator[p.Repeat]:
+        """Yield the repeated blocks, each from its first to its last layer that stays."""
+        for i, repeat in enumerate(self.space.plan.repeats):
+            block = self._closed(("repeats", i), repeat) if self._on("repeats", i) else None
+            if isinstance(block, p.Repeat):
+                kept = sorted(set(range(block.first, block.last + 1)) - dropped)
+                if kept:
+                    yield p.Repeat(first=kept[0], last=kept[-1], times=block.times)
+
+    def _bridges(self, dropped: set[int]) -> Iterator[p.Bridge]:
+        gaps = {position - 1 for position in dropped} - dropped - {-1}
+        for i, bridge in enumerate(self.space.plan.bridges):
+            places = gaps if bridge.after is None else gaps & {bridge.after}
+            if places and self._on("bridges", i):
+                yield self._closed(("bridges", i), bridge)
+
+    def _heal(self, dropped: set[int]) -> p.Heal | None:
+        """Return the healing of the learning positions that stay; None if all of them leave."""
+        heal = self.space.plan.heal
+        if heal is None or not heal.layers:
+            return heal
+        learning = tuple(position for position in heal.layers if position not in dropped)
+        return heal.model_copy(update={"layers": learning}) if learning else None
+
+    def _stack(self, stack: p.Stack) -> p.Stack:
+        present = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]
+        room = len(present) if stack.limit is None else stack.limit
+        room -= sum(not item.maybe for item in stack.items)
+        kept = []
+        for i in present:
+            maybe = stack.items[i].maybe
+            if not maybe or room > 0:
+                kept.append(i)
+            room -= maybe
+        items = (self._closed(("stack", "items", i), stack.items[i]) for i in kept or [0])
+        return p.Stack(items=tuple(items))
+
+
+def answers_of(space: Space, genome: Genome) -> dict[Place, Answer]:
+    """Return a genome's answer to each choice, by the choice's place."""
+    bits = np.asarray(genome.bits, bool).tolist()
+    picks = np.asarray(genome.picks, np.int32).tolist()
+    reals = np.asarray(genome.reals, np.float32).tolist()
+    answers: dict[Place, Answer] = {}
+    for site in space.sites:
+        first, *_ = numbers = space.index[site.place]
+        if isinstance(site.value, p.DropAny | p.Subset):
+            answers[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
+        elif isinstance(site.value, p.Interval):
+            answers[site.place] = space.reals[first].value(reals[first])
+        else:
+            answers[site.place] = bits[first] if site.value is True else picks[first]
+    return answers
+
+
+def _number(answer: Answer) -> int:
+    assert isinstance(answer, int)
+    return answer
+
+
+def _closed_by(value: Any, answer: Answer, base: p.Recipe | None) -> object:
+    """Return the value that an answer closes a choice to."""
+    if isinstance(value, p.CountRange):
+        return value.between[0] + _number(answer)
+    if isinstance(value, p.RepeatWindow):
+        first, last = list(windows_of(value.count, value.among))[_number(answer)]
+        return p.Repeat(first=first, last=last, times=value.times)
+    if isinstance(value, p.OneOfModels | p.OneOfNumbers | p.OneOfMethods):
+        assert isinstance(answer, int)
+        return value.one_of[answer]
+    if not isinstance(value, p.Subset):
+        return answer
+    assert isinstance(answer, list)
+    sources = tuple(p.LayerOf(model=value.any_of[k], layer=value.layer) for k in answer)
+    if len(sources) < 2:
+        assert sources or base is not None, "a stack has no subsets"
+        return p.Take(take=sources[0]) if sources else base
+    call = value.by
+    if isinstance(call, p.MethodCall):
+        arguments = {
+            name: tuple(v[k] for k in answer) if isinstance(v, tuple) and len(v) > 1 else v
+            for name, v in call.arguments.items()
+        }
+        call = p.MethodCall(name=call.name, arguments=arguments)
+    return p.Merge(merge=sources, by=call)

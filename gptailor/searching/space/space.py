@@ -1,0 +1,100 @@
+"""A search space: an open plan's choices as genes, and the arrays that strategies work on.
+
+space = space_of(plan, layers=30)
+population = sample(space.table, key_of(0), 1)
+closed = decode(space, Genome(*(genes[0] for genes in population)))
+encode(space, closed)  # a genome of the same plan
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import final
+
+from gptailor.lang.format import format_plan
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Place, TailorError
+from gptailor.plan.sites import Site
+from gptailor.plan.written_out import searched, spread_alike
+from gptailor.searching.space import genome as g
+from gptailor.searching.space.collect import Collecting
+from gptailor.searching.space.table import Table, table_of
+
+
+@final
+class SpaceError(TailorError):
+    """A plan without anything to search, or a plan that is not in the space."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The choices of an open plan over a base of `layers` layers.
+
+    Genes are numbered within their kind, as in a `Genome`. `index` contains the genes of each
+    choice by the choice's place: one gene, or a bit for each position or member.
+    """
+
+    plan: p.Plan
+    layers: int
+    bits: tuple[g.Bit, ...]
+    picks: tuple[g.Pick, ...]
+    reals: tuple[g.Real, ...]
+    sites: tuple[Site, ...]
+    index: Mapping[Place, tuple[int, ...]]
+    table: Table
+    keeper: int | None
+    """The position that stays if the choices drop all layers."""
+    spread: Callable[[p.Plan], p.Plan]
+    """A function that rewrites a closed plan's `others` and `whole` as decoding gives them."""
+
+    @cached_property
+    def inside(self) -> Mapping[Place, Sequence[Site]]:
+        """The choices in each entry and in each other recipe, by its place, the innermost first."""
+        by_entry: dict[Place, list[Site]] = {}
+        for site in reversed(self.sites):
+            by_entry.setdefault(site.entry or site.place[:1], []).append(site)
+        return by_entry
+
+    @property
+    def size(self) -> int:
+        """The number of genes."""
+        return len(self.bits) + len(self.picks) + len(self.reals)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The unique names of the genes, in the order of a genome."""
+        genes: tuple[g.Gene, ...] = (*self.bits, *self.picks, *self.reals)
+        return tuple(gene.name for gene in genes)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the layers and of the plan without its `search` block."""
+        text = format_plan(self.plan.model_copy(update={"search": None}))
+        return hashlib.sha256(f"{self.layers}\n{text}".encode()).hexdigest()
+
+
+def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
+    """Return the space of an open plan without faults. Raise SpaceError if it leaves nothing open.
+
+    `tied` are the models whose embedding and head are one tensor.
+    """
+    declared = plan
+    plan = searched(plan, layers, tied)
+    collecting = Collecting(plan, layers)
+    if not collecting.sites:
+        raise SpaceError("the plan leaves nothing open, so there is nothing to search")
+    genes = collecting.genes()
+    return Space(
+        plan,
+        layers,
+        genes.bits,
+        genes.picks,
+        genes.reals,
+        collecting.sites,
+        {site.place: collecting.numbers(site.place) for site in collecting.sites},
+        table_of(genes),
+        collecting.keeper,
+        partial(spread_alike, declared, layers, tied),
+    )

@@ -1,0 +1,394 @@
+"""A space as arrays. They evaluate a genome or a population without plans.
+
+A *literal* is a truth about a genome: a bit, its negation, a picked option. A *clause* holds if all
+its literals hold. A *row* holds if one of its clauses holds. Each gene has a row that tells whether
+the gene is active. Each mark, a feature that is 0 or 1, has a row, too. *Wide* rows are computed
+first and are literals for all other rows.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from numpy import ndarray
+
+from gptailor.plan.sites import Subject
+from gptailor.plan.windows import Window
+from gptailor.searching.space import genome as g
+from gptailor.searching.space.hash_random import Key, uniform
+
+Ints = Int[ndarray, "..."]
+_Packed = UInt8[ndarray, "l n8"]
+"""Truths of a population: a row for each truth, a byte for eight genomes."""
+
+
+@final
+class ConditionRows(NamedTuple):
+    """Conditions, padded: `clauses` are numbers of literals, `rows` numbers of clauses."""
+
+    clauses: Int[ndarray, " q w"]
+    rows: Int[ndarray, " rows u"]
+
+
+@final
+class Limits(NamedTuple):
+    """Limits of genomes: weights of a sum over features, and its greatest value, a row a limit."""
+
+    weights: Float[ndarray, " l f"]
+    room: Float[ndarray, " l"]
+
+
+@final
+class Table(NamedTuple):
+    """The arrays of a space.
+
+    `group` is the number of the set that a bit belongs to, -1 without a set. In set g at least
+    `low[g]` and at most `high[g]` bits are on. `ranged` are the sets with an open size. `options`
+    is the number of options of each pick. `at_bits`, `at_picks` and `at_reals` are the genes'
+    positions, -1 without a position. `defaults` are the values of inactive genes. `pairs` are
+    numbers of features of one kind at neighbouring positions. `at_features` are the features'
+    positions.
+
+    `pick_option` is the number of a pick's first option among those of all picks. `first` and
+    `last` are the ends of an option that is a window. `beside` has the options that begin or end
+    one position further on or back, padded with -1. `inside_pick` and `inside_at` are the picks and
+    the positions that their windows may contain.
+    """
+
+    group: Int[ndarray, " b"]
+    low: Int[ndarray, " g"]
+    high: Int[ndarray, " g"]
+    ranged: Int[ndarray, " v"]
+    options: Int[ndarray, " c"]
+    at_bits: Int[ndarray, " b"]
+    at_picks: Int[ndarray, " c"]
+    at_reals: Int[ndarray, " r"]
+    at_features: Int[ndarray, " f"]
+    drops: Int[ndarray, " d"]  # features of dropped layers
+    pairs: Int[ndarray, " p two"]
+    defaults: g.Genome
+    option_pick: Int[ndarray, " o"]
+    option_value: Int[ndarray, " o"]
+    pick_option: Int[ndarray, " c"]
+    first: Int[ndarray, " o"]
+    last: Int[ndarray, " o"]
+    beside: Int[ndarray, " o k"]
+    inside_pick: Int[ndarray, " w"]
+    inside_at: Int[ndarray, " w"]
+    members: Int[ndarray, " s m"]  # bits of each `any of`; -1 pads
+    items: Int[ndarray, " i"]  # the bit of each item of a stack with a limit; -1 pads
+    room: Int[ndarray, ""]  # the most of these items that are on
+    wide: ConditionRows
+    rest: ConditionRows
+    limits: Limits | None = None
+
+
+def active(table: Table, genome: g.Genome) -> g.Active:
+    """Return which genes change the plan. A set's genes are all active, or all inactive."""
+    b, c = len(table.group), len(table.options)
+    rows = _rows(table, genome)
+    return g.Active(rows[..., :b], rows[..., b : b + c], rows[..., b + c : _genes(table)])
+
+
+def canonical(table: Table, genome: g.Genome) -> g.Genome:
+    """Return the genome of the same plan with its inactive genes at their defaults."""
+    for _ in range(2):  # an inactive `maybe` that turns off makes its inner genes inactive
+        genome = g.Genome(*map(np.where, active(table, genome), genome, table.defaults))
+    return genome
+
+
+def features(table: Table, genome: g.Genome) -> Float[ndarray, "*n f"]:
+    """Return the features of a canonical genome.
+
+    Marks of 0 or 1 come first, then reals in -1..1. An inactive real is 0.
+    """
+    rows = _rows(table, genome)
+    genes = _genes(table)
+    gates = rows[..., genes - len(table.at_reals) : genes]
+    reals = np.where(gates, 2 * np.asarray(genome.reals) - 1, 0.0)
+    return np.concatenate([rows[..., genes:], reals], axis=-1, dtype=np.float32)
+
+
+_ALIKE = 1 / 8
+"""The difference below which features count as equal: a sixteenth of a real's range."""
+
+
+def coarse(rows: Float[ndarray, "*n f"]) -> Float[ndarray, "*n f"]:
+    """Return features with reals rounded to sixteenths of their range, equal for like plans."""
+    rounded: ndarray = np.round(rows / _ALIKE) * _ALIKE
+    return rounded
+
+
+def distinct(table: Table, genomes: Sequence[g.Genome]) -> list[int]:
+    """Return the numbers of the canonical genomes that differ from all kept genomes before them.
+
+    Like genomes make the same choices, and their reals differ by less than a sixteenth of the
+    range.
+    """
+    kept: list[int] = []
+    rows = np.stack([features(table, genome) for genome in genomes]) if genomes else np.empty(0)
+    for number, row in enumerate(rows):
+        if not (np.abs(rows[kept] - row) < _ALIKE).all(axis=1).any():
+            kept.append(number)
+    return kept
+
+
+def allowed(table: Table, genome: g.Genome) -> Bool[ndarray, "*n"]:
+    """Return which canonical genomes are within the table's limits."""
+    if table.limits is None:
+        return np.ones(np.asarray(genome.bits).shape[:-1], np.bool_)
+    sums = features(table, genome) @ table.limits.weights.T
+    inside: ndarray = (sums <= table.limits.room).all(axis=-1)
+    return inside
+
+
+def exact(
+    table: Table, scores: Float[ndarray, "*n b"], sizes: Int[ndarray, "*n g"] | None = None
+) -> Bool[ndarray, "*n b"]:
+    """Return the bits with the highest scores of each set, and positive bits outside of sets.
+
+    `sizes` are the numbers of bits of the sets. Without `sizes` a set has its bits with positive
+    scores, within its limits.
+    """
+    chosen = scores > 0
+    for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
+        members = np.flatnonzero(table.group == number)
+        order = np.argsort(-scores[..., members], axis=-1, kind="stable")
+        rank = np.argsort(order, axis=-1, kind="stable")
+        if sizes is None:
+            inside = (rank < low) | ((rank < high) & chosen[..., members])
+        else:
+            inside = rank < sizes[..., number, None]
+        chosen[..., members] = inside
+    return chosen
+
+
+def drawn_sizes(table: Table, shares: Float[ndarray, "*n v"]) -> Int[ndarray, "*n g"]:
+    """Draw a size for each set, uniformly, with a number in [0, 1) for each ranged set."""
+    more = (table.high - table.low)[table.ranged]
+    sizes = np.broadcast_to(table.low, (*shares.shape[:-1], len(table.low))).copy()
+    sizes[..., table.ranged] += np.minimum(np.floor(shares * (more + 1)).astype(np.int32), more)
+    return sizes
+
+
+def sample(table: Table, key: Key, count: int) -> g.Genome:
+    """Draw random canonical genomes: sizes, sets of a size, options and reals are uniform."""
+    ends = np.cumsum([len(table.group), len(table.options), len(table.at_reals)])
+    numbers = uniform(key, (count, int(ends[-1]) + len(table.ranged)))
+    bits, picks, reals, sizes = np.split(numbers, ends, axis=1)
+    drawn = g.Genome(
+        exact(table, bits - 0.5, drawn_sizes(table, sizes)),
+        np.floor(picks * table.options).astype(np.int32),
+        reals,
+    )
+    return canonical(table, drawn)
+
+
+def _genes(table: Table) -> int:
+    return len(table.group) + len(table.options) + len(table.at_reals)
+
+
+def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
+    lead = np.shape(genome.bits)[:-1]
+    count = int(np.prod(lead))
+    bits, picks = (np.reshape(genes, (count, np.shape(genes)[-1])) for genes in genome[:2])
+    literals = _literals(table, bits.T, picks.T)
+    wide = _holds(table.wide, literals)
+    rows = _holds(table.rest, np.concatenate([literals, wide]))
+    return np.unpackbits(rows, axis=1, count=count).T.astype(bool).reshape(*lead, len(rows))
+
+
+def _holds(rows: ConditionRows, literals: _Packed) -> UInt8[ndarray, "rows n8"]:
+    clauses = np.bitwise_and.reduce(literals[rows.clauses], axis=1)
+    truths: ndarray = np.bitwise_or.reduce(clauses[rows.rows], axis=1)
+    return truths
+
+
+def _literals(table: Table, bits: Bool[ndarray, "b n"], picks: Int[ndarray, "c n"]) -> _Packed:
+    """Return the packed literals of genomes, in order.
+
+    These are False, True, bits, their negations, options, subsets with two or more members,
+    positions inside of windows, positions outside of windows, and items with room.
+    """
+    constants = np.zeros((2, bits.shape[1]), bool)
+    constants[TRUE] = True
+    picked = picks[table.option_pick] == table.option_value[:, None]
+    padded = np.concatenate([bits, constants[:1]])
+    several = padded[table.members].sum(1) >= 2
+    option = (table.pick_option[:, None] + picks)[table.inside_pick]
+    at = table.inside_at[:, None]
+    inside = (table.first[option] <= at) & (at <= table.last[option])
+    on = padded[table.items]
+    with_room = np.cumsum(on, axis=0) - on < table.room
+    truths = np.concatenate([constants, bits, ~bits, picked, several, inside, ~inside, with_room])
+    return np.packbits(truths, axis=1)
+
+
+FALSE, TRUE = 0, 1
+
+
+# ------------------------------------------------------------------------------- from genes to rows
+
+
+_MANY = 4
+"""The most clauses of a row that isn't wide, and the most literals of its clauses."""
+
+
+def _condition_rows(
+    whens: Sequence[g.Condition], genes: g.Genes
+) -> tuple[ConditionRows, ConditionRows]:
+    """Return the unique wide conditions, and all conditions with wide ones as literals."""
+    options = [len(pick.options) for pick in genes.picks]
+    bits, inside = len(genes.bits), len(genes.inside)
+    counts = [2, bits, bits, sum(options), len(genes.subsets), inside, inside, len(genes.items)]
+    kinds = ("bit", "not", "option", "several", "inside", "outside", "room", "wide")
+    starts = np.cumsum(counts).tolist()  # in the order of `_literals`
+    start = dict(zip(kinds, starts, strict=True))
+    before = np.cumsum([0, *options]).tolist()
+
+    def place(literal: g.Literal) -> int:
+        if literal.kind == "option":
+            return int(start["option"] + before[literal.number] + literal.value)
+        kind = literal.kind if literal.value else {"bit": "not", "inside": "outside"}[literal.kind]
+        return int(start[kind] + literal.number)
+
+    def rows(conditions: Sequence[g.Condition]) -> ConditionRows:
+        numbers: dict[g.Clause, int] = {}
+        ordered = [
+            sorted(when, key=lambda clause: sorted(map(repr, clause))) for when in conditions
+        ]
+        each = [
+            [numbers.setdefault(clause, len(numbers) + 1) for clause in when] for when in ordered
+        ]
+        clauses = [[place(literal) for literal in sorted(clause, key=repr)] for clause in numbers]
+        return ConditionRows(_padded([[FALSE], *clauses], TRUE), _padded(each, 0))
+
+    long = (when for when in whens if max(len(when), *map(len, when), 0) > _MANY)
+    wide = {when: n for n, when in enumerate(dict.fromkeys(long))}
+    replaced = [frozenset([frozenset([g.Literal("wide", wide[when])])]) if when in wide else when
+             for when in whens]  # fmt: skip
+    return rows(list(wide)), rows(replaced)
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    padded = np.full((len(rows), max(1, 0, *map(len, rows))), filler, np.int32)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return padded
+
+
+@final
+class _Feature(NamedTuple):
+    """A feature at a position: a gene, an option of a pick, or the merging of a subset."""
+
+    about: Hashable
+    at: int
+    when: g.Condition
+
+
+def table_of(genes: g.Genes) -> Table:
+    """Return the arrays of a space with these genes."""
+    options = [len(pick.options) for pick in genes.picks]
+    marks = _marks(genes)
+    reals = [_Feature(_about(real.subject), real.at, real.when) for real in genes.reals]
+    conditional: list[g.Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
+    wide, rest = _condition_rows([gene.when for gene in conditional], genes)
+    windows = [window for pick in genes.picks for window in _window_options(pick)]
+    return Table(
+        group=_ints([gene.group for gene in genes.bits]),
+        low=_ints([low for low, _ in genes.sizes]),
+        high=_ints([high for _, high in genes.sizes]),
+        ranged=_ints([i for i, (low, high) in enumerate(genes.sizes) if low < high]),
+        options=_ints(options),
+        at_bits=_ints([gene.at for gene in genes.bits]),
+        at_picks=_ints([gene.at for gene in genes.picks]),
+        at_reals=_ints([gene.at for gene in genes.reals]),
+        at_features=_ints([feature.at for feature in (*marks, *reals)]),
+        drops=_ints([i for i, mark in enumerate(marks) if mark.about == _about(Subject("drop"))]),
+        pairs=_pairs([*marks, *reals]),
+        defaults=g.Genome(
+            np.array([gene.default for gene in genes.bits], bool),
+            _ints([gene.default for gene in genes.picks]),
+            np.full(len(genes.reals), 0.5, np.float32),
+        ),
+        option_pick=_ints([i for i, n in enumerate(options) for _ in range(n)]),
+        option_value=_ints([v for n in options for v in range(n)]),
+        pick_option=_ints(np.cumsum([0, *options])[:-1].tolist()),
+        first=_ints([first for first, _ in windows]),
+        last=_ints([last for _, last in windows]),
+        beside=_beside(genes.picks),
+        inside_pick=_ints([pick for pick, _ in genes.inside]),
+        inside_at=_ints([at for _, at in genes.inside]),
+        members=_padded(genes.subsets, len(genes.bits)),
+        items=_ints(genes.items),
+        room=np.array(genes.room, np.int32),
+        wide=wide,
+        rest=rest,
+    )
+
+
+def _window_options(pick: g.Pick) -> list[Window]:
+    """Return the windows of a pick's options, with (0, 0) for options that are no windows."""
+    ends = ((option if isinstance(option, tuple) else (0, 0)) for option in pick.options)
+    return [(int(first), int(last)) for first, last in ends]
+
+
+_BESIDE = ((-1, -1), (1, 1), (-1, 0), (0, 1), (1, 0), (0, -1))
+"""Steps of a window's first and last position: moved, made longer, made shorter."""
+
+
+def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
+    """Return the values of the windows beside each option, padded with -1."""
+    rows = []
+    for pick in picks:
+        value = {option: v for v, option in enumerate(pick.options)} if pick.windows else {}
+        for first, last in _window_options(pick):
+            rows.append([value.get((first + a, last + b), -1) for a, b in _BESIDE])
+    width = len(_BESIDE) if any(pick.windows for pick in picks) else 0
+    return np.array(rows, np.int32).reshape(len(rows), len(_BESIDE))[:, :width]
+
+
+def _marks(genes: g.Genes) -> list[_Feature]:
+    marks = [
+        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.bit(i)))
+        for i, gene in enumerate(genes.bits)
+    ]
+    for n, (window, at) in enumerate(genes.inside):
+        when = g.every(genes.picks[window].when, g.inside(n))
+        block = genes.picks[window].subject.role == "block"
+        marks.append(_Feature(_about(Subject("block" if block else "drop")), at, when))
+    for i, pick in enumerate(genes.picks):
+        if pick.windows:
+            continue  # `genes.inside` has the marks of windows
+        marks += [
+            _Feature(_about(pick.subject, label), pick.at, g.every(pick.when, g.option(i, v)))
+            for v, label in enumerate(pick.labels)
+        ]
+    return marks + [_Feature("merged", at, when) for at, when in genes.merged]
+
+
+def _about(subject: Subject, *label: str) -> Hashable:
+    """Return the kind of a feature. Option 2 of `weight` has the kind of the second `weight`."""
+    number = [str(subject.number)] if subject.number else []
+    return replace(subject, number=0), *number, *label
+
+
+def _pairs(features: Sequence[_Feature]) -> np.ndarray:
+    """Return pairs of features of one kind at neighbouring positions.
+
+    Drops that are two positions apart are pairs, too.
+    """
+    places = {(f.about, f.at): i for i, f in enumerate(features) if f.at >= 0}
+    pairs = [
+        (i, places[about, at + step])
+        for (about, at), i in places.items()
+        for step in ((1, 2) if about == _about(Subject("drop")) else (1,))
+        if (about, at + step) in places
+    ]
+    return np.array(pairs, np.int32).reshape(len(pairs), 2)
+
+
+def _ints(numbers: Sequence[int]) -> np.ndarray:
+    return np.array(numbers, np.int32)

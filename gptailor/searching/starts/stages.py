@@ -1,0 +1,538 @@
+"""Starting plans: plans that people make without a search, as genomes of a space, in stages.
+
+Compositions are the base alone, each other model alone, and uniform merges of all models and of
+two. Their layers are dropped in one of three ways: by block influence (ShortGPT, arXiv 2403.03853),
+as the best contiguous window (arXiv 2403.17887), or by greedy removal from the base (SLEB, arXiv
+2402.09025). If a space has cuts of several sizes, compositions have a cut of the middle size. The
+best composition is then tried with each size, and each cut contains the next smaller one. A plan's
+name contains the way of dropping, and the composition if the space has several compositions.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple, TypeAlias, final
+
+import numpy as np
+
+from gptailor.searching.run.origin import (
+    BestWindow,
+    BlockAgain,
+    BlockInfluenceCut,
+    BridgedCut,
+    Composition,
+    EarlierOrigin,
+    GreedyRemoval,
+    ModelAlone,
+    NothingDropped,
+    PlanLayers,
+    RivalPlan,
+    SearchedRecipe,
+    StartRecipe,
+    StrategyPlan,
+    TrialOrigin,
+    UniformMerge,
+    WindowCut,
+    composition_words,
+    origin_words,
+)
+from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.space.focus import cut_table
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space
+from gptailor.searching.space.table import Table
+from gptailor.searching.starts.blocks import Scan, always_again, scan_of, with_block
+from gptailor.searching.starts.compositions import composed, compositions
+from gptailor.searching.starts.cuts import (
+    LEAST,
+    Contiguous,
+    Cut,
+    CutScores,
+    contiguous,
+    drops_some,
+    nested_cuts,
+)
+from gptailor.searching.starts.recipes import Recipes
+
+_MOST_ALONE = 5
+"""Models alone that are evaluated in full, at most."""
+_MERGES = 2
+"""Uniform merges by the mean that are evaluated in full."""
+_COMPOSITIONS = 0.6
+"""The share of the room for recipes that compositions may cost, if a strategy is asked after."""
+_WINDOWS = 6.0
+"""Evaluations at full fidelity that windows may cost together."""
+_ENDS_FROM = 4
+"""The least number of windows that include both ends of the model."""
+_BEST_WINDOWS = 2
+"""The windows that are evaluated in full, if all have one size."""
+_SIZES = 4
+"""The sizes of cuts that are evaluated in full, spread over all sizes."""
+_OTHER_SIZES = 4.0
+"""Evaluations at full fidelity that the other sizes may cost together."""
+_SCAN = 8.0
+"""Evaluations at full fidelity that the scan of repeated blocks may cost."""
+_SCAN_SHARE = 0.7
+"""The scan's greatest share of the cost of all starting plans."""
+_BEST_BLOCKS = 3
+"""Blocks that are evaluated in full."""
+_BRIDGED = (BridgedCut(rank=1), BridgedCut(rank=2), BridgedCut(rank=3))
+_MAYBE = (1 / 8, 1 / 4)
+"""The shares of the `maybe drop` positions that are dropped, if the plan has no number."""
+
+
+# ---------------------------------------------------------------------------------- the stages
+
+
+Holds: TypeAlias = Callable[[Genome], bool]
+"""A test of whether a genome's plan is within bounds."""
+
+
+@final
+class Beyond(NamedTuple):
+    """Starting plans outside of the bounds: compositions, and windows."""
+
+    origins: tuple[TrialOrigin, ...] = ()
+    windows: tuple[Cut, ...] = ()
+
+
+_NONE_BEYOND = Beyond()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """The starting plans of a space.
+
+    `influence` is the block influence of each layer, by the name of a composition in `wholes`.
+    Without it layers in the middle are dropped first. `removal` are the positions that
+    `greedy_removal` removes from the base. `bridged` are the cuts with the gaps that a bridge
+    closes best. With `recipes` the best recipe is found first, with nothing dropped, and all cuts
+    are of it. `cheapest` is the least share of all samples that a trial may use. `room` is the
+    number of evaluations at full fidelity that all plans may cost together. If the room is too
+    small for all plans, the plans with the greatest expected gain come first.
+    """
+
+    space: Space
+    influence: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    removal: Sequence[int] = ()
+    cheapest: float = 1.0
+    room: float = math.inf
+    bridged: Sequence[Cut] = ()
+    recipes: Recipes | None = None
+    _genomes: dict[tuple[Composition, Cut], Genome] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _tried: dict[tuple[StartRecipe, int], Contiguous] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _recipe: list[Genome] = field(default_factory=list, init=False, repr=False)
+
+    def next(self, results: Sequence[ToldStart]) -> list[Start]:
+        """Return the next stage by the results of all earlier stages in order; [] at the end.
+
+        The next stage depends on nothing else, and only on the order of losses. A result's origin
+        is the origin of the start at its place, even if a study noted another origin.
+        """
+        by_stage: dict[str, list[ToldStart]] = {}
+        count = 0
+        for name, starts in self._stages(by_stage):
+            if len(results) < count + len(starts):
+                return starts
+            by_stage[name] = [
+                result._replace(origin=start.origin)
+                for result, start in zip(results[count:], starts, strict=False)
+            ]
+            count += len(starts)
+        return []
+
+    def focus(self, results: Sequence[ToldStart]) -> Table | None:
+        """Return the table of the cuts of the best recipe; None without separate recipes."""
+        if self.recipes is None:
+            return None
+        uncut = [result for result in results if result.uncut and result.share == 1.0]
+        return cut_table(self.space, uncut[ranked(uncut)[0]].genome) if uncut else None
+
+    def _stages(self, results: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
+        """Yield the stages and their plans. Each stage needs the results of the earlier stages."""
+        few = self._low * len(self._all) <= self.room / 4
+        saves = self._low <= 1 / 2 and few  # all compositions on few samples first
+        yield "glances", [self._alone(of, self._low) for of in self._all] if saves else []
+        yield "compositions", self._compositions(results["glances"])
+        if self._scan.blocks:
+            of = self._best(results["compositions"])
+            yield "blocks", self._blocks(of)
+            yield "best blocks", self._best_blocks(results["blocks"])
+        best: StartRecipe = self._best(results["compositions"])
+        if self.recipes is not None:
+            yield from self._asked_recipes(self.recipes, results)
+            uncut = [result for stage in results.values() for result in stage if result.share == 1]
+            best = self._best_recipe(uncut)
+            yield "best recipe", [self._with_own_cut(best)]
+        if not drops_some(self.space):
+            yield "maybe", self._maybe(best)
+            if self.recipes is not None:
+                yield "rivals", self._rivals(self.recipes, results, None)
+            return
+        yield "bridged cuts", self._bridged(best)
+        yield "sizes", self._of_each_size(best)
+        spent = math.fsum(result.share for stage in results.values() for result in stage)
+        windows = self._windows(best, self.room - spent).cuts
+        yield (
+            "windows",
+            [
+                self._start(WindowCut(of=self._of(best), dropped=cut), best, cut, self._low)
+                for cut in windows
+            ],
+        )
+        yield "best windows", self._best_windows(best, windows, results["windows"])
+        yield "removed", self._removed(best)
+        if self.recipes is not None:
+            order = ranked(results["windows"])
+            window = windows[order[0]] if order else None
+            yield "rivals", self._rivals(self.recipes, results, window)
+
+    def _asked_recipes(
+        self, recipes: Recipes, results: Mapping[str, list[ToldStart]]
+    ) -> Iterator[tuple[str, list[Start]]]:
+        """Yield the recipes that a strategy asks for after the compositions."""
+        whole = list(results["compositions"])
+        spent = math.fsum(result.share for result in (*results["glances"], *whole))
+        for number in range(recipes.asks(spent)):
+            name, origin = f"recipes {number}", StrategyPlan(strategy=recipes.strategy.name)
+            asked = recipes.ask(number, whole)
+            yield name, [Start(origin, genome, 1.0, uncut=True) for genome in asked]
+            whole += results[name]
+
+    def _best_recipe(self, results: Sequence[ToldStart]) -> StartRecipe:
+        """Return the best recipe, which cuts are tried with: a composition or a searched one."""
+        best = results[ranked(results)[0]]
+        if isinstance(best.origin, PlanLayers) and best.origin.of is not None:
+            return best.origin.of
+        if isinstance(best.origin, PlanLayers):
+            return self._all[0]
+        self._recipe[:] = [best.genome]
+        return SearchedRecipe()
+
+    def _rivals(
+        self, recipes: Recipes, results: Mapping[str, Sequence[ToldStart]], window: Cut | None
+    ) -> list[Start]:
+        """Return plans that a person would write: the best merge and the best model, usual cuts."""
+        stages = (results["compositions"], results["glances"])
+        order = [stage[i].origin for stage in stages for i in ranked(stage)]
+        tried = [origin.of for origin in order if isinstance(origin, PlanLayers)]
+        kinds = [
+            [of for of in tried if isinstance(of, kind)] for kind in (UniformMerge, ModelAlone)
+        ]
+        best = [some[0] for some in kinds if some]
+        plans = (
+            [] if window is None else [(RivalPlan(of=of, cut="best window"), window) for of in best]
+        )
+        for of in best:
+            plans.append((RivalPlan(of=of, cut="block influence"), self._influence_cut(of)))
+        return [
+            self._start(origin, origin.of, cut, self._low)
+            for origin, cut in plans[: recipes.rivals]
+        ]
+
+    def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
+        order = ranked(glances) if glances else range(len(self._all))
+        ordered = [self._all[i] for i in order]
+        alone = [of for of in ordered if isinstance(of, ModelAlone)]
+        merges = [of for of in ordered if isinstance(of, UniformMerge)]
+        kept = {self._all[0], *alone[: _MOST_ALONE - 1]}
+        kept.update([merge for merge in merges if merge.coefficient is None][:_MERGES])
+        kept.update(merge for merge in merges if merge.coefficient is not None)
+        chosen = [of for of in self._all if of in kept]
+        cuts = any(bit.subject.role == "drop" for bit in self.space.bits)
+        later = cuts or drops_some(self.space) or bool(self._scan.blocks)
+        room = self.room / 2 if later else self.room
+        if self.recipes is not None:
+            room = _COMPOSITIONS * self.recipes.room
+        most = max(1, int(min(room, len(chosen))))
+        if most < len(chosen):
+            chosen = [of for of in ordered if of in chosen][:most]
+        return [self._alone(of, 1.0) for of in chosen]
+
+    def _blocks(self, of: Composition) -> list[Start]:
+        """Return the plans of each block alone on few samples, in the order of the scan."""
+        genome = self._genome(of, self._of_middle(nested_cuts(self.space, self._scores(of))))
+        return [
+            Start(
+                BlockAgain(of=self._of(of), block=choice.windows[option]),
+                with_block(self.space, genome, choice, option),
+                self._low,
+            )
+            for choice, option in self._scan.blocks
+        ]
+
+    def _best_blocks(self, results: Sequence[ToldStart]) -> list[Start]:
+        """Return the best blocks in full, and the best block with the most repeats."""
+        order = ranked(results)[:_BEST_BLOCKS]
+        saves = self._low < 1
+        starts = [Start(results[i].origin, results[i].genome, 1.0) for i in order if saves]
+        choice, option = self._scan.blocks[order[0]]
+        best = results[order[0]].origin
+        if choice.times >= 0 and isinstance(best, BlockAgain):
+            options = self.space.picks[choice.times].options
+            last = len(options) - 1
+            genome = with_block(self.space, results[order[0]].genome, choice, option, last)
+            often = BlockAgain(of=best.of, block=best.block, times=int(str(options[last])))
+            starts.append(Start(often, genome, 1.0))
+        return starts
+
+    @cached_property
+    def _scan(self) -> Scan:
+        return scan_of(self.space, int(min(_SCAN, _SCAN_SHARE * self.room) / self._low))
+
+    def _bridged(self, best: StartRecipe) -> list[Start]:
+        """Return the best composition with the cuts that a bridge closes best.
+
+        Short room allows one cut only. The plans are evaluated in full, as each plan may be bridged
+        in the end.
+        """
+        cuts = list(zip(_BRIDGED, self.bridged, strict=False))
+        few = cuts if len(cuts) <= self.room / 6 else cuts[:1]
+        of = self._of(best) if self.recipes is not None else None
+        return [
+            self._start(origin.model_copy(update={"of": of}), best, cut, 1.0) for origin, cut in few
+        ]
+
+    def _windows(self, of: StartRecipe, room: float) -> Contiguous:
+        """Return windows, the least influence first. Leave some out if all cost too much.
+
+        Half of the room is for evaluating the best windows in full, and for later stages.
+        """
+        most = max(1, int(min(_WINDOWS, room / 2) / self._low))
+        if (of, most) not in self._tried:
+            tried = contiguous(self.space, self._scores(of), most)
+            if self.recipes is not None:
+                tried = _with_ends(tried)
+            self._tried[of, most] = tried
+        return self._tried[of, most]
+
+    def _best_windows(
+        self, best: StartRecipe, windows: Sequence[Cut], results: Sequence[ToldStart]
+    ) -> list[Start]:
+        """Return the best windows in full, and the best window on the base.
+
+        If windows have several sizes, some sizes have their best window. If all windows were in
+        full already, only the best window is returned.
+        """
+        order = ranked(results)
+        several = len(self._sizes) > 1
+        if several:
+            chosen = _spread(sorted({len(cut) for cut in windows}))
+            order = [next(i for i in order if len(windows[i]) == size) for size in chosen]
+        else:
+            order = order[: _BEST_WINDOWS if self._low < 1 else 1]
+        tried = [(best, i) for i in order]
+        middle = len(order) // 2 if several else 0
+        base = self._all[0]
+        if best != base and order and self.recipes is None:
+            tried.append((base, order[middle]))
+
+        def origin(of: StartRecipe, i: int) -> TrialOrigin:
+            cut, composition = windows[i], self._of(of)
+            if several or i == order[0]:
+                return BestWindow(of=composition, layers=len(cut) if several else None)
+            return WindowCut(of=composition, dropped=cut)
+
+        return [self._start(origin(of, i), of, windows[i], 1.0) for of, i in tried]
+
+    def _removed(self, best: StartRecipe) -> list[Start]:
+        if not self.removal:
+            return []
+        cut = self._of_middle(nested_cuts(self.space, self._by_removal(best)))
+        both = dict.fromkeys([best] if self.recipes is not None else [best, self._all[0]])
+        return [self._start(GreedyRemoval(of=self._of(of)), of, cut, 1.0) for of in both]
+
+    def _of_each_size(self, best: StartRecipe) -> list[Start]:
+        """Return the best composition with nested cuts of all sizes, first some sizes in full.
+
+        All other sizes are tried on few samples, the fewest layers first, within the room.
+        """
+        by = GreedyRemoval if self.removal else BlockInfluenceCut
+        scores = self._by_removal(best) if self.removal else self._scores(best)
+        cuts = nested_cuts(self.space, scores)
+        full = _spread([len(cut) for cut in cuts], max(2, int(min(_SIZES, self.room / 4))))
+        first = [cut for cut in cuts if len(cut) in full]
+        further = [cut for cut in cuts if len(cut) not in full]
+        starts = []
+        for cut in [*first, *further[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]]:
+            if cut != self._of_middle(cuts):
+                of = self._of(best)
+                origin = by(of=of, layers=len(cut)) if cut else NothingDropped(of=of)
+                share = 1.0 if cut in first else self._low
+                starts.append(self._start(origin, best, cut, share))
+        return starts
+
+    def _by_removal(self, best: StartRecipe) -> CutScores:
+        """Return scores that drop positions by greedy removal first, then by influence."""
+        scores = self._scores(best) - 1e9
+        scores[list(self.removal)] = -np.arange(len(self.removal), dtype=np.float64)
+        return scores
+
+    def _maybe(self, best: StartRecipe) -> list[Start]:
+        """Return the best recipe without some of the layers that may be dropped."""
+        scores = self._scores(best)
+        places = {bit.at for bit in self.space.bits if bit.subject.role == "drop"}
+        order = sorted(places, key=lambda at: (-float(scores[at]), at))
+        counts = dict.fromkeys(max(1, round(share * len(order))) for share in _MAYBE if order)
+        return [
+            self._start(
+                BlockInfluenceCut(of=self._of(best), layers=count),
+                best,
+                tuple(sorted(order[:count])),
+                1.0,
+            )
+            for count in counts
+        ]
+
+    # --------------------------------------------------------------------------------- shared parts
+
+    @cached_property
+    def _all(self) -> list[Composition]:
+        return compositions(self.space, strengths=self.recipes is not None)
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
+
+    def left_out(self, tried: Collection[TrialOrigin], beyond: Beyond = _NONE_BEYOND) -> list[str]:
+        """Return descriptions of the plans that weren't tried, as the room was too small.
+
+        `tried` are the origins of trials. The list is empty if a study has only the words of
+        origins.
+        """
+        if any(isinstance(origin, EarlierOrigin) for origin in tried):
+            return []
+        tried = {*tried}
+        origins = [self._origin(of) for of in self._all]
+        lines = [origin_words(o) for o in origins if o not in {*tried, *beyond.origins}]
+        if self._scan.left_out:
+            every = len(self._scan.blocks) + self._scan.left_out
+            lines.append(f"{self._scan.left_out} of {every} blocks")
+        if not drops_some(self.space):
+            return lines
+        cuts = [cut for cut in self._cuts if cut not in beyond.windows]
+        done = {origin.dropped for origin in tried if isinstance(origin, WindowCut)}
+        missing = sum(cut not in done for cut in cuts)
+        if missing:
+            lines.append(f"{missing} of {len(self._cuts)} windows")
+        if not any(isinstance(o, GreedyRemoval) and o.layers is None for o in tried):
+            lines.append("greedy removal")
+        return lines
+
+    def untried(
+        self, tried: Collection[TrialOrigin], holds: Holds | None
+    ) -> dict[str, tuple[str, ...]]:
+        """Return `left_out` and `beyond` of a summary: plans without room or out of bounds."""
+        beyond, every = self._beyond(holds), len(self._cuts) if drops_some(self.space) else 0
+        some = [f"{len(beyond.windows)} of {every} windows"] if beyond.windows else []
+        left_out = tuple(self.left_out(tried, beyond))
+        return {"left_out": left_out, "beyond": (*map(origin_words, beyond.origins), *some)}
+
+    def _beyond(self, holds: Holds | None) -> Beyond:
+        if holds is None:
+            return _NONE_BEYOND
+        origins = [self._origin(of) for of in self._all if not holds(self._alone(of, 1.0).genome)]
+        cuts = self._cuts if drops_some(self.space) else []
+        windows = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
+        return Beyond(tuple(origins), tuple(windows))
+
+    @cached_property
+    def _cuts(self) -> list[Cut]:
+        return list(self._windows(self._all[0], math.inf).all)
+
+    @property
+    def _low(self) -> float:
+        return min(max(self.cheapest, LEAST), 1.0)
+
+    def _best(self, results: Sequence[ToldStart]) -> Composition:
+        best = results[ranked(results)[0]].origin
+        of = best.of if isinstance(best, PlanLayers | BlockInfluenceCut) else None
+        return self._all[0] if of is None or isinstance(of, SearchedRecipe) else of
+
+    def _of(self, of: StartRecipe) -> StartRecipe | None:
+        """Return the composition of an origin, or None if the space has only one composition."""
+        return of if len(self._all) > 1 else None
+
+    def _origin(self, of: StartRecipe) -> TrialOrigin:
+        """Return the origin of a composition alone."""
+        again, composition = always_again(self.space), self._of(of)
+        if self.space.plan.stack is not None:
+            return PlanLayers(of=composition, stack=True, again=again)
+        if drops_some(self.space):
+            return BlockInfluenceCut(of=composition, again=again)
+        return PlanLayers(of=composition, again=again)
+
+    def _alone(self, of: Composition, share: float) -> Start:
+        """Return a composition: with nothing dropped, or with the layers of least influence."""
+        if self.recipes is not None:
+            return Start(PlanLayers(of=self._of(of)), self.recipes.of(of), share, uncut=True)
+        return self._start(self._origin(of), of, self._influence_cut(of), share)
+
+    def _with_own_cut(self, of: StartRecipe) -> Start:
+        return self._start(self._origin(of), of, self._influence_cut(of), 1.0)
+
+    def _influence_cut(self, of: StartRecipe) -> Cut:
+        return self._of_middle(nested_cuts(self.space, self._scores(of)))
+
+    def _start(self, origin: TrialOrigin, of: StartRecipe, cut: Cut, share: float) -> Start:
+        return Start(origin, self._genome(of, cut), share)
+
+    def _genome(self, of: StartRecipe, cut: Cut) -> Genome:
+        if self.recipes is not None:
+            recipe = self._recipe[0] if isinstance(of, SearchedRecipe) else self.recipes.of(of)
+            return self.recipes.with_cut(recipe, cut)
+        assert not isinstance(of, SearchedRecipe), "a space without separate recipes"
+        key = of, cut
+        if key not in self._genomes:
+            self._genomes[key] = composed(self.space, of, cut)
+        return self._genomes[key]
+
+    def _of_middle(self, cuts: Sequence[Cut]) -> Cut:
+        return cuts[len(cuts) // 2]
+
+    def _scores(self, of: StartRecipe) -> CutScores:
+        if isinstance(of, UniformMerge):
+            of = of.model_copy(update={"coefficient": None})
+        influence = self.influence.get(composition_words(of), self.influence.get("base"))
+        if influence is None:
+            middle = (self.space.layers - 1) * 2 / 3
+            influence = [abs(position - middle) for position in range(self.space.layers)]
+        return -np.array(influence, np.float64)
+
+
+def _with_ends(windows: Contiguous) -> Contiguous:
+    """Replace the last two windows by the first and the last of the model, if these are missing.
+
+    Without a result of either end a strategy can't know that the end's layers have to stay.
+    """
+    ends = [min(windows.all, key=lambda cut: cut[0]), max(windows.all, key=lambda cut: cut[-1])]
+    missing = [cut for cut in ends if cut not in windows.cuts]
+    if not missing or len(windows.cuts) < _ENDS_FROM:
+        return windows
+    return replace(windows, cuts=[*windows.cuts[: -len(missing)], *missing])
+
+
+def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:
+    """Return at most `most` of the sizes, evenly spread, with both ends."""
+    if len(sizes) <= most:
+        return list(sizes)
+    return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, most)]
+
+
+def ranked(results: Sequence[ToldStart]) -> list[int]:
+    """Return the numbers of starts, the best first: by the mean of their ranks by each objective.
+
+    Ranks don't depend on the scale of losses. Failures come last.
+    """
+    if not results:
+        return []
+    losses = np.array([result.losses for result in results], np.float64).reshape(len(results), -1)
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    ranks = (losses[:, None] > losses[None]).sum(axis=1).mean(axis=-1)
+    return [int(i) for i in np.argsort(ranks, kind="stable")]

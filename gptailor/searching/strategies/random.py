@@ -1,0 +1,32 @@
+"""Random search: the baseline of all other strategies."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from gptailor.searching.space.hash_random import Key
+from gptailor.searching.space.table import Table, sample
+from gptailor.searching.strategies.strategy import (
+    DRAWN_PER_ASKED,
+    Proposal,
+    State,
+    Strategy,
+    newest,
+)
+
+
+@final
+@dataclass(frozen=True)
+class Random(Strategy):
+    """Genomes drawn from the whole space. Sets and options are uniform. New genomes come first."""
+
+    name: str = "random"
+    population: int = 4
+
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
+        drawn = sample(table, key, DRAWN_PER_ASKED * self.population)
+        shares = np.ones(self.population, np.float32)
+        return newest(table, state.archive, drawn, self.population), shares, state.own

@@ -1,0 +1,281 @@
+"""A strategy with a model: draws of a linear model, each minimised over many small changes.
+
+For each genome of an ask, coefficients are drawn from the posterior (Thompson, 1933). They screen
+thousands of mutants of the best trials. So an uncertain genome is tried as often as it may be the
+best genome. The model is in `posterior`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt32
+from numpy import ndarray
+
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import Key, keys_of
+from gptailor.searching.space.table import (
+    Table,
+    active,
+    allowed,
+    canonical,
+    coarse,
+    features,
+    sample,
+)
+from gptailor.searching.strategies import moves as m
+from gptailor.searching.strategies import strategy
+from gptailor.searching.strategies.posterior import (
+    Coefficients,
+    Observations,
+    Sharing,
+    draw,
+    products,
+    sharing,
+)
+
+_FRESH = 16
+"""The number of mutants for each random genome."""
+_MORE = 1.0
+"""The mean number of a mutant's moves beyond the first."""
+_SWAPS = 4096
+"""The most swaps that are screened at once."""
+_TURNS = 32
+"""The number of parents. The first parents of the elite come more than once."""
+
+_WORST = 4.0
+"""The greatest absolute target. It limits the effect of cuts that ruin a model."""
+
+
+def targets(fitness: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Return fitness with mean 0 and deviation 1 over the trials.
+
+    The distance behind the best trial counts by its logarithm. Its unit is the distance from the
+    best trial to the median. A failure counts as the worst trial.
+    """
+    valid = np.isfinite(fitness)
+    if not valid.any():
+        return np.zeros(len(fitness))
+    behind = fitness - fitness[valid].min()
+    behind = np.log1p(behind / max(float(np.median(behind[valid])), 1e-9))
+    behind = np.where(valid, behind, behind[valid].max())
+    scaled = (behind - behind.mean()) / max(float(behind.std()), 1e-6)
+    clipped: ndarray = np.clip(scaled, -_WORST, _WORST)
+    return clipped
+
+
+def swapped(table: Table, parents: Genome, most: int) -> Genome:
+    """Return genomes with one bit of a set off and another bit of it on.
+
+    The genomes are all such genomes, or `most` of them, evenly spread.
+    """
+    bits, group = parents.bits, table.group
+    mates = (group[:, None] == group[None, :]) & (group >= 0)[:, None]
+    may = active(table, parents).bits
+    row, off, on = np.nonzero((bits & may)[:, :, None] & ~bits[:, None, :] & mates)
+    kept = np.linspace(0, len(row) - 1, min(most, len(row))).astype(np.int64)
+    row, off, on = row[kept], off[kept], on[kept]
+    mutants = m.some_rows(parents, row)
+    mutants.bits[np.arange(len(row)), off] = False
+    mutants.bits[np.arange(len(row)), on] = True
+    return mutants
+
+
+@final
+class Known(NamedTuple):
+    """Values that a surrogate computes once for a table."""
+
+    around: m.Neighbourhood
+    shared: Sharing
+
+
+@final
+@dataclass(frozen=True)
+class Surrogate(strategy.Strategy):
+    """A linear Bayesian model with terms of neighbours, and Thompson draws.
+
+    Each ask screens `mutants` mutants of the `elite` best trials, with up to `moves` moves each. It
+    also screens all genomes at a distance of one swap from the `region` best trials, and from the
+    `further` best swaps by a draw. Genome i of an ask is the best genome by a draw with its
+    deviation from the mean times `heats[i]`. It is tried on the first of `shares` of the samples.
+    The best genome of `rise` is tried on the next share.
+    """
+
+    name: str = "surrogate"
+    population: int = 4
+    mutants: int = 1024
+    elite: int = 4
+    region: int = 3
+    further: int = 2
+    moves: int = 1
+    heats: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
+    shares: tuple[float, ...] = (1.0,)
+    rise: int = 3
+
+    def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Known:
+        return Known(m.neighbourhood(table), sharing(table, prior))
+
+    def _ask(
+        self, table: Table, state: strategy.State, key: Key, weights: Float[ndarray, " m"]
+    ) -> strategy.Proposal:
+        """Return one genome for each draw: the best new genome of its pool."""
+        drawing, random, *breeding = keys_of(key, 6)
+        archive, own = state
+        fitness = strategy.scalarise(archive.values, weights)
+        effects = features(table, archive.genomes)
+        observed = _observed(table, archive, effects, fitness)
+        heats = np.resize(self.heats, self.population)
+        by = draw(observed, own.shared, np.concatenate([[0.0], heats]), drawing)
+        expected = _scores(table, effects, by)[:, 0]
+        elite = self._elite(table, archive, fitness, expected, random)
+        pool = self._bred(table, own.around, elite, breeding)
+        taking = features(table, pool)
+        scores = _scores(table, taking, by)[:, 1:]
+        for near, effect, score in self._region(table, archive, fitness, own.around, by):
+            pool = m.joined_populations(pool, near)
+            taking = np.concatenate([taking, effect])
+            scores = np.concatenate([scores, score])
+        archived = strategy.fingerprints(effects)
+        stale = np.isin(strategy.fingerprints(taking), archived) | ~allowed(table, pool)
+        marks = strategy.fingerprints(coarse(taking))
+        alike = np.isin(marks, strategy.fingerprints(coarse(effects)))
+        chosen = m.some_rows(pool, _picked(scores, stale, alike, marks))
+        asked = canonical(table, chosen)
+        return *strategy.successive_halving(archive, fitness, asked, self.shares, self.rise), own
+
+    def _region(
+        self,
+        table: Table,
+        archive: strategy.Archive,
+        fitness: Float[ndarray, " n"],
+        around: m.Neighbourhood,
+        by: Coefficients,
+    ) -> Iterator[tuple[Genome, Float[ndarray, "n f"], Float[ndarray, "n d"]]]:
+        """Yield all genomes one swap from the best trials, and from the best swaps by a draw."""
+        best = np.flatnonzero(_full(archive, fitness))
+        best = best[np.argsort(fitness[best], kind="stable")][: self.region]
+        near = m.some_rows(archive.genomes, best)
+        for again in (True, False):
+            near = swapped(table, m.filled(around, near, active(table, near)), _SWAPS)
+            if not len(near.bits):
+                return
+            effect = features(table, near)
+            scores = _scores(table, effect, by)[:, 1:]
+            yield near, effect, scores
+            if again:
+                ranks = np.argsort(scores, axis=0, kind="stable")[: self.further]
+                near = m.some_rows(near, np.unique(ranks))
+
+    def _elite(
+        self,
+        table: Table,
+        archive: strategy.Archive,
+        fitness: Float[ndarray, " n"],
+        expected: Float[ndarray, " n"],
+        key: Key,
+    ) -> Genome:
+        """Return the best trials by fitness and by the model's expectation, in turns.
+
+        Random genomes fill an elite that is too small.
+        """
+        valid = np.isfinite(fitness)
+        full = _full(archive, fitness)
+        sides = [
+            np.flatnonzero(mask)[np.argsort(score[mask], kind="stable")]
+            for mask, score in ((full, fitness), (valid, expected))
+        ]
+        each = min(-(-self.elite // 2), *map(len, sides))
+        order = np.stack([side[:each] for side in sides], axis=1).ravel()[: self.elite]
+        random = sample(table, key, self.elite - len(order))
+        return m.joined_populations(m.some_rows(archive.genomes, order), random)
+
+    def _bred(
+        self, table: Table, around: m.Neighbourhood, elite: Genome, chance: list[Key]
+    ) -> Genome:
+        """Return mutants of the elite, more of its first genomes, and some random genomes."""
+        count, move, cross, fresh = chance
+        turns = (np.arange(_TURNS) + 0.5) / _TURNS
+        parents = m.some_rows(elite, np.floor(self.elite * turns**2).astype(np.int32))
+        counts = m.step_counts(count, self.mutants, _MORE)
+        mutants = m.bred(table, around, parents, counts, (move, cross), self.moves)
+        return m.joined_populations(mutants, sample(table, fresh, self.mutants // _FRESH))
+
+
+def _full(archive: strategy.Archive, fitness: Float[ndarray, " n"]) -> Bool[ndarray, " n"]:
+    """Return a mask of the trials with a score at the highest fidelity of any score."""
+    valid = np.isfinite(fitness)
+    highest = np.max(archive.fidelity, where=valid, initial=0.0)
+    full: ndarray = valid & (archive.fidelity >= highest)
+    return full
+
+
+def _observed(
+    table: Table,
+    archive: strategy.Archive,
+    effects: Float[ndarray, "n f"],
+    fitness: Float[ndarray, " n"],
+) -> Observations:
+    """Return the archive as the model's observations."""
+    return Observations(
+        _centred(effects),
+        _centred(products(table, effects)),
+        1 - archive.fidelity,
+        targets(fitness),
+        1 / archive.fidelity,
+    )
+
+
+def _centred(rows: Float[ndarray, "n k"]) -> Float[ndarray, "n k"]:
+    centred: ndarray = rows - rows.sum(axis=0) / max(len(rows), 1)
+    return centred
+
+
+def _scores(
+    table: Table, effects: Float[ndarray, "n f"], by: Coefficients
+) -> Float[ndarray, "n d"]:
+    scores: ndarray = effects @ by.features + products(table, effects) @ by.pairs
+    return scores
+
+
+def _picked(
+    scores: Float[ndarray, "c d"],
+    stale: Bool[ndarray, " c"],
+    alike: Bool[ndarray, " c"],
+    own: UInt32[ndarray, " c"],
+) -> Int[ndarray, " d"]:
+    """Return the best genome of each draw that is new and unlike all known and picked genomes.
+
+    If all new genomes are like others, return the best new genome. If no genome is new, return any.
+    """
+    chosen = []
+    for score in scores.T:
+        far = score.max() - score.min() + 1
+        best = np.argmin(np.where(stale, np.inf, score + far * alike))
+        alike = alike | (own == own[best])
+        stale = stale.copy()
+        stale[best] = True
+        chosen.append(best)
+    return np.stack(chosen)
+
+
+def learned(  # noqa: PLR0913, PLR0917 (the trials, and the question)
+    table: Table,
+    trials: tuple[Genome, Float[ndarray, "n m"], Float[ndarray, " n"]],
+    weights: Float[ndarray, " m"],
+    prior: Float[ndarray, " layers"] | None,
+    population: Genome,
+    draws: int,
+    key: Key,
+) -> Float[ndarray, "k d"]:
+    """Return losses of genomes by draws of the model, up to a constant.
+
+    The unit is the deviation of the model's targets. `trials` are genomes, their losses, and their
+    shares of the samples.
+    """
+    genomes, values, shares = trials
+    archive = strategy.Archive(genomes, values, shares, len(shares))
+    fitness = strategy.scalarise(values, weights)
+    observed = _observed(table, archive, features(table, genomes), fitness)
+    by = draw(observed, sharing(table, prior), np.ones(draws), key)
+    return _scores(table, features(table, population), by)

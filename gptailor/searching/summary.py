@@ -1,0 +1,283 @@
+"""The summary of a search: `search_summary`, for files, people and programs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist, correlation, fmean, linear_regression, stdev
+from typing import Any
+
+from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.stage import STAGES
+from gptailor.reporting.measure import shared_unit
+from gptailor.reporting.summary import (
+    Aim,
+    BaseScores,
+    HeldOutFailure,
+    HeldOutResult,
+    HeldOutScores,
+    MeasuredCosts,
+    RandomDraws,
+    RepairWorth,
+    RequiredRecord,
+    SearchSummary,
+    SizeRow,
+    SummaryRow,
+    escaped_control,
+    front_file,
+)
+from gptailor.searching.curve import Sizes, curve
+from gptailor.searching.run.finalists import usual_plans
+from gptailor.searching.run.notes import HeldFailureNote, MeasuredNote
+from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.trials import (
+    BESIDE,
+    FINAL,
+    RANDOM,
+    RECIPES,
+    STARTS,
+    Ledger,
+    Trial,
+    json_numbers,
+)
+from gptailor.searching.score_requirements import Judged
+from gptailor.searching.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
+
+ENOUGH = 12
+"""The fewest random plans from which the best of more can be estimated."""
+
+
+def aims_of(
+    traits: Sequence[tuple[str, str, str]], objectives: Sequence[Objective]
+) -> tuple[Aim, ...]:
+    """Return a search's objectives with their units, and short labels that tell them apart."""
+    names = [objective.name for objective in objectives]
+    aims = []
+    for (name, direction, scale), objective in zip(traits, objectives, strict=True):
+        label = objective.name
+        if names.count(objective.name) > 1:
+            label = f"{objective.name} {_about(objective)}".strip()
+        spec, words = OBJECTIVES[objective.name], (escaped_control(name), escaped_control(label))
+        fields = (words[0], direction, scale, words[1], spec.unit, spec.by != "samples")
+        aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
+    labels = [aim.label for aim in aims]
+    return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)
+
+
+def _about(objective: Objective) -> str:
+    """Return the file or the task of an objective, in short."""
+    source = objective.arguments.get("file") or objective.arguments.get("task") or ""
+    return Path(str(source)).stem
+
+
+def search_summary(
+    ledger: Ledger,
+    held: HeldOut,
+    about: Mapping[str, Any],
+    verdict: Verdict | None,
+    sizes: Sizes,
+) -> SearchSummary:
+    """Return the summary; `about` has the search's settings and its end."""
+    row, drawn = partial(_row, ledger, held), drawn_plans(ledger)
+    top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
+    places = []
+    for trial, size in curve(ledger, sizes):
+        chosen = best if best is not None and trial is top and sizes.of(best) == size else trial
+        place = {
+            **size._asdict(),
+            "file": front_file(chosen.number),
+            **_mean_losses(ledger, chosen),
+            "loss": ledger.mean_loss(chosen),
+        }
+        places.append(SizeRow(**_scores_of(ledger, held, chosen), **place))
+    costs: MeasuredNote = about["measured"]
+    asked = {trial.request.samples for trial in ledger.trials}
+    stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
+    fields = {
+        **about,
+        "objectives": ledger.aims,
+        "judging": ledger.judging,
+        "loss_unit": ledger.loss_unit,
+        "trials": len(ledger.trials),
+        "cost": round(ledger.cost(), 3),
+        "hits": ledger.hits,
+        "stopped": len(stopped),
+        "spared": round(sum(t.request.samples / ledger.full - t.share for t in stopped), 3),
+        "failed": sum(trial.values is None for trial in ledger.trials),
+        "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
+        "measured": MeasuredCosts(
+            evaluations=costs.evaluations,
+            seconds=costs.seconds,
+            base=round(math.fsum(samples / ledger.full for samples in asked), 3),
+        ),
+        "base": BaseScores(values=ledger.references.get(ledger.full), held=held_row(held, None)),
+        "verdict": None if verdict is None else verdict.record(),
+        "found": None if top is None else row(top),
+        "best": None if best is None else row(best),
+        "front": tuple(map(row, ledger.front())),
+        "sizes": tuple(places),
+        "starts": tuple(map(row, best_starts(ledger))),
+        "recipe": None if (recipe := best_recipe(ledger)) is None else row(recipe),
+        "recipes": len({trial.plan for trial in ledger.of(RECIPES)}),
+        "final": tuple(map(row, ledger.of(FINAL))),
+        "repair": repair_worth(ledger),
+        "random": RandomDraws(
+            trials=len(drawn),
+            whole=bool(ledger.of(BESIDE)),
+            best=None if (luckiest := ledger.best(drawn)) is None else row(luckiest),
+            expected=expected(ledger, drawn),
+        ),
+        "required": _required(ledger, about.get("required"), best),
+    }
+    return SearchSummary(**fields)
+
+
+def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
+    """Return the mean loss by all that aren't sizes, as a share of the base's and in a unit.
+
+    A share is None where an objective has none, as `kl`. A unit is None where the objectives have
+    no common unit.
+    """
+    aims = [ledger.aims[number] for number in ledger.rated]
+    by_base = trial.values is not None and all(aim.scale == "base" for aim in aims)
+    lost = ledger.loss(trial, ledger.rated) if shared_unit(aim.unit for aim in aims) else None
+    return {
+        "share": ledger.mean_loss(trial, ledger.rated) if by_base else None,
+        "nats": None if lost is None else lost.value,
+    }
+
+
+def _required(ledger: Ledger, judged: Judged | None, best: Trial | None) -> RequiredRecord | None:
+    """Return the requirements and the best plan's values, or else the nearest plan's."""
+    if judged is None:
+        return None
+    nearest = None if judged.nearest is None else ledger.trials[judged.nearest]
+    shown = best or nearest
+    return RequiredRecord(
+        judged=judged.plans,
+        whole=judged.whole,
+        met=judged.met,
+        nearest=None if nearest is None else front_file(nearest.number),
+        rows=() if shown is None else tuple(judged.rows.get(held_key(shown), ())),
+    )
+
+
+def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
+    """Return a summary's trials: the best, random, starting plans, the front, each size's.
+
+    The rivals of the best trial are among them, though other trials may be better.
+    """
+    best = top, _ = ledger.best(), ledger.best(drawn_plans(ledger))
+    size = lambda trial: sizes.of(trial).parameters  # noqa: E731
+    alike = [] if top is None else rivals(ledger, top, size)
+    places = [trial for trial, _ in curve(ledger, sizes)]
+    final = [trial for trial in ledger.of(FINAL) if trial.values is not None]
+    chosen = (
+        *best,
+        best_recipe(ledger),
+        *best_starts(ledger),
+        *alike,
+        *ledger.front(),
+        *places,
+        *final,
+    )
+    return [trial for trial in chosen if trial is not None]
+
+
+_FEWEST_COMPARED = 3
+"""The fewest finalists that show what a loss before repair is worth after it."""
+
+
+def repair_worth(ledger: Ledger) -> RepairWorth | None:
+    """Compare the finalists' mean losses before and after repair; None for too few plans."""
+    pairs = [(ledger.before(trial), trial) for trial in ledger.of(FINAL)]
+    losses = [(ledger.mean_loss(a), ledger.mean_loss(b)) for a, b in pairs if a is not None]
+    finite = [pair for pair in losses if all(map(math.isfinite, pair))]
+    before, after = zip(*finite, strict=True) if finite else ((), ())
+    if len(finite) < _FEWEST_COMPARED or min(len(set(before)), len(set(after))) == 1:
+        return None
+    ranks = [[sorted(each).index(loss) for loss in each] for each in (before, after)]
+    return RepairWorth(
+        slope=round(linear_regression(before, after).slope, 3),
+        correlation=round(correlation(*ranks), 3),
+        plans=len(finite),
+    )
+
+
+def best_recipe(ledger: Ledger) -> Trial | None:
+    """Return the best recipe that was compared with nothing dropped; None without recipes."""
+    return ledger.best([t for t in ledger.of(RECIPES) if t.full and t.same_as is None])
+
+
+def best_starts(ledger: Ledger) -> list[Trial]:
+    """Return starting plans at full fidelity, repaired ones first, then the best; each once."""
+    plans = usual_plans(ledger)
+    full = [
+        trial
+        for trial in ledger.of(STARTS, FINAL)
+        if trial.full and trial.values and trial.same_as is None and trial.plan in plans
+    ]
+    stages = sorted({t.request.stage for t in full}, key=STAGES.index, reverse=True)
+    alike = [[t for t in full if t.request.stage == stage] for stage in stages]
+    return [t for of in alike for t in ledger.ranked(of, MOST_STARTS)][:MOST_STARTS]
+
+
+def drawn_plans(ledger: Ledger) -> list[Trial]:
+    """Return random search's plans if there was one, else the random ones in the budget."""
+    beside = [t for t in ledger.fresh(BESIDE) if t.stopped is None]
+    return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
+
+
+def held_row(held: HeldOut, trial: Trial | None) -> HeldOutResult | None:
+    """Return held-out scores without those of each sample."""
+    note = held.get(held_key(trial))
+    if note is None:
+        return None
+    if isinstance(note, HeldFailureNote):
+        return HeldOutFailure(failure=note.failure)
+    return HeldOutScores(values=note.values, stderrs=note.stderrs)
+
+
+def _row(ledger: Ledger, held: HeldOut, trial: Trial) -> SummaryRow:
+    return SummaryRow(**_scores_of(ledger, held, trial))
+
+
+def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
+    """Return the fields of a trial that all rows have."""
+    before, lost = ledger.before(trial), ledger.loss(trial)
+    return {
+        "trial": trial.number,
+        "origin": origin_words(trial.request.origin),
+        "samples": trial.request.samples,
+        "seconds": round(trial.seconds, 1),
+        "stage": trial.request.stage,
+        "before": None if before is None else before.values,
+        "values": trial.values,
+        "failure": None if trial.failure is None else str(trial.failure),
+        "stderrs": json_numbers(trial.stderrs),
+        "retained": json_numbers(ledger.retained(trial)),
+        "lost": None if lost is None else lost.value,
+        "held": held_row(held, trial),
+    }
+
+
+def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
+    """Return the expected best score of as many random plans as the search cost.
+
+    With several objectives it is the expected mean loss, in the ledger's `loss_unit`. It fits a
+    normal law to the drawn plans: a cheap estimate, while random search itself would cost as much
+    again.
+    """
+    if len(ledger.judging) > 1:
+        sign = 1
+        scores = [lost.value for trial in drawn if (lost := ledger.loss(trial)) is not None]
+    else:
+        [number] = ledger.judging
+        sign = 1 if ledger.aims[number].direction == "minimize" else -1
+        scores = [trial.values[number] for trial in drawn if trial.values is not None]
+    if len(scores) < ENOUGH or ledger.of(BESIDE):
+        return None
+    count = max(ledger.cost(), 1.0)
+    quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
+    return fmean(scores) - sign * quantile * stdev(scores)

@@ -1,0 +1,34 @@
+"""M315: all layers are other models', and the base's embedding, norm or head stays."""
+
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from tests.tiny import tiny_model
+
+HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tied")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed, layers=4, tie_word_embeddings=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("L0..L3 from math\n", "embedding, final norm and head are the base's"),
+        ("whole from math\n", ""),
+        ("whole from math\ndrop L2\n", ""),
+        ("L0..L3 from math\nembed from math\nnorm from base\n", ""),
+    ],
+)
+def test_what_is_chosen_has_no_warning(tied: Path, text: str, kept: str) -> None:
+    found = [f for f in gptailor.check(gptailor.loads(HEAD + text, folder=tied)) if f.code]
+    messages = [fault.message for fault in found if fault.code == "M315"]
+    assert len(messages) == bool(kept)
+    assert all(kept in message for message in messages), messages

@@ -1,0 +1,291 @@
+"""A teacher's own answers: drawn by a seed, kept, and learned from."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gptailor.evaluation.heal import answers, train
+from gptailor.evaluation.heal.heal import HealedLayers
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.objectives.datasets import CalibrationError
+from gptailor.evaluation.objectives.generate import continued
+from gptailor.evaluation.objectives.tokens import Prompt
+from gptailor.plan.events import Event, TeacherAnswered
+from tests.events import only
+from tests.healing import heal, said
+from tests.tiny import letters, tiny_model
+
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'][0] + m['content'] + '.' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'a' }}{% endif %}"
+)
+HEAL = 'drop L2\nheal on answers("prompts.jsonl", tokens=24, temperature=1) tokens 256 rank 4'
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("answers")
+    tiny_model("llama", folder / "base", layers=4)
+    tiny_model("llama", folder / "other", layers=4, seed=1)
+    write(folder, [{"prompt": letters(5 + n % 4, seed=n)} for n in range(80)])
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "work"))
+
+
+def write(folder: Path, rows: list[dict[str, object]]) -> None:
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def count_draws(monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+    """Note in `asked` how many prompts the teacher answers at each call."""
+    draw = answers.continued
+
+    def counted(model: Any, tokenizer: Any, prompts: Any, *more: Any, **named: Any) -> Any:
+        asked.append(len(prompts))
+        return draw(model, tokenizer, prompts, *more, **named)
+
+    monkeypatch.setattr(answers, "continued", counted)
+
+
+def same(one: HealedLayers, other: HealedLayers) -> bool:
+    return one.healed == other.healed and all(
+        torch.equal(tensor, other.tensors[index][name])
+        for index, its in one.tensors.items()
+        for name, tensor in its.items()
+    )
+
+
+# ------------------------------------------------------------------------------------- drawing
+
+
+def test_tokens_are_drawn_by_their_probabilities(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    prompt = Prompt(tuple(tokenizer.encode("the cat")), 1)
+    drawn = continued(model, tokenizer, [prompt] * 2000, 8192, temperature=0.5, seeds=range(2000))
+    counts = Counter(made.tokens[0] if made.tokens else made.end for made in drawn)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt.tokens])).logits[0, -1]
+    expected = (logits.double() / 0.5).softmax(-1)
+    found = torch.tensor([counts[token] / 2000 for token in range(len(expected))])
+    assert float((found - expected).abs().sum()) < 0.2
+
+
+def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    prompts = [Prompt(tuple(tokenizer.encode(letters(4 + n, seed=n))), 9) for n in range(6)]
+    together = continued(model, tokenizer, prompts, 8192, temperature=1.0, seeds=range(6))
+    alone = [
+        continued(model, tokenizer, [prompt], 1, temperature=1.0, seeds=[n])[0]
+        for n, prompt in enumerate(prompts)
+    ]
+    assert together == alone
+    other = continued(model, tokenizer, prompts, 8192, temperature=1.0, seeds=range(9, 15))
+    assert other != together
+    likeliest = continued(model, tokenizer, prompts, 8192)
+    cold = continued(model, tokenizer, prompts, 8192, temperature=1e-4, seeds=range(6))
+    assert cold == likeliest
+
+
+# ------------------------------------------------------------------------------------ learning
+
+
+def test_a_plan_learns_from_its_teachers_answers(folder: Path) -> None:
+    told: list[TeacherAnswered] = []
+    found = heal(said(folder, HEAL), on_event=only(TeacherAnswered, told.append))
+    assert found.tokens == 256
+    assert found.healed < found.start
+    assert [event.done for event in told] == sorted(event.done for event in told)
+    assert told[0].done == 0
+    assert {event.total for event in told} == {384}
+    assert told[0].file.endswith("prompts.jsonl")
+    only_answers = heal(said(folder, f"{HEAL} loss answers"))
+    assert not same(only_answers, found)
+
+
+def test_answers_are_made_once_for_a_teacher_and_again_for_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    count_draws(monkeypatch, asked)
+    first = heal(said(folder, HEAL))
+    times = len(asked)
+    assert times > 0
+    assert same(heal(said(folder, HEAL)), first)
+    heal(said(folder, HEAL.replace("L2", "L1")))
+    assert len(asked) == times, "another cut has the same teacher"
+    other = HEAL.replace("heal on", "heal from other on")
+    heal(said(folder, f'model other = "./other"; {other}'))
+    again = len(asked)
+    assert again > times
+    heal(said(folder, f"{HEAL} seed 1"))
+    assert len(asked) > again
+
+
+def test_a_run_that_is_killed_while_the_teacher_answers_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(answers, "_AT_ONCE", 4)
+    plan = said(folder, HEAL)
+
+    def stopping(after: int) -> list[int]:
+        told: list[int] = []
+
+        def answered(event: TeacherAnswered) -> None:
+            told.append(event.done)
+            if len(told) == after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            heal(plan, on_event=only(TeacherAnswered, answered))
+        return told
+
+    stopping(3)
+    asked: list[int] = []
+    count_draws(monkeypatch, asked)
+    found = heal(plan)
+    gone_on = len(asked)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    asked.clear()
+    assert same(heal(plan), found)
+    assert gone_on == len(asked) - 2
+    [file] = (tmp_path / "other" / "gptailor" / "answers").iterdir()
+    raw = bytearray(file.read_bytes())
+    raw[-9] ^= 4
+    file.write_bytes(raw)
+    assert same(heal(plan), found), "damaged answers are made again"
+
+
+def test_one_teacher_answers_and_predicts_while_it_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[int] = []
+    live = Stitcher.live
+    monkeypatch.setattr(
+        Stitcher, "live", lambda self, contents: loaded.append(1) or live(self, contents)
+    )
+    heal(said(folder, HEAL))
+    assert len(loaded) == 2, "the teacher, and the student"
+
+
+def test_a_streamed_teacher_gives_the_same_answers(folder: Path) -> None:
+    whole, streamed = heal(said(folder, HEAL)), heal(said(folder, HEAL), memory=2**40)
+    assert streamed.tokens == whole.tokens
+    assert streamed.start == pytest.approx(whole.start, rel=1e-3)
+
+
+# -------------------------------------------------------------------------------------- prompts
+
+
+def prompts_of(folder: Path, text: str) -> set[str]:
+    """The prompts that a teacher answers, as text."""
+    seen: list[str] = []
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    draw = answers.continued
+
+    def looked(model: Any, t: Any, asked: list[Prompt], *more: Any, **named: Any) -> Any:
+        seen.extend(tokenizer.decode(prompt.tokens) for prompt in asked)
+        return draw(model, t, asked, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "continued", looked)
+        heal(said(folder, text))
+    return set(seen)
+
+
+@pytest.mark.parametrize("where", ["a file", "another model"])
+def test_the_undropped_plan_has_the_plans_chat_template(folder: Path, where: str) -> None:
+    write(folder, [{"prompt": "xyz"}] * 40)
+    (folder / "mine.jinja").write_text(TEMPLATE)
+    (folder / "other" / "chat_template.jinja").write_text(TEMPLATE)
+    template = '"./mine.jinja"' if where == "a file" else "from other"
+    text = f'model other = "./other"; chat_template {template}; {HEAL}'
+    assert prompts_of(folder, text) == {"uxyz.a"}
+
+
+def test_prompts_stand_in_the_teachers_chat_template(folder: Path) -> None:
+    def prompts(rows: list[dict[str, object]]) -> set[str]:
+        write(folder, rows * 20)
+        return prompts_of(folder, HEAL)
+
+    plain = [{"prompt": "xyz"}, {"text": "pqr"}]
+    assert prompts(plain) == {"xyz", "pqr"}
+    (folder / "base" / "chat_template.jinja").write_text(TEMPLATE)
+    assert prompts(plain) == {"uxyz.a", "upqr.a"}
+    messages = [("system", "b"), ("user", "cd"), ("assistant", "ef")]
+    rows = [{"role": role, "content": content} for role, content in messages]
+    assert prompts([{"messages": rows}]) == {"sb.ucd.a"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "code", "message"),
+    [
+        ([{"messages": [{"role": "user", "content": "ab"}]}], 24, "C812",
+         "rows of 'messages' need a chat template, and 'base' has none"),
+        ([{"messages": [{"role": "assistant", "content": "ab"}]}], 24, "C804",
+         "'messages' has an answer and no question"),
+        ([{"question": "ab"}], 24, "C804", "the row has no 'text'"),
+        ([{"prompt": "abc"}] * 32, 1, "C813",
+         "all 32 first answers to these prompts are cut at 1 tokens"),
+        ([{"prompt": "abc"}] * 9, 24, "C806", "and 'heal' needs 384"),
+    ],
+)  # fmt: skip
+def test_prompts_that_cannot_be_answered_are_one_message(
+    folder: Path, rows: list[dict[str, object]], tokens: int, code: str, message: str
+) -> None:
+    write(folder, rows)
+    text = HEAL.replace("tokens=24", f"tokens={tokens}")
+    text = text.replace("temperature=1", "temperature=0") if code == "C813" else text
+    with pytest.raises(CalibrationError) as caught:
+        heal(said(folder, text))
+    assert caught.value.code == code
+    assert message in caught.value.message
+    assert caught.value.help
+
+
+def test_answers_that_are_all_empty_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = answers.Continuation((), 2)
+    monkeypatch.setattr(
+        answers, "continued", lambda model, t, asked, *_, **__: [ended] * len(asked)
+    )
+    with pytest.raises(CalibrationError, match="all 32 first answers to these prompts are empty"):
+        heal(said(folder, HEAL))
+
+
+def test_a_file_of_prompts_has_rows(folder: Path) -> None:
+    (folder / "prompts.txt").write_text(letters(99))
+    with pytest.raises(CalibrationError, match="prompts must be JSON Lines"):
+        heal(said(folder, HEAL.replace("jsonl", "txt")))
+
+
+def test_a_teacher_with_nan_is_refused_before_anything_is_learned(folder: Path) -> None:
+    told: list[Event] = []
+    file = folder / "base" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(Exception, match="holds NaN") as caught:
+        heal(said(folder, HEAL), on_event=told.append)
+    assert "its teacher's predictions are NaN" in str(caught.value)
+    assert {type(event) for event in told} == {TeacherAnswered}

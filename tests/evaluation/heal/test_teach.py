@@ -1,0 +1,353 @@
+"""Predictions as files: what a teacher writes, what healing reads, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import gptailor
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.evaluation.heal import train
+from gptailor.evaluation.heal.predictions_file import PredictionsFile, write_predictions
+from gptailor.evaluation.heal.teach import TeachResult, teach
+from gptailor.evaluation.objectives.datasets import CalibrationError
+from gptailor.plan import optional_packages
+from gptailor.plan.faults import TailorError
+from tests.healing import heal, said
+from tests.said import in_process
+from tests.tiny import letters, tiny_model
+
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
+
+F32 = torch.float32
+HEAL = 'drop L2\nheal on "taught.parquet" tokens 256 rank 4'
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_model("llama", tmp_path / "base", layers=4)
+    rows = [{"text": letters(9 + n % 5, seed=n)} for n in range(300)]
+    (tmp_path / "text.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def taught(folder: Path, *, length: int = 16, tokens: int | None = 512) -> TeachResult:
+    texts, file = folder / "text.jsonl", folder / "taught.parquet"
+    return teach(folder / "base", texts, file, length=length, tokens=tokens, dtype=F32, force=True)
+
+
+def noted(folder: Path, key: str, **notes: object) -> None:
+    """Change what a file notes of its format or its origin."""
+    file = folder / "taught.parquet"
+    table = parquet.read_table(file)
+    metadata = dict(table.schema.metadata)
+    metadata[key.encode()] = json.dumps(json.loads(metadata[key.encode()]) | notes)
+    parquet.write_table(table.replace_schema_metadata(metadata), file)
+
+
+# -------------------------------------------------------------------------------------- the file
+
+
+def test_predictions_are_those_of_the_model(folder: Path) -> None:
+    written = taught(folder)
+    file = PredictionsFile.open(folder / "taught.parquet")
+    assert (written.sequences, written.tokens, written.kept) == (32, 512, 64)
+    assert file.sequences.shape == (32, 16)
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    with torch.no_grad():
+        logits = model(file.sequences).logits.log_softmax(-1)
+    rows = list(range(31, -1, -1))
+    found = {rows[place]: (tokens, logs) for place, tokens, logs in file.read(rows, 5)}
+    for row, (tokens, logs) in found.items():
+        expected, _ = logits[row].topk(5)
+        torch.testing.assert_close(logs[:, :5], expected, atol=1e-5, rtol=1e-5)
+        own = logits[row].gather(1, tokens.long())
+        torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logs.exp().sum(1), torch.ones(16))
+
+
+def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
+    taught(folder)
+    table = parquet.read_table(folder / "taught.parquet")
+    row = table.slice(3, 1).to_pylist()[0]
+    file = PredictionsFile.open(folder / "taught.parquet")
+    [(_, tokens, logs)] = file.read([3], 64)
+    assert row["input_ids"] == file.sequences[3].tolist()
+    packed = int.from_bytes(bytes(row["bytepacked_indices"][7]), "big")
+    bits = 8 * len(row["bytepacked_indices"][7])
+    by_hand = [packed >> (bits - 6 * (n + 1)) & 63 for n in range(64)]  # 64 tokens: 6 bits each
+    assert by_hand == tokens[7].tolist()
+    raw = torch.frombuffer(bytearray(row["compressed_logprobs"][7]), dtype=torch.float32)
+    assert torch.equal(raw, logs[7])
+    assert torch.equal(raw, raw.sort(descending=True).values)
+    settings = json.loads(table.schema.metadata[b"distillkit"])
+    assert (settings["d"], settings["k"], settings["exact_k"]) == (64, 64, 64)
+
+
+# ----------------------------------------------------------------------------------- learning
+
+
+def test_healing_learns_from_a_file(folder: Path) -> None:
+    taught(folder)
+    found = heal(said(folder, HEAL))
+    assert found.tokens == 256
+    assert found.healed < found.start
+    again = heal(said(folder, HEAL))
+    assert again.healed == found.healed
+
+
+@pytest.mark.parametrize("text", ['"taught.parquet"', '"taught.parquet", "few.parquet" weight 2'])
+def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
+    """Each sequence has its own predictions, in any order and beside a file with fewer of them."""
+    taught(folder)
+    notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
+    file = PredictionsFile.open(folder / "taught.parquet")
+    found = sorted(file.read(range(32), 5), key=lambda each: each[0])
+    tokens, logs = (torch.cat([each[part] for each in found]) for part in (1, 2))
+    chunks = [(file.sequences, tokens, logs[:, :5])]
+    write_predictions(folder / "few.parquet", chunks, 5, 64, notes)
+    learned = heal(said(folder, f"heal on {text} tokens 256 rank 4"))
+    assert learned.start == pytest.approx(0, abs=1e-5)
+    other = heal(said(folder, f"drop L2\nheal on {text} tokens 256 rank 4"))
+    assert other.start > 0.001
+
+
+def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:
+    tiny_model("llama", folder / "teacher", layers=6, seed=1)
+    teach(folder / "teacher", folder / "text.jsonl", folder / "taught.parquet", length=16)
+    found = heal(said(folder, 'heal on "taught.parquet" tokens 256 rank 4'))
+    assert found.start > 0.01, "the base differs from its teacher"
+    assert found.healed < found.start
+
+
+def test_a_compiled_folder_says_what_it_learned_from(folder: Path) -> None:
+    taught(folder)
+    plan = said(folder, HEAL)
+    written = gptailor.compile(plan, folder / "out", locking=True)
+    card = (folder / "out" / "README.md").read_text()
+    assert "distribution of the model that made the predictions on a text" in card
+    assert "taught.parquet" in card
+    assert gptailor.verify(folder / "out").result == "verified"
+    (folder / "taught.parquet").unlink()
+    teach(folder / "base", folder / "text.jsonl", folder / "taught.parquet", tokens=300, length=16)
+    with pytest.raises(CheckpointError, match=r"C704.*the calibration text of 'heal'"):
+        gptailor.compile(plan, folder / "again", locked=written.lock)
+
+
+def test_files_and_texts_are_mixed(folder: Path) -> None:
+    taught(folder)
+    text = 'drop L2\nheal on "taught.parquet", "text.jsonl" tokens 512 rank 4'
+    found = heal(said(folder, text))
+    assert [text.tokens for text in found.texts] == [256, 256]
+    assert found.healed < found.start
+
+
+def test_without_tokens_the_whole_text_is_taught(folder: Path) -> None:
+    written = taught(folder, tokens=None)
+    lengths = [9 + n % 5 + 1 for n in range(300)]
+    assert written.sequences == sum(lengths) // 17
+
+
+def test_a_killed_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = taught(folder)
+    bytes_ = whole.file.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gptailor.evaluation.heal.teach.write_predictions", killed)
+        with pytest.raises(KeyboardInterrupt):
+            taught(folder)
+    assert whole.file.read_bytes() == bytes_, "the old file stays"
+    monkeypatch.setattr("gptailor.evaluation.forward.evaluator.Evaluator.run", killed)
+    assert taught(folder).bytes == len(bytes_), "nothing is predicted twice"
+    assert whole.file.read_bytes() == bytes_
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+def test_a_teacher_that_is_healed_is_refused(folder: Path) -> None:
+    plan = said(folder, 'drop L2\nheal on "text.jsonl" tokens 64')
+    with pytest.raises(TailorError, match="compile it, and name its folder"):
+        teach(plan, folder / "text.jsonl", folder / "taught.parquet")
+
+
+@pytest.mark.parametrize(("length", "why"), [(0, "from 1 to"), (10**6, "from 1 to")])
+def test_a_length_beyond_the_model_is_refused(folder: Path, length: int, why: str) -> None:
+    with pytest.raises(TailorError, match=why):
+        taught(folder, length=length)
+    assert not (folder / "taught.parquet").exists()
+
+
+def test_a_file_is_replaced_only_by_force_and_ends_in_its_suffix(folder: Path) -> None:
+    taught(folder)
+    text, file = folder / "text.jsonl", folder / "taught.parquet"
+    with pytest.raises(CheckpointError, match="--force"):
+        teach(folder / "base", text, file)
+    with pytest.raises(CheckpointError, match=r"name it taught\.parquet"):
+        teach(folder / "base", text, folder / "taught")
+    with pytest.raises(CalibrationError, match="C806"):
+        teach(folder / "base", text, file, tokens=10**6, force=True)
+    assert PredictionsFile.open(file).length == 16
+
+
+@pytest.mark.parametrize(
+    ("key", "notes", "why"),
+    [
+        ("distillkit", {"exact_k": 1}, "another format"),
+        ("distillkit", {"delta_encoding": True}, "another format"),
+        ("distillkit", {"k": None}, "another format|no notes"),
+        ("distillkit", {"k": 0, "exact_k": 0}, "another format"),
+        ("distillkit", {"k": 65, "exact_k": 65}, "another format"),
+        ("distillkit", {"k": 5, "exact_k": 5}, "bytes of predictions where"),
+        ("distillkit", {"d": 128}, "predicts 128 tokens, and the plan's model 64"),
+        ("gptailor", {"tokenizer": "another"}, "another tokenizer"),
+    ],
+)
+def test_a_file_in_another_format_is_refused(
+    folder: Path, key: str, notes: dict[str, object], why: str
+) -> None:
+    taught(folder)
+    noted(folder, key, **notes)
+    with pytest.raises(CalibrationError, match=rf"C814.*({why})"):
+        heal(said(folder, HEAL))
+
+
+def test_a_file_without_notes_is_refused(folder: Path) -> None:
+    taught(folder)
+    file = folder / "taught.parquet"
+    parquet.write_table(parquet.read_table(file).replace_schema_metadata(None), file)
+    with pytest.raises(CalibrationError, match=r"C814.*no notes"):
+        heal(said(folder, HEAL))
+
+
+@pytest.mark.parametrize("broken", ["tokens", "logs", "sequences"])
+def test_numbers_that_are_no_predictions_are_refused(folder: Path, broken: str) -> None:
+    file = folder / "taught.parquet"
+    taught(folder)
+    notes = json.loads(parquet.read_schema(file).metadata[b"gptailor"])
+    sequences = torch.randint(0, 60, (32, 16))
+    tokens, logs = torch.arange(4).repeat(512, 1).int(), torch.full((512, 4), -2.0)
+    if broken == "tokens":
+        tokens[300, 2] = 63  # of 61 that there are
+    elif broken == "logs":
+        logs[7, 1] = torch.nan
+    else:
+        sequences[3, 3] = 10**6
+    vocabulary = 61 if broken == "tokens" else 64
+    write_predictions(file, [(sequences, tokens, logs)], 4, vocabulary, notes)
+
+    def read() -> None:
+        opened = PredictionsFile.open(file)
+        opened.refuse_other_tokens(notes["tokenizer"], vocabulary)
+        list(opened.read(range(32), 4))
+
+    with pytest.raises(CalibrationError, match=r"C814.*(beyond the|NaN)"):
+        read()
+
+
+def test_sequences_have_one_length_that_the_model_takes(folder: Path) -> None:
+    taught(folder)
+    taught_again = folder / "other.parquet"
+    teach(folder / "base", folder / "text.jsonl", taught_again, length=8, tokens=512)
+    both = 'drop L2\nheal on "taught.parquet", "other.parquet" tokens 256'
+    with pytest.raises(CalibrationError, match=r"C814.*8 tokens, and those of .* have 16"):
+        heal(said(folder, both))
+    file = folder / "taught.parquet"
+    table = parquet.read_table(file)
+    shorter = table.slice(0, 1).to_pylist()
+    shorter[0] = {name: values[:9] for name, values in shorter[0].items()}
+    rows = pa.Table.from_pylist(shorter, schema=table.schema)
+    parquet.write_table(pa.concat_tables([table, rows]), file)
+    with pytest.raises(CalibrationError, match="from 9 to 16 tokens"):
+        heal(said(folder, HEAL))
+
+
+def test_a_model_that_takes_less_is_refused(folder: Path) -> None:
+    taught(folder, length=100, tokens=None)
+    tiny_model("llama", folder / "short", layers=4, max_position_embeddings=64)
+    plan = said(folder, HEAL)
+    (folder / "base").rename(folder / "long")
+    (folder / "short").rename(folder / "base")
+    with pytest.raises(
+        CalibrationError, match=r"100 tokens, and the model takes 64[^$]*--length 64"
+    ):
+        heal(plan)
+
+
+def test_the_command_says_what_it_wrote(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    call = in_process(capsys)
+    said_ = call("teach", "base", "text.jsonl", "-o", "a.parquet", "--tokens", 512, "--length", 16)
+    assert said_.code == 0
+    assert "a.parquet: 32 sequences of 16 tokens, with 64 predictions after each" in said_.out
+    again = call("teach", "base", "text.jsonl", "-o", "a.parquet", "--memory", "1MB", "--force")
+    assert again.code == 0
+    assert call("teach", "base", "text.jsonl", "-o", "a.parquet").code == 3
+    for statement in ('bridge on "a.parquet"', 'search { minimize nll("a.parquet") }'):
+        (folder / "plan.tailor").write_text(
+            f'tailor 1\nmodel base = "./base"\ndrop any 1 of L1..L2\n{statement}\n'
+        )
+        checked = call("check", "plan.tailor")
+        assert checked.code == 1
+        assert "C803" in checked.err
+    monkeypatch.setitem(optional_packages.EXTRAS, "parquet", ("no_such_module",))
+    missing = call("teach", "base", "text.jsonl", "-o", "b.parquet")
+    assert "pip install 'gptailor[parquet]'" in missing.err
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 is how they begin", b'{"text": "a"}\n'])
+def test_what_is_no_parquet_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "taught.parquet").write_bytes(content)
+    with pytest.raises(CalibrationError, match=r"C814.*can't be read as Parquet"):
+        heal(said(folder, HEAL))
+
+
+def test_a_parquet_file_of_something_else_is_refused(folder: Path) -> None:
+    parquet.write_table(pa.table({"text": ["a", "b"]}), folder / "taught.parquet")
+    with pytest.raises(CalibrationError, match=r"C814.*'bytepacked_indices'"):
+        heal(said(folder, HEAL))
+
+
+def test_only_healing_reads_predictions(folder: Path) -> None:
+    taught(folder)
+    with pytest.raises(TailorError, match=r"C803.*only 'heal' learns from it"):
+        gptailor.evaluate(folder / "base", f'nll("{folder / "taught.parquet"}")')
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('drop L2\nheal on "t.parquet" from base', "can't have another teacher"),
+        ('drop L2\nheal from base on "t.parquet"', "can't have another teacher"),
+        ('drop L2\nheal on answers("t.parquet")', "no prompts"),
+        ('drop L2\nheal on "t.parquet" loss answers', "mark the tokens of answers"),
+    ],
+)
+def test_predictions_have_their_own_teacher(folder: Path, text: str, why: str) -> None:
+    with pytest.raises(gptailor.PlanError) as error:
+        said(folder, text)
+    [fault] = error.value.faults
+    assert fault.code == "P712"
+    assert why in fault.message
+
+
+def test_the_tokenizer_is_that_of_the_teacher(folder: Path) -> None:
+    taught(folder)
+    file = PredictionsFile.open(folder / "taught.parquet")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    text = tokenizer.decode(file.sequences[0])
+    assert set(text.replace(tokenizer.eos_token or "", "")) - {" "} <= set(letters(500, seed=1))

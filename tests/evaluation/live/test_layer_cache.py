@@ -1,0 +1,204 @@
+"""Layers that come and go: the same numbers, within the memory that was given."""
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import gptailor
+from gptailor.evaluation.live.content_keys import Content
+from gptailor.evaluation.live.layer_cache import LayerStream, LayerTensors, peers_of
+from gptailor.evaluation.live.stitch import Stitched, Stitcher
+from gptailor.evaluation.live.template import decoder_layers
+from gptailor.evaluation.repair import stitch
+from gptailor.evaluation.speed import parameters
+from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
+
+TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44, 21, 9]])
+CUT = "drop L1; L2 from math; L3 = merge(L3 base, L3 math, 0.3); embed from math"
+KEPT = 5
+"""Layers of that plan."""
+
+Say = Callable[[str], Plan]
+
+
+@pytest.fixture
+def say(family: Path) -> Say:
+    """Plans over two tiny models."""
+    head = "".join(f'model {name} = "{family / name}"\n' for name in ("base", "math"))
+    return lambda text: gptailor.loads(f"tailor 1\n{head}{text}\n")
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    with torch.inference_mode():
+        return model(TOKENS).logits
+
+
+def held(stitched: Stitched) -> int:
+    """Bytes of the model that are there now."""
+    return sum(p.nbytes for p in stitched.model.parameters() if not p.is_meta)
+
+
+def size(model: PreTrainedModel) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def layer_bytes(model: PreTrainedModel) -> int:
+    return sum(parameter.nbytes for parameter in decoder_layers(model)[0].parameters())
+
+
+def streamed(plan: Plan, whole: PreTrainedModel, layers: int) -> Stitched:
+    """The plan with memory for so many of its layers."""
+    memory = size(whole) - (KEPT - layers) * layer_bytes(whole)
+    return Stitcher(prepare(plan).models, memory=memory).stitch(plan)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
+def test_streamed_layers_compute_the_same(layers: int, say: Say) -> None:
+    plan = say(CUT)
+    whole = stitch(plan)
+    live = streamed(plan, whole, layers)
+    for _ in range(2):
+        assert torch.equal(logits(live.model), logits(whole))
+    assert held(live) == size(whole) - KEPT * layer_bytes(whole)
+    inputs = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(live.model.generate(TOKENS, **inputs), whole.generate(TOKENS, **inputs))
+
+
+@pytest.mark.parametrize(("layers", "made"), [(1, 12), (2, 12), (3, 11), (5, 9), (8, 6)])
+def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -> None:
+    """Two passes over six layers: all that stay are made once, the others twice."""
+    alive: set[int] = set()
+    calls: list[Content] = []
+    fixed, each = 100, 1000
+
+    def make(content: Content) -> LayerTensors:
+        tensor = torch.zeros(each // 4)
+        calls.append(content)
+        alive.add(id(tensor))
+        weakref.finalize(tensor, alive.discard, id(tensor))
+        assert fixed + each * len(alive) <= fixed + layers * each
+        return {"weight": tensor}
+
+    contents = [Content(str(number), "", ()) for number in range(6)]
+    one = LayerStream(make, lambda _: True, torch.device("cpu"), fixed + layers * each)
+    one.expect(len(contents), fixed, each)
+    for _ in range(2):
+        for number, content in enumerate(contents):
+            layer = one.enter(content)
+            if number + 1 < len(contents):
+                one.prefetch(contents[number + 1])
+            del layer
+            one.leave(content)
+    assert len(calls) == made
+
+
+@pytest.mark.parametrize(("rooms", "made"), [((), 12), ((3000,), 9), ((1000, 3000), 8)])
+def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None:
+    """Two passes over six layers, of which none stays: those that wait are made once."""
+    calls: list[Content] = []
+
+    def make(content: Content) -> LayerTensors:
+        calls.append(content)
+        return {"weight": torch.full((250,), float(content.kind))}
+
+    cpu = torch.device("cpu")
+    one = LayerStream(make, lambda _: False, cpu, 2000, [(cpu, room) for room in rooms])
+    one.expect(6, 0, 1000)
+    contents = [Content(str(number), "", ()) for number in range(6)]
+    for content in contents * 2:
+        assert (one.enter(content)["weight"] == float(content.kind)).all()
+        one.leave(content)
+    assert len(calls) == made
+
+
+def test_more_gpus_than_there_are_is_one_message() -> None:
+    with pytest.raises(TailorError, match="expected 2 GPUs for the layers, got 0"):
+        peers_of(torch.device("cpu"), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_layers_that_wait_on_a_gpu_compute_the_same() -> None:
+    """The other device is the same one here: what matters is who waits for whose copy."""
+    gpu = torch.device("cuda")
+    draws = [torch.randn(1 << 20, generator=torch.manual_seed(n)) for n in range(6)]
+    made: list[str] = []
+
+    def make(content: Content) -> LayerTensors:
+        made.append(content.kind)
+        return {"weight": draws[int(content.kind)].to(gpu)}
+
+    size = 4 << 20
+    one = LayerStream(make, lambda _: True, gpu, 2 * size, [(gpu, 6 * size)])
+    one.expect(6, 0, size)
+    contents = [Content(str(number), "", ()) for number in range(6)]
+    for number, content in enumerate(contents * 5):
+        layer = one.enter(content)
+        one.prefetch(contents[(number + 1) % 6])
+        assert torch.equal(layer["weight"].cpu(), draws[number % 6])
+        one.leave(content)
+    assert sorted(made) == list("012345")
+
+
+def test_layers_that_fell_out_of_use_make_room() -> None:
+    one = LayerStream(
+        lambda _: {"weight": torch.zeros(250)}, lambda _: False, torch.device("cpu"), 5000
+    )
+    one.expect(3, 0, 1000)
+    first, second = ([Content(f"{k}{n}", "", ()) for n in range(3)] for k in "ab")
+    for contents in (first, second, second, second):
+        for content in contents:
+            one.enter(content)
+            one.leave(content)
+    assert not any(content in one.resident for content in first)
+    assert all(content in one.resident for content in second)
+
+
+def test_a_lent_layer_is_there_and_gone(say: Say) -> None:
+    plan = say("drop L1; L2 from math")
+    whole = stitch(plan)
+    live = streamed(plan, whole, 3)
+    assert parameters(live.model) == parameters(whole)
+    with live.layer(1) as layer, live.layer(1) as again:
+        assert layer is again
+        mine = dict(layer.named_parameters())
+        for name, parameter in decoder_layers(whole)[1].named_parameters():
+            assert torch.equal(mine[name], parameter)
+    assert all(parameter.is_meta for parameter in layer.parameters())
+
+
+def test_a_failed_pass_leaves_nothing_behind(say: Say) -> None:
+    plan = say("drop L1; L2 from math")
+    whole = stitch(plan)
+    live = streamed(plan, whole, 3)
+
+    def fail(*_: object) -> None:
+        raise KeyError("a hook of somebody's")
+
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        handle = getattr(decoder_layers(live.model)[2], register)(fail)
+        with pytest.raises(KeyError):
+            logits(live.model)
+        handle.remove()
+        assert held(live) == size(whole) - KEPT * layer_bytes(whole)
+        assert torch.equal(logits(live.model), logits(whole))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_streaming_on_a_gpu_changes_nothing(say: Say) -> None:
+    plan = say(CUT)
+    whole = stitch(plan, device="cuda")
+    memory = size(whole) - 3 * layer_bytes(whole)
+    live = stitch(plan, device="cuda", memory=memory)
+    tokens = TOKENS.cuda()
+    with torch.inference_mode():
+        assert torch.equal(whole(tokens).logits, live(tokens).logits)
+        assert torch.allclose(whole(tokens).logits.cpu(), stitch(plan)(TOKENS).logits, atol=1e-4)

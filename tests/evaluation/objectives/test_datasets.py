@@ -1,0 +1,167 @@
+"""Calibration files: what is read of them, what is refused and where, and how samples are drawn."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptailor.evaluation.objectives.datasets import (
+    CalibrationError,
+    Exchange,
+    Passage,
+    Question,
+    joined_text,
+    order,
+    read_exchanges,
+    read_questions,
+    read_texts,
+)
+
+Read = Callable[[Path], list]
+
+
+def written(folder: Path, *lines: object, name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(texts), encoding="utf-8")
+    return path
+
+
+def test_a_text_file_is_one_passage(tmp_path: Path) -> None:
+    path = written(tmp_path, "one", '{"text": "two"}', name="text.txt")
+    assert read_texts(path) == [Passage('one\n{"text": "two"}')]
+
+
+def test_rows_of_text_have_their_lines(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        {"text": "a\u2028b", "source": "web"},
+        "",
+        {"prompt": "p", "response": "r"},
+        {"context": "c", "answer": "a", "aliases": ["b"]},
+    )
+    assert read_texts(path) == [
+        Passage("a\u2028b", 1),
+        Exchange("p", "r", (), 3),
+        Exchange("c", "a", ("b",), 4),
+    ]
+
+
+def test_a_mark_and_other_line_ends_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.JSONL"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b\xe2\x80\xa8"}\r\n')
+    assert read_texts(path) == [Passage("a", 1), Passage("b\u2028", 3)]
+
+
+def test_choices_follow_their_context_after_a_blank(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        {"query": "Is it?", "choices": ["yes", " no"], "gold": 1},
+        {"context_options": ["The cat", "The dog "], "continuation": "ran", "gold": 0},
+        {"query": "", "choices": ["yes", "no"], "gold": 0},
+    )
+    assert read_questions(path) == [
+        Question((("Is it?", " yes"), ("Is it?", " no")), ("yes", " no"), 1, 1),
+        Question((("The cat", " ran"), ("The dog ", "ran")), ("The cat", "The dog "), 0, 2),
+        Question((("", "yes"), ("", "no")), ("yes", "no"), 0, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "message"),
+    [
+        (read_texts, {"content": "a"}, "the row has no 'text'; it has 'content'"),
+        (read_texts, {}, "the row has no 'text'; it is empty"),
+        (read_texts, {"text": ""}, "'text' is empty"),
+        (read_texts, {"text": 3}, "'text' is not a text"),
+        (read_texts, {"prompt": "p"}, "the row has no 'text'; it has 'prompt'"),
+        (read_texts, '{"text": "\\ud800"}', "'text' has half a surrogate pair"),
+        (read_questions, {"query": "q", "gold": 0}, "the row has no 'choices'"),
+        (read_questions, {"query": "q", "choices": ["a", "b"]}, "the row has no 'gold'"),
+        (read_questions, {"choices": ["a", "b"], "gold": 0}, "the row has no 'query'"),
+        (read_questions, {"query": "q", "choices": "ab", "gold": 0}, "is a list of texts"),
+        (read_questions, {"query": "q", "choices": ["a", 1], "gold": 0}, "is not a text"),
+        (read_questions, {"query": "q", "choices": ["a", ""], "gold": 0}, "is empty"),
+        (read_questions, {"query": "q", "choices": ["a"], "gold": 0}, "nothing to choose from"),
+        (read_questions, {"query": "q", "choices": ["a", "b"], "gold": 2}, "from 0 to 1"),
+        (read_questions, {"query": "q", "choices": ["a", "b"], "gold": -1}, "from 0 to 1"),
+        (read_questions, {"query": "q", "choices": ["a", "b"], "gold": True}, "from 0 to 1"),
+        (read_questions, {"context_options": ["a", "b"], "gold": 0}, "no 'continuation'"),
+        (read_exchanges, {"context": "c"}, "the row has no 'answer'"),
+        (read_exchanges, {"context": "c", "answer": "a", "aliases": "b"}, "is a list of texts"),
+    ],
+)
+def test_a_row_that_lacks_something_is_refused(
+    tmp_path: Path, read: Read, row: object, message: str
+) -> None:
+    sound = {"text": "t", "query": "q", "choices": ["a", "b"], "gold": 0}
+    path = written(tmp_path, {**sound, "context": "c", "answer": "a"}, "", row)
+    with pytest.raises(CalibrationError) as caught:
+        read(path)
+    assert (caught.value.code, caught.value.line) == ("C804", 3)
+    assert message in caught.value.message
+    assert str(caught.value).startswith("error[C804]: ")
+    assert f" --> {path}:3\n" in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_texts, read_questions, read_exchanges])
+@pytest.mark.parametrize(
+    ("content", "code", "line"),
+    [
+        (b"", "C802", None),
+        (b"\n \n", "C802", None),
+        (b'\n{"text": ', "C803", 2),
+        (b"[1]", "C803", 1),
+        (b"[" * 100_000, "C803", 1),
+        (b"\xff{}", "C801", None),
+    ],
+)
+def test_a_file_that_has_no_rows_is_refused(
+    tmp_path: Path, read: Read, content: bytes, code: str, line: int | None
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(CalibrationError) as caught:
+        read(path)
+    assert (caught.value.code, caught.value.line) == (code, line)
+
+
+def test_an_empty_text_and_an_absent_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="C802"):
+        read_texts(written(tmp_path, " ", "", name="text.txt"))
+    with pytest.raises(CalibrationError, match=r"C801.*No such file"):
+        read_texts(tmp_path / "absent.txt")
+    with pytest.raises(CalibrationError, match=r"C801.*directory"):
+        read_texts(tmp_path)
+
+
+def test_a_path_shows_without_control_characters(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        read_texts(tmp_path / "a\x1b[31m.txt")
+    assert "\x1b" not in str(caught.value)
+
+
+@given(st.integers(0, 60), st.integers(0, 2**53))
+def test_samples_are_drawn_once_each(size: int, seed: int) -> None:
+    assert sorted(order(size, seed)) == list(range(size))
+
+
+@given(st.integers(1, 60), st.integers(0, 2**53))
+def test_more_rows_leave_the_order_of_the_others(size: int, seed: int) -> None:
+    longer = order(size + 1, seed)
+    assert [number for number in longer if number < size] == order(size, seed)
+
+
+def test_the_order_is_the_seeds() -> None:
+    assert order(8, 0) == [3, 7, 5, 4, 2, 6, 0, 1]
+    assert order(8, 0) != order(8, 1)
+
+
+@given(st.text(), st.text(min_size=1))
+def test_context_and_continuation_are_apart(context: str, continuation: str) -> None:
+    text = context + joined_text(context, continuation)
+    assert not context or text[len(context) - 1].isspace() or text[len(context)].isspace()
+    assert joined_text(context, continuation) in (continuation, f" {continuation}")

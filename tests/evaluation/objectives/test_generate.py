@@ -1,0 +1,94 @@
+"""`generate`: a batch says what the model says after each prompt alone; answers are compared."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from gptailor.evaluation.objectives import prepare_objective
+from gptailor.evaluation.objectives.base import ObjectiveContext
+from gptailor.evaluation.objectives.generate import Generative, greedy, normalised_answer
+from gptailor.evaluation.objectives.tokens import Prompt
+from gptailor.plan.plan import Objective
+from tests.tiny import tiny_model
+
+TEXTS = ("the cat", "a", "one and two and three", "the dog sat")
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2", "gpt2"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    logging.disable_progress_bar()
+    return tiny_model(request.param, tmp_path_factory.mktemp(request.param), layers=2)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> AutoTokenizer:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def alone(model: PreTrainedModel, tokens: tuple[int, ...], most: int) -> list[int]:
+    """The likeliest token after all tokens so far, by a whole forward pass each."""
+    said: list[int] = []
+    while len(said) < most:
+        with torch.no_grad():
+            logits = model(torch.tensor([[*tokens, *said]]), use_cache=False).logits[0, -1]
+        said.append(int(logits.argmax()))
+        if said[-1] == 2:
+            return said[:-1]
+    return said
+
+
+def test_a_batch_says_what_each_prompt_says_alone(
+    model: PreTrainedModel, tokenizer: AutoTokenizer
+) -> None:
+    model.generation_config.repetition_penalty = 9.0  # a model's own taste counts for nothing
+    own = model.generation_config
+    prompts = [Prompt(tuple(tokenizer.encode(text)), 4 + n) for n, text in enumerate(TEXTS)]
+    said = [alone(model, p.tokens, p.most) for p in prompts]
+    wanted = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
+    for batch_tokens in (1, 4096):
+        assert greedy(model, tokenizer, prompts, batch_tokens) == wanted
+    assert model.generation_config is own
+
+
+def test_text_ends_before_a_stop(model: PreTrainedModel, tokenizer: AutoTokenizer) -> None:
+    tokens = tuple(tokenizer.encode("the cat"))
+    [whole] = greedy(model, tokenizer, [Prompt(tokens, 12)], 64)
+    stop = whole[3:5]
+    said = greedy(model, tokenizer, [Prompt(tokens, 12, (stop, "€")), Prompt(tokens, 12)], 64)
+    assert said == [whole[: whole.index(stop)], whole]
+
+
+def test_the_answers_are_those_that_the_model_says(
+    model: PreTrainedModel, tokenizer: AutoTokenizer, tmp_path: Path
+) -> None:
+    for text in TEXTS[:2]:
+        said = alone(model, tuple(tokenizer.encode(text)), 6)
+        after = next((i for i, token in enumerate(said) if i and token not in said[:i]), None)
+        if after is None:
+            continue
+        model.generation_config.eos_token_id = [2, said[after]]
+        answer = tokenizer.decode(said[:after], skip_special_tokens=True).split("\n")[0]
+        right = {"context": f"{text} ", "answer": "no", "aliases": [f" {answer}\t"]}
+        wrong = {"context": text, "answer": f"{answer}?"}
+        (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, (right, wrong, wrong))))
+        prepared = prepare_objective(
+            Objective(direction="maximize", name="generate", arguments={"file": "answers.jsonl"}),
+            ObjectiveContext(tokenizer=tokenizer, folder=tmp_path, positions=128),
+        )
+        assert isinstance(prepared, Generative)
+        assert prepared.judge(model).value == pytest.approx(1 / 3)
+
+
+def test_blanks_count_for_nothing_and_case_does() -> None:
+    assert normalised_answer("  a \t b\n") == "a b"
+    assert normalised_answer("e\u0301") == normalised_answer("\u00e9")
+    assert normalised_answer("A") != normalised_answer("a")

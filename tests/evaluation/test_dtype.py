@@ -1,0 +1,83 @@
+"""What models compute in where nobody says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.dtype import quick_dtype
+from gptailor.evaluation.evaluate import evaluate
+from gptailor.evaluation.scores import Score, TargetSize
+from gptailor.evaluation.space_trials import opened
+from gptailor.lang.parse import load
+from gptailor.searching.evaluate import computing
+from gptailor.searching.run_files import EarlierRun
+from gptailor.searching.settings import Resources
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of a model that is stored in bfloat16."""
+    folder = tmp_path_factory.mktemp("halves")
+    tiny_model("llama", folder / "base", layers=4, dtype="bfloat16")
+    (folder / "rows.jsonl").write_text(json.dumps({"text": "a cat sat " * 9}))
+    (folder / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L2\n')
+    return folder / "cut.tailor"
+
+
+def slow_halves(there: pytest.MonkeyPatch, slow: bool) -> None:
+    there.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not slow)
+
+
+def judged(plan: Path, dtype: torch.dtype | None = None) -> tuple[float, TargetSize]:
+    found = evaluate(plan, 'nll("rows.jsonl")', folder=plan.parent, dtype=dtype)
+    outcome = found.results[0].outcome
+    assert isinstance(outcome, Score)
+    return outcome.value, found.subjects[0]
+
+
+def test_a_processor_without_products_of_16_bits_computes_in_float32(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_halves(monkeypatch, True)
+    quick, size = judged(plan)
+    wide, _ = judged(plan, torch.float32)
+    halves, of_halves = judged(plan, torch.bfloat16)
+    assert quick == wide != halves
+    assert size == of_halves, "a KV cache is said in the model's own dtype"
+
+    slow_halves(monkeypatch, False)
+    assert judged(plan) == (halves, of_halves)
+
+
+def models_of(plan: Path) -> dict[str, Opened]:
+    return opened(load(plan))[1]
+
+
+def test_only_what_is_slow_and_fits_is_widened(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = models_of(plan)
+    slow_halves(monkeypatch, True)
+    assert quick_dtype(models, "cpu") == torch.float32
+    assert quick_dtype(models, "meta") is None
+    monkeypatch.setattr("gptailor.evaluation.dtype._ROOM", 0.0)
+    assert quick_dtype(models, "cpu") is None
+
+
+def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = models_of(plan)
+    slow_halves(monkeypatch, True)
+    assert computing(Resources(), models, None).dtype == "float32"
+    assert computing(Resources(), models, EarlierRun(dtype=None)).dtype is None
+    assert (
+        computing(Resources(dtype="bfloat16"), models, EarlierRun(dtype=None)).dtype == "bfloat16"
+    )
+    slow_halves(monkeypatch, False)
+    assert computing(Resources(), models, None).dtype is None
+    assert computing(Resources(), models, EarlierRun(dtype="float32")).dtype == "float32"

@@ -1,0 +1,318 @@
+"""From targets and objectives to results: who shares what, what is retained, what failure is."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import gptailor
+from gptailor.evaluation.evaluate import EvaluationRun, evaluate
+from gptailor.evaluation.result import EvaluationResult
+from gptailor.evaluation.samples import Samples
+from gptailor.evaluation.scores import (
+    Failure,
+    Result,
+    Score,
+    Speed,
+    TargetSize,
+    retained_score,
+)
+from gptailor.evaluation.session import Placement
+from gptailor.evaluation.speed import speeds
+from gptailor.evaluation.targets import find_targets
+from gptailor.lang.parse import read_objective
+from gptailor.plan.events import EvaluationStep
+from gptailor.plan.faults import PlanError
+from gptailor.plan.output_size import OutputSize
+from tests.evaluation.lent import loaded
+from tests.events import only
+from tests.tiny import tiny_model
+from tests.tiny_adapter import Q, adapter, pair
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PLANS = {
+    "cut": 'tailor 1\nmodel base = "./base"\ndrop L2\n',
+    "more": 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL3 from math\ndrop L2\n',
+    "other": 'tailor 1\nmodel base = "./base"\nmodel math = "./base"\nL3 from math\n',
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judging")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed, layers=4)
+    for name, text in PLANS.items():
+        (folder / f"{name}.tailor").write_text(text)
+    rows = [{"text": "a cat " * n} for n in range(1, 6)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def score_of(judgement: EvaluationResult, at: int = 0) -> Score:
+    outcome = judgement.results[at].outcome
+    assert isinstance(outcome, Score)
+    return outcome
+
+
+def judging(world: Path, *names: str, objective: str = 'nll("rows.jsonl")') -> EvaluationRun:
+    targets = find_targets([world / name for name in names], {})
+    wishes = [read_objective(objective)]
+    return EvaluationRun(targets, wishes, Samples(world), Placement())
+
+
+def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) -> None:
+    run = judging(world, "cut.tailor", "more.tailor")
+    found = run.run(speed=False)
+    assert not found.failed
+    assert len(run.bases) == 1
+    families = {run.session.family(t.prepared.models) for t in run.targets}
+    assert len(families) == 1
+    layers_run = run.session.evaluator.layers_run
+    assert layers_run == 4 + 1 + 1, "the base's four, and what differs after L1"
+    alone = evaluate(world / "more.tailor", 'nll("rows.jsonl")', folder=world)
+    assert score_of(alone) == score_of(found, 1)
+
+
+def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:
+    merged = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL3 from math\n'
+    (world / "whole.tailor").write_text(merged)
+    (world / "again.tailor").write_text(merged + "drop L1\n")
+    targets = [world / name for name in ("cut.tailor", "more.tailor", "again.tailor")]
+    found = evaluate(targets, 'nll("rows.jsonl")', folder=world, uncut=True)
+    whole = evaluate(world / "whole.tailor", 'nll("rows.jsonl")', folder=world)
+    names = [result.target.removeprefix(f"{world}/") for result in found.results]
+    assert names == ["cut.tailor", "more.tailor", "more.tailor, uncut", "again.tailor"]
+    assert score_of(found, 2) == score_of(whole)
+
+
+def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
+    run = judging(world, "more.tailor", "other.tailor")
+    first, second = (run.session.family(target.prepared.models) for target in run.targets)
+    assert first != second
+    found = run.run(speed=False)
+    assert (
+        score_of(found, 1)
+        == evaluate(world / "base", 'nll("rows.jsonl")', folder=world).results[0].outcome
+    )
+
+
+def test_a_plan_object_and_a_file_are_the_same(world: Path) -> None:
+    plan = gptailor.load(world / "cut.tailor")
+    one, other = (
+        gptailor.evaluate(target, 'nll("rows.jsonl")', folder=world)
+        for target in (plan, world / "cut.tailor")
+    )
+    assert one.results[0].outcome == other.results[0].outcome
+
+
+def test_kl_compares_with_the_model_that_is_named(world: Path) -> None:
+    objectives = ['kl("rows.jsonl")', 'kl("rows.jsonl", from=math)']
+    found = evaluate(world / "more.tailor", objectives, folder=world)
+    from_base, from_math = score_of(found), score_of(found, 1)
+    assert from_base.value > 0
+    assert from_math.value > 0
+    assert from_base != from_math
+    assert [one.retained for one in found.results] == [None, None]
+
+
+def test_a_model_by_itself_is_compared_with_the_base_that_is_named_or_with_nothing(
+    world: Path,
+) -> None:
+    kl, math_folder = 'kl("rows.jsonl")', world / "math"
+    alone = evaluate(math_folder, kl, folder=world).results[0].outcome
+    assert isinstance(alone, Failure)
+    assert "is a model by itself" in alone.message
+    assert "--model base=FOLDER" in alone.message
+    named = evaluate(math_folder, kl, folder=world, models={"base": world / "base"})
+    assert score_of(named).value > 0
+    assert [Path(one.target).resolve() for one in named.bases] == [(world / "base").resolve()]
+    whole = gptailor.loads('tailor 1\nmodel base = "./base"\nmodel m = "./math"\nwhole from m\n',
+                           folder=world)  # fmt: skip
+    assert score_of(named) == score_of(evaluate(whole, kl, folder=world))
+    own = evaluate(world / "base", kl, folder=world, models={"base": world / "base"})
+    assert isinstance(own.results[0].outcome, Failure)
+
+
+def test_a_model_by_itself_is_held_to_the_one_base_that_the_others_have(world: Path) -> None:
+    wanted = ['nll("rows.jsonl")', 'kl("rows.jsonl")']
+    found = evaluate([world / "cut.tailor", world / "math", world / "base"], wanted, folder=world)
+    by_name = {(Path(one.target).name, one.objective[:2]): one for one in found.results}
+    assert by_name["math", "nl"].retained is not None
+    named = evaluate(world / "math", wanted, folder=world, models={"base": world / "base"})
+    assert by_name["math", "kl"].outcome == named.results[1].outcome
+    assert by_name["base", "kl"].outcome == Score(0.0, 0.0, 5), "the others' base is itself"
+    assert not found.bases
+
+
+def test_a_tokenizer_is_compared_by_what_it_does(world: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(world / "math", tuned)
+    tokenizer = AutoTokenizer.from_pretrained(tuned)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = "a trainer's"
+    tokenizer.save_pretrained(tuned)
+    names = ("tokenizer.json", "tokenizer_config.json")
+    assert all((tuned / n).read_bytes() != (world / "math" / n).read_bytes() for n in names)
+
+    def held() -> Result:
+        [_, found] = evaluate(
+            [world / "cut.tailor", tuned], 'nll("rows.jsonl")', folder=world
+        ).results
+        return found
+
+    found = held()
+    assert found.difference is not None
+    assert not found.unpaired
+    settings = json.loads((tuned / names[1]).read_text()) | {"eos_token": "a"}
+    (tuned / names[1]).write_text(json.dumps(settings))
+    tokens = json.loads((tuned / names[0]).read_text()) | {"normalizer": None}
+    (tuned / names[0]).write_text(json.dumps(tokens))
+    found = held()
+    assert found.difference is None
+    assert "its tokenizer is not the base's" in found.unpaired
+    assert "normalizer" in found.unpaired
+    assert "special tokens" in found.unpaired
+    assert "vocabulary" not in found.unpaired
+
+
+def test_bases_and_references_that_are_adapters(world: Path, tmp_path: Path) -> None:
+    tensors = {name: torch.full_like(one, 0.1) for name, one in pair(Q).items()}
+    adapter(tmp_path / "a", tensors)
+    models = f'model plain = "{world / "base"}"\nmodel base = plain + "{tmp_path / "a"}"\n'
+    swapped = f'model base = "{world / "base"}"\nmodel tuned = base + "{tmp_path / "a"}"\n'
+    objectives = ['kl("rows.jsonl")', 'kl("rows.jsonl", from={})']
+    for head, cut, other in ((models, "drop L2", "plain"), (swapped, "L0 from tuned", "tuned")):
+        plan = gptailor.loads(f"tailor 1\n{head}{cut}\n", folder=world)
+        wanted = [one.format(other) for one in objectives]
+        from_base, from_other = (
+            score_of(evaluate(plan, wanted, folder=world), at) for at in (0, 1)
+        )
+        assert from_base.value > 1e-6
+        assert (from_other.value > 1e-6) == (other == "plain")
+
+
+def test_another_folder_for_a_name(world: Path) -> None:
+    mine = evaluate(
+        world / "cut.tailor", 'nll("rows.jsonl")', folder=world, models={"base": world / "math"}
+    )
+    assert score_of(mine) != score_of(
+        evaluate(world / "cut.tailor", 'nll("rows.jsonl")', folder=world)
+    )
+    with pytest.raises(PlanError, match="no target has a model 'code'"):
+        evaluate(world / "cut.tailor", 'nll("rows.jsonl")', folder=world, models={"code": world})
+
+
+def test_progress_counts_to_the_end(world: Path) -> None:
+    told: list[EvaluationStep] = []
+    evaluate(
+        [world / "cut.tailor", world / "base"],
+        'nll("rows.jsonl")',
+        folder=world,
+        speed=True,
+        on_event=only(EvaluationStep, told.append),
+    )
+    assert [event.done for event in told] == list(range(5))
+    assert {event.total for event in told} == {4}
+
+
+def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
+    world: Path, tmp_path: Path
+) -> None:
+    folder = tiny_model("llama", tmp_path / "broken", layers=2)
+    model = loaded("llama", tmp_path / "again", num_hidden_layers=2)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    model.save_pretrained(folder)
+    found = evaluate([folder, world / "base"], 'nll("rows.jsonl")', folder=world)
+    broken, base = found.results
+    assert isinstance(broken.outcome, Failure)
+    assert broken.outcome.reason == "nan"
+    assert isinstance(base.outcome, Score)
+    assert found.failed
+    record = json.loads(found.to_json())["results"][0]
+    assert (record["score"], record["failure"]["reason"]) == (None, "nan")
+
+
+@pytest.mark.parametrize(
+    ("mine", "base", "direction", "share"),
+    [
+        (0.4, 0.5, "maximize", 0.8),
+        (2.5, 2.0, "minimize", 0.8),
+        (0.0, 0.5, "maximize", 0.0),
+        (-0.1, 0.5, "maximize", None),
+        (0.1, -0.5, "maximize", None),
+        (0.1, 0.0, "minimize", None),
+        (math.inf, 2.0, "minimize", None),
+    ],
+)
+def test_what_is_retained(mine: float, base: float, direction: str, share: float | None) -> None:
+    found = retained_score(Score(mine, 0.1, 4), Score(base, 0.1, 4), direction)
+    assert found == (None if share is None else pytest.approx(share))
+
+
+def test_nothing_is_retained_of_or_by_a_failure() -> None:
+    score, failed = Score(1.0, 0.1, 2), Failure("nan", "NaN")
+    assert retained_score(score, failed, "maximize") is None
+    assert retained_score(failed, score, "maximize") is None
+    assert retained_score(score, None, "maximize") is None
+
+
+def test_json_has_no_infinity() -> None:
+    result = Result("a", 'nll("b")', "minimize", Score(1.0, math.inf, 1))
+    subject = TargetSize("a", OutputSize(10, 40, 4, 2), Speed(1.0, 2.0))
+    record = json.loads(EvaluationResult((result,), (subject,)).to_json())
+    assert record["results"][0]["stderr"] is None
+    assert record["targets"][0]["speed"] == {"prefill": 1.0, "decoding": 2.0}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_speeds_of_a_model_and_its_base(family: str, tmp_path: Path) -> None:
+    model = loaded(family, tmp_path / "model")
+    mine, base = speeds(model, model, rounds=1)
+    assert base is not None
+    assert min(mine.prefill, mine.decoding, base.prefill, base.decoding) > 0
+    assert speeds(model, None, rounds=1)[1] is None
+
+
+# ---------------------------------------------------------------------------------- sizes and times
+
+
+def test_sizes_are_counted_and_need_no_samples(world: Path) -> None:
+    found = evaluate(world / "cut.tailor", ["parameters()", "kv_cache()"], folder=world)
+    heads, width, both, bytes_of_float = 2, 4, 2, 4
+    size = gptailor.stitch(gptailor.load(world / "cut.tailor")).num_parameters()
+    wanted = [(size, 0.0, 0), (3 * heads * width * both * bytes_of_float, 0.0, 0)]
+    outcomes = [one.outcome for one in found.results]
+    assert [(o.value, o.stderr, o.samples) for o in outcomes if isinstance(o, Score)] == wanted
+    [whole, cache] = found.bases
+    assert isinstance(whole.outcome, Score)
+    assert found.results[0].retained == size / whole.outcome.value
+    assert cache.outcome == Score(float(4 * heads * width * both * bytes_of_float), 0.0, 0)
+    assert found.results[1].retained == 3 / 4
+
+
+def test_latency_is_held_to_the_base_of_the_same_rounds(world: Path) -> None:
+    [result] = evaluate(world / "cut.tailor", ["latency()"], folder=world, speed=True).results
+    again = evaluate(world / "cut.tailor", ["latency()"], folder=world, speed=True)
+    [target] = again.subjects
+    assert target.speed is not None
+    assert target.base_speed is not None
+    assert isinstance(outcome := again.results[0].outcome, Score)
+    assert outcome.value == pytest.approx(1 / target.speed.decoding)
+    ratio = target.base_speed.decoding / target.speed.decoding
+    assert again.results[0].retained == pytest.approx(ratio)
+    assert result.retained != again.results[0].retained  # it was measured
+
+
+def test_a_size_stands_beside_what_is_read(world: Path) -> None:
+    wishes = ["parameters()", 'nll("rows.jsonl")']
+    found = evaluate([world / "cut.tailor", world / "base"], wishes, folder=world)
+    [alone] = evaluate(world / "cut.tailor", wishes[1], folder=world).results
+    assert [one.objective for one in found.results] == wishes * 2
+    assert found.results[1].outcome == alone.outcome

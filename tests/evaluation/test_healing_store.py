@@ -1,0 +1,260 @@
+"""Kept bridges and healings of this machine are reused as they were, and only for equal inputs."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptailor.evaluation import kept_tensors
+from gptailor.evaluation.heal import kept as store_module
+from gptailor.evaluation.heal.kept import HealingStore, KnownHealing
+from gptailor.evaluation.repair import fit
+from gptailor.lang.parse import loads
+from gptailor.plan.events import Event, GapBegun, HealingReused, HealingStart
+from gptailor.plan.faults import Origin, Source
+from gptailor.prepare import ready
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CUT = 'drop L2..L3; heal on "text.txt" tokens 1024'
+
+
+def healing(numbers: int, fill: float = 0.5) -> KnownHealing:
+    return KnownHealing({"0.A": torch.full((numbers,), fill)}, 1.5, 0.75, 0.1 + 0.2)
+
+
+def test_what_is_put_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+    store = HealingStore(tmp_path / "new")
+    assert store.get("one") is None
+    store.put("one", healing(7, 1 / 3))
+    found = HealingStore(tmp_path / "new").get("one")
+    assert found is not None
+    assert torch.equal(found.parameters["0.A"], healing(7, 1 / 3).parameters["0.A"])
+    assert (found.bare, found.start, found.healed) == (1.5, 0.75, 0.1 + 0.2)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["one.safetensors"]
+
+
+def test_what_was_used_longest_ago_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "KEPT_BYTES", 10_000)
+    store = HealingStore(tmp_path)
+    for age, name in enumerate(("one", "two")):
+        store.put(name, healing(1000))
+        os.utime(tmp_path / f"{name}.safetensors", (age, age))
+    assert store.get("one") is not None, "and so it was used last"
+    store.put("three", healing(1000))
+    assert [name for name in ("one", "two", "three") if store.get(name)] == ["one", "three"]
+    store.put("huge", healing(3000))
+    assert store.get("huge") is None
+    assert store.get("one") is not None
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"{" * 100])
+def test_a_file_that_is_broken_is_as_if_it_were_not_there(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "one.safetensors").write_bytes(raw)
+    assert HealingStore(tmp_path).get("one") is None
+
+
+def flipped(file: Path, bit: int) -> None:
+    """Flip one bit of a file, counted from its end if it is negative."""
+    raw = bytearray(file.read_bytes())
+    raw[(bit % (8 * len(raw))) // 8] ^= 1 << bit % 8
+    file.write_bytes(raw)
+
+
+def test_one_flipped_bit_anywhere_makes_it_unknown_and_it_is_removed(tmp_path: Path) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+    file = tmp_path / "one.safetensors"
+    sound = file.read_bytes()
+    for bit in range(0, 8 * len(sound), 7):
+        file.write_bytes(sound)
+        flipped(file, bit)
+        assert store.get("one") is None, bit
+        assert not file.exists()
+    file.write_bytes(sound)
+    assert store.get("one") is not None
+
+
+def test_another_healings_file_is_not_taken(tmp_path: Path) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+    shutil.copy(tmp_path / "one.safetensors", tmp_path / "two.safetensors")
+    assert store.get("two") is None
+    assert store.get("one") is not None
+
+
+def test_another_users_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+    monkeypatch.setattr(kept_tensors, "is_ours", lambda _: False)
+    assert store.get("one") is None
+    assert (tmp_path / "one.safetensors").exists()
+
+
+def test_a_file_that_cannot_be_touched_is_taken_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", read_only)
+    assert store.get("one") is not None
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = HealingStore(tmp_path / "file")
+    store.put("one", healing(1))
+    assert store.get("one") is None
+
+
+# ---------------------------------------------------------------------------- as the healer uses it
+
+
+class Told:
+    """Whether something was learned, or taken as it was before."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, HealingStart):
+            self.said.append("learned")
+        elif isinstance(event, HealingReused):
+            self.said.append("known")
+        elif isinstance(event, GapBegun):
+            self.said.append("fitted")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", tmp_path / name, seed=seed, layers=6)
+    words = "".join(f"the {n} cats sat on {n * n} mats. " for n in range(300))
+    (tmp_path / "text.txt").write_text(words)
+    (tmp_path / "other.txt").write_text(words[7:])
+    return tmp_path
+
+
+def healed(
+    body: str, folder: Path, *, anew: bool = False
+) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """What is said, and the tensors that come of it."""
+    plan = loads(f'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n{body}\n')
+    plan = plan.read_from(Origin(Source("<plan>", ""), folder))
+    told = Told()
+    found = fit(ready(plan), on_event=told, anew=anew)
+    return told.said, dict(found.tensors)
+
+
+def test_the_same_again_is_known_and_the_same_to_the_bit(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, first = healed(CUT, world)
+    assert said == ["learned"]
+    monkeypatch.chdir(world)
+    said, again = healed(CUT, Path())
+    assert said == ["known"], "wherever the files are seen from"
+    said, anew = healed(CUT, world, anew=True)
+    assert said == ["learned"]
+    assert first.keys() == again.keys() == anew.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name])
+        assert torch.equal(tensor, anew[name])
+
+
+def test_a_damaged_entry_is_learned_again_to_the_same_bytes(world: Path) -> None:
+    _, first = healed(CUT, world)
+    [file] = (world / "cache" / "gptailor" / "healed").iterdir()
+    flipped(file, -41)
+    for expected in ("learned", "known"):
+        said, again = healed(CUT, world)
+        assert said == [expected]
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        CUT.replace("1024", "2048"),
+        CUT + " seed 1",
+        CUT + " rank 2",
+        CUT + " rank full",
+        CUT.replace("text", "other"),
+        CUT.replace("L3;", "L4;"),
+        CUT.replace("heal on", "heal L1 on"),
+        CUT.replace("heal on", "heal from math on"),
+        CUT + "; L5 from math",
+    ],
+)
+def test_whatever_decides_the_result_is_another_healing(world: Path, other: str) -> None:
+    healed(CUT, world)
+    said, _ = healed(other, world)
+    assert said == ["learned"]
+
+
+def test_a_model_that_was_written_anew_is_another(world: Path) -> None:
+    healed(CUT, world)
+    tiny_model("llama", world / "base", seed=5, layers=6)
+    said, _ = healed(CUT, world)
+    assert said == ["learned"]
+
+
+BRIDGE = 'drop L2..L3; bridge on "text.txt" tokens 512'
+
+
+def test_a_kept_bridge_is_reused_to_the_bit(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, first = healed(BRIDGE, world)
+    assert said == ["fitted"]
+    monkeypatch.chdir(world)
+    said, again = healed(BRIDGE, Path())
+    assert said == []
+    said, anew = healed(BRIDGE, world, anew=True)
+    assert said == ["fitted"]
+    assert first.keys() == again.keys() == anew.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name])
+        assert torch.equal(tensor, anew[name])
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (BRIDGE.replace("512", "1024"), ["fitted"]),
+        (BRIDGE + " ridge 0.5", ["fitted"]),
+        (BRIDGE.replace("text", "other"), ["fitted"]),
+        (BRIDGE.replace("L3;", "L4;"), ["fitted"]),
+        (BRIDGE + "; L0 from math", ["fitted"]),
+        (BRIDGE + "; L1.mlp from math", ["fitted"]),
+        (BRIDGE + "; embed from math", ["fitted"]),
+        (BRIDGE + "; L5 from math", []),
+    ],
+)
+def test_whatever_decides_a_bridge_makes_another_one(
+    world: Path, other: str, expected: list[str]
+) -> None:
+    healed(BRIDGE, world)
+    said, known = healed(other, world)
+    assert said == expected
+    _, anew = healed(other, world, anew=True)
+    assert all(torch.equal(tensor, known[name]) for name, tensor in anew.items())
+
+
+def test_a_damaged_bridge_is_fitted_again(world: Path) -> None:
+    _, first = healed(BRIDGE, world)
+    [file] = (world / "cache" / "gptailor" / "bridged").iterdir()
+    flipped(file, -41)
+    for expected in (["fitted"], []):
+        said, again = healed(BRIDGE, world)
+        assert said == expected
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

@@ -1,0 +1,164 @@
+"""Racing: the law of paired differences, and trials that end where they have lost."""
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gptailor.evaluation.rival_scores import HOPELESS, Race, below_together, race_counts
+from gptailor.evaluation.rival_scores import chance_below as probability
+from gptailor.evaluation.scores import PerSample, Score, ScoreDifference, exponential, ratio
+from gptailor.evaluation.space_trials import Trials
+from gptailor.evaluation.trial import Outcomes
+from gptailor.plan.plan import Plan
+from tests.evaluation.test_trial import (
+    CUTS,
+    OBJECTIVES,
+    SPACE,
+    Say,
+    outcomes,
+    say,
+    texts,
+    trials_of,
+)
+
+__all__ = ["say", "texts"]  # fixtures
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FORWARD = OBJECTIVES[:-1]
+
+
+def each(values: Sequence[float], counts: Sequence[int] | None = None) -> PerSample:
+    return PerSample(tuple(values), tuple(counts or [1] * len(values)))
+
+
+def drawn(count: int, lift: float, seed: int) -> tuple[PerSample, PerSample]:
+    """Two plans' scores: what samples have in common is ten times what is a plan's own."""
+    chance = random.Random(seed)
+    common = [chance.gauss(3, 1) for _ in range(count)]
+    mine, theirs = ([c + chance.gauss(0, 0.1) for c in common] for _ in range(2))
+    return each([value + lift for value in mine]), each(theirs)
+
+
+# --------------------------------------------------------------------------------------- the law
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "below"),
+    [(0.0, 5.0, 0.5), (2.353, 3.0, 0.05), (2.015, 5.0, 0.05), (-1.812, 10.0, 0.95)],
+)
+def test_probabilities_are_those_of_students_tables(t: float, freedom: float, below: float) -> None:
+    assert probability(t, 1.0, freedom) == pytest.approx(below, abs=2e-3)
+
+
+def test_a_difference_without_a_spread_is_what_it_is() -> None:
+    assert [probability(value, 0.0, 3.0) for value in (-1.0, 0.0, 1.0)] == [1.0, 0.5, 0.0]
+
+
+def test_texts_count_alike_however_long_they_are() -> None:
+    short, long = ScoreDifference(1.0, 0.1, 4), ScoreDifference(-1.0, 0.1, 1000)
+    assert below_together([short, long], [0.5, 0.5]) == pytest.approx(0.5)
+    assert below_together([short, long], [0.6, 0.4]) == below_together([long, short], [0.4, 0.6])
+    assert below_together([short, long], [0.6, 0.4]) < below_together([short, long], [0.55, 0.45])
+
+
+def test_what_nobody_can_tell_is_a_tie() -> None:
+    assert below_together([ScoreDifference(1.0, math.inf, 1)], [1.0]) == 0.5
+
+
+def test_a_score_is_that_of_its_samples_and_of_the_first_of_them() -> None:
+    made = ratio([1.0, 4.0, 2.0], [1, 2, 1])
+    assert made.each is not None
+    assert made.each.score() == made
+    assert made.each.score(2) == ratio([1.0, 4.0], [1, 2])
+    grown = exponential(made)
+    assert grown.each is not None
+    assert grown.each.score() == grown
+
+
+# -------------------------------------------------------------------------------------- who loses
+
+
+def test_equal_plans_are_seldom_given_up_and_bad_ones_soon() -> None:
+    def given_up(lift: float) -> float:
+        lost = 0
+        for seed in range(400):
+            mine, theirs = drawn(8, lift, seed)
+            lost += Race(((theirs,),), (1.0,)).lost((mine,))
+        return lost / 400
+
+    assert given_up(0.0) == pytest.approx(HOPELESS, abs=0.03)
+    assert given_up(-0.1) < 0.01
+    assert given_up(0.3) > 0.95
+
+
+def test_a_plan_that_leads_by_one_objective_goes_on() -> None:
+    better, worse = drawn(16, 0.3, 0)[::-1]
+    race = Race(((better, worse),), (1.0, 1.0))
+    assert not race.lost((worse, better)), "it is the better one by the second"
+    assert Race(((better, better),), (1.0, 1.0)).lost((worse, worse))
+    assert Race(((worse,),), (-1.0,)).lost((better,)), "where more is better"
+    assert not Race(((better,),), (-1.0,)).lost((worse,))
+
+
+def test_any_rival_may_win() -> None:
+    better, worse = drawn(16, 0.3, 0)[::-1]
+    assert Race(((worse,), (better,)), (1.0,)).lost((worse,))
+    assert not Race(((worse,),), (1.0,)).lost((worse,)), "a tie"
+
+
+def test_looks_have_at_least_four_samples() -> None:
+    assert [race_counts(n) for n in (256, 9, 4)] == [(32, 128), (0, 4), (0, 0)]
+
+
+# --------------------------------------------------------------------------------------- in trials
+
+
+def rivals(trials: Trials, plan: Plan, samples: int) -> tuple[PerSample, ...]:
+    [(_, found)] = trials.run([plan], samples, stage="bare")
+    return tuple(one.each for one in found if isinstance(one, Score) and one.each is not None)
+
+
+def scored(trials: Trials, plans: Sequence[Plan], race: Race | None) -> list[Outcomes]:
+    found = dict(trials.run(plans, trials.full, stage="bare", race=race))
+    return [found[number] for number in range(len(plans))]
+
+
+def test_a_race_that_nobody_loses_has_the_scores_of_eval_to_the_last_bit(say: Say) -> None:
+    trials = trials_of(say(SPACE), *FORWARD, full=12)
+    plans = [say(text) for text in CUTS]
+    race = Race((), (1.0,) * len(FORWARD))
+    assert scored(trials, plans, race) == outcomes(trials, plans, 12)
+
+
+def test_a_trial_that_has_lost_has_the_scores_of_its_first_samples(say: Say) -> None:
+    trials = trials_of(say(SPACE), *FORWARD[:2], full=12)
+    plans = [say(text) for text in CUTS]
+    (each_of,) = [rivals(trials, say(""), 12)]
+    unbeatable = tuple(
+        PerSample(
+            tuple(s - 1000 * c for s, c in zip(one.sums, one.counts, strict=True)), one.counts
+        )
+        for one in each_of
+    )
+    found = scored(trials, plans, Race((unbeatable,), (1.0, 1.0)))
+    assert {score.samples for of in found for score in of if isinstance(score, Score)} == {6}
+    for mine, low in zip(found, outcomes(trials, plans, 6), strict=True):
+        for one, other in zip(mine, low, strict=True):
+            assert isinstance(one, Score)
+            assert isinstance(other, Score)
+            assert one.value == pytest.approx(other.value, rel=1e-5)
+
+
+def test_a_race_saves_layers(say: Say, tmp_path: Path) -> None:
+    trials = trials_of(say(SPACE), *FORWARD[:1], full=16)
+    plans = [say(text) for text in CUTS]
+    lost = Race((tuple(each([0.0] * 16, r.counts) for r in rivals(trials, say(""), 16)),), (1.0,))
+    found = scored(trials, plans, lost)
+    assert all(isinstance(one, Score) and one.samples == 8 for (one,) in found)
+    assert all(
+        one.samples == 16 for (one,) in scored(trials, plans, None) if isinstance(one, Score)
+    )

@@ -1,0 +1,392 @@
+"""Trials: the scores of `gptailor eval`, samples seen and held out, and what stays in memory."""
+
+import gc
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+import gptailor
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.evaluate import evaluate
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.template import decoder_layers
+from gptailor.evaluation.objectives.base import ObjectiveError
+from gptailor.evaluation.repair import Repairs
+from gptailor.evaluation.rival_scores import Race
+from gptailor.evaluation.samples import NOTHING_HELD
+from gptailor.evaluation.scores import Failure, Score
+from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.space_trials import Trials, opened
+from gptailor.evaluation.trial import Outcomes
+from gptailor.lang.parse import read_objective
+from gptailor.plan.events import OnEvent
+from gptailor.plan.faults import PlanError
+from gptailor.plan.plan import Plan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ("base", "math", "code", "chat", "foreign")
+SPACE = "drop any 2 of L1..L5; L0..L5 from any of math, code by task_arithmetic(0.0..1.0)"
+CUTS = (
+    "drop L2, L4",
+    "L1 from math; drop L2, L4",
+    "L1 from math; L3 from math, code by task_arithmetic(0.3); drop L2, L5",
+    "L5 from code; drop L1, L2",
+)
+OBJECTIVES = (
+    'nll("rows.jsonl")',
+    'nll("text.txt")',
+    'perplexity("pairs.jsonl")',
+    'kl("rows.jsonl")',
+    'kl("rows.jsonl", from=math)',
+    'multiple_choice("choices.jsonl")',
+    'multiple_choice("choices.jsonl", metric="acc_norm")',
+    'margin("choices.jsonl")',
+    'generate("pairs.jsonl")',
+)
+ROWS = 24
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of 24 samples each."""
+    folder = tmp_path_factory.mktemp("texts")
+    chance = random.Random(0)
+
+    def words(count: int) -> str:
+        return " ".join("".join(chance.choices("abcdefgh", k=3)) for _ in range(count))
+
+    def write(name: str, rows: Sequence[object]) -> None:
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+
+    write("rows.jsonl", [{"text": words(chance.randint(2, 8))} for _ in range(ROWS)])
+    write(
+        "pairs.jsonl", [{"context": words(4), "answer": chance.choice("ab")} for _ in range(ROWS)]
+    )
+    choices = [
+        {"query": words(3), "choices": [words(1), words(2)], "gold": i % 2} for i in range(ROWS)
+    ]
+    write("choices.jsonl", choices)
+    (folder / "text.txt").write_text(words(128 * ROWS // 4))
+    return folder
+
+
+Say = Callable[[str], Plan]
+
+
+@pytest.fixture
+def say(family: Path, texts: Path) -> Say:
+    head = "".join(f'model {name} = "{family / name}"\n' for name in NAMES)
+    return lambda text: gptailor.loads(f"tailor 1\n{head}{text}\n", folder=texts)
+
+
+def trials_of(
+    plan: Plan,
+    *objectives: str,
+    full: int | None = None,
+    place: Placement | None = None,
+    seed: int = 0,
+) -> Trials:
+    wishes = [read_objective(one, plan.models) for one in objectives or OBJECTIVES[:1]]
+    bound, models, _ = opened(plan)
+    assert plan.origin is not None
+    return Trials(
+        bound,
+        models,
+        objectives=wishes,
+        folder=plan.origin.folder,
+        fidelity=None if full is None else (1, full),
+        session=None if place is None else Session(place),
+        seed=seed,
+    )
+
+
+def outcomes(trials: Trials, plans: Sequence[Plan], samples: int, **how: bool) -> list[Outcomes]:
+    found = dict(trials.run(plans, samples, stage=how.get("stage", "bare")))
+    return [found[number] for number in range(len(plans))]
+
+
+def judged(plan: Plan, objectives: Sequence[str], samples: int | None) -> Outcomes:
+    assert plan.origin is not None
+    found = evaluate(plan, objectives, samples=samples, folder=plan.origin.folder)
+    return tuple(one.outcome for one in found.results)
+
+
+def values(given: Outcomes) -> list[float]:
+    assert all(isinstance(one, Score) for one in given)
+    return [one.value for one in given if isinstance(one, Score)]
+
+
+# ------------------------------------------------------------------------------------------ scores
+
+
+def test_scores_are_those_of_eval(say: Say) -> None:
+    trials = trials_of(say(SPACE), *OBJECTIVES, full=7)
+    plans = [say(text) for text in CUTS]
+    for plan, found in zip(plans, outcomes(trials, plans, 7), strict=True):
+        assert found == judged(plan, OBJECTIVES, 7)
+    assert trials.session.evaluator.layers_saved > 0
+
+
+def test_a_plan_has_the_same_scores_in_any_company(say: Say) -> None:
+    plans = [say(text) for text in CUTS]
+    together = outcomes(trials_of(say(SPACE), full=9), plans, 9)
+    apart = trials_of(say(SPACE), full=9)
+    assert together == [outcomes(apart, [plan], 9)[0] for plan in reversed(plans)][::-1]
+
+
+def test_a_bounded_memory_changes_no_score(say: Say) -> None:
+    plans = [say(text) for text in (*CUTS, "embed from math; L1 from math; drop L3, L5")]
+    space = say(f"{SPACE}; embed from one of base, math")
+    free = outcomes(trials_of(space, *OBJECTIVES, full=5), plans, 5)
+    place = Placement(memory=40_000)
+    assert outcomes(trials_of(space, *OBJECTIVES, full=5, place=place), plans, 5) == free
+
+
+def test_each_plan_is_measured_with_its_own_tokenizer(say: Say) -> None:
+    space = say(f"{SPACE}; tokenizer from one of base, foreign")
+    plans = [say("drop L2, L4"), say("tokenizer from foreign; drop L2, L4")]
+    found = outcomes(trials_of(space, full=6), plans, 6)
+    assert found[0] != found[1]
+    assert found == [judged(plan, OBJECTIVES[:1], 6) for plan in plans]
+
+
+def test_the_uncut_base_is_a_plan_too(say: Say) -> None:
+    base = say("")
+    assert outcomes(trials_of(say(SPACE), full=6), [base], 6)[0] == judged(base, OBJECTIVES[:1], 6)
+
+
+def test_bridges_are_kept_or_left_out(say: Say) -> None:
+    text = 'drop L2, L4; bridge on "rows.jsonl" tokens 200 ridge 0.1'
+    space = say(f'{SPACE}; bridge on "rows.jsonl" tokens 200 ridge 0.1')
+    trials = trials_of(space, full=8)
+    plan, bare = say(text), say("drop L2, L4")
+    assert outcomes(trials, [plan, bare], 8) == [judged(bare, OBJECTIVES[:1], 8)] * 2
+    (bridged,) = outcomes(trials, [plan], 8, stage="bridged")
+    assert bridged == judged(plan, OBJECTIVES[:1], 8)
+    assert bridged != judged(bare, OBJECTIVES[:1], 8)
+
+
+def test_what_fails_is_a_value_beside_the_others(say: Say) -> None:
+    plans = [say("drop L2, L4"), say("L1 from math, code by linear(3e38, 3e38)"), say(CUTS[1])]
+    found = outcomes(trials_of(say(SPACE), *OBJECTIVES[:2], full=5), plans, 5)
+    assert all(isinstance(one, Failure) for one in found[1])
+    assert [found[0], found[2]] == [judged(plans[i], OBJECTIVES[:2], 5) for i in (0, 2)]
+
+
+# ----------------------------------------------------------------------------------------- samples
+
+
+def test_a_low_fidelity_is_the_beginning_of_the_full_one(say: Say) -> None:
+    trials = trials_of(say(SPACE), *OBJECTIVES[:3], full=12)
+    plan = say(CUTS[0])
+    assert outcomes(trials, [plan], 3)[0] == judged(plan, OBJECTIVES[:3], 3)
+    with pytest.raises(ValueError, match="1 to 12 samples, not 13"):
+        trials.run([plan], 13, stage="bare")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_held_out_comes_after_what_is_seen(say: Say, seed: int) -> None:
+    objectives = ('multiple_choice("choices.jsonl")', 'margin("choices.jsonl")')
+    trials = trials_of(say(SPACE), *objectives, full=8, seed=seed)
+    assert (trials.full, max(trials.helds), trials.helds) == (8, 8, (8, 8))
+    plan = say(CUTS[0])
+    [(_, held)] = trials.held_out([plan], stage="bare")
+    (seen,) = outcomes(trials, [plan], 8)
+    assert plan.origin is not None
+    whole = evaluate(plan, objectives, samples=16, seed=seed, folder=plan.origin.folder)
+    for i, one in enumerate(whole.results):
+        assert isinstance(one.outcome, Score)
+        parts = values((seen[i], held[i]))
+        assert sum(parts) / 2 == pytest.approx(one.outcome.value)
+    assert seen != held
+
+
+def test_without_a_fidelity_a_quarter_of_the_smallest_file_is_held_out(say: Say) -> None:
+    trials = trials_of(say(SPACE), *OBJECTIVES[:6])
+    assert trials.full == 17
+    assert trials.helds == (7, 6, 7, 7, 7, 7)
+
+
+def test_where_nothing_is_held_out_that_is_said(say: Say) -> None:
+    trials = trials_of(say(SPACE), 'nll("rows.jsonl")', 'generate("pairs.jsonl")', full=ROWS)
+    assert max(trials.helds) == 0
+    assert list(trials.held_out([say(CUTS[0])], stage="bare")) == [(0, (NOTHING_HELD,) * 2)]
+
+
+def test_a_fidelity_above_the_samples_there_are(say: Say) -> None:
+    with pytest.raises(ObjectiveError, match=r"up to 25 samples, and 'nll\(.*' has 24 samples"):
+        trials_of(say(SPACE), full=25)
+
+
+def test_a_space_without_objectives_or_with_faults(say: Say) -> None:
+    bound, models, _ = opened(say(SPACE))
+    with pytest.raises(ObjectiveError, match="no objective"):
+        Trials(bound, models)
+    with pytest.raises(PlanError):
+        opened(say("drop any 3 of L7..L9"))
+
+
+def test_the_search_block_says_what_is_wanted(say: Say) -> None:
+    block = 'search {\n minimize nll("rows.jsonl")\n maximize generate("pairs.jsonl")\n}'
+    bound, models, _ = opened(say(f"{SPACE}\n{block}"))
+    trials = Trials(bound, models, fidelity=(2, 6))
+    assert trials.objectives == (
+        ('nll("rows.jsonl")', "minimize", "base"),
+        ('generate("pairs.jsonl")', "maximize", "base"),
+    )
+    assert [path.name for path in trials.files] == ["rows.jsonl", "pairs.jsonl"]
+    plan = say(CUTS[0])
+    whole = (OBJECTIVES[0], OBJECTIVES[-1])
+    assert outcomes(trials, [plan], 6)[0] == judged(plan, whole, 6)
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+def tensor_bytes() -> int:
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    )
+
+
+def test_embeddings_heads_and_layers_of_past_trials_are_let_go(
+    say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = say(
+        "embed from math, code by task_arithmetic(0.0..1.0)\n"
+        "head from base, chat by task_arithmetic(0.0..1.0)\n"
+        "L1 from math, code by task_arithmetic(0.0..1.0)"
+    )
+
+    def repairs(place: Placement, models: Mapping[str, Opened], on_event: OnEvent) -> Repairs:
+        return Repairs(Stitcher(models, merged=60_000))
+
+    monkeypatch.setattr(Placement, "repairs", repairs)
+    trials = trials_of(space, full=3)
+    chance = random.Random(1)
+
+    def ten() -> list[Plan]:
+        shares = [[round(chance.random(), 3) for _ in range(3)] for _ in range(10)]
+        return [
+            say(
+                f"embed from math, code by task_arithmetic({a})\n"
+                f"head from base, chat by task_arithmetic({b})\n"
+                f"L1 from math, code by task_arithmetic({c})"
+            )
+            for a, b, c in shares
+        ]
+
+    used = []
+    for _ in range(6):
+        assert all(len(values(found)) == 1 for found in outcomes(trials, ten(), 3))
+        used.append(tensor_bytes())
+    assert max(used[2:]) < used[1] + 40_000
+    plan = ten()[0]
+    assert outcomes(trials, [plan], 3)[0] == judged(plan, OBJECTIVES[:1], 3)
+
+
+# --------------------------------------------------------------------------------------- influence
+
+
+def by_hooks(model: PreTrainedModel, texts: Sequence[tuple[int, ...]]) -> list[float]:
+    """Block influence as ShortGPT has it, text by text."""
+    found: list[list[float]] = [[] for _ in decoder_layers(model)]
+
+    def note(index: int) -> Callable[..., None]:
+        def hook(_: object, arguments: tuple[torch.Tensor, ...], after: object) -> None:
+            made = after[0] if isinstance(after, tuple) else after
+            assert isinstance(made, torch.Tensor)
+            pairs = torch.cosine_similarity(arguments[0].double(), made.double(), dim=-1)
+            found[index] += pairs.flatten().tolist()
+
+        return hook
+
+    for index, layer in enumerate(decoder_layers(model)):
+        layer.register_forward_hook(note(index))
+    with torch.no_grad():
+        for text in texts:
+            model(torch.tensor([text[:-1]]))
+    return [1 - sum(one) / len(one) for one in found]
+
+
+def test_block_influence_is_one_minus_the_mean_cosine(say: Say) -> None:
+    trials = trials_of(say(SPACE), full=6)
+    plan = say("L1 from math")
+    (objective,) = next(iter(trials._parts.values())).seen
+    asked = objective.requests(6)
+    wanted = by_hooks(gptailor.stitch(plan), [request.tokens for request in asked])
+    assert trials.block_influence(plan, 6) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_block_influence_without_a_forward_objective(say: Say) -> None:
+    trials = trials_of(say(SPACE), 'generate("pairs.jsonl")', full=6)
+    assert len(trials.block_influence(say(""), 6)) == 6
+
+
+# ---------------------------------------------------------------------------------- sizes and times
+
+
+def test_trials_know_sizes_and_measure_each_shape_once(say: Say) -> None:
+    trials = trials_of(say(SPACE), 'nll("rows.jsonl")', "parameters()", "latency()", full=4)
+    told: list[dict[str, float]] = []
+    trials.latencies.on_measured = lambda known: told.append(dict(known))
+    plans = [say("drop L1"), say("drop L2"), say("drop L1..L2"), say("")]
+    found = [values(one) for one in outcomes(trials, plans, 4)]
+    sizes, times = [one[1] for one in found], [one[2] for one in found]
+    assert sizes[0] == sizes[1] < sizes[3]
+    assert sizes[3] - sizes[0] == sizes[0] - sizes[2]
+    assert times[0] == times[1], "they are of one shape"
+    assert len(set(times)) == len(told) == len(told[-1]) == 3
+    alone = trials_of(say(SPACE), 'nll("rows.jsonl")', full=4)
+    assert [one[0] for one in found] == [values(one)[0] for one in outcomes(alone, plans, 4)]
+    later = trials_of(say(SPACE), 'nll("rows.jsonl")', "latency()", full=4)
+    later.latencies.known |= told[-1]
+    assert [values(one)[1] for one in outcomes(later, plans, 4)] == times
+
+
+def test_nothing_is_searched_by_sizes_alone(say: Say) -> None:
+    with pytest.raises(ObjectiveError, match="no objective measures quality"):
+        trials_of(say(SPACE), "parameters()")
+
+
+# ------------------------------------------------------------------------------------- no numbers
+
+
+@pytest.mark.parametrize("race", [None, Race((), ())])
+def test_a_model_with_nan_names_the_objective_the_tensor_and_its_file(
+    family: Path, texts: Path, tmp_path: Path, race: Race | None
+) -> None:
+    shutil.copytree(family / "base", tmp_path / "base")
+    file, name = tmp_path / "base" / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(file)
+    tensors[name][2, 3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    text = f'tailor 1\nmodel base = "{tmp_path / "base"}"\n'
+    plan, sound = (gptailor.loads(text + cut, folder=texts) for cut in ("drop L2", "drop L1"))
+    wished = ('nll("rows.jsonl")', 'perplexity("pairs.jsonl")')
+    trials = trials_of(plan, *wished, full=5)
+    found = dict(trials.run([plan, sound], 5, stage="bare", race=race))
+    for objective, outcome in zip(wished, found[0], strict=True):
+        assert isinstance(outcome, Failure)
+        assert outcome.reason == "nan"
+        assert outcome.message.startswith(f"{objective}: ")
+        assert outcome.message.endswith(f" predictions are NaN; '{name}' in {file} holds NaN")
+    assert all(isinstance(outcome, Score) for outcome in found[1])
+    assert all(f"'{name}' in {file}" in str(outcome) for outcome in judged(plan, wished, 5))

@@ -1,0 +1,105 @@
+"""The tables of an evaluation fit the terminal, and show an error's two digits."""
+
+import math
+
+import pytest
+from rich.cells import cell_len
+
+from gptailor.plan.output_size import OutputSize
+from gptailor.reporting.evaluation import size_lines
+from gptailor.reporting.measure import AimDirection
+from gptailor.reporting.quantities import (
+    bytes_in_words,
+    duration,
+    small_percent,
+    speed_in_words,
+    with_error,
+)
+from gptailor.reporting.search_text import beside_base, beside_base_words
+from gptailor.reporting.summary import Aim
+from gptailor.reporting.table import shortened, table_lines
+
+
+def test_values_are_shown_as_far_as_they_are_sure() -> None:
+    given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0)]
+    said = [with_error(*one) for one in given]
+    assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0"]
+
+
+@pytest.mark.parametrize(
+    ("direction", "unit", "value", "base", "said"),
+    [
+        ("minimize", "nats", 2.0812, 2.0, "0.0812 nats lost"),
+        ("minimize", "nats", 1.9188, 2.0, "0.0812 nats won"),
+        ("minimize", "", 22.34567, 10.0, "12.35 lost"),
+        ("maximize", "accuracy", 0.392, 0.5, "78.4 % of the base"),
+        ("maximize", "", 0.392, 0.5, "78.4 % of the base"),
+        ("maximize", "nats a byte", -1.25, -1.0, "0.25 nats a byte lost"),
+        ("maximize", "accuracy", 0.5, 0.0, ""),
+        ("maximize", "accuracy", None, 0.5, ""),
+        ("minimize", "nats", 2.0, None, ""),
+    ],
+)
+def test_only_what_is_counted_has_a_share(
+    direction: AimDirection, unit: str, value: float | None, base: float | None, said: str
+) -> None:
+    beside = beside_base(Aim("score", direction, "base", unit=unit), value, base)
+    assert beside_base_words(beside, " of the base") == said
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_sizes_fit(width: int) -> None:
+    long = "a/very/long/path/" * 8 + "plan.tailor"
+    rows = [
+        ("base", OutputSize(134_515_008, 0, 23040, 30), ["812", "31.5"]),
+        (long, OutputSize(120_354_624, 0, 19968, 26), ["930 (×1.15)", "36.2 (×1.15)"]),
+        ("none", OutputSize(12, 0, None, 2), []),
+    ]
+    lines = list(size_lines(rows, width))
+    assert max(map(len, lines)) <= width
+    whole = len(lines) == 4
+    assert whole == (width > 70)
+    assert len({len(line) for line in lines[:4]}) == 1
+    assert "120.4 M" in lines[2]
+    assert "930 (×1.15)" in lines[2 if whole else 6]
+    assert "?" in lines[3]
+
+
+def test_without_speeds_there_are_no_columns_of_them() -> None:
+    head, row = size_lines([("base", OutputSize(10, 40, 8, 2), [])], 80)
+    assert head.split() == ["layers", "parameters", "KV/token"]
+    assert row.split() == ["base", "2", "10", "8", "B"]
+
+
+def test_names_lose_what_paths_share() -> None:
+    assert shortened("abcdef", 4) == "ab…f"
+    assert shortened("abcdef", 5) == "ab…ef"
+    assert shortened("a\x1bb", 9) == "a b"
+
+
+def test_names_of_wide_characters_are_as_wide_as_others() -> None:
+    names = ["模型" * 20, "model" * 9, "a"]
+    lines = list(table_lines(["", "score"], [[name, "1.5"] for name in names], 40))
+    assert {cell_len(line) for line in lines} == {40}
+
+
+def test_numbers_in_words() -> None:
+    assert [bytes_in_words(n) for n in (12, 1234, 269_000_000)] == [
+        "12 bytes",
+        "1.2 kB",
+        "269.0 MB",
+    ]
+    assert [bytes_in_words(8, "B"), bytes_in_words(None)] == ["8 B", "?"]
+    assert [small_percent(n) for n in (0.0, 1e-5, 0.00523)] == ["0.00%", "under 0.01%", "0.52%"]
+    assert [duration(n) for n in (95.4, 480.0)] == ["95 s", "8 min"]
+    speeds = speed_in_words(930.1, 812.4), speed_in_words(31.46), speed_in_words(None)
+    assert speeds == ("930 (×1.14)", "31.5", "?")
+
+
+def test_columns_stand_below_each_other_in_ascii_too() -> None:
+    rows = [["runs/a-search-with-a-long-name/front/trial-12.tailor", "3.2 ± 0.1"], ["b", "failed"]]
+    head, first, second = table_lines(["", "score"], rows, 40, "ascii")
+    assert len(head) == len(first) == len(second) == 40
+    assert first.isascii()
+    assert first.startswith("  runs/a-")
+    assert first.endswith("-12.tailor  3.2 +- 0.1")

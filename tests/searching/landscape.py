@@ -1,0 +1,265 @@
+"""A search without models: a plan's space, a judge that counts letters, a strategy that drifts."""
+
+import hashlib
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gptailor
+from gptailor.evaluation.scores import Failure, Outcome, Score
+from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
+from gptailor.reporting.summary import Aim
+from gptailor.searching.run.origin import EarlierOrigin
+from gptailor.searching.run.schedule import Budget, Start, ToldStart
+from gptailor.searching.run.study import Naming, Study, open_study
+from gptailor.searching.run.trials import Ledger, Trial, genome_to_json
+from gptailor.searching.run.workers import (
+    Alone,
+    Done,
+    Lost,
+    Task,
+    TaskOutcome,
+    WorkerEvent,
+    Workers,
+)
+from gptailor.searching.search import SearchEvent, SearchSetting, search_steps
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import folded, key_of
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.space.table import Table, sample
+
+TEXT = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+model code = "./code"
+drop any 2 of L0..L7
+L0..L7 from any of math, code by task_arithmetic(0.0..1.0)
+"""
+BASE = 'tailor 1\nmodel base = "./base"\n'
+NLL = Aim("nll", "minimize", "base")
+ACCURACY = Aim("accuracy", "maximize", "base")
+KL = Aim("kl", "minimize", "spread")
+
+
+def space() -> Space:
+    return space_of(gptailor.loads(TEXT), 8)
+
+
+def number(plan: Plan, salt: str = "") -> float:
+    """A number in 0..1 that is the plan's own."""
+    raw = hashlib.sha256((salt + gptailor.format(plan)).encode()).digest()
+    return int.from_bytes(raw[:6]) / 2**48
+
+
+@dataclass
+class Counting:
+    """A judge whose scores come from a plan's text; it remembers what it was asked."""
+
+    aims: tuple[Aim, ...] = (NLL,)
+    fails: Callable[[Plan], bool] = lambda plan: False
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.asked: list[tuple[str, float, Stage]] = []
+
+    def __call__(
+        self, plans: Sequence[Plan], share: float, *, stage: Stage
+    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+        for index in reversed(range(len(plans))):  # not in the order of asking
+            plan = plans[index]
+            self.asked.append((gptailor.format(plan), share, stage))
+            time.sleep(self.seconds)
+            if plan.drops and self.fails(plan):
+                yield index, (Failure("search", "too bad"),) * len(self.aims)
+            else:
+                yield index, tuple(self.score(plan, aim, share, stage) for aim in self.aims)
+
+    def score(self, plan: Plan, aim: Aim, share: float, stage: Stage) -> Outcome:
+        loss = sum(1 + (drop.position - 3) ** 2 / 9 for drop in plan.drops)
+        loss += 0.1 * number(plan, aim.name) + 0.01 * number(plan, f"{aim.name} {share}")
+        loss *= {"bare": 1.0, "bridged": 0.5, "healed": 0.25}[stage]
+        if not plan.drops:
+            loss = 0.0
+        if aim.direction == "maximize":
+            return Score(1 / (1 + loss), 0.01, round(64 * share))
+        return Score(2 + loss, 0.02, round(64 * share))
+
+
+@dataclass(frozen=True)
+class Drifting:
+    """What it asks depends on all that it was told, in order, and on the asks before."""
+
+    name: str = "drifting"
+    population: int = 3
+    shares: tuple[float, ...] = (0.25, 1.0, 1.0)
+
+    def init(
+        self, table: Table, capacity: int, key: Any, objectives: int = 1, prior: Any = None
+    ) -> Any:
+        return 0, 0.0
+
+    def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
+        asks, drift = state
+        drawn = sample(table, folded(key, asks + int(1000 * drift)), self.population)
+        return drawn, np.array(self.shares), (asks + 1, drift)
+
+    def tell(self, table: Table, state: Any, population: Genome, values: Any, share: Any) -> Any:
+        asks, drift = state
+        for row, part in zip(np.nan_to_num(values), share, strict=True):
+            drift = 0.7 * drift + float(row.sum() * part)
+        return asks, drift
+
+
+@dataclass(frozen=True)
+class Stubborn:
+    """Asks for one genome for ever."""
+
+    name: str = "stubborn"
+    population: int = 2
+
+    def init(
+        self, table: Table, capacity: int, key: Any, objectives: int = 1, prior: Any = None
+    ) -> Any:
+        return ()
+
+    def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
+        one = sample(table, key_of(7), 1)
+        return Genome(*(np.repeat(genes, 2, axis=0) for genes in one)), np.ones(2), state
+
+    def tell(self, table: Table, state: Any, population: Genome, values: Any, share: Any) -> Any:
+        return state
+
+
+class Staged:
+    """Two stages of starting plans, the second one made of the best of the first."""
+
+    def __init__(self, space: Space) -> None:
+        drawn = sample(space.table, key_of(0), 4)
+        self.genomes = [Genome(*genes) for genes in zip(*drawn, strict=True)]
+
+    def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
+        if not told:
+            return [
+                Start(EarlierOrigin(words=f"start {n}"), one, 0.25)
+                for n, one in enumerate(self.genomes)
+            ]
+        if len(told) == len(self.genomes):
+            best = min(told, key=lambda one: sum(one.losses))
+            return [Start(EarlierOrigin(words="the best start"), best.genome, 1.0)]
+        return []
+
+    def focus(self, told: Sequence[ToldStart]) -> Table | None:
+        return None
+
+
+def setting(**changes: Any) -> SearchSetting:
+    found = space()
+    said: dict[str, Any] = {
+        "space": found,
+        "base": gptailor.loads(BASE),
+        "aims": (NLL,),
+        "strategy": Drifting(),
+        "starts": Staged(found),
+        "budget": Budget(12, 16, 64),
+        "seed": 5,
+    }
+    return SearchSetting(**(said | changes))
+
+
+def study_of(folder: Path | str, chosen: SearchSetting, name: str = "gptailor") -> Study:
+    place = folder / "study.journal" if isinstance(folder, Path) else folder
+    return open_study(place, name, chosen.aims, Naming(chosen.space))
+
+
+@dataclass
+class Search:
+    """A search that goes on where its study ends; `on_event` sees what happens."""
+
+    setting: SearchSetting
+    study: Study
+    workers: Workers
+    on_event: Callable[[SearchEvent], None] | None = None
+    prefer: int | None = None
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.setting.aims, self.setting.budget.full, self.prefer)
+        self.study.recall(self.ledger)
+
+    def run(self) -> str:
+        for event in search_steps(self.setting, self.study, self.ledger, self.workers):
+            if self.on_event is not None:
+                self.on_event(event)
+        return str(self.study.notes["ended"]["reason"])
+
+
+def search(
+    folder: Path,
+    chosen: SearchSetting,
+    judge: Any = None,
+    workers: Workers | None = None,
+    **options: Any,
+) -> Search:
+    judge = judge or Counting(chosen.aims)
+    return Search(chosen, study_of(folder, chosen), workers or Alone(judge), **options)
+
+
+def record(trials: list[Trial]) -> list[dict[str, Any]]:
+    """All that is kept of trials, but for how long they took."""
+    return [
+        {
+            **{name: value for name, value in vars(trial).items() if name != "seconds"},
+            "request": {**trial.request._asdict(), "genome": genome_to_json(trial.request.genome)},
+        }
+        for trial in trials
+    ]
+
+
+@dataclass
+class Simulated:
+    """Workers on a clock of their own: a plan takes as long as its worker is slow."""
+
+    judge: Any
+    slow: tuple[float, ...]
+    dies: Callable[[int, Task], bool] = lambda worker, task: False
+    clock: float = 0.0
+    events: list[Any] = field(default_factory=list)
+    busy: dict[int, int] = field(default_factory=dict)
+    done: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        return len(self.slow)
+
+    def submit(self, task: Task) -> None:
+        worker = min(set(range(self.count)) - set(self.busy))
+        self.busy[worker] = task.number
+        at = self.clock
+        for index, outcomes in self.judge(task.plans, task.share, **task.how):
+            at += self.slow[worker] * task.share
+            self._push(at, worker, TaskOutcome(task.number, index, outcomes, self.slow[worker]))
+            if self.dies(worker, task):
+                self._push(at, worker, Lost(task.number))
+                return
+        self._push(at, worker, Done(task.number))
+
+    def _push(self, at: float, worker: int, event: WorkerEvent) -> None:
+        heapq.heappush(self.events, (at, worker, len(self.events) + 1000 * event.task, event))
+
+    def next(self, longest: float | None = None) -> WorkerEvent | None:
+        if longest is not None and self.events[0][0] > self.clock + longest:
+            self.clock += longest
+            return None
+        self.clock, worker, _, event = heapq.heappop(self.events)
+        if isinstance(event, TaskOutcome):
+            self.done[worker] += 1
+        else:
+            del self.busy[worker]
+        return event

@@ -1,0 +1,229 @@
+"""One contract for every strategy, on spaces of every kind."""
+
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from gptailor import loads
+from gptailor.plan.registry import STRATEGIES
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import key_of
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.space.table import canonical, sample
+from gptailor.searching.strategies import distribution, posterior, strategy_of
+from gptailor.searching.strategies.evolution import Evolution
+from gptailor.searching.strategies.strategy import State, genes, known
+
+HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
+
+SPACES = {
+    "mixed": (
+        "drop any 2 of L0..L5\n"
+        "L0..L5 from any of math, code by one of (task_arithmetic(0.0..1.0), ties(0.2..0.8))",
+        6,
+    ),
+    "bits": ("drop any 2 of L1..L6", 8),
+    "counts": ("drop any 2..4 of L0..L6\nmaybe drop any 1..2 of L7..L9", 12),
+    "windows": ("drop window 2..4 of L0..L7\nmaybe drop window 2 of L8..L11", 14),
+    "reals": ("scale L1 by 0.5..2.0\nscale L2 by 0.5..2.0", 4),
+    "picks": ("L1..L3 from one of base, math, code", 4),
+    "one": ("L1 from one of base, math", 4),
+}
+CAPACITY = 40
+ONE = np.ones(1)
+
+
+@cache
+def space(name: str) -> Space:
+    text, layers = SPACES[name]
+    return space_of(loads(HEAD + text), layers)
+
+
+@cache
+def strategy(name: str) -> Any:
+    return strategy_of(name)
+
+
+def losses(population: Genome) -> np.ndarray:
+    """Fewer first bits, lower options, reals near 0.3."""
+    bits = (population.bits * (1 + np.arange(population.bits.shape[1]))).sum(axis=1)
+    reals = ((population.reals - 0.3) ** 2).sum(axis=1)
+    return (bits + population.picks.sum(axis=1) + reals).astype(np.float32)[:, None]
+
+
+def some(of: Space, seed: int) -> Genome:
+    """Four random genomes."""
+    return sample(of.table, key_of(seed), 4)
+
+
+def started(one: Any, of: Space, tells: int = 2) -> State:
+    """A state that was told some random genomes, which the strategy never asked for."""
+    state = one.init(of.table, CAPACITY, key_of(0))
+    for seed in range(tells):
+        found = some(of, 100 + seed)
+        state = one.tell(of.table, state, found, losses(found), np.ones(4))
+    return state
+
+
+def check_valid(of: Space, population: Genome, fidelity: np.ndarray, many: int) -> None:
+    table = of.table
+    assert population.bits.shape == (many, len(table.group))
+    assert population.picks.shape == (many, len(table.options))
+    assert population.reals.shape == (many, len(table.at_reals))
+    for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
+        on = population.bits[:, table.group == number].sum(axis=1)
+        assert ((low <= on) & (on <= high)).all()
+    assert ((population.picks >= 0) & (population.picks < table.options)).all()
+    assert ((population.reals >= 0) & (population.reals <= 1)).all()
+    assert equal(canonical(table, population), population)
+    assert fidelity.shape == (many,)
+    assert ((fidelity > 0) & (fidelity <= 1)).all()
+
+
+def equal(one: Any, other: Any) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+names = pytest.mark.parametrize("name", STRATEGIES)
+
+
+def test_names_are_their_own() -> None:
+    assert all(strategy(name).name == name for name in STRATEGIES)
+
+
+@names
+@pytest.mark.parametrize("kind", SPACES)
+def test_what_is_asked_is_in_the_space(name: str, kind: str) -> None:
+    one, of = strategy(name), space(kind)
+    state = one.init(of.table, CAPACITY, key_of(0))
+    for turn in range(3):
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        check_valid(of, population, fidelity, 4)
+        state = one.tell(of.table, state, population, losses(population), fidelity)
+
+
+@names
+def test_what_is_asked_is_new(name: str) -> None:
+    one, of = strategy(name), space("mixed")
+    state = started(one, of)
+    for turn in range(4):
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        rises = np.asarray(known(state.archive, population))
+        assert not rises[np.asarray(fidelity) < 1].any()
+        rows = np.asarray(genes(population))[~rises]
+        assert len(np.unique(rows, axis=0)) == len(rows)
+        state = one.tell(of.table, state, population, losses(population), fidelity)
+
+
+@names
+def test_the_key_decides(name: str) -> None:
+    one, of = strategy(name), space("mixed")
+    state = started(one, of)
+    asked = [one.ask(of.table, state, key_of(seed), ONE) for seed in (1, 1, 2)]
+    assert equal(asked[0], asked[1])
+    assert not equal(asked[0][0], asked[2][0])
+
+
+@names
+def test_a_failure_neither_wins_nor_breaks(name: str) -> None:
+    one, of = strategy(name), space("mixed")
+    state = started(one, of)
+    odd = np.array([[np.nan], [np.inf], [-np.inf], [np.nan]])
+    state = one.tell(of.table, state, some(of, 9), odd, np.ones(4))
+    for turn in range(3):
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        check_valid(of, population, fidelity, one.population)
+        state = one.tell(of.table, state, population, losses(population), fidelity)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.own))
+
+
+@names
+def test_nothing_but_failures_is_searched_on(name: str) -> None:
+    one, of = strategy(name), space("mixed")
+    state = one.init(of.table, CAPACITY, key_of(0))
+    for seed in range(3):
+        state = one.tell(of.table, state, some(of, seed), np.full((4, 1), np.nan), np.ones(4))
+    population, fidelity, state = one.ask(of.table, state, key_of(1), ONE)
+    check_valid(of, population, fidelity, one.population)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.own))
+
+
+@names
+def test_a_full_archive_keeps_the_best(name: str) -> None:
+    one, of = strategy(name), space("mixed")
+    state = started(one, of, tells=CAPACITY // 4)
+    assert state.archive.size == CAPACITY
+    best = float(np.nanmin(state.archive.values))
+    failed = np.full((4, 1), np.nan)
+    state = one.tell(of.table, state, some(of, 3), failed, np.ones(4))
+    for turn in range(2):
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        check_valid(of, population, fidelity, one.population)
+        state = one.tell(of.table, state, population, losses(population), fidelity)
+    assert state.archive.size == CAPACITY
+    assert float(np.nanmin(state.archive.values)) <= best
+    assert int(np.isnan(state.archive.values).sum()) <= 1
+
+
+@names
+def test_several_objectives_are_weighted(name: str) -> None:
+    one, of = strategy(name), space("mixed")
+    found = some(of, 7)
+    state = one.init(of.table, CAPACITY, key_of(0), 2)
+    both = np.concatenate([losses(found), -losses(found)], axis=1)
+    state = one.tell(of.table, state, found, both, np.ones(4))
+    assert state.archive.values.shape == (4, 2)
+    for share in (0.0, 0.7, 1.0):
+        weights = np.array([share, 1 - share])
+        population, fidelity, state = one.ask(of.table, state, key_of(1), weights)
+        check_valid(of, population, fidelity, one.population)
+
+
+@names
+def test_little_is_compiled(name: str) -> None:
+    """Once, and again when trials are twice as many."""
+    one, of = strategy(name), space("mixed")
+    state = started(one, of)
+    compiled = posterior._corrected._cache_size, distribution._moved._cache_size
+    before = None
+    for turn in range(5):  # 8 trials before, 28 after
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        state = one.tell(of.table, state, population, losses(population), fidelity)
+        before = before or [size() for size in compiled]
+    assert [size() for size in compiled] == before
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random"}))
+def test_it_is_better_than_chance(name: str) -> None:
+    of = space("mixed")
+    assert searched(name, of) < searched("random", of)
+
+
+def searched(name: str, of: Space) -> float:
+    """The mean of the last asks' losses at full fidelity."""
+    one = strategy(name)
+    state = started(one, of)
+    found: list[float] = []
+    for turn in range(16):
+        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
+        values = losses(population)
+        found += values[:, 0].tolist()
+        state = one.tell(of.table, state, population, values, fidelity)
+    return float(np.mean(found[len(found) // 2 :]))
+
+
+def test_the_best_go_up_where_the_fewest_samples_are_more_than_was_asked() -> None:
+    one, of = Evolution(), space("mixed")
+    state = one.init(of.table, CAPACITY, key_of(0))
+    found, values = some(of, 5), np.array([[2.0], [0.5], [3.0], [1.0]])
+    state = one.tell(of.table, state, found, values, np.full(4, 1 / 3))
+    population, shares, state = one.ask(of.table, state, key_of(1), ONE)
+    assert shares.tolist() == [1.0, 0.25, 0.25, 0.25]
+    assert np.array_equal(population.bits[0], found.bits[1])
+    state = one.tell(of.table, state, found, values, np.ones(4))
+    _, shares, _ = one.ask(of.table, state, key_of(1), ONE)
+    assert shares.tolist() == [0.25] * 4

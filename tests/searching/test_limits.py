@@ -1,0 +1,236 @@
+"""Requirements of sizes: nothing beyond is asked for; where all is, the search doesn't begin."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gptailor
+from gptailor.evaluation.space_trials import opened
+from gptailor.plan.faults import PlanError
+from gptailor.plan.output_size import OutputSize
+from gptailor.searching.curve import Sizes
+from gptailor.searching.limits import StartsWithin, Within, bounded, size_bounds
+from gptailor.searching.run.origin import EarlierOrigin, origin_words
+from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import key_of
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.space.table import allowed, sample
+from gptailor.searching.strategies import strategy_of
+from tests.tiny import tiny_model
+
+MANY = 256
+LAYER = 16 * (16 + 8 + 8 + 16) + 3 * 16 * 24 + 2 * 16
+ENDS = 2 * 64 * 16 + 16
+CACHE = 2 * 2 * 4 * 4
+"""A layer's bytes of a token in the KV cache."""
+
+SPACES = {
+    "counts": "drop any 1..3 of L0..L5",
+    "maybe": "maybe drop L0..L4",
+    "window": "drop window 1..4 of L1..L5",
+    "both": "maybe drop L0..L1; drop window 1..2 of L3..L5",
+    "again": "maybe drop L0..L1; maybe repeat window 1..2 of L3..L5",
+    "models": "drop any 1..3 of L0..L5; L0..L5 from any of base, math by task_arithmetic(0.1..0.9)",
+}
+MOST = {"counts": 4, "maybe": 3, "window": 3, "both": 3, "again": 5, "models": 4}
+"""So many layers are within."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("limits")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed)
+    return folder
+
+
+def made(
+    folder: Path, statements: str, *required: str, count: int = 6
+) -> tuple[Space, Sizes, list[str]]:
+    wanted = "; ".join(f"require {one}" for one in required)
+    models = "".join(f'model {name} = "./{name}"\n' for name in ("base", "math"))
+    text = f'tailor 1\n{models}{statements}\nsearch {{ minimize nll("a.txt"); {wanted} }}\n'
+    plan, opened_models, _ = opened(gptailor.loads(text, folder=folder))
+    space = space_of(plan, count)
+    return space, Sizes(space, opened_models), list(required)
+
+
+def within(folder: Path, statements: str, *required: str, count: int = 6) -> Within:
+    space, sizes, _ = made(folder, statements, *required, count=count)
+    assert space.plan.search is not None
+    return Within(space, sizes, size_bounds(space.plan, space.plan.search.requires, sizes))
+
+
+def layers(space: Space, genomes: Sequence[Genome], sizes: Sizes) -> list[int]:
+    return [sizes.of_plan(decode(space, one)).layers for one in genomes]
+
+
+def rows(genomes: Genome) -> list[Genome]:
+    return [Genome(*(genes[n] for genes in genomes)) for n in range(len(genomes.bits))]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_what_is_within_is_known_of_many_genomes_at_once(name: str, folder: Path) -> None:
+    most = MOST[name]
+    found = within(folder, SPACES[name], f"parameters() <= {ENDS + most * LAYER}")
+    drawn = sample(found.space.table, key_of(7), MANY)
+    counts = layers(found.space, rows(drawn), found.sizes)
+    inside = [count <= most for count in counts]
+    assert True in inside
+    assert False in inside
+    assert allowed(found.space.table, drawn).tolist() == inside
+    assert [found.holds(one) for one in rows(drawn)] == inside
+    others = [found.or_other(one, key_of(n)) for n, one in enumerate(rows(drawn))]
+    assert all(found.holds(one) for one in others)
+    assert len({str(one) for one, ok in zip(others, inside, strict=True) if not ok}) > 1
+    [least] = layers(found.space, [found.smallest], found.sizes)
+    assert least == min(counts)
+
+
+@pytest.mark.parametrize(
+    ("statements", "most"),
+    [
+        ("maybe repeat window 3..8 of L10..L27", 33),
+        ("maybe drop window 3..8 of L2..L27", 26),
+    ],
+)
+def test_rare_windows_are_fitted(statements: str, most: int, tmp_path: Path) -> None:
+    """No random sample of that size has what only one window has."""
+    tiny_model("llama", tmp_path / "base", num_hidden_layers=30)
+    tiny_model("llama", tmp_path / "math", num_hidden_layers=30)
+    required = f"parameters() <= {ENDS + most * LAYER}"
+    found = within(tmp_path, statements, required, count=30)
+    drawn = sample(found.space.table, key_of(9), MANY)
+    inside = [count <= most for count in layers(found.space, rows(drawn), found.sizes)]
+    assert found.exact
+    assert allowed(found.space.table, drawn).tolist() == inside
+    assert [found.holds(one) for one in rows(drawn)] == inside
+
+
+def test_what_is_near_a_bound_is_exact(folder: Path) -> None:
+    """A part of a parameter beyond is beyond, which is less than sums are exact to."""
+    found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER - 0.001:.3f}")
+    drawn = rows(sample(found.space.table, key_of(7), 64))
+    counts = layers(found.space, drawn, found.sizes)
+    assert [found.holds(one) for one in drawn] == [count < 4 for count in counts]
+
+
+@pytest.mark.parametrize("strategy", ["surrogate", "evolution", "distribution", "random"])
+def test_strategies_ask_for_what_is_within(strategy: str, folder: Path) -> None:
+    found = within(folder, SPACES["models"], f"kv_cache() <= {4 * CACHE}")
+    table, asked = found.space.table, strategy_of(strategy)
+    state = asked.init(table, 64, key_of(0), 1)
+    drawn = sample(table, key_of(1), 8)
+    told = drawn, np.arange(8, dtype=np.float32)[:, None], np.ones(8, np.float32)
+    for number in range(4):
+        state = asked.tell(table, state, *told)
+        population, _, state = asked.ask(table, state, key_of(number), np.ones(1))
+        assert allowed(table, population).all()
+        told = (
+            population,
+            np.ones((len(population.bits), 1), np.float32),
+            np.ones(len(population.bits), np.float32),
+        )
+
+
+@pytest.mark.parametrize(
+    ("required", "said", "least"),
+    [
+        ("parameters() <= 5000", "at most 5,000 parameters", f"{ENDS + 3 * LAYER:,}, in 3 layers"),
+        ("parameters() <= 0.25 * base", "at most 3,444 parameters", "in 3 layers"),
+        ("kv_cache() <= 0.4 * math", "at most 154 bytes a token", f"{3 * CACHE}, in 3 layers"),
+        ("parameters() <= -1", "at most -1 parameters", "in 3 layers"),
+    ],
+)
+def test_a_bound_below_the_smallest_plan_is_a_fault(
+    required: str, said: str, least: str, folder: Path
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        within(folder, SPACES["counts"], required)
+    [fault] = caught.value.faults
+    assert fault.code == "P609"
+    assert said in fault.message
+    assert least in fault.help
+    assert fault.span is not None
+
+
+def test_models_with_larger_layers_are_told_apart(tmp_path: Path) -> None:
+    """A layer of another kind has another size; what isn't a sum is counted."""
+    config = {"mlp_only_layers": [0, 1], "decoder_sparse_step": 1}
+    tiny_model("qwen3_moe", tmp_path / "base", **config)
+    tiny_model("qwen3_moe", tmp_path / "math", seed=1, **config)
+    statements = "L2..L4 from one of base, math; drop any 2 of L0..L5"
+    space, sizes, _ = made(tmp_path, statements)
+    drawn = rows(sample(space.table, key_of(0), 64))
+    every = [sizes.of_plan(decode(space, one)).parameters for one in drawn]
+    middle = sorted(set(every))[len(set(every)) // 2]
+    found = within(tmp_path, statements, f"parameters() <= {middle}")
+    assert len(set(every)) > 1
+    assert allowed(found.space.table, sample(space.table, key_of(0), 64)).tolist() == [
+        size <= middle for size in every
+    ]
+
+
+def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each alone there is a smallest plan that is beyond the other."""
+
+    def counted(self: Within, genome: Genome) -> OutputSize:
+        ups = np.arange(1, 7)
+        return OutputSize(int(ups @ genome.bits), 0, int(ups[::-1] @ genome.bits), 3)
+
+    monkeypatch.setattr(Within, "_counted", counted)
+    both = "drop any 3 of L0..L5"
+    found = within(folder, both, "parameters() <= 11", "kv_cache() <= 11")
+    assert found.holds(found.smallest)
+    with pytest.raises(PlanError) as caught:
+        within(folder, both, "parameters() <= 9", "kv_cache() <= 9")
+    [fault] = caught.value.faults
+    assert fault.code == "P609"
+    assert "at most 9 parameters and at most 9 bytes a token" in fault.message
+
+
+def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
+    found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
+    drawn = rows(sample(found.space.table, key_of(3), 12))
+    starts = [Start(EarlierOrigin(words=str(n)), one, 1.0) for n, one in enumerate(drawn)]
+    inside = [found.holds(one) for one in drawn]
+    heard: list[list[float]] = []
+
+    class Stages:
+        """Two stages, the second one of the best of the first."""
+
+        def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
+            heard.append([one.losses[0] for one in told])
+            assert [one.share for one in told] == [float(ok) for ok in inside[: len(told)]]
+            return starts[:6] if not told else starts[6:] if len(told) == 6 else []
+
+    source = StartsWithin(Stages(), found)
+    first = source.next([])
+    assert [one.origin for one in first] == [
+        s.origin for s, ok in zip(starts[:6], inside[:6], strict=True) if ok
+    ]
+    losses = [(float(origin_words(one.origin)),) for one in first]
+    told = [
+        ToldStart(one.origin, one.genome, 1.0, loss)
+        for one, loss in zip(first, losses, strict=True)
+    ]
+    second = source.next(told)
+    assert [one.origin for one in second] == [
+        s.origin for s, ok in zip(starts[6:], inside[6:], strict=True) if ok
+    ]
+    wanted = [float(n) if inside[n] else np.nan for n in range(6)]
+    assert np.array_equal(heard[-1], wanted, equal_nan=True)
+    told += [ToldStart(one.origin, one.genome, 1.0, (0.0,)) for one in second]
+    assert source.next(told) == []
+
+
+def test_without_such_a_requirement_a_space_is_as_it_is(folder: Path) -> None:
+    space, sizes, _ = made(folder, SPACES["counts"], 'nll("a.txt") <= 2.0', "latency() <= base")
+    assert space.plan.search is not None
+    _, same, _, other = bounded(space, sizes.models, space.plan.search.requires)
+    assert same is space
+    assert other is None

@@ -1,0 +1,245 @@
+"""RUN at a URL: objects that are whole, a journal of them, storages that refuse."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import optuna
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+import gptailor
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.plan.faults import TailorError
+from gptailor.prepare import prepare
+from gptailor.searching.folder import SETTINGS, Folder
+from gptailor.searching.object_journal import ObjectJournal
+from gptailor.searching.object_storage import ObjectStorage, local_or_url
+from gptailor.searching.run.study import Naming, open_study, quiet
+from gptailor.searching.run.workers import Alone
+from gptailor.searching.run_files import EarlierRun
+from gptailor.searching.search import search as whole_search
+from gptailor.searching.settings import Flags
+from tests.searching.landscape import NLL, Counting, Search, search, setting, space
+from tests.tiny import tiny_model
+
+
+class Named(MemoryFileSystem):
+    """A storage in memory by another name."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://"))
+
+
+class Refusing(Named):
+    """Lets be read, and nothing be written."""
+
+    protocol = "refusing"
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode != "rb":
+            raise PermissionError("Access Denied")
+        return super()._open(path, mode, **options)
+
+    def pipe_file(self, *_: Any, **__: Any) -> None:
+        raise PermissionError("Access Denied")
+
+
+class Slow(Named):
+    """A storage where what is being written is seen: `_WHOLE` doesn't know it."""
+
+    protocol = "slow"
+
+
+@pytest.fixture(autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(params=["memory", "slow"])
+def url(request: pytest.FixtureRequest) -> str:
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    return f"{request.param}://bucket-{uuid.uuid4().hex}/runs/one"
+
+
+def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+
+
+def test_what_is_a_folder_and_what_a_url() -> None:
+    assert local_or_url("run") == Path("run")
+    assert local_or_url(Path("s3")) == Path("s3")
+    assert local_or_url("file:///tmp/a%20run") == Path("/tmp/a run")
+    assert local_or_url("s3://bucket/run/") == "s3://bucket/run"
+
+
+def test_what_is_put_is_there_on_another_machine(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Folder(url) as run:
+        run.put("front/trial-0001.tailor", "tailor 1\n")
+        run.put_json(SETTINGS, {"trials": 3})
+        (run.path / "digests.json").write_text("{}")
+        (run.path / "best.tailor.lock").write_text("{}")
+        run.send()
+    assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]
+    other_machine(monkeypatch, tmp_path)
+    with Folder(url) as run:
+        assert run.earlier() == EarlierRun(trials=3)
+        (run.path / "front/trial-0001.tailor").unlink()
+        run.send()
+    assert ObjectStorage(url).names() == ["best.tailor.lock", SETTINGS]
+
+
+def test_a_copy_holds_nothing_that_was_removed_elsewhere(url: str) -> None:
+    with Folder(url) as run:
+        run.put_json(SETTINGS, {})
+        run.put("start.tailor", "tailor 1\n")
+    ObjectStorage(url).remove("start.tailor")
+    with Folder(url) as run:
+        assert not (run.path / "start.tailor").exists()
+
+
+def test_a_url_with_other_things_is_no_run(url: str) -> None:
+    ObjectStorage(url).put("thesis.pdf", b"%PDF")
+    with pytest.raises(
+        CheckpointError, match=r"C902.*expected the folder of a search, found 'thesis\.pdf'"
+    ) as refused:
+        Folder(url).__enter__()
+    assert url in str(refused.value)
+    assert ObjectStorage(url).names() == ["thesis.pdf"]
+
+
+def test_a_url_that_refuses_writing_is_one_message() -> None:
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    with pytest.raises(CheckpointError) as refused:
+        Folder("refusing://bucket/run").__enter__()
+    message = str(refused.value)
+    assert message.startswith("error[C303]: cannot be written: Access Denied\n")
+    assert "refusing://bucket/run" in message
+
+
+@pytest.mark.parametrize("url", ["nowhere://bucket/run", "nothing-s3://b/run"])
+def test_a_url_that_nothing_reads_is_one_message(url: str) -> None:
+    with pytest.raises(TailorError, match=f"'{url}' can't be used: "):
+        Folder(url)
+
+
+# --------------------------------------------------------------------------------------- the study
+
+
+def searching(url: str, **changes: Any) -> Search:
+    chosen = setting(**changes)
+    study = open_study(Folder(url).journal, "gptailor", chosen.aims, Naming(chosen.space))
+    return Search(chosen, study, Alone(Counting()))
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_a_search_at_a_url_ends_with_the_study_of_one_in_a_folder(url: str, tmp_path: Path) -> None:
+    """Killed on one machine and gone on with on another."""
+    calm = search(tmp_path, setting())
+    calm.run()
+    first = searching(url)
+    seen: list[Any] = []
+
+    def kill(event: Any) -> None:
+        seen.append(event)
+        if len(first.ledger.trials) == 9:
+            raise Killed
+
+    first.on_event = kill
+    with pytest.raises(Killed):
+        first.run()
+    again = searching(url)
+    assert len(again.ledger.trials) == 9
+    again.run()
+    numbers = [[(t.plan, t.values, t.request.key) for t in s.ledger.trials] for s in (calm, again)]
+    assert numbers[0] == numbers[1]
+    assert again.study.notes == calm.study.notes
+    storage = ObjectStorage(url)
+    names = storage.names()
+    joined = tmp_path / "joined.journal"
+    joined.write_bytes(b"".join(storage.get(names)[name] for name in names))
+    with quiet():
+        read = JournalStorage(JournalFileBackend(str(joined)))
+        study = optuna.load_study(study_name="gptailor", storage=read)
+    assert len(study.trials) == len(calm.ledger.trials)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_the_whole_of_a_run_is_at_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there compiles anywhere; the same command goes on on another machine."""
+    url = f"memory://bucket-{uuid.uuid4().hex}/run"
+    tiny_model("llama", tmp_path / "base", layers=7)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a cat and two dogs"}\n' * 8)
+    text = """tailor 1
+model base = "./base"
+drop any 2 of L1..L5
+search { minimize nll("rows.jsonl") }
+"""
+    (tmp_path / "space.tailor").write_text(text)
+    plan = gptailor.load(tmp_path / "space.tailor")
+    found = whole_search(plan, url, Flags(trials=4, fidelity=(4, 4)))
+    names = ObjectStorage(url).names()
+    assert {"best.tailor", "best.tailor.lock", "run.json", "start.tailor", "summary.json",
+            "summary.md"} <= set(names)  # fmt: skip
+    assert not any("digests" in name or name.startswith(".") for name in names)
+    assert found.summary.best_file == f"{url}/best.tailor"
+    (tmp_path / "elsewhere").mkdir()
+    best = tmp_path / "elsewhere" / "best.tailor"
+    best.write_bytes(ObjectStorage(url).get(["best.tailor"])["best.tailor"])
+    prepared = prepare(gptailor.load(best))
+    assert prepared.models["base"].checkpoint.folder.resolve() == (tmp_path / "base").resolve()
+    other_machine(monkeypatch, tmp_path)
+    more = whole_search(plan, url, Flags(trials=9, fidelity=(4, 4)))
+    assert more.summary.trials > found.summary.trials
+    with pytest.raises(CheckpointError, match=r"C902.*its seed was") as refused:
+        whole_search(plan, url, Flags(trials=9, fidelity=(4, 4), seed=1))
+    assert url in str(refused.value)
+
+
+def test_two_searches_at_one_url_meet(url: str) -> None:
+    one, two = (ObjectJournal(ObjectStorage(url), "study.journal") for _ in "ab")
+    one.append_logs([{"op": 1}])
+    with pytest.raises(CheckpointError, match=r"C901.*another search uses the folder"):
+        two.append_logs([{"op": 2}])
+    again = ObjectJournal(ObjectStorage(url), "study.journal")
+    assert again.read_logs(0) == [{"op": 1}]
+
+
+def test_a_journal_with_a_hole_is_refused(url: str) -> None:
+    journal = ObjectJournal(ObjectStorage(url), "study.journal")
+    for number in range(3):
+        journal.append_logs([{"op": number}])
+    ObjectStorage(url).remove("study.journal/00000001.jsonl")
+    with pytest.raises(CheckpointError, match=r"C903.*00000001\.jsonl' is missing"):
+        ObjectJournal(ObjectStorage(url), "study.journal")
+
+
+def test_an_object_that_is_no_journal_is_refused(url: str) -> None:
+    ObjectStorage(url).put("study.journal/00000000.jsonl", b"{")
+    with pytest.raises(CheckpointError, match=r"C903.*line 1 of the journal is damaged") as caught:
+        open_study(Folder(url).journal, "gptailor", (NLL,), Naming(space()))
+    assert caught.value.path.name == "00000000.jsonl"
+
+
+def test_lines_are_optunas_own(url: str) -> None:
+    journal = ObjectJournal(ObjectStorage(url), "study.journal")
+    journal.append_logs([{"op": 1, "name": "ä"}, {"op": 2}])
+    journal.append_logs([{"op": 3}])
+    raw = ObjectStorage(url).get(ObjectStorage(url).names())
+    assert [json.loads(line)["op"] for one in raw.values() for line in one.splitlines()] == [
+        1,
+        2,
+        3,
+    ]
+    assert list(raw) == ["study.journal/00000000.jsonl", "study.journal/00000002.jsonl"]

@@ -1,0 +1,238 @@
+"""A search whose trials are given up where they have lost: what it saves, finds, and keeps."""
+
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gptailor
+from gptailor.evaluation.rival_scores import Race, race_counts
+from gptailor.evaluation.scores import Outcome, PerSample, ratio
+from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
+from gptailor.searching.run.asking import Asking
+from gptailor.searching.run.incumbent import race_of
+from gptailor.searching.run.origin import StrategyPlan
+from gptailor.searching.run.schedule import Budget
+from gptailor.searching.run.study import Study
+from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
+from gptailor.searching.run.workers import Task
+from gptailor.searching.search import Scored, SearchEvent
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import key_of
+from gptailor.searching.space.table import Table, sample
+from tests.searching.landscape import (
+    NLL,
+    Drifting,
+    Search,
+    Simulated,
+    number,
+    record,
+    search,
+    setting,
+    space,
+)
+
+FULL = 64
+
+
+@dataclass
+class Sampling:
+    """A judge with a score for each sample: what all have in common, a plan's own, and noise."""
+
+    noise: float = 0.3
+    used: list[int] = field(default_factory=list)
+
+    def __call__(
+        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
+    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+        full = round(share * FULL)
+        for index, plan in enumerate(plans):
+            sums = [self.score(plan, sample) for sample in range(full)]
+            looks = [n for n in race_counts(full) if n] if race is not None else []
+            for count in (*looks, full):
+                found = ratio(sums[:count], [1] * count)
+                assert found.each is not None
+                if count == full or (race is not None and race.lost((found.each,))):
+                    self.used.append(count)
+                    yield index, (found,)
+                    break
+
+    def score(self, plan: Plan, sample: int) -> float:
+        text = gptailor.format(plan)
+        own = random.Random(f"{text} {sample}").gauss(0, self.noise)
+        common = random.Random(sample).gauss(3, 1)
+        loss = sum(0.2 * (drop.position - 3) ** 2 / 9 for drop in plan.drops)
+        return common + (loss + 0.2 * number(plan) + own if plan.drops else 0.0)
+
+
+def ran(folder: Path, judge: Sampling, *, races: bool = True, seed: int = 5) -> Search:
+    folder.mkdir(exist_ok=True)
+    chosen = setting(aims=(NLL,), budget=Budget(16, 16, FULL), races=races, seed=seed)
+    found = search(folder, chosen, judge)
+    found.run()
+    return found
+
+
+def test_trials_that_have_lost_cost_what_they_took(tmp_path: Path) -> None:
+    judge = Sampling()
+    found = ran(tmp_path, judge)
+    stopped = [trial for trial in found.ledger.trials if trial.stopped is not None]
+    assert stopped
+    for trial in stopped:
+        assert trial.request.phase == SEARCH
+        assert trial.samples in race_counts(trial.request.samples)
+        assert trial.cost in {trial.samples / FULL, 0}
+        assert not trial.full
+    assert all(trial.stopped is None for trial in found.ledger.of(STARTS, RANDOM))
+    bases = [FULL, 16]
+    assert sum(judge.used) == sum(bases) + round(FULL * found.ledger.cost())
+    assert found.ledger.cost() <= 16
+
+
+def test_a_race_asks_for_more_plans_than_the_same_budget_without(tmp_path: Path) -> None:
+    with_race = ran(tmp_path / "race", Sampling())
+    without = ran(tmp_path / "all", Sampling(), races=False)
+    assert all(trial.stopped is None for trial in without.ledger.trials)
+    assert len(with_race.ledger.trials) > len(without.ledger.trials)
+
+
+def test_the_best_plan_was_scored_on_all_samples(tmp_path: Path) -> None:
+    for seed in range(3):
+        found = ran(tmp_path / str(seed), Sampling(), seed=seed)
+        best = found.ledger.best()
+        assert best is not None
+        assert best.full
+        assert best.stopped is None
+
+
+def test_what_was_given_up_is_told_as_behind_its_rival() -> None:
+    """The first eighth is easy for every cut: on that alone the loser would seem the better one."""
+    told: list[Any] = []
+
+    class Hearing(Drifting):
+        def tell(
+            self, table: Table, state: Any, population: Genome, values: Any, share: Any
+        ) -> Any:
+            told.extend(values[:, 0])
+            return state
+
+    ledger = Ledger((NLL,), FULL)
+    ledger.references = {8: (2.0,), 32: (2.0,), FULL: (2.0,)}
+    genomes = Genome(*sample(space().table, key_of(0), 2))
+    easy, all_ = (1.0,) * 8, (1.0,) * 8 + (5.0,) * 56
+    for number_, sums in enumerate((all_, tuple(one + 0.5 for one in easy))):
+        each = PerSample(sums, (1,) * len(sums))
+        genome = Genome(*(genes[number_] for genes in genomes))
+        request = TrialRequest(
+            SEARCH, number_, 0, StrategyPlan(strategy="drifting"), genome, FULL, "bare", number_
+        )
+        ledger.add(
+            Trial(
+                number_, request, str(number_), len(sums) / FULL, (each.score().value,), (0.1,),
+                per_sample=(each,), stopped=8 if number_ else None,
+            )
+        )  # fmt: skip
+    first, lost = ledger.trials
+    ledger.add(replace(lost, number=2, same_as=1, per_sample=()))
+    strategy: Any = Hearing(population=1, shares=(1.0,))
+    asking = Asking(strategy, space(), ledger, seed=0, capacity=8)
+    asking.ask(2, 3)
+    [[best], [alone]] = ledger.losses([first, lost])
+    assert alone < best
+    assert told == pytest.approx([best, best + 0.25, best + 0.25])
+
+
+def test_a_kill_while_the_base_is_noted_leaves_the_same_races(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    undisturbed = ran(tmp_path / "whole", Sampling())
+    write, noted = Study.note_base, list[int]()
+
+    def killed(study: Study, samples: int, *scores: Sequence[float]) -> None:
+        write(study, samples, *scores)
+        noted.append(samples)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "note_base", killed)
+        for _ in range(5):
+            with suppress(Killed):
+                ran(tmp_path / "killed", Sampling())
+    again = ran(tmp_path / "killed", Sampling())
+    assert len(noted) == len({*noted}) > 2
+    assert record(again.ledger.trials) == record(undisturbed.ledger.trials)
+
+
+def test_a_search_that_was_killed_ends_with_the_same_study(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    undisturbed = ran(tmp_path / "whole", Sampling())
+    (tmp_path / "killed").mkdir()
+    for at in (9, 14, 21):
+
+        def kill(event: SearchEvent, at: int = at) -> None:
+            if isinstance(event, Scored) and event.trial.number == at:
+                raise Killed
+
+        chosen = setting(aims=(NLL,), budget=Budget(16, 16, FULL), races=True)
+        with pytest.raises(Killed):
+            search(tmp_path / "killed", chosen, Sampling(), on_event=kill).run()
+    again = ran(tmp_path / "killed", Sampling())
+    assert record(again.ledger.trials) == record(undisturbed.ledger.trials)
+
+
+def test_the_study_says_what_was_given_up(tmp_path: Path) -> None:
+    found = ran(tmp_path, Sampling())
+    kept = found.study._study.get_trials()
+    stopped = [trial for trial in found.ledger.trials if trial.stopped is not None]
+    for trial in stopped:
+        frozen = kept[trial.number]
+        assert frozen.state.name == "PRUNED"
+        assert list(frozen.intermediate_values) == [trial.stopped]
+    assert record(found.study.trials()) == record(found.ledger.trials)
+
+
+def test_a_race_travels_with_its_task(tmp_path: Path) -> None:
+    found = ran(tmp_path, Sampling())
+    race = race_of(found.ledger, found.ledger.of(SEARCH)[-1].request)
+    task = Task(1, (), 1.0, "bare", (), race)
+    assert pickle.loads(pickle.dumps(task.how)) == {"stage": "bare", "race": race}
+
+
+def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(tmp_path: Path) -> None:
+    found = ran(tmp_path, Sampling())
+    asked = [trial for trial in found.ledger.of(SEARCH) if trial.request.asked_after]
+    last: Trial = asked[-1]
+    race = race_of(found.ledger, last.request)
+    assert race is not None
+    known = [t for t in found.ledger.trials[: last.request.asked_after] if t.full]
+    best = found.ledger.best(known)
+    assert best is not None
+    assert race.rivals == (best.per_sample,)
+    assert race_of(found.ledger, found.ledger.of(RANDOM)[0].request) is None
+    found.ledger.references.pop(race_counts(last.request.samples)[-1])
+    assert race_of(found.ledger, last.request) is None, "a study of before there were races"
+
+
+def test_on_several_workers_who_is_quick_changes_nothing(tmp_path: Path) -> None:
+    """What is left of the budget is counted in the order of asking, whatever a trial took."""
+    chosen = setting(aims=(NLL,), budget=Budget(20, 16, FULL), races=True)
+    found = []
+    for name, slow in {"alike": (1.0, 1.0), "unlike": (1.0, 3.1), "other": (2.7, 1.0)}.items():
+        (folder := tmp_path / name).mkdir()
+        found.append(search(folder, chosen, workers=Simulated(Sampling(), slow)))
+        found[-1].run()
+    calm, *others = (record(one.ledger.trials) for one in found)
+    assert any(trial["stopped"] for trial in calm)
+    for other in others:
+        assert other == calm

@@ -1,0 +1,85 @@
+"""What a summary has: what random search would reach at the same cost, and who is a finalist."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gptailor
+from gptailor.plan.output_size import OutputSize
+from gptailor.reporting.summary import Aim
+from gptailor.searching.results import numbers_at_bounds
+from gptailor.searching.run.origin import RandomPlan
+from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import space_of
+from gptailor.searching.summary import ENOUGH, best_starts, expected, finalists
+
+NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+
+def ledger(values: list[float], searched: int) -> tuple[Ledger, list[Trial]]:
+    """Random trials of a base that scores 1 by what is maximised, and trials that cost as much."""
+    made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
+    made.references[4] = (1.0,)
+    phases = [RANDOM] * len(values) + [SEARCH] * searched
+    for number, phase in enumerate(phases):
+        value = values[number] if number < len(values) else 0.0
+        request = TrialRequest(phase, 0, number, RandomPlan(), NOTHING, 4, "bare", 0)
+        made.add(Trial(number, request, str(number), 1.0, (value,), (0.0,)))
+    return made, made.of(RANDOM)
+
+
+def test_it_is_near_what_as_many_normal_draws_reach() -> None:
+    chance = np.random.default_rng(0)
+    found = [
+        expected(*ledger(list(map(float, chance.normal(0.5, 0.1, 16))), 184)) for _ in range(100)
+    ]
+    best = chance.normal(0.5, 0.1, (4000, 200)).max(axis=1).mean()
+    assert np.mean([one for one in found if one is not None]) == pytest.approx(best, abs=0.02)
+
+
+def test_from_few_plans_nothing_is_said() -> None:
+    draws = [0.1, 0.2] * (ENOUGH // 2)
+    assert expected(*ledger(draws, 10)) is not None
+    assert expected(*ledger(draws[1:], 10)) is None
+
+
+def test_all_that_what_was_found_is_compared_with_is_scored() -> None:
+    """A starting plan that meets what is required is, behind better ones that don't."""
+
+    class Sizes:
+        def of(self, trial: Trial) -> OutputSize:
+            return OutputSize(10, 20, 1, 4)
+
+    made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
+    made.references[4] = (1.0,)
+    for number in range(10):
+        phase = SEARCH if number == 9 else STARTS
+        request = TrialRequest(phase, 0, number, RandomPlan(), NOTHING, 4, "bare", 0)
+        value = 0.5 if number == 9 else 0.9 - 0.1 * number
+        made.add(Trial(number, request, str(number), 1.0, (value,), (0.0,)))
+    made.met = {("8", "bare"), ("9", "bare")}
+    sizes: Any = Sizes()
+    assert 8 not in {trial.number for trial in best_starts(made)}
+    assert 8 in {trial.number for trial in finalists(made, sizes)}
+
+
+def test_numbers_at_an_end_of_their_interval_are_named() -> None:
+    text = (
+        'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
+        "let m = 0.0..1.0\nlet c = 0.2..0.9\nlet t = 0.0..1.0\n"
+        "L0 from math, code by task_arithmetic(weight=(m, c))\n"
+        "L1 from any of math, code by task_arithmetic(t)\n"
+    )
+    space = space_of(gptailor.loads(text), 4)
+    assert [real.name for real in space.reals] == ["let c", "let m", "let t"]
+    genome = Genome(np.zeros(2, np.bool_), NOTHING.picks, np.array([0.0, 1.0, 0.0], np.float32))
+    request = TrialRequest("search", 0, 0, RandomPlan(), genome, 4, "bare", 0)
+    found = list(numbers_at_bounds(space, Trial(0, request, "plan", 1.0)))
+    assert [(one.name, one.value, one.bound) for one in found] == [
+        ("let c", 0.2, "low"),
+        ("let m", 1.0, "high"),
+    ], "t says nothing where no model is chosen"
+    inside = genome._replace(reals=np.array([0.5, 0.999, 0.0], np.float32))
+    assert not list(numbers_at_bounds(space, Trial(0, request._replace(genome=inside), "p", 1.0)))

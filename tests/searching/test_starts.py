@@ -1,0 +1,519 @@
+"""Starting plans: in any space, what their names say, and at a bounded cost."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from gptailor import loads
+from gptailor.plan.plan import Merge, Plan, Take
+from gptailor.searching.run.origin import (
+    BlockInfluenceCut,
+    EarlierOrigin,
+    GreedyRemoval,
+    ModelAlone,
+    TrialOrigin,
+    WindowCut,
+    composition_words,
+    origin_words,
+)
+from gptailor.searching.run.schedule import Start, ToldStart
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.encode import encode
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.space import Space, space_of
+from gptailor.searching.starts.compositions import composed, compositions, wholes
+from gptailor.searching.starts.cuts import candidates, greedy_removal
+from gptailor.searching.starts.stages import Starts
+from tests.searching.space.test_space import SPACES, space
+
+HEAD = "tailor 1\n" + "".join(
+    f'model {name} = "./{name}"\n' for name in ("base", "math", "code", "chat", "law", "bio", "art")
+)
+PAPER = "drop any {k} of L0..L{last}\nL0..L{last} from any of {models} by task_arithmetic(0.0..1.0)"
+OTHERS = "L0..L39 from any of math, code by task_arithmetic(0.0..1.0)"
+SHARES = (1.0, 0.25, 1 / 16, 0.01)
+
+Judge = Callable[[Plan], tuple[float, ...]]
+
+
+def paper(layers: int = 30, k: int | str = 7, models: str = "math, code, chat") -> Space:
+    text = PAPER.format(k=k, last=layers - 1, models=models)
+    return space_of(loads(HEAD + text), layers)
+
+
+def drive(starts: Starts, judge: Judge) -> list[list[Start]]:
+    """All stages."""
+    told: list[ToldStart] = []
+    stages: list[list[Start]] = []
+    while stage := starts.next(told):
+        stages.append(stage)
+        told += [_told(starts, one, judge) for one in stage]
+    return stages
+
+
+def _told(starts: Starts, one: Start, judge: Judge) -> ToldStart:
+    return ToldStart(one.origin, one.genome, one.share, judge(decode(starts.space, one.genome)))
+
+
+def called(start: Start) -> str:
+    """The start's words for people."""
+    return origin_words(start.origin)
+
+
+def origins(stages: Sequence[Sequence[Start]]) -> set[TrialOrigin]:
+    """The origins of all stages."""
+    return {one.origin for stage in stages for one in stage}
+
+
+def dropped(plan: Plan) -> list[int]:
+    return [drop.position for drop in plan.drops]
+
+
+def names_of(plan: Plan) -> set[str]:
+    found = set()
+    for layer in plan.layers:
+        if isinstance(layer.recipe, Take):
+            found.add(str(layer.recipe.take.model))
+        elif isinstance(layer.recipe, Merge):
+            found |= {str(source.model) for source in layer.recipe.merge}
+    return found
+
+
+def apart(plan: Plan) -> tuple[float, ...]:
+    """The base is worst; a cut costs its distance from L12..L18, and its pieces."""
+    cut = dropped(plan)
+    pieces = sum(b - a > 1 for a, b in pairwise(cut))
+    return (sum(abs(p - 15) for p in cut) + 3.0 * pieces + ("math" not in names_of(plan)),)
+
+
+def same(one: Genome, other: Genome) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# ------------------------------------------------------------------------------------ in any space
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+@pytest.mark.parametrize("name", SPACES)
+def test_starts_are_genomes_of_any_space(name: str, share: float) -> None:
+    given = space(name)
+    starts = Starts(given, cheapest=share)
+    stages = drive(starts, lambda plan: (float(len(plan.drops)),))
+    assert stages
+    for stage in stages:
+        for one in stage:
+            assert 0 < one.share <= 1
+            assert same(encode(given, decode(given, one.genome)), one.genome)
+    said = [(called(one), one.share) for stage in stages for one in stage]
+    assert len(set(said)) == len(said)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_influence_is_of_plans_without_drops(name: str) -> None:
+    given = space(name)
+    plans = wholes(given)
+    assert bool(plans) == ("drop " in SPACES[name][0] and "drop L2\nbridge" not in SPACES[name][0])
+    assert not any(plan.drops or plan.bridges for plan in plans.values())
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        paper(),
+        paper(40, 10),
+        paper(models="math, code, chat, law, bio, art"),
+        paper(40, "1..19"),
+        space_of(loads(HEAD + "drop window 4..12 of L2..L38\n" + OTHERS), 40),
+    ],
+    ids=["30", "40", "seven models", "counts", "windows"],
+)
+def test_all_starts_together_cost_little(given: Space, share: float) -> None:
+    stages = drive(Starts(given, cheapest=share), lambda plan: (float(sum(dropped(plan))),))
+    several = len(given.table.ranged) or len(given.table.inside_pick)
+    assert sum(one.share for stage in stages for one in stage) <= (26 if several else 20)
+
+
+# ------------------------------------------------------------------- numbers of fixed merges
+
+TWO = "let m = 0.0..1.0\nlet c = 0.0..1.0\n"
+MEAN, FULL = "uniform merge", "uniform merge by 1"
+MERGES = {"uniform merge by 0.6": (0.6, 0.6), "uniform merge by 0.3": (0.3, 0.3)}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            TWO + "others from math, code by task_arithmetic(weight=(m, c))",
+            {"base": (0, 0), "math": (1, 0), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)}
+            | MERGES,
+        ),
+        (
+            "L0..L3 from math, code by task_arithmetic(weight=(0.0..1.0, 0.2..1.0))",
+            {"math": (1, 0.2), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)} | MERGES,
+        ),
+        (
+            TWO + "L0..L3.norms from math, code by linear(weight=(m, c))",
+            {"math": (1, 0), "code": (0, 1), MEAN: (0.5, 0.5)},
+        ),
+        (
+            TWO + "others from base, math by slerp(curve(m, c))",
+            {"base": (0, 0), "math": (1, 1), MEAN: (0.5, 0.5)},
+        ),
+        (
+            TWO + "others from math, code by task_arithmetic(weight=(curve(m, m), curve(c, c)))",
+            {"base": (0, 0), "math": (1, 0), "code": (0, 1), MEAN: (0.5, 0.5), FULL: (1, 1)}
+            | MERGES,
+        ),
+        (
+            "let m = 0.4..0.9\nothers from math, code by task_arithmetic(m)",
+            {MEAN: (0.5,), "uniform merge by 0.6": (0.6,)},
+        ),
+        (
+            "let m = 0.0..1.0\nL1 from math, code by linear(weight=(m, 0.5))",
+            {"base": (1,)},
+        ),
+    ],
+)  # fmt: skip
+def test_fixed_merges_begin_with_each_model_alone_and_uniform_merges(
+    text: str, wanted: dict[str, tuple[float, ...]]
+) -> None:
+    given = space_of(loads(HEAD + text), 4)
+    order = sorted(range(len(given.reals)), key=lambda i: "let c" in given.reals[i].name)
+    found = {}
+    for of in compositions(given):
+        shares = composed(given, of).reals
+        values = [given.reals[i].value(float(shares[i])) for i in order]
+        found[composition_words(of)] = tuple(values[: len(wanted[composition_words(of)])])
+    assert found == {name: pytest.approx(values) for name, values in wanted.items()}
+
+
+def test_coefficients_of_a_choice_are_its_options() -> None:
+    text = "let m = one of 0.2, 0.5, 1\nothers from math, code by task_arithmetic(m)"
+    given = space_of(loads(HEAD + text), 4)
+    merges = {composition_words(of): decode(given, composed(given, of)).numbers for of in
+              compositions(given)}  # fmt: skip
+    assert merges == {MEAN: {"m": 0.5}, FULL: {"m": 1}, "uniform merge by 0.2": {"m": 0.2}}
+
+
+@pytest.mark.parametrize("room", [7, math.inf])
+def test_named_weights_are_all_tried_in_full_where_there_is_room(room: float) -> None:
+    given = space_of(
+        loads(HEAD + TWO + "others from math, code by task_arithmetic(weight=(m, c))"), 4
+    )
+    (stage,) = drive(Starts(given, room=room), lambda plan: (0.0,))
+    assert [called(one) for one in stage] == ["base", "math", "code", MEAN, FULL, *MERGES]
+    assert len({one.genome.reals.tobytes() for one in stage}) == 7
+
+
+# ------------------------------------------------------------------------------- what names promise
+
+
+def test_compositions() -> None:
+    names = [composition_words(one) for one in compositions(paper())]
+    assert names[:5] == ["base", "math", "code", "chat", "uniform merge"]
+    assert names[5:] == [
+        f"uniform merge of {a} and {b}"
+        for a, b in (("math", "code"), ("math", "chat"), ("code", "chat"))
+    ]
+    stronger = [composition_words(of) for of in compositions(paper(), strengths=True)]
+    assert [name for name in stronger if name not in names] == [
+        f"uniform merge by {coefficient}" for coefficient in ("1", "0.6", "0.3")
+    ]
+
+
+def test_models_alone_and_the_mean_of_all() -> None:
+    given = paper()
+    (stage, *_) = drive(Starts(given), apart)
+    plans = {called(one): decode(given, one.genome) for one in stage}
+    assert names_of(plans["block influence on base"]) == set()
+    assert names_of(plans["block influence on code"]) == {"code"}
+    merged = plans["block influence on uniform merge"].layers[0].recipe
+    assert isinstance(merged, Merge)
+    assert len(merged.merge) == 3
+    scales = merged.by.arguments["weight"]  # type: ignore[union-attr]
+    assert scales == (pytest.approx(1 / 3, abs=1e-4),)
+
+
+ALIKE = """\
+let share = 0.3..1.0
+whole from math, code by task_arithmetic(weight=(share, 0.5))
+drop any {k} of L1..L8
+"""
+
+
+@pytest.mark.parametrize("k", ["3", "2..4"])
+def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: str) -> None:
+    given = space_of(loads(HEAD + ALIKE.format(k=k)), 10)
+    starts = Starts(given, removal=(3, 4, 5, 6), cheapest=0.25)
+    made = [one for stage in drive(starts, apart) for one in stage]
+    names = {called(one) for one in made}
+    whole = decode(given, made[0].genome).whole
+    assert whole is not None
+    assert isinstance(whole.recipe, Merge)
+    assert not any(" on " in name for name in names)
+    window = "best window" if k == "3" else "best window of 3"
+    assert {"block influence", window, "window L4..L6", "greedy removal"} <= names
+    assert starts.left_out({one.origin for one in made}) == []
+    earlier = {EarlierOrigin(words=f"{name} on base") for name in names}
+    assert starts.left_out(earlier) == [], "of an earlier release"
+    assert starts.left_out(set())[0] == "block influence"
+
+
+def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers() -> None:
+    given = space_of(loads(HEAD + "whole from math, code by ties(0.3..1.0)"), 4)
+    assert [called(one) for stage in drive(Starts(given), apart) for one in stage] == [
+        "the plan's layers"
+    ]
+
+
+def test_a_search_that_an_earlier_release_began_goes_on() -> None:
+    given = space_of(loads(HEAD + ALIKE.format(k="3")), 10)
+    starts = Starts(given, cheapest=0.25)
+    first = [_told(starts, one, apart) for one in starts.next([])]
+    older = [one._replace(origin=EarlierOrigin(words=f"{called(one)} on base")) for one in first]
+    assert [called(one) for one in starts.next(older)] == [
+        called(one) for one in starts.next(first)
+    ]
+
+
+def test_block_influence_drops_the_layers_of_least_influence() -> None:
+    given = paper(10, 3)
+    influence = {
+        "base": [9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 5.0, 4.0, 9.5],
+        "math": [float(10 - position) for position in range(10)],
+    }
+    (stage, *_) = drive(Starts(given, influence), apart)
+    cuts = {called(one): dropped(decode(given, one.genome)) for one in stage}
+    assert cuts["block influence on base"] == [1, 3, 5]
+    assert cuts["block influence on math"] == [7, 8, 9]
+    assert cuts["block influence on code"] == [1, 3, 5], "the base's, where it wasn't measured"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.1])
+def test_the_best_window_is_found_and_tried_on_the_base_too(share: float) -> None:
+    given = paper()
+    stages = drive(Starts(given, cheapest=share), apart)
+    full = {called(one): decode(given, one.genome) for s in stages for one in s if one.share == 1}
+    best = full["best window on math"]
+    assert dropped(best) == list(range(12, 19))
+    assert names_of(best) == {"math"}
+    assert dropped(full["best window on base"]) == dropped(best)
+    assert names_of(full["best window on base"]) == set()
+
+
+def test_windows_that_would_cost_too_much_are_left_out_by_influence() -> None:
+    given = paper()
+    influence = {"base": [abs(position - 20.0) for position in range(30)]}
+    stages = drive(Starts(given, influence), apart)
+    windows = [one for stage in stages for one in stage if called(one).startswith("window ")]
+    middles = [np.mean(dropped(decode(given, one.genome))) for one in windows]
+    assert len(middles) == 6
+    assert all(abs(middle - 20) <= 3 for middle in middles)
+
+
+def test_each_size_has_a_plan_whose_cut_is_within_the_next() -> None:
+    given = paper(k="4..10")
+    influence = {"base": [abs(position - 20.5) for position in range(30)]}
+    stages = drive(Starts(given, influence, cheapest=0.1), apart)
+    [sizes] = [stage for stage in stages if called(stage[0]).endswith(", 4 layers")]
+    plans = {called(one): (decode(given, one.genome), one.share) for one in sizes}
+    of_each = {len(dropped(plan)): dropped(plan) for plan, _ in plans.values()}
+    of_each[7] = dropped(decode(given, stages[0][0].genome))
+    assert sorted(of_each) == [*range(4, 11)]
+    assert all({*of_each[size]} < {*of_each[size + 1]} for size in range(4, 10))
+    assert of_each[4] == [19, 20, 21, 22]
+    full = [name for name, (_, share) in plans.items() if share == 1]
+    assert full == [f"block influence on math, {size} layers" for size in (4, 6, 8, 10)]
+    assert all("math" in name for name in plans)
+
+
+def test_nested_cuts_go_by_removal_where_there_is_one() -> None:
+    given = paper(k="2..4")
+    stages = drive(Starts(given, removal=(9, 3, 20, 11), cheapest=0.1), apart)
+    named = {called(one): dropped(decode(given, one.genome)) for stage in stages for one in stage}
+    assert named["greedy removal on math"] == [3, 9, 20]
+    assert named["greedy removal on math, 2 layers"] == [3, 9]
+    assert named["greedy removal on math, 4 layers"] == [3, 9, 11, 20]
+
+
+WINDOWS = "drop window 3..5 of L2..L9\nL0..L11 from any of math, code by linear()"
+
+
+def windows_tried(starts: Starts) -> list[list[int]]:
+    stages = drive(starts, apart)
+    given = starts.space
+    tried = [one for stage in stages for one in stage if called(one).startswith("window ")]
+    return [dropped(decode(given, one.genome)) for one in tried]
+
+
+def test_all_windows_are_tried_on_few_samples() -> None:
+    given = space_of(loads(HEAD + WINDOWS), 12)
+    starts = Starts(given, cheapest=0.1)
+    tried = windows_tried(starts)
+    ends = {(cut[0], cut[-1]) for cut in tried if cut == [*range(cut[0], cut[-1] + 1)]}
+    assert ends == {(a, a + n - 1) for n in (3, 4, 5) for a in range(2, 11 - n)}
+    assert len(ends) == len(tried) == 6 + 5 + 4
+    assert len(starts._windows(starts._all[0], math.inf).all) == len(tried)
+
+
+def test_windows_that_are_left_out_are_said() -> None:
+    given = space_of(loads(HEAD + WINDOWS), 12)
+    influence = {"base": [abs(position - 5.0) for position in range(12)]}
+    starts = Starts(given, influence, cheapest=1.0)
+    tried = windows_tried(starts)
+    assert "9 of 15 windows" in starts.left_out(origins(drive(starts, apart)))
+    assert sorted(map(len, tried)) == [3, 3, 4, 4, 5, 5]
+    assert all(5 in cut for cut in tried)
+
+
+def test_two_windows_and_a_count_have_each_place_of_each() -> None:
+    text = "drop window 2 of L0..L3\nmaybe drop window 2 of L4..L7\ndrop any 1..2 of L8..L9"
+    given = space_of(loads(HEAD + text), 12)
+    tried = {tuple(cut) for cut in windows_tried(Starts(given, cheapest=0.05))}
+    pairs = {
+        tuple(at for at in cut if at in range(first, first + 4))
+        for cut in tried
+        for first in (0, 4)
+    }
+    assert {(0, 1), (1, 2), (2, 3), (4, 5), (5, 6), (6, 7)} <= pairs
+    assert {len(cut) for cut in tried} <= {3, 4, 5, 6}
+
+
+def test_greedy_removal_takes_the_layer_that_costs_least_in_each_round() -> None:
+    given = paper(12, 3)
+    influence = [abs(position - 6) + 0.1 * (position % 2) for position in range(12)]
+    seen: list[list[int]] = []
+
+    def judge(plans: Sequence[Plan]) -> list[float]:
+        seen.extend(dropped(plan) for plan in plans)
+        costs = {6: math.nan, 7: 5.0, 5: 1.0, 4: 2.0, 8: 3.0}
+        return [
+            sum(costs.get(p, 4.0) for p in dropped(plan)) - 9 * ({5, 8} <= {*dropped(plan)})
+            for plan in plans
+        ]
+
+    width = candidates(given, 0.1)
+    rounds = list(greedy_removal(given, wholes(given)["base"], influence, judge, width))
+    found = rounds[-1]
+    assert rounds == [(5,), (5, 8), (5, 8, 4)]
+    again = greedy_removal(given, wholes(given)["base"], influence, judge, width, rounds[0])
+    assert list(again) == rounds[1:], "as if it had never been interrupted"
+    tried = seen[: -2 * width]
+    assert {len(cut) for cut in tried} == {1, 2, 3}
+    assert len(tried) == 3 * width
+    stages = drive(Starts(given, removal=found, cheapest=0.1), apart)
+    last = {called(one): decode(given, one.genome) for one in stages[-1]}
+    assert {name: dropped(plan) for name, plan in last.items()} == {
+        "greedy removal on base": [4, 5, 8],
+        "greedy removal on math": [4, 5, 8],
+    }
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("k", [2, 7, 10, 19])
+def test_greedy_removal_costs_four_evaluations_at_most(k: int, share: float) -> None:
+    given = paper(20, k)
+    tried: list[Plan] = []
+
+    def judge(plans: Sequence[Plan]) -> list[float]:
+        tried.extend(plans)
+        return [0.0] * len(plans)
+
+    for most in (4.0, 1.0):
+        tried.clear()
+        width = candidates(given, share, most)
+        rounds = list(greedy_removal(given, wholes(given)["base"], [1.0] * 20, judge, width))
+        assert len(rounds) in (0, k)
+        assert len(tried) * max(share, 1 / 16) <= most
+
+
+@pytest.mark.parametrize("room", [1.0, 3.0, 6.0, 12.0, 40.0])
+@pytest.mark.parametrize("share", SHARES)
+def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
+    share: float, room: float
+) -> None:
+    given = paper()
+    influence = {"base": [abs(position - 15.0) for position in range(30)]}
+    starts = Starts(given, influence, tuple(range(12, 19)), share, room)
+    stages = drive(starts, apart)
+    cost = sum(one.share for stage in stages for one in stage)
+    assert cost <= max(room, 1) + 5, "what comes last is cut by the schedule"
+    names = [called(one) for stage in stages for one in stage]
+    first = next(name for name in names if name.startswith("window "))
+    assert "L12..L18" in first, "windows of least influence come first"
+    assert {"best window on base", "greedy removal on base"} <= set(names)
+
+
+def test_what_was_left_out_is_said() -> None:
+    given = paper()
+    starts = Starts(given, removal=range(12, 19), cheapest=0.25)
+    tried = origins(drive(starts, apart))
+    assert starts.left_out(tried) == []
+    some = {one for one in tried if not isinstance(one, WindowCut | GreedyRemoval)}
+    assert starts.left_out(some) == [
+        "24 of 24 windows",
+        "greedy removal",
+    ]
+    of_math = BlockInfluenceCut(of=ModelAlone(model="math"))
+    assert "block influence on code" in starts.left_out({of_math})
+
+
+def test_what_is_beyond_bounds_had_room() -> None:
+    given = paper()
+    starts = Starts(given, removal=range(12, 19), cheapest=0.25)
+    tried = origins(drive(starts, apart))
+    cuts = {one for one in tried if isinstance(one, WindowCut) and 12 in one.dropped}
+    said = starts.untried(tried - cuts, lambda genome: 12 not in dropped(decode(given, genome)))
+    assert said["left_out"] == ()
+    assert [name for name in said["beyond"] if "window" in name] == ["7 of 24 windows"]
+    assert starts.untried(set(), None)["beyond"] == ()
+
+
+def test_a_failure_is_never_the_best() -> None:
+    given = paper()
+
+    def judge(plan: Plan) -> tuple[float, ...]:
+        return (math.nan,) if "math" in names_of(plan) else apart(plan)
+
+    stages = drive(Starts(given, cheapest=0.25), judge)
+    names = [called(one) for stage in stages[2:] for one in stage]
+    assert not any("math" in name for name in names)
+
+
+def test_where_all_failed_starts_end() -> None:
+    stages = drive(Starts(paper(), cheapest=0.25), lambda plan: (math.nan, math.inf))
+    assert sum(map(len, stages)) > 10
+
+
+# ------------------------------------------------------------------------------------ going on
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
+def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
+    given = paper()
+    stages = drive(Starts(given, cheapest=share), apart)
+    told: list[ToldStart] = []
+    for stage in stages:
+        again = Starts(given, cheapest=share)
+        assert [called(o) for o in again.next(told)] == [called(o) for o in stage]
+        assert all(same(a.genome, b.genome) for a, b in zip(again.next(told), stage, strict=True))
+        told += [_told(again, one, apart) for one in stage]
+    assert Starts(given, cheapest=share).next(told) == []
+
+
+def test_losses_count_by_their_order_alone() -> None:
+    given = paper()
+
+    def several(shift: float, factor: float) -> Judge:
+        return lambda plan: (factor * apart(plan)[0] + shift, sum(dropped(plan)) / factor)
+
+    def said(stages: Sequence[Sequence[Start]]) -> list[list[int]]:
+        return [dropped(decode(given, one.genome)) for stage in stages for one in stage]
+
+    one, other = (drive(Starts(given, cheapest=0.1), several(*how)) for how in ((0, 1), (9, 7)))
+    assert said(one) == said(other)

@@ -1,0 +1,308 @@
+"""Whether what was found is better: the mean over objectives, in pairs, beside a computation."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gptailor
+from gptailor.evaluation.scores import PerSample, mean
+from gptailor.plan.plan import Plan
+from gptailor.reporting.summary import Aim
+from gptailor.searching.resampling import Resampling, plans_agreement
+from gptailor.searching.results import SearchResult
+from gptailor.searching.run.comparison import Comparison, Scores
+from gptailor.searching.run.origin import StrategyPlan
+from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
+from gptailor.searching.settings import Flags, Resources
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.verdict import scores_of, verdict
+from tests.reporting.test_search_table import said
+from tests.tiny import tiny_model
+
+NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
+NLL = Aim("nll", "minimize", "base", unit="nats")
+ACCURACY = Aim("accuracy", "maximize", "base", unit="accuracy")
+DRAWN = np.random.default_rng(11)
+TEXT = DRAWN.normal(3.0, 1.0, 100)  # what is hard in each sample, for any plan
+
+
+def scores(*each: Sequence[float]) -> Scores:
+    made = [mean(list(map(float, one))) for one in each]
+    samples = tuple(PerSample(tuple(map(float, one)), (1,) * len(one)) for one in each)
+    return Scores([one.value for one in made], [one.stderr for one in made], samples)
+
+
+def test_a_gain_has_the_error_of_the_differences() -> None:
+    mine = TEXT - 0.05 + DRAWN.normal(0, 0.1, 100)
+    measure = Comparison((NLL,), (0,), (1.0,), ("a.txt",), "nats")
+    found = measure.gain(scores(mine), scores(TEXT))
+    assert found.value == pytest.approx((TEXT - mine).mean(), abs=1e-9)
+    assert found.stderr == pytest.approx((TEXT - mine).std(ddof=1) / 10, rel=1e-9)
+    assert found.sure
+    unpaired = math.sqrt(TEXT.var(ddof=1) / 50)
+    assert found.stderr < unpaired / 5
+
+
+def test_objectives_on_one_text_have_their_errors_together() -> None:
+    """Twice the same objective is as sure as once; on two texts it would seem surer."""
+    mine = TEXT + DRAWN.normal(0, 0.1, 100)
+    twice = (NLL, NLL), (0, 1), (1.0, 1.0)
+    alone = Comparison((NLL,), (0,), (1.0,), ("a",)).gain(scores(mine), scores(TEXT))
+    both = Comparison(*twice, ("a", "a")).gain(scores(mine, mine), scores(TEXT, TEXT))
+    apart = Comparison(*twice, ("a", "b")).gain(scores(mine, mine), scores(TEXT, TEXT))
+    assert both.stderr == pytest.approx(alone.stderr)
+    assert apart.stderr == pytest.approx(alone.stderr / math.sqrt(2))
+    assert both.value == pytest.approx(alone.value)
+
+
+def test_what_is_maximised_gains_where_it_is_more() -> None:
+    measure = Comparison((NLL, ACCURACY), (0, 1), (2.0, 0.5), ("a", "b"))
+    found = measure.gain(scores([2.0] * 9, [0.6] * 9), scores([2.5] * 9, [0.5] * 9))
+    assert found.value == pytest.approx((0.5 / 2.0 + 0.1 / 0.5) / 2)
+
+
+def test_without_samples_the_scores_own_errors_count() -> None:
+    measure = Comparison((NLL,), (0,), (1.0,), ("a",))
+    found = measure.gain(Scores([2.0], [0.3], ()), Scores([2.5], [0.4], (None,)))
+    assert found == (0.5, pytest.approx(0.5))
+
+
+def trial(number: int, phase: str, each: Sequence[float], **changes: Any) -> Trial:
+    request = TrialRequest(
+        phase, 0, number, StrategyPlan(strategy=f"plan {number}"), NOTHING, 4, "bare", 0
+    )
+    found = scores(each)
+    said = {"values": tuple(found.values), "stderrs": tuple(found.stderrs),
+            "per_sample": found.each}  # fmt: skip
+    return Trial(number, request, str(number), 1.0, **(said | changes))
+
+
+def ledger(*trials: Trial, aims: tuple[Aim, ...] = (NLL,)) -> Ledger:
+    made = Ledger(aims, full=4)
+    made.references[4] = (2.0,) * len(aims)
+    for one in trials:
+        made.add(one)
+    return made
+
+
+SIMPLE = 'tailor 1\nmodel base = "./base"\ndrop L3\n'
+WORDY = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL0 from math\ndrop L3\n'
+
+
+def judged(
+    of: Ledger,
+    plans: dict[int, str],
+    sizes: dict[int, float] | None = None,
+    recipes: dict[int, Scores] | None = None,
+) -> Any:
+    def plan_of(one: Trial) -> Plan:
+        return gptailor.loads(plans[one.number])
+
+    def size(one: Trial) -> float:
+        return (sizes or {}).get(one.number, 10.0)
+
+    def own(one: Trial | None) -> Scores | None:
+        return scores([2.0] * 100) if one is None else scores_of(one)
+
+    measure = of.comparison((2.0,), samples=("a.txt",))
+    uncut = {} if recipes is None else recipes
+    return verdict(
+        of, measure, own, plan_of, size, 12.0, held=True, uncut=lambda one: uncut.get(one.number)
+    )
+
+
+def test_what_is_better_than_every_start_is_best() -> None:
+    of = ledger(trial(0, STARTS, TEXT), trial(1, STARTS, TEXT + 1), trial(2, SEARCH, TEXT - 0.1))
+    found = judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY})
+    assert found.better
+    assert (found.best.number, found.found.number, found.starts) == (2, 2, 2)
+    assert found.against[0].number == 0
+    said = found.record()
+    assert said.against.gain == pytest.approx(0.1)
+    assert said.base.no_larger is False
+
+
+def test_a_tie_is_the_simpler_plans() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() + 0.05  # a little better, by luck
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    found = judged(of, {0: SIMPLE, 1: WORDY})
+    assert not found.better
+    assert (found.found.number, found.best.number) == (1, 0)
+    assert found.record().worse is False
+    assert judged(of, {0: WORDY, 1: SIMPLE}).best.number == 1
+
+
+@pytest.mark.parametrize(("errors", "best"), [(0.5, 0), (0.99, 0), (1.01, 1), (1.9, 1)])
+def test_a_simpler_plan_is_handed_over_within_one_standard_error(errors: float, best: int) -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() + errors * noise.std(ddof=1) / 10
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    found = judged(of, {0: SIMPLE, 1: WORDY})
+    assert not found.better
+    assert found.best.number == best
+
+
+def test_a_start_that_leads_on_the_deciding_samples_is_handed_over() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() - 0.15  # worse by 1.5 standard errors
+    of = ledger(trial(0, STARTS, TEXT + 0.5), trial(1, SEARCH, TEXT + noise))
+    of.add(trial(2, STARTS, TEXT))
+    of.trials[1] = replace(of.trials[1], values=(1.0,))  # the best by the search's own scores
+    assert judged(of, {0: SIMPLE, 1: SIMPLE, 2: WORDY}).best.number == 2
+
+
+def test_a_tie_is_not_given_to_a_recipe_that_lost_uncut() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() + 0.05
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    plans = {0: SIMPLE, 1: WORDY}
+    alike = {0: scores(TEXT), 1: scores(TEXT)}
+    worse = {0: scores(TEXT + 0.3), 1: scores(TEXT)}
+    assert judged(of, plans, recipes=alike).best.number == 0
+    assert judged(of, plans, recipes=worse).best.number == 1
+    for errors, best in ((0.9, 0), (1.1, 1)):
+        moved = TEXT + noise + 0.05 + errors * noise.std(ddof=1) / 10
+        assert judged(of, plans, recipes={0: scores(moved), 1: scores(TEXT)}).best.number == best
+    assert judged(of, plans, recipes={1: scores(TEXT)}).best.number == 1, "never scored uncut"
+    assert judged(of, plans, recipes={0: scores(TEXT)}).best.number == 0, "recipes weren't compared"
+
+
+def test_of_equals_the_smaller_one_is_simpler_whatever_it_says() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean() + 0.05
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    assert judged(of, {0: SIMPLE, 1: WORDY}, {0: 10.0, 1: 9.0}).best.number == 1
+
+
+def test_of_plans_as_simple_as_each_other_the_better_score_counts() -> None:
+    noise = np.random.default_rng(5).normal(0, 1.0, 100)
+    noise -= noise.mean() + 0.05
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    found = judged(of, {0: SIMPLE, 1: SIMPLE})
+    assert not found.better
+    assert found.best.number == 1
+
+
+def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise -= noise.mean()
+    of = ledger(
+        trial(0, STARTS, TEXT + 0.02),
+        trial(1, STARTS, TEXT - 0.01 + DRAWN.normal(0, 0.001, 100)),
+        trial(2, SEARCH, TEXT + noise - 0.05),
+    )
+    found = judged(of, {0: SIMPLE, 1: WORDY, 2: WORDY + "L1.mlp from math\n"})
+    assert not found.better
+    assert found.best.number == 1
+
+
+def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + 1))
+    found = judged(of, {0: SIMPLE, 1: SIMPLE})
+    assert found.record().itself
+    assert found.best.number == 0
+    assert not found.better
+
+
+def test_without_a_score_there_is_no_verdict() -> None:
+    assert judged(ledger(), {}) is None
+    alone = judged(ledger(trial(0, SEARCH, TEXT)), {0: SIMPLE})
+    assert alone.record().against is None
+
+
+def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:
+    size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
+    of = ledger(aims=(NLL, size))
+    measure = of.comparison((2.0, 100.0), samples=("a", "b"))
+    assert (measure.numbers, measure.unit) == ((0,), "nats")
+    mine = Scores([2.0, 50.0], [0.1, 0.0], ())
+    assert measure.gain(mine, Scores([2.0, 100.0], [0.1, 0.0], ())).value == 0
+
+
+def test_a_preferred_objective_is_compared_alone() -> None:
+    of = Ledger((ACCURACY, NLL), 4, prefer=1)
+    measure = of.comparison((0.5, 2.0), samples=("a", "b"))
+    assert (measure.numbers, measure.unit) == ((1,), "nats")
+    mine, theirs = Scores([0.1, 2.0], [0.1] * 2, ()), Scores([0.5, 2.5], [0.1] * 2, ())
+    assert measure.gain(mine, theirs).value == pytest.approx(0.5)
+
+
+def test_objectives_without_a_share_are_compared_by_the_spread_of_the_starts() -> None:
+    """The unit is that of the losses by which plans are ranked, and not a share of the base's."""
+    kl = Aim("kl", "minimize", "spread", unit="nats")
+    of = Ledger((ACCURACY, kl), 4)
+    of.references[4] = (0.5, 0.0)
+    for number, values in enumerate([(0.2, 1.0), (0.4, 3.0)]):
+        of.add(trial(number, STARTS, TEXT, values=values, stderrs=(0.0, 0.0), per_sample=()))
+    measure = of.comparison((0.5, 0.0), samples=("a", "b"))
+    assert measure.unit == of.loss_unit == "spreads of the starting plans' scores"
+    assert measure.widths == pytest.approx((0.2, 2.0))
+    mine, theirs = Scores([0.3, 2.0], [0.0] * 2), Scores([0.2, 3.0], [0.0] * 2)
+    assert measure.gain(mine, theirs).value == pytest.approx((0.5 + 0.5) / 2)
+
+
+def test_shares_of_the_base_are_counted_in_percent_where_a_unit_is_named() -> None:
+    of = Ledger((ACCURACY, ACCURACY), 4)
+    of.references[4] = (0.5, 0.8)
+    of.add(one := trial(0, SEARCH, TEXT, values=(0.4, 0.8), stderrs=(0.05, 0.0), per_sample=()))
+    assert of.comparison((0.5, 0.8)).unit == ""
+    assert of.loss_unit == "% of the base's score"
+    assert of.loss(one) == pytest.approx((10.0, 5.0))
+
+
+def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
+    size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
+    of = Ledger((NLL, NLL, size), 4, prefer=2)
+    of.references[4] = (2.0, 2.0, 100.0)
+    small = trial(0, STARTS, TEXT, values=(4.0, 3.0, 50.0))
+    large = trial(1, STARTS, TEXT, values=(3.0, 2.0, 90.0))
+    for one in (small, large):
+        of.add(one)
+    assert [of.mean_loss(one) for one in (small, large)] == [0.75, 0.25]
+    assert of.comparison(None, samples=("a", "b", "c")).numbers == (0, 1)
+
+
+def test_draws_agree_where_they_drop_and_take_the_same() -> None:
+    drops = ("drop L1, L3", "drop L1, L4", "drop L1, L3")
+    texts = [
+        f'tailor 1\nmodel base = "b"\nmodel math = "m"\nL0 from math\n{one}\n' for one in drops
+    ]
+    texts[2] = texts[2].replace("L0 from math", "L0, L2 from math")
+    found = plans_agreement([gptailor.loads(text) for text in texts], 6)
+    assert (found["dropped"], found["dropped_in_all"]) == ((2, 2, 2), 1)
+    assert (found["kept_in_all"], found["alike_in_all"]) == (3, 2)
+    assert [pair.dropped for pair in found["pairs"]] == [1, 2, 1]
+
+
+def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) -> None:
+    tiny_model("llama", tmp_path / "base", seed=0, layers=4)
+    rows = [json.dumps({"text": f"a cat and {n} dogs"}) for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    text = 'tailor 1\nmodel base = "./base"\n'
+    wishes = 'drop any 1 of L1..L2\nsearch { minimize nll("rows.jsonl"); fidelity 4..4 }\n'
+    for number in (1, 2):
+        (tmp_path / f"{number}.tailor").write_text(f"{text}drop L{number}\n")
+    summary = said(objectives=[NLL._asdict()])
+    others = iter([None, tmp_path / "2.tailor"])
+    found = Resampling(
+        gptailor.loads(text + wishes, folder=tmp_path),
+        tmp_path,
+        Flags(repeat_calibration=2),
+        Resources(),
+        None,
+        lambda what: None,
+    ).others(
+        SearchResult("budget", summary, tmp_path / "1.tailor", "run"),
+        lambda *how: SearchResult("budget", summary, next(others), "run"),
+    )
+    assert found is not None
+    assert found.without == (1,)
+    assert [run.seed for run in found.runs] == [0, 2]
+    assert found.dropped == (1, 1)
