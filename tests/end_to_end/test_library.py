@@ -169,6 +169,9 @@ def test_the_script_of_the_guide_runs(
     assert len(names["rows"]) == 3
     assert len(names["trials"]) == names["found"].summary.trials
     assert names["smaller"].drops
+    assert names["changes"]
+    assert (world / "guide" / "report.html").read_text().startswith("<!doctype html>")
+    assert [answer.failure for answer in names["answers"]] == [None, None]
     assert names["model"].config.num_hidden_layers == 5 - len(names["best"].drops)
     assert [layer.position for layer in names["again"].layers] == [1]
 
