@@ -5,8 +5,8 @@ rounded to float32. A coefficient is a float64 that is rounded to float32 where 
 source whose coefficient is 0 is left out, also where it holds infinity or NaN. Where nothing is
 added to θ_b, it keeps its bytes.
 
-Sums (`sums.py`) run over blocks that are aligned to the tensor's start. Within a block values are
-added in pairs by elementwise additions, which no thread or vector unit can reorder, and the blocks'
+Sums (`sums.py`) run over blocks that are aligned to the tensor's start. Within a block stretches
+are added to one another entry by entry, which no thread or vector unit can reorder, and the blocks'
 sums are added without error by `math.fsum`. Thresholds are computed by counting, which is exact.
 Draws depend on a key and an entry's number alone.
 """

@@ -1,10 +1,11 @@
 """Sums, norms and angles of whole tensors, rows and columns, the same for any chunks and device."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import final
 
+import numpy as np
 from jaxtyping import Float64
 
 from gptailor.methods.arithmetic import Chunk, Inputs, Vector
@@ -14,22 +15,27 @@ from gptailor.plan.faults import PlanError
 
 SUM_ENTRIES = 2**14
 """Entries of a block of a sum: a power of two, part of every result, never to be changed."""
+_ADDED = 2**10
+"""Entries of a block that are added to the same number of entries after them; as above."""
 _WAITING = 128  # entries of a row that waits, and how many rows' chunks wait
 
+_Blocks = Float64[Array, "blocks width"]
 Gram = list[list[float]]
 """The dot products of each vector with each other one; the diagonal holds the squared norms."""
 
 
 def gram_of_sources(inputs: Inputs) -> Gram:
     """Return ⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
-    return _gram(inputs, lambda chunk: [double(source) for source in chunk.sources])
+    return _gram(inputs, lambda chunk: [double(source) for source in chunk.sources], _dots)
 
 
 def gram_of_task_vectors(inputs: Inputs) -> Gram:
     """Return ⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor; differences are float64 too."""
-    return _gram(
-        inputs, lambda chunk: [double(source) - double(chunk.origin) for source in chunk.sources]
-    )
+
+    def vectors(chunk: Chunk) -> list[Float64[Array, " n"]]:
+        return [double(source) - double(chunk.origin) for source in chunk.sources]
+
+    return _gram(inputs, vectors, lambda a, b: _added(a * b))
 
 
 def gram_of(inputs: Inputs, what: str) -> Gram:
@@ -48,14 +54,18 @@ def clamped(number: float) -> float:
     return max(-1.0, min(1.0, number))
 
 
-def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Array, " n"]]]) -> Gram:
+def _gram(
+    inputs: Inputs,
+    vectors: Callable[[Chunk], list[Float64[Array, " n"]]],
+    dots: Callable[[_Blocks, _Blocks], _Blocks],
+) -> Gram:
     count = len(inputs.models)
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     sums = {pair: _Sum() for pair in pairs}
     for chunk in inputs.chunks(SUM_ENTRIES):
-        blocks = [_blocks(vector) for vector in vectors(chunk)]
-        for i, j in pairs:
-            sums[i, j].add(blocks[i] * blocks[j])
+        for blocks in zip(*map(_blocks, vectors(chunk)), strict=True):
+            for i, j in pairs:
+                sums[i, j].add(dots(blocks[i], blocks[j]))
     totals = {pair: each.value() for pair, each in sums.items()}
     if not all(map(math.isfinite, totals.values())):
         refuse_infinite(inputs)
@@ -76,7 +86,9 @@ def sums(
     running = [_Sum() for _ in range(count)]
     for chunk in inputs.chunks(width):
         for total, vector in zip(running, terms(chunk), strict=True):
-            total.add(_blocks(vector) if width == SUM_ENTRIES else _even(vector.reshape(-1, width)))
+            even = width == SUM_ENTRIES
+            for rows in _blocks(vector) if even else [_even(vector.reshape(-1, width))]:
+                total.add(_added(rows))
     totals = [total.value() for total in running]
     if not all(map(math.isfinite, totals)):
         refuse_infinite(inputs)
@@ -107,19 +119,44 @@ def _refuse(inputs: Inputs, chunk: Chunk, vector: Vector, fault: Callable[..., P
         raise fault(index_of(chunk.offset + number, inputs.shape), float(vector[number]))
 
 
-def _blocks(vector: Float64[Array, " n"]) -> Float64[Array, "blocks width"]:
-    """Return the vector in rows of a block, zeros at its end; a short one in one row.
+def _blocks(vector: Float64[Array, " n"]) -> Iterator[_Blocks]:
+    """Yield the vector in rows of a block, then the entries that fill none, with zeros, in one row.
 
-    A short row has the same sum.
+    A short row has the same sum as a block.
     """
     entries = vector.shape[0]
-    width = min(SUM_ENTRIES, 1 << (entries - 1).bit_length())
-    return with_zeros(vector, -entries % width).reshape(-1, width)
+    whole = entries - entries % SUM_ENTRIES
+    if whole:
+        yield vector[:whole].reshape(-1, SUM_ENTRIES)
+    if rest := entries - whole:
+        yield with_zeros(vector[whole:], (1 << (rest - 1).bit_length()) - rest).reshape(1, -1)
 
 
 def _even(rows: Float64[Array, "rows width"]) -> Float64[Array, "rows even"]:
     """Return rows with zeros at their ends, so that halves can be added to halves."""
     return with_zeros(rows, (1 << (rows.shape[1] - 1).bit_length()) - rows.shape[1], axis=1)
+
+
+def _added(rows: _Blocks) -> Float64[Array, "blocks fewer"]:
+    """Return rows of at most `_ADDED` entries: the stretches of a row, added in order."""
+    xp, parts = namespace(rows), rows.reshape(rows.shape[0], -1, min(_ADDED, rows.shape[1]))
+    if xp is np:
+        return np.einsum("nkw->nw", parts)
+    total = xp.asarray(parts[:, 0], copy=True)
+    for k in range(1, parts.shape[1]):
+        total += parts[:, k]
+    return total
+
+
+def _dots(a: _Blocks, b: _Blocks) -> Float64[Array, "blocks fewer"]:
+    """Return `_added(a * b)` of numbers that float32 holds.
+
+    Their products are exact, so it doesn't matter whether `einsum` rounds them before it adds.
+    """
+    if namespace(a, b) is not np:
+        return _added(a * b)
+    left, right = (each.reshape(len(each), -1, min(_ADDED, each.shape[1])) for each in (a, b))
+    return np.einsum("nkw,nkw->nw", left, right)
 
 
 @final
@@ -130,7 +167,7 @@ class _Sum:
         self.waiting: list[Float64[Array, "blocks width"]] = []
         self.folded: list[float] = []
 
-    def add(self, terms: Float64[Array, "blocks width"]) -> None:
+    def add(self, terms: _Blocks) -> None:
         """Add the sum of each row."""
         self.waiting.append(_fold(terms, _WAITING))
         if len(self.waiting) == _WAITING:

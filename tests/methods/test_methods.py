@@ -19,9 +19,10 @@ from gptailor.methods.arithmetic import (
     magnitude,
     thresholds,
 )
+from gptailor.methods.arrays import Array
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault
 from gptailor.methods.slerp import slerp_coefficients
-from gptailor.methods.sums import gram_of_sources
+from gptailor.methods.sums import gram_of_sources, gram_of_task_vectors
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
@@ -800,7 +801,7 @@ def test_a_norm_of_infinity_is_refused(method: str, arguments: dict, wild: float
 # ------------------------------------------------------------------------------------ measurements
 
 
-def whole(sources: Sequence[Tensor], step: int, base: Tensor | None = None) -> Inputs:
+def whole(sources: Sequence[Array], step: int, base: Array | None = None) -> Inputs:
     """Flat tensors as a kernel's inputs."""
 
     def read(start: int, end: int) -> Chunk:
@@ -841,6 +842,15 @@ def test_a_sum_depends_on_no_chunk() -> None:
         assert gram_of_sources(whole(vectors, step)) == wanted
     short = [vector[:21] for vector in vectors]  # shorter than a block, in steps that cut it
     assert gram_of_sources(whole(short, 5)) == gram_of_sources(whole(short, 1 << 30))
+
+
+@pytest.mark.parametrize("entries", [1, 700, 5_000, 100_003])
+def test_a_sum_is_the_same_in_both_libraries(entries: int) -> None:
+    vectors = [torch.randn(entries, generator=torch.manual_seed(i)) for i in range(3)]
+    for gram_of in (gram_of_sources, gram_of_task_vectors):
+        in_torch = gram_of(whole(vectors[1:], 40_000, vectors[0]))
+        base, *sources = (vector.numpy() for vector in vectors)
+        assert gram_of(whole(sources, 40_000, base)) == in_torch
 
 
 def like(count: int) -> np.ndarray:
