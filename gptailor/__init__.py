@@ -58,7 +58,7 @@ __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (`__getattr__` gives them)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        return globals().setdefault(name, _version())  # found there from now on
     if name not in _HOMES:
         raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
     from gptailor.plan.optional_packages import packages_needed, require  # first used late

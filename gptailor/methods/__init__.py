@@ -21,7 +21,7 @@ from gptailor.methods.slerp import Slerp
 from gptailor.methods.task_arithmetic import TaskArithmetic
 from gptailor.methods.ties import Ties
 
-__all__ = ["KERNELS", "Chunk", "Inputs", "Kernel", "arithmetic", "arrays", "rounding"]
+__all__ = ["KERNELS", "Chunk", "Inputs", "Kernel", "arithmetic", "arrays", "rounding", "shapes"]
 
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel

@@ -3,11 +3,11 @@
 from typing import final
 
 import numpy as np
-from jaxtyping import Float64
 
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 from gptailor.methods.arrays import Array, double, float32s, namespace
+from gptailor.methods.shapes import Float64
 
 _EPSILON = 1e-8
 """A number added to each probability, so that none is 0."""

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
 from gptailor.methods.arrays import Array, host, masked, namespace
 from gptailor.methods.rounding import single
+from gptailor.methods.shapes import Bool, Float32, Int32, Int64, Shaped
 
 ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
 """A method's arguments by name, complete."""

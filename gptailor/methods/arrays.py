@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Shaped
+
+from gptailor.methods.shapes import Bool, Float32, Float64, Shaped
 
 Array = Any
 """An array of NumPy's or a tensor of torch's, of the shape and dtype that its annotation names."""

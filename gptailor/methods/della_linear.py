@@ -2,11 +2,10 @@
 
 from typing import final
 
-from jaxtyping import Float64, Int64
-
 from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 from gptailor.methods.arrays import Array, masked, namespace
+from gptailor.methods.shapes import Float64, Int64
 
 _INDEX_BITS = 32
 

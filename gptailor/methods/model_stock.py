@@ -3,11 +3,10 @@
 import math
 from typing import final
 
-from jaxtyping import Float64
-
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 from gptailor.methods.arrays import Array, double, namespace
+from gptailor.methods.shapes import Float64
 
 
 @final

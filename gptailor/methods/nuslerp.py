@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import final
 
-from jaxtyping import Float64
-
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 from gptailor.methods.arrays import Array, double, float32s, namespace
+from gptailor.methods.shapes import Float64
 from gptailor.methods.slerp import slerp_coefficients
 
 

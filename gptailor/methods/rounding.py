@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from math import isfinite, prod
 from typing import final
 
-from jaxtyping import Bool, Shaped
-
 from gptailor.methods.arrays import FLOAT_NAMES, Array, finite, namespace, narrowed
+from gptailor.methods.shapes import Bool, Shaped
 from gptailor.plan.faults import Fault, PlanError
 from gptailor.plan.registry import LARGEST_SINGLE
 

@@ -6,11 +6,11 @@ from functools import partial
 from typing import final
 
 import numpy as np
-from jaxtyping import Float64
 
 from gptailor.methods.arithmetic import Chunk, Inputs, Vector
 from gptailor.methods.arrays import Array, double, namespace, with_zeros
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, first_not_finite, index_of
+from gptailor.methods.shapes import Float64
 from gptailor.plan.faults import PlanError
 
 SUM_ENTRIES = 2**14

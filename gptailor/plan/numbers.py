@@ -19,10 +19,13 @@ class Closed(BaseModel):
 class BuiltClosed(Closed):
     """Closed data whose validator is built on import, for data that a long run makes.
 
-    pydantic turns an interrupt during a build at first use into a SchemaError.
+    pydantic turns an interrupt during a build at first use into a SchemaError. This class itself
+    has no validator, because the first one of a process takes as long as reading a plan.
     """
 
-    model_config = ConfigDict(defer_build=False)
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        cls.model_rebuild(raise_errors=False)
 
 
 _P = ParamSpec("_P")

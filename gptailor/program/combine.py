@@ -9,8 +9,6 @@ from dataclasses import replace
 from math import isfinite
 from typing import NoReturn
 
-from jaxtyping import Float, Float32, Shaped
-
 from gptailor.checkpoint.files import shown
 from gptailor.checkpoint.tensor import Dequantised, Quantised, TensorInfo, TensorSpec
 from gptailor.methods import KERNELS
@@ -25,6 +23,7 @@ from gptailor.methods.rounding import (
     index_of,
     rounded,
 )
+from gptailor.methods.shapes import Float, Float32, Shaped
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Combine
 

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Shaped
 
 from gptailor.checkpoint.files import open_regular
 from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, TensorInfo, TensorSpec
 from gptailor.methods.arrays import Array, host, widened
+from gptailor.methods.shapes import Float, Shaped
 from gptailor.plan.faults import TailorError
 from gptailor.program.combine import Reader, combined, nested_reader
 from gptailor.program.file_bytes import foresee, read_into

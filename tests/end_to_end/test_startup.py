@@ -82,7 +82,14 @@ def test_a_merge_imports_numpy_alone(family: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.tailor").write_text(TEXT.replace('"./', f'"{family}/') + MERGE)
     names = imported("compile", "plan.tailor", "-o", str(tmp_path / "out"), cwd=tmp_path)
     assert "numpy" in names
-    assert names.isdisjoint({"torch", "jax", "transformers", "rich"})
+    assert names.isdisjoint({"torch", "jax", "jaxtyping", "transformers", "rich"})
+
+
+def test_a_plan_alone_is_checked_without_validators_of_pydantic(tmp_path: Path) -> None:
+    (tmp_path / "plan.tailor").write_text(TEXT + MERGE)
+    names = imported("check", "--alone", "plan.tailor", cwd=tmp_path)
+    assert "pydantic" in names
+    assert "email" not in names  # pydantic looks for its plugins, by email, when it builds one
 
 
 def test_the_help_does_not_even_read_the_grammar(tmp_path: Path) -> None:
