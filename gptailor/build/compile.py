@@ -16,6 +16,7 @@ from gptailor.build.lock_recording import Recording, at_locked_commits
 from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.update import Update
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
+from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_absent_texts
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.optional_packages import packages_needed, require
@@ -141,7 +142,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     fitted = fit_tensors(prepared, device=compute.device, memory=compute.memory, on_event=on_event)
     counted, recording = counting_bytes(on_event), None
     if lock is not None or locking:
-        recording = Recording(prepared, lock, fitted=fitted, threads=compute.threads)
+        known = KnownDigests() if lock is None else None  # a lock is held to by reading
+        recording = Recording(prepared, lock, fitted=fitted, threads=compute.threads, known=known)
     with recording or nullcontext():
         payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
         contents = Contents(

@@ -31,6 +31,7 @@ from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import (
     UNMEASURED,
     FileDigest,
+    KnownDigests,
     TensorDigest,
     of_bytes,
     of_file,
@@ -181,7 +182,8 @@ class Recording:
     """A context in which a plan is compiled: threads read its inputs at the same time.
 
     `add_tensor` receives the output's tensors; `progress` receives the inputs' bytes. With a lock
-    to hold to, differences raise CheckpointError (C704, C705).
+    to hold to, differences raise CheckpointError (C704, C705). Inputs with `known` digests aren't
+    read.
     """
 
     def __init__(
@@ -192,8 +194,10 @@ class Recording:
         fitted: "Fitted | None" = None,
         threads: int | None = None,
         progress: ByteProgress = lambda _: None,
+        known: KnownDigests | None = None,
     ) -> None:
         self.prepared = prepared
+        self._known = known
         self.held_to = held_to
         self.fitted = fitted
         self._progress = progress
@@ -204,9 +208,10 @@ class Recording:
         self._pool = ThreadPoolExecutor(threads or available(), thread_name_prefix="gptailor-lock")
 
     def __enter__(self) -> "Recording":
+        digest_of = self._known.of if self._known is not None else of_file
         for model, its in out.inputs(self.prepared).items():
             for name, path in its.items():
-                digest = self._pool.submit(of_file, path, self._go_on)
+                digest = self._pool.submit(digest_of, path, self._go_on)
                 self._hashed.append(_Hashed(model, name, path, digest))
         self._open = deque(self._hashed)
         return self
@@ -253,6 +258,8 @@ class Recording:
         """Return the lock of all inputs and outputs; `models` are its declarations."""
         files = ((hashed, hashed.digest.result()) for hashed in self._hashed)
         lock = self._lock(models, files, self._tensors, gguf)
+        if self._known is not None:
+            self._known.keep()
         self._refuse_differing(self._hashed)
         if (held := self.held_to) is not None:
             measured = Measurement(tensors=lock.tensors)

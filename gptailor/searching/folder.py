@@ -10,23 +10,20 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, final
-
-from pydantic import RootModel, Strict
+from typing import Any, final
 
 import gptailor
 from gptailor.build.output import plan_seen_from
-from gptailor.checkpoint.files import CheckpointError, Stamp, quoted, stamps
+from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.write.digest import FileDigest, Sha256, of_file
-from gptailor.checkpoint.write.kept import keep_json, kept_json
+from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
-from gptailor.plan.plan import BuiltClosed, Plan
+from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
 from gptailor.reporting.summary import Aim, RunRecord, escaped_control
 from gptailor.searching.object_journal import ObjectJournal
@@ -79,7 +76,7 @@ def search_identity(
     files = {name: list(_files(opened)) for name, opened in models.items()}
     texts = list(dict.fromkeys(texts))
     read = dict.fromkeys([*chain.from_iterable(files.values()), *texts])
-    digests = file_digests(folder.path / _DIGESTS, read)
+    digests = file_digests(read)
     of_models = {n: "\n".join(dict.fromkeys(digests[f] for f in its)) for n, its in files.items()}
     of_texts: dict[str, str] = {}
     for text in texts:
@@ -109,31 +106,20 @@ _STARTING_PLANS = 3
 """
 
 
-def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
+def file_digests(files: Collection[Path]) -> dict[Path, str]:
     """Return the sha256 of files, read by several threads. Raises C201 for one that can't be read.
 
-    Files that didn't change since they were noted aren't read again. A damaged note is ignored.
+    Files that didn't change since an earlier command aren't read again.
     """
-    digests, now = _known_digests(noted), stamps(files)
-
-    def recalled(file: Path) -> str | None:
-        entry, stamp = digests.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
-        return None if entry is None or entry.stamp != stamp else entry.sha256
-
-    fresh = [file for file in files if recalled(file) is None]
-    crew, computed = Crew(), dict[Path, FileDigest]()
+    known, crew, found = KnownDigests(), Crew(), dict[Path, str]()
     go_on = crew.exclusive(lambda _: None)
 
     def read(file: Path) -> None:
-        computed[file] = of_file(file, go_on)
+        found[file] = known.of(file, go_on).sha256
 
-    crew.do([partial(read, file) for file in fresh])
-    for file in fresh:
-        entry = KnownDigest(stamp=now[file], sha256=computed[file].sha256)
-        digests[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
-    if fresh:
-        keep_json(noted, KnownDigests(digests).model_dump(mode="json"))
-    return {file: str(recalled(file)) for file in files}
+    crew.do([partial(read, file) for file in files])
+    known.keep()
+    return {file: found[file] for file in files}
 
 
 def _files(opened: Opened) -> Iterable[Path]:
@@ -145,27 +131,7 @@ def _files(opened: Opened) -> Iterable[Path]:
     yield from tokenizer_files(opened.checkpoint)
 
 
-@final
-class KnownDigest(BuiltClosed):
-    """A file's digest, and its stamp when it was read."""
-
-    stamp: Annotated[Stamp, Strict(False)]
-    sha256: Sha256
-
-
-KnownDigests = RootModel[dict[str, KnownDigest]]
-"""Digests by the files' paths. They spare time alone: damaged ones are read anew."""
-
-
-def _known_digests(noted: Path) -> dict[str, KnownDigest]:
-    """Return the digests that were noted, by path; none where the note is damaged."""
-    with suppress(ValueError):
-        return KnownDigests.model_validate(kept_json(noted)).root
-    return {}
-
-
 _LOCK = ".lock"
-_DIGESTS = "digests.json"
 START = "start.tailor"
 SPACE = "space.tailor"
 """The open plan that is searched, without its `search` block."""
@@ -177,7 +143,7 @@ _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file while it is written."""
 _REPEATED = "repeat-"
 """The prefix of folders of searches on other draws, before their number."""
-_OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
+_OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", BEST, f"{BEST}.lock",
                    START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
                    f"{BLOCKS}.json", f"{BLOCKS}.svg"])  # fmt: skip
 
@@ -254,7 +220,7 @@ class Folder:
         """Return the paths, below the folder, of files that a storage has too."""
         files = (path for path in self.path.rglob("*") if path.is_file())
         names = (str(path.relative_to(self.path)) for path in files)
-        return sorted(name for name in names if name not in (_LOCK, _DIGESTS))
+        return sorted(name for name in names if name != _LOCK)
 
     def send(self) -> None:
         """Copy the folder into the storage, where RUN is at a URL."""
@@ -272,9 +238,8 @@ class Folder:
     def __exit__(self, *exception: object) -> None:
         if self._lock is None:
             return
-        if not {path.name for path in self.path.iterdir()} - {_LOCK, _DIGESTS}:  # it never began
+        if {path.name for path in self.path.iterdir()} == {_LOCK}:  # it never began
             with suppress(OSError):
-                (self.path / _DIGESTS).unlink(missing_ok=True)
                 (self.path / _LOCK).unlink()
                 self.path.rmdir()
         os.close(self._lock)

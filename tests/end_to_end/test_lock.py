@@ -21,6 +21,7 @@ from gptailor.build.lock_recording import plan_digest
 from gptailor.build.output import work
 from gptailor.build.verify import Verification
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.cli import main as cli
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.prepare import ready
@@ -55,6 +56,28 @@ def out(here: Path) -> Path:
     """A compiled folder with its lock."""
     gptailor.compile(gptailor.load("p.tailor"), here / "out", locking=True)
     return here / "out"
+
+
+def test_a_kept_digest_is_for_making_a_lock_alone(
+    here: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptailor.checkpoint.write.digest._SETTLED", 0)
+    plan = gptailor.load("p.tailor")
+    right = gptailor.compile(plan, here / "right", locking=True).lock
+    noted = own_cache / "gptailor" / "digests.json"
+    entries = kept_json(noted)
+    wrong = {path: [*entry[:-1], "0" * 64] for path, entry in entries.items()}
+    keep_json(noted, wrong)
+    made = gptailor.compile(plan, here / "made", locking=True).lock
+    assert right is not None
+    assert made is not None
+    files = [digest for model in made.models.values() for digest in model.files.values()]
+    assert {digest.sha256 for digest in files} == {"0" * 64}, "they weren't read"
+    assert made.tensors == right.tensors
+    assert gptailor.lock(plan) == right
+    assert gptailor.compile(plan, here / "held", locked=right).lock == right
+    with pytest.raises(CheckpointError, match="other bytes than by the lock"):
+        gptailor.compile(plan, here / "refused", locked=made)
 
 
 def flip(path: Path, at: int = -1) -> None:

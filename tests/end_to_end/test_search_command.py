@@ -122,7 +122,7 @@ def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> Non
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
         ".lock", "best.tailor", "best.tailor.lock",
-        "start.tailor", "digests.json", "front", "run.json",
+        "start.tailor", "front", "run.json",
         "sizes.json", "space.tailor", "study.journal", "summary.json", "summary.md",
     }  # fmt: skip
     said = summary(world)

@@ -84,7 +84,6 @@ def test_what_is_put_is_there_on_another_machine(
     with Folder(url) as run:
         run.put("front/trial-0001.tailor", "tailor 1\n")
         run.put_json(SETTINGS, {"trials": 3})
-        (run.path / "digests.json").write_text("{}")
         (run.path / "best.tailor.lock").write_text("{}")
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]

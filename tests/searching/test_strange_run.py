@@ -18,7 +18,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.reporting.page.run_sections import run_sections
 from gptailor.reporting.search_text import summary_lines
 from gptailor.reporting.summary import SearchSummary
-from gptailor.searching.folder import Folder, file_digests
+from gptailor.searching.folder import Folder
 from gptailor.searching.object_storage import ObjectStorage
 from gptailor.searching.pick import Bounds, pick
 from gptailor.searching.run.study import refuse_misfit
@@ -53,8 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         random={"trials": 1, "whole": False, "best": found, "expected": 2.5},
     )  # fmt: skip
     plans = {trial.plan: size for trial in ledger.trials}
-    files = {"summary.json": summary, "sizes.json": {"base": size, "plans": plans},
-             "digests.json": {"/base": {"stamp": [1, 2, 3, 4], "sha256": "0" * 64}}}  # fmt: skip
+    files = {"summary.json": summary, "sizes.json": {"base": size, "plans": plans}}
     for name, content in files.items():
         (run / name).write_text(json.dumps(content))
     (run / "front").mkdir()
@@ -90,7 +89,6 @@ def resumed(run: Path) -> None:
     """Read all that a search which goes on reads of RUN."""
     with Folder(run) as folder:
         folder.earlier()
-        file_digests(folder.path / "digests.json", [])
         study = landscape.study_of(folder.path, landscape.setting(aims=(NLL,)))
         ledger = Ledger((NLL,), 64)
         study.recall(ledger)
@@ -121,7 +119,7 @@ def test_each_edit_of_its_files_ends_in_success_or_one_message(whole: Path, tmp_
     for _ in range(CASES):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(whole, run)
-        name = draw.choice(["run", "summary", "sizes", "digests", "journal", "journal"])
+        name = draw.choice(["run", "summary", "sizes", "journal", "journal"])
         file = run / ("study.journal" if name == "journal" else f"{name}.json")
         lines = file.read_text().splitlines() if name == "journal" else [file.read_text()]
         number = draw.randrange(len(lines))

@@ -2,15 +2,18 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, final
+from typing import Annotated, Any, final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
+from gptailor.checkpoint.files import CheckpointError, cache_folder, is_ours, open_regular, quoted
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks
 from gptailor.checkpoint.write.tensors import Crew, OnWritten
 from gptailor.plan.plan import Closed, Several
@@ -63,6 +66,65 @@ def of_file(path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise CheckpointError("C304", "changed while it was read", path)
     return FileDigest(size=before.st_size, sha256=digest.hexdigest())
+
+
+_MOST_KEPT = 4096
+"""Digests in the user's cache; the oldest go first."""
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a file system gives a change another time than the last one."""
+
+
+@final
+class KnownDigests:
+    """Digests of the files that this user's commands read, kept in the user's cache.
+
+    A file is unchanged if its path, device, number, size, and times of the last write and of the
+    last change are those of its reading, as in git's index. A file that changed less than two
+    seconds before it was read isn't kept, because a later change could have the same time.
+    """
+
+    def __init__(self) -> None:
+        home = cache_folder()
+        self._path = None if home is None else home / "digests.json"
+        safe = self._path is not None and is_ours(self._path)
+        self._known: dict[str, Any] = kept_json(self._path) if self._path and safe else {}
+        self._read: dict[str, list[int | str]] = {}
+
+    def of(self, path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
+        """Return the digest of a file, which is read if it changed. Raises the errors of `of_file`.
+
+        Several threads may call it. `progress` receives all bytes at once for an unchanged file.
+        """
+        key, began, seen = os.path.abspath(path), time.time_ns(), _seen(path)  # noqa: PTH100 (links stay)
+        match self._known.get(key):
+            case [*before, str(sha256)] if before == seen:
+                with suppress(ValidationError):
+                    digest = FileDigest(size=seen[2], sha256=sha256)
+                    progress(digest.size)
+                    return digest
+        digest = of_file(path, progress)
+        if seen and seen == _seen(path) and max(seen[-2:]) < began - _SETTLED:
+            self._read[key] = [*seen, digest.sha256]
+        return digest
+
+    def keep(self) -> None:
+        """Keep the digests of the files that were read; without a cache, nothing."""
+        if self._path is None or not self._read:
+            return
+        others = {key: entry for key, entry in self._known.items() if key not in self._read}
+        newest = list((others | self._read).items())[-_MOST_KEPT:]
+        with suppress(CheckpointError, OSError):  # the next command reads the files again
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            keep_json(self._path, dict(newest))
+        self._known, self._read = dict(newest), {}
+
+
+def _seen(path: Path) -> list[int]:
+    """Return all that changes with a file's bytes; nothing for a file that can't be seen."""
+    with suppress(OSError):
+        now = path.stat()
+        return [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns]
+    return []
 
 
 def of_tensors(
