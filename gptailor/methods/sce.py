@@ -5,7 +5,8 @@ from typing import final
 
 from gptailor.methods import arithmetic, sums, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
-from gptailor.methods.arrays import double, masked, namespace
+from gptailor.methods.arrays import Array, double, masked, namespace
+from gptailor.methods.shapes import Float64
 
 
 @final
@@ -32,7 +33,7 @@ class Sce(Kernel):
         """Return the smallest selected variance, and the weights."""
         least = _least_selected(inputs, arithmetic.one_number(arguments, "density"))
 
-        def squares(chunk: Chunk) -> list[Vector]:
+        def squares(chunk: Chunk) -> list[Float64[Array, " n"]]:
             return [each * each for each in map(double, _selected(chunk, least))]
 
         means = [s / inputs.elements for s in sums.sums(inputs, squares, count=len(inputs.models))]

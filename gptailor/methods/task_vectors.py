@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from gptailor.methods import arithmetic, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Vector
-from gptailor.methods.arrays import double, namespace
+from gptailor.methods.arrays import Array, double, namespace
+from gptailor.methods.shapes import Float64
 
 
 def normalized(arguments: ByName) -> bool:
@@ -94,7 +95,7 @@ def divisors_of(
     if not counted:
         return (1.0,) * len(densities)
 
-    def terms(chunk: Chunk) -> list[Vector]:
+    def terms(chunk: Chunk) -> list[Float64[Array, " n"]]:
         complete, left = chunk.task_vectors(), kept(chunk)
         return [abs(double(vectors[i])) for vectors in (complete, left) for i in counted]
 

@@ -14,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
-    SerializerFunctionWrapHandler,
     field_serializer,
     field_validator,
     model_serializer,
@@ -234,7 +233,7 @@ class HealText(Closed):
         return has_predictions(self.file)
 
     @model_serializer(mode="wrap")
-    def _plainly(self, dump: SerializerFunctionWrapHandler) -> Any:
+    def _plainly(self, dump: Callable[[Any], Any]) -> Any:
         fields: dict[str, Any] = dump(self)
         return self.file if self == HealText(file=self.file) else fields
 
@@ -281,7 +280,7 @@ class Heal(Closed):
         return self
 
     @field_serializer("on", mode="wrap")
-    def _alone(self, texts: tuple[HealText, ...], dump: SerializerFunctionWrapHandler) -> Any:
+    def _alone(self, texts: tuple[HealText, ...], dump: Callable[[Any], Any]) -> Any:
         dumped: list[Any] = list(dump(texts))
         return dumped[0] if len(dumped) == 1 and isinstance(dumped[0], str) else dumped
 
