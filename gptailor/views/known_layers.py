@@ -1,14 +1,15 @@
-"""What is known of a plan's layers and choices from the headers of its models."""
+"""What is known of a plan's layers and choices from the headers of its models.
+
+The readers of models are imported where they are called: `check --alone` opens no model.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from gptailor.checkpoint.models import rebind
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of
-from gptailor.prepare import open_all_models
 
 _Models = Mapping[str, Path]
 
@@ -34,6 +35,9 @@ def tied_models(plan: Plan, models: _Models) -> set[str]:
 
     if not untied_choices(plan)[0]:
         return set()
+    from gptailor.checkpoint.models import rebind
+    from gptailor.prepare import open_all_models
+
     opened, _ = open_all_models(rebind(plan, models)[0])
     return {name for name, model in opened.items() if model.layout.tied}
 
@@ -44,6 +48,9 @@ def known_layer_count(plan: Plan, models: _Models) -> tuple[int, bool]:
     If it is unknown, return the number of layers up to the last layer that the plan names. Raises
     PlanError for models of unknown names.
     """
+    from gptailor.checkpoint.models import rebind
+    from gptailor.prepare import open_all_models
+
     plan, faults = rebind(plan, models)
     if faults:
         raise PlanError(faults)
