@@ -97,7 +97,7 @@ def grammar() -> dict[str, Any]:
                         "variable.other.property.part",
                     ),
                     _rule("keyword.operator.range", r"\.\."),
-                    _rule("keyword.operator", r"<=|>=|=|\+|\*|@"),
+                    _rule("keyword.operator", r"[<>]=?|=|\+|\*|@"),
                     _rule("constant.numeric", NUMBER),
                     _rule("keyword.other.choice", rf"(?<![\w.])(?:{_any('choice')})(?!\w)"),
                     _rule("keyword.control", rf"(?<![\w.])(?:{keywords})(?!\w)"),

@@ -2,9 +2,9 @@
 
 The verbs of the command line, in Python: `load` a plan, `check`, `show` and `diff` it, `compile` it
 into a model folder, `lock`, `verify` and `publish` such a folder, `format` a plan, `stitch` it into
-a live model, `evaluate` it, let it `generate`, `search` for what an open plan leaves open, `report`
-about a search or a plan, `teach` others by its predictions, `import_mergekit` and
-`export_mergekit`; and `merge` for tensors that are in memory. Names are
+a live model, `evaluate` it, `evaluate_expectations` of it, let it `generate`, `search` for what an
+open plan leaves open, `report` about a search or a plan, `teach` others by its predictions,
+`import_mergekit` and `export_mergekit`; and `merge` for tensors that are in memory. Names are
 imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
 type checkers what they are.
 """
@@ -16,6 +16,7 @@ _HOMES = {
     "CompileResult": "build.compile",
     "ComputeOptions": "build.compile",
     "EvaluationResult": "evaluation.result",
+    "ExpectationResult": "reporting.expectations",
     "ExtractResult": "build.extract",
     "Fault": "plan.faults",
     "Flags": "searching.settings",
@@ -35,6 +36,7 @@ _HOMES = {
     "compile": "build.compile",
     "diff": "views.show",
     "evaluate": "evaluation.evaluate",
+    "evaluate_expectations": "evaluation.expectations",
     "export_mergekit": "convert.mergekit.exporter",
     "extract_lora": "build.extract",
     "format": "lang.format",

@@ -15,6 +15,7 @@ from gptailor.convert.mergekit.importer import import_mergekit as import_mergeki
 from gptailor.evaluation.answers import GeneratedText as GeneratedText
 from gptailor.evaluation.answers import generate as generate
 from gptailor.evaluation.evaluate import evaluate as evaluate
+from gptailor.evaluation.expectations import evaluate_expectations as evaluate_expectations
 from gptailor.evaluation.heal.teach import TeachResult as TeachResult
 from gptailor.evaluation.heal.teach import teach as teach
 from gptailor.evaluation.repair import stitch as stitch
@@ -27,6 +28,7 @@ from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
 from gptailor.plan.plan import Plan as Plan
 from gptailor.prepare import check as check
+from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
 from gptailor.searching.results import SearchResult as SearchResult
 from gptailor.searching.search import search as search
 from gptailor.searching.settings import Flags as Flags

@@ -274,7 +274,7 @@ def _as_inner(plan: Plan, name: str, inner: Plan) -> tuple[Plan, list[Fault]]:
         commit = outer.commits.get(here + n)
         if commit is not None and is_remote(model) and commit[:2] == (model.source, model.revision):
             models[n] = model.model_copy(update={"revision": commit[2]})
-    inner = _changed(inner, models=models, dtype=None, search=None)
+    inner = _changed(inner, models=models, dtype=None, search=None, expects=())
     assert inner.origin is not None, "it was read from a file"
     commits = {n.removeprefix(here): c for n, c in outer.commits.items() if n.startswith(here)}
     origin = replace(inner.origin, families=outer.families, commits=commits)

@@ -470,6 +470,15 @@ def requirements(draw: Draw, names: list[str]) -> p.Requirement:
 
 
 @st.composite
+def expectations(draw: Draw, names: list[str]) -> p.Expectation:
+    """A bound on either side of a measure."""
+    required = draw(requirements(names))
+    sign: Literal["<=", ">=", "<", ">"] = draw(st.sampled_from(["<=", ">=", "<", ">"]))
+    fields = {name: getattr(required, name) for name in ("name", "arguments", "bound")}
+    return p.Expectation(sign=sign, **fields)
+
+
+@st.composite
 def searches(draw: Draw, names: list[str]) -> p.Search:
     """A search block."""
     specs = draw(st.lists(st.sampled_from(list(OBJECTIVES.values())), max_size=3, unique_by=id))
@@ -544,6 +553,7 @@ def plans(draw: Draw) -> p.Plan:
         chat_template=draw(chat_templates(tellers)),
         heal=draw(st.one_of(st.none(), healed)),
         search=draw(st.one_of(st.none(), searches(names))),
+        expects=tuple(draw(st.lists(expectations(names), max_size=3, unique_by=repr))),
         **rest,
         **layered,
     )

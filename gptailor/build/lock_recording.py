@@ -53,7 +53,7 @@ EARLY_BYTES = 16 * 1024 * 1024
 
 
 def plan_digest(plan: Plan) -> str:
-    """Return the sha256 of a plan's canonical text, without paths and dtype.
+    """Return the sha256 of a plan's canonical text, without paths, dtype and expectations.
 
     The paths are those of models, texts and the chat template. So a plan, and its copy in a
     compiled folder, have one digest.
@@ -70,6 +70,7 @@ def plan_digest(plan: Plan) -> str:
     if heal is not None:
         heal = heal.with_files(lambda file: str(texts.index(file)))
     without: dict[str, object] = {"models": models, "bridges": bridges, "heal": heal, "dtype": None}
+    without["expects"] = ()
     if template_file(plan) is not None:
         without["chat_template"] = "./"
     stripped = plan.model_copy(update=without)

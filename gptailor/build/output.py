@@ -33,6 +33,7 @@ from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
+from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Combine, Copy, Output, files, stored_plainly
 from gptailor.reporting.model_card import card
@@ -227,6 +228,10 @@ def plan_seen_from(
         "bridges": tuple(
             bridge.model_copy(update={"on": _from(target, calibration_path(plan, bridge.on))})
             for bridge in plan.bridges
+        ),
+        "expects": tuple(
+            with_file(entry, lambda file: _from(target, calibration_path(plan, file)))
+            for entry in plan.expects
         ),
     }
     if (template := template_file(plan)) is not None:

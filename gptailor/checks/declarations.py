@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, Place, listed, nearest
+from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import below, needed, undecided_models
 from gptailor.plan.plan import (
     PLAN_SUFFIX,
@@ -14,7 +15,6 @@ from gptailor.plan.plan import (
     is_at_url,
 )
 from gptailor.plan.registry import WORDS
-from gptailor.plan.search_block import compared_models
 from gptailor.plan.sites import (
     named_models,
     recipes,
@@ -63,7 +63,7 @@ def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     if isinstance(plan.chat_template, TemplateOf):
         references.append((("chat_template", "model"), plan.chat_template.model))
     references += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
-    references += compared_models(plan.search)
+    references += compared_models(plan)
     for at, name in references:
         if name not in plan.models:
             models = listed(f"'{model}'" for model in list(plan.models)[:8])

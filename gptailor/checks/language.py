@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, Place
+from gptailor.plan.measures import bounded_measures, measured
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
-from gptailor.plan.search_block import measured
 from gptailor.plan.sites import (
     drops_by_choice,
     recipes,
@@ -47,13 +47,13 @@ def _unwritable_merge(where: str, recipe: Merge) -> str:
 
 
 def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]]:
-    """Yield arguments of objectives and bounds of requirements, with their places."""
-    for at, objective in measured(plan.search):
+    """Yield arguments of objectives and bounds of measures, with their places."""
+    for at, objective in measured(plan):
         arguments = objective.arguments.items()
         yield from (((*at, "arguments", name), value) for name, value in arguments)
-    for i, required in enumerate(plan.search.requires if plan.search else ()):
-        if required.bound.number is not None:
-            yield ("search", "requires", i, "bound", "number"), required.bound.number
+    for at, entry in bounded_measures(plan):
+        if entry.bound.number is not None:
+            yield (*at, "bound", "number"), entry.bound.number
 
 
 @rule("P219")

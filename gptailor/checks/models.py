@@ -23,6 +23,7 @@ from gptailor.checks.parts import FINER
 from gptailor.checks.rule import Rule, rule, run_rules
 from gptailor.checks.tokenizer import TEMPLATE, TOKENS, UNITED, every_tokenizer_can_be_read
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
+from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
     Drop,
@@ -36,7 +37,6 @@ from gptailor.plan.plan import (
     count_ends,
     is_at_url,
 )
-from gptailor.plan.search_block import compared_models
 from gptailor.plan.sites import drops_by_choice, layer_recipes, named_models, open_choices
 from gptailor.plan.windows import stretch_of
 from gptailor.plan.written_out import idle_others, said_place
@@ -226,7 +226,7 @@ def every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for the declared models that nothing names."""
     plan = checked.plan
     used_names = used(plan) | {model.on for model in plan.models.values()}
-    used_names |= {name for _, name in compared_models(plan.search)}
+    used_names |= {name for _, name in compared_models(plan)}
     idle = [name for name in plan.models if name not in used_names]
     if idle:
         names = listed(f"'{name}'" for name in idle)

@@ -154,6 +154,7 @@ def lists_are_short(plan: Plan) -> Iterator[Fault]:
     if plan.search is not None:
         lists.append((("search", "objectives", 0), len(plan.search.objectives)))
         lists.append((("search", "requires", 0), len(plan.search.requires)))
+    lists.append((("expects", 0), len(plan.expects)))
     for at, length in lists:
         if length > MOST_LISTED:
             message = f"expected at most {MOST_LISTED:,} entries in a list, got {length:,}"

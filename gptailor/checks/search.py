@@ -1,26 +1,27 @@
-"""Rules of the `search` block."""
+"""Rules of the `search` block, and of expectations."""
 
 from collections.abc import Iterator, Sequence
 
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
+from gptailor.plan.measures import compared_models, measured
 from gptailor.plan.model_dependencies import undecided_models
-from gptailor.plan.plan import Objective, Plan, Requirement
+from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
-from gptailor.plan.search_block import compared_models, measured, with_plain_path
+from gptailor.plan.search_block import with_plain_path
 
 
 @rule("P601", "P602", "P603", "P604")
 def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each objective that is unregistered, in the wrong direction or misused."""
-    for at, objective in measured(plan.search):
+    for at, objective in measured(plan):
         spec = OBJECTIVES.get(objective.name)
         if spec is None:
             help_ = nearest(objective.name, OBJECTIVES) or f"there are {listed(OBJECTIVES)}"
             yield Fault("P601", f"there is no objective '{objective.name}'", (*at, "name"), help_)
             continue
-        if spec.direction not in (None, objective.direction):
+        if at[0] == "search" and spec.direction not in (None, objective.direction):
             better = "smaller" if spec.direction == "minimize" else "larger"
             message = f"'{spec.name}' is better where it is {better}"
             signs = {"minimize": "<=", "maximize": ">="} if at[1] == "requires" else {}
@@ -55,7 +56,7 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
 @rule("P603")
 def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each model with choices that scores are compared with."""
-    compared = [*compared_models(plan.search)]
+    compared = [*compared_models(plan)]
     chosen = undecided_models(plan) if compared else set()
     for place, name in compared:
         if name in chosen:
@@ -65,12 +66,14 @@ def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
 
 @rule("P607")
 def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
-    """Yield a fault for each repeated objective and each repeated requirement."""
-    listed_: tuple[tuple[str, str, Sequence[Objective | Requirement]], ...] = (
-        ("objective", "objectives", plan.search.objectives if plan.search else ()),
-        ("requirement", "requires", plan.search.requires if plan.search else ()),
+    """Yield a fault for each repeated objective, requirement and expectation."""
+    search = plan.search
+    listed_: tuple[tuple[str, Place, Sequence[Objective | Expectation]], ...] = (
+        ("objective", ("search", "objectives"), search.objectives if search else ()),
+        ("requirement", ("search", "requires"), search.requires if search else ()),
+        ("expectation", ("expects",), plan.expects),
     )
-    for what, name, wishes in listed_:
+    for what, at, wishes in listed_:
         first_places: dict[object, int] = {}
         for i, wish in enumerate(wishes):
             fields = dict(with_plain_path(wish))
@@ -78,9 +81,9 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
                 (fields | {"arguments": frozenset(fields["arguments"].items())}).items()
             )
             if (first := first_places.setdefault(key, i)) < i:
-                also = Also("first said here", ("search", name, first))
-                message = f"duplicate {what} '{wish.name}' in the search block"
-                yield Fault("P607", message, ("search", name, i), also=(also,))
+                also = Also("first said here", (*at, first))
+                message = f"duplicate {what} '{wish.name}'"
+                yield Fault("P607", message, (*at, i), also=(also,))
 
 
 @rule("P608", missing_in=("search",))
@@ -117,4 +120,4 @@ SEARCHING: tuple[Rule[Plan], ...] = (
     some_objective_measures_quality,
     the_budget_is_valid,
 )
-"""Rules of the `search` block."""
+"""Rules of the `search` block, and of expectations."""

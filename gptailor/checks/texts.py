@@ -6,7 +6,8 @@ from pathlib import Path
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.plan.faults import Fault, Place, PlanError, locate
-from gptailor.plan.plan import NO_TEXT, Objective, Plan, Requirement, has_predictions
+from gptailor.plan.measures import measured
+from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
 
@@ -21,7 +22,7 @@ def refuse_absent_texts(plan: Plan) -> None:
 
 
 def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
-    """Return a fault for each unusable text of a bridge, healing, objective or requirement.
+    """Return a fault for each unusable text of a bridge, healing or measure.
 
     If the plan isn't `whole`, its drops may stand in statements that were not read.
     """
@@ -92,15 +93,11 @@ def _learned(plan: Plan, *, whole: bool = True) -> Iterator[tuple[Place, Path]]:
 
 
 def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:
-    """Yield the texts that objectives and requirements read."""
+    """Yield the texts that objectives, requirements and expectations read."""
     folder = plan.origin.folder if plan.origin else Path()
-    search, wishes = plan.search, list[tuple[str, int, Objective | Requirement]]()
-    if search is not None:
-        wishes += [("objectives", i, entry) for i, entry in enumerate(search.objectives)]
-        wishes += [("requires", i, entry) for i, entry in enumerate(search.requires)]
-    for name, i, wish in wishes:
+    for at, wish in measured(plan):
         spec = OBJECTIVES.get(wish.name)
         for argument in spec.arguments if spec is not None else ():
             file = wish.arguments.get(argument.name)
             if argument.kind == "path" and isinstance(file, str) and file:
-                yield ("search", name, i), folder / expanded(file)
+                yield at, folder / expanded(file)

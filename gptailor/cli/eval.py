@@ -3,22 +3,22 @@
 import json
 import sys
 import textwrap
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import click
 
 from gptailor.checkpoint.files import open_regular
-from gptailor.cli.event_lines import RepairLines, received_by
+from gptailor.cli.event_lines import RepairLines, StepLines, received_by
 from gptailor.cli.options import (
     DEVICE,
     DTYPE,
     FAMILY,
     MEMORY,
     MODEL,
+    SEED,
     SET,
     Lets,
     output_encoding,
@@ -28,7 +28,6 @@ from gptailor.cli.options import (
     swept,
     width,
 )
-from gptailor.plan.events import EvaluationStep
 from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ Example, with a plan and its compiled folder:
               help="An objective, as in a search block. May be given several times.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), metavar="N",
               help="The maximum number of samples of each objective. Default: all.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="The seed that draws the samples.")  # fmt: skip
+@SEED
 @MODEL
 @SET
 @FAMILY
@@ -128,7 +126,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     drawn = Samples(Path(), samples, seed)
     place = Placement(device, dtype_of(dtype), memory)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
-    with steps_bar("evaluating") if live else nullcontext(_StepLines()) as steps:
+    with steps_bar("evaluating") if live else nullcontext(StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
         judging = EvaluationRun(subjects, wishes, drawn, place, on_event, against)
         judgement = judging.run(speed=not no_speed)
@@ -169,27 +167,6 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
         if isinstance(file := objective.arguments.get("file"), str):
             open_regular(Path(file), "C801").close()
     return wishes
-
-
-@final
-class _StepLines:
-    """A receiver of `EvaluationStep` that prints a line for each, with the time left."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __call__(self, event: object) -> None:
-        if not isinstance(event, EvaluationStep):
-            return
-        what, done, total = event.what, event.done, event.total
-        if not what:  # it begins
-            self._begun = time.monotonic()
-            return
-        from gptailor.reporting.quantities import clock
-
-        each = (time.monotonic() - self._begun) / done
-        left = f", {clock(each * (total - done))} left" if done < total else ""
-        say(f"{done}/{total} {what}{left}", err=True)
 
 
 def _print_sweep(

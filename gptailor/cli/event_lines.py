@@ -9,6 +9,7 @@ from typing import TypeVar, final
 
 from gptailor.cli import options
 from gptailor.plan.events import (
+    EvaluationStep,
     GapBegun,
     GapStep,
     HealingEnd,
@@ -18,7 +19,7 @@ from gptailor.plan.events import (
     TeacherAnswered,
     TeacherRead,
 )
-from gptailor.reporting.quantities import bytes_in_words, duration, millions
+from gptailor.reporting.quantities import bytes_in_words, clock, duration, millions
 
 _Event = TypeVar("_Event")
 _PAUSE = 10.0
@@ -108,3 +109,23 @@ def _step_in_words(step: HealStep) -> str:
     loss = "" if step.loss is None else f", loss {step.loss:.3f}"
     left = "" if step.seconds_left is None else f", {duration(step.seconds_left)} left"
     return f"step {step.done} of {step.total}{loss}, held out {step.held_out:.3f}{left}"
+
+
+@final
+class StepLines:
+    """A receiver of `EvaluationStep` that prints a line for each, with the time left."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __call__(self, event: object) -> None:
+        """Print the event's line."""
+        if not isinstance(event, EvaluationStep):
+            return
+        what, done, total = event.what, event.done, event.total
+        if not what:  # it begins
+            self._begun = time.monotonic()
+            return
+        each = (time.monotonic() - self._begun) / done
+        left = f", {clock(each * (total - done))} left" if done < total else ""
+        _aside(f"{done}/{total} {what}{left}")

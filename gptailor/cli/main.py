@@ -37,6 +37,7 @@ _COMMANDS = {
     "search": ("search", "Search a plan's open choices for the best plan."),
     "show": ("plans", "Show a plan's layers as a map."),
     "teach": ("teach", "Write a teacher's predictions of texts to a file."),
+    "test": ("test", "Evaluate the expectations of plans."),
     "verify": ("compile", "Compare a compiled folder with its plan and its lock."),
 }
 """Each command's module, which defines `NAME_command`, and its line in the help."""

@@ -141,6 +141,14 @@ DTYPE = click.option(
     help="The dtype that models compute in. Default: each model's own dtype, or float32 on a "
     "processor with slow 16-bit multiplication.",
 )
+SEED = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The seed that draws the samples.",
+)
 MEMORY = click.option(
     "--memory",
     type=ByteSize(),

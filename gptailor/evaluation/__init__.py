@@ -5,6 +5,7 @@ __all__ = [
     "bridge",
     "dtype",
     "evaluate",
+    "expectations",
     "gguf_tokenizer",
     "heal",
     "live",

@@ -154,7 +154,7 @@ class EvaluationRun:
         groups: dict[Hashable, list[_Entry]] = {}
         for entry in self.all:
             family = self.session.family(entry.target.prepared.models)
-            key = family, _reading(entry.target).key(self.stated)
+            key = family, reading_of(entry.target).key(self.stated)
             groups.setdefault(key, []).append(entry)
         for group in groups.values():
             for number, outcomes in self._trials(group, step):
@@ -186,7 +186,7 @@ class EvaluationRun:
         missing tokenizer.
         """
         reference = partial(self._reference, target)
-        return self.session.objectives(self.stated, self.samples, _reading(target), reference)
+        return self.session.objectives(self.stated, self.samples, reading_of(target), reference)
 
     def _count(self, speed: bool) -> int:
         if not self.entries:
@@ -200,7 +200,7 @@ class EvaluationRun:
         self, group: Sequence[_Entry], step: Callable[[str], None]
     ) -> Iterator[tuple[int, Outcomes]]:
         prepared = self._objectives(group[0].target)
-        objectives = list(map(_measurable, prepared))
+        objectives = list(map(measurable, prepared))
         forward = any(isinstance(objective, Forward) for objective in prepared)
 
         def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
@@ -234,20 +234,12 @@ class EvaluationRun:
         return latency_score(entry.size.speed)
 
     def _reference(self, target: Target, name: str, work: Work) -> Sequence[Tensor]:
-        if name != "base":
-            if name not in target.origin.models:
-                raise no_reference(name, f"'{target.name}' has none of that name")
-            prepared = ready(base_of(target.origin, name))
-        elif target.bare and target.plain and target.identity_of_base not in self._held_to:
+        held = target.identity_of_base in self._held_to
+        if name == "base" and target.bare and target.plain and not held:
             bare = f"'{target.name}' is a model by itself"
             reason = f"{bare}; --model base=FOLDER says what its base is"
             raise no_reference(name, reason)
-        elif target.base is None:
-            raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
-        else:
-            prepared = target.base
-        repairs = self.session.repairs(prepared.models)
-        return self.session.reference(repairs, prepared.plan, name, work)
+        return reference_results(self.session, target, name, work)
 
     def _speed(self, entry: _Entry) -> None:
         base = None if entry.target.plain else self._base_of.get(entry.target.identity_of_base)
@@ -299,7 +291,22 @@ class EvaluationRun:
         return f"its tokenizer is not the base's: {listed(parts)} differ"
 
 
-def _reading(target: Target) -> Reading:
+def reference_results(session: Session, target: Target, name: str, work: Work) -> Sequence[Tensor]:
+    """Return the results of a work on the model that a target's objective compares with.
+
+    Raises ObjectiveError for a missing model, and if the work fails.
+    """
+    if name not in target.origin.models:
+        raise no_reference(name, f"'{target.name}' has none of that name")
+    if name == "base" and target.base is None:
+        raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
+    prepared = target.base if name == "base" else None
+    prepared = prepared or ready(base_of(target.origin, name))
+    repairs = session.repairs(prepared.models)
+    return session.reference(repairs, prepared.plan, name, work)
+
+
+def reading_of(target: Target) -> Reading:
     """Return how a target's texts are read. Raises TailorError without a tokenizer."""
     tokenizer = tokenizer_model(target.prepared)
     return Reading(tokenizer, _positions(target), target.identity_of_base, target.origin)
@@ -344,7 +351,7 @@ def _read_alike(a: Prepared, b: Prepared) -> bool:
     return not differing_parts(tokenizer_model(a), tokenizer_model(b))
 
 
-def _measurable(objective: PreparedObjective) -> PreparedObjective | Failure:
+def measurable(objective: PreparedObjective) -> PreparedObjective | Failure:
     """Return the objective, or a failure if its reference is missing."""
     try:
         if isinstance(objective, Forward):

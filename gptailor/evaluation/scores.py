@@ -103,10 +103,10 @@ class ScoreDifference:
     samples: int
 
 
-def paired_difference(a: PerSample, b: PerSample) -> ScoreDifference:
-    """Return the first score minus the second, over the first samples that both have.
+def paired_difference(a: PerSample, b: PerSample, times: float = 1.0) -> ScoreDifference:
+    """Return the first score minus `times` the second, over the first samples that both have.
 
-    An effect of a sample on both scores cancels. The error is √(n / (n - 1) · Σ (u_i - v_i)²) for
+    An effect of a sample on both scores cancels. The error is √(n / (n - 1) · Σ (u_i - t v_i)²) for
     the samples' influences u and v on the two values. It is infinite for one sample, and for a
     value that isn't finite. Raises ValueError if the scores have no sample in common.
     """
@@ -114,11 +114,11 @@ def paired_difference(a: PerSample, b: PerSample) -> ScoreDifference:
     if n == 0:
         raise ValueError("two scores without samples have no difference")
     a, b = (PerSample(score.sums[:n], score.counts[:n], score.exponential) for score in (a, b))
-    value = a.score().value - b.score().value
+    value = a.score().value - times * b.score().value
     if n == 1 or not math.isfinite(value):
         return ScoreDifference(value, math.inf, n)
     pairs = zip(a.influences(), b.influences(), strict=True)
-    spread = math.fsum((u - v) ** 2 for u, v in pairs)
+    spread = math.fsum((u - times * v) ** 2 for u, v in pairs)
     return ScoreDifference(value, math.sqrt(n / (n - 1) * spread), n)
 
 

@@ -129,7 +129,10 @@ def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> T
     if origin is None:
         prepared = ready(plan, models=_paths_of(models, plan))
         base = ready(base_of(plan), models=_paths_of(models, base_of(plan)))
-        return Target(name, prepared, plan, prepared if base.plan == prepared.plan else base)
+        bare = prepared.plan.model_copy(update={"expects": ()})
+        return Target(
+            name, prepared, _rebound(plan, models), prepared if base.plan == bare else base
+        )
     prepared = ready(plan)
     if origin is plan:
         base_path, base = models.get("base"), prepared
@@ -138,8 +141,12 @@ def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> T
             base = ready(alone.read_from(plan.origin) if plan.origin else alone)
         same = identity(base.models["base"]) == identity(prepared.models["base"])
         return Target(name, prepared, plan, prepared if same else base, bare=True)
-    folders = {name: Path(path) for name, path in _paths_of(models, origin).items()}
-    return Target(name, prepared, rebind(origin, folders)[0], _compiled_base(origin, models))
+    return Target(name, prepared, _rebound(origin, models), _compiled_base(origin, models))
+
+
+def _rebound(plan: Plan, models: ModelPaths) -> Plan:
+    """Return the plan with other folders for its models."""
+    return rebind(plan, {n: Path(path) for n, path in _paths_of(models, plan).items()})[0]
 
 
 def _compiled_base(origin: Plan, models: ModelPaths) -> Prepared | None:

@@ -146,7 +146,7 @@ def measure_arguments(
         if name in arguments:
             draft.fault("P305", f"'{name}' is given twice", node.span)
         if isinstance(value, tree.Between | tree.OneNumber | tree.Curving):
-            draft.fault("P605", "a search block can't contain choices or curves", value.span)
+            draft.fault("P605", "an objective can't contain choices or curves", value.span)
             continue
         if isinstance(value, tree.EachSource):
             draft.fault("P603", "an argument of an objective can't be a list", value.span)

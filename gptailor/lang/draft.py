@@ -34,9 +34,10 @@ _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "items": (("stack", "items"), None),
     "objectives": (("search", "objectives"), None),
     "requires": (("search", "requires"), None),
+    "expects": (("expects",), None),
 }
 """A plan's lists, their places, and their order if it isn't the text's."""
-_UNTIED = ("objectives", "requires")
+_UNTIED = ("objectives", "requires", "expects")
 """Lists whose entries are never tied."""
 
 

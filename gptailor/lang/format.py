@@ -12,6 +12,7 @@ from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse
 from gptailor.lang.words import (
     bridge_words,
+    expectation_words,
     groups,
     heal_lines,
     item_words,
@@ -38,7 +39,9 @@ _Joined = Callable[[Sequence[Any]], list[list[Any]]]
 
 # --------------------------------------------------------------------------------- canonical forms
 
-_SECTIONS = ("version", "models", "numbers", "output", "layers", "changes", "stack", "search")
+_SECTIONS = (
+    "version", "models", "numbers", "output", "layers", "changes", "stack", "search", "expects",
+)  # fmt: skip
 _DTYPE = ("output", (0, ""))
 _WIDTH = 100
 """Characters of a line, at most, where a statement can be broken."""
@@ -122,13 +125,16 @@ def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
 
 
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
-    """Return the lines with the models, dtype, template and calibration files of `used`."""
+    """Return the lines with the models, dtype, template and texts of `used`."""
     fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 5}
     for line in lines:
         if line.section == "models":
             line.text = f"model {line.key[1]} = {model_source(used.models[line.key[1]])}"
         elif line.section == "changes":
             line.text = fixed.get(line.key, line.text)
+    expected = sorted((li for li in lines if li.section == "expects"), key=lambda li: li.key)
+    for line, entry in zip(expected, used.expects, strict=False):
+        line.text = expectation_words(entry)
     if used.dtype is not None:
         dtype = next((line for line in lines if (line.section, line.key) == _DTYPE), None)
         if dtype is None:
@@ -157,6 +163,9 @@ def _stated(statements: Sequence[tree.Statement]) -> list[_Line]:
     )
     versions = [s.body.number.value for s in statements if isinstance(s.body, tree.Version)]
     lines += [_Line("version", 0, f"tailor {number!r}") for number in versions]
+    places = (s.span.start for s in statements if isinstance(s.body, tree.BoundedNode))
+    for line, place in zip((li for li in lines if li.section == "expects"), places, strict=True):
+        line.key = place  # expectations stay in the text's order
     for line in lines if alone else ():
         line.above, line.behind = statements[0].above, statements[0].behind
     return lines
@@ -191,6 +200,8 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     yield from _layer_lines(plan, joined)
     yield from _change_lines(plan, joined)
     yield from _inner_lines(plan, joined)
+    for i, expected in enumerate(plan.expects):
+        yield _Line("expects", i, expectation_words(expected))
 
 
 def _layer_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:

@@ -53,7 +53,7 @@ class TailorLexer(RegexLexer):
             (words(_WORDS["statement"] + _WORDS["within"], suffix=r"(?![\w-])"), Keyword),
             (r"[^\W\d][\w-]*(?=\()", Name.Function),
             (r"[^\W\d][\w-]*", Name),
-            (r"<=|>=|[=+*@]", Operator),
+            (r"[<>]=?|[=+*@]", Operator),
             (r"[,;{}.]", Punctuation),
         ],
     }

@@ -423,7 +423,8 @@ def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNo
     draft.add("objectives", p.built(p.Objective, **fields), spans)
 
 
-def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) -> None:
+def _bounded(draft: d.Draft, statement: tree.Statement, body: tree.BoundedNode) -> None:
+    """Add a requirement of the search, or an expectation of the plan."""
     before = len(draft.faults)
     spans = _spans(statement.span, name=body.measure.name, sign=body.sign, bound=body.bound)
     arguments = measure_arguments(draft, body.measure, spans)
@@ -434,8 +435,11 @@ def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) 
         return
     of = body.bound.of.text if body.bound.of else None
     fields: Any = {"name": body.measure.name.text, "sign": body.sign.text, "arguments": arguments}
-    entry = p.built(p.Requirement, bound=p.built(p.Bound, number=number, of=of), **fields)
-    draft.add("requires", entry, spans)
+    bound = p.built(p.Bound, number=number, of=of)
+    if body.keyword.text == "require":
+        draft.add("requires", p.built(p.Requirement, bound=bound, **fields), spans)
+    else:
+        draft.add("expects", p.built(p.Expectation, bound=bound, **fields), spans)
 
 
 def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) -> None:
@@ -471,6 +475,6 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Block: _block,
     tree.Limit: _limit,
     tree.ObjectiveNode: _objective,
-    tree.RequireNode: _require,
+    tree.BoundedNode: _bounded,
     tree.BudgetNode: _budget,
 }

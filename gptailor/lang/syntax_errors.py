@@ -191,13 +191,37 @@ LESSONS = (
         ("require nll() <= base «*» 1", "require nll() <= base «+» 1", "require nll() <= «-»base"),
         "wish",
     ),
+    Lesson(
+        "what is expected is a measure, then '<=', '>=', '<' or '>', then a bound",
+        "both",
+        (
+            "expect nll() «=» 1",
+            'expect nll("t") «=» 1',
+            "expect nll() «==» 1",
+            'expect nll("t") «==» 1',
+            "expect nll()«»",
+            'expect nll("t")«»',
+        ),
+    ),
+    Lesson(
+        "a bound is a number, a model, or a number times a model, as in 1.1 * base",
+        "both",
+        ("expect nll() <= base «*» 1", "expect nll() < base «+» 1", "expect nll() > «-»base"),
+    ),
+    Lesson(
+        "'expect' stands beside the search block; in it write 'require'",
+        "both",
+        ("«expect» nll() < 1",),
+        "wish",
+    ),
+    Lesson("'expect' stands beside the stack, not in it", "both", ("«expect» nll() < 1",), "item"),
     Lesson("'heal' stands beside the stack, not in it", "both", ('«heal» on "t"',), "item"),
 )
 """Remedies for texts with syntax faults: feature, documentation and test in one."""
 
 _A_STATEMENT = (
     "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop repeat "
-    "scale bridge heal maybe tied stack"
+    "scale bridge heal expect maybe tied stack"
 )
 _STARTS = {
     "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),
@@ -213,6 +237,7 @@ _WORDS = {
     "STRING": "a text in double quotes",
     "SIZE": "a number such as 110M",
     "COMPARISON": "'<=' or '>='",
+    "STRICT": "'<' or '>'",
     "$END": "the end of the statement",
 }
 

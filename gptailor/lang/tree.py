@@ -370,9 +370,10 @@ class BoundNode(TreeNode):
 
 
 @final
-class RequireNode(TreeNode):
-    """`require parameters() <= 0.75 * base`."""
+class BoundedNode(TreeNode):
+    """`require parameters() <= 0.75 * base`, `expect nll("text") < base`."""
 
+    keyword: Word
     measure: CallNode
     sign: Word
     bound: BoundNode

@@ -303,12 +303,26 @@ def _heal_text_words(text: p.HealText) -> str:
 
 def requirement_words(required: p.Requirement) -> str:
     """Return `require parameters() <= 0.75 * base`."""
-    number, of = required.bound.number, required.bound.of
-    spec = OBJECTIVES.get(required.name)
+    return f"require {bounded_words(required)}"
+
+
+def expectation_words(expected: p.Expectation) -> str:
+    """Return `expect nll("text") < base`."""
+    return f"expect {bounded_words(expected)}"
+
+
+def bounded_words(entry: p.Expectation) -> str:
+    """Return `parameters() <= 0.75 * base`."""
+    return f"{measure_words(entry.objective)} {entry.sign} {bound_words(entry)}"
+
+
+def bound_words(entry: p.Expectation) -> str:
+    """Return `0.75 * base`, or `110M` for a size."""
+    number, of = entry.bound.number, entry.bound.of
+    spec = OBJECTIVES.get(entry.name)
     sized = spec is not None and spec.by == "headers" and of is None
     words = [] if number is None else [_counted(number) if sized else repr(number)]
-    bound = " * ".join([*words, *([] if of is None else [of])])
-    return f"require {measure_words(required.objective)} {required.sign} {bound}"
+    return " * ".join([*words, *([] if of is None else [of])])
 
 
 def _counted(number: int | float) -> str:

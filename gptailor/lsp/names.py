@@ -86,7 +86,7 @@ def _of(node: tree.TreeNode, models: tuple[str, ...] = ()) -> Iterator[Occurrenc
         case tree.CallNode():
             yield from _of_call(node, measures=False)
             return
-        case tree.ObjectiveNode() | tree.RequireNode():
+        case tree.ObjectiveNode() | tree.BoundedNode():
             yield from _of_call(node.measure, measures=True)
         case tree.Picked():
             names = node.model.names if isinstance(node.model, tree.OneOf) else (node.model,)

@@ -7,6 +7,7 @@ __all__ = [
     "faults",
     "layer_parts",
     "layers",
+    "measures",
     "model_dependencies",
     "model_shares",
     "optional_packages",

@@ -54,11 +54,11 @@ from gptailor.plan.recipe import (
     Subset,
     Take,
 )
-from gptailor.plan.search_block import Bound, Objective, Requirement, Search
+from gptailor.plan.search_block import Bound, Expectation, Objective, Requirement, Search
 
 __all__ = [
     "LARGEST_LAYER", "Bound", "BuiltClosed", "By", "Closed", "Count", "CountRange", "Curve",
-    "Interval", "LayerOf",
+    "Expectation", "Interval", "LayerOf",
     "Let", "Merge", "MethodCall", "Named", "Number", "Objective", "OneOfMethods", "OneOfModels",
     "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Subset",
     "Take", "Value", "built", "count_ends", "count_text", "over_positions",
@@ -428,7 +428,8 @@ class Plan(Closed):
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
     names follows `others`, then `whole`, then is the base's own. `layers`, `others`, `whole`,
     `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a plan has
-    these or a `stack`, and `heal` with either. `numbers` are those that have a name.
+    these or a `stack`, and `heal` with either. `numbers` are those that have a name. `expects`
+    change nothing of the output.
     """
 
     version: int = 1
@@ -452,6 +453,7 @@ class Plan(Closed):
     heal: Heal | None = None
     stack: Stack | None = None
     search: Search | None = None
+    expects: Several[Expectation] = ()
 
     _origin: Origin | None = PrivateAttr(default=None)
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)

@@ -1,12 +1,11 @@
-"""The `search` block of a plan: objectives, requirements, and the budget."""
+"""The `search` block of a plan: objectives, requirements, and the budget; and expectations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from posixpath import normpath
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 from pydantic import Field, model_validator
 
-from gptailor.plan.faults import Place
 from gptailor.plan.numbers import Closed, Pair, Several, built
 
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -37,20 +36,27 @@ class Bound(Closed):
         return value
 
 
-@final
-class Requirement(Closed):
-    """A requirement on a plan: `require parameters() <= 0.75 * base`."""
+class Expectation(Closed):
+    """An expectation of a plan's output, which `gptailor test` evaluates: `expect nll("t") < 2`."""
 
     name: str
-    sign: Literal["<=", ">="]
+    sign: Literal["<=", ">=", "<", ">"]
     bound: Bound
     arguments: dict[str, int | float | str] = Field(default={})
 
     @property
     def objective(self) -> Objective:
         """Return the measure as an objective that wants the bound's better side."""
-        direction: Literal["minimize", "maximize"] = "minimize" if self.sign == "<=" else "maximize"
+        below = self.sign.startswith("<")
+        direction: Literal["minimize", "maximize"] = "minimize" if below else "maximize"
         return built(Objective, direction=direction, name=self.name, arguments=self.arguments)
+
+
+@final
+class Requirement(Expectation):
+    """A requirement on a plan that a search finds: `require parameters() <= 0.75 * base`."""
+
+    sign: Literal["<=", ">="]
 
 
 @final
@@ -64,30 +70,19 @@ class Search(Closed):
     seed: int | None = None
 
 
-def compared_models(search: Search | None) -> Iterator[tuple[Place, str]]:
-    """Yield the models that a search compares with, and the places that name them."""
-    for place, objective in measured(search):
-        if isinstance(model := objective.arguments.get("from"), str):
-            yield (*place, "arguments", "from"), model
-    for i, required in enumerate(search.requires if search is not None else ()):
-        if required.bound.of is not None:
-            yield ("search", "requires", i, "bound", "of"), required.bound.of
+_Measure = TypeVar("_Measure", Objective, Expectation, Objective | Expectation)
 
 
-def measured(search: Search | None) -> Iterator[tuple[Place, Objective]]:
-    """Yield all measures of a search, and their places: objectives, and requirements."""
-    if search is not None:
-        for i, objective in enumerate(search.objectives):
-            yield ("search", "objectives", i), objective
-        for i, required in enumerate(search.requires):
-            yield ("search", "requires", i), required.objective
-
-
-def with_plain_path(wish: Objective | Requirement) -> Objective | Requirement:
-    """Return the wish with the shortest form of its text's path, so that equal wishes compare
-    equal.
-    """
+def with_file(wish: _Measure, file_of: Callable[[str], str]) -> _Measure:
+    """Return the wish with another name of its text's file, if it reads a file."""
     file = wish.arguments.get("file")
     if not isinstance(file, str):
         return wish
-    return wish.model_copy(update={"arguments": {**wish.arguments, "file": normpath(file)}})
+    return wish.model_copy(update={"arguments": {**wish.arguments, "file": file_of(file)}})
+
+
+def with_plain_path(wish: _Measure) -> _Measure:
+    """Return the wish with the shortest form of its text's path, so that equal wishes compare
+    equal.
+    """
+    return with_file(wish, normpath)

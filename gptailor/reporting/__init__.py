@@ -4,6 +4,7 @@ __all__ = [
     "block_map",
     "difference",
     "evaluation",
+    "expectations",
     "layer_cells",
     "layer_view",
     "measure",

@@ -140,7 +140,8 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         {tailor.requirement_words(r) for r in (plan.search.requires if plan.search else ())}
         for plan in (a, b)
     )
-    for before, after in (dropped, repeated, bridged, healed, required):
+    expected = ({tailor.expectation_words(e) for e in plan.expects} for plan in (a, b))
+    for before, after in (dropped, repeated, bridged, healed, required, expected):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
     bare = [plan.search and plan.search.model_copy(update={"requires": ()}) for plan in (a, b)]

@@ -3,7 +3,7 @@
 import json
 from typing import NamedTuple, final
 
-from gptailor.lang.words import model_source, range_words
+from gptailor.lang.words import bounded_words, model_source, range_words
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved, TaughtText
@@ -69,6 +69,7 @@ def card(
             "",
             *_bridges(resolved),
             *_healed(resolved),
+            *_expected(plan),
             "## Models",
             "",
             "| name | checkpoint |",
@@ -127,6 +128,19 @@ def _bridges(resolved: Resolved) -> list[str]:
         "| layer before the gap | text | tokens | ridge |",
         "|---|---|---|---|",
         *rows,
+        "",
+    ]
+
+
+def _expected(plan: Plan) -> list[str]:
+    if not plan.expects:
+        return []
+    return [
+        "## Expectations",
+        "",
+        "`gptailor test plan.tailor` evaluates them.",
+        "",
+        *(f"- `{bounded_words(entry)}`" for entry in plan.expects),
         "",
     ]
 

@@ -119,6 +119,7 @@ def _other_rows(resolved: Resolved) -> list[Row]:
         rows.append(Row("bridge", mark(bridge) + tailor.bridge_words(bridge, bare=True)))
     if plan.heal is not None:
         rows.append(Row("heal", tailor.heal_words(plan.heal, bare=True)))
+    rows += [Row("expect", tailor.bounded_words(entry)) for entry in plan.expects]
     return rows
 
 

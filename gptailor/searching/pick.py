@@ -149,7 +149,8 @@ def _moved(lock: Lock, plan: Plan) -> Lock:
 def seen_from(plan: Plan, place: Path | None) -> Plan:
     """Return the plan with its paths as seen from a folder, or absolute."""
     used = used_plan(prepare(plan), place)
-    paths = {name: getattr(used, name) for name in ("models", "bridges", "heal", "chat_template")}
+    moved = ("models", "bridges", "heal", "chat_template", "expects")
+    paths = {name: getattr(used, name) for name in moved}
     return plan.model_copy(update=paths)
 
 

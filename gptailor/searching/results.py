@@ -16,8 +16,8 @@ from gptailor.lang.parse import load, loads
 from gptailor.lang.words import measure_words, range_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
-from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
+from gptailor.plan.search_block import with_file
 from gptailor.reporting.block_map import block_map
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.page.run_report import ReportedObjective, ReportedTrial
@@ -42,7 +42,7 @@ from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY
 from gptailor.searching.score_requirements import Judged
 from gptailor.searching.settings import Settings
-from gptailor.searching.space.decode import decode, plan_at_stage
+from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import active
@@ -317,7 +317,7 @@ def _text(
     """Return a trial's plan as evaluated, with a comment; paths from a folder, or absolute."""
     plan = plan_at_stage(space, trial.request.genome, trial.request.stage)
     comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
-    return comment + format_plan(seen_from(plan, place))
+    return comment + format_plan(seen_from(expecting(plan, space.plan), place))
 
 
 def _comment(
@@ -367,11 +367,5 @@ def _commands(best: Path, chosen: Settings, space: Space, about: Mapping[str, An
 
 
 def _seen_from_here(objective: Objective, folder: Path) -> Objective:
-    """Return the objective with its files' paths relative to the current folder."""
-    paths = {a.name for a in OBJECTIVES[objective.name].arguments if a.kind == "path"}
-    moved = {
-        name: os.path.relpath(folder / expanded(str(value)))
-        for name, value in objective.arguments.items()
-        if name in paths
-    }
-    return objective.model_copy(update={"arguments": {**objective.arguments, **moved}})
+    """Return the objective with its file's path relative to the current folder."""
+    return with_file(objective, lambda file: os.path.relpath(folder / expanded(file)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import gptailor
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.checkpoint.files import CheckpointError, is_gguf
+from gptailor.checkpoint.write.output_file import refuse_output
 from gptailor.evaluation.targets import plan_of, read_target
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PlanError, errors
@@ -71,7 +72,7 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     place = Path(output)
     subject = target if isinstance(target, str | Path | Plan) else target.run
     name = None if isinstance(subject, Plan) else str(subject)
-    _refuse_output(place, force=force)
+    refuse_output(place, force=force)
     if name is not None and place.exists() and Path(name).exists() and place.samefile(name):
         raise CheckpointError("C302", "is the input of this report", place)
     speech = None if prompt is None else of.Speech(prompt, tokens, on_event)
@@ -117,15 +118,6 @@ class _Given(NamedTuple):
     models: dict[str, Path]
     families: Sequence[str | Path]
     speech: of.Speech | None
-
-
-def _refuse_output(output: Path, *, force: bool) -> None:
-    if os.path.lexists(output) and not output.is_file():
-        raise CheckpointError("C302", "is not a regular file", output)
-    if os.path.lexists(output) and not force:
-        raise CheckpointError("C301", "exists already", output, "--force replaces it")
-    if not output.absolute().parent.is_dir():
-        raise CheckpointError("C303", "cannot be written: there is no such folder", output)
 
 
 def _refuse_picture(path: Path, *, force: bool) -> None:
@@ -215,6 +207,7 @@ def _plan_sections(
         of.sizes_section(subject, report),
         of.continuations(subject, speech),
         of.text_section(subject),
+        *of.expectation_sections(subject),
         *of.lock_sections(lock, no_lock),
         *([of.commands(again)] if again else []),
     ]

@@ -11,6 +11,7 @@ from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import rebind
 from gptailor.evaluation.targets import base_of
+from gptailor.lang.words import bounded_words
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.output_size import OutputSize
@@ -202,6 +203,15 @@ def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], s
 def text_section(subject: Reported) -> Section:
     """Return the section with the plan's text."""
     return Section("plan", "Plan", "", html=text_html(subject.text, f"The plan {subject.name}"))
+
+
+def expectation_sections(subject: Reported) -> Iterator[Section]:
+    """Yield the section of a plan's expectations, if it states any."""
+    if subject.plan.expects:
+        rows = tuple((bounded_words(entry),) for entry in subject.plan.expects)
+        words = f"'gptailor test {subject.name}' evaluates them."
+        table = ShownTable(("expectation",), rows)
+        yield Section("expectations", "Expectations", words, table=table, open=True)
 
 
 def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:

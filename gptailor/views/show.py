@@ -16,6 +16,7 @@ from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
+from gptailor.plan.search_block import with_file
 from gptailor.plan.sites import open_choices
 from gptailor.prepare import ModelPaths, Prepared, prepare
 from gptailor.reporting.difference import difference_map, differences
@@ -152,11 +153,19 @@ def _in_dtype_of(plan: Plan, other: Plan) -> Plan:
 
 
 def _seen_from_here(plan: Plan) -> Plan:
-    """Return the plan with its models' folders as seen from the current folder, without links."""
+    """Return the plan with its models' folders as seen from the current folder, without links.
+
+    The texts of expectations are seen from there, too.
+    """
     models = dict(plan.models)
     for name, model in models.items():
         if model.made is None and is_local(model.source):
             path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)))
             source = path if path.startswith(".") else f"./{path}"
             models[name] = model.model_copy(update={"source": source})
-    return plan.model_copy(update={"models": models})
+
+    def text(file: str) -> str:
+        return os.path.relpath(os.path.realpath(folder_of(plan, file)))
+
+    expects = tuple(with_file(entry, text) for entry in plan.expects)
+    return plan.model_copy(update={"models": models, "expects": expects})

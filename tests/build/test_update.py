@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
+from gptailor.build.lock import LOCK_FILE, read_lock
 from gptailor.build.update import Update
 from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.plan.events import BytesDone
@@ -246,3 +247,16 @@ def test_a_full_disk_leaves_the_old_folder(here: Path, monkeypatch: pytest.Monke
         compiled(here, "L0 from math\n")
     monkeypatch.undo()
     assert content(here / "out") == before
+
+
+def test_an_expectation_changes_no_bytes_and_no_lock(here: Path) -> None:
+    """Its text isn't even read; a text of its plan's copy is beside the other one."""
+    compiled(here, MERGED, locking=True)
+    before, lock = content(here / "out"), read_lock(here / "out" / LOCK_FILE)
+    update = compiled(here, f'{MERGED}expect nll("gone.txt") <= base\n', locking=True)
+    assert update is not None
+    assert (update.changes, update.computed) == ((), 0)
+    after = content(here / "out")
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert changed == {"plan.tailor", "README.md"}
+    assert read_lock(here / "out" / LOCK_FILE) == lock

@@ -25,6 +25,8 @@ ELSEWHERE = {
     "M232": "plans in other files: tests/end_to_end/test_nested_models.py",
     "M401": "weights: tests/program/test_run.py",
     "M402": "weights: tests/program/test_run.py",
+    "M501": "scores: tests/end_to_end/test_expectations_command.py",
+    "M502": "scores: tests/end_to_end/test_expectations_command.py",
     "P218": "JSON alone: tests/checks/test_json.py",
     "P219": "JSON alone: tests/checks/test_json.py",
     "P609": "a search: tests/searching/test_limits.py",

@@ -34,6 +34,8 @@ def codes(folder: Path, text: str) -> list[tuple[str, str]]:
          [("C801", 'minimize nll("gone.txt")')]),
         ('maybe drop L1\nsearch {\n  minimize nll("a.txt")\n  require kl("no.txt") <= 1\n}',
          [("C801", 'require kl("no.txt") <= 1')]),
+        ('expect nll("a.txt") <= 1\nexpect nll("no.txt") <= base',
+         [("C801", 'expect nll("no.txt") <= base')]),
         ('drop L1\nbridge on "a.txt"', []),
     ],
 )  # fmt: skip

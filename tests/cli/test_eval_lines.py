@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gptailor.cli.eval import _StepLines
+from gptailor.cli.event_lines import StepLines
 from gptailor.plan.events import EvaluationStep
 
 
@@ -13,7 +13,7 @@ def test_each_line_says_how_long_the_others_take(
 ) -> None:
     now = [10.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    lines = _StepLines()
+    lines = StepLines()
     now[0] = 100.0
     lines(EvaluationStep("", 0, 3))
     for number in (1, 2, 3):

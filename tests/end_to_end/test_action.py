@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.tiny import tiny_model
+
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / ".github" / "actions" / "plans"
 PLAN = 'tailor 1\n\nmodel base = "./b"\n\ndrop L1\n'
@@ -409,15 +411,34 @@ def test_only_a_bots_comment_is_renewed(repository: Path, github: GitHub) -> Non
     assert [one["body"] for one in github.comments[:2]] == [mark, mark]
 
 
+def test_expectations_are_marked_and_stand_in_the_summary(repository: Path) -> None:
+    assert run(repository, "test") == (0, "no plan states an expectation\n")
+    tiny_model("llama", repository / "b", layers=2)
+    (repository / "cut.tailor").write_text(f"{PLAN}expect parameters() < base\n")
+    (repository / "gone.tailor").write_text(f"{PLAN}expect parameters() <= 1k\n")
+    committed(repository)
+    summary = repository.parent / "summary.md"
+    code, said = run(repository, "test", GITHUB_STEP_SUMMARY=str(summary))
+    assert code == 1
+    assert "::error file=gone.tailor,line=6," in said
+    text = summary.read_text("utf-8")
+    assert "parameters() < base" in text
+    assert "::error" not in text
+    code, _ = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples 64 --seed 1")
+    assert code == 0
+    code, said = run(repository, "test", PLANS="cut.tailor", OPTIONS="--samples none")
+    assert (code, "'none' is not a valid integer" in said) == (2, True)
+
+
 def test_the_action_runs_this_script_and_is_given_no_text_to_run() -> None:
     action = yaml.safe_load((ACTION / "action.yml").read_text("utf-8"))
     steps = action["runs"]["steps"]
     said = [step["run"] for step in steps if "run" in step]
     assert not any("${{" in line for line in said)  # what others write reaches the environment only
-    for word in ("check", "comment"):
+    for word in ("check", "test", "comment"):
         assert any(line.endswith(f'plans.py" {word}') for line in said)
     used = {value for step in steps for value in step.get("env", {}).values()}
-    names = ("plans", "alone", "canonical", "token")
+    names = ("plans", "alone", "canonical", "test", "test-options", "token")
     assert used == {f"${{{{ inputs.{name} }}}}" for name in names}
     assert (ACTION / "../../..").resolve() == ROOT
 

@@ -25,7 +25,7 @@ from tests.tiny import tiny_model
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "explain", "export", "extract-lora"),
     *("family", "fmt", "generate", "import", "json", "lock", "lsp", "pick", "publish", "report"),
-    *("schema", "search", "show", "teach", "verify"),
+    *("schema", "search", "show", "teach", "test", "verify"),
 ]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]

@@ -14,8 +14,8 @@ from tests.said import in_process
 DOC = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
 
-WITHOUT_EXAMPLE = {"S106", "S108", "P116", "M105", "M305", "M401", "M402", "P609"}
-"""Bytes, sizes, the command line, adapters, weights, and a search: no text can show them."""
+WITHOUT_EXAMPLE = {"S106", "S108", "P116", "M105", "M305", "M401", "M402", "M501", "M502", "P609"}
+"""Bytes, sizes, commands, adapters, weights, scores, and a search: no text can show them."""
 
 
 def sections() -> dict[str, str]:

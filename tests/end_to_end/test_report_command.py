@@ -54,6 +54,14 @@ def drawn(page: str) -> dict[str, dict]:
     return json.loads(text)
 
 
+def test_expectations_have_a_section(run: Run, world: Path) -> None:
+    (world / "cut.tailor").write_text(f"{PLAN}expect parameters() < base\n")
+    assert run("report", "cut.tailor", "-o", "cut.html", "--no-continuations").code == 0
+    found = sections((world / "cut.html").read_text("utf-8"))
+    assert "parameters() &lt; base" in found["expectations"]
+    assert "gptailor test cut.tailor" in html.unescape(found["expectations"])
+
+
 def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) -> None:
     assert run("lock", "cut.tailor").code == 0
     said = run("report", "cut.tailor", "-o", "cut.html", "--no-continuations", "--pictures", "pics")

@@ -211,3 +211,20 @@ def test_texts_are_split_as_a_search_of_each_splits_them(search: Search, world: 
     assert text["held"] == pytest.approx(summary["best"]["held"]["values"][0], rel=1e-6)
     _, summary = searched(search, "alone", code)
     assert summary["required"]["rows"] == [beside]
+
+
+def test_a_found_plan_keeps_the_expectations(search: Search, world: Path) -> None:
+    """A model that only they name is declared still; other expectations continue a search."""
+    space = SPACE.format("").replace("model math", 'model code = "./math"\nmodel math')
+    (world / "expect.tailor").write_text(f'{space}expect nll("code.txt") <= 9 * code\n')
+    search("expect.tailor", "-o", "expecting")
+    best = gptailor.load(world / "expecting" / "best.tailor")
+    assert [(e.name, e.arguments, e.bound.of) for e in best.expects] == [
+        ("nll", {"file": "../code.txt"}, "code")
+    ]
+    assert [result.passed for result in gptailor.evaluate_expectations(best)] == [True]
+    journal = (world / "expecting" / "study.journal").read_bytes()
+    (world / "expect.tailor").write_text(f"{space}expect parameters() < base\n")
+    search("expect.tailor", "-o", "expecting")
+    assert (world / "expecting" / "study.journal").read_bytes() == journal
+    assert "expect parameters() < base" in (world / "expecting" / "best.tailor").read_text()

@@ -204,6 +204,14 @@ def test_another_folder_for_a_name(world: Path) -> None:
     assert score_of(mine) != score_of(
         evaluate(world / "cut.tailor", 'nll("rows.jsonl")', folder=world)
     )
+    models = "".join(f'model {name} = "./{name}"\n' for name in ("base", "math"))
+    (world / "named.tailor").write_text(f"tailor 1\n{models}L1 from math\n")
+    objective = 'kl("rows.jsonl", from=math)'
+    own, other = (
+        score_of(evaluate(world / "named.tailor", objective, folder=world, models=folders)).value
+        for folders in ({}, {"math": world / "base"})
+    )
+    assert own > 1e-6 > other, "the model that is compared with is that of the other folder"
     with pytest.raises(PlanError, match="no target has a model 'code'"):
         evaluate(world / "cut.tailor", 'nll("rows.jsonl")', folder=world, models={"code": world})
 

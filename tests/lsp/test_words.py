@@ -108,13 +108,14 @@ scale L9 by mix
 bridge on "t.txt" ridge mix
 heal L1 on "t" from m, answers("u", tokens=9) from base rank full loss answers
 search { minimize kl("f.txt", from=m); require nll("x") <= 1.1 * m }
+expect kl("f.txt", from=m) < 2 * m
 """
 
 
 def test_all_uses_of_a_name_are_found_and_nothing_else():
     text = opened(SAID)
     uses = {word.text: text.uses(word) for word in text.words if word.named}
-    assert len(uses["m"]) == 7  # declared, template, two recipes, teacher, compared, bound
+    assert len(uses["m"]) == 9  # declared, template, two recipes, teacher, twice compared, bound
     assert len(uses["base"]) == 6
     assert len(uses["mix"]) == 5
     assert all(text.text[w.span.start : w.span.end] == name for name in uses for w in uses[name])
@@ -134,7 +135,7 @@ def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are(
 @pytest.mark.parametrize(
     ("said", "there", "absent"),
     [
-        ("‸", {"drop", "merge", "stack"}, {"minimize", "base"}),
+        ("‸", {"drop", "merge", "stack", "expect"}, {"minimize", "base"}),
         ("L1 from ‸", {"base", "math", "one", "any"}, {"mix", "linear"}),
         ("L1 from base, m‸", {"math"}, {"mix"}),
         ("L1 from base, math by ‸", {*METHODS, "one"}, {"base", "nll"}),
@@ -160,6 +161,8 @@ def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are(
         ("search { minimize ‸", {*OBJECTIVES}, {"linear"}),
         ('search { minimize kl("a", from=‸', {"base", "math"}, {"mix"}),
         ("search { require parameters() <= 0.5 * ‸ }", {"base"}, {"mix"}),
+        ("expect ‸", {*OBJECTIVES}, {"linear", "base"}),
+        ('expect nll("t") <= ‸', {"base", "math"}, {"mix"}),
         ("drop L1  # ‸", set(), {"drop"}),
         ("model ‸", set(), {"base", "mix"}),
         ("L1 from §§ ‸", set(), {"base"}),
@@ -319,7 +322,7 @@ def test_every_code_of_the_page_can_be_looked_up():
 def test_rename_changes_all_uses_of_a_name_and_nothing_else():
     text = opened(f'{SAID}# m in a comment\nmodel x = "./m"\nL8 from x\n')
     made = edited(text.text, renamed(text, text.text.index("m = base"), "tuned"))
-    assert made.count("tuned") == 7
+    assert made.count("tuned") == 9
     assert '# m in a comment\nmodel x = "./m"' in made
     assert [f.code for f in opened(made).faults] == [f.code for f in text.faults]
 

@@ -1,6 +1,7 @@
-"""What the action does: `check` plans as annotations, `comment` on what a pull request changes.
+"""What the action does: `check` and `test` plans, `comment` on what a pull request changes.
 
 python plans.py check      # PLANS, ALONE and CANONICAL say what; ends with 1 if there are faults
+python plans.py test       # PLANS and OPTIONS; ends as gptailor test does, 0 without expectations
 python plans.py comment    # PLANS, and what GitHub sets: GITHUB_EVENT_PATH, GITHUB_REPOSITORY, …
 """
 
@@ -8,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 import urllib.error
@@ -32,7 +34,9 @@ class NotThereError(Exception):
 
 def main() -> int:
     """Do what is asked; the exit code."""
-    done = {"check": check, "comment": comment}.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    done = {"check": check, "test": test, "comment": comment}.get(
+        sys.argv[1] if len(sys.argv) > 1 else ""
+    )
     if done is None:
         print(__doc__, file=sys.stderr)
         return 2
@@ -57,6 +61,28 @@ def check() -> int:
     if code == 0:
         print(f"{len(plans)} plan{'s' * (len(plans) != 1)}, no faults")
     return code
+
+
+def test() -> int:
+    """Evaluate the expectations of the plans that state any; the run's summary has the table."""
+    expecting = [plan for plan in tracked() if expects(plan)]
+    if not expecting:
+        print("no plan states an expectation")
+        return 0
+    options = shlex.split(os.environ.get("OPTIONS", ""))
+    done = gptailor("test", "--format", "github", *options, *expecting)
+    print(done.stdout + done.stderr, end="")
+    table = [line for line in done.stdout.splitlines() if not line.startswith("::")]
+    if (summary := os.environ.get("GITHUB_STEP_SUMMARY")) and table:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(section("gptailor test", "\n".join([*table, ""])) + "\n")
+    return done.returncode
+
+
+def expects(plan: str) -> bool:
+    """Whether a plan can be read and states an expectation."""
+    done = gptailor("json", plan)
+    return done.returncode == 0 and bool(json.loads(done.stdout).get("expects"))
 
 
 def tracked() -> Iterator[str]:

@@ -220,6 +220,16 @@ def temporary_folder(shown: Path) -> Iterator[Path]:
         raise CheckpointError("C303", message, shown, help_) from error
 
 
+def refuse_output(output: Path, *, force: bool) -> None:
+    """Raise CheckpointError unless a file may be written there. `force` replaces an older file."""
+    if os.path.lexists(output) and not output.is_file():
+        raise CheckpointError("C302", "is not a regular file", output)
+    if os.path.lexists(output) and not force:
+        raise CheckpointError("C301", "exists already", output, "--force replaces it")
+    if not output.absolute().parent.is_dir():
+        raise CheckpointError("C303", "cannot be written: there is no such folder", output)
+
+
 def write_whole(place: Path, raw: bytes, shown: Path) -> None:
     """Write a file whole or not at all, in the place of an old one if there is one.
 

@@ -12,6 +12,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import may_overlap
 from gptailor.plan.layers import own
+from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.sites import names_in, values
 from gptailor.plan.stage import Stage, at_stage
@@ -42,6 +43,14 @@ def decode_for(space: Space, genome: Genome, stage: Stage) -> p.Plan:
 def plan_at_stage(space: Space, genome: Genome, stage: Stage) -> p.Plan:
     """Return the closed plan of one genome as it is evaluated at a stage."""
     return at_stage(decode_for(space, genome, stage), stage)
+
+
+def expecting(plan: p.Plan, declared: p.Plan) -> p.Plan:
+    """Return a closed plan with the expectations of its open plan, and the models named there."""
+    expected = declared.model_copy(update={"search": None})
+    names = needed(declared, [name for _, name in compared_models(expected)])
+    models = {name: declared.models[name] for name in names} | plan.models
+    return plan.model_copy(update={"models": models, "expects": declared.expects})
 
 
 def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
@@ -128,6 +137,7 @@ class _Closing:
             "heal": self._heal(dropped),
             "stack": None if plan.stack is None else self._stack(plan.stack),
             "search": None,
+            "expects": (),
         }
         return without_unused(plan.model_copy(update=closed))
 

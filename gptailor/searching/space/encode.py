@@ -38,12 +38,15 @@ def encode(space: Space, plan: p.Plan) -> Genome:
     return canonical(space.table, genome)
 
 
+_NO_MEASURES = {"search": None, "expects": ()}
+
+
 def shortest_form(plan: p.Plan) -> p.Plan:
     """Return a closed plan in its shortest form, as `decode` gives it."""
     recipes = {where: getattr(plan, where) for where in p.REST}
     short = {where: None if value == own_of(None) else value for where, value in recipes.items()}
     layers = meaningful(plan.layers, bool(plan.others) or plan.whole is not None)
-    return without_unused(plan.model_copy(update={**short, "layers": layers, "search": None}))
+    return without_unused(plan.model_copy(update={**short, "layers": layers, **_NO_MEASURES}))
 
 
 def _genome(space: Space, answers: Mapping[Place, Answer]) -> Genome:

@@ -70,8 +70,8 @@ class Space:
 
     @property
     def digest(self) -> str:
-        """A hash of the layers and of the plan without its `search` block."""
-        text = format_plan(self.plan.model_copy(update={"search": None}))
+        """A hash of the layers and of the plan without its `search` block and expectations."""
+        text = format_plan(self.plan.model_copy(update={"search": None, "expects": ()}))
         return hashlib.sha256(f"{self.layers}\n{text}".encode()).hexdigest()
 
 

@@ -43,6 +43,11 @@ def test_ties_has_numbers_for_each_source() -> None:
     }
 
 
+def test_expectations_are_no_part_of_a_model() -> None:
+    body = "whole from math, code by linear(0.5, 0.5)"
+    assert exported(f'{body}\nexpect nll("t.txt") <= 1.1 * base') == exported(body)
+
+
 # ---------------------------------------------------------------------------------- along the depth
 
 

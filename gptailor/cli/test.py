@@ -1,0 +1,147 @@
+"""The command `test`: the expectations of plans, for people, for programs and for GitHub."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gptailor.cli import options
+from gptailor.cli.event_lines import RepairLines, StepLines, received_by
+from gptailor.plan.faults import PlanError, to_github
+
+if TYPE_CHECKING:
+    from gptailor.evaluation.targets import Target
+    from gptailor.reporting.expectations import ExpectationResult
+
+_EXAMPLE = """
+\b
+Example, with a report for a CI system:
+  gptailor test cut.tailor --samples 64 --junit results.xml
+"""
+
+
+@click.command("test", short_help="Evaluate the expectations of plans.", epilog=_EXAMPLE)
+@options.PLANS
+@click.option("--samples", type=click.IntRange(min=2), metavar="N",
+              help="The maximum number of samples of each measure. Default: all.")  # fmt: skip
+@options.SEED
+@options.MODEL
+@options.SET
+@options.FAMILY
+@options.DEVICE
+@options.DTYPE
+@options.MEMORY
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE",
+              help="Also write the results as JUnit XML. An older file is replaced.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text",
+              show_default=True, help="text for people, json for programs, github for text and "
+              "GitHub annotations.")  # fmt: skip
+def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+    plans: tuple[str, ...],
+    samples: int | None,
+    seed: int,
+    models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
+    families: tuple[Path, ...],
+    device: str,
+    dtype: str | None,
+    memory: int | None,
+    junit: Path | None,
+    form: str,
+) -> None:
+    """Evaluate the expectations of each PLAN: a plan, or a compiled folder.
+
+    An expectation is a line of a plan, such as: expect nll("code.jsonl") <= 1.1 * base
+
+    Plans are stitched in memory, and bridged and healed as they declare. Each plan, and each model
+    of a bound, is evaluated once on each text. Relative paths start at the plan's folder.
+
+    A score is compared with a share of another model's score sample by sample. An expectation
+    fails if the difference from the bound is larger than two standard errors. A smaller difference
+    is a tie, and passes. Sizes are exact.
+
+    The exit code is 1 if an expectation fails, and 3 if none fails and a score is missing. Without
+    any expectation it is 2.
+    """
+    if junit is not None:
+        from gptailor.checkpoint.write.output_file import refuse_output
+
+        refuse_output(junit, force=True)
+    try:
+        targets = _targets(plans, models, lets, families)
+        results = _results(targets, samples, seed, (device, dtype, memory))
+    except PlanError as error:
+        if form != "github":
+            raise
+        for fault in error.faults:
+            options.say(to_github(fault))
+        sys.exit(1)
+    if junit is not None:
+        from gptailor.checkpoint.write.output_file import write_whole
+        from gptailor.reporting.expectations import junit as junit_xml
+
+        write_whole(Path(os.path.realpath(junit)), junit_xml(results).encode(), junit)
+    _print(results, form)
+    verdicts = {result.verdict for result in results}
+    sys.exit(1 if "fail" in verdicts else 3 if "unknown" in verdicts else 0)
+
+
+def _targets(
+    plans: tuple[str, ...],
+    models: tuple[tuple[str, Path], ...],
+    lets: options.Lets,
+    families: tuple[Path, ...],
+) -> "list[Target]":
+    """Return the plans that have expectations. Raise a usage error if no plan has any."""
+    from gptailor.evaluation import targets as targeting
+
+    found = targeting.find_targets(options.swept(plans, lets), dict(models), families)
+    options.say_faults(targeting.warnings(found))
+    expecting = [target for target in found if target.origin.expects]
+    if not expecting:
+        line = 'expect nll("text.txt") <= 1.1 * base'
+        raise click.UsageError(f"no plan has an expectation; write one, such as {line}")
+    for target in found:
+        if not target.origin.expects:
+            options.say(f"{target.name}: no expectations", err=True)
+    return expecting
+
+
+def _results(
+    targets: "Sequence[Target]",
+    samples: int | None,
+    seed: int,
+    place: tuple[str, str | None, int | None],
+) -> "tuple[ExpectationResult, ...]":
+    # torch takes seconds to import; faults of plans are reported before
+    from gptailor.evaluation.expectations import Expectations
+    from gptailor.evaluation.samples import Samples
+    from gptailor.evaluation.session import Placement
+    from gptailor.program.devices import dtype_of
+    from gptailor.reporting.progress import steps_bar
+
+    device, dtype, memory = place
+    placement = Placement(device, dtype_of(dtype), memory)
+    live = sys.stderr.isatty()
+    with steps_bar("testing") if live else nullcontext(StepLines()) as steps:
+        on_event = received_by(RepairLines(), steps)
+        drawn = Samples(Path(), samples, seed)
+        return Expectations(targets, drawn, placement, on_event).results()
+
+
+def _print(results: "Sequence[ExpectationResult]", form: str) -> None:
+    from gptailor.reporting import expectations
+
+    if form == "json":
+        options.say(expectations.expectations_json(results))
+        return
+    lines = expectations.expectation_lines(results, options.width(), options.output_encoding())
+    for line in lines:
+        options.say_drawn(line)
+    for result in results if form == "github" else ():
+        if result.fault is not None:
+            options.say(to_github(result.fault))

@@ -1,0 +1,289 @@
+"""`gptailor test`: what passes, what is a tie, what fails; how people and CI systems read it."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+import gptailor
+from gptailor.cli import main as cli
+from gptailor.evaluation.session import Session
+from gptailor.plan.faults import PlanError
+from tests.said import Run, in_process, reading
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PLAN = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L1 from math
+drop L3
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("expectations")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed, layers=5)
+    write(folder / "rows.jsonl", [{"text": f"{n} cats " * (3 + n % 4)} for n in range(24)])
+    write(folder / "one.jsonl", [{"text": "the cat sat on the mat"}])
+    questions = [{"query": f"{n}:", "choices": ["so", "no"], "gold": n % 2} for n in range(8)]
+    write(folder / "questions.jsonl", questions)
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
+    """Run `gptailor test` in the world's folder."""
+    monkeypatch.chdir(world)
+    return partial(reading(in_process(capsys), monkeypatch), "test")
+
+
+def plan(folder: Path, name: str, *expected: str, text: str = PLAN) -> str:
+    (folder / name).write_text(text + "".join(f"expect {line}\n" for line in expected))
+    return name
+
+
+def scores(folder: Path, target: str) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """The nll of a target, its error, and the sums and counts of its samples."""
+    found = gptailor.evaluate(folder / target, 'nll("rows.jsonl")', folder=folder)
+    score = found.results[0].outcome
+    return score.value, score.stderr, np.array(score.each.sums), np.array(score.each.counts)
+
+
+def test_a_pass_a_tie_and_a_failure_by_a_number(run: Run, world: Path) -> None:
+    value, error, *_ = scores(world, plan(world, "bare.tailor"))
+    bounds = (value + 3 * error, value + error, value - error, value - 3 * error)
+    names = ("met", "hardly", "almost", "missed")
+    for name, bound in zip(names, bounds, strict=True):
+        plan(world, f"{name}.tailor", f'nll("rows.jsonl") <= {bound!r}')
+    said = run(*(f"{name}.tailor" for name in names), "--format", "json")
+    assert said.code == 1
+    found = json.loads(said.out)
+    assert [row["target"] for row in found] == [f"{name}.tailor" for name in names]
+    assert [row["verdict"] for row in found] == ["pass", "tie", "tie", "fail"]
+    assert [row["passed"] for row in found] == [True, True, True, False]
+    for row, bound in zip(found, bounds, strict=True):
+        assert (row["value"], row["stderr"], row["bound"]) == (value, error, bound)
+        assert row["difference"] == pytest.approx(value - bound)
+        assert row["difference_stderr"] == error
+    assert run("met.tailor", "hardly.tailor").code == 0
+
+
+def test_a_share_of_a_models_score_is_compared_sample_by_sample(run: Run, world: Path) -> None:
+    value, _, sums, counts = scores(world, plan(world, "bare.tailor"))
+    base, _, base_sums, _ = scores(world, "base")
+    n, times = len(counts), 1.25
+    residuals = (sums - value * counts - times * (base_sums - base * counts)) / counts.sum()
+    error = float(np.sqrt(n / (n - 1) * (residuals**2).sum()))
+    name = plan(world, "share.tailor", f'nll("rows.jsonl") <= {times} * base')
+    [row] = json.loads(run(name, "--format", "json").out)
+    assert row["bound"] == pytest.approx(times * base)
+    assert row["difference"] == pytest.approx(value - times * base)
+    assert row["difference_stderr"] == pytest.approx(error)
+    exact = (value + 3 * error) / base  # by another error than the paired one it isn't sure
+    lines = [f'nll("rows.jsonl") {sign} {share!r} * base'
+             for share in (exact, (value - 3 * error) / base) for sign in ("<", ">")]  # fmt: skip
+    found = json.loads(run(plan(world, "near.tailor", *lines), "--format", "json").out)
+    assert [row["verdict"] for row in found] == ["pass", "fail", "fail", "pass"]
+
+
+def test_a_plan_that_is_its_base_is_as_good_and_not_better(run: Run, world: Path) -> None:
+    text = 'tailor 1\nmodel base = "./base"\n'
+    lines = (f'nll("rows.jsonl") {sign} base' for sign in ("<=", ">=", "<"))
+    name = plan(world, "same.tailor", *lines, text=text)
+    found = json.loads(run(name, "--format", "json").out)
+    assert [row["verdict"] for row in found] == ["pass", "pass", "fail"]
+    assert [row["difference"] for row in found] == [0, 0, 0]
+
+
+def test_sizes_are_exact_and_times_are_compared_as_they_are(run: Run, world: Path) -> None:
+    counts = gptailor.evaluate(world / plan(world, "bare.tailor"), "parameters()").subjects[0].size
+    many, kept = counts.parameters, counts.kv_cache
+    name = plan(world, "size.tailor", f"parameters() <= {many}", f"parameters() < {many}",
+                "parameters() < base", f"kv_cache() >= {kept}", "kv_cache() <= 0.8 * base",
+                "latency() <= 1e9 * base", "latency() <= 1e-9")  # fmt: skip
+    said = run(name, "--format", "json")
+    found = json.loads(said.out)
+    verdicts = ["pass", "fail", "pass", "pass", "pass", "pass", "fail"]
+    assert [row["verdict"] for row in found] == verdicts
+    assert [row["stderr"] for row in found] == [0, 0, 0, 0, 0, None, None]
+    assert found[1]["difference"] == 0
+    assert not said.err.count("/"), "sizes and times are no steps of an evaluation"
+
+
+def test_each_model_is_evaluated_once(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, tuple[str, ...]]] = []
+
+    def counted(self: Session, models: Any, plans: Any, objectives: Any, **more: Any) -> Any:
+        ran.append((len(plans), tuple(one.name for one in objectives)))
+        return whole(self, models, plans, objectives, **more)
+
+    whole = Session.run
+    monkeypatch.setattr(Session, "run", counted)
+    nll, choice = 'nll("rows.jsonl")', 'multiple_choice("questions.jsonl")'
+    one = plan(world, "one.tailor", f"{nll} <= 2 * base", f"{nll} <= 3 * base",
+               f"{choice} >= 0 * base", f"{nll} <= 9 * math")  # fmt: skip
+    two = plan(world, "two.tailor", f"{nll} <= 3 * base", f"{choice} >= 0 * base", text=(
+        PLAN.replace("L1 from math", "L2 from math")))  # fmt: skip
+    said = run(one, two)
+    assert said.code == 0, said.err
+    assert sorted(ran) == [(1, (nll,)), (3, (nll, choice))]  # math; both plans, and the base
+    assert said.err.count("base") == 1
+
+
+def test_people_read_a_table(run: Run, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    value, error, *_ = scores(world, plan(world, "bare.tailor"))
+    tie = f'nll("rows.jsonl") <= {value:.2f}'
+    name = plan(world, "p.tailor", "parameters() <= 1k", tie, 'nll("rows.jsonl") <= 99')
+    assert abs(round(value, 2) - value) < 2 * error
+    said = run(name)
+    assert said.code == 1
+    lines = said.out.splitlines()
+    assert lines[0] == "p.tailor"
+    assert lines[1].split() == ["measured", "bound", "verdict"]
+    assert lines[2].split()[-2:] == ["1,000", "FAIL"]
+    assert lines[3].endswith("pass (a tie)")
+    assert lines[4].endswith("99.00         pass") or lines[4].split()[-1] == "pass"
+    assert "parameters() <= 1k: FAIL: " in said.out
+    assert f"{tie}: pass (a tie: " in said.out
+    assert lines[-1] == "2 passed, 1 of them a tie; 1 failed"
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_ci_system_reads_junit(run: Run, world: Path) -> None:
+    one = plan(world, "a&b.tailor", "parameters() <= 1k", 'nll("rows.jsonl") <= 99')
+    two = plan(world, "q.tailor", 'kl("rows.jsonl", from=math) <= 99')
+    (world / "r.xml").write_text("an older one")
+    assert run(one, two, "--junit", "r.xml").code == 1
+    root = ElementTree.parse(world / "r.xml").getroot()
+    suites = [dict(suite.attrib) for suite in root]
+    counts = {"tests": "2", "failures": "1", "errors": "0"}
+    assert suites[0] == {"name": "a&b.tailor", **counts}
+    assert suites[1] == {"name": "q.tailor", "tests": "1", "failures": "0", "errors": "0"}
+    cases = root.findall("./testsuite/testcase")
+    names = ["parameters() <= 1k", 'nll("rows.jsonl") <= 99', 'kl("rows.jsonl", from=math) <= 99']
+    assert [case.get("name") for case in cases] == names
+    failure = cases[0].find("failure")
+    assert failure is not None
+    assert str(failure.get("message")).endswith(" above the bound")
+    assert all(case.find("failure") is None for case in cases[1:])
+    assert run(one, "--junit", "none/r.xml").code == 3
+
+
+def test_github_shows_a_failure_at_its_line(run: Run, world: Path) -> None:
+    name = plan(world, "g.tailor", 'nll("rows.jsonl") <= 99', "parameters() <= 1k")
+    said = run(name, "--format", "github")
+    assert said.code == 1
+    marked = [line for line in said.out.splitlines() if line.startswith("::")]
+    assert len(marked) == 1
+    where = "::error file=g.tailor,line=7,col=1,endLine=7,endColumn=26,title=M501::"
+    assert marked[0].startswith(f"{where}the expectation parameters() <= 1k is not met: ")
+    gone = plan(world, "g.tailor", 'nll("gone.jsonl") <= 99')
+    said = run(gone, "--format", "github")
+    assert (said.code, said.err) == (1, "")
+    assert said.out.startswith("::error file=g.tailor,line=6,col=1,")
+    assert "title=C801::the text can't be read" in said.out
+
+
+def test_a_compiled_folder_has_the_expectations_of_its_plan(run: Run, world: Path) -> None:
+    name = plan(world, "made.tailor", 'nll("rows.jsonl") <= 9 * base', "parameters() < base")
+    out = world / "deep" / "out"
+    gptailor.compile(gptailor.load(world / name), out)
+    live, folder = (json.loads(run(target, "--format", "json").out) for target in (name, out))
+    for row in (*live, *folder):
+        del row["target"], row["expectation"]
+    assert live == folder
+    assert 'expect nll("../../rows.jsonl") <= 9 * base' in (out / "plan.tailor").read_text()
+    assert cli.run(["diff", name, str(out)]) == 0
+    card = (out / "README.md").read_text()
+    assert "## Expectations" in card
+    assert '- `nll("../../rows.jsonl") <= 9 * base`' in card
+
+
+def test_a_text_is_named_that_is_not_there_or_too_small(run: Run, world: Path) -> None:
+    gone = plan(world, "gone.tailor", 'nll("gone.jsonl") <= 9', 'kl("none.jsonl") <= 9')
+    said = run(gone, "--junit", "not.xml")
+    assert said.code == 1
+    assert said.out == ""
+    assert said.err.count("error[C801]") == 2
+    assert "gone.tailor:6:1" in said.err
+    small = plan(world, "small.tailor", 'nll("one.jsonl") <= 9')
+    said = run(small, "--junit", "not.xml")
+    assert said.code == 1
+    assert "error[M502]: 'nll(\"one.jsonl\")' has 1 sample, which has no error" in said.err
+    assert "small.tailor:6:1" in said.err
+    assert not (world / "not.xml").exists()
+
+
+def test_a_score_that_is_missing_is_no_pass(run: Run, world: Path) -> None:
+    file = tiny_model("llama", world / "broken", layers=5) / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"].fill_(math.nan)
+    save_file(tensors, file, {"format": "pt"})
+    file = tiny_model("llama", world / "other", layers=5) / "tokenizer.json"
+    tokens = json.loads(file.read_text())
+    tokens["pre_tokenizer"] = {"type": "Whitespace"}
+    file.write_text(json.dumps(tokens))
+    text = f'{PLAN}model broken = "./broken"\nmodel other = "./other"\n'
+    lines = ['nll("rows.jsonl") <= 99', 'nll("rows.jsonl") <= 9 * broken',
+             'nll("rows.jsonl") <= 9 * other']  # fmt: skip
+    said = run(plan(world, "u.tailor", *lines, text=text), "--junit", "u.xml")
+    assert said.code == 3
+    assert f"{lines[1]}: FAIL: 'broken': nll(" in said.out
+    assert "its samples have other tokens than those of 'other'" in " ".join(said.out.split())
+    errors = ElementTree.parse(world / "u.xml").findall(".//error")
+    assert len(errors) == 2
+    failing = run(plan(world, "u.tailor", *lines, "parameters() <= 1", text=text))
+    assert failing.code == 1
+    assert failing.out.endswith("1 passed; 3 failed\n")
+
+
+def test_misuse(run: Run, world: Path) -> None:
+    said = run(plan(world, "bare.tailor"))
+    assert said.code == 2
+    assert "no plan has an expectation" in said.err
+    assert run("bare.tailor", "--samples", "1").code == 2
+    assert run().code == 2
+    both = run(plan(world, "p.tailor", "parameters() <= 1M"), "bare.tailor")
+    assert both.code == 0
+    assert "bare.tailor: no expectations" in both.err
+    assert run(plan(world, "open.tailor", "parameters() <= 1M", text=f"{PLAN}maybe drop L2\n")
+               ).code == 1  # fmt: skip
+    assert run("-", stdin=f"{PLAN}expect parameters() <= 1M\n").code == 0
+
+
+def test_other_models_and_numbers(run: Run, world: Path) -> None:
+    line = 'kl("rows.jsonl", from=math) <= 1e-9'
+    text = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nlet mix = 0.5\n'
+    text += "whole from base, math by slerp(mix)\n"
+    name = plan(world, "set.tailor", line, text=text)
+    said = run(name, "--set", "mix=0.0,1.0", "--format", "json")
+    assert [row["passed"] for row in json.loads(said.out)] == [False, True]
+    assert run(name, "--set", "mix=0.0", "--model", f"math={world / 'base'}").code == 0
+
+
+def test_in_python(world: Path) -> None:
+    declared = gptailor.load(world / plan(world, "py.tailor", 'nll("rows.jsonl") <= 99'))
+    [result] = gptailor.evaluate_expectations(declared, samples=8)
+    assert isinstance(result, gptailor.ExpectationResult)
+    assert result.passed
+    assert result.fault is None
+    with pytest.raises(PlanError):
+        gptailor.evaluate_expectations(world / plan(world, "py.tailor", 'nll("none") <= 99'))
