@@ -30,7 +30,7 @@ from gptailor.checks.models import (
     why_no_model,
 )
 from gptailor.checks.plan import check_alone
-from gptailor.checks.texts import absent_files
+from gptailor.checks.texts import text_faults
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
@@ -137,7 +137,8 @@ def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
     fault too, and no error is raised for it.
     """
     opened = open_plan(plan, models)
-    return locate(opened.faults + absent_files(opened.plan), opened.plan.origin)
+    sound = None if errors(opened.faults) else opened.checked
+    return locate(opened.faults + text_faults(opened.plan, sound), opened.plan.origin)
 
 
 @final

@@ -151,8 +151,9 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_model(kind, folder / name)
     tiny_vision("qwen3_vl", folder / "eyes")
     make_broken(folder)
-    for text in ("a.txt", "b.txt", "t.txt"):  # which plans of tests name
+    for text in ("a.txt", "b.txt"):  # which plans of tests name
         (folder / text).write_text("a text\n")
+    (folder / "t.txt").write_text("a text\n" * 9)  # enough tokens for a bridge
     return folder
 
 

@@ -17,7 +17,7 @@ from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.update import Update
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checkpoint.write.digest import KnownDigests
-from gptailor.checks.texts import refuse_absent_texts
+from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.optional_packages import packages_needed, require
 from gptailor.plan.plan import Plan
@@ -124,7 +124,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     destination.refuse_unwritable(force=force)
     if (message := destination.lack_of_room) and not dry_run:
         raise CheckpointError("C305", message, destination.path)
-    refuse_absent_texts(prepared.plan)
+    refuse_unusable_texts(prepared.checked)
     if lock:
         destination.refuse_differing(lock)
     written = CompileResult(

@@ -27,7 +27,7 @@ from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
-from gptailor.checks.texts import refuse_absent_texts
+from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.optional_packages import require
@@ -61,7 +61,7 @@ def fit_tensors(
     """
     if not prepared.gaps and prepared.healing is None:
         return None
-    refuse_absent_texts(prepared.plan)
+    refuse_unusable_texts(prepared.checked)
     require("torch", "a bridged or healed plan")
     from gptailor.evaluation.repair import fit
 

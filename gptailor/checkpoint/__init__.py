@@ -1,8 +1,8 @@
 """Checkpoints on disk: folders, the Hub, the models of a plan. No tensor library.
 
-Other packages use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`,
-`foreign_code`, `files` (safe reading, errors), `records` (typed JSON), and the packages named
-here. `hub` is for fetching.
+Other packages use `models`, `folder`, `tensor`, `vocabulary` and `token_counter` (tokens),
+`chat_template`, `foreign_code`, `files` (safe reading, errors), `records` (typed JSON), and the
+packages named here. `hub` is for fetching.
 """
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "models",
     "records",
     "tensor",
+    "token_counter",
     "union",
     "vocabulary",
     "write",

@@ -82,7 +82,7 @@ def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
 @rule("M220")
 def bridges_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each bridge with fewer tokens than inputs of its fit."""
-    needed = _needed(checked) if checked.plan.bridges else {}
+    needed = inputs_of_bridges(checked)
     for i, bridge in enumerate(checked.plan.bridges):
         tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
         width = needed.get(i, 0)
@@ -93,9 +93,14 @@ def bridges_have_enough_tokens(checked: Checked) -> Iterator[Fault]:
             yield Fault("M220", message, at, help_)
 
 
-def _needed(checked: Checked) -> dict[int, int]:
-    """Return the most inputs of the fits of each bridge, by its number in the plan."""
+def inputs_of_bridges(checked: Checked) -> dict[int, int]:
+    """Return the most inputs of the fits of each bridge, by its number in the plan.
+
+    A fit needs at least as many tokens.
+    """
     widest: dict[int, int] = {}
+    if not checked.plan.bridges:
+        return widest
     for slot, following in pairwise(checked.resolved.slots):
         over = outline.bridge_over(checked.plan, slot.position)
         if over is not None and slot.dropped != "yes" and following.dropped != "no":

@@ -2,64 +2,130 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple, final
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
+from gptailor.checkpoint.token_counter import token_counter
+from gptailor.checks.bridges import inputs_of_bridges
 from gptailor.plan.faults import Fault, Place, PlanError, locate
 from gptailor.plan.measures import measured
 from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
+from gptailor.program.sources import Checked
 
 FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
 """The remedy for a short text if the plan names the number of tokens."""
 
 
-def refuse_absent_texts(plan: Plan) -> None:
-    """Raise PlanError (C801, C803) for an unusable text of a bridge or healing; none is read."""
-    if absent := _absent(plan, _learned(plan)):
-        raise PlanError(absent)
+def refuse_unusable_texts(checked: Checked) -> None:
+    """Raise PlanError (C801, C803, C806) for unusable texts of bridges and healing, with all."""
+    plan = checked.plan
+    faults = [*_absent(plan, _learned(plan)), *short_texts(plan, checked)]
+    if faults:
+        raise PlanError(faults)
 
 
-def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
-    """Return a fault for each unusable text of a bridge, healing or measure.
+def text_faults(plan: Plan, checked: Checked | None = None, *, whole: bool = True) -> list[Fault]:
+    """Return a fault for each unusable text of a bridge, healing, or measure.
 
-    If the plan isn't `whole`, its drops may stand in statements that were not read.
+    If the plan isn't `whole`, its drops may stand in statements that were not read. With its models
+    in `checked`, the tokens of texts are counted.
     """
-    return [*_absent(plan, [*_learned(plan, whole=whole), *_judged(plan)]), *too_small(plan)]
+    absent = _absent(plan, [*_learned(plan, whole=whole), *_judged(plan)])
+    return [*absent, *short_texts(plan, checked)]
 
 
 _OPENED = 32
 """A sequence of a text has at least so many bytes for each special token that opens it."""
+_BYTES_A_TOKEN = 8
+"""A text with so many bytes for each token that is needed has enough tokens: its tokens are not
+counted before it is used."""
+_MOST_COUNTED = 2**23
+"""Most bytes of a text whose tokens are counted before it is used: some seconds."""
 
 
-def too_small(plan: Plan) -> list[Fault]:
-    """Return a fault (C806) for each text with fewer bytes than the tokens that the plan asks for.
+@final
+class _Need(NamedTuple):
+    """The tokens that a fit or healing needs of a text."""
 
-    A token has at least a byte, beside the special tokens that open sequences. A text with more
-    bytes may still be too short; its tokens are counted when it is used.
+    at: Place
+    file: str
+    tokens: int
+    user: str
+    help: str = FEWER_TOKENS
+
+
+def short_texts(plan: Plan, checked: Checked | None = None) -> list[Fault]:
+    """Return a fault (C806) for each text with fewer tokens than a bridge or healing needs.
+
+    A token has at least a byte, beside the special tokens that open sequences. The tokens are
+    counted if the models are known, the tokenizer is on this machine, and the package `tokenizers`
+    is installed. A text that passes may still be too short by a few tokens.
     """
     used = {at for at, _ in _learned(plan)}
-    needed: list[tuple[Place, str, int, str]] = [
-        (("bridges", i, "on"), bridge.on, bridge.tokens, "'bridge'")
-        for i, bridge in enumerate(plan.bridges)
-        if bridge.on and isinstance(bridge.tokens, int)
-    ]
+    counts = dict[Path, int | None]()
+    faults = []
+    for need in _needs(plan, checked):
+        path = folder_of(plan, need.file)
+        if need.at not in used or not path.is_file():
+            continue
+        most = (size := path.stat().st_size) + size // _OPENED
+        if most < need.tokens:
+            message = f"the text has {size:,} bytes, so fewer than {need.tokens:,} tokens"
+        elif checked is None or size > min(_BYTES_A_TOKEN * need.tokens, _MOST_COUNTED):
+            continue
+        else:
+            if path not in counts:
+                counts[path] = _tokens_of(path, checked)
+            count = counts[path]
+            if count is None or count + count // _OPENED >= need.tokens:
+                continue
+            message = f"the text has {count:,} tokens, expected at least {need.tokens:,}"
+        faults.append(Fault("C806", f"{message} for {need.user} ({path})", need.at, need.help))
+    return locate(faults, plan.origin)
+
+
+def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
+    """Yield the tokens that a plan needs of its texts; a fit's inputs if the models are known."""
+    inputs = inputs_of_bridges(checked) if checked is not None else {}
+    for i, bridge in enumerate(plan.bridges):
+        if not bridge.on:
+            continue
+        at, width = ("bridges", i, "on"), inputs.get(i, 0)
+        asked = bridge.tokens if isinstance(bridge.tokens, int) else 0
+        if width > asked:
+            help_ = f"a fit on {width:,} inputs needs them; ten times as many are a good start"
+            yield _Need(at, bridge.on, width, "a bridge", help_)
+        elif asked:
+            yield _Need(at, bridge.on, asked, "'bridge'")
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
         for i, text in enumerate(heal.on):
             if text.answers is None and not text.predicted and text.weight > 0 and total > 0:
                 share = int(heal.tokens * text.weight / total)
-                needed.append((("heal", "on", i, "file"), text.file, share, "'heal'"))
-    faults = []
-    for at, name, tokens, user in needed:
-        path = folder_of(plan, name)
-        if at not in used or not path.is_file():
-            continue
-        if (size := path.stat().st_size) + size // _OPENED < tokens:
-            message = f"the text has {size:,} bytes, so fewer than {tokens:,} tokens for {user}"
-            faults.append(Fault("C806", f"{message} ({path})", at, FEWER_TOKENS))
-    return locate(faults, plan.origin)
+                yield _Need(("heal", "on", i, "file"), text.file, share, "'heal'")
+
+
+def _tokens_of(path: Path, checked: Checked) -> int | None:
+    """Return the tokens of a file's whole content, or None where they can't be counted.
+
+    JSON Lines have more characters than their texts, so their count is too high by some tokens.
+    Conversations are not counted, because a chat template adds tokens to them.
+    """
+    model = checked.tokenizer_model
+    if model.union is not None or (count := token_counter(model.checkpoint)) is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None  # reported when the text is read
+    return None if '"messages"' in text[:_BEGIN] else count(text)
+
+
+_BEGIN = 4096
+"""Characters at the beginning of a file that show the form of its rows."""
 
 
 def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:

@@ -64,8 +64,8 @@ class RepairLines:
         match event:
             case GapBegun(gap) if self._due(end=self._every_gap):
                 self._say(f"bridging {gap.name}")
-            case GapStep(gap, done, total) if self._every_gap and self._due():
-                self._say(f"bridging {gap.name}: layer {done} of {total}")
+            case GapStep(gap, done, total, left) if self._every_gap and self._due():
+                self._say(f"bridging {gap.name}: layer {done} of {total}, {duration(left)} left")
             case HealingStart(layers, numbers, tokens, size):
                 self._say(
                     f"healing {layers} layers: {millions(numbers)} numbers learn from "

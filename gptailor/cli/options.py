@@ -284,11 +284,11 @@ def faults_of(
         return plan, check(plan, models)
     from gptailor.checkpoint.models import rebind
     from gptailor.checks.models import check_local_models
-    from gptailor.checks.texts import absent_files
+    from gptailor.checks.texts import text_faults
 
     declared = plan.models
     plan, unknown = rebind(plan, models)
-    faults += unknown + check_local_models(plan, declared) + absent_files(plan, whole=False)
+    faults += unknown + check_local_models(plan, declared) + text_faults(plan, whole=False)
     return plan, locate(faults, plan.origin)
 
 

@@ -176,8 +176,7 @@ def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> N
         help_ = f"write the target before it, such as L{target.numbers[0]} = merge(…)"
         draft.fault("P215", "the target is missing, and the sources name different layers",
                     others[0].span, help_)  # fmt: skip
-        return
-    _decide(draft, statement, target, pattern)
+    _decide(draft, statement, target, pattern)  # so that its other faults are found too
 
 
 def _decide(

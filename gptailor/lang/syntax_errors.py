@@ -81,6 +81,11 @@ LESSONS = (
         "both",
         ("heal L1«.»mlp", "heal L1..L2«.»attn", "repeat L1«.»mlp", "repeat L1..L2«.»attn"),
     ),
+    Lesson(
+        "'bridge' names one layer, the last one before the gap: bridge L13 on …",
+        "both",
+        ('bridge L14«..»L17 on "t"', 'bridge L14«,» L20 on "t"'),
+    ),
     Lesson(_POINT + "0.5", "characters", ("scale L1 by «.5»", "L1 from a, b by slerp(t=«.5»)")),
     Lesson(_POINT + "5.0", "characters", ("scale L1 by «5.»", "L1 from a, b by slerp(t=«5.»)")),
     Lesson(

@@ -44,11 +44,15 @@ class GapBegun:
 @final
 @dataclass(frozen=True)
 class GapStep:
-    """The text has gone through `done` layers of `total` up to the end of a gap."""
+    """The text has gone through `done` layers of `total` up to the end of a gap.
+
+    `seconds_left` is the estimated time of the other layers.
+    """
 
     gap: Gap
     done: int
     total: int
+    seconds_left: float
 
 
 @final

@@ -55,7 +55,7 @@ def test_texts_that_are_not_there_are_faults(
         ('heal on "a.txt" tokens 512', ['"a.txt"']),
         ('heal on "a.txt" weight 3, "b.txt" tokens 28', ['"a.txt"']),
         ('heal on "a.txt", answers("t.txt") tokens 14', []),
-        ('bridge on "a.txt"\nheal on "b.txt"', []),
+        ('heal on "b.txt"', []),
     ],
 )
 def test_a_text_with_fewer_bytes_than_tokens_is_too_short(
@@ -120,3 +120,31 @@ def test_an_objective_stands_twice_by_two_names_of_its_text() -> None:
 
 def test_a_text_of_a_bridge_without_a_gap_may_be_short(family: Path) -> None:
     assert "C806" not in [code for code, _ in codes(family, 'bridge on "a.txt" tokens 999\n')]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('bridge on "wide.txt" tokens 40', []),
+        ('bridge on "wide.txt" tokens 50',
+         ["the text has 40 tokens, expected at least 50 for 'bridge'"]),
+        ('bridge L0 on "some.txt"\nheal on "wide.txt" tokens 50',
+         ["the text has 20 tokens, expected at least 24 for a bridge",
+          "the text has 40 tokens, expected at least 50 for 'heal'"]),
+        ('heal on "chat.jsonl" tokens 60', []),
+    ],
+)  # fmt: skip
+def test_tokens_are_counted_before_a_text_is_used(
+    family: Path, tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    """A character is a token here, of up to three bytes. A fit has 24 inputs."""
+    (family / "wide.txt").write_text("…" * 40, encoding="utf-8")
+    (family / "some.txt").write_text("…" * 20, encoding="utf-8")
+    (family / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "…………"}]}\n')
+    plan = gptailor.loads(f"{HEAD}drop L1\n{text}\n", folder=family)
+    found = [fault for fault in gptailor.check(plan) if fault.code == "C806"]
+    assert [fault.message.partition(" (")[0] for fault in found] == expected
+    if expected:
+        with pytest.raises(gptailor.PlanError) as refused:
+            gptailor.compile(plan, tmp_path / "out", dry_run=True)
+        assert [fault.message for fault in refused.value.faults] == [f.message for f in found]

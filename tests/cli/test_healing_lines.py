@@ -50,5 +50,8 @@ def test_a_long_fit_of_a_bridge_reports_its_layers(monkeypatch: pytest.MonkeyPat
     lines = RepairLines(said.append, every_gap=True)
     lines(GapBegun(gap))
     for layer in (1, 7, 8):
-        lines(GapStep(gap, layer, 19))
-    assert said == ["bridging the gap after L11", "bridging the gap after L11: layer 7 of 19"]
+        lines(GapStep(gap, layer, 19, 10.0 * (19 - layer)))
+    assert said == [
+        "bridging the gap after L11",
+        "bridging the gap after L11: layer 7 of 19, 2 min left",
+    ]

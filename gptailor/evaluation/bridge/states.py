@@ -4,6 +4,7 @@ Layers run in the outer loop and batches in the inner one, so that a streamed la
 Hidden states are kept for all batches, on the device or on the host; the inputs of a fit are not.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -146,6 +147,8 @@ class Walk:
         """The plan's own states; None as long as they are the same."""
         self.behind = 0
         """The number of the layer that comes next for the plan's own states."""
+        self._begun = 0.0, 0
+        """The time at which the way to a gap began, and the layer that came next."""
 
     @torch.no_grad()
     def pairs(self, gap: Gap, own: OwnContents) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -154,6 +157,7 @@ class Walk:
         Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
         the layer that this bridge changes.
         """
+        self._begun = time.monotonic(), self.at
         self._to(gap.start, own, gap)
         states = self.own = list(self.full) if self.own is None else self.own
         while self.at < gap.end:
@@ -172,7 +176,9 @@ class Walk:
 
     def _advance(self, gap: Gap) -> None:
         self.at += 1
-        self.on_event(GapStep(gap, self.at, gap.end))
+        begun, first = self._begun
+        passed = (time.monotonic() - begun) / (self.at - first)
+        self.on_event(GapStep(gap, self.at, gap.end, passed * (gap.end - self.at)))
 
     def _to(self, position: int, own: OwnContents, gap: Gap) -> None:
         while self.own is not None and self.behind < self.at:
