@@ -14,6 +14,7 @@ from typing import Any
 
 _HOMES = {
     "CompileResult": "build.compile",
+    "CardFacts": "build.publish",
     "ComputeOptions": "build.compile",
     "EvaluationResult": "evaluation.result",
     "ExpectationResult": "reporting.expectations",

@@ -5,6 +5,7 @@ from gptailor.build.extract import ExtractResult as ExtractResult
 from gptailor.build.extract import extract_lora as extract_lora
 from gptailor.build.lock import Lock as Lock
 from gptailor.build.lock_recording import lock as lock
+from gptailor.build.publish import CardFacts as CardFacts
 from gptailor.build.publish import PublishResult as PublishResult
 from gptailor.build.publish import publish as publish
 from gptailor.build.state_dicts import merge as merge

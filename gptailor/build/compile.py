@@ -148,6 +148,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
         contents = Contents(
             payload_of=update.reusing(payload_of) if update else payload_of,
+            fitted=fitted,
             recording=recording,
             check_unchanged=lambda: refuse_changed(read),
             progress=recording.watching(counted) if recording else counted,

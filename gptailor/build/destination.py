@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.lock_recording import Recording, refuse_early
@@ -17,18 +17,23 @@ from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
 from gptailor.prepare import Prepared
 
+if TYPE_CHECKING:
+    from gptailor.evaluate.repair import Fitted
+
 
 @final
 @dataclass(frozen=True)
 class Contents:
     """The contents of an output, and the conditions of its writing.
 
-    `payload_of` gives the bytes of each tensor of the program. `recording` takes down the digests
+    `payload_of` gives the bytes of each tensor of the program. `fitted` are the results of bridges
+    and healing, for the model card. `recording` takes down the digests
     for a lock. `check_unchanged` raises CheckpointError for a source that changed meanwhile.
     `progress` receives bytes of the folder that the plan makes, whatever the destination is.
     """
 
     payload_of: Callable[[TensorSpec], Payload]
+    fitted: "Fitted | None"
     recording: Recording | None
     check_unchanged: Callable[[], None]
     progress: ByteProgress
@@ -140,7 +145,7 @@ class ModelFolder(Destination):
             self.path,
             self.prepared.shards,
             contents.payload_of,
-            side_files(self.prepared, self.path),
+            side_files(self.prepared, self.path, contents.fitted),
             force=contents.force,
             progress=contents.progress,
             protected=self.protected,

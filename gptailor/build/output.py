@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import gptailor
 from gptailor.build.lock import PLAN_FILE
-from gptailor.build.parents import CARD, licence_of, parents
+from gptailor.build.parents import (
+    CARD,
+    licence_of,
+    lowest_base,
+    parents,
+    public_sources,
+    title,
+)
 from gptailor.build.tokenizer import (
     template_file,
     tokenizer,
@@ -17,13 +24,14 @@ from gptailor.build.tokenizer import (
     tokenizer_model_name,
 )
 from gptailor.checkpoint import folder as checkpoints
+from gptailor.checkpoint.chat_template import has_template
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
-from gptailor.checkpoint.models import Opened, folder_of, is_local
+from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
@@ -36,7 +44,7 @@ from gptailor.plan.registry import DTYPES
 from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Combine, Copy, Output, files, stored_plainly
-from gptailor.reporting.model_card import card
+from gptailor.reporting.model_card import Repaired, card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,28 +142,71 @@ def _computed(output: Output, device: str) -> Iterator[memoryview | bytes]:
     yield from chunks(output, device=device_of(device))
 
 
-def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
+def side_files(
+    prepared: Prepared, target: Path, fitted: "Fitted | None" = None
+) -> dict[str, bytes | Path]:
     """Return the files beside the weights: configuration, tokenizer, plan, card."""
-    text = used_plan_text(prepared, target)
-    models = used_models(prepared, target)
-    shown = used_plan(prepared, target).model_copy(update={"models": models})
+    beside = beside_weights(prepared)
     written = {
         checkpoints.CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
-        PLAN_FILE: text,
-        CARD: card(
-            target.resolve().name,
-            replace(prepared.resolved, declared=shown),
-            text,
-            (prepared.base_size, prepared.output_size),
-            gptailor.__version__,
-            parents(prepared),
-        ),
+        PLAN_FILE: used_plan_text(prepared, target),
+        CARD: _card(prepared, target, fitted, chats=has_template(beside)),
     }
-    beside = beside_weights(prepared)
     beside |= files_without_code(beside)
     for kind, family in families(prepared).items():  # so that the folder can be verified anywhere
         written[kind + FAMILY_SUFFIX] = family.file.text()
     return beside | {name: content.encode() for name, content in written.items()}
+
+
+def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", *, chats: bool) -> str:
+    """Return the model card, without paths of this machine."""
+    plan = _public(prepared)
+    repaired = None
+    if fitted is not None:
+        bridges = {gap: (b.tokens, b.held_out) for gap, b in fitted.bridges.items()}
+        healed = fitted.healed
+        of_texts = tuple(text.tokens for text in healed.texts) if healed is not None else ()
+        repaired = Repaired(bridges, healed.end if healed is not None else None, of_texts)
+    return card(
+        title(prepared, target),
+        target.resolve().name,
+        replace(prepared.resolved, declared=plan),
+        _text_of(prepared, plan.model_copy(update={"models": _declared_alone(prepared, plan)})),
+        (prepared.base_size, prepared.output_size),
+        gptailor.__version__,
+        parents(prepared),
+        repaired,
+        chats=chats,
+    )
+
+
+def _declared_alone(prepared: Prepared, plan: Plan) -> dict[str, Model]:
+    """Return the models of a plan without those of the plans that are its models."""
+    return {name: plan.models[name] for name in prepared.plan.models}
+
+
+def _public(prepared: Prepared) -> Plan:
+    """Return the plan with all models, and with ids and names in place of this machine's paths."""
+    plan, sources = used_plan(prepared, None), public_sources(prepared)
+    models = {
+        name: model
+        if is_remote(model) or model.made is not None or is_at_url(model.source)
+        else model.model_copy(
+            update={"source": sources.get(name) or f"./{Path(model.source).name}"}
+        )
+        for name, model in used_models(prepared, None).items()
+    }
+    used: dict[str, Any] = {
+        "models": models,
+        "bridges": tuple(
+            bridge.model_copy(update={"on": Path(bridge.on).name}) for bridge in plan.bridges
+        ),
+    }
+    if (template := template_file(plan)) is not None:
+        used["chat_template"] = f"./{template.name}"
+    if plan.heal is not None:
+        used["heal"] = plan.heal.with_files(lambda file: Path(file).name)
+    return plan.model_copy(update=used)
 
 
 def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
@@ -166,7 +217,11 @@ def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
 
 def used_plan_text(prepared: Prepared, place: Path) -> str:
     """Return the plan as it was used, with its comments, its paths as seen from a folder."""
-    plan = used_plan(prepared, place)
+    return _text_of(prepared, used_plan(prepared, place))
+
+
+def _text_of(prepared: Prepared, plan: Plan) -> str:
+    """Return the text of a plan with the comments of the prepared one."""
     origin = prepared.plan.origin
     commented = origin.tree if origin is not None else None
     return format_plan(plan) if commented is None else format_file(commented, plan)
@@ -181,14 +236,6 @@ def families(prepared: Prepared) -> dict[str, FoundFamily]:
 def _processor(base: Opened) -> tuple[Path, ...]:
     """Return the files of the base's image processor: the output's towers are the base's."""
     return checkpoints.processor_files(base.checkpoint) if base.layout.wrapped else ()
-
-
-def lowest_base(prepared: Prepared) -> str:
-    """Return the name of the innermost base, following plans that are used as a base."""
-    name = "base"
-    while prepared.models[name].inner is not None:
-        name += ".base"
-    return name
 
 
 def base_license(prepared: Prepared) -> str | None:
@@ -243,8 +290,11 @@ def plan_seen_from(
     return plan.model_copy(update=used)
 
 
-def used_models(prepared: Prepared, target: Path) -> dict[str, Model]:
-    """Return the used models as seen from the target; an inner plan's are named `deep.math`."""
+def used_models(prepared: Prepared, target: Path | None) -> dict[str, Model]:
+    """Return the used models as seen from the target; an inner plan's are named `deep.math`.
+
+    Without a target the paths are absolute.
+    """
     names = all_declared(prepared.plan.models, prepared.models)
     plan, opened, commits = prepared.plan, prepared.models, prepared.commits
     return {name: _seen_from(plan, opened, commits, name, target) for name in names}

@@ -1,12 +1,12 @@
-"""The source models for an output's model card: ids on the Hub, a licence."""
+"""The source models for an output's model card: ids on the Hub, a licence, a title."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from gptailor.checkpoint.files import open_regular
-from gptailor.checkpoint.models import Opened
-from gptailor.prepare import Prepared
+from gptailor.checkpoint.models import Opened, is_remote
+from gptailor.prepare import Prepared, all_declared
 from gptailor.reporting.model_card import Parents
 
 CARD = "README.md"
@@ -20,11 +20,46 @@ _OTHER = "other"
 def parents(prepared: Prepared) -> Parents:
     """Return the models' ids on the Hub, the base's first, and the licence that all share."""
     opened = [model for model in prepared.models.values() if not model.checkpoint.nested]
-    ids = dict.fromkeys(model_id for model in opened for model_id in _ids(model))
+    ids = dict.fromkeys(model_id for model in opened for model_id in _ids(prepared, model))
     folders = dict.fromkeys(model.checkpoint.folder for model in opened)
     licences = {name for folder in folders if (name := licence_of(folder)) is not None}
     licence = licences.pop() if len(licences) == 1 else _OTHER if licences else None
     return Parents(tuple(ids), licence)
+
+
+def public_sources(prepared: Prepared) -> dict[str, str]:
+    """Return the sources of the models that are folders of this machine, as a model card has them.
+
+    A source is the model's id on the Hub if it is known, else the folder's name.
+    """
+    sources = {}
+    for name, model in prepared.models.items():
+        if model.checkpoint.nested or model.remotes:
+            continue
+        known = next(_ids(prepared, model), None)
+        sources[name] = known or f"./{model.checkpoint.folder.resolve().name}"
+    return sources
+
+
+def title(prepared: Prepared, folder: Path) -> str:
+    """Return the title of a model card: the base's name on the Hub, and the plan's or folder's."""
+    origin = prepared.plan.origin
+    stem = "" if origin is None else Path(origin.source.name).stem
+    own = folder.resolve().name if stem in _NAMELESS or stem.startswith("<") else stem
+    base = next(_ids(prepared, prepared.models[lowest_base(prepared)]), "").rpartition("/")[2]
+    return own if base.lower() in own.lower() else f"{base}-{own}"
+
+
+_NAMELESS = ("", "plan")
+"""Names of plans that say nothing about a model."""
+
+
+def lowest_base(prepared: Prepared) -> str:
+    """Return the name of the innermost base, following plans that are used as a base."""
+    name = "base"
+    while prepared.models[name].inner is not None:
+        name += ".base"
+    return name
 
 
 def licence_of(folder: Path) -> str | None:
@@ -39,13 +74,19 @@ def licence_of(folder: Path) -> str | None:
     return match[1] if match else None
 
 
-def _ids(model: Opened) -> Iterator[str]:
-    """Yield the ids of a model and of the adapters on it; a folder's id is in its files."""
-    yield from (remote.repo for remote in model.remotes)
+def _ids(prepared: Prepared, model: Opened) -> Iterator[str]:
+    """Yield the ids of a model and of the adapters on it.
+
+    A folder has the id that the plan declares in its place, or the id in its files.
+    """
+    declared = all_declared(prepared.declared, prepared.models).get(model.name)
     folder = model.checkpoint.folder
-    if not model.remotes and folder.parent.name == "snapshots":  # models--OWNER--NAME/snapshots/…
+    origin = model.config.get("_name_or_path")
+    if model.remotes:
+        yield from (remote.repo for remote in model.remotes)
+    elif declared is not None and declared.on is None and is_remote(declared):
+        yield declared.source
+    elif folder.parent.name == "snapshots":  # models--OWNER--NAME/snapshots/…
         yield folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    elif not model.remotes:
-        origin = model.config.get("_name_or_path")
-        if isinstance(origin, str) and _HUB_ID.fullmatch(origin) and not Path(origin).exists():
-            yield origin
+    elif isinstance(origin, str) and _HUB_ID.fullmatch(origin) and not Path(origin).exists():
+        yield origin

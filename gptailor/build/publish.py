@@ -1,12 +1,15 @@
 """A compiled folder as a repository on the Hub: `publish`."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
+
+import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE
-from gptailor.build.parents import CARD, licence_of
+from gptailor.build.parents import CARD
 from gptailor.build.update import changed_since_written
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import CONFIG
@@ -18,16 +21,34 @@ from gptailor.plan.plan import Plan
 
 @final
 @dataclass(frozen=True)
+class CardFacts:
+    """Facts that a published model card has in place of those that `compile` found.
+
+    `license` is an identifier of the Hub, such as `apache-2.0`; languages are codes such as `en`;
+    datasets and base models are ids of the Hub.
+    """
+
+    title: str | None = None
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    base_models: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
 class PublishResult:
     """The upload of a folder: its repository, its files with their sizes in bytes, and remarks.
 
-    `notes` name what readers of the repository would miss. `url` is the commit's page; None if
-    nothing was uploaded.
+    `card` is the text of the published model card, which differs from the folder's. `notes` name
+    what readers of the repository would miss. `url` is the commit's page; None if nothing was
+    uploaded.
     """
 
     folder: Path
     repo: str
     files: tuple[tuple[str, int], ...]
+    card: str
     notes: tuple[str, ...]
     url: str | None = None
 
@@ -41,14 +62,16 @@ def publish(
     folder: str | Path,
     repo: str,
     *,
+    facts: CardFacts | None = None,
     upload: bool = False,
     private: bool = False,
     message: str = "Upload a model compiled by gptailor",
 ) -> PublishResult:
     """Upload a compiled folder to a repository of the Hub, `org/name`; without `upload` only plan.
 
-    The repository is made if it is missing, `private` if asked for. Hidden files stay here. The
-    token is that of `huggingface_hub` (`hf auth login`, or HF_TOKEN).
+    The model card is published with `facts`, and its example loads the repository; the folder stays
+    as it is. The repository is made if it is missing, `private` if asked for. Hidden files stay
+    here. The token is that of `huggingface_hub` (`hf auth login`, or HF_TOKEN).
 
     Raises CheckpointError: C101 for a folder that gptailor didn't compile, C501 for a token without
     the right to write or an invalid id, C503 if the Hub can't be reached; PlanError for a folder
@@ -66,32 +89,82 @@ def publish(
         for path in place.rglob("*")
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(place).parts)
     )
-    planned = PublishResult(place, repo, tuple(found), tuple(_notes(place)))
+    matter, body = _card_parts(place)
+    facts = facts or CardFacts()
+    card = _published_card(matter, body, repo, facts)
+    contents = {CARD: card.encode()}
+    sizes = {name: len(content) for name, content in contents.items()}
+    files = tuple(sorted({**dict(found), **sizes}.items()))
+    planned = PublishResult(place, repo, files, card, tuple(_notes(place, matter, facts)))
     if not upload:
         return planned
     from gptailor.checkpoint.hub import upload_folder
 
-    names = [name for name, _ in found]
-    url = upload_folder(repo, place, names, private=private, message=message)
+    names = [name for name, _ in files]
+    url = upload_folder(repo, place, names, contents=contents, private=private, message=message)
     return replace(planned, url=url)
 
 
-def _notes(folder: Path) -> Iterator[str]:
-    """Yield remarks on what readers of the repository would miss."""
+def _card_parts(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the front matter of a folder's card, and the text below it; both may be empty."""
+    path = folder / CARD
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, opened, rest = text.partition("---\n")
+    front, closed, body = rest.partition("\n---\n")
+    if not (opened and closed) or not text.startswith("---\n"):
+        return {}, text
+    try:
+        matter = yaml.safe_load(front)
+    except yaml.YAMLError as error:
+        raise CheckpointError("C602", f"its front matter is not YAML: {error}", path) from error
+    if not isinstance(matter, dict):
+        raise CheckpointError("C602", "its front matter is no mapping of YAML", path)
+    return matter, body
+
+
+def _published_card(matter: Mapping[str, Any], body: str, repo: str, facts: CardFacts) -> str:
+    """Return a card with these facts, whose example loads the repository."""
+    stated: dict[str, Any] = {
+        "license": facts.license,
+        "language": list(facts.languages),
+        "datasets": list(facts.datasets),
+        "base_model": list(facts.base_models),
+    }
+    stated = {key: value for key, value in stated.items() if value}
+    if facts.base_models and "merge" in matter.get("tags", ()):
+        stated["base_model_relation"] = "merge"
+    matter = {**stated, **{key: value for key, value in matter.items() if key not in stated}}
+    if facts.title is not None:
+        body, count = re.subn(r"^# .*$", lambda _: f"# {facts.title}", body, count=1, flags=re.M)
+        body = body if count else f"\n# {facts.title}\n{body}"
+    body = _LOADED.sub(lambda found: found[1] + f'"{repo}")', body)
+    front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n{body}"
+
+
+_LOADED = re.compile(r'^(\w+ = pipeline\("text-generation", )"[^"]*"\)', re.MULTILINE)
+"""The line of a card's example that loads the model."""
+
+
+def _notes(folder: Path, matter: Mapping[str, Any], facts: CardFacts) -> Iterator[str]:
+    """Yield remarks on what readers of the repository would miss; `matter` is the card's."""
     plan = load(folder / PLAN_FILE)
-    for name, source in _local_models(plan):
-        yield (
-            f"the model '{name}' is the folder {source} of this machine: the card names no base of"
-            " the Hub for it"
-        )
+    listed = matter.get("base_model") or []
+    named = [listed] if isinstance(listed, str) else listed
+    if not facts.base_models and len(named) < len(plan.models):
+        for name, source in _local_models(plan):
+            yield (
+                f"the model '{name}' is the folder {source} of this machine: --base-model names its"
+                " repository, or the one that it was trained from"
+            )
     texts = [bridge.on for bridge in plan.bridges if bridge.on]
     texts += [text.file for text in plan.heal.on] if plan.heal is not None else []
     for text in dict.fromkeys(texts):
         yield f"the text {text} isn't part of the folder: nobody else can compile the plan again"
     if not (folder / LOCK_FILE).is_file():
         yield "there is no lock: 'gptailor compile --lock' records the digests of all inputs"
-    if licence_of(folder) is None:
-        yield f"{CARD} names no licence, since the base's card has none"
+    if not (facts.license or matter.get("license")):
+        yield f"{CARD} names no licence, since the base's card has none: --license names it"
     if changed := changed_since_written(folder):
         yield f"changed since gptailor wrote the folder: {changed}"
 

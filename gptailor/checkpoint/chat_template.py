@@ -70,6 +70,15 @@ def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
     return _listed(setting, path)
 
 
+def has_template(files: TokenizerFiles) -> bool:
+    """Return whether the files of a tokenizer have a chat template. Raises as `templates_of`."""
+    if _MAIN in files or _SETTINGS not in files:
+        return _MAIN in files
+    settings, path = files[_SETTINGS], Path(_SETTINGS)
+    found = parse_object(content_of(settings), path, "C602", duplicate=None)
+    return bool(found.get("chat_template"))
+
+
 def _listed(setting: Any, path: Path) -> dict[str, str]:
     """Return the templates of `tokenizer_config.json`: none, one, or a list of named ones."""
     if setting is None or isinstance(setting, str):

@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,20 +92,30 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
 
 
 def upload_folder(
-    repo: str, folder: Path, names: Iterable[str], *, private: bool, message: str
+    repo: str,
+    folder: Path,
+    names: Iterable[str],
+    *,
+    contents: Mapping[str, bytes],
+    private: bool,
+    message: str,
 ) -> str:
     """Upload files of a folder as one commit, make the repository if need be; return its URL.
 
+    `contents` are other contents than the folder's of some files.
+
     Raises CheckpointError: C501 for a token without the right to write, C503.
     """
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import CommitOperationAdd, HfApi, errors
 
     hub = HfApi()
     with _talking(repo, None):
         try:
             hub.create_repo(repo, private=private, exist_ok=True)
-            made = hub.upload_folder(
-                repo_id=repo, folder_path=folder, allow_patterns=list(names), commit_message=message
+            made = hub.create_commit(
+                repo,
+                [CommitOperationAdd(name, contents.get(name, folder / name)) for name in names],
+                commit_message=message,
             )
         except errors.HfHubHTTPError as error:
             if getattr(error.response, "status_code", None) not in (401, 403):

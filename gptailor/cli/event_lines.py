@@ -24,6 +24,8 @@ from gptailor.reporting.quantities import bytes_in_words, clock, duration, milli
 _Event = TypeVar("_Event")
 _PAUSE = 10.0
 """The minimum number of seconds between two lines about the progress of a repair."""
+_ENOUGH = 50_000
+"""Tokens that healing won on in all measured cases (docs/healing_results.md)."""
 _aside = partial(options.say, err=True)
 
 
@@ -67,8 +69,9 @@ class RepairLines:
             case GapStep(gap, done, total, left) if self._every_gap and self._due():
                 self._say(f"bridging {gap.name}: layer {done} of {total}, {duration(left)} left")
             case HealingStart(layers, numbers, tokens, size):
+                many = f"{layers} layer{'s' * (layers != 1)}"
                 self._say(
-                    f"healing {layers} layers: {millions(numbers)} numbers learn from "
+                    f"healing {many}: {millions(numbers)} numbers learn from "
                     f"{tokens:,} tokens, {bytes_in_words(size)} beside the model"
                 )
             case TeacherAnswered(file, done, total) if self._due(end=not done):
@@ -96,8 +99,10 @@ def healed_in_words(end: HealingEnd) -> str:
     """Return the result of healing in words, also if no step helped."""
     bridged = f", bridged {end.start:.3f}" if end.start != end.bare else ""
     result = f", healed {end.healed:.3f}"
-    if end.healed >= end.start:
-        result = "; no step came nearer, so that the layers stay as they were: more tokens may help"
+    if end.in_vain:
+        result = "; no step came nearer, so the layers stay as they were: "
+        few = end.tokens < _ENOUGH
+        result += f"{_ENOUGH:,} tokens are a good start" if few else "more tokens may help"
     if math.isnan(end.bare):  # the loss without bridges; healing begins with them
         begun = f"{end.start:.3f} nats a token from the teacher bridged, no numbers unbridged"
     else:

@@ -10,8 +10,8 @@ from gptailor.reporting.quantities import bytes_in_words
 _EXAMPLE = """
 \b
 Example, first without and then with the upload:
-  gptailor publish out my-name/my-model
-  gptailor publish out my-name/my-model --upload
+  gptailor publish out my-name/my-model --license apache-2.0 --show-card
+  gptailor publish out my-name/my-model --license apache-2.0 --upload
 """
 
 
@@ -20,18 +20,50 @@ Example, first without and then with the upload:
 @click.argument("repo", metavar="ORG/NAME")
 @click.option("--upload", is_flag=True, help="Upload. Without it nothing leaves this machine.")
 @click.option("--private", is_flag=True, help="Make a missing repository private.")
+@click.option("--title", metavar="TEXT", help="The model card's title.")
+@click.option("--license", "license_", metavar="ID",
+              help="The card's licence, as the Hub names it: apache-2.0, mit, llama3.2, "
+              "other.")  # fmt: skip
+@click.option("--language", "languages", multiple=True, metavar="CODE",
+              help="A language of the model, such as en. May be given several times.")  # fmt: skip
+@click.option("--dataset", "datasets", multiple=True, metavar="ID",
+              help="A dataset that the model was bridged, healed or trained on. May be given "
+              "several times.")  # fmt: skip
+@click.option("--base-model", "base_models", multiple=True, metavar="ORG/NAME",
+              help="A model of the Hub that it was made from, in place of the known ones. May be "
+              "given several times.")  # fmt: skip
+@click.option("--show-card", is_flag=True, help="Print the model card too.")
 @click.option("--message", default="Upload a model compiled by gptailor", show_default=True,
               metavar="TEXT", help="The commit's message.")  # fmt: skip
-def publish_command(folder: Path, repo: str, upload: bool, private: bool, message: str) -> None:
+def publish_command(  # noqa: PLR0913 (one argument a flag)
+    folder: Path,
+    repo: str,
+    *,
+    upload: bool,
+    private: bool,
+    title: str | None,
+    license_: str | None,
+    languages: tuple[str, ...],
+    datasets: tuple[str, ...],
+    base_models: tuple[str, ...],
+    show_card: bool,
+    message: str,
+) -> None:
     """Upload the compiled folder DIR to the repository ORG/NAME on the Hugging Face Hub.
 
-    Without --upload the command prints the files and what readers would miss, such as a base that
-    is only a folder of this machine. The repository is made if it is missing. The token is that of
-    'hf auth login', or HF_TOKEN.
-    """
-    from gptailor.build.publish import publish
+    Without --upload the command prints the files and what readers would miss, such as a licence, or
+    a base that is only a folder of this machine. The repository is made if it is missing. The token
+    is that of 'hf auth login', or HF_TOKEN.
 
-    made = publish(folder, repo, upload=upload, private=private, message=message)
+    The options --title to --base-model change the published model card. The folder's card stays as
+    it is.
+    """
+    from gptailor.build.publish import CardFacts, publish
+
+    facts = CardFacts(title, license_, languages, datasets, base_models)
+    made = publish(folder, repo, facts=facts, upload=upload, private=private, message=message)
+    if show_card:
+        options.say(made.card)
     width = max(len(name) for name, _ in made.files)
     for name, size in made.files:
         options.say(f"  {name:<{width}}  {bytes_in_words(size)}")

@@ -144,6 +144,11 @@ class HealingEnd:
     start: float
     healed: float
 
+    @property
+    def in_vain(self) -> bool:
+        """Return whether no step came nearer to the teacher, so that the layers are unchanged."""
+        return self.healed >= self.start
+
 
 @final
 @dataclass(frozen=True)

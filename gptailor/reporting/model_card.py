@@ -1,9 +1,13 @@
 """The model card of a compiled folder: its layers, its plan, and how to load it."""
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, final
 
 from gptailor.lang.words import bounded_words, model_source, range_words
+from gptailor.plan.events import HealingEnd
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved, TaughtText
@@ -26,37 +30,66 @@ class Parents(NamedTuple):
     license: str | None = None
 
 
-def card(
-    name: str,
+@final
+class Repaired(NamedTuple):
+    """The results of bridges and healing.
+
+    `bridges` has tokens and the share of the missing state that is recovered on text left out, by
+    the layer before the gap, `L19`; NaN is an unknown share. `tokens` are those of each text that
+    was learned from.
+    """
+
+    bridges: Mapping[str, tuple[int, float]]
+    healing: HealingEnd | None
+    tokens: tuple[int, ...] = ()
+
+
+def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
+    title: str,
+    folder: str,
     resolved: Resolved,
     text: str,
     sizes: tuple[OutputSize, OutputSize],
     version: str,
     parents: Parents | None = None,
+    repaired: Repaired | None = None,
+    *,
+    chats: bool = False,
 ) -> str:
     """Return the Markdown of `README.md`.
 
-    `resolved` has the models with the paths of `text`. `sizes` are the sizes of the base and of the
-    model.
+    `resolved` and `text` have no paths of this machine. `sizes` are the sizes of the base and of
+    the model. `repaired` are the results of fits, if there were any. With `chats` the tokenizer has
+    a chat template. The model is loaded from `folder`.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
+    if repaired is not None and repaired.healing is not None and repaired.healing.in_vain:
+        drawn = replace(resolved, declared=plan.model_copy(update={"heal": None}))
+    else:
+        drawn = resolved
     return "\n".join(
         [
             *_front_matter(plan, parents or Parents()),
-            f"# {name}",
+            f"# {title}",
             "",
-            f"A language model stitched from the layers of others, {_trained(resolved)}, by "
+            f"A language model stitched from the layers of others, {_trained(drawn)}, by "
             f"gptailor {version}.",
             "",
             "| | base | this model |",
             "|---|---|---|",
             *(_size_row(noun, *(getattr(size, noun) for size in sizes)) for noun in _COUNTS),
             "",
+            "## Use",
+            "",
+            "```python",
+            *(_CHAT if chats else _CONTINUED).format(folder=folder).splitlines(),
+            "```",
+            "",
             "## Layers",
             "",
             "```text",
-            *_map(resolved),
+            *_map(drawn),
             "```",
             "",
             f"The numbers are those of the base's layers, before anything is dropped{again}."
@@ -65,10 +98,10 @@ def card(
             "",
             "| layers | made of |",
             "|---|---|",
-            *(f"| {row.where} | {row.what} |" for row in rows_with_runs(resolved)),
+            *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
-            *_bridges(resolved),
-            *_healed(resolved),
+            *_bridges(resolved, repaired),
+            *_healed(resolved, repaired),
             *_expected(plan),
             "## Models",
             "",
@@ -78,25 +111,30 @@ def card(
             "",
             "## Plan",
             "",
-            "The same is in `plan.tailor`, which compiles to this folder's tensors.",
+            "`plan.tailor` is this plan with the paths that the model was compiled from.",
             "",
             "```text",
             text.rstrip("\n"),
-            "```",
-            "",
-            "## Use",
-            "",
-            "```python",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
             "```",
             "",
         ]
     )
 
 
+_CONTINUED = """\
+from transformers import pipeline
+
+generate = pipeline("text-generation", "{folder}")
+print(generate("Tomatoes are", max_new_tokens=40)[0]["generated_text"])
+"""
+_CHAT = """\
+from transformers import pipeline
+
+chat = pipeline("text-generation", "{folder}")
+messages = [{{"role": "user", "content": "How do tomatoes grow?"}}]
+print(chat(messages, max_new_tokens=200)[0]["generated_text"][-1]["content"])
+"""
+"""The example of use for a tokenizer without and with a chat template."""
 _COUNTS = ("layers", "parameters")
 
 
@@ -113,21 +151,23 @@ def _map(resolved: Resolved) -> list[str]:
     return [*(lines if below else (line[2:] for line in lines)), "", keys]
 
 
-def _bridges(resolved: Resolved) -> list[str]:
+def _bridges(resolved: Resolved, repaired: Repaired | None) -> list[str]:
     if not resolved.gaps:
         return []
-    rows = (
-        f"| L{gap.after} | `{gap.on}` | {gap.tokens:,} at most | {gap.ridge!r} |"
-        for gap in resolved.gaps
-    )
+    fits = {} if repaired is None else repaired.bridges
     return [
         "The gaps are closed by least squares: the MLP's output projection of the layer before "
         "each has been refitted on a text (after "
-        "[ReplaceMe](https://arxiv.org/abs/2505.02819)).",
+        "[ReplaceMe](https://arxiv.org/abs/2505.02819)). The recovered share of the missing "
+        "hidden state was measured on text that a fit left out.",
         "",
-        "| layer before the gap | text | tokens | ridge |",
-        "|---|---|---|---|",
-        *rows,
+        "| layer before the gap | text | tokens | ridge | recovered |",
+        "|---|---|---|---|---|",
+        *(
+            f"| L{gap.after} | `{gap.on}` | {tokens:,} | {gap.ridge!r} | {_share_words(share)} |"
+            for gap in resolved.gaps
+            for tokens, share in [fits.get(f"L{gap.after}", (gap.tokens, math.nan))]
+        ),
         "",
     ]
 
@@ -145,15 +185,20 @@ def _expected(plan: Plan) -> list[str]:
     ]
 
 
+def _share_words(share: float) -> str:
+    return "unknown" if math.isnan(share) else f"{share:.1%}"
+
+
 def _trained(resolved: Resolved) -> str:
     healed = resolved.healing is not None
     return "and trained for a short while" if healed else "without training"
 
 
-def _healed(resolved: Resolved) -> list[str]:
+def _healed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
     healing = resolved.healing
     if healing is None:
         return []
+    end = None if repaired is None else repaired.healing
     teachers = list(dict.fromkeys(map(_teacher_words, healing.texts)))
     several = len(healing.texts) > 1
     taught = "its teacher on each text" if len(teachers) > 1 else f"{teachers[0]} on "
@@ -167,7 +212,8 @@ def _healed(resolved: Resolved) -> list[str]:
         changes if healing.rank is None else f"of rank {healing.rank}, folded into the weights"
     )
     only = " Only the tokens of answers counted." if healing.only_answers else ""
-    shared = f"{healing.tokens:,} | {learning} | {changes} | {healing.seed}"
+    used = healing.tokens if end is None else end.tokens
+    shared = f"{used:,} | {learning} | {changes} | {healing.seed}"
     if not several:
         [text] = healing.texts
         rows = [
@@ -176,10 +222,12 @@ def _healed(resolved: Resolved) -> list[str]:
             f"| {_text_words(text)} | {shared} |",
         ]
     else:
-        rows = ["| text | teacher | share of the tokens |", "|---|---|---|"]
+        rows = ["| text | teacher | tokens |", "|---|---|---|"]
+        learned = () if repaired is None else repaired.tokens
+        counts = learned or tuple(int(used * text.share) for text in healing.texts)
         rows += [
-            f"| {_text_words(text)} | {_teacher_words(text)} | {float(text.share):.3g} |"
-            for text in healing.texts
+            f"| {_text_words(text)} | {_teacher_words(text)} | {count:,} |"
+            for text, count in zip(healing.texts, counts, strict=True)
         ]
         rows += ["", "| tokens | what learns | changes | seed |", "|---|---|---|---|"]
         rows += [f"| {shared} |"]
@@ -189,7 +237,19 @@ def _healed(resolved: Resolved) -> list[str]:
         "",
         *rows,
         "",
+        *([] if end is None else [_result(end), ""]),
     ]
+
+
+def _result(end: HealingEnd) -> str:
+    """Return the result of healing: the distances from the teacher."""
+    where = f"The distance from the teacher is measured on {end.held:,} tokens held out (KL"
+    where += " divergence in nats a token)"
+    if end.in_vain:
+        return f"{where}: {end.start:.3f}. No step reduced it, so the layers stay as they were."
+    before = [] if math.isnan(end.bare) else [f"{end.bare:.3f} bare"]
+    before += [f"{end.start:.3f} bridged"] if end.start != end.bare else []
+    return f"{where}: {', '.join(before)}, {end.healed:.3f} healed."
 
 
 def _teacher_words(text: TaughtText) -> str:

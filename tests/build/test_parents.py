@@ -1,12 +1,14 @@
 """Model cards name the models on the Hub, licences and tags where the Hub reads them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 
 import gptailor
-from gptailor.build.parents import parents
+from gptailor.build.parents import parents, title
 from gptailor.checkpoint.hub import Remote
 from gptailor.prepare import prepare
 from tests.tiny import tiny_model
@@ -56,3 +58,44 @@ def test_the_ids_are_those_of_the_hub_and_of_its_cache(tmp_path: Path) -> None:
         "org/lora",
         "org/math",
     )
+
+
+def test_a_folder_in_place_of_an_id_keeps_the_id(tmp_path: Path) -> None:
+    tiny_model("llama", tmp_path / "base", layers=2)
+    tiny_model("llama", tmp_path / "math", layers=2, seed=1)
+    text = 'tailor 1\nmodel base = "org/base"\nmodel math = "./math"\nL1 from math\n'
+    plan = gptailor.loads(text, folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "out", models={"base": tmp_path / "base"})
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert front_matter(tmp_path / "out")["base_model"] == ["org/base"]
+    assert '| base | `"org/base"` |\n| math | `"./math"` |' in card
+    assert 'model base = "org/base"\nmodel math = "./math"\n' in card
+    assert str(tmp_path) not in card
+
+
+def test_the_title_is_of_the_base_and_of_the_plan_or_the_folder(tmp_path: Path) -> None:
+    base = tiny_model("llama", tmp_path / "base", layers=2)
+    (tmp_path / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\n')
+    (tmp_path / "plan.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\n')
+    titles = []
+    for origin in (None, "org/Tiny-1B"):
+        config = json.loads((base / "config.json").read_text()) | {"_name_or_path": origin}
+        (base / "config.json").write_text(json.dumps(config))
+        for plan in ("cut", "plan"):
+            prepared = prepare(gptailor.load(tmp_path / f"{plan}.tailor"))
+            titles.append(title(prepared, tmp_path / "small"))
+    assert titles == ["cut", "small", "Tiny-1B-cut", "Tiny-1B-small"]
+
+
+@pytest.mark.parametrize("chats", [True, False])
+def test_a_card_has_an_example_that_fits_the_tokenizer(tmp_path: Path, chats: bool) -> None:
+    base = tiny_model("llama", tmp_path / "base", layers=2)
+    if chats:
+        (base / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    text = 'tailor 1\nmodel base = "./base"\ndrop L1\n'
+    gptailor.compile(gptailor.loads(text, folder=tmp_path), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert 'pipeline("text-generation", "out")' in code
+    assert ('"role": "user"' in code) == chats

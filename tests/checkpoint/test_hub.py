@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.forked import Runs, forking
@@ -364,7 +365,11 @@ def test_an_upload_has_the_folders_files_and_no_others(desk: Desk) -> None:
     assert done.code == 0, done.err
     folder = desk.folder / "out"
     wanted = {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
-    assert published(desk) == wanted
+    card = wanted["README.md"].decode()
+    assert 'pipeline("text-generation", "out")' in card
+    uploaded = published(desk)
+    assert 'pipeline("text-generation", "me/model")' in uploaded.pop("README.md").decode()
+    assert uploaded == {name: content for name, content in wanted.items() if name != "README.md"}
     assert desk.hub.private == {"me/model"}
     assert f"uploaded: {desk.hub.endpoint}/me/model/commit/" in done.out
     assert "changed since gptailor wrote the folder: .hidden" in done.err
@@ -377,6 +382,36 @@ def test_what_readers_would_miss_is_said(desk: Desk, folders: Path) -> None:
     assert "the model 'base' is the folder" in said
     assert "there is no lock" in said
     assert "the model 'math'" not in said
+    assert "names no licence" in said
+
+
+def test_a_published_card_has_the_stated_facts(desk: Desk, folders: Path) -> None:
+    plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
+    assert desk.compile(plan=plan).code == 0
+    before = (desk.folder / "out" / "README.md").read_bytes()
+    facts = ["--title", "A \\1 model", "--license", "mit", "--language", "en", "--language", "de"]
+    facts += ["--dataset", "org/texts", "--base-model", "org/base"]
+    done = desk.run("publish", "out", "me/model", *facts, "--upload", HF_TOKEN="hf_writer")
+    assert done.code == 0, done.err
+    assert "note: the model" not in done.err
+    assert "licence" not in done.err
+    card = published(desk)["README.md"].decode()
+    _, matter, body = card.split("---\n", 2)
+    assert yaml.safe_load(matter) == {
+        "license": "mit",
+        "language": ["en", "de"],
+        "datasets": ["org/texts"],
+        "base_model": ["org/base"],
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["gptailor", "merge"],
+    }
+    assert body.lstrip().startswith("# A \\1 model\n")
+    assert str(folders) not in body
+    assert (desk.folder / "out" / "README.md").read_bytes() == before
+    shown = desk.run("publish", "out", "me/model", *facts, "--show-card")
+    assert card in shown.out
 
 
 @pytest.mark.parametrize("token", ["hf_reader", ""])

@@ -17,8 +17,8 @@ from gptailor.plan.resolved import Gap
         ((0.9, 0.4, 0.2), "0.900 nats a token from the teacher, bridged 0.400, healed 0.200"),
         (
             (0.9, 0.4, 0.4),
-            "0.900 nats a token from the teacher, bridged 0.400; no step came nearer, so that the"
-            " layers stay as they were: more tokens may help",
+            "0.900 nats a token from the teacher, bridged 0.400; no step came nearer, so the layers"
+            " stay as they were: 50,000 tokens are a good start",
         ),
         (
             (float("nan"), 0.4, 0.2),

@@ -291,8 +291,8 @@ def test_lock_and_verify_say_how_healing_goes_on(
 @pytest.mark.parametrize(
     ("text", "options", "code", "says"),
     [
-        ('drop L2; heal on "text.txt" tokens 5000 rank 4', [], "C806",
-         "has 1,408 tokens in whole sequences of 128, and 'heal' needs 5,248"),
+        ('drop L2; heal on "text.txt" tokens 1408 rank 4', [], "C806",
+         "has 1,408 tokens in whole sequences of 128, and 'heal' needs 1,536"),
         (CUT, ["--memory", "1000"], "C811", "1,000 bytes can't hold the healing"),
         (CUT.replace("rank 4", "rank full"), ["--memory", "30MB"], "C811", "all its weights"),
     ],
