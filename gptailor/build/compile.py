@@ -19,13 +19,14 @@ from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
-from gptailor.plan.optional_packages import packages_needed, require
+from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
 
 if TYPE_CHECKING:
     from gptailor.evaluation.bridge.fit import FittedBridge
     from gptailor.evaluation.heal.heal import HealedLayers
+    from gptailor.evaluation.repair_estimate import RepairEstimate
 
 
 @final
@@ -36,7 +37,7 @@ class CompileResult:
     The models in the lock are declared as in the plan's text. `bridges` are the fits of closed
     gaps, each named by the layer before it: `L19`. `healed` is the result of healing. `notes` are
     harmless differences in a GGUF file. `update` is the difference to the folder that was there, if
-    gptailor had written it.
+    gptailor had written it. `estimates` are the cost of bridging and healing, of a dry run alone.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class CompileResult:
     healed: "HealedLayers | None" = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     update: Update | None = field(default=None, repr=False)
+    estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
 
 
 @final
@@ -137,7 +139,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         update=update,
     )
     if dry_run:
-        return written
+        return replace(written, estimates=_estimates(prepared, compute))
 
     fitted = fit_tensors(prepared, device=compute.device, memory=compute.memory, on_event=on_event)
     counted, recording = counting_bytes(on_event), None
@@ -162,6 +164,15 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if fitted is not None:
         written = replace(written, bridges=fitted.bridges, healed=fitted.healed)
     return replace(written, lock=made_lock)
+
+
+def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEstimate, ...]":
+    """Return the estimated cost of bridging and healing; () without them, and without torch."""
+    if (not prepared.gaps and prepared.healing is None) or not installed("torch"):
+        return ()
+    from gptailor.evaluate.repair_estimate import repair_estimates
+
+    return tuple(repair_estimates(prepared, device=compute.device, memory=compute.memory))
 
 
 def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Destination:

@@ -362,9 +362,10 @@ def _coloured(fault: Fault) -> str:
 
 
 def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
-    """Print the output that a dry run planned: layers, parameters, bytes, and each position."""
-    from gptailor.reporting.layer_view import Row, rows_with_runs
-    from gptailor.reporting.plan_map import table
+    """Print the output that a dry run planned: sizes, each position, all other parts, and costs."""
+    from gptailor.reporting.layer_view import Row, layer_rows, short_rows
+    from gptailor.reporting.plan_map import other_rows, table
+    from gptailor.reporting.quantities import bytes_in_words, duration
 
     base, size = prepared.base_size, prepared.output_size
     say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")
@@ -372,8 +373,14 @@ def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     rows = [
         Row("parameters", f"{size.parameters:,} (the base has {base.parameters:,})"),
         Row("weights", f"{planned.size:,} bytes in {files}"),
-        *rows_with_runs(prepared.resolved),
+        *short_rows(layer_rows(prepared.resolved.slots)),
+        *other_rows(prepared.resolved),
     ]
+    rows += [
+        Row(cost.what, f"about {duration(cost.seconds)} and {bytes_in_words(cost.bytes)} of memory "
+            f"for {cost.tokens:,} tokens, estimated; nothing if it was done here before")
+        for cost in planned.estimates
+    ]  # fmt: skip
     for line in table(rows, width()):
         say_drawn(line)
 

@@ -9,7 +9,7 @@ from gptailor.lang import tree
 from gptailor.lang.calls import measure_arguments
 from gptailor.lang.patterns import Pattern, merging_pattern, models_pattern, picked_pattern
 from gptailor.plan import plan as p
-from gptailor.plan.bounds import MOST_ENTRIES, MOST_FAULTS
+from gptailor.plan.bounds import MOST_ENTRIES, MOST_FAULTS, MOST_LAYERS
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, locate
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import recipe_lists, value_lists
@@ -391,6 +391,8 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
 
 
 def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -> None:
+    if len(draft.lists["items"]) > MOST_LAYERS:
+        return  # too many already, which a rule reports
     if pattern is not None and _has_room(draft, statement, target := pattern.layers[0], pattern):
         for n, _, marks, spans in _entries(draft, statement, target):
             recipe = pattern.over(n, len(target.at) - 1 if target else 0).recipe(n)

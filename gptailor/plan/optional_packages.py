@@ -49,8 +49,17 @@ def how_to_install(extra: str) -> str:
 
 def require(extra: str, what: str = "this") -> None:
     """Raise MissingPackageError unless an extra's packages are installed; nothing is imported."""
-    if missing := [module for module in EXTRAS[extra] if find_spec(module) is None]:
+    if missing := _missing(extra):
         raise MissingPackageError(missing, extra, what)
+
+
+def installed(extra: str) -> bool:
+    """Return whether an extra's packages are installed; nothing is imported."""
+    return not _missing(extra)
+
+
+def _missing(extra: str) -> list[str]:
+    return [module for module in EXTRAS[extra] if find_spec(module) is None]
 
 
 def missing_package(error: ModuleNotFoundError, what: str = "this") -> MissingPackageError | None:

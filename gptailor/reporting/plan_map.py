@@ -65,7 +65,7 @@ def plan_map(
     uncounted = [] if known or plan.stack is not None else [*_of_all(plan)]
     layers = layer_rows(resolved.slots)
     layers = layers if every_layer else short_rows(layers)
-    yield from table([*layers, *_other_rows(resolved), *uncounted, *rows], width)
+    yield from table([*layers, *other_rows(resolved), *uncounted, *rows], width)
 
 
 def _of_all(plan: Plan) -> Iterator[Row]:
@@ -100,7 +100,7 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
         yield from _wrapped(row.what, first, width)
 
 
-def _other_rows(resolved: Resolved) -> list[Row]:
+def other_rows(resolved: Resolved) -> list[Row]:
     """Return the rows of all statements that decide no layers."""
     plan, slots = resolved.plan, resolved.slots
     mark = tailor.mark_words

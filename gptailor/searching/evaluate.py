@@ -20,6 +20,12 @@ from gptailor.evaluation.bridge.gaps import plan_gap_errors
 from gptailor.evaluation.dtype import quick_dtype
 from gptailor.evaluation.objectives.base import Forward
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
+from gptailor.evaluation.repair_estimate import (
+    BRIDGE_PASSES,
+    HEAL_PASSES,
+    bridged_tokens,
+    healed_tokens,
+)
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.scores import Score
 from gptailor.evaluation.session import Placement, Session
@@ -28,11 +34,10 @@ from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.optional_packages import require
-from gptailor.plan.plan import DropAny, Plan, has_predictions
-from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
+from gptailor.plan.plan import DropAny, Plan
+from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.stage import STAGES, Stage, at_stage, separates
-from gptailor.prepare import calibration_path
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.measure import LossMeasure
 from gptailor.reporting.summary import SearchSummary
@@ -180,17 +185,6 @@ def workers_of(
 # ------------------------------------------------------------------------- before the first trial
 
 
-_FITTED, _TAUGHT = 2, 5
-"""How often the texts of bridging and of healing are read.
-
-The whole plan and the cut plan read a bridge's text. Healing reads its text with the teacher,
-forward, and twice as much back; docs/healing.md measured a quarter more. A teacher's answers are
-made once for all plans, and don't count."""
-
-_BYTES, _PREDICTION_BYTES = 3, 512
-"""The fewest bytes of a token: in texts that people write, and of its prediction."""
-
-
 def repair_cost(trials: Trials, budget: Budget) -> float | None:
     """Return the cost of bridging and healing one plan in the end, in evaluations.
 
@@ -203,25 +197,10 @@ def repair_cost(trials: Trials, budget: Budget) -> float | None:
     tokens = sum(len(request.tokens) for requests in read for request in requests)
     if len(read) < len(reading) or not tokens:
         return None
-    plan = trials.plan
-    cost = _FITTED * max(
-        (_read_of(plan, bridge.on, bridge.tokens or BRIDGE_TOKENS) for bridge in plan.bridges),
-        default=0,
-    )
-    if budget.final == "healed" and plan.heal is not None:
-        healed = plan.heal.tokens or HEAL_TOKENS
-        answered = any(text.answers is not None for text in plan.heal.on)
-        available = sum(_read_of(plan, text.file, healed) for text in plan.heal.on)
-        cost += _TAUGHT * (healed if answered else min(healed, available))
+    cost = BRIDGE_PASSES * bridged_tokens(trials.plan)
+    if budget.final == "healed":
+        cost += HEAL_PASSES * healed_tokens(trials.plan)
     return cost / tokens
-
-
-def _read_of(plan: Plan, text: str, tokens: object) -> int:
-    """Return how many tokens of a text are read, at most as many as its bytes can hold."""
-    path = calibration_path(plan, text)
-    each = _PREDICTION_BYTES if has_predictions(text) else _BYTES
-    most = path.stat().st_size // each if path.is_file() else 0
-    return min(tokens if isinstance(tokens, int) else 0, most)
 
 
 def starts_of(

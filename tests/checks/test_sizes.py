@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.lang import parse
+from gptailor.lang import lower, parse
 from gptailor.lang.parse import read_bytes, read_json, read_text
 from gptailor.plan import bounds, faults, model_dependencies
 from gptailor.plan.faults import Fault, Source, errors
@@ -91,6 +91,15 @@ def test_what_is_too_large_is_one_error(text: str, code: str, limit: str) -> Non
     assert limit in fault.message
     assert fault.span is not None
     assert errors(faults_of(text)) == [fault]
+
+
+def test_no_items_are_made_beyond_a_stacks_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = counting(monkeypatch, lower.p, "built")
+    assert [f.code for f in errors(faults_of("stack {\nL0..L9999 base\n}"))] == []
+    at_most = len(made)
+    made.clear()
+    assert errors(faults_of("stack {\n" + "L0..L9999 base\n" * 18 + "}"))[0].code == "P214"
+    assert len(made) < 3 * at_most
 
 
 AT_THE_LIMIT = {

@@ -567,6 +567,16 @@ def test_a_target_that_can_not_be_written(run: Run, here: Path) -> None:
     assert "/proc/nowhere" in said.err
 
 
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_a_target_in_a_file_is_refused_before_anything_is_computed(
+    run: Run, here: Path, flags: list[str]
+) -> None:
+    said = run("compile", "p.tailor", "-o", "p.tailor/in/out", *flags)
+    assert said.code == 3
+    assert "error[C302]: is a file, where a folder is needed" in said.err
+    assert "p.tailor\n" in said.err
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_read_only_folder(run: Run, here: Path) -> None:
     (here / "locked").mkdir(mode=0o500)

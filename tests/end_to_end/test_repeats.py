@@ -166,7 +166,7 @@ def test_an_output_is_described_with_its_runs(world: Path, tmp_path: Path, capsy
     plan = world / "again.tailor"
     plan.write_text(HEAD + "repeat L1..L2 times 2")
     assert run(["compile", str(plan), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
-    assert re.search(r"L1\.\.L2 +3 runs", capsys.readouterr().out)
+    assert re.search(r"repeat +L1\.\.L2 times 2: 3 runs", capsys.readouterr().out)
     assert run(["compile", str(plan), "-o", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| L1..L2 | 3 runs |" in card

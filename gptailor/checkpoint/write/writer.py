@@ -139,9 +139,20 @@ def check_target(
     for source in protected:
         _check_apart(target, source)
     if not os.path.lexists(target):
+        _check_parent(target)
         return
     check = _check_file if single else _check_folder
     check(target, force=force)
+
+
+def _check_parent(target: Path) -> None:
+    """Refuse a target whose missing folders can't be made."""
+    parent = next(place for place in target.parents if os.path.lexists(place))
+    if not parent.is_dir():
+        raise CheckpointError("C302", "is a file, where a folder is needed", parent)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        help_ = "name a folder that you may write to"
+        raise CheckpointError("C303", "cannot be written: Permission denied", parent, help_)
 
 
 def _check_folder(target: Path, *, force: bool) -> None:

@@ -1,0 +1,123 @@
+"""The cost of bridging and healing a plan, estimated before anything is computed."""
+
+import time
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from gptailor.evaluation.bridge.fit import Statistics
+from gptailor.evaluation.dtype import healing_dtype
+from gptailor.evaluation.heal.text import HEALING_WINDOW, step_tokens
+from gptailor.evaluation.heal.train import HealingMemory
+from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.live.template import configuration
+from gptailor.plan.plan import Plan, has_predictions
+from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS
+from gptailor.prepare import Prepared, calibration_path
+from gptailor.program.devices import device_of
+
+BRIDGE_PASSES, HEAL_PASSES = 2, 5
+"""How often the texts of bridging and of healing are read.
+
+The whole plan and the cut plan read a bridge's text. Healing reads its text with the teacher,
+forward, and twice as much back; docs/healing.md measured a quarter more. A teacher's answers are
+made once for all plans, and don't count."""
+_BYTES, _PREDICTION_BYTES = 3, 512
+"""The fewest bytes of a token: in texts that people write, and of its prediction."""
+
+
+def read_tokens(plan: Plan, text: str, tokens: object) -> int:
+    """Return how many tokens of a text are read, at most as many as its bytes can hold."""
+    path = calibration_path(plan, text)
+    each = _PREDICTION_BYTES if has_predictions(text) else _BYTES
+    most = path.stat().st_size // each if path.is_file() else 0
+    return min(tokens if isinstance(tokens, int) else 0, most)
+
+
+def healed_tokens(plan: Plan) -> int:
+    """Return about how many tokens a plan's healing learns from; 0 without healing."""
+    if plan.heal is None:
+        return 0
+    wanted = plan.heal.tokens or HEAL_TOKENS
+    if any(text.answers is not None for text in plan.heal.on):
+        return wanted
+    return min(wanted, sum(read_tokens(plan, text.file, wanted) for text in plan.heal.on))
+
+
+def bridged_tokens(plan: Plan) -> int:
+    """Return about how many tokens the longest text of a plan's bridges has."""
+    counts = (read_tokens(plan, b.on, b.tokens or BRIDGE_TOKENS) for b in plan.bridges)
+    return max(counts, default=0)
+
+
+@final
+@dataclass(frozen=True)
+class RepairEstimate:
+    """The estimated cost of a plan's bridges or of its healing.
+
+    `what` is `bridging` or `healing`. `bytes` are those on the device, weights included.
+    """
+
+    what: str
+    tokens: int
+    seconds: float
+    bytes: int
+
+
+def repair_estimates(
+    prepared: Prepared, *, device: str = "cpu", memory: int | None = None
+) -> list[RepairEstimate]:
+    """Estimate time and memory of a prepared plan's bridges and healing. No weight is read.
+
+    A pass through a layer takes two operations for each parameter and token. The speed of the
+    device is measured by products of matrices that are as wide as the model. `memory` bounds the
+    bytes on the device.
+    """
+    plan, where = prepared.plan, device_of(device)
+    parameters = prepared.base_size.parameters
+    width = int(configuration(prepared.models["base"].config).get_text_config().hidden_size)
+    found = []
+    if prepared.gaps:
+        tokens = bridged_tokens(plan)
+        undone = Stitcher(prepared.models, device=where).contents(prepared.resolved.undone)
+        sizes = [sum(output.spec.elements for output in c.outputs) for c in undone.layers]
+        first, last = prepared.gaps[0], prepared.gaps[-1]
+        passed = sum(sizes[: last.end]) + sum(sizes[first.start : last.start])
+        seconds = 2 * passed * tokens / _speed(width, torch.float32, where)
+        size = 4 * parameters + 2 * 4 * tokens * width + Statistics.size(4 * width, width)
+        found.append(RepairEstimate("bridging", tokens, seconds, min(size, memory or size)))
+    if prepared.healing is not None:
+        tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
+        operations = 2 * parameters * tokens * HEAL_PASSES
+        seconds = operations / _speed(width, dtype, where)
+        contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
+        length = min(HEALING_WINDOW, step_tokens(prepared.healing.tokens))
+        own = HealingMemory(contents, prepared.healing, dtype, length, memory).bytes
+        size = dtype.itemsize * parameters + own
+        found.append(RepairEstimate("healing", tokens, seconds, min(size, memory or size)))
+    return found
+
+
+_ROWS = 1024
+_CALIBRATION = 0.3
+"""Seconds of measuring the speed."""
+
+
+def _speed(width: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Return the operations a second of products of matrices on a device."""
+    left = torch.ones(_ROWS, width, dtype=dtype, device=device)
+    right = torch.ones(width, 4 * width, dtype=dtype, device=device)
+    left @ right  # the first product also loads code
+    begun, count = _now(device), 0
+    while (passed := _now(device) - begun) < _CALIBRATION:
+        left @ right
+        count += 1
+    return count * 2 * _ROWS * width * 4 * width / passed
+
+
+def _now(device: torch.device) -> float:
+    """Return the time after all work on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
