@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import final
 
 from gptailor.cli.options import say, say_faults
-from gptailor.lang.words import range_words
 from gptailor.plan.stage import cuts
 from gptailor.reporting.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.reporting.quantities import clock, shown_number
@@ -15,7 +14,7 @@ from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, STARTS, Ledger, Trial
-from gptailor.searching.space.decode import plan_at_stage
+from gptailor.searching.space.decode import dropped_words, plan_at_stage
 from gptailor.searching.space.space import Space
 
 _RECENT = 12
@@ -168,8 +167,7 @@ def stages_words(budget: Budget) -> str:
 
 def in_a_line(trial: Trial, ledger: Ledger, space: Space) -> str:
     """Return a trial in words: `trial 12 (surrogate), drop L3..L5: nll 3.785 ± 0.041`."""
-    plan = plan_at_stage(space, trial.request.genome, trial.request.stage)
-    dropped = range_words([drop.position for drop in plan.drops])
+    dropped = dropped_words(space, trial.request.genome, trial.request.stage)
     head = objective_names(trial) + (f", drop {dropped}" if dropped else "")
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"

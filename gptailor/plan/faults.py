@@ -195,12 +195,22 @@ def locate(faults: Iterable[Fault], origin: Origin | None) -> list[Fault]:
     unique: dict[object, Fault] = {}
     left = MOST_FAULTS
     for fault in faults if origin is None else (_located(fault, origin) for fault in faults):
-        key = fault.code, fault.message, fault.span, fault.at if fault.span is None else ()
+        words = _words(fault, origin)
+        key = fault.code, fault.message, words, fault.at if words is None else ()
         left -= key not in unique and fault.severity == "error" and fault.code != TOO_MANY
         if left < 0:
             return [_too_many(origin), *_in_order(unique.values())]
-        unique[key] = fault
+        again = key in unique and unique[key].span != fault.span  # another layer of one range
+        unique[key] = replace(fault, span=words) if again else fault
     return _in_order(unique.values())
+
+
+def _words(fault: Fault, origin: Origin | None) -> Span | None:
+    """Return the words that a fault is about: the whole range, if it is about a layer of one."""
+    entry = fault.at[:2]
+    if origin is None or not entry or fault.span != origin.span(entry):
+        return fault.span
+    return origin.span((*entry, *TARGET)) or fault.span
 
 
 def _in_order(faults: Iterable[Fault]) -> list[Fault]:

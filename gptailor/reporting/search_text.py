@@ -115,11 +115,12 @@ def _count(count: float, noun: str) -> str:
 def _stages(summary: SearchSummary) -> Iterator[str]:
     """Describe what the scores of each stage are scores of."""
     repaired = "healed" if summary.heals else "bridged" if summary.bridge is not None else None
+    were = "was" if summary.recipes == 1 else "were"
     if repaired is None:
         yield "All scores are of bare cuts, because the plan has neither 'bridge' nor 'heal'."
     elif summary.recipe is not None:
         yield (
-            f"{_count(summary.recipes, 'recipe')} were compared without drops, because a repaired"
+            f"{_count(summary.recipes, 'recipe')} {were} compared without drops, because a repaired"
             " plan keeps the loss of its recipe. Then cuts of the best recipe were compared. The"
             f" best plans, and starting plans for comparison, were {repaired} at the end."
         )
@@ -177,16 +178,21 @@ def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
     rows: list[tuple[str, WithScores]] = [("the base, uncut", summary.base)]
     if summary.recipe is not None:
         rows.append((f"the best recipe, {summary.recipe.origin}", summary.recipe))
-    rows += [(row.origin, row) for row in summary.starts]
+    rows += [(f"{row.origin}{_dropped(row)}", row) for row in summary.starts]
     drawn, best, found_row = summary.random, summary.best, summary.found
     if drawn.best is not None:
-        rows.append((f"the best of {_count(drawn.trials, 'random plan')}", drawn.best))
+        name = f"the best of {_count(drawn.trials, 'random plan')}{_dropped(drawn.best)}"
+        rows.append((name, drawn.best))
     if found_row is not None:
         same = best is not None and best.trial == found_row.trial
-        rows.append(
-            (f"found: {summary.best_file if same else f'trial {found_row.trial}'}", found_row)
-        )
+        file = summary.best_file if same else f"trial {found_row.trial}"
+        rows.append((f"found: {file}{_dropped(found_row)}", found_row))
     return rows
+
+
+def _dropped(row: SummaryRow) -> str:
+    """Return `, drop L3..L5`, or nothing."""
+    return f", drop {row.dropped}" if row.dropped else ""
 
 
 def _scores(summary: SearchSummary, i: int, name: str) -> tuple[list[str], list[list[str]]]:

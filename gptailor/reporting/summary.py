@@ -215,6 +215,8 @@ class BaseScores(WithScores):
 class SummaryRow(WithScores):
     """A trial in a summary. `before` has the plan's scores before it was repaired.
 
+    `dropped` are the layers that the plan drops, `L3..L5`; empty in the runs of older releases.
+
     `retained` is the retained share of the base's score by each objective. `lost` is the mean loss
     over the objectives.
     """
@@ -229,6 +231,7 @@ class SummaryRow(WithScores):
     stderrs: Several[float | None] | None
     retained: Several[float | None] | None
     lost: float | None
+    dropped: Line = ""
 
     @property
     def errors(self) -> Sequence[float | None] | None:

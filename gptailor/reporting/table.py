@@ -24,9 +24,9 @@ def table_lines(
 ) -> Iterator[str]:
     """Yield the lines of a table in `width` columns; a row begins with its name.
 
-    Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. Long names are
-    shortened. Columns of numbers that still have no room follow in further blocks, with the names
-    again. A block without any head has no line for it.
+    Cells are measured as a terminal of this `encoding` shows them; None is UTF-8. Long names take
+    several lines. Columns of numbers that still have no room follow in further blocks, with the
+    names again. A block without any head has no line for it.
     """
     lines = [[in_encoding(cell, encoding) for cell in row] for row in (head, *rows)]
     cut = in_encoding("…", encoding)
@@ -37,8 +37,28 @@ def table_lines(
     enough = name_room >= min(longest, max(_LEAST, width // 5))
     name = min(longest, name_room if enough else max(_LEAST, width // 3))
     for block in _blocks(numbers, room - name):
-        body = [[shortened(first, name, cut), *(row[i] for i in block)] for first, *row in lines]
+        body = [
+            [name_line, *((row[i] if last else "") for i in block)]
+            for first, *row in lines
+            for last, name_line in _name_lines(first, name, cut)
+        ]
         yield from _drawn(body if any(body[0]) else body[1:], name)
+
+
+def _name_lines(text: str, width: int, cut: str) -> Iterator[tuple[bool, str]]:
+    """Yield the lines of a name in `width` columns, and whether each is the last one.
+
+    Lines break between words. A word that is longer than a line is shortened.
+    """
+    lines = [""]
+    for word in (shortened(word, width, cut) for word in text.split(" ")):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    for number, line in enumerate(lines, 1):
+        yield number == len(lines), line
 
 
 def _blocks(sizes: Sequence[int], room: int) -> Iterator[Sequence[int]]:

@@ -200,7 +200,7 @@ def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
             "blocks": None if scan is None else _put_blocks(folder, scan),
             "at_bounds": () if trial is None else tuple(numbers_at_bounds(space, trial)),
         }
-        summary = search_summary(ledger, held, {**about, **more}, judged, sizes)
+        summary = search_summary(ledger, held, {**about, **more}, judged, sizes, space)
         run_sizes = RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known))
         folder.put_json(SIZES, run_sizes.model_dump(mode="json"))
         folder.put_json(f"{SUMMARY}.json", summary.document())

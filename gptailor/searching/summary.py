@@ -42,6 +42,8 @@ from gptailor.searching.run.trials import (
     json_numbers,
 )
 from gptailor.searching.score_requirements import Judged
+from gptailor.searching.space.decode import dropped_words
+from gptailor.searching.space.space import Space
 from gptailor.searching.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
 
 ENOUGH = 12
@@ -77,9 +79,10 @@ def search_summary(
     about: Mapping[str, Any],
     verdict: Verdict | None,
     sizes: Sizes,
+    space: Space,
 ) -> SearchSummary:
     """Return the summary; `about` has the search's settings and its end."""
-    row, drawn = partial(_row, ledger, held), drawn_plans(ledger)
+    row, drawn = partial(_row, ledger, held, space), drawn_plans(ledger)
     top, best = (None, None) if verdict is None else (verdict.found, verdict.best)
     places = []
     for trial, size in curve(ledger, sizes):
@@ -90,7 +93,7 @@ def search_summary(
             **_mean_losses(ledger, chosen),
             "loss": ledger.mean_loss(chosen),
         }
-        places.append(SizeRow(**_scores_of(ledger, held, chosen), **place))
+        places.append(SizeRow(**_scores_of(ledger, held, space, chosen), **place))
     costs: MeasuredNote = about["measured"]
     asked = {trial.request.samples for trial in ledger.trials}
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
@@ -239,16 +242,17 @@ def held_row(held: HeldOut, trial: Trial | None) -> HeldOutResult | None:
     return HeldOutScores(values=note.values, stderrs=note.stderrs)
 
 
-def _row(ledger: Ledger, held: HeldOut, trial: Trial) -> SummaryRow:
-    return SummaryRow(**_scores_of(ledger, held, trial))
+def _row(ledger: Ledger, held: HeldOut, space: Space, trial: Trial) -> SummaryRow:
+    return SummaryRow(**_scores_of(ledger, held, space, trial))
 
 
-def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
+def _scores_of(ledger: Ledger, held: HeldOut, space: Space, trial: Trial) -> dict[str, Any]:
     """Return the fields of a trial that all rows have."""
     before, lost = ledger.before(trial), ledger.loss(trial)
     return {
         "trial": trial.number,
         "origin": origin_words(trial.request.origin),
+        "dropped": dropped_words(space, trial.request.genome, trial.request.stage),
         "samples": trial.request.samples,
         "seconds": round(trial.seconds, 1),
         "stage": trial.request.stage,

@@ -160,19 +160,21 @@ def test_a_copy_of_the_plan_reads_the_same_text(family: Path, tmp_path: Path) ->
 def test_the_card_says_that_the_model_was_trained(family: Path) -> None:
     sizes = OutputSize(10, 40, None, 6), OutputSize(8, 32, None, 5)
     plan = plan_of(family, 'drop L1\nheal L2..L3 from heal on "t.txt" rank 8')
-    text = card("out", Resolved(plan, sizes[0].layers), "", sizes, "1")
+    text = card("a title", "out", Resolved(plan, sizes[0].layers), "", sizes, "1")
     assert "without training" not in text
     learning = f"`t.txt` | {HEAL_TOKENS:,} | L1..L2 of the output"
     assert f"| {learning} | of rank 8, folded into the weights | {HEAL_SEED} |" in text
     assert "`heal`" in text
     body = 'drop L1\nheal on "t.txt" from heal, answers("p.jsonl") weight 3 loss answers'
-    text = card("out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1")
+    text = card("a title", "out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1")
     assert "its teacher on each text. Only the tokens of answers counted.\n" in text
-    assert "| `t.txt` | `heal` | 0.25 |" in text
+    assert f"| `t.txt` | `heal` | {HEAL_TOKENS // 4:,} |" in text
     answers = "the teacher's answers to `p.jsonl` (at most 256 tokens each, temperature 0.7)"
-    assert f"| {answers} | the same plan with nothing dropped | 0.75 |" in text
+    assert f"| {answers} | the same plan with nothing dropped | {HEAL_TOKENS // 4 * 3:,} |" in text
     for body in ("drop L1", 'heal on "t.txt"'):
-        text = card("out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1")
+        text = card(
+            "a title", "out", Resolved(plan_of(family, body), sizes[0].layers), "", sizes, "1"
+        )
         assert "without training" in text
         assert "Healed" not in text
 

@@ -1,6 +1,7 @@
 """A search's summary as a table and as a page."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -91,16 +92,24 @@ def document(**changes: Any) -> dict[str, Any]:
     return found | changes
 
 
-def test_long_names_that_differ_in_the_end_stay_apart() -> None:
+def test_long_names_are_whole() -> None:
     name = "block influence on uniform merge of math and code"
     names = [name, f"{name}, 5 layers"]
-    starts = [row(3.0, name, stage="healed") for name in names]
-    text = list(summary_lines(said(starts=starts), 80))
-    short = [line.split("  ")[1] for line in text if line.startswith("  block")]
-    assert len(set(short)) == len(short) == 2
-    assert short[0].startswith("block influ")
-    assert short[1].endswith("layers (healed)")
-    assert max(map(len, text[:8])) <= 80
+    text = list(summary_lines(said(starts=[row(3.0, each, stage="healed") for each in names]), 80))
+    assert max(map(len, text[:12])) <= 80
+    lines = [re.split(r" {2,}", line.strip()) for line in text]
+    words = " ".join(first for first, *_ in lines)
+    assert all(f"{each} (healed)" in words for each in names)
+    ends = [line for line in lines if line[0] in ("of math and code (healed)", "(healed)")]
+    assert [line[1] for line in ends] == ["3 ± 0.02"] * 2
+
+
+def test_rows_name_the_dropped_layers() -> None:
+    starts = [row(3.0, "best window on math", dropped="L3..L5")]
+    shown = said(starts=starts, found=row(2.5, dropped="L4, L6"))
+    names = [line.split("  ")[1] for line in summary_lines(shown, 200) if line.startswith("  ")]
+    assert "best window on math, drop L3..L5" in names
+    assert "found: run/best.tailor, drop L4, L6" in names
 
 
 @pytest.mark.parametrize("width", [80, 200])

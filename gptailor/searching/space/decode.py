@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from gptailor.checkpoint.models import used
+from gptailor.lang.words import range_words
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import may_overlap
@@ -51,6 +52,12 @@ def expecting(plan: p.Plan, declared: p.Plan) -> p.Plan:
     names = needed(declared, [name for _, name in compared_models(expected)])
     models = {name: declared.models[name] for name in names} | plan.models
     return plan.model_copy(update={"models": models, "expects": declared.expects})
+
+
+def dropped_words(space: Space, genome: Genome, stage: Stage) -> str:
+    """Return the layers that one genome's plan drops at a stage: `L3..L5, L9`; "" for none."""
+    plan = plan_at_stage(space, genome, stage)
+    return range_words([drop.position for drop in plan.drops])
 
 
 def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
