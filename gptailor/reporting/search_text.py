@@ -222,7 +222,7 @@ def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[s
     uncut, held = row is base, row.held_scores
     value, held_value = _at(row.values, i), _at(held and held.values, i)
     held_base = _at(base.held_scores and base.held_scores.values, i)
-    stage = row.stage if isinstance(row, SummaryRow) else "bare"
+    stage = _stage_words(row) if isinstance(row, SummaryRow) else "bare"
     unseen = "failed" if isinstance(row.held, HeldOutFailure) else ""
     if held is not None:
         unseen = shown_number(held_value, held.stderrs[i])
@@ -233,6 +233,12 @@ def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[s
         unseen,
         "" if uncut else _lost_cell(aim, held_value, held_base),
     ]
+
+
+def _stage_words(row: SummaryRow) -> str:
+    """Return `healed`, or other words if healing left the scores, so the layers, as they were."""
+    in_vain = row.stage == "healed" and row.before is not None and row.before == row.values
+    return "healing changed nothing" if in_vain else row.stage
 
 
 def _at(values: Sequence[float | None] | None, i: int) -> float | None:

@@ -104,6 +104,14 @@ def test_long_names_are_whole() -> None:
     assert [line[1] for line in ends] == ["3 ± 0.02"] * 2
 
 
+def test_a_healing_in_vain_is_not_shown_as_healed() -> None:
+    healed = {"stage": "healed", "origin": "greedy removal"}
+    starts = [row(3.0, before=[3.0], **healed), row(3.0, before=[3.5], **healed)]
+    names = [line.split("  ")[1] for line in summary_lines(said(starts=starts), 200) if "  " in line]
+    found = [name for name in names if name.startswith("greedy removal")]
+    assert found == ["greedy removal (healing changed nothing)", "greedy removal (healed)"]
+
+
 def test_rows_name_the_dropped_layers() -> None:
     starts = [row(3.0, "best window on math", dropped="L3..L5")]
     shown = said(starts=starts, found=row(2.5, dropped="L4, L6"))
