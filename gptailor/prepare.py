@@ -38,6 +38,7 @@ from gptailor.plan.model_dependencies import at_commits, needed
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
+from gptailor.plan.sites import sites
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.nested_models import nested_checkpoint
 from gptailor.program.program import files
@@ -338,10 +339,10 @@ def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int
     if count := checked.resolved.choices:
         choices = "1 open choice" if count == 1 else f"{count} open choices"
         message = f"expected a closed plan, got {choices}"
-        source = plan.origin.source if plan.origin else None
-        raise PlanError(
-            [Fault("P801", message, help="'gptailor search' closes them", source=source)]
-        )
+        places = (site.place for site in sites(plan) if site.open)
+        help_ = "'gptailor search' closes them"
+        open_faults = [locate([Fault("P801", message, at, help_)], plan.origin)[0] for at in places]
+        raise PlanError([min(open_faults, key=lambda f: f.span.start if f.span else 0)])
     compiled = compile_plan(checked)
     shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
     inner = [model.inner.file for model in opened.models.values() if model.inner is not None]

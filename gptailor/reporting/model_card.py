@@ -211,6 +211,8 @@ def _healed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
     changes = (
         changes if healing.rank is None else f"of rank {healing.rank}, folded into the weights"
     )
+    in_vain = end is not None and end.in_vain
+    begun = "Healing was tried: the layers were" if in_vain else "Healed: the layers were then"
     only = " Only the tokens of answers counted." if healing.only_answers else ""
     used = healing.tokens if end is None else end.tokens
     shared = f"{used:,} | {learning} | {changes} | {healing.seed}"
@@ -232,8 +234,7 @@ def _healed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
         rows += ["", "| tokens | what learns | changes | seed |", "|---|---|---|---|"]
         rows += [f"| {shared} |"]
     return [
-        f"Healed: the layers were then trained to give the next-token distribution of {taught}."
-        f"{only}",
+        f"{begun} trained to give the next-token distribution of {taught}.{only}",
         "",
         *rows,
         "",

@@ -521,6 +521,7 @@ def test_an_open_plan_is_not_compiled(run: Run, here: Path) -> None:
     said = run("compile", "p.tailor", "-o", "out")
     assert said.code == 1
     assert "expected a closed plan, got 1 open choice" in said.err
+    assert "0.0..1.0" in said.err, "the line of the choice"
     assert "gptailor search" in said.err
     assert not (here / "out").exists()
 

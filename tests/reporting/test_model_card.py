@@ -48,4 +48,6 @@ def test_a_healing_in_vain_heals_no_layer(prepared: Prepared) -> None:
     assert "| L0 | `t.txt` | 600 | 0.1 | unknown |" in text
     assert "0.400. No step reduced it, so the layers stay as they were." in text
     assert "+ healed" not in text
+    assert "Healed:" not in text
+    assert "Healing was tried" in text
     assert "without training" in text
