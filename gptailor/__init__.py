@@ -13,8 +13,8 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "CompileResult": "build.compile",
     "CardFacts": "build.publish",
+    "CompileResult": "build.compile",
     "ComputeOptions": "build.compile",
     "EvaluationResult": "evaluation.result",
     "ExpectationResult": "reporting.expectations",

@@ -170,7 +170,7 @@ def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEsti
     """Return the estimated cost of bridging and healing; () without them, and without torch."""
     if (not prepared.gaps and prepared.healing is None) or not installed("torch"):
         return ()
-    from gptailor.evaluate.repair_estimate import repair_estimates
+    from gptailor.evaluation.repair_estimate import repair_estimates
 
     return tuple(repair_estimates(prepared, device=compute.device, memory=compute.memory))
 

@@ -18,7 +18,7 @@ from gptailor.checkpoint.write.writer import check_target, free_space, located, 
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.repair import Fitted
+    from gptailor.evaluation.repair import Fitted
 
 
 @final

@@ -13,7 +13,6 @@ __all__ = [
     "repair",
     "repair_estimate",
     "result",
-    "repair_estimate",
     "rival_scores",
     "samples",
     "score_table",
