@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, final
 
 import torch
 
-from gptailor.checks.texts import absent_files
+from gptailor.checks.texts import text_faults
 from gptailor.evaluation.evaluate import measurable, reading_of, reference_results
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
@@ -255,7 +255,7 @@ class Expectations:
 def _refuse_texts(targets: Sequence[Target]) -> None:
     """Raise PlanError with all missing texts of expectations."""
     plans = (target.origin.model_copy(update={"search": None}) for target in targets)
-    if faults := [f for plan in plans for f in absent_files(plan) if f.at[0] == "expects"]:
+    if faults := [f for plan in plans for f in text_faults(plan) if f.at[0] == "expects"]:
         raise PlanError(faults)
 
 
