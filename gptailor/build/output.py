@@ -201,6 +201,7 @@ def _public(prepared: Prepared) -> Plan:
         "bridges": tuple(
             bridge.model_copy(update={"on": Path(bridge.on).name}) for bridge in plan.bridges
         ),
+        "expects": tuple(with_file(entry, lambda file: Path(file).name) for entry in plan.expects),
     }
     if (template := template_file(plan)) is not None:
         used["chat_template"] = f"./{template.name}"
