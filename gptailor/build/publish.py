@@ -8,8 +8,16 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
+import gptailor
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE
 from gptailor.build.parents import CARD
+from gptailor.build.published_scores import (
+    RESULTS_FILE,
+    benchmark_results,
+    model_index,
+    read_scores,
+    scores_section,
+)
 from gptailor.build.update import changed_since_written
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import CONFIG
@@ -58,11 +66,13 @@ class PublishResult:
         return sum(size for _, size in self.files)
 
 
-def publish(
+def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     folder: str | Path,
     repo: str,
     *,
     facts: CardFacts | None = None,
+    scores: str | Path | None = None,
+    benchmarks: Mapping[str, str] | None = None,
     upload: bool = False,
     private: bool = False,
     message: str = "Upload a model compiled by gptailor",
@@ -70,11 +80,16 @@ def publish(
     """Upload a compiled folder to a repository of the Hub, `org/name`; without `upload` only plan.
 
     The model card is published with `facts`, and its example loads the repository; the folder stays
-    as it is. The repository is made if it is missing, `private` if asked for. Hidden files stay
+    as it is. `scores` is a file of `gptailor eval FOLDER … --format json`: the card has a table and
+    the `model-index` of these scores. `benchmarks` has datasets of the Hub, `ORG/NAME:TASK`, by the
+    name of a measured task or file: those scores are in the repository's `.eval_results` too.
+
+    The repository is made if it is missing, `private` if asked for. Hidden files stay
     here. The token is that of `huggingface_hub` (`hf auth login`, or HF_TOKEN).
 
     Raises CheckpointError: C101 for a folder that gptailor didn't compile, C501 for a token without
-    the right to write or an invalid id, C503 if the Hub can't be reached; PlanError for a folder
+    the right to write or an invalid id, C503 if the Hub can't be reached, C605 for a card or a file
+    of scores that can't be read; PlanError for a folder
     whose plan has faults.
     """
     place = Path(folder)
@@ -91,8 +106,15 @@ def publish(
     )
     matter, body = _card_parts(place)
     facts = facts or CardFacts()
+    measured = () if scores is None else read_scores(scores, place)
+    if measured:
+        body = f"{body.rstrip()}\n\n{scores_section(measured)}"
+        matter |= {"model-index": model_index(repo.partition("/")[2], measured)}
     card = _published_card(matter, body, repo, facts)
     contents = {CARD: card.encode()}
+    if benchmarks:
+        results = benchmark_results(measured, benchmarks, gptailor.__version__)
+        contents[RESULTS_FILE] = results.encode()
     sizes = {name: len(content) for name, content in contents.items()}
     files = tuple(sorted({**dict(found), **sizes}.items()))
     planned = PublishResult(place, repo, files, card, tuple(_notes(place, matter, facts)))
@@ -116,9 +138,9 @@ def _card_parts(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         matter = yaml.safe_load(front)
     except yaml.YAMLError as error:
-        raise CheckpointError("C602", f"its front matter is not YAML: {error}", path) from error
+        raise CheckpointError("C605", f"its front matter is not YAML: {error}", path) from error
     if not isinstance(matter, dict):
-        raise CheckpointError("C602", "its front matter is no mapping of YAML", path)
+        raise CheckpointError("C605", "its front matter is no mapping of YAML", path)
     return matter, body
 
 

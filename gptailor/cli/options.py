@@ -38,6 +38,21 @@ class Rebinding(click.ParamType[tuple[str, Path]]):
 
 
 @final
+class Assignment(click.ParamType[tuple[str, str]]):
+    """A name and a text, `NAME=…`, as the metavar says."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return the name and the text. Raise a usage error unless both are given."""
+        name, text = _assigned(self, value, param, ctx)
+        return name.strip(), text
+
+
+@final
 class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
     """The name of a `let`, and one or several values, separated by commas: `mix=0.3,0.5`."""
 

@@ -32,6 +32,13 @@ Example, first without and then with the upload:
 @click.option("--base-model", "base_models", multiple=True, metavar="ORG/NAME",
               help="A model of the Hub that it was made from, in place of the known ones. May be "
               "given several times.")  # fmt: skip
+@click.option("--scores", type=click.Path(path_type=Path), metavar="FILE",
+              help="The JSON of 'gptailor eval DIR -O … --format json'. The card has a table and "
+              "the model-index of these scores.")  # fmt: skip
+@click.option("--benchmark", "benchmarks", multiple=True, metavar="NAME=ORG/NAME:TASK",
+              type=options.Assignment("NAME=ORG/NAME:TASK"),
+              help="The dataset on the Hub of a measured task or file, for the repository's "
+              ".eval_results. May be given several times.")  # fmt: skip
 @click.option("--show-card", is_flag=True, help="Print the model card too.")
 @click.option("--message", default="Upload a model compiled by gptailor", show_default=True,
               metavar="TEXT", help="The commit's message.")  # fmt: skip
@@ -46,6 +53,8 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     languages: tuple[str, ...],
     datasets: tuple[str, ...],
     base_models: tuple[str, ...],
+    scores: Path | None,
+    benchmarks: tuple[tuple[str, str], ...],
     show_card: bool,
     message: str,
 ) -> None:
@@ -55,13 +64,16 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     a base that is only a folder of this machine. The repository is made if it is missing. The token
     is that of 'hf auth login', or HF_TOKEN.
 
-    The options --title to --base-model change the published model card. The folder's card stays as
+    The options --title to --benchmark change the published model card. The folder's card stays as
     it is.
     """
     from gptailor.build.publish import CardFacts, publish
 
     facts = CardFacts(title, license_, languages, datasets, base_models)
-    made = publish(folder, repo, facts=facts, upload=upload, private=private, message=message)
+    made = publish(
+        folder, repo, facts=facts, scores=scores, benchmarks=dict(benchmarks),
+        upload=upload, private=private, message=message,
+    )  # fmt: skip
     if show_card:
         options.say(made.card)
     width = max(len(name) for name, _ in made.files)

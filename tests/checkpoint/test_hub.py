@@ -414,6 +414,76 @@ def test_a_published_card_has_the_stated_facts(desk: Desk, folders: Path) -> Non
     assert card in shown.out
 
 
+def measured(desk: Desk) -> Path:
+    """The JSON of an evaluation of the compiled folder."""
+    rows = [json.dumps({"text": f"the cat {n} sat on the mat"}) for n in range(6)]
+    (desk.folder / "rows.jsonl").write_text("\n".join(rows))
+    objectives = ("-O", 'nll("rows.jsonl")', "-O", "parameters()")
+    done = desk.run("eval", "out", *objectives, "--format", "json", "--no-speed")
+    assert done.code == 0, done.err
+    (desk.folder / "scores.json").write_text(done.out)
+    return desk.folder / "scores.json"
+
+
+def test_scores_are_on_the_card_and_in_the_hubs_results(desk: Desk, folders: Path) -> None:
+    plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
+    assert desk.compile(plan=plan).code == 0
+    scores = json.loads(measured(desk).read_text())
+    value = next(row["score"] for row in scores["results"] if row["objective"].startswith("nll"))
+    of = ("--scores", "scores.json", "--benchmark", "rows.jsonl=org/bench:cats")
+    done = desk.run("publish", "out", "me/model", *of, "--upload", HF_TOKEN="hf_writer")
+    assert done.code == 0, done.err
+    uploaded = published(desk)
+    _, matter, body = uploaded["README.md"].decode().split("---\n", 2)
+    (index,) = yaml.safe_load(matter)["model-index"]
+    assert index["name"] == "model"
+    (result,) = index["results"]
+    assert result["dataset"] == {"name": "rows.jsonl", "type": "rows.jsonl"}
+    assert result["metrics"] == [{"type": "nll", "value": value, "name": 'nll("rows.jsonl")'}]
+    assert '| `nll("rows.jsonl")` | 6 |' in body
+    assert "| `parameters()` |" in body
+    (entry,) = yaml.safe_load(uploaded[".eval_results/gptailor.yaml"])
+    assert entry["dataset"] == {"id": "org/bench", "task_id": "cats"}
+    assert entry["value"] == value
+    assert "6 samples" in entry["notes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "message"),
+    [
+        ("{", (), "expected the JSON of 'gptailor eval DIR"),
+        ('{"results": [], "bases": []}', (), "has scores of nothing, and none of out"),
+        (
+            '{"results": [{"target": "other", "objective": "parameters()", "score": 3}],'
+            ' "bases": []}',
+            (),
+            "has scores of 'other', and none of out",
+        ),
+        (
+            '{"results": [{"target": "out", "objective": "nll(", "score": 3}], "bases": []}',
+            (),
+            "expected the JSON of 'gptailor eval DIR",
+        ),
+        (
+            '{"results": [{"target": "out", "objective": "nll(\\"a.txt\\")", "score": 3,'
+            ' "stderr": null, "samples": 2}], "bases": []}',
+            ("--benchmark", "b.txt=org/bench"),
+            "no score is measured on it",
+        ),
+    ],
+)
+def test_wrong_scores_are_refused(
+    desk: Desk, text: str, more: tuple[str, ...], message: str
+) -> None:
+    assert desk.compile().code == 0
+    (desk.folder / "scores.json").write_text(text)
+    of = ("--scores", "scores.json", *more, "--upload")
+    done = desk.run("publish", "out", "me/model", *of, HF_TOKEN="hf_writer")
+    assert (done.code, published(desk)) == (3, {})
+    assert "error[C605]: " in done.err
+    assert message in done.err
+
+
 @pytest.mark.parametrize("token", ["hf_reader", ""])
 def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
     assert desk.compile().code == 0

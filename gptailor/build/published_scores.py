@@ -1,0 +1,152 @@
+"""Scores that `gptailor eval` measured of a folder, for its model card and for the Hub."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import yaml  # type: ignore[import-untyped,unused-ignore]
+
+from gptailor.checkpoint.files import CheckpointError, open_regular
+from gptailor.lang.parse import read_objective
+from gptailor.plan.faults import PlanError, listed
+from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.reporting.quantities import with_error
+
+RESULTS_FILE = ".eval_results/gptailor.yaml"
+"""The place of benchmark results in a repository; the Hub reads `.eval_results/*.yaml`."""
+_MOST_BYTES = 2**26
+_CODE = "C605"
+
+
+@final
+class PublishedScore(NamedTuple):
+    """A score of the folder: its objective in words, value, standard error and samples.
+
+    `base` is the base's score, and `difference` the paired difference from it with its error; each
+    is None if it was not measured.
+    """
+
+    objective: str
+    value: float
+    stderr: float | None
+    samples: int
+    base: float | None = None
+    difference: tuple[float, float | None] | None = None
+
+    @property
+    def parsed(self) -> Objective:
+        """The objective as data."""
+        return read_objective(self.objective)[0]
+
+    @property
+    def measured_on(self) -> str:
+        """The name of the task or of the file of samples; empty for a size."""
+        arguments = self.parsed.arguments
+        return str(arguments.get("task") or Path(str(arguments.get("file", ""))).name)
+
+    @property
+    def metric(self) -> str:
+        """The metric's name, such as `nll`, `accuracy` or `acc,none`."""
+        objective = self.parsed
+        metric = objective.arguments.get("metric")
+        accuracy = objective.name in {"multiple_choice", "generate"}
+        return str(metric or ("accuracy" if accuracy else objective.name))
+
+
+def read_scores(file: str | Path, folder: Path) -> tuple[PublishedScore, ...]:
+    """Return the scores of a folder in the JSON of `gptailor eval FOLDER … --format json`.
+
+    Raises CheckpointError (C605) for another file, and for one without scores of this folder.
+    """
+    path = Path(file)
+    with open_regular(path, _CODE) as opened:
+        raw = opened.read(_MOST_BYTES + 1)
+    try:
+        document = json.loads(raw)
+        rows = [row for row in document["results"] if row["score"] is not None]
+        bases = {row["objective"]: row["score"] for row in document["bases"]}
+        own = [row for row in rows if Path(row["target"]).resolve() == folder.resolve()]
+        found = tuple(_score(row, bases) for row in own)
+    except (ValueError, LookupError, TypeError, PlanError) as error:
+        message = "expected the JSON of 'gptailor eval DIR -O … --format json'"
+        raise CheckpointError(_CODE, message, path, "write it by that command") from error
+    if not found:
+        others = listed(dict.fromkeys(f"'{row['target']}'" for row in rows)) or "nothing"
+        message = f"has scores of {others}, and none of {folder}"
+        raise CheckpointError(_CODE, message, path, f"evaluate that folder: gptailor eval {folder}")
+    return found
+
+
+def _score(row: Mapping[str, Any], bases: Mapping[str, float]) -> PublishedScore:
+    objective, difference = str(row["objective"]), row.get("difference")
+    read_objective(objective)
+    pair = None if difference is None else (float(difference["value"]), difference["stderr"])
+    return PublishedScore(
+        objective, float(row["score"]), row["stderr"], int(row["samples"] or 0),
+        bases.get(objective), pair,
+    )  # fmt: skip
+
+
+def model_index(name: str, scores: Sequence[PublishedScore]) -> list[dict[str, Any]]:
+    """Return the `model-index` of a model card; sizes and times are left out."""
+    from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+
+    entries = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=score.measured_on,
+            dataset_name=score.measured_on,
+            metric_type=score.metric,
+            metric_name=score.objective,
+            metric_value=score.value,
+        )
+        for score in scores
+        if OBJECTIVES[score.parsed.name].by == "samples"
+    ]
+    index: list[dict[str, Any]] = eval_results_to_model_index(name, entries) if entries else []
+    return index
+
+
+def scores_section(scores: Sequence[PublishedScore]) -> str:
+    """Return the section of a model card: a table of the scores beside the base's."""
+    lines = ["## Evaluation", "", "Measured with `gptailor eval`. Differences are paired.", ""]
+    lines += ["| objective | samples | base | this model | difference |", "|---|--:|--:|--:|--:|"]
+    for score in scores:
+        base = "" if score.base is None else with_error(score.base, 0.0).removesuffix(" ± 0")
+        own = with_error(score.value, score.stderr or 0.0).removesuffix(" ± 0")
+        difference = "" if score.difference is None else _signed(*score.difference)
+        samples = str(score.samples or "")
+        lines.append(f"| `{score.objective}` | {samples} | {base} | {own} | {difference} |")
+    return "\n".join(lines) + "\n"
+
+
+def _signed(value: float, stderr: float | None) -> str:
+    return ("+" if value > 0 else "") + with_error(value, stderr or 0.0)
+
+
+def benchmark_results(
+    scores: Sequence[PublishedScore], benchmarks: Mapping[str, str], version: str
+) -> str:
+    """Return the YAML of the Hub's benchmark results.
+
+    `benchmarks` has the datasets of the Hub, `ORG/NAME` or `ORG/NAME:TASK`, by the name of the task
+    or file that was measured. Raises CheckpointError (C605) for a name that no score has.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries = []
+    for name, dataset in benchmarks.items():
+        own = [score for score in scores if score.measured_on == name]
+        if not own:
+            known = listed(dict.fromkeys(f"'{score.measured_on}'" for score in scores), "or")
+            raise CheckpointError(_CODE, "no score is measured on it", Path(name), f"name {known}")
+        dataset_id, _, task = dataset.partition(":")
+        for score in own:
+            notes = f"{score.metric}, {score.samples} samples, gptailor {version}"
+            entries.append(
+                EvalResultEntry(dataset_id, task or "default", value=score.value, notes=notes)
+            )
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return text
