@@ -3,6 +3,7 @@
 `write_checkpoint` a folder, `write_file` a file.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -151,8 +152,10 @@ def _check_parent(target: Path) -> None:
     if not parent.is_dir():
         raise CheckpointError("C302", "is a file, where a folder is needed", parent)
     if not os.access(parent, os.W_OK | os.X_OK):
+        read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
+        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
         help_ = "name a folder that you may write to"
-        raise CheckpointError("C303", "cannot be written: Permission denied", parent, help_)
+        raise CheckpointError("C303", f"cannot be written: {why}", target, help_)
 
 
 def _check_folder(target: Path, *, force: bool) -> None:
