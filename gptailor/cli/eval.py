@@ -128,17 +128,17 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
     with steps_bar("evaluating") if live else nullcontext(StepLines()) as steps:
         on_event = received_by(RepairLines(), steps)
-        judging = EvaluationRun(subjects, wishes, drawn, place, on_event, against)
-        judgement = judging.run(speed=not no_speed)
+        evaluation = EvaluationRun(subjects, wishes, drawn, place, on_event, against)
+        result = evaluation.run(speed=not no_speed)
     if form == "json":
-        say(judgement.to_json(each=each))
+        say(result.to_json(each=each))
     elif form == "csv":
-        say(judgement.to_csv(), newline=False)
+        say(result.to_csv(), newline=False)
     else:
-        for line in judgement.lines(width(), output_encoding()):
+        for line in result.lines(width(), output_encoding()):
             say_drawn(line)
-        _print_sweep(judgement, plans, dict(lets))
-    sys.exit(3 if judgement.failed else 0)
+        _print_sweep(result, plans, dict(lets))
+    sys.exit(3 if result.failed else 0)
 
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
@@ -170,7 +170,7 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
 
 
 def _print_sweep(
-    judgement: "EvaluationResult",
+    result: "EvaluationResult",
     targets: "Sequence[str | Plan]",
     lets: Mapping[str, Sequence[str]],
 ) -> None:
@@ -184,8 +184,8 @@ def _print_sweep(
     ((name, values),) = varied.items()
     plans = [target for target in targets if not isinstance(target, str)]
     files = dict.fromkeys(plan.origin.source.name for plan in plans if plan.origin is not None)
-    scores = {(r.target, r.objective): r for r in judgement.results}
-    for objective in dict.fromkeys(result.objective for result in judgement.results):
+    scores = {(r.target, r.objective): r for r in result.results}
+    for objective in dict.fromkeys(row.objective for row in result.results):
         for file in files:
             swept_plans = [p for p in plans if p.origin and p.origin.source.name == file]
             named = dict.fromkeys(map(target_name, swept_plans))

@@ -215,7 +215,7 @@ def estimate(of: events.Estimated, then: str, *, bridged: bool = False) -> str:
         f" base took: about {clock(of.evaluations * of.seconds)}",
         f"then {then}" if then else "",
         "bridging each cut comes on top" if bridged else "",
-        "judging and held-out scores come on top",
+        "evaluating finalists and held-out scores come on top",
     )
     return "; ".join(filter(None, parts))
 

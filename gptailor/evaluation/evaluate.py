@@ -67,7 +67,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     objectives start at `folder`. `dtype` is that of the live models, by default their own; `memory`
     bounds their bytes on the device. With `speed`, tokens a second are measured too. Differences
     are from the target `against`, by default from each target's base. With `uncut` each plan that
-    drops layers is also judged without its drops, as the target `NAME, uncut`. Plans are bridged
+    drops layers is also evaluated without its drops, as the target `NAME, uncut`. Plans are bridged
     and healed as declared. `on_event` receives the progress.
 
     An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
@@ -77,9 +77,9 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
     if against is not None and str(against) not in map(str, sources):
         sources.append(against)
-    judged = find_targets(sources, models or {})
-    judged = with_uncut(judged, models or {}) if uncut else judged
-    model_names = names(judged)
+    found = find_targets(sources, models or {})
+    found = with_uncut(found, models or {}) if uncut else found
+    model_names = names(found)
     stated = [
         (objective, True)
         if isinstance(objective, Objective)
@@ -91,8 +91,8 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         Placement(device, dtype_of(dtype), memory),
         None if against is None else str(against),
     )
-    judging = EvaluationRun(judged, stated, chosen, place, on_event, name)
-    return judging.run(speed=speed)
+    evaluation = EvaluationRun(found, stated, chosen, place, on_event, name)
+    return evaluation.run(speed=speed)
 
 
 @final

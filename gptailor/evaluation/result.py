@@ -28,7 +28,7 @@ from gptailor.reporting.records import data_frame, html_table
 @final
 @dataclass(frozen=True, repr=False)
 class EvaluationResult:
-    """The quality of targets, beside their bases, as `judge` returns it.
+    """The quality of targets, beside their bases, as `evaluate` returns it.
 
     `results` has an entry for each target and objective, in that order. Each entry has an
     `outcome`: a `Score` with its standard error, or a `Failure` with a reason. An entry that can be

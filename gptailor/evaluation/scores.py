@@ -177,7 +177,7 @@ class Speed:
 @final
 @dataclass(frozen=True)
 class TargetSize:
-    """The size of a judged target, its speed, and the base's speed measured beside it.
+    """The size of an evaluated target, its speed, and the base's speed measured beside it.
 
     A speed of None could not be measured.
     """

@@ -1,4 +1,4 @@
-"""Targets of judging: plans, compiled folders and plain models, each with its base.
+"""Targets of an evaluation: plans, compiled folders and plain models, each with its base.
 
 A folder, a GGUF file or a Hub id is a plan with that base and nothing else. The base of a compiled
 folder is the base that its `plan.tailor` names, if that is available. The base of a plain model is

@@ -1,4 +1,4 @@
-"""Events of a run: `compile`, `lock`, `verify`, `extract_lora`, `judge`, `search` report them.
+"""Events of a run: `compile`, `lock`, `verify`, `extract_lora`, `evaluate`, `search` report them.
 
     def on_event(event: Event) -> None:
         match event:

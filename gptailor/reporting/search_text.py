@@ -366,11 +366,11 @@ def _required(summary: SearchSummary) -> Iterator[str]:
     judged, met, nearest = required.judged, required.met, required.nearest
     near = "" if nearest is None else f"; the nearest is {nearest}"
     if not required.whole:
-        yield "what is required of plans was not judged to the end yet"
+        yield "the requirements are not evaluated on all plans yet"
     if met:
-        yield f"{met} of {judged} plans that were judged meet what is required"
+        yield f"{met} of {judged} evaluated plans meet the requirements"
     elif judged or required.whole:
-        yield f"none of {judged} plans that were judged meets what is required{near}"
+        yield f"none of {judged} evaluated plans meets the requirements{near}"
     for row in required.rows:
         held = "" if row.held is None else f", held out {shown_number(row.held)}"
         held_bound = row.held_bound

@@ -61,10 +61,10 @@ def test_the_estimate_has_bridging_and_healing(
     Course(monkeypatch, 3.0)
     assert said(capsys) == (
         "16 evaluations of 8 samples at 10 s, as the base took: about 2:40; then bridging and"
-        " healing 2 plans at most: about 1:00; judging and held-out scores come on top"
+        " healing 2 plans at most: about 1:00; evaluating finalists and held-out scores come on top"
     )
     Course(monkeypatch, None)
-    assert "then bridging and healing 2 plans at most; judging" in said(capsys)
+    assert "then bridging and healing 2 plans at most; evaluating" in said(capsys)
     words = estimate(Estimated(16.0, 10.0, 8), "healing 2 plans", bridged=True)
     assert "; then healing 2 plans; bridging each cut comes on top; judging" in words
 

@@ -96,7 +96,7 @@ def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: P
     assert score["held"] is not None
     assert 0 < latency["value"] < 60
     assert f"{line} (" in out
-    assert "plans that were judged meet what is required" in out
+    assert "evaluated plans meet the requirements" in out
     assert (world / "kept" / "best.tailor").exists()
     journal = (world / "kept" / "study.journal").read_text()
     again = search("kept.tailor", "-o", "kept")
@@ -184,7 +184,7 @@ def test_an_interrupt_before_plans_are_judged_leaves_the_best_one(
     assert found.best.exists()
     assert found.summary.required.judged == 0
     said = (world / "stopped" / "summary.md").read_text()
-    assert "was not judged to the end yet" in said
+    assert "are not evaluated on all plans yet" in said
     assert "meets what is required" not in said
 
     def worst_is_nearest(_: Conditions, told: Told, bounds: object) -> float:

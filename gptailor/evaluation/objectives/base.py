@@ -1,4 +1,4 @@
-"""Objectives with samples in tokens, ready to judge plans."""
+"""Objectives with samples in tokens, ready to evaluate plans."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
