@@ -66,7 +66,7 @@ def test_the_estimate_has_bridging_and_healing(
     Course(monkeypatch, None)
     assert "then bridging and healing 2 plans at most; evaluating" in said(capsys)
     words = estimate(Estimated(16.0, 10.0, 8), "healing 2 plans", bridged=True)
-    assert "; then healing 2 plans; bridging each cut comes on top; judging" in words
+    assert "; then healing 2 plans; bridging each cut comes on top; evaluating" in words
 
 
 def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
