@@ -36,7 +36,7 @@ class PlanLM(HFLM):  # type: ignore[misc]
     ) -> None:
         """Stitch a plan's file on a device, in a dtype, by default its own.
 
-        The harness asks for `cuda:0` unless told otherwise; without a CUDA device it is the CPU, as
+        The harness passes `cuda:0` by default; without a CUDA device it is the CPU, as
         with lm-eval's model `hf`. `memory` bounds the bytes on the device. `more` are arguments of
         that model, such as `batch_size` and `max_length`. Raises PlanError for faults of the plan,
         TailorError for a missing tokenizer.

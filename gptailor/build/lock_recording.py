@@ -26,7 +26,7 @@ from gptailor.build.lock import LOCK_FILE, Lock, LockedGguf, LockedModel, Locked
 from gptailor.build.tokenizer import template_file
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.foreign_code import files_without_code
-from gptailor.checkpoint.models import is_inner, is_local
+from gptailor.checkpoint.models import is_inner, is_local, only_compared
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import (
     UNMEASURED,
@@ -58,9 +58,11 @@ def plan_digest(plan: Plan) -> str:
     The paths are those of models, texts and the chat template. So a plan, and its copy in a
     compiled folder, have one digest.
     """
+    unread = only_compared(plan)
     models = {
         name: model if model.made is not None else Model(source=name)
         for name, model in plan.models.items()
+        if name not in unread
     }
     heal = plan.heal
     paths = [bridge.on for bridge in plan.bridges]

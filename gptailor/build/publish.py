@@ -1,7 +1,7 @@
 """A compiled folder as a repository on the Hub: `publish`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -21,7 +21,7 @@ from gptailor.build.published_scores import (
 from gptailor.build.update import changed_since_written
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.checkpoint.models import is_local
+from gptailor.checkpoint.models import is_local, only_compared
 from gptailor.evaluation.targets import HUB_ID
 from gptailor.lang.parse import load
 from gptailor.plan.plan import Plan
@@ -49,7 +49,7 @@ class PublishResult:
     """The upload of a folder: its repository, its files with their sizes in bytes, and remarks.
 
     `card` is the text of the published model card, which differs from the folder's. `notes` name
-    what readers of the repository would miss. `url` is the commit's page; None if nothing was
+    facts that the repository lacks. `url` is the commit's page; None if nothing was
     uploaded.
     """
 
@@ -84,32 +84,29 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     the `model-index` of these scores. `benchmarks` has datasets of the Hub, `ORG/NAME:TASK`, by the
     name of a measured task or file: those scores are in the repository's `.eval_results` too.
 
-    The repository is made if it is missing, `private` if asked for. Hidden files stay
-    here. The token is that of `huggingface_hub` (`hf auth login`, or HF_TOKEN).
+    The repository is made if it is missing, `private` if asked for. Hidden files stay here. The
+    token is that of `huggingface_hub` (`hf auth login`, or HF_TOKEN).
 
     Raises CheckpointError: C101 for a folder that gptailor didn't compile, C501 for a token without
     the right to write or an invalid id, C503 if the Hub can't be reached, C605 for a card or a file
-    of scores that can't be read; PlanError for a folder
-    whose plan has faults.
+    of scores that can't be read; PlanError for a folder whose plan has faults.
     """
-    place = Path(folder)
-    if not HUB_ID.fullmatch(repo):
-        raise CheckpointError("C501", "is no id of the Hub", Path(repo), "write ORG/NAME")
-    for name in (CONFIG, PLAN_FILE):
-        if not (place / name).is_file():
-            lacking = f"expected a folder that 'gptailor compile' wrote, got one without {name}"
-            raise CheckpointError("C101", lacking, place)
+    place, facts, benchmarks = Path(folder), facts or CardFacts(), benchmarks or {}
+    _refuse_ids([repo, *facts.base_models, *(of.partition(":")[0] for of in benchmarks.values())])
+    _refuse_other_folder(place)
+    if benchmarks and scores is None:
+        raise ValueError("benchmarks are of scores: give the file of the scores")
     found = sorted(
         (path.relative_to(place).as_posix(), path.stat().st_size)
         for path in place.rglob("*")
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(place).parts)
     )
     matter, body = _card_parts(place)
-    facts = facts or CardFacts()
     measured = () if scores is None else read_scores(scores, place)
     if measured:
         body = f"{body.rstrip()}\n\n{scores_section(measured)}"
-        matter |= {"model-index": model_index(repo.partition("/")[2], measured)}
+        if index := model_index(repo.partition("/")[2], measured):
+            matter |= {"model-index": index}
     card = _published_card(matter, body, repo, facts)
     contents = {CARD: card.encode()}
     if benchmarks:
@@ -127,10 +124,30 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     return replace(planned, url=url)
 
 
+def _refuse_ids(ids: Iterable[str]) -> None:
+    """Raise CheckpointError (C501) for an invalid id of the Hub."""
+    for named in ids:
+        if not HUB_ID.fullmatch(named):
+            message = "expected an id of the Hub such as ORG/NAME"
+            raise CheckpointError("C501", message, Path(named))
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Raise CheckpointError (C101) for a folder that gptailor didn't compile."""
+    for name in (CONFIG, PLAN_FILE):
+        if not (folder / name).is_file():
+            lacking = f"expected a folder that 'gptailor compile' wrote, got one without {name}"
+            raise CheckpointError("C101", lacking, folder)
+
+
 def _card_parts(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the front matter of a folder's card, and the text below it; both may be empty."""
     path = folder / CARD
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise CheckpointError("C605", "is not UTF-8", path) from error
+    text = text if text.endswith("\n") else f"{text}\n"
     _, opened, rest = text.partition("---\n")
     front, closed, body = rest.partition("\n---\n")
     if not (opened and closed) or not text.startswith("---\n"):
@@ -140,7 +157,7 @@ def _card_parts(folder: Path) -> tuple[dict[str, Any], str]:
     except yaml.YAMLError as error:
         raise CheckpointError("C605", f"its front matter is not YAML: {error}", path) from error
     if not isinstance(matter, dict):
-        raise CheckpointError("C605", "its front matter is no mapping of YAML", path)
+        raise CheckpointError("C605", "expected a YAML mapping as front matter", path)
     return matter, body
 
 
@@ -153,7 +170,7 @@ def _published_card(matter: Mapping[str, Any], body: str, repo: str, facts: Card
         "base_model": list(facts.base_models),
     }
     stated = {key: value for key, value in stated.items() if value}
-    if facts.base_models and "merge" in matter.get("tags", ()):
+    if facts.base_models and "merge" in (matter.get("tags") or ()):
         stated["base_model_relation"] = "merge"
     matter = {**stated, **{key: value for key, value in matter.items() if key not in stated}}
     if facts.title is not None:
@@ -169,7 +186,7 @@ _LOADED = re.compile(r'^(\w+ = pipeline\("text-generation", )"[^"]*"\)', re.MULT
 
 
 def _notes(folder: Path, matter: Mapping[str, Any], facts: CardFacts) -> Iterator[str]:
-    """Yield remarks on what readers of the repository would miss; `matter` is the card's."""
+    """Yield the facts that the repository lacks; `matter` is the card's."""
     plan = load(folder / PLAN_FILE)
     listed = matter.get("base_model") or []
     named = [listed] if isinstance(listed, str) else listed
@@ -192,6 +209,7 @@ def _notes(folder: Path, matter: Mapping[str, Any], facts: CardFacts) -> Iterato
 
 
 def _local_models(plan: Plan) -> Iterator[tuple[str, str]]:
+    compared = only_compared(plan)
     for name, model in plan.models.items():
-        if model.made is None and is_local(model.source):
+        if name not in compared and model.made is None and is_local(model.source):
             yield name, model.source

@@ -9,10 +9,12 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from gptailor.checkpoint.files import CheckpointError, open_regular
 from gptailor.lang.parse import read_objective
+from gptailor.lang.words import measure_words
 from gptailor.plan.faults import PlanError, listed
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.reporting.quantities import with_error
+from gptailor.plan.search_block import with_file
+from gptailor.reporting.quantities import shown_number
 
 RESULTS_FILE = ".eval_results/gptailor.yaml"
 """The place of benchmark results in a repository; the Hub reads `.eval_results/*.yaml`."""
@@ -24,8 +26,9 @@ _CODE = "C605"
 class PublishedScore(NamedTuple):
     """A score of the folder: its objective in words, value, standard error and samples.
 
-    `base` is the base's score, and `difference` the paired difference from it with its error; each
-    is None if it was not measured.
+    Files have their names alone in the objective, without folders of this machine. `base` is the
+    base's score, and `difference` the paired difference from it with its error; each is None if it
+    was not measured. So is an unknown error.
     """
 
     objective: str
@@ -44,7 +47,7 @@ class PublishedScore(NamedTuple):
     def measured_on(self) -> str:
         """The name of the task or of the file of samples; empty for a size."""
         arguments = self.parsed.arguments
-        return str(arguments.get("task") or Path(str(arguments.get("file", ""))).name)
+        return Path(str(arguments.get("task") or arguments.get("file", ""))).name
 
     @property
     def metric(self) -> str:
@@ -63,10 +66,12 @@ def read_scores(file: str | Path, folder: Path) -> tuple[PublishedScore, ...]:
     path = Path(file)
     with open_regular(path, _CODE) as opened:
         raw = opened.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise CheckpointError(_CODE, f"expected at most {_MOST_BYTES:,} bytes", path)
     try:
         document = json.loads(raw)
         rows = [row for row in document["results"] if row["score"] is not None]
-        bases = {row["objective"]: row["score"] for row in document["bases"]}
+        bases = {(row["target"], row["objective"]): row["score"] for row in document["bases"]}
         own = [row for row in rows if Path(row["target"]).resolve() == folder.resolve()]
         found = tuple(_score(row, bases) for row in own)
     except (ValueError, LookupError, TypeError, PlanError) as error:
@@ -74,18 +79,23 @@ def read_scores(file: str | Path, folder: Path) -> tuple[PublishedScore, ...]:
         raise CheckpointError(_CODE, message, path, "write it by that command") from error
     if not found:
         others = listed(dict.fromkeys(f"'{row['target']}'" for row in rows)) or "nothing"
-        message = f"has scores of {others}, and none of {folder}"
-        raise CheckpointError(_CODE, message, path, f"evaluate that folder: gptailor eval {folder}")
+        message = f"expected scores of '{folder}', got scores of {others}"
+        help_ = f"paths start at the current folder: run 'gptailor eval {folder} …' here"
+        raise CheckpointError(_CODE, message, path, help_)
     return found
 
 
-def _score(row: Mapping[str, Any], bases: Mapping[str, float]) -> PublishedScore:
-    objective, difference = str(row["objective"]), row.get("difference")
-    read_objective(objective)
-    pair = None if difference is None else (float(difference["value"]), difference["stderr"])
+def _score(row: Mapping[str, Any], bases: Mapping[tuple[str, str], float]) -> PublishedScore:
+    """Return a row as a score; the difference is the one from a base alone."""
+    stated, difference = str(row["objective"]), row.get("difference")
+    objective = with_file(read_objective(stated)[0], lambda file: Path(file).name)
+    base = bases.get((row.get("against") or "", stated))
+    pair = None
+    if base is not None and difference is not None:
+        pair = (float(difference["value"]), difference["stderr"])
     return PublishedScore(
-        objective, float(row["score"]), row["stderr"], int(row["samples"] or 0),
-        bases.get(objective), pair,
+        measure_words(objective), float(row["score"]), row["stderr"], int(row["samples"] or 0),
+        base, pair,
     )  # fmt: skip
 
 
@@ -114,8 +124,8 @@ def scores_section(scores: Sequence[PublishedScore]) -> str:
     lines = ["## Evaluation", "", "Measured with `gptailor eval`. Differences are paired.", ""]
     lines += ["| objective | samples | base | this model | difference |", "|---|--:|--:|--:|--:|"]
     for score in scores:
-        base = "" if score.base is None else with_error(score.base, 0.0).removesuffix(" ± 0")
-        own = with_error(score.value, score.stderr or 0.0).removesuffix(" ± 0")
+        base = "" if score.base is None else shown_number(score.base)
+        own = shown_number(score.value, score.stderr)
         difference = "" if score.difference is None else _signed(*score.difference)
         samples = str(score.samples or "")
         lines.append(f"| `{score.objective}` | {samples} | {base} | {own} | {difference} |")
@@ -123,7 +133,7 @@ def scores_section(scores: Sequence[PublishedScore]) -> str:
 
 
 def _signed(value: float, stderr: float | None) -> str:
-    return ("+" if value > 0 else "") + with_error(value, stderr or 0.0)
+    return ("+" if value > 0 else "") + shown_number(value, stderr)
 
 
 def benchmark_results(
@@ -139,14 +149,14 @@ def benchmark_results(
     entries = []
     for name, dataset in benchmarks.items():
         own = [score for score in scores if score.measured_on == name]
-        if not own:
+        if len(own) != 1:
             known = listed(dict.fromkeys(f"'{score.measured_on}'" for score in scores), "or")
-            raise CheckpointError(_CODE, "no score is measured on it", Path(name), f"name {known}")
-        dataset_id, _, task = dataset.partition(":")
-        for score in own:
-            notes = f"{score.metric}, {score.samples} samples, gptailor {version}"
-            entries.append(
-                EvalResultEntry(dataset_id, task or "default", value=score.value, notes=notes)
-            )
+            message = f"expected one score of '{name}', got {len(own)}"
+            help_ = "evaluate one objective on it" if own else f"the scores are of {known}"
+            raise CheckpointError(_CODE, message, Path(name), help_)
+        [score], (dataset_id, _, task) = own, dataset.partition(":")
+        notes = f"{score.metric}, {score.samples} samples, gptailor {version}"
+        entry = EvalResultEntry(dataset_id, task or "default", value=score.value, notes=notes)
+        entries.append(entry)
     text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
     return text

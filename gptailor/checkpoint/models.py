@@ -21,6 +21,7 @@ from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.layer_parts import Branch
+from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed, with_inner
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
 from gptailor.plan.sites import named_models, output_recipes
@@ -199,6 +200,14 @@ def _bound(declared: Model, folder: Path) -> Model:
         return Model(source=str(folder))
     complete = (folder / CONFIG).exists() or not (folder / ADAPTER_CONFIG).exists()
     return Model(source=str(folder), on=None if complete else declared.on)
+
+
+def only_compared(plan: Plan) -> frozenset[str]:
+    """Return the models that expectations compare scores with and that no output is made of."""
+    output = plan.model_copy(update={"search": None, "expects": ()})
+    compared = {name for _, name in compared_models(plan.model_copy(update={"search": None}))}
+    searched = {name for _, name in compared_models(plan.model_copy(update={"expects": ()}))}
+    return frozenset(compared - searched - {"base", *needed(output, used(output))})
 
 
 def used(plan: Plan) -> set[str]:

@@ -23,4 +23,6 @@ def token_counter(checkpoint: Checkpoint) -> Callable[[str], int] | None:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception:  # noqa: BLE001 (the package raises `Exception`; a use of the file reports it)
         return None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -51,7 +51,7 @@ def every_named_count_is_its_number(plan: p.Plan) -> Iterator[Fault]:
             message = f"the count is {p.count_text(count)}, and '{name}' is {value}"
             yield Fault("P310", message, (*at, "count"), also=(also,))
             continue
-        message = f"the number of layers to drop must be a whole number, and '{name}' is none"
+        message = f"expected a whole number of layers to drop, '{name}' is another value"
         help_ = f"write 'let {name} = 7', or a range of counts such as 4..10 in the drop"
         yield Fault("P310", message, (*at, "count"), help_, also=(also,))
 

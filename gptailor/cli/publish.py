@@ -64,11 +64,13 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     a base that is only a folder of this machine. The repository is made if it is missing. The token
     is that of 'hf auth login', or HF_TOKEN.
 
-    The options --title to --benchmark change the published model card. The folder's card stays as
-    it is.
+    The options --title to --scores change the published model card. The folder's card stays as it
+    is. --benchmark writes .eval_results.
     """
     from gptailor.build.publish import CardFacts, publish
 
+    if benchmarks and scores is None:
+        raise click.UsageError("--benchmark is of scores: give them by --scores FILE")
     facts = CardFacts(title, license_, languages, datasets, base_models)
     made = publish(
         folder, repo, facts=facts, scores=scores, benchmarks=dict(benchmarks),

@@ -13,7 +13,12 @@ from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, received_by
 from gptailor.cli.options import keep_memory, read_plan, say
 from gptailor.plan.optional_packages import require
-from gptailor.reporting.quantities import bytes_in_words, count_from_words, millions
+from gptailor.reporting.quantities import (
+    bytes_in_words,
+    count_from_words,
+    loss_from_words,
+    millions,
+)
 
 if TYPE_CHECKING:
     from gptailor.reporting.summary import SizeRow
@@ -209,10 +214,10 @@ class _Loss(click.ParamType[tuple[str, float]]):
         """Return the unit and the number."""
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*(%?)", str(value))
-        if match is None:
-            self.fail(f"'{value}' is no loss such as 2% or 0.05", param, ctx)
-        return ("share", float(match[1]) / 100) if match[2] else ("nats", float(match[1]))
+        try:
+            return loss_from_words(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 _PICK_EXAMPLE = """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, StepLines, received_by
 from gptailor.plan.faults import PlanError, to_github
@@ -61,8 +62,8 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     of a bound, is evaluated once on each text. Relative paths start at the plan's folder.
 
     A score is compared with a share of another model's score sample by sample. An expectation
-    fails if the difference from the bound is larger than two standard errors. A smaller difference
-    is a tie, and passes. Sizes are exact.
+    fails if its bound is missed by more than two standard errors. A smaller difference is a tie,
+    and passes. Sizes are exact.
 
     The exit code is 1 if an expectation fails, and 3 if none fails and a score is missing. Without
     any expectation it is 2.
@@ -71,6 +72,8 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         from gptailor.checkpoint.write.output_file import refuse_output
 
         refuse_output(junit, force=True)
+        if any(junit.exists() and Path(n).exists() and junit.samefile(n) for n in plans):
+            raise CheckpointError("C302", "is a plan to test", junit)
     try:
         targets = _targets(plans, models, lets, families)
         results = _results(targets, samples, seed, (device, dtype, memory))
@@ -80,12 +83,12 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         for fault in error.faults:
             options.say(to_github(fault))
         sys.exit(1)
+    _print(results, form)
     if junit is not None:
         from gptailor.checkpoint.write.output_file import write_whole
         from gptailor.reporting.expectations import junit as junit_xml
 
         write_whole(Path(os.path.realpath(junit)), junit_xml(results).encode(), junit)
-    _print(results, form)
     verdicts = {result.verdict for result in results}
     sys.exit(1 if "fail" in verdicts else 3 if "unknown" in verdicts else 0)
 

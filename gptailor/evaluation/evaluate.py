@@ -72,9 +72,12 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
     An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
     objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
-    missing device.
+    missing device. Raises ValueError for fewer than one sample.
     """
     sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+    asked = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
+    if not (sources and asked):
+        raise ValueError("expected a target and an objective, got none")
     if against is not None and str(against) not in map(str, sources):
         sources.append(against)
     found = find_targets(sources, models or {})
@@ -84,9 +87,9 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         (objective, True)
         if isinstance(objective, Objective)
         else read_objective(objective, model_names)
-        for objective in ([objectives] if isinstance(objectives, str | Objective) else objectives)
+        for objective in asked
     ]
-    chosen = Samples(Path(folder), samples, seed)
+    chosen = Samples(Path(folder), samples, seed).at_least(1)
     place, name = (
         Placement(device, dtype_of(dtype), memory),
         None if against is None else str(against),

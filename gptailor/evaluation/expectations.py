@@ -23,7 +23,7 @@ from gptailor.evaluation.speed import latency_score, speeds
 from gptailor.evaluation.targets import Target, base_of, find_targets, identity
 from gptailor.lang.words import bounded_words, measure_words
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
-from gptailor.plan.faults import Fault, PlanError, locate
+from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import ready
@@ -57,7 +57,13 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     """
     sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
     found = find_targets(sources, models or {})
-    drawn, place = Samples(Path(), samples, seed), Placement(device, dtype_of(dtype), memory)
+    if not any(target.origin.expects for target in found):
+        names = listed(f"'{target.name}'" for target in found)
+        raise TailorError(
+            f"{names} has no expectation: write 'expect nll(\"text.txt\") <= 1.1 * base'"
+        )
+    drawn = Samples(Path(), samples, seed).at_least(LEAST_SAMPLES)
+    place = Placement(device, dtype_of(dtype), memory)
     return Expectations(found, drawn, place, on_event).results()
 
 
@@ -152,7 +158,8 @@ class Expectations:
         """Return the measures of each target, grouped by shared samples and layers."""
         by_target: dict[Hashable, list[_Measured]] = {}
         for measured in self._measured.values():
-            key = _content(measured.target), measured.samples
+            reading = reading_of(measured.target).key([measured.stated])
+            key = _content(measured.target), measured.samples, reading
             by_target.setdefault(key, []).append(measured)
         groups: dict[Hashable, list[list[_Measured]]] = {}
         for of_target in by_target.values():
@@ -244,11 +251,14 @@ class Expectations:
         if result.passed:
             return result
         at, why = ("expects", row.number), difference_words(result)
+        origin = row.target.origin.origin
+        settings = "" if origin is None else origin.source.settings
+        of = f"the expectation {words}" + (f" with {settings}" if settings else "")
         if verdict == "fail":
-            missed = Fault("M501", f"the expectation {words} is not met: {why}", at)
+            missed = Fault("M501", f"{of} is not met: {why}", at)
         else:
-            missed = Fault("M502", f"the expectation {words} has no score: {why}", at)
-        [fault] = locate([missed], row.target.origin.origin)
+            missed = Fault("M502", f"{of} has no score: {why}", at)
+        [fault] = locate([missed], origin)
         return replace(result, fault=fault)
 
 
@@ -262,8 +272,9 @@ def _refuse_texts(targets: Sequence[Target]) -> None:
 def _refuse_one_sample(measured: _Measured, objective: PreparedObjective) -> None:
     """Raise PlanError (M502) for a text with a single sample."""
     if objective.size < LEAST_SAMPLES:
-        message = f"'{objective.name}' has {objective.size} sample, which has no error"
-        fault = Fault("M502", message, ("expects", measured.number), "give a longer text")
+        message = f"expected at least 2 samples for '{objective.name}', got {objective.size}"
+        help_ = "one sample has no standard error: give a longer text"
+        fault = Fault("M502", message, ("expects", measured.number), help_)
         raise PlanError(locate([fault], measured.target.origin.origin))
 
 

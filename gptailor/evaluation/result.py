@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
 from typing import Any, final
 
 import click
@@ -21,8 +23,10 @@ from gptailor.evaluation.scores import (
     TargetSize,
     paired_difference,
 )
+from gptailor.evaluation.targets import target_name
 from gptailor.plan.faults import TailorError, listed
-from gptailor.reporting.records import data_frame, html_table
+from gptailor.plan.plan import Plan
+from gptailor.reporting.records import data_frame
 
 
 @final
@@ -77,10 +81,11 @@ class EvaluationResult:
 
         The columns are those of `to_csv`; a missing value is None.
         """
-        sizes = {size.target: size for size in (*self.subjects, *self.base_subjects)}
+        results, subjects = (*self.bases, *self.results), (*self.base_subjects, *self.subjects)
+        each = len(results) // len(subjects) if subjects else 1
         rows = []
-        for result in (*self.bases, *self.results):
-            record = dict(_result(result, each=False)) | sizes[result.target].counts
+        for number, result in enumerate(results):  # names of targets may be equal
+            record = dict(_result(result, each=False)) | subjects[number // each].counts
             difference = record.get("difference") or {}
             record["difference"] = difference.get("value")
             record["difference_stderr"] = difference.get("stderr")
@@ -103,31 +108,42 @@ class EvaluationResult:
         lines.writerows(self.records())
         return out.getvalue()
 
-    def difference(self, target: str, other: str) -> dict[str, ScoreDifference]:
+    def difference(
+        self, target: str | Path | Plan, other: str | Path | Plan = "base"
+    ) -> dict[str, ScoreDifference]:
         """Return by objective how much larger a target's score is than another's, with its error.
 
-        The differences are paired, sample by sample. Objectives without samples in common, or with
-        a failure, are left out. Raises TailorError for an unknown target, with the known ones.
+        Targets are named as they were given to `evaluate`; "base" is the base that all targets
+        share. The differences are paired, sample by sample. Objectives without samples in common,
+        or with a failure, are left out. Raises TailorError for an unknown target, with the known
+        ones.
         """
         by_target: dict[str, dict[str, Outcome]] = {}
         for result in (*self.bases, *self.results):
             if result.objective in by_target.setdefault(result.target, {}):
                 raise TailorError(f"several targets are called '{result.target}'")
             by_target[result.target][result.objective] = result.outcome
-        for name in (target, other):
+        base = {result.target for result in self.bases} or {
+            result.against for result in self.results if result.against
+        }
+        outcomes = []
+        for given in (target, other):
+            name = target_name(given if isinstance(given, Plan) else str(given))
+            if name not in by_target and name == "base" and len(base) == 1:
+                (name,) = base
             if name not in by_target:
                 raise TailorError(f"no target is '{name}'; the targets are {listed(by_target)}")
+            outcomes.append(by_target[name])
         found = {}
-        for objective, outcome in by_target[target].items():
-            one, two = _each(outcome), _each(by_target[other].get(objective))
+        for objective, outcome in outcomes[0].items():
+            one, two = _each(outcome), _each(outcomes[1].get(objective))
             if one is not None and two is not None:
                 found[objective] = paired_difference(one, two)
         return found
 
     def _repr_html_(self) -> str:
-        """Return the scores as a table of a notebook."""
-        heads = ("target", "objective", "score", "stderr", "difference", "failure")
-        return html_table(self.records(), heads)
+        """Return the table of a notebook: the text of `print`."""
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def _each(outcome: Outcome | None) -> PerSample | None:

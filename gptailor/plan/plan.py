@@ -7,6 +7,7 @@ are equal plans. Rules that speak to people are not here but in `gptailor.checks
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, final
 
@@ -521,6 +522,14 @@ class Plan(Closed):
         """Return the recipe of `embed`, `norm`, `head` or `tokenizer`, or None without one."""
         recipe: Recipe | str | None = getattr(self, where)
         return None if isinstance(recipe, str) else recipe
+
+    def __str__(self) -> str:
+        """Return the canonical text."""
+        return str(import_module("gptailor").format(self))  # is above this module
+
+    def _repr_html_(self) -> str:
+        """Return the layer map of a notebook."""
+        return str(import_module("gptailor").show(self)._repr_html_())
 
     def __eq__(self, other: object) -> bool:
         """Return whether all fields are equal; the text they were read from doesn't count."""

@@ -70,7 +70,7 @@ def bytes_from_words(text: str) -> int:
     unit = _BYTE_UNITS.get(match[2].upper()) if match else None
     size = int(float(match[1]) * unit) if match and unit else 0
     if size <= 0:
-        raise ValueError(f"'{text}' is no size such as 5GB or 500MiB")
+        raise ValueError(f"expected a size such as 5GB or 500MiB, got '{text}'")
     return size
 
 
@@ -81,8 +81,19 @@ def count_from_words(text: str) -> int:
     units = _UNITS | {"B": 10**9}
     count = round(float(match[1]) * units[match[2].upper()]) if match else 0
     if count <= 0:
-        raise ValueError(f"'{text}' is no number of parameters such as 110M or 1.5B")
+        raise ValueError(f"expected a number of parameters such as 110M or 1.5B, got '{text}'")
     return count
+
+
+def loss_from_words(text: str) -> tuple[str, float]:
+    """Return the unit and the number of a loss: `2%` (`share`) or `0.05` (`nats`).
+
+    Raises ValueError.
+    """
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*(%?)", text)
+    if match is None:
+        raise ValueError(f"expected a loss such as 2% or 0.05, got '{text}'")
+    return ("share", float(match[1]) / 100) if match[2] else ("nats", float(match[1]))
 
 
 def speed_in_words(speed: float | None, base: float | None = None) -> str:

@@ -308,10 +308,10 @@ def verdict_words(summary: SearchSummary) -> str:
     gain, name = _gain(against, verdict.unit), against.origin
     if verdict.better:
         many = verdict.starts
-        which = (
-            f"than the best of {many} starting plans, '{name}'" if many > 1 else f"than '{name}'"
-        )
-        return f"Better {which}, by {gain}{paired}.{_too_few(summary, verdict, found_row)}{base}"
+        which = f"the best of {many} starting plans, '{name}'" if many > 1 else f"'{name}'"
+        few = _too_few(summary, verdict, found_row)
+        better = "Ahead of" if few else "Better than"
+        return f"{better} {which}, by {gain}{paired}.{few}{base}"
     few = _too_few(summary, verdict, found_row)
     handed = ""
     if best.trial != found_row.trial:

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -21,7 +21,12 @@ from gptailor.plan.search_block import with_file
 from gptailor.reporting.block_map import block_map
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.page.run_report import ReportedObjective, ReportedTrial
-from gptailor.reporting.quantities import bytes_from_words, count_from_words, shown_number
+from gptailor.reporting.quantities import (
+    bytes_from_words,
+    count_from_words,
+    loss_from_words,
+    shown_number,
+)
 from gptailor.reporting.records import data_frame, html_table
 from gptailor.reporting.search_text import beside_base, beside_base_words, markdown, verdict_words
 from gptailor.reporting.summary import (
@@ -67,16 +72,20 @@ class SearchResult:
     """Why a search ended, its summary, its best plan's file if there is one, and its folder."""
 
     ended: Ended
-    summary: SearchSummary
+    summary: SearchSummary = field(repr=False)
     best: Path | None
     run: str | Path
 
+    def __str__(self) -> str:
+        """Return the verdict, and the best plan's file."""
+        return "\n".join(filter(None, (verdict_words(self.summary), str(self.best or ""))))
+
     @property
     def plan(self) -> Plan:
-        """The best plan. Raises TailorError if no plan has a score."""
+        """The best plan; paths are absolute. Raises TailorError if no plan has a score."""
         if self.best is None:
             raise TailorError("the search found no plan with a score")
-        return load(self.best)
+        return loads(format_plan(seen_from(load(self.best), None)), str(self.best))
 
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each trial in their order, by column.
@@ -111,19 +120,19 @@ class SearchResult:
         memory: int | str | None = None,
         context: int = 0,
         layers: int | None = None,
-        share: float | None = None,
-        nats: float | None = None,
+        loss: str | float | None = None,
     ) -> Plan:
         """Return the best plan within bounds, as `gptailor pick` does; paths are absolute.
 
         `parameters` may be a text such as `110M`. `memory` bounds the bytes of the weights and of
-        the KV cache of one text of `context` tokens, also as a text such as `2GB`. `share` and
-        `nats` bound the loss beside the base. Raises TailorError if no plan keeps to the bounds,
-        ValueError for a text that is no number.
+        the KV cache of one text of `context` tokens, also as a text such as `2GB`. `loss` bounds
+        the loss beside the base: `"2%"` of its scores, or 0.05 nats. Raises TailorError if no plan
+        keeps to the bounds, ValueError for a text that is no number.
         """
         most = count_from_words(parameters) if isinstance(parameters, str) else parameters
         room = bytes_from_words(memory) if isinstance(memory, str) else memory
-        found = pick(self.run, Bounds(most, room, context, layers, share, nats), None)
+        lost = {} if loss is None else dict([loss_from_words(str(loss))])
+        found = pick(self.run, Bounds(most, room, context, layers, **lost), None)
         if not found.kept:
             nearest = f"{found.row.parameters:,} parameters, {found.row.layers} layers"
             raise TailorError(f"no plan keeps to these bounds; the nearest has {nearest}")

@@ -125,6 +125,8 @@ class Settings:
 
 def settings(plan: Plan, flags: Flags) -> Settings:
     """Return the flags over the block. Raises WishError or PlanError for an invalid search."""
+    if flags.trials is not None and flags.trials < 1:
+        raise WishError(f"expected at least 1 trial, got {flags.trials}")
     if open_choices(plan) == 0:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
     block = plan.search or Search()

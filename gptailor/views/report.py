@@ -73,7 +73,10 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     subject = target if isinstance(target, str | Path | Plan) else target.run
     name = None if isinstance(subject, Plan) else str(subject)
     refuse_output(place, force=force)
-    if name is not None and place.exists() and Path(name).exists() and place.samefile(name):
+    read = str(subject)
+    if isinstance(subject, Plan):
+        read = "" if subject.origin is None else subject.origin.source.name
+    if place.exists() and Path(read).is_file() and place.samefile(read):
         raise CheckpointError("C302", "is the input of this report", place)
     speech = None if prompt is None else of.Speech(prompt, tokens, on_event)
     paths = {name: Path(path) for name, path in (models or {}).items()}
@@ -88,9 +91,9 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
         _refuse_picture(file, force=force)
     foot = f"Made by gptailor {escape(gptailor.__version__)}."
     raw = page_html(page.title, page.lead, page.sections, foot).encode()
-    _write(place, raw)
     if pictures is not None:
         _write_pictures(Path(pictures), page)
+    _write(place, raw)
     return ReportResult(place, len(raw), files)
 
 

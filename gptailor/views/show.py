@@ -91,7 +91,7 @@ def shown_lines(
 
 
 def _prepared(plan: Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, str]:
-    """Return the plan's output, from headers; or None, and the reason if it isn't open choices."""
+    """Return the plan's output, from headers; or None and the reason, empty for open choices."""
     if open_choices(plan):
         return None, ""
     try:

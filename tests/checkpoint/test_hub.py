@@ -448,16 +448,37 @@ def test_scores_are_on_the_card_and_in_the_hubs_results(desk: Desk, folders: Pat
     assert "6 samples" in entry["notes"]
 
 
+def test_a_cards_scores_are_from_the_folders_own_base(desk: Desk, folders: Path) -> None:
+    plan = PLAN.replace('"org/base"', f'"{folders / "base"}"')
+    assert desk.compile(plan=plan).code == 0
+    rows = str((desk.folder / "rows.jsonl").resolve())
+    objective = f'nll("{rows}")'
+    own = {"target": "out", "objective": objective, "score": 2.5, "stderr": None, "samples": 1}
+    own |= {"against": "b", "difference": {"value": -0.5, "stderr": None}}
+    bases = [
+        {"target": name, "objective": objective, "score": s} for name, s in (("a", 7), ("b", 3))
+    ]
+    scores = desk.folder / "scores.json"
+    scores.write_text(json.dumps({"results": [own], "bases": bases}))
+    shown = desk.run("publish", "out", "me/model", "--scores", "scores.json", "--show-card").out
+    assert '| `nll("rows.jsonl")` | 1 | 3 | 2.5 | -0.5 |' in shown
+    assert rows not in shown
+    own["against"] = "another target"
+    scores.write_text(json.dumps({"results": [own], "bases": bases}))
+    shown = desk.run("publish", "out", "me/model", "--scores", "scores.json", "--show-card").out
+    assert '| `nll("rows.jsonl")` | 1 |  | 2.5 |  |' in shown
+
+
 @pytest.mark.parametrize(
     ("text", "more", "message"),
     [
         ("{", (), "expected the JSON of 'gptailor eval DIR"),
-        ('{"results": [], "bases": []}', (), "has scores of nothing, and none of out"),
+        ('{"results": [], "bases": []}', (), "expected scores of 'out', got scores of nothing"),
         (
             '{"results": [{"target": "other", "objective": "parameters()", "score": 3}],'
             ' "bases": []}',
             (),
-            "has scores of 'other', and none of out",
+            "expected scores of 'out', got scores of 'other'",
         ),
         (
             '{"results": [{"target": "out", "objective": "nll(", "score": 3}], "bases": []}',
@@ -468,7 +489,7 @@ def test_scores_are_on_the_card_and_in_the_hubs_results(desk: Desk, folders: Pat
             '{"results": [{"target": "out", "objective": "nll(\\"a.txt\\")", "score": 3,'
             ' "stderr": null, "samples": 2}], "bases": []}',
             ("--benchmark", "b.txt=org/bench"),
-            "no score is measured on it",
+            "expected one score of 'b.txt', got 0",
         ),
     ],
 )
@@ -497,11 +518,12 @@ def test_a_token_that_may_not_write_is_refused(desk: Desk, token: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("out", "model"), "error[C501]: is no id of the Hub"),
+        (("out", "me/model", "--base-model", "no id"), "error[C501]: expected an id of the Hub"),
+        (("out", "model"), "error[C501]: expected an id of the Hub such as ORG/NAME"),
         (("nowhere", "me/model"), "error[C101]: expected a folder that 'gptailor compile' wrote"),
     ],
 )
-def test_a_wrong_publication_is_refused(desk: Desk, words: tuple[str, str], message: str) -> None:
+def test_a_wrong_publication_is_refused(desk: Desk, words: tuple[str, ...], message: str) -> None:
     assert desk.compile().code == 0
     done = desk.run("publish", *words, "--upload", HF_TOKEN="hf_writer")
     assert (done.code, message in done.err) == (3, True)

@@ -228,7 +228,7 @@ def test_a_text_is_named_that_is_not_there_or_too_small(run: Run, world: Path) -
     small = plan(world, "small.tailor", 'nll("one.jsonl") <= 9')
     said = run(small, "--junit", "not.xml")
     assert said.code == 1
-    assert "error[M502]: 'nll(\"one.jsonl\")' has 1 sample, which has no error" in said.err
+    assert "error[M502]: expected at least 2 samples for 'nll(\"one.jsonl\")', got 1" in said.err
     assert "small.tailor:6:1" in said.err
     assert not (world / "not.xml").exists()
 
@@ -288,3 +288,35 @@ def test_in_python(world: Path) -> None:
     assert result.fault is None
     with pytest.raises(PlanError):
         gptailor.evaluate_expectations(world / plan(world, "py.tailor", 'nll("none") <= 99'))
+
+
+def test_each_plan_is_compared_with_its_own_model_of_a_name(run: Run, world: Path) -> None:
+    tiny_model("llama", world / "third", seed=7, layers=5)
+    names = []
+    for folder in ("base", "third"):
+        text = PLAN.replace('"./math"', f'"./{folder}"')
+        line = 'kl("rows.jsonl", from=math) <= 2 * base'
+        names.append(plan(world, f"of_{folder}.tailor", line, text=text))
+    alone = [json.loads(run(name, "--format", "json").out)[0]["bound"] for name in names]
+    both = [row["bound"] for row in json.loads(run(*names, "--format", "json").out)]
+    assert both == alone
+    assert both[0] != both[1]
+
+
+def test_a_report_of_results_never_replaces_a_plan(run: Run, world: Path) -> None:
+    name = plan(world, "kept.tailor", "parameters() < base")
+    before = (world / name).read_text()
+    said = run(name, "--junit", name)
+    assert said.code == 3
+    assert "error[C302]: is a plan to test" in said.err
+    assert (world / name).read_text() == before
+
+
+def test_a_model_that_only_an_expectation_names_is_no_part_of_the_lock(world: Path) -> None:
+    lock = gptailor.lock(gptailor.load(world / plan(world, "locked.tailor")))
+    rival = PLAN + 'model rival = "./math"\n'
+    more = gptailor.load(world / plan(world, "more.tailor", "parameters() < rival", text=rival))
+    assert gptailor.lock(more).plan == lock.plan
+    used = PLAN + 'model rival = "./math"\nL2 from rival\n'
+    other = gptailor.load(world / plan(world, "used.tailor", "parameters() < rival", text=used))
+    assert gptailor.lock(other).plan != lock.plan

@@ -106,9 +106,9 @@ def test_a_name_of_several_targets_has_no_difference(world: Path) -> None:
 
 def test_a_notebook_shows_a_table(judged: gptailor.EvaluationResult) -> None:
     page = judged._repr_html_()
-    assert page.count("<tr>") == len(judged.records()) + 1
-    assert "<th>score</th>" in page
-    assert f"<td>{judged.records()[0]['score']:.4g}</td>" in page
+    assert page.startswith("<pre>")
+    assert f"{judged.records()[0]['score']:.3f}" in page
+    assert "difference from" in page
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,10 @@ def searched(world: Path) -> gptailor.SearchResult:
 
 def test_a_search_has_its_best_plan(searched: gptailor.SearchResult, world: Path) -> None:
     assert searched.best is not None
-    assert searched.plan == gptailor.load(searched.best)
+    assert searched.plan.drops == gptailor.load(searched.best).drops
+    again = gptailor.loads(gptailor.format(searched.plan), folder=world / "guide" / "elsewhere")
+    assert not [f for f in gptailor.check(again) if f.severity == "error"], "paths are absolute"
+    assert str(searched.best) in str(searched)
     assert not gptailor.check(searched.plan) or all(
         fault.severity == "warning" for fault in gptailor.check(searched.plan)
     )
@@ -156,6 +159,7 @@ def test_the_script_of_the_guide_runs(
     plan = PLAN.replace(
         "merge(L1 base, L1 math, 0.5)", "let mix = 0.5\nmerge(L1 base, L1 math, mix)"
     )
+    plan += "expect parameters() < base\n"
     (world / "guide").mkdir()
     for name in ("base", "math", "a.jsonl", "space.tailor"):
         (world / "guide" / name).symlink_to(world / name)
@@ -241,7 +245,7 @@ def test_results_are_tables_of_pandas(
 def test_bounds_may_be_written_in_words(searched: gptailor.SearchResult) -> None:
     most = max(row["parameters"] for row in searched.records() if row["parameters"])
     assert searched.pick(parameters=f"{most:,}") == searched.pick(parameters=most)
-    with pytest.raises(ValueError, match="no number of parameters such as 110M"):
+    with pytest.raises(ValueError, match="expected a number of parameters such as 110M"):
         searched.pick(parameters="many")
 
 
@@ -258,3 +262,46 @@ def test_a_report_of_a_search_and_of_a_plan(
     assert "merge(L1 base, L1 math, 0.5)" in one.file.read_text()
     with pytest.raises(gptailor.TailorError, match="exists already"):
         report(plan, tmp_path / "plan.html")
+
+
+def test_a_difference_takes_plans_and_paths_and_has_the_base_by_itself(world: Path) -> None:
+    plan = gptailor.load(world / "plan.tailor")
+    scores = gptailor.evaluate([plan, world / "math"], 'nll("a.jsonl")', folder=world)
+    (named,) = scores.difference(str(world / "plan.tailor"), str(world / "math")).values()
+    assert scores.difference(plan, world / "math") == {'nll("a.jsonl")': named}
+    stated = next(r for r in scores.results if r.target == str(world / "plan.tailor")).difference
+    (from_base,) = scores.difference(plan).values()
+    assert stated is not None
+    assert (from_base.value, from_base.stderr) == (stated.value, stated.stderr)
+
+
+def test_targets_of_one_name_have_their_own_sizes(world: Path) -> None:
+    texts = (PLAN, PLAN.replace("drop L3", "drop L2..L3"))
+    plans = [gptailor.loads(text, folder=world) for text in texts]
+    rows = gptailor.evaluate(plans, 'nll("a.jsonl")', folder=world).records()
+    assert [row["layers"] for row in rows] == [5, 4, 3]
+
+
+def test_numbers_out_of_range_are_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected at least 1 samples, got 0"):
+        gptailor.evaluate(world / "base", 'nll("a.jsonl")', samples=0, folder=world)
+    with pytest.raises(ValueError, match="expected a target and an objective"):
+        gptailor.evaluate(world / "base", [])
+    with pytest.raises(gptailor.TailorError, match="expected at least 1 trial, got 0"):
+        gptailor.search(gptailor.load(world / "space.tailor"), tmp_path / "run", trials=0)
+    with pytest.raises(gptailor.TailorError, match=r"'plan\.tailor' has no expectation"):
+        gptailor.evaluate_expectations(gptailor.loads(PLAN, "plan.tailor", world))
+
+
+def test_a_report_never_replaces_the_plan_that_it_is_about(world: Path) -> None:
+    before = (world / "plan.tailor").read_text()
+    plan = gptailor.load(world / "plan.tailor")
+    with pytest.raises(gptailor.TailorError, match="is the input of this report"):
+        gptailor.report(plan, world / "plan.tailor", force=True)
+    assert (world / "plan.tailor").read_text() == before
+
+
+def test_a_plan_prints_as_its_text(world: Path) -> None:
+    plan = gptailor.load(world / "plan.tailor")
+    assert str(plan) == gptailor.format(plan)
+    assert "<pre>" in plan._repr_html_()

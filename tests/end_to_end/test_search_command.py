@@ -686,7 +686,7 @@ def test_the_best_plan_is_picked_with_its_lock(
         (["sized", "--layers", "1"], 1, "no plan in 'sized' keeps to that; the nearest is front/"),
         (["sized", "--memory", "1k"], 1, "the nearest is front/"),
         (["sized"], 2, "say what to keep to"),
-        (["sized", "--loss", "much"], 2, "'much' is no loss such as 2% or 0.05"),
+        (["sized", "--loss", "much"], 2, "expected a loss such as 2% or 0.05, got 'much'"),
         (["sized", "--parameters", "0"], 2, "'0' is no number of parameters"),
         (["sized", "--parameters", "1,00"], 2, "'1,00' is no number of parameters"),
         (["sized", "--parameters", "1,000"], 1, "the nearest is front/"),

@@ -132,6 +132,12 @@ class SideFolder:
             self.new.rename(self.target)
 
 
+_REMEDY = (
+    "`--force` replaces it (in Python, force=True); gptailor updates a folder where it wrote it,"
+    " from the same plan's file"
+)
+
+
 @final
 class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
     """An existing file or folder where the output is to go.
@@ -141,7 +147,7 @@ class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExis
 
     def __init__(self, target: Path, changed: str = "") -> None:
         since = f", and was changed since gptailor wrote it: {changed}" if changed else ""
-        super().__init__("C301", f"exists already{since}", target, "`--force` replaces it")
+        super().__init__("C301", f"exists already{since}", target, _REMEDY)
 
 
 def remove_stale(target: Path) -> tuple[Path, ...]:
