@@ -8,7 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
 
-from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
 from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
@@ -232,6 +239,12 @@ class SummaryRow(WithScores):
     retained: Several[float | None] | None
     lost: float | None
     dropped: Line = ""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the record, as older releases wrote it if nothing is dropped."""
+        record: dict[str, Any] = written(self)
+        return record if self.dropped else {k: v for k, v in record.items() if k != "dropped"}
 
     @property
     def errors(self) -> Sequence[float | None] | None:
