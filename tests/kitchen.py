@@ -32,6 +32,8 @@ def lay_out(folder: Path) -> Path:
     for name in ("calibration", "data/held_out", "data/maths", "data/code"):
         rows = [{"text": f"{name}: {n} cats and {n * n} dogs " * (2 + n % 3)} for n in range(40)]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    quiz = [{"query": f"{n} cats", "choices": [" ran", " sat"], "gold": n % 2} for n in range(40)]
+    (folder / "data" / "quiz.jsonl").write_text("\n".join(map(json.dumps, quiz)))
     return folder
 
 
