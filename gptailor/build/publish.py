@@ -114,7 +114,10 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
         contents[RESULTS_FILE] = results.encode()
     sizes = {name: len(content) for name, content in contents.items()}
     files = tuple(sorted({**dict(found), **sizes}.items()))
-    planned = PublishResult(place, repo, files, card, tuple(_notes(place, matter, facts)))
+    notes = list(_notes(place, matter, facts))
+    if scores is not None and (place / PLAN_FILE).stat().st_mtime > Path(scores).stat().st_mtime:
+        notes.append(f"the folder was written after {scores}: evaluate it again")
+    planned = PublishResult(place, repo, files, card, tuple(notes))
     if not upload:
         return planned
     from gptailor.checkpoint.hub import upload_folder

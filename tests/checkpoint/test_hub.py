@@ -465,8 +465,12 @@ def test_a_cards_scores_are_from_the_folders_own_base(desk: Desk, folders: Path)
     assert rows not in shown
     own["against"] = "another target"
     scores.write_text(json.dumps({"results": [own], "bases": bases}))
-    shown = desk.run("publish", "out", "me/model", "--scores", "scores.json", "--show-card").out
-    assert '| `nll("rows.jsonl")` | 1 |  | 2.5 |  |' in shown
+    shown = desk.run("publish", "out", "me/model", "--scores", "scores.json", "--show-card")
+    assert '| `nll("rows.jsonl")` | 1 |  | 2.5 |  |' in shown.out
+    assert "was written after" not in shown.err
+    os.utime(scores, (1.0, 1.0))
+    said = desk.run("publish", "out", "me/model", "--scores", "scores.json").err
+    assert "note: the folder was written after scores.json: evaluate it again" in said
 
 
 @pytest.mark.parametrize(
