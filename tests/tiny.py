@@ -93,6 +93,12 @@ def tiny_model(
     return folder
 
 
+def tiny_models(folder: Path, *names: str, layers: int = 5, **config: Any) -> None:
+    """Write several models of one family into a folder, each with weights of its own seed."""
+    for seed, name in enumerate(names):
+        tiny_model("llama", folder / name, seed=seed, layers=layers, **config)
+
+
 def randomise(model: PreTrainedModel, seed: int) -> None:
     """Give each parameter random values that leave the hidden state near 1, norms included."""
     generator = torch.Generator().manual_seed(seed)

@@ -49,8 +49,7 @@ class PublishResult:
     """The upload of a folder: its repository, its files with their sizes in bytes, and remarks.
 
     `card` is the text of the published model card, which differs from the folder's. `notes` name
-    facts that the repository lacks. `url` is the commit's page; None if nothing was
-    uploaded.
+    facts that the repository lacks. `url` is the commit's page; None if nothing was uploaded.
     """
 
     folder: Path

@@ -24,14 +24,14 @@ _CODE = "C605"
 
 @final
 class PublishedScore(NamedTuple):
-    """A score of the folder: its objective in words, value, standard error and samples.
+    """A score of the folder: its objective, value, standard error and samples.
 
     Files have their names alone in the objective, without folders of this machine. `base` is the
     base's score, and `difference` the paired difference from it with its error; each is None if it
     was not measured. So is an unknown error.
     """
 
-    objective: str
+    objective: Objective
     value: float
     stderr: float | None
     samples: int
@@ -39,23 +39,21 @@ class PublishedScore(NamedTuple):
     difference: tuple[float, float | None] | None = None
 
     @property
-    def parsed(self) -> Objective:
-        """The objective as data."""
-        return read_objective(self.objective)[0]
+    def words(self) -> str:
+        """The objective as a plan writes it: `nll("text.txt")`."""
+        return measure_words(self.objective)
 
     @property
     def measured_on(self) -> str:
         """The name of the task or of the file of samples; empty for a size."""
-        arguments = self.parsed.arguments
+        arguments = self.objective.arguments
         return Path(str(arguments.get("task") or arguments.get("file", ""))).name
 
     @property
     def metric(self) -> str:
         """The metric's name, such as `nll`, `accuracy` or `acc,none`."""
-        objective = self.parsed
-        metric = objective.arguments.get("metric")
-        accuracy = objective.name in {"multiple_choice", "generate"}
-        return str(metric or ("accuracy" if accuracy else objective.name))
+        name, metric = self.objective.name, self.objective.arguments.get("metric")
+        return str(metric or ("accuracy" if name in {"multiple_choice", "generate"} else name))
 
 
 def read_scores(file: str | Path, folder: Path) -> tuple[PublishedScore, ...]:
@@ -94,7 +92,7 @@ def _score(row: Mapping[str, Any], bases: Mapping[tuple[str, str], float]) -> Pu
     if base is not None and difference is not None:
         pair = (float(difference["value"]), difference["stderr"])
     return PublishedScore(
-        measure_words(objective), float(row["score"]), row["stderr"], int(row["samples"] or 0),
+        objective, float(row["score"]), row["stderr"], int(row["samples"] or 0),
         base, pair,
     )  # fmt: skip
 
@@ -109,11 +107,11 @@ def model_index(name: str, scores: Sequence[PublishedScore]) -> list[dict[str, A
             dataset_type=score.measured_on,
             dataset_name=score.measured_on,
             metric_type=score.metric,
-            metric_name=score.objective,
+            metric_name=score.words,
             metric_value=score.value,
         )
         for score in scores
-        if OBJECTIVES[score.parsed.name].by == "samples"
+        if OBJECTIVES[score.objective.name].by == "samples"
     ]
     index: list[dict[str, Any]] = eval_results_to_model_index(name, entries) if entries else []
     return index
@@ -128,7 +126,7 @@ def scores_section(scores: Sequence[PublishedScore]) -> str:
         own = shown_number(score.value, score.stderr)
         difference = "" if score.difference is None else _signed(*score.difference)
         samples = str(score.samples or "")
-        lines.append(f"| `{score.objective}` | {samples} | {base} | {own} | {difference} |")
+        lines.append(f"| `{score.words}` | {samples} | {base} | {own} | {difference} |")
     return "\n".join(lines) + "\n"
 
 

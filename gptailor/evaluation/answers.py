@@ -21,7 +21,7 @@ from gptailor.evaluation.objectives.tokens import (
 from gptailor.evaluation.samples import context_length
 from gptailor.evaluation.scores import Failure
 from gptailor.evaluation.session import Placement, Session
-from gptailor.evaluation.targets import Target, find_targets
+from gptailor.evaluation.targets import Target, as_list, find_targets
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
@@ -32,7 +32,7 @@ from gptailor.program.devices import dtype_of
 @final
 @dataclass(frozen=True)
 class GeneratedText:
-    """What a target wrote after a prompt; `failure` is the reason why there is no text."""
+    """A target's answer to a prompt; `failure` is the reason for a missing text."""
 
     target: str
     text: str
@@ -60,9 +60,8 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     A target that fails has its reason in `failure`. Raises PlanError for faults of plans, OSError
     for a missing file.
     """
-    sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
     place = Placement(device, dtype_of(dtype), memory)
-    found = find_targets(sources, models or {})
+    found = find_targets(as_list(targets), models or {})
     return list(answers(found, prompt, tokens, place, chat=chat, on_event=on_event))
 
 

@@ -1,6 +1,6 @@
 """`eval`: run targets and bases as trials of one session, and tabulate their outcomes."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,13 +34,13 @@ from gptailor.evaluation.scores import (
 )
 from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.speed import cache_bytes, latency_score, parameters, speeds
-from gptailor.evaluation.targets import Target, base_of, find_targets, names, with_uncut
+from gptailor.evaluation.targets import Target, as_list, base_of, find_targets, names, with_uncut
 from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
-from gptailor.prepare import Prepared, ready
+from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.devices import device_of, dtype_of
 
 
@@ -48,7 +48,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     targets: Sequence[str | Path | Plan] | str | Path | Plan,
     objectives: Sequence[str | Objective] | str | Objective,
     *,
-    models: Mapping[str, str | Path] | None = None,
+    models: ModelPaths | None = None,
     samples: int | None = None,
     seed: int = 0,
     folder: str | Path = ".",
@@ -74,7 +74,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
     missing device. Raises ValueError for fewer than one sample.
     """
-    sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+    sources = as_list(targets)
     asked = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
     if not (sources and asked):
         raise ValueError("expected a target and an objective, got none")
@@ -194,10 +194,8 @@ class EvaluationRun:
     def _count(self, speed: bool) -> int:
         if not self.entries:
             return 0
-        objectives = self._objectives(self.targets[0])
-        forward = any(isinstance(objective, Forward) for objective in objectives)
-        generative = sum(isinstance(objective, Generative) for objective in objectives)
-        return len(self.all) * (forward + generative) + len(self.entries) * speed
+        steps = step_count(self._objectives(self.targets[0]))
+        return len(self.all) * steps + len(self.entries) * speed
 
     def _trials(
         self, group: Sequence[_Entry], step: Callable[[str], None]
@@ -352,6 +350,12 @@ def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:
 
 def _read_alike(a: Prepared, b: Prepared) -> bool:
     return not differing_parts(tokenizer_model(a), tokenizer_model(b))
+
+
+def step_count(objectives: Sequence[PreparedObjective]) -> int:
+    """Return the steps of a target: one forward pass for all its scores, each generation."""
+    forward = any(isinstance(objective, Forward) for objective in objectives)
+    return forward + sum(isinstance(objective, Generative) for objective in objectives)
 
 
 def measurable(objective: PreparedObjective) -> PreparedObjective | Failure:

@@ -1,7 +1,7 @@
 """`gptailor test`: measure the expectations of plans, and compare the values with their bounds."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -11,22 +11,21 @@ from typing import Literal, NamedTuple, final
 import torch
 
 from gptailor.checks.texts import text_faults
-from gptailor.evaluation.evaluate import measurable, reading_of, reference_results
+from gptailor.evaluation.evaluate import measurable, reading_of, reference_results, step_count
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
-from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.size_and_speed import OfPlan, size_score
 from gptailor.evaluation.samples import Samples, StatedObjective
 from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
 from gptailor.evaluation.session import Placement, Session
 from gptailor.evaluation.speed import latency_score, speeds
-from gptailor.evaluation.targets import Target, base_of, find_targets, identity
+from gptailor.evaluation.targets import Target, as_list, base_of, find_targets, identity
 from gptailor.lang.words import bounded_words, measure_words
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.prepare import ready
+from gptailor.prepare import ModelPaths, ready
 from gptailor.program.devices import device_of, dtype_of
 from gptailor.reporting.expectations import ExpectationResult, difference_words
 from gptailor.reporting.measure import SURE, Estimate
@@ -38,7 +37,7 @@ LEAST_SAMPLES = 2
 def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its flags)
     targets: Sequence[str | Path | Plan] | str | Path | Plan,
     *,
-    models: Mapping[str, str | Path] | None = None,
+    models: ModelPaths | None = None,
     samples: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -55,8 +54,7 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     An error of one model gives results without a value. Raises PlanError for faults of plans and
     for unusable texts, TailorError or OSError for a missing device, model or file.
     """
-    sources = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
-    found = find_targets(sources, models or {})
+    found = find_targets(as_list(targets), models or {})
     if not any(target.origin.expects for target in found):
         names = listed(f"'{target.name}'" for target in found)
         raise TailorError(
@@ -174,7 +172,7 @@ class Expectations:
 
     def _measure(self) -> None:
         """Run the targets, each once."""
-        total = sum(len(group) * _steps(objectives) for group, objectives in self._groups)
+        total = sum(len(group) * step_count(objectives) for group, objectives in self._groups)
         done = count(1)
         self.on_event(EvaluationStep("", 0, total))
 
@@ -302,11 +300,6 @@ def _stated(entry: Expectation) -> StatedObjective:
     """Return the measure of an expectation, in the direction that is better."""
     direction = OBJECTIVES[entry.name].direction or "maximize"
     return Objective(direction=direction, name=entry.name, arguments=entry.arguments), False
-
-
-def _steps(objectives: Sequence[PreparedObjective]) -> int:
-    forward = any(isinstance(objective, Forward) for objective in objectives)
-    return forward + sum(isinstance(objective, Generative) for objective in objectives)
 
 
 def _size(target: Target, entry: Expectation) -> Score:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
@@ -26,6 +25,7 @@ from gptailor.evaluation.scores import (
 from gptailor.evaluation.targets import target_name
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Plan
+from gptailor.reporting.measure import finite_or_none
 from gptailor.reporting.records import data_frame
 
 
@@ -165,16 +165,14 @@ def _result(result: Result, each: bool) -> Mapping[str, Any]:
     record |= {"direction": result.direction, "retained": result.retained}
     if isinstance(score, Failure):
         return record | {"failure": asdict(score)}
-    record |= {"score": _finite(score.value), "stderr": _finite(score.stderr)}
+    record |= {"score": finite_or_none(score.value), "stderr": finite_or_none(score.stderr)}
     record["samples"] = score.samples
     if result.difference is not None:
-        value, stderr = _finite(result.difference.value), _finite(result.difference.stderr)
+        value, stderr = (
+            finite_or_none(result.difference.value),
+            finite_or_none(result.difference.stderr),
+        )
         record |= {"against": result.against, "difference": {"value": value, "stderr": stderr}}
     if result.unpaired:
         record |= {"unpaired": result.unpaired}
     return record | ({"each": asdict(score.each)} if each and score.each is not None else {})
-
-
-def _finite(number: float) -> float | None:
-    """Return the number, or None for infinity, which JSON lacks."""
-    return number if math.isfinite(number) else None

@@ -67,6 +67,11 @@ def identity(opened: Opened) -> tuple[str, ...]:
     return (opened.layout.prefix, *files, recipe)
 
 
+def as_list(targets: Sequence[str | Path | Plan] | str | Path | Plan) -> list[str | Path | Plan]:
+    """Return the targets as a list; one target may stand by itself."""
+    return [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+
+
 def find_targets(
     targets: Sequence[str | Path | Plan],
     models: ModelPaths,

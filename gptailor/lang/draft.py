@@ -20,8 +20,6 @@ _PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
 }
 """Places of single values that don't stand under their own name in a plan."""
 
-_ONCE = ("dtype", "heal", "whole", *p.REST)
-"""Fields of a plan with a single value, under its own name."""
 _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "layers": (("layers",), p.normal_order),
     "others": (("others",), p.normal_order),

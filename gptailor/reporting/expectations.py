@@ -1,7 +1,6 @@
 """The results of `gptailor test`: each expectation's value, bound and verdict; tables and JUnit."""
 
 import json
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, Literal, final
 from xml.etree import ElementTree
 
 from gptailor.plan.faults import Fault
-from gptailor.reporting.measure import Estimate
+from gptailor.reporting.measure import Estimate, finite_or_none
 from gptailor.reporting.quantities import with_error
 from gptailor.reporting.summary import escaped_control
 from gptailor.reporting.table import table_lines
@@ -53,17 +52,13 @@ class ExpectationResult:
             "expectation": self.expectation,
             "verdict": self.verdict,
             "passed": self.passed,
-            "value": None if value is None else _finite(value.value),
+            "value": None if value is None else finite_or_none(value.value),
             "stderr": None if value is None else value.finite_error,
-            "bound": None if self.bound is None else _finite(self.bound),
-            "difference": None if difference is None else _finite(difference.value),
+            "bound": None if self.bound is None else finite_or_none(self.bound),
+            "difference": None if difference is None else finite_or_none(difference.value),
             "difference_stderr": None if difference is None else difference.finite_error,
             "reason": self.reason,
         }
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def difference_words(result: ExpectationResult) -> str:

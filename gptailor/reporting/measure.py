@@ -18,6 +18,11 @@ _UNSIZED: Final = frozenset({"", "accuracy"})
 """Units of scores that are shown as shares of the base's score, not as differences."""
 
 
+def finite_or_none(number: float) -> float | None:
+    """Return the number, or None for infinity and NaN, which JSON lacks."""
+    return number if math.isfinite(number) else None
+
+
 @final
 class Estimate(NamedTuple):
     """A number and its standard error, which is infinite if it is unknown."""
@@ -33,7 +38,7 @@ class Estimate(NamedTuple):
     @property
     def finite_error(self) -> float | None:
         """The standard error, or None if it is infinite, for JSON."""
-        return self.stderr if math.isfinite(self.stderr) else None
+        return finite_or_none(self.stderr)
 
     @property
     def reversed(self) -> "Estimate":

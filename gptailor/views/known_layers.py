@@ -1,4 +1,4 @@
-"""What is known of a plan's layers and choices from the headers of its models.
+"""Known layers and open choices of a plan, from the headers of its models.
 
 The readers of models are imported where they are called: `check --alone` opens no model.
 """

@@ -156,7 +156,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
     """Return the answers of the base and the model to a prompt, by their likeliest tokens."""
     title = "Continuations"
     if speech is None:
-        return Section("says", title, "Without a prompt there are none.")
+        return Section("says", title, "This report was made without a prompt.")
     if subject.prepared is None:
         return Section("says", title, f"No continuations: {subject.why}.")
     if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:

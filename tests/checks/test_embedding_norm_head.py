@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from tests.tiny import tiny_model
+from tests.tiny import tiny_models
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 
@@ -13,8 +13,7 @@ HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 @pytest.fixture(scope="module")
 def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tied")
-    for seed, name in enumerate(("base", "math")):
-        tiny_model("llama", folder / name, seed=seed, layers=4, tie_word_embeddings=True)
+    tiny_models(folder, "base", "math", layers=4, tie_word_embeddings=True)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What `eval` says while it judges."""
+"""The lines of `eval` while it evaluates."""
 
 import time
 

@@ -16,7 +16,7 @@ from gptailor.cli import main as cli
 from gptailor.evaluation.session import Session
 from gptailor.plan.faults import PlanError
 from tests.said import Run, in_process, reading
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,8 +32,7 @@ drop L3
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("expectations")
-    for seed, name in enumerate(("base", "math")):
-        tiny_model("llama", folder / name, seed=seed, layers=5)
+    tiny_models(folder, "base", "math")
     write(folder / "rows.jsonl", [{"text": f"{n} cats " * (3 + n % 4)} for n in range(24)])
     write(folder / "one.jsonl", [{"text": "the cat sat on the mat"}])
     questions = [{"query": f"{n}:", "choices": ["so", "no"], "gold": n % 2} for n in range(8)]

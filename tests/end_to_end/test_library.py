@@ -10,7 +10,7 @@ import pytest
 
 import gptailor
 from gptailor.convert.note import ConversionWarning
-from tests.tiny import tiny_model
+from tests.tiny import tiny_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,8 +48,7 @@ dtype: float32
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("library")
-    for seed, name in enumerate(("base", "math")):
-        tiny_model("llama", folder / name, seed=seed, layers=5)
+    tiny_models(folder, "base", "math")
     (folder / "plan.tailor").write_text(PLAN)
     (folder / "space.tailor").write_text(SPACE)
     texts = [{"text": f"the cat {n} sat on the mat {n}"} for n in range(12)]

@@ -1,4 +1,4 @@
-"""What models compute in where nobody says."""
+"""The default dtype of computation."""
 
 import json
 from pathlib import Path

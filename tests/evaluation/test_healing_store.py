@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
 
 
 class Told:
-    """Whether something was learned, or taken as it was before."""
+    """A record of whether layers were trained or taken from the cache."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 
 import gptailor
 import gptailor.lm_eval
-from tests.tiny import tiny_model
+from tests.tiny import tiny_models
 
 TASK = """\
 task: tiny
@@ -38,8 +38,7 @@ drop L3
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("harness")
-    for seed, name in enumerate(("base", "math")):
-        tiny_model("llama", folder / name, seed=seed, layers=5)
+    tiny_models(folder, "base", "math")
     (folder / "plan.tailor").write_text(PLAN)
     (folder / "tasks").mkdir()
     rows = [

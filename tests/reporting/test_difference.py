@@ -1,4 +1,4 @@
-"""What differs between two plans, in words."""
+"""The differences of two plans in words."""
 
 from collections.abc import Sequence
 

@@ -89,7 +89,7 @@ def opened(open_page: Any, report: Path) -> Any:
 
 @pytest.fixture
 def page(opened: Any) -> Iterator[Any]:
-    """What is driven, as if just opened: a test before may have chosen a theme or clicked."""
+    """Yield the reloaded page: an earlier test may have chosen a theme or clicked."""
     opened.page.reload()
     opened.page.wait_for_selector("html[data-ready]", timeout=60_000)
     yield opened.page

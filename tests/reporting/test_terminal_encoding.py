@@ -1,4 +1,4 @@
-"""What stands on terminals that lack some characters."""
+"""Texts for terminals that lack some characters."""
 
 import pytest
 

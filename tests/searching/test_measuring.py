@@ -1,4 +1,4 @@
-"""What is measured before the first trial: its progress, what is kept of it, and what it costs."""
+"""Measurements before the first trial: progress, kept results, and cost."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

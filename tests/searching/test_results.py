@@ -1,4 +1,4 @@
-"""What a summary has: what random search would reach at the same cost, and who is a finalist."""
+"""A summary: random search at the same cost, and the finalists."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whether what was found is better: the mean over objectives, in pairs, beside a computation."""
+"""The verdict on a found plan: the mean over objectives, in pairs, against a computation."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What the action does: `check` and `test` plans, `comment` on what a pull request changes.
+"""The action's steps: `check` and `test` plans, `comment` on the changes of a pull request.
 
 python plans.py check      # PLANS, ALONE and CANONICAL say what; ends with 1 if there are faults
 python plans.py test       # PLANS and OPTIONS; ends as gptailor test does, 0 without expectations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "<!-- gptailor plans -->"
-"""What the comment begins with, by which it is found again."""
+"""The first line of the comment, which finds it again."""
 LONGEST = 60_000
 """Characters of a comment; GitHub takes some more."""
 A_PAGE = 100
@@ -80,7 +80,7 @@ def test() -> int:
 
 
 def expects(plan: str) -> bool:
-    """Whether a plan can be read and states an expectation."""
+    """Return whether a plan can be read and states an expectation."""
     done = gptailor("json", plan)
     return done.returncode == 0 and bool(json.loads(done.stdout).get("expects"))
 
@@ -96,7 +96,7 @@ def tracked() -> Iterator[str]:
 
 
 def uncanonical(plan: str) -> str:
-    """What there is to say of a plan's form, if anything."""
+    """Return the fault of a plan's form, if there is one."""
     done = gptailor("fmt", "--check", plan)
     if done.returncode in (0, 1):
         return "not in canonical form: run gptailor fmt" * done.returncode
@@ -182,7 +182,7 @@ def fetched(depth: str | None, *commits: str) -> None:
 
 
 def is_shallow() -> bool:
-    """Whether the clone lacks history."""
+    """Return whether the clone lacks history."""
     return git("rev-parse", "--is-shallow-repository").strip() == "true"
 
 
@@ -205,7 +205,7 @@ def changes(base: str) -> Iterator[str]:
 
 
 def difference(base: str, old: str, new: str) -> str:
-    """What `gptailor diff` says; the old text lies where it was, since paths start there.
+    """Return the output of `gptailor diff`. The old text lies in its folder, where paths start.
 
     Where a file or a link is in place of its folder now, it lies beside the new one.
     """
@@ -239,7 +239,7 @@ def last_line(text: str) -> str:
 
 
 def said(*words: str) -> str:
-    """What a command prints, or what it says is wrong."""
+    """Return the output of a command, or its error message."""
     done = gptailor(*words)
     return (done.stdout.strip("\n") or done.stderr.strip()) + "\n"
 
@@ -320,7 +320,7 @@ def patterns() -> list[str]:
 
 
 def is_file(mode: str) -> bool:
-    """Whether git's mode is a plain file's; a link may lead to what is nobody's business."""
+    """Return whether git's mode is a plain file's; a link may lead out of the repository."""
     return mode.startswith("100")
 
 
@@ -330,17 +330,17 @@ def as_argument(name: str) -> str:
 
 
 def git(*words: str) -> str:
-    """What git prints; names whose bytes are no UTF-8 are as Python has them."""
+    """Return git's output as text; bytes of names that aren't UTF-8 are escaped."""
     return os.fsdecode(git_bytes(*words))
 
 
 def git_bytes(*words: str) -> bytes:
-    """What git prints, as it is."""
+    """Return git's output unchanged."""
     return subprocess.run(["git", *words], check=True, stdout=subprocess.PIPE).stdout
 
 
 def asked(*words: str) -> subprocess.CompletedProcess[bytes]:
-    """What git answers, which may be no."""
+    """Return git's result, also after a failure."""
     return subprocess.run(["git", *words], check=False, capture_output=True)
 
 

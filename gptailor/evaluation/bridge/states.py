@@ -218,7 +218,7 @@ class Walk:
 
 
 _MULTIPLIERS = ("residual_multiplier", "residual_scale")
-"""What layers call a multiplier between a branch and the sum: Granite, MiniCPM 3."""
+"""Attributes of layers with a multiplier between a branch and the sum: Granite, MiniCPM 3."""
 
 
 @contextmanager

@@ -342,7 +342,7 @@ class Schedule:
 
     @property
     def _until(self) -> int:
-        """The number of trials that the strategy is told of when it is asked next."""
+        """The number of finished trials that the strategy knows at its next ask."""
         before = self.asks - self.ahead
         trials = (
             trial

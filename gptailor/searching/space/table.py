@@ -19,7 +19,6 @@ from gptailor.plan.windows import Window
 from gptailor.searching.space import genome as g
 from gptailor.searching.space.hash_random import Key, uniform
 
-Ints = Int[ndarray, "..."]
 _Packed = UInt8[ndarray, "l n8"]
 """Truths of a population: a row for each truth, a byte for eight genomes."""
 

@@ -1,4 +1,4 @@
-"""What a bridge over each gap would leave, beside bridges that are fitted."""
+"""The error that a bridge over each gap would leave, compared with fitted bridges."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -291,7 +291,7 @@ def footprint(folder: Path) -> tuple[int, int]:
 
 
 def started(plan: Plan, memory: int | None) -> HealingStart:
-    """What healing says before it begins."""
+    """Return the event with which a healing starts."""
     told: list[HealingStart] = []
 
     def on_event(event: Event) -> None:

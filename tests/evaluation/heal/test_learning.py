@@ -1,4 +1,4 @@
-"""What learns of each family: its gradient against autograd, and the fold against the run."""
+"""The trained parts of each family: gradients against autograd, folded weights against the run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the teacher predicts: kept compactly, asked once, in memory where there is no room."""
+"""The teacher's predictions: compact, computed once, in memory without room on the disk."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What learning comes to: toys, the best state, full and low rank, states that go on."""
+"""Training: toy models, the best state, full and low rank, continued states."""
 
 import shutil
 from collections.abc import Callable
