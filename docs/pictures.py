@@ -135,7 +135,7 @@ def plan_words(found: list[Slot], y: float) -> tuple[list[str], float]:
     for row in reversed(rows):
         first, _, last = row.where.partition("..")
         x, end = left(int(first[1:])), left(int((last or first)[1:]) + 1) - GAP
-        text = row.what.replace(", healed", "").replace("attn: base; mlp:", "mlp from")
+        text = row.what.replace(", learns", "").replace("attn: base; mlp:", "mlp from")
         text = text if "(L" in text or " from " in text else f"from {text}"
         line = next(n for n, begin in enumerate(begins) if x + 7.3 * len(text) + 16 <= begin)
         begins[: line + 1] = [min(x, begin) for begin in begins[: line + 1]]

@@ -163,7 +163,7 @@ def stitch_family(folder: Path, base: Path) -> None:
     gptailor("show", shown(smaller), *rebound)
     gptailor("compile", shown(smaller), "-o", shown(folder / "smaller"), "--force", *rebound)
     judge([base, *specialists, *family_plans()], nll(held_out(folder, "held_out")), rebound)
-    words(
+    paragraph(
         "The table has nats a token on texts that training didn't see; less is better. Each "
         "specialist beats the base in its own domain. The merge has the base's size and a part of "
         "each specialist's gain. The merge without two layers loses some of it."
@@ -188,7 +188,7 @@ def heal_cut(folder: Path, base: Path) -> None:
     targets = [base, folder / "cut", healed]
     judge(targets, nll(held_out(folder, "held_out")), ("--model", f"base={shown(base)}"))
     continued({"base": base, "bare": folder / "cut", "healed": healed}, base)
-    words(
+    paragraph(
         "The bare cut loses much. A bridge refits one matrix in closed form, and healing trains "
         "all layers on the predictions of the uncut model. The healed model is as small and as "
         "fast as the bare one."
@@ -236,7 +236,7 @@ def show_found(folder: Path, base: Path) -> None:
     usual, healed = summary["starts"][0]["origin"], summary["final"][0]["seconds"]
     same = statements(run_ / "start.tailor") == statements(best)
     equal = " The search found no better plan: both are the same plan." if same else ""
-    words(
+    paragraph(
         f"*usual* is the best starting plan ({usual}), bridged and healed as the found plan is."
         f"{equal} The search took {summary['seconds'] - healed:.0f} s, and the last bridge and "
         f"healing {healed:.0f} s. The search read other texts than those of the table. All random "
@@ -245,7 +245,7 @@ def show_found(folder: Path, base: Path) -> None:
     )
 
 
-def words(text: str) -> None:
+def paragraph(text: str) -> None:
     """Print a paragraph."""
     print("\n" + textwrap.fill(text, 92))
 

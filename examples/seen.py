@@ -1,4 +1,4 @@
-"""What is seen of the demo's models: losses, continuations, a table, and what that means."""
+"""Losses and continuations of the demo's models, in a table and in words."""
 
 import textwrap
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ TEXT = Path(__file__).resolve().with_name("text.txt")
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of one model: layers, parameters, loss in nats a token, a continuation."""
+    """Measurements of one model: layers, parameters, loss in nats a token, a continuation."""
 
     name: str
     layers: int
@@ -23,7 +23,7 @@ class Seen:
 
 
 def look(name: str, folder: Path) -> Seen:
-    """Load a model, measure its loss on the text, and let it go on from the prompt."""
+    """Load a model, measure its loss on the text, and let it continue the prompt."""
     import torch  # takes seconds; a missing model is reported before
 
     model, tokenizer = loaded(folder, folder)
@@ -37,7 +37,7 @@ def look(name: str, folder: Path) -> Seen:
 
 
 def loaded(source: Path, base: Path) -> tuple[Any, Any]:
-    """A compiled folder by plain transformers, or a plan stitched in memory; and its tokenizer."""
+    """Return the model of a folder or of a stitched plan, and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -53,7 +53,7 @@ def loaded(source: Path, base: Path) -> tuple[Any, Any]:
 
 
 def continuation(model: Any, tokenizer: Any, prompt: str) -> str:
-    """What it makes of the prompt, greedily."""
+    """Return the greedy continuation of the prompt, at most NEW_TOKENS tokens."""
     import torch
 
     given = tokenizer(prompt, return_tensors="pt")
@@ -64,7 +64,7 @@ def continuation(model: Any, tokenizer: Any, prompt: str) -> str:
 
 
 def continued(models: dict[str, Path], base: Path) -> None:
-    """What models answer to a question, greedily, side by side."""
+    """Print the models' greedy answers to a question, side by side."""
     print(f'\nGreedy answers to "{QUESTION}":')
     for name, source in models.items():
         model, tokenizer = loaded(source, base)
@@ -75,7 +75,7 @@ def continued(models: dict[str, Path], base: Path) -> None:
 
 
 def report(seen: list[Seen]) -> None:
-    """Print the table, the continuations, and what they mean."""
+    """Print the table, the continuations, and their meaning."""
     base = seen[0]
     print(f"\n{'model':<8}{'layers':>8}{'parameters':>14}{'loss':>9}{'':>4}against the base")
     for s in seen:
@@ -89,17 +89,17 @@ def report(seen: list[Seen]) -> None:
 
 
 def in_words(base: Seen, made: dict[str, Seen]) -> str:
-    """What is seen, in plain words."""
+    """Return the table's meaning in a paragraph."""
     cut, fold, stack = (made[name] for name in ("cut", "fold", "stack"))
     fewer, folded, more = (abs(base.layers - s.layers) for s in (cut, fold, stack))
     return (
-        "What is seen: the loss is the mean surprise at each next token of one English text "
-        "(examples/text.txt), so less is better; nothing was trained. "
+        "The loss is in nats a token on one English text (examples/text.txt); less is better. "
+        "Nothing was trained. "
         f"Without {fewer} of its {base.layers} layers the model loses {cut.loss - base.loss:.2f} "
         "nats a token and still writes English. "
         f"Folding {folded} layers into their neighbours costs {fold.loss - base.loss:.2f}: "
         "a plain average of two layers is not free. "
         f"The stack runs {more} layers twice, which costs {stack.loss - base.loss:.2f}: order and "
-        "repetition are free to choose, and choosing well is a search problem. "
-        "The plans that did this are a few lines each."
+        "repetition are free to choose, and a search chooses them better. "
+        "Each of these plans has a few lines."
     )

@@ -23,7 +23,7 @@ def _learning(checked: Checked) -> Iterator[Use]:
     """Yield each use of a source in a layer that learns."""
     heal = checked.plan.heal
     for slot in checked.resolved.slots:
-        if slot.dropped != "yes" and heal is not None and (slot.healed or not heal.layers):
+        if slot.dropped != "yes" and heal is not None and (slot.learns or not heal.layers):
             for part in outline.PARTS:
                 yield from checked.uses(slot, part)
 

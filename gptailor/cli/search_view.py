@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import final
 
 from gptailor.cli.options import say, say_faults
-from gptailor.plan.stage import cuts
+from gptailor.plan.stage import cuts, stage_words
 from gptailor.reporting.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.reporting.quantities import clock, shown_number
 from gptailor.reporting.search_text import beside_base, beside_base_words
@@ -180,7 +180,7 @@ def in_a_line(trial: Trial, ledger: Ledger, space: Space) -> str:
             zip(ledger.aims, trial.values, trial.stderrs, strict=True)
         )
     )
-    return f"{head}: {', '.join(scores)}{_tail(trial)}"
+    return f"{head}: {', '.join(scores)}{_tail(trial, ledger)}"
 
 
 def objective_names(trial: Trial) -> str:
@@ -188,12 +188,14 @@ def objective_names(trial: Trial) -> str:
     return f"trial {trial.number} ({origin_words(trial.request.origin)})"
 
 
-def _tail(trial: Trial) -> str:
+def _tail(trial: Trial, ledger: Ledger) -> str:
     """Return a trial's number of samples if not all, its repair, and the trial it repeats."""
     request = trial.request
     words = "" if trial.full else f", {trial.samples} samples"
     words += "" if trial.stopped is None else f", given up of {request.samples}"
-    words += "" if request.stage == "bare" else f", {request.stage}"
+    before = ledger.before(trial)
+    repair = stage_words(request.stage, None if before is None else before.values, trial.values)
+    words += f", {repair}" if repair else ""
     return words + (f", as trial {trial.same_as}" if trial.same_as is not None else "")
 
 
@@ -283,7 +285,7 @@ class Screen:
                 per_minute=60 / seconds if seconds else 0.0,
                 left=self._rest.seconds,
                 then=self._rest.then,
-                last="" if last is None else objective_names(last) + _tail(last),
+                last="" if last is None else objective_names(last) + _tail(last, ledger),
                 best=best,
                 start="" if start is None else objective_names(start),
                 front=len(ledger.front()),

@@ -56,8 +56,8 @@ class Slot:
     `recipes` has the whole layer (None), both branches or all three, then finer parts, which win
     over coarser ones. `divisor` is the product of the scales of the layers before it; the outputs
     of its residual branches are divided by it. A `bridged` slot is dropped, and a bridge closes the
-    gap. A `healed` slot is named by `heal` as one that learns. `run` counts the runs of a repeated
-    block from 0.
+    gap. `learns` means that `heal` names the slot. `run` counts the runs of a repeated block from
+    0.
     """
 
     position: int | None
@@ -66,7 +66,7 @@ class Slot:
     scale: Value | None = None
     divisor: float = 1.0
     bridged: bool = False
-    healed: bool = False
+    learns: bool = False
     part_recipes: tuple[PartRecipe, ...] = ()
     run: int = 0
 

@@ -1,5 +1,6 @@
 """Stages of a cut plan's repair: bare, its gaps bridged, or bridged and healed."""
 
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 from gptailor.plan.layers import undone
@@ -23,6 +24,23 @@ def at_stage(plan: Plan, stage: Stage) -> Plan:
     if stage != "healed" and plan.heal is not None:
         update["heal"] = None
     return plan.model_copy(update=update) if update else plan
+
+
+HEALED_IN_VAIN: Final = "healing changed nothing"
+"""The words for a plan whose layers healing left as they were."""
+
+
+def stage_words(
+    stage: Stage, before: Sequence[float | None] | None, scores: Sequence[float | None] | None
+) -> str:
+    """Return `bridged`, `healed`, or `healing changed nothing`; nothing for a bare plan.
+
+    `before` are the plan's scores before it was healed. Healing that leaves every layer as it was
+    leaves the scores too.
+    """
+    if stage == "healed" and before is not None and scores is not None:
+        return HEALED_IN_VAIN if list(before) == list(scores) else stage
+    return "" if stage == "bare" else stage
 
 
 # ------------------------------------------------------------------------------ stages of a search

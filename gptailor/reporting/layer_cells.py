@@ -74,8 +74,8 @@ def cells(views: Sequence[LayerView], models: Sequence[str]) -> list[Cell]:
 SHARES = "▁▂▃▄▅▆▇█"
 """The symbols of a model's share of a layer; the last symbol means all of it."""
 
-HEALED = "+"
-"""The mark below layers that learn when a plan is healed."""
+LEARNS = "+"
+"""The mark below layers that learn by `heal`."""
 
 DIFFERS = "^"
 """The mark below layers that differ between two plans."""
@@ -124,9 +124,9 @@ def share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow
             colour = by_colour[name]
             glyphs = [[Glyph(f"{_share(s.get(name, 0.0))} ", colour)] for s in shares]
             rows.append(MapRow(Glyph(by_letter[name], colour), glyphs))
-    if any(view.healed for view in views):
-        marks = [[Glyph(HEALED if view.healed else " "), Glyph(" ")] for view in views]
-        rows.append(MapRow(Glyph(HEALED), marks))
+    if any(view.learns for view in views):
+        marks = [[Glyph(LEARNS if view.learns else " "), Glyph(" ")] for view in views]
+        rows.append(MapRow(Glyph(LEARNS), marks))
     return rows
 
 
@@ -200,5 +200,5 @@ def legend(
     entries += sorted(run_entries, key=lambda entry: RUN_MARKS.index(entry[0]))
     if any(head.isalnum() for head in heads):
         entries.append((f"{SHARES[0]}…{SHARES[-1]}", "a model's share"))
-    marks = (HEALED, "healed"), (DIFFERS, "differs")
+    marks = (LEARNS, "learns by 'heal'"), (DIFFERS, "differs")
     return entries + [(mark, words) for mark, words in marks if mark in heads]

@@ -39,7 +39,8 @@ class LayerView:
     `number` is the position, or the item's number. `recipe` is in words. `model` is the one model
     of the layer, or the model with the largest share of a merge. `shares` are the models' shares,
     None where the recipe doesn't determine them. `models` are all that the recipe names. `runs`
-    counts the layer's runs. `healed` means that `heal` trains the layer.
+    counts the layer's runs. `learns` means that `heal` trains the layer, even if healing changes
+    nothing.
     """
 
     slot: Slot
@@ -50,7 +51,7 @@ class LayerView:
     shares: Mapping[str, float] | None
     models: frozenset[str]
     runs: int
-    healed: bool
+    learns: bool
 
     @property
     def label(self) -> str:
@@ -77,7 +78,7 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
     """Return the view of each slot of a plan, in order."""
     slots = resolved.slots
     kinds = [_layer_kind(slot) for slot in slots]
-    runs, healed = _runs(resolved, kinds), _healed_slots(resolved)
+    runs, learning = _runs(resolved, kinds), _learning_slots(resolved)
     views = []
     for index, (slot, kind) in enumerate(zip(slots, kinds, strict=True)):
         shares = slot_shares(replace(slot, dropped="no"))
@@ -93,7 +94,7 @@ def layer_views(resolved: Resolved) -> list[LayerView]:
                 shares=shares,
                 models=frozenset(name for recipe in recipes for name in _models_of(recipe)),
                 runs=runs[index],
-                healed=index in healed and slot.dropped != "yes",
+                learns=index in learning and slot.dropped != "yes",
             )
         )
     return views
@@ -153,7 +154,7 @@ def _runs(resolved: Resolved, kinds: Sequence[LayerKind]) -> list[int]:
     return [1 if recipe is None else times[recipe] for recipe in recipes]
 
 
-def _healed_slots(resolved: Resolved) -> frozenset[int]:
+def _learning_slots(resolved: Resolved) -> frozenset[int]:
     """Return the indices of the slots that `heal` trains, or may train with open choices."""
     heal = resolved.declared.heal
     if heal is None or not resolved.declared.may_be_healed:
@@ -300,7 +301,7 @@ def _tail(slot: Slot) -> str:
     """Return the facts on a layer besides its recipe: its scale, healing, a possible drop."""
     scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
     dropped = ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
-    return scale + ", healed" * slot.healed + dropped
+    return scale + ", learns" * slot.learns + dropped
 
 
 def _run_rows(run: Sequence[p.Layer], tail: str) -> list[Row]:

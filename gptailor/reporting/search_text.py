@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
 from gptailor.reporting.block_map import block_lines
 from gptailor.reporting.measure import BesideBase
 from gptailor.reporting.objective_mean import mean_of_objectives
@@ -222,12 +223,12 @@ def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[s
     uncut, held = row is base, row.held_scores
     value, held_value = _at(row.values, i), _at(held and held.values, i)
     held_base = _at(base.held_scores and base.held_scores.values, i)
-    stage = _stage_words(row) if isinstance(row, SummaryRow) else "bare"
+    stage = _stage_of(row) if isinstance(row, SummaryRow) else ""
     unseen = "failed" if isinstance(row.held, HeldOutFailure) else ""
     if held is not None:
         unseen = shown_number(held_value, held.stderrs[i])
     return [
-        name + ("" if stage == "bare" else f" ({stage})"),
+        name + (f" ({stage})" if stage else ""),
         shown_number(value, _at(row.errors, i)),
         "" if uncut else _lost_cell(aim, value, _at(base.values, i)),
         unseen,
@@ -235,10 +236,13 @@ def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[s
     ]
 
 
-def _stage_words(row: SummaryRow) -> str:
-    """Return `healed`, or other words if healing left the scores, so the layers, as they were."""
-    in_vain = row.stage == "healed" and row.before is not None and row.before == row.values
-    return "healing changed nothing" if in_vain else row.stage
+def _stage_of(row: SummaryRow) -> str:
+    return stage_words(row.stage, row.before, row.values)
+
+
+def healed_in_vain(summary: SearchSummary) -> bool:
+    """Return whether healing left the best plan's layers as they were."""
+    return summary.best is not None and _stage_of(summary.best) == HEALED_IN_VAIN
 
 
 def _at(values: Sequence[float | None] | None, i: int) -> float | None:
@@ -384,7 +388,7 @@ def _required(summary: SearchSummary) -> Iterator[str]:
 def _final(summary: SearchSummary) -> Iterator[str]:
     """Yield the scores of the best trials before and after they were repaired in the end."""
     for row in summary.final:
-        name = f"trial {row.trial} ({row.origin}), {row.stage}"
+        name = f"trial {row.trial} ({row.origin}), {_stage_of(row)}"
         if row.values is None:
             why, _, _ = (row.failure or "").partition("\n")
             yield f"{name}: failed: {escaped_control(why)}"

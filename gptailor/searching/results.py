@@ -18,6 +18,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
+from gptailor.plan.stage import stage_words
 from gptailor.reporting.block_map import block_map
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.page.run_report import ReportedObjective, ReportedTrial
@@ -333,15 +334,15 @@ def _comment(
     space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, plan: Plan
 ) -> Iterable[str]:
     request = trial.request
-    stage = "" if request.stage == "bare" else f", {request.stage}"
+    base, earlier = ledger.references.get(request.samples), ledger.before(trial)
+    before = None if earlier is None else earlier.values
+    stage = stage_words(request.stage, before, trial.values)
     yield (
         f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
-        f"({origin_words(request.origin)}), seed {about['seed']}{stage}."
+        f"({origin_words(request.origin)}), seed {about['seed']}{f', {stage}' if stage else ''}."
     )
     yield f"Space: {about['plan']}, sha256 {space.digest[:16]}."
     scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
-    base, earlier = ledger.references.get(request.samples), ledger.before(trial)
-    before = None if earlier is None else earlier.values
     for i, (aim, value, error) in enumerate(scores):
         beside = beside_base(aim, value, None if base is None else base[i])
         share_words = beside_base_words(beside, " of the base's")

@@ -236,6 +236,9 @@ _ONLY_NAMED = (
 )
 
 
+_IN_VAIN = "Healing changed nothing: the layers that learn stayed as they were."
+
+
 # ---------------------------------------------------------------------------------- a search's RUN
 
 _RUN_FILES = ("run.json", "summary.json", "study.journal")
@@ -252,6 +255,7 @@ def is_run(target: str) -> bool:
 def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     from gptailor.lang.parse import read_bytes
     from gptailor.reporting.page.scores_section import scores_sections
+    from gptailor.reporting.search_text import healed_in_vain
     from gptailor.reporting.summary import SearchSummary
     from gptailor.searching.run_files import RunFiles
 
@@ -277,6 +281,8 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
         ]
         again = again if files.storage is None else []
         of_plan = _plan_sections(subject, given.speech, held, again, report)
+        if summary is not None and healed_in_vain(summary):
+            of_plan[0] = replace(of_plan[0], words=f"{of_plan[0].words} {_IN_VAIN}")
         at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
     sections += tried

@@ -202,6 +202,13 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
         (2.25, 2.125, 2.375), (2.375, 2.125, 2.625)
     ]  # fmt: skip
 
+    in_vain = "Healing changed nothing"
+    assert in_vain not in found["map"]
+    best = SUMMARY["best"] | {"stage": "healed", "before": SUMMARY["best"]["values"]}
+    (world / "run" / "summary.json").write_text(json.dumps(SUMMARY | {"best": best}))
+    assert run("report", "run", "-o", "vain.html", "--no-continuations").code == 0
+    assert in_vain in sections((world / "vain.html").read_text())["map"]
+
     shutil.rmtree(world / "base")
     assert run("report", "run", "-o", "gone.html").code == 0
     gone = sections((world / "gone.html").read_text())

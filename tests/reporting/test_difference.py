@@ -45,7 +45,7 @@ def said(a: str, b: str, count: int = 8) -> Sequence[str]:
          ['only in the first: heal on "t", "u" from math',
           'only in the second: heal from math on "u"']),
         ('drop L1\nheal on "t"', 'drop L1\nheal L2 on "t"',
-         ["L2: base → base, healed",
+         ["L2: base → base, learns",
           'only in the first: heal on "t"', 'only in the second: heal L2 on "t"']),
         ("stack { L0..L3 base }", "stack { L0..L3 base }", []),
         ("stack { L0..L3 base }", "stack { L0..L2 base }",

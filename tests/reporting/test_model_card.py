@@ -39,7 +39,7 @@ def test_a_card_has_the_tokens_that_were_used_and_the_results(prepared: Prepared
     assert "| 768 | all layers |" in text
     assert "128 tokens held out" in text
     assert "0.900 bare, 0.400 bridged, 0.250 healed." in text
-    assert "+ healed" in text
+    assert "+ learns by 'heal'" in text
 
 
 def test_a_healing_in_vain_heals_no_layer(prepared: Prepared) -> None:
@@ -47,7 +47,7 @@ def test_a_healing_in_vain_heals_no_layer(prepared: Prepared) -> None:
     text = made(prepared, Repaired({"L0": (600, math.nan)}, end, (256, 512)))
     assert "| L0 | `t.txt` | 600 | 0.1 | unknown |" in text
     assert "0.400. No step reduced it, so the layers stay as they were." in text
-    assert "+ healed" not in text
+    assert "learns by" not in text
     assert "Healed:" not in text
     assert "Healing was tried" in text
     assert "without training" in text

@@ -83,10 +83,10 @@ def rows(body: str, count: int = 8) -> list[str]:
         ("drop any 2 of L0..L3", ["L0..L3 base, or dropped", "L4..L7 base"]),
         ("maybe L0..L7 from math", ["L0..L7 maybe math"]),
         ('drop L4..L7\nscale L3 by 2\nheal L1..L3 on "t"',
-         ["L0 base", "L1..L2 base, healed", "L3 base, scaled by 2, healed", "L4..L7 dropped"]),
+         ["L0 base", "L1..L2 base, learns", "L3 base, scaled by 2, learns", "L4..L7 dropped"]),
         ('drop L2..L7\nheal on "t"', ["L0..L1 base", "L2..L7 dropped"]),
         ('drop any 1 of L0..L7\nheal L5..L7 on "t"',
-         ["L0..L4 base, or dropped", "L5..L7 base, healed, or dropped"]),
+         ["L0..L4 base, or dropped", "L5..L7 base, learns, or dropped"]),
         ("L0..L3 from math; L2.mlp from base; drop L4..L7",
          ["L0..L1 math", "L2 attn: math; mlp: base", "L3 math", "L4..L7 dropped"]),
         ("others from math; L0.mlp from maths; L1 from base; drop L4..L7",
@@ -246,7 +246,7 @@ def test_the_layers_that_learn_are_marked_below_the_others() -> None:
     assert lines[lines.index("  L0") + 2] == "+   +   +"
     lines = plain(shown('drop L2\nheal on "t"', 4))
     assert lines[lines.index("  L0") + 2] == "+ + +   +"
-    assert not any("healed" in line for line in plain(shown('heal on "t"', 4)))
+    assert not any("learns" in line for line in plain(shown('heal on "t"', 4)))
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

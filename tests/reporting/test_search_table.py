@@ -110,6 +110,9 @@ def test_a_healing_in_vain_is_not_shown_as_healed() -> None:
     lines = [line.split("  ") for line in summary_lines(said(starts=starts), 200)]
     found = [line[1] for line in lines if len(line) > 1 and line[1].startswith("greedy removal")]
     assert found == ["greedy removal (healing changed nothing)", "greedy removal (healed)"]
+    final = [row(2.5, "best window", trial=9, stage="healed", before=[2.5])]
+    line = "trial 9 (best window), healing changed nothing: 2.5 → 2.5"
+    assert line in list(summary_lines(said(final=final), 80))
 
 
 def test_rows_name_the_dropped_layers() -> None:

@@ -29,9 +29,9 @@ _RULER, _RESULT, _NOTES = "", "result", " "
 
 
 def _marks(view: LayerView) -> str:
-    """Return `runs 2 times, healed`."""
+    """Return `runs 2 times, learns`."""
     marks = [f"runs {view.runs} times"] if view.runs > 1 else []
-    marks += ["healed"] if view.healed else []
+    marks += ["learns"] if view.learns else []
     return ", ".join(marks + (["may be dropped"] if view.may_be_dropped else []))
 
 
@@ -85,7 +85,7 @@ def _key(layers: Sequence[LayerView]) -> str:
             layer.kind is not LayerKind.OPEN for layer in unmeasured
         ),
         "×2: runs so often": any(layer.runs > 1 for layer in layers),
-        "+: healed": any(layer.healed for layer in layers),
+        "+: learns by 'heal'": any(layer.learns for layer in layers),
     }
     return " · ".join(words for words, occurs in marks.items() if occurs)
 
@@ -98,7 +98,7 @@ def _chart(layers: Sequence[LayerView], models: Sequence[str]) -> "alt.LayerChar
 
     lines = -(-len(layers) // _MOST_COLUMNS)
     columns = -(-len(layers) // lines)
-    marked = any(layer.runs > 1 or layer.healed for layer in layers)
+    marked = any(layer.runs > 1 or layer.learns for layer in layers)
     names = [_RULER, _RESULT, *([_NOTES] if marked else []), *models]
     labels = {row + line * (len(names) + 1) + 0.5: name
               for line in range(lines) for row, name in enumerate(names)}  # fmt: skip
@@ -161,7 +161,7 @@ def _drawn(
         yield from _result(layer, x, top + 1, colours, tooltip)
         if _NOTES in names:
             yield from _runs(layers, number, x, columns, top + 2)
-            if layer.healed:
+            if layer.learns:
                 yield {"kind": "note", "x": x + 0.5, "y": top + 2.75, "text": "+", **tooltip}
         for row, name in enumerate(names):
             if name in colours and row >= len(names) - len(models):
