@@ -16,6 +16,7 @@ from gptailor.evaluation.objectives.tokens import tokenizer_model, tokenizer_of
 from gptailor.evaluation.session import Placement, Session
 from gptailor.evaluation.targets import find_targets
 from gptailor.program.devices import dtype_of
+from gptailor.reporting.quantities import byte_count
 
 
 @register_model("gptailor")
@@ -31,7 +32,7 @@ class PlanLM(HFLM):  # type: ignore[misc]
         plan: str,
         device: str | None = None,
         dtype: str | None = None,
-        memory: int | None = None,
+        memory: int | str | None = None,
         **more: Any,
     ) -> None:
         """Stitch a plan's file on a device, in a dtype, by default its own.
@@ -43,7 +44,7 @@ class PlanLM(HFLM):  # type: ignore[misc]
         """
         place = device if device is not None and torch.cuda.is_available() else "cpu"
         (target,) = find_targets([plan], {})
-        session = Session(Placement(place, dtype_of(dtype), memory, own=True))
+        session = Session(Placement(place, dtype_of(dtype), byte_count(memory), own=True))
         model = session.stitch(target.prepared.models, target.prepared.plan).model
         tokenizer = tokenizer_of(tokenizer_model(target.prepared))
         super().__init__(pretrained=model, tokenizer=tokenizer, device=place, **more)

@@ -23,6 +23,7 @@ from gptailor.checkpoint.models import (
 )
 from gptailor.checkpoint.write.tensors import Shard, plan_shards
 from gptailor.checks.models import (
+    check_compared_models,
     check_local_models,
     check_models,
     check_positions,
@@ -139,7 +140,9 @@ def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
     """
     opened = open_plan(plan, models)
     sound = None if errors(opened.faults) else opened.checked
-    return locate(opened.faults + text_faults(opened.plan, sound), opened.plan.origin)
+    compared = check_compared_models(opened.plan, opened.models)
+    faults = opened.faults + compared + text_faults(opened.plan, sound)
+    return locate(faults, opened.plan.origin)
 
 
 @final

@@ -22,6 +22,7 @@ from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
+from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.bridge.fit import FittedBridge
@@ -59,13 +60,13 @@ class ComputeOptions:
     """The resources of a compilation. They change only the bytes of fitted tensors.
 
     `threads` threads make tensors, by default one per core. Large merges, bridges and healing run
-    on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there. A
-    file of weights has at most `shard_size` bytes.
+    on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there, which
+    may be a text such as `2GB`. A file of weights has at most `shard_size` bytes.
     """
 
     threads: int | None = None
     device: str = "cpu"
-    memory: int | None = None
+    memory: int | str | None = None
     shard_size: int = SHARD_SIZE
 
 
@@ -141,7 +142,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if dry_run:
         return replace(written, estimates=_estimates(prepared, compute))
 
-    fitted = fit_tensors(prepared, device=compute.device, memory=compute.memory, on_event=on_event)
+    fitted = fit_tensors(
+        prepared, device=compute.device, memory=byte_count(compute.memory), on_event=on_event
+    )
     counted, recording = counting_bytes(on_event), None
     if lock is not None or locking:
         known = KnownDigests() if lock is None else None  # a lock is held to by reading
@@ -172,7 +175,9 @@ def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEsti
         return ()
     from gptailor.evaluation.repair_estimate import repair_estimates
 
-    return tuple(repair_estimates(prepared, device=compute.device, memory=compute.memory))
+    return tuple(
+        repair_estimates(prepared, device=compute.device, memory=byte_count(compute.memory))
+    )
 
 
 def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Destination:

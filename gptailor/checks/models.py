@@ -1,6 +1,6 @@
 """The rules of a plan against its models, in stages; models that no folder holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
@@ -77,6 +77,19 @@ def check_local_models(plan: Plan, declared: Mapping[str, Model]) -> list[Fault]
     }
     local = {name: model for name, model in opened.items() if model is not None}
     return locate(opener.faults + check_positions(plan, local), plan.origin)
+
+
+def check_compared_models(plan: Plan, opened: Collection[str]) -> list[Fault]:
+    """Return the faults of local models that scores are compared with and that no output needs.
+
+    `opened` are the models that were opened for the output.
+    """
+    names = {name for _, name in compared_models(plan)} & plan.models.keys()
+    opener = Opener(plan, plan.models)
+    for name in sorted(names - used(plan) - {*opened}):
+        if _is_folder(plan.models[name]):
+            opener.model(name)
+    return locate(opener.faults, plan.origin)
 
 
 def _is_folder(model: Model) -> bool:

@@ -166,4 +166,4 @@ def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:
         for argument in spec.arguments if spec is not None else ():
             file = wish.arguments.get(argument.name)
             if argument.kind == "path" and isinstance(file, str) and file:
-                yield at, folder / expanded(file)
+                yield (*at, "arguments", argument.name), folder / expanded(file)

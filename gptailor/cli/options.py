@@ -182,12 +182,13 @@ def shown_name(name: str) -> str:
 
 def bytes_of(name: str) -> bytes:
     """Return the bytes of a file or of standard input, at most one byte beyond a plan's limit."""
-    from gptailor.plan.bounds import MOST_BYTES
-
     if name == "-":
+        from gptailor.plan.bounds import MOST_BYTES
+
         return sys.stdin.buffer.read(MOST_BYTES + 1)
-    with Path(name).open("rb") as file:
-        return file.read(MOST_BYTES + 1)
+    from gptailor.lang.parse import file_bytes
+
+    return file_bytes(Path(name))
 
 
 def plan_text(name: str) -> str:

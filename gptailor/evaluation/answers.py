@@ -27,6 +27,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.program.devices import dtype_of
+from gptailor.reporting.quantities import byte_count
 
 
 @final
@@ -48,7 +49,7 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     models: ModelPaths | None = None,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     on_event: OnEvent = ignore_events,
 ) -> list[GeneratedText]:
     """Return each target's answer to a prompt, of at most `tokens` tokens.
@@ -60,7 +61,7 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     A target that fails has its reason in `failure`. Raises PlanError for faults of plans, OSError
     for a missing file.
     """
-    place = Placement(device, dtype_of(dtype), memory)
+    place = Placement(device, dtype_of(dtype), byte_count(memory))
     found = find_targets(as_list(targets), models or {})
     return list(answers(found, prompt, tokens, place, chat=chat, on_event=on_event))
 

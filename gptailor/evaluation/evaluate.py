@@ -42,6 +42,7 @@ from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.devices import device_of, dtype_of
+from gptailor.reporting.quantities import byte_count
 
 
 def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -54,7 +55,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     folder: str | Path = ".",
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     speed: bool = False,
     against: str | Path | None = None,
     uncut: bool = False,
@@ -65,10 +66,10 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     A target is a plan or its file, a model's folder, a GGUF file, or a Hub id. `models` gives other
     folders for the plans' names. `samples` bounds the samples that `seed` draws. Relative paths of
     objectives start at `folder`. `dtype` is that of the live models, by default their own; `memory`
-    bounds their bytes on the device. With `speed`, tokens a second are measured too. Differences
-    are from the target `against`, by default from each target's base. With `uncut` each plan that
-    drops layers is also evaluated without its drops, as the target `NAME, uncut`. Plans are bridged
-    and healed as declared. `on_event` receives the progress.
+    bounds their bytes on the device, also as a text such as `2GB`. With `speed`, tokens a second
+    are measured too. Differences are from the target `against`, by default from each target's base.
+    With `uncut` each plan that drops layers is also evaluated without its drops, as the target
+    `NAME, uncut`. Plans are bridged and healed as declared. `on_event` receives the progress.
 
     An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
     objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
@@ -91,7 +92,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     ]
     chosen = Samples(Path(folder), samples, seed).at_least(1)
     place, name = (
-        Placement(device, dtype_of(dtype), memory),
+        Placement(device, dtype_of(dtype), byte_count(memory)),
         None if against is None else str(against),
     )
     evaluation = EvaluationRun(found, stated, chosen, place, on_event, name)

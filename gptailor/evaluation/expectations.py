@@ -29,6 +29,7 @@ from gptailor.prepare import ModelPaths, ready
 from gptailor.program.devices import device_of, dtype_of
 from gptailor.reporting.expectations import ExpectationResult, difference_words
 from gptailor.reporting.measure import SURE, Estimate
+from gptailor.reporting.quantities import byte_count
 
 LEAST_SAMPLES = 2
 """The least samples of an expectation: one sample has no error."""
@@ -42,7 +43,7 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     seed: int = 0,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     on_event: OnEvent = ignore_events,
 ) -> tuple[ExpectationResult, ...]:
     """Evaluate the expectations of plans, and return a result for each of them, in order.
@@ -61,7 +62,7 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
             f"{names} has no expectation: write 'expect nll(\"text.txt\") <= 1.1 * base'"
         )
     drawn = Samples(Path(), samples, seed).at_least(LEAST_SAMPLES)
-    place = Placement(device, dtype_of(dtype), memory)
+    place = Placement(device, dtype_of(dtype), byte_count(memory))
     return Expectations(found, drawn, place, on_event).results()
 
 

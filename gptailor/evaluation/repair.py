@@ -21,6 +21,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import Prepared, ready
 from gptailor.program.devices import dtype_of
+from gptailor.reporting.quantities import byte_count
 
 
 @final
@@ -111,21 +112,22 @@ def stitch(
     models: Mapping[str, str | Path] | None = None,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
 ) -> PreTrainedModel:
     """Return the model that a closed plan declares, live and in eval mode; nothing is written.
 
     On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
     is the language model, without towers, as transformers has causal ones. `models` gives other
     folders for the plan's names; `dtype` is the model's, such as `bfloat16`, by default that of
-    its configuration;
-    `memory` bounds the bytes of weights on the device, through which layers are then streamed.
+    its configuration. `memory` bounds the bytes of weights on the device, through which layers are
+    then streamed; it may be a text such as `2GB`.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the
     environment fails: a missing device, memory that holds no layer.
     """
     prepared = ready(plan, models=models)
-    stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=memory)
+    room = byte_count(memory)
+    stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=room)
     return Repairs(stitcher).stitch(prepared.plan).model
 
 

@@ -29,6 +29,7 @@ from gptailor.plan.bounds import MOST_BYTES, MOST_FAULTS, MOST_STATEMENTS
 from gptailor.plan.faults import (
     TOO_LARGE,
     Fault,
+    MissingPlanError,
     Origin,
     PlanError,
     Source,
@@ -278,7 +279,10 @@ def _value_faults(name: str, value: object) -> list[Fault]:
     """Return the faults of a value by itself, as if it stood in a `let` statement."""
     source = Source(f"the value of '{name}'", f"let {name} = {value}")
     file, faults = parse(source)
-    if faults or (len(file.statements) == 1 and isinstance(file.statements[0].body, tree.LetNode)):
+    alone = len(file.statements) == 1 and isinstance(file.statements[0].body, tree.LetNode)
+    if faults and isinstance(value, str):
+        return faults
+    if alone and not faults:
         return faults
     message = f"expected a number, an interval or 'one of (…)' for '{name}', got '{value}'"
     return [Fault("P303", message, source=source)]
@@ -320,11 +324,23 @@ def load(path: str | Path, *, let: Numbers | None = None) -> Plan:
     Relative folders and texts that the plan names start at the file's folder. `let` has values for
     the plan's `let`s, in place of those in the text: `let={"mix": 0.7}`.
 
-    Raises PlanError, with all faults, if the plan has any by itself, and OSError as `open` does.
+    Raises PlanError, with all faults, if the plan has any by itself, MissingPlanError (a
+    FileNotFoundError) for a missing file, and OSError as `open` does.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        return _sound(file.read(MOST_BYTES + 1), str(path), path.parent, let)
+    return _sound(file_bytes(path), str(path), path.parent, let)
+
+
+def file_bytes(path: Path) -> bytes:
+    """Return the bytes of a plan's file, at most one byte beyond a plan's limit.
+
+    Raises MissingPlanError for a missing file, and OSError as `open` does.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise MissingPlanError(path) from None
 
 
 def loads(

@@ -5,6 +5,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from errno import ENOENT
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -125,6 +126,26 @@ class CodedError(TailorError):
     def __str__(self) -> str:
         text = f"error[{self.code}]: {self.message}"
         return text + (f"\n  = help: {self.help}" if self.help else "")
+
+
+@final
+class MissingPlanError(CodedError, FileNotFoundError):
+    """The file of a plan is missing. It is also the error that `open` raises."""
+
+    def __init__(self, path: Path) -> None:
+        plans = sorted(path.parent.glob("*.tailor"))[:MOST_COMPARED]
+        near = _closest(path.stem[:_LONGEST_COMPARED], tuple(plan.stem for plan in plans))
+        help_ = (
+            f"did you mean '{path.with_name(near)}.tailor'?"
+            if near
+            else "name a file such as cut.tailor; relative paths start at the current folder"
+        )
+        super().__init__("C201", f"expected a plan's file, '{path}' is missing", help_)
+        self.errno, self.strerror, self.filename = ENOENT, self.message, str(path)
+
+    def __reduce__(self) -> tuple[type["MissingPlanError"], tuple[Path]]:
+        """Pickle the error by its path."""
+        return MissingPlanError, (Path(self.filename),)
 
 
 class PlanError(TailorError):
@@ -368,10 +389,11 @@ def _dotted(at: Place) -> str:
 
 def to_json(faults: Iterable[Fault]) -> str:
     """Return faults for machines: a JSON list of objects."""
-    return json.dumps([_record(fault) for fault in faults], ensure_ascii=False, indent=2)
+    return json.dumps([fault_record(fault) for fault in faults], ensure_ascii=False, indent=2)
 
 
-def _record(fault: Fault) -> dict[str, object]:
+def fault_record(fault: Fault) -> dict[str, object]:
+    """Return the JSON of a fault: code, message, help, place, and the file's lines and columns."""
     also = [{"label": a.label, **_where(fault.source, a.span)} for a in fault.also]
     return {
         "code": fault.code,

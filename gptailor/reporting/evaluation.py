@@ -56,13 +56,15 @@ def chart_lines(
 ) -> Iterator[str]:
     """Yield a chart of scores by a setting's value; the best score is marked.
 
-    The shortest bar is the least score, the longest the greatest. A score of None failed.
+    Bars begin at the least score, because scores of one model differ little; the title names it.
+    A score of None failed.
     """
-    yield title
     known = [score for _, score in points if score is not None]
     if not known:
+        yield title
         return
     least, most = min(known), max(known)
+    yield f"{title} (bars begin at {least:.4g})" if most > least else title
     best = least if minimize else most
     label = max(len(value) for value, _ in points)
     room = max(1, min(_BAR, width - label - 24))

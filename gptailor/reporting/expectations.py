@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, Literal, final
 from xml.etree import ElementTree
 
-from gptailor.plan.faults import Fault
+from gptailor.plan.faults import Fault, fault_record
 from gptailor.reporting.measure import Estimate, finite_or_none
 from gptailor.reporting.quantities import with_error
 from gptailor.reporting.summary import escaped_control
@@ -58,6 +58,7 @@ class ExpectationResult:
             "difference": None if difference is None else finite_or_none(difference.value),
             "difference_stderr": None if difference is None else difference.finite_error,
             "reason": self.reason,
+            "fault": None if self.fault is None else fault_record(self.fault),
         }
 
 

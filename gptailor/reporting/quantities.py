@@ -74,6 +74,14 @@ def bytes_from_words(text: str) -> int:
     return size
 
 
+def byte_count(size: int | str | None) -> int | None:
+    """Return a number of bytes, which may also be a text such as `2GB`; None stays None.
+
+    Raises ValueError for another text, and for a number below 1.
+    """
+    return size if size is None else bytes_from_words(str(size))
+
+
 def count_from_words(text: str) -> int:
     """Return a number of parameters such as `110M`, `1.5B` or `1,500,000`. Raises ValueError."""
     plain = text.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", text) else text

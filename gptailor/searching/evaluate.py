@@ -40,6 +40,7 @@ from gptailor.plan.sites import drops_by_choice
 from gptailor.plan.stage import STAGES, Stage, at_stage, separates
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.measure import LossMeasure
+from gptailor.reporting.quantities import byte_count
 from gptailor.reporting.summary import SearchSummary
 from gptailor.searching.run.notes import (
     GAPS,
@@ -118,7 +119,7 @@ def trials_of(
 ) -> Trials:
     """Return the trials of an opened plan."""
     kind = dtype_of(where.dtype)
-    place = Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True)
+    place = Placement(where.device, kind, byte_count(where.memory), where.gpus_per_worker, own=True)
     return Trials(
         plan,
         models,

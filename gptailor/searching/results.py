@@ -23,7 +23,7 @@ from gptailor.reporting.block_map import block_map
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.page.run_report import ReportedObjective, ReportedTrial
 from gptailor.reporting.quantities import (
-    bytes_from_words,
+    byte_count,
     count_from_words,
     loss_from_words,
     shown_number,
@@ -131,9 +131,8 @@ class SearchResult:
         keeps to the bounds, ValueError for a text that is no number.
         """
         most = count_from_words(parameters) if isinstance(parameters, str) else parameters
-        room = bytes_from_words(memory) if isinstance(memory, str) else memory
         lost = {} if loss is None else dict([loss_from_words(str(loss))])
-        found = pick(self.run, Bounds(most, room, context, layers, **lost), None)
+        found = pick(self.run, Bounds(most, byte_count(memory), context, layers, **lost), None)
         if not found.kept:
             nearest = f"{found.row.parameters:,} parameters, {found.row.layers} layers"
             raise TailorError(f"no plan keeps to these bounds; the nearest has {nearest}")

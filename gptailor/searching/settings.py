@@ -55,7 +55,7 @@ class Resources:
 
     device: str = "cpu"
     dtype: str | None = None
-    memory: int | None = None
+    memory: int | str | None = None
     storage: str | None = None
     study: str = "gptailor"
     ray: str | None = None

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, Final, final
 
 import click
 
@@ -20,9 +20,14 @@ from gptailor.plan.search_block import with_file
 from gptailor.plan.sites import open_choices
 from gptailor.prepare import ModelPaths, Prepared, prepare
 from gptailor.reporting.difference import difference_map, differences
+from gptailor.reporting.layer_cells import COLOURS
+from gptailor.reporting.page.charts import HUES
 from gptailor.reporting.plan_map import plan_map
 from gptailor.reporting.quantities import bytes_in_words
 from gptailor.views.known_layers import known_layer_count, tied_models
+
+if TYPE_CHECKING:
+    from rich.terminal_theme import TerminalTheme
 
 
 @final
@@ -41,13 +46,35 @@ class LayerMap:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Return the map in a notebook's colours."""
+        """Return the map in colours that a light and a dark notebook show alike."""
         from rich.console import Console
         from rich.text import Text
 
         console = Console(record=True, file=io.StringIO(), width=200, force_jupyter=False)
         console.print(Text.from_ansi("\n".join(self.lines)))
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        html = console.export_html(
+            theme=_notebook_theme(), inline_styles=True, code_format="<pre>{code}</pre>"
+        )
+        return html.replace("background-color: ", "color: #000000; background-color: ")
+
+
+_ANSI: Final = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+
+
+def _notebook_theme() -> "TerminalTheme":
+    """Return the theme in which each model has its colour of a report's page."""
+    from rich.terminal_theme import TerminalTheme
+
+    hues = {name: _rgb(hue) for name, hue in zip(COLOURS, HUES, strict=True)}
+    grey = _rgb("#767676")
+    plain = [hues.get(name, grey) for name in _ANSI]
+    bright = [hues.get(f"bright_{name}", hues.get(name, grey)) for name in _ANSI]
+    return TerminalTheme(grey, grey, plain, bright)
+
+
+def _rgb(hue: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(hue.removeprefix("#"))
+    return red, green, blue
 
 
 def show(
@@ -86,6 +113,9 @@ def shown_lines(
     if prepared is not None:
         yield ""
         yield _size_line(prepared.output_size)
+        repairs = ["bridging"] * bool(prepared.gaps) + ["healing"] * bool(prepared.healing)
+        if repairs:
+            yield f"  time and memory of {' and '.join(repairs)}: 'gptailor compile --dry-run'"
     elif stopped:
         yield f"\n  size unknown: {stopped}"
 

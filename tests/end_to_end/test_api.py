@@ -233,8 +233,10 @@ def test_what_can_not_be_formatted_says_why() -> None:
 
 
 def test_the_world_is_no_fault_of_the_plan(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        gptailor.load(tmp_path / "none.tailor")
+    (tmp_path / "cut.tailor").write_text("tailor 1\n")
+    for kind in (FileNotFoundError, gptailor.TailorError):
+        with pytest.raises(kind, match=r"cuts.tailor' is missing[\s\S]*did you mean .*cut.tailor'"):
+            gptailor.load(tmp_path / "cuts.tailor")
     plan = gptailor.loads('tailor 1\nmodel base = "./none"\n', folder=tmp_path)
     assert [fault.code for fault in gptailor.check(plan)] != []
 

@@ -187,7 +187,9 @@ def test_a_dry_run_and_the_card_show_the_gaps(
     assert "L1          dropped, bridged over\n" in capsys.readouterr().out
     (folder / "text.txt").rename(folder / "kept.txt")
     assert run(["show", name]) == 0
-    assert "─ bridged over" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "─ bridged over" in said
+    assert "  time and memory of bridging: 'gptailor compile --dry-run'\n" in said
     (folder / "kept.txt").rename(folder / "text.txt")
     gptailor.compile(plan_of(folder), folder / "out")
     card = (folder / "out" / "README.md").read_text()

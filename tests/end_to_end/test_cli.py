@@ -139,7 +139,11 @@ def test_misuse_is_2_and_names_what_it_is(
     [["check"], ["fmt"], ["show"], ["json"], ["diff", "p.tailor"], ["compile", "-o", "out"]],
 )
 @pytest.mark.parametrize(
-    ("plan", "reason"), [("none.tailor", "No such file"), ("base", "Is a directory")]
+    ("plan", "reason"),
+    [
+        ("none.tailor", "[C201]: expected a plan's file, 'none.tailor' is missing"),
+        ("base", ": 'base': Is a directory"),
+    ],
 )
 def test_a_plan_that_can_not_be_read_is_3(
     run: Run, here: Path, arguments: list[str], plan: str, reason: str
@@ -148,8 +152,8 @@ def test_a_plan_that_can_not_be_read_is_3(
         pytest.skip("these take folders")
     said = run(*arguments, plan)
     assert said.code == 3
-    assert said.err.startswith(f"error: '{plan}': {reason}")
-    assert said.err.count("\n") == 1
+    assert said.err.startswith(f"error{reason}")
+    assert said.err.count("\n") <= 2
     assert not (here / "out").exists()
 
 

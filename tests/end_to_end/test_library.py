@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import gptailor
 from gptailor.convert.note import ConversionWarning
+from tests.colours import contrast
 from tests.tiny import tiny_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -202,8 +204,14 @@ def test_a_map_is_drawn_in_text_and_in_a_notebook(world: Path) -> None:
     drawn = gptailor.show(world / "plan.tailor")
     assert "5 layers of" in " ".join(str(drawn).split())  # a long path wraps the line
     assert "\x1b" not in str(drawn)
-    assert "<pre>" in drawn._repr_html_()
-    assert "color" in drawn._repr_html_()
+    page = drawn._repr_html_()
+    assert "<pre>" in page
+    hues = set(re.findall(r"background-color: (#\w+)", page))
+    assert hues
+    assert all(
+        contrast(hue, ground) >= 3 for hue in hues for ground in ("#ffffff", "#111111", "#000000")
+    )
+    assert page.count("color: #000000; background-color: ") == page.count("background-color: ")
     compiled = gptailor.show(world / "plan.tailor", models={"math": world / "base"})
     assert "parameters" in str(compiled)
 

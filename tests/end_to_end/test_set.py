@@ -122,7 +122,9 @@ def test_eval_sweeps_a_value_and_draws_a_chart(run: Run, world: Path) -> None:
     assert [row["target"] for row in rows] == [f"plan.tailor with mix={m}" for m in (0.0, 0.5, 1.0)]
     one = json.loads(run(*swept, "--set", "mix=0.5", "--format", "json").out)["results"]
     assert [r["score"] for r in one if " with " in r["target"]] == [rows[1]["score"]]
-    chart = run(*swept, "--set", "mix=0.0,0.5,1.0").out.partition("over 'mix'\n")[2].splitlines()
+    said = run(*swept, "--set", "mix=0.0,0.5,1.0").out
+    head, *chart = said.partition("over 'mix'")[2].splitlines()
+    assert head == f" (bars begin at {min(row['score'] for row in rows):.4g})"
     assert [line.split()[0] for line in chart] == ["0.0", "0.5", "1.0"]
     best = min(range(3), key=lambda n: rows[n]["score"])
     assert [n for n, line in enumerate(chart) if line.endswith("(best)")] == [best]
@@ -183,6 +185,13 @@ def test_every_combination_is_a_plan(world: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_name_that_a_plan_lacks_stops_it(world: Path) -> None:
     with pytest.raises(PlanError, match="no number is named 'x'"):
         gptailor.load(world / "plan.tailor", let={"x": 1})
+
+
+@pytest.mark.parametrize("value", [True, None, [0.5], float("nan")])
+def test_a_value_of_another_type_is_no_syntax_fault(value: object) -> None:
+    with pytest.raises(PlanError, match="expected a number, an interval or 'one of") as error:
+        gptailor.loads(PLAN, let={"mix": value})
+    assert [fault.code for fault in error.value.faults] == ["P303"]
 
 
 COUNT = """\

@@ -79,6 +79,16 @@ def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) 
     assert score_of(alone) == score_of(found, 1)
 
 
+def test_memory_may_be_a_text(world: Path) -> None:
+    one, other = (
+        gptailor.evaluate(world / "base", "parameters()", memory=memory).records()
+        for memory in (None, "1GB")
+    )
+    assert one == other
+    with pytest.raises(ValueError, match="expected a size such as 5GB"):
+        gptailor.evaluate(world / "base", "parameters()", memory="much")
+
+
 def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:
     merged = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL3 from math\n'
     (world / "whole.tailor").write_text(merged)

@@ -2,8 +2,10 @@
 
 import json
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
+from gptailor.plan.faults import Fault, Source, Span
 from gptailor.reporting.expectations import (
     ExpectationResult,
     expectation_lines,
@@ -39,6 +41,14 @@ def test_a_table_for_each_plan_and_a_line_for_what_did_not_pass_alone() -> None:
         '  nll("u") <= 2: FAIL: nan: NaN\\x07',
         "2 passed, 1 of them a tie; 2 failed",
     ]
+
+
+def test_json_has_the_fault_with_its_line() -> None:
+    source = Source("a.tailor", "tailor 1\nexpect parameters() < 5\n")
+    fault = Fault("M501", "too large", ("expects", 0), span=Span(9, 32), source=source)
+    row = replace(RESULTS[2], fault=fault)
+    [found] = json.loads(expectations_json([row]))
+    assert {"code": "M501", "file": "a.tailor", "line": 2}.items() <= found["fault"].items()
 
 
 def test_json_has_no_infinite_number() -> None:

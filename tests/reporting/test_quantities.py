@@ -9,6 +9,7 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.reporting.evaluation import size_lines
 from gptailor.reporting.measure import AimDirection
 from gptailor.reporting.quantities import (
+    byte_count,
     bytes_in_words,
     duration,
     small_percent,
@@ -103,3 +104,11 @@ def test_columns_stand_below_each_other_in_ascii_too() -> None:
     assert first.isascii()
     assert first.startswith("  runs/a-")
     assert first.endswith("-12.tailor  3.2 +- 0.1")
+
+
+def test_a_number_of_bytes_may_be_a_text() -> None:
+    assert byte_count(None) is None
+    assert (byte_count(5), byte_count("2GB"), byte_count("1KiB")) == (5, 2 * 10**9, 1024)
+    for size in (0, -1, "2 apples"):
+        with pytest.raises(ValueError, match="expected a size such as 5GB"):
+            byte_count(size)

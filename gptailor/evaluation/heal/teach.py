@@ -51,6 +51,7 @@ from gptailor.plan.plan import PREDICTIONS_SUFFIX, Plan, has_predictions
 from gptailor.plan.registry import HEAL_SEED, HEAL_TOKENS
 from gptailor.prepare import Prepared
 from gptailor.program.devices import device_of, dtype_of
+from gptailor.reporting.quantities import byte_count
 
 
 @final
@@ -81,7 +82,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     seed: int = HEAL_SEED,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     force: bool = False,
     on_event: OnEvent = ignore_events,
 ) -> TeachResult:
@@ -116,7 +117,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         prepared.models,
         device=place,
         dtype=dtype_of(dtype) or healing_dtype(prepared.models, place),
-        memory=memory,
+        memory=byte_count(memory),
     )
     with new_file(target, force=force, protected=[*paths, *sources]) as new:
         encoder = _encoder(prepared)
