@@ -1,4 +1,4 @@
-"""What the light install does, on a tiny model that is made here: needs gptailor alone.
+"""The light install on a tiny model that is made here: needs gptailor alone.
 
 python examples/light.py    # in an environment with gptailor, whatever else it has
 """

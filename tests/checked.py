@@ -20,7 +20,7 @@ by_jaxtyping: Checker = jaxtyping.jaxtyped
 
 
 def jaxtyped(checked: Any = None, *, typechecker: Checker) -> Any:
-    """What jaxtyping's import hook decorates with, in place of `jaxtyping.jaxtyped`."""
+    """Decorate a function for jaxtyping's import hook, in place of `jaxtyping.jaxtyped`."""
     if checked is None:
         return lambda given: jaxtyped(given, typechecker=typechecker)
     if isinstance(checked, staticmethod | classmethod):

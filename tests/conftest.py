@@ -1,4 +1,4 @@
-"""What all tests share: tiny models, fit ones and unfit ones, and how Hypothesis runs."""
+"""Fixtures of all tests: tiny models, sound and unsound ones, and Hypothesis's settings."""
 
 import gc
 import json
@@ -39,7 +39,7 @@ def _there(fd: Any) -> None:
 
 
 FSYNC = os.fsync
-"""What a compilation does with each of its ten files; a disk takes milliseconds for each."""
+"""The real `fsync`. A compilation calls it for each of its ten files, which takes milliseconds."""
 os.fsync = _there
 
 settings.register_profile(
@@ -189,7 +189,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def to_the_disk() -> Iterator[None]:
-    """What is to be on the disk goes there; elsewhere no test asks what a power failure leaves."""
+    """Sync files to the disk; other tests don't ask for the effect of a power failure."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", FSYNC)
         yield

@@ -265,7 +265,7 @@ def _end(pid: int, reading: int) -> dict[str, Any]:
 
 
 def _compile_once() -> None:
-    """What the first compilation of a process takes longer: its forks needn't do it each."""
+    """Compile once, so that forked processes need not do a first compilation's extra work."""
     with TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         sizes = {"num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 24}

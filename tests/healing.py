@@ -31,7 +31,7 @@ def said(folder: Path, text: str) -> Plan:
 def healer(
     prepared: Prepared, *, memory: int | None = None, dtype: torch.dtype = torch.float32
 ) -> Healer:
-    """What heals over a plan's models, as if nothing had been learned before."""
+    """Return a healer over a plan's models that reuses no earlier result."""
     return Healer(prepared.models, CPU, memory, dtype, anew=True)
 
 
@@ -49,7 +49,7 @@ def heal(
     dtype: torch.dtype = torch.float32,
     on_event: OnEvent = ignore_events,
 ) -> HealedLayers:
-    """What a plan's layers learn, with nothing bridged."""
+    """Heal a plan's layers, with nothing bridged."""
     prepared = prepare(plan)
     made = healer(prepared, memory=memory, dtype=dtype)
     return made.heal(prepared.resolved, {}, on_event)

@@ -32,7 +32,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, and how many bytes of content went out."""
+    """A request, and the number of content bytes that were sent for it."""
 
     method: str
     path: str

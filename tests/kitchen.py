@@ -1,4 +1,4 @@
-"""What pages of recipes are run with: small models, adapters and texts in one folder."""
+"""Models, adapters and texts for the recipes of pages, in one folder."""
 
 import json
 import re

@@ -19,7 +19,7 @@ INSTALLED = find_spec("xllamacpp") is not None
 
 @dataclass(frozen=True)
 class Answers:
-    """What llama.cpp said, in the order of the questions.
+    """llama.cpp's answers, in the order of the questions.
 
     `logprobs` are of all tokens, by their numbers, after each of the prompts, which are token ids.
     """

@@ -1,4 +1,4 @@
-"""What a closed plan means, said again in the plainest way: whole tensors, no planning, one loop.
+"""A second interpreter of closed plans: whole tensors, no planning, one loop.
 
 For models whose tensors are named like Llama's. It imports nothing of the compiler but the plan's
 data; of the merge methods, those that are long are `combine_tensors`' own, and tested elsewhere.
@@ -105,7 +105,7 @@ def curve(knots: Sequence[float], at: int, first: int, last: int) -> float:
 
 
 def highest_first(plan: Plan, position: int) -> Iterator[dict[str | None, Recipe]]:
-    """What is said of a position's parts: by itself, by `others`, by `whole`; the base's own."""
+    """Yield the recipes of a position's parts: its own, of `others`, of `whole`, the base's."""
     yield {one.part: one.recipe for one in plan.layers if one.position == position}
     yield {one.part: at(one.recipe, position) for one in plan.others}
     yield {None: at(plan.whole.recipe, position)} if plan.whole is not None else {}
@@ -175,7 +175,7 @@ def inside(model: Tensors, layer: int) -> list[str]:
 
 
 def finest(levels: Sequence[Mapping[str | None, Recipe]], rest: str) -> Recipe:
-    """What is said of the finest part that holds a tensor, of the first level that says any."""
+    """Return the recipe of the finest part with the tensor, from the first level that has one."""
     norm = rest.split(".", maxsplit=1)[0].endswith("layernorm")
     branch = "mlp" if rest.startswith(MLP) else "attn"
     finer = "norms" if norm else f"{branch}.{rest.split('.')[1].removesuffix('_proj')}"

@@ -1,4 +1,4 @@
-"""What a command of gptailor came to."""
+"""The exit code and the output of a command of gptailor."""
 
 import io
 import sys

@@ -36,7 +36,7 @@ NAMES = st.one_of(
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters='"\r\n'), min_size=1, max_size=12
 )
-"""What may stand in double quotes."""
+"""Texts that may stand in double quotes."""
 
 LOCAL = st.builds("{}{}".format, st.sampled_from(["./", "/", "~/", "../"]), TEXTS).filter(
     lambda text: "\0" not in text
@@ -154,7 +154,7 @@ def subsets(draw: Draw, names: list[str], layer: int | None) -> p.Subset:
 
 @st.composite
 def recipes(draw: Draw, names: list[str], position: int) -> p.Recipe:
-    """What a position may be made of."""
+    """Draw the recipe of a position."""
     layers = st.one_of(st.just(position), POSITIONS)
     kind = draw(st.sampled_from(["take", "merge", "subset"]))
     if kind == "take":
@@ -166,7 +166,7 @@ def recipes(draw: Draw, names: list[str], position: int) -> p.Recipe:
 
 @st.composite
 def rest_recipes(draw: Draw, names: list[str], where: str) -> p.Recipe:
-    """What the embedding, the norm, the head or the tokenizer may come from."""
+    """Draw the recipe of the embedding, the norm, the head or the tokenizer."""
     kind = "take" if where == "tokenizer" else draw(st.sampled_from(["take", "merge", "subset"]))
     if kind == "take":
         return p.Take(take=p.LayerOf(model=draw(picks(names))))
@@ -218,7 +218,7 @@ def layers(draw: Draw, names: list[str], position: int, tied: int) -> list[p.Lay
 
 
 def _one(part: str | None) -> str | None:
-    """What stands at a position once: each part, and one pattern."""
+    """Return a key that occurs once at a position: a part, or `pattern`."""
     return "pattern" if is_pattern(part) else part
 
 
@@ -353,7 +353,7 @@ def heals(draw: Draw, names: list[str], dropped: set[int] | None) -> p.Heal:
 
 @st.composite
 def levels(draw: Draw, names: list[str], *, tied: bool) -> dict[str, Any]:
-    """What is said of all positions at once; `tied` where each may not have a choice of its own."""
+    """Draw recipes of all positions; `tied` where no position may have a choice of its own."""
     finer = ["norms", "mlp.up", '"*.bias"'] if tied else []
     parts = draw(st.sets(st.sampled_from(["", "attn", "mlp", *finer]), max_size=2))
     others = [

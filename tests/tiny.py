@@ -57,7 +57,7 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
     **DENSE,
     **MIXED,
 }
-"""What makes each family tiny; everything else is the family's default."""
+"""The settings that make each family tiny; all others are the family's defaults."""
 
 
 def letters(count: int, seed: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""What makes dense models and classic ones tiny; `tests/tiny.py` has the other families."""
+"""Tiny configurations of dense and classic models; `tests/tiny.py` has the other families."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -182,7 +182,7 @@ VISION: Mapping[str, Mapping[str, Any]] = {
         "hidden_size": 32,
     },
 }
-"""What makes each type tiny."""
+"""The settings that make each type tiny."""
 
 _TOKENS = {
     "llama4": 1,

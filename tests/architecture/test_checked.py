@@ -1,4 +1,4 @@
-"""What `tests/checked.py` leaves out is never a check."""
+"""The parts that `tests/checked.py` leaves out are never checks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -140,7 +140,7 @@ LEFT = {
     "falcon": r"",  # a tied embedding that PEFT doesn't know by its name
     "deepseek_v3": r".*\.mlp\..*",  # experts, and what PEFT takes for such
 }
-"""What of a model has no place in an adapter."""
+"""The tensors of each family that have no place in an adapter."""
 
 
 @pytest.mark.parametrize("kind", LEFT)

@@ -47,7 +47,7 @@ LITTLE = 50_000_000
 
 @pytest.fixture(autouse=True)
 def _soon() -> Iterator[None]:
-    """Whatever hangs is ended."""
+    """End a test that hangs."""
 
     def late(*_: object) -> None:
         raise TimeoutError

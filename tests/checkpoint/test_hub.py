@@ -73,7 +73,7 @@ class Done:
     err: str
 
     def fault(self, code: str) -> str:
-        """What it said, which is one fault and nothing else."""
+        """Return the output, which is one fault alone."""
         said = self.out + self.err
         assert self.code == 1, said
         assert said.count("error[") == 1, said

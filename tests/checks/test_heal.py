@@ -1,4 +1,4 @@
-"""What is healed: of closed plans, in spaces, in folders and in the digest of a plan."""
+"""Healing of closed plans, in spaces, in folders and in a plan's digest."""
 
 import json
 from fractions import Fraction

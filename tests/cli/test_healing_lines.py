@@ -1,4 +1,4 @@
-"""What is said of healing."""
+"""The lines about healing."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What the compile benchmark's figures rest on: its plans, its models, and how it measures."""
+"""The compile benchmark: its plans, its models, and its measurements."""
 
 import json
 import subprocess

@@ -208,7 +208,7 @@ def test_python_calls_what_there_is(block: Block) -> None:
 
 
 def _called(node: ast.expr, known: dict[str, Any]) -> Any:
-    """What is called, if it is of gptailor."""
+    """Return the called object, if it belongs to gptailor."""
     if isinstance(node, ast.Name):
         return known.get(node.id)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

@@ -656,7 +656,7 @@ def test_colours_are_for_terminals(here: Path) -> None:
 
 
 def on_a_terminal(*arguments: str, env: dict[str, str]) -> str:
-    """What a command shows on a terminal."""
+    """Return the output of a command on a terminal."""
     master, slave = pty.openpty()
     with subprocess.Popen(
         [*SCRIPT, *arguments], stdin=slave, stdout=slave, stderr=slave, env=env

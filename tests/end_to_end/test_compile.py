@@ -171,13 +171,13 @@ PARTS = st.sampled_from(
 
 
 def one(part: str | None) -> str | None:
-    """What stands at a position once: each part, and one pattern."""
+    """Return a key that occurs once at a position: a part, or `pattern`."""
     return "pattern" if is_pattern(part) else part
 
 
 @st.composite
 def overlays(draw: st.DrawFn) -> dict[str, Any]:
-    """What each position is made of; at least one is kept."""
+    """Draw recipes, drops and scales of positions; at least one position is kept."""
     layers, drops, scales = [], [], []
     kept = draw(st.integers(0, COUNT - 1))
     for position in range(COUNT):
@@ -211,7 +211,7 @@ def overlays(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def said(draw: st.DrawFn) -> dict[str, Any]:
-    """What may stand after `from` where no layers are named, with a curve now and then."""
+    """Draw a recipe that names no layers, sometimes with a curve."""
     if draw(st.booleans()):
         return {"take": draw(source(None))}
     count = draw(st.integers(1, 3))
@@ -396,7 +396,7 @@ def test_a_scale_is_the_hidden_state_multiplied(pair: Path, tmp_path: Path) -> N
 
 
 def scaled(output: Any, factor: float) -> Any:
-    """What a layer gives, its hidden state multiplied."""
+    """Return a layer's output with its hidden state multiplied."""
     return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
 
 

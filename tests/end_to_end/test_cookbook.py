@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
 FEWER = {"tokens 50000": "tokens 1024", "trials 60": "trials 8"}
-"""What a small model on a busy machine has less of."""
+"""Smaller numbers for a small model on a busy machine."""
 
 
 class Recipe(NamedTuple):
@@ -58,7 +58,7 @@ def test_the_contents_lead_to_all_of_them() -> None:
 
 
 def outputs(recipe: Recipe) -> set[str]:
-    """What its commands write, by name."""
+    """Return the names of its commands' outputs."""
     words = (shlex.split(command) for command in recipe.commands)
     return {line[line.index("-o") + 1] for line in words if "-o" in line}
 

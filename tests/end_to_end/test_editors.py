@@ -1,4 +1,4 @@
-"""What editors are given: the grammar for colours, and the extension for VS Code."""
+"""Files for editors: the grammar for colours, and the extension for VS Code."""
 
 import importlib.util
 import json

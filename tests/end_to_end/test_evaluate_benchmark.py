@@ -1,4 +1,4 @@
-"""What the figures of benchmarks/evaluate.py rest on: its plans are good, and it runs."""
+"""benchmarks/evaluate.py: its plans are valid, and it runs."""
 
 import random
 from pathlib import Path

@@ -19,7 +19,7 @@ WITHOUT_EXAMPLE = {"S106", "S108", "P116", "M105", "M305", "M401", "M402", "M501
 
 
 def sections() -> dict[str, str]:
-    """What stands under the heading of each code."""
+    """Return the text below each code's heading."""
     parts = re.split(r"^### ([SPMC]\d{3}) ", DOC, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 

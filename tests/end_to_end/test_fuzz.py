@@ -17,7 +17,7 @@ from tests.hostile.targets import TARGETS
 
 NUMBERS = (b"0", b"-1", b"1.0", b"1e3", b"true", b"null", b'"1"', b"[]", b"{}", b"NaN", b"1e999",
            b"18446744073709551616", b"9223372036854775807", b"9" * 5000)  # fmt: skip
-"""What a number of a JSON text is replaced by."""
+"""Replacements for a number of a JSON text."""
 
 
 @st.composite

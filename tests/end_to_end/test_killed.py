@@ -63,7 +63,7 @@ class Place:
         self.before = tree(self.sources)
 
     def around(self) -> list[str]:
-        """What is where the target is to be."""
+        """Return the names in the target's folder."""
         return sorted(path.name for path in self.outputs.iterdir())
 
 
@@ -118,7 +118,7 @@ def succeeds(ended: Ended) -> Ended:
 
 
 def made_in_peace(runs: Runs, place: Place, plan: Path, **options: Any) -> dict[str, bytes]:
-    """What a run makes that nothing happens to; it is put away again."""
+    """Return the files of an undisturbed run, and remove them."""
     succeeds(runs(plan, place.target, **options))
     made = tree(place.target)
     shutil.rmtree(place.target)

@@ -139,7 +139,7 @@ def place(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def said(place: Path) -> Mapping[str, tuple[int, str, str]]:
-    """What each command and verb came to: exit code, output, errors."""
+    """Return each command's exit code, output and errors."""
     lines = json.dumps([*DONE, *REFUSED, "compile moves.tailor -o out.gguf"])
     command = [sys.executable, "-c", SCRIPT, json.dumps(BROUGHT), lines]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)

@@ -101,7 +101,7 @@ def shard(folder: Path, *, backwards: bool = False) -> None:
 
 
 def refused(locked: Lock | Path, **how: Any) -> CheckpointError:
-    """What `compile --locked` says; nothing appears."""
+    """Return the error of `compile --locked`, which writes nothing."""
     before = sorted(Path().iterdir())
     with pytest.raises(CheckpointError) as error:
         gptailor.compile(gptailor.load("p.tailor"), "new", locked=locked, **how)

@@ -159,7 +159,7 @@ def test_the_base_may_be_a_plan(root: Path, tmp_path: Path) -> None:
 
 
 def found(text: str, folder: Path) -> list[Fault]:
-    """What is wrong with a plan against its models."""
+    """Return a plan's errors against its models."""
     return errors(gptailor.check(said(text, folder)))
 
 

@@ -1,4 +1,4 @@
-"""What is published holds the grammar, wherever it is built from and however it is installed."""
+"""Published packages contain the grammar, however they are built and installed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the figures of benchmarks/retention.py rest on: its arithmetic, its journal, and it runs."""
+"""benchmarks/retention.py: its arithmetic, its journal, and a small run."""
 
 import json
 from pathlib import Path

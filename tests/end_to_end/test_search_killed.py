@@ -37,7 +37,7 @@ def lines(folder: Path) -> int:
 
 
 def content(study: Study) -> list[dict[str, Any]]:
-    """What a study holds, but for times."""
+    """Return a study's content without times."""
     found = []
     for one in study._study.get_trials(deepcopy=False):
         attributes = {name: said for name, said in one.user_attrs.items() if name != "seconds"}

@@ -1,4 +1,4 @@
-"""What a search is required to keep to, by the command line: sizes are hard, scores in the end."""
+"""Requirements of a search on the command line: sizes bound every trial, scores the result."""
 
 import json
 from pathlib import Path
@@ -201,7 +201,7 @@ def test_an_interrupt_before_plans_are_judged_leaves_the_best_one(
 
 
 def test_texts_are_split_as_a_search_of_each_splits_them(search: Search, world: Path) -> None:
-    """What the search holds out isn't read, and a shorter text takes nothing of another one."""
+    """Held-out samples aren't read, and a shorter text takes no sample of another one."""
     (world / "short.txt").write_text(letters(4_000, 4))
     code = 'require nll("code.txt") <= 2.0 * base'
     lines = 'require nll("text.txt") <= 2.0 * base', 'require nll("short.txt") <= 2.0 * base'

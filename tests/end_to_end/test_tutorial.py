@@ -31,7 +31,7 @@ LESS = {
         '"train": 8, "calibration": 12, "search": 10, "held_out": 4'
     ),
 }
-"""What a test has less of."""
+"""Smaller numbers for a test."""
 
 
 SHORT = PAGE.partition("## 8. Search")[0]

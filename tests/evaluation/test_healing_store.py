@@ -149,7 +149,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def healed(
     body: str, folder: Path, *, anew: bool = False
 ) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """What is said, and the tensors that come of it."""
+    """Heal a plan; return its events in words and the learned tensors."""
     plan = loads(f'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n{body}\n')
     plan = plan.read_from(Origin(Source("<plan>", ""), folder))
     told = Told()

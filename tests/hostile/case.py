@@ -1,4 +1,4 @@
-"""What a hostile file is: its content, how it must be refused, and the argument."""
+"""A hostile file: its content, the required refusal, and the argument."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

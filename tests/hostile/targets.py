@@ -1,4 +1,4 @@
-"""What bytes from anywhere are given to: each target takes them or refuses them, and no third.
+"""Readers of bytes from anywhere: each of them takes or refuses them.
 
 `tests/end_to_end/test_fuzz.py` draws them by Hypothesis, `benchmarks/fuzz.py` by atheris.
 """
@@ -22,7 +22,7 @@ from tests.hostile import folders, ggufs, headers, pickles
 from tests.hostile.case import Hostile, HostileFolder
 
 CUT = b"\n---\n"
-"""What stands between the files of a folder, where a target takes a folder."""
+"""The separator between the files of a folder, for targets that take a folder."""
 
 
 def header(raw: bytes, folder: Path) -> None:

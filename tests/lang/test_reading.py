@@ -1,4 +1,4 @@
-"""Whatever text is read: it is accepted or refused with faults that lie inside it."""
+"""Any text is accepted, or refused with faults that lie inside it."""
 
 import json
 from pathlib import Path

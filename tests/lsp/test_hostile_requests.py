@@ -24,7 +24,7 @@ ANSWERED = {-32600, -32601, -32602, -32803, -32800}
 
 
 class Sent:
-    """What a server sends."""
+    """Messages of a server."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []

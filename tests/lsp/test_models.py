@@ -1,4 +1,4 @@
-"""What an editor is told of models that are elsewhere: at URLs, on the Hub."""
+"""Messages of the language server about models at URLs and on the Hub."""
 
 from pathlib import Path
 

@@ -91,7 +91,7 @@ class Editor:
         self.do(self.client.text_document_did_change, params)
 
     def faults(self, uri, until=lambda found: True, version=None):
-        """What the editor was told of a text, once it is as wanted."""
+        """Return the faults that the editor received for a text, once `until` holds."""
 
         def there():
             said = self.told.get(uri)

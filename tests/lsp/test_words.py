@@ -1,4 +1,4 @@
-"""What editors are told, without a server: positions, words, completion, hover, edits."""
+"""The language server's answers without a server: positions, words, completion, hover, edits."""
 
 import json
 from pathlib import Path

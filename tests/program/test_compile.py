@@ -1,4 +1,4 @@
-"""What plans compile to, as text, after each pass: `tests/golden/programs`.
+"""Programs of plans as text, after each pass: `tests/golden/programs`.
 
 Each `.tailor` there is beside a `.program`: the draft's lines, and of each pass the lines that are
 others after it.

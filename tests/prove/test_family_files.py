@@ -113,7 +113,7 @@ Said = Callable[[], str]
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    """What was printed since, on both streams."""
+    """Return a function that returns the new output of both streams."""
 
     def both() -> str:
         out, err = capsys.readouterr()

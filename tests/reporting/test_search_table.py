@@ -16,7 +16,7 @@ BEGUN: dict[str, Any] = {
     "heals": False, "finalists": None, "race": True, "requires": [], "device": "cpu",
     "dtype": None, "storage": None, "study": "gptailor", "layers": 26, "tied": [],
 }  # fmt: skip
-"""What the search was begun with."""
+"""Settings at the beginning of the search."""
 
 
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Counting:
 
 @dataclass(frozen=True)
 class Drifting:
-    """What it asks depends on all that it was told, in order, and on the asks before."""
+    """A strategy whose asks depend on all tells, in order, and on the asks before."""
 
     name: str = "drifting"
     population: int = 3

@@ -225,7 +225,7 @@ def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(tmp_path: Path) ->
 
 
 def test_on_several_workers_who_is_quick_changes_nothing(tmp_path: Path) -> None:
-    """What is left of the budget is counted in the order of asking, whatever a trial took."""
+    """The rest of the budget is counted in the order of asking, however long a trial took."""
     chosen = setting(aims=(NLL,), budget=Budget(20, 16, FULL), races=True)
     found = []
     for name, slow in {"alike": (1.0, 1.0), "unlike": (1.0, 3.1), "other": (2.7, 1.0)}.items():

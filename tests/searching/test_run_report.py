@@ -80,7 +80,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
 
 @pytest.fixture(scope="module")
 def report(run: tuple[Path, Ledger]) -> RunReport:
-    """What it says."""
+    """Return the report of the run."""
     return run_report(run[0])
 
 
@@ -90,7 +90,7 @@ def section(report: RunReport, anchor: str) -> Section:
 
 
 def rows_of(made: Section) -> list[dict[str, Any]]:
-    """What the layers of a chart are drawn from."""
+    """Return the rows of a chart's layers."""
     assert made.chart is not None
     said = made.chart.to_dict()
     layers = said.get("layer", [said])
@@ -100,7 +100,7 @@ def rows_of(made: Section) -> list[dict[str, Any]]:
 
 
 def losses(ledger: Ledger) -> dict[int, float]:
-    """What trials on all samples lose, once for each evaluation."""
+    """Return the losses of trials on all samples, once for each evaluation."""
     [base] = ledger.references[64]
     return {
         t.number: t.values[0] - base

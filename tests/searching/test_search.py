@@ -633,7 +633,7 @@ def test_trials_are_told_in_the_order_of_asking(tmp_path: Path, chosen: SearchSe
 
 
 def test_a_worker_that_is_stuck_is_not_waited_for_and_that_is_noted(tmp_path: Path) -> None:
-    """What it had is told when it comes, and the study says that the order was given up."""
+    """Its trial is told when it ends, and the study notes that the order was given up."""
     chosen = setting(budget=Budget(20, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
     chosen = dataclasses.replace(chosen, patience=5.0)
     workers = Simulated(Counting(), slow=(1.0, 1.0, 30.0))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a user says and what the model should answer; without a prompt, plain text."""
+    """A user's prompt and the model's answer; without a prompt it is plain text."""
 
     prompt: str
     answer: str

@@ -198,7 +198,7 @@ def baked(rng: Random, one: str, two: str, things: str) -> tuple[str, str, int]:
 
 
 def owed(rng: Random, one: str, two: str, things: str) -> tuple[str, str, int]:
-    """What is missing for a price."""
+    """Ask for the amount that is missing for a price."""
     has, gift = rng.randint(5, 60), rng.randint(5, 40)
     missing = rng.randint(4, 60)
     price = has + gift + missing
@@ -241,7 +241,7 @@ def more_bags(rng: Random, one: str, two: str, things: str) -> tuple[str, str, i
 
 
 def before(rng: Random, one: str, two: str, things: str) -> tuple[str, str, int]:
-    """What there was before."""
+    """Ask for the number before."""
     left, gone = rng.randint(4, 80), rng.randint(3, 40)
     question = rng.choice((
         f"After giving {gone} {things} to {two}, {one} has {left} left. How many did {one} have before?",

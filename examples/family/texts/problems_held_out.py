@@ -80,7 +80,7 @@ def wages(rng: Random, one: str, two: str, things: str) -> tuple[str, str, int]:
 
 
 def recovered(rng: Random, one: str, two: str, things: str) -> tuple[str, str, int]:
-    """What was there at the start."""
+    """Ask for the number at the start."""
     gone, bought, now = rng.randint(8, 70), rng.randint(5, 40), rng.randint(45, 160)
     question = f"{one} gave away {gone} {things}, then bought {bought}, and now has {now}. How many {things} were there at the start?"
     before = now - bought

@@ -51,7 +51,7 @@ def compiled(here: Path, name: str = "out.gguf", **how: Any) -> Path:
 
 
 def refused(code: str, make: Callable[[], object]) -> CheckpointError:
-    """What is said; nothing appears, and nothing goes."""
+    """Return the error of a refusal, which adds and removes no file."""
     before = sorted(Path().iterdir())
     with pytest.raises(CheckpointError) as caught:
         make()

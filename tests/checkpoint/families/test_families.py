@@ -263,7 +263,7 @@ class Original:
             return self.run(layer, hidden)
 
     def finish(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the model makes of a hidden state after its last layer."""
+        """Return the model's output for a hidden state after the last layer."""
 
         def instead(_: torch.nn.Module, __: Any, output: Any) -> Any:
             return (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
@@ -416,7 +416,7 @@ def stem(rest: str) -> str:
 
 @cache
 def roles_of(family: str) -> dict[str, str]:
-    """What the modules of a family's layers do, by `tests/golden/roles.json`; no others do it."""
+    """Return the role of each module of a family's layers, from `tests/golden/roles.json`."""
     golden = json.loads(ROLES.read_text())
     [found] = [each["roles"] for each in golden if family in each["families"]]
     return {name: role for role, names in found.items() for name in names}
@@ -458,7 +458,7 @@ MLP_PARTS["doge-window"] = MLP_PARTS["doge"]
 
 
 def mixed(a: Original, b: Original, names: tuple[str, ...], hidden: torch.Tensor) -> torch.Tensor:
-    """What a's third layer makes of a hidden state with these modules of b's."""
+    """Run a hidden state through a's third layer with these modules of b's."""
     layers, other = layers_of(a.model), layers_of(b.model)[2]
     own = {name: getattr(layers[2], name) for name in names}
     try:

@@ -134,7 +134,7 @@ def rebuilt(key: str, count: int, offset: Any, shape: Any, strides: Any) -> byte
     """The pickle of a dictionary with one tensor, made by hand."""
 
     class Storage:
-        """What is pickled by its id."""
+        """An object that is pickled by its id."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, obj: object) -> object:

@@ -149,7 +149,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 
 
 def reads(change: Change, format_: str, folder: Path) -> str:
-    """What is said of a matrix in a format after a change to its configuration and tensors."""
+    """Read a matrix after a change to its configuration and tensors; return the result in words."""
     settings, make = FORMATS[format_]
     settings = json.loads(json.dumps(settings))
     tensors = {f"m.{end}": tensor for end, tensor in make(1, (32, 64)).tensors.items()}

@@ -1,4 +1,4 @@
-"""What mergekit itself makes of the examples, and of plans that were exported to it.
+"""mergekit's own results for the examples and for exported plans.
 
 Runs where MERGEKIT_PYTHON names the python of an environment that has mergekit 0.1.5.
 """

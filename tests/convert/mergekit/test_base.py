@@ -1,4 +1,4 @@
-"""What a base's configuration tells: layers, a tied head, the tensors that filters match."""
+"""Facts from a base's configuration: layers, a tied head, the tensors that filters match."""
 
 from pathlib import Path
 

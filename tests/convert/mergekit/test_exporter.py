@@ -1,4 +1,4 @@
-"""What is written for mergekit: numbers for each source, tokenizers, templates; and what isn't."""
+"""Exports to mergekit: numbers for each source, tokenizers, templates, and refusals."""
 
 import json
 from pathlib import Path

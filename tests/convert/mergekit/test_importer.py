@@ -47,7 +47,7 @@ def folder_of(layers: int, name: str = "llama", **config: Any) -> Path:
 
 
 def read(text: str, layers: int | None = 6, **others: Any) -> tuple[Plan, list[Note]]:
-    """What a configuration becomes, of whose base the configuration is at hand if `layers` is."""
+    """Import a configuration; the base has `layers` layers, or is missing if it is None."""
     given = {"models": {"base": folder_of(layers)}} if layers is not None else {}
     return from_mergekit(text, "file.yml", **(given | others))
 

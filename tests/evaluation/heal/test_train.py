@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def state(folder: Path) -> Path:
-    """What a run that was broken off has left."""
+    """Return the state file of an interrupted run."""
     [found] = (folder / "cache" / "gptailor" / "heal").iterdir()
     return found
 

@@ -99,7 +99,7 @@ def harness(world: World) -> HFLM:
 
 @pytest.fixture(scope="module")
 def found(world: World, harness: HFLM) -> Found:
-    """What lm-eval's own evaluation returns for a task, run once."""
+    """Return lm-eval's own results of a task, each computed once."""
     return cache(lambda name: theirs(world, harness, name))
 
 
@@ -111,7 +111,7 @@ def quiet() -> Iterator[None]:
 
 
 def theirs(world: World, harness: HFLM, name: str, **settings: Any) -> dict[str, Any]:
-    """What lm-eval's own evaluation returns for a task."""
+    """Return lm-eval's own results of a task."""
     manager = tasks.TaskManager(include_defaults=False)
     results = evaluator.simple_evaluate(
         model=harness,

@@ -240,7 +240,7 @@ def test_the_torn_end_of_a_killed_write_is_removed(
 
 
 def test_without_mending_optuna_would_fail(tmp_path: Path, chosen: SearchSetting) -> None:
-    """What `mend` is for; should Optuna mend by itself one day, it can go."""
+    """`mend` is needed as long as this fails; if Optuna mends by itself, `mend` can go."""
     study_of(tmp_path, chosen)
     path = tmp_path / "study.journal"
     with path.open("ab") as file:
@@ -476,7 +476,7 @@ ORIGINS = {
 
 
 def noted(folder: Path, told: Trial, chosen: SearchSetting) -> dict[str, Any]:
-    """What a study has of a trial."""
+    """Return a study's attributes of a trial."""
     study_of(folder, chosen).add(told)
     [frozen] = journal(folder).get_trials()
     return dict(frozen.user_attrs)

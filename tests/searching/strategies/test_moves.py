@@ -82,7 +82,7 @@ def test_a_set_whose_size_is_open_has_one_layer_more_or_less() -> None:
 
 @pytest.mark.parametrize("text", [COUNTS, WINDOWS, f"{COUNTS}\ndrop window 2 of L12..L15"])
 def test_what_is_bred_is_in_the_space(text: str) -> None:
-    """Whatever moves and crossings make of it: counts within their bounds, windows that are one."""
+    """After moves and crossings counts are within bounds, and a window is one window."""
     of = space(f"{text}\nL0..L15 from any of math, code by linear()")
     parents = sample(of.table, key_of(5), 32)
     often = step_counts(key_of(6), MANY, 1.0)

@@ -14,7 +14,7 @@ LAYERS = 24
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
 TEXT = f"drop any 6 of L0..L{LAYERS - 1}\nL0..L{LAYERS - 1} from one of base, math, code"
 COSTS = np.random.default_rng(1).gamma(2.0, size=LAYERS)
-"""What it costs if a layer leaves."""
+"""The cost of each layer's removal."""
 
 
 def table() -> Table:

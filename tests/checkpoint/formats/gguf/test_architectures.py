@@ -119,7 +119,7 @@ def write(
 
 
 def say_sizes(writer: Any, kind: str, config: Any) -> None:
-    """What all architectures say."""
+    """Write the metadata of all architectures."""
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -137,7 +137,7 @@ def say_sizes(writer: Any, kind: str, config: Any) -> None:
 
 
 def say_more(writer: Any, architecture: str, config: Any) -> None:
-    """What some say."""
+    """Write the metadata of some architectures."""
     if architecture in {"gemma2", "gemma3", "phi3"}:
         writer.add_sliding_window(config.sliding_window or 0)
     if architecture == "gemma2":

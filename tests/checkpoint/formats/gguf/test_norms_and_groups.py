@@ -138,7 +138,7 @@ def falcon_kv(config: Any) -> int:
 
 
 def facts_of(arch: str, config: Any) -> Iterator[tuple[str, Any]]:
-    """What llama.cpp's converter says of a model."""
+    """Yield a model's metadata as llama.cpp's converter writes it."""
     yield "block_count", config.num_hidden_layers
     yield "context_length", config.max_position_embeddings
     yield "embedding_length", config.hidden_size

@@ -65,7 +65,7 @@ def shapes(arch: str, *, tied: bool = True) -> dict[str, tuple[int, ...]]:
 
 
 def permuted(value: np.ndarray, heads: int) -> np.ndarray:
-    """What llama.cpp's converter does to a projection of queries or keys."""
+    """Return a projection of queries or keys as llama.cpp's converter permutes it."""
     halves = value.reshape(heads, 2, value.shape[0] // heads // 2, *value.shape[1:])
     return halves.swapaxes(1, 2).reshape(value.shape)
 
