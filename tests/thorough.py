@@ -84,7 +84,7 @@ LEFT_OUT = {
     "end_to_end/test_search_requirements.py": [
         "test_latency_is_an_objective_that_the_study_remembers",
         "test_texts_are_split_as_a_search_of_each_splits_them",
-        "test_what_was_judged_counts_for_its_text_alone",
+        "test_an_evaluation_counts_for_its_text_alone",
         "test_where_nothing_meets_it_the_nearest_is_said",
     ],
     "end_to_end/test_startup.py": [

@@ -367,14 +367,14 @@ def _required(summary: SearchSummary) -> Iterator[str]:
     required = summary.required
     if required is None:
         return
-    judged, met, nearest = required.judged, required.met, required.nearest
+    evaluated, met, nearest = required.evaluated, required.met, required.nearest
     near = "" if nearest is None else f"; the nearest is {nearest}"
     if not required.whole:
         yield "the requirements are not evaluated on all plans yet"
     if met:
-        yield f"{met} of {judged} evaluated plans meet the requirements"
-    elif judged or required.whole:
-        yield f"none of {judged} evaluated plans meets the requirements{near}"
+        yield f"{met} of {evaluated} evaluated plans meet the requirements"
+    elif evaluated or required.whole:
+        yield f"none of {evaluated} evaluated plans meets the requirements{near}"
     for row in required.rows:
         held = "" if row.held is None else f", held out {shown_number(row.held)}"
         held_bound = row.held_bound
@@ -449,9 +449,9 @@ def _random(summary: SearchSummary) -> Iterator[str]:
 
 def _reached(summary: SearchSummary, found_row: SummaryRow, expected: float) -> tuple[str, str]:
     """Return the expected and the found result: a score, or a mean loss over objectives."""
-    judging, unit = summary.judging, summary.loss_unit
-    if len(judging) == 1:
-        return f"reach {shown_number(expected)}", shown_number(_at(found_row.values, judging[0]))
+    deciding, unit = summary.deciding, summary.loss_unit
+    if len(deciding) == 1:
+        return f"reach {shown_number(expected)}", shown_number(_at(found_row.values, deciding[0]))
     return f"lose {shown_number(expected)} {unit} on the mean", shown_number(found_row.lost)
 
 

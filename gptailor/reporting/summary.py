@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
@@ -440,11 +441,11 @@ class RequiredRow(BuiltClosed):
 class RequiredRecord(BuiltClosed):
     """The requirements of a search, and the plans that met them.
 
-    `judged` plans were compared with the requirements, all of them if `whole`; `met` plans met
+    `evaluated` plans were compared with the requirements, all of them if `whole`; `met` plans met
     them. `nearest` is the file of the plan with the smallest excess, if no plan meets them.
     """
 
-    judged: Tally
+    evaluated: Tally = Field(validation_alias=AliasChoices("evaluated", "judged"))
     whole: bool
     met: Tally
     nearest: FrontFile | None
@@ -456,7 +457,7 @@ class SearchSummary(_Begun):
     """A search's result. Programs read `summary.json`, people the words of `search_text.py`.
 
     `trials` is the number of trials, `cost` their cost. `samples` counts the samples of a whole
-    trial, `held` the held-out samples of each objective. `judging` has the numbers of the
+    trial, `held` the held-out samples of each objective. `deciding` has the numbers of the
     objectives that compare plans; `loss_unit` is the unit of losses. `found` has the best score;
     `best` is the plan that is handed over as `best_file`. `recipe` is the best of `recipes` that
     were compared with nothing dropped, where cuts are repaired. `sizes` is the curve of quality
@@ -478,7 +479,7 @@ class SearchSummary(_Begun):
     at_bounds: Several[NumberAtBound] = ()
     best_file: Line
     commands: Several[str]
-    judging: Several[Tally]
+    deciding: Several[Tally] = Field(validation_alias=AliasChoices("deciding", "judging"))
     loss_unit: Line
     cost: Cost
     hits: Tally
@@ -533,7 +534,7 @@ class SearchSummary(_Begun):
         return self
 
     def _numbers(self) -> Iterator[int]:
-        yield from self.judging
+        yield from self.deciding
         yield from () if self.verdict is None else self.verdict.numbers
 
     def document(self) -> dict[str, Any]:

@@ -92,15 +92,15 @@ def learned_effects(
     genomes = [trial.request.genome for trial in trials]
     population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
     losses = expected_losses(ledger, trials)
-    judging = list(ledger.judging)
-    weights = by_spread(np.full(len(judging), 1 / len(judging)), losses[:, judging])
+    deciding = list(ledger.deciding)
+    weights = by_spread(np.full(len(deciding), 1 / len(deciding)), losses[:, deciding])
     shares = np.array([t.request.samples / ledger.full for t in trials], np.float32)
     drawing, planning = keys_of(key_of(0), 2)
     drawn = sample(space.table, planning, _PLANS)
     influence = None if prior is None else np.array(prior, float)
     values = learned(
         space.table,
-        (population, losses[:, judging], shares),
+        (population, losses[:, deciding], shares),
         weights,
         influence,
         drawn,

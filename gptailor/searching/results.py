@@ -46,7 +46,7 @@ from gptailor.searching.run.comparison import Scores
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY
-from gptailor.searching.score_requirements import Judged
+from gptailor.searching.score_requirements import EvaluatedRequirements
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
@@ -186,8 +186,8 @@ def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
     makes the search an interrupted one, also in the summary.
     """
     try:
-        judged = judged_by(space, ledger, held, chosen, sizes, base, about)
-        trial, place = None if judged is None else judged.best, folder.place
+        verdict_of_best = verdict_on_best(space, ledger, held, chosen, sizes, base, about)
+        trial, place = None if verdict_of_best is None else verdict_of_best.best, folder.place
         below = None if place is None else place / FRONT
         text = partial(_text, space, ledger, about)
         best = _put_best(folder, None if trial is None else text(trial, place))
@@ -195,8 +195,8 @@ def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
             folder.put(START, text(start, place))
         places = [trial for trial, _ in curve(ledger, sizes)]
         names = {_file(trial): trial for trial in (*ledger.front(), *places)}
-        handed = [] if judged is None else [judged.found, judged.best]
-        required: Judged | None = about["required"]
+        handed = [] if verdict_of_best is None else [verdict_of_best.found, verdict_of_best.best]
+        required: EvaluatedRequirements | None = about["required"]
         nearest = None if required is None else required.nearest
         handed += [] if nearest is None else [ledger.trials[nearest]]
         names |= {_file(trial): trial for trial in handed}
@@ -209,7 +209,7 @@ def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
             "blocks": None if scan is None else _put_blocks(folder, scan),
             "at_bounds": () if trial is None else tuple(numbers_at_bounds(space, trial)),
         }
-        summary = search_summary(ledger, held, {**about, **more}, judged, sizes, space)
+        summary = search_summary(ledger, held, {**about, **more}, verdict_of_best, sizes, space)
         run_sizes = RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known))
         folder.put_json(SIZES, run_sizes.model_dump(mode="json"))
         folder.put_json(f"{SUMMARY}.json", summary.document())
@@ -271,7 +271,7 @@ def _file(trial: Trial) -> str:
     return front_file(trial.number).removeprefix(f"{FRONT}/")
 
 
-def judged_by(  # noqa: PLR0913, PLR0917 (as above)
+def verdict_on_best(  # noqa: PLR0913, PLR0917 (as above)
     space: Space,
     ledger: Ledger,
     held: HeldOut,
@@ -282,9 +282,9 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
 ) -> Verdict | None:
     """Return the verdict on the best trial, by held-out samples where all plans have them.
 
-    There is no verdict where all plans were judged, and none meets the requirements.
+    There is no verdict where all plans were evaluated, and none meets the requirements.
     """
-    required: Judged | None = about["required"]
+    required: EvaluatedRequirements | None = about["required"]
     if required is not None and required.whole and not required.met:
         return None
 

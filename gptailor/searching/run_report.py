@@ -173,7 +173,7 @@ class _Reading:
             run=str(self.files.shown),
             record=self.record,
             objectives=self._objectives(),
-            judging=ledger.judging,
+            deciding=ledger.deciding,
             loss_unit=ledger.loss_unit,
             full=ledger.full,
             layers=self.record.layers,

@@ -1,4 +1,4 @@
-"""Requirements of scores and times, by which the best plans are judged in the end."""
+"""Requirements of scores and times, for which the best plans are evaluated in the end."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from gptailor.searching.space.space import Space
 from gptailor.searching.verdict import held_key
 
 _MOST = 10
-"""The best plans that are judged, beside the front and the best of each size."""
+"""The best plans that are evaluated, beside the front and the best of each size."""
 
 
 @final
@@ -38,11 +38,11 @@ class Told(NamedTuple):
 
 
 @final
-class Judged(NamedTuple):
-    """How many plans were judged, all of them or not, and how many meet all that is required.
+class EvaluatedRequirements(NamedTuple):
+    """The number of evaluated plans, and of those that meet all requirements.
 
-    `nearest` is the trial that is beyond by the least where no plan meets it. `rows` are by the key
-    of each judged plan.
+    `whole` means that no plan is left to evaluate. `nearest` is the trial with the smallest excess
+    if no plan meets all. `rows` are by the key of each evaluated plan.
     """
 
     plans: int
@@ -57,7 +57,7 @@ class Conditions:
     """Requirements of the best plans. Made before the first trial, since it reads the texts.
 
     A text that the search reads too is split alike: held-out samples stay held out. Another text is
-    read as in a search of it alone. A judgement is noted by the measure's words and the digest of
+    read as in a search of it alone. A value is noted by the measure's words and the digest of
     its text, so that it counts for other bounds, but for no other text.
     Raises CalibrationError and ObjectiveError as `Trials` does, WishError for a bound by a
     model that no plan takes anything of.
@@ -92,7 +92,7 @@ class Conditions:
                 self._scored[key] = scored
             self._keys.append(key)
 
-    def judge(
+    def evaluate(
         self,
         study: Study,
         space: Space,
@@ -100,7 +100,7 @@ class Conditions:
         sizes: Sizes,
         on_progress: Callable[[str], None],
     ) -> None:
-        """Judge the best plans, the front, and the best plan of each size, into the ledger."""
+        """Evaluate the best plans, the front, and the best plan of each size; mark the ledger."""
         if not self.required:
             return
         noted = dict(study.typed.conditions)
@@ -116,45 +116,45 @@ class Conditions:
                    for key in plans}  # fmt: skip
         fresh = [key for key in plans if missing[key]]
         for n, key in enumerate(fresh, start=1):
-            on_progress(f"judging what is required: {n} of {len(fresh)}")
+            on_progress(f"evaluating the requirements: {n} of {len(fresh)}")
             values = {measure: self._value(measure, *plans[key]) for measure in missing[key]}
             noted[key] = {**noted.get(key, {}), **values}
             study.note(CONDITIONS, noted)
         self._whole = True
         self.about(study, ledger)
 
-    def about(self, study: Study, ledger: Ledger) -> Judged | None:
-        """Return the judgements; mark plans that meet all in the ledger, if any does.
+    def about(self, study: Study, ledger: Ledger) -> EvaluatedRequirements | None:
+        """Return the result; mark plans that meet all requirements in the ledger, if any does.
 
-        Interrupted judging isn't `whole`: then plans need not meet anything, unless a plan is known
-        to meet all. Return None where nothing is required.
+        An interrupted evaluation isn't `whole`: then plans need not meet anything, unless a plan is
+        known to meet all. Return None where nothing is required.
         """
         if not self.required:
             return None
         ledger.met, noted = None, study.typed.conditions
-        judged = {key: Told(*zip(*(pairs[measure] for measure in self._keys), strict=True))
+        measured = {key: Told(*zip(*(pairs[measure] for measure in self._keys), strict=True))
                   for key, pairs in noted.items() if pairs.keys() >= {*self._keys}}  # fmt: skip
-        bounds, beside = self._bounds(judged), self._bounds(judged, held=True)
-        trials = {held_key(t): t for t in ledger.candidates() if held_key(t) in judged}
-        beyond = {key: self._distance(judged[key], bounds) for key in trials}
+        bounds, beside = self._bounds(measured), self._bounds(measured, held=True)
+        trials = {held_key(t): t for t in ledger.candidates() if held_key(t) in measured}
+        beyond = {key: self._distance(measured[key], bounds) for key in trials}
         met = {(t.plan, t.request.stage) for key, t in trials.items() if beyond[key] <= 0}
         ledger.met = met or None
         nearest = min(trials, key=beyond.__getitem__, default=None) if not met else None
-        return Judged(
+        return EvaluatedRequirements(
             plans=len(trials),
             whole=self._whole,
             met=len(met),
             nearest=None if nearest is None else trials[nearest].number,
-            rows={key: self._rows(judged[key], bounds, beside) for key in trials},
+            rows={key: self._rows(measured[key], bounds, beside) for key in trials},
         )
 
-    def _bounds(self, judged: Mapping[str, Told], *, held: bool = False) -> list[float | None]:
+    def _bounds(self, measured: Mapping[str, Told], *, held: bool = False) -> list[float | None]:
         """Return each condition's bound, on held-out samples if a model sets it there."""
         bounds: list[float | None] = []
         for i, required in enumerate(self.required):
             bound = required.bound
             share = 1.0 if bound.number is None else float(bound.number)
-            model = None if bound.of is None else judged.get(f"of {bound.of}")
+            model = None if bound.of is None else measured.get(f"of {bound.of}")
             of_model = None if model is None else model.held[i] if held else model.values[i]
             value = 1.0 if bound.of is None else of_model
             bounds.append(None if value is None else share * value)

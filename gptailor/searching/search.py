@@ -221,7 +221,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
                     tell(event)
                 assert study.typed.ended is not None, "a search that is over is noted"
                 ended: Ended = study.typed.ended.reason
-                conditions.judge(study, space, ledger, sizes, say)
+                conditions.evaluate(study, space, ledger, sizes, say)
                 held = held_out(study, space, trials, base, finalists(ledger, sizes), say)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.typed.held_out

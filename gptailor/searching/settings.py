@@ -96,7 +96,7 @@ class Settings:
 
     @property
     def conditions(self) -> tuple[Requirement, ...]:
-        """Requirements of scores and times, which the best plans are judged by in the end."""
+        """Requirements of scores and times, for which the best plans are evaluated in the end."""
         return tuple(r for r in self.requires if OBJECTIVES[r.name].by != "headers")
 
     @property

@@ -41,7 +41,7 @@ from gptailor.searching.run.trials import (
     Trial,
     json_numbers,
 )
-from gptailor.searching.score_requirements import Judged
+from gptailor.searching.score_requirements import EvaluatedRequirements
 from gptailor.searching.space.decode import dropped_words
 from gptailor.searching.space.space import Space
 from gptailor.searching.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
@@ -100,7 +100,7 @@ def search_summary(
     fields = {
         **about,
         "objectives": ledger.aims,
-        "judging": ledger.judging,
+        "deciding": ledger.deciding,
         "loss_unit": ledger.loss_unit,
         "trials": len(ledger.trials),
         "cost": round(ledger.cost(), 3),
@@ -151,18 +151,20 @@ def _mean_losses(ledger: Ledger, trial: Trial) -> dict[str, float | None]:
     }
 
 
-def _required(ledger: Ledger, judged: Judged | None, best: Trial | None) -> RequiredRecord | None:
+def _required(
+    ledger: Ledger, result: EvaluatedRequirements | None, best: Trial | None
+) -> RequiredRecord | None:
     """Return the requirements and the best plan's values, or else the nearest plan's."""
-    if judged is None:
+    if result is None:
         return None
-    nearest = None if judged.nearest is None else ledger.trials[judged.nearest]
+    nearest = None if result.nearest is None else ledger.trials[result.nearest]
     shown = best or nearest
     return RequiredRecord(
-        judged=judged.plans,
-        whole=judged.whole,
-        met=judged.met,
+        evaluated=result.plans,
+        whole=result.whole,
+        met=result.met,
         nearest=None if nearest is None else front_file(nearest.number),
-        rows=() if shown is None else tuple(judged.rows.get(held_key(shown), ())),
+        rows=() if shown is None else tuple(result.rows.get(held_key(shown), ())),
     )
 
 
@@ -273,11 +275,11 @@ def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
     normal law to the drawn plans: a cheap estimate, while random search itself would cost as much
     again.
     """
-    if len(ledger.judging) > 1:
+    if len(ledger.deciding) > 1:
         sign = 1
         scores = [lost.value for trial in drawn if (lost := ledger.loss(trial)) is not None]
     else:
-        [number] = ledger.judging
+        [number] = ledger.deciding
         sign = 1 if ledger.aims[number].direction == "minimize" else -1
         scores = [trial.values[number] for trial in drawn if trial.values is not None]
     if len(scores) < ENOUGH or ledger.of(BESIDE):

@@ -100,7 +100,7 @@ def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: P
     assert (world / "kept" / "best.tailor").exists()
     journal = (world / "kept" / "study.journal").read_text()
     again = search("kept.tailor", "-o", "kept")
-    assert "judging what is required" not in again.err, "each plan is judged once"
+    assert "evaluating the requirements" not in again.err, "each plan is evaluated once"
     assert (world / "kept" / "study.journal").read_text().count("conditions") == journal.count(
         "conditions"
     )
@@ -145,7 +145,7 @@ def test_a_text_that_is_required_is_read_before_the_first_trial(search: Search) 
     assert "trial 0" not in said.err
 
 
-def test_what_was_judged_counts_for_its_text_alone(search: Search, world: Path) -> None:
+def test_an_evaluation_counts_for_its_text_alone(search: Search, world: Path) -> None:
     """The requirement is edited, then another one comes in, then its text is another."""
     (world / "other.txt").write_text(letters(16_000, 2))
     one, two = 'require nll("code.txt") <= 2.0 * base', 'require nll("other.txt") <= 2.0 * base'
@@ -159,30 +159,30 @@ def test_what_was_judged_counts_for_its_text_alone(search: Search, world: Path) 
     assert other != code
     out, both = rows(one, two)
     assert both == [code, other]
-    assert "judging what is required" not in out, "looser bounds need no evaluation"
+    assert "evaluating the requirements" not in out, "looser bounds need no evaluation"
     (world / "other.txt").write_text(letters(16_000, 3))
     out, [same, edited] = rows(one, two)
     assert same == code
     assert edited != other
-    assert "judging what is required" in out
+    assert "evaluating the requirements" in out
 
 
-def test_an_interrupt_before_plans_are_judged_leaves_the_best_one(
+def test_an_interrupt_before_requirements_are_evaluated_leaves_the_best_one(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Judged in the end, none meets it; the nearest has a file, though no front has it."""
+    """Evaluated in the end, none meets it; the nearest has a file, though no front has it."""
     line = 'require nll("text.txt") <= 0.5 * math'
     plan = gptailor.loads(SPACE.format(line), folder=world)
 
     def stop(event: SearchEvent) -> None:
-        if isinstance(event, Doing) and event.what.startswith("judging"):
+        if isinstance(event, Doing) and event.what.startswith("evaluating"):
             raise KeyboardInterrupt
 
     found = find(plan, world / "stopped", on_event=stop)
     assert found.ended == "interrupted"
     assert found.best == world / "stopped" / "best.tailor"
     assert found.best.exists()
-    assert found.summary.required.judged == 0
+    assert found.summary.required.evaluated == 0
     said = (world / "stopped" / "summary.md").read_text()
     assert "are not evaluated on all plans yet" in said
     assert "meets what is required" not in said

@@ -67,7 +67,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "seconds": 2.5,
         "ended": "budget",
         "objectives": [AIM],
-        "judging": [0],
+        "deciding": [0],
         "loss_unit": "nats",
         "trials": 20,
         "cost": 12.5,
@@ -284,7 +284,7 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
         held=[0, 0],
         base={"values": [2.0, 0.5], "held": None},
         starts=[],
-        judging=[0, 1],
+        deciding=[0, 1],
         loss_unit="% of the base's score",
         found=row(2.5) | rows,
         best=row(2.5) | rows,
@@ -334,7 +334,7 @@ def test_one_of_a_thing_is_no_plural() -> None:
 
 def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
     line = {"require": "nll <= base", "bound": 3.0, "value": 2.5, "held": 2.75, "held_bound": 3.25}
-    required = {"judged": 3, "whole": True, "met": 2, "nearest": None, "rows": [line]}
+    required = {"evaluated": 3, "whole": True, "met": 2, "nearest": None, "rows": [line]}
     text = "\n".join(summary_lines(said(required=required), 80))
     assert "nll <= base (3): it has 2.5, held out 2.75 (3.25)" in text
     line["held_bound"] = 3.0
@@ -392,3 +392,12 @@ def test_numbers_at_their_bounds_are_named_on_the_page_and_the_terminal() -> Non
         assert "and 2 more" in text
         assert "let n8" not in text
     assert "at a bound" not in markdown(said())
+
+
+def test_a_summary_of_the_first_releases_is_read() -> None:
+    record = document(required={"judged": 3, "whole": True, "met": 2, "nearest": None, "rows": []})
+    record["judging"] = record.pop("deciding")
+    summary = SearchSummary.model_validate_json(json.dumps(record))
+    assert summary.deciding == (0,)
+    assert summary.required is not None
+    assert summary.required.evaluated == 3

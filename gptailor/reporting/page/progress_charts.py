@@ -52,8 +52,8 @@ def _fresh(report: RunReport, phases: Iterable[str]) -> Iterator[ReportedTrial]:
 
 def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
     """Return the number that plans are compared by, more being better: the score, or -loss."""
-    if len(report.judging) == 1:
-        [number] = report.judging
+    if len(report.deciding) == 1:
+        [number] = report.deciding
         sign = -1 if report.objectives[number].direction == "minimize" else 1
         return None if trial.values is None else sign * trial.values[number]
     return None if trial.loss is None else -trial.loss
@@ -61,14 +61,14 @@ def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
 
 def _shown_worth(report: RunReport, trial: ReportedTrial) -> float | None:
     """Return that number as the axis shows it."""
-    if len(report.judging) == 1:
-        return None if trial.values is None else trial.values[report.judging[0]]
+    if len(report.deciding) == 1:
+        return None if trial.values is None else trial.values[report.deciding[0]]
     return trial.loss
 
 
 def _worth_title(report: RunReport) -> str:
-    if len(report.judging) == 1:
-        return report.objectives[report.judging[0]].title
+    if len(report.deciding) == 1:
+        return report.objectives[report.deciding[0]].title
     return f"mean loss beside the base, {report.loss_unit}"
 
 
@@ -92,7 +92,7 @@ def progress_section(report: RunReport) -> Section:
         rows += [_step(report, name, cost, trial) for cost, trial in steps]
         if steps:
             rows.append(_step(report, name, max(ends[name], steps[-1][0]), steps[-1][1]))
-    base = [] if len(report.judging) > 1 else [report.objectives[report.judging[0]].base]
+    base = [] if len(report.deciding) > 1 else [report.objectives[report.deciding[0]].base]
     better = _better(report)
     beside = (
         "Random search beside is drawn by its own real trials."
@@ -119,16 +119,16 @@ def progress_section(report: RunReport) -> Section:
 
 
 def _better(report: RunReport) -> str:
-    if len(report.judging) > 1:
+    if len(report.deciding) > 1:
         return "Less is better: a plan's loss compared with the base, the mean of the objectives"
-    aim = report.objectives[report.judging[0]]
+    aim = report.objectives[report.deciding[0]]
     return f"{'Less' if aim.direction == 'minimize' else 'More'} is better"
 
 
 def _worth_words(report: RunReport, trial: ReportedTrial) -> str:
-    if len(report.judging) > 1:
+    if len(report.deciding) > 1:
         return shown_number(trial.loss, trial.loss_error)
-    [number] = report.judging
+    [number] = report.deciding
     errors = trial.stderrs
     value = None if trial.values is None else trial.values[number]
     return shown_number(value, None if errors is None else errors[number])
@@ -136,8 +136,8 @@ def _worth_words(report: RunReport, trial: ReportedTrial) -> str:
 
 def _step(report: RunReport, line: str, cost: float, trial: ReportedTrial) -> dict[str, Any]:
     error = None
-    if len(report.judging) == 1 and trial.stderrs is not None:
-        error = trial.stderrs[report.judging[0]]
+    if len(report.deciding) == 1 and trial.stderrs is not None:
+        error = trial.stderrs[report.deciding[0]]
     value = _shown_worth(report, trial)
     bars = {}
     if value is not None and error is not None and math.isfinite(error):

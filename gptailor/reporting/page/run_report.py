@@ -113,8 +113,8 @@ class WindowLoss:
 class RunReport:
     """A search on disk. `missing` has sentences on missing parts, with the reasons.
 
-    `judging` has the numbers of the objectives that compare plans. `full` is the number of samples,
-    `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first objective
+    `deciding` has the numbers of the objectives that compare plans. `full` is the number of
+    samples, `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first objective
     first. `summary` is the search's own summary, if it ended. `effects` are effects of layers in
     the trials. `learned` are the effects in the surrogate, in deviations of its target.
     """
@@ -122,7 +122,7 @@ class RunReport:
     run: str
     record: RunRecord
     objectives: Sequence[ReportedObjective]
-    judging: tuple[int, ...]
+    deciding: tuple[int, ...]
     loss_unit: str
     full: int
     layers: int

@@ -23,7 +23,7 @@ MEASURED = "measured"
 
 It is one note, so that a process that ends early leaves both or neither."""
 CONDITIONS = "conditions"
-"""The study's note of judgements, so that each plan is judged once by each measure."""
+"""The study's note of required measures, so that each plan is evaluated once by each of them."""
 AGREEMENT = "repeats"
 """The study's note of how far searches on other draws of the samples agree."""
 ENDED = "ended"

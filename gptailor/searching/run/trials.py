@@ -244,7 +244,7 @@ class Ledger:
     def merit(self, trial: Trial) -> float:
         """Return how good a plan is, more being better; NaN for a failure.
 
-        That is the negated mean loss by the `judging` objectives. With a preferred objective, even
+        That is the negated mean loss by the `deciding` objectives. With a preferred objective, even
         a size, it is the retained share by it.
         """
         if self.prefer is not None:
@@ -253,8 +253,8 @@ class Ledger:
         return math.nan if lost is None else -lost.value
 
     def mean_loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> float:
-        """Return the mean of the losses by some objectives, or by the `judging` ones."""
-        chosen = self.judging if numbers is None else numbers
+        """Return the mean of the losses by some objectives, or by the `deciding` ones."""
+        chosen = self.deciding if numbers is None else numbers
         return float(np.mean(self.losses([trial])[0, list(chosen)]))
 
     def comparison(
@@ -263,8 +263,8 @@ class Ledger:
         numbers: Sequence[int] | None = None,
         samples: Sequence[Hashable] = (),
     ) -> Comparison:
-        """Return how plans are compared, by some objectives or by the `judging` ones."""
-        chosen = self.judging if numbers is None else numbers
+        """Return how plans are compared, by some objectives or by the `deciding` ones."""
+        chosen = self.deciding if numbers is None else numbers
         return comparison_of(self.aims, chosen, base, self.spreads, samples)
 
     def loss(self, trial: Trial, numbers: Sequence[int] | None = None) -> Estimate | None:
@@ -288,7 +288,7 @@ class Ledger:
     @property
     def loss_unit(self) -> str:
         """The unit of the mean loss by the objectives that plans are judged by."""
-        return loss_unit([self.aims[number] for number in self.judging])
+        return loss_unit([self.aims[number] for number in self.deciding])
 
     @property
     def rated(self) -> tuple[int, ...]:
@@ -296,7 +296,7 @@ class Ledger:
         return tuple(number for number, aim in enumerate(self.aims) if not aim.size)
 
     @property
-    def judging(self) -> tuple[int, ...]:
+    def deciding(self) -> tuple[int, ...]:
         """The objectives that plans are compared by: the preferred, or all that aren't sizes."""
         if self.prefer is not None and not self.aims[self.prefer].size:
             return (self.prefer,)
