@@ -114,8 +114,8 @@ class RunReport:
     """A search on disk. `missing` has sentences on missing parts, with the reasons.
 
     `deciding` has the numbers of the objectives that compare plans. `full` is the number of
-    samples, `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first objective
-    first. `summary` is the search's own summary, if it ended. `effects` are effects of layers in
+    samples, `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first
+    objective first. `summary` is the search's own summary, if it ended. `effects` are effects of layers in
     the trials. `learned` are the effects in the surrogate, in deviations of its target.
     """
 
