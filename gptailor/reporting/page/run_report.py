@@ -115,8 +115,8 @@ class RunReport:
 
     `deciding` has the numbers of the objectives that compare plans. `full` is the number of
     samples, `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first
-    objective first. `summary` is the search's own summary, if it ended. `effects` are effects of layers in
-    the trials. `learned` are the effects in the surrogate, in deviations of its target.
+    objective first. `summary` is the search's own summary, if it ended. `effects` are effects of
+    layers in the trials. `learned` are the effects in the surrogate, in deviations of its target.
     """
 
     run: str
