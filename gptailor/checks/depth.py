@@ -223,11 +223,11 @@ def every_block_ascends(plan: p.Plan) -> Iterator[Fault]:
 def every_count_of_a_block_can_be_met(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each block of too few or too many layers, or with one place."""
     for at, entry in repeated_blocks(plan):
-        yield from _count(entry.times, (*at, "times"), "a block comes again once or more")
+        yield from _count(entry.times, (*at, "times"), "expected at least 1 repeat of a block")
         positions = sorted(block_positions(entry))
         longest = max((last - first + 1 for first, last in runs(positions)), default=0)
         if isinstance(entry, p.RepeatWindow):
-            yield from _count(entry.count, (*at, "count"), "a block has one layer or more")
+            yield from _count(entry.count, (*at, "count"), "expected at least 1 layer in a block")
             most = count_ends(entry.count)[1]
             places = list(islice(windows_of(entry.count, positions), 2))
             if most > longest:

@@ -257,7 +257,7 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
         yield from _joined(plan, hits, both, "dropped here")
     learning = enumerate(plan.heal.layers if plan.heal is not None else ())
     hits = [Hit(at, ("heal", "layers", i), drops[at]) for i, at in learning if at in drops]
-    dropped = Fault("P208", "is healed and dropped", help="what is dropped learns nothing")
+    dropped = Fault("P208", "is healed and dropped", help="keep one of the two")
     yield from _joined(plan, hits, dropped, "dropped here")
 
 
@@ -272,8 +272,8 @@ def no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
     if first is not None:
         span = plan.origin.statement(first) if plan.origin else None
         also = Also("the stack is here", ("stack",))
-        help_ = "a stack says all layers in order; write either"
-        message = "an overlay statement stands beside a stack"
+        help_ = "list all layers in the stack, or remove the stack"
+        message = "a plan with a stack has no other statements of layers"
         yield Fault("P212", message, first, help_, (also,), span=span)
 
 

@@ -74,7 +74,7 @@ def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) ->
         return f"'{parameter.name}' of '{method.name}' must be a whole number, not {number!r}"
     if parameter.admits(number):
         return ""
-    return f"'{parameter.name}' of '{method.name}' lies in {parameter.bounds}, not at {number!r}"
+    return f"'{parameter.name}' of '{method.name}' must be in {parameter.bounds}, got {number!r}"
 
 
 def _overfull(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
@@ -85,7 +85,7 @@ def _overfull(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
     for both in _paired(density, gamma):
         for kept, dropped in _together(*both, plan):
             if kept + dropped > 1 + 1e-12:
-                return f"density {kept!r} and gamma {dropped!r} keep and drop more than there is"
+                return f"density {kept!r} and gamma {dropped!r} have a sum above 1"
     return ""
 
 
@@ -103,7 +103,7 @@ def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
         low, high = min(ends, default=1.0), max(ends, default=1.0)
         if low < 1 and not (low - most > 0 and high + most < 1):
             shown = f"{low!r}" if low == high else f"{low!r}..{high!r}"
-            return f"density {shown} and epsilon {most!r}: density ± epsilon lies in (0, 1)"
+            return f"density {shown} and epsilon {most!r}: density ± epsilon must be in (0, 1)"
     return ""
 
 

@@ -18,7 +18,9 @@ def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
     for at, objective in measured(plan):
         spec = OBJECTIVES.get(objective.name)
         if spec is None:
-            help_ = nearest(objective.name, OBJECTIVES) or f"there are {listed(OBJECTIVES)}"
+            help_ = (
+                nearest(objective.name, OBJECTIVES) or f"the objectives are {listed(OBJECTIVES)}"
+            )
             yield Fault("P601", f"there is no objective '{objective.name}'", (*at, "name"), help_)
             continue
         if at[0] == "search" and spec.direction not in (None, objective.direction):

@@ -82,7 +82,7 @@ class RepairLines:
             case HealStep(done, total) if self._due(end=done == total):
                 self._say(f"healing: {_step_in_words(event)}")
             case HealingReused():
-                self._say("healing: the same was done here before, and is taken as it was")
+                self._say("healing: reuses an earlier result")
             case HealingEnd() if self._ends:
                 self._say(healed_in_words(event))
             case _:

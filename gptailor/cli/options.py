@@ -394,7 +394,7 @@ def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     ]
     rows += [
         Row(cost.what, f"about {duration(cost.seconds)} and {bytes_in_words(cost.bytes)} of memory "
-            f"for {cost.tokens:,} tokens, estimated; nothing if it was done here before")
+            f"for {cost.tokens:,} tokens, estimated; a kept result takes no time")
         for cost in planned.estimates
     ]  # fmt: skip
     for line in table(rows, width()):

@@ -30,7 +30,7 @@ class Lesson:
     start: str = "statement"
 
 
-_QUOTES = "a text stands in double quotes"
+_QUOTES = "write the text in double quotes"
 _POINT = "a number has a digit on both sides of its point, as in "
 
 LESSONS = (

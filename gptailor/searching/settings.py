@@ -217,7 +217,7 @@ def _objectives(
 
 def _strategy(name: str) -> str:
     if name not in STRATEGIES:
-        help_ = nearest(name, STRATEGIES) or f"there are {listed(STRATEGIES)}"
+        help_ = nearest(name, STRATEGIES) or f"the strategies are {listed(STRATEGIES)}"
         raise WishError(f"there is no strategy '{name}'; {help_}")
     return name
 

@@ -129,7 +129,7 @@ W = torch.ones(2, 3)
         ({"a": {"w": W}}, {"by": "tie"}, "there is no method 'tie'"),
         ({"a": {"w": W}}, {"by": None}, "'by' is None"),
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "dense": 1}, "no parameter 'dense'"),
-        ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": 2.0}, "lies in (0, 1]"),
+        ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": 2.0}, "must be in (0, 1]"),
         ({"a": {"w": W}}, {"by": "ties", "density": float("nan")}, "'density': expected a number"),
         ({"a": {"w": W}}, {"by": "ties", "density": None}, "'density': expected a number"),
         ({"a": {"w": W}}, {"by": "ties", "scale": True}, "P306"),

@@ -547,7 +547,7 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
     words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", said["commands"][0])]
     judged = run(*words[1:], "--format", "json", "--no-speed")
     assert judged.code == 0, judged.out
-    assert "healing: the same was done here before" in judged.err
+    assert "healing: reuses an earlier result" in judged.err
     [result] = json.loads(judged.out)["results"]
     assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "elsewhere"))

@@ -86,7 +86,7 @@ def prepare_multiple_choice(
     """
     metric = str(objective.arguments.get("metric", "acc"))
     if metric not in METRICS:
-        close = nearest(metric, METRICS) or f"there are {listed(METRICS)}"
+        close = nearest(metric, METRICS) or f"the metrics are {listed(METRICS)}"
         raise base.ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
     questions = _questions(objective, METRICS[metric], context)
     return Choices(*base.traits_of(objective), questions, _accuracy)
