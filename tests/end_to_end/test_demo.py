@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import runpy
 import shlex
 import sys
@@ -86,12 +87,26 @@ def evaluation(*words: str) -> str:
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["demo.py", "demo_full.py"])
-def test_sections_are_numbered_through(name: str) -> None:
+def headings(name: str) -> list[str]:
+    """Return the headings that a script prints, in order."""
     calls = (node for node in ast.walk(ast.parse((EXAMPLES / name).read_text("utf-8")))
              if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say")  # fmt: skip
-    headings = [one.args[0].value for one in sorted(calls, key=lambda call: call.lineno)]
-    assert [head.split(".")[0] for head in headings] == [str(n + 1) for n in range(len(headings))]
+    return [one.args[0].value for one in sorted(calls, key=lambda call: call.lineno)]
+
+
+@pytest.mark.parametrize("name", ["demo.py", "demo_full.py"])
+def test_sections_are_numbered_through(name: str) -> None:
+    numbers = [head.split(".")[0] for head in headings(name)]
+    assert numbers == [str(n + 1) for n in range(len(numbers))]
+
+
+def test_the_kept_output_is_of_this_demo_and_has_no_paths_of_a_machine() -> None:
+    text = (EXAMPLES / "demo_full.txt").read_text("utf-8")
+    assert re.findall(r"^\d\. .*", text, re.MULTILINE) == headings("demo_full.py")
+    assert not re.search(r"(/home|/tmp|/root|/work|/Users)/", text)
+    commands = re.findall(r"^\$ \S*gptailor (.*)", text, re.MULTILINE)
+    assert commands
+    assert_are_valid([shlex.split(words) for words in commands])
 
 
 def test_the_demo_runs_valid_commands_on_valid_plans(
