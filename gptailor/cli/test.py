@@ -12,7 +12,7 @@ import click
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, StepLines, received_by
-from gptailor.plan.faults import PlanError, to_github
+from gptailor.plan.faults import PlanError, to_github, to_json
 
 if TYPE_CHECKING:
     from gptailor.evaluation.targets import Target
@@ -78,10 +78,11 @@ def test_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         targets = _targets(plans, models, lets, families)
         results = _results(targets, samples, seed, (device, dtype, memory))
     except PlanError as error:
-        if form != "github":
+        if form == "text":
             raise
-        for fault in error.faults:
-            options.say(to_github(fault))
+        faults = [to_json(error.faults)] if form == "json" else map(to_github, error.faults)
+        for fault in faults:
+            options.say(fault)
         sys.exit(1)
     _print(results, form)
     if junit is not None:

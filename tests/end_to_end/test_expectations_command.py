@@ -197,8 +197,19 @@ def test_github_shows_a_failure_at_its_line(run: Run, world: Path) -> None:
     gone = plan(world, "g.tailor", 'nll("gone.jsonl") <= 99')
     said = run(gone, "--format", "github")
     assert (said.code, said.err) == (1, "")
-    assert said.out.startswith("::error file=g.tailor,line=6,col=1,")
+    assert said.out.startswith("::error file=g.tailor,line=6,col=12,")
     assert "title=C801::the text can't be read" in said.out
+
+
+def test_json_has_the_code_and_line_of_a_fault(run: Run, world: Path) -> None:
+    name = plan(world, "j.tailor", "parameters() <= 1k")
+    [row] = json.loads(run(name, "--format", "json").out)
+    fault = row["fault"]
+    assert (fault["code"], fault["file"], fault["line"]) == ("M501", "j.tailor", 6)
+    gone = plan(world, "j.tailor", 'nll("gone.jsonl") <= 99')
+    said = run(gone, "--format", "json")
+    [fault] = json.loads(said.out)
+    assert (said.code, fault["code"], fault["line"], fault["column"]) == (1, "C801", 6, 12)
 
 
 def test_a_compiled_folder_has_the_expectations_of_its_plan(run: Run, world: Path) -> None:
@@ -223,7 +234,7 @@ def test_a_text_is_named_that_is_not_there_or_too_small(run: Run, world: Path) -
     assert said.code == 1
     assert said.out == ""
     assert said.err.count("error[C801]") == 2
-    assert "gone.tailor:6:1" in said.err
+    assert "gone.tailor:6:12" in said.err
     small = plan(world, "small.tailor", 'nll("one.jsonl") <= 9')
     said = run(small, "--junit", "not.xml")
     assert said.code == 1
