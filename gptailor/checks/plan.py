@@ -244,7 +244,7 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that a fixed `drop` removes and another statement changes."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
     conflicts: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
-        ("layers", plan.layers, "is decided and dropped"),
+        ("layers", plan.layers, "has a source and is dropped"),
         ("scales", plan.scales, "is scaled and dropped"),
     )
     for name, decided, message in conflicts:
