@@ -2,7 +2,6 @@
 
 import ast
 import json
-import re
 import runpy
 import shlex
 import sys
@@ -98,15 +97,6 @@ def headings(name: str) -> list[str]:
 def test_sections_are_numbered_through(name: str) -> None:
     numbers = [head.split(".")[0] for head in headings(name)]
     assert numbers == [str(n + 1) for n in range(len(numbers))]
-
-
-def test_the_kept_output_is_of_this_demo_and_has_no_paths_of_a_machine() -> None:
-    text = (EXAMPLES / "demo_full.txt").read_text("utf-8")
-    assert re.findall(r"^\d\. .*", text, re.MULTILINE) == headings("demo_full.py")
-    assert not re.search(r"(/home|/tmp|/root|/work|/Users)/", text)
-    commands = re.findall(r"^\$ \S*gptailor (.*)", text, re.MULTILINE)
-    assert commands
-    assert_are_valid([shlex.split(words) for words in commands])
 
 
 def test_the_demo_runs_valid_commands_on_valid_plans(
