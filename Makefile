@@ -10,7 +10,7 @@ help: ## What there is to make
 
 setup: .venv/ready ## The environment in .venv, with all that tests and demo need
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml hatch_build.py gptailor/methods/native.c
 	$(PYTHON) -c 'import sys; sys.exit("gptailor needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'

@@ -16,11 +16,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, final
 
 import numpy as np
 
-from gptailor.methods.arrays import Array, host, masked, namespace
+from gptailor.methods import native
+from gptailor.methods.arrays import Array, host, masked, namespace, widened
 from gptailor.methods.rounding import single
 from gptailor.methods.shapes import Bool, Float32, Int32, Int64, Shaped
 
@@ -28,18 +30,36 @@ ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
 Vector = Float32[Array, " n"]
 """One stretch of a tensor, flattened: an array of NumPy's or of torch's (`arrays.py`)."""
+Stored = Shaped[Array, " n"]
+"""The same, or its bits in bfloat16 as NumPy's uint16, which have not been widened yet."""
 Measured = tuple[float | int, ...]
 """A few numbers that a method measures of whole tensors."""
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chunk:
-    """One stretch of θ_b and of every source, flattened, in float32, from entry `offset` on."""
+    """One stretch of θ_b and of every source, flattened, from entry `offset` on."""
 
     offset: int
-    base: Vector | None
-    sources: tuple[Vector, ...]
+    stored_base: Stored | None
+    stored_sources: tuple[Stored, ...]
+
+    @cached_property
+    def base(self) -> Vector | None:
+        """Return θ_b in float32, if there is one."""
+        return None if self.stored_base is None else widened(self.stored_base)
+
+    @cached_property
+    def sources(self) -> tuple[Vector, ...]:
+        """Return the sources in float32."""
+        return tuple(map(widened, self.stored_sources))
+
+    def after(self, entries: int) -> "Chunk":
+        """Return the stretch without its first entries."""
+        base, sources = self.stored_base, self.stored_sources
+        rest = None if base is None else base[entries:]
+        return Chunk(self.offset + entries, rest, tuple(source[entries:] for source in sources))
 
     def task_vectors(self) -> list[Vector]:
         """Return τ_i = θ_i - θ_b, of each source in order."""
@@ -129,15 +149,28 @@ def combination(
     vectors: Sequence[Vector], coefficients: Sequence[float | int], chunk: Chunk
 ) -> Vector:
     """Return Σ c_i v_i in order, without the vectors whose coefficient is 0."""
-    terms = [
-        multiplied(vector, coefficient)
-        for vector, coefficient in zip(vectors, coefficients, strict=True)
-        if coefficient != 0
-    ]
-    if terms:
-        return total(terms)
-    like = chunk.sources[0]
-    return namespace(like).zeros_like(like)
+    kept, numbers = _terms(vectors, coefficients)
+    if not kept:
+        like = chunk.sources[0]
+        return namespace(like).zeros_like(like)
+    if native.takes(*kept):
+        return native.weighted_sum(kept, numbers)
+    return total(map(multiplied, kept, numbers))
+
+
+def combined_sources(chunk: Chunk, coefficients: Sequence[float | int]) -> Vector:
+    """Return Σ c_i θ_i in order, without the sources whose coefficient is 0."""
+    as_stored = native.takes(*chunk.stored_sources)
+    return combination(chunk.stored_sources if as_stored else chunk.sources, coefficients, chunk)
+
+
+def _terms(
+    vectors: Sequence[Stored], coefficients: Sequence[float | int]
+) -> tuple[list[Stored], list[float]]:
+    """Return the vectors whose coefficient isn't 0, and these. Raises CoefficientError."""
+    each = zip(vectors, coefficients, strict=True)
+    terms = [(vector, single(number)) for vector, number in each if number != 0]
+    return [vector for vector, _ in terms], [number for _, number in terms]
 
 
 def multiplied(vector: Vector, number: float) -> Vector:
@@ -160,8 +193,19 @@ def base_moved(
     chunk: Chunk, vectors: Sequence[Vector], coefficients: Sequence[float | int]
 ) -> Vector:
     """Return θ_b + Σ λ_i v_i; θ_b's own bits where that sum is 0, a negative zero among them."""
+    if native.takes(chunk.stored_base, *vectors):
+        return native.weighted_sum(*_terms(vectors, coefficients), chunk.stored_base)
     change = combination(vectors, coefficients, chunk)
     return chunk.origin - (0.0 - change)  # θ_b + change would make +0 of a negative zero
+
+
+def base_moved_by_task_vectors(chunk: Chunk, coefficients: Sequence[float | int]) -> Vector:
+    """Return θ_b + Σ λ_i τ_i, as `base_moved`."""
+    stored = chunk.stored_base, *chunk.stored_sources
+    if not native.takes(*stored):
+        return base_moved(chunk, chunk.task_vectors(), coefficients)
+    terms = _terms(chunk.stored_sources, coefficients)
+    return native.weighted_sum(*terms, chunk.stored_base, differences=True)
 
 
 def number_beside(vector: Vector, number: float) -> Float32[Array, " one"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gptailor.methods import native
 from gptailor.methods.shapes import Bool, Float32, Float64, Shaped
 
 Array = Any
@@ -85,13 +86,15 @@ def narrowed(values: Shaped[Array, "*axes"], dtype: str) -> Shaped[Array, "*axes
     return rounding.astype(np.uint16)
 
 
-def widened(values: Shaped[Array, "*axes"], dtype: str) -> Shaped[Array, "*axes"]:
-    """Return values of a dtype of safetensors in float32, float64 unchanged."""
+def widened(values: Shaped[Array, "*axes"]) -> Float32[Array, "*axes"]:
+    """Return values in float32; NumPy's uint16 are the bits of bfloat16."""
     xp = namespace(values)
-    if dtype == "F64":
+    if values.dtype == xp.float32:
         return values
-    if dtype != "BF16" or not isinstance(values, np.ndarray):
-        return xp.astype(values, xp.float32, copy=False)
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint16:
+        return xp.astype(values, xp.float32)
+    if native.takes(values):
+        return native.from_bfloat16(values)
     bits = values.astype(np.uint32)
     bits <<= np.uint32(16)
     return bits.view(np.float32)

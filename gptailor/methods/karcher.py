@@ -54,7 +54,7 @@ class Karcher(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return Σ c_i θ_i."""
-        return arithmetic.combination(chunk.sources, measured, chunk)
+        return arithmetic.combined_sources(chunk, measured)
 
 
 def _riemannian_mean(units: Gram) -> list[float] | None:

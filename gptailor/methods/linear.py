@@ -23,4 +23,4 @@ class Linear(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return Σ w_i θ_i."""
-        return arithmetic.combination(chunk.sources, task_vectors.weight_shares(arguments), chunk)
+        return arithmetic.combined_sources(chunk, task_vectors.weight_shares(arguments))

@@ -47,5 +47,5 @@ class Multislerp(Kernel):
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return Σ c_i θ_i, or θ_b + Σ c_i τ_i."""
         if arithmetic.word(arguments, "of") == "task_vectors":
-            return arithmetic.base_moved(chunk, chunk.task_vectors(), measured)
-        return arithmetic.combination(chunk.sources, measured, chunk)
+            return arithmetic.base_moved_by_task_vectors(chunk, measured)
+        return arithmetic.combined_sources(chunk, measured)

@@ -56,11 +56,10 @@ class Nuslerp(Kernel):
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return the coefficients times a and b."""
         by, of = arithmetic.word(arguments, "by"), arithmetic.word(arguments, "of")
-        vectors = _vectors(chunk, of)
         if by == "tensor":
             if of == "weights":
-                return arithmetic.combination(vectors, measured, chunk)
-            return arithmetic.base_moved(chunk, vectors, measured)
+                return arithmetic.combined_sources(chunk, measured)
+            return arithmetic.base_moved_by_task_vectors(chunk, measured)
         if by == "row":
             width = int(measured[0])
             a, b = (vector.reshape(-1, width) for vector in _doubles(chunk, of))
@@ -69,7 +68,7 @@ class Nuslerp(Kernel):
         else:
             width = len(measured) // 2
             both, shape = (measured[:width], measured[width:]), (1, -1)
-        merged = _along(vectors, both, width, shape)
+        merged = _along(_vectors(chunk, of), both, width, shape)
         return merged if of == "weights" else arithmetic.base_moved(chunk, [merged], [1.0])
 
 

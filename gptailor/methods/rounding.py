@@ -6,9 +6,10 @@ earlier infinity or NaN caused it. Bytes that are only copied don't pass here.
 
 import sys
 from collections.abc import Callable, Sequence
-from math import isfinite, prod
+from math import isfinite, isnan, prod
 from typing import final
 
+from gptailor.methods import native
 from gptailor.methods.arrays import FLOAT_NAMES, Array, finite, namespace, narrowed
 from gptailor.methods.shapes import Bool, Shaped
 from gptailor.plan.faults import Fault, PlanError
@@ -93,15 +94,26 @@ def rounded(
     finite then; if it returns, so are the rounded values. Finite values cost two reductions of
     numbers that are still in the cache.
     """
-    result = narrowed(values, dtype)
     if 0 in values.shape:
-        return result
-    xp, limit = namespace(values), LARGEST_OF[dtype]
-    if -limit <= float(xp.min(values)) and float(xp.max(values)) <= limit:  # NaN is neither
+        return narrowed(values, dtype)
+    if dtype == "BF16" and native.takes(values):
+        result, largest = native.to_bfloat16(values)
+    else:
+        result, largest = narrowed(values, dtype), _largest(values)
+    if largest <= LARGEST_OF[dtype]:  # NaN isn't
         return result
     if (number := _first(~(finite(values) & finite(result)))) is not None:
         refuse(number)
     return result
+
+
+def _largest(values: Shaped[Array, "*axes"]) -> float:
+    """Return the largest magnitude; NaN if there is one."""
+    if native.takes(values):
+        return native.largest(values)
+    xp = namespace(values)
+    least, most = float(xp.min(values)), float(xp.max(values))
+    return most if isnan(most) else max(-least, most)
 
 
 def first_not_finite(values: Shaped[Array, "*axes"]) -> int | None:

@@ -39,7 +39,7 @@ class Slerp(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return the coefficients times a and b."""
-        return arithmetic.combination(chunk.sources, measured, chunk)
+        return arithmetic.combined_sources(chunk, measured)
 
 
 def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:

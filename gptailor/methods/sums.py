@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 
+from gptailor.methods import native
 from gptailor.methods.arithmetic import Chunk, Inputs, Vector
 from gptailor.methods.arrays import Array, double, namespace, with_zeros
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault, first_not_finite, index_of
@@ -26,16 +27,12 @@ Gram = list[list[float]]
 
 def gram_of_sources(inputs: Inputs) -> Gram:
     """Return ⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
-    return _gram(inputs, lambda chunk: [double(source) for source in chunk.sources], _dots)
+    return _gram(inputs, from_base=False)
 
 
 def gram_of_task_vectors(inputs: Inputs) -> Gram:
     """Return ⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor; differences are float64 too."""
-
-    def vectors(chunk: Chunk) -> list[Float64[Array, " n"]]:
-        return [double(source) - double(chunk.origin) for source in chunk.sources]
-
-    return _gram(inputs, vectors, lambda a, b: _added(a * b))
+    return _gram(inputs, from_base=True)
 
 
 def gram_of(inputs: Inputs, what: str) -> Gram:
@@ -54,22 +51,38 @@ def clamped(number: float) -> float:
     return max(-1.0, min(1.0, number))
 
 
-def _gram(
-    inputs: Inputs,
-    vectors: Callable[[Chunk], list[Float64[Array, " n"]]],
-    dots: Callable[[_Blocks, _Blocks], _Blocks],
-) -> Gram:
+def _gram(inputs: Inputs, *, from_base: bool) -> Gram:
     count = len(inputs.models)
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     sums = {pair: _Sum() for pair in pairs}
     for chunk in inputs.chunks(SUM_ENTRIES):
-        for blocks in zip(*map(_blocks, vectors(chunk)), strict=True):
+        rest = _add_whole_blocks(chunk, list(sums.values()), from_base=from_base)
+        vectors = [double(source) for source in rest.sources]
+        if from_base:
+            origin = double(rest.origin)
+            vectors = [vector - origin for vector in vectors]
+        dots = _products if from_base else _dots
+        for blocks in zip(*map(_blocks, vectors), strict=True):
             for i, j in pairs:
                 sums[i, j].add(dots(blocks[i], blocks[j]))
     totals = {pair: each.value() for pair, each in sums.items()}
     if not all(map(math.isfinite, totals.values())):
         refuse_infinite(inputs)
     return [[totals[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
+
+
+def _add_whole_blocks(chunk: Chunk, sums: Sequence["_Sum"], *, from_base: bool) -> Chunk:
+    """Add the dot products of the blocks that the library takes; return the other entries."""
+    base = chunk.stored_base if from_base else None
+    whole = len(chunk.stored_sources[0]) // SUM_ENTRIES * SUM_ENTRIES
+    given = chunk.stored_sources if base is None else (base, *chunk.stored_sources)
+    if not whole or not native.takes(*given):
+        return chunk
+    blocks = [source[:whole] for source in chunk.stored_sources]
+    products = native.gram(blocks, None if base is None else base[:whole], SUM_ENTRIES)
+    for each, row in zip(sums, products, strict=True):
+        each.folded += row.tolist()
+    return chunk.after(whole)
 
 
 def sums(
@@ -146,6 +159,11 @@ def _added(rows: _Blocks) -> Float64[Array, "blocks fewer"]:
     for k in range(1, parts.shape[1]):
         total += parts[:, k]
     return total
+
+
+def _products(a: _Blocks, b: _Blocks) -> Float64[Array, "blocks fewer"]:
+    """Return `_added(a * b)`, each product rounded before it is added."""
+    return _added(a * b)
 
 
 def _dots(a: _Blocks, b: _Blocks) -> Float64[Array, "blocks fewer"]:

@@ -23,6 +23,4 @@ class TaskArithmetic(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return θ_b + Σ w_i τ_i."""
-        return arithmetic.base_moved(
-            chunk, chunk.task_vectors(), task_vectors.weight_shares(arguments)
-        )
+        return arithmetic.base_moved_by_task_vectors(chunk, task_vectors.weight_shares(arguments))

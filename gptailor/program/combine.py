@@ -9,11 +9,13 @@ from dataclasses import replace
 from math import isfinite
 from typing import NoReturn
 
+import numpy as np
+
 from gptailor.checkpoint.files import shown
 from gptailor.checkpoint.tensor import Dequantised, Quantised, TensorInfo, TensorSpec
 from gptailor.methods import KERNELS
-from gptailor.methods.arithmetic import Chunk, Inputs, Measured, number_beside
-from gptailor.methods.arrays import Array, namespace
+from gptailor.methods.arithmetic import Chunk, Inputs, Measured, Stored, number_beside
+from gptailor.methods.arrays import Array, namespace, widened
 from gptailor.methods.rounding import (
     LARGEST_OF,
     LONGER_DTYPE,
@@ -23,14 +25,14 @@ from gptailor.methods.rounding import (
     index_of,
     rounded,
 )
-from gptailor.methods.shapes import Float, Float32, Shaped
+from gptailor.methods.shapes import Float32, Shaped
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Combine
 
-Reader = Callable[[int, int], Float[Array, " n"]]
+Reader = Callable[[int, int], Shaped[Array, " n"]]
 """Returns the entries of one tensor from a number to another, valid until the next call.
 
-An array of NumPy's has float16, float32 or float64, since NumPy has no bfloat16.
+An array of NumPy's has float16, float32, float64, or uint16: the bits of bfloat16.
 """
 
 
@@ -101,11 +103,13 @@ def _check_arity(make: Combine) -> None:
         raise ValueError(f"'{make.method}' needs the base's tensor")
 
 
-def _single(values: Float[Array, " n"], spec: TensorSpec, offset: int) -> Float32[Array, " n"]:
-    """Return the values in float32; refuse a finite one beyond it."""
+def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Stored:
+    """Return the values in float32, or NumPy's as they are in bfloat16; refuse those beyond it."""
     xp = namespace(values)
+    if isinstance(values, np.ndarray) and values.dtype == np.uint16:
+        return values
     if values.dtype != xp.float64:
-        return xp.astype(values, xp.float32, copy=False)
+        return widened(values)
 
     def refuse(number: int) -> None:
         if isfinite(value := float(values[number])):

@@ -13,8 +13,8 @@ import numpy as np
 
 from gptailor.checkpoint.files import open_regular
 from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, TensorInfo, TensorSpec
-from gptailor.methods.arrays import Array, host, widened
-from gptailor.methods.shapes import Float, Shaped
+from gptailor.methods.arrays import Array, host
+from gptailor.methods.shapes import Shaped
 from gptailor.plan.faults import TailorError
 from gptailor.program.combine import Reader, combined, nested_reader
 from gptailor.program.file_bytes import foresee, read_into
@@ -117,14 +117,12 @@ def _file_reader(
         return device_reader(tensor, file, device)
     buffer = np.empty(0, np.uint8)
 
-    def read(start: int, end: int) -> Float[np.ndarray, " n"]:
+    def read(start: int, end: int) -> Shaped[np.ndarray, " n"]:
         nonlocal buffer
         size = (end - start) * width
         if len(buffer) < size:
             buffer = np.empty(size, np.uint8)
         read_into(buffer[:size].data, file, tensor.offset + start * width, tensor.file)
-        stored = buffer[:size].view(_STORED[tensor.spec.dtype])
-        values: Float[np.ndarray, " n"] = widened(stored, tensor.spec.dtype)
-        return values
+        return buffer[:size].view(_STORED[tensor.spec.dtype])
 
     return read

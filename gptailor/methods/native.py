@@ -1,0 +1,159 @@
+"""The loops of merges compiled from `native.c`, which several threads can run at the same time.
+
+The library is optional. It is called by ctypes and has the bits of NumPy's computation, which takes
+its place where there is no library, or where the environment variable GPTAILOR_NATIVE is `off`.
+"""
+
+import ctypes
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptailor.methods.shapes import Float32, Float64, Shaped
+
+SOURCE = Path(__file__).with_name("native.c")
+LIBRARY = Path(__file__).with_name("libnative.so")
+"""The file that `hatch_build.py` compiles from `SOURCE`, on macOS too."""
+_STRETCH = 2**10
+_ROWS_OF_STRIPS = 2**10
+"""The entries of `sums` and of `wide` in `native.c`, for each pair and for each vector."""
+
+Vectors = Sequence[Shaped[np.ndarray, " n"]]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled library; None where NumPy computes."""
+    off = os.environ.get("GPTAILOR_NATIVE") == "off" or sys.byteorder != "little"
+    return None if off else library_at(LIBRARY)
+
+
+def library_at(path: Path) -> ctypes.CDLL | None:
+    """Return a library that was compiled from this package's source, else None."""
+    try:
+        found = ctypes.CDLL(str(path))
+        found.source_digest.restype = ctypes.c_char_p
+        digest: bytes = found.source_digest()
+    except (OSError, AttributeError):
+        return None
+    found.gram.restype = found.combine.restype = found.widen.restype = None
+    return found if digest.decode() == hashlib.sha256(SOURCE.read_bytes()).hexdigest() else None
+
+
+def takes(*arrays: Any) -> bool:
+    """Return whether the library can compute with all of these arrays.
+
+    It takes NumPy's, of float32 or of bfloat16's bits, whose entries lie side by side.
+    """
+    if library() is None:
+        return False
+    for array in arrays:
+        if not isinstance(array, np.ndarray) or array.dtype.char not in "fH":
+            return False
+        if not array.flags.c_contiguous:
+            return False
+    return True
+
+
+def from_bfloat16(bits: Shaped[np.ndarray, "*axes"]) -> Float32[np.ndarray, "*axes"]:
+    """Return the numbers of bfloat16's bits."""
+    out = np.empty(bits.shape, np.float32)
+    _call().widen(ctypes.c_size_t(bits.size), _at(bits), _at(out))
+    return out
+
+
+def to_bfloat16(
+    values: Float32[np.ndarray, "*axes"],
+) -> tuple[Shaped[np.ndarray, "*axes"], float]:
+    """Return the bits of values rounded to bfloat16, and the largest magnitude of the values.
+
+    The magnitude is NaN if there is a NaN.
+    """
+    out = np.empty(values.shape, np.uint16)
+    return out, _single(_call().narrow(ctypes.c_size_t(values.size), _at(values), _at(out)))
+
+
+def largest(values: Float32[np.ndarray, "*axes"]) -> float:
+    """Return the largest magnitude of values; NaN if there is one."""
+    return _single(_call().largest(ctypes.c_size_t(values.size), _at(values)))
+
+
+def weighted_sum(
+    vectors: Vectors,
+    coefficients: Sequence[float],
+    base: Shaped[np.ndarray, " n"] | None = None,
+    *,
+    differences: bool = False,
+) -> Float32[np.ndarray, " n"]:
+    """Return Σ c_i v_i, added to the base if there is one.
+
+    With `differences`, v_i - base takes the place of v_i.
+    """
+    first = vectors[0] if base is None else base
+    out = np.empty(first.shape, np.float32)
+    _call().combine(
+        ctypes.c_size_t(first.size),
+        *_base(base),
+        *_rows(vectors),
+        (ctypes.c_float * len(coefficients))(*coefficients),
+        int(differences),
+        _at(out),
+    )
+    return out
+
+
+def gram(
+    vectors: Vectors, base: Shaped[np.ndarray, " n"] | None, width: int
+) -> Float64[np.ndarray, "pairs blocks"]:
+    """Return the dot product of each pair of vectors in each block of `width` entries.
+
+    Pairs are (0, 0), (0, 1), .., (1, 1), ..; with a base, of the differences from it. The order of
+    additions is that of `sums.py`. The vectors' length is a multiple of `width`.
+    """
+    count, blocks = len(vectors), len(vectors[0]) // width
+    pairs = count * (count + 1) // 2
+    sums, wide = np.empty(pairs * _STRETCH), np.empty(count * _ROWS_OF_STRIPS)
+    products = np.empty((pairs, blocks))
+    _call().gram(
+        ctypes.c_size_t(blocks), *_base(base), *_rows(vectors), _at(sums), _at(wide), _at(products)
+    )
+    return products
+
+
+def _call() -> ctypes.CDLL:
+    found = library()
+    if found is None:
+        raise RuntimeError("the compiled library isn't there: ask `takes` first")
+    return found
+
+
+def _at(array: Shaped[np.ndarray, "..."]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(_address(array))
+
+
+def _address(array: Shaped[np.ndarray, "..."]) -> int:
+    address: int = array.__array_interface__["data"][0]  # a third of the time of `array.ctypes`
+    return address
+
+
+def _base(base: Shaped[np.ndarray, " n"] | None) -> tuple[ctypes.c_void_p | None, int]:
+    return (None, 0) if base is None else (_at(base), _is_bfloat16(base))
+
+
+def _rows(vectors: Vectors) -> tuple[ctypes.c_size_t, Any, bytes]:
+    places = (ctypes.c_void_p * len(vectors))(*map(_address, vectors))
+    return ctypes.c_size_t(len(vectors)), places, bytes(map(_is_bfloat16, vectors))
+
+
+def _is_bfloat16(vector: Shaped[np.ndarray, " n"]) -> bool:
+    return vector.dtype.char == "H"
+
+
+def _single(bits: int) -> float:
+    return float(np.int32(bits).view(np.float32))
