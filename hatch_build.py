@@ -20,8 +20,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 METHODS = Path("gptailor") / "methods"
 LIBRARY = METHODS / "libnative.so"
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-s", "-ffp-contract=off")
-"""Products are rounded before they are added, as NumPy rounds them."""
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-s", "-ffp-contract=off", "-fno-trapping-math")
+"""Products are rounded before they are added, as NumPy rounds them. Nothing traps, so loops with
+choices become vectors."""
 
 
 class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]

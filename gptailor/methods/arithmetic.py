@@ -63,7 +63,14 @@ class Chunk:
 
     def task_vectors(self) -> list[Vector]:
         """Return τ_i = θ_i - θ_b, of each source in order."""
-        return [source - self.origin for source in self.sources]
+        return [self.task_vector(i) for i in range(len(self.stored_sources))]
+
+    def task_vector(self, number: int) -> Vector:
+        """Return τ_i of one source, by its number."""
+        source, base = self.stored_sources[number], self.stored_base
+        if not native.takes(source, base):
+            return self.sources[number] - self.origin
+        return native.weighted_sum([source], [1.0], base, differences=True, moved=False)
 
     @property
     def origin(self) -> Vector:
@@ -236,9 +243,17 @@ def magnitude(vector: Vector) -> Int32[Array, " n"]:
 
 def at_least(vector: Vector, least: int) -> Vector:
     """Return the vector, 0 where its `magnitude` is less than `least`; NaN stays."""
-    if least == 0:
+    return within(vector, least, _MAGNITUDE)
+
+
+def within(vector: Vector, least: int, most: int) -> Vector:
+    """Return the vector, 0 where its `magnitude` is less than `least` or more than `most`."""
+    if least == 0 and most == _MAGNITUDE:
         return vector
-    return masked(vector, magnitude(vector) >= least)
+    if native.takes(vector):
+        return native.within(vector, least, most)
+    size = magnitude(vector)
+    return masked(vector, (size >= least) & (size <= most))
 
 
 def thresholds(inputs: Inputs, ranks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -251,7 +266,7 @@ def thresholds(inputs: Inputs, ranks: Sequence[Sequence[int]]) -> tuple[tuple[in
         return tuple(() for _ in ranks)
 
     def vectors(chunk: Chunk) -> list[Vector]:
-        return [chunk.sources[i] - chunk.origin for i in wanted]
+        return [chunk.task_vector(i) for i in wanted]
 
     selection = iter(selected(inputs, vectors, lambda n: ranks[wanted[n]]))
     return tuple(next(selection) if some else () for some in ranks)
@@ -274,21 +289,33 @@ def selected(
         for n, vector in enumerate(vectors(chunk)):
             if n == len(tops):
                 tops.append(_Counts(_TOP_BUCKETS))
-            tops[n].add(magnitude(vector) >> _HALF)
+            if native.takes(vector):
+                native.count_magnitudes(vector, tops[n].counts)
+            else:
+                tops[n].add(magnitude(vector) >> _HALF)
     buckets = [[_bucket(top.value(), rank) for rank in ranks(n)] for n, top in enumerate(tops)]
     lows = [{bucket: _Counts(_LOW_BUCKETS) for bucket, _ in wanted} for wanted in buckets]
     for chunk in inputs.chunks(unit) if any(lows) else ():
         for low, vector in zip(lows, vectors(chunk), strict=True):
-            bits = magnitude(vector)
-            high = bits >> _HALF
-            for bucket, counts in low.items():
-                counts.add(bits[high == bucket] & (_LOW_BUCKETS - 1))
+            _count_low(low, vector)
     return [
         tuple(
             (bucket << _HALF) + _bucket(low[bucket].value(), within)[0] for bucket, within in wanted
         )
         for low, wanted in zip(lows, buckets, strict=True)
     ]
+
+
+def _count_low(low: Mapping[int, "_Counts"], vector: Vector) -> None:
+    """Count the lower halves of the magnitudes in each bucket."""
+    if native.takes(vector):
+        for bucket, counts in low.items():
+            native.count_magnitudes(vector, counts.counts, bucket)
+        return
+    bits = magnitude(vector)
+    high = bits >> _HALF
+    for bucket, counts in low.items():
+        counts.add(bits[high == bucket] & (_LOW_BUCKETS - 1))
 
 
 @final

@@ -4,7 +4,6 @@ from typing import final
 
 from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
-from gptailor.methods.arrays import masked
 
 
 @final
@@ -53,6 +52,5 @@ def between(chunk: Chunk, measured: Measured) -> list[Vector]:
     vectors = []
     for i, vector in enumerate(chunk.task_vectors()):
         high, low = map(int, measured[2 * i : 2 * i + 2])
-        inside = masked(vector, arithmetic.magnitude(vector) <= high)
-        vectors.append(arithmetic.at_least(inside, low))
+        vectors.append(arithmetic.within(vector, low, high))
     return vectors

@@ -16,6 +16,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { TILE = 512 };         /* entries */
+enum { GROUP = 32 };         /* entries that are compared at once */
 enum { BLOCK = 1 << 14 };    /* entries of a block of a sum: SUM_ENTRIES in sums.py */
 enum { STRETCH = 1 << 10 };  /* entries of a block that are added to those after them: _ADDED */
 enum { STRIP = 256, ROWS = 4 }; /* entries of a stretch, and stretches, that are added at once */
@@ -64,12 +65,12 @@ int32_t narrow(size_t entries, const uint32_t *values, uint16_t *out) {
     return most;
 }
 
-/* Compute sum = Σ c_k v_k in float32, in order; with a base b - (0 - sum), where v_k are the
-   vectors, or with `differences` v_k = vector - b. */
+/* Compute sum = Σ c_k v_k in float32, in order. With `differences` v_k is a vector's difference from
+   the base b; with `moved` the result is b - (0 - sum). */
 FOR_EACH_PROCESSOR
 void combine(size_t entries, const void *base, int base_bfloat16, size_t count,
              const void *const *vectors, const uint8_t *bfloat16, const float *coefficients,
-             int differences, float *out) {
+             int differences, int moved, float *out) {
     for (size_t at = 0; at < entries; at += TILE) {
         size_t n = entries - at < TILE ? entries - at : TILE;
         float origin[TILE], vector[TILE], sum[TILE];
@@ -85,10 +86,69 @@ void combine(size_t entries, const void *base, int base_bfloat16, size_t count,
             else
                 for (size_t i = 0; i < n; i++) sum[i] += vector[i] * coefficient;
         }
-        if (base)
+        if (moved)
             for (size_t i = 0; i < n; i++) out[at + i] = origin[i] - (0.0f - sum[i]);
         else
             memcpy(out + at, sum, n * sizeof(float));
+    }
+}
+
+/* Copy the entries whose magnitude is at least `least` and at most `most`; the others become +0. */
+FOR_EACH_PROCESSOR
+void mask(size_t entries, const int32_t *values, int32_t least, int32_t most, int32_t *out) {
+    for (size_t i = 0; i < entries; i++) {
+        int32_t magnitude = values[i] & 0x7FFFFFFF;
+        out[i] = values[i] & -((magnitude >= least) & (magnitude <= most));
+    }
+}
+
+/* Count the upper halves of magnitudes; or with a bucket the lower halves of those whose upper half
+   is that. */
+FOR_EACH_PROCESSOR
+void count(size_t entries, const uint32_t *values, int32_t bucket, int64_t *counts) {
+    if (bucket < 0) {
+        for (size_t i = 0; i < entries; i++) counts[values[i] >> 16 & 0x7FFF]++;
+        return;
+    }
+    for (size_t at = 0; at < entries; at += GROUP) {
+        size_t n = entries - at < GROUP ? entries - at : GROUP;
+        uint32_t found = 0; /* few groups have an entry in the bucket */
+        for (size_t i = at; i < at + n; i++)
+            found |= (values[i] >> 16 & 0x7FFF) == (uint32_t)bucket;
+        for (size_t i = at; found && i < at + n; i++)
+            if ((values[i] >> 16 & 0x7FFF) == (uint32_t)bucket) counts[values[i] & 0xFFFF]++;
+    }
+}
+
+/* Compute Σ f_k v_k over the vectors with the sign of Σ v_k, divided by Σ w_k over these if there are
+   weights: `agreement` in task_vectors.py. */
+FOR_EACH_PROCESSOR
+void agree(size_t entries, size_t count, const float *const *vectors, const float *factors,
+           const float *weights, float *out) {
+    for (size_t at = 0; at < entries; at += TILE) {
+        size_t n = entries - at < TILE ? entries - at : TILE;
+        float sign[TILE], merged[TILE] = {0}, divisor[TILE] = {0};
+        memcpy(sign, vectors[0] + at, n * sizeof(float));
+        for (size_t k = 1; k < count; k++)
+            for (size_t i = 0; i < n; i++) sign[i] += vectors[k][at + i];
+        for (size_t i = 0; i < n; i++) {
+            float sum = sign[i]; /* NaN stays */
+            sign[i] = sum > 0 ? 1.0f : sum < 0 ? -1.0f : sum == 0 ? 0.0f : sum;
+        }
+        for (size_t k = 0; k < count; k++) {
+            const float *vector = vectors[k] + at;
+            float factor = factors[k], weight = weights ? weights[k] : 0.0f;
+            for (size_t i = 0; i < n; i++) {
+                float share = vector[i] * sign[i];
+                share = share < 0 ? 0.0f : share;
+                merged[i] += share * factor;
+                divisor[i] += (share > 0 ? 1.0f : 0.0f) * weight;
+            }
+        }
+        for (size_t i = 0; i < n; i++) {
+            float signed_sum = merged[i] * sign[i], by = divisor[i] == 0 ? 1.0f : divisor[i];
+            out[at + i] = weights ? signed_sum / by : signed_sum;
+        }
     }
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gptailor.methods.shapes import Float32, Float64, Shaped
+from gptailor.methods.shapes import Float32, Float64, Int64, Shaped
 
 SOURCE = Path(__file__).with_name("native.c")
 LIBRARY = Path(__file__).with_name("libnative.so")
@@ -42,7 +42,8 @@ def library_at(path: Path) -> ctypes.CDLL | None:
         digest: bytes = found.source_digest()
     except (OSError, AttributeError):
         return None
-    found.gram.restype = found.combine.restype = found.widen.restype = None
+    for name in ("agree", "combine", "count", "gram", "mask", "widen"):
+        found[name].restype = None
     return found if digest.decode() == hashlib.sha256(SOURCE.read_bytes()).hexdigest() else None
 
 
@@ -90,10 +91,12 @@ def weighted_sum(
     base: Shaped[np.ndarray, " n"] | None = None,
     *,
     differences: bool = False,
+    moved: bool = True,
 ) -> Float32[np.ndarray, " n"]:
     """Return Σ c_i v_i, added to the base if there is one.
 
-    With `differences`, v_i - base takes the place of v_i.
+    With `differences`, v_i - base takes the place of v_i; then `moved` may be false, which doesn't
+    add the base.
     """
     first = vectors[0] if base is None else base
     out = np.empty(first.shape, np.float32)
@@ -101,10 +104,38 @@ def weighted_sum(
         ctypes.c_size_t(first.size),
         *_base(base),
         *_rows(vectors),
-        (ctypes.c_float * len(coefficients))(*coefficients),
+        _floats(coefficients),
         int(differences),
+        int(moved and base is not None),
         _at(out),
     )
+    return out
+
+
+def within(vector: Float32[np.ndarray, " n"], least: int, most: int) -> Float32[np.ndarray, " n"]:
+    """Return the vector, +0 where its magnitude as an integer is beyond the limits."""
+    out = np.empty(vector.shape, np.float32)
+    size, limits = ctypes.c_size_t(vector.size), (ctypes.c_int32(least), ctypes.c_int32(most))
+    _call().mask(size, _at(vector), *limits, _at(out))
+    return out
+
+
+def count_magnitudes(
+    vector: Float32[np.ndarray, " n"], counts: Int64[np.ndarray, " buckets"], bucket: int = -1
+) -> None:
+    """Count the upper 15 bits of magnitudes; with a bucket, the lower 16 bits in that bucket."""
+    size = ctypes.c_size_t(vector.size)
+    _call().count(size, _at(vector), ctypes.c_int32(bucket), _at(counts))
+
+
+def agreeing_sum(
+    vectors: Vectors, factors: Sequence[float], weights: Sequence[float] | None
+) -> Float32[np.ndarray, " n"]:
+    """Return the result of `task_vectors.agreement`. The vectors are of float32."""
+    out = np.empty(vectors[0].shape, np.float32)
+    count, places, _ = _rows(vectors)
+    numbers = _floats(factors), None if weights is None else _floats(weights)
+    _call().agree(ctypes.c_size_t(out.size), count, places, *numbers, _at(out))
     return out
 
 
@@ -149,6 +180,10 @@ def _base(base: Shaped[np.ndarray, " n"] | None) -> tuple[ctypes.c_void_p | None
 def _rows(vectors: Vectors) -> tuple[ctypes.c_size_t, Any, bytes]:
     places = (ctypes.c_void_p * len(vectors))(*map(_address, vectors))
     return ctypes.c_size_t(len(vectors)), places, bytes(map(_is_bfloat16, vectors))
+
+
+def _floats(numbers: Sequence[float]) -> Any:
+    return (ctypes.c_float * len(numbers))(*numbers)
 
 
 def _is_bfloat16(vector: Shaped[np.ndarray, " n"]) -> bool:

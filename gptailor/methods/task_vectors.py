@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
-from gptailor.methods import arithmetic, sums
+from gptailor.methods import arithmetic, native, sums
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Vector
 from gptailor.methods.arrays import Array, double, namespace
+from gptailor.methods.rounding import single
 from gptailor.methods.shapes import Float64
 
 
@@ -59,6 +60,10 @@ def agreement(
 
     The result is 0 where the sum of the weights is.
     """
+    if native.takes(*vectors):
+        return native.agreeing_sum(
+            vectors, list(map(single, factors)), weights and list(map(single, weights))
+        )
     xp = namespace(*vectors)
     sign = xp.sign(arithmetic.total(vectors))
     merged, count = xp.zeros_like(sign), xp.zeros_like(sign)
