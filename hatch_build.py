@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,29 @@ class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def compile_library(root: Path, output: Path | None = None, *options: str) -> str | None:
-    """Compile the library of a checkout; return the reason if there is none then.
+    """Compile the library of a checkout; without one, remove it and return the reason.
 
-    A library from an earlier source is removed. `options` are added to the compiler's.
+    `options` are added to the compiler's.
     """
     source, output = root / METHODS / "native.c", output or root / LIBRARY
-    output.unlink(missing_ok=True)
+    new = output.with_name(f"{output.name}.{os.getpid()}").resolve()
+    if (reason := _compiled(source, new, options)) is None:
+        new.replace(output)  # a process that has the old library keeps it
+    else:
+        new.unlink(missing_ok=True)
+        output.unlink(missing_ok=True)
+    return reason
+
+
+def _compiled(source: Path, output: Path, options: Sequence[str]) -> str | None:
     if os.environ.get("GPTAILOR_NATIVE") == "off":
         return "GPTAILOR_NATIVE is off"
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
     compiler = shlex.split(os.environ.get("CC") or "cc")
-    command = [*compiler, *FLAGS, *options, f'-DSOURCE_DIGEST="{digest}"', "native.c"]
-    new = output.with_name(f"{output.name}.{os.getpid()}")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    command = [*compiler, *FLAGS, *options, f'-DSOURCE_DIGEST="{digest}"', source.name]
     try:
         done = subprocess.run(
-            [*command, "-o", str(new.resolve())],
+            [*command, "-o", str(output)],
             cwd=source.parent,
             check=False,
             capture_output=True,
@@ -64,11 +73,7 @@ def compile_library(root: Path, output: Path | None = None, *options: str) -> st
         )
     except OSError as error:
         return f"no C compiler: {error}"
-    if done.returncode:
-        new.unlink(missing_ok=True)
-        return f"the C compiler failed: {done.stderr.strip()}"
-    new.replace(output)  # a process that has the old library keeps it
-    return None
+    return f"the C compiler failed: {done.stderr.strip()}" if done.returncode else None
 
 
 def _platform_tag() -> str:

@@ -13,6 +13,9 @@
 #else
 #define FOR_EACH_PROCESSOR
 #endif
+#if !defined(__FLT_EVAL_METHOD__) || __FLT_EVAL_METHOD__ != 0
+#error "float32 is computed with more digits here, so the bits would differ from NumPy's"
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 enum { TILE = 512 };         /* entries */

@@ -87,6 +87,33 @@ def test_every_module_is_in_the_wheel(published: dict[str, Path]) -> None:
 
 
 @pytest.mark.thorough
+def test_a_wheel_holds_the_compiled_library(published: dict[str, Path], tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    assert not published["tree"].name.endswith("-any.whl")
+    with zipfile.ZipFile(published["tree"]) as wheel:
+        wheel.extractall(tmp_path)
+    code = "from gptailor.methods import native; print(native.library().source_digest())"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("setting", ["CC=false", "CC=/no/compiler", "GPTAILOR_NATIVE=off"])
+def test_without_a_compiler_the_wheel_is_pure(
+    published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv(*setting.split("="))
+    built(published["source"], tmp_path, "--wheel")
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(path) as wheel:
+        assert "gptailor/methods/native.c" in wheel.namelist()
+        assert "gptailor/methods/libnative.so" not in wheel.namelist()
+
+
+@pytest.mark.thorough
 def test_the_source_distribution_holds_both_grammars(published: dict[str, Path]) -> None:
     source = published["source"]
     assert (source / "grammar" / "tailor.lark").read_bytes() == GRAMMAR
