@@ -153,7 +153,7 @@ def number_each(arguments: ByName, name: str) -> tuple[float | int, ...]:
 
 
 def combination(
-    vectors: Sequence[Vector], coefficients: Sequence[float | int], chunk: Chunk
+    vectors: Sequence[Stored], coefficients: Sequence[float | int], chunk: Chunk
 ) -> Vector:
     """Return Σ c_i v_i in order, without the vectors whose coefficient is 0."""
     kept, numbers = _terms(vectors, coefficients)
@@ -162,13 +162,12 @@ def combination(
         return namespace(like).zeros_like(like)
     if native.takes(*kept):
         return native.weighted_sum(kept, numbers)
-    return total(map(multiplied, kept, numbers))
+    return total(map(multiplied, map(widened, kept), numbers))
 
 
 def combined_sources(chunk: Chunk, coefficients: Sequence[float | int]) -> Vector:
     """Return Σ c_i θ_i in order, without the sources whose coefficient is 0."""
-    as_stored = native.takes(*chunk.stored_sources)
-    return combination(chunk.stored_sources if as_stored else chunk.sources, coefficients, chunk)
+    return combination(chunk.stored_sources, coefficients, chunk)
 
 
 def _terms(

@@ -88,11 +88,9 @@ def narrowed(values: Shaped[Array, "*axes"], dtype: str) -> Shaped[Array, "*axes
 
 def widened(values: Shaped[Array, "*axes"]) -> Float32[Array, "*axes"]:
     """Return values in float32; NumPy's uint16 are the bits of bfloat16."""
-    xp = namespace(values)
-    if values.dtype == xp.float32:
-        return values
     if not isinstance(values, np.ndarray) or values.dtype != np.uint16:
-        return xp.astype(values, xp.float32)
+        xp = namespace(values)
+        return xp.astype(values, xp.float32, copy=False)
     if native.takes(values):
         return native.from_bfloat16(values)
     bits = values.astype(np.uint32)

@@ -57,6 +57,8 @@ def _gram(inputs: Inputs, *, from_base: bool) -> Gram:
     sums = {pair: _Sum() for pair in pairs}
     for chunk in inputs.chunks(SUM_ENTRIES):
         rest = _add_whole_blocks(chunk, list(sums.values()), from_base=from_base)
+        if not len(rest.stored_sources[0]):
+            continue
         vectors = [double(source) for source in rest.sources]
         if from_base:
             origin = double(rest.origin)

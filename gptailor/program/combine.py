@@ -105,10 +105,9 @@ def _check_arity(make: Combine) -> None:
 
 def _single(values: Shaped[Array, " n"], spec: TensorSpec, offset: int) -> Stored:
     """Return the values in float32, or NumPy's as they are in bfloat16; refuse those beyond it."""
-    xp = namespace(values)
     if isinstance(values, np.ndarray) and values.dtype == np.uint16:
         return values
-    if values.dtype != xp.float64:
+    if values.dtype != namespace(values).float64:
         return widened(values)
 
     def refuse(number: int) -> None:

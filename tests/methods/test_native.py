@@ -1,5 +1,6 @@
 """The compiled library has NumPy's bits, for each processor that it is compiled for."""
 
+import ctypes
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gptailor.methods import native
-from gptailor.methods.arithmetic import Chunk, Inputs, base_moved, combination
+from gptailor.methods.arithmetic import (
+    Chunk,
+    Inputs,
+    base_moved,
+    combination,
+    magnitude,
+    within,
+)
 from gptailor.methods.arrays import widened
 from gptailor.methods.rounding import rounded
 from gptailor.methods.sums import SUM_ENTRIES, gram_of_sources, gram_of_task_vectors
+from gptailor.methods.task_vectors import agreement
 from gptailor.plan.registry import METHODS
 from tests.merging import merge_tensors
 from tests.methods.test_methods import CASES, NAMES, PLACE, complete
@@ -90,18 +99,19 @@ def test_the_library_computes_where_it_can(monkeypatch: pytest.MonkeyPatch) -> N
     """Otherwise this file compares NumPy with NumPy."""
     found, calls = native.library(), []
 
-    def counted(name: str) -> object:
-        calls.append(name)
-        return getattr(found, name)
+    class Counted(ctypes.CDLL):
+        def __init__(self) -> None:
+            pass
 
-    class Counted:
-        __getattr__ = staticmethod(counted)
+        def __getattr__(self, name: str) -> object:
+            calls.append(name)
+            return getattr(found, name)
 
     monkeypatch.setattr(native, "library", Counted)
     for method, count in {"slerp": 2, "task_arithmetic": 1, "ties": 2}.items():
         base, *sources = tensors(count, torch.bfloat16)
         merge_tensors(method, complete(method, count), base, sources, NAMES[:count], PLACE)
-    assert {"gram", "combine", "narrow", "widen"} <= set(calls)
+    assert {"gram", "combine", "narrow", "count", "mask", "agree"} <= set(calls)
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=70))
@@ -132,7 +142,7 @@ FLOATS = st.floats(width=32, allow_nan=False)
     st.tuples(FLOATS, FLOATS),
 )
 @settings(max_examples=drawn(200), deadline=None)
-def test_sums_have_the_same_bits(
+def test_sums_and_choices_have_the_same_bits(
     library: Path, entries: list[tuple[float, ...]], coefficients: tuple[float, float]
 ) -> None:
     base, *vectors = np.array(entries, np.float32).T.copy()
@@ -144,6 +154,9 @@ def test_sums_have_the_same_bits(
             found = [
                 combination(vectors, numbers, chunk),
                 base_moved(chunk, chunk.task_vectors(), numbers),
+                agreement(vectors, numbers),
+                agreement(vectors, [1.0, 1.0], numbers),
+                within(vectors[0], *sorted(magnitude(vectors[1])[[0, -1]].tolist())),
             ]
         return [np.where(np.isnan(each), np.float32(0), each).tobytes() for each in found]
 
