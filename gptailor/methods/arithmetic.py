@@ -250,7 +250,7 @@ def within(vector: Vector, least: int, most: int) -> Vector:
     if least == 0 and most == _MAGNITUDE:
         return vector
     if native.takes(vector):
-        return native.within(vector, least, most)
+        return native.with_zeros_beyond(vector, least, most)
     size = magnitude(vector)
     return masked(vector, (size >= least) & (size <= most))
 

@@ -112,7 +112,9 @@ def weighted_sum(
     return out
 
 
-def within(vector: Float32[np.ndarray, " n"], least: int, most: int) -> Float32[np.ndarray, " n"]:
+def with_zeros_beyond(
+    vector: Float32[np.ndarray, " n"], least: int, most: int
+) -> Float32[np.ndarray, " n"]:
     """Return the vector, +0 where its magnitude as an integer is beyond the limits."""
     out = np.empty(vector.shape, np.float32)
     size, limits = ctypes.c_size_t(vector.size), (ctypes.c_int32(least), ctypes.c_int32(most))
