@@ -4,18 +4,19 @@ load → check → open → check_models → compile_plan → fetch     (`gptail
      → hold to the lock → fit bridges, heal → write → record
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from gptailor.build.destination import Contents, Destination, ModelFolder
+from gptailor.build.destination import Contents, Destination, ModelFolder, lack_of_room
 from gptailor.build.lock import Lock, read_lock
 from gptailor.build.lock_recording import Recording, at_locked_commits
 from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.update import Update
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
+from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
@@ -27,6 +28,7 @@ from gptailor.reporting.quantities import byte_count
 if TYPE_CHECKING:
     from gptailor.evaluation.bridge.fit import FittedBridge
     from gptailor.evaluation.heal.heal import HealedLayers
+    from gptailor.evaluation.repair import Fitted
     from gptailor.evaluation.repair_estimate import RepairEstimate
 
 
@@ -39,6 +41,7 @@ class CompileResult:
     gaps, each named by the layer before it: `L19`. `healed` is the result of healing. `notes` are
     harmless differences in a GGUF file. `update` is the difference to the folder that was there, if
     gptailor had written it. `estimates` are the cost of bridging and healing, of a dry run alone.
+    `gguf` has the results of the GGUF files beside a folder.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class CompileResult:
     notes: tuple[str, ...] = ()
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
+    gguf: "tuple[CompileResult, ...]" = field(default=(), repr=False)
 
 
 @final
@@ -77,6 +81,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     models: ModelPaths | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
+    gguf: Sequence[str] = (),
     force: bool = False,
     locked: Lock | str | Path | None = None,
     locking: bool = False,
@@ -98,9 +103,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     receives the bytes that are written, and the progress of bridging and healing; see
     `gptailor.plan.events`.
 
-    An output called `….gguf` is one file for llama.cpp. `quantize` is the type of its matrices,
-    such as `q8_0`; by default they have the plan's dtype. A `dry_run` makes all checks that come
-    before the first byte, and writes, fetches and computes nothing.
+    An output called `….gguf` is one file for llama.cpp. `quantize` is its type, such as `q4_k_m`;
+    by default its matrices have the plan's dtype. `gguf` are types of files that are written beside
+    a folder: `out-Q4_K_M.gguf` beside `out`. Each output is complete or missing. A `dry_run` makes
+    all checks that come before the first byte, and writes, fetches and computes nothing.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.
@@ -117,36 +123,74 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         from gptailor.program.devices import device_of
 
         device_of(compute.device)  # refuses a missing one
-    destination = destination_of(prepared, Path(output), quantize)
+    destinations = tuple(_destinations(prepared, Path(output), quantize, gguf))
     if not dry_run:
-        destination.remove_leftovers()
-    update = None if force else destination.planned_update()
-    force = force or update is not None
-    locking = locking or (update is not None and update.locked)
-    read = {**prepared.stamps, **(update.stamps if update else {})}
-    destination.refuse_unwritable(force=force)
-    if (message := destination.lack_of_room) and not dry_run:
-        raise CheckpointError("C305", message, destination.path)
+        for destination in destinations:
+            destination.remove_leftovers()
+    updates = [None if force else destination.planned_update() for destination in destinations]
+    for destination, update in zip(destinations, updates, strict=True):
+        destination.refuse_unwritable(force=force or update is not None)
+    if (message := lack_of_room(destinations)) and not dry_run:
+        raise CheckpointError("C305", message, destinations[0].path)
     refuse_unusable_texts(prepared.checked)
     if lock:
-        destination.refuse_differing(lock)
-    written = CompileResult(
+        for destination in destinations:
+            destination.refuse_differing(lock)
+    if dry_run:
+        first, *rest = map(_planned, destinations, updates)
+        notes = (*first.notes, message) if message else first.notes
+        estimates = _estimates(prepared, compute)
+        return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
+
+    fitted = fit_tensors(
+        prepared, device=compute.device, memory=byte_count(compute.memory), on_event=on_event
+    )
+    progress = counting_bytes(on_event)
+    first, *rest = (
+        _written(
+            destination,
+            update,
+            fitted,
+            compute,
+            force=force,
+            lock=lock,
+            locking=locking,
+            progress=progress,
+        )
+        for destination, update in zip(destinations, updates, strict=True)
+    )
+    return replace(first, gguf=tuple(rest))
+
+
+def _planned(destination: Destination, update: Update | None) -> CompileResult:
+    """Return the result of an output before it is written."""
+    prepared = destination.prepared
+    return CompileResult(
         destination.path,
         prepared.layers,
         prepared.compiled.program.parameters,
         destination.weights_size,
         destination.files,
-        notes=(*destination.notes, message) if message else tuple(destination.notes),
+        notes=tuple(destination.notes),
         update=update,
     )
-    if dry_run:
-        return replace(written, estimates=_estimates(prepared, compute))
 
-    fitted = fit_tensors(
-        prepared, device=compute.device, memory=byte_count(compute.memory), on_event=on_event
-    )
-    counted, recording = counting_bytes(on_event), None
-    if lock is not None or locking:
+
+def _written(  # noqa: PLR0913 (what `compile` was asked for)
+    destination: Destination,
+    update: Update | None,
+    fitted: "Fitted | None",
+    compute: ComputeOptions,
+    *,
+    force: bool,
+    lock: Lock | None,
+    locking: bool,
+    progress: Callable[[int], None],
+) -> CompileResult:
+    """Write an output, all or nothing, and return its result."""
+    prepared, recording = destination.prepared, None
+    read = {**prepared.stamps, **(update.stamps if update else {})}
+    if lock is not None or locking or (update is not None and update.locked):
         known = KnownDigests() if lock is None else None  # a lock is held to by reading
         recording = Recording(prepared, lock, fitted=fitted, threads=compute.threads, known=known)
     with recording or nullcontext():
@@ -156,17 +200,18 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             fitted=fitted,
             recording=recording,
             check_unchanged=lambda: refuse_changed(read),
-            progress=recording.watching(counted) if recording else counted,
-            force=force,
+            progress=recording.watching(progress) if recording else progress,
+            force=force or update is not None,
             threads=compute.threads,
         )
         gguf = destination.write(contents)
         made_lock = None
         if recording is not None:
             made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
+    written = replace(_planned(destination, update), lock=made_lock)
     if fitted is not None:
         written = replace(written, bridges=fitted.bridges, healed=fitted.healed)
-    return replace(written, lock=made_lock)
+    return written
 
 
 def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEstimate, ...]":
@@ -178,6 +223,28 @@ def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEsti
     return tuple(
         repair_estimates(prepared, device=compute.device, memory=byte_count(compute.memory))
     )
+
+
+def _destinations(
+    prepared: Prepared, path: Path, quantize: str | None, gguf: Sequence[str]
+) -> Iterator[Destination]:
+    """Return the output's destination, and those of GGUF files beside a folder.
+
+    Raises CheckpointError (C306), also for a type that is given twice.
+    """
+    yield destination_of(prepared, path, quantize)
+    if not gguf:
+        return
+    kinds = [quantised_kind(kind) or "" for kind in gguf]
+    if path.suffix.lower() == ".gguf":
+        message = "expected a folder as the output, got a GGUF file"
+        help_ = "name a folder; the GGUF files of 'gguf' are written beside it"
+        raise CheckpointError("C306", message, path, help_)
+    if twice := [kind for i, kind in enumerate(kinds) if kind in kinds[:i]]:
+        message = f"expected each type once, got {twice[0].lower()} twice"
+        raise CheckpointError("C306", message, path, "give each type of GGUF files once")
+    for kind in kinds:
+        yield destination_of(prepared, path.with_name(f"{path.name}-{kind}.gguf"), kind)
 
 
 def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Destination:

@@ -1,7 +1,7 @@
 """The place that a compiled plan is written to: a model's folder, or one GGUF file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
@@ -79,13 +79,6 @@ class Destination(ABC):
         """Raise CheckpointError if the output can't be written at this path."""
         check_target(self.path, force=force, protected=self.protected, single=self.single)
 
-    @property
-    def lack_of_room(self) -> str:
-        """Words on a disk without room for the output, or nothing."""
-        if (free := free_space(self.path)) >= self.size:
-            return ""
-        return f"the output takes {self.size:,} bytes, but {free:,} are free"
-
     def planned_update(self) -> Update | None:
         """Return the difference to an output that gptailor wrote here before; None for none.
 
@@ -108,6 +101,12 @@ class Destination(ABC):
         files = [file for checkpoint in checkpoints for file in checkpoint.files]
         folders = {checkpoint.folder for checkpoint in checkpoints}
         return folders | {file if is_gguf(file) else file.parent for file in files}
+
+
+def lack_of_room(destinations: Sequence[Destination]) -> str:
+    """Return words on a disk without room for the outputs in one folder, or nothing."""
+    size, free = sum(each.size for each in destinations), free_space(destinations[0].path)
+    return "" if free >= size else f"the output takes {size:,} bytes, but {free:,} are free"
 
 
 @final

@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -14,6 +13,7 @@ from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
 from gptailor.reporting.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
+    from gptailor.build.compile import CompileResult
     from gptailor.build.lock import Lock
     from gptailor.build.update import Update
 
@@ -48,8 +48,12 @@ class QuantisedType(click.ParamType[str]):
     "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
 )
 @click.option("--quantize", type=QuantisedType(), metavar="TYPE",
-              help="The type of a .gguf file's matrices: q8_0, q5_1, q5_0, q4_1, q4_0, bf16, "
-              "f16 or f32. Default: the plan's dtype.")  # fmt: skip
+              help="The type of a .gguf file: q8_0, q6_k, q5_k_m, q5_k_s, q5_1, q5_0, q4_k_m, "
+              "q4_k_s, iq4_nl, q4_1, q4_0, q3_k_l, q3_k_m, q3_k_s, bf16, f16 or f32. Default: the "
+              "plan's dtype.")  # fmt: skip
+@click.option("--gguf", type=QuantisedType(), multiple=True, metavar="TYPE",
+              help="Also write a .gguf file of this type beside the folder: DIR-Q4_K_M.gguf. "
+              "May be repeated.")  # fmt: skip
 @click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
               help="The maximum number of bytes of a weights file.")  # fmt: skip
 @click.option("--force", is_flag=True,
@@ -85,6 +89,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     locked: bool,
     lock_file: Path | None,
     quantize: str | None,
+    gguf: tuple[str, ...],
     **means: Any,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
@@ -98,13 +103,16 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
 
     An output called NAME.gguf is a file for llama.cpp. It includes the tokenizer and the chat
     template. Its metadata contains the plan. It needs the package gguf. docs/models.md lists the
-    models that can be written as GGUF.
+    models that can be written as GGUF. --gguf writes such files beside the folder. Bridges are
+    fitted and layers healed once for all outputs.
 
     --lock records the digests of all inputs and outputs. --locked takes the same inputs and makes
     the same bytes, or refuses to compile. See 'gptailor lock'.
     """
     if quantize is not None and output.suffix.lower() != ".gguf":
         raise click.UsageError("--quantize is for an output called NAME.gguf")
+    if gguf and output.suffix.lower() == ".gguf":
+        raise click.UsageError("--gguf is for an output folder; --quantize is for NAME.gguf")
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
     from gptailor.build.compile import ComputeOptions, compile
     from gptailor.build.lock_recording import at_locked_commits
@@ -118,18 +126,19 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     options.say_faults(prepared.warnings)
     if dry_run:
         planned = compile(
-            prepared, output, quantize=quantize, force=force, locked=held_to, dry_run=True,
-            compute=compute,
+            prepared, output, quantize=quantize, gguf=gguf, force=force, locked=held_to,
+            dry_run=True, compute=compute,
         )  # fmt: skip
         options.print_dry_run(prepared, planned)
         _say_update(planned.update)
-        _say_notes(planned.notes)
+        _say_notes(planned)
         return
     options.keep_memory()
-    with options.bytes_bar(prepared.size) as advance:
+    with options.bytes_bar(prepared.size * (1 + len(gguf))) as advance:
         written = compile(
-            prepared, output, quantize=quantize, force=force, locked=held_to, locking=lock,
-            compute=compute, on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
+            prepared, output, quantize=quantize, gguf=gguf, force=force, locked=held_to,
+            locking=lock, compute=compute,
+            on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
         )  # fmt: skip
     for after, bridge in written.bridges.items():
         share = (
@@ -141,12 +150,14 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if written.healed is not None:
         options.say(healed_in_words(written.healed.end))
     _say_update(written.update)
-    _say_notes(written.notes)
+    _say_notes(written)
     before = prepared.base_size.layers
     options.say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
         f"{millions(written.parameters)} parameters, {bytes_in_words(written.size)}"
     )
+    for file in written.gguf:
+        options.say(f"{file.folder}: {bytes_in_words(file.size)}")
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
@@ -164,8 +175,9 @@ def _say_update(update: "Update | None") -> None:
     )
 
 
-def _say_notes(notes: Iterable[str]) -> None:
-    for note in notes:
+def _say_notes(result: "CompileResult") -> None:
+    """Print the notes on all outputs, each once."""
+    for note in dict.fromkeys(note for each in (result, *result.gguf) for note in each.notes):
         options.say(f"note: {note}", err=True)
 
 

@@ -389,6 +389,7 @@ def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
     rows = [
         Row("parameters", f"{size.parameters:,} (the base has {base.parameters:,})"),
         Row("weights", f"{planned.size:,} bytes in {files}"),
+        *(Row("GGUF", f"{file.size:,} bytes in {file.folder.name}") for file in planned.gguf),
         *short_rows(layer_rows(prepared.resolved.slots)),
         *other_rows(prepared.resolved),
     ]

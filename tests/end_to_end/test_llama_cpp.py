@@ -106,13 +106,18 @@ def test_probabilities_are_those_of_the_folder_in_transformers(tmp_path: Path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantize", ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+@pytest.mark.parametrize(
+    "quantize",
+    ["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "iq4_nl", "q4_1", "q4_0",
+     "q3_k_m"],
+)  # fmt: skip
 def test_a_quantised_file_computes_what_its_weights_do(tmp_path: Path, quantize: str) -> None:
     """Beside transformers with the same weights, which gptailor reads of the file.
 
     llama.cpp rounds what it multiplies with them too, to the file's kind of float or to 8 bits.
     """
-    _, file = compiled(tmp_path, "llama", {}, quantize=quantize)
+    long = {"hidden_size": 256, "intermediate_size": 512}
+    _, file = compiled(tmp_path, "llama", long, quantize=quantize)
     plan = gptailor.loads(f'tailor 1\nmodel base = "{file}"\n')
     folder = gptailor.compile(plan, tmp_path / "again").folder
     wanted = expected(folder)

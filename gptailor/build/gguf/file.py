@@ -14,6 +14,7 @@ from gptailor.build import output as out
 from gptailor.build.destination import Contents, Destination
 from gptailor.build.differences import gguf_differences, refuse
 from gptailor.build.gguf.metadata import GgufFacts, WrittenArchitecture
+from gptailor.build.gguf.tensor_types import matrix_types, type_of_rows
 from gptailor.build.gguf.values import (
     GGUF_ALIGNMENT,
     GgufTensorPlan,
@@ -28,7 +29,7 @@ from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
-from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
 from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
@@ -36,6 +37,7 @@ from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Shard
 from gptailor.checkpoint.write.writer import write_file
+from gptailor.plan.faults import listed
 from gptailor.prepare import Prepared, all_declared
 
 if TYPE_CHECKING:
@@ -49,10 +51,6 @@ _UNLOCKED = frozenset(
     {"general.name", "general.description", "general.license", PLAN_KEY, LOCK_KEY}
 )
 """Keys that a lock ignores: the file's name, gptailor's version, the license, and the lock."""
-
-_SMALL = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1"})
-_WIDE = frozenset({"token_embd.weight", "output.weight"})
-"""Embedding and head, which have more bits in llama.cpp where other matrices have 4 or 5."""
 
 _VERSION = 2
 """The version of llama.cpp's blocks."""
@@ -117,37 +115,50 @@ class GgufFile(Destination):
     # ------------------------------------------------------------------------------------- tensors
 
     def _planned(self) -> Iterator[GgufTensorPlan]:
-        uneven = []
-        for output in self.prepared.compiled.program.outputs:
-            spec = output.spec
-            if is_constant(spec.name):
-                continue  # of rotary embeddings, which llama.cpp computes
-            named = self._architecture.named(spec.name)
+        specs = [output.spec for output in self.prepared.compiled.program.outputs]
+        # llama.cpp computes the constants of rotary embeddings.
+        named = {
+            spec: self._architecture.named(spec.name)
+            for spec in specs
+            if not is_constant(spec.name)
+        }
+        kinds = self._matrix_kinds({spec: tensor.name for spec, tensor in named.items()})
+        for spec, tensor in named.items():
             if spec.dtype not in FLOATS:
                 message = f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have"
                 raise CheckpointError("C306", message, self.path)
-            kind, divides = self._kind(named.name, spec)
-            if not divides:
-                uneven.append(spec.name)
-            yield GgufTensorPlan(named.name, kind, spec.shape, spec, named.heads, named.add_one)
-        if uneven:
-            rows = "rows are no whole blocks of 32 entries"
-            kept = f"{len(uneven)} tensors keep the plan's dtype instead of {self.quantize}"
-            self.notes.append(f"{kept}: their {rows} (the first is {quoted(uneven[0])})")
+            # llama.cpp wants vectors in float32.
+            plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
+            kind = kinds.get(spec) or plain
+            yield GgufTensorPlan(tensor.name, kind, spec.shape, spec, tensor.heads, tensor.add_one)
         if divisors := self._architecture.frequencies:
             raw = struct.pack(f"<{len(divisors)}f", *divisors)
             yield GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw)
 
-    def _kind(self, name: str, spec: TensorSpec) -> tuple[str, bool]:
-        """Return a tensor's type, and whether its rows fit the blocks of the requested type.
+    def _matrix_kinds(self, names: Mapping[TensorSpec, str]) -> Mapping[TensorSpec, str | None]:
+        """Return the types of matrices; notes report rows that are no whole blocks.
 
-        llama.cpp wants vectors in float32.
+        A matrix without a type keeps the plan's dtype.
         """
-        plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
-        if self.quantize is None or len(spec.shape) == 1:
-            return plain, True
-        kind = "Q8_0" if name in _WIDE and self.quantize in _SMALL else self.quantize
-        return (kind, True) if spec.shape[-1] % KINDS[kind].block == 0 else (plain, False)
+        if self.quantize is None:
+            return {}
+        matrices = {spec: name for spec, name in names.items() if len(spec.shape) > 1}
+        rows = {name: spec.shape[-1] for spec, name in matrices.items()}
+        architecture = self._architecture
+        wanted = matrix_types(self.quantize, architecture.name, architecture.facts, rows)
+        kinds = {spec: type_of_rows(wanted[name], rows[name]) for spec, name in matrices.items()}
+        changed = {s: wanted[name] for s, name in matrices.items() if kinds[s] != wanted[name]}
+        if kept := [spec.name for spec in changed if kinds[spec] is None]:
+            self.notes.append(
+                f"{len(kept)} tensors keep the plan's dtype instead of {self.quantize}: their rows "
+                f"are no whole blocks of 32 entries (the first is {quoted(kept[0])})"
+            )
+        if counts := Counter((kinds[s], kind) for s, kind in changed.items() if kinds[s]):
+            shorter = [f"{n} {kind} instead of {other}" for (kind, other), n in counts.items()]
+            self.notes.append(
+                f"tensors with rows that are no whole blocks of 256 entries: {listed(shorter)}"
+            )
+        return kinds
 
     def payloads(
         self,
@@ -197,7 +208,7 @@ class GgufFile(Destination):
             if len(tensor.shape) > 1 and tensor.source is not None:
                 entries[tensor.kind] += tensor.source.elements
         most = self.quantize or max(entries, key=lambda kind: entries[kind])
-        yield "general.file_type", FILE_TYPES[most]
+        yield "general.file_type", FILE_TYPES[most].number
 
     # ---------------------------------------------------------------------------------- the writing
 

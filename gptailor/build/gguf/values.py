@@ -205,12 +205,11 @@ def _in_kind(values: "Tensor", kind: TensorKind, refuse: Callable[[int], NoRetur
     if kind.plain is not None:
         return plain.view(torch.uint8).numpy().tobytes()
     import numpy as np
-    from gguf.constants import GGMLQuantizationType
-    from gguf.quants import quantize
 
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        blocks = quantize(plain.numpy(), GGMLQuantizationType[kind.name]).reshape(-1, kind.bytes)
-    scales = blocks[:, : kind.scales].copy().view(np.float16)
+    from gptailor.build.gguf.quantise import quantised
+
+    blocks = quantised(plain.numpy(), kind)
+    scales = blocks[:, slice(*kind.scales)].copy().view(np.float16)
     wrong = (~np.isfinite(scales)).any(axis=1)
     if wrong.any():
         block = plain.reshape(-1, kind.block)[int(wrong.argmax())]

@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
+from gptailor.build import compile as compile_module
 from gptailor.build.gguf import values as gguf_values
 from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.gguf.header import read_gguf
-from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
 from gptailor.cli import main as cli
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.events import BytesDone
@@ -35,6 +36,8 @@ from tests.tiny_bytes import FAMILIES, SIZES, model
 from tests.vocabularies import TEMPLATE, TEXT, write_byte_level, write_pieces
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
+
+from gptailor.build.gguf.quantise import quantised  # noqa: E402
 
 
 @pytest.fixture
@@ -164,15 +167,34 @@ def test_each_gemma_3_that_is_written_is_read(
 def test_quantised_matrices_are_those_of_llama_cpps_package(here: Path, quantize: str) -> None:
     file = compiled(here, quantize=quantize.lower())
     wanted = expected(compiled(here, "out"), "llama")
-    small = quantize[:2] in {"Q4", "Q5"}
     for name, tensor in read(file, "llama").items():
-        kind = "F32" if wanted[name].ndim == 1 else quantize
-        if small and name in {"model.embed_tokens.weight", "lm_head.weight"}:
-            kind = "Q8_0"
-        assert tensor.tensor_type.name == kind, name
-        raw = gguf.quants.quantize(wanted[name], gguf.GGMLQuantizationType[kind])
+        kind = tensor.tensor_type.name
+        if wanted[name].ndim == 1:
+            assert kind == "F32", name
+        elif FILE_TYPES[quantize].kind in {"F32", "F16", "BF16", "Q8_0"}:
+            assert kind == quantize, name
+        elif name == "lm_head.weight":
+            assert kind == "Q8_0"  # its rows are no whole blocks of Q6_K
+        raw = quantised(wanted[name].reshape(-1), KINDS[kind])
         np.testing.assert_array_equal(tensor.data.reshape(-1), raw.reshape(-1), err_msg=name)
-    assert read_gguf(file).facts["general.file_type"] == FILE_TYPES[quantize]
+    assert read_gguf(file).facts["general.file_type"] == FILE_TYPES[quantize].number
+
+
+def test_long_rows_have_long_blocks(tmp_path: Path) -> None:
+    base = model(tmp_path / "base", hidden_size=256, intermediate_size=512, head_dim=64)
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    file = gptailor.compile(plan, tmp_path / "out.gguf", quantize="q3_k_m")
+    assert file.notes == ()
+    found = read(file.folder, "llama")
+    kinds = {name: tensor.tensor_type.name for name, tensor in found.items()}
+    assert kinds["lm_head.weight"] == "Q6_K"
+    assert kinds["model.embed_tokens.weight"] == "Q3_K"
+    assert kinds["model.layers.0.self_attn.v_proj.weight"] == "Q5_K"
+    assert kinds["model.layers.0.mlp.down_proj.weight"] == "Q4_K"
+    wanted = expected(base, "llama")
+    for name, tensor in found.items():
+        raw = quantised(wanted[name].reshape(-1), KINDS[kinds[name]])
+        np.testing.assert_array_equal(tensor.data.reshape(-1), raw.reshape(-1), err_msg=name)
 
 
 def test_a_tensor_is_converted_in_pieces_as_it_is_whole(
@@ -184,6 +206,15 @@ def test_a_tensor_is_converted_in_pieces_as_it_is_whole(
         here, "whole.gguf", quantize="q4_1", force=True, compute=gptailor.ComputeOptions(threads=1)
     ).read_bytes()
     assert pieces == whole
+
+
+def test_rows_that_are_no_whole_long_blocks_have_short_ones_and_a_note_reports_it(
+    here: Path,
+) -> None:
+    written = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf", quantize="q4_k_m")
+    (note,) = written.notes
+    assert note.startswith("tensors with rows that are no whole blocks of 256 entries: ")
+    assert note.endswith("Q5_0 instead of Q4_K and 2 Q8_0 instead of Q6_K")
 
 
 def test_rows_that_are_no_whole_blocks_keep_the_plans_dtype_and_that_is_said(
@@ -704,6 +735,7 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
     assert "up_proj.weight' holds nan, which Q4_1 can't hold" in str(error)
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = -3e38
     save_file(tensors, "base/model.safetensors", {"format": "pt"})
+    refused("C307", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
     error = refused("C307", lambda: compiled(here, "x.gguf", quantize="q8_0"))
     assert "up_proj.weight' holds -3.00000001e+38, which Q8_0 can't hold" in str(error)
 
@@ -745,10 +777,59 @@ def test_a_setting_without_room_in_the_file_is_refused(
 
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:
     assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
-    for name, said in (("q4_k_m", "can read it and not write it"), ("iq2_xxs", "llama-quantize"),
+    for name, said in (("q2_k", "isn't written; let llama-quantize"), ("iq2_xxs", "llama-quantize"),
                        ("tq1_0", "trained for it"), ("q9", "no type of llama.cpp's")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             quantised_kind(name)
+
+
+# ------------------------------------------------------------------------------ beside a folder
+
+
+def test_files_beside_a_folder_are_those_written_alone(here: Path) -> None:
+    plan = gptailor.load("p.tailor")
+    folder = gptailor.compile(plan, here / "out", gguf=["q6_k", "bf16"], locking=True)
+    assert [file.folder.name for file in folder.gguf] == ["out-Q6_K.gguf", "out-BF16.gguf"]
+    for file in folder.gguf:
+        together = file.folder.read_bytes()
+        kind = file.folder.stem.partition("-")[2].lower()
+        alone = gptailor.compile(plan, file.folder, quantize=kind, force=True, locking=True)
+        assert alone.folder.read_bytes() == together
+        assert (file.size, file.notes, file.lock) == (alone.size, alone.notes, alone.lock)
+    assert folder.lock is not None
+    assert folder.lock.gguf is None
+    assert gptailor.compile(plan, here / "new").folder.is_dir()
+
+
+def test_bridges_are_fitted_once_for_all_outputs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "text.txt").write_text(TEXT * 20)
+    Path("p.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\nbridge on "text.txt"\n')
+    fits, fit = [], compile_module.fit_tensors
+
+    def counted(*given: Any, **how: Any) -> Any:
+        fits.append(fit(*given, **how))
+        return fits[-1]
+
+    monkeypatch.setattr(compile_module, "fit_tensors", counted)
+    folder = gptailor.compile(gptailor.load("p.tailor"), here / "out", gguf=["f32"])
+    assert len(fits) == 1
+    wanted = expected(here / "out", "llama")
+    for name, tensor in read(folder.gguf[0].folder, "llama").items():
+        np.testing.assert_array_equal(values(tensor), wanted[name], err_msg=name)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_is(here: Path) -> None:
+    plan = gptailor.load("p.tailor")
+    (here / "out-Q8_0.gguf").write_text("mine")
+    refused("C301", lambda: gptailor.compile(plan, here / "out", gguf=["q4_0", "q8_0"]))
+    (here / "out-Q8_0.gguf").unlink()
+    refused("C306", lambda: gptailor.compile(plan, here / "out", gguf=["q8_0", "Q8_0"]))
+    refused("C306", lambda: gptailor.compile(plan, here / "out.gguf", gguf=["q8_0"]))
+    with pytest.raises(ValueError, match="isn't written"):
+        gptailor.compile(plan, here / "out", gguf=["q8_0", "q2_k"])
+    assert not list(here.glob("out*"))
 
 
 # -------------------------------------------------------------------------------------- the command
@@ -775,12 +856,31 @@ def test_the_command_writes_a_file_and_says_what_it_is(
     assert f"{size:,} bytes" in said
 
 
+def test_the_command_writes_files_beside_the_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["compile", "p.tailor", "-o", "out", "--gguf", "q4_k_m", "--gguf", "f16"]
+    before = sorted(here.iterdir())
+    assert cli.run([*run, "--dry-run"]) == 0
+    assert sorted(here.iterdir()) == before
+    planned = capsys.readouterr().out
+    assert cli.run(run) == 0
+    said = capsys.readouterr().out
+    for name in ("out-Q4_K_M.gguf", "out-F16.gguf"):
+        assert f"{(here / name).stat().st_size:,} bytes in {name}" in planned
+        assert f"{name}: " in said
+    assert cli.run(run) == 3
+    assert "out-Q4_K_M.gguf" in capsys.readouterr().err
+
+
 def test_the_command_refuses_what_does_not_go_together(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["compile", "p.tailor", "-o", "out", "--quantize", "q8_0"]) == 2
     assert "--quantize is for an output called NAME.gguf" in capsys.readouterr().err
-    assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q4_k_m"]) == 2
+    assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--gguf", "q8_0"]) == 2
+    assert "--gguf is for an output folder" in capsys.readouterr().err
+    assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q2_k"]) == 2
     assert "let llama-quantize make it of f16" in capsys.readouterr().err
     assert not list(here.glob("out*"))
 

@@ -1,0 +1,349 @@
+"""Quantisers: float32 numbers to the blocks of llama.cpp's types.
+
+The package `gguf` lacks those of the K-quants and of IQ4_NL. Here they follow the reference
+functions in llama.cpp's `ggml-quants.c` (MIT licence, copyright 2023-2026 The ggml authors): the
+same float32 operations in the same order, over many blocks at once. So the bytes are equal to those
+of llama.cpp without an importance matrix.
+
+A group is a run of entries with one scale. It is a column of an array, so that a sum over the rows
+adds its entries one by one, as llama.cpp does. `levels` are whole numbers from 0.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import quantize
+from numpy.typing import NDArray
+
+from gptailor.checkpoint.formats.gguf.kinds import TensorKind
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+_AT_ONCE = 2**17
+"""Entries that are quantised at once, so that the arrays fit a core's cache."""
+
+_SINGLE = np.float32
+_ZERO = _SINGLE(0)
+_LEAST = _SINGLE(1e-15)
+"""A group whose entries are all below this in size is zero."""
+
+_IQ4_VALUES = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
+)
+"""The numbers of IQ4_NL's sixteen levels."""
+
+_REACH = 300
+_IQ4_LEVELS = np.searchsorted(
+    _IQ4_VALUES[:-1] + _IQ4_VALUES[1:], np.arange(-_REACH, _REACH), side="right"
+).astype(np.uint8)
+"""The level nearest to a number, by floor(2 · number) + `_REACH`, because midpoints are halves."""
+_IQ4_NEAREST = _IQ4_VALUES[_IQ4_LEVELS]
+
+
+def quantised(values: Floats, kind: TensorKind) -> Bytes:
+    """Return finite numbers as a type's blocks: an array with the bytes of a block in each row.
+
+    The type's block divides the count of the numbers. A block with a number that the type can't
+    hold has a scale that isn't finite.
+    """
+    blocks = values.reshape(-1, kind.block)
+    with np.errstate(all="ignore"):
+        if kind.name not in _QUANTISERS:
+            blocks_of_gguf: Bytes = quantize(blocks, GGMLQuantizationType[kind.name])
+            return blocks_of_gguf
+        step = _AT_ONCE // kind.block
+        parts = [blocks[i : i + step] for i in range(0, len(blocks), step)]
+        return np.concatenate([_QUANTISERS[kind.name](part) for part in parts])
+
+
+# ------------------------------------------------------------------------------- layouts of blocks
+
+
+def _q3_k(blocks: Array) -> Array:
+    x = _columns(blocks, 16)
+    scales, levels = _scales_by_changes(x, 4)
+    scales = scales.reshape(-1, 16)
+    largest = _largest(scales.T)[:, None]
+    inverse = -32 / largest
+    six = np.where(largest != 0, np.clip(_nearest(inverse * scales), -32, 31) + 32, 0)
+    d = np.where(largest != 0, 1 / inverse, _ZERO).astype(np.float16)
+    step = (d.astype(np.float32) * (six - 32).astype(np.float32)).reshape(-1)
+    q = _rows(np.where(step != 0, np.clip(_nearest(x / step), -4, 3) + 4, levels), blocks)
+    high = _packed(q.reshape(-1, 8, 32) >> 2, 1)
+    low = _packed(q.reshape(-1, 2, 4, 32) & 3, 2)
+    s = six.astype(np.uint8)
+    nibbles = _packed(s.reshape(-1, 2, 8) & 15, 4)
+    rest = _packed(s.reshape(-1, 4, 4) >> 4, 2)
+    return _joined(high, low, nibbles, rest, d)
+
+
+def _q4_k(blocks: Array) -> Array:
+    head, q = _with_minimum(blocks, 15, -1.0, 20)
+    return _joined(head, _packed(q.reshape(-1, 4, 2, 32), 4))
+
+
+def _q5_k(blocks: Array) -> Array:
+    head, q = _with_minimum(blocks, 31, -0.5, 15)
+    high = _packed(q.reshape(-1, 8, 32) >> 4, 1)
+    return _joined(head, high, _packed(q.reshape(-1, 4, 2, 32) & 15, 4))
+
+
+def _q6_k(blocks: Array) -> Array:
+    x = _columns(blocks, 16)
+    scales, levels = _scales_by_trials(x, 32)
+    scales = scales.reshape(-1, 16)
+    largest = _largest(scales.T)[:, None]
+    zero = np.abs(largest) < _LEAST
+    inverse = -128 / largest
+    eight = np.where(zero, 0, np.minimum(_nearest(inverse * scales), 127)).astype(np.int8)
+    d = np.where(zero, _ZERO, 1 / inverse).astype(np.float16)
+    step = (d.astype(np.float32) * eight.astype(np.float32)).reshape(-1)
+    q = _rows(np.where(step != 0, np.clip(_nearest(x / step), -32, 31) + 32, levels), blocks)
+    q = np.where(zero, 0, q).astype(np.uint8).reshape(-1, 2, 4, 32)
+    low = q[:, :, :2] & 15 | q[:, :, 2:] << 4
+    return _joined(low, _packed(q >> 4, 2), eight, d)
+
+
+def _iq4_nl(blocks: Array) -> Array:
+    x = _columns(blocks, 32)
+    scale = _scales_of_iq4(x)
+    inverse = np.where(scale != 0, 1 / scale, _ZERO)
+    q = _rows(_IQ4_LEVELS[_halves(inverse * x)], blocks)
+    return _joined(scale.astype(np.float16), _packed(q.reshape(-1, 2, 16), 4))
+
+
+def _with_minimum(blocks: Array, most: int, first: float, last: int) -> tuple[Array, Array]:
+    """Return scales and minima of Q4_K or Q5_K as 16 bytes a block, and levels, a row a block."""
+    x = _columns(blocks, 32)
+    scales, minima, levels = _scales_and_minima(x, most, first, last)
+
+    def in_six_bits(numbers: Array) -> tuple[Array, Array, Array]:
+        numbers = numbers.reshape(-1, 8)
+        largest = np.maximum(numbers.max(axis=1, keepdims=True), _ZERO)
+        inverse = np.where(largest > 0, 63 / largest, _ZERO)
+        six = np.minimum(_nearest(inverse * numbers).astype(np.uint8), 63)
+        d = (largest / _SINGLE(63)).astype(np.float16)
+        return six, d, (d.astype(np.float32) * six.astype(np.float32)).reshape(-1)
+
+    s, d, step = in_six_bits(scales)
+    m, d_minimum, minimum = in_six_bits(minima)
+    requantised = np.clip(_nearest((x + minimum) / step), 0, most)
+    q = _rows(np.where(step != 0, requantised, levels), blocks)
+    low = [s[:, :4] | s[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6]
+    return _joined(d, d_minimum, *low, s[:, 4:] & 15 | m[:, 4:] << 4), q
+
+
+def _columns(blocks: Array, group: int) -> Array:
+    """Return groups of entries as columns."""
+    return np.ascontiguousarray(blocks.reshape(-1, group).T)
+
+
+def _rows(levels: Array, blocks: Array) -> Array:
+    """Return the levels of groups in columns as bytes, in the shape of the blocks."""
+    return levels.T.reshape(blocks.shape).astype(np.uint8)
+
+
+def _packed(levels: Array, bits: int) -> Array:
+    """Return bytes of several levels, those along the last axis but one, the first lowest."""
+    packed: Array = levels[..., 0, :]
+    for i in range(1, levels.shape[-2]):
+        packed = packed | levels[..., i, :] << bits * i
+    return packed
+
+
+def _joined(*parts: Array) -> Array:
+    """Return the bytes of fields of each block, in their order."""
+    fields = [np.ascontiguousarray(p).reshape(len(parts[-1]), -1).view(np.uint8) for p in parts]
+    return np.hstack(fields)
+
+
+# ------------------------------------------------------------------------------- scales of groups
+
+
+def _scales_and_minima(x: Array, most: int, first: float, last: int) -> tuple[Array, Array, Array]:
+    """Return scales, negated minima and levels with a small weighted square error.
+
+    llama.cpp's `make_qkx2_quants`: level · scale − minimum approximates an entry. The trials are
+    `most` + `first` + 0.1 · i levels for the width of a group, i = 0 to `last`.
+    """
+    a, b = np.empty_like(x), np.empty_like(x)
+    weight = np.sqrt(_sum(x * x) / _SINGLE(x.shape[0])) + np.abs(x)
+    sum_w, sum_x = _sum(weight), _sum(weight * x)
+    high, low = x.max(axis=0), np.minimum(x.min(axis=0), _ZERO)
+
+    def levels(inverse: Array, low: Array) -> Array:
+        """Put the levels into `a`; a group without width has zeros."""
+        np.multiply(np.subtract(x, low, out=a), _finite(inverse), out=a)
+        return np.clip(_nearest(a), 0, most, out=a, casting="unsafe")
+
+    def error(scale: Array, low: Array) -> Array:
+        """Return the error of the levels in `a`, which it overwrites."""
+        np.subtract(np.add(np.multiply(a, scale, out=a), low, out=a), x, out=a)
+        return _sum(np.multiply(np.multiply(a, a, out=a), weight, out=a))
+
+    inverse = _SINGLE(most) / (high - low)
+    scale, minimum = 1 / inverse, low
+    best_inverse, best_low = inverse, low
+    levels(inverse, low)
+    best = error(scale, low)
+    for trial in range(last + 1):
+        inverse = (_SINGLE(first) + _SINGLE(0.1) * trial + most) / (high - minimum)
+        levels(inverse, minimum)
+        sum_l = _sum(np.multiply(weight, a, out=b))
+        sum_lx = _sum(b * x)
+        sum_l2 = _sum(np.multiply(b, a, out=b))
+        determinant = sum_w * sum_l2 - sum_l * sum_l
+        new_scale = (sum_w * sum_lx - sum_x * sum_l) / determinant
+        new_minimum = (sum_l2 * sum_x - sum_l * sum_lx) / determinant
+        above_zero = new_minimum > 0
+        new_scale = np.where(above_zero, sum_lx / sum_l2, new_scale)
+        new_minimum = np.where(above_zero, _ZERO, new_minimum)
+        new = error(new_scale, new_minimum)
+        better = (determinant > 0) & (new < best)
+        best_inverse = np.where(better, inverse, best_inverse)
+        best_low = np.where(better, minimum, best_low)
+        best = np.where(better, new, best)
+        scale = np.where(better, new_scale, scale)
+        minimum = np.where(better, new_minimum, minimum)
+    return scale, -minimum, levels(best_inverse, best_low)
+
+
+def _scales_by_trials(x: Array, half: int) -> tuple[Array, Array]:
+    """Return scales with a small square error weighted by squares, and levels.
+
+    llama.cpp's `make_qx_quants`: (level − `half`) · scale approximates an entry. The trials are
+    `half` − 0.9 to `half` + 0.9 levels for the largest entry.
+    """
+    a, b = np.empty_like(x), np.empty_like(x)
+    weight = x * x
+    weight_x = weight * x
+    largest = _largest(x)
+
+    def levels(inverse: Array) -> Array:
+        np.rint(np.multiply(x, inverse, out=a), out=a)
+        return np.clip(a, -half, half - 1, out=a)
+
+    def sums(inverse: Array) -> tuple[Array, Array]:
+        levels(inverse)
+        to_x = _sum(np.multiply(weight_x, a, out=b))
+        np.multiply(np.multiply(weight, a, out=b), a, out=b)
+        return to_x, _sum(b)
+
+    best_inverse = _SINGLE(-half) / largest
+    to_x, to_square = sums(best_inverse)
+    scale = np.where(to_square != 0, to_x / to_square, _ZERO)
+    best = scale * to_x
+    for trial in (*range(-9, 0), *range(1, 10)):
+        inverse = -(half + _SINGLE(0.1) * trial) / largest
+        to_x, to_square = sums(inverse)
+        better = (to_square > 0) & (to_x * to_x > best * to_square)
+        scale = np.where(better, to_x / to_square, scale)
+        best = np.where(better, scale * to_x, best)
+        best_inverse = np.where(better, inverse, best_inverse)
+    zero = np.abs(largest) < _LEAST
+    return np.where(zero, _ZERO, scale), np.where(zero, _ZERO, levels(best_inverse) + half)
+
+
+def _scales_by_changes(x: Array, half: int) -> tuple[Array, Array]:
+    """Return scales with a small square error weighted by squares, and levels.
+
+    llama.cpp's `make_q3_quants`: (level − `half`) · scale approximates an entry. Levels change one
+    by one while that lowers the error.
+    """
+    weight = x * x
+    weight_x = weight * x
+    largest = _largest(x)
+    levels = np.clip(np.rint(x * (_SINGLE(-half) / largest)), -half, half - 1)
+    to_x, to_square = _sum(weight_x * levels), _sum(weight * levels * levels)
+    for _ in range(5):
+        changed = False
+        for i, entry in enumerate(x):
+            others_x = to_x - weight_x[i] * levels[i]
+            others_square = to_square - weight[i] * levels[i] * levels[i]
+            level = np.clip(_nearest(entry * others_square / others_x), -half, half - 1)
+            level = level.astype(np.float32)
+            new_x = others_x + weight_x[i] * level
+            new_square = others_square + weight[i] * level * level
+            better = (others_x > 0) & (level != levels[i]) & (new_square > 0)
+            better &= new_x * new_x * to_square > to_x * to_x * new_square
+            if better.any():
+                changed = True
+                levels[i] = np.where(better, level, levels[i])
+                to_x = np.where(better, new_x, to_x)
+                to_square = np.where(better, new_square, to_square)
+        if not changed:
+            break
+    zero = np.abs(largest) < _LEAST
+    scale = np.where((to_square > 0) & ~zero, to_x / to_square, _ZERO)
+    return scale, np.where(zero, _ZERO, levels + half)
+
+
+def _scales_of_iq4(x: Array) -> Array:
+    """Return scales of IQ4_NL with a small square error weighted by squares.
+
+    The trials are −120 to −134 for the largest entry.
+    """
+    weight = x * x
+    largest = _largest(x)
+
+    def sums(inverse: Array) -> tuple[Array, Array]:
+        q = _IQ4_NEAREST[_halves(inverse * x)]
+        weight_q = weight * q
+        return _sum(weight_q * x), _sum(weight_q * q)
+
+    to_x, to_square = sums(1 / (-largest / _IQ4_VALUES[0]))
+    scale = np.where(to_square > 0, to_x / to_square, _ZERO)
+    best = scale * to_x
+    for trial in range(-7, 8):
+        to_x, to_square = sums((trial + _IQ4_VALUES[0]) / largest)
+        better = (to_square > 0) & (to_x * to_x > best * to_square)
+        scale = np.where(better, to_x / to_square, scale)
+        best = np.where(better, scale * to_x, best)
+    return np.where(np.abs(largest) < _LEAST, _ZERO, scale)
+
+
+# ------------------------------------------------------------------------------------- arithmetic
+
+
+def _sum(rows: Iterable[Array]) -> Array:
+    """Return the sum of rows, added one by one to zero."""
+    first, *rest = rows
+    total = first + _ZERO
+    for row in rest:
+        total += row
+    return total
+
+
+def _largest(x: Array) -> Array:
+    """Return the first entry of the largest size in each column."""
+    largest: Array = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
+    return largest
+
+
+def _finite(inverse: Array) -> Array:
+    """Return the inverses of widths, and 0 where the width is zero or nearly so."""
+    return np.where(np.isinf(inverse), _ZERO, inverse)
+
+
+def _nearest(x: Array) -> Array:
+    """Return the nearest whole numbers, ties to even, by llama.cpp's `nearest_int`.
+
+    The bits of a float32 give a number's integer. Beyond 2²² they give another, as in llama.cpp.
+    """
+    return ((x + _SINGLE(1.5 * 2**23)).view(np.int32) & 0x7FFFFF) - 0x400000
+
+
+def _halves(x: Array) -> Array:
+    """Return the places of numbers in the tables of IQ4_NL; of NaN, a place of zero."""
+    places: Array = np.floor(x + x).astype(np.int32).clip(-_REACH, _REACH - 1) + _REACH
+    return places
+
+
+_QUANTISERS: Mapping[str, Callable[[Floats], Bytes]] = {
+    "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, "IQ4_NL": _iq4_nl,
+}  # fmt: skip
+"""The types that the package `gguf` doesn't quantise."""
