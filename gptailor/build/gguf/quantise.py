@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gptailor.checkpoint.formats.gguf.kinds import TensorKind
 
-Array = NDArray[Any]
+_Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
@@ -63,7 +63,7 @@ def quantised(values: Floats, kind: TensorKind) -> Bytes:
 # ------------------------------------------------------------------------------- layouts of blocks
 
 
-def _q3_k(blocks: Array) -> Array:
+def _q3_k(blocks: _Array) -> _Array:
     x = _columns(blocks, 16)
     scales, levels = _scales_by_changes(x, 4)
     scales = scales.reshape(-1, 16)
@@ -81,18 +81,18 @@ def _q3_k(blocks: Array) -> Array:
     return _joined(high, low, nibbles, rest, d)
 
 
-def _q4_k(blocks: Array) -> Array:
+def _q4_k(blocks: _Array) -> _Array:
     head, q = _with_minimum(blocks, 15, -1.0, 20)
     return _joined(head, _packed(q.reshape(-1, 4, 2, 32), 4))
 
 
-def _q5_k(blocks: Array) -> Array:
+def _q5_k(blocks: _Array) -> _Array:
     head, q = _with_minimum(blocks, 31, -0.5, 15)
     high = _packed(q.reshape(-1, 8, 32) >> 4, 1)
     return _joined(head, high, _packed(q.reshape(-1, 4, 2, 32) & 15, 4))
 
 
-def _q6_k(blocks: Array) -> Array:
+def _q6_k(blocks: _Array) -> _Array:
     x = _columns(blocks, 16)
     scales, levels = _scales_by_trials(x, 32)
     scales = scales.reshape(-1, 16)
@@ -108,7 +108,7 @@ def _q6_k(blocks: Array) -> Array:
     return _joined(low, _packed(q >> 4, 2), eight, d)
 
 
-def _iq4_nl(blocks: Array) -> Array:
+def _iq4_nl(blocks: _Array) -> _Array:
     x = _columns(blocks, 32)
     scale = _scales_of_iq4(x)
     inverse = np.where(scale != 0, 1 / scale, _ZERO)
@@ -116,12 +116,12 @@ def _iq4_nl(blocks: Array) -> Array:
     return _joined(scale.astype(np.float16), _packed(q.reshape(-1, 2, 16), 4))
 
 
-def _with_minimum(blocks: Array, most: int, first: float, last: int) -> tuple[Array, Array]:
+def _with_minimum(blocks: _Array, most: int, first: float, last: int) -> tuple[_Array, _Array]:
     """Return scales and minima of Q4_K or Q5_K as 16 bytes a block, and levels, a row a block."""
     x = _columns(blocks, 32)
     scales, minima, levels = _scales_and_minima(x, most, first, last)
 
-    def in_six_bits(numbers: Array) -> tuple[Array, Array, Array]:
+    def in_six_bits(numbers: _Array) -> tuple[_Array, _Array, _Array]:
         numbers = numbers.reshape(-1, 8)
         largest = np.maximum(numbers.max(axis=1, keepdims=True), _ZERO)
         inverse = np.where(largest > 0, 63 / largest, _ZERO)
@@ -137,25 +137,25 @@ def _with_minimum(blocks: Array, most: int, first: float, last: int) -> tuple[Ar
     return _joined(d, d_minimum, *low, s[:, 4:] & 15 | m[:, 4:] << 4), q
 
 
-def _columns(blocks: Array, group: int) -> Array:
+def _columns(blocks: _Array, group: int) -> _Array:
     """Return groups of entries as columns."""
     return np.ascontiguousarray(blocks.reshape(-1, group).T)
 
 
-def _rows(levels: Array, blocks: Array) -> Array:
+def _rows(levels: _Array, blocks: _Array) -> _Array:
     """Return the levels of groups in columns as bytes, in the shape of the blocks."""
     return levels.T.reshape(blocks.shape).astype(np.uint8)
 
 
-def _packed(levels: Array, bits: int) -> Array:
+def _packed(levels: _Array, bits: int) -> _Array:
     """Return bytes of several levels, those along the last axis but one, the first lowest."""
-    packed: Array = levels[..., 0, :]
+    packed: _Array = levels[..., 0, :]
     for i in range(1, levels.shape[-2]):
         packed = packed | levels[..., i, :] << bits * i
     return packed
 
 
-def _joined(*parts: Array) -> Array:
+def _joined(*parts: _Array) -> _Array:
     """Return the bytes of fields of each block, in their order."""
     fields = [np.ascontiguousarray(p).reshape(len(parts[-1]), -1).view(np.uint8) for p in parts]
     return np.hstack(fields)
@@ -164,7 +164,9 @@ def _joined(*parts: Array) -> Array:
 # ------------------------------------------------------------------------------- scales of groups
 
 
-def _scales_and_minima(x: Array, most: int, first: float, last: int) -> tuple[Array, Array, Array]:
+def _scales_and_minima(
+    x: _Array, most: int, first: float, last: int
+) -> tuple[_Array, _Array, _Array]:
     """Return scales, negated minima and levels with a small weighted square error.
 
     llama.cpp's `make_qkx2_quants`: level · scale − minimum approximates an entry. The trials are
@@ -175,12 +177,12 @@ def _scales_and_minima(x: Array, most: int, first: float, last: int) -> tuple[Ar
     sum_w, sum_x = _sum(weight), _sum(weight * x)
     high, low = x.max(axis=0), np.minimum(x.min(axis=0), _ZERO)
 
-    def levels(inverse: Array, low: Array) -> Array:
+    def levels(inverse: _Array, low: _Array) -> _Array:
         """Put the levels into `a`; a group without width has zeros."""
         np.multiply(np.subtract(x, low, out=a), _finite(inverse), out=a)
         return np.clip(_nearest(a), 0, most, out=a, casting="unsafe")
 
-    def error(scale: Array, low: Array) -> Array:
+    def error(scale: _Array, low: _Array) -> _Array:
         """Return the error of the levels in `a`, which it overwrites."""
         np.subtract(np.add(np.multiply(a, scale, out=a), low, out=a), x, out=a)
         return _sum(np.multiply(np.multiply(a, a, out=a), weight, out=a))
@@ -212,7 +214,7 @@ def _scales_and_minima(x: Array, most: int, first: float, last: int) -> tuple[Ar
     return scale, -minimum, levels(best_inverse, best_low)
 
 
-def _scales_by_trials(x: Array, half: int) -> tuple[Array, Array]:
+def _scales_by_trials(x: _Array, half: int) -> tuple[_Array, _Array]:
     """Return scales with a small square error weighted by squares, and levels.
 
     llama.cpp's `make_qx_quants`: (level − `half`) · scale approximates an entry. The trials are
@@ -223,11 +225,11 @@ def _scales_by_trials(x: Array, half: int) -> tuple[Array, Array]:
     weight_x = weight * x
     largest = _largest(x)
 
-    def levels(inverse: Array) -> Array:
+    def levels(inverse: _Array) -> _Array:
         np.rint(np.multiply(x, inverse, out=a), out=a)
         return np.clip(a, -half, half - 1, out=a)
 
-    def sums(inverse: Array) -> tuple[Array, Array]:
+    def sums(inverse: _Array) -> tuple[_Array, _Array]:
         levels(inverse)
         to_x = _sum(np.multiply(weight_x, a, out=b))
         np.multiply(np.multiply(weight, a, out=b), a, out=b)
@@ -248,7 +250,7 @@ def _scales_by_trials(x: Array, half: int) -> tuple[Array, Array]:
     return np.where(zero, _ZERO, scale), np.where(zero, _ZERO, levels(best_inverse) + half)
 
 
-def _scales_by_changes(x: Array, half: int) -> tuple[Array, Array]:
+def _scales_by_changes(x: _Array, half: int) -> tuple[_Array, _Array]:
     """Return scales with a small square error weighted by squares, and levels.
 
     llama.cpp's `make_q3_quants`: (level − `half`) · scale approximates an entry. Levels change one
@@ -282,7 +284,7 @@ def _scales_by_changes(x: Array, half: int) -> tuple[Array, Array]:
     return scale, np.where(zero, _ZERO, levels + half)
 
 
-def _scales_of_iq4(x: Array) -> Array:
+def _scales_of_iq4(x: _Array) -> _Array:
     """Return scales of IQ4_NL with a small square error weighted by squares.
 
     The trials are −120 to −134 for the largest entry.
@@ -290,7 +292,7 @@ def _scales_of_iq4(x: Array) -> Array:
     weight = x * x
     largest = _largest(x)
 
-    def sums(inverse: Array) -> tuple[Array, Array]:
+    def sums(inverse: _Array) -> tuple[_Array, _Array]:
         q = _IQ4_NEAREST[_halves(inverse * x)]
         weight_q = weight * q
         return _sum(weight_q * x), _sum(weight_q * q)
@@ -309,7 +311,7 @@ def _scales_of_iq4(x: Array) -> Array:
 # ------------------------------------------------------------------------------------- arithmetic
 
 
-def _sum(rows: Iterable[Array]) -> Array:
+def _sum(rows: Iterable[_Array]) -> _Array:
     """Return the sum of rows, added one by one to zero."""
     first, *rest = rows
     total = first + _ZERO
@@ -318,18 +320,18 @@ def _sum(rows: Iterable[Array]) -> Array:
     return total
 
 
-def _largest(x: Array) -> Array:
+def _largest(x: _Array) -> _Array:
     """Return the first entry of the largest size in each column."""
-    largest: Array = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
+    largest: _Array = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
     return largest
 
 
-def _finite(inverse: Array) -> Array:
+def _finite(inverse: _Array) -> _Array:
     """Return the inverses of widths, and 0 where the width is zero or nearly so."""
     return np.where(np.isinf(inverse), _ZERO, inverse)
 
 
-def _nearest(x: Array) -> Array:
+def _nearest(x: _Array) -> _Array:
     """Return the nearest whole numbers, ties to even, by llama.cpp's `nearest_int`.
 
     The bits of a float32 give a number's integer. Beyond 2²² they give another, as in llama.cpp.
@@ -337,9 +339,9 @@ def _nearest(x: Array) -> Array:
     return ((x + _SINGLE(1.5 * 2**23)).view(np.int32) & 0x7FFFFF) - 0x400000
 
 
-def _halves(x: Array) -> Array:
-    """Return the places of numbers in the tables of IQ4_NL; of NaN, a place of zero."""
-    places: Array = np.floor(x + x).astype(np.int32).clip(-_REACH, _REACH - 1) + _REACH
+def _halves(x: _Array) -> _Array:
+    """Return the places of numbers in the tables of IQ4_NL; of NaN, any place."""
+    places: _Array = np.floor(x + x).astype(np.int32).clip(-_REACH, _REACH - 1) + _REACH
     return places
 
 
