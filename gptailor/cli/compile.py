@@ -10,6 +10,7 @@ import click
 
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
+from gptailor.plan.faults import listed
 from gptailor.reporting.quantities import bytes_in_words, millions
 
 if TYPE_CHECKING:
@@ -176,9 +177,14 @@ def _say_update(update: "Update | None") -> None:
 
 
 def _say_notes(result: "CompileResult") -> None:
-    """Print the notes on all outputs, each once."""
-    for note in dict.fromkeys(note for each in (result, *result.gguf) for note in each.notes):
-        options.say(f"note: {note}", err=True)
+    """Print the notes on all outputs, each once, with the names of the files if it isn't on all."""
+    files: dict[str, list[str]] = {}
+    for each in (result, *result.gguf):
+        for note in each.notes:
+            files.setdefault(note, []).append(each.folder.name)
+    for note, names in files.items():
+        named = f"{listed(names)}: " if len(names) < len(result.gguf) else ""
+        options.say(f"note: {named}{note}", err=True)
 
 
 def lock_file(plan: str, path: Path | None) -> Path:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import gptailor
 from gptailor.build import compile as compile_module
+from gptailor.build import destination as destination_module
 from gptailor.build.gguf import values as gguf_values
 from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
@@ -798,7 +799,19 @@ def test_files_beside_a_folder_are_those_written_alone(here: Path) -> None:
         assert (file.size, file.notes, file.lock) == (alone.size, alone.notes, alone.lock)
     assert folder.lock is not None
     assert folder.lock.gguf is None
-    assert gptailor.compile(plan, here / "new").folder.is_dir()
+    again = gptailor.compile(plan, here / "again", gguf=["q6_k"], locked=folder.lock)
+    kept = open_checkpoint(again.gguf[0].folder).tensors
+    assert kept.keys() == open_checkpoint(folder.gguf[0].folder).tensors.keys()
+
+
+def test_all_outputs_together_need_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = gptailor.load("p.tailor")
+    planned = gptailor.compile(plan, here / "out", gguf=["q8_0"], dry_run=True)
+    room = planned.size + planned.gguf[0].size // 2
+    monkeypatch.setattr(destination_module, "free_space", lambda path: room)
+    error = refused("C305", lambda: gptailor.compile(plan, here / "out", gguf=["q8_0"]))
+    assert f"but {room:,} are free" in str(error)
+    gptailor.compile(plan, here / "out")
 
 
 def test_bridges_are_fitted_once_for_all_outputs(
@@ -865,7 +878,8 @@ def test_the_command_writes_files_beside_the_folder(
     assert sorted(here.iterdir()) == before
     planned = capsys.readouterr().out
     assert cli.run(run) == 0
-    said = capsys.readouterr().out
+    said, notes = capsys.readouterr()
+    assert notes.startswith("note: out-Q4_K_M.gguf: tensors with rows that are no whole blocks of")
     for name in ("out-Q4_K_M.gguf", "out-F16.gguf"):
         assert f"{(here / name).stat().st_size:,} bytes in {name}" in planned
         assert f"{name}: " in said
