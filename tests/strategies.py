@@ -52,7 +52,7 @@ POSITIONS = st.one_of(st.integers(0, 12), st.integers(0, LARGEST_LAYER))
 REALS = st.one_of(
     st.sampled_from([0, 1, 0.5, -1.0, 1e-05, 1e16, 5e-324]),
     st.integers(-10, 10),
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-LARGEST_SINGLE, LARGEST_SINGLE),
 )
 
 
@@ -399,6 +399,11 @@ def numbered(draw: Draw, plan: p.Plan) -> p.Plan:
                 named = choice.model_copy(update={"named": f"count_{choice.count}"})
                 kept = getattr(made, name)
                 made = made.model_copy(update={name: (*kept[:i], named, *kept[i + 1 :])})
+    for name, cut in made.cuts.items():
+        if isinstance(cut.size, int) and draw(st.booleans()):
+            numbers[f"size_{cut.size}"] = cut.size
+            size = p.Named(named=f"size_{cut.size}")
+            made = made.model_copy(update={name: cut.model_copy(update={"size": size})})
     return made.model_copy(update={"numbers": numbers})
 
 
@@ -418,6 +423,23 @@ def renumbered(draw: Draw, entry: Any, known: list[str], over: tuple[int, int] |
         call = p.MethodCall(name="slerp", arguments={"t": draw(number)})
         recipe = recipe.model_copy(update={"by": call})
     return entry.model_copy(update={"recipe": recipe})
+
+
+@st.composite
+def cuts(draw: Draw) -> dict[str, p.SizeCut]:
+    """Some of the statements that make something smaller, open or closed."""
+    found = {}
+    for name in sorted(draw(st.sets(st.sampled_from(p.CUTS)))):
+        low, step, steps = draw(st.tuples(*3 * [st.integers(1, 9)]))
+        open_size = p.SizeRange(between=(low, low + step * steps), step=step)
+        ridges = [None, 0, 0.5] if name == "width" else [None]
+        found[name] = p.SizeCut(
+            size=draw(st.sampled_from([low, open_size])),
+            on=draw(TEXTS),
+            tokens=draw(st.sampled_from([None, 1, 65536])),
+            ridge=draw(st.sampled_from(ridges)),
+        )
+    return found
 
 
 # -------------------------------------------------------------------------------------- the blocks
@@ -556,5 +578,6 @@ def plans(draw: Draw) -> p.Plan:
         expects=tuple(draw(st.lists(expectations(names), max_size=3, unique_by=repr))),
         **rest,
         **layered,
+        **draw(cuts()),
     )
     return draw(numbered(drawn))

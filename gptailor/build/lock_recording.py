@@ -64,15 +64,9 @@ def plan_digest(plan: Plan) -> str:
         for name, model in plan.models.items()
         if name not in unread
     }
-    heal = plan.heal
-    paths = [bridge.on for bridge in plan.bridges]
-    paths += [text.file for text in heal.on] if heal is not None else []
-    texts = list(dict.fromkeys(paths))
-    bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
-    if heal is not None:
-        heal = heal.with_files(lambda file: str(texts.index(file)))
-    without: dict[str, object] = {"models": models, "bridges": bridges, "heal": heal, "dtype": None}
-    without["expects"] = ()
+    texts = list(dict.fromkeys(text for _, text in plan.calibration_texts))
+    plan = plan.with_calibration_texts(lambda file: str(texts.index(file)))
+    without: dict[str, object] = {"models": models, "dtype": None, "expects": ()}
     if template_file(plan) is not None:
         without["chat_template"] = "./"
     stripped = plan.model_copy(update=without)

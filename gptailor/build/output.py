@@ -188,6 +188,7 @@ def _declared_alone(prepared: Prepared, plan: Plan) -> dict[str, Model]:
 def _public(prepared: Prepared) -> Plan:
     """Return the plan with all models, and with ids and names in place of this machine's paths."""
     plan, sources = used_plan(prepared, None), public_sources(prepared)
+    plan = plan.with_calibration_texts(lambda file: Path(file).name)
     models = {
         name: model
         if is_remote(model) or model.made is not None or is_at_url(model.source)
@@ -198,15 +199,10 @@ def _public(prepared: Prepared) -> Plan:
     }
     used: dict[str, Any] = {
         "models": models,
-        "bridges": tuple(
-            bridge.model_copy(update={"on": Path(bridge.on).name}) for bridge in plan.bridges
-        ),
         "expects": tuple(with_file(entry, lambda file: Path(file).name) for entry in plan.expects),
     }
     if (template := template_file(plan)) is not None:
         used["chat_template"] = f"./{template.name}"
-    if plan.heal is not None:
-        used["heal"] = plan.heal.with_files(lambda file: Path(file).name)
     return plan.model_copy(update=used)
 
 
@@ -271,24 +267,17 @@ def plan_seen_from(
     plan: Plan, opened: Mapping[str, Opened], commits: Mapping[str, str], target: Path | None
 ) -> Plan:
     """Return a plan, open or closed, with the opened models, its paths as seen from the target."""
+
+    def seen(file: str) -> str:
+        return _from(target, calibration_path(plan, file))
+
     used: dict[str, Any] = {
         "models": {name: _seen_from(plan, opened, commits, name, target) for name in plan.models},
-        "bridges": tuple(
-            bridge.model_copy(update={"on": _from(target, calibration_path(plan, bridge.on))})
-            for bridge in plan.bridges
-        ),
-        "expects": tuple(
-            with_file(entry, lambda file: _from(target, calibration_path(plan, file)))
-            for entry in plan.expects
-        ),
+        "expects": tuple(with_file(entry, seen) for entry in plan.expects),
     }
     if (template := template_file(plan)) is not None:
         used["chat_template"] = _source(target, template)
-    if plan.heal is not None:
-        used["heal"] = plan.heal.with_files(
-            lambda file: _from(target, calibration_path(plan, file))
-        )
-    return plan.model_copy(update=used)
+    return plan.with_calibration_texts(seen).model_copy(update=used)
 
 
 def used_models(prepared: Prepared, target: Path | None) -> dict[str, Model]:

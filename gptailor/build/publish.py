@@ -198,9 +198,7 @@ def _notes(folder: Path, matter: Mapping[str, Any], facts: CardFacts) -> Iterato
                 f"the model '{name}' is the folder {source} of this machine: --base-model names its"
                 " repository, or the one that it was trained from"
             )
-    texts = [bridge.on for bridge in plan.bridges if bridge.on]
-    texts += [text.file for text in plan.heal.on] if plan.heal is not None else []
-    for text in dict.fromkeys(texts):
+    for text in dict.fromkeys(text for _, text in plan.calibration_texts if text):
         yield f"the text {text} isn't part of the folder: nobody else can compile the plan again"
     if not (folder / LOCK_FILE).is_file():
         yield "there is no lock: 'gptailor compile --lock' records the digests of all inputs"

@@ -59,10 +59,7 @@ def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]
 @rule("P219")
 def every_text_can_be_quoted(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each text with quotes or line ends, which can't stand in quotes."""
-    on: list[tuple[Place, str]]
-    on = [(("bridges", i, "on"), bridge.on) for i, bridge in enumerate(plan.bridges)]
-    if plan.heal is not None:
-        on += [(("heal", "on", i, "file"), text.file) for i, text in enumerate(plan.heal.on)]
+    on = [*plan.calibration_texts]
     if isinstance(plan.chat_template, str):
         on.append((("chat_template",), plan.chat_template))
     for place, text in (*on, *_objective_arguments(plan)):

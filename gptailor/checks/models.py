@@ -7,6 +7,7 @@ from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.models import Opened, Opener, is_local, is_plan, taken, used
 from gptailor.checks.bridges import BRIDGING
+from gptailor.checks.cut_sizes import CUT_SIZES
 from gptailor.checks.embedding_norm_head import (
     a_tied_head_is_replaced_with_its_embedding,
     embedding_norm_and_head_are_chosen,
@@ -267,6 +268,7 @@ MODEL_STAGES: tuple[tuple[Rule[Checked], ...], ...] = (
         *BRIDGING,
         no_layer_scalar_repeats,
         *HEALING,
+        *CUT_SIZES,
         *VISION,
         *UNITED,
         *TEMPLATE,
@@ -319,6 +321,8 @@ def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]
     compiled = "compile it, and name the folder"
     if inner.bridges or inner.heal is not None:
         yield "is bridged or healed, which takes running its models", compiled
+    for name_ in inner.cuts:
+        yield f"has a cut {name_}, which takes reading its text", compiled
     if count := open_choices(inner):
         choices = "1 open choice" if count == 1 else f"{count} open choices"
         yield f"has {choices}, expected a closed plan", "'gptailor search' closes them"

@@ -17,7 +17,11 @@ from gptailor.plan.written_out import covers, untied_choices
 @rule("P113", "P114", missing_in=("let",))
 def every_named_number_is_declared(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each name at a number's place that no `let` declares."""
-    named = [(at, n, "0.5") for at, value in sites.values(plan) for n in sites.names_in(value)]
+    named = [
+        (at, name, "24576" if at[0] in p.CUTS else "0.5")
+        for at, value in sites.values(plan)
+        for name in sites.names_in(value)
+    ]
     named += [((*at, "count"), name, "7") for at, name, _ in _named_counts(plan)]
     for at, name, example in named:
         if name in plan.numbers:

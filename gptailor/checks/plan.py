@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 
+from gptailor.checks.cuts import CUTTING, sizes_are_few
 from gptailor.checks.declarations import DECLARING, MADE
 from gptailor.checks.depth import DEPTH, GAPS
 from gptailor.checks.language import WRITABLE
@@ -178,6 +179,7 @@ SIZE_RULES: tuple[Rule[Plan], ...] = (
     output_layers_are_few,
     windows_are_few,
     lists_are_short,
+    sizes_are_few,
     models_are_shallow,
 )
 """Rules that come before all others, whose work grows with these sizes."""
@@ -389,6 +391,7 @@ PLAN_RULES: tuple[Rule[Plan], ...] = (
     *NUMBERING,
     *WRITABLE,
     *DEPTH,
+    *CUTTING,
     *SEARCHING,
     *GAPS,
 )

@@ -100,6 +100,9 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
             yield _Need(at, bridge.on, width, "a bridge", help_)
         elif asked:
             yield _Need(at, bridge.on, asked, "'bridge'")
+    for name, cut in plan.cuts.items():
+        if cut.on and cut.tokens is not None:
+            yield _Need((name, "on"), cut.on, cut.tokens, f"'{name}'")
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
         for i, text in enumerate(heal.on):
@@ -147,15 +150,12 @@ def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
 
 
 def _learned(plan: Plan, *, whole: bool = True) -> Iterator[tuple[Place, Path]]:
-    """Yield the texts that fits and healing read; not those of a bridge without a gap."""
+    """Yield the texts that cuts, fits and healing read; not those of a bridge without a gap."""
     dropping = not whole or bool(plan.drops) or any(True for _ in drops_by_choice(plan))
-    for i, bridge in enumerate(plan.bridges):
-        if bridge.on and dropping:
-            yield ("bridges", i, "on"), folder_of(plan, bridge.on)
-    if plan.heal is not None and (not whole or plan.may_be_healed):
-        for i, text in enumerate(plan.heal.on):
-            if text.file:
-                yield ("heal", "on", i, "file"), folder_of(plan, text.file)
+    used = {"bridges": dropping, "heal": not whole or plan.may_be_healed}
+    for at, file in plan.calibration_texts:
+        if file and used.get(str(at[0]), True):
+            yield at, folder_of(plan, file)
 
 
 def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:

@@ -152,16 +152,14 @@ class Trials:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that objectives, bridges and healing read, each once."""
+        """The files that objectives, cuts, bridges and healing read, each once."""
         paths = [
             self.folder / expanded(str(objective.arguments[argument.name]))
             for objective, _ in self.stated
             for argument in OBJECTIVES[objective.name].arguments
             if argument.kind == "path" and argument.name in objective.arguments
         ]
-        texts = [bridge.on for bridge in self.plan.bridges]
-        texts += [] if self.plan.heal is None else [text.file for text in self.plan.heal.on]
-        paths += [calibration_path(self.plan, text) for text in texts]
+        paths += [calibration_path(self.plan, text) for _, text in self.plan.calibration_texts]
         return tuple(dict.fromkeys(paths))
 
     def run(

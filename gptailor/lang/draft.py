@@ -94,7 +94,8 @@ class Draft:
         spans |= {("numbers", name): number.spans for name, number in self.numbers.items()}
         single = {name: placed.entry for name, placed in self.single.items()}
         lists: dict[str, Any] = {
-            name: single.get(name) for name in ("dtype", "chat_template", "heal", "whole", *p.REST)
+            name: single.get(name)
+            for name in ("dtype", "chat_template", "heal", "whole", *p.REST, *p.CUTS)
         }
         for name, (place, order) in _LISTS.items():
             gathered = self.lists[name]
@@ -342,6 +343,20 @@ def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> p.Coun
     if bounds[0] is None or bounds[1] is None:
         return None
     return p.built(p.CountRange, between=(bounds[0], bounds[1]))
+
+
+def cut_size(draft: Draft, node: tree.Fixed | tree.SizesNode | tree.Word, what: str) -> p.Size:
+    """Return a size, the name of one, or a range of sizes; 1, with a fault, for another value."""
+    if isinstance(node, tree.Word):
+        return p.built(p.Named, named=node.text)
+    if isinstance(node, tree.Fixed):
+        size = whole_number(draft, node, what, 1)
+        return 1 if size is None else size
+    ends = [whole_number(draft, end, what, 1) for end in (node.low, node.high)]
+    step = 1 if node.step is None else whole_number(draft, node.step, "a 'step' of sizes", 1)
+    if ends[0] is None or ends[1] is None or step is None:
+        return 1
+    return p.built(p.SizeRange, between=(ends[0], ends[1]), step=step)
 
 
 def count_words(n: int, noun: str) -> str:

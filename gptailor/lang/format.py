@@ -12,6 +12,7 @@ from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse
 from gptailor.lang.words import (
     bridge_words,
+    cut_words,
     expectation_words,
     groups,
     heal_lines,
@@ -230,11 +231,13 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
         yield _Line("changes", (3, p.normal_order(repeat)), words)
     for group in joined(plan.scales):
         yield _Line("changes", (4, group[0].position), mark_words(group[0]) + scale_words(group))
+    for name, cut in plan.cuts.items():
+        yield _Line("changes", (5, p.CUTS.index(name)), cut_words(name, cut))
     for bridge in plan.bridges:
         words = mark_words(bridge) + bridge_words(bridge)
-        yield _Line("changes", (5, p.normal_order(bridge)), words)
+        yield _Line("changes", (6, p.normal_order(bridge)), words)
     if plan.heal is not None:
-        yield _Line("changes", (6, ()), heal_lines(plan.heal, _WIDTH))
+        yield _Line("changes", (7, ()), heal_lines(plan.heal, _WIDTH))
 
 
 def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:

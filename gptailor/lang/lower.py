@@ -278,6 +278,27 @@ def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> Non
         draft.add("scales", entry, spans | {("factor",): body.factor.span})
 
 
+def _cut(draft: d.Draft, statement: tree.Statement, body: tree.Cutting) -> None:
+    name = body.what.text
+    help_ = "a size that may stay as it is stands in the range: its upper end"
+    _no_marks(draft, statement, f"'{name}'", help_)
+    spans = _spans(statement.span, size=body.size, on=body.on)
+    fields: dict[str, Any] = {"size": d.cut_size(draft, body.size, f"the size of '{name}'")}
+    for setting in body.settings:
+        word, what = setting.name.text, f"'{setting.name.text}' of '{name}'"
+        if word in fields:
+            draft.fault("P305", f"'{word}' is given twice", setting.name.span)
+        assert not isinstance(setting.value, tree.Word), "the grammar has numbers there"
+        counted = word == "tokens"
+        fields[word] = (
+            d.whole_number(draft, setting.value, what, 1)
+            if counted
+            else _fixed(draft, setting.value, what)
+        )
+        spans[word,] = setting.value.span
+    draft.once(name, p.built(p.SizeCut, on=body.on.text, **fields), statement.span, spans)
+
+
 def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> None:
     if statement.tied is not None:
         draft.fault("P506", "'tied' can't be combined with 'bridge'", statement.tied.span)
@@ -471,6 +492,7 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Repeating: _repeat,
     tree.RepeatingWindow: _repeat_window,
     tree.Scaling: _scale,
+    tree.Cutting: _cut,
     tree.Bridging: _bridge,
     tree.HealNode: _heal,
     tree.Block: _block,

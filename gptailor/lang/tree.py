@@ -72,6 +72,15 @@ class Between(TreeNode):
 
 
 @final
+class SizesNode(TreeNode):
+    """`16384..49152 step 4096`."""
+
+    low: Fixed
+    high: Fixed
+    step: Fixed | None
+
+
+@final
 class OneNumber(TreeNode, ast_utils.AsList):
     """`one of (0.3, 0.5)`."""
 
@@ -308,6 +317,16 @@ class SettingNode(TreeNode):
 
     name: Word
     value: Numeral | Word
+
+
+@final
+class Cutting(TreeNode):
+    """`width 1280 on "text" tokens 65536`."""
+
+    what: Word
+    size: Fixed | SizesNode | Word
+    on: String
+    settings: tuple[SettingNode, ...]
 
 
 @final

@@ -258,6 +258,25 @@ def repeat_words(entry: p.Repeat | p.RepeatWindow, *, bare: bool = False) -> str
     return f"L{entry.first}{end}{times}"
 
 
+def cut_words(name: str, cut: p.SizeCut, *, bare: bool = False) -> str:
+    """Return `width 1024..1536 step 128 on "text" tokens 65536`; `bare` without the keyword."""
+    if not bare:
+        return f"{name} {cut_words(name, cut, bare=True)}"
+    settings = (("tokens", cut.tokens), ("ridge", cut.ridge))
+    tail = "".join(f" {word} {v!r}" for word, v in settings if v is not None)
+    return f'{size_words(cut.size)} on "{cut.on}"{tail}'
+
+
+def size_words(size: p.Size) -> str:
+    """Return `24576`, a number's name, or `1024..1536 step 128`."""
+    if isinstance(size, p.Named):
+        return size.named
+    if isinstance(size, p.SizeRange):
+        step = "" if size.step == 1 else f" step {size.step}"
+        return f"{'..'.join(map(str, size.between))}{step}"
+    return str(size)
+
+
 def bridge_words(entry: p.Bridge, *, bare: bool = False) -> str:
     """Return `bridge L11 on "text" tokens 65536 ridge 0.1`; `bare` without the keyword."""
     if not bare:

@@ -34,6 +34,7 @@ KEYWORDS = {
     "drop": "these positions leave the model: drop L20..L25",
     "dtype": "the output's dtype: dtype bfloat16",
     "embed": "what the embedding is made of: embed from math",
+    "experts": "each layer keeps so many experts: experts 64 on \"text.txt\"",
     "expect": "what 'gptailor test' compares: expect nll(\"text.txt\") <= 1.1 * base",
     "fidelity": "on how many samples a trial is scored: fidelity 64..1024",
     "from": "of which model, at the same layer: L0..L9 from math; or who teaches",
@@ -63,6 +64,7 @@ KEYWORDS = {
     "search": "a block: what a search closes the choices by",
     "seed": "what is drawn at random is drawn by it",
     "stack": "a block: the output's layers in order",
+    "step": "the distance of sizes in a range: 16384..49152 step 4096",
     "tailor": "the version of the language, first in a file",
     "temperature": "how freely answers are drawn, 0 for the likeliest token: temperature=0.7",
     "tied": "one choice for all layers of the statement",
@@ -71,8 +73,10 @@ KEYWORDS = {
     "tokens": "how many tokens are read: tokens 65536",
     "trials": "how many plans a search tries: trials 500",
     "union": "the tokens of all models",
+    "vocabulary": "the most used tokens stay: vocabulary 24576 on \"text.txt\"",
     "weight": "a text's share of the tokens, beside the other texts' weights: weight 2",
     "whole": "everything that nothing else says: whole from math, code by linear()",
+    "width": "each MLP keeps so many neurons: width 1280 on \"text.txt\"",
     "window": "a choice: neighbours, as in drop window 7 of L5..L28",
 }  # fmt: skip
 """The effect of each word of the grammar, in a clause."""

@@ -30,6 +30,7 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
     (tree.EachSource, "numbers"): "number",
     (tree.Scaling, "factor"): "number",
     (tree.DroppingSome, "count"): "number",
+    (tree.Cutting, "size"): "number",
     (tree.SettingNode, "value"): "number",
     (tree.Curving, "knots"): "number",
     (tree.Curving, "name"): "function",
@@ -41,6 +42,7 @@ _WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
 
 _STRINGS: dict[type[tree.TreeNode], NameKind] = {
     tree.Declare: "source",
+    tree.Cutting: "file",
     tree.Bridging: "file",
     tree.HealTextNode: "file",
     tree.AnswersNode: "file",

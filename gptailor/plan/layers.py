@@ -175,8 +175,12 @@ def bridge_over(plan: Plan, after: int | None) -> int | None:
 
 
 def undone(plan: Plan) -> Plan:
-    """Return a closed plan with nothing dropped, bridged or healed: the aim of bridge and heal."""
-    return plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
+    """Return a closed plan with nothing dropped, bridged or healed: the aim of bridge and heal.
+
+    A vocabulary stays cut, so that both plans read the same tokens.
+    """
+    whole: dict[str, object] = {"drops": (), "experts": None, "width": None}
+    return plan.model_copy(update={**whole, "bridges": (), "heal": None})
 
 
 def _filled(entries: Sequence[PartRecipe], position: int) -> dict[str | None, LayerRecipe]:

@@ -97,6 +97,27 @@ Count = int | CountRange
 """A number of layers, or of repetitions."""
 
 
+@final
+class SizeRange(Closed):
+    """A choice: a whole number from low to high, both included, by steps.
+
+    `16384..49152 step 4096`.
+    """
+
+    between: Pair[int]
+    step: int = 1
+
+    @property
+    def sizes(self) -> range:
+        """Return the sizes to choose from, in order."""
+        low, high = self.between
+        return range(low, high + 1, max(1, self.step))
+
+
+Size = int | SizeRange | Named
+"""A number of tokens, experts or neurons."""
+
+
 def count_ends(count: Count) -> tuple[int, int]:
     """Return the least and the greatest value of a count."""
     return count.between if isinstance(count, CountRange) else (count, count)

@@ -38,6 +38,8 @@ from gptailor.plan.numbers import (
     Pair,
     Position,
     Several,
+    Size,
+    SizeRange,
     Value,
     built,
     count_ends,
@@ -61,7 +63,8 @@ __all__ = [
     "LARGEST_LAYER", "Bound", "BuiltClosed", "By", "Closed", "Count", "CountRange", "Curve",
     "Expectation", "Interval", "LayerOf",
     "Let", "Merge", "MethodCall", "Named", "Number", "Objective", "OneOfMethods", "OneOfModels",
-    "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Subset",
+    "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Size",
+    "SizeRange", "Subset",
     "Take", "Value", "built", "count_ends", "count_text", "over_positions",
 ]  # fmt: skip
 
@@ -184,6 +187,24 @@ class Scale(Open):
 
     position: Position
     factor: Value
+
+
+CUTS = ("vocabulary", "experts", "width")
+"""The statements that make something smaller than layers; each is a field of a plan."""
+
+
+@final
+class SizeCut(Closed):
+    """A smaller size, and the text whose use decides what stays.
+
+    `size` is the number of a vocabulary's tokens, of each layer's experts, or of each MLP's
+    neurons.
+    """
+
+    size: Size
+    on: str
+    tokens: int | None = None
+    ridge: Number | None = None
 
 
 @final
@@ -429,8 +450,8 @@ class Plan(Closed):
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
     names follows `others`, then `whole`, then is the base's own. `layers`, `others`, `whole`,
     `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a plan has
-    these or a `stack`, and `heal` with either. `numbers` are those that have a name. `expects`
-    change nothing of the output.
+    these or a `stack`. `vocabulary`, `experts`, `width` and `heal` go with either. `numbers` are
+    those that have a name. `expects` change nothing of the output.
     """
 
     version: int = 1
@@ -450,6 +471,9 @@ class Plan(Closed):
     windows: Several[DropWindow] = ()
     repeats: Several[Repeat | RepeatWindow] = ()
     scales: Several[Scale] = ()
+    vocabulary: SizeCut | None = None
+    experts: SizeCut | None = None
+    width: SizeCut | None = None
     bridges: Several[Bridge] = ()
     heal: Heal | None = None
     stack: Stack | None = None
@@ -515,8 +539,35 @@ class Plan(Closed):
         """
         if self.heal is None:
             return False
-        drops = self.drops or self.drop_any or self.windows
+        drops = self.drops or self.drop_any or self.windows or self.experts or self.width
         return bool(drops or self.stack or self.heal.has_other_teacher)
+
+    @property
+    def cuts(self) -> dict[str, SizeCut]:
+        """Return the plan's cuts by their statements' words, in the order of `CUTS`."""
+        cuts = {name: getattr(self, name) for name in CUTS}
+        return {name: cut for name, cut in cuts.items() if cut is not None}
+
+    @property
+    def calibration_texts(self) -> tuple[tuple[Place, str], ...]:
+        """Return the texts that cuts, bridges and healing read, and their places."""
+        healed = self.heal.on if self.heal is not None else ()
+        return (
+            *(((name, "on"), cut.on) for name, cut in self.cuts.items()),
+            *((("bridges", i, "on"), bridge.on) for i, bridge in enumerate(self.bridges)),
+            *((("heal", "on", i, "file"), text.file) for i, text in enumerate(healed)),
+        )
+
+    def with_calibration_texts(self, file_of: Callable[[str], str]) -> "Plan":
+        """Return the plan with other names of the texts that cuts, bridges and healing read."""
+
+        def renamed(entry: Any) -> Any:
+            return entry.model_copy(update={"on": file_of(entry.on)})
+
+        update: dict[str, Any] = {name: renamed(cut) for name, cut in self.cuts.items()}
+        update["bridges"] = tuple(map(renamed, self.bridges))
+        update["heal"] = None if self.heal is None else self.heal.with_files(file_of)
+        return self.model_copy(update=update)
 
     def rest(self, where: str) -> Recipe | None:
         """Return the recipe of `embed`, `norm`, `head` or `tokenizer`, or None without one."""

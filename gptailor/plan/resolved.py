@@ -58,6 +58,22 @@ class Gap:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ClosedCut:
+    """A closed plan's cut of its vocabulary, experts or width to `size`.
+
+    `on` is the text as the plan names it, `at` the cut's place in the plan. `tokens` and `ridge`
+    are None where the plan names none.
+    """
+
+    size: int
+    on: str
+    tokens: int | None
+    ridge: float | None
+    at: Place
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class AnswerSettings:
     """The most tokens of an answer, and the temperature at which they are drawn."""
 
@@ -174,6 +190,16 @@ class Resolved:
         return tuple(numbers[slot.position, slot.run] for slot in self.kept)
 
     @cached_property
+    def cuts(self) -> dict[str, ClosedCut]:
+        """Return the cuts of a closed plan by their words: `vocabulary`, `experts`, `width`."""
+        cuts = {}
+        for name, cut in self.plan.cuts.items():
+            assert isinstance(cut.size, int), "an open plan"
+            ridge = None if cut.ridge is None else float(cut.ridge)
+            cuts[name] = ClosedCut(cut.size, cut.on, cut.tokens, ridge, (name,))
+        return cuts
+
+    @cached_property
     def gaps(self) -> tuple[Gap, ...]:
         """Return the gaps of a closed plan that a bridge closes, in order.
 
@@ -214,7 +240,7 @@ class Resolved:
             return None
         named = heal.layers
         trained = [i for i, s in enumerate(self.kept) if not named or s.position in named]
-        cut = self.plan.stack is not None or self.plan.drops
+        cut = self.plan.stack or self.plan.drops or self.plan.experts or self.plan.width
         if not trained or not (cut or heal.has_other_teacher):
             return None
         rank = HEAL_RANK if heal.rank is None else heal.rank

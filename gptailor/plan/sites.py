@@ -14,7 +14,7 @@ from gptailor.plan.faults import Place
 Role = Literal[
     "drop", "cut", "window", "otherwise", "repeated", "block", "times", "scaled", "bridged",
     "item", "member", "take", "source", "method", "argument", "share", "factor", "tokens", "ridge",
-    "let",
+    "vocabulary", "experts", "width", "let",
 ]  # fmt: skip
 """The decision at a site: whether a layer leaves, which models a recipe takes, one of its numbers.
 """
@@ -48,6 +48,7 @@ Choice: TypeAlias = (
     | p.DropWindow
     | p.RepeatWindow
     | p.CountRange
+    | p.SizeRange
     | p.Subset
     | p.OneOfModels
     | p.OneOfMethods
@@ -119,6 +120,9 @@ def _value_sites(plan: p.Plan) -> Iterator[Site]:
             yield from recipe_sites(output_recipe, (where,))
     for at, entry in entries(plan):
         yield from entry_sites(entry, at)
+    for word in CUT_WORDS:
+        if (cut := plan.cuts.get(word)) is not None:
+            yield Site((word, "size"), cut.size, Subject(word))
 
 
 def entries(plan: p.Plan) -> tuple[tuple[Place, p.Open], ...]:
@@ -173,6 +177,8 @@ _MAYBE: dict[type[p.Open], Role] = {
     p.Item: "item",
 }
 _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
+CUT_WORDS: tuple[Role, ...] = ("vocabulary", "experts", "width")
+"""`CUTS` of a plan, as the roles of their sizes."""
 
 
 def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
@@ -356,7 +362,7 @@ def value_lists(value: p.Value, at: Place = ()) -> Iterator[tuple[Place, int]]:
 
 def values(plan: p.Plan) -> Iterator[tuple[Place, p.Value]]:
     """Yield every number of a plan that may be a choice."""
-    roles = ("argument", "share", "let", *_NUMBERS)
+    roles = ("argument", "share", "let", *_NUMBERS, *CUT_WORDS)
     for site in sites(plan):
         if isinstance(site.value, p.Value) and site.subject.role in roles:
             yield site.place, site.value

@@ -5,7 +5,7 @@ from typing import Final, Literal, TypeAlias
 
 from gptailor.plan.layers import undone
 from gptailor.plan.plan import Plan
-from gptailor.plan.sites import Role, sites
+from gptailor.plan.sites import CUT_WORDS, Role, sites
 
 Stage: TypeAlias = Literal["uncut", "bare", "bridged", "healed"]
 """With nothing dropped; cut, without bridges and healing; with bridges alone; with all repairs."""
@@ -45,8 +45,8 @@ def stage_words(
 
 # ------------------------------------------------------------------------------ stages of a search
 
-CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window"})
-"""The roles of choices that decide which layers leave."""
+CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window", *CUT_WORDS})
+"""The roles of choices that decide what leaves: layers, tokens, experts or neurons."""
 REPAIR_ROLES: Final[frozenset[Role]] = frozenset({"bridged", "tokens", "ridge"})
 """The roles of choices that decide how a cut is repaired."""
 _REPEAT_ROLES: Final[frozenset[Role]] = frozenset({"repeated", "block", "times", "item"})
@@ -65,8 +65,8 @@ def separates(plan: Plan) -> bool:
 
 
 def cuts(plan: Plan) -> bool:
-    """Return whether an open plan drops layers."""
-    return bool(plan.drops) or bool(_open_roles(plan) & CUT_ROLES)
+    """Return whether an open plan drops layers, or makes something else smaller."""
+    return bool(plan.drops or plan.cuts) or bool(_open_roles(plan) & CUT_ROLES)
 
 
 def _open_roles(plan: Plan) -> set[Role]:

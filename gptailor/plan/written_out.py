@@ -52,6 +52,11 @@ def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
         ridge = None if bridge.ridge is None else _settled(bridge.ridge, numbers=numbers, at=0)
         bridges.append(bridge.model_copy(update={"ridge": ridge}))
     update["bridges"] = tuple(bridges)
+    for name, cut in plan.cuts.items():
+        size = (
+            _settled(cut.size, numbers=numbers, at=0) if isinstance(cut.size, p.Named) else cut.size
+        )
+        update[name] = cut.model_copy(update={"size": size})
     if plan.stack is not None:
         items = tuple(change(item, None) for item in plan.stack.items)
         update["stack"] = plan.stack.model_copy(update={"items": items})

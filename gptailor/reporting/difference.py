@@ -132,6 +132,7 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         {tailor.mark_words(e) + tailor.repeat_words(e) for e in plan.repeats if overlays}
         for plan in (a, b)
     )
+    cut = ({tailor.cut_words(*pair) for pair in plan.cuts.items()} for plan in (a, b))
     bridged = (
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
     )
@@ -141,7 +142,7 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         for plan in (a, b)
     )
     expected = ({tailor.expectation_words(e) for e in plan.expects} for plan in (a, b))
-    for before, after in (dropped, repeated, bridged, healed, required, expected):
+    for before, after in (dropped, repeated, cut, bridged, healed, required, expected):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
     bare = [plan.search and plan.search.model_copy(update={"requires": ()}) for plan in (a, b)]

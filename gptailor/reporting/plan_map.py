@@ -115,6 +115,8 @@ def other_rows(resolved: Resolved) -> list[Row]:
             rows.append(Row(where, tailor.rest_recipe_words(where, recipe)))
     if plan.dtype is not None:
         rows.append(Row("dtype", plan.dtype))
+    for name, cut in plan.cuts.items():
+        rows.append(Row(name, tailor.cut_words(name, cut, bare=True)))
     for bridge in plan.bridges:
         rows.append(Row("bridge", mark(bridge) + tailor.bridge_words(bridge, bare=True)))
     if plan.heal is not None:

@@ -11,7 +11,7 @@ from gptailor.build.output import used_plan
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import CUTS, Plan
 from gptailor.prepare import prepare
 from gptailor.reporting.summary import SearchSummary, SizeRow, escaped_control
 from gptailor.searching.run_files import SUMMARY, WRITTEN_ANEW, RunFiles, path_inside
@@ -149,7 +149,7 @@ def _moved(lock: Lock, plan: Plan) -> Lock:
 def seen_from(plan: Plan, place: Path | None) -> Plan:
     """Return the plan with its paths as seen from a folder, or absolute."""
     used = used_plan(prepare(plan), place)
-    moved = ("models", "bridges", "heal", "chat_template", "expects")
+    moved = ("models", *CUTS, "bridges", "heal", "chat_template", "expects")
     paths = {name: getattr(used, name) for name in moved}
     return plan.model_copy(update=paths)
 

@@ -42,6 +42,7 @@ TEXTS = {
     "many adapters": test_sizes.TOO_LARGE["adapters on adapters"][0],
     "long repeats": test_sizes.TOO_LARGE["layers that come again"][0],
     "many windows": "drop window 1..9999 of L0..L9999\n",
+    "many sizes": test_sizes.TOO_LARGE["sizes"][0],
     "many sources": test_sizes.TOO_LARGE["sources"][0],
 }
 """Plans that show codes of rules which no refused file shows."""

@@ -44,6 +44,7 @@ TOO_LARGE = {
     "layers of a stack": ("stack {\n" + "L0..L9999 base\n" * 2 + "}", "P214", "10,000 layers"),
     "layers of a long stack": ("stack {\n" + "L0..L9999 base\n" * 18 + "}", "P214", "10,000"),
     "layers of an endless stack": ("stack {\n" + "L0..L9999 base\n" * 21 + "}", "P116", "200,000"),
+    "sizes": ('width 1..9999 on "a.txt"', "P116", "1,000 sizes"),
     "windows": ("drop window 1..9999 of L0..L9999", "P116", "200,000 windows"),
     "windows that come again": (
         "repeat window 1..99 of L0..L9998 times 1",

@@ -135,8 +135,8 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
     for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
         if entries:
             raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")
-    if plan.heal is not None:
-        raise ConversionError("mergekit has nothing like 'heal'", place="heal")
+    for name in (*plan.cuts, *(["heal"] if plan.heal is not None else [])):
+        raise ConversionError(f"mergekit has nothing like '{name}'", place=name)
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
 

@@ -140,6 +140,7 @@ class _Closing:
                 for i, scale in enumerate(plan.scales)
                 if scale.position not in dropped and self._on("scales", i)
             ),
+            **{name: self._closed((name,), cut) for name, cut in plan.cuts.items()},
             "bridges": tuple(self._bridges(dropped)),
             "heal": self._heal(dropped),
             "stack": None if plan.stack is None else self._stack(plan.stack),
@@ -254,8 +255,9 @@ def _number(answer: Answer) -> int:
 
 def _closed_by(value: Any, answer: Answer, base: p.Recipe | None) -> object:
     """Return the value that an answer closes a choice to."""
-    if isinstance(value, p.CountRange):
-        return value.between[0] + _number(answer)
+    if isinstance(value, p.CountRange | p.SizeRange):
+        step = value.step if isinstance(value, p.SizeRange) else 1
+        return value.between[0] + step * _number(answer)
     if isinstance(value, p.RepeatWindow):
         first, last = list(windows_of(value.count, value.among))[_number(answer)]
         return p.Repeat(first=first, last=last, times=value.times)

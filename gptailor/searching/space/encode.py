@@ -78,6 +78,8 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
         if (recipe := plan.rest(where)) is not None:
             answers |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
     answers |= _models_and_numbers(plan, closed)
+    for name, cut in plan.cuts.items():
+        answers |= dict(_answered(cut, closed.cuts.get(name), (name,)))
     for at, entry in entries(plan):
         if isinstance(entry, p.DropAny | p.DropWindow):
             answers |= _of_several(entry, [position in dropped for position in entry.among], at)
@@ -125,7 +127,9 @@ def _of_several(
     return {**answers, at: options.index(window)} if window in options else answers
 
 
-def _answered(value: p.Value, closed: object, at: Place) -> Iterator[tuple[Place, Answer]]:
+def _answered(
+    value: p.Value | p.SizeCut, closed: object, at: Place
+) -> Iterator[tuple[Place, Answer]]:
     with suppress(_UnlikeError):
         yield from _answers(value, closed, at)
 
@@ -271,6 +275,8 @@ def _answers(
         yield from _subset(value, closed, at, position)
     elif isinstance(value, p.OneOfMethods):
         yield from _option(value, closed, at, chosen)
+    elif isinstance(value, p.SizeRange) and isinstance(closed, int) and closed in value.sizes:
+        yield at, value.sizes.index(closed)
     elif isinstance(value, p.OneOfModels | p.OneOfNumbers) and closed in value.one_of:
         yield at, list[object](value.one_of).index(closed)
     elif (

@@ -243,6 +243,9 @@ _NAMES: dict[Role, str] = {
     "share": "{entry} share",
     "factor": "{entry} by",
     "ridge": "{entry} ridge",
+    "vocabulary": "{entry}",
+    "experts": "{entry}",
+    "width": "{entry}",
     "let": "let {entry}",
 }
 """Names of genes. Journals contain them as a study's parameters, so they must not change."""
@@ -274,7 +277,7 @@ def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
     return [Bit(name, about, at, NEVER)]
 
 
-_Alone = p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.CountRange
+_Alone = p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.CountRange | p.SizeRange
 """Choices that one pick or one real closes."""
 
 
@@ -283,6 +286,9 @@ def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
         low, high = value.between
         counts = tuple(range(low, high + 1))
         return Pick(name, about, at, NEVER, counts, tuple(map(str, counts)))
+    if isinstance(value, p.SizeRange):
+        sizes = tuple(value.sizes)
+        return Pick(name, about, at, NEVER, sizes, tuple(map(str, sizes)), len(sizes) - 1)
     if isinstance(value, p.Interval):
         return Real(name, about, at, NEVER, *map(float, value.interval))
     if isinstance(value, p.OneOfModels):
