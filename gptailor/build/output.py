@@ -21,12 +21,10 @@ from gptailor.build.tokenizer import (
     template_file,
     tokenizer,
     tokenizer_inputs,
-    tokenizer_model_name,
 )
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import has_template
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
-from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -43,6 +41,7 @@ from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
 from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
+from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.program import Combine, Copy, Output, files, stored_plainly
 from gptailor.reporting.model_card import Repaired, card
 
@@ -242,9 +241,7 @@ def base_license(prepared: Prepared) -> str | None:
 
 def config(prepared: Prepared) -> dict[str, Any]:
     """Return the output's configuration, with the special tokens of the tokenizer's model."""
-    settings = dict(prepared.compiled.config)
-    model = prepared.models[tokenizer_model_name(prepared.plan)]
-    return settings if model.name == "base" else with_tokens_of(settings, model.config)
+    return with_tokenizer_ids(prepared.compiled.config, prepared.checked)
 
 
 def used_dtype(prepared: Prepared) -> str | None:

@@ -47,13 +47,15 @@ def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
     }
     if model.union is not None:
         beside = dict(model.union.files)
+    if (cut := prepared.checked.token_cut) is not None:
+        beside = dict(cut.files)
     if not beside and is_gguf(checkpoint.files[0]):
         from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 
         with packages_needed("the tokenizer of a GGUF file"):
             beside |= tokenizer_from_gguf(checkpoint.files[0])
     if (path := checkpoints.generation_config(checkpoint)) is not None:
-        beside[path.name] = path
+        beside.setdefault(path.name, path)
     template = prepared.plan.chat_template
     return beside if template is None else with_templates(beside, _templates(prepared))
 

@@ -1,12 +1,14 @@
 """Checkpoints on disk: folders, the Hub, the models of a plan. No tensor library.
 
-Other packages use `models`, `folder`, `tensor`, `vocabulary` and `token_counter` (tokens),
+Other packages use `models`, `folder`, `tensor`, `vocabulary`, `token_counter` and `token_cut`
+(tokens), `datasets` (rows of text files),
 `chat_template`, `foreign_code`, `files` (safe reading, errors), `records` (typed JSON), and the
 packages named here. `hub` is for fetching.
 """
 
 __all__ = [
     "chat_template",
+    "datasets",
     "families",
     "files",
     "folder",
@@ -17,6 +19,7 @@ __all__ = [
     "records",
     "tensor",
     "token_counter",
+    "token_cut",
     "union",
     "vocabulary",
     "write",

@@ -17,6 +17,7 @@ from gptailor.checkpoint.formats.lora import OTHER_BASE, apply_adapter
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
 from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
@@ -47,7 +48,7 @@ class Opened:
 
     `remotes` are the places of its files on the Hub, an adapter's last. `inner` is the plan whose
     output it is, if there is one. `united` are the models whose tokens a plan adds to its
-    tokenizer, in order.
+    tokenizer, in order. `token_cut` is its tokenizer with fewer tokens, if a plan takes that.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Opened:
     remotes: tuple[Remote, ...] = ()
     united: "tuple[Opened, ...] | None" = None
     inner: InnerPlan | None = None
+    token_cut: TokenCut | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -80,6 +82,11 @@ class Opened:
                 for model, embed in sizes
             )
         )
+
+    @property
+    def made_tokenizer(self) -> TokenUnion | TokenCut | None:
+        """Return the tokenizer that a plan makes of its own; None where its files are taken."""
+        return self.token_cut or self.union
 
     @property
     def alone(self) -> "Opened":

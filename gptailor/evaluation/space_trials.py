@@ -49,7 +49,7 @@ from gptailor.prepare import (
     open_plan,
     pinned,
 )
-from gptailor.program.sources import tokenizer_owner
+from gptailor.program.sources import output_tokenizer
 
 
 def opened(
@@ -127,7 +127,7 @@ class Trials:
         return self.session.repairs(self.models)
 
     def _of(self, plan: Plan) -> Parts:
-        return self._parts[self._digests[tokenizer_owner(plan, self.models).name]]
+        return self._parts[self._digests[output_tokenizer(plan, self.models).name]]
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:

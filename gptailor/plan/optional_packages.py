@@ -26,7 +26,10 @@ EXTRAS = {
 }
 """Modules that each extra brings, those that its commands ask for."""
 
-_BESIDE = {"array_api_compat": "torch", "safetensors": "torch", "sentencepiece": "gguf"}
+_BESIDE = {
+    "array_api_compat": "torch", "safetensors": "torch", "tokenizers": "torch",
+    "sentencepiece": "gguf",
+}  # fmt: skip
 """Further modules of an extra."""
 
 DISTRIBUTIONS = {"lm_eval": "lm-eval", "vl_convert": "vl-convert-python"}

@@ -150,7 +150,9 @@ def _rest(
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
     sources_read = frozenset((*models, "base") if needs_base(recipe) else models)
-    aligned = AlignedRest(checked.models, checked.tokenizer_model, checked.union, sources_read)
+    kept = None if checked.token_cut is None else checked.token_cut.kept
+    owner = checked.tokenizer_model
+    aligned = AlignedRest(checked.models, owner, checked.union, sources_read, kept)
     tensors = [aligned.of(name, where, read) for name in models]
     ours = aligned.of("base", where, where)
     names = list(enumerate(getattr(checked.base.layout, where)))
@@ -320,6 +322,16 @@ def _unties(checked: Checked) -> bool:
         return False
     names = [name for recipe in (plan.embed, plan.head) for _, name, _ in named_models(recipe)]
     return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
+
+
+def with_tokenizer_ids(config: Mapping[str, Any], checked: Checked) -> dict[str, Any]:
+    """Return the output's configuration with the special tokens of the output's tokenizer."""
+    owner = checked.tokenizer_model
+    retokened = (
+        dict(config) if owner.name == "base" else vision.with_tokens_of(config, owner.config)
+    )
+    cut = checked.token_cut
+    return retokened if cut is None else cut.renumbered(retokened)
 
 
 def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]:

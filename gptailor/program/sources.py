@@ -1,17 +1,20 @@
 """Sources of each layer of an output: a plan beside its models, and the layers that slots read."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.files import Stamp, stamps
+from gptailor.checkpoint.models import Opened, folder_of
 from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.token_cut import TokenCut, WholeTokenizer
 from gptailor.checkpoint.union import TokenUnion
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.plan import Merge, Plan, Recipe, Subset, Take
+from gptailor.plan.plan import Merge, Named, Plan, Recipe, Subset, Take
 from gptailor.plan.registry import METHODS
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import calls, named_models
@@ -75,6 +78,11 @@ class Checked:
         """Return the model that supplies the output's tokenizer."""
         return tokenizer_owner(self.plan, self.models)
 
+    @cached_property
+    def token_cut(self) -> TokenCut | None:
+        """Return the smaller vocabulary of a closed plan, or None; see `token_cut_of`."""
+        return token_cut_of(self.plan, self.models)
+
     @property
     def union(self) -> TokenUnion | None:
         """Return the union of the models' tokenizers, if the plan has one."""
@@ -89,6 +97,40 @@ def tokenizer_owner(plan: Plan, models: Mapping[str, Opened]) -> Opened:
         return base if plan.tokenizer == "union" and base.union is not None else base.alone
     names = [name for _, name, _ in named_models(recipe)]
     return models.get(names[0], base)
+
+
+def output_tokenizer(plan: Plan, models: Mapping[str, Opened]) -> Opened:
+    """Return the model with the output's tokenizer: `tokenizer_owner`, its vocabulary cut.
+
+    Raises CheckpointError as `token_cut_of`.
+    """
+    owner = tokenizer_owner(plan, models)
+    cut = token_cut_of(plan, models)
+    return owner if cut is None else replace(owner, token_cut=cut)
+
+
+def token_cut_of(plan: Plan, models: Mapping[str, Opened]) -> TokenCut | None:
+    """Return the smaller vocabulary of a plan; None if its size is open, or the tokenizer's own.
+
+    Raises CheckpointError (C601, C603) for a tokenizer that can't be cut.
+    """
+    if (cut := plan.vocabulary) is None:
+        return None
+    size = plan.numbers.get(cut.size.named) if isinstance(cut.size, Named) else cut.size
+    if not isinstance(size, int):
+        return None
+    owner = tokenizer_owner(plan, models)
+    whole = WholeTokenizer.of(owner.name, owner.checkpoint)
+    if size >= whole.total:
+        return None
+    made = TokenCut(whole, size, folder_of(plan, cut.on), cut.tokens)
+    return _known_cut(made, tuple(stamps([*whole.files, made.text]).items()))
+
+
+@lru_cache(maxsize=64)
+def _known_cut(cut: TokenCut, _: tuple[tuple[Path, Stamp], ...]) -> TokenCut:
+    """Return one object for equal cuts of unchanged files, which reads them once."""
+    return cut
 
 
 @final

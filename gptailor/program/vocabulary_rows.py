@@ -1,6 +1,6 @@
 """Embeddings and heads with a row for each token of the output's tokenizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import final
@@ -16,13 +16,15 @@ class AlignedRest:
     """Tensors of embedding, norm or head for one recipe, with the output's rows.
 
     `tokenizer_model` supplies the output's tokenizer; a `union` joins all models'. `taken` are the
-    models that the recipe takes, and the base for a method against it.
+    models that the recipe takes, and the base for a method against it. `kept` are the rows that a
+    smaller vocabulary keeps, in order; None: all.
     """
 
     models: Mapping[str, Opened]
     tokenizer_model: Opened
     union: TokenUnion | None
     taken: frozenset[str]
+    kept: tuple[int, ...] | None = None
     _rows: dict[tuple[str, int], UnionRows] = field(default_factory=dict)
 
     def of(self, name: str, where: str, read: str) -> dict[int, TensorInfo]:
@@ -36,6 +38,8 @@ class AlignedRest:
                 tensors[i] = aligned_rows(tensor, model, donors[i], self.tokenizer_model)
             else:
                 tensors[i] = self.rows(read, i, self.union).of(name)
+            if self.kept is not None and has_rows(where, i):
+                tensors[i] = kept_rows(tensors[i], self.kept)
         return tensors
 
     def rows(self, read: str, number: int, union: TokenUnion) -> UnionRows:
@@ -84,6 +88,16 @@ def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Op
         first, *more = run
         ranges.append(RowRange(tensor if present else donor, first + shift, 1 + len(more)))
     spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
+    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(ranges)))
+
+
+def kept_rows(tensor: TensorInfo, rows: Sequence[int]) -> TensorInfo:
+    """Return a tensor with some of its rows, in ascending order."""
+    ranges = []
+    for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
+        (_, first), *more = run
+        ranges.append(RowRange(tensor, first, 1 + len(more)))
+    spec = replace(tensor.spec, shape=(len(rows), *tensor.spec.shape[1:]))
     return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(ranges)))
 
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
@@ -35,7 +36,6 @@ from gptailor.evaluation.kept_tensors import (
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
-from gptailor.evaluation.objectives.datasets import CalibrationError
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.methods import rounding
 from gptailor.plan.events import GapBegun, GapBridged, OnEvent, ignore_events
@@ -44,7 +44,7 @@ from gptailor.plan.layers import bridge_over
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import calibration_path
-from gptailor.program.sources import tokenizer_owner
+from gptailor.program.sources import output_tokenizer
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
@@ -399,11 +399,11 @@ class Bridger:
 
         A fit needs as many tokens as `inputs`, and as many as the plan asks for.
         """
-        owner = tokenizer_owner(plan, self.table.models)
+        owner = output_tokenizer(plan, self.table.models)
         path = calibration_path(plan, gap.on)
         number = bridge_over(plan, gap.after)
         exactly = number is not None and plan.bridges[number].tokens is not None
-        key = (path, gap.tokens, exactly, owner.name)
+        key = (path, gap.tokens, exactly, owner.name, owner.token_cut)
         if key not in self._texts:
             encoder = TokenEncoder(tokenizer_of(owner), position_count(self._config))
             self._texts[key] = calibration_text(path, gap.tokens, encoder, exactly=exactly)

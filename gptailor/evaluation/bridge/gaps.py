@@ -24,7 +24,7 @@ from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import BRIDGE_RIDGE
 from gptailor.prepare import calibration_path
-from gptailor.program.sources import tokenizer_owner
+from gptailor.program.sources import output_tokenizer
 
 GAP_TOKENS = 4096
 """Tokens that gaps are compared by, at most."""
@@ -42,7 +42,7 @@ def plan_gap_errors(
 
     This takes one pass over the bridge's text. Raises CalibrationError for an unusable text.
     """
-    bridge, owner = plan.bridges[0], tokenizer_owner(plan, models)
+    bridge, owner = plan.bridges[0], output_tokenizer(plan, models)
     encoder = TokenEncoder(tokenizer_of(owner), position_count(live.model.config))
     text = calibration_text(calibration_path(plan, bridge.on), GAP_TOKENS, encoder)
     ridge = BRIDGE_RIDGE if not isinstance(bridge.ridge, int | float) else bridge.ridge

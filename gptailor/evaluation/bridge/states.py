@@ -15,14 +15,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from gptailor.checkpoint.families.layout import Layout, projection
-from gptailor.checkpoint.write.digest import FileDigest, of_file
-from gptailor.checks.bridges import last_projection
-from gptailor.checks.texts import FEWER_TOKENS
-from gptailor.evaluation.forward.recording import record_calls, wraps
-from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.live.content_keys import Content, ModelContents
-from gptailor.evaluation.objectives.datasets import (
+from gptailor.checkpoint.datasets import (
     Exchange,
     Passage,
     order,
@@ -30,6 +23,13 @@ from gptailor.evaluation.objectives.datasets import (
     too_short,
     whole_text,
 )
+from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.checks.bridges import last_projection
+from gptailor.checks.texts import FEWER_TOKENS
+from gptailor.evaluation.forward.recording import record_calls, wraps
+from gptailor.evaluation.forward.requests import LiveModel
+from gptailor.evaluation.live.content_keys import Content, ModelContents
 from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens
 from gptailor.plan.events import GapStep, OnEvent, ignore_events
 from gptailor.plan.faults import TailorError

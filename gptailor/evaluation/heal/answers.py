@@ -10,6 +10,13 @@ from typing import final
 
 import torch
 
+from gptailor.checkpoint.datasets import (
+    CalibrationError,
+    Chat,
+    Passage,
+    order,
+    read_prompts,
+)
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.forward.requests import LiveModel
@@ -17,13 +24,6 @@ from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.heal.teacher import teacher_error
 from gptailor.evaluation.heal.text import EncodedRow, HealingSource
 from gptailor.evaluation.kept_tensors import KeptTensors, TensorStore
-from gptailor.evaluation.objectives.datasets import (
-    CalibrationError,
-    Chat,
-    Passage,
-    order,
-    read_prompts,
-)
 from gptailor.evaluation.objectives.generate import Continuation, continued
 from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
 from gptailor.evaluation.scores import Failure

@@ -9,13 +9,13 @@ from typing import final
 from transformers import PreTrainedTokenizerBase
 
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES, read_template
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.models import folder_of
 from gptailor.evaluation.chat import Message, chat_texts
-from gptailor.evaluation.objectives.datasets import CalibrationError
 from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import TemplateOf
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, output_tokenizer
 
 _OTHER_ROWS = "give rows of 'prompt' or 'text', or name a teacher with a chat template"
 
@@ -34,7 +34,7 @@ class TeacherChats:
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer with its chat template."""
-        tokenizer = tokenizer_of(self.teacher.tokenizer_model)
+        tokenizer = tokenizer_of(output_tokenizer(self.teacher.plan, self.teacher.models))
         plan = self.teacher.plan
         if isinstance(plan.chat_template, TemplateOf):
             other = tokenizer_of(self.teacher.models[plan.chat_template.model])

@@ -66,7 +66,7 @@ from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import Output, learning_tensors
-from gptailor.program.sources import Checked, tokenizer_owner
+from gptailor.program.sources import Checked, output_tokenizer
 
 
 @final
@@ -195,7 +195,7 @@ class Healer:
         return Stitcher(models, device=self.device, dtype=self.dtype, memory=memory)
 
     def _encoder(self, plan: Plan) -> TokenEncoder:
-        tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
+        tokenizer = tokenizer_of(output_tokenizer(plan, self.models))
         return TokenEncoder(tokenizer, position_count(configuration(self._config)))
 
     def _predicted(
@@ -210,7 +210,7 @@ class Healer:
             for number, text in enumerate(healing.texts)
             if text.predicted
         }
-        tokenizer = tokenizer_digest(tokenizer_owner(plan, self.models))
+        tokenizer = tokenizer_digest(output_tokenizer(plan, self.models))
         first = next(iter(files.values()), None)
         for file in files.values():
             file.refuse_other_tokens(tokenizer, vocabulary)
@@ -237,7 +237,7 @@ class Healer:
     ) -> HealingTexts:
         """Return the sequences of all texts; teachers answer prompts where the plan asks for it."""
         store = TensorStore(kept_home() / "answers", KEPT_BYTES)
-        tokenizer = tokenizer_digest(tokenizer_owner(plan, self.models))
+        tokenizer = tokenizer_digest(output_tokenizer(plan, self.models))
         sources, answering = list[HealingSource](), list[ModelContents]()
         for number, text in enumerate(healing.texts):
             path, name = calibration_path(plan, text.file), text.teacher

@@ -27,8 +27,8 @@ import torch
 from jaxtyping import Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
+from gptailor.checkpoint.datasets import CalibrationError, order
 from gptailor.evaluation.heal.text import EncodedRow, HealingSource
-from gptailor.evaluation.objectives.datasets import CalibrationError, order
 
 if TYPE_CHECKING:  # an extra, and slow to import
     import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]

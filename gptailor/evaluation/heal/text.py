@@ -11,10 +11,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from gptailor.checkpoint.write.digest import FileDigest, of_file
-from gptailor.checks.texts import FEWER_TOKENS
-from gptailor.evaluation.heal.chats import TeacherChats
-from gptailor.evaluation.objectives.datasets import (
+from gptailor.checkpoint.datasets import (
     CalibrationError,
     Chat,
     Exchange,
@@ -23,6 +20,9 @@ from gptailor.evaluation.objectives.datasets import (
     too_short,
     whole_text,
 )
+from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.checks.texts import FEWER_TOKENS
+from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 
 HEALING_WINDOW = 512

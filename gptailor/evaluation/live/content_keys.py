@@ -13,14 +13,13 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layer_entries, moved_config
-from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import Stamp, quoted, stamps
 from gptailor.checkpoint.models import Opened, taken
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.program.compile import compile_plan
+from gptailor.program.compile import compile_plan, with_tokenizer_ids
 from gptailor.program.in_memory import combine_tensors
 from gptailor.program.load import load_tensor
 from gptailor.program.nested_models import with_made_models
@@ -225,7 +224,7 @@ class ContentTable:
         checked = Checked(resolved, with_made_models(plan, self.models))
         layout = self.models["base"].layout
         compiled = compile_plan(checked, repaired=False)
-        config = _with_tokens(compiled.config, checked)
+        config = with_tokenizer_ids(compiled.config, checked)
         layers = compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kinds = [json.dumps(entry, sort_keys=True) for entry in entries]
@@ -284,10 +283,3 @@ def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
         if output.place.layer is None:
             outside[_ENDS[output.place.part]].append(output)
     return {field: tuple(outputs) for field, outputs in outside.items()}
-
-
-def _with_tokens(config: dict[str, Any], checked: Checked) -> dict[str, Any]:
-    """Return the configuration with the special tokens of the tokenizer's model."""
-    if checked.tokenizer_model.name == "base":
-        return config
-    return with_tokens_of(config, checked.tokenizer_model.config)

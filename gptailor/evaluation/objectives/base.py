@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias, TypeVar, final
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from gptailor.checkpoint import datasets
 from gptailor.checkpoint.files import expanded
 from gptailor.evaluation.forward.requests import Measure, Request, Work
-from gptailor.evaluation.objectives import datasets
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluation.rival_scores import race_counts
 from gptailor.evaluation.scores import Score

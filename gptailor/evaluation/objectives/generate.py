@@ -22,6 +22,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from gptailor.checkpoint.datasets import Exchange, joined_text, read_exchanges
 from gptailor.checkpoint.files import quoted
 from gptailor.evaluation.forward.requests import Request
 from gptailor.evaluation.objectives.base import (
@@ -31,7 +32,6 @@ from gptailor.evaluation.objectives.base import (
     encoded,
     traits_of,
 )
-from gptailor.evaluation.objectives.datasets import Exchange, joined_text, read_exchanges
 from gptailor.evaluation.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluation.scores import NotANumberError, Score, mean
 from gptailor.plan.plan import Objective

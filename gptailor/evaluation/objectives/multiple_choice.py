@@ -7,9 +7,9 @@ from typing import final
 
 from torch import Tensor
 
+from gptailor.checkpoint.datasets import Question, read_questions
 from gptailor.evaluation.forward.requests import Measure, Request
 from gptailor.evaluation.objectives import base
-from gptailor.evaluation.objectives.datasets import Question, read_questions
 from gptailor.evaluation.objectives.nll import surprise
 from gptailor.evaluation.scores import Score, mean
 from gptailor.plan.faults import listed, nearest

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from gptailor.checkpoint.datasets import Exchange, Passage, joined_text, read_texts
 from gptailor.evaluation.forward.requests import Measure, Request, Rows
 from gptailor.evaluation.objectives import base
-from gptailor.evaluation.objectives.datasets import Exchange, Passage, joined_text, read_texts
 from gptailor.evaluation.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluation.scores import Score, exponential, ratio
 from gptailor.plan.plan import Objective

@@ -26,8 +26,8 @@ from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.evaluation.forward.requests import Request
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.faults import TailorError
-from gptailor.plan.sites import named_models
 from gptailor.prepare import Prepared
+from gptailor.program.sources import output_tokenizer
 
 Tokens = tuple[int, ...]
 
@@ -124,8 +124,7 @@ class TokenEncoder:
 
 def tokenizer_model(prepared: Prepared) -> Opened:
     """Return the model whose tokenizer the output has."""
-    recipe = prepared.plan.rest("tokenizer")
-    return prepared.models["base" if recipe is None else next(named_models(recipe))[1]]
+    return output_tokenizer(prepared.plan, prepared.models)
 
 
 def tokenizer_digest(model: Opened) -> str:
@@ -198,7 +197,8 @@ def _files_digest(model: Opened) -> str:
         now = file.stat()
         return f"{file} {now.st_size} {now.st_mtime_ns}"
     digest = hashlib.blake2b()
-    for name, part in (files if model.union is None else model.union.files).items():
+    made = model.made_tokenizer
+    for name, part in (files if made is None else made.files).items():
         content = content_of(part)
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
@@ -207,8 +207,8 @@ def _files_digest(model: Opened) -> str:
 def tokenizer_of(model: Opened) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer. Raises TailorError if none can be loaded."""
     checkpoint = model.checkpoint
-    if model.union is not None:
-        return _load_files(model.union.files, checkpoint.folder)
+    if (made := model.made_tokenizer) is not None:
+        return _load_files(made.files, checkpoint.folder)
     if tokenizer_files(checkpoint):
         return _load(checkpoint.folder, checkpoint.folder)
     if not is_gguf(checkpoint.files[0]):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import gptailor
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluation.bridge import fit as bridge_fit
@@ -30,7 +31,6 @@ from gptailor.evaluation.bridge.fit import (
 from gptailor.evaluation.bridge.states import BRIDGE_BATCH_TOKENS, calibration_text, regressors
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers, position_count
-from gptailor.evaluation.objectives.datasets import CalibrationError
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.evaluation.repair import Fitted, Repairs, fit, stitch
 from gptailor.plan.events import GapBegun

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.heal import answers, train
 from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.objectives.datasets import CalibrationError
 from gptailor.evaluation.objectives.generate import continued
 from gptailor.evaluation.objectives.tokens import Prompt
 from gptailor.plan.events import Event, TeacherAnswered

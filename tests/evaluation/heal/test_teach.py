@@ -10,11 +10,11 @@ from pyarrow import parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.predictions_file import PredictionsFile, write_predictions
 from gptailor.evaluation.heal.teach import TeachResult, teach
-from gptailor.evaluation.objectives.datasets import CalibrationError
 from gptailor.plan import optional_packages
 from gptailor.plan.faults import TailorError
 from tests.healing import heal, said

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.heal.text import HealingTexts, file_source, healing_texts
-from gptailor.evaluation.objectives.datasets import CalibrationError
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from tests.tiny import letters, write_tokenizer
 

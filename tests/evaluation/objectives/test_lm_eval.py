@@ -14,10 +14,10 @@ from lm_eval import evaluator, tasks
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from gptailor.checkpoint.datasets import order
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives import agree_on_direction, prepare_objective
 from gptailor.evaluation.objectives.base import Forward, ObjectiveContext, ObjectiveError
-from gptailor.evaluation.objectives.datasets import order
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.lm_eval import likelihood
 from gptailor.evaluation.objectives.tokens import TokenEncoder

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.forward.requests import Rows, Work
 from gptailor.evaluation.objectives import PREPARE, agree_on_direction, prepare_objective
 from gptailor.evaluation.objectives.base import (
@@ -21,7 +22,6 @@ from gptailor.evaluation.objectives.base import (
     ObjectiveError,
     PreparedObjective,
 )
-from gptailor.evaluation.objectives.datasets import CalibrationError
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.kl import compact, divergence, grouped
 from gptailor.evaluation.objectives.multiple_choice import Choices

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.evaluation.objectives.datasets import (
+from gptailor.checkpoint.datasets import (
     CalibrationError,
     Exchange,
     Passage,
