@@ -18,7 +18,11 @@ from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
-from gptailor.evaluation.objectives.tokens import differing_parts, tokenizer_model
+from gptailor.evaluation.objectives.tokens import (
+    differing_parts,
+    tokenizer_digest,
+    tokenizer_model,
+)
 from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.result import EvaluationResult
 from gptailor.evaluation.samples import Samples, StatedObjective, context_length, no_reference
@@ -34,7 +38,15 @@ from gptailor.evaluation.scores import (
 )
 from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.speed import cache_bytes, latency_score, parameters, speeds
-from gptailor.evaluation.targets import Target, as_list, base_of, find_targets, names, with_uncut
+from gptailor.evaluation.targets import (
+    Target,
+    as_list,
+    base_of,
+    find_targets,
+    names,
+    with_tokens_of,
+    with_uncut,
+)
 from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
@@ -142,6 +154,8 @@ class EvaluationRun:
         self.all = [*self.bases, *self.entries]
         self.stated = stated
         self.samples = samples
+        tokenizers = {tokenizer_digest(tokenizer_model(e.target.prepared)) for e in self.all}
+        self.by_byte = len(tokenizers) > 1
         for entry in self.all:
             self.session.family(entry.target.prepared.models)
             self._objectives(entry.target)
@@ -158,7 +172,7 @@ class EvaluationRun:
         groups: dict[Hashable, list[_Entry]] = {}
         for entry in self.all:
             family = self.session.family(entry.target.prepared.models)
-            key = family, reading_of(entry.target).key(self.stated)
+            key = family, self._reading(entry.target).key(self.stated)
             groups.setdefault(key, []).append(entry)
         for group in groups.values():
             for number, outcomes in self._trials(group, step):
@@ -173,6 +187,7 @@ class EvaluationRun:
             tuple(entry.size for entry in self.entries),
             tuple(result for base in self.bases for result in self._results(base)),
             tuple(base.size for base in self.bases),
+            self.by_byte,
         )
 
     def _bases(self) -> Iterator[_Entry]:
@@ -190,7 +205,10 @@ class EvaluationRun:
         missing tokenizer.
         """
         reference = partial(self._reference, target)
-        return self.session.objectives(self.stated, self.samples, reading_of(target), reference)
+        return self.session.objectives(self.stated, self.samples, self._reading(target), reference)
+
+    def _reading(self, target: Target) -> Reading:
+        return reading_of(target, by_byte=self.by_byte)
 
     def _count(self, speed: bool) -> int:
         if not self.entries:
@@ -305,13 +323,14 @@ def reference_results(session: Session, target: Target, name: str, work: Work) -
     prepared = target.base if name == "base" else None
     prepared = prepared or ready(base_of(target.origin, name))
     repairs = session.repairs(prepared.models)
-    return session.reference(repairs, prepared.plan, name, work)
+    plan = with_tokens_of(prepared.plan, tokenizer_model(target.prepared), name)
+    return session.reference(repairs, plan, name, work)
 
 
-def reading_of(target: Target) -> Reading:
+def reading_of(target: Target, *, by_byte: bool = False) -> Reading:
     """Return how a target's texts are read. Raises TailorError without a tokenizer."""
-    tokenizer = tokenizer_model(target.prepared)
-    return Reading(tokenizer, _positions(target), target.identity_of_base, target.origin)
+    tokenizer, positions = tokenizer_model(target.prepared), _positions(target)
+    return Reading(tokenizer, positions, target.identity_of_base, target.origin, by_byte)
 
 
 def _positions(target: Target) -> int | None:

@@ -15,9 +15,10 @@ from gptailor.evaluation.evaluate import measurable, reading_of, reference_resul
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
 from gptailor.evaluation.objectives.size_and_speed import OfPlan, size_score
+from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model
 from gptailor.evaluation.samples import Samples, StatedObjective
 from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
-from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.speed import latency_score, speeds
 from gptailor.evaluation.targets import Target, as_list, base_of, find_targets, identity
 from gptailor.lang.words import bounded_words, measure_words
@@ -78,7 +79,13 @@ class _Measured:
     number: int
     stated: StatedObjective
     samples: Samples
+    by_byte: bool
     outcome: Outcome | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """Return how the target's texts are read."""
+        return reading_of(self.target, by_byte=self.by_byte)
 
 
 @final
@@ -94,6 +101,12 @@ class _Row(NamedTuple):
     def targets(self) -> tuple[Target, ...]:
         """The target, and the model of the bound."""
         return (self.target,) if self.bounding is None else (self.target, self.bounding)
+
+    @property
+    def by_byte(self) -> bool:
+        """Return whether losses count by bytes: with a cut vocabulary, or with two of them."""
+        digests = {tokenizer_digest(tokenizer_model(t.prepared)) for t in self.targets}
+        return self.target.prepared.checked.token_cut is not None or len(digests) > 1
 
 
 @final
@@ -122,8 +135,9 @@ class Expectations:
         self._measured: dict[Hashable, _Measured] = {}
         for row in self.rows:
             for target in row.targets if OBJECTIVES[row.entry.name].by == "samples" else ():
-                measured = _Measured(target, row.number, _stated(row.entry), self._samples(target))
-                self._measured.setdefault(self._key(target, row.entry), measured)
+                stated, samples = _stated(row.entry), self._samples(target)
+                measured = _Measured(target, row.number, stated, samples, row.by_byte)
+                self._measured.setdefault(self._key(row, target), measured)
         self._groups = [(group, self._prepared(group[0])) for group in self._grouped()]
         for group, objectives in self._groups:
             for measured, objective in zip(group[0], objectives, strict=True):
@@ -136,10 +150,10 @@ class Expectations:
 
     # ------------------------------------------------------------------------------ what is read
 
-    def _key(self, target: Target, entry: Expectation) -> Hashable:
+    def _key(self, row: _Row, target: Target) -> Hashable:
         """Return a key that is equal for equal measures of equal models."""
-        stated = _stated(entry)
-        reading = reading_of(target).key([stated])
+        stated = _stated(row.entry)
+        reading = reading_of(target, by_byte=row.by_byte).key([stated])
         return _content(target), self._samples(target), measure_words(stated[0]), reading
 
     def _samples(self, target: Target) -> Samples:
@@ -151,13 +165,13 @@ class Expectations:
         target, samples = of_target[0].target, of_target[0].samples
         reference = partial(reference_results, self.session, target)
         stated = [each.stated for each in of_target]
-        return self.session.objectives(stated, samples, reading_of(target), reference)
+        return self.session.objectives(stated, samples, of_target[0].reading, reference)
 
     def _grouped(self) -> list[list[list[_Measured]]]:
         """Return the measures of each target, grouped by shared samples and layers."""
         by_target: dict[Hashable, list[_Measured]] = {}
         for measured in self._measured.values():
-            reading = reading_of(measured.target).key([measured.stated])
+            reading = measured.reading.key([measured.stated])
             key = _content(measured.target), measured.samples, reading
             by_target.setdefault(key, []).append(measured)
         groups: dict[Hashable, list[list[_Measured]]] = {}
@@ -165,7 +179,7 @@ class Expectations:
             target, stated = of_target[0].target, [each.stated for each in of_target]
             words = tuple(measure_words(objective) for objective, _ in stated)
             family = self.session.family(target.prepared.models)
-            alike = family, of_target[0].samples, words, reading_of(target).key(stated)
+            alike = family, of_target[0].samples, words, of_target[0].reading.key(stated)
             groups.setdefault(alike, []).append(of_target)
         return list(groups.values())
 
@@ -211,13 +225,13 @@ class Expectations:
         """Return the outcome of a row's target, and that of the model of its bound."""
         if OBJECTIVES[row.entry.name].by == "clock":
             return self._latencies(row)
-        beside = None if row.bounding is None else self._outcome(row.bounding, row.entry)
-        return self._outcome(row.target, row.entry), beside
+        beside = None if row.bounding is None else self._outcome(row, row.bounding)
+        return self._outcome(row, row.target), beside
 
-    def _outcome(self, target: Target, entry: Expectation) -> Outcome:
-        if OBJECTIVES[entry.name].by == "headers":
-            return attempt(partial(_size, target, entry))
-        outcome = self._measured[self._key(target, entry)].outcome
+    def _outcome(self, row: _Row, target: Target) -> Outcome:
+        if OBJECTIVES[row.entry.name].by == "headers":
+            return attempt(partial(_size, target, row.entry))
+        outcome = self._measured[self._key(row, target)].outcome
         assert outcome is not None, "all is measured before"
         return outcome
 

@@ -38,13 +38,15 @@ class EvaluationResult:
     `outcome`: a `Score` with its standard error, or a `Failure` with a reason. An entry that can be
     compared has the paired `difference`. `subjects` has the targets' sizes: parameters, layers,
     bytes of the KV cache a token, and tokens a second if they were measured. `bases` and
-    `base_subjects` are the same for the models that the targets are compared with.
+    `base_subjects` are the same for the models that the targets are compared with. With `by_byte`
+    the vocabularies differ, so `nll` is in bits a byte, `perplexity` and `kl` are by byte too.
     """
 
     results: tuple[Result, ...]
     subjects: tuple[TargetSize, ...]
     bases: tuple[Result, ...] = ()
     base_subjects: tuple[TargetSize, ...] = ()
+    by_byte: bool = False
 
     @property
     def failed(self) -> bool:
@@ -62,7 +64,7 @@ class EvaluationResult:
             "targets": [size.record() for size in self.subjects],
             "bases": [_result(result, each) for result in self.bases],
             "base_targets": [size.record() for size in self.base_subjects],
-        }
+        } | ({"by_byte": True} if self.by_byte else {})
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
 
     def __str__(self) -> str:
@@ -75,6 +77,8 @@ class EvaluationResult:
         """Yield the lines of all scores and sizes for a terminal of `width` columns."""
         results, subjects = (*self.bases, *self.results), (*self.base_subjects, *self.subjects)
         yield from score_lines(results, subjects, width, encoding)
+        if self.by_byte:
+            yield BY_BYTE
 
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each target and objective, those of the bases first, by column.
@@ -144,6 +148,10 @@ class EvaluationResult:
     def _repr_html_(self) -> str:
         """Return the table of a notebook: the text of `print`."""
         return f"<pre>{escape(str(self))}</pre>"
+
+
+BY_BYTE = "The vocabularies differ: nll is in bits a byte, perplexity and kl are by byte."
+"""The note below scores that count by bytes."""
 
 
 def _each(outcome: Outcome | None) -> PerSample | None:

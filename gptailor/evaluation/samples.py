@@ -51,13 +51,17 @@ def prepare_objectives(
     tokenizer_model: Opened,
     reference: Reference,
     positions: int | None,
+    *,
+    by_byte: bool = False,
 ) -> list[PreparedObjective]:
     """Prepare the objectives, with samples in tokens of `tokenizer_model`.
 
     `reference` runs the model that `kl` compares with. `positions` is the longest text in tokens.
+    With `by_byte` losses count by bytes, whatever the tokens.
     Raises CalibrationError for a file, ObjectiveError for an argument or a direction.
     """
-    context = ObjectiveContext(tokenizer_of(tokenizer_model), *samples, reference, positions)
+    tokenizer = tokenizer_of(tokenizer_model)
+    context = ObjectiveContext(tokenizer, *samples, reference, positions, by_byte)
     objectives = [prepare_objective(statement, context) for statement, _ in stated]
     for (statement, directed), objective in zip(stated, objectives, strict=True):
         if directed:

@@ -73,13 +73,15 @@ class Reading(NamedTuple):
     """A plan's tokenizer, context length, and models to compare with.
 
     `tokenizer_model` has the tokenizer, and `positions` is the longest text in tokens. `base`
-    identifies the base. An objective's `from` names a model of the plan `origin`.
+    identifies the base. An objective's `from` names a model of the plan `origin`. With `by_byte`
+    losses count by bytes, to be compared between vocabularies.
     """
 
     tokenizer_model: Opened
     positions: int | None
     base: Hashable
     origin: Plan
+    by_byte: bool = False
 
     def key(self, stated: Sequence[StatedObjective]) -> Hashable:
         """Return a key that is equal for plans with the same samples of these objectives."""
@@ -88,7 +90,8 @@ class Reading(NamedTuple):
             origin = self.origin.origin
             models = tuple((name, str(model)) for name, model in self.origin.models.items())
             origin_key = (None if origin is None else origin.folder, models)
-        return tokenizer_digest(self.tokenizer_model), self.positions, self.base, origin_key
+        digest = tokenizer_digest(self.tokenizer_model)
+        return digest, self.positions, self.base, origin_key, self.by_byte
 
 
 @final
@@ -174,8 +177,9 @@ class Session:
         key = words, samples, reading.key(stated)
         if key not in self._objectives:
             self._objectives[key] = prepare_objectives(
-                stated, samples, reading.tokenizer_model, reference, reading.positions
-            )
+                stated, samples, reading.tokenizer_model, reference, reading.positions,
+                by_byte=reading.by_byte,
+            )  # fmt: skip
         return self._objectives[key]
 
     def reference(self, repairs: Repairs, plan: Plan, name: str, work: Work) -> Sequence[Tensor]:

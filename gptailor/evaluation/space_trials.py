@@ -5,7 +5,7 @@ for index, outcomes in Trials(plan, models).run(plans, samples, stage="bare"):
     ...
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,13 +32,13 @@ from gptailor.evaluation.samples import (
 )
 from gptailor.evaluation.scores import Failure, Score
 from gptailor.evaluation.session import Placement, Reading, Session
-from gptailor.evaluation.targets import base_of, identity
+from gptailor.evaluation.targets import base_of, identity, with_tokens_of
 from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.model_dependencies import undecided_models
-from gptailor.plan.plan import Layer, LayerOf, Plan, Take
+from gptailor.plan.plan import Layer, LayerOf, Plan, SizeCut, Take
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.plan.sites import named_models
+from gptailor.plan.sites import named_models, sizes_of
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.prepare import (
     ModelPaths,
@@ -65,6 +65,31 @@ def opened(
     if fetched(headers, [file for model in headers.values() for file in model.checkpoint.files]):
         loaded = open_plan(pinned(plan, commits_of(plan, headers), headers), None)
     return loaded.plan, loaded.models, loaded.faults
+
+
+def tokenizers_of(plan: Plan, models: Mapping[str, Opened]) -> list[Opened]:
+    """Return the models with the tokenizers of an open plan's outputs.
+
+    The whole vocabulary is among those of a plan that cuts it: the base is scored by it.
+    """
+    recipe = plan.rest("tokenizer")
+    names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
+    cuts: list[SizeCut | None] = [None]
+    if (cut := plan.vocabulary) is not None:
+        cuts += [cut.model_copy(update={"size": size}) for size in sizes_of(plan, cut.size)]
+    found: dict[Hashable, Opened] = {}
+    for name in names:
+        tokenizer = Take(take=LayerOf(model=name)) if recipe is not None else plan.tokenizer
+        for each in cuts:
+            closed = plan.model_copy(update={"tokenizer": tokenizer, "vocabulary": each})
+            model = output_tokenizer(closed, models)
+            found.setdefault(_key(model), model)
+    return [*found.values()]
+
+
+def _key(tokenizer_model: Opened) -> Hashable:
+    """Return a key of a model's tokenizer in a space."""
+    return tokenizer_model.name, tokenizer_model.token_cut
 
 
 @final
@@ -105,10 +130,10 @@ class Trials:
         self.folder = folder or Path()
         if not self.stated:
             raise ObjectiveError("the search has no objective")
-        recipe = plan.rest("tokenizer")
-        names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
-        self._digests = {name: tokenizer_digest(models[name]) for name in names}
-        distinct = {digest: models[name] for name, digest in reversed(self._digests.items())}
+        tokenizers = tokenizers_of(plan, models)
+        self._digests = {_key(model): tokenizer_digest(model) for model in tokenizers}
+        distinct = {self._digests[_key(model)]: model for model in reversed(tokenizers)}
+        self.by_byte = len(distinct) > 1
         self.full, self._parts = parts_by_tokenizer(
             Samples(self.folder, None if fidelity is None else fidelity[1], seed),
             {digest: distinct[digest] for digest in self._digests.values()},
@@ -118,8 +143,9 @@ class Trials:
     def _prepare(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
         base = self.models["base"]
         positions = context_length(base.config)
-        reading = Reading(tokenizer_model, positions, identity(base), self.plan)
-        return self.session.objectives(self.stated, samples, reading, self._reference)
+        reading = Reading(tokenizer_model, positions, identity(base), self.plan, self.by_byte)
+        reference = partial(self._reference, tokenizer_model)
+        return self.session.objectives(self.stated, samples, reading, reference)
 
     @property
     def repairs(self) -> Repairs:
@@ -127,7 +153,7 @@ class Trials:
         return self.session.repairs(self.models)
 
     def _of(self, plan: Plan) -> Parts:
-        return self._parts[self._digests[output_tokenizer(plan, self.models).name]]
+        return self._parts[self._digests[_key(output_tokenizer(plan, self.models))]]
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:
@@ -214,12 +240,13 @@ class Trials:
     def _latency(self, plans: Sequence[Plan], number: int) -> Score:
         return self.latencies.score(at_stage(plans[number], "bare"))
 
-    def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
+    def _reference(self, tokenizer_model: Opened, name: str, work: Work) -> Sequence[Tensor]:
         repairs = self.repairs
         if name != "base":  # opened as a base, for its own configuration and number of layers
             alone = {"base": replace(self._model(name), name="base")}
             repairs = self.session.place.repairs(alone)  # released after this
-        return self.session.reference(repairs, base_of(self.plan), name, work)
+        plan = with_tokens_of(base_of(self.plan), tokenizer_model, name)
+        return self.session.reference(repairs, plan, name, work)
 
     def _model(self, name: str) -> Opened:
         """Return a model that an objective names, opening it if no plan takes a part of it."""

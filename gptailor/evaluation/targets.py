@@ -5,6 +5,7 @@ folder is the base that its `plan.tailor` names, if that is available. The base 
 the base that the caller gives, or else the model itself.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import final
 
 from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.models import Opened, rebind
+from gptailor.evaluation.samples import no_reference
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
 from gptailor.plan.layers import undone
 from gptailor.plan.model_dependencies import needed
-from gptailor.plan.plan import LayerOf, Model, Plan, Take
+from gptailor.plan.plan import LayerOf, Model, Plan, SizeCut, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
 
@@ -128,6 +130,22 @@ def base_of(plan: Plan, name: str = "base") -> Plan:
         below = free
     alone = Plan(models=models)
     return alone.read_from(plan.origin) if plan.origin else alone
+
+
+def with_tokens_of(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:
+    """Return the plan of an unchanged model, with a smaller vocabulary if the tokenizer has one.
+
+    So `kl` compares distributions over the kept tokens. Raises ObjectiveError if the tokens are
+    those of another model than `name`.
+    """
+    if (cut := tokenizer_model.token_cut) is None:
+        return plan
+    if tokenizer_model.name != name:
+        raise no_reference(name, f"the output has tokens of '{tokenizer_model.name}'")
+    on = str(Path(os.path.abspath(cut.text)))  # noqa: PTH100 (links stay)
+    vocabulary = SizeCut(size=cut.size, on=on, tokens=cut.most)
+    with_cut = plan.model_copy(update={"vocabulary": vocabulary})
+    return with_cut.read_from(plan.origin) if plan.origin else with_cut
 
 
 def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> Target:

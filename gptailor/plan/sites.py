@@ -387,6 +387,15 @@ def numbers(value: p.Value, named: Mapping[str, p.Let] | None = None) -> tuple[i
             return (value,)
 
 
+def sizes_of(plan: p.Plan, size: p.Size) -> tuple[int, ...]:
+    """Return the sizes that a cut may be closed to, in order."""
+    if isinstance(size, p.SizeRange):
+        return tuple(size.sizes)
+    value = plan.numbers.get(size.named, ()) if isinstance(size, p.Named) else size
+    found = value.one_of if isinstance(value, p.OneOfNumbers) else (value,)
+    return tuple(sorted(n for n in found if isinstance(n, int)))
+
+
 def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe:
     """Return the recipe with each of its numbers changed."""
     if isinstance(recipe, p.Take):

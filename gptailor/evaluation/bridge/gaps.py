@@ -36,13 +36,14 @@ _LEAST_RIDGE = 1e-3
 
 
 def plan_gap_errors(
-    live: LiveModel, plan: Plan, models: Mapping[str, Opened], widest: int
+    live: LiveModel, plan: Plan, uncut: Plan, models: Mapping[str, Opened], widest: int
 ) -> list[list[float]]:
     """Return the errors that a plan's bridge would leave over each gap of an undropped live model.
 
-    This takes one pass over the bridge's text. Raises CalibrationError for an unusable text.
+    The live model is that of the closed plan `uncut`. This takes one pass over the bridge's text.
+    Raises CalibrationError for an unusable text.
     """
-    bridge, owner = plan.bridges[0], output_tokenizer(plan, models)
+    bridge, owner = plan.bridges[0], output_tokenizer(uncut, models)
     encoder = TokenEncoder(tokenizer_of(owner), position_count(live.model.config))
     text = calibration_text(calibration_path(plan, bridge.on), GAP_TOKENS, encoder)
     ridge = BRIDGE_RIDGE if not isinstance(bridge.ridge, int | float) else bridge.ridge

@@ -18,11 +18,13 @@ from transformers import PreTrainedModel
 class Request:
     """A text in tokens; `tokens[first:]` are to be predicted, each from all tokens before it.
 
-    Raises `ValueError` if no token is to be predicted, or if the first has no token before it.
+    `size` is the number of bytes of the predicted text, if a score counts by bytes. Raises
+    `ValueError` if no token is to be predicted, or if the first has no token before it.
     """
 
     tokens: tuple[int, ...]
     first: int
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.first < len(self.tokens):

@@ -102,7 +102,8 @@ class ObjectiveContext:
     """The inputs that the objectives of a plan or a space share.
 
     `positions` is the longest text that the models take, in tokens (`None`: no limit). `samples` is
-    the largest number of samples in use (`None`: all).
+    the largest number of samples in use (`None`: all). With `by_byte` losses count by bytes, since
+    the models have different vocabularies.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -111,6 +112,7 @@ class ObjectiveContext:
     seed: int = 0
     reference: Reference | None = None
     positions: int | None = None
+    by_byte: bool = False
 
     @property
     def encoder(self) -> TokenEncoder:

@@ -1,7 +1,8 @@
 """`nll` and `perplexity`: how well a plan predicts text."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import final
@@ -19,25 +20,43 @@ from gptailor.plan.plan import Objective
 
 WINDOW = 512
 """Tokens of a window of text, special ones included, unless the model takes fewer."""
+_PIECE = 2048
+"""Bytes of a piece of text where losses count by bytes, unless the model takes fewer tokens."""
+_SHORTEST = 64
+"""Bytes of the shortest piece at the end of a text."""
 
 
 @dataclass(frozen=True)
 class PerToken(base.Forward):
-    """The mean of a measure over predicted tokens; a sample is one request."""
+    """The mean of a measure over predicted tokens, or over their bytes; a sample is one request."""
 
     samples: tuple[Request, ...]
+
+    @property
+    def by_byte(self) -> bool:
+        """Return whether the mean is over bytes."""
+        return bool(self.samples) and self.samples[0].size is not None
 
     def requests(self, samples: int) -> Sequence[Request]:
         """Return the first windows or rows."""
         return self.samples[:samples]
 
     def score(self, results: Sequence[Tensor]) -> Score:
-        """Return the mean over tokens, with its error over windows or rows."""
-        return ratio([float(tensor.double().sum()) for tensor in results], list(map(len, results)))
+        """Return the mean over tokens or bytes, with its error over windows or rows."""
+        return self._mean(results, 1.0)
+
+    def _mean(self, results: Sequence[Tensor], scale: float) -> Score:
+        sums = [float(tensor.double().sum()) * scale for tensor in results]
+        pairs = zip(self.samples, results, strict=False)
+        return ratio(sums, [len(r) if s.size is None else s.size for s, r in pairs])
 
 
 class NegativeLogLikelihood(PerToken):
-    """Nats a token."""
+    """Nats a token, or bits a byte."""
+
+    def score(self, results: Sequence[Tensor]) -> Score:
+        """Return the mean over tokens in nats, or over bytes in bits."""
+        return self._mean(results, 1 / math.log(2) if self.by_byte else 1.0)
 
     @property
     def measure(self) -> Measure:
@@ -47,11 +66,11 @@ class NegativeLogLikelihood(PerToken):
 
 @final
 class Perplexity(NegativeLogLikelihood):
-    """e to the nats a token; the error by the delta method."""
+    """e to the nats a token or a byte; the error by the delta method."""
 
     def score(self, results: Sequence[Tensor]) -> Score:
-        """Return the exponential of the mean over tokens."""
-        return exponential(super().score(results))
+        """Return the exponential of the mean in nats."""
+        return exponential(self._mean(results, 1.0))
 
 
 def surprise(
@@ -79,9 +98,15 @@ def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request
     a file that isn't JSON lines is dropped; a row keeps its shorter window. A row with `prompt` and
     `response`, or `context` and `answer`, is one sample, and only the response is predicted.
 
+    Where losses count by bytes, a text is cut into pieces of bytes, the same ones in any
+    vocabulary, each predicted from its beginning on.
+
     Raises CalibrationError.
     """
     path = context.file(objective)
+    if context.by_byte:
+        encode = partial(_sized_requests, context.encoder)
+        return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
     window = min(WINDOW, context.positions or WINDOW)
     encode = partial(_requests, context.encoder, window)
     return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
@@ -100,3 +125,40 @@ def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> li
     if not requests:
         raise EncodingError(f"the text has {len(tokens)} tokens, and none to predict")
     return requests
+
+
+def _sized_requests(encoder: TokenEncoder, row: Passage | Exchange) -> list[Request]:
+    """Return the requests of a row with the bytes that each predicts, in any vocabulary alike."""
+    if isinstance(row, Exchange):
+        continuation = joined_text(row.context, row.continuation)
+        request = encoder.request(row.context, continuation)
+        size = len((row.context + continuation).encode()) - len(row.context.rstrip().encode())
+        return [replace(request, size=size)]
+    opening = encoder.opening or (() if encoder.prefix is None else (encoder.prefix,))
+    if not opening:
+        raise EncodingError("the tokenizer has no token before a text, so bytes can't be counted")
+    longest = _PIECE if encoder.positions is None else min(_PIECE, encoder.positions - len(opening))
+    pieces = [*_pieces(row.text, longest)]
+    requests = [Request(opening + encoder.plain(text), len(opening), len(text.encode()))
+                for text in pieces]  # fmt: skip
+    most = max(len(request.tokens) for request in requests)
+    if encoder.positions is not None and most > encoder.positions + 1:
+        raise EncodingError(f"{longest} bytes have {most} tokens, more than {encoder.positions}")
+    return requests
+
+
+def _pieces(text: str, longest: int) -> Iterator[str]:
+    """Yield the text in pieces of at most so many bytes, cut before a blank where there is one.
+
+    A short piece at the end is left out, unless it is the whole text.
+    """
+    start = 0
+    while start < len(text):
+        piece = text[start : start + longest].encode()[:longest].decode(errors="ignore")
+        if start + len(piece) < len(text):
+            at = max(piece.rfind(" ", len(piece) // 2), piece.rfind("\n", len(piece) // 2))
+            piece = piece[:at] if at > 0 else piece
+        if start and len(piece.encode()) < _SHORTEST:
+            return
+        yield piece
+        start += len(piece)
