@@ -101,8 +101,13 @@ class Prepared:
 
     @cached_property
     def texts(self) -> dict[str, Path]:
-        """Return the calibration texts by the layer before a gap, `L19`, or as healing's texts."""
+        """Return the calibration texts by the layer before a gap, `L19`, or as healing's texts.
+
+        That of a smaller vocabulary is `vocabulary`.
+        """
         named = {f"L{gap.after}": gap.on for gap in self.gaps}
+        if self.checked.token_cut is not None:
+            named["vocabulary"] = self.resolved.cuts["vocabulary"].on
         texts = self.healing.texts if self.healing is not None else ()
         named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
         return {name: calibration_path(self.plan, on) for name, on in named.items()}

@@ -141,6 +141,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from tests.tiny import tiny_model
     from tests.tiny_vision import tiny_vision
+    from tests.vocabularies import write_byte_level
 
     folder = tmp_path_factory.mktemp("family")
     logging.disable_progress_bar()
@@ -150,6 +151,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, kind in STRANGERS.items():
         tiny_model(kind, folder / name)
     tiny_vision("qwen3_vl", folder / "eyes")
+    tiny_model("llama", folder / "bytes", vocab_size=368)
+    write_byte_level(folder / "bytes")
     make_broken(folder)
     for text in ("a.txt", "b.txt"):  # which plans of tests name
         (folder / text).write_text("a text\n")

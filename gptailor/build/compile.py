@@ -17,6 +17,7 @@ from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.update import Update
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
+from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
@@ -42,6 +43,7 @@ class CompileResult:
     harmless differences in a GGUF file. `update` is the difference to the folder that was there, if
     gptailor had written it. `estimates` are the cost of bridging and healing, of a dry run alone.
     `gguf` has the results of the GGUF files beside a folder.
+    `vocabulary` is the effect of a smaller vocabulary on its text.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class CompileResult:
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
     gguf: "tuple[CompileResult, ...]" = field(default=(), repr=False)
+    vocabulary: TokenCutReport | None = field(default=None, repr=False)
 
 
 @final
@@ -211,7 +214,8 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
     written = replace(_planned(destination, update), lock=made_lock)
     if fitted is not None:
         written = replace(written, bridges=fitted.bridges, healed=fitted.healed)
-    return written
+    cut = prepared.checked.token_cut
+    return written if cut is None else replace(written, vocabulary=cut.report)
 
 
 def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEstimate, ...]":

@@ -216,7 +216,7 @@ _WORDINGS: Mapping[FileUse, tuple[str, str, str]] = {
     ),
     "texts": (
         "",  # the plan has another digest
-        "{fit} is fitted on a text, and the lock has none",
+        "{fit} reads a text, and the lock has none",
         f"the calibration text of {{fit}} {_LOCKED}",
     ),
     "template": ("", f"the chat template {_LOCKED}", f"the chat template {_LOCKED}"),
@@ -245,7 +245,7 @@ def _of_files(
         message = sentence.format(
             name=quoted(name),
             owner=quoted(owner),
-            fit="'heal'" if name.startswith("heal") else f"the bridge after {name}",
+            fit=f"the bridge after {name}" if name[:1] == "L" else f"'{name.partition(' ')[0]}'",
             bytes=_of_bytes(locked, measured),
         )
         path = next((file.path for file in (measured, locked) if file is not None), None)

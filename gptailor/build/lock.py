@@ -47,6 +47,18 @@ class LockedText(Closed):
     tokens: int
 
 
+@final
+class LockedVocabulary(Closed):
+    """A smaller vocabulary: its text, and the numbers of `TokenCutReport`."""
+
+    file: FileDigest
+    kept: int
+    total: int
+    before: int
+    unchanged: int
+    after: int
+
+
 def _listed(value: object) -> object:
     """Return one text, which stands alone in a lock, as a list."""
     return [value] if isinstance(value, dict) else value
@@ -74,7 +86,7 @@ class Lock(Closed):
     `plan` is a digest of the plan without the settings of the machine. `dtype` is the dtype of all
     output tensors, if they share one. `config` is a digest of the output's configuration.
     `bridges` are named by the layer before the gap: `L19`. `heal` are the texts of healing, in
-    the plan's order; one text stands alone in the file.
+    the plan's order; one text stands alone in the file. `vocabulary` is a cut of it.
     `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
     `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
     without the names of code. `families` are the digests of the family files by model type.
@@ -88,6 +100,7 @@ class Lock(Closed):
     config: Sha256
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     heal: LockedTexts = ()
+    vocabulary: LockedVocabulary | None = None
     chat_template: Sha256 | None = None
     stripped: dict[str, FileDigest] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
@@ -104,7 +117,10 @@ class Lock(Closed):
     def texts(self) -> dict[str, LockedText]:
         """The calibration texts by their names in `Prepared.texts`."""
         names = heal_text_names(len(self.heal))
-        return self.bridges | dict(zip(names, self.heal, strict=True))
+        texts = self.bridges | dict(zip(names, self.heal, strict=True))
+        if (cut := self.vocabulary) is not None:
+            texts["vocabulary"] = LockedText(file=cut.file, tokens=cut.before)
+        return texts
 
     def read_from(self, path: Path) -> "Lock":
         """Return the same lock with the path of its file."""

@@ -22,7 +22,14 @@ from gptailor.build.differences import (
     lock_differences,
     refuse,
 )
-from gptailor.build.lock import LOCK_FILE, Lock, LockedGguf, LockedModel, LockedText
+from gptailor.build.lock import (
+    LOCK_FILE,
+    Lock,
+    LockedGguf,
+    LockedModel,
+    LockedText,
+    LockedVocabulary,
+)
 from gptailor.build.tokenizer import template_file
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.foreign_code import files_without_code
@@ -294,6 +301,7 @@ class Recording:
             heal=tuple(LockedText(file=t.digest, tokens=t.tokens) for t in healed.texts)
             if healed
             else (),
+            vocabulary=_locked_vocabulary(self.prepared),
             stripped=self._stripped(),
             chat_template=of_file(template).sha256 if template is not None else None,
             tensors=dict(tensors),
@@ -316,6 +324,15 @@ class Recording:
             measured[key] = MeasuredFile.of(file.digest.result(), file.path)
         expected, read = (Measurement(files={"inputs": files}) for files in (locked, measured))
         refuse(lock_differences(expected, read), self.held_to)
+
+
+def _locked_vocabulary(prepared: Prepared) -> LockedVocabulary | None:
+    """Return the smaller vocabulary, if the plan has one."""
+    if (cut := prepared.checked.token_cut) is None:
+        return None
+    names = ("kept", "total", "before", "unchanged", "after")
+    numbers = {name: getattr(cut.report, name) for name in names}
+    return LockedVocabulary(file=of_file(cut.text), **numbers)
 
 
 def lock(

@@ -175,6 +175,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", *, chats: b
         gptailor.__version__,
         parents(prepared),
         repaired,
+        vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
         chats=chats,
     )
 

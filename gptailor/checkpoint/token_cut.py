@@ -17,7 +17,6 @@ from gptailor.checkpoint.datasets import Chat, read_texts_and_chats, whole_text
 from gptailor.checkpoint.files import (
     CheckpointError,
     Stamp,
-    is_gguf,
     parse_object,
     read_object,
     stamps,
@@ -96,8 +95,7 @@ class WholeTokenizer:
     @classmethod
     def of(cls, name: str, checkpoint: Checkpoint) -> "WholeTokenizer":
         """Return the tokenizer of a model. Raises CheckpointError (C603) without tokenizer.json."""
-        gguf = is_gguf(checkpoint.files[0])
-        files = () if checkpoint.nested or gguf else tokenizer_files(checkpoint)
+        files = tokenizer_files(checkpoint)
         if not any(path.name == _MAIN for path in files):
             message = f"the tokenizer of '{name}' has no {_MAIN}, which a smaller vocabulary needs"
             help_ = "transformers writes one: AutoTokenizer.from_pretrained(…).save_pretrained(…)"

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.token_cut import WholeTokenizer
+from gptailor.checkpoint.vocabulary import counted, shown_tokens
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault
+from gptailor.plan.sites import sizes_of
 from gptailor.program.sources import Checked
 
 
@@ -17,5 +21,36 @@ def every_cut_is_supported(checked: Checked) -> Iterator[Fault]:
             yield Fault("M240", message, (name,), "leave it out")
 
 
-CUT_SIZES: tuple[Rule[Checked], ...] = (every_cut_is_supported,)
+@rule("M241")
+def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a tokenizer that can't be cut, and for a size that it can't have."""
+    if (cut := checked.plan.vocabulary) is None or checked.union is not None:
+        return
+    owner = checked.tokenizer_model
+    try:
+        whole = WholeTokenizer.of(owner.name, owner.checkpoint)
+        least, total = whole.least, whole.total
+    except CheckpointError as error:
+        message = f"{error.message} ({error.path})"
+        yield Fault(error.code, message, ("vocabulary",), error.help)
+        return
+    embed = owner.rest("embed").get(0)
+    rows = total if embed is None else embed.spec.shape[0]
+    if beyond := [token for token, number in whole.ids.items() if number >= rows]:
+        message = (
+            f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
+            f"{rows} rows: {shown_tokens(beyond)}"
+        )
+        yield Fault("M241", message, ("vocabulary",), "take them out of its tokenizer")
+    sizes = sizes_of(checked.resolved.declared, cut.size)
+    if sizes and sizes[0] < least:
+        message = f"expected at least {least:,} tokens, got {sizes[0]:,}"
+        help_ = "so many are special tokens, or letters and bytes that any text needs"
+        yield Fault("M241", message, ("vocabulary", "size"), help_)
+    if sizes and sizes[-1] > total:
+        message = f"expected at most {total:,} tokens, got {sizes[-1]:,}"
+        yield Fault("M241", message, ("vocabulary", "size"), "so many does the tokenizer have")
+
+
+CUT_SIZES: tuple[Rule[Checked], ...] = (every_cut_is_supported, the_vocabulary_can_be_cut)
 """Rules of cuts against the models."""

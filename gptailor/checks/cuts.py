@@ -83,9 +83,20 @@ def every_named_size_is_whole(plan: p.Plan) -> Iterator[Fault]:
             yield Fault("P310", message, at, f"write 'let {word} = 1024'", (also,))
 
 
+@rule("P722")
+def no_union_is_cut(plan: p.Plan) -> Iterator[Fault]:
+    """Yield a fault for a smaller vocabulary of a union of tokenizers."""
+    if plan.vocabulary is not None and plan.tokenizer == "union":
+        message = "'vocabulary' can't be combined with 'tokenizer union'"
+        also = Also("the union is here", ("tokenizer",))
+        help_ = "compile the union first, and cut the folder's vocabulary"
+        yield Fault("P722", message, ("vocabulary",), help_, (also,))
+
+
 CUTTING: tuple[Rule[p.Plan], ...] = (
     every_size_range_ascends,
     cut_settings_are_valid,
     every_named_size_is_whole,
+    no_union_is_cut,
 )
 """Rules of cuts in a plan by itself."""

@@ -11,7 +11,7 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
 from gptailor.plan.faults import listed
-from gptailor.reporting.quantities import bytes_in_words, millions
+from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_in_words
 
 if TYPE_CHECKING:
     from gptailor.build.compile import CompileResult
@@ -141,6 +141,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locking=lock, compute=compute,
             on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
         )  # fmt: skip
+    if (cut := written.vocabulary) is not None:
+        options.say(vocabulary_in_words(cut))
     for after, bridge in written.bridges.items():
         share = (
             f"; it recovers {bridge.held_out:.1%} of the missing state on text left out"

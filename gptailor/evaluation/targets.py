@@ -5,7 +5,6 @@ folder is the base that its `plan.tailor` names, if that is available. The base 
 the base that the caller gives, or else the model itself.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
 from gptailor.plan.layers import undone
 from gptailor.plan.model_dependencies import needed
-from gptailor.plan.plan import LayerOf, Model, Plan, SizeCut, Take
+from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
+from gptailor.program.sources import with_token_cut
 
 _PLAN = "plan.tailor"
 """The file name of a compiled folder's plan."""
@@ -142,10 +142,7 @@ def with_tokens_of(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:
         return plan
     if tokenizer_model.name != name:
         raise no_reference(name, f"the output has tokens of '{tokenizer_model.name}'")
-    on = str(Path(os.path.abspath(cut.text)))  # noqa: PTH100 (links stay)
-    vocabulary = SizeCut(size=cut.size, on=on, tokens=cut.most)
-    with_cut = plan.model_copy(update={"vocabulary": vocabulary})
-    return with_cut.read_from(plan.origin) if plan.origin else with_cut
+    return with_token_cut(plan, cut)
 
 
 def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> Target:

@@ -1,5 +1,6 @@
 """Sources of each layer of an output: a plan beside its models, and the layers that slots read."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -14,7 +15,7 @@ from gptailor.checkpoint.union import TokenUnion
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.plan import Merge, Named, Plan, Recipe, Subset, Take
+from gptailor.plan.plan import Merge, Named, Plan, Recipe, SizeCut, Subset, Take
 from gptailor.plan.registry import METHODS
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import calls, named_models
@@ -125,6 +126,16 @@ def token_cut_of(plan: Plan, models: Mapping[str, Opened]) -> TokenCut | None:
         return None
     made = TokenCut(whole, size, folder_of(plan, cut.on), cut.tokens)
     return _known_cut(made, tuple(stamps([*whole.files, made.text]).items()))
+
+
+def with_token_cut(plan: Plan, cut: TokenCut | None) -> Plan:
+    """Return a plan with a smaller vocabulary, found anywhere; the plan itself without one."""
+    if cut is None:
+        return plan
+    on = os.path.abspath(cut.text)  # noqa: PTH100 (links stay)
+    vocabulary = SizeCut(size=cut.size, on=on, tokens=cut.most)
+    changed = plan.model_copy(update={"vocabulary": vocabulary})
+    return changed.read_from(plan.origin) if plan.origin else changed
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple, final
 
+from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.lang.words import bounded_words, model_source, range_words
 from gptailor.plan.events import HealingEnd
 from gptailor.plan.output_size import OutputSize
@@ -54,13 +55,15 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     parents: Parents | None = None,
     repaired: Repaired | None = None,
     *,
+    vocabulary: TokenCutReport | None = None,
     chats: bool = False,
 ) -> str:
     """Return the Markdown of `README.md`.
 
     `resolved` and `text` have no paths of this machine. `sizes` are the sizes of the base and of
-    the model. `repaired` are the results of fits, if there were any. With `chats` the tokenizer has
-    a chat template. The model is loaded from `folder`.
+    the model. `repaired` are the results of fits, if there were any, and `vocabulary` is the effect
+    of a smaller one. With `chats` the tokenizer has a chat template. The model is loaded from
+    `folder`.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
@@ -100,6 +103,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "|---|---|",
             *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
+            *_vocabulary(resolved, vocabulary),
             *_bridges(resolved, repaired),
             *_healed(resolved, repaired),
             *_expected(plan),
@@ -168,6 +172,24 @@ def _bridges(resolved: Resolved, repaired: Repaired | None) -> list[str]:
             for gap in resolved.gaps
             for tokens, share in [fits.get(f"L{gap.after}", (gap.tokens, math.nan))]
         ),
+        "",
+    ]
+
+
+def _vocabulary(resolved: Resolved, report: TokenCutReport | None) -> list[str]:
+    if report is None:
+        return []
+    text = resolved.declared.cuts["vocabulary"].on
+    before, after = (report.size / max(1, count) for count in (report.before, report.after))
+    return [
+        f"The vocabulary has the special tokens, all letters or bytes, and the most used tokens of "
+        f"`{text}` with the tokens that they are merged from. Texts are read and written as "
+        "before, some in more tokens.",
+        "",
+        "| kept tokens | of | unchanged tokens of the text | more tokens | bytes a token |",
+        "|---|---|---|---|---|",
+        f"| {report.kept:,} | {report.total:,} | {report.unchanged_share:.1%} "
+        f"| {report.growth:.1%} | {before:.2f} → {after:.2f} |",
         "",
     ]
 

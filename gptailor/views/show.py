@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import click
 
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of, is_local
 from gptailor.evaluation.targets import plan_of
@@ -116,6 +117,8 @@ def shown_lines(
         repairs = ["bridging"] * bool(prepared.gaps) + ["healing"] * bool(prepared.healing)
         if repairs:
             yield f"  time and memory of {' and '.join(repairs)}: 'gptailor compile --dry-run'"
+        if (cut := prepared.checked.token_cut) is not None:
+            yield f"  vocabulary: {cut.size:,} of {cut.whole.total:,} tokens"
     elif stopped:
         yield f"\n  size unknown: {stopped}"
 
@@ -129,7 +132,7 @@ def _prepared(plan: Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, 
     except PlanError as error:
         count = len(errors(error.faults))
         return None, f"the plan has {count} fault{'s' * (count != 1)}; 'gptailor check' shows them"
-    except CheckpointError as error:
+    except (CheckpointError, CalibrationError) as error:
         return None, f"{error.message} ({error.path})"
 
 

@@ -66,7 +66,7 @@ from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import Output, learning_tensors
-from gptailor.program.sources import Checked, output_tokenizer
+from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
 
 
 @final
@@ -287,7 +287,9 @@ class Healer:
             return Checked(resolved.undone, self.models)
         models = with_made_models(resolved.declared, self.models)
         alone = {"base": replace(models[name], name="base")}
-        return Checked.of(Plan(models={"base": Model(source="base")}), alone)
+        plan = Plan(models={"base": Model(source="base")})
+        cut = output_tokenizer(resolved.plan, self.models).token_cut
+        return Checked.of(with_token_cut(plan, cut), alone)
 
     def _taught(  # noqa: PLR0913, PLR0917 (predictions are made or read)
         self,

@@ -1,0 +1,199 @@
+"""`vocabulary N on "text"`: folders, live models and GGUF files with fewer tokens."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import gptailor
+from gptailor.plan.faults import PlanError
+from tests.tiny import tiny_model
+from tests.vocabularies import TEXT, write_byte_level
+
+SIZE = 290
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny models with a byte-level tokenizer of 360 tokens: padded rows, heads tied and not."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    for seed, (name, tied) in enumerate({"base": False, "math": False, "tied": True}.items()):
+        ids = {"bos_token_id": 356, "eos_token_id": 358}
+        shape = {"vocab_size": 368, "tie_word_embeddings": tied, "layers": 4}
+        tiny_model("llama", folder / name, seed=seed, **shape, **ids)
+        write_byte_level(folder / name)
+    (folder / "text.txt").write_text(TEXT.replace("\r", "") * 12, encoding="utf-8")
+    rows = [{"text": line[:100]} for line in TEXT.splitlines() if len(line) > 40] * 4
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+def plan_of(models: Path, text: str, base: str = "base") -> gptailor.Plan:
+    head = f'tailor 1\nmodel base = "{models / base}"\n'
+    return gptailor.loads(head + text.replace("TEXT", str(models / "text.txt")))
+
+
+def logits(folder: Path, text: str) -> tuple[list[str], torch.Tensor]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    encoded = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        found: torch.Tensor = model(**encoded).logits[0]
+    return tokenizer.convert_ids_to_tokens(encoded.input_ids[0].tolist()), found
+
+
+@pytest.mark.parametrize("base", ["base", "tied"])
+def test_kept_tokens_have_their_logits(models: Path, tmp_path: Path, base: str) -> None:
+    plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"', base)
+    result = gptailor.compile(plan, tmp_path / "out")
+    assert result.vocabulary is not None
+    assert (result.vocabulary.kept, result.vocabulary.total) == (SIZE, 360)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert config["vocab_size"] == len(tokenizer) == SIZE
+    assert config["eos_token_id"] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    old = json.loads((models / base / "tokenizer.json").read_text())
+    whole = Tokenizer.from_str(json.dumps(old)).get_vocab()
+    kept = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    text = "the are <|im_end|>"
+    tokens, before = logits(models / base, text)
+    same, after = logits(tmp_path / "out", text)
+    assert same == tokens  # all of them are kept
+    assert torch.equal(before[:, [whole[token] for token in kept]], after)
+
+
+def test_a_live_model_equals_the_folder(models: Path, tmp_path: Path) -> None:
+    text = f'model math = "{models / "math"}"\nwhole from base, math by linear()\n'
+    plan = plan_of(models, f'{text}let n = {SIZE}\nvocabulary n on "TEXT" tokens 200')
+    gptailor.compile(plan, tmp_path / "out", locking=True)
+    live = gptailor.stitch(plan)
+    folder = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    ids = torch.arange(SIZE)[None]
+    with torch.no_grad():
+        assert torch.equal(live(ids).logits, folder(ids).logits)
+    assert live.config.eos_token_id == folder.config.eos_token_id
+    assert gptailor.verify(tmp_path / "out").result == "verified"
+
+
+def test_the_lock_and_the_card_have_the_cut(models: Path, tmp_path: Path) -> None:
+    plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"')
+    result = gptailor.compile(plan, tmp_path / "out", locking=True)
+    assert result.lock is not None
+    assert result.lock.vocabulary is not None
+    assert result.lock.vocabulary.kept == SIZE
+    assert f"| {SIZE} | 360 |" in (tmp_path / "out" / "README.md").read_text()
+    again = gptailor.load(tmp_path / "out" / "plan.tailor")
+    assert gptailor.compile(again, tmp_path / "again", locked=result.lock).vocabulary
+    text = models.parent / "vocabulary-other.txt"
+    text.write_text("another text")
+    other = plan_of(models, f'vocabulary {SIZE} on "{text}"')
+    with pytest.raises(gptailor.TailorError, match="the calibration text of 'vocabulary'"):
+        gptailor.compile(other, tmp_path / "other", locked=result.lock)
+
+
+def test_the_whole_vocabulary_is_no_cut(models: Path, tmp_path: Path) -> None:
+    result = gptailor.compile(plan_of(models, 'vocabulary 360 on "TEXT"'), tmp_path / "out")
+    assert result.vocabulary is None
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["vocab_size"] == 368
+
+
+def test_vocabularies_are_compared_by_byte(models: Path, tmp_path: Path) -> None:
+    path, file = tmp_path / "plan.tailor", models / "rows.jsonl"
+    path.write_text(str(plan_of(models, f'vocabulary {SIZE} on "TEXT"')))
+    evaluated = gptailor.evaluate([path], [f'nll("{file}")', f'perplexity("{file}")'])
+    assert evaluated.by_byte
+    assert "bits a byte" in str(evaluated)
+    nll, perplexity = (result.outcome for result in evaluated.results)
+    assert perplexity.value == pytest.approx(math.exp(nll.value * math.log(2)))
+    base = evaluated.bases[0].outcome
+    assert base.each.counts == nll.each.counts
+    sizes = [len(json.loads(line)["text"].encode()) for line in file.read_text().splitlines()]
+    assert sorted(nll.each.counts) == sorted(sizes)
+    assert evaluated.results[0].difference is not None
+    alone = gptailor.evaluate([models / "base"], f'nll("{file}")')
+    assert not alone.by_byte
+    tokenizer = AutoTokenizer.from_pretrained(models / "base")
+    texts = [json.loads(line)["text"] for line in file.read_text().splitlines()]
+    model = AutoModelForCausalLM.from_pretrained(models / "base").eval()
+    total = 0.0
+    for text in texts:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text).input_ids]])
+        with torch.no_grad():
+            logs = model(ids).logits[0, :-1].log_softmax(-1)
+        total -= float(logs.gather(1, ids[0, 1:, None]).sum()) / math.log(2)
+    assert base.value == pytest.approx(total / sum(sizes), rel=1e-5)
+
+
+def test_kl_is_over_the_kept_tokens(models: Path, tmp_path: Path) -> None:
+    path, file = tmp_path / "plan.tailor", models / "rows.jsonl"
+    path.write_text(str(plan_of(models, f'vocabulary {SIZE} on "TEXT"')))
+    [result] = gptailor.evaluate([path], f'kl("{file}")').results
+    assert result.outcome.value == pytest.approx(0, abs=1e-9)
+
+
+def test_a_cut_vocabulary_is_bridged_and_healed(models: Path, tmp_path: Path) -> None:
+    text = (
+        f'vocabulary {SIZE} on "TEXT"\ndrop L1\nbridge on "TEXT" tokens 512\n'
+        'heal on "TEXT" tokens 256 rank 2\n'
+    )
+    result = gptailor.compile(plan_of(models, text), tmp_path / "out")
+    assert list(result.bridges) == ["L0"]
+    assert result.healed is not None
+    assert math.isfinite(result.healed.healed)
+    taught = gptailor.compile(
+        plan_of(models, text.replace("heal", f'model math = "{models / "math"}"\nheal from math')),
+        tmp_path / "taught",
+    )
+    assert taught.healed is not None
+    assert taught.healed.start != result.healed.start
+
+
+@pytest.mark.skipif(shutil.which("true") is None, reason="POSIX alone")
+def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
+    gguf: Any = pytest.importorskip("gguf")
+    plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"')
+    gptailor.compile(plan, tmp_path / "out.gguf")
+    gptailor.compile(plan, tmp_path / "out")
+    reader = gguf.GGUFReader(tmp_path / "out.gguf")
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    vocabulary = AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    assert tokens == sorted(vocabulary, key=vocabulary.__getitem__)
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
+    assert shapes["token_embd.weight"][-1] == SIZE
+    assert reader.fields["tokenizer.ggml.eos_token_id"].contents() == vocabulary["<|im_end|>"]
+
+
+def test_a_search_chooses_the_size(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "space.tailor"
+    path.write_text(
+        f'tailor 1\nmodel base = "{models / "base"}"\n'
+        f'vocabulary 270..360 step 30 on "{models / "text.txt"}"\ndrop any 1..2 of L1..L3\n'
+        f'search {{ minimize nll("{models / "rows.jsonl"}"); trials 6; fidelity 4 }}\n'
+    )
+    found = gptailor.search(gptailor.load(path), tmp_path / "run")
+    assert found.best is not None
+    best = gptailor.load(found.best)
+    assert best.vocabulary is not None
+    assert best.vocabulary.size in range(270, 361, 30)
+    gptailor.compile(best, tmp_path / "out")
+
+
+def test_a_small_search_may_need_a_small_vocabulary(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "space.tailor"
+    head = f'tailor 1\nmodel base = "{models / "base"}"\nlet n = one of (270, 360)\n'
+    search = f'search {{ minimize nll("{models / "rows.jsonl"}"); trials 4; fidelity 4; '
+    size = gptailor.compile(plan_of(models, 'vocabulary 270 on "TEXT"'), tmp_path / "a").parameters
+    vocabulary = f'vocabulary n on "{models / "text.txt"}"\n'
+    path.write_text(f"{head}{vocabulary}{search}require parameters() <= {size} }}\n")
+    best = gptailor.load(gptailor.search(gptailor.load(path), tmp_path / "run").best)
+    assert best.numbers == {"n": 270}
+    path.write_text(f"{head}{vocabulary}{search}require parameters() <= {size - 1} }}\n")
+    with pytest.raises(PlanError, match="P609"):
+        gptailor.search(gptailor.load(path), tmp_path / "run2")
