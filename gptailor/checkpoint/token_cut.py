@@ -23,13 +23,13 @@ from gptailor.checkpoint.files import (
 )
 from gptailor.checkpoint.folder import Checkpoint, generation_config, tokenizer_files
 from gptailor.checkpoint.token_selection import (
-    KINDS,
+    SELECTIONS,
     TokenSelection,
     cut_document,
-    kind_of,
     named_ids,
     renumbered,
     step_ids,
+    tokenizer_kind,
 )
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.optional_packages import packages_needed
@@ -121,13 +121,13 @@ class WholeTokenizer:
     def selection(self) -> TokenSelection:
         """The tokens, and those that every cut keeps."""
         document = self.read(_MAIN)
-        kind = kind_of(document)
-        if kind not in KINDS:
+        kind = tokenizer_kind(document)
+        if kind not in SELECTIONS:
             message = f"the tokenizer of '{self.name}' is of the kind '{kind}', expected "
             raise CheckpointError("C603", message + "BPE, Unigram or WordPiece", self.main)
         try:
             special = frozenset(self._special(document)) & frozenset(self.ids.values())
-            selection = KINDS[kind](document, self.ids, special)
+            selection = SELECTIONS[kind](document, self.ids, special)
             _ = selection.fixed
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             message = f"invalid tokenizer: unexpected entries ({type(error).__name__}: {error})"

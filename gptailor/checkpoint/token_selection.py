@@ -212,7 +212,7 @@ class WordPieceSelection(TokenSelection):
                 yield piece
 
 
-KINDS: Mapping[str, type[TokenSelection]] = {
+SELECTIONS: Mapping[str, type[TokenSelection]] = {
     "BPE": BpeSelection,
     "Unigram": UnigramSelection,
     "WordPiece": WordPieceSelection,
@@ -220,7 +220,7 @@ KINDS: Mapping[str, type[TokenSelection]] = {
 """Kinds of tokenizers by the type in a `tokenizer.json`."""
 
 
-def kind_of(document: Mapping[str, Any]) -> str:
+def tokenizer_kind(document: Mapping[str, Any]) -> str:
     """Return the kind of a `tokenizer.json`'s model; old files of BPE name none."""
     model = document.get("model") or {}
     return str(model.get("type") or ("BPE" if "merges" in model else "unknown"))
@@ -319,13 +319,18 @@ def _renumbered(key: str, value: Any, numbers: Mapping[int, int]) -> Any:
         return renumbered(value, numbers)
     if key.endswith(_NAMED):
         if isinstance(value, list):
-            return [numbers.get(n, n) if type(n) is int else n for n in value]
-        return numbers.get(value, value) if type(value) is int else value
+            return [new for n in value if (new := _renumbered_id(n, numbers)) is not None]
+        return _renumbered_id(value, numbers)
     if key == "forced_decoder_ids" and isinstance(value, list):
         return [[place, numbers.get(n, n) if n is not None else n] for place, n in value]
     if key in _LISTS and isinstance(value, list):
         return _still_there(value, numbers)
     return value
+
+
+def _renumbered_id(number: Any, numbers: Mapping[int, int]) -> Any:
+    """Return a token's new number; None for a row without a token, and a negative one as it is."""
+    return numbers.get(number) if type(number) is int and number >= 0 else number
 
 
 def _still_there(entries: list[Any], numbers: Mapping[int, int]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.token_cut import WholeTokenizer
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
 from gptailor.checks.rule import Rule, rule
@@ -19,6 +19,20 @@ def every_cut_is_supported(checked: Checked) -> Iterator[Fault]:
             kind = checked.base.config.get("model_type")
             message = f"'{name}' isn't supported for a model of the type '{kind}'"
             yield Fault("M240", message, (name,), "leave it out")
+
+
+@rule("M240")
+def only_embedding_and_head_have_tokens(checked: Checked) -> Iterator[Fault]:
+    """Yield a fault for a cut vocabulary of a model with another tensor of a row for each token."""
+    base = checked.base
+    embed = base.rest("embed").get(0)
+    if checked.plan.vocabulary is None or embed is None:
+        return
+    for name, tensor in base.others.items():
+        if tensor.spec.shape[:1] == embed.spec.shape[:1]:
+            message = f"'vocabulary' isn't supported: {quoted(name)} has a row for each token too"
+            yield Fault("M240", message, ("vocabulary",), "leave it out")
+            return
 
 
 @rule("M241")
@@ -52,5 +66,9 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
         yield Fault("M241", message, ("vocabulary", "size"), "so many does the tokenizer have")
 
 
-CUT_SIZES: tuple[Rule[Checked], ...] = (every_cut_is_supported, the_vocabulary_can_be_cut)
+CUT_SIZES: tuple[Rule[Checked], ...] = (
+    every_cut_is_supported,
+    only_embedding_and_head_have_tokens,
+    the_vocabulary_can_be_cut,
+)
 """Rules of cuts against the models."""

@@ -44,7 +44,7 @@ from gptailor.evaluation.targets import (
     base_of,
     find_targets,
     names,
-    with_tokens_of,
+    with_cut_tokens,
     with_uncut,
 )
 from gptailor.evaluation.trial import Outcomes
@@ -323,7 +323,7 @@ def reference_results(session: Session, target: Target, name: str, work: Work) -
     prepared = target.base if name == "base" else None
     prepared = prepared or ready(base_of(target.origin, name))
     repairs = session.repairs(prepared.models)
-    plan = with_tokens_of(prepared.plan, tokenizer_model(target.prepared), name)
+    plan = with_cut_tokens(prepared.plan, tokenizer_model(target.prepared), name)
     return session.reference(repairs, plan, name, work)
 
 

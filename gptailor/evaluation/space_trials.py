@@ -32,7 +32,7 @@ from gptailor.evaluation.samples import (
 )
 from gptailor.evaluation.scores import Failure, Score
 from gptailor.evaluation.session import Placement, Reading, Session
-from gptailor.evaluation.targets import base_of, identity, with_tokens_of
+from gptailor.evaluation.targets import base_of, identity, with_cut_tokens
 from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.model_dependencies import undecided_models
@@ -245,7 +245,7 @@ class Trials:
         if name != "base":  # opened as a base, for its own configuration and number of layers
             alone = {"base": replace(self._model(name), name="base")}
             repairs = self.session.place.repairs(alone)  # released after this
-        plan = with_tokens_of(base_of(self.plan), tokenizer_model, name)
+        plan = with_cut_tokens(base_of(self.plan), tokenizer_model, name)
         return self.session.reference(repairs, plan, name, work)
 
     def _model(self, name: str) -> Opened:

@@ -132,7 +132,7 @@ def base_of(plan: Plan, name: str = "base") -> Plan:
     return alone.read_from(plan.origin) if plan.origin else alone
 
 
-def with_tokens_of(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:
+def with_cut_tokens(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:
     """Return the plan of an unchanged model, with a smaller vocabulary if the tokenizer has one.
 
     So `kl` compares distributions over the kept tokens. Raises ObjectiveError if the tokens are

@@ -266,7 +266,8 @@ class Argument:
 class ObjectiveSpec:
     """An objective: the direction that is better, and its arguments in order.
 
-    `unit` is that of its scores; accuracies are shown as a share of the base's.
+    `unit` is that of its scores; accuracies are shown as a share of the base's. `byte_unit` is that
+    of scores that count by bytes.
     """
 
     name: str
@@ -274,6 +275,7 @@ class ObjectiveSpec:
     arguments: tuple[Argument, ...] = ()
     by: Literal["samples", "headers", "clock"] = "samples"  # what measures it
     unit: str = ""
+    byte_unit: str = ""
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument of that name, or None."""
@@ -287,14 +289,21 @@ _METRIC = Argument("metric", "text")
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     spec.name: spec
     for spec in (
-        ObjectiveSpec("nll", "minimize", (_FILE,), unit="nats"),
+        ObjectiveSpec("nll", "minimize", (_FILE,), unit="nats", byte_unit="bits a byte"),
         ObjectiveSpec("perplexity", "minimize", (_FILE,)),
-        ObjectiveSpec("kl", "minimize", (_FILE, Argument("from", "model")), unit="nats"),
+        ObjectiveSpec(
+            "kl",
+            "minimize",
+            (_FILE, Argument("from", "model")),
+            unit="nats",
+            byte_unit="nats a byte",
+        ),
         ObjectiveSpec("multiple_choice", "maximize", (_FILE, _METRIC), unit="accuracy"),
         ObjectiveSpec("margin", "maximize", (_FILE,), unit="nats a byte"),
         ObjectiveSpec("generate", "maximize", (_FILE,), unit="accuracy"),
         ObjectiveSpec("lm_eval", None, (_TASK, _METRIC)),
         ObjectiveSpec("parameters", "minimize", by="headers", unit="parameters"),
+        ObjectiveSpec("bytes", "minimize", by="headers", unit="bytes"),
         ObjectiveSpec("kv_cache", "minimize", by="headers", unit="bytes a token"),
         ObjectiveSpec("latency", "minimize", by="clock", unit="seconds a token"),
     )

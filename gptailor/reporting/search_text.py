@@ -78,7 +78,7 @@ def _tabled(summary: SearchSummary) -> list[tuple[int, Aim]]:
     Sizes from headers are in the table of sizes.
     """
     aims = enumerate(summary.objectives)
-    return [(i, aim) for i, aim in aims if aim.unit not in ("parameters", "bytes a token")]
+    return [(i, aim) for i, aim in aims if aim.unit not in ("parameters", "bytes", "bytes a token")]
 
 
 def _page_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

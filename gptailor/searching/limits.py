@@ -29,7 +29,11 @@ from gptailor.searching.space.hash_random import Key, folded, key_of, keys_of, u
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import Limits, Table, allowed, canonical, features, sample
 
-_UNITS = {"parameters": "parameters", "kv_cache": "bytes a token in the KV cache"}
+_UNITS = {
+    "parameters": "parameters",
+    "bytes": "bytes of weights",
+    "kv_cache": "bytes a token in the KV cache",
+}
 _SIZELESS = (
     "member", "method", "argument", "share", "factor", "tokens", "ridge", "let", "scaled",
     "bridged", "take", "source", "otherwise",
@@ -63,7 +67,7 @@ class SizeBound(NamedTuple):
 
 
 def _size(size: OutputSize, measure: str) -> float:
-    value = size.parameters if measure == "parameters" else size.kv_cache
+    value: int | None = getattr(size, measure)
     if value is None:
         raise TailorError("the KV cache size of a token is unknown for these models")
     return float(value)

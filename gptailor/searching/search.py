@@ -195,7 +195,8 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_event)
         base, budget = base_of(plan), Budget.of(chosen, trials.full)
-        conditions, aims = Conditions(trials, chosen), aims_of(trials.objectives, chosen.objectives)
+        conditions = Conditions(trials, chosen)
+        aims = aims_of(trials.objectives, chosen.objectives, by_byte=trials.by_byte)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
         agree(

@@ -51,7 +51,10 @@ ENOUGH = 12
 
 
 def aims_of(
-    traits: Sequence[tuple[str, str, str]], objectives: Sequence[Objective]
+    traits: Sequence[tuple[str, str, str]],
+    objectives: Sequence[Objective],
+    *,
+    by_byte: bool = False,
 ) -> tuple[Aim, ...]:
     """Return a search's objectives with their units, and short labels that tell them apart."""
     names = [objective.name for objective in objectives]
@@ -61,7 +64,8 @@ def aims_of(
         if names.count(objective.name) > 1:
             label = f"{objective.name} {_about(objective)}".strip()
         spec, words = OBJECTIVES[objective.name], (escaped_control(name), escaped_control(label))
-        fields = (words[0], direction, scale, words[1], spec.unit, spec.by != "samples")
+        unit = spec.byte_unit or spec.unit if by_byte else spec.unit
+        fields = (words[0], direction, scale, words[1], unit, spec.by != "samples")
         aims.append(Aim(*fields))  # type: ignore[arg-type] # as literals
     labels = [aim.label for aim in aims]
     return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in aims)

@@ -14,6 +14,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of, is_local
 from gptailor.evaluation.targets import plan_of
 from gptailor.plan.faults import PlanError, errors
+from gptailor.plan.optional_packages import MissingPackageError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
@@ -134,6 +135,8 @@ def _prepared(plan: Plan, models: Mapping[str, Path]) -> tuple[Prepared | None, 
         return None, f"the plan has {count} fault{'s' * (count != 1)}; 'gptailor check' shows them"
     except (CheckpointError, CalibrationError) as error:
         return None, f"{error.message} ({error.path})"
+    except MissingPackageError as error:
+        return None, str(error)
 
 
 def _size_line(size: OutputSize) -> str:

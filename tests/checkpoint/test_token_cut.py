@@ -177,6 +177,9 @@ def test_configurations_get_the_new_numbers(tmp_path: Path) -> None:
     assert cut.renumbered({"bos_token_id": 356, "text_config": {"pad_token_id": 357}}) == {
         "bos_token_id": new[356], "text_config": {"pad_token_id": new[357]},
     }  # fmt: skip
+    rowless = {"pad_token_id": 365, "eos_token_id": [357, 365], "image_token_index": -1}
+    wanted = {"pad_token_id": None, "eos_token_id": [new[357]], "image_token_index": -1}
+    assert cut.renumbered(rowless) == wanted
 
 
 def test_files_of_older_readers_have_the_kept_tokens(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 PAGES = Path(__file__).parents[2] / "docs" / "howto"
 ELSEWHERE = {
     "index": "has no commands",
+    "vocabulary": "test_vocabulary.py, with a tokenizer of bytes",
     "search": "the cookbook's searches are run",
     "pick": "the cookbook's is run",
     "family": "tests/prove",

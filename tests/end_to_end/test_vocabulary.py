@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -155,7 +156,6 @@ def test_a_cut_vocabulary_is_bridged_and_healed(models: Path, tmp_path: Path) ->
     assert taught.healed.start != result.healed.start
 
 
-@pytest.mark.skipif(shutil.which("true") is None, reason="POSIX alone")
 def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
     gguf: Any = pytest.importorskip("gguf")
     plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"')
@@ -170,6 +170,17 @@ def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
     assert reader.fields["tokenizer.ggml.eos_token_id"].contents() == vocabulary["<|im_end|>"]
 
 
+def test_another_tensor_of_tokens_is_refused(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "base", tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file) | {"model.embed_tokens_per_layer.weight": torch.zeros(368, 4)}
+    save_file(tensors, file, {"format": "pt"})
+    plan = plan_of(tmp_path, f'vocabulary {SIZE} on "{models / "text.txt"}"', "model")
+    [fault] = gptailor.check(plan)
+    assert fault.code == "M240"
+    assert "'model.embed_tokens_per_layer.weight' has a row for each token" in fault.message
+
+
 def test_a_search_chooses_the_size(models: Path, tmp_path: Path) -> None:
     path = tmp_path / "space.tailor"
     path.write_text(
@@ -179,6 +190,7 @@ def test_a_search_chooses_the_size(models: Path, tmp_path: Path) -> None:
     )
     found = gptailor.search(gptailor.load(path), tmp_path / "run")
     assert found.best is not None
+    assert found.summary.objectives[0].unit == found.summary.loss_unit == "bits a byte"
     best = gptailor.load(found.best)
     assert best.vocabulary is not None
     assert best.vocabulary.size in range(270, 361, 30)

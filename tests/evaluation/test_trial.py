@@ -162,7 +162,10 @@ def test_each_plan_is_measured_with_its_own_tokenizer(say: Say) -> None:
     plans = [say("drop L2, L4"), say("tokenizer from foreign; drop L2, L4")]
     found = outcomes(trials_of(space, full=6), plans, 6)
     assert found[0] != found[1]
-    assert found == [judged(plan, OBJECTIVES[:1], 6) for plan in plans]
+    assert plans[0].origin is not None
+    by_byte = evaluate(plans, OBJECTIVES[:1], samples=6, folder=plans[0].origin.folder)
+    assert found == [(result.outcome,) for result in by_byte.results]
+    assert by_byte.by_byte
 
 
 def test_the_uncut_base_is_a_plan_too(say: Say) -> None:

@@ -26,6 +26,7 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
     "generate": prepare_generate,
     "lm_eval": prepare_lm_eval,
     "parameters": prepare_of_plan,
+    "bytes": prepare_of_plan,
     "kv_cache": prepare_of_plan,
     "latency": prepare_of_plan,
 }

@@ -1,4 +1,4 @@
-"""`parameters`, `kv_cache` and `latency`: objectives of a plan that need no text."""
+"""`parameters`, `bytes`, `kv_cache` and `latency`: objectives of a plan that need no text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ OfPlans: TypeAlias = Callable[[int, OfPlan], Score]
 
 
 def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfPlan:
-    """Prepare `parameters()`, `kv_cache()` or `latency()`."""
+    """Prepare `parameters()`, `bytes()`, `kv_cache()` or `latency()`."""
     by = OBJECTIVES[objective.name].by
     assert by != "samples"
     return OfPlan(*base.traits_of(objective), (), objective.name, by)
@@ -43,6 +43,8 @@ def size_score(objective: OfPlan, compiled: Compiled, layout: Layout) -> Score:
     """Return a size, which has no error. Raises ObjectiveError for an unknown size."""
     if objective.measure == "parameters":
         size: int | Refusal = compiled.program.parameters
+    elif objective.measure == "bytes":
+        size = compiled.program.size
     else:
         size = token_cache(compiled, layout)
     if isinstance(size, Refusal):

@@ -124,7 +124,7 @@ FILES = {
 
 
 def test_every_objective_of_the_registry_is_there() -> None:
-    of_plan = {"parameters", "kv_cache", "latency"}
+    of_plan = {"parameters", "bytes", "kv_cache", "latency"}
     assert set(PREPARE) == set(OBJECTIVES) == {*FILES, "lm_eval", *of_plan}
 
 
