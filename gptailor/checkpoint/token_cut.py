@@ -25,6 +25,7 @@ from gptailor.checkpoint.folder import Checkpoint, generation_config, tokenizer_
 from gptailor.checkpoint.token_selection import (
     SELECTIONS,
     TokenSelection,
+    WordPieceSelection,
     cut_document,
     named_ids,
     renumbered,
@@ -229,6 +230,16 @@ class TokenCut:
         """The smaller `tokenizer.json`."""
         return cut_document(self.whole.selection, self.numbers)
 
+    @property
+    def splits_tokens(self) -> bool:
+        """Return whether the split of a dropped token is known; WordPiece splits by place."""
+        return not isinstance(self.whole.selection, WordPieceSelection)
+
+    @property
+    def text_of_document(self) -> str:
+        """Return the smaller `tokenizer.json` as text."""
+        return _json(self.document).decode()
+
     @cached_property
     def files(self) -> TokenizerFiles:
         """The files of the smaller tokenizer, and its generation settings."""
@@ -290,7 +301,7 @@ class TokenCut:
     def report(self) -> TokenCutReport:
         """The effect of the cut on its whole text, which is split again."""
         counts = _counted(self.whole, self.text, None, self._stamps)
-        cut = loaded_tokenizer(_json(self.document).decode(), self.whole.main)
+        cut = loaded_tokenizer(self.text_of_document, self.whole.main)
         texts = [*_texts(self.text)]
         after = Counter(_encoded(cut, texts))
         bytewise = frozenset(_bytewise(self.whole.selection)) & self.numbers.keys()

@@ -173,11 +173,11 @@ def predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
         yield Fault("P712", message, ("heal", "loss"), "leave 'loss answers' out")
 
 
-@rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole"))
+@rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole", *p.CUTS))
 def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
     """Yield a warning if nothing is dropped: the plan would be its own teacher."""
     if plan.heal is not None and not plan.may_be_healed:
-        message = "no layer is dropped, so there is nothing to heal"
+        message = "nothing is dropped or cut, so there is nothing to heal"
         help_ = "name a teacher, heal from NAME on …, or a file of predictions"
         yield Fault("P707", message, ("heal",), help_, severity="warning")
 

@@ -118,7 +118,9 @@ def _tokens_of(path: Path, checked: Checked) -> int | None:
     Conversations are not counted, because a chat template adds tokens to them.
     """
     model = checked.tokenizer_model
-    if model.union is not None or (count := token_counter(model.checkpoint)) is None:
+    if model.union is not None or checked.plan.vocabulary is not None:
+        return None  # a text has more tokens of a smaller vocabulary
+    if (count := token_counter(model.checkpoint)) is None:
         return None
     try:
         text = path.read_text(encoding="utf-8")

@@ -25,7 +25,13 @@ from gptailor.evaluation.objectives.tokens import (
 )
 from gptailor.evaluation.repair import Repairs
 from gptailor.evaluation.result import EvaluationResult
-from gptailor.evaluation.samples import Samples, StatedObjective, context_length, no_reference
+from gptailor.evaluation.samples import (
+    Samples,
+    StatedObjective,
+    context_length,
+    no_reference,
+    with_cut_tokens,
+)
 from gptailor.evaluation.scores import (
     Failure,
     Outcome,
@@ -44,7 +50,6 @@ from gptailor.evaluation.targets import (
     base_of,
     find_targets,
     names,
-    with_cut_tokens,
     with_uncut,
 )
 from gptailor.evaluation.trial import Outcomes

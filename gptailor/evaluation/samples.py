@@ -17,7 +17,8 @@ from gptailor.evaluation.objectives.base import (
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.evaluation.scores import Failure
-from gptailor.plan.plan import Objective
+from gptailor.plan.plan import Objective, Plan
+from gptailor.program.sources import with_token_cut
 
 _MOST_SEEN = 1024
 """The most samples of an objective that a search sees by default."""
@@ -77,6 +78,19 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 def no_reference(name: str, why: str) -> ObjectiveError:
     """Return the error for a model that `kl` can't compare with."""
     return ObjectiveError(f"'kl' compares with the model '{name}': {why}")
+
+
+def with_cut_tokens(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:
+    """Return the plan of an unchanged model, with a smaller vocabulary if the tokenizer has one.
+
+    So `kl` compares distributions over the kept tokens. Raises ObjectiveError if the tokens are
+    those of another model than `name`.
+    """
+    if (cut := tokenizer_model.token_cut) is None:
+        return plan
+    if tokenizer_model.name != name:
+        raise no_reference(name, f"the output has tokens of '{tokenizer_model.name}'")
+    return with_token_cut(plan, cut)
 
 
 @final

@@ -29,10 +29,11 @@ from gptailor.evaluation.samples import (
     context_length,
     no_reference,
     parts_by_tokenizer,
+    with_cut_tokens,
 )
 from gptailor.evaluation.scores import Failure, Score
 from gptailor.evaluation.session import Placement, Reading, Session
-from gptailor.evaluation.targets import base_of, identity, with_cut_tokens
+from gptailor.evaluation.targets import base_of, identity
 from gptailor.evaluation.trial import Outcomes
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.model_dependencies import undecided_models

@@ -15,7 +15,6 @@ from typing import final
 
 from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.models import Opened, rebind
-from gptailor.evaluation.samples import no_reference
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
 from gptailor.plan.layers import undone
@@ -23,7 +22,6 @@ from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
-from gptailor.program.sources import with_token_cut
 
 _PLAN = "plan.tailor"
 """The file name of a compiled folder's plan."""
@@ -130,19 +128,6 @@ def base_of(plan: Plan, name: str = "base") -> Plan:
         below = free
     alone = Plan(models=models)
     return alone.read_from(plan.origin) if plan.origin else alone
-
-
-def with_cut_tokens(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:
-    """Return the plan of an unchanged model, with a smaller vocabulary if the tokenizer has one.
-
-    So `kl` compares distributions over the kept tokens. Raises ObjectiveError if the tokens are
-    those of another model than `name`.
-    """
-    if (cut := tokenizer_model.token_cut) is None:
-        return plan
-    if tokenizer_model.name != name:
-        raise no_reference(name, f"the output has tokens of '{tokenizer_model.name}'")
-    return with_token_cut(plan, cut)
 
 
 def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> Target:

@@ -177,7 +177,8 @@ def bridge_over(plan: Plan, after: int | None) -> int | None:
 def undone(plan: Plan) -> Plan:
     """Return a closed plan with nothing dropped, bridged or healed: the aim of bridge and heal.
 
-    A vocabulary stays cut, so that both plans read the same tokens.
+    A vocabulary stays cut, so that both sides of a bridge read the same tokens. A teacher of
+    healing has its whole vocabulary: `gptailor.evaluation.heal.whole_vocabulary`.
     """
     whole: dict[str, object] = {"drops": (), "experts": None, "width": None}
     return plan.model_copy(update={**whole, "bridges": (), "heal": None})

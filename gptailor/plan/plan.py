@@ -539,8 +539,8 @@ class Plan(Closed):
         """
         if self.heal is None:
             return False
-        drops = self.drops or self.drop_any or self.windows or self.experts or self.width
-        return bool(drops or self.stack or self.heal.has_other_teacher)
+        drops = self.drops or self.drop_any or self.windows
+        return bool(drops or self.cuts or self.stack or self.heal.has_other_teacher)
 
     @property
     def cuts(self) -> dict[str, SizeCut]:

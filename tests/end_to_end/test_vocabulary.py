@@ -170,6 +170,13 @@ def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
     assert reader.fields["tokenizer.ggml.eos_token_id"].contents() == vocabulary["<|im_end|>"]
 
 
+def test_a_cut_vocabulary_alone_learns_from_the_whole_one(models: Path, tmp_path: Path) -> None:
+    text = 'vocabulary 270 on "TEXT"\nheal on "TEXT" tokens 2048 rank full'
+    result = gptailor.compile(plan_of(models, text), tmp_path / "out")
+    assert result.healed is not None
+    assert 0 < result.healed.healed < result.healed.start
+
+
 def test_another_tensor_of_tokens_is_refused(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "base", tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"

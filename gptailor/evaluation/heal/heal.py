@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal.answers import AnsweringTeacher, PromptAnswers
@@ -42,6 +43,7 @@ from gptailor.evaluation.heal.text import (
     sequence_length,
 )
 from gptailor.evaluation.heal.train import HealingMemory, Student, Training
+from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
     TensorStore,
@@ -148,6 +150,11 @@ class Healer:
         plans = {name: self._teacher(resolved, name) for name in healing.teachers}
         teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
+        cut = _split_words(output_tokenizer(plan, self.models).token_cut)
+        if cut is not None:
+            teachers.release()
+            plans = {name: _uncut(checked) for name, checked in plans.items()}
+            teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
         start = HealingStart(len(healing.indices), memory.numbers, texts.tokens, memory.bytes)
         student = self._stitcher(self.models, room)
         begun = student.contents(resolved)
@@ -168,7 +175,7 @@ class Healer:
                 on_event(start)
                 with working_folder(key) as folder:
                     learned, held = self._taught(
-                        teachers, healing, texts, predicted, vocabulary, folder, on_event
+                        teachers, healing, texts, predicted, vocabulary, folder, on_event, cut
                     )
                     gc.collect()
                     bare = None
@@ -300,6 +307,7 @@ class Healer:
         vocabulary: int,
         folder: Path,
         on_event: OnEvent,
+        cut: TokenCut | None,
     ) -> tuple[TaughtSequences, TaughtSequences]:
         """Return the learned and the held-out sequences with their teachers' predictions.
 
@@ -318,6 +326,7 @@ class Healer:
         parts: dict[str, list[Predictions]] = {name: [] for name in sets}
         total = sum(sequences.tokens.numel() for sequences in sets.values())
         read = 0
+        whole = None if cut is None else WholeVocabulary(cut)
         for number, maker in enumerate(makers):
             for name, sequences in sets.items():
                 own = sequences.rows(of_text[sequences.texts] == number)
@@ -329,7 +338,8 @@ class Healer:
                 else:
                     reading = _Reading(on_event, read, total)
                     with explaining_not_finite([teachers.contents(maker)], texts.paths):
-                        predictions.learn(partial(teachers.live, maker), self.device, reading)
+                        live = partial(teachers.live, maker)
+                        predictions.learn(live, self.device, reading, whole)
                 parts[name].append(predictions)
                 read += own.tokens.numel()
         teachers.release()
@@ -379,6 +389,20 @@ class Healer:
         for number, layer in enumerate(contents.layers):
             key.update(f"{number}".encode() + layer.fitted_bytes)
         return key.hexdigest()[:32]
+
+
+def _split_words(cut: TokenCut | None) -> TokenCut | None:
+    """Return a cut if the tokens that replace a dropped one are known.
+
+    WordPiece splits a token by its place in a word.
+    """
+    return cut if cut is not None and cut.splits_tokens else None
+
+
+def _uncut(checked: Checked) -> Checked:
+    """Return a teacher with its whole vocabulary."""
+    plan = checked.resolved.declared.model_copy(update={"vocabulary": None})
+    return Checked(replace(checked.resolved, declared=plan), checked.models)
 
 
 @final

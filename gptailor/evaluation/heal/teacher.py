@@ -21,6 +21,7 @@ from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluation.heal.learning import HealError, NotFiniteError
 from gptailor.evaluation.heal.predictions_file import PredictionsFile
 from gptailor.evaluation.heal.text import PackedSequences
+from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.kl import grouped
@@ -179,8 +180,11 @@ class Predictions:
         teacher: Callable[[], LiveModel],
         device: torch.device,
         on_event: OnEvent = ignore_events,
+        whole: WholeVocabulary | None = None,
     ) -> None:
         """Compute the missing predictions, and report `TeacherRead`.
+
+        A teacher with a `whole` vocabulary reads the sequences in its own tokens.
 
         Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
         that fails.
@@ -195,18 +199,42 @@ class Predictions:
         for start in starts[len(self._digests) :]:
             on_event(TeacherRead(start * self.sequences.shape[1], total))
             chunk = self.sequences[start : start + starts.step]
-            requests = [Request(tuple(row), 1) for row in chunk.tolist()]
-            results = evaluator.run(live, [Work(requests, self._keep)])
-            if isinstance(results, Failure):
-                raise teacher_error(results)
+            values = self._values(evaluator, live, chunk.tolist(), whole)
             rows = slice(start * self.per_sequence, (start + len(chunk)) * self.per_sequence)
-            values = torch.cat(results[0])
             self.tokens[rows] = values[:, : self.kept].int()
             self.logs[rows] = values[:, self.kept :]
             self._digests.append(self._digest(start, start + starts.step))
             if self.on_disk:
                 self._note()
         on_event(TeacherRead(total, total))
+
+    def _values(
+        self,
+        evaluator: Evaluator,
+        live: LiveModel,
+        sequences: Sequence[Sequence[int]],
+        whole: WholeVocabulary | None,
+    ) -> Float[Tensor, " n values"]:
+        """Return the predictions of some sequences: the kept tokens, then log-probabilities."""
+        read = [] if whole is None else [whole.read(sequence) for sequence in sequences]
+        keep = self._keep
+
+        def mapped(
+            logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+        ) -> Float[Tensor, " n kept"]:
+            assert whole is not None
+            return self._keep(whole.mapped(logits), targets, rows)
+
+        tokens = [each.tokens for each in read] or [tuple(row) for row in sequences]
+        requests = [Request(row, 1) for row in tokens]
+        results = evaluator.run(live, [Work(requests, mapped if read else keep)])
+        if isinstance(results, Failure):
+            raise teacher_error(results)
+        taught = results[0]
+        if whole is not None:
+            pairs = zip(read, taught, strict=True)
+            taught = [whole.spread(each, rows, self.kept) for each, rows in pairs]
+        return torch.cat(list(taught))
 
     def take(self, file: PredictionsFile, rows: Sequence[int]) -> None:
         """Read the predictions of a file's sequences, those with these numbers.
