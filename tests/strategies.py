@@ -569,6 +569,9 @@ def plans(draw: Draw) -> p.Plan:
         layered |= draw(levels(names, tied=maybe))
     fixed = {drop.position for drop in layered.get("drops", ()) if not drop.maybe}
     healed = heals(names, fixed if "stack" not in layered else None)
+    cut = draw(cuts())
+    if rest.get("tokenizer") == "union":
+        cut.pop("vocabulary", None)
     drawn = p.Plan(
         models=declared,
         dtype=draw(st.sampled_from([None, *DTYPES])),
@@ -578,6 +581,6 @@ def plans(draw: Draw) -> p.Plan:
         expects=tuple(draw(st.lists(expectations(names), max_size=3, unique_by=repr))),
         **rest,
         **layered,
-        **draw(cuts()),
+        **cut,
     )
     return draw(numbered(drawn))
