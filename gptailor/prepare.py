@@ -40,7 +40,7 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
 from gptailor.plan.sites import sites
-from gptailor.program.compile import Compiled, compile_plan
+from gptailor.program.compile import Compiled, compile_plan, narrower
 from gptailor.program.nested_models import nested_checkpoint
 from gptailor.program.program import files
 from gptailor.program.size import compiled_size
@@ -99,13 +99,19 @@ class Prepared:
         """Return the training after the output is stitched, or None."""
         return self.resolved.healing
 
+    @property
+    def repaired(self) -> bool:
+        """Return whether tensors are fitted or trained when the output is written."""
+        return bool(self.compiled.program.fitted) or self.healing is not None
+
     @cached_property
     def texts(self) -> dict[str, Path]:
-        """Return the calibration texts by the layer before a gap, `L19`, or as healing's texts.
-
-        That of a smaller vocabulary is `vocabulary`.
+        """Return the calibration texts: of cuts by their words, by the layer before a gap `L19`,
+        healing's.
         """
-        named = {f"L{gap.after}": gap.on for gap in self.gaps}
+        narrow = narrower(self.checked)
+        named = {} if narrow is None else {"width": narrow[1].on}
+        named |= {f"L{gap.after}": gap.on for gap in self.gaps}
         if self.checked.token_cut is not None:
             named["vocabulary"] = self.resolved.cuts["vocabulary"].on
         texts = self.healing.texts if self.healing is not None else ()

@@ -52,7 +52,7 @@ def heal(
     """Heal a plan's layers, with nothing bridged."""
     prepared = prepare(plan)
     made = healer(prepared, memory=memory, dtype=dtype)
-    return made.heal(prepared.resolved, {}, on_event)
+    return made.heal(prepared.resolved, {}, {}, on_event)
 
 
 def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """A plan into a model folder: `compile`, with all its steps in order.
 
 load → check → open → check_models → compile_plan → fetch     (`gptailor.prepare`)
-     → hold to the lock → fit bridges, heal → write → record
+     → hold to the lock → fit MLPs and bridges, heal → write → record
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gptailor.evaluation.heal.heal import HealedLayers
     from gptailor.evaluation.repair import Fitted
     from gptailor.evaluation.repair_estimate import RepairEstimate
+    from gptailor.evaluation.width.fit import FittedWidth
 
 
 @final
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 class CompileResult:
     """The output of `compile`: a folder or GGUF file, its counts, and the lock, if there is one.
 
-    The models in the lock are declared as in the plan's text. `bridges` are the fits of closed
+    The models in the lock are declared as in the plan's text. `width` are the fits of narrower
+    MLPs, `bridges` are the fits of closed
     gaps, each named by the layer before it: `L19`. `healed` is the result of healing. `notes` are
     harmless differences in a GGUF file. `update` is the difference to the folder that was there, if
     gptailor had written it. `estimates` are the cost of bridging and healing, of a dry run alone.
@@ -54,6 +56,7 @@ class CompileResult:
     lock: Lock | None = field(default=None, repr=False)
     bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict, repr=False)
     healed: "HealedLayers | None" = field(default=None, repr=False)
+    width: "FittedWidth | None" = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
@@ -213,14 +216,14 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
             made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
     written = replace(_planned(destination, update), lock=made_lock)
     if fitted is not None:
-        written = replace(written, bridges=fitted.bridges, healed=fitted.healed)
+        written = replace(written, width=fitted.width, bridges=fitted.bridges, healed=fitted.healed)
     cut = prepared.checked.token_cut
     return written if cut is None else replace(written, vocabulary=cut.report)
 
 
 def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEstimate, ...]":
     """Return the estimated cost of bridging and healing; () without them, and without torch."""
-    if (not prepared.gaps and prepared.healing is None) or not installed("torch"):
+    if not prepared.repaired or not installed("torch"):
         return ()
     from gptailor.evaluation.repair_estimate import repair_estimates
 

@@ -284,6 +284,7 @@ class Recording:
             files.setdefault(hashed.model, {})[hashed.name] = digest
         commits = self.prepared.commits
         bridges = self.fitted.bridges if self.fitted is not None else {}
+        width = self.fitted.width if self.fitted is not None else None
         healed = self.fitted.healed if self.fitted is not None else None
         template = template_file(self.prepared.plan)
         return Lock(
@@ -297,6 +298,7 @@ class Recording:
             },
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             config=config_digest(out.config(self.prepared)),
+            width=LockedText(file=width.digest, tokens=width.tokens) if width else None,
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             heal=tuple(LockedText(file=t.digest, tokens=t.tokens) for t in healed.texts)
             if healed

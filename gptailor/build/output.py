@@ -62,14 +62,14 @@ def fit_tensors(
     on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> "Fitted | None":
-    """Return the tensors that bridges and healing change; None, and no import, without either.
+    """Return the tensors that fits and healing change; None, and no import, without either.
 
     The arguments are those of `gptailor.evaluation.repair.fit`.
     """
-    if not prepared.gaps and prepared.healing is None:
+    if not prepared.repaired:
         return None
     refuse_unusable_texts(prepared.checked)
-    require("torch", "a bridged or healed plan")
+    require("torch", "a narrowed, bridged or healed plan")
     from gptailor.evaluation.repair import fit
 
     return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
@@ -165,7 +165,13 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", *, chats: b
         bridges = {gap: (b.tokens, b.held_out) for gap, b in fitted.bridges.items()}
         healed = fitted.healed
         of_texts = tuple(text.tokens for text in healed.texts) if healed is not None else ()
-        repaired = Repaired(bridges, healed.end if healed is not None else None, of_texts)
+        width = fitted.width
+        repaired = Repaired(
+            bridges,
+            healed.end if healed is not None else None,
+            of_texts,
+            None if width is None else (width.tokens, width.recovered),
+        )
     return card(
         title(prepared, target),
         target.resolve().name,

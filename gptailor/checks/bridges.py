@@ -115,7 +115,9 @@ def _width(checked: Checked, use: Use) -> int:
     shapes = {suffix: tensor.spec.shape for suffix, tensor in tensors.items()}
     last = last_projection(checked.base.layout, shapes)
     if last is not None:
-        return last.inputs
+        cut = checked.plan.width
+        size = last.inputs if cut is None or not isinstance(cut.size, int) else cut.size
+        return min(last.inputs, size)
     embed = checked.base.rest("embed").get(0)
     return embed.spec.shape[-1] if embed is not None and embed.spec.shape else 0
 

@@ -14,7 +14,7 @@ from gptailor.program.sources import Checked
 @rule("M240")
 def every_cut_is_supported(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for each cut that can't be made of this base."""
-    for name in ("experts", "width"):
+    for name in ("experts",):
         if name in checked.plan.cuts:
             kind = checked.base.config.get("model_type")
             message = f"'{name}' isn't supported for a model of the type '{kind}'"

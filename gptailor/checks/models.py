@@ -23,6 +23,7 @@ from gptailor.checks.layers import (
 from gptailor.checks.parts import FINER
 from gptailor.checks.rule import Rule, rule, run_rules
 from gptailor.checks.tokenizer import TEMPLATE, TOKENS, UNITED, every_tokenizer_can_be_read
+from gptailor.checks.width import WIDTH
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
 from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed
@@ -269,6 +270,7 @@ MODEL_STAGES: tuple[tuple[Rule[Checked], ...], ...] = (
         no_layer_scalar_repeats,
         *HEALING,
         *CUT_SIZES,
+        *WIDTH,
         *VISION,
         *UNITED,
         *TEMPLATE,

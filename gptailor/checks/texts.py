@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, final
 
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.checkpoint.token_counter import token_counter
 from gptailor.checks.bridges import inputs_of_bridges
+from gptailor.checks.width import model_width
 from gptailor.plan.faults import Fault, Place, PlanError, locate
 from gptailor.plan.measures import measured
 from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
@@ -96,19 +98,25 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
         at, width = ("bridges", i, "on"), inputs.get(i, 0)
         asked = bridge.tokens if isinstance(bridge.tokens, int) else 0
         if width > asked:
-            help_ = f"a fit on {width:,} inputs needs them; ten times as many are a good start"
-            yield _Need(at, bridge.on, width, "a bridge", help_)
+            yield _Need(at, bridge.on, width, "a bridge", _fit_help(width))
         elif asked:
             yield _Need(at, bridge.on, asked, "'bridge'")
     for name, cut in plan.cuts.items():
-        if cut.on and cut.tokens is not None:
-            yield _Need((name, "on"), cut.on, cut.tokens, f"'{name}'")
+        own = model_width(checked) if name == "width" and checked is not None else 0
+        neurons, asked = 0 if isinstance(own, Refusal) else own, cut.tokens or 0
+        if cut.on and (tokens := max(asked, neurons)):
+            help_ = _fit_help(neurons) if neurons > asked else FEWER_TOKENS
+            yield _Need((name, "on"), cut.on, tokens, f"'{name}'", help_)
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
         for i, text in enumerate(heal.on):
             if text.answers is None and not text.predicted and text.weight > 0 and total > 0:
                 share = int(heal.tokens * text.weight / total)
                 yield _Need(("heal", "on", i, "file"), text.file, share, "'heal'")
+
+
+def _fit_help(inputs: int) -> str:
+    return f"a fit on {inputs:,} inputs needs them; ten times as many are a good start"
 
 
 def _tokens_of(path: Path, checked: Checked) -> int | None:

@@ -143,6 +143,11 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         )  # fmt: skip
     if (cut := written.vocabulary) is not None:
         options.say(vocabulary_in_words(cut))
+    if (width := written.width) is not None:
+        options.say(
+            f"width: fitted on {width.tokens:,} tokens; the fits recover {width.recovered:.1%} of "
+            "the error of leaving neurons out, on text left out"
+        )
     for after, bridge in written.bridges.items():
         share = (
             f"; it recovers {bridge.held_out:.1%} of the missing state on text left out"

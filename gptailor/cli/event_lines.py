@@ -16,6 +16,8 @@ from gptailor.plan.events import (
     HealingReused,
     HealingStart,
     HealStep,
+    NarrowingBegun,
+    NarrowingStep,
     TeacherAnswered,
     TeacherRead,
 )
@@ -41,7 +43,7 @@ def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None
 
 @final
 class RepairLines:
-    """A receiver of events that prints the progress of bridging and healing, at intervals.
+    """A receiver of events that prints the progress of fits and healing, at intervals.
 
     With `every_gap` each gap has a line, and a long fit has more. Without `ends` the result of
     healing has no line, because the command prints it. `opening` begins the lines about a teacher.
@@ -64,6 +66,8 @@ class RepairLines:
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
         match event:
+            case NarrowingBegun() | NarrowingStep():
+                self._narrowing(event)
             case GapBegun(gap) if self._due(end=self._every_gap):
                 self._say(f"bridging {gap.name}")
             case GapStep(gap, done, total, left) if self._every_gap and self._due():
@@ -87,6 +91,14 @@ class RepairLines:
                 self._say(healed_in_words(event))
             case _:
                 pass
+
+    def _narrowing(self, event: NarrowingBegun | NarrowingStep) -> None:
+        if isinstance(event, NarrowingBegun):
+            if self._due(end=self._every_gap):
+                self._say(f"narrowing {event.layers} MLPs to {event.width:,} neurons")
+        elif self._every_gap and self._due():
+            left = duration(event.seconds_left)
+            self._say(f"narrowing: layer {event.done} of {event.total}, {left} left")
 
     def _due(self, *, end: bool = False) -> bool:
         if not end and time.monotonic() - self._last < _PAUSE:

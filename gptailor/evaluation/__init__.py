@@ -21,4 +21,5 @@ __all__ = [
     "space_trials",
     "targets",
     "trial",
+    "width",
 ]

@@ -1,8 +1,8 @@
-"""Closed plans bridged and healed, as live models or as tensors to write: `stitch`, `fit`."""
+"""Closed plans narrowed, bridged and healed, live or as tensors to write: `stitch`, `fit`."""
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -16,6 +16,7 @@ from gptailor.evaluation.bridge.fit import Bridger, FittedBridge
 from gptailor.evaluation.heal.heal import HealedLayers, Healer
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
+from gptailor.evaluation.width.fit import FittedWidth, Narrower, narrows
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
@@ -26,10 +27,10 @@ from gptailor.reporting.quantities import byte_count
 
 @final
 class Repairs:
-    """The bridges and the healing of closed plans over the models of a stitcher.
+    """The fits and the healing of closed plans over the models of a stitcher.
 
-    Bridges are kept for plans that begin alike, and the healing of the last plan. `on_event`
-    receives the progress. With `anew` no earlier fit or healing is reused.
+    Fits are kept for plans that begin alike, and the healing of the last plan. `on_event` receives
+    the progress. With `anew` no earlier fit or healing is reused.
     """
 
     def __init__(
@@ -38,35 +39,49 @@ class Repairs:
         self.stitcher = stitcher
         self.on_event = on_event
         self.anew = anew
+        self._narrower: Narrower | None = None
         self._bridger: Bridger | None = None
         self._healed: tuple[Plan, HealedLayers] | None = None
 
     def stitch(self, plan: Plan) -> Stitched:
-        """Return the live model of a closed plan, bridged and healed.
+        """Return the live model of a closed plan, narrowed, bridged and healed.
 
-        Raises as `Stitcher.stitch`, `bridges` and `healed`.
+        Raises as `Stitcher.stitch`, `narrowed`, `bridges` and `healed`.
         """
         return self.stitcher.live(self.contents(self.stitcher.table.resolved(plan)))
 
     @torch.no_grad()
     def contents(self, resolved: Resolved) -> ModelContents:
-        """Return the contents of a closed plan's live model, bridged and healed.
+        """Return the contents of a closed plan's live model, narrowed, bridged and healed.
 
         Raises as `stitch`.
         """
-        contents = self.stitcher.contents(resolved)
-        layers = list(contents.layers)
-        bridges = self.bridges(resolved)
+        table = self.stitcher.table
+        narrowed = self.narrowed(resolved)
+        contents = table.with_fitted(self.stitcher.contents(resolved), by_index(resolved, narrowed))
+        bridges = self.bridges(resolved, narrowed)
         for gap, bridge in bridges:
-            layers[gap.index] = self.stitcher.table.bridged(layers[gap.index], bridge.tensors)
-        healed = self.healed(resolved, bridges)
-        for index, tensors in healed.tensors.items() if healed else ():
-            fitted = {**layers[index].fitted, **tensors}
-            layers[index] = replace(layers[index], fitted=fitted)
-        return replace(contents, layers=tuple(layers))
+            contents = table.with_fitted(contents, {gap.index: bridge.tensors})
+        healed = self.healed(resolved, narrowed, bridges)
+        return table.with_fitted(contents, healed.tensors if healed else {})
 
     @torch.no_grad()
-    def bridges(self, resolved: Resolved) -> list[tuple[Gap, FittedBridge]]:
+    def narrowed(self, resolved: Resolved) -> FittedWidth | None:
+        """Return the narrow MLPs of a closed plan, fitted as `bridges` are; None without any.
+
+        Raises CalibrationError for an unusable text, BridgeError for a layer without a fit.
+        """
+        if "width" not in resolved.cuts or not narrows(self.stitcher.contents(resolved)):
+            return None
+        if self._narrower is None:
+            self._narrower = Narrower(self._float32_stitcher(resolved.undone), anew=self.anew)
+        with torch.inference_mode(mode=False):
+            return self._narrower.fit(resolved, self.on_event)
+
+    @torch.no_grad()
+    def bridges(
+        self, resolved: Resolved, narrowed: FittedWidth | None
+    ) -> list[tuple[Gap, FittedBridge]]:
         """Return the bridges of a closed plan, fitted in float32 whatever the live models' dtype.
 
         Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed.
@@ -74,9 +89,10 @@ class Repairs:
         if not resolved.gaps:
             return []
         if self._bridger is None:
-            self._bridger = Bridger(self._float32_stitcher(resolved), anew=self.anew)
+            self._bridger = Bridger(self._float32_stitcher(resolved.undone), anew=self.anew)
+        layers = narrowed.layers if narrowed is not None else ()
         with torch.inference_mode(mode=False):
-            return list(self._bridger.bridges(resolved, self.on_event))
+            return list(self._bridger.bridges(resolved, layers, self.on_event))
 
     def _float32_stitcher(self, resolved: Resolved) -> Stitcher:
         """Return the stitcher if its models compute in float32, else another that does."""
@@ -88,9 +104,12 @@ class Repairs:
 
     @torch.no_grad()
     def healed(
-        self, resolved: Resolved, bridges: Sequence[tuple[Gap, FittedBridge]]
+        self,
+        resolved: Resolved,
+        narrowed: FittedWidth | None,
+        bridges: Sequence[tuple[Gap, FittedBridge]],
     ) -> HealedLayers | None:
-        """Return a closed plan's healed layers after these bridges; None without healing.
+        """Return a closed plan's healed layers after these fits; None without healing.
 
         Raises CalibrationError for an unusable text, HealError for a plan that can't learn.
         """
@@ -101,9 +120,17 @@ class Repairs:
             bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
             models, device = self.stitcher.table.models, self.stitcher.device
             healer = Healer(models, device, self.stitcher.memory, anew=self.anew)
-            self._healed = plan, healer.heal(resolved, bridged, self.on_event)
+            narrow = by_index(resolved, narrowed)
+            self._healed = plan, healer.heal(resolved, narrow, bridged, self.on_event)
             self.on_event(self._healed[1].end)
         return self._healed[1]
+
+
+def by_index(resolved: Resolved, narrowed: FittedWidth | None) -> dict[int, Mapping[str, Tensor]]:
+    """Return the tensors of narrow MLPs by the numbers of the output's layers."""
+    if narrowed is None:
+        return {}
+    return {i: narrowed.layers[number] for i, number in enumerate(resolved.undone_numbers)}
 
 
 def stitch(
@@ -134,14 +161,16 @@ def stitch(
 @final
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The tensors that bridges and healing change, by their names in the output, and each fit.
+    """The tensors that fits and healing change, by their names in the output, and each fit.
 
-    `bridges` are named by the layer before the gap: `L19`; `healed` is None without healing.
+    `bridges` are named by the layer before the gap: `L19`; `healed` is None without healing, and
+    `width` without narrower MLPs.
     """
 
     tensors: Mapping[str, Shaped[Tensor, "..."]]
     bridges: Mapping[str, FittedBridge]
     healed: HealedLayers | None = None
+    width: FittedWidth | None = None
 
 
 def fit(
@@ -152,17 +181,17 @@ def fit(
     on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> Fitted:
-    """Fit the bridges of a prepared plan, then heal it; nothing is written.
+    """Narrow the MLPs of a prepared plan, fit its bridges, then heal it; nothing is written.
 
-    Without gaps and healing nothing is done. Bridges are fitted by models in float32, whatever
-    dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives the
+    A plan without all three is left alone. Fits are made by models in float32, whatever dtype they
+    are stored in; `memory` bounds the bytes on the device. `on_event` receives the
     progress. The same text and plan give the same tensors in any process on one machine with the
     same number of threads. So an earlier healing on this machine is reused, unless `anew` is set.
 
     Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed,
     HealError for a plan that can't learn, TailorError if the environment fails.
     """
-    if not prepared.gaps and prepared.healing is None:
+    if not prepared.repaired:
         return Fitted({}, {})
 
     def repairs() -> Repairs:
@@ -170,15 +199,21 @@ def fit(
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
         return Repairs(stitcher, on_event, anew=anew)
 
-    layout = prepared.models["base"].layout
-    bridges = repairs().bridges(prepared.resolved)
+    layout, resolved = prepared.models["base"].layout, prepared.resolved
+    narrowed = repairs().narrowed(resolved)
     gc.collect()  # frees its weights before the next ones load to the device
+    bridges = repairs().bridges(resolved, narrowed)
+    gc.collect()
+    healed = repairs().healed(resolved, narrowed, bridges)
+    changes = [
+        *by_index(resolved, narrowed).items(),
+        *((gap.index, bridge.tensors) for gap, bridge in bridges),
+        *(healed.tensors.items() if healed else ()),
+    ]
     tensors = {
-        name_of(layout, gap.index, name): tensor
-        for gap, bridge in bridges
-        for name, tensor in bridge.tensors.items()
+        name_of(layout, index, name): tensor
+        for index, changed in changes
+        for name, tensor in changed.items()
     }
-    healed = repairs().healed(prepared.resolved, bridges)
-    for index, changed in healed.tensors.items() if healed else ():
-        tensors |= {name_of(layout, index, name): tensor for name, tensor in changed.items()}
-    return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in bridges}, healed)
+    fitted_bridges = {f"L{gap.after}": bridge for gap, bridge in bridges}
+    return Fitted(tensors, fitted_bridges, healed, narrowed)

@@ -12,9 +12,11 @@ from gptailor.evaluation.heal.text import HEALING_WINDOW, step_tokens
 from gptailor.evaluation.heal.train import HealingMemory
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
+from gptailor.evaluation.width.neurons import working_size
 from gptailor.plan.plan import Plan, has_predictions
-from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS
+from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, WIDTH_TOKENS
 from gptailor.prepare import Prepared, calibration_path
+from gptailor.program.compile import narrower
 from gptailor.program.devices import device_of
 
 BRIDGE_PASSES, HEAL_PASSES = 2, 5
@@ -45,6 +47,12 @@ def healed_tokens(plan: Plan) -> int:
     return min(wanted, sum(read_tokens(plan, text.file, wanted) for text in plan.heal.on))
 
 
+def narrowed_tokens(plan: Plan) -> int:
+    """Return about how many tokens of its text a plan's width is fitted on."""
+    cut = plan.width
+    return 0 if cut is None else read_tokens(plan, cut.on, cut.tokens or WIDTH_TOKENS)
+
+
 def bridged_tokens(plan: Plan) -> int:
     """Return about how many tokens the longest text of a plan's bridges has."""
     counts = (read_tokens(plan, b.on, b.tokens or BRIDGE_TOKENS) for b in plan.bridges)
@@ -54,9 +62,10 @@ def bridged_tokens(plan: Plan) -> int:
 @final
 @dataclass(frozen=True)
 class RepairEstimate:
-    """The estimated cost of a plan's bridges or of its healing.
+    """The estimated cost of a plan's narrower MLPs, of its bridges or of its healing.
 
-    `what` is `bridging` or `healing`. `bytes` are those on the device, weights included.
+    `what` is `narrowing`, `bridging` or `healing`. `bytes` are those on the device, weights
+    included.
     """
 
     what: str
@@ -68,7 +77,7 @@ class RepairEstimate:
 def repair_estimates(
     prepared: Prepared, *, device: str = "cpu", memory: int | None = None
 ) -> list[RepairEstimate]:
-    """Estimate time and memory of a prepared plan's bridges and healing. No weight is read.
+    """Estimate time and memory of a prepared plan's fits and healing. No weight is read.
 
     A pass through a layer takes two operations for each parameter and token. The speed of the
     device is measured by products of matrices that are as wide as the model. `memory` bounds the
@@ -78,6 +87,15 @@ def repair_estimates(
     parameters = prepared.base_size.parameters
     width = int(configuration(prepared.models["base"].config).get_text_config().hidden_size)
     found = []
+    if (narrow := narrower(prepared.checked)) is not None:
+        tokens, neurons = narrowed_tokens(plan), narrow[0]
+        undone = Stitcher(prepared.models, device=where).contents(prepared.resolved.undone)
+        passed = sum(output.spec.elements for layer in undone.layers for output in layer.outputs)
+        sums = len(undone.layers) * neurons * neurons
+        speed = _speed(width, torch.float32, where)
+        seconds = 2 * tokens * (passed + sums) / speed
+        size = 4 * parameters + 2 * 4 * tokens * width + working_size(neurons, width)
+        found.append(RepairEstimate("narrowing", tokens, seconds, min(size, memory or size)))
     if prepared.gaps:
         tokens = bridged_tokens(plan)
         undone = Stitcher(prepared.models, device=where).contents(prepared.resolved.undone)

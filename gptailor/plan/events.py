@@ -35,6 +35,42 @@ class ExtractionDone:
 
 @final
 @dataclass(frozen=True)
+class NarrowingBegun:
+    """The MLPs of so many layers are about to be narrowed to `width` neurons."""
+
+    layers: int
+    width: int
+
+
+@final
+@dataclass(frozen=True)
+class NarrowingStep:
+    """The MLPs of `done` layers of `total` are narrow.
+
+    `seconds_left` is the estimated time of the other layers.
+    """
+
+    done: int
+    total: int
+    seconds_left: float
+
+
+@final
+@dataclass(frozen=True)
+class NarrowingEnd:
+    """The MLPs were narrowed to `width` neurons, by fits on so many tokens.
+
+    `recovered` is the share of the squared error of leaving neurons out that the fits remove from
+    sequences that they left out, the mean of all layers.
+    """
+
+    width: int
+    tokens: int
+    recovered: float
+
+
+@final
+@dataclass(frozen=True)
 class GapBegun:
     """A gap's bridge is about to be fitted."""
 
@@ -166,6 +202,9 @@ class EvaluationStep:
 Event: TypeAlias = (
     BytesDone
     | ExtractionDone
+    | NarrowingBegun
+    | NarrowingStep
+    | NarrowingEnd
     | GapBegun
     | GapStep
     | GapBridged

@@ -322,6 +322,11 @@ BRIDGE_TOKENS = 65_536
 BRIDGE_RIDGE = 0.1
 """Default ridge of a bridge."""
 
+WIDTH_TOKENS = 16_384
+"""Default number of calibration tokens of a narrower MLP."""
+WIDTH_RIDGE = 0.1
+"""Default ridge of a narrower MLP."""
+
 HEAL_TOKENS = 200_000
 """Default number of tokens that a plan is healed on."""
 HEAL_RANK: int | None = 64

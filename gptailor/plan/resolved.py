@@ -182,8 +182,16 @@ class Resolved:
         return Resolved(undone(self.declared), self.count, self.tied)
 
     @cached_property
+    def undropped(self) -> "Resolved":
+        """Return the plan with nothing dropped, bridged or healed, its MLPs as narrow as here."""
+        narrow = self.undone.declared.model_copy(update={"width": self.declared.width})
+        return Resolved(narrow, self.count, self.tied)
+
+    @cached_property
     def undone_numbers(self) -> tuple[int, ...]:
         """Return for each kept layer its number in the plan with nothing dropped."""
+        if self.plan.stack is not None:  # it drops nothing
+            return tuple(range(len(self.kept)))
         if not self.plan.repeats:
             return tuple(slot.position or 0 for slot in self.kept)
         numbers = {(s.position, s.run): number for number, s in enumerate(self.undone.kept)}

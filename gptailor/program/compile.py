@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import vision
+from gptailor.checkpoint.families import width as widths
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
@@ -18,9 +19,10 @@ from gptailor.plan import layers as outline
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
+from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
-from gptailor.program.sources import Checked, base_layer, needs_base
+from gptailor.program.sources import Checked, Use, base_layer, needs_base
 from gptailor.program.vocabulary_rows import AlignedRest
 
 _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, for one tensor
@@ -38,6 +40,25 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     if isinstance(config, Refusal) or checked.base.layout.quantised is None:
         return config
     return requantised(checked.base.layout, config, layers)
+
+
+def layer_width(use: Use) -> int | Refusal:
+    """Return the number of neurons of a layer's MLP as it is stored; or a refusal."""
+    shapes = {name: tensor.spec.shape for name, tensor in use.model.part(use.layer, "mlp").items()}
+    return widths.mlp_width(use.model.layout, shapes)
+
+
+def narrower(checked: Checked) -> tuple[int, ClosedCut] | None:
+    """Return the width of a plan's MLPs before they are narrowed, and the cut; None without one.
+
+    A cut to the same width is none.
+    """
+    cut = checked.resolved.cuts.get("width")
+    if cut is None:
+        return None
+    own = layer_width(checked.uses(checked.resolved.kept[0], "mlp")[0])
+    assert not isinstance(own, Refusal), own.reason
+    return None if own == cut.size else (own, cut)
 
 
 # ---------------------------------------------------------------------------------- the compilation
@@ -271,6 +292,24 @@ def _scaled(checked: Checked, output: p.Output, divisors: Mapping[int, float]) -
     return replace(output, make=replace(make, divisor=by, offset=offset))
 
 
+def narrow_mlps(program: p.Program, checked: Checked) -> p.Program:
+    """Give the tensors of MLPs the plan's width, and mark them as `Narrowed`."""
+    if (narrow := narrower(checked)) is None:
+        return program
+    (_, cut), layout = narrow, checked.base.layout
+
+    def narrowed(output: p.Output) -> p.Output:
+        name, spec = output.place.name, output.spec
+        neurons = widths.neurons_in(layout, name, spec.shape) if name else None
+        if neurons is None:
+            return output
+        shape = neurons.narrowed(spec.shape, cut.size)
+        make = p.Narrowed(p.unfitted(output.make), cut)
+        return replace(output, spec=replace(spec, shape=shape), make=make)
+
+    return p.Program(tuple(map(narrowed, program.outputs)))
+
+
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     """Mark as `Bridged` the last projections of MLPs before a gap."""
     gaps = {gap.index: gap for gap in checked.resolved.gaps}
@@ -282,7 +321,8 @@ def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
         gap = gaps.get(-1 if output.place.layer is None else output.place.layer)
         if gap is None or layouts.projection(layout, output.place.name) != "mlp":
             return output
-        return replace(output, make=p.Bridged(p.unfitted(output.make), gap))
+        assert not isinstance(output.make, p.Bridged | p.Healed), "a program is bridged once"
+        return replace(output, make=p.Bridged(output.make, gap))
 
     return p.Program(tuple(map(bridged, program.outputs)))
 
@@ -307,7 +347,11 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     return p.Program(tuple(map(healed, program.outputs)))
 
 
-UNREPAIRED_PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (cast, fold_scales)
+UNREPAIRED_PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
+    cast,
+    fold_scales,
+    narrow_mlps,
+)
 """Passes over the draft, in this order."""
 PASSES = (*UNREPAIRED_PASSES, mark_bridges, mark_healing)
 """All passes, in this order."""
@@ -343,6 +387,10 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
     config = without_code(config)
     if _unties(checked):
         config = layouts.untied(config)
+    if (narrow := narrower(checked)) is not None:
+        narrowed = widths.with_width(checked.base.layout, config, narrow[0], narrow[1].size)
+        assert not isinstance(narrowed, Refusal), narrowed.reason
+        config = narrowed
     if checked.plan.dtype is not None:
         config = vision.with_dtype(config, checked.plan.dtype)
     text = vision.text_of(config) if checked.base.layout.wrapped else config

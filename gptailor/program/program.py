@@ -25,7 +25,7 @@ from gptailor.checkpoint.tensor import (
     read_of,
 )
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.resolved import Gap, Healing
+from gptailor.plan.resolved import ClosedCut, Gap, Healing
 
 Arguments = tuple[tuple[str, int | float | str | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
@@ -83,13 +83,26 @@ Making = Copy | Combine
 
 @final
 @dataclass(frozen=True, slots=True)
+class Narrowed:
+    """A tensor of a narrower MLP: the neurons of `make`'s result that stay.
+
+    The neurons are chosen and the output projection is fitted on text, so the models must run for
+    it.
+    """
+
+    make: Making
+    cut: ClosedCut
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Bridged:
     """A tensor of the layer before a gap: the result of `make`, with the gap's map folded into it.
 
     The map is fitted on text, so the models must run for it.
     """
 
-    make: Making
+    make: Making | Narrowed
     gap: Gap
 
 
@@ -102,11 +115,11 @@ class Healed:
     for it.
     """
 
-    make: Making | Bridged
+    make: Making | Narrowed | Bridged
     healing: Healing
 
 
-Instruction = Making | Bridged | Healed
+Instruction = Making | Narrowed | Bridged | Healed
 
 
 @final
@@ -161,13 +174,13 @@ class Program:
 
     @property
     def fitted(self) -> frozenset[str]:
-        """Return the names of the tensors that a bridge or healing changes."""
-        return frozenset(o.spec.name for o in self.outputs if isinstance(o.make, Bridged | Healed))
+        """Return the names of the tensors that a narrower MLP, a bridge or healing changes."""
+        return frozenset(o.spec.name for o in self.outputs if not isinstance(o.make, Making))
 
 
 def unfitted(make: Instruction) -> Making:
-    """Return the instruction for the tensor before a bridge or healing changes it."""
-    while isinstance(make, Bridged | Healed):
+    """Return the instruction for the tensor before a fit or healing changes it."""
+    while not isinstance(make, Making):
         make = make.make
     return make
 
@@ -273,6 +286,8 @@ def _instruction(make: Instruction) -> str:
     if isinstance(make, Bridged):
         gap = make.gap
         return f"bridge({_instruction(make.make)}, L{gap.after} to L{gap.until}, {gap.on!r})"
+    if isinstance(make, Narrowed):
+        return f"width({_instruction(make.make)}, {make.cut.size}, {make.cut.on!r})"
     if isinstance(make, Copy):
         return f"copy {_tensor(make.source)}"
     return _combination(make)

@@ -54,6 +54,8 @@ def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
         yield f"'dtype {plan.dtype}' casts quantised weights", ("dtype",)
     if plan.scales:
         yield "'scale' computes with quantised weights", ("scales", 0)
+    if plan.width is not None:
+        yield "a narrower MLP computes with quantised weights", ("width",)
     if plan.bridges:
         yield "a bridge computes with quantised weights", ("bridges", 0)
     if plan.may_be_healed:

@@ -6,7 +6,14 @@ import pytest
 
 from gptailor.cli import event_lines
 from gptailor.cli.event_lines import RepairLines
-from gptailor.plan.events import GapBegun, GapStep, HealingEnd, TeacherAnswered
+from gptailor.plan.events import (
+    GapBegun,
+    GapStep,
+    HealingEnd,
+    NarrowingBegun,
+    NarrowingStep,
+    TeacherAnswered,
+)
 from gptailor.plan.resolved import Gap
 
 
@@ -40,6 +47,17 @@ def test_what_the_teachers_answers_take_is_said_before_they_are_made() -> None:
     for done in (0, 100, 2048):
         lines(TeacherAnswered("/data/prompts.jsonl", done, 2048))
     assert said == ["healing: the teacher answers 'prompts.jsonl', 0 of 2,048 tokens"]
+
+
+def test_narrowing_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
+    monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    said: list[str] = []
+    lines = RepairLines(said.append, every_gap=True)
+    lines(NarrowingBegun(30, 1280))
+    for layer in (1, 7, 8):
+        lines(NarrowingStep(layer, 30, 10.0 * (30 - layer)))
+    assert said == ["narrowing 30 MLPs to 1,280 neurons", "narrowing: layer 7 of 30, 4 min left"]
 
 
 def test_a_long_fit_of_a_bridge_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:

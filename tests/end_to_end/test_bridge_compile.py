@@ -155,7 +155,7 @@ def test_without_its_text_a_bridge_is_left_open(folder: Path) -> None:
     found = gptailor.verify(folder / "out")
     assert found.result == "unverified"
     gone = f"their calibration text is gone ({folder / 'out' / '../text.txt'})"
-    assert found.unverified == (f"2 bridged or healed tensors: {gone}",)
+    assert found.unverified == (f"2 fitted or healed tensors: {gone}",)
 
 
 def test_a_lock_of_other_rounding_holds(folder: Path) -> None:

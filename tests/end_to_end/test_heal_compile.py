@@ -144,7 +144,7 @@ def test_the_lock_has_the_text_and_holds(folder: Path) -> None:
     (folder / "text.txt").unlink()
     found = gptailor.verify(folder / "out")
     assert found.result == "unverified"
-    assert "21 bridged or healed tensors: their calibration text is gone" in found.unverified[0]
+    assert "21 fitted or healed tensors: their calibration text is gone" in found.unverified[0]
 
 
 def test_another_text_than_the_locked_one_is_refused_by_name(folder: Path) -> None:

@@ -96,7 +96,7 @@ BOTH = "needs torch and transformers: pip install 'gptailor[torch]'"
 ADAPTED = f"arithmetic with quantised, adapted or pickled weights {BOTH}"
 REFUSED = {
     "compile adapted.tailor -o adapted": ADAPTED,
-    "compile healed.tailor -o healed": f"a bridged or healed plan {BOTH}",
+    "compile healed.tailor -o healed": f"a narrowed, bridged or healed plan {BOTH}",
     'eval moves.tailor --objective nll("text.txt")': f"this {TORCH}",
     "generate moves.tailor Tomatoes": f"this {TORCH}",
     "family out": f"this {TORCH}",
@@ -111,7 +111,7 @@ VERBS = {
     "merge": f"gptailor.merge {TORCH}",
     "search": "gptailor.search needs torch, transformers, jax, optax and optuna: "
     "pip install 'gptailor[search]'",
-    "compile": f"a bridged or healed plan {BOTH}",
+    "compile": f"a narrowed, bridged or healed plan {BOTH}",
     "on cuda": f"the device 'cuda' {BOTH}",
 }
 

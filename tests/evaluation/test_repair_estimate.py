@@ -46,6 +46,15 @@ def test_time_grows_with_tokens_and_with_the_depth_of_the_gap(folder: Path) -> N
     assert late["bridging"].seconds == pytest.approx(5 / 3 * few["bridging"].seconds)
 
 
+def test_a_width_costs_a_pass_of_the_whole_model_and_the_sums(folder: Path) -> None:
+    few, many = (estimated(folder, f'width 16 on "t.txt" tokens {n}') for n in (500, 1500))
+    assert few["narrowing"].tokens == 500
+    assert many["narrowing"].seconds == pytest.approx(3 * few["narrowing"].seconds)
+    dropped = estimated(folder, 'drop L2\nwidth 8 on "t.txt" tokens 500')["narrowing"]
+    assert dropped.seconds == few["narrowing"].seconds
+    assert estimated(folder, 'width 24 on "t.txt"') == {}
+
+
 def test_a_short_text_has_as_many_tokens_as_its_bytes_can_hold(folder: Path) -> None:
     found = estimated(folder, 'drop L2\nheal on "t.txt"')
     assert found["healing"].tokens == 46_000 // 3

@@ -93,4 +93,5 @@ __all__ = [
     "lookup",
     "quantised",
     "vision",
+    "width",
 ]

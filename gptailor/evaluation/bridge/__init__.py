@@ -1,3 +1,3 @@
 """Gaps closed by least squares."""
 
-__all__ = ["fit", "gaps"]
+__all__ = ["fit", "gaps", "states"]

@@ -6,7 +6,8 @@
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, final
@@ -21,10 +22,10 @@ from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluation.bridge.states import (
     CalibrationText,
+    FitTexts,
     OwnContents,
     Sequences,
     Walk,
-    calibration_text,
 )
 from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
@@ -35,16 +36,12 @@ from gptailor.evaluation.kept_tensors import (
 )
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.live.template import configuration, position_count
-from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.evaluation.live.template import configuration
 from gptailor.methods import rounding
-from gptailor.plan.events import GapBegun, GapBridged, OnEvent, ignore_events
+from gptailor.plan.events import GapBegun, GapBridged, GapStep, OnEvent, ignore_events
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import bridge_over
-from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
-from gptailor.prepare import calibration_path
-from gptailor.program.sources import output_tokenizer
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
@@ -54,7 +51,7 @@ GRAM_COLUMNS = 512
 
 @final
 class BridgeError(CodedError):
-    """A gap can't be bridged."""
+    """A gap can't be bridged, or an MLP narrowed."""
 
 
 @final
@@ -220,14 +217,26 @@ def fold_fit(
 
 
 def _refuse(name: str, dtype: str, _: int) -> NoReturn:
-    raise BridgeError("C807", f"'{name}' bridged has values that {dtype} can't hold")
+    raise BridgeError("C807", f"'{name}' fitted has values that {dtype} can't hold")
+
+
+@contextmanager
+def naming_errors(what: str, undone: content_keys.ModelContents) -> Iterator[None]:
+    """Name what is fitted in a BridgeError, and the stored tensor with NaN or infinity, if any."""
+    try:
+        yield
+    except BridgeError as error:
+        message = f"{what}: {error.message}"
+        if error.code == "C807" and (broken := content_keys.not_finite(undone)) is not None:
+            message += f": {broken}"
+        raise BridgeError(error.code, message, error.help) from None
 
 
 _SHARES = ("explained", "held_out")
 """The notes of a kept fit."""
-_LEFT_OUT_TOKENS = 1024
+LEFT_OUT_TOKENS = 1024
 """Tokens of the sequences that are left out in turn, for `held_out`."""
-_KEPT_FITS = 2**31
+KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
 
 
@@ -267,25 +276,32 @@ class Bridger:
         self.reserve = stitcher.reserve
         self.layout = table.models["base"].layout
         self._config = configuration(table.models["base"].config)
-        self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
+        self._texts = FitTexts(table.models)
         self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
         self._store = None if anew else TensorStore(kept_home() / "bridged", KEPT_BYTES)
 
     def bridges(
-        self, resolved: Resolved, on_event: OnEvent = ignore_events
+        self,
+        resolved: Resolved,
+        narrowed: Sequence[Mapping[str, Tensor]],
+        on_event: OnEvent = ignore_events,
     ) -> Iterator[tuple[Gap, FittedBridge]]:
         """Yield the fits of a closed plan's gaps in order, and report new fits.
 
+        `narrowed` are the tensors of narrow MLPs of the plan with nothing dropped; () without any.
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
-        gaps, plan = resolved.gaps, resolved.declared
-        undone = self.table.contents(resolved.undone)
+        gaps = resolved.gaps
+        undone = undropped = self.table.contents(resolved.undone)
+        if narrowed:
+            undropped = self.table.contents(resolved.undropped)
+            undropped = self.table.with_fitted(undropped, dict(enumerate(narrowed)))
         own: list[content_keys.Content | None] = [None] * len(undone.layers)
         for number in resolved.undone_numbers:
-            own[number] = undone.layers[number]
+            own[number] = undropped.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
-        texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
+        texts = [self._text(resolved, *pair) for pair in zip(gaps, sizes, strict=True)]
         self.reserve(max(Statistics.size(*size) for size in sizes))
         try:
             walk: Walk | None = None
@@ -300,52 +316,41 @@ class Bridger:
                         on_event(GapBegun(gap))
                         if walk is None or walk.batches is not text.batches:
                             walk = Walk(
-                                undone, self.live, self.layout, text.batches, self.place, on_event
+                                undone, undropped, self.table, self.live, text.batches, self.place
                             )
-                        new = self._fit(walk, gap, own, text)
+                        new = self._fit(walk, gap, own, text, on_event)
                         self._keep(kept_key, new)
                         on_event(GapBridged(gap, new.tokens, new.explained, new.held_out))
                     self._fits[key] = new
                 self._fits.move_to_end(key)
                 bridge = self._fits[key]
-                own[gap.start] = self.table.bridged(_before(gap, own), bridge.tensors)
+                own[gap.start] = self.table.fitted(_before(gap, own), bridge.tensors)
                 yield gap, bridge
         finally:
             self.reserve(0)
         size = sum(content_keys.size_of(fit.tensors.values()) for fit in self._fits.values())
-        while size > _KEPT_FITS:
+        while size > KEPT_FITS:
             _, oldest = self._fits.popitem(last=False)
             size -= content_keys.size_of(oldest.tensors.values())
 
-    def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
+    def _fit(
+        self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText, on_event: OnEvent
+    ) -> FittedBridge:
+        def on_layer(done: int, seconds_left: float) -> None:
+            on_event(GapStep(gap, done, gap.end, seconds_left))
+
         content = _before(gap, own)
         names = carriers(self.layout, content)
         outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
         sums = Statistics(*self._widths(content), walk.device)
-        sampled = list[FittedTokens]()
-        every = -(-text.tokens // _LEFT_OUT_TOKENS)
-        seen = 0
-        try:
-            for batch, pair in zip(text.batches, walk.pairs(gap, own), strict=True):
-                x, residual, target = pair
-                omega = weights(target)
-                sums.add(x, residual, omega)
-                numbers = range(-seen % every, len(batch.tokens), every)
-                sampled += _sequences(batch, (x, residual, omega), numbers)
-                seen += len(batch.tokens)
+        with naming_errors(gap.name, walk.undone):
+            pairs = walk.pairs(gap.start, gap.end, own, on_layer)
+            sampled = add_tokens(sums, text, pairs)
             solution = solve(sums, gap.ridge)
             held_out = solution.held_out(sampled)
-            unbridged = {name: self.tensors.make(output) for name, output in outputs.items()}
+            unbridged = {name: self.tensors.of_layer(content, o) for name, o in outputs.items()}
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
             tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
-        except BridgeError as error:
-            message = f"{gap.name}: {error.message}"
-            if (
-                error.code == "C807"
-                and (broken := content_keys.not_finite(walk.undone)) is not None
-            ):
-                message += f": {broken}"
-            raise BridgeError(error.code, message, error.help) from None
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained, held_out)
 
     def _kept_key(
@@ -394,25 +399,31 @@ class Bridger:
         last, hidden = last_projection(self.layout, shapes), int(self._config.hidden_size)
         return (hidden if last is None else last.inputs), hidden
 
-    def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
-        """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens.
-
-        A fit needs as many tokens as `inputs`, and as many as the plan asks for.
-        """
-        owner = output_tokenizer(plan, self.table.models)
-        path = calibration_path(plan, gap.on)
+    def _text(self, resolved: Resolved, gap: Gap, widths: tuple[int, int]) -> CalibrationText:
+        """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens."""
+        plan = resolved.declared
         number = bridge_over(plan, gap.after)
-        exactly = number is not None and plan.bridges[number].tokens is not None
-        key = (path, gap.tokens, exactly, owner.name, owner.token_cut)
-        if key not in self._texts:
-            encoder = TokenEncoder(tokenizer_of(owner), position_count(self._config))
-            self._texts[key] = calibration_text(path, gap.tokens, encoder, exactly=exactly)
-        text = self._texts[key]
-        if text.tokens < inputs:
-            message = f"the text has {text.tokens:,} tokens, and a bridge needs at least {inputs:,}"
-            help_ = f"it is fitted on {inputs:,} inputs; ten times as many tokens are a good start"
-            raise CalibrationError("C806", message, path, help=help_)
-        return text
+        named = number is not None and plan.bridges[number].tokens is not None
+        return self._texts.of(plan, gap.on, gap.tokens, widths[0], named=named, statement="bridge")
+
+
+def add_tokens(
+    sums: Statistics, text: CalibrationText, pairs: Iterable[tuple[Tensor, Tensor, Tensor]]
+) -> list[FittedTokens]:
+    """Add the tokens of each batch's X, R and T to the sums, and return those of some sequences.
+
+    The returned sequences have about `LEFT_OUT_TOKENS` tokens.
+    """
+    sampled = list[FittedTokens]()
+    every = -(-text.tokens // LEFT_OUT_TOKENS)
+    seen = 0
+    for batch, (x, residual, target) in zip(text.batches, pairs, strict=True):
+        omega = weights(target)
+        sums.add(x, residual, omega)
+        numbers = range(-seen % every, len(batch.tokens), every)
+        sampled += _sequences(batch, (x, residual, omega), numbers)
+        seen += len(batch.tokens)
+    return sampled
 
 
 def _sequences(

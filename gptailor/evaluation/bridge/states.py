@@ -1,11 +1,11 @@
-"""Hidden states on both sides of a gap, of the undropped plan and of the plan itself.
+"""Hidden states around some layers, of the whole plan and of the cut plan itself.
 
 Layers run in the outer loop and batches in the inner one, so that a streamed layer loads once.
 Hidden states are kept for all batches, on the device or on the host; the inputs of a fit are not.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from gptailor.checkpoint.datasets import (
+    CalibrationError,
     Exchange,
     Passage,
     order,
@@ -24,16 +25,19 @@ from gptailor.checkpoint.datasets import (
     whole_text,
 )
 from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checks.bridges import last_projection
 from gptailor.checks.texts import FEWER_TOKENS
 from gptailor.evaluation.forward.recording import record_calls, wraps
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.live.content_keys import Content, ModelContents
-from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens
-from gptailor.plan.events import GapStep, OnEvent, ignore_events
+from gptailor.evaluation.live.content_keys import Content, ContentTable, ModelContents
+from gptailor.evaluation.live.template import configuration, position_count
+from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens, tokenizer_of
 from gptailor.plan.faults import TailorError
-from gptailor.plan.resolved import Gap
+from gptailor.plan.plan import Plan
+from gptailor.prepare import calibration_path
+from gptailor.program.sources import output_tokenizer
 
 _BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""
@@ -62,9 +66,11 @@ class CalibrationText:
 
 
 def calibration_text(
-    path: Path, count: int, encoder: TokenEncoder, *, exactly: bool = False
+    path: Path, count: int, encoder: TokenEncoder, *, exactly: str | None = None
 ) -> CalibrationText:
-    """Take `count` tokens of a file's text; without `exactly` all of them if it has fewer.
+    """Take `count` tokens of a file's text, all of them if it has fewer.
+
+    The statement `exactly` refuses a text that has fewer.
 
     Rows are drawn in an order that depends on their number alone. Each row is cut into sequences of
     `_BRIDGE_WINDOW` tokens. A sequence begins with the tokenizer's opening special tokens, which
@@ -80,9 +86,41 @@ def calibration_text(
         missing -= len(sequences[-1])
         if not missing:
             break
-    if missing and exactly:
-        raise too_short(path, f"{count - missing:,} tokens", "'bridge'", count, FEWER_TOKENS)
+    if missing and exactly is not None:
+        raise too_short(path, f"{count - missing:,} tokens", f"'{exactly}'", count, FEWER_TOKENS)
     return CalibrationText(path, tuple(_batches(sequences)), digest, count - missing)
+
+
+@final
+class FitTexts:
+    """The calibration texts of fits over some models, each read once."""
+
+    def __init__(self, models: Mapping[str, Opened]) -> None:
+        self._models = models
+        self._positions = position_count(configuration(models["base"].config))
+        self._texts: dict[Hashable, CalibrationText] = {}
+
+    def of(
+        self, plan: Plan, on: str, tokens: int, inputs: int, *, named: bool, statement: str
+    ) -> CalibrationText:
+        """Return `tokens` of the text that a statement of a plan names.
+
+        Raises CalibrationError (C806) for a text with fewer tokens than the fit has `inputs`, and,
+        if the plan has `named` their number, with fewer than that.
+        """
+        owner = output_tokenizer(plan, self._models)
+        path = calibration_path(plan, on)
+        key = (path, tokens, named, owner.name, owner.token_cut)
+        if key not in self._texts:
+            encoder = TokenEncoder(tokenizer_of(owner), self._positions)
+            exactly = statement if named else None
+            self._texts[key] = calibration_text(path, tokens, encoder, exactly=exactly)
+        text = self._texts[key]
+        if text.tokens < inputs:
+            message = f"the text has {text.tokens:,} tokens, and '{statement}' needs at least"
+            help_ = f"it is fitted on {inputs:,} inputs; ten times as many tokens are a good start"
+            raise CalibrationError("C806", f"{message} {inputs:,}", path, help=help_)
+        return text
 
 
 def _sequences(rows: Sequence[Passage | Exchange], encoder: TokenEncoder) -> Iterator[Tokens]:
@@ -108,31 +146,35 @@ def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
 States = list[Tensor]
 """Hidden states of each batch, [batch, length, width]."""
 OwnContents = Sequence[Content | None]
-"""The plan's content for each layer of the undropped plan, earlier gaps bridged; None: dropped."""
+"""The cut plan's content for each layer of the whole plan, fitted before; None: dropped."""
+OnLayer = Callable[[int, float], None]
+"""Receives the number of layers that are done, and the estimated seconds of the others."""
 
 
 @final
 class Walk:
     """One pass through the layers, from the first on, over some batches.
 
-    `undone` is the plan with nothing dropped; `live` makes a model of contents, whose hidden states
-    are on `device`. `place` is where all states wait. Each layer reports `GapStep`.
+    `undone` is the plan with nothing cut, and `narrow` the same plan with narrower MLPs, if the cut
+    plan has them. `live` makes a model of contents, whose hidden states are on `device`. `place` is
+    where all states wait.
     """
 
     def __init__(
         self,
         undone: ModelContents,
+        narrow: ModelContents,
+        table: ContentTable,
         live: Callable[[ModelContents], LiveModel],
-        layout: Layout,
         batches: Sequence[Sequences],
         place: torch.device,
-        on_event: OnEvent = ignore_events,
     ) -> None:
         self.undone = undone
-        self.layout = layout
+        self.narrow = narrow
+        self.table = table
+        self.layout = table.models["base"].layout
         self.live = live
         self.place = place
-        self.on_event = on_event
         self.at = 0
         """The number of the layer that comes next."""
         self.whole = live(undone)
@@ -148,39 +190,56 @@ class Walk:
         self.behind = 0
         """The number of the layer that comes next for the plan's own states."""
         self._begun = 0.0, 0
-        """The time at which the way to a gap began, and the layer that came next."""
+        """The time at which the way to a fit began, and the layer that came next."""
 
     @torch.no_grad()
-    def pairs(self, gap: Gap, own: OwnContents) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Go on to the gap's end, and yield X, R and T of each batch for the bridge's fit.
+    def pairs(
+        self, start: int, end: int, own: OwnContents, on_layer: OnLayer
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Go on to before layer `end`, and yield X, R and T of each batch for a fit of `start`.
 
-        Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
-        the layer that this bridge changes.
+        The fit changes the MLP of the layer `start`. Fits come in order; `own` has the earlier
+        ones. The plan's own states wait before the layer `start`.
         """
         self._begun = time.monotonic(), self.at
-        self._to(gap.start, own, gap)
+        self._to(start, own, end, on_layer)
         states = self.own = list(self.full) if self.own is None else self.own
-        while self.at < gap.end:
+        while self.at < end:
             self._through(self.at, self.undone.layers[self.at], self.full)
-            self._advance(gap)
-        content = own[gap.start]
+            self._advance(end, on_layer)
+        content = own[start]
         assert content is not None
-        with self._layer(gap.start, content) as layer, regressors(layer, self.layout) as last:
+        with self._layer(start, content) as layer, regressors(layer, self.layout) as last:
             for number, before in enumerate(states):
-                after = self._run(layer, gap.start, number, before)
+                after = self._run(layer, start, number, before)
                 real = self.batches[number].real.to(self.device)
                 target, x = self.full[number].to(self.device)[real], last()[real]
                 yield x, target - after[real], target
 
+    @torch.no_grad()
+    def inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run the next layer of the whole plan, and yield X and T of each batch.
+
+        Here T is the state after that layer.
+        """
+        content = self.undone.layers[self.at]
+        with self._layer(self.at, content) as layer, regressors(layer, self.layout) as last:
+            for number, before in enumerate(self.full):
+                after = self._run(layer, self.at, number, before)
+                self.full[number] = after.to(self.place)
+                real = self.batches[number].real.to(self.device)
+                yield last()[real], after[real]
+        self.at += 1
+
     # ----------------------------------------------------------------------------------- positions
 
-    def _advance(self, gap: Gap) -> None:
+    def _advance(self, end: int, on_layer: OnLayer) -> None:
         self.at += 1
         begun, first = self._begun
         passed = (time.monotonic() - begun) / (self.at - first)
-        self.on_event(GapStep(gap, self.at, gap.end, passed * (gap.end - self.at)))
+        on_layer(self.at, passed * (end - self.at))
 
-    def _to(self, position: int, own: OwnContents, gap: Gap) -> None:
+    def _to(self, position: int, own: OwnContents, end: int, on_layer: OnLayer) -> None:
         while self.own is not None and self.behind < self.at:
             if (late := own[self.behind]) is not None:
                 self._through(self.behind, late, self.own)
@@ -194,7 +253,7 @@ class Walk:
                 if content is not None:
                     self._through(self.at, content, self.own)
                 self._through(self.at, undone, self.full)
-            self._advance(gap)
+            self._advance(end, on_layer)
         self.behind = self.at
 
     def _through(self, position: int, content: Content, *streams: States) -> None:
@@ -208,12 +267,14 @@ class Walk:
 
     @contextmanager
     def _layer(self, position: int, content: Content) -> Iterator[nn.Module]:
-        live = self.whole
-        if content is not self.undone.layers[position]:
+        live, number = self.whole, position
+        if content.kind != self.undone.layers[position].kind:
+            live, number = self.live(self.table.alone(self.narrow, position, content)), 0
+        elif content is not self.undone.layers[position]:
             layers = list(self.undone.layers)
             layers[position] = content
             live = self.live(replace(self.undone, layers=tuple(layers)))
-        with live.layer(position) as layer:
+        with live.layer(number) as layer:
             yield layer
 
 

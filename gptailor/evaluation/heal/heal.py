@@ -67,7 +67,7 @@ from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.nested_models import with_made_models
-from gptailor.program.program import Output, learning_tensors
+from gptailor.program.program import learning_tensors
 from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
 
 
@@ -125,12 +125,13 @@ class Healer:
     def heal(
         self,
         resolved: Resolved,
+        narrowed: Mapping[int, Mapping[str, Tensor]],
         bridged: Mapping[int, Mapping[str, Tensor]],
         on_event: OnEvent = ignore_events,
     ) -> HealedLayers:
-        """Heal a closed plan; `bridged` are the tensors that bridges give to the output's layers.
+        """Heal a closed plan; `narrowed` and `bridged` are fitted tensors of the output's layers.
 
-        The same plan, text and bridges give the same tensors in any process on one machine with the
+        The same plan, text and fits give the same tensors in any process on one machine with the
         same number of threads. A killed run continues from its last kept state, and a finished
         run's result is kept.
         Raises CalibrationError for an unusable text, HealError for a plan that can't learn.
@@ -157,11 +158,9 @@ class Healer:
             teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
         start = HealingStart(len(healing.indices), memory.numbers, texts.tokens, memory.bytes)
         student = self._stitcher(self.models, room)
-        begun = student.contents(resolved)
-        layers = list(begun.layers)
-        for index, tensors in bridged.items():
-            layers[index] = replace(layers[index], fitted=tensors)
-        contents = replace(begun, layers=tuple(layers))
+        begun = student.table.with_fitted(student.contents(resolved), narrowed)
+        contents = student.table.with_fitted(begun, bridged)
+        layers = contents.layers
         key = self._key(contents, teachers, healing, texts)
         store = HealingStore(kept_home() / "healed")
         healing_result = None if self.anew else store.get(key)
@@ -357,7 +356,7 @@ class Healer:
         names: dict[int, ModuleNames] = {}
         for index in healing.indices:
             content = contents.layers[index]
-            tensors = {o.spec.name: _own(stitcher, content, o) for o in content.outputs}
+            tensors = {o.spec.name: stitcher.tensors.of_layer(content, o) for o in content.outputs}
             specs = {output.spec.name: output.spec for output in content.outputs}
             with live.layer(index) as layer:
                 learn = learning_tensors(healing.rank, specs)
@@ -420,12 +419,6 @@ class _Reading:
         self.on_event(TeacherRead(self.before + event.done, self.total))
 
 
-def _own(stitcher: Stitcher, content: Content, output: Output) -> Tensor:
-    """Return a tensor of a layer before learning."""
-    fitted = content.fitted.get(output.spec.name)
-    return stitcher.tensors.make(output) if fitted is None else fitted
-
-
 def _folded(
     stitcher: Stitcher, learning: Learning, content: Content, index: int
 ) -> dict[str, Tensor]:
@@ -439,7 +432,7 @@ def _folded(
         name = output.spec.name
         if name not in names:
             continue
-        own = _own(stitcher, content, output)
+        own = stitcher.tensors.of_layer(content, output)
         folded, dtype = learning.folded(index, name, own), output.spec.dtype
         result = rounding.rounded(folded, dtype, partial(_refuse, name, dtype))
         tensors[name] = result.contiguous().cpu()

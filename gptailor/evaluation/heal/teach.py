@@ -108,8 +108,8 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         raise ValueError(f"{len(paths)} texts, {tokens} tokens: out of their range")
     [found] = find_targets([teacher], models or {})
     prepared = found.prepared
-    if prepared.gaps or prepared.healing is not None:
-        message = f"'{found.name}' is bridged or healed: compile it, and name its folder"
+    if prepared.repaired:
+        message = f"'{found.name}' is narrowed, bridged or healed: compile it, and name its folder"
         raise TailorError(message)
     sources = [file for model in prepared.models.values() for file in model.checkpoint.files]
     place = device_of(str(device))

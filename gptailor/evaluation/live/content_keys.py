@@ -27,6 +27,7 @@ from gptailor.program.program import (
     Combine,
     Copy,
     Instruction,
+    Narrowed,
     Output,
     Program,
     files,
@@ -54,6 +55,7 @@ class TensorMaker:
         Don't write into it, as callers may share a copied tensor. Raises CheckpointError for a file
         that contradicts its header, OverflowFault for a merge that overflows.
         """
+        assert not isinstance(output.make, Narrowed), "a width that is not fitted"
         make = unfitted(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
@@ -61,6 +63,11 @@ class TensorMaker:
         keep = len(make.tensors) > 1 or not isinstance(make.tensors[0].form, Quantised)
         tensors = [self._load(tensor, keep=keep) for tensor in make.tensors]
         return combine_tensors(make, replace(output.spec, name=make.place), tensors)
+
+    def of_layer(self, content: "Content", output: Output) -> Shaped[Tensor, "..."]:
+        """Return an output of a layer, fitted if it was; raises as `make`."""
+        fitted = content.fitted.get(output.spec.name)
+        return self.make(output) if fitted is None else fitted
 
     def _load(self, tensor: TensorInfo, *, keep: bool = True) -> Tensor:
         if (cached := self._loaded.get(tensor)) is not None:
@@ -122,8 +129,8 @@ class Content:
     """The tensors and the kind of a layer, at any position. Equal only to itself.
 
     `kind` is the layer's configuration (type of attention, window, rotation, experts), and `dtype`
-    is the model's. `fitted` are tensors on the CPU that a bridge or healing changed; they replace
-    the outputs of their names.
+    is the model's. `fitted` are tensors on the CPU that a narrower MLP, a bridge or healing
+    changed; they replace the outputs of their names.
     """
 
     kind: str
@@ -158,8 +165,8 @@ class Content:
 class ModelContents:
     """A closed plan's live model in pieces, from headers alone.
 
-    `TensorMaker` leaves the gaps open. `Repairs` puts bridged and healed tensors into
-    `Content.fitted`.
+    `TensorMaker` leaves the gaps open, and doesn't make narrower MLPs. `Repairs` puts narrowed,
+    bridged and healed tensors into `Content.fitted`.
 
     `config` is that of the compiled folder, and `dtype` is its dtype, if it has one. `template` is
     the configuration of a model with one layer of each kind. It is equal for all plans with these
@@ -206,7 +213,7 @@ class ContentTable:
     def __init__(self, models: Mapping[str, Opened]) -> None:
         self.models = models
         self._known: WeakValueDictionary[tuple[str, str, PieceKey], Content] = WeakValueDictionary()
-        self._bridged: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
+        self._fitted: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
 
     def resolved(self, plan: Plan) -> Resolved:
         """Resolve a closed plan for the base."""
@@ -214,7 +221,7 @@ class ContentTable:
         return Resolved(plan, self.models["base"].layout.count, tied)
 
     def contents(self, resolved: Resolved) -> ModelContents:
-        """Return the pieces of a closed plan without its bridges and healing.
+        """Return the pieces of a closed plan without its fitted tensors and healing.
 
         Raises TailorError where a model that the plan uses isn't in the table.
         """
@@ -227,7 +234,10 @@ class ContentTable:
         config = with_tokenizer_ids(compiled.config, checked)
         layers = compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)
-        kinds = [json.dumps(entry, sort_keys=True) for entry in entries]
+        kinds = [
+            json.dumps({**entry, **_width(outputs)}, sort_keys=True)
+            for entry, outputs in zip(entries, layers, strict=True)
+        ]
         shown = sorted({kind: at for at, kind in reversed(list(enumerate(kinds)))}.values())
         template = moved_config(layout, config, [entries[at] for at in shown])
         assert not isinstance(template, Refusal), template.reason
@@ -237,12 +247,31 @@ class ContentTable:
         first, ends = tuple(shown), _outside_layers(compiled.program)
         return ModelContents(config, dtype, template, first, contents, **ends, head=layout.head)
 
-    def bridged(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
-        """Return the layer with these tensors, the same object for the same `fitted` object."""
-        key = (content, id(fitted))
-        if (bridged := self._bridged.get(key)) is None or bridged.fitted is not fitted:
-            bridged = self._bridged[key] = replace(content, fitted=fitted)
-        return bridged
+    def fitted(self, content: Content, tensors: Mapping[str, Tensor]) -> Content:
+        """Return the layer with these fitted tensors too, the same object for the same tensors."""
+        key = (content, *((name, id(tensor)) for name, tensor in tensors.items()))
+        fitted = self._fitted.get(key)
+        if fitted is None or any(fitted.fitted[name] is not t for name, t in tensors.items()):
+            fitted = replace(content, fitted={**content.fitted, **tensors})
+            self._fitted[key] = fitted
+        return fitted
+
+    def with_fitted(
+        self, contents: ModelContents, tensors: Mapping[int, Mapping[str, Tensor]]
+    ) -> ModelContents:
+        """Return the contents with fitted tensors of some layers, by the layers' numbers."""
+        layers = list(contents.layers)
+        for number, fitted in tensors.items():
+            layers[number] = self.fitted(layers[number], fitted)
+        return replace(contents, layers=tuple(layers))
+
+    def alone(self, contents: ModelContents, position: int, content: Content) -> ModelContents:
+        """Return a model of one layer: that of a position of `contents`, as `content` has it."""
+        layout = self.models["base"].layout
+        entries = layer_entries(replace(layout, count=len(contents.layers)), contents.config)
+        config = moved_config(layout, contents.config, [entries[position]])
+        assert not isinstance(config, Refusal), config.reason
+        return replace(contents, config=config, template=config, first=(0,), layers=(content,))
 
     def _content(self, kind: str, dtype: str, outputs: tuple[Output, ...]) -> Content:
         key = (kind, dtype, tuple((o.place.name, o.spec.dtype, o.make) for o in outputs))
@@ -250,6 +279,11 @@ class ContentTable:
             inner = [replace(o, spec=replace(o.spec, name=o.place.name)) for o in outputs]
             content = self._known[key] = Content(kind, dtype, tuple(inner))
         return content
+
+
+def _width(outputs: Iterable[Output]) -> dict[str, int]:
+    """Return the width of a layer's narrower MLP as a part of its kind; {} without one."""
+    return {"width": o.make.cut.size for o in outputs if isinstance(o.make, Narrowed)}  # noqa: B035
 
 
 def instructions(outputs: Iterable[Output]) -> str:

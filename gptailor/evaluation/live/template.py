@@ -249,8 +249,7 @@ class ModelTemplate:
     def _tensors_of(self, content: Content) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for output in content.outputs:
-            fitted = content.fitted.get(output.spec.name)
-            tensor = self.tensors.make(output) if fitted is None else fitted
+            tensor = self.tensors.of_layer(content, output)
             tensors[output.spec.name] = tensor.to(self.tensors.device)
         return tensors
 

@@ -443,7 +443,7 @@ def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: P
     tensors = fold_fit(change.double(), made, layout, {n: o.spec.dtype for n, o in outputs.items()})
     contents = stitcher.table.contents(stitcher.table.resolved(plan))
     layers = list(contents.layers)
-    layers[1] = stitcher.table.bridged(layers[1], tensors)
+    layers[1] = stitcher.table.fitted(layers[1], tensors)
     folded = stitcher.live(replace(contents, layers=tuple(layers)))
 
     layer = decoder_layers(bare.model)[1]
@@ -593,13 +593,13 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     on_event = only(GapBegun, lambda event: told.append(event.gap.after))
     repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event, anew=True)
     resolved = repairs.stitcher.table.resolved
-    [first, _] = repairs.bridges(resolved(say(TWO)))
+    [first, _] = repairs.bridges(resolved(say(TWO)), None)
     other = say(TWO.replace("L3..L4", "L4"))
-    [again, _] = repairs.bridges(resolved(other))
+    [again, _] = repairs.bridges(resolved(other), None)
     assert told == [0, 2, 3]
     assert first[1] is again[1]
     shorter = say(TWO.replace("L3..L4", "L3"))
-    repairs.bridges(resolved(shorter))
+    repairs.bridges(resolved(shorter), None)
     assert told == [0, 2, 3, 2]
     one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]
@@ -641,7 +641,7 @@ def test_two_processes_give_the_same_bytes(say: Say, folder: Path) -> None:
         ("gone.txt", None, "C801", "No such file"),
         ("empty.txt", "", "C802", "empty"),
         ("fields.jsonl", '{"words": "a"}\n', "C804", "'text'"),
-        ("few.txt", "abcdefgh", "C806", "8 tokens, and a bridge needs at least 24"),
+        ("few.txt", "abcdefgh", "C806", "8 tokens, and 'bridge' needs at least 24"),
     ],
 )
 def test_a_text_that_does_not_serve(

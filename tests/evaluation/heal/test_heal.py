@@ -440,10 +440,10 @@ def test_a_plan_is_healed_once_and_after_its_bridges(folder: Path) -> None:
     plan = said(folder, SHORT.replace("\n", f"\n{bridge}"))
     prepared = prepare(plan)
     repairs = Repairs(Stitcher(prepared.models, dtype=torch.float32))
-    bridges = repairs.bridges(prepared.resolved)
-    found = repairs.healed(prepared.resolved, bridges)
+    bridges = repairs.bridges(prepared.resolved, None)
+    found = repairs.healed(prepared.resolved, None, bridges)
     assert found is not None
-    assert found is repairs.healed(prepared.resolved, bridges)
+    assert found is repairs.healed(prepared.resolved, None, bridges)
     assert found.healed < found.start < found.bare
     live = repairs.stitch(prepared.plan).model
     for index, its in found.tensors.items():
@@ -460,7 +460,7 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
     prepared = prepare(said(folder, SHORT))
     base = load_file(folder / "base" / "model.safetensors")
     nudged = base["model.layers.1.mlp.down_proj.weight"] * 1.1
-    found = healer(prepared).heal(prepared.resolved, {1: {"mlp.down_proj.weight": nudged}})
+    found = healer(prepared).heal(prepared.resolved, {}, {1: {"mlp.down_proj.weight": nudged}})
     assert found.start != found.bare
     moved = {1: {"mlp.down_proj.weight": nudged}}
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
