@@ -12,16 +12,6 @@ from gptailor.program.sources import Checked
 
 
 @rule("M240")
-def every_cut_is_supported(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for each cut that can't be made of this base."""
-    for name in ("experts",):
-        if name in checked.plan.cuts:
-            kind = checked.base.config.get("model_type")
-            message = f"'{name}' isn't supported for a model of the type '{kind}'"
-            yield Fault("M240", message, (name,), "leave it out")
-
-
-@rule("M240")
 def only_embedding_and_head_have_tokens(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a cut vocabulary of a model with another tensor of a row for each token."""
     base = checked.base
@@ -67,7 +57,6 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
 
 
 CUT_SIZES: tuple[Rule[Checked], ...] = (
-    every_cut_is_supported,
     only_embedding_and_head_have_tokens,
     the_vocabulary_can_be_cut,
 )

@@ -1,4 +1,4 @@
-"""Rules of cuts: a smaller vocabulary, fewer experts, a narrower MLP."""
+"""Rules of cuts: a smaller vocabulary, a narrower MLP."""
 
 from collections.abc import Iterator
 

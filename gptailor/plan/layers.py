@@ -180,8 +180,7 @@ def undone(plan: Plan) -> Plan:
     A vocabulary stays cut, so that both sides of a bridge read the same tokens. A teacher of
     healing has its whole vocabulary: `gptailor.evaluation.heal.whole_vocabulary`.
     """
-    whole: dict[str, object] = {"drops": (), "experts": None, "width": None}
-    return plan.model_copy(update={**whole, "bridges": (), "heal": None})
+    return plan.model_copy(update={"drops": (), "width": None, "bridges": (), "heal": None})
 
 
 def _filled(entries: Sequence[PartRecipe], position: int) -> dict[str | None, LayerRecipe]:

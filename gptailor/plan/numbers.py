@@ -115,7 +115,7 @@ class SizeRange(Closed):
 
 
 Size = int | SizeRange | Named
-"""A number of tokens, experts or neurons."""
+"""A number of tokens or neurons."""
 
 
 def count_ends(count: Count) -> tuple[int, int]:

@@ -189,7 +189,7 @@ class Scale(Open):
     factor: Value
 
 
-CUTS = ("vocabulary", "experts", "width")
+CUTS = ("vocabulary", "width")
 """The statements that make something smaller than layers; each is a field of a plan."""
 
 
@@ -197,8 +197,7 @@ CUTS = ("vocabulary", "experts", "width")
 class SizeCut(Closed):
     """A smaller size, and the text whose use decides what stays.
 
-    `size` is the number of a vocabulary's tokens, of each layer's experts, or of each MLP's
-    neurons.
+    `size` is the number of a vocabulary's tokens, or of each MLP's neurons.
     """
 
     size: Size
@@ -450,7 +449,7 @@ class Plan(Closed):
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
     names follows `others`, then `whole`, then is the base's own. `layers`, `others`, `whole`,
     `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a plan has
-    these or a `stack`. `vocabulary`, `experts`, `width` and `heal` go with either. `numbers` are
+    these or a `stack`. `vocabulary`, `width` and `heal` go with either. `numbers` are
     those that have a name. `expects` change nothing of the output.
     """
 
@@ -472,7 +471,6 @@ class Plan(Closed):
     repeats: Several[Repeat | RepeatWindow] = ()
     scales: Several[Scale] = ()
     vocabulary: SizeCut | None = None
-    experts: SizeCut | None = None
     width: SizeCut | None = None
     bridges: Several[Bridge] = ()
     heal: Heal | None = None

@@ -59,7 +59,7 @@ class Gap:
 @final
 @dataclass(frozen=True, slots=True)
 class ClosedCut:
-    """A closed plan's cut of its vocabulary, experts or width to `size`.
+    """A closed plan's cut of its vocabulary or width to `size`.
 
     `on` is the text as the plan names it, `at` the cut's place in the plan. `tokens` and `ridge`
     are None where the plan names none.
@@ -199,7 +199,7 @@ class Resolved:
 
     @cached_property
     def cuts(self) -> dict[str, ClosedCut]:
-        """Return the cuts of a closed plan by their words: `vocabulary`, `experts`, `width`."""
+        """Return the cuts of a closed plan by their words: `vocabulary`, `width`."""
         cuts = {}
         for name, cut in self.plan.cuts.items():
             assert isinstance(cut.size, int), "an open plan"

@@ -14,7 +14,7 @@ from gptailor.plan.faults import Place
 Role = Literal[
     "drop", "cut", "window", "otherwise", "repeated", "block", "times", "scaled", "bridged",
     "item", "member", "take", "source", "method", "argument", "share", "factor", "tokens", "ridge",
-    "vocabulary", "experts", "width", "let",
+    "vocabulary", "width", "let",
 ]  # fmt: skip
 """The decision at a site: whether a layer leaves, which models a recipe takes, one of its numbers.
 """
@@ -177,7 +177,7 @@ _MAYBE: dict[type[p.Open], Role] = {
     p.Item: "item",
 }
 _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
-CUT_WORDS: tuple[Role, ...] = ("vocabulary", "experts", "width")
+CUT_WORDS: tuple[Role, ...] = ("vocabulary", "width")
 """`CUTS` of a plan, as the roles of their sizes."""
 
 

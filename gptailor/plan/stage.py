@@ -46,7 +46,7 @@ def stage_words(
 # ------------------------------------------------------------------------------ stages of a search
 
 CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window", *CUT_WORDS})
-"""The roles of choices that decide what leaves: layers, tokens, experts or neurons."""
+"""The roles of choices that decide what leaves: layers, tokens or neurons."""
 REPAIR_ROLES: Final[frozenset[Role]] = frozenset({"bridged", "tokens", "ridge"})
 """The roles of choices that decide how a cut is repaired."""
 _REPEAT_ROLES: Final[frozenset[Role]] = frozenset({"repeated", "block", "times", "item"})

@@ -9,9 +9,9 @@ import pytest
 
 import gptailor
 from gptailor.build.lock import read_lock
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.repair import stitch
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan

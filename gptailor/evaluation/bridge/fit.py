@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection

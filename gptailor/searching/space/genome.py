@@ -244,7 +244,6 @@ _NAMES: dict[Role, str] = {
     "factor": "{entry} by",
     "ridge": "{entry} ridge",
     "vocabulary": "{entry}",
-    "experts": "{entry}",
     "width": "{entry}",
     "let": "let {entry}",
 }
