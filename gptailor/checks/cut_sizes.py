@@ -49,11 +49,11 @@ def the_vocabulary_can_be_cut(checked: Checked) -> Iterator[Fault]:
     sizes = sizes_of(checked.resolved.declared, cut.size)
     if sizes and sizes[0] < least:
         message = f"expected at least {least:,} tokens, got {sizes[0]:,}"
-        help_ = "so many are special tokens, or letters and bytes that any text needs"
+        help_ = "these are special tokens, and letters or bytes that any text needs"
         yield Fault("M241", message, ("vocabulary", "size"), help_)
     if sizes and sizes[-1] > total:
         message = f"expected at most {total:,} tokens, got {sizes[-1]:,}"
-        yield Fault("M241", message, ("vocabulary", "size"), "so many does the tokenizer have")
+        yield Fault("M241", message, ("vocabulary", "size"), "the tokenizer has no more")
 
 
 CUT_SIZES: tuple[Rule[Checked], ...] = (
