@@ -360,7 +360,8 @@ def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int
     compiled = compile_plan(checked)
     shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
     inner = [model.inner.file for model in opened.models.values() if model.inner is not None]
-    stamped = stamps([*files(compiled.program), *inner])
+    corpus = [] if checked.token_cut is None else [checked.token_cut.text]
+    stamped = stamps([*files(compiled.program), *inner, *corpus])
     return Prepared(checked, declared, compiled, shards, tuple(opened.faults), stamped)
 
 

@@ -4,6 +4,7 @@ load → check → open → check_models → compile_plan → fetch     (`gptail
      → hold to the lock → fit MLPs and bridges, heal → write → record
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -250,8 +251,13 @@ def _destinations(
     if twice := [kind for i, kind in enumerate(kinds) if kind in kinds[:i]]:
         message = f"expected each type once, got {twice[0].lower()} twice"
         raise CheckpointError("C306", message, path, "give each type of GGUF files once")
+    folder = Path(os.path.abspath(path))  # noqa: PTH100 (links stay)
+    if not folder.name:
+        message = "GGUF files have the name of their folder, and this one has none"
+        raise CheckpointError("C306", message, path, "name another folder")
+    beside = path if path.name == folder.name else folder
     for kind in kinds:
-        yield destination_of(prepared, path.with_name(f"{path.name}-{kind}.gguf"), kind)
+        yield destination_of(prepared, beside.with_name(f"{folder.name}-{kind}.gguf"), kind)
 
 
 def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Destination:

@@ -127,7 +127,9 @@ class WholeTokenizer:
             message = f"the tokenizer of '{self.name}' is of the kind '{kind}', expected "
             raise CheckpointError("C603", message + "BPE, Unigram or WordPiece", self.main)
         try:
-            special = frozenset(self._special(document)) & frozenset(self.ids.values())
+            numbers = frozenset(self.ids.values())
+            self._refuse_absent(document, numbers)
+            special = frozenset(self._special(document)) & numbers
             selection = SELECTIONS[kind](document, self.ids, special)
             _ = selection.fixed
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -151,6 +153,14 @@ class WholeTokenizer:
         if path is None:
             return {}
         return parse_object(path.read_bytes(), path, "C601", duplicate=None)
+
+    def _refuse_absent(self, document: Mapping[str, Any], numbers: frozenset[int]) -> None:
+        """Raise CheckpointError (C601) for an added token that the vocabulary lacks."""
+        added = [int(token["id"]) for token in document.get("added_tokens") or ()]
+        for number in (*added, *step_ids(document.get("post_processor"))):
+            if number not in numbers:
+                message = f"invalid tokenizer: no token has the number {number}"
+                raise CheckpointError("C601", message, self.main)
 
     def _special(self, document: Mapping[str, Any]) -> Iterator[int]:
         """Yield the numbers of added tokens, and of tokens that settings and templates name."""
@@ -274,7 +284,11 @@ class TokenCut:
     def _settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         if (decoder := settings.get("added_tokens_decoder")) is None:
             return settings
-        new = {str(self.numbers[int(n)]): entry for n, entry in decoder.items()}
+        new = {
+            str(self.numbers[int(n)]): entry
+            for n, entry in decoder.items()
+            if int(n) in self.numbers
+        }
         return {**settings, "added_tokens_decoder": new}
 
     def _merges(self) -> bytes:
@@ -283,7 +297,7 @@ class TokenCut:
         return "".join(f"{line}\n" for line in ("#version: 0.2", *lines)).encode()
 
     def _lines(self, path: Path) -> bytes:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         kept = (line for n, line in enumerate(lines) if n in self.numbers)
         return "".join(f"{line}\n" for line in kept).encode()
 

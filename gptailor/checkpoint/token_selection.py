@@ -293,7 +293,7 @@ def step_ids(step: Mapping[str, Any] | None) -> Iterator[int]:
 
 _NAMED = ("_token_id", "_token_ids", "_token_index")
 """Endings of settings that name tokens by their numbers."""
-_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
+_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "stop_words_ids")
 """Settings with lists of numbers, or of lists; tokens that are gone leave them."""
 
 
@@ -325,7 +325,15 @@ def _renumbered(key: str, value: Any, numbers: Mapping[int, int]) -> Any:
         return [[place, numbers.get(n, n) if n is not None else n] for place, n in value]
     if key in _LISTS and isinstance(value, list):
         return _still_there(value, numbers)
-    return value
+    return _still_biased(value, numbers) if key == "sequence_bias" else value
+
+
+def _still_biased(pairs: Any, numbers: Mapping[int, int]) -> Any:
+    """Return the pairs of tokens and a bias, without those of tokens that are gone."""
+    if not isinstance(pairs, list):
+        return pairs
+    kept = ((_still_there([tokens], numbers), bias) for tokens, bias in pairs)
+    return [[tokens[0], bias] for tokens, bias in kept if tokens]
 
 
 def _renumbered_id(number: Any, numbers: Mapping[int, int]) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.token_cut import TokenCut, WholeTokenizer
 from tests.vocabularies import TEXT, TRICKY, write_byte_level, write_pieces
@@ -180,6 +181,19 @@ def test_configurations_get_the_new_numbers(tmp_path: Path) -> None:
     rowless = {"pad_token_id": 365, "eos_token_id": [357, 365], "image_token_index": -1}
     wanted = {"pad_token_id": None, "eos_token_id": [new[357]], "image_token_index": -1}
     assert cut.renumbered(rowless) == wanted
+    biased = {"sequence_bias": [[[356], -1.0], [[300, 356], 2.0]], "stop_words_ids": [[357]]}
+    wanted = {"sequence_bias": [[[new[356]], -1.0]], "stop_words_ids": [[new[357]]]}
+    assert cut.renumbered(biased) == wanted
+
+
+def test_an_added_token_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    folder = write_byte_level(tmp_path / "model")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    step = {"type": "BertProcessing", "sep": ["<x>", 900], "cls": ["<x>", 900]}
+    document["post_processor"] = step
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="no token has the number 900"):
+        _ = whole_of(folder).least
 
 
 def test_files_of_older_readers_have_the_kept_tokens(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
 from gptailor.plan.faults import PlanError
+from gptailor.prepare import ready
 from tests.tiny import tiny_model
 from tests.vocabularies import TEXT, write_byte_level
 
@@ -80,6 +81,29 @@ def test_a_live_model_equals_the_folder(models: Path, tmp_path: Path) -> None:
         assert torch.equal(live(ids).logits, folder(ids).logits)
     assert live.config.eos_token_id == folder.config.eos_token_id
     assert gptailor.verify(tmp_path / "out").result == "verified"
+
+
+def test_generation_of_a_live_model_ends_at_the_new_number(models: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(models / "base", tmp_path / "base")
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [358, 356]}))
+    plan = plan_of(models, f'vocabulary {SIZE} on "TEXT"', str(base))
+    gptailor.compile(plan, tmp_path / "out")
+    folder = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ends = gptailor.stitch(plan).generation_config.eos_token_id
+    assert ends == folder.generation_config.eos_token_id
+    assert max(ends) < SIZE
+
+
+def test_a_text_that_changes_during_a_compile_is_refused(models: Path, tmp_path: Path) -> None:
+    text = shutil.copy(models / "text.txt", tmp_path / "text.txt")
+    plan = gptailor.loads(
+        f'tailor 1\nmodel base = "{models / "base"}"\nvocabulary {SIZE} on "{text}"\n'
+    )
+    prepared = ready(plan)
+    Path(text).write_text("another text " * 50, encoding="utf-8")
+    with pytest.raises(gptailor.TailorError, match=r"text\.txt"):
+        gptailor.compile(prepared, tmp_path / "out", locking=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_lock_and_the_card_have_the_cut(models: Path, tmp_path: Path) -> None:

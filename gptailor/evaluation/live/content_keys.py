@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layer_entries, moved_config
-from gptailor.checkpoint.files import Stamp, quoted, stamps
+from gptailor.checkpoint.files import Stamp, quoted, read_object, stamps
+from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened, taken
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
@@ -171,7 +172,8 @@ class ModelContents:
     `config` is that of the compiled folder, and `dtype` is its dtype, if it has one. `template` is
     the configuration of a model with one layer of each kind. It is equal for all plans with these
     kinds. `first` has the first position of each kind in `layers`. `begin`, `end` and `others` are
-    the tensors outside the layers.
+    the tensors outside the layers. `generation` are the settings of generation, if they aren't the
+    base's: those of a smaller vocabulary.
     """
 
     config: dict[str, Any]
@@ -183,6 +185,7 @@ class ModelContents:
     end: tuple[Output, ...]
     others: tuple[Output, ...]
     head: tuple[str, ...]
+    generation: dict[str, Any] | None = None
 
     @property
     def rest(self) -> tuple[Output, ...]:
@@ -245,7 +248,10 @@ class ContentTable:
         pairs = zip(kinds, layers, strict=True)
         contents = tuple(self._content(kind, dtype, outputs) for kind, outputs in pairs)
         first, ends = tuple(shown), _outside_layers(compiled.program)
-        return ModelContents(config, dtype, template, first, contents, **ends, head=layout.head)
+        return ModelContents(
+            config, dtype, template, first, contents, **ends, head=layout.head,
+            generation=_generation(checked),
+        )  # fmt: skip
 
     def fitted(self, content: Content, tensors: Mapping[str, Tensor]) -> Content:
         """Return the layer with these fitted tensors too, the same object for the same tensors."""
@@ -317,3 +323,11 @@ def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
         if output.place.layer is None:
             outside[_ENDS[output.place.part]].append(output)
     return {field: tuple(outputs) for field, outputs in outside.items()}
+
+
+def _generation(checked: Checked) -> dict[str, Any] | None:
+    """Return the generation settings with the numbers of a smaller vocabulary's tokens."""
+    path = generation_config(checked.tokenizer_model.checkpoint)
+    if checked.token_cut is None or path is None:
+        return None
+    return checked.token_cut.renumbered(read_object(path, "C103", duplicate=None))

@@ -264,7 +264,10 @@ class ModelTemplate:
         config = self._config(contents.config, len(layers))
         model = self._whole.copy(lambda _, tensor: tensor.detach(), config)
         assert isinstance(model, PreTrainedModel)
-        model.generation_config = copy.deepcopy(self.model.generation_config)
+        if contents.generation is None:
+            model.generation_config = copy.deepcopy(self.model.generation_config)
+        else:
+            model.generation_config = GenerationConfig.from_dict(dict(contents.generation))
         numbers = [self.numbers[content.kind] for content in contents.layers]
         modules = [
             self._templates[number].copy(tensors.get, config, index)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from gptailor.evaluation.bridge.fit import Statistics
+from gptailor.evaluation.bridge.fit import BridgeError, Statistics
 
 LEAST_RIDGE = 1e-6
 """The least ridge of a choice, which has a solution for any text."""
@@ -30,6 +30,8 @@ def kept_neurons(
     again (optimal brain surgeon). Blocks of the cheapest neurons leave, and B and P follow. λ is
     `ridge` × the median of XᵀΩX's diagonal, with a ridge of at least `LEAST_RIDGE`. The sums are
     unchanged. Equal costs leave in the order of the neurons.
+
+    Raises BridgeError (C808) where XᵀΩX + λI has no inverse.
     """
     gram = _symmetric(sums.gram)
     positive = gram.diagonal()[gram.diagonal() > 0]
@@ -37,7 +39,11 @@ def kept_neurons(
     damping = max(ridge, LEAST_RIDGE) * middle
     gram.diagonal().add_(damping)
     scale = gram.diagonal().sqrt()
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram / scale / scale[:, None]))
+    lower, failed = torch.linalg.cholesky_ex(gram / scale / scale[:, None])
+    if int(failed):
+        message = f"the {len(rows)} neurons depend on each other over {sums.count:,} tokens"
+        raise BridgeError("C808", message, "give a larger ridge, or more tokens of other text")
+    inverse = torch.cholesky_inverse(lower)
     inverse.div_(scale).div_(scale[:, None])
     best = rows - damping * (inverse @ rows)
     left = torch.arange(len(rows), device=rows.device)

@@ -840,6 +840,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_is(here: Path) -
     (here / "out-Q8_0.gguf").unlink()
     refused("C306", lambda: gptailor.compile(plan, here / "out", gguf=["q8_0", "Q8_0"]))
     refused("C306", lambda: gptailor.compile(plan, here / "out.gguf", gguf=["q8_0"]))
+    refused("C306", lambda: gptailor.compile(plan, "/", gguf=["q8_0"]))
     with pytest.raises(ValueError, match="isn't written"):
         gptailor.compile(plan, here / "out", gguf=["q8_0", "q2_k"])
     assert not list(here.glob("out*"))

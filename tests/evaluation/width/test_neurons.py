@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptailor.evaluation.bridge.fit import Statistics, solve, weights
+from gptailor.evaluation.bridge.fit import BridgeError, Statistics, solve, weights
 from gptailor.evaluation.width.neurons import kept_neurons, sums_of_kept
 
 TOKENS, NEURONS, WIDTH = 200, 8, 3
@@ -87,3 +87,12 @@ def test_all_neurons_stay_and_equal_neurons_leave_by_their_numbers() -> None:
     assert kept_neurons(sums, rows, NEURONS, 0.1).tolist() == list(range(NEURONS))
     none = Statistics(NEURONS, 0)
     assert kept_neurons(none, torch.ones_like(rows), 5, 0.1).tolist() == [3, 4, 5, 6, 7]
+
+
+def test_large_neurons_that_depend_on_each_other_are_refused() -> None:
+    chance = torch.Generator().manual_seed(0)
+    x = torch.randn(TOKENS, NEURONS, generator=chance)
+    x[:, :3] = 1e8 * torch.randn(TOKENS, 1, generator=chance)
+    sums = sums_of(x, weights(torch.randn(TOKENS, WIDTH, generator=chance)))
+    with pytest.raises(BridgeError, match="depend on each other"):
+        kept_neurons(sums, torch.ones(NEURONS, WIDTH).double(), 4, 0.0)
