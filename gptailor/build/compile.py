@@ -41,12 +41,11 @@ class CompileResult:
     """The output of `compile`: a folder or GGUF file, its counts, and the lock, if there is one.
 
     The models in the lock are declared as in the plan's text. `width` are the fits of narrower
-    MLPs, `bridges` are the fits of closed
-    gaps, each named by the layer before it: `L19`. `healed` is the result of healing. `notes` are
-    harmless differences in a GGUF file. `update` is the difference to the folder that was there, if
-    gptailor had written it. `estimates` are the cost of bridging and healing, of a dry run alone.
-    `gguf` has the results of the GGUF files beside a folder.
-    `vocabulary` is the effect of a smaller vocabulary on its text.
+    MLPs, and `bridges` those of closed gaps, each named by the layer before it: `L19`. `healed` is
+    the result of healing. `vocabulary` is the effect of a smaller vocabulary on its text. `notes`
+    are harmless differences in a GGUF file. `update` is the difference to the folder that was
+    there, if gptailor had written it. `estimates` are the cost of bridging and healing, of a dry
+    run alone. `gguf` has the results of the GGUF files beside a folder.
     """
 
     folder: Path

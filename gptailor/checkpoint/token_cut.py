@@ -21,7 +21,12 @@ from gptailor.checkpoint.files import (
     read_object,
     stamps,
 )
-from gptailor.checkpoint.folder import Checkpoint, generation_config, tokenizer_files
+from gptailor.checkpoint.folder import (
+    GENERATION_CONFIG,
+    Checkpoint,
+    generation_config,
+    tokenizer_files,
+)
 from gptailor.checkpoint.token_selection import (
     SELECTIONS,
     TokenSelection,
@@ -255,6 +260,11 @@ class TokenCut:
         """The files of the smaller tokenizer, and its generation settings."""
         return dict(self._files())
 
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """The generation settings with the tokens' new numbers; empty if the model has none."""
+        return self.renumbered(self.whole.read(GENERATION_CONFIG))
+
     def _files(self) -> Iterator[tuple[str, bytes | Path]]:
         for path in self.whole.files:
             name = path.relative_to(self.whole.folder).as_posix()
@@ -264,8 +274,8 @@ class TokenCut:
                 yield name, _json(self.document)
             elif name == _SETTINGS:
                 yield name, _json(self._settings(self.whole.read(name)))
-            elif name == "generation_config.json":
-                yield name, _json(self.renumbered(self.whole.read(name)))
+            elif name == GENERATION_CONFIG:
+                yield name, _json(self.generation)
             elif name in ("added_tokens.json", "vocab.json"):
                 numbered = self.whole.read(name).items()
                 kept = {token: self.numbers[n] for token, n in numbered if n in self.numbers}

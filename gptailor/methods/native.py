@@ -162,7 +162,7 @@ def gram(
 def _call() -> ctypes.CDLL:
     found = library()
     if found is None:
-        raise RuntimeError("the compiled library isn't there: ask `takes` first")
+        raise RuntimeError("no compiled library is loaded: call `takes` before")
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, final
+from typing import Annotated, Any, Final, Literal, TypeVar, final
 
 from pydantic import (
     BeforeValidator,
@@ -189,7 +189,7 @@ class Scale(Open):
     factor: Value
 
 
-CUTS = ("vocabulary", "width")
+CUTS: Final[tuple[Literal["vocabulary", "width"], ...]] = ("vocabulary", "width")
 """The statements that make something smaller than layers; each is a field of a plan."""
 
 

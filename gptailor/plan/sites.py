@@ -120,7 +120,7 @@ def _value_sites(plan: p.Plan) -> Iterator[Site]:
             yield from recipe_sites(output_recipe, (where,))
     for at, entry in entries(plan):
         yield from entry_sites(entry, at)
-    for word in CUT_WORDS:
+    for word in p.CUTS:
         if (cut := plan.cuts.get(word)) is not None:
             yield Site((word, "size"), cut.size, Subject(word))
 
@@ -177,8 +177,6 @@ _MAYBE: dict[type[p.Open], Role] = {
     p.Item: "item",
 }
 _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
-CUT_WORDS: tuple[Role, ...] = ("vocabulary", "width")
-"""`CUTS` of a plan, as the roles of their sizes."""
 
 
 def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
@@ -362,7 +360,7 @@ def value_lists(value: p.Value, at: Place = ()) -> Iterator[tuple[Place, int]]:
 
 def values(plan: p.Plan) -> Iterator[tuple[Place, p.Value]]:
     """Yield every number of a plan that may be a choice."""
-    roles = ("argument", "share", "let", *_NUMBERS, *CUT_WORDS)
+    roles = ("argument", "share", "let", *_NUMBERS, *p.CUTS)
     for site in sites(plan):
         if isinstance(site.value, p.Value) and site.subject.role in roles:
             yield site.place, site.value

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 from gptailor.plan.layers import undone
-from gptailor.plan.plan import Plan
-from gptailor.plan.sites import CUT_WORDS, Role, sites
+from gptailor.plan.plan import CUTS, Plan
+from gptailor.plan.sites import Role, sites
 
 Stage: TypeAlias = Literal["uncut", "bare", "bridged", "healed"]
 """With nothing dropped; cut, without bridges and healing; with bridges alone; with all repairs."""
@@ -45,7 +45,7 @@ def stage_words(
 
 # ------------------------------------------------------------------------------ stages of a search
 
-CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window", *CUT_WORDS})
+CUT_ROLES: Final[frozenset[Role]] = frozenset({"drop", "cut", "window", *CUTS})
 """The roles of choices that decide what leaves: layers, tokens or neurons."""
 REPAIR_ROLES: Final[frozenset[Role]] = frozenset({"bridged", "tokens", "ridge"})
 """The roles of choices that decide how a cut is repaired."""

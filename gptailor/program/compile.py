@@ -49,9 +49,9 @@ def layer_width(use: Use) -> int | Refusal:
 
 
 def narrower(checked: Checked) -> tuple[int, ClosedCut] | None:
-    """Return the width of a plan's MLPs before they are narrowed, and the cut; None without one.
+    """Return the width of a plan's MLPs before they are narrowed, and the cut.
 
-    A cut to the same width is none.
+    Return None without a cut, and for a cut to the width that the MLPs have.
     """
     cut = checked.resolved.cuts.get("width")
     if cut is None:

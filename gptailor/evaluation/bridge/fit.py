@@ -369,9 +369,8 @@ class Bridger:
                 key.update(b"dropped" if content is None else b"undone")
                 continue
             key.update(content_keys.instructions(content.outputs).encode() + content.fitted_bytes)
-        for batch in text.batches:
-            key.update(repr(batch.tokens.shape).encode())
-            key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())
+        for part in text.token_bytes():
+            key.update(part)
         return key.hexdigest()[:32]
 
     def _kept(self, key: str, text: CalibrationText) -> FittedBridge | None:

@@ -64,6 +64,12 @@ class CalibrationText:
     digest: FileDigest
     tokens: int
 
+    def token_bytes(self) -> Iterator[bytes]:
+        """Yield the bytes that the batches' tokens are known by, for the key of a fit."""
+        for batch in self.batches:
+            yield repr(batch.tokens.shape).encode()
+            yield batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes()
+
 
 def calibration_text(
     path: Path, count: int, encoder: TokenEncoder, *, exactly: str | None = None

@@ -217,7 +217,6 @@ class Predictions:
     ) -> Float[Tensor, " n values"]:
         """Return the predictions of some sequences: the kept tokens, then log-probabilities."""
         read = [] if whole is None else [whole.read(sequence) for sequence in sequences]
-        keep = self._keep
 
         def mapped(
             logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
@@ -227,7 +226,7 @@ class Predictions:
 
         tokens = [each.tokens for each in read] or [tuple(row) for row in sequences]
         requests = [Request(row, 1) for row in tokens]
-        results = evaluator.run(live, [Work(requests, mapped if read else keep)])
+        results = evaluator.run(live, [Work(requests, mapped if read else self._keep)])
         if isinstance(results, Failure):
             raise teacher_error(results)
         taught = results[0]

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layer_entries, moved_config
-from gptailor.checkpoint.files import Stamp, quoted, read_object, stamps
-from gptailor.checkpoint.folder import generation_config
+from gptailor.checkpoint.files import Stamp, quoted, stamps
 from gptailor.checkpoint.models import Opened, taken
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
@@ -172,8 +171,8 @@ class ModelContents:
     `config` is that of the compiled folder, and `dtype` is its dtype, if it has one. `template` is
     the configuration of a model with one layer of each kind. It is equal for all plans with these
     kinds. `first` has the first position of each kind in `layers`. `begin`, `end` and `others` are
-    the tensors outside the layers. `generation` are the settings of generation, if they aren't the
-    base's: those of a smaller vocabulary.
+    the tensors outside the layers. `generation` are the settings of generation with a
+    smaller vocabulary; empty if they are the base's.
     """
 
     config: dict[str, Any]
@@ -185,7 +184,7 @@ class ModelContents:
     end: tuple[Output, ...]
     others: tuple[Output, ...]
     head: tuple[str, ...]
-    generation: dict[str, Any] | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rest(self) -> tuple[Output, ...]:
@@ -250,7 +249,7 @@ class ContentTable:
         first, ends = tuple(shown), _outside_layers(compiled.program)
         return ModelContents(
             config, dtype, template, first, contents, **ends, head=layout.head,
-            generation=_generation(checked),
+            generation=checked.token_cut.generation if checked.token_cut is not None else {},
         )  # fmt: skip
 
     def fitted(self, content: Content, tensors: Mapping[str, Tensor]) -> Content:
@@ -323,11 +322,3 @@ def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
         if output.place.layer is None:
             outside[_ENDS[output.place.part]].append(output)
     return {field: tuple(outputs) for field, outputs in outside.items()}
-
-
-def _generation(checked: Checked) -> dict[str, Any] | None:
-    """Return the generation settings with the numbers of a smaller vocabulary's tokens."""
-    path = generation_config(checked.tokenizer_model.checkpoint)
-    if checked.token_cut is None or path is None:
-        return None
-    return checked.token_cut.renumbered(read_object(path, "C103", duplicate=None))

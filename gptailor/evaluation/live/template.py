@@ -264,10 +264,10 @@ class ModelTemplate:
         config = self._config(contents.config, len(layers))
         model = self._whole.copy(lambda _, tensor: tensor.detach(), config)
         assert isinstance(model, PreTrainedModel)
-        if contents.generation is None:
-            model.generation_config = copy.deepcopy(self.model.generation_config)
-        else:
+        if contents.generation:
             model.generation_config = GenerationConfig.from_dict(dict(contents.generation))
+        else:
+            model.generation_config = copy.deepcopy(self.model.generation_config)
         numbers = [self.numbers[content.kind] for content in contents.layers]
         modules = [
             self._templates[number].copy(tensors.get, config, index)

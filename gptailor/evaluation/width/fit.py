@@ -208,9 +208,8 @@ class Narrower:
         """Return a hash of everything that decides the fits."""
         place = cut.size, _ridge(cut), self.device.type, self.place.type
         key = hashlib.sha256(repr((undone.instructions, place, environment())).encode())
-        for batch in text.batches:
-            key.update(repr(batch.tokens.shape).encode())
-            key.update(batch.tokens.numpy().tobytes() + batch.real.numpy().tobytes())
+        for part in text.token_bytes():
+            key.update(part)
         return key.hexdigest()[:32]
 
     def _kept(self, key: str, layers: int) -> list[_LayerFit] | None:
