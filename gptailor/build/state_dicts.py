@@ -61,7 +61,7 @@ def merge(
     Raises PlanError for an invalid method, argument or number of sources, as in a plan, and for a
     value that the dtype can't hold. Raises TailorError for tensors that don't agree, by name.
 
-    The methods, their formulas and papers: docs/language.md.
+    The methods, their formulas and papers: docs/merge_methods.md.
     """
     recipe = _recipe(list(sources), by, arguments)
     if METHODS[by].takes_base(arguments) and base is None:
