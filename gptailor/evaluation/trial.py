@@ -188,7 +188,7 @@ def _outcomes(
         if isinstance(objective, Failure):
             outcomes.append(objective)
         elif isinstance(objective, Generative):
-            outcomes.append(attempt(partial(objective.judge, model, samples)))
+            outcomes.append(attempt(partial(objective.evaluate, model, samples)))
             done(model, objective.name)
         else:
             assert isinstance(objective, Forward)

@@ -1,4 +1,4 @@
-"""The search's side of `evaluate.space_trials`: its judge, and measurements before and after."""
+"""Evaluate a search's trials by `evaluate.space_trials`, and measure before and after them."""
 
 import math
 import platform
@@ -87,8 +87,8 @@ OnMeasuring: TypeAlias = Callable[[str, int, int], None]
 
 @final
 @dataclass(frozen=True)
-class TrialsJudge:
-    """A judge on this device."""
+class TrialEvaluator:
+    """Evaluates plans on this device."""
 
     trials: Trials
 
@@ -156,10 +156,10 @@ def movable(plan: Plan) -> Plan:
     return plan.read_from(replace(origin, folder=origin.folder.absolute(), families=families))
 
 
-def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
-    """Make a judge on another machine, from a movable plan and settings."""
+def trial_evaluator_of(plan: Plan, chosen: Settings, where: Resources) -> TrialEvaluator:
+    """Make an evaluator on another machine, from a movable plan and settings."""
     plan, models, _ = opened(plan)
-    return TrialsJudge(trials_of(plan, models, chosen, where))
+    return TrialEvaluator(trials_of(plan, models, chosen, where))
 
 
 def workers_of(
@@ -170,15 +170,15 @@ def workers_of(
     Where `latency()` is an objective, workers must be machines of this kind.
     """
     if where.ray is None:
-        return nullcontext(Alone(TrialsJudge(trials)))
+        return nullcontext(Alone(TrialEvaluator(trials)))
     timed = any(OBJECTIVES[objective.name].by == "clock" for objective in chosen.objectives)
-    like = TrialsJudge(trials).machine if timed else None
+    like = TrialEvaluator(trials).machine if timed else None
     require("ray", "--ray")
     from gptailor.searching.run.ray_workers import RayWorkers  # needs an extra
 
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
-    make = partial(judge_of, movable(trials.plan), anywhere, where)
+    make = partial(trial_evaluator_of, movable(trials.plan), anywhere, where)
     gpus = 0 if where.device == "cpu" else where.gpus_per_worker
     return RayWorkers(make, where.ray, where.workers, gpus=gpus, like=like)
 
@@ -320,12 +320,12 @@ class _Measuring:
         positions: Sequence[int] = self._noted.removal or ()
         self.done += self._removals(len(positions))
         base = self.plans["base"]
-        rounds = greedy_removal(self.space, base, influence, self._judge, self.width, positions)
+        rounds = greedy_removal(self.space, base, influence, self._losses, self.width, positions)
         for positions in rounds:
             self._note(REMOVAL, list(positions))
         return positions if len(positions) == int(sum(self.space.table.high)) else ()
 
-    def _judge(self, removed: Sequence[Plan]) -> list[float]:
+    def _losses(self, removed: Sequence[Plan]) -> list[float]:
         of = " of the base" * (len(self.plans) > 1)
         what = f"removing layers{of} one by one: {len(removed[0].drops)}"
         self._report(what)

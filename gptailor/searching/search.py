@@ -246,7 +246,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
 @final
 @dataclass(frozen=True)
 class SearchSetting:
-    """Settings that the course of a search depends on; it also depends on the judge.
+    """Settings that the course of a search depends on; it also depends on the evaluator.
 
     `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
     seconds a free worker waits at least for another one. With `races` the strategy's trials are
@@ -275,7 +275,7 @@ def search_steps(
     A search whose trials are in the study and the ledger goes on where they end. Its course depends
     on the setting, the outcomes and the number of workers alone, unless a worker is stuck for so
     long that the study has the note `LATE`. Told trials are kept whatever happens. Raises
-    SearchError where nothing has a score, and the errors of a judge or the disk.
+    SearchError where nothing has a score, and the errors of an evaluator or the disk.
     """
     about, ended = of.budget.record(), study.typed.ended
     if ended is not None and about == {name: getattr(ended, name) for name in about}:

@@ -93,7 +93,7 @@ def disturbed(folder: Path, workers: RayWorkers, disturbing: Disturbing) -> dict
 
 
 class Elsewhere(Counting):
-    """A judge on another kind of machine."""
+    """An evaluator on another kind of machine."""
 
     machine = "a slow machine"
 

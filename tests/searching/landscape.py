@@ -1,4 +1,4 @@
-"""A search without models: a plan's space, a judge that counts letters, a strategy that drifts."""
+"""A search without models: a space, an evaluator that counts letters, a strategy that drifts."""
 
 import hashlib
 import heapq
@@ -61,7 +61,7 @@ def number(plan: Plan, salt: str = "") -> float:
 
 @dataclass
 class Counting:
-    """A judge whose scores come from a plan's text; it remembers what it was asked."""
+    """An evaluator whose scores come from a plan's text; it remembers what it was asked."""
 
     aims: tuple[Aim, ...] = (NLL,)
     fails: Callable[[Plan], bool] = lambda plan: False
@@ -203,12 +203,12 @@ class Search:
 def search(
     folder: Path,
     chosen: SearchSetting,
-    judge: Any = None,
+    evaluate: Any = None,
     workers: Workers | None = None,
     **options: Any,
 ) -> Search:
-    judge = judge or Counting(chosen.aims)
-    return Search(chosen, study_of(folder, chosen), workers or Alone(judge), **options)
+    evaluate = evaluate or Counting(chosen.aims)
+    return Search(chosen, study_of(folder, chosen), workers or Alone(evaluate), **options)
 
 
 def record(trials: list[Trial]) -> list[dict[str, Any]]:
@@ -226,7 +226,7 @@ def record(trials: list[Trial]) -> list[dict[str, Any]]:
 class Simulated:
     """Workers on a clock of their own: a plan takes as long as its worker is slow."""
 
-    judge: Any
+    evaluate: Any
     slow: tuple[float, ...]
     dies: Callable[[int, Task], bool] = lambda worker, task: False
     clock: float = 0.0
@@ -242,7 +242,7 @@ class Simulated:
         worker = min(set(range(self.count)) - set(self.busy))
         self.busy[worker] = task.number
         at = self.clock
-        for index, outcomes in self.judge(task.plans, task.share, **task.how):
+        for index, outcomes in self.evaluate(task.plans, task.share, **task.how):
             at += self.slow[worker] * task.share
             self._push(at, worker, TaskOutcome(task.number, index, outcomes, self.slow[worker]))
             if self.dies(worker, task):

@@ -43,7 +43,7 @@ FULL = 64
 
 @dataclass
 class Sampling:
-    """A judge with a score for each sample: what all have in common, a plan's own, and noise."""
+    """An evaluator with a score for each sample: a common part, a plan's own part, and noise."""
 
     noise: float = 0.3
     used: list[int] = field(default_factory=list)
@@ -71,17 +71,17 @@ class Sampling:
         return common + (loss + 0.2 * number(plan) + own if plan.drops else 0.0)
 
 
-def ran(folder: Path, judge: Sampling, *, races: bool = True, seed: int = 5) -> Search:
+def ran(folder: Path, evaluate: Sampling, *, races: bool = True, seed: int = 5) -> Search:
     folder.mkdir(exist_ok=True)
     chosen = setting(aims=(NLL,), budget=Budget(16, 16, FULL), races=races, seed=seed)
-    found = search(folder, chosen, judge)
+    found = search(folder, chosen, evaluate)
     found.run()
     return found
 
 
 def test_trials_that_have_lost_cost_what_they_took(tmp_path: Path) -> None:
-    judge = Sampling()
-    found = ran(tmp_path, judge)
+    evaluate = Sampling()
+    found = ran(tmp_path, evaluate)
     stopped = [trial for trial in found.ledger.trials if trial.stopped is not None]
     assert stopped
     for trial in stopped:
@@ -91,7 +91,7 @@ def test_trials_that_have_lost_cost_what_they_took(tmp_path: Path) -> None:
         assert not trial.full
     assert all(trial.stopped is None for trial in found.ledger.of(STARTS, RANDOM))
     bases = [FULL, 16]
-    assert sum(judge.used) == sum(bases) + round(FULL * found.ledger.cost())
+    assert sum(evaluate.used) == sum(bases) + round(FULL * found.ledger.cost())
     assert found.ledger.cost() <= 16
 
 

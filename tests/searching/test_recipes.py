@@ -42,7 +42,7 @@ BUDGET = Budget(60, 16, 64, heals=True, separate=True)
 
 
 class Repairing:
-    """A judge by which bare cuts hide recipes: they differ by chance, and healing shrinks that."""
+    """An evaluator whose bare cuts hide recipes: they differ by chance, and healing reduces it."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Plan, Stage]] = []
@@ -86,17 +86,17 @@ def numbers(of: SearchSetting, trial: Trial, *, cut: bool = True) -> tuple[float
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    judge = Repairing()
-    found = search(tmp_path_factory.mktemp("run"), repaired(), judge)
+    evaluator = Repairing()
+    found = search(tmp_path_factory.mktemp("run"), repaired(), evaluator)
     assert found.run() in ("budget", "exhausted")
-    return found, judge
+    return found, evaluator
 
 
 def test_recipes_come_first_and_nothing_of_them_is_dropped(done: Any) -> None:
-    found, judge = done
+    found, evaluator = done
     phases = [trial.request.phase for trial in found.ledger.trials]
     assert phases[: phases.count(RECIPES)] == [RECIPES] * phases.count(RECIPES)
-    uncut = [plan for plan, stage in judge.asked if stage == "uncut"]
+    uncut = [plan for plan, stage in evaluator.asked if stage == "uncut"]
     assert len(uncut) > 8
     assert not any(plan.drops for plan in uncut)
     words = {trial.request.origin.kind for trial in found.ledger.of(RECIPES)}

@@ -54,8 +54,8 @@ def run_of(
 ) -> Ledger:
     """Write a RUN as a search leaves it that was killed; what was told."""
     chosen = landscape.setting(aims=aims, budget=Budget(trials, 16, 64))
-    judge = landscape.Counting(aims, fails=fails)
-    found = landscape.search(folder, chosen, judge)
+    evaluator = landscape.Counting(aims, fails=fails)
+    found = landscape.search(folder, chosen, evaluator)
     found.study.note("samples", "16..64")
     found.run()
     (folder / "space.tailor").write_text(landscape.TEXT)

@@ -51,8 +51,8 @@ def phases(found: Search) -> list[str]:
     return [key for key, _ in itertools.groupby(t.request.phase for t in found.ledger.trials)]
 
 
-def ran(folder: Path, chosen: SearchSetting, judge: Any = None, **options: Any) -> Search:
-    found = search(folder, chosen, judge, **options)
+def ran(folder: Path, chosen: SearchSetting, evaluate: Any = None, **options: Any) -> Search:
+    found = search(folder, chosen, evaluate, **options)
     found.run()
     return found
 
@@ -63,8 +63,8 @@ def ran(folder: Path, chosen: SearchSetting, judge: Any = None, **options: Any) 
 def test_starting_plans_come_first_and_the_budget_is_kept(
     tmp_path: Path, chosen: SearchSetting
 ) -> None:
-    judge = Counting()
-    found = search(tmp_path, chosen, judge)
+    evaluate = Counting()
+    found = search(tmp_path, chosen, evaluate)
     assert found.run() == "budget"
     assert phases(found) == [STARTS, RANDOM, SEARCH]
     names = [origin_words(trial.request.origin) for trial in found.ledger.of(STARTS)]
@@ -72,10 +72,12 @@ def test_starting_plans_come_first_and_the_budget_is_kept(
     cost = found.ledger.cost()
     assert 11.25 < cost <= 12
     assert [trial.number for trial in found.ledger.trials] == list(range(len(found.ledger.trials)))
-    bases = Counter(share for text, share, _ in judge.asked if text == gptailor.format(chosen.base))
+    bases = Counter(
+        share for text, share, _ in evaluate.asked if text == gptailor.format(chosen.base)
+    )
     assert bases == {0.25: 1, 1.0: 1}
-    assert len(judge.asked) == 2 + sum(t.same_as is None for t in found.ledger.trials)
-    assert sum(share for _, share, _ in judge.asked) == pytest.approx(1.25 + cost)
+    assert len(evaluate.asked) == 2 + sum(t.same_as is None for t in found.ledger.trials)
+    assert sum(share for _, share, _ in evaluate.asked) == pytest.approx(1.25 + cost)
 
 
 def test_starting_plans_take_half_of_the_budget_at_most(tmp_path: Path) -> None:
@@ -119,17 +121,17 @@ def test_another_seed_gives_others(tmp_path: Path, chosen: SearchSetting) -> Non
 
 
 def test_a_known_plan_is_told_and_costs_nothing(tmp_path: Path) -> None:
-    judge = Counting()
-    found = search(tmp_path, setting(strategy=Stubborn()), judge)
+    evaluate = Counting()
+    found = search(tmp_path, setting(strategy=Stubborn()), evaluate)
     assert found.run() == "exhausted"
     first, *rest = found.ledger.of(SEARCH)
     assert first.same_as is None
     assert {trial.same_as for trial in rest} == {first.number}
     assert {trial.values for trial in rest} == {first.values}
     assert {trial.cost for trial in rest} == {0}
-    assert len(judge.asked) == len(set(judge.asked))
+    assert len(evaluate.asked) == len(set(evaluate.asked))
     assert found.ledger.hits == len(rest)
-    again = search(tmp_path, setting(strategy=Stubborn()), judge)
+    again = search(tmp_path, setting(strategy=Stubborn()), evaluate)
     assert again.run() == "exhausted"
     assert len(again.ledger.trials) == len(found.ledger.trials)
 
@@ -155,11 +157,11 @@ class Killing:
     """Raises at the given moment: in the middle of an evaluation, or behind a told trial."""
 
     at: int
-    judge: Callable[..., Any]
+    evaluate: Callable[..., Any]
     count: int = 0
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        for outcome in self.judge(*arguments, **named):
+        for outcome in self.evaluate(*arguments, **named):
             self._moment()
             yield outcome
 
@@ -210,10 +212,10 @@ def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: SearchSetting)
 
 def test_a_search_that_is_over_evaluates_nothing(tmp_path: Path, chosen: SearchSetting) -> None:
     first = ran(tmp_path, chosen)
-    judge = Counting()
-    again = search(tmp_path, chosen, judge)
+    evaluate = Counting()
+    again = search(tmp_path, chosen, evaluate)
     assert again.run() == "budget"
-    assert judge.asked == []
+    assert evaluate.asked == []
     assert record(again.ledger.trials) == record(first.ledger.trials)
 
 
@@ -221,8 +223,8 @@ def test_a_search_that_is_over_evaluates_nothing(tmp_path: Path, chosen: SearchS
 
 
 def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: SearchSetting) -> None:
-    judge = Counting(fails=lambda plan: plan.drops[0].position == 0)
-    found = ran(tmp_path, setting(seed=1), judge)
+    evaluate = Counting(fails=lambda plan: plan.drops[0].position == 0)
+    found = ran(tmp_path, setting(seed=1), evaluate)
     failed = [trial for trial in found.ledger.trials if trial.values is None]
     assert failed
     assert {trial.failure for trial in failed} == {Failure("search", "too bad")}
@@ -233,8 +235,8 @@ def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: SearchSetting)
 
 
 def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: SearchSetting) -> None:
-    judge = Counting(fails=lambda plan: True)
-    found = search(tmp_path, chosen, judge)
+    evaluate = Counting(fails=lambda plan: True)
+    found = search(tmp_path, chosen, evaluate)
     with pytest.raises(SearchError, match=r"none of the first 8 trials has.* 8 of them: too bad"):
         found.run()
     assert len(found.study.trials()) == 8
@@ -378,12 +380,12 @@ def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
     ],
 )
 def test_which_trials_are_bridged(tmp_path: Path, bridge: Any, low: Stage, full: Stage) -> None:
-    judge = Counting()
-    found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridge)), judge)
+    evaluate = Counting()
+    found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridge)), evaluate)
     assert {t.request.stage for t in found.ledger.trials if not t.full} == {low}
     assert {t.request.stage for t in found.ledger.trials if t.full} == {full}
     base = gptailor.format(gptailor.loads(BASE))
-    assert {stage for text, share, stage in judge.asked if share == 1 and text != base} == {full}
+    assert {stage for text, share, stage in evaluate.asked if share == 1 and text != base} == {full}
 
 
 def finals(ledger: Ledger) -> list[Trial]:
@@ -485,9 +487,9 @@ def test_a_finalist_that_cannot_be_healed_failed_and_others_decide(tmp_path: Pat
 
     for every in (True, False):
         (folder := tmp_path / str(every)).mkdir()
-        judge = Unhealing()
+        evaluate = Unhealing()
         chosen = setting(budget=Budget(20, 16, 64, heals=True, wanted=2))
-        calm = search(folder, chosen, judge)
+        calm = search(folder, chosen, evaluate)
         assert calm.run() == "budget"
         final = finals(calm.ledger)
         assert len(final) == 3
@@ -505,9 +507,9 @@ def test_killed_while_finalists_are_healed_it_heals_none_twice(tmp_path: Path) -
     (tmp_path / "undisturbed").mkdir()
     many = len(finals(ran(tmp_path / "undisturbed", chosen).ledger))
     assert many >= 4
-    judge = Counting()
+    evaluate = Counting()
     for _ in range(6):
-        found = search(tmp_path, chosen, judge)
+        found = search(tmp_path, chosen, evaluate)
         killing = [0]
 
         def seen(event: SearchEvent, killing: list[int] = killing) -> None:
@@ -523,7 +525,7 @@ def test_killed_while_finalists_are_healed_it_heals_none_twice(tmp_path: Path) -
         except Killed:
             continue
     assert len(finals(found.ledger)) == many
-    healed = Counter(text for text, _, stage in judge.asked if stage == "healed")
+    healed = Counter(text for text, _, stage in evaluate.asked if stage == "healed")
     assert set(healed.values()) == {1}
     assert len(healed) == many
 
@@ -533,10 +535,10 @@ def test_more_finalists_go_on_beyond_the_end(tmp_path: Path) -> None:
         return setting(budget=Budget(20, 16, 64, heals=True, wanted=wanted))
 
     few = ran(tmp_path, chosen(1)).ledger
-    judge = Counting()
-    more = ran(tmp_path, chosen(3), judge).ledger
+    evaluate = Counting()
+    more = ran(tmp_path, chosen(3), evaluate).ledger
     assert [len(one.of(FINAL)) for one in (few, more)] == [2, 4]
-    assert [stage for _, _, stage in judge.asked].count("healed") == 2
+    assert [stage for _, _, stage in evaluate.asked].count("healed") == 2
     assert few.of(FINAL)[0].plan == more.of(FINAL)[0].plan
     nothing = Counting()
     assert ran(tmp_path, chosen(3), nothing).ledger.trials[-1].number == more.trials[-1].number
@@ -647,14 +649,14 @@ def test_a_worker_that_is_stuck_is_not_waited_for_and_that_is_noted(tmp_path: Pa
 
 def test_a_lost_workers_trials_run_again(tmp_path: Path, chosen: SearchSetting) -> None:
     moments = itertools.count()
-    judge = Counting()
-    workers = Simulated(judge, (1.0, 1.5), dies=lambda *_: next(moments) % 4 == 3)
+    evaluate = Counting()
+    workers = Simulated(evaluate, (1.0, 1.5), dies=lambda *_: next(moments) % 4 == 3)
     found = search(tmp_path, chosen, workers=workers)
     assert found.run() == "budget"
     trials = found.ledger.trials
     assert not [t for t in trials if t.values is None]
     calm = sum(t.same_as is None for t in trials) + 2
-    assert len(judge.asked) >= calm
+    assert len(evaluate.asked) >= calm
     slots = {(t.request.phase, t.request.ask) for t in trials}
     for phase, ask in slots:
         numbers = sorted(t.request.slot for t in trials if t.request.key[:2] == (phase, ask))
@@ -706,11 +708,11 @@ def test_several_workers_killed_go_on(tmp_path: Path, chosen: SearchSetting, at:
 
 
 def test_one_plan_on_two_workers_is_evaluated_once(tmp_path: Path) -> None:
-    judge = Counting()
-    workers = Simulated(judge, (1.0, 1.7, 1.2))
+    evaluate = Counting()
+    workers = Simulated(evaluate, (1.0, 1.7, 1.2))
     found = search(tmp_path, setting(strategy=Stubborn()), workers=workers)
     assert found.run() == "exhausted"
-    assert len(judge.asked) == len(set(judge.asked))
+    assert len(evaluate.asked) == len(set(evaluate.asked))
 
 
 # ------------------------------------------------------------------------------------- small things

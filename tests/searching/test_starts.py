@@ -36,7 +36,7 @@ PAPER = "drop any {k} of L0..L{last}\nL0..L{last} from any of {models} by task_a
 OTHERS = "L0..L39 from any of math, code by task_arithmetic(0.0..1.0)"
 SHARES = (1.0, 0.25, 1 / 16, 0.01)
 
-Judge = Callable[[Plan], tuple[float, ...]]
+Evaluate = Callable[[Plan], tuple[float, ...]]
 
 
 def paper(layers: int = 30, k: int | str = 7, models: str = "math, code, chat") -> Space:
@@ -44,18 +44,18 @@ def paper(layers: int = 30, k: int | str = 7, models: str = "math, code, chat") 
     return space_of(loads(HEAD + text), layers)
 
 
-def drive(starts: Starts, judge: Judge) -> list[list[Start]]:
+def drive(starts: Starts, evaluate: Evaluate) -> list[list[Start]]:
     """All stages."""
     told: list[ToldStart] = []
     stages: list[list[Start]] = []
     while stage := starts.next(told):
         stages.append(stage)
-        told += [_told(starts, one, judge) for one in stage]
+        told += [_told(starts, one, evaluate) for one in stage]
     return stages
 
 
-def _told(starts: Starts, one: Start, judge: Judge) -> ToldStart:
-    return ToldStart(one.origin, one.genome, one.share, judge(decode(starts.space, one.genome)))
+def _told(starts: Starts, one: Start, evaluate: Evaluate) -> ToldStart:
+    return ToldStart(one.origin, one.genome, one.share, evaluate(decode(starts.space, one.genome)))
 
 
 def called(start: Start) -> str:
@@ -389,7 +389,7 @@ def test_greedy_removal_takes_the_layer_that_costs_least_in_each_round() -> None
     influence = [abs(position - 6) + 0.1 * (position % 2) for position in range(12)]
     seen: list[list[int]] = []
 
-    def judge(plans: Sequence[Plan]) -> list[float]:
+    def evaluate(plans: Sequence[Plan]) -> list[float]:
         seen.extend(dropped(plan) for plan in plans)
         costs = {6: math.nan, 7: 5.0, 5: 1.0, 4: 2.0, 8: 3.0}
         return [
@@ -398,10 +398,10 @@ def test_greedy_removal_takes_the_layer_that_costs_least_in_each_round() -> None
         ]
 
     width = candidates(given, 0.1)
-    rounds = list(greedy_removal(given, wholes(given)["base"], influence, judge, width))
+    rounds = list(greedy_removal(given, wholes(given)["base"], influence, evaluate, width))
     found = rounds[-1]
     assert rounds == [(5,), (5, 8), (5, 8, 4)]
-    again = greedy_removal(given, wholes(given)["base"], influence, judge, width, rounds[0])
+    again = greedy_removal(given, wholes(given)["base"], influence, evaluate, width, rounds[0])
     assert list(again) == rounds[1:], "as if it had never been interrupted"
     tried = seen[: -2 * width]
     assert {len(cut) for cut in tried} == {1, 2, 3}
@@ -420,14 +420,14 @@ def test_greedy_removal_costs_four_evaluations_at_most(k: int, share: float) -> 
     given = paper(20, k)
     tried: list[Plan] = []
 
-    def judge(plans: Sequence[Plan]) -> list[float]:
+    def evaluate(plans: Sequence[Plan]) -> list[float]:
         tried.extend(plans)
         return [0.0] * len(plans)
 
     for most in (4.0, 1.0):
         tried.clear()
         width = candidates(given, share, most)
-        rounds = list(greedy_removal(given, wholes(given)["base"], [1.0] * 20, judge, width))
+        rounds = list(greedy_removal(given, wholes(given)["base"], [1.0] * 20, evaluate, width))
         assert len(rounds) in (0, k)
         assert len(tried) * max(share, 1 / 16) <= most
 
@@ -477,10 +477,10 @@ def test_what_is_beyond_bounds_had_room() -> None:
 def test_a_failure_is_never_the_best() -> None:
     given = paper()
 
-    def judge(plan: Plan) -> tuple[float, ...]:
+    def evaluate(plan: Plan) -> tuple[float, ...]:
         return (math.nan,) if "math" in names_of(plan) else apart(plan)
 
-    stages = drive(Starts(given, cheapest=0.25), judge)
+    stages = drive(Starts(given, cheapest=0.25), evaluate)
     names = [called(one) for stage in stages[2:] for one in stage]
     assert not any("math" in name for name in names)
 
@@ -509,7 +509,7 @@ def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
 def test_losses_count_by_their_order_alone() -> None:
     given = paper()
 
-    def several(shift: float, factor: float) -> Judge:
+    def several(shift: float, factor: float) -> Evaluate:
         return lambda plan: (factor * apart(plan)[0] + shift, sum(dropped(plan)) / factor)
 
     def said(stages: Sequence[Sequence[Start]]) -> list[list[int]]:

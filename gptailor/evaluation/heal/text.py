@@ -182,7 +182,7 @@ class LearnedText:
 @final
 @dataclass(frozen=True, eq=False)
 class HealingTexts:
-    """Sequences to learn from, and held-out sequences that judge the result; both are mixed."""
+    """Sequences to learn from, and held-out sequences; both are mixed."""
 
     files: tuple[LearnedText, ...]
     learned: PackedSequences
@@ -238,11 +238,11 @@ def healing_texts(
         LearnedText(source.path, of_file(source.path), int((~mask).sum()) * length)
         for source, mask in zip(sources, held, strict=True)
     )
-    learn, judge = (
+    learn, held_out = (
         mixed_texts([part.rows(mask == which) for part, mask in zip(parts, held, strict=True)])
         for which in (False, True)
     )
-    return HealingTexts(files, learn, judge)
+    return HealingTexts(files, learn, held_out)
 
 
 def sequence_counts(sources: Sequence[HealingSource], tokens: int, length: int) -> list[int]:

@@ -412,7 +412,7 @@ class Training:
         checks = {round(self.steps * n / CHECKS) for n in range(1, CHECKS + 1)}
         if not self.done and math.isnan(self.start):
             self.start = self.held_out()
-            self._judge(self.start)
+            self._evaluate(self.start)
         now, losses = self.start, list[float]()
         begun, first, saved = time.monotonic(), self.done, time.monotonic()
         on_event(HealStep(self.done, self.steps, None, self.best, None))
@@ -420,7 +420,7 @@ class Training:
             losses.append(self._step())
             if self.done in checks:
                 now = self.held_out()
-                self._judge(now)
+                self._evaluate(now)
             if time.monotonic() - saved > _SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
@@ -457,7 +457,7 @@ class Training:
         help_ = "nothing was written; heal with a lower rank or on other text"
         raise HealError("C809", message, help_)
 
-    def _judge(self, loss: float) -> None:
+    def _evaluate(self, loss: float) -> None:
         if loss < self.best:
             self.best = loss
             self._best = {n: p.detach().clone() for n, p in self.parameters.items()}

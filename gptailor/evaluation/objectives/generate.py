@@ -61,7 +61,7 @@ class Generative(PreparedObjective):
         return [Request(prompt.tokens, 1) for prompt in prompts if len(prompt.tokens) > 1]
 
     @final
-    def judge(self, model: PreTrainedModel, samples: int | None = None) -> Score:
+    def evaluate(self, model: PreTrainedModel, samples: int | None = None) -> Score:
         """Return the score of a model on the first samples."""
         prompts = self.prompts(samples)
         return self.score(greedy(model, self.encoder.tokenizer, prompts, _BATCH_TOKENS))

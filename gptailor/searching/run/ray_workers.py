@@ -18,7 +18,7 @@ from gptailor.checkpoint.write.tensors import available
 from gptailor.evaluation.scores import Outcome
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.searching.run.workers import Done, Judge, Lost, Task, TaskOutcome, WorkerEvent
+from gptailor.searching.run.workers import Done, EvaluatePlans, Lost, Task, TaskOutcome, WorkerEvent
 
 LOCAL = "local"
 """Instead of an address: a Ray of this machine's own, which ends with the search."""
@@ -37,25 +37,25 @@ class ClusterError(TailorError):
 
 @final
 class Evaluating:
-    """The actor of a worker, with a judge that is made there."""
+    """The actor of a worker, with an evaluator that is made there."""
 
-    def __init__(self, make: Callable[[], Judge]) -> None:
-        self.judge = make()
+    def __init__(self, make: Callable[[], EvaluatePlans]) -> None:
+        self.evaluate = make()
 
     def ready(self) -> int:
         """Return the worker's process."""
         return os.getpid()
 
     def machine(self) -> str:
-        """Return the name of the judge's device."""
-        return str(getattr(self.judge, "machine", ""))
+        """Return the name of the evaluator's device."""
+        return str(getattr(self.evaluate, "machine", ""))
 
     def run(
         self, plans: Sequence[Plan], share: float, how: Mapping[str, Any]
     ) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
         """Yield each plan's place, outcomes and seconds as soon as they are ready."""
         begun = time.perf_counter()
-        for place, outcomes in self.judge(plans, share, **how):
+        for place, outcomes in self.evaluate(plans, share, **how):
             now = time.perf_counter()
             yield place, outcomes, now - begun
             begun = now
@@ -79,9 +79,9 @@ class _Worker:
 
 @final
 class RayWorkers:
-    """A context with so many actors. `make` gives a judge, and is called in each of them.
+    """A context with so many actors. `make` gives an evaluator, and is called in each of them.
 
-    Without a `count` there are as many as the cluster's GPUs suffice for if judges need so many
+    Without a `count` there are as many as the cluster's GPUs suffice for if evaluators need so many
     `gpus` each, else one for each machine. Tasks wait for workers that have begun, so that the
     search goes on with the remaining ones where no machine replaces a lost one. All must be `like`
     the given machine, where time is measured. Raises ClusterError where the cluster can't be
@@ -90,7 +90,7 @@ class RayWorkers:
 
     def __init__(
         self,
-        make: Callable[[], Judge],
+        make: Callable[[], EvaluatePlans],
         address: str,
         count: int | None,
         *,

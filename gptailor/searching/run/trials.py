@@ -287,7 +287,7 @@ class Ledger:
 
     @property
     def loss_unit(self) -> str:
-        """The unit of the mean loss by the objectives that plans are judged by."""
+        """The unit of the mean loss by the objectives that compare plans."""
         return loss_unit([self.aims[number] for number in self.deciding])
 
     @property
@@ -307,7 +307,7 @@ class Ledger:
     def candidates(self) -> list[Trial]:
         """Return trials at full fidelity; only the furthest repaired if any were in the end.
 
-        Where something is required of them, only judged plans that meet it count.
+        Where something is required of them, only evaluated plans that meet it count.
         """
         full = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
         full = [t for t in full if t.request.phase != RECIPES]

@@ -37,12 +37,12 @@ _TIMES = 4
 BASE = "base"
 """The key of the uncut base's plan, instead of a digest."""
 
-Judge: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
-"""`judge(plans, share, stage=...)` evaluates plans on a share of the search's samples.
+EvaluatePlans: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
+"""`evaluate(plans, share, stage=...)` evaluates plans on a share of the search's samples.
 
 A `stage` tells whether plans are bridged and healed. In an optional `race`, plans that lose have
 scores of fewer samples. It yields the number of a plan among `plans` with its outcomes, one for
-each objective, in any order. An error of one plan is its outcome; a judge raises errors that
+each objective, in any order. An error of one plan is its outcome; `evaluate` raises errors that
 concern all plans.
 """
 
@@ -72,7 +72,7 @@ class Task:
 
     @property
     def how(self) -> dict[str, Any]:
-        """The arguments of a judge beside plans and share."""
+        """The arguments of `evaluate` beside plans and share."""
         race = {} if self.race is None else {"race": self.race}
         return {"stage": self.stage, **race}
 
@@ -121,19 +121,19 @@ class Workers(Protocol):
 
 @final
 class Alone:
-    """One judge, which works while it is waited for."""
+    """A worker in this process, which works while it is waited for."""
 
     count = 1
 
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
+    def __init__(self, evaluate: EvaluatePlans) -> None:
+        self.evaluate = evaluate
         self._task = -1
         self._outcomes: Iterator[tuple[int, tuple[Outcome, ...]]] = iter(())
 
     def submit(self, task: Task) -> None:
         """Begin a task; nothing is evaluated yet."""
         self._task = task.number
-        self._outcomes = self.judge(task.plans, task.share, **task.how)
+        self._outcomes = self.evaluate(task.plans, task.share, **task.how)
 
     def next(self, longest: float | None = None) -> WorkerEvent:
         """Return the next plan's outcome, which takes as long as it takes."""

@@ -209,14 +209,14 @@ def greedy_removal(
     space: Space,
     plan: Plan,
     influence: Sequence[float],
-    judge: Callable[[Sequence[Plan]], Sequence[float]],
+    losses_of: Callable[[Sequence[Plan]], Sequence[float]],
     width: int,
     removed: Sequence[int] = (),
 ) -> Iterator[tuple[int, ...]]:
     """Yield the removed positions after each round, which removes the cheapest position (SLEB).
 
-    `judge` returns losses of plans, NaN for a failure. A round tries the `width` layers of least
-    influence. Its plans drop fewer layers than the space allows, so they are no trials of the
+    `losses_of` returns losses of plans, NaN for a failure. A round tries the `width` layers of
+    least influence. Its plans drop fewer layers than the space allows, so they are no trials of the
     space. The removal goes on after the positions in `removed`.
     """
     sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}
@@ -227,7 +227,7 @@ def greedy_removal(
     while width and sum(room):
         removable = [p for p, group in sets.items() if p not in removed and room[group]]
         tried = sorted(removable, key=lambda p: (influence[p], p))[:width]
-        losses = judge([_without(plan, [*removed, position]) for position in tried])
+        losses = losses_of([_without(plan, [*removed, position]) for position in tried])
         losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
         removed.append(tried[int(np.argmin(losses))])
         room[sets[removed[-1]]] -= 1

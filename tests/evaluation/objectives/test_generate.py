@@ -85,7 +85,7 @@ def test_the_answers_are_those_that_the_model_says(
             ObjectiveContext(tokenizer=tokenizer, folder=tmp_path, positions=128),
         )
         assert isinstance(prepared, Generative)
-        assert prepared.judge(model).value == pytest.approx(1 / 3)
+        assert prepared.evaluate(model).value == pytest.approx(1 / 3)
 
 
 def test_blanks_count_for_nothing_and_case_does() -> None:

@@ -151,7 +151,7 @@ def test_a_task_of_texts_has_the_harness_score(world: World, found: Found) -> No
     for metric in ("exact_match", "chrf"):
         objective = world.prepare("lm_eval", task="said.yaml", metric=metric)
         assert isinstance(objective, Generative)
-        score = objective.judge(world.models["math"])
+        score = objective.evaluate(world.models["math"])
         assert score.value == pytest.approx(found("said")[f"{metric},none"])
 
 

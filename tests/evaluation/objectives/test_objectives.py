@@ -146,7 +146,7 @@ def test_an_objective_keeps_its_contract(world: World, name: str) -> None:
     else:
         assert isinstance(whole, Generative)
         assert isinstance(few, Generative)
-        scores = [whole.judge(world.models["math"], 3), few.judge(world.models["math"])]
+        scores = [whole.evaluate(world.models["math"], 3), few.evaluate(world.models["math"])]
     assert scores[0] == scores[1]
     assert scores[0].samples == 3
     assert math.isfinite(scores[0].value)
