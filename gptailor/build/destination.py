@@ -84,7 +84,7 @@ class Destination(ABC):
 
         Raises TargetExists (C301) for one that somebody changed since then.
         """
-        return None
+        return planned_update(self.prepared, self.path)
 
     def remove_leftovers(self) -> None:
         """Remove the side folders of killed runs into this place."""
@@ -154,7 +154,3 @@ class ModelFolder(Destination):
             before_swap=lambda new: entries.update(entries_of(new)),
         )
         record_written(self.prepared, self.path, entries)
-
-    def planned_update(self) -> Update | None:
-        """Return the difference to the folder that gptailor wrote here before."""
-        return planned_update(self.prepared, self.path)

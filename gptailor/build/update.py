@@ -1,8 +1,9 @@
-"""Compiling into a folder that gptailor wrote before: equal tensors are copied, not computed.
+"""Compiling into an output that gptailor wrote before: equal tensors are copied, not computed.
 
-After each compile the user's cache has a record of the folder: the instruction of each tensor and
-its place in a file, and size and time of all files. The next compile of the same plan's file into
-the folder reads it, so no weights are read to find out what is equal.
+After each compile the user's cache has a record of the folder or GGUF file: the instruction of each
+tensor and its place in a file, and size and time of all files. The next compile of the same plan's
+file into the output reads it, so no weights are read to find out what is equal. A GGUF file is
+replaced as a whole.
 """
 
 import hashlib
@@ -57,9 +58,10 @@ class WrittenTensor:
 @final
 @dataclass(frozen=True)
 class WrittenFolder:
-    """The record of a folder: its plan, its tensors, and each entry by its path in the folder.
+    """The record of an output: its plan, its tensors, and each entry by its path in the folder.
 
-    An entry is a file's size and time of writing; a link or a folder has a size of -1.
+    An entry is a file's size and time of writing; a link or a folder has a size of -1. The entry of
+    a GGUF file has its name.
     """
 
     plan: str | None
@@ -96,13 +98,13 @@ class Update:
 
 
 def planned_update(prepared: Prepared, folder: Path) -> Update | None:
-    """Return the difference between a plan and a folder that gptailor wrote from the same plan.
+    """Return the difference between a plan and an output that gptailor wrote from the same plan.
 
-    None for a folder without a record, and for one that another plan's file made. Raises
-    TargetExists (C301) for a folder with files that changed since then.
+    None for an output without a record, and for one that another plan's file made. Raises
+    TargetExists (C301) for files that changed since then. No tensor of a GGUF file is reused.
     """
     written, file = _record_of(folder), _plan_file(prepared)
-    if written is None or file is None or written.plan != file or not folder.is_dir():
+    if written is None or file is None or written.plan != file or not folder.exists():
         return None
     if changed := _changed_entries(written, folder):
         raise TargetExists(folder, changed)
@@ -157,7 +159,7 @@ def _changed_entries(written: WrittenFolder, folder: Path) -> str:
 
 
 def record_written(prepared: Prepared, folder: Path, entries: Entries) -> None:
-    """Record a folder that was just written, with its entries; without a cache, nothing."""
+    """Record an output that was just written, with its entries; without a cache, nothing."""
     if (path := _record_path(folder)) is None:
         return
     record = WrittenFolder(_plan_file(prepared), tuple(_planned(prepared)), entries)
@@ -189,15 +191,18 @@ def _record_of(folder: Path) -> WrittenFolder | None:
 
 
 def entries_of(folder: Path) -> Entries:
-    """Return size and time of each file in a folder by its path in it, and links and folders."""
-    found = {}
-    for path in folder.rglob("*"):
-        about = path.lstat()
-        plain = stat.S_ISREG(about.st_mode)
-        found[path.relative_to(folder).as_posix()] = (
-            (about.st_size, about.st_mtime_ns) if plain else (-1, 0)
-        )
-    return found
+    """Return size and time of each file in a folder by its path in it, and links and folders.
+
+    A file that is no folder has one entry, by its name.
+    """
+    if not folder.is_dir():
+        return {folder.name: _entry(folder)}
+    return {path.relative_to(folder).as_posix(): _entry(path) for path in folder.rglob("*")}
+
+
+def _entry(path: Path) -> tuple[int, int]:
+    about = path.lstat()
+    return (about.st_size, about.st_mtime_ns) if stat.S_ISREG(about.st_mode) else (-1, 0)
 
 
 def _planned(prepared: Prepared) -> list[WrittenTensor]:

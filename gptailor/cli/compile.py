@@ -39,8 +39,8 @@ class QuantisedType(click.ParamType[str]):
 @click.command("compile", short_help="Write the model that a plan declares.")
 @options.PLAN_ARGUMENT
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="The folder to write, or a file for llama.cpp if the name ends in .gguf. A "
-              "folder that gptailor wrote from this plan is updated; any other must not "
+              help="The folder to write, or a file for llama.cpp if the name ends in .gguf. An "
+              "output that gptailor wrote from this plan is updated; any other must not "
               "exist.")  # fmt: skip
 @options.MODEL
 @options.SET

@@ -5,6 +5,7 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -26,9 +27,11 @@ from gptailor.build.gguf.vocabulary import vocabulary_facts
 from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.lock_recording import plan_digest
 from gptailor.build.tokenizer import tokenizer
+from gptailor.build.update import Update, entries_of, record_written
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
+from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
 from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.models import is_remote
@@ -234,6 +237,14 @@ class GgufFile(Destination):
         planned = self.locked(dict.fromkeys(self.tensors, UNMEASURED), None)
         refuse(gguf_differences(lock, planned), lock)
 
+    def planned_update(self) -> Update | None:
+        """Return the difference to the file that gptailor wrote here before. It is made anew."""
+        update = super().planned_update()
+        if update is None:
+            return None
+        locked = LOCK_KEY in read_gguf(self.path).facts
+        return replace(update, computed=self.size, copied=0, locked=locked)
+
     def write(self, contents: Contents) -> LockedGguf | None:
         """Write the file, all or nothing; return its entry in the lock, if one is recorded.
 
@@ -274,6 +285,7 @@ class GgufFile(Destination):
             on_written=None if recording is None else on_written,
             finish=final_header,
         )
+        record_written(self.prepared, self.path, entries_of(self.path))
         return locked
 
 

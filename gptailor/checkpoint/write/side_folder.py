@@ -133,8 +133,8 @@ class SideFolder:
 
 
 _REMEDY = (
-    "`--force` replaces it (in Python, force=True); gptailor updates a folder where it wrote it,"
-    " from the same plan's file"
+    "`--force` replaces it (in Python, force=True); gptailor updates an output where it wrote"
+    " it, from the same plan's file"
 )
 
 

@@ -402,6 +402,8 @@ def test_a_dry_run_refuses_a_differing_lock_as_the_run_does(here: Path, dry_run:
 def test_a_dry_run_refuses_an_output_that_the_run_would_refuse(here: Path) -> None:
     plan = gptailor.load("p.tailor")
     gptailor.compile(plan, "out.gguf")
+    assert gptailor.compile(plan, "out.gguf", dry_run=True).update is not None
+    os.utime("out.gguf", ns=(1, 1))
     refused("C301", lambda: gptailor.compile(plan, "out.gguf", dry_run=True))
     planned = gptailor.compile(plan, "out.gguf", dry_run=True, force=True)
     assert planned.size == Path("out.gguf").stat().st_size
@@ -444,13 +446,39 @@ def test_a_lock_in_the_metadata_that_is_none_is_refused(here: Path) -> None:
 # ----------------------------------------------------------------------------------- all or nothing
 
 
-def test_an_output_that_is_there_is_replaced_by_force_alone(here: Path) -> None:
+@pytest.mark.parametrize("how", ["another plan", "changed"])
+def test_a_file_of_somebody_else_is_replaced_by_force_alone(here: Path, how: str) -> None:
     file = compiled(here)
+    if how == "another plan":
+        Path("p.tailor").rename("other.tailor")
+        shutil.copy("other.tailor", "p.tailor")
+        gptailor.compile(gptailor.load("other.tailor"), file, force=True)
+    else:
+        os.utime(file, ns=(1, 1))
     before = file.read_bytes()
-    refused("C301", lambda: compiled(here, quantize="q8_0"))
+    error = refused("C301", lambda: compiled(here, quantize="q8_0"))
+    assert ("changed since gptailor wrote it: out.gguf" in str(error)) == (how == "changed")
     assert file.read_bytes() == before
     assert len(compiled(here, quantize="q8_0", force=True).read_bytes()) < len(before)
     assert file.stat().st_nlink == 1
+
+
+def test_a_file_of_the_same_plan_is_updated(here: Path) -> None:
+    plan = gptailor.load("p.tailor")
+    first = gptailor.compile(plan, here / "out.gguf", locking=True)
+    assert first.update is None
+    Path("p.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L2\n')
+    second = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf", quantize="q8_0")
+    assert second.update is not None
+    assert second.update.changes == (("+", "L1"), ("−", "L2"))
+    assert (second.update.computed, second.update.copied) == (second.size, 0)
+    assert second.update.reused == {}
+    assert second.lock is not None  # the old file had one
+    fresh = gptailor.compile(
+        gptailor.load("p.tailor"), here / "new/out.gguf", quantize="q8_0", locking=True
+    )
+    assert read(second.folder, "llama").keys() == read(fresh.folder, "llama").keys()
+    assert second.lock.gguf == fresh.lock.gguf
 
 
 def test_a_file_is_not_put_where_something_else_is(here: Path) -> None:
@@ -884,6 +912,13 @@ def test_the_command_writes_files_beside_the_folder(
     for name in ("out-Q4_K_M.gguf", "out-F16.gguf"):
         assert f"{(here / name).stat().st_size:,} bytes in {name}" in planned
         assert f"{name}: " in said
+    (here / "out-F16.gguf").unlink()  # as after a run that failed half way
+    before = (here / "out-Q4_K_M.gguf").read_bytes()
+    assert cli.run(run) == 0
+    assert (here / "out-F16.gguf").exists()
+    assert (here / "out-Q4_K_M.gguf").read_bytes() == before
+    (here / "out-Q4_K_M.gguf").write_bytes(b"mine")
+    capsys.readouterr()
     assert cli.run(run) == 3
     assert "out-Q4_K_M.gguf" in capsys.readouterr().err
 
