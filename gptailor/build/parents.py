@@ -30,11 +30,18 @@ def parents(prepared: Prepared) -> Parents:
 def public_sources(prepared: Prepared) -> dict[str, str]:
     """Return the sources of the models that are folders of this machine, as a model card has them.
 
-    A source is the model's id on the Hub if it is known, else the folder's name.
+    A source is the model's id on the Hub if it is known, else the folder's name. An adapter's is the
+    id that the plan declares; a model with an adapter has the files of the model below.
     """
+    declared = all_declared(prepared.declared, prepared.models)
+    used = all_declared(prepared.plan.models, prepared.models)
     sources = {}
     for name, model in prepared.models.items():
         if model.checkpoint.nested or model.remotes:
+            continue
+        if used[name].on is not None:
+            if is_remote(declared[name]):
+                sources[name] = declared[name].source
             continue
         known = next(_ids(prepared, model), None)
         sources[name] = known or f"./{model.checkpoint.folder.resolve().name}"

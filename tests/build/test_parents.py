@@ -12,6 +12,7 @@ from gptailor.build.parents import parents, title
 from gptailor.checkpoint.hub import Remote
 from gptailor.prepare import prepare
 from tests.tiny import tiny_model
+from tests.tiny_adapter import adapter
 
 
 def front_matter(folder: Path) -> dict[str, object]:
@@ -71,6 +72,24 @@ def test_a_folder_in_place_of_an_id_keeps_the_id(tmp_path: Path) -> None:
     assert '| base | `"org/base"` |\n| math | `"./math"` |' in card
     assert 'model base = "org/base"\nmodel math = "./math"\n' in card
     assert str(tmp_path) not in card
+
+
+def test_an_adapter_has_its_own_source(tmp_path: Path) -> None:
+    tiny_model("llama", tmp_path / "base", layers=2)
+    adapter(tmp_path / "talk", base_model_name_or_path="org/other")
+    text = 'tailor 1\nmodel base = "./base"\nmodel chat = base + "{}"\nL1 from chat\n'
+    plan = gptailor.loads(text.format("./talk"), folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert '| base | `"./base"` |\n| chat | `base + "./talk"` |' in card
+    assert 'model chat = base + "./talk"\n' in card
+    plan = gptailor.loads(text.format("org/talk"), folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "named", models={"chat": tmp_path / "talk"})
+    card = (tmp_path / "named" / "README.md").read_text()
+    assert '| chat | `base + "org/talk"` |' in card
+    gptailor.compile(plan, tmp_path / "whole", models={"chat": tmp_path / "base"})
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert '| chat | `"./base"` |' in card
 
 
 def test_the_title_is_of_the_base_and_of_the_plan_or_the_folder(tmp_path: Path) -> None:
