@@ -30,8 +30,8 @@ def parents(prepared: Prepared) -> Parents:
 def public_sources(prepared: Prepared) -> dict[str, str]:
     """Return the sources of the models that are folders of this machine, as a model card has them.
 
-    A source is the model's id on the Hub if it is known, else the folder's name. An adapter's is the
-    id that the plan declares; a model with an adapter has the files of the model below.
+    A source is the model's id on the Hub if it is known, else the folder's name. An adapter's is
+    the id that the plan declares; a model with an adapter has the files of the model below.
     """
     declared = all_declared(prepared.declared, prepared.models)
     used = all_declared(prepared.plan.models, prepared.models)

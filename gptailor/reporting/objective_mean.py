@@ -24,8 +24,10 @@ def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
     if len(aims) < 2 or len(alike) > 1 or aims[0].unit == "":
         return None
 
-    def mean(values: Sequence[float] | None) -> tuple[float, ...] | None:
-        return None if values is None else (math.fsum(values[i] for i in numbers) / len(numbers),)
+    def mean(values: Sequence[float | None] | None) -> tuple[float, ...] | None:
+        some = None if values is None else [values[i] for i in numbers]
+        known = [value for value in some or () if value is not None]
+        return (math.fsum(known) / len(numbers),) if len(known) == len(numbers) else None
 
     def error(errors: Sequence[float | None] | None) -> tuple[float | None] | None:
         if errors is None:
@@ -43,7 +45,11 @@ def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
     def row_mean(row: SummaryRow | None) -> SummaryRow | None:
         if row is None:
             return None
-        update = {"values": mean(row.values), "stderrs": error(row.stderrs)}
+        update = {
+            "values": mean(row.values),
+            "stderrs": error(row.stderrs),
+            "before": mean(row.before),
+        }
         return row.model_copy(update={**update, "held": held_mean(row.held)})
 
     base = BaseScores(values=mean(summary.base.values), held=held_mean(summary.base.held))

@@ -139,7 +139,8 @@ def _stages(summary: SearchSummary) -> Iterator[str]:
 
 def _left_out(summary: SearchSummary) -> Iterator[str]:
     if names := summary.left_out:
-        yield f"Starting plans beyond the budget: {', '.join(names)}."
+        plans = ", ".join(names)
+        yield f"Starting plans beyond the budget: {plans}. A larger `--trials` tries more."
     if beyond := summary.beyond:
         yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
 
@@ -188,6 +189,8 @@ def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
         same = best is not None and best.trial == found_row.trial
         file = summary.best_file if same else f"trial {found_row.trial}"
         rows.append((f"found: {file}{_dropped(found_row)}", found_row))
+        if best is not None and not same:
+            rows.append((f"simpler: {summary.best_file}{_dropped(best)}", best))
     return rows
 
 
@@ -319,7 +322,10 @@ def verdict_words(summary: SearchSummary) -> str:
     few = _too_few(summary, verdict, found_row)
     handed = ""
     if best.trial != found_row.trial:
-        handed = f" best.tailor is the simpler plan, trial {best.trial} ({best.origin})."
+        handed = (
+            f" best.tailor is a simpler plan within one standard error, trial {best.trial}"
+            f" ({best.origin})."
+        )
     if verdict.itself:
         return f"The search found nothing better than a starting plan, '{name}'.{handed}{base}"
     if verdict.worse:

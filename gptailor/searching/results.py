@@ -246,11 +246,15 @@ def _put_front(folder: Folder, texts: Mapping[str, str]) -> None:
 
 
 def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[NumberAtBound]:
-    """Yield the numbers of a trial's plan that are at an end of their interval."""
+    """Yield the numbers of a trial's plan that are at an end of their interval.
+
+    A low end of 0 is left out: a model then has no share, and a wider interval would hardly help.
+    """
     says = active(space.table, trial.request.genome).reals
     for real, share, counts in zip(space.reals, trial.request.genome.reals, says, strict=True):
         value = real.value(float(share))
-        if counts and real.low < real.high and value in (real.low, real.high):
+        ends = (real.low, real.high) if real.low else (real.high,)
+        if counts and real.low < real.high and value in ends:
             bound: Literal["low", "high"] = "low" if value == real.low else "high"
             yield NumberAtBound(name=escaped_control(real.name), value=value, bound=bound)
 

@@ -154,7 +154,10 @@ def test_what_was_spared_and_what_had_no_room_is_said() -> None:
     found = said(stopped=7, spared=4.5, left_out=["9 of 15 windows", "greedy removal"])
     first, *rest = summary_lines(found, 80)
     assert "7 given up early (spared: 4.5)" in first
-    line = "Starting plans beyond the budget: 9 of 15 windows, greedy removal."
+    line = (
+        "Starting plans beyond the budget: 9 of 15 windows, greedy removal. A larger `--trials`"
+        " tries more."
+    )
     assert line in rest
     assert line in markdown(found)
     assert "no room" not in markdown(said(stopped=0, left_out=[]))
@@ -232,17 +235,19 @@ def test_the_worth_of_a_loss_before_repair_is_said() -> None:
         (
             {"better": False},
             "A tie with 'greedy removal': better by 0.250 ± 0.020 nats (on held-out samples, in"
-            " pairs). best.tailor is the simpler plan, trial 2 (greedy removal).",
+            " pairs). best.tailor is a simpler plan within one standard error, trial 2 (greedy"
+            " removal).",
         ),
         (
             {"better": False, "worse": True, "held": False, "against": WORSE},
             "Worse than 'greedy removal', by 0.250 ± 0.020 nats (on the samples that it"
-            " was chosen by, in pairs). best.tailor is the simpler plan, trial 2 (greedy removal).",
+            " was chosen by, in pairs). best.tailor is a simpler plan within one standard error,"
+            " trial 2 (greedy removal).",
         ),
         (
             {"better": False, "itself": True},
             "The search found nothing better than a starting plan, 'greedy removal'. best.tailor is"
-            " the simpler plan, trial 2 (greedy removal).",
+            " a simpler plan within one standard error, trial 2 (greedy removal).",
         ),
         ({"against": None}, "There is no starting plan to compare it with."),
     ],
@@ -299,6 +304,27 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
     preferred = VerdictRecord.model_validate(judged(numbers=[0]))
     preferring = found.model_copy(update={"verdict": preferred})
     assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferring, 100))
+
+
+def test_a_simpler_plan_has_a_row_of_its_own() -> None:
+    found = said(best=row(2.75, "greedy removal", trial=2, dropped="L3"))
+    lines = list(summary_lines(found, 100))
+    [simpler] = [line for line in lines if line.startswith("  simpler: run/best.tailor, drop L3")]
+    assert "2.75" in simpler
+    assert not [line for line in summary_lines(said(), 100) if "simpler" in line]
+
+
+def test_healing_in_vain_is_called_so_in_the_mean_too() -> None:
+    aims = [AIM, AIM | {"name": 'nll("b.txt")'}]
+    two = {"values": [2.5, 3.5], "stderrs": [0.3, 0.4], "retained": None, "stage": "healed"}
+    mean = {"verdict": judged(numbers=[0, 1]), "held": [30, 30], "objectives": aims,
+            "base": {"values": [2.0, 3.0], "held": None},
+            "starts": [],
+            "random": {"trials": 5, "whole": False, "best": None, "expected": 3.0}}  # fmt: skip
+    for before, words in (([2.5, 3.5], "healing changed nothing"), ([2.6, 3.5], "healed")):
+        healed = row(2.5) | two | {"before": before, "held": None}
+        lines = "\n".join(summary_lines(said(best=healed, found=healed, **mean), 100))
+        assert lines.count(f"found: run/best.tailor ({words})") == 3
 
 
 def test_the_mean_over_objectives_has_a_table() -> None:

@@ -12,7 +12,13 @@ import gptailor
 from gptailor.evaluation.scores import Outcome, Score
 from gptailor.plan.plan import Merge, Plan
 from gptailor.plan.stage import Stage
-from gptailor.searching.run.origin import RivalPlan, SearchedRecipe, of_best_recipe
+from gptailor.searching.run.origin import (
+    PlanLayers,
+    RivalPlan,
+    SearchedRecipe,
+    of_best_recipe,
+    origin_words,
+)
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, RECIPES, SEARCH, STARTS, Trial
 from gptailor.searching.search import SearchSetting, search_steps
@@ -170,6 +176,28 @@ def test_the_bare_score_alone_would_choose_another_recipe(tmp_path: Path, done: 
     mixed = search(tmp_path, of, Repairing())
     mixed.run()
     assert whole.ledger.best().values[0] < mixed.ledger.best().values[0]
+
+
+def test_few_trials_compare_the_most_promising_recipes_on_few_samples(tmp_path: Path) -> None:
+    chosen = repaired(budget=Budget(10, 16, 64, heals=True, separate=True))
+    found = search(tmp_path, chosen, Repairing())
+    assert found.run() == "budget"
+    ledger = found.ledger
+    origins = [trial.request.origin for trial in ledger.of(RECIPES)]
+    assert all(isinstance(origin, PlanLayers) and origin.of for origin in origins)
+    compared = [
+        (origin_words(origin), trial.share)
+        for origin, trial in zip(origins, ledger.of(RECIPES), strict=True)
+    ]
+    assert compared == [
+        ("uniform merge", 0.25),
+        ("uniform merge by 0.6", 0.25),
+        ("math", 0.25),
+        ("uniform merge", 1.0),
+    ]
+    missed = "4 of 7 recipes (base, code, uniform merge by 1, uniform merge by 0.3)"
+    left_out = chosen.starts.left_out([trial.request.origin for trial in ledger.trials])
+    assert left_out[0] == missed
 
 
 def test_windows_of_a_short_room_include_both_ends_of_the_model() -> None:

@@ -81,5 +81,7 @@ def test_numbers_at_an_end_of_their_interval_are_named() -> None:
         ("let c", 0.2, "low"),
         ("let m", 1.0, "high"),
     ], "t says nothing where no model is chosen"
+    none = genome._replace(reals=np.array([0.5, 0.0, 0.0], np.float32))
+    assert not list(numbers_at_bounds(space, Trial(0, request._replace(genome=none), "p", 1.0)))
     inside = genome._replace(reals=np.array([0.5, 0.999, 0.0], np.float32))
     assert not list(numbers_at_bounds(space, Trial(0, request._replace(genome=inside), "p", 1.0)))

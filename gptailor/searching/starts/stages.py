@@ -43,7 +43,7 @@ from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import Table
 from gptailor.searching.starts.blocks import Scan, always_again, scan_of, with_block
-from gptailor.searching.starts.compositions import composed, compositions
+from gptailor.searching.starts.compositions import BASE_ALONE, composed, compositions
 from gptailor.searching.starts.cuts import (
     LEAST,
     Contiguous,
@@ -71,6 +71,8 @@ _SIZES = 4
 """The sizes of cuts that are evaluated in full, spread over all sizes."""
 _OTHER_SIZES = 4.0
 """Evaluations at full fidelity that the other sizes may cost together."""
+_USUAL_STRENGTH = 0.6
+"""The coefficient of a uniform merge that is tried before larger and smaller ones."""
 _SCAN = 8.0
 """Evaluations at full fidelity that the scan of repeated blocks may cost."""
 _SCAN_SHARE = 0.7
@@ -156,9 +158,7 @@ class Starts:
 
     def _stages(self, results: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
         """Yield the stages and their plans. Each stage needs the results of the earlier stages."""
-        few = self._low * len(self._all) <= self.room / 4
-        saves = self._low <= 1 / 2 and few  # all compositions on few samples first
-        yield "glances", [self._alone(of, self._low) for of in self._all] if saves else []
+        yield "glances", [self._alone(of, self._low) for of in self._glanced()]
         yield "compositions", self._compositions(results["glances"])
         if self._scan.blocks:
             of = self._best(results["compositions"])
@@ -236,9 +236,44 @@ class Starts:
             for origin, cut in plans[: recipes.rivals]
         ]
 
+    def _glanced(self) -> list[Composition]:
+        """Return the compositions that are compared on few samples first.
+
+        These are all if they cost little. Recipes that cost more are compared as far as the room
+        also allows one of them in full, the most promising ones first.
+        """
+        if self._low > 1 / 2:
+            return []
+        if self._low * len(self._all) <= self.room / 4:
+            return self._all
+        if self.recipes is None:
+            return []
+        return self._promising()[: max(0, int((self._recipe_room - 1) / self._low))]
+
+    @property
+    def _recipe_room(self) -> float:
+        """The evaluations that compositions may cost, where recipes are compared."""
+        return math.inf if self.recipes is None else _COMPOSITIONS * self.recipes.room
+
+    def _promising(self) -> list[Composition]:
+        """Return the compositions by what a person would try first.
+
+        First come the merges of all models, in the middle of their strengths, then each model
+        alone, then the base, and merges of two models.
+        """
+        merges = [of for of in self._all if isinstance(of, UniformMerge)]
+        whole = sorted((of for of in merges if of.every), key=_strength)
+        alone = [of for of in self._all if isinstance(of, ModelAlone)]
+        others = [of for of in alone if of != BASE_ALONE]
+        pairs = [of for of in merges if not of.every]
+        base = [of for of in alone if of == BASE_ALONE]
+        return [*whole[:2], *others, *base, *whole[2:], *pairs]
+
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
-        order = ranked(glances) if glances else range(len(self._all))
-        ordered = [self._all[i] for i in order]
+        glanced = self._glanced()
+        promising = self._all if self.recipes is None else self._promising()
+        order = [glanced[i] for i in ranked(glances)]
+        ordered = [*order, *(of for of in promising if of not in order)]
         alone = [of for of in ordered if isinstance(of, ModelAlone)]
         merges = [of for of in ordered if isinstance(of, UniformMerge)]
         kept = {self._all[0], *alone[: _MOST_ALONE - 1]}
@@ -249,7 +284,9 @@ class Starts:
         later = cuts or drops_some(self.space) or bool(self._scan.blocks)
         room = self.room / 2 if later else self.room
         if self.recipes is not None:
-            room = _COMPOSITIONS * self.recipes.room
+            room = self._recipe_room
+            if len(glanced) < len(self._all):  # all glances together cost little
+                room -= self._low * len(glanced)
         most = max(1, int(min(room, len(chosen))))
         if most < len(chosen):
             chosen = [of for of in ordered if of in chosen][:most]
@@ -409,8 +446,14 @@ class Starts:
         if any(isinstance(origin, EarlierOrigin) for origin in tried):
             return []
         tried = {*tried}
-        origins = [self._origin(of) for of in self._all]
-        lines = [origin_words(o) for o in origins if o not in {*tried, *beyond.origins}]
+        if self.recipes is None:
+            origins = [self._origin(of) for of in self._all]
+            lines = [origin_words(o) for o in origins if o not in {*tried, *beyond.origins}]
+        else:
+            compared = {origin.of for origin in tried if isinstance(origin, PlanLayers)}
+            missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
+            every = len(self._all)
+            lines = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] if missed else []
         if self._scan.left_out:
             every = len(self._scan.blocks) + self._scan.left_out
             lines.append(f"{self._scan.left_out} of {every} blocks")
@@ -504,6 +547,11 @@ class Starts:
             middle = (self.space.layers - 1) * 2 / 3
             influence = [abs(position - middle) for position in range(self.space.layers)]
         return -np.array(influence, np.float64)
+
+
+def _strength(of: UniformMerge) -> float:
+    """Return a sort key: how far a merge's coefficient is from the middle of the usual ones."""
+    return 0.0 if of.coefficient is None else abs(of.coefficient - _USUAL_STRENGTH)
 
 
 def _with_ends(windows: Contiguous) -> Contiguous:
