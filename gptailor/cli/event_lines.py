@@ -46,7 +46,8 @@ class RepairLines:
     """A receiver of events that prints the progress of fits and healing, at intervals.
 
     With `every_gap` each gap has a line, and a long fit has more. Without `ends` the result of
-    healing has no line, because the command prints it. `opening` begins the lines about a teacher.
+    healing has no line, because the command prints it. A result that is used again has no second
+    line. `opening` begins the lines about a teacher.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class RepairLines:
         self._ends = ends
         self._opening = opening
         self._last = 0.0
+        self._ended: set[HealingEnd] = set()
 
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
@@ -87,7 +89,8 @@ class RepairLines:
                 self._say(f"healing: {_step_in_words(event)}")
             case HealingReused():
                 self._say("healing: reuses an earlier result")
-            case HealingEnd() if self._ends:
+            case HealingEnd() if self._ends and event not in self._ended:
+                self._ended.add(event)
                 self._say(healed_in_words(event))
             case _:
                 pass

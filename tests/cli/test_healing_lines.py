@@ -41,6 +41,16 @@ def test_what_healing_came_to(losses: tuple[float, float, float], expected: str)
     assert said == [f"healed on 4,096 tokens: {expected} (on 512 tokens held out)"]
 
 
+def test_a_result_that_is_used_again_has_no_second_line() -> None:
+    said: list[str] = []
+    lines = RepairLines(said.append)
+    first, other = HealingEnd(4096, 640, 0.8, 0.4, 0.2), HealingEnd(4096, 640, 0.8, 0.4, 0.3)
+    for end in (first, other, first):
+        lines(end)
+    assert len(said) == 2
+    assert said[0] != said[1]
+
+
 def test_what_the_teachers_answers_take_is_said_before_they_are_made() -> None:
     said: list[str] = []
     lines = RepairLines(said.append)
