@@ -57,12 +57,13 @@ def prepare_objectives(
 ) -> list[PreparedObjective]:
     """Prepare the objectives, with samples in tokens of `tokenizer_model`.
 
-    `reference` runs the model that `kl` compares with. `positions` is the longest text in tokens.
-    With `by_byte` losses count by bytes, whatever the tokens.
+    `reference` runs the model that `kl` and `acceptance` compare with. `positions` is the longest
+    text in tokens. With `by_byte` losses count by bytes, whatever the tokens.
     Raises CalibrationError for a file, ObjectiveError for an argument or a direction.
     """
     tokenizer = tokenizer_of(tokenizer_model)
-    context = ObjectiveContext(tokenizer, *samples, reference, positions, by_byte)
+    cut = tokenizer_model.token_cut is not None
+    context = ObjectiveContext(tokenizer, *samples, reference, positions, by_byte, cut)
     objectives = [prepare_objective(statement, context) for statement, _ in stated]
     for (statement, directed), objective in zip(stated, objectives, strict=True):
         if directed:
@@ -76,8 +77,8 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 
 def no_reference(name: str, why: str) -> ObjectiveError:
-    """Return the error for a model that `kl` can't compare with."""
-    return ObjectiveError(f"'kl' compares with the model '{name}': {why}")
+    """Return the error for a model that scores can't be compared with."""
+    return ObjectiveError(f"there are no predictions of the model '{name}' to compare with: {why}")
 
 
 def with_cut_tokens(plan: Plan, tokenizer_model: Opened, name: str) -> Plan:

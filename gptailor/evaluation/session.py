@@ -183,7 +183,7 @@ class Session:
         return self._objectives[key]
 
     def reference(self, repairs: Repairs, plan: Plan, name: str, work: Work) -> Sequence[Tensor]:
-        """Return the results of a work on the plan of the model that `kl` calls `name`.
+        """Return the results of a work on the plan of `name`, the model to compare with.
 
         Raises ObjectiveError if that fails.
         """

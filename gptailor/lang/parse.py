@@ -370,7 +370,7 @@ def read_objective(
     """Return the objective of a text, and whether the text has its direction.
 
     Without one it has the direction that is better; where only a metric knows that, it is
-    `maximize`. `models` are the names that `kl` may compare with; messages call the text `name`.
+    `maximize`. `models` are the names that `from` may have; messages call the text `name`.
     Raises PlanError with faults that have their places in the text.
     """
     source = Source(name, text)

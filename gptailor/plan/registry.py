@@ -285,6 +285,7 @@ class ObjectiveSpec:
 _FILE = Argument("file", "path", required=True)
 _TASK = Argument("task", "text", required=True)
 _METRIC = Argument("metric", "text")
+_REFERENCE = Argument("from", "model")
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     spec.name: spec
@@ -294,10 +295,11 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         ObjectiveSpec(
             "kl",
             "minimize",
-            (_FILE, Argument("from", "model")),
+            (_FILE, _REFERENCE),
             unit="nats",
             byte_unit="nats a byte",
         ),
+        ObjectiveSpec("acceptance", "maximize", (_FILE, _REFERENCE), unit="accuracy"),
         ObjectiveSpec("multiple_choice", "maximize", (_FILE, _METRIC), unit="accuracy"),
         ObjectiveSpec("margin", "maximize", (_FILE,), unit="nats a byte"),
         ObjectiveSpec("generate", "maximize", (_FILE,), unit="accuracy"),

@@ -713,6 +713,17 @@ def test_a_loss_has_its_own_unit_where_it_has_no_share(search: Search, run: Run)
     assert run("pick", "spread", "--loss", "99").code == 0
 
 
+def test_a_draft_is_searched_by_its_acceptance(search: Search, world: Path) -> None:
+    arguments = ["-O", 'acceptance("rows.jsonl")', "--strategy", "random", "--trials", "3"]
+    search("bare.tailor", "-o", "draft", *arguments)
+    said = json.loads((world / "draft" / "summary.json").read_text())
+    [objective] = said["objectives"]
+    assert (objective["direction"], objective["scale"]) == ("maximize", "base")
+    assert said["found"]["values"] == [max(row["values"][0] for row in said["front"])]
+    assert 0 < said["found"]["values"][0] < 1
+    assert said["base"]["values"] == pytest.approx([1])
+
+
 def test_other_draws_say_how_far_they_agree(found: Said, search: Search, world: Path) -> None:
     arguments = ["--strategy", "random", "--trials", "4", "--repeat-calibration", "1"]
     said = search("space.tailor", "-o", "drawn", *arguments)

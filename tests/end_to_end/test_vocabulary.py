@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
+from gptailor.evaluation.objectives.base import ObjectiveError
 from gptailor.plan.faults import PlanError
 from gptailor.prepare import ready
 from tests.tiny import tiny_model
@@ -161,6 +162,17 @@ def test_kl_is_over_the_kept_tokens(models: Path, tmp_path: Path) -> None:
     path.write_text(str(plan_of(models, f'vocabulary {SIZE} on "TEXT"')))
     [result] = gptailor.evaluate([path], f'kl("{file}")').results
     assert result.outcome.value == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("by", ["evaluate", "search"])
+def test_acceptance_has_one_vocabulary(models: Path, tmp_path: Path, by: str) -> None:
+    wanted = f'acceptance("{models / "rows.jsonl"}")'
+    text = f'vocabulary {SIZE} on "TEXT"\nmaybe drop L1\nsearch {{ maximize {wanted} }}'
+    with pytest.raises(ObjectiveError, match="models have different vocabularies"):
+        if by == "search":
+            gptailor.search(plan_of(models, text), tmp_path / "run", trials=2)
+        else:
+            gptailor.evaluate([plan_of(models, text.partition("\n")[0])], wanted)
 
 
 def test_a_cut_vocabulary_is_bridged_and_healed(models: Path, tmp_path: Path) -> None:

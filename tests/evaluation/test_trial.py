@@ -47,6 +47,7 @@ OBJECTIVES = (
     'perplexity("pairs.jsonl")',
     'kl("rows.jsonl")',
     'kl("rows.jsonl", from=math)',
+    'acceptance("rows.jsonl", from=math)',
     'multiple_choice("choices.jsonl")',
     'multiple_choice("choices.jsonl", metric="acc_norm")',
     'margin("choices.jsonl")',

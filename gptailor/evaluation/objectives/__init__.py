@@ -8,6 +8,7 @@ objective. An `OfPlan` objective reads no text.
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from gptailor.evaluation.objectives.acceptance import prepare_acceptance
 from gptailor.evaluation.objectives.base import ObjectiveContext, ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.generate import prepare_generate
 from gptailor.evaluation.objectives.kl import prepare_kl
@@ -21,6 +22,7 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
     "nll": partial(prepare_nll, NegativeLogLikelihood),
     "perplexity": partial(prepare_nll, Perplexity),
     "kl": prepare_kl,
+    "acceptance": prepare_acceptance,
     "multiple_choice": prepare_multiple_choice,
     "margin": prepare_margin,
     "generate": prepare_generate,
@@ -32,7 +34,9 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 }
 """The function that prepares each objective of `gptailor.plan.registry`."""
 
-__all__ = ["base", "datasets", "generate", "kl", "nll", "size_and_speed", "tokens"]
+__all__ = [
+    "acceptance", "base", "datasets", "generate", "kl", "nll", "size_and_speed", "tokens",
+]  # fmt: skip
 
 
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:

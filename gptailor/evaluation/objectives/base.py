@@ -103,7 +103,8 @@ class ObjectiveContext:
 
     `positions` is the longest text that the models take, in tokens (`None`: no limit). `samples` is
     the largest number of samples in use (`None`: all). With `by_byte` losses count by bytes, since
-    the models have different vocabularies.
+    the models have different vocabularies. With `cut` the plan's vocabulary has fewer tokens than
+    its models have.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -113,6 +114,7 @@ class ObjectiveContext:
     reference: Reference | None = None
     positions: int | None = None
     by_byte: bool = False
+    cut: bool = False
 
     @property
     def encoder(self) -> TokenEncoder:

@@ -1,9 +1,10 @@
 """`kl`: the divergence of a plan's predictions from a model's of the plan, mostly the base's."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import final
+from functools import cached_property, partial
+from typing import TypeAlias, final
 
 import torch
 from jaxtyping import Float, Float32, Int32, Int64
@@ -23,14 +24,18 @@ would be within 0.003 %. But they take 96 KiB, and the reference's own divergenc
 """
 
 
-@final
+Compare: TypeAlias = Callable[
+    [Float[Tensor, " n groups"], Float[Tensor, " n groups"]], Float[Tensor, " n"]
+]
+"""Compares log-probabilities of the reference and of the plan, row by row."""
+
+
 @dataclass(frozen=True)
-class Divergence(PerToken):
-    """KL(reference || plan) in nats a token, over the reference's likeliest tokens and the rest.
+class BesideReference(PerToken):
+    """The mean of a comparison with a reference's distributions over tokens.
 
     The reference runs once, over all samples. Of each prediction its `likeliest` largest
-    log-probabilities are kept, and the log-probability of all other tokens together. The divergence
-    of two such groupings is never above the exact divergence. It is 0 for equal distributions. It
+    log-probabilities are kept, and the log-probability of all other tokens together. A comparison
     is exact if the vocabulary has no more tokens than are kept.
     """
 
@@ -38,19 +43,30 @@ class Divergence(PerToken):
     reference: base.Reference = field(repr=False)
     likeliest: int = LIKELIEST
 
+    @staticmethod
+    @abstractmethod
+    def compare(
+        p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]
+    ) -> Float[Tensor, " n"]:
+        """Compare log-probabilities of the reference and of the plan, row by row."""
+
     @cached_property
     def measure(self) -> Measure:
-        """The divergence of each prediction. The first access runs the reference."""
-        return compact(self.reference, self.model, self.samples, self.likeliest)
+        """The comparison of each prediction. The first access runs the reference."""
+        return compact(self.reference, self.model, self.samples, self.likeliest, self.compare)
 
 
 def compact(
-    reference: base.Reference, model: str, requests: Sequence[Request], likeliest: int
+    reference: base.Reference,
+    model: str,
+    requests: Sequence[Request],
+    likeliest: int,
+    compare: Compare,
 ) -> Measure:
-    """Run the reference over all requests, and return the measure of divergence from it.
+    """Run the reference over all requests, and return the measure that compares with it.
 
     Of each prediction the likeliest tokens and their log-probabilities are kept, with the rest's
-    last. The divergence is Σ p log(p / q), in float64, for the reference's p and the plan's q.
+    last. `compare` receives the reference's and the plan's log-probabilities in float64.
     """
     sizes: set[int] = set()
 
@@ -72,12 +88,12 @@ def compact(
     ) -> Float[Tensor, " n 1"]:
         if logits.shape[1] != vocabulary:
             raise base.ObjectiveError(
-                f"'kl' compares distributions over one vocabulary: the reference's has "
+                f"distributions are compared over one vocabulary: the reference's has "
                 f"{vocabulary} tokens, the plan's {logits.shape[1]}"
             )
         tokens = likely[rows.number].to(logits.device).long()
         logs = likely_logs[rows.number].to(logits.device)
-        return divergence(logs.double(), grouped(logits, tokens).double())[:, None]
+        return compare(logs.double(), grouped(logits, tokens).double())[:, None]
 
     return against
 
@@ -110,10 +126,35 @@ def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> 
     return torch.where(gap > 1, far, near).sum(dim=1)
 
 
-def prepare_kl(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
-    """Prepare `kl(file, from)`. Raises CalibrationError; ObjectiveError without models."""
+@final
+class Divergence(BesideReference):
+    """KL(reference || plan) in nats a token, over the reference's likeliest tokens and the rest.
+
+    The divergence of two such groupings is never above the exact divergence. It is 0 for equal
+    distributions.
+    """
+
+    compare = staticmethod(divergence)
+
+
+def prepare_beside(
+    kind: type[BesideReference],
+    normalise: base.Normalise,
+    objective: Objective,
+    context: base.ObjectiveContext,
+) -> base.PreparedObjective:
+    """Prepare an objective `name(file, from)`, by `kind`.
+
+    Raises CalibrationError; ObjectiveError without models.
+    """
     if context.reference is None:
-        raise base.ObjectiveError("'kl' needs a plan's models, to compare with one of them")
+        raise base.ObjectiveError(
+            f"'{objective.name}' needs a plan's models, to compare with one of them"
+        )
     model = str(objective.arguments.get("from", "base"))
-    traits = base.traits_of(objective, "spread")
-    return Divergence(*traits, texts(objective, context), model, context.reference)
+    traits = base.traits_of(objective, normalise)
+    return kind(*traits, texts(objective, context), model, context.reference)
+
+
+prepare_kl = partial(prepare_beside, Divergence, "spread")
+"""Prepares `kl(file, from)`, as `prepare_beside` does."""

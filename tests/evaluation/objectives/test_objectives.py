@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -16,6 +17,7 @@ from transformers.utils import logging
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.forward.requests import Rows, Work
 from gptailor.evaluation.objectives import PREPARE, agree_on_direction, prepare_objective
+from gptailor.evaluation.objectives.acceptance import overlap
 from gptailor.evaluation.objectives.base import (
     Forward,
     ObjectiveContext,
@@ -23,7 +25,7 @@ from gptailor.evaluation.objectives.base import (
     PreparedObjective,
 )
 from gptailor.evaluation.objectives.generate import Generative
-from gptailor.evaluation.objectives.kl import compact, divergence, grouped
+from gptailor.evaluation.objectives.kl import Compare, compact, divergence, grouped
 from gptailor.evaluation.objectives.multiple_choice import Choices
 from gptailor.evaluation.objectives.nll import PerToken
 from gptailor.evaluation.objectives.tokens import TokenEncoder
@@ -114,6 +116,7 @@ FILES = {
     "nll": "rows.jsonl",
     "perplexity": "talk.jsonl",
     "kl": "rows.jsonl",
+    "acceptance": "rows.jsonl",
     "multiple_choice": "questions.jsonl",
     "margin": "questions.jsonl",
     "generate": "answers.jsonl",
@@ -370,6 +373,54 @@ def test_kl_needs_a_reference(world: World) -> None:
         prepare_objective(wish, ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder))
 
 
+# ------------------------------------------------------------------------------------- acceptance
+
+
+def test_acceptance_is_the_overlap_of_the_whole_distributions(world: World) -> None:
+    objective = world.forward("acceptance", file="rows.jsonl")
+    total, count = 0.0, 0
+    for request in objective.work().requests:
+        ids = torch.tensor([request.tokens[:-1]])
+        with torch.no_grad():
+            p, q = (world.models[n](ids).logits.double().softmax(-1) for n in ("base", "math"))
+        total += float(torch.minimum(p, q).sum())
+        count += ids.numel()
+    found = world.score(objective, "math")
+    assert 0.1 < found.value < 0.9
+    assert found.value == pytest.approx(total / count, rel=1e-5)
+    own = world.score(objective, "base")
+    assert (own.value, own.stderr) == (1, 0)
+
+
+def test_acceptance_counts_accepted_drafts(world: World) -> None:
+    """As speculative sampling does, token by token: 20,000 drafts of one position."""
+    objective = world.forward("acceptance", file="rows.jsonl").part(0, 1)
+    assert isinstance(objective, Forward)
+    [request] = objective.work().requests
+    context = torch.tensor([request.tokens[: request.first]])
+    with torch.no_grad():
+        p, q = (
+            world.models[n](context).logits[0, -1].double().softmax(-1) for n in ("base", "math")
+        )
+    generator = torch.Generator().manual_seed(0)
+    drafts = torch.multinomial(q, 20_000, replacement=True, generator=generator)
+    chances = torch.rand(20_000, generator=generator, dtype=torch.float64)
+    accepted = float((chances < p[drafts] / q[drafts]).double().mean())
+    measured = world.run(world.models["math"], objective.work())[0]
+    assert float(measured[0, 0]) == pytest.approx(accepted, abs=0.01)
+
+
+def test_acceptance_refuses_another_vocabulary(world: World) -> None:
+    wish = Objective(direction="maximize", name="acceptance", arguments={"file": "rows.jsonl"})
+    context = ObjectiveContext(
+        tokenizer=world.tokenizer, folder=world.folder, reference=lambda model, work: []
+    )
+    assert prepare_objective(wish, context).size == 8
+    for other in (replace(context, by_byte=True), replace(context, cut=True)):
+        with pytest.raises(ObjectiveError, match="share of tokens, and the models have different"):
+            prepare_objective(wish, other)
+
+
 # ---------------------------------------------------------------------------------------- choices
 
 
@@ -442,18 +493,30 @@ def test_the_worse_direction_is_refused(world: World) -> None:
 # -------------------------------------------------------------------------------- the divergence
 
 
-def test_the_grouped_divergence_is_below_the_whole_one() -> None:
+def test_grouped_distributions_are_nearer_than_whole_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = (8 * torch.randn(50, 300, generator=generator) for _ in range(2))
     rows = Rows(torch.zeros(50).long(), torch.arange(50), torch.arange(50))
     targets = torch.zeros(50).long()
 
-    def at(likeliest: int, logits: Float[Tensor, " n vocab"]) -> Tensor:
+    def at(
+        likeliest: int, logits: Float[Tensor, " n vocab"], compare: Compare = divergence
+    ) -> Tensor:
         def reference(model: str, work: Work) -> Iterator[Tensor]:
             yield work.measure(p, targets, rows)
 
-        kept = compact(lambda model, work: list(reference(model, work)), "base", (), likeliest)
+        kept = compact(
+            lambda model, work: list(reference(model, work)), "base", (), likeliest, compare
+        )
         return kept(logits, targets, rows)[:, 0]
+
+    shared = torch.minimum(p.double().softmax(1), q.double().softmax(1)).sum(1)
+    assert torch.allclose(at(300, q, overlap).double(), shared, atol=1e-6)
+    few, more = at(16, q, overlap), at(64, q, overlap)
+    assert bool((few >= more - 1e-6).all())
+    assert bool((more >= shared - 1e-6).all())
+    assert bool((few > shared + 1e-3).any())
+    assert at(16, p, overlap).tolist() == [1.0] * 50
 
     exact = (p.double().softmax(1) * (p.double().log_softmax(1) - q.double().log_softmax(1))).sum(1)
     assert torch.allclose(at(300, q), exact, rtol=1e-4)
