@@ -207,12 +207,18 @@ def _preloaded() -> Iterator[Preloaded]:
 
 def make_broken(folder: Path) -> None:
     """Folders made from sound ones, wrong in one thing each, one that is quantised, and plans."""
+    from safetensors.torch import load_file, save_file
+
     from tests.quantised import write_quantised  # imports torch
 
     copy(folder, "quantised", quantization_config={"quant_method": "gptq", "bits": 4})
     copy(folder, "fp8")
     write_quantised(folder / "fp8", "fp8-block")
     copy(folder, "unknown", model_type="mystery", architectures=["MysteryForCausalLM"])
+    copy(folder, "predicting", num_nextn_predict_layers=1)
+    tensors = load_file(folder / "base" / "model.safetensors")
+    tensors["model.layers.6.eh_proj.weight"] = tensors["lm_head.weight"].clone()
+    save_file(tensors, folder / "predicting" / "model.safetensors", {"format": "pt"})
     copy(folder, "numberless", num_hidden_layers=None)
     copy(folder, "integers")
     down_projection(folder / "integers", lambda tensor: tensor.char())

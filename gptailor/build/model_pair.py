@@ -92,5 +92,5 @@ def _other_tensors(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
 
 def weights_read(model: Opened) -> dict[str, TensorInfo]:
     """Return the tensors that the model reads: a tied head is its embedding."""
-    unread = {*model.layout.ignored, *(model.layout.head[:1] if model.layout.tied else ())}
+    unread = {*model.layout.predicting, *(model.layout.head[:1] if model.layout.tied else ())}
     return {n: tensor for n, tensor in model.checkpoint.tensors.items() if n not in unread}

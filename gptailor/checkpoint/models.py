@@ -115,13 +115,19 @@ class Opened:
     def others(self) -> dict[str, TensorInfo]:
         """Return the tensors that are neither a layer's nor embedding, norm or head.
 
-        Tensors that the model ignores are left out.
+        Tensors of layers that predict further tokens are left out.
         """
         return {
             name: tensor
             for name, tensor in self.checkpoint.tensors.items()
-            if split_name(self.layout, name) is None and name not in self.layout.ignored
+            if split_name(self.layout, name) is None and name not in self.layout.predicting
         }
+
+    @cached_property
+    def predicting(self) -> dict[str, TensorInfo]:
+        """Return the tensors of layers that predict further tokens."""
+        tensors = self.checkpoint.tensors
+        return {name: tensors[name] for name in sorted(self.layout.predicting)}
 
     def rest(self, where: str) -> dict[int, TensorInfo]:
         """Return the tensors of `embed`, `norm` or `head` by their number in the layout.

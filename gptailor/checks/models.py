@@ -43,6 +43,7 @@ from gptailor.plan.sites import drops_by_choice, layer_recipes, named_models, op
 from gptailor.plan.windows import stretch_of
 from gptailor.plan.written_out import idle_others, said_place
 from gptailor.program.nested_models import any_closing, made_model, named_in, whole_plan
+from gptailor.program.predictors import predictors_lost
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
@@ -236,6 +237,20 @@ def _value_in_words(value: object) -> str:
     return quoted(value) if isinstance(value, str) else shown(value)
 
 
+@rule("M318")
+def predictors_stay(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning if the output loses the base's layers that predict further tokens."""
+    base = checked.base
+    if not base.predicting or any(slot.dropped == "maybe" for slot in checked.resolved.slots):
+        return
+    if (why := predictors_lost(checked)) is not None:
+        many = len(base.predicting)
+        tensors = "1 tensor" if many == 1 else f"{many} tensors"
+        message = f"{tensors} of layers that predict further tokens (MTP) are left out: {why}"
+        help_ = "vLLM and SGLang can't decode the output speculatively by MTP"
+        yield Fault("M318", message, ("models", "base", "source"), help_, severity="warning")
+
+
 @rule("M303")
 def every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for the declared models that nothing names."""
@@ -265,6 +280,7 @@ MODEL_STAGES: tuple[tuple[Rule[Checked], ...], ...] = (
     (small_floats_only_move, every_tokenizer_can_be_read),
     (
         *FITTING,
+        predictors_stay,
         *FINER,
         *BRIDGING,
         no_layer_scalar_repeats,

@@ -13,6 +13,7 @@ __all__ = [
     "load",
     "low_rank",
     "nested_models",
+    "predictors",
     "program",
     "run",
     "size",

@@ -22,6 +22,7 @@ from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
+from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, Use, base_layer, needs_base
 from gptailor.program.vocabulary_rows import AlignedRest
 
@@ -36,10 +37,13 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
         attn, mlp = (use.model.entries[use.layer] for use in first)
         entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
         layers.append((first[0].layer, first[1].layer))
-    config = layouts.moved_config(checked.base.layout, checked.base.config, entries)
-    if isinstance(config, Refusal) or checked.base.layout.quantised is None:
+    base, keeps = checked.base, keeps_predictors(checked)
+    config = layouts.moved_config(base.layout, base.config, entries, predicting=keeps)
+    if isinstance(config, Refusal) or base.layout.quantised is None:
         return config
-    return requantised(checked.base.layout, config, layers)
+    if keeps:
+        layers += [(number, number) for number in numbered_predictors(base)]
+    return requantised(base.layout, config, layers)
 
 
 def layer_width(use: Use) -> int | Refusal:
@@ -88,7 +92,9 @@ def compile_plan(checked: Checked, *, repaired: bool = True) -> Compiled:
 
 
 def draft_program(checked: Checked) -> p.Program:
-    """Return all tensors, in file order: embedding, layers, norm, head, and the base's others.
+    """Return all tensors, in file order.
+
+    These are embedding, layers, norm, head, the base's others, and its predictors if they stay.
 
     Each follows its recipe and has the dtype of the base's tensor at its place; a copy may still
     have another dtype. Within a part tensors are sorted by name, so the layout of a model's files
@@ -118,6 +124,9 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
         checked, "head", plan.head or (plan.embed if tied else None), "head", int(tied)
     )
     yield from (_alone(name, tensor) for name, tensor in sorted(base.others.items()))
+    if keeps_predictors(checked):
+        for name, tensor in sorted(predicting_tensors(checked).items()):
+            yield _alone(name, tensor, p.OutputPlace("predictor"))
 
 
 def _part(

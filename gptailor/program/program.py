@@ -131,7 +131,7 @@ class OutputPlace:
     layers they are None and empty.
     """
 
-    part: Branch | Literal["embed", "norm", "head", "other"] = "other"
+    part: Branch | Literal["embed", "norm", "head", "predictor", "other"] = "other"
     layer: int | None = None
     name: str = ""
 

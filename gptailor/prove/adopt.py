@@ -107,7 +107,7 @@ def _own_tensors(file: FamilyFile, config: dict[str, Any], tensors: Collection[s
     if isinstance(layout, Refusal):
         return Case(name=name, failure=layout.reason)
     for tensor in sorted(tensors):
-        if split_name(layout, tensor) is None and tensor not in layout.ignored:
+        if split_name(layout, tensor) is None and tensor not in layout.predicting:
             return Case(name=name, failure=f"tensor {quoted(tensor)} has no place")
     return Case(name=name, difference=0.0)
 

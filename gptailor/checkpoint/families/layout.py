@@ -40,6 +40,9 @@ PREDICTORS = (
 _PREDICTING = re.compile(r"(^|\.)mtp[._]")
 """In the names of tensors that predict further tokens, where these have a module of their own."""
 
+_NUMBERED = re.compile(r"(?:^|\.)mtp[^.]*\.(?:layers\.)?(\d+)\.")
+"""A predictor's number in such a name."""
+
 
 @final
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class Layout:
 
     `no_parts`, `no_scale` and `no_bridge` are the reasons why L1.attn and L1.mlp, `scale` and
     `bridge` are refused, or None. `notice` is something to tell the user. `tied` says whether the
-    head is the embedding's tensor. `ignored` are names that an output leaves out. `text_type` is
-    the type of the language model, which a `wrapped` one has within; features of an image are added
-    after the first `stacked` layers.
+    head is the embedding's tensor. `predicting` are names of tensors of layers that predict further
+    tokens. `text_type` is the type of the language model, which a `wrapped` one has within;
+    features of an image are added after the first `stacked` layers.
     """
 
     model_type: str
@@ -68,7 +71,7 @@ class Layout:
     no_scale: str | None = None
     no_bridge: str | None = None
     notice: str | None = None
-    ignored: frozenset[str] = frozenset()
+    predicting: frozenset[str] = frozenset()
     text_type: str = ""
     root: str = ""
     stacked: int = 0
@@ -171,9 +174,13 @@ def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntr
 
 
 def moved_config(
-    layout: Layout, base_config: Config, entries: Sequence[LayerEntry]
+    layout: Layout, base_config: Config, entries: Sequence[LayerEntry], *, predicting: bool = False
 ) -> dict[str, Any] | Refusal:
-    """Return the base's configuration for layers with these entries, in order; or a refusal."""
+    """Return the base's configuration for layers with these entries, in order; or a refusal.
+
+    With `predicting` it keeps the number of layers that predict further tokens, otherwise it has
+    none of them.
+    """
     if not entries:
         return Refusal("a model has at least one layer")
     out: dict[str, Any] = dict(_language(base_config))
@@ -184,10 +191,32 @@ def moved_config(
         if not counts and layout.wrapped and layout.family.count_of(out) is None:
             counts = {layout.family.count_key}
         out |= dict.fromkeys(counts, len(entries))
-        out |= {key: 0 for key in PREDICTORS if key in out}
+        if not predicting:
+            out |= {key: 0 for key in PREDICTORS if key in out}
+            out |= {key: False for key in ("use_mtp",) if key in out}
         return vision.with_text(base_config, out) if layout.wrapped else out
     except RuleError as error:
         return Refusal(str(error))
+
+
+def predictor_count(config: Config) -> int:
+    """Return the number of predictors that a configuration states, or 0."""
+    config = _language(config)
+    return max((n for key in PREDICTORS if isinstance(n := config.get(key), int)), default=0)
+
+
+def predictor_numbers(layout: Layout, names: Collection[str]) -> frozenset[str]:
+    """Return the numbers of predictors in names of tensors; 0 for a module without numbers."""
+    found = set()
+    for name in names:
+        at, match = place_in(layout.prefix, name), _NUMBERED.search(name)
+        found.add(str(at[0]) if at is not None else match[1] if match is not None else "0")
+    return frozenset(found)
+
+
+def is_predicting(name: str) -> bool:
+    """Return whether a name is of a module that predicts further tokens, `mtp.…`."""
+    return _PREDICTING.search(name) is not None
 
 
 def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
@@ -313,7 +342,7 @@ def _layout(
     if beyond and not any(config.get(key) for key in PREDICTORS):
         which = f"there is a tensor '{min(beyond)}'"
         raise RuleError(f"{which}, and the configuration has {count} layers")
-    beyond |= {name for name in names if _PREDICTING.search(name)}
+    beyond |= set(filter(is_predicting, names))
     _check_layers(family, prefix, count, names)
     for rule in rules:
         rule.read(config, count)
@@ -321,7 +350,6 @@ def _layout(
     packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
     no_scale = family.no_scale(config) or packed
     one_norm = "both branches of a layer read the output of one norm"
-    predicting = "tensors that stand after the last layer (layers that predict further tokens)"
     return Layout(
         model_type,
         prefix,
@@ -332,8 +360,7 @@ def _layout(
         family.head,
         rules,
         is_tied(config, family),
-        ignored=frozenset(beyond),
-        notice=f"{len(beyond)} {predicting} are left out" if beyond else None,
+        predicting=frozenset(beyond),
         quantised=quantised,
         no_parts=family.no_parts or (one_norm if family.one_norm(config) else None),
         no_scale=no_scale,

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from gptailor.checkpoint.families.layer_config import QUANTISATION_KEYS, Refusal, RuleError
-from gptailor.checkpoint.families.layout import Layout
+from gptailor.checkpoint.families.layout import Layout, is_predicting
 from gptailor.checkpoint.families.vision import roots
 
 Places = Sequence[tuple[int, int]]
-"""For each layer of the output, the layers that its attention and its MLP branch come from."""
+"""For each layer of the output, the layers that its attention and its MLP branch come from.
+
+Layers that predict further tokens follow, if the output has any with numbers.
+"""
 
 _SIGNS = re.compile(r"re:|[+-]:|")
 """Marks of a pattern: compressed-tensors', and GPTQModel's."""
@@ -70,6 +73,8 @@ class _Moves:
         match = self.numbered.fullmatch(text, start)
         if match is None:
             self._check_of_no_layer(text, text[start:])
+            return [text]
+        if is_predicting(match["before"]):
             return [text]
         if self.layout.wrapped and self._is_of_a_tower(text, match["before"]):
             return [text]

@@ -316,9 +316,12 @@ _ENDS = {"embed": "begin", "norm": "end", "head": "end", "other": "others"}
 
 
 def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
-    """Return the outputs outside the layers by the fields of `ModelContents`."""
+    """Return the outputs outside the layers by the fields of `ModelContents`.
+
+    Live models have no predictors.
+    """
     outside: dict[str, list[Output]] = {field: [] for field in _ENDS.values()}
     for output in program.outputs:
-        if output.place.layer is None:
+        if output.place.layer is None and output.place.part != "predictor":
             outside[_ENDS[output.place.part]].append(output)
     return {field: tuple(outputs) for field, outputs in outside.items()}

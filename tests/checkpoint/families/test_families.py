@@ -633,18 +633,18 @@ def test_experts_in_one_tensor(family: str, made: Any, originals: Any, tmp_path:
     close(logits(load(folder)), by_hand(original, [(original, i) for i in ORDER]))
 
 
-def test_layers_that_predict_further_tokens_are_left_out(made: Any) -> None:
+def test_layers_that_predict_further_tokens_stand_after_the_last(made: Any) -> None:
     disk = read(made("deepseek_v3"))
     names = {*disk.tensors, "model.layers.6.eh_proj.weight", "model.layers.6.enorm.weight"}
     layout = layout_of(disk.config, names)
     assert isinstance(layout, Layout)
-    assert layout.ignored == names - disk.tensors.keys()
-    assert layout.notice is not None
-    assert layout.notice.startswith("2 tensors that stand after the last layer")
+    assert layout.predicting == names - disk.tensors.keys()
     assert split_name(layout, "model.layers.6.enorm.weight") is None
-    config = moved_config(layout, disk.config, disk.entries[:3])
-    assert isinstance(config, dict)
-    assert config["num_nextn_predict_layers"] == 0
+    given = {**disk.config, "use_mtp": True}
+    for kept in (False, True):
+        config = moved_config(layout, given, disk.entries[:3], predicting=kept)
+        assert isinstance(config, dict)
+        assert (config["num_nextn_predict_layers"], config["use_mtp"]) == (int(kept), kept)
 
 
 # ------------------------------------------------------------------------------- the configuration

@@ -130,13 +130,12 @@ def test_layers_that_use_what_others_made_are_refused_by_name(
     assert found.reason.startswith(reason)
 
 
-def test_tensors_that_predict_further_tokens_are_left_out() -> None:
+def test_tensors_that_predict_further_tokens_have_a_module() -> None:
     names = {f"model.layers.{i}.linear_attn.out_proj.weight" for i in range(2)}
     config = {"model_type": "qwen3_next", "num_hidden_layers": 2}
     layout = layout_of(config, {*names, "mtp.fc.weight", "mtp.layers.0.mlp.gate.weight"})
     assert not isinstance(layout, Refusal)
-    assert layout.ignored == {"mtp.fc.weight", "mtp.layers.0.mlp.gate.weight"}
-    assert layout.notice is not None
+    assert layout.predicting == {"mtp.fc.weight", "mtp.layers.0.mlp.gate.weight"}
 
 
 def test_an_unread_bound_of_windows_is_no_fault() -> None:
