@@ -24,6 +24,8 @@ ELSEWHERE = {
     "lsp": "tests/lsp",
 }
 """Pages whose commands other tests run."""
+FEWER = ("tokens 16384", "tokens 1024")
+"""A number of tokens in pages, and the one for the tests' short texts."""
 COSTLY = set() if THOROUGH else {"eval", "generate"}
 """Those whose commands the cookbook's test runs too; `make thorough` runs them here as well."""
 NAMES = sorted({page.stem for page in PAGES.glob("*.md")} - ELSEWHERE.keys() - COSTLY)
@@ -42,7 +44,7 @@ def test_a_page_does_what_it_says(
     ran = 0
     for file, text, commands in files_and_commands((PAGES / f"{name}.md").read_text("utf-8")):
         if file:
-            (kitchen / file).write_text(text)
+            (kitchen / file).write_text(text.replace(*FEWER))
         for command in commands:
             words = shlex.split(command)
             code = cli.run(words[1:])

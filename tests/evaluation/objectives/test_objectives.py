@@ -511,10 +511,10 @@ def test_grouped_distributions_are_nearer_than_whole_ones() -> None:
         return kept(logits, targets, rows)[:, 0]
 
     shared = torch.minimum(p.double().softmax(1), q.double().softmax(1)).sum(1)
-    assert torch.allclose(at(300, q, overlap).double(), shared, atol=1e-6)
+    assert torch.allclose(at(300, q, overlap).double(), shared, atol=1e-5)
     few, more = at(16, q, overlap), at(64, q, overlap)
-    assert bool((few >= more - 1e-6).all())
-    assert bool((more >= shared - 1e-6).all())
+    assert bool((few >= more - 1e-5).all())
+    assert bool((more >= shared - 1e-5).all())
     assert bool((few > shared + 1e-3).any())
     assert at(16, p, overlap).tolist() == [1.0] * 50
 
