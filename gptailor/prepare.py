@@ -40,7 +40,8 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
 from gptailor.plan.sites import sites
-from gptailor.program.compile import Compiled, compile_plan, narrower
+from gptailor.program.compile import Compiled, compile_plan, draft_program, narrower
+from gptailor.program.mixtures import expert_cut
 from gptailor.program.nested_models import nested_checkpoint
 from gptailor.program.program import files
 from gptailor.program.size import compiled_size
@@ -114,9 +115,22 @@ class Prepared:
         named |= {f"L{gap.after}": gap.on for gap in self.gaps}
         if self.checked.token_cut is not None:
             named["vocabulary"] = self.resolved.cuts["vocabulary"].on
+        if (fewer := expert_cut(self.checked)) is not None:
+            named["experts"] = fewer[1].on
         texts = self.healing.texts if self.healing is not None else ()
         named |= zip(heal_text_names(len(texts)), (text.file for text in texts), strict=True)
         return {name: calibration_path(self.plan, on) for name, on in named.items()}
+
+    @cached_property
+    def read_files(self) -> list[Path]:
+        """The files of weights that the output is made of, and those that fits and healing read.
+
+        These run the plan with nothing dropped.
+        """
+        read = files(self.compiled.program)
+        if self.repaired:
+            read += files(draft_program(self.checked.undone))
+        return list(dict.fromkeys(read))
 
     @cached_property
     def output_size(self) -> OutputSize:
@@ -338,9 +352,9 @@ def ready(
     Models with fetched files are opened again, because only then offsets are known.
     """
     first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
-    wanted = files(first.compiled.program)
+    wanted = first.read_files
     for teacher in first.healing.teachers if first.healing is not None else ():
-        wanted += first.models[teacher].checkpoint.files if teacher is not None else ()
+        wanted = [*wanted, *(first.models[teacher].checkpoint.files if teacher is not None else ())]
     if not fetched(first.models, wanted):
         return first
     plan = pinned(first.plan, first.commits, first.models)

@@ -153,6 +153,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_vision("qwen3_vl", folder / "eyes")
     tiny_model("llama", folder / "bytes", vocab_size=368)
     write_byte_level(folder / "bytes")
+    tiny_model("mixtral", folder / "mixture", layers=1)
     make_broken(folder)
     for text in ("a.txt", "b.txt"):  # which plans of tests name
         (folder / text).write_text("a text\n")

@@ -29,6 +29,7 @@ from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.bridge.fit import FittedBridge
+    from gptailor.evaluation.experts import ChosenExperts
     from gptailor.evaluation.heal.heal import HealedLayers
     from gptailor.evaluation.repair import Fitted
     from gptailor.evaluation.repair_estimate import RepairEstimate
@@ -42,10 +43,11 @@ class CompileResult:
 
     The models in the lock are declared as in the plan's text. `width` are the fits of narrower
     MLPs, and `bridges` those of closed gaps, each named by the layer before it: `L19`. `healed` is
-    the result of healing. `vocabulary` is the effect of a smaller vocabulary on its text. `notes`
-    are harmless differences in a GGUF file. `update` is the difference to the folder that was
-    there, if gptailor had written it. `estimates` are the cost of bridging and healing, of a dry
-    run alone. `gguf` has the results of the GGUF files beside a folder.
+    the result of healing. `experts` are those that stay. `vocabulary` is the effect of a smaller
+    vocabulary on its text. `notes` are harmless differences in a GGUF file. `update` is the
+    difference to the folder that was there, if gptailor had written it. `estimates` are the cost
+    of fits and healing, of a dry run alone. `gguf` has the results of the GGUF files beside a
+    folder.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class CompileResult:
     bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict, repr=False)
     healed: "HealedLayers | None" = field(default=None, repr=False)
     width: "FittedWidth | None" = field(default=None, repr=False)
+    experts: "ChosenExperts | None" = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
@@ -216,7 +219,13 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
             made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
     written = replace(_planned(destination, update), lock=made_lock)
     if fitted is not None:
-        written = replace(written, width=fitted.width, bridges=fitted.bridges, healed=fitted.healed)
+        written = replace(
+            written,
+            experts=fitted.experts,
+            width=fitted.width,
+            bridges=fitted.bridges,
+            healed=fitted.healed,
+        )
     cut = prepared.checked.token_cut
     return written if cut is None else replace(written, vocabulary=cut.report)
 

@@ -86,8 +86,8 @@ class Lock(Closed):
     `plan` is a digest of the plan without the settings of the machine. `dtype` is the dtype of all
     output tensors, if they share one. `config` is a digest of the output's configuration.
     `bridges` are named by the layer before the gap: `L19`. `heal` are the texts of healing, in
-    the plan's order; one text stands alone in the file. `vocabulary` is a cut of it, and `width`
-    the text of narrower MLPs.
+    the plan's order; one text stands alone in the file. `vocabulary` is a cut of it. `width` is
+    the text of narrower MLPs, and `experts` the text that chose experts.
     `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
     `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
     without the names of code. `families` are the digests of the family files by model type.
@@ -100,6 +100,7 @@ class Lock(Closed):
     families: dict[str, Sha256] = Field(default_factory=dict)
     config: Sha256
     width: LockedText | None = None
+    experts: LockedText | None = None
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     heal: LockedTexts = ()
     vocabulary: LockedVocabulary | None = None
@@ -124,6 +125,8 @@ class Lock(Closed):
             texts["vocabulary"] = LockedText(file=cut.file, tokens=cut.before)
         if self.width is not None:
             texts["width"] = self.width
+        if self.experts is not None:
+            texts["experts"] = self.experts
         return texts
 
     def read_from(self, path: Path) -> "Lock":

@@ -285,6 +285,7 @@ class Recording:
         commits = self.prepared.commits
         bridges = self.fitted.bridges if self.fitted is not None else {}
         width = self.fitted.width if self.fitted is not None else None
+        experts = self.fitted.experts if self.fitted is not None else None
         healed = self.fitted.healed if self.fitted is not None else None
         template = template_file(self.prepared.plan)
         return Lock(
@@ -299,6 +300,7 @@ class Recording:
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             config=config_digest(out.config(self.prepared)),
             width=LockedText(file=width.digest, tokens=width.tokens) if width else None,
+            experts=LockedText(file=experts.digest, tokens=experts.tokens) if experts else None,
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             heal=tuple(LockedText(file=t.digest, tokens=t.tokens) for t in healed.texts)
             if healed

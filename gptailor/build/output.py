@@ -25,12 +25,12 @@ from gptailor.build.tokenizer import (
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import has_template
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
-from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.files import is_gguf, open_regular
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
-from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checks.texts import refuse_unusable_texts
@@ -42,7 +42,8 @@ from gptailor.plan.registry import DTYPES
 from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.compile import with_tokenizer_ids
-from gptailor.program.program import Combine, Copy, Output, files, stored_plainly
+from gptailor.program.file_bytes import read_into
+from gptailor.program.program import Combine, Copy, Output, stored_plainly
 from gptailor.reporting.model_card import Repaired, card
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 
     from gptailor.evaluation.repair import Fitted
 
-_FITTED_BYTES = 2**24
-"""Number of bytes of a fitted tensor in a block."""
+_BLOCK = 2**24
+"""Number of bytes of a fitted tensor, or of some rows, in a block."""
 
 
 def fit_tensors(
@@ -69,7 +70,8 @@ def fit_tensors(
     if not prepared.repaired:
         return None
     refuse_unusable_texts(prepared.checked)
-    require("torch", "a narrowed, bridged or healed plan")
+    fewer = "experts" in prepared.resolved.cuts
+    require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
     from gptailor.evaluation.repair import fit
 
     return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
@@ -86,6 +88,7 @@ def payloads(
     if not all(stored_plainly(tensor) for make in making for tensor in make.tensors):
         require("torch", "arithmetic with quantised, adapted or pickled weights")
     by_name = {output.spec.name: output for output in outputs}
+    by_name |= fitted.chosen if fitted is not None else {}
     in_memory: Mapping[str, Tensor] = fitted.tensors if fitted is not None else {}
 
     def payload_of(spec: TensorSpec) -> Payload:
@@ -93,18 +96,35 @@ def payloads(
         if spec.name in in_memory:
             return _bytes_of(in_memory[spec.name])
         if isinstance(output.make, Copy):
-            source = output.make.source
-            return ByteRange(source.file, source.offset, source.spec.size)
+            return _copied(output.make.source)
         return _computed(output, device)
 
     return payload_of
+
+
+def _copied(source: TensorInfo) -> Payload:
+    """Return the bytes of a tensor as they are on disk, or those of some of its rows."""
+    if isinstance(source.form, Aligned):
+        return (block for piece in source.form.pieces for block in _rows(piece))
+    return ByteRange(source.file, source.offset, source.spec.size)
+
+
+def _rows(piece: RowRange) -> Iterator[memoryview]:
+    """Yield the bytes of some rows of a plain tensor, in blocks."""
+    tensor = piece.tensor
+    row = tensor.spec.size // tensor.spec.shape[0]
+    with open_regular(tensor.file) as file:
+        for start in range(0, size := piece.count * row, _BLOCK):
+            block = memoryview(bytearray(min(_BLOCK, size - start)))
+            read_into(block, file.fileno(), tensor.offset + piece.first * row + start, tensor.file)
+            yield block
 
 
 def _bytes_of(tensor: "Tensor") -> Iterator[memoryview]:
     import torch  # a caller with a tensor has it imported
 
     raw: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
-    return (raw[start : start + _FITTED_BYTES] for start in range(0, len(raw), _FITTED_BYTES))
+    return (raw[start : start + _BLOCK] for start in range(0, len(raw), _BLOCK))
 
 
 def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> TensorDigest:
@@ -171,6 +191,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", *, chats: b
             healed.end if healed is not None else None,
             of_texts,
             None if width is None else (width.tokens, width.recovered),
+            None if (found := fitted.experts) is None else (found.tokens, found.share),
         )
     return card(
         title(prepared, target),
@@ -336,7 +357,7 @@ def inputs(prepared: Prepared) -> InputFiles:
     the tokenizer's files that the output takes. Tokens are also read of models whose
     rows are sorted by another tokenizer.
     """
-    read = set(files(prepared.compiled.program))
+    read = set(prepared.read_files)
     teachers = prepared.healing.teachers if prepared.healing is not None else ()
     for name in filter(None, teachers):
         teacher = prepared.models[name].checkpoint

@@ -10,7 +10,7 @@ from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
-from gptailor.plan.faults import Fault
+from gptailor.plan.faults import Fault, Place
 from gptailor.plan.registry import BRIDGE_TOKENS
 from gptailor.plan.sites import open_choices
 from gptailor.program.compile import moved_configuration
@@ -126,12 +126,15 @@ def _width(checked: Checked, use: Use) -> int:
 def the_undropped_plan_can_be_fitted(checked: Checked) -> Iterator[Fault]:
     """Yield a fault if the plan without its drops, the aim of a fit, has no configuration."""
     plan = checked.plan
-    if not plan.bridges or open_choices(plan) or plan.stack is not None:
+    fits: list[tuple[str, Place]] = [(f"'{n}'", (n,)) for n in plan.cuts if n != "vocabulary"]
+    fits = [("a bridge", ("bridges", 0))] * bool(plan.bridges) + fits
+    if not fits or open_choices(plan) or plan.stack is not None:
         return
     moved = moved_configuration(checked.undone)
     if isinstance(moved, Refusal):
-        message = f"a bridge is fitted to the plan without its drops, and there {moved.reason}"
-        yield Fault("M217", message, ("bridges", 0))
+        name, at = fits[0]
+        message = f"{name} is fitted to the plan without its drops, and there {moved.reason}"
+        yield Fault("M217", message, at)
 
 
 BRIDGING: tuple[Rule[Checked], ...] = (

@@ -13,6 +13,7 @@ from gptailor.checks.embedding_norm_head import (
     embedding_norm_and_head_are_chosen,
     the_rest_fits,
 )
+from gptailor.checks.experts import EXPERT_CUT
 from gptailor.checks.heal import HEALING
 from gptailor.checks.layers import (
     FITTING,
@@ -287,6 +288,7 @@ MODEL_STAGES: tuple[tuple[Rule[Checked], ...], ...] = (
         *HEALING,
         *CUT_SIZES,
         *WIDTH,
+        *EXPERT_CUT,
         *VISION,
         *UNITED,
         *TEMPLATE,

@@ -9,6 +9,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.checkpoint.token_counter import token_counter
 from gptailor.checks.bridges import inputs_of_bridges
+from gptailor.checks.experts import model_experts
 from gptailor.checks.width import model_width
 from gptailor.plan.faults import Fault, Place, PlanError, locate
 from gptailor.plan.measures import measured
@@ -102,10 +103,10 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
         elif asked:
             yield _Need(at, bridge.on, asked, "'bridge'")
     for name, cut in plan.cuts.items():
-        own = model_width(checked) if name == "width" and checked is not None else 0
-        neurons, asked = 0 if isinstance(own, Refusal) else own, cut.tokens or 0
-        if cut.on and (tokens := max(asked, neurons)):
-            help_ = _fit_help(neurons) if neurons > asked else FEWER_TOKENS
+        least, help_ = (0, "") if checked is None else _least_of_cut(name, checked)
+        asked = cut.tokens or 0
+        if cut.on and (tokens := max(asked, least)):
+            help_ = help_ if least > asked else FEWER_TOKENS
             yield _Need((name, "on"), cut.on, tokens, f"'{name}'", help_)
     if (heal := plan.heal) is not None and heal.tokens is not None:
         total = sum(text.weight for text in heal.on)
@@ -113,6 +114,18 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
             if text.answers is None and not text.predicted and text.weight > 0 and total > 0:
                 share = int(heal.tokens * text.weight / total)
                 yield _Need(("heal", "on", i, "file"), text.file, share, "'heal'")
+
+
+def _least_of_cut(name: str, checked: Checked) -> tuple[int, str]:
+    """Return the least number of tokens that a cut needs, and the reason."""
+    if name == "width":
+        own = model_width(checked)
+        return (0, "") if isinstance(own, Refusal) else (own, _fit_help(own))
+    if name == "experts":
+        own = model_experts(checked)
+        help_ = f"{own} experts are compared; a hundred times as many tokens are a good start"
+        return (0, "") if isinstance(own, Refusal) else (own, help_)
+    return 0, ""
 
 
 def _fit_help(inputs: int) -> str:

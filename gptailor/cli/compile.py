@@ -141,13 +141,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locking=lock, compute=compute,
             on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
         )  # fmt: skip
-    if (cut := written.vocabulary) is not None:
-        options.say(vocabulary_in_words(cut))
-    if (width := written.width) is not None:
-        options.say(
-            f"width: fitted on {width.tokens:,} tokens; the fits recover {width.recovered:.1%} of "
-            "the error of leaving neurons out, on text left out"
-        )
+    _say_cuts(written)
     for after, bridge in written.bridges.items():
         share = (
             f"; it recovers {bridge.held_out:.1%} of the missing state on text left out"
@@ -169,6 +163,23 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
+
+
+def _say_cuts(written: "CompileResult") -> None:
+    """Print a line for each cut: its effect on the text."""
+    if (cut := written.vocabulary) is not None:
+        options.say(vocabulary_in_words(cut))
+    if (experts := written.experts) is not None:
+        stay = max(map(len, experts.kept))
+        options.say(
+            f"experts: {stay:,} of a layer stay, chosen on {experts.tokens:,} tokens; they have "
+            f"{experts.share:.1%} of the weighted outputs"
+        )
+    if (width := written.width) is not None:
+        options.say(
+            f"width: fitted on {width.tokens:,} tokens; the fits recover {width.recovered:.1%} of "
+            "the error of leaving neurons out, on text left out"
+        )
 
 
 def _say_update(update: "Update | None") -> None:

@@ -9,6 +9,8 @@ from typing import TypeVar, final
 
 from gptailor.cli import options
 from gptailor.plan.events import (
+    ChoosingBegun,
+    ChoosingStep,
     EvaluationStep,
     GapBegun,
     GapStep,
@@ -68,8 +70,8 @@ class RepairLines:
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
         match event:
-            case NarrowingBegun() | NarrowingStep():
-                self._narrowing(event)
+            case NarrowingBegun() | NarrowingStep() | ChoosingBegun() | ChoosingStep():
+                self._cutting(event)
             case GapBegun(gap) if self._due(end=self._every_gap):
                 self._say(f"bridging {gap.name}")
             case GapStep(gap, done, total, left) if self._every_gap and self._due():
@@ -95,13 +97,21 @@ class RepairLines:
             case _:
                 pass
 
-    def _narrowing(self, event: NarrowingBegun | NarrowingStep) -> None:
-        if isinstance(event, NarrowingBegun):
-            if self._due(end=self._every_gap):
-                self._say(f"narrowing {event.layers} MLPs to {event.width:,} neurons")
-        elif self._every_gap and self._due():
-            left = duration(event.seconds_left)
-            self._say(f"narrowing: layer {event.done} of {event.total}, {left} left")
+    def _cutting(
+        self, event: NarrowingBegun | NarrowingStep | ChoosingBegun | ChoosingStep
+    ) -> None:
+        match event:
+            case NarrowingBegun(layers, width):
+                line = f"narrowing {layers} MLPs to {width:,} neurons"
+            case ChoosingBegun(layers, experts):
+                line = f"comparing the experts of {layers} layers, of which {experts:,} stay"
+            case _:
+                what = "narrowing" if isinstance(event, NarrowingStep) else "comparing experts"
+                left = duration(event.seconds_left)
+                line = f"{what}: layer {event.done} of {event.total}, {left} left"
+        begins = isinstance(event, NarrowingBegun | ChoosingBegun)
+        if (begins or self._every_gap) and self._due(end=begins and self._every_gap):
+            self._say(line)
 
     def _due(self, *, end: bool = False) -> bool:
         if not end and time.monotonic() - self._last < _PAUSE:

@@ -6,6 +6,7 @@ __all__ = [
     "dtype",
     "evaluate",
     "expectations",
+    "experts",
     "gguf_tokenizer",
     "heal",
     "live",

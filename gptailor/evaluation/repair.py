@@ -1,8 +1,8 @@
-"""Closed plans narrowed, bridged and healed, live or as tensors to write: `stitch`, `fit`."""
+"""Closed plans cut, bridged and healed, live or as tensors to write: `stitch`, `fit`."""
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.evaluation.bridge.fit import Bridger, FittedBridge
+from gptailor.evaluation.experts import ChosenExperts, ExpertChooser
 from gptailor.evaluation.heal.heal import HealedLayers, Healer
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
@@ -21,7 +22,10 @@ from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import Prepared, ready
+from gptailor.program.compile import compile_plan
 from gptailor.program.devices import dtype_of
+from gptailor.program.mixtures import expert_cut
+from gptailor.program.program import Output
 from gptailor.reporting.quantities import byte_count
 
 
@@ -39,6 +43,7 @@ class Repairs:
         self.stitcher = stitcher
         self.on_event = on_event
         self.anew = anew
+        self._chooser: ExpertChooser | None = None
         self._narrower: Narrower | None = None
         self._bridger: Bridger | None = None
         self._healed: tuple[Plan, HealedLayers] | None = None
@@ -57,6 +62,7 @@ class Repairs:
         Raises as `stitch`.
         """
         table = self.stitcher.table
+        resolved = with_kept_experts(resolved, self.experts(resolved))
         narrowed = self.narrowed(resolved)
         contents = table.with_fitted(self.stitcher.contents(resolved), by_index(resolved, narrowed))
         bridges = self.bridges(resolved, narrowed)
@@ -64,6 +70,20 @@ class Repairs:
             contents = table.with_fitted(contents, {gap.index: bridge.tensors})
         healed = self.healed(resolved, narrowed, bridges)
         return table.with_fitted(contents, healed.tensors if healed else {})
+
+    @torch.no_grad()
+    def experts(self, resolved: Resolved) -> ChosenExperts | None:
+        """Return the experts of a closed plan that stay; None for a plan that keeps all.
+
+        Raises CalibrationError for an unusable text, BridgeError for states that aren't finite.
+        """
+        fewer = expert_cut(self.stitcher.table.checked(resolved))
+        if fewer is None:
+            return None
+        if self._chooser is None:
+            self._chooser = ExpertChooser(self._float32_stitcher(resolved.undone), anew=self.anew)
+        with torch.inference_mode(mode=False):
+            return self._chooser.choose(resolved, fewer[0], self.on_event)
 
     @torch.no_grad()
     def narrowed(self, resolved: Resolved) -> FittedWidth | None:
@@ -126,6 +146,11 @@ class Repairs:
         return self._healed[1]
 
 
+def with_kept_experts(resolved: Resolved, chosen: ChosenExperts | None) -> Resolved:
+    """Return a plan with the experts that stay; the plan itself without a choice."""
+    return resolved if chosen is None else replace(resolved, kept_experts=chosen.kept)
+
+
 def by_index(resolved: Resolved, narrowed: FittedWidth | None) -> dict[int, Mapping[str, Tensor]]:
     """Return the tensors of narrow MLPs by the numbers of the output's layers."""
     if narrowed is None:
@@ -163,14 +188,17 @@ def stitch(
 class Fitted:
     """The tensors that fits and healing change, by their names in the output, and each fit.
 
-    `bridges` are named by the layer before the gap: `L19`; `healed` is None without healing, and
-    `width` without narrower MLPs.
+    `bridges` are named by the layer before the gap: `L19`; `healed` is None without healing,
+    `width` without narrower MLPs, and `experts` without fewer experts. `chosen` are the outputs of
+    the experts that stay.
     """
 
     tensors: Mapping[str, Shaped[Tensor, "..."]]
     bridges: Mapping[str, FittedBridge]
     healed: HealedLayers | None = None
     width: FittedWidth | None = None
+    experts: ChosenExperts | None = None
+    chosen: Mapping[str, Output] = field(default_factory=dict)
 
 
 def fit(
@@ -181,12 +209,13 @@ def fit(
     on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> Fitted:
-    """Narrow the MLPs of a prepared plan, fit its bridges, then heal it; nothing is written.
+    """Choose the experts of a prepared plan, narrow its MLPs, fit its bridges, then heal it.
 
-    A plan without all three is left alone. Fits are made by models in float32, whatever dtype they
-    are stored in; `memory` bounds the bytes on the device. `on_event` receives the
-    progress. The same text and plan give the same tensors in any process on one machine with the
-    same number of threads. So an earlier healing on this machine is reused, unless `anew` is set.
+    Nothing is written. A plan without all four is left alone. Fits are made by models in float32,
+    whatever dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives
+    the progress. The same text and plan give the same tensors in any process on one machine with
+    the same number of threads. So an earlier healing on this machine is reused, unless `anew` is
+    set.
 
     Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed,
     HealError for a plan that can't learn, TailorError if the environment fails.
@@ -199,7 +228,10 @@ def fit(
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
         return Repairs(stitcher, on_event, anew=anew)
 
-    layout, resolved = prepared.models["base"].layout, prepared.resolved
+    layout = prepared.models["base"].layout
+    experts = repairs().experts(prepared.resolved)
+    resolved = with_kept_experts(prepared.resolved, experts)
+    gc.collect()
     narrowed = repairs().narrowed(resolved)
     gc.collect()  # frees its weights before the next ones load to the device
     bridges = repairs().bridges(resolved, narrowed)
@@ -216,4 +248,8 @@ def fit(
         for name, tensor in changed.items()
     }
     fitted_bridges = {f"L{gap.after}": bridge for gap, bridge in bridges}
-    return Fitted(tensors, fitted_bridges, healed, narrowed)
+    chosen: dict[str, Output] = {}
+    if experts is not None:
+        compiled = compile_plan(replace(prepared.checked, resolved=resolved), repaired=False)
+        chosen = {output.spec.name: output for output in compiled.program.outputs}
+    return Fitted(tensors, fitted_bridges, healed, narrowed, experts, chosen)

@@ -14,10 +14,11 @@ from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
 from gptailor.evaluation.width.neurons import working_size
 from gptailor.plan.plan import Plan, has_predictions
-from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, WIDTH_TOKENS
+from gptailor.plan.registry import BRIDGE_TOKENS, EXPERT_TOKENS, HEAL_TOKENS, WIDTH_TOKENS
 from gptailor.prepare import Prepared, calibration_path
 from gptailor.program.compile import narrower
 from gptailor.program.devices import device_of
+from gptailor.program.mixtures import expert_cut
 
 BRIDGE_PASSES, HEAL_PASSES = 2, 5
 """How often the texts of bridging and of healing are read.
@@ -53,6 +54,12 @@ def narrowed_tokens(plan: Plan) -> int:
     return 0 if cut is None else read_tokens(plan, cut.on, cut.tokens or WIDTH_TOKENS)
 
 
+def chosen_tokens(plan: Plan) -> int:
+    """Return about how many tokens of its text choose a plan's experts."""
+    cut = plan.experts
+    return 0 if cut is None else read_tokens(plan, cut.on, cut.tokens or EXPERT_TOKENS)
+
+
 def bridged_tokens(plan: Plan) -> int:
     """Return about how many tokens the longest text of a plan's bridges has."""
     counts = (read_tokens(plan, b.on, b.tokens or BRIDGE_TOKENS) for b in plan.bridges)
@@ -62,10 +69,10 @@ def bridged_tokens(plan: Plan) -> int:
 @final
 @dataclass(frozen=True)
 class RepairEstimate:
-    """The estimated cost of a plan's narrower MLPs, of its bridges or of its healing.
+    """The estimated cost of a plan's cuts, of its bridges or of its healing.
 
-    `what` is `narrowing`, `bridging` or `healing`. `bytes` are those on the device, weights
-    included.
+    `what` is `choosing experts`, `narrowing`, `bridging` or `healing`. `bytes` are those on the
+    device, weights included.
     """
 
     what: str
@@ -89,17 +96,21 @@ def repair_estimates(
     found = []
     if (narrow := narrower(prepared.checked)) is not None:
         tokens, neurons = narrowed_tokens(plan), narrow[0]
-        undone = Stitcher(prepared.models, device=where).contents(prepared.resolved.undone)
-        passed = sum(output.spec.elements for layer in undone.layers for output in layer.outputs)
-        sums = len(undone.layers) * neurons * neurons
+        layers = _layer_sizes(prepared, where)
+        passed, sums = sum(layers), len(layers) * neurons * neurons
         speed = _speed(width, torch.float32, where)
         seconds = 2 * tokens * (passed + sums) / speed
         size = 4 * parameters + 2 * 4 * tokens * width + working_size(neurons, width)
         found.append(RepairEstimate("narrowing", tokens, seconds, min(size, memory or size)))
+    if expert_cut(prepared.checked) is not None:
+        tokens = chosen_tokens(plan)
+        passed = sum(_layer_sizes(prepared, where))
+        seconds = 2 * tokens * passed / _speed(width, torch.float32, where)
+        size = 4 * parameters + 2 * 4 * tokens * width
+        found.append(RepairEstimate("choosing experts", tokens, seconds, min(size, memory or size)))
     if prepared.gaps:
         tokens = bridged_tokens(plan)
-        undone = Stitcher(prepared.models, device=where).contents(prepared.resolved.undone)
-        sizes = [sum(output.spec.elements for output in c.outputs) for c in undone.layers]
+        sizes = _layer_sizes(prepared, where)
         first, last = prepared.gaps[0], prepared.gaps[-1]
         passed = sum(sizes[: last.end]) + sum(sizes[first.start : last.start])
         seconds = 2 * passed * tokens / _speed(width, torch.float32, where)
@@ -115,6 +126,12 @@ def repair_estimates(
         size = dtype.itemsize * parameters + own
         found.append(RepairEstimate("healing", tokens, seconds, min(size, memory or size)))
     return found
+
+
+def _layer_sizes(prepared: Prepared, where: torch.device) -> list[int]:
+    """Return the parameters of each layer of the plan with nothing dropped."""
+    undone = Stitcher(prepared.models, device=where).contents(prepared.resolved.undone)
+    return [sum(output.spec.elements for output in layer.outputs) for layer in undone.layers]
 
 
 _ROWS = 1024

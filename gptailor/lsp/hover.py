@@ -34,6 +34,7 @@ KEYWORDS = {
     "drop": "these positions leave the model: drop L20..L25",
     "dtype": "the output's dtype: dtype bfloat16",
     "embed": "what the embedding is made of: embed from math",
+    "experts": "each layer keeps so many experts: experts 64 on \"text.txt\"",
     "expect": "what 'gptailor test' compares: expect nll(\"text.txt\") <= 1.1 * base",
     "fidelity": "on how many samples a trial is scored: fidelity 64..1024",
     "from": "of which model, at the same layer: L0..L9 from math; or who teaches",

@@ -71,6 +71,41 @@ class NarrowingEnd:
 
 @final
 @dataclass(frozen=True)
+class ChoosingBegun:
+    """The experts of so many layers are about to be compared, of which `experts` stay in each."""
+
+    layers: int
+    experts: int
+
+
+@final
+@dataclass(frozen=True)
+class ChoosingStep:
+    """The experts of `done` layers of `total` are compared.
+
+    `seconds_left` is the estimated time of the other layers.
+    """
+
+    done: int
+    total: int
+    seconds_left: float
+
+
+@final
+@dataclass(frozen=True)
+class ChoosingEnd:
+    """Of each layer `experts` stay, chosen on so many tokens.
+
+    `share` is their share of the weighted norms of all experts' outputs, the mean of all layers.
+    """
+
+    experts: int
+    tokens: int
+    share: float
+
+
+@final
+@dataclass(frozen=True)
 class GapBegun:
     """A gap's bridge is about to be fitted."""
 
@@ -205,6 +240,9 @@ Event: TypeAlias = (
     | NarrowingBegun
     | NarrowingStep
     | NarrowingEnd
+    | ChoosingBegun
+    | ChoosingStep
+    | ChoosingEnd
     | GapBegun
     | GapStep
     | GapBridged

@@ -180,7 +180,9 @@ def undone(plan: Plan) -> Plan:
     A vocabulary stays cut, so that both sides of a bridge read the same tokens. A teacher of
     healing has its whole vocabulary: `gptailor.evaluation.heal.whole_vocabulary`.
     """
-    return plan.model_copy(update={"drops": (), "width": None, "bridges": (), "heal": None})
+    return plan.model_copy(
+        update={"drops": (), "width": None, "experts": None, "bridges": (), "heal": None}
+    )
 
 
 def _filled(entries: Sequence[PartRecipe], position: int) -> dict[str | None, LayerRecipe]:

@@ -189,7 +189,8 @@ class Scale(Open):
     factor: Value
 
 
-CUTS: Final[tuple[Literal["vocabulary", "width"], ...]] = ("vocabulary", "width")
+_Cut = Literal["vocabulary", "width", "experts"]
+CUTS: Final[tuple[_Cut, ...]] = ("vocabulary", "width", "experts")
 """The statements that make something smaller than layers; each is a field of a plan."""
 
 
@@ -197,7 +198,7 @@ CUTS: Final[tuple[Literal["vocabulary", "width"], ...]] = ("vocabulary", "width"
 class SizeCut(Closed):
     """A smaller size, and the text whose use decides what stays.
 
-    `size` is the number of a vocabulary's tokens, or of each MLP's neurons.
+    `size` is the number of a vocabulary's tokens, of each MLP's neurons, or of a layer's experts.
     """
 
     size: Size
@@ -449,8 +450,8 @@ class Plan(Closed):
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
     names follows `others`, then `whole`, then is the base's own. `layers`, `others`, `whole`,
     `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a plan has
-    these or a `stack`. `vocabulary`, `width` and `heal` go with either. `numbers` are
-    those that have a name. `expects` change nothing of the output.
+    these or a `stack`. `vocabulary`, `width`, `experts` and `heal` go with either. `numbers`
+    are those that have a name. `expects` change nothing of the output.
     """
 
     version: int = 1
@@ -472,6 +473,7 @@ class Plan(Closed):
     scales: Several[Scale] = ()
     vocabulary: SizeCut | None = None
     width: SizeCut | None = None
+    experts: SizeCut | None = None
     bridges: Several[Bridge] = ()
     heal: Heal | None = None
     stack: Stack | None = None

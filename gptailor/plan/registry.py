@@ -328,6 +328,8 @@ WIDTH_TOKENS = 16_384
 """Default number of calibration tokens of a narrower MLP."""
 WIDTH_RIDGE = 0.1
 """Default ridge of a narrower MLP."""
+EXPERT_TOKENS = 16_384
+"""Default number of calibration tokens that choose experts."""
 
 HEAL_TOKENS = 200_000
 """Default number of tokens that a plan is healed on."""

@@ -59,7 +59,7 @@ class Gap:
 @final
 @dataclass(frozen=True, slots=True)
 class ClosedCut:
-    """A closed plan's cut of its vocabulary or width to `size`.
+    """A closed plan's cut of its vocabulary, width or experts to `size`.
 
     `on` is the text as the plan names it, `at` the cut's place in the plan. `tokens` and `ridge`
     are None where the plan names none.
@@ -137,11 +137,14 @@ class Resolved:
 
     `declared` is the plan as its text has it; `tied` names the models whose embedding and head are
     one tensor. Places of faults in `plan` are mapped back by `plan.written.said_place`.
+    `kept_experts` are the numbers of the experts that stay in each layer of the plan with nothing
+    dropped, () for a dense layer; None before a text has chosen them.
     """
 
     declared: Plan
     count: int
     tied: frozenset[str] = frozenset()
+    kept_experts: tuple[tuple[int, ...], ...] | None = None
 
     @cached_property
     def plan(self) -> Plan:
@@ -183,9 +186,10 @@ class Resolved:
 
     @cached_property
     def undropped(self) -> "Resolved":
-        """Return the plan with nothing dropped, bridged or healed, its MLPs as narrow as here."""
-        narrow = self.undone.declared.model_copy(update={"width": self.declared.width})
-        return Resolved(narrow, self.count, self.tied)
+        """Return the plan with nothing dropped, bridged or healed, its MLPs cut as here."""
+        cuts = {"width": self.declared.width, "experts": self.declared.experts}
+        undropped = self.undone.declared.model_copy(update=cuts)
+        return Resolved(undropped, self.count, self.tied, self.kept_experts)
 
     @cached_property
     def undone_numbers(self) -> tuple[int, ...]:
@@ -199,7 +203,7 @@ class Resolved:
 
     @cached_property
     def cuts(self) -> dict[str, ClosedCut]:
-        """Return the cuts of a closed plan by their words: `vocabulary`, `width`."""
+        """Return the cuts of a closed plan by their words: `vocabulary`, `width`, `experts`."""
         cuts = {}
         for name, cut in self.plan.cuts.items():
             assert isinstance(cut.size, int), "an open plan"

@@ -14,7 +14,7 @@ from gptailor.plan.faults import Place
 Role = Literal[
     "drop", "cut", "window", "otherwise", "repeated", "block", "times", "scaled", "bridged",
     "item", "member", "take", "source", "method", "argument", "share", "factor", "tokens", "ridge",
-    "vocabulary", "width", "let",
+    "vocabulary", "width", "experts", "let",
 ]  # fmt: skip
 """The decision at a site: whether a layer leaves, which models a recipe takes, one of its numbers.
 """

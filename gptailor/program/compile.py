@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from gptailor.checkpoint.families import layout as layouts
-from gptailor.checkpoint.families import vision
+from gptailor.checkpoint.families import mixture, vision
 from gptailor.checkpoint.families import width as widths
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
@@ -22,6 +22,7 @@ from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
+from gptailor.program.mixtures import expert_cut, keep_experts
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, Use, base_layer, needs_base
 from gptailor.program.vocabulary_rows import AlignedRest
@@ -360,6 +361,7 @@ UNREPAIRED_PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
     cast,
     fold_scales,
     narrow_mlps,
+    keep_experts,
 )
 """Passes over the draft, in this order."""
 PASSES = (*UNREPAIRED_PASSES, mark_bridges, mark_healing)
@@ -400,6 +402,10 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
         narrowed = widths.with_width(checked.base.layout, config, narrow[0], narrow[1].size)
         assert not isinstance(narrowed, Refusal), narrowed.reason
         config = narrowed
+    if (fewer := expert_cut(checked)) is not None:
+        mixed = mixture.with_expert_count(checked.base.layout, config, fewer[0], fewer[1].size)
+        assert not isinstance(mixed, Refusal), mixed.reason
+        config = mixed
     if checked.plan.dtype is not None:
         config = vision.with_dtype(config, checked.plan.dtype)
     text = vision.text_of(config) if checked.base.layout.wrapped else config

@@ -50,7 +50,7 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
         case forms.Adapted():
             return _adapted(tensor, tensor.form)
         case forms.Aligned() | forms.Mean():
-            return _aligned(tensor.form)
+            return _aligned(tensor.form).reshape(tensor.spec.shape)
         case _:
             return _computed(tensor, tensor.form)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, final
 
 from gptailor.checkpoint.families.layout import is_constant
+from gptailor.checkpoint.families.mixture import of_expert
 from gptailor.checkpoint.tensor import (
     FLOATS,
     Adapted,
@@ -96,13 +97,25 @@ class Narrowed:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """A tensor of experts that a text chooses; `make` is that of the first experts.
+
+    The models must run for the choice. Then the tensor is copied or combined as other tensors are.
+    """
+
+    make: Making
+    cut: ClosedCut
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Bridged:
     """A tensor of the layer before a gap: the result of `make`, with the gap's map folded into it.
 
     The map is fitted on text, so the models must run for it.
     """
 
-    make: Making | Narrowed
+    make: Making | Narrowed | Chosen
     gap: Gap
 
 
@@ -115,11 +128,11 @@ class Healed:
     for it.
     """
 
-    make: Making | Narrowed | Bridged
+    make: Making | Narrowed | Chosen | Bridged
     healing: Healing
 
 
-Instruction = Making | Narrowed | Bridged | Healed
+Instruction = Making | Narrowed | Chosen | Bridged | Healed
 
 
 @final
@@ -174,7 +187,7 @@ class Program:
 
     @property
     def fitted(self) -> frozenset[str]:
-        """Return the names of the tensors that a narrower MLP, a bridge or healing changes."""
+        """Return the names of the tensors that a cut, a bridge or healing decides."""
         return frozenset(o.spec.name for o in self.outputs if not isinstance(o.make, Making))
 
 
@@ -288,6 +301,9 @@ def _instruction(make: Instruction) -> str:
         return f"bridge({_instruction(make.make)}, L{gap.after} to L{gap.until}, {gap.on!r})"
     if isinstance(make, Narrowed):
         return f"width({_instruction(make.make)}, {make.cut.size}, {make.cut.on!r})"
+    if isinstance(make, Chosen):
+        inner = of_expert(_instruction(make.make), "*")
+        return f"experts({inner}, {make.cut.size}, {make.cut.on!r})"
     if isinstance(make, Copy):
         return f"copy {_tensor(make.source)}"
     return _combination(make)

@@ -39,13 +39,15 @@ class Repaired(NamedTuple):
     `bridges` has tokens and the share of the missing state that is recovered on text left out, by
     the layer before the gap, `L19`; NaN is an unknown share. `tokens` are those of each text that
     was learned from. `width` has the tokens of narrower MLPs' fits, and the share of the error of
-    leaving neurons out that they recover on text left out.
+    leaving neurons out that they recover on text left out. `experts` has the tokens that chose
+    experts, and the share of the weighted outputs that the experts have.
     """
 
     bridges: Mapping[str, tuple[int, float]]
     healing: HealingEnd | None
     tokens: tuple[int, ...] = ()
     width: tuple[int, float] | None = None
+    experts: tuple[int, float] | None = None
 
 
 def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
@@ -107,6 +109,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
             *_vocabulary(resolved, vocabulary),
+            *_experts(resolved, repaired),
             *_narrowed(resolved, repaired),
             *_bridges(resolved, repaired),
             *_healed(resolved, repaired),
@@ -157,6 +160,24 @@ def _map(resolved: Resolved) -> list[str]:
     lines = plain_lines(map_lines([cell_row(drawn), *below]))
     keys = "   ".join(" ".join(entry) for entry in legend(drawn, models, below))
     return [*(lines if below else (line[2:] for line in lines)), "", keys]
+
+
+def _experts(resolved: Resolved, repaired: Repaired | None) -> list[str]:
+    cut = resolved.cuts.get("experts")
+    if cut is None or repaired is None or repaired.experts is None:
+        return []
+    tokens, share = repaired.experts
+    return [
+        f"Each layer with experts has {cut.size:,} of them, those with the largest mean of router "
+        "weight times norm of the output on a text "
+        "([REAP](https://arxiv.org/abs/2510.13999)). The share is theirs in the sum over all "
+        "experts and tokens, the mean of all layers.",
+        "",
+        "| experts | text | tokens | share |",
+        "|---|---|---|---|",
+        f"| {cut.size:,} | `{cut.on}` | {tokens:,} | {_share_words(share)} |",
+        "",
+    ]
 
 
 def _narrowed(resolved: Resolved, repaired: Repaired | None) -> list[str]:

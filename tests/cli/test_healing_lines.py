@@ -7,6 +7,8 @@ import pytest
 from gptailor.cli import event_lines
 from gptailor.cli.event_lines import RepairLines
 from gptailor.plan.events import (
+    ChoosingBegun,
+    ChoosingStep,
     GapBegun,
     GapStep,
     HealingEnd,
@@ -68,6 +70,18 @@ def test_narrowing_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     for layer in (1, 7, 8):
         lines(NarrowingStep(layer, 30, 10.0 * (30 - layer)))
     assert said == ["narrowing 30 MLPs to 1,280 neurons", "narrowing: layer 7 of 30, 4 min left"]
+
+
+def test_comparing_experts_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
+    monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    said: list[str] = []
+    lines = RepairLines(said.append, every_gap=True)
+    lines(ChoosingBegun(48, 96))
+    for layer in (1, 7, 8):
+        lines(ChoosingStep(layer, 48, 10.0 * (48 - layer)))
+    first = "comparing the experts of 48 layers, of which 96 stay"
+    assert said == [first, "comparing experts: layer 7 of 48, 7 min left"]
 
 
 def test_a_long_fit_of_a_bridge_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,6 @@ def test_a_short_text_is_refused_before_anything_is_written(folder: Path) -> Non
 
 def test_a_narrowed_teacher_is_compiled_first(folder: Path) -> None:
     plan = write(folder, 'width 16 on "text.txt"')
-    message = "is narrowed, bridged or healed: compile it"
+    message = "or has fewer experts: compile it"
     with pytest.raises(gptailor.TailorError, match=message):
         gptailor.teach(plan, folder / "text.txt", folder / "out.parquet")

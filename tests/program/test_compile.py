@@ -14,7 +14,7 @@ import gptailor
 from gptailor.prepare import prepare
 from gptailor.program.compile import PASSES, compile_plan, draft_program
 from gptailor.program.program import program_lines
-from tests.hollow import llama, write_hollow
+from tests.hollow import llama, qwen3_moe, write_hollow
 from tests.tiny import tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "programs"
@@ -27,10 +27,19 @@ SIZES = {
     "vocab_size": 8,
 }
 
+MIXED = {
+    "num_experts": 3,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "head_dim": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 2,
+}
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Headers of `base` and `math` in bfloat16, of `wide` in float32, and of `tied`."""
+    """Headers of `base` and `math` in bfloat16, of `wide` in float32, of `tied` and `mixed`."""
     folder = tmp_path_factory.mktemp("models")
     config, shapes = llama(**SIZES)
     for name, dtype in (("base", "BF16"), ("math", "BF16"), ("wide", "F32")):
@@ -38,6 +47,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, shapes = llama(**SIZES, tie_word_embeddings=True)
     del shapes["lm_head.weight"]
     write_hollow(folder / "tied", config, shapes)
+    config, shapes = qwen3_moe(**SIZES, **MIXED)
+    write_hollow(folder / "mixed", config, shapes)
     (folder / "text.txt").write_text("some text")
     return folder
 
@@ -53,8 +64,7 @@ def listing(plan: Path, models: Path) -> str:
         program = each(program, checked)
         after = program_lines(program)
         said.append(each.__name__)
-        for old, new in zip(before, after, strict=True):
-            said += [f"  {new}"] if old != new else []
+        said += [f"  {line}" for line in after if line not in before]
         before = after
     assert program == compile_plan(prepared.checked).program
     assert program == prepared.compiled.program

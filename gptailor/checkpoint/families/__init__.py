@@ -91,6 +91,7 @@ __all__ = [
     "layer_config",
     "layout",
     "lookup",
+    "mixture",
     "quantised",
     "vision",
     "width",

@@ -236,7 +236,7 @@ def incompatible(layout: Layout, base_config: Config, other_config: Config) -> l
 _GENERIC = (Listed("layer_types", "attn"), Listed("mlp_layer_types", "mlp"))
 """Lists that transformers 5 checks, or caches by, in any family."""
 
-_QUANTISED = (
+QUANTISED_NAMES = (
     ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
     ".weight.absmax", ".weight.quant_map", ".SCB",
 )  # fmt: skip
@@ -423,7 +423,7 @@ def _quantised(config: Config, names: Collection[str]) -> str | None:
     settings = quantisation(config)
     if isinstance(settings, Mapping):
         return str(settings.get("quant_method", "unnamed"))
-    return "unnamed" if settings or any(name.endswith(_QUANTISED) for name in names) else None
+    return "unnamed" if settings or any(name.endswith(QUANTISED_NAMES) for name in names) else None
 
 
 def _cautious(layout: Layout) -> Layout:

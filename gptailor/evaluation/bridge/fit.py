@@ -293,8 +293,9 @@ class Bridger:
         """
         gaps = resolved.gaps
         undone = undropped = self.table.contents(resolved.undone)
-        if narrowed:
+        if narrowed or resolved.kept_experts is not None:
             undropped = self.table.contents(resolved.undropped)
+        if narrowed:
             undropped = self.table.with_fitted(undropped, dict(enumerate(narrowed)))
         own: list[content_keys.Content | None] = [None] * len(undone.layers)
         for number in resolved.undone_numbers:

@@ -6,10 +6,10 @@ Hidden states are kept for all batches, on the device or on the host; the inputs
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Int64
@@ -107,7 +107,14 @@ class FitTexts:
         self._texts: dict[Hashable, CalibrationText] = {}
 
     def of(
-        self, plan: Plan, on: str, tokens: int, inputs: int, *, named: bool, statement: str
+        self,
+        plan: Plan,
+        on: str,
+        tokens: int,
+        inputs: int,
+        *,
+        named: bool,
+        statement: str,
     ) -> CalibrationText:
         """Return `tokens` of the text that a statement of a plan names.
 
@@ -124,7 +131,10 @@ class FitTexts:
         text = self._texts[key]
         if text.tokens < inputs:
             message = f"the text has {text.tokens:,} tokens, and '{statement}' needs at least"
-            help_ = f"it is fitted on {inputs:,} inputs; ten times as many tokens are a good start"
+            experts = statement == "experts"
+            what = f"it {'compares' if experts else 'is fitted on'} {inputs:,} "
+            what += "experts" if experts else "inputs"
+            help_ = f"{what}; ten times as many tokens are a good start"
             raise CalibrationError("C806", f"{message} {inputs:,}", path, help=help_)
         return text
 
@@ -153,6 +163,7 @@ States = list[Tensor]
 """Hidden states of each batch, [batch, length, width]."""
 OwnContents = Sequence[Content | None]
 """The cut plan's content for each layer of the whole plan, fitted before; None: dropped."""
+_Watched = TypeVar("_Watched")
 OnLayer = Callable[[int, float], None]
 """Receives the number of layers that are done, and the estimated seconds of the others."""
 
@@ -222,19 +233,28 @@ class Walk:
                 target, x = self.full[number].to(self.device)[real], last()[real]
                 yield x, target - after[real], target
 
-    @torch.no_grad()
     def inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Run the next layer of the whole plan, and yield X and T of each batch.
 
         Here T is the state after that layer.
         """
+        for last, after, real in self.watched(lambda layer: regressors(layer, self.layout)):
+            yield last()[real], after[real]
+
+    @torch.no_grad()
+    def watched(
+        self, watch: Callable[[nn.Module], AbstractContextManager[_Watched]]
+    ) -> Iterator[tuple[_Watched, Tensor, Tensor]]:
+        """Run the next layer of the whole plan on each batch while `watch` observes the layer.
+
+        Yield its observation, the states after the layer, and which of them are of real tokens.
+        """
         content = self.undone.layers[self.at]
-        with self._layer(self.at, content) as layer, regressors(layer, self.layout) as last:
+        with self._layer(self.at, content) as layer, watch(layer) as observed:
             for number, before in enumerate(self.full):
                 after = self._run(layer, self.at, number, before)
                 self.full[number] = after.to(self.place)
-                real = self.batches[number].real.to(self.device)
-                yield last()[real], after[real]
+                yield observed, after, self.batches[number].real.to(self.device)
         self.at += 1
 
     # ----------------------------------------------------------------------------------- positions

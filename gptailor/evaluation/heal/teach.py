@@ -109,7 +109,8 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     [found] = find_targets([teacher], models or {})
     prepared = found.prepared
     if prepared.repaired:
-        message = f"'{found.name}' is narrowed, bridged or healed: compile it, and name its folder"
+        what = "narrowed, bridged or healed, or has fewer experts"
+        message = f"'{found.name}' is {what}: compile it, and name its folder"
         raise TailorError(message)
     sources = [file for model in prepared.models.values() for file in model.checkpoint.files]
     place = device_of(str(device))

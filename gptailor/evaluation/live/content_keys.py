@@ -24,6 +24,7 @@ from gptailor.program.in_memory import combine_tensors
 from gptailor.program.load import load_tensor
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import (
+    Chosen,
     Combine,
     Copy,
     Instruction,
@@ -55,7 +56,7 @@ class TensorMaker:
         Don't write into it, as callers may share a copied tensor. Raises CheckpointError for a file
         that contradicts its header, OverflowFault for a merge that overflows.
         """
-        assert not isinstance(output.make, Narrowed), "a width that is not fitted"
+        assert not isinstance(output.make, Narrowed | Chosen), "a cut that is not fitted or chosen"
         make = unfitted(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
@@ -166,7 +167,7 @@ class ModelContents:
     """A closed plan's live model in pieces, from headers alone.
 
     `TensorMaker` leaves the gaps open, and doesn't make narrower MLPs. `Repairs` puts narrowed,
-    bridged and healed tensors into `Content.fitted`.
+    bridged and healed tensors into `Content.fitted`, and chooses the experts that stay before.
 
     `config` is that of the compiled folder, and `dtype` is its dtype, if it has one. `template` is
     the configuration of a model with one layer of each kind. It is equal for all plans with these
@@ -222,23 +223,32 @@ class ContentTable:
         tied = frozenset(name for name, model in self.models.items() if model.layout.tied)
         return Resolved(plan, self.models["base"].layout.count, tied)
 
-    def contents(self, resolved: Resolved) -> ModelContents:
-        """Return the pieces of a closed plan without its fitted tensors and healing.
+    def checked(self, resolved: Resolved) -> Checked:
+        """Return a closed plan beside the table's models, those made of others too.
 
         Raises TailorError where a model that the plan uses isn't in the table.
         """
         plan = resolved.declared
         if missing := sorted(taken(plan) - self.models.keys()):
             raise TailorError(f"'{missing[0]}' is not among the models that were opened")
-        checked = Checked(resolved, with_made_models(plan, self.models))
+        return Checked(resolved, with_made_models(plan, self.models))
+
+    def contents(self, resolved: Resolved) -> ModelContents:
+        """Return the pieces of a closed plan without its fitted tensors and healing.
+
+        Raises TailorError as `checked`.
+        """
+        checked = self.checked(resolved)
         layout = self.models["base"].layout
         compiled = compile_plan(checked, repaired=False)
         config = with_tokenizer_ids(compiled.config, checked)
         layers = compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)
+        kept = resolved.kept_experts or ()
+        experts = [len(kept[n]) if kept else 0 for n in resolved.undone_numbers]
         kinds = [
-            json.dumps({**entry, **_width(outputs)}, sort_keys=True)
-            for entry, outputs in zip(entries, layers, strict=True)
+            json.dumps({**entry, **_width(outputs), **_experts(count)}, sort_keys=True)
+            for entry, outputs, count in zip(entries, layers, experts, strict=True)
         ]
         shown = sorted({kind: at for at, kind in reversed(list(enumerate(kinds)))}.values())
         template = moved_config(layout, config, [entries[at] for at in shown])
@@ -289,6 +299,11 @@ class ContentTable:
 def _width(outputs: Iterable[Output]) -> dict[str, int]:
     """Return the width of a layer's narrower MLP as a part of its kind; {} without one."""
     return {"width": o.make.cut.size for o in outputs if isinstance(o.make, Narrowed)}  # noqa: B035
+
+
+def _experts(count: int) -> dict[str, int]:
+    """Return the number of a layer's fewer experts as a part of its kind; {} for all experts."""
+    return {"experts": count} if count else {}
 
 
 def instructions(outputs: Iterable[Output]) -> str:

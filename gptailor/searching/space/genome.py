@@ -245,6 +245,7 @@ _NAMES: dict[Role, str] = {
     "ridge": "{entry} ridge",
     "vocabulary": "{entry}",
     "width": "{entry}",
+    "experts": "{entry}",
     "let": "let {entry}",
 }
 """Names of genes. Journals contain them as a study's parameters, so they must not change."""
