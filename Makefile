@@ -33,7 +33,7 @@ test: setup ## All checks and tests, the checks beside the tests
 suite: setup
 	PYTHONHASHSEED=0 $(PYTEST) -m "not thorough and not pages"
 
-test-pages: setup ## The tests of the documentation, and of pages in a browser
+test-pages: setup ## The tests of documentation, pages in a browser, services and packaging
 	PYTHONHASHSEED=0 $(PYTEST) -m "pages and not thorough"
 
 thorough: lint ## All that CI runs: more draws, families and moments of a kill, types checked at each call

@@ -134,14 +134,15 @@ code with one process, one size or one moment."""
 
 ONE_IN = {
     "checkpoint/families/test_families.py::test_a_part_of_another_model": 2,
+    "checkpoint/families/test_families.py::test_layers_cut_and_reordered": 2,
     "checkpoint/families/test_families.py::test_all_layers_in_order_are_the_model_itself": 2,
     "checkpoint/families/test_families.py::test_every_tensor_has_a_place": 3,
     "checkpoint/families/test_vision.py": 4,
     "checkpoint/formats/gguf/test_norms_and_groups.py": 4,
     "checkpoint/test_hostile.py::test_little_memory_is_taken": 3,
     "checkpoint/test_hostile.py::test_sound_files_are_read_and_cut_ones_are_not": 3,
-    "checkpoint/test_hostile.py::test_the_command_line_says_it_and_leaves_nothing": 12,
-    "checkpoint/test_hostile.py::test_the_command_line_says_it_of_a_file": 16,
+    "checkpoint/test_hostile.py::test_the_command_line_says_it_and_leaves_nothing": 24,
+    "checkpoint/test_hostile.py::test_the_command_line_says_it_of_a_file": 32,
     "checks/test_texts.py::test_one_fault_hides_no_other": 3,
     "end_to_end/test_killed.py::test_a_signal_ends_the_command_and_leaves_nothing_at_once": 2,
     "end_to_end/test_killed.py::test_a_source_that_is_pulled_away": 4,
@@ -154,7 +155,7 @@ ONE_IN = {
     "end_to_end/test_scale.py::test_no_file_of_weights_is_mapped": 2,
     "end_to_end/test_search_command.py::test_a_folder_of_another_search_is_refused": 3,
     "end_to_end/test_single_edits.py::test_one_edit_is_one_message_or_nothing": 3,
-    "end_to_end/test_startup.py::test_no_command_imports_what_it_does_not_need": 2,
+    "end_to_end/test_startup.py::test_no_command_imports_what_it_does_not_need": 3,
     "end_to_end/test_tokenizer.py::test_a_broken_tokenizer_is_a_fault": 2,
     "end_to_end/test_vision.py": 4,
     "evaluation/bridge/test_bridge.py::test_a_fit_folded_into_weights_is_the_fit_at_run_time": 3,
@@ -165,12 +166,17 @@ ONE_IN = {
     "evaluation/heal/test_learning.py::test_in_bfloat16_the_gradient_is_nearly_the_same": 4,
     "evaluation/heal/test_train.py::test_a_damaged_state_is_begun_anew_to_the_same_bytes": 4,
     "evaluation/heal/test_train.py::test_a_run_that_was_broken_off_goes_on_to_the_same_bytes": 3,
-    "evaluation/live/test_stitch.py::test_a_live_model_equals_the_folder_in_every_family": 2,
+    "evaluation/live/test_stitch.py::test_a_live_model_equals_the_folder_in_every_family": 4,
     "evaluation/test_chat.py::test_a_template_without_bounds_is_one_message": 5,
+    "evaluation/test_experts.py::test_a_live_model_equals_the_compiled_folder": 3,
+    "evaluation/test_experts.py::test_experts_that_no_token_takes_leave_without_a_trace": 2,
     "evaluation/test_gguf_tokenizer.py::test_texts_become_llama_cpps_tokens": 3,
     "evaluation/test_healing_store.py::test_whatever_decides_a_bridge_makes_another_one": 3,
     "evaluation/test_healing_store.py::test_whatever_decides_the_result_is_another_healing": 3,
+    "evaluation/width/test_narrow.py::test_a_live_model_equals_the_compiled_folder": 3,
+    "evaluation/width/test_narrow.py::test_neurons_that_give_zero_leave_without_a_trace": 3,
     "lang/test_table.py::test_both_parsers_see_the_same": 3,
+    "methods/test_native.py::test_a_method_has_the_same_bytes": 2,
     "program/test_load.py::test_an_adapter_is_merged_as_peft_does_it": 3,
     "program/test_run.py::test_chunks_and_threads_change_no_bit": 3,
     "program/test_run.py::test_memory_is_bounded_by_chunks": 4,
@@ -185,11 +191,13 @@ ONE_IN = {
 """A file or a test of many cases, and the number of cases of which `make test` runs the first."""
 
 PAGES = {
-    "end_to_end/test_blocks.py", "end_to_end/test_cluster_docs.py", "end_to_end/test_cookbook.py",
+    "checkpoint/test_hub.py", "end_to_end/test_blocks.py", "end_to_end/test_cluster_docs.py",
+    "end_to_end/test_cookbook.py",
     "end_to_end/test_docs.py", "end_to_end/test_faults.py", "end_to_end/test_howto.py",
+    "end_to_end/test_light_install.py",
     "end_to_end/test_tutorial.py", "reporting/test_page_in_browser.py",
 }  # fmt: skip
-"""Files of tests of the documentation and the pages: `make test-pages`."""
+"""Files of tests of the documentation, pages, services and packaging: `make test-pages`."""
 
 
 def is_left_out(file: str, name: str, number: int) -> bool:
@@ -222,5 +230,5 @@ def one_of_each(
 
 def moments(count: int) -> list[int]:
     """Which of so many moments a run is disturbed at: the last ones are where names change."""
-    last = range(max(0, count - 12), count + 1)
-    return list(range(count + 1)) if THOROUGH else sorted({*range(0, count, 4), *last})
+    last = range(max(0, count - 8), count + 1)
+    return list(range(count + 1)) if THOROUGH else sorted({*range(0, count, 8), *last})
