@@ -32,7 +32,7 @@ from gptailor.checks.models import (
 )
 from gptailor.checks.plan import check_alone
 from gptailor.checks.texts import text_faults
-from gptailor.lang.parse import read_bytes
+from gptailor.lang.parse import plan_or_file, read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
 from gptailor.plan.model_dependencies import at_commits, needed
@@ -155,15 +155,15 @@ class Prepared:
         return commits_of(self.plan, self.models)
 
 
-def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
-    """Return all faults of a plan: by itself, against its models, and missing texts.
+def check(plan: Plan | str | Path, models: ModelPaths | None = None) -> list[Fault]:
+    """Return all faults of a plan or its file: by itself, against its models, and of its texts.
 
     `models` has other folders for the plan's names. Only configurations, tokenizers and headers of
     the models are read, no weights. Warnings, by their `severity`, are among the faults. A plan
     without errors can be compiled, as far as headers can tell. A model that can't be opened is a
-    fault too, and no error is raised for it.
+    fault too, and no error is raised for it. A file raises what `load` raises.
     """
-    opened = open_plan(plan, models)
+    opened = open_plan(plan_or_file(plan), models)
     sound = None if errors(opened.faults) else opened.checked
     compared = check_compared_models(opened.plan, opened.models)
     faults = opened.faults + compared + text_faults(opened.plan, sound)

@@ -21,6 +21,7 @@ from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
+from gptailor.lang.parse import plan_or_file
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
@@ -84,7 +85,7 @@ class ComputeOptions:
 
 
 def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
-    plan: Plan | Prepared,
+    plan: Plan | str | Path | Prepared,
     output: str | Path,
     *,
     models: ModelPaths | None = None,
@@ -98,7 +99,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     compute: ComputeOptions | None = None,
     on_event: OnEvent = ignore_events,
 ) -> CompileResult:
-    """Write the model that a plan declares into a folder or GGUF file, all or nothing.
+    """Write the model that a plan or its file declares into a folder or GGUF file, all or nothing.
 
     The folder is new, or one that gptailor wrote from the same plan's file and that nobody changed
     since: then tensors that are made as before are copied from it, and a lock in it is renewed.
@@ -122,7 +123,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     """
     compute = compute or ComputeOptions()
     lock = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
-    if isinstance(plan, Plan):
+    if not isinstance(plan, Prepared):
+        plan = plan_or_file(plan)
         plan = at_locked_commits(plan, lock) if lock else plan
         make = prepare if dry_run else ready
         plan = make(plan, models=models, dtype=dtype, shard_size=compute.shard_size)

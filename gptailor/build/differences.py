@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, final
 
-from gptailor.build.lock import PLAN_FILE, Lock, LockedGguf
+from gptailor.build.lock import Lock, LockedGguf
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.write.digest import UNMEASURED, FileDigest, TensorDigest
+from gptailor.plan.faults import PLAN_FILE
 
 _FIT_TOLERANCE = 0.01
 """The relative distance up to which two fits of one bridge, or of healing, are the same.

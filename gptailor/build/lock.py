@@ -12,6 +12,7 @@ from gptailor.checkpoint.files import CheckpointError, parse_object, read_object
 from gptailor.checkpoint.records import fault_of
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
+from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.plan import Closed, Several
 from gptailor.plan.resolved import heal_text_names
 
@@ -19,8 +20,6 @@ _LOCK_VERSION = 1
 """The version of the lock's format."""
 SUFFIX = ".lock"
 """The suffix of a lock's name after the plan's."""
-PLAN_FILE = "plan.tailor"
-"""The plan's copy in a compiled folder."""
 LOCK_FILE = PLAN_FILE + SUFFIX
 """The lock in a compiled folder."""
 

@@ -47,6 +47,7 @@ from gptailor.checkpoint.write.digest import (
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
+from gptailor.lang.parse import plan_or_file
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.model_dependencies import at_commits
 from gptailor.plan.plan import Model, Plan
@@ -340,14 +341,14 @@ def _locked_vocabulary(prepared: Prepared) -> LockedVocabulary | None:
 
 
 def lock(
-    plan: Plan | Prepared,
+    plan: Plan | str | Path | Prepared,
     *,
     models: ModelPaths | None = None,
     dtype: str | None = None,
     threads: int | None = None,
     on_event: OnEvent = ignore_events,
 ) -> Lock:
-    """Return the lock of a plan: digests of all inputs, and of each output tensor.
+    """Return the lock of a plan or its file: digests of all inputs, and of each output tensor.
 
     The output is computed in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
     Healing is run again; no kept result is used.
@@ -357,7 +358,11 @@ def lock(
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails.
     """
-    prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
+    prepared = (
+        plan
+        if isinstance(plan, Prepared)
+        else ready(plan_or_file(plan), models=models, dtype=dtype)
+    )
     fitted = out.fit_tensors(prepared, anew=True, on_event=on_event)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gptailor
-from gptailor.build.lock import PLAN_FILE
 from gptailor.build.parents import (
     CARD,
     licence_of,
@@ -33,9 +32,10 @@ from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
 from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
-from gptailor.checks.texts import refuse_unusable_texts
+from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
@@ -65,7 +65,8 @@ def fit_tensors(
 ) -> "Fitted | None":
     """Return the tensors that fits and healing change; None, and no import, without either.
 
-    The arguments are those of `gptailor.evaluation.repair.fit`.
+    The arguments are those of `gptailor.evaluation.repair.fit`. Raises PlanError for a text that is
+    unusable.
     """
     if not prepared.repaired:
         return None
@@ -74,7 +75,8 @@ def fit_tensors(
     require("torch", "fewer experts" if fewer else "a narrowed, bridged or healed plan")
     from gptailor.evaluation.repair import fit
 
-    return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
+    with text_errors_as_faults(prepared.plan):
+        return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
 
 
 def payloads(

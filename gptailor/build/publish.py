@@ -9,7 +9,7 @@ from typing import Any, final
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import gptailor
-from gptailor.build.lock import LOCK_FILE, PLAN_FILE
+from gptailor.build.lock import LOCK_FILE
 from gptailor.build.parents import CARD
 from gptailor.build.published_scores import (
     RESULTS_FILE,
@@ -24,6 +24,7 @@ from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import is_local, only_compared
 from gptailor.evaluation.targets import HUB_ID
 from gptailor.lang.parse import load
+from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.plan import Plan
 
 

@@ -80,7 +80,8 @@ class Update:
     `changes` has the changed parts: `("~", "L3..L5")` is other than before, `+` is new, `−` is
     gone. `reused` are the places in the folder of computed tensors that are copied from it, and
     `stamps` those files, which must not change meanwhile. `computed` and `copied` are the output's
-    bytes that are computed, and that are copied. `locked` is whether the folder has a lock.
+    bytes that are computed, and that are copied. `locked` is whether the folder has a lock. A
+    `whole` output is one file, which is written anew whatever changed.
     """
 
     changes: tuple[tuple[Change, str], ...]
@@ -89,6 +90,7 @@ class Update:
     copied: int
     stamps: Mapping[Path, Stamp]
     locked: bool
+    whole: bool = False
 
     def reusing(
         self, payload_of: Callable[[TensorSpec], Payload]

@@ -14,13 +14,13 @@ from gptailor.build.differences import (
     Measurement,
     lock_differences,
 )
-from gptailor.build.lock import PLAN_FILE, Lock
+from gptailor.build.lock import Lock
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.plan.faults import Fault
+from gptailor.plan.faults import PLAN_FILE, Fault
 from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 

@@ -17,7 +17,7 @@ from gptailor.build.differences import (
     MeasuredSettings,
     Measurement,
 )
-from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Lock, read_lock
+from gptailor.build.lock import LOCK_FILE, Lock, read_lock
 from gptailor.build.lock_recording import config_digest, measured_files, plan_digest
 from gptailor.build.parents import CARD
 from gptailor.build.tokenizer import is_beside, tokenizer_model_name
@@ -39,7 +39,7 @@ from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
-from gptailor.plan.faults import PlanError, errors
+from gptailor.plan.faults import PLAN_FILE, PlanError, errors, nearest_path
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
 
@@ -254,7 +254,7 @@ class CompiledFolder(CompiledOutput):
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise CheckpointError("C101", "there is no such folder", folder)
+            raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
         self.path, self.plan_path = folder, folder / PLAN_FILE
         lock = folder / LOCK_FILE
         self.lock = read_lock(lock) if lock.exists() else None

@@ -8,17 +8,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, final
 
 from gptailor.checkpoint.files import quoted, reason
-from gptailor.plan.faults import TailorError, listed
+from gptailor.plan.faults import TailorError, listed, nearest_path
 from gptailor.plan.plan import NO_TEXT, has_predictions
+from gptailor.plan.registry import RowForm
 
 LINES = frozenset([".jsonl", ".ndjson", ".json"])
 """Endings of files with a JSON object on each line."""
 
-_EXAMPLES = {
+_EXAMPLES: Mapping[RowForm, str] = {
     "text": '{"text": "…"}, or with "prompt" and "response", or with "context" and "answer"',
     "choice": '{"query": "…", "choices": ["…", "…"], "gold": 0}',
     "answer": '{"context": "…", "answer": "…"}',
@@ -135,8 +137,7 @@ def read_prompts(path: Path) -> list[Passage | Chat]:
     An answer at the end of messages is left out. Raises CalibrationError.
     """
     if path.suffix.lower() not in LINES:
-        help_ = f"name a file such as prompts.jsonl; a row is {_EXAMPLES['prompt']}"
-        raise CalibrationError("C803", "prompts must be JSON Lines", path, help=help_)
+        raise _no_prompts(path)
     return _rows(path, _prompt, "prompt")
 
 
@@ -155,6 +156,54 @@ def read_exchanges(path: Path) -> list[Exchange]:
     `aliases` are other right answers. Raises CalibrationError.
     """
     return _rows(path, _exchange, "answer")
+
+
+_LONGEST_FIRST_ROW = 2**20
+"""Characters of a first row, at most, that is judged before the file is used."""
+
+
+def check_first_row(path: Path, form: RowForm, *, answered: bool = False) -> None:
+    """Raise CalibrationError (C801 to C804) for a file whose first row has another form.
+
+    With `answered` the row must have an answer. Plain text has no rows, and no other row is read. A
+    very long row raises nothing, and neither does one that isn't UTF-8.
+    """
+    has_rows = path.suffix.lower() in LINES
+    if not has_rows and form == "prompt":
+        raise _no_prompts(path)
+    number, text = 0, ""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            lines = enumerate(iter(partial(file.readline, _LONGEST_FIRST_ROW), ""), 1)
+            if has_rows:
+                number, text = next(((n, line) for n, line in lines if line.strip()), (0, ""))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnicodeDecodeError:
+        return  # reported with its offset when the file is read
+    if not has_rows or len(text) == _LONGEST_FIRST_ROW:
+        return
+    if not text:
+        raise _no_rows(path)
+    row = _row(path, number, text, _READERS[form], form)
+    if answered:
+        require_answer(path, row)
+
+
+def require_answer(path: Path, row: object) -> None:
+    """Raise CalibrationError (C804) for a row without an answer, which `loss answers` needs."""
+    if isinstance(row, Exchange) or (isinstance(row, Chat) and row.asked != row):
+        return
+    message = "'loss answers' needs an answer in each row, and this row has no answer"
+    help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
+    raise CalibrationError("C804", message, path, getattr(row, "line", None), help_)
+
+
+def read_rows(path: Path, form: RowForm) -> list[object]:
+    """Read the rows of a file by their form. Raises CalibrationError."""
+    if path.suffix.lower() not in LINES and form in {"text", "chat"}:
+        return [*read_texts(path)]
+    return _rows(path, _READERS[form], form)
 
 
 def order(size: int, seed: int) -> list[int]:
@@ -276,22 +325,48 @@ def _checked(value: object, what: str) -> str:
     return value
 
 
+_READERS: Mapping[RowForm, Callable[[Mapping[str, Any], int], object]] = {
+    "text": _text_row, "chat": _text_or_chat, "prompt": _prompt, "choice": _question,
+    "answer": _exchange,
+}  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------- files
 
 
-def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], kind: str) -> list[_Row]:
+def _unreadable(path: Path, error: OSError) -> CalibrationError:
+    help_ = nearest_path(path) if isinstance(error, FileNotFoundError) else ""
+    return CalibrationError("C801", f"can't be read: {reason(error)}", path, help=help_)
+
+
+def _no_rows(path: Path) -> CalibrationError:
+    return CalibrationError("C802", "the file holds no rows", path)
+
+
+def _no_prompts(path: Path) -> CalibrationError:
+    help_ = f"name a file such as prompts.jsonl; a row is {_EXAMPLES['prompt']}"
+    return CalibrationError("C803", "prompts must be JSON Lines", path, help=help_)
+
+
+def _row(
+    path: Path, line: int, text: str, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm
+) -> _Row:
+    row = _object(path, line, text, _EXAMPLES[form])
+    try:
+        return read(row, line)
+    except _RowError as error:
+        help_ = f"a row is {_EXAMPLES[form]}"
+        raise CalibrationError("C804", str(error), path, line, help_) from None
+
+
+def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm) -> list[_Row]:
     rows: list[_Row] = []
     for line, text in enumerate(_content(path).split("\n"), 1):  # a text may hold other line breaks
         if not text.strip():
             continue
-        row = _object(path, line, text, _EXAMPLES[kind])
-        try:
-            rows.append(read(row, line))
-        except _RowError as error:
-            help_ = f"a row is {_EXAMPLES[kind]}"
-            raise CalibrationError("C804", str(error), path, line, help_) from None
+        rows.append(_row(path, line, text, read, form))
     if not rows:
-        raise CalibrationError("C802", "the file holds no rows", path)
+        raise _no_rows(path)
     return rows
 
 
@@ -315,7 +390,7 @@ def _content(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        message = f"can't be read: {reason(error)}"
+        raise _unreadable(path, error) from None
     except UnicodeDecodeError as error:
         message = f"not UTF-8: invalid byte at offset {error.start}"
     raise CalibrationError("C801", message, path)

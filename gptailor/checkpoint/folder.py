@@ -15,7 +15,7 @@ from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import TensorInfo
-from gptailor.plan.faults import listed
+from gptailor.plan.faults import listed, nearest_path
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -156,7 +156,8 @@ def _listing(folder: Path) -> list[str]:
         try:
             return sorted(path.name for path in folder.iterdir())
         except FileNotFoundError as error:
-            raise CheckpointError("C101", "there is no such folder", folder) from error
+            help_ = nearest_path(folder)
+            raise CheckpointError("C101", "there is no such folder", folder, help_) from error
         except NotADirectoryError as error:
             raise CheckpointError("C101", "is not a folder", folder) from error
 

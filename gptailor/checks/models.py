@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
@@ -164,7 +165,8 @@ def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
 
 
 def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[Fault]:
-    """Yield a fault for each source's layer beyond the layers of its model, if that is opened."""
+    """Yield a fault for each range of a source's layers beyond its model, if that is opened."""
+    beyond: dict[str, list[Hit]] = {}
     for at, recipe in layer_recipes(plan):
         for inner, name, layer in named_models(recipe):
             model = models.get(name)
@@ -174,10 +176,17 @@ def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[
                 position = plan.layers[int(at[1])].position
                 if position == layer:
                     continue  # the position is reported already
-            count = model.layout.count
             where = inner[: inner.index("model")] if "model" in inner else ()
-            message = f"L{layer} is beyond the model '{name}', which has {count} layers"
-            yield Fault("M202", message, (*at, *where, "layer"), f"its last layer is L{count - 1}")
+            beyond.setdefault(name, []).append(Hit(layer, (*at, *where, "layer")))
+
+    def fault(name: str, layers: str, many: bool) -> Fault:
+        count = models[name].layout.count
+        verb = "are" if many else "is"
+        message = f"{layers} {verb} beyond the model '{name}', which has {count} layers"
+        return Fault("M202", message, help=f"its last layer is L{count - 1}")
+
+    for name, hits in beyond.items():
+        yield from joined_faults(plan.origin, hits, partial(fault, name))
 
 
 @rule("M203")
@@ -210,7 +219,8 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
         at = ("models", name, "source")
         if model.layout.architecture != base.layout.architecture:
             base_value, value = _kind(base.layout), _kind(model.layout)
-            yield Fault("M205", f"'{name}' is {value} model, and the base {base_value} one", at)
+            message = f"'{name}' is {value} model, and the base {base_value} one"
+            yield Fault("M205", message, at, "name a fine-tune of the base, or leave it out")
             continue
         if name not in source_models:
             continue  # it only teaches

@@ -1,20 +1,23 @@
-"""Faults of calibration texts that a plan names: missing ones, and those surely too short."""
+"""Faults of texts that a plan names: missing, of another form, and surely too short ones."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, final
 
+from gptailor.checkpoint.datasets import CalibrationError, Passage, check_first_row, read_rows
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.vision import text_of
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import folder_of
 from gptailor.checkpoint.token_counter import token_counter
 from gptailor.checks.bridges import inputs_of_bridges
 from gptailor.checks.experts import model_experts
 from gptailor.checks.width import model_width
-from gptailor.plan.faults import Fault, Place, PlanError, locate
+from gptailor.plan.faults import Fault, Place, PlanError, locate, nearest_path
 from gptailor.plan.measures import measured
-from gptailor.plan.plan import NO_TEXT, Plan, has_predictions
-from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.plan import NO_TEXT, Plan, Take, has_predictions
+from gptailor.plan.registry import OBJECTIVES, RowForm
 from gptailor.plan.sites import drops_by_choice
 from gptailor.program.sources import Checked
 
@@ -23,21 +26,39 @@ FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
 
 
 def refuse_unusable_texts(checked: Checked) -> None:
-    """Raise PlanError (C801, C803, C806) for unusable texts of bridges and healing, with all."""
+    """Raise PlanError (C801 to C804, C806) for unusable texts of fits and healing, with all."""
     plan = checked.plan
-    faults = [*_absent(plan, _learned(plan)), *short_texts(plan, checked)]
+    faults = [*_unusable(plan, _learned(plan)), *short_texts(plan, checked)]
     if faults:
         raise PlanError(faults)
 
 
 def text_faults(plan: Plan, checked: Checked | None = None, *, whole: bool = True) -> list[Fault]:
-    """Return a fault for each unusable text of a bridge, healing, or measure.
+    """Return a fault for each unusable text of a cut, bridge, healing, or measure.
 
-    If the plan isn't `whole`, its drops may stand in statements that were not read. With its models
-    in `checked`, the tokens of texts are counted.
+    The first row of JSON lines must have the fields that are read. If the plan isn't `whole`, its
+    drops may stand in statements that were not read. With its models in `checked`, the tokens of
+    texts are counted.
     """
-    absent = _absent(plan, [*_learned(plan, whole=whole), *_judged(plan)])
-    return [*absent, *short_texts(plan, checked)]
+    unusable = _unusable(plan, [*_learned(plan, whole=whole), *_judged(plan)])
+    return [*unusable, *short_texts(plan, checked), *_few_samples(plan, checked)]
+
+
+@contextmanager
+def text_errors_as_faults(plan: Plan) -> Iterator[None]:
+    """Raise PlanError, with the place in the plan, for an error of a text that the plan names."""
+    try:
+        yield
+    except CalibrationError as error:
+        for text in (*_learned(plan), *_judged(plan)):
+            if text.path == error.path:
+                raise PlanError(locate([_text_fault(error, text.at)], plan.origin)) from error
+        raise
+
+
+def _text_fault(error: CalibrationError, at: Place) -> Fault:
+    where = str(error.path) if error.line is None else f"{error.path}:{error.line}"
+    return Fault(error.code, f"{error.message} ({where})", at, error.help)
 
 
 _OPENED = 32
@@ -67,7 +88,7 @@ def short_texts(plan: Plan, checked: Checked | None = None) -> list[Fault]:
     counted if the models are known, the tokenizer is on this machine, and the package `tokenizers`
     is installed. A text that passes may still be too short by a few tokens.
     """
-    used = {at for at, _ in _learned(plan)}
+    used = {text.at for text in _learned(plan)}
     counts = dict[Path, int | None]()
     faults = []
     for need in _needs(plan, checked):
@@ -116,6 +137,71 @@ def _needs(plan: Plan, checked: Checked | None) -> Iterator[_Need]:
                 yield _Need(("heal", "on", i, "file"), text.file, share, "'heal'")
 
 
+_WINDOW, _WINDOW_OPENING = 512, 16
+"""The most tokens of a window of text for a loss, and of the special tokens that open it."""
+_POSITIONS = ("max_position_embeddings", "max_seq_len", "n_positions")
+
+
+def few_samples(plan: Plan, most: int, objective: str, size: int, *, exact: bool = True) -> Fault:
+    """Return the fault (C815) for an objective with fewer samples than `fidelity` goes up to.
+
+    It has `size` samples, or fewer unless that is `exact`.
+    """
+    count = "at most " * (not exact) + ("1 sample" if size == 1 else f"{size:,} samples")
+    message = f"the fidelity goes up to {most:,} samples, and '{objective}' has {count}"
+    help_ = f"give more rows, or a fidelity up to {size:,}; a search holds out the samples beyond"
+    stated = plan.search is not None and (plan.search.fidelity or (0, 0))[1] == most
+    fault = Fault("C815", message, ("search", "fidelity") if stated else (), help_)
+    return locate([fault], plan.origin)[0]
+
+
+def _few_samples(plan: Plan, checked: Checked | None) -> Iterator[Fault]:
+    """Yield the fault of the first objective with surely too few samples for `fidelity`.
+
+    A row that isn't plain text is one sample, and text has a sample for each window of tokens. A
+    search over several tokenizers cuts text by bytes; its samples are not counted here.
+    """
+    search, tokenizer = plan.search, plan.rest("tokenizer")
+    if checked is None or search is None or search.fidelity is None:
+        return
+    if plan.vocabulary is not None or not isinstance(tokenizer, Take | None):
+        return
+    folder, most = plan.origin.folder if plan.origin else Path(), search.fidelity[1]
+    for objective in search.objectives:
+        spec = OBJECTIVES[objective.name]
+        file = spec.argument("file")
+        if file is None:
+            continue
+        name = str(objective.arguments["file"])
+        samples = _most_samples(folder / expanded(name), file.rows, most, checked)
+        if samples is not None and (size := sum(samples)) < most:
+            words, exact = f'{objective.name}("{name}")', max(samples) == 1
+            yield few_samples(plan, most, words, size, exact=exact)
+            return
+
+
+def _most_samples(path: Path, form: RowForm, enough: int, checked: Checked) -> Sequence[int] | None:
+    """Return at most how many samples each row of a file has; None if unknown.
+
+    A row is one sample if there are `enough` of them.
+    """
+    config = text_of(checked.models["base"].config)
+    positions = next((config[name] for name in _POSITIONS if name in config), None)
+    if not isinstance(positions, int) or not path.is_file():
+        return None
+    if path.stat().st_size > _MOST_COUNTED:
+        return None
+    try:
+        rows = read_rows(path, form)
+    except CalibrationError:
+        return None  # reported as itself
+    if len(rows) >= enough:
+        return [1] * len(rows)
+    count = _counter(checked) or (lambda text: len(text.encode()) + len(text) // _OPENED + 1)
+    room = max(1, min(_WINDOW, positions) - _WINDOW_OPENING)
+    return [-(-count(r.text) // room) if isinstance(r, Passage) else 1 for r in rows]
+
+
 def _least_of_cut(name: str, checked: Checked) -> tuple[int, str]:
     """Return the least number of tokens that a cut needs, and the reason."""
     if name == "width":
@@ -138,10 +224,7 @@ def _tokens_of(path: Path, checked: Checked) -> int | None:
     JSON Lines have more characters than their texts, so their count is too high by some tokens.
     Conversations are not counted, because a chat template adds tokens to them.
     """
-    model = checked.tokenizer_model
-    if model.union is not None or checked.plan.vocabulary is not None:
-        return None  # a text has more tokens of a smaller vocabulary
-    if (count := token_counter(model.checkpoint)) is None:
+    if (count := _counter(checked)) is None:
         return None
     try:
         text = path.read_text(encoding="utf-8")
@@ -150,38 +233,73 @@ def _tokens_of(path: Path, checked: Checked) -> int | None:
     return None if '"messages"' in text[:_BEGIN] else count(text)
 
 
+def _counter(checked: Checked) -> Callable[[str], int] | None:
+    """Return a function that counts a text's tokens of the output's tokenizer, or None."""
+    model = checked.tokenizer_model
+    if model.union is not None or checked.plan.vocabulary is not None:
+        return None  # a text has more tokens of a smaller vocabulary
+    return token_counter(model.checkpoint)
+
+
 _BEGIN = 4096
 """Characters at the beginning of a file that show the form of its rows."""
 
 
-def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
-    """Return a fault for each missing text, each file once, and for predictions as a text."""
+@final
+class _Text(NamedTuple):
+    """A text that a plan reads, its place in the plan, and the form of its rows."""
+
+    at: Place
+    path: Path
+    form: RowForm = "text"
+    answered: bool = False
+
+
+def _unusable(plan: Plan, texts: Iterable[_Text]) -> list[Fault]:
+    """Return a fault for each missing text, each wrong first row, and predictions as a text.
+
+    A file has one fault of a kind.
+    """
     faults = []
-    reported: set[Path] = set()
-    for at, path in texts:
-        if path in reported:
+    reported: set[tuple[Path, RowForm | None]] = set()
+    for text in texts:
+        path = text.path
+        if (path, None) in reported or (path, text.form) in reported:
             continue
-        if has_predictions(path.name) and at[0] != "heal":
-            faults.append(Fault("C803", NO_TEXT, at, "name the file of the text"))
-            continue
-        if path.is_file():
-            continue
-        reported.add(path)
-        why = "is no file" if path.exists() else "can't be read: No such file or directory"
-        faults.append(Fault("C801", f"the text {why} ({path})", at))
+        if has_predictions(path.name):
+            if text.at[0] != "heal":
+                faults.append(Fault("C803", NO_TEXT, text.at, "name the file of the text"))
+        elif not path.is_file():
+            reported.add((path, None))
+            why = "is no file" if path.exists() else "can't be read: No such file or directory"
+            near = "" if path.exists() else nearest_path(path)
+            faults.append(Fault("C801", f"the text {why} ({path})", text.at, near))
+        else:
+            try:
+                check_first_row(path, text.form, answered=text.answered)
+            except CalibrationError as error:
+                reported.add((path, text.form))
+                faults.append(_text_fault(error, text.at))
     return locate(faults, plan.origin)
 
 
-def _learned(plan: Plan, *, whole: bool = True) -> Iterator[tuple[Place, Path]]:
+def _learned(plan: Plan, *, whole: bool = True) -> Iterator[_Text]:
     """Yield the texts that cuts, fits and healing read; not those of a bridge without a gap."""
     dropping = not whole or bool(plan.drops) or any(True for _ in drops_by_choice(plan))
     used = {"bridges": dropping, "heal": not whole or plan.may_be_healed}
     for at, file in plan.calibration_texts:
-        if file and used.get(str(at[0]), True):
-            yield at, folder_of(plan, file)
+        if not file or not used.get(str(at[0]), True):
+            continue
+        path = folder_of(plan, file)
+        if at[0] == "heal" and plan.heal is not None:
+            answers = plan.heal.on[int(at[2])].answers is not None
+            only_answers = plan.heal.loss == "answers" and not answers
+            yield _Text(at, path, "prompt" if answers else "chat", only_answers)
+        else:
+            yield _Text(at, path, "chat" if at[0] == "vocabulary" else "text")
 
 
-def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:
+def _judged(plan: Plan) -> Iterator[_Text]:
     """Yield the texts that objectives, requirements and expectations read."""
     folder = plan.origin.folder if plan.origin else Path()
     for at, wish in measured(plan):
@@ -189,4 +307,5 @@ def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:
         for argument in spec.arguments if spec is not None else ():
             file = wish.arguments.get(argument.name)
             if argument.kind == "path" and isinstance(file, str) and file:
-                yield (*at, "arguments", argument.name), folder / expanded(file)
+                path = folder / expanded(file)
+                yield _Text((*at, "arguments", argument.name), path, argument.rows)

@@ -16,7 +16,6 @@ from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_i
 if TYPE_CHECKING:
     from gptailor.build.compile import CompileResult
     from gptailor.build.lock import Lock
-    from gptailor.build.update import Update
 
 
 @final
@@ -131,7 +130,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             dry_run=True, compute=compute,
         )  # fmt: skip
         options.print_dry_run(prepared, planned)
-        _say_update(planned.update)
+        _say_update(planned, before=True)
         _say_notes(planned)
         return
     options.keep_memory()
@@ -151,7 +150,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens{share}")
     if written.healed is not None:
         options.say(healed_in_words(written.healed.end))
-    _say_update(written.update)
+    _say_update(written)
     _say_notes(written)
     before = prepared.base_size.layers
     options.say(
@@ -182,16 +181,24 @@ def _say_cuts(written: "CompileResult") -> None:
         )
 
 
-def _say_update(update: "Update | None") -> None:
-    """Print the changes to the folder that was there, a line for each part."""
-    if update is None:
+def _say_update(result: "CompileResult", *, before: bool = False) -> None:
+    """Print the changes to the output that was there, a line for each part.
+
+    The lines are about the future if they come `before` the writing.
+    """
+    if (update := result.update) is None:
         return
+    nothing = "" if update.changes else "; nothing changed in the plan"
     for change, part in update.changes:
         options.say_drawn(f"  {change} {part}")
-    options.say(
-        f"computed: {bytes_in_words(update.computed)}; copied: {bytes_in_words(update.copied)}"
-        + ("" if update.changes else "; nothing changed")
-    )
+    computed, copied = bytes_in_words(update.computed), bytes_in_words(update.copied)
+    if update.whole:
+        would = "would be written" if before else "written"
+        options.say(f"{result.folder.name}: {would} anew{nothing}")
+    elif before:
+        options.say(f"would compute {computed} and copy {copied}{nothing}")
+    else:
+        options.say(f"computed: {computed}; copied: {copied}{nothing}")
 
 
 def _say_notes(result: "CompileResult") -> None:

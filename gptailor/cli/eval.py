@@ -144,10 +144,13 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
     """Return the objectives after a look at their files.
 
-    Raise PlanError with the faults of all objectives, CheckpointError for an unreadable file.
+    Raise PlanError with the faults of all objectives, CalibrationError or CheckpointError for an
+    unreadable file and for a first row of another form.
     """
+    from gptailor.checkpoint.datasets import check_first_row
     from gptailor.lang.parse import read_objective
     from gptailor.lang.words import measure_words
+    from gptailor.plan.registry import OBJECTIVES
     from gptailor.plan.search_block import with_plain_path
 
     wishes: list[tuple[Objective, bool]] = []
@@ -165,7 +168,10 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
             message = f"the objective {measure_words(objective)} is given twice"
             raise click.UsageError(message)
         if isinstance(file := objective.arguments.get("file"), str):
-            open_regular(Path(file), "C801").close()
+            if (path := Path(file)).exists():
+                open_regular(path, "C801").close()
+            argument = OBJECTIVES[objective.name].argument("file")
+            check_first_row(path, "text" if argument is None else argument.rows)
     return wishes
 
 
@@ -208,6 +214,11 @@ _GENERATE_EXAMPLE = """
 Example, with the base and a plan:
   gptailor generate ./models/base cut.tailor "Once upon a time" --tokens 9
 """
+
+
+def _no_words(answer: str) -> str:
+    """Return an answer without a visible line in words: `(ends at once)`, or its line breaks."""
+    return f"({json.dumps(answer)} alone)" if answer else "(ends at once)"
 
 
 @click.command(
@@ -268,7 +279,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         if form == "text":
             say(click.style(answer.target, bold=True))
             shown = answer.text if answer.failure is None else f"failed: {answer.failure}"
-            for line in shown.strip("\n").splitlines() or ["(nothing)"]:
+            for line in shown.strip("\n").splitlines() or [_no_words(shown)]:
                 say(textwrap.fill(line, max(20, width()), initial_indent="  ",
                                   subsequent_indent="  "))  # fmt: skip
     if form == "json":

@@ -30,6 +30,7 @@ _PAUSE = 10.0
 """The minimum number of seconds between two lines about the progress of a repair."""
 _ENOUGH = 50_000
 """Tokens that healing won on in all measured cases (docs/healing_results.md)."""
+_REUSES = "reuses the teacher's earlier predictions"
 _aside = partial(options.say, err=True)
 
 
@@ -85,8 +86,9 @@ class RepairLines:
             case TeacherAnswered(file, done, total) if self._due(end=not done):
                 name = Path(file).name
                 self._say(f"healing: the teacher answers '{name}', {done:,} of {total:,} tokens")
-            case TeacherRead(done, total) if self._due():
-                self._say(f"{self._opening}the teacher reads, {done / total:.0%} of the text")
+            case TeacherRead(done, total, reused) if self._due():
+                share = f"the teacher reads, {done / total:.0%} of the text"
+                self._say(self._opening + (_REUSES if reused else share))
             case HealStep(done, total) if self._due(end=done == total):
                 self._say(f"healing: {_step_in_words(event)}")
             case HealingReused():

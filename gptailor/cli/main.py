@@ -57,6 +57,18 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from gptailor.plan.faults import nearest
+
+            if near := nearest(args[0], _COMMANDS):
+                raise click.UsageError(f"{error.message} {near.capitalize()}", ctx) from None
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
@@ -125,9 +137,6 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-_NAME_ANOTHER = "\n  = help: name another file, or remove this one first"
-
-
 def _hides_an_interrupt(error: BaseException) -> bool:
     """Return whether an interrupt became a SchemaError, as it does while pydantic builds."""
     return type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
@@ -160,7 +169,6 @@ def _ended(error: BaseException) -> int | None:
         case OSError():
             place = f"'{error.filename}': " if error.filename else ""
             message, code = f"error: {place}{error.strerror or error}", 3
-            message += _NAME_ANOTHER * isinstance(error, FileExistsError)
         case _:
             return None
     say(message, err=True)

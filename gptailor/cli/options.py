@@ -334,23 +334,20 @@ def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> Non
         say(f"{name}: rewritten")
 
 
+OUTPUT_FORCE = click.option("--force", is_flag=True, help="Replace an existing file.")
+
+
 def write_plan(plan: "Plan", output: Path | None) -> None:
-    """Print a plan, or write it into a new file."""
+    """Print a plan, or write it into a file, in the place of an older one."""
     from gptailor.lang.format import format_plan
 
     text = format_plan(plan)
     if output is None:
         say(text, newline=False)
         return
-    from gptailor.checkpoint.write.output_file import writing
+    from gptailor.checkpoint.write.output_file import write_whole
 
-    file = output.open("x", encoding="utf-8")
-    try:
-        with writing(output), file:
-            file.write(text)
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
+    write_whole(output, text.encode(), output)
     say(f"{output}: written")
 
 

@@ -274,6 +274,7 @@ def lsp_command(hub: bool) -> None:
               "exceed a model's layers.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
               help="The plan to write. Default: standard output.")  # fmt: skip
+@options.OUTPUT_FORCE
 def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     file: str,
     tool: str | None,
@@ -283,6 +284,7 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     models: tuple[tuple[str, Path], ...],
     strict: bool,
     output: Path | None,
+    force: bool,
 ) -> None:
     """Convert a mergekit configuration, or the GPTailor paper's search results, to a plan.
 
@@ -290,10 +292,13 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     part that a plan can't express. It drops nothing silently. It assumes nothing about models that
     are not available.
     """
+    from gptailor.checkpoint.write.output_file import refuse_output
     from gptailor.convert.mergekit.importer import from_mergekit
     from gptailor.convert.note import ConversionError
     from gptailor.convert.paper import from_paper
 
+    if output is not None:
+        refuse_output(output, force=force)
     text, name = options.plan_text(file), options.shown_name(file)
     if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
         try:
@@ -318,7 +323,9 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 @click.command("explain", short_help="Explain a code of a message, such as P601.")
 @click.argument("code")
 def explain_command(code: str) -> None:
-    """Explain the CODE of a message, such as P601: its meaning, an example and the remedy.
+    """Explain the CODE of a message, such as P601: its meaning and the remedy.
+
+    Codes of plans (S, P, M) have an example too.
 
     docs/faults.md has all codes.
     """

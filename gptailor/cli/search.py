@@ -246,6 +246,7 @@ Examples. Without -o the plan is printed:
                    "base's scores, or 0.05 (nats).")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
               help="The plan to write. Default: standard output.")  # fmt: skip
+@options.OUTPUT_FORCE
 def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     run: str,
     parameters: int | None,
@@ -254,6 +255,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     layers: int | None,
     loss: tuple[str, float] | None,
     output: Path | None,
+    force: bool,
 ) -> None:
     """Select the best plan of RUN, a search's folder, within the given limits.
 
@@ -277,7 +279,7 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         say(picked.text, newline=False)
         say(words, err=True)
         return
-    put_picked(picked, output)
+    put_picked(picked, output, force=force)
     say(f"{output}: {words}")
 
 

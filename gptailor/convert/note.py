@@ -79,7 +79,7 @@ class ConversionError(TailorError):
     def __str__(self) -> str:
         text = _located(self.name, self.line, self.place, self.message)
         text += f"\n  = help: {self.help}" if self.help else ""
-        return "\n".join((text, *map(str, self.others)))
+        return "\nerror: ".join((text, *map(str, self.others)))
 
 
 @final

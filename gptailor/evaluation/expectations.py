@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, final
 
 import torch
 
-from gptailor.checks.texts import text_faults
+from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.evaluation.evaluate import measurable, reading_of, reference_results, step_count
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
@@ -165,7 +165,8 @@ class Expectations:
         target, samples = of_target[0].target, of_target[0].samples
         reference = partial(reference_results, self.session, target)
         stated = [each.stated for each in of_target]
-        return self.session.objectives(stated, samples, of_target[0].reading, reference)
+        with text_errors_as_faults(target.origin):
+            return self.session.objectives(stated, samples, of_target[0].reading, reference)
 
     def _grouped(self) -> list[list[list[_Measured]]]:
         """Return the measures of each target, grouped by shared samples and layers."""

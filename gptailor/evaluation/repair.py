@@ -12,12 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.layout import name_of
+from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.bridge.fit import Bridger, FittedBridge
 from gptailor.evaluation.experts import ChosenExperts, ExpertChooser
 from gptailor.evaluation.heal.heal import HealedLayers, Healer
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.width.fit import FittedWidth, Narrower, narrows
+from gptailor.lang.parse import plan_or_file
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
@@ -159,14 +161,14 @@ def by_index(resolved: Resolved, narrowed: FittedWidth | None) -> dict[int, Mapp
 
 
 def stitch(
-    plan: Plan,
+    plan: Plan | str | Path,
     *,
     models: Mapping[str, str | Path] | None = None,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
     memory: int | str | None = None,
 ) -> PreTrainedModel:
-    """Return the model that a closed plan declares, live and in eval mode; nothing is written.
+    """Return the live model of a closed plan or its file, in eval mode; nothing is written.
 
     On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
     is the language model, without towers, as transformers has causal ones. `models` gives other
@@ -177,10 +179,11 @@ def stitch(
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the
     environment fails: a missing device, memory that holds no layer.
     """
-    prepared = ready(plan, models=models)
+    prepared = ready(plan_or_file(plan), models=models)
     room = byte_count(memory)
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype_of(dtype), memory=room)
-    return Repairs(stitcher).stitch(prepared.plan).model
+    with text_errors_as_faults(prepared.plan):
+        return Repairs(stitcher).stitch(prepared.plan).model
 
 
 @final

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, final
 
 from gptailor.checkpoint.models import Opened
+from gptailor.checks.texts import few_samples
 from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives import agree_on_direction, prepare_objective
@@ -17,6 +18,7 @@ from gptailor.evaluation.objectives.base import (
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.evaluation.scores import Failure
+from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.program.sources import with_token_cut
 
@@ -103,6 +105,7 @@ class Parts(NamedTuple):
 
 
 def parts_by_tokenizer(
+    plan: Plan,
     samples: Samples,
     tokenizer_models: Mapping[str, Opened],
     prepare: Callable[[Samples, Opened], Sequence[PreparedObjective]],
@@ -110,8 +113,8 @@ def parts_by_tokenizer(
     """Return the number of samples that a search sees, and its objectives by tokenizer.
 
     A search is to see `samples.most` samples. Twice as many are drawn, and the second half is held
-    out. `prepare` returns the objectives in tokens of a model's tokenizer. Raises ObjectiveError
-    for an objective with fewer samples, and the errors of `prepare`.
+    out. `prepare` returns the objectives in tokens of a model's tokenizer. Raises PlanError (C815),
+    at the fidelity of `plan`, for an objective with fewer samples, and the errors of `prepare`.
     """
     count = samples.most
     most = samples._replace(most=2 * (count or _MOST_SEEN))
@@ -122,9 +125,7 @@ def parts_by_tokenizer(
     if count is None:
         count = max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * o.size) for o in sampled)))
     elif few := [o for o in sampled if o.size < count]:
-        many = "1 sample" if few[0].size == 1 else f"{few[0].size} samples"
-        message = f"the fidelity goes up to {count} samples, and '{few[0].name}' has {many}"
-        raise ObjectiveError(message)
+        raise PlanError([few_samples(plan, count, few[0].name, few[0].size)])
     parts = {}
     for key, objectives in drawn.items():
         held = (

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened
+from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.nll import surprise
@@ -103,8 +104,9 @@ class Trials:
     smallest file, at most 1024. At most as many of the following samples are held out. `session`
     scores the plans; the default is a new one on the CPU.
 
-    Raises CalibrationError for a file, ObjectiveError for an argument and for a file with fewer
-    samples than `fidelity` goes up to, TailorError for a missing device.
+    Raises PlanError for a file that the plan names, also for one with fewer samples than `fidelity`
+    goes up to (C815), CalibrationError for any other file, ObjectiveError for an argument,
+    TailorError for a missing device.
     """
 
     def __init__(  # noqa: PLR0913 (a search's parts, each by its name)
@@ -135,11 +137,13 @@ class Trials:
         self._digests = {_key(model): tokenizer_digest(model) for model in tokenizers}
         distinct = {self._digests[_key(model)]: model for model in reversed(tokenizers)}
         self.by_byte = len(distinct) > 1
-        self.full, self._parts = parts_by_tokenizer(
-            Samples(self.folder, None if fidelity is None else fidelity[1], seed),
-            {digest: distinct[digest] for digest in self._digests.values()},
-            self._prepare,
-        )
+        with text_errors_as_faults(plan):
+            self.full, self._parts = parts_by_tokenizer(
+                plan,
+                Samples(self.folder, None if fidelity is None else fidelity[1], seed),
+                {digest: distinct[digest] for digest in self._digests.values()},
+                self._prepare,
+            )
 
     def _prepare(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
         base = self.models["base"]

@@ -14,17 +14,24 @@ from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.files import expanded, is_gguf
+from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import Opened, rebind
-from gptailor.lang.parse import load
-from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
+from gptailor.lang.parse import load, plan_or_file
+from gptailor.plan.faults import (
+    PLAN_FILE,
+    SEARCH_SETTINGS,
+    Fault,
+    PlanError,
+    PlanFolderError,
+    TailorError,
+    errors,
+    listed,
+)
 from gptailor.plan.layers import undone
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
-
-_PLAN = "plan.tailor"
-"""The file name of a compiled folder's plan."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PLAN_ENDINGS = frozenset([".tailor", ".json"])
@@ -176,15 +183,18 @@ _Read = tuple[str, Plan, Plan | None]
 def read_target(target: str | Path | Plan) -> _Read:
     """Return a target's name, its plan, and the plan that compiled it if it is a folder.
 
-    A model that no plan compiled has its own plan instead.
+    A model that no plan compiled has its own plan instead. Raises PlanFolderError for the folder of
+    a search, TypeError for another type, and what `load` raises.
     """
-    if isinstance(target, Plan):
-        return target_name(target), target, None
+    if not isinstance(target, str | Path):
+        return target_name(plan := plan_or_file(target)), plan, None
     name, path = str(target), expanded(target)
+    if (path / SEARCH_SETTINGS).is_file() and not (path / CONFIG).exists():
+        raise PlanFolderError(path)
     if path.is_dir() or (path.is_file() and is_gguf(path)):
         plan = _model_plan(str(path.absolute()))
         try:
-            return name, plan, load(path / _PLAN)
+            return name, plan, load(path / PLAN_FILE)
         except (OSError, PlanError):  # not compiled, or its plan can't be read
             return name, plan, plan
     if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in PLAN_ENDINGS:

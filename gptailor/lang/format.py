@@ -1,5 +1,6 @@
 """The printer: a plan's entries as words, and the canonical form of a plan or of a text."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,7 +10,7 @@ from typing import Any, final
 from gptailor.lang import tree
 from gptailor.lang.draft import Draft
 from gptailor.lang.lower import lower, lower_statement
-from gptailor.lang.parse import parse
+from gptailor.lang.parse import parse, plan_or_file
 from gptailor.lang.words import (
     bridge_words,
     cut_words,
@@ -44,6 +45,8 @@ _SECTIONS = (
     "version", "models", "numbers", "output", "layers", "changes", "stack", "search", "expects",
 )  # fmt: skip
 _DTYPE = ("output", (0, ""))
+_FILE_NAME = re.compile(r"[^\n]*\.(tailor|json)")
+"""A text that is the name of a plan's file; no plan is such a text."""
 _WIDTH = 100
 """Characters of a line, at most, where a statement can be broken."""
 
@@ -86,15 +89,18 @@ def format_text(source: Source) -> tuple[str | None, list[Fault]]:
     return format_file(file), []
 
 
-def format(plan: p.Plan | str) -> str:
-    """Return the canonical text of a plan, or of a text with its comments.
+def format(plan: p.Plan | str | Path) -> str:
+    """Return the canonical text of a plan, of a file, or of a text; the latter two with comments.
 
-    Reading it gives an equal plan, and formatting it again the same text.
+    A `str` is a text, except a name on one line that ends in `.tailor` or `.json`. Reading the
+    result gives an equal plan, and formatting it again the same text.
 
-    Raises PlanError where a text can't be read.
+    Raises PlanError where a text can't be read, and what `load` raises for a file.
     """
-    if isinstance(plan, p.Plan):
-        return format_plan(plan)
+    if not isinstance(plan, str) or _FILE_NAME.fullmatch(plan):
+        read = plan_or_file(plan)
+        tree_of = None if read is plan or read.origin is None else read.origin.tree
+        return format_plan(read) if tree_of is None else format_file(tree_of)
     text, faults = format_text(Source("<text>", plan))
     if text is None:
         raise PlanError(faults)

@@ -32,6 +32,7 @@ from gptailor.plan.faults import (
     MissingPlanError,
     Origin,
     PlanError,
+    PlanFolderError,
     Source,
     Span,
     errors,
@@ -331,16 +332,31 @@ def load(path: str | Path, *, let: Numbers | None = None) -> Plan:
     return _sound(file_bytes(path), str(path), path.parent, let)
 
 
+def plan_or_file(plan: Plan | str | Path) -> Plan:
+    """Return a plan, or the plan of a file as `load` does.
+
+    Raises TypeError for any other type, and what `load` raises.
+    """
+    if isinstance(plan, Plan):
+        return plan
+    if not isinstance(plan, str | Path):
+        raise TypeError(f"expected a plan or the path of its file, got {type(plan).__name__}")
+    return load(plan)
+
+
 def file_bytes(path: Path) -> bytes:
     """Return the bytes of a plan's file, at most one byte beyond a plan's limit.
 
-    Raises MissingPlanError for a missing file, and OSError as `open` does.
+    Raises MissingPlanError for a missing file, PlanFolderError for a folder, and OSError as `open`
+    does.
     """
     try:
         with path.open("rb") as file:
             return file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise MissingPlanError(path) from None
+    except IsADirectoryError:
+        raise PlanFolderError(path) from None
 
 
 def loads(

@@ -253,7 +253,7 @@ def fault(
     """Return the fault for `parser`'s error in a piece of text that was to be a `start`."""
     span = _span(source, error, piece)
     actual = source.text[span.start : span.end]
-    wanted = _wanted(error, parser)
+    wanted, near = _wanted(error, actual, parser)
     remedy = _remedy(source, error, piece, span, parser)
     if span.start == piece.start and actual and start in _STARTS:
         noun, layer, words = _STARTS[start]
@@ -271,7 +271,6 @@ def fault(
         message = f"the character U+{ord(actual[0]):04X} ({named}) has no meaning here"
         return Fault("S103", message, span=span, help=remedy)
     text = f"'{_short(actual)}'" if actual else "the end of the statement"
-    near = nearest(actual, [word.strip("'") for word in wanted if word[:1] == "'"])
     message = f"expected {listed(wanted, 'or') or 'nothing more'}, found {text}"
     return Fault("S101", message, span=span, help=remedy or near)
 
@@ -295,8 +294,8 @@ def _span(source: Source, error: lark.UnexpectedInput, piece: Span) -> Span:
     return Span(at, word.end() if word else at + 1)
 
 
-def _wanted(error: lark.UnexpectedInput, parser: lark.Lark) -> list[str]:
-    """Return the expected words, the most telling first, at most six."""
+def _wanted(error: lark.UnexpectedInput, actual: str, parser: lark.Lark) -> tuple[list[str], str]:
+    """Return the expected words, the most telling first, at most six, and a suggestion."""
     if isinstance(error, lark.UnexpectedToken):
         names = set(error.accepts or error.expected)
     else:
@@ -307,7 +306,8 @@ def _wanted(error: lark.UnexpectedInput, parser: lark.Lark) -> list[str]:
         for name in names
     ]
     order = sorted(words, key=lambda word: (word.startswith("'"), word.startswith("the end"), word))
-    return order if len(order) <= 6 else [*order[:5], "something else"]
+    near = nearest(actual, [word.strip("'") for word in order if word[:1] == "'"])
+    return order if len(order) <= 6 else [*order[:5], "something else"], near
 
 
 def _short(text: str) -> str:

@@ -177,10 +177,11 @@ class TeacherAnswered:
 @final
 @dataclass(frozen=True)
 class TeacherRead:
-    """The teacher has predicted from `done` tokens of `total`."""
+    """The teacher has predicted from `done` tokens of `total`; `reused` ones in an earlier run."""
 
     done: int
     total: int
+    reused: bool = False
 
 
 @final

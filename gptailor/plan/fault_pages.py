@@ -46,6 +46,11 @@ def _without_links(text: str) -> str:
     return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
 
 
+def _above_table(page: str, at: int) -> str:
+    """Return the paragraph above the table that has a row there: the remedy of all its rows."""
+    return page[page.rindex("\n### ", 0, at) : at].split("\n\n")[1]
+
+
 @functools.cache
 def fault_pages() -> dict[str, FaultPage]:
     """Return the page of each code: a section, or a row of a table with fault and remedy."""
@@ -56,6 +61,8 @@ def fault_pages() -> dict[str, FaultPage]:
     pages: dict[str, FaultPage] = {}
     for found in (*_SECTION.finditer(page), *_ROW.finditer(page)):
         line = page.count("\n", 0, found.start()) + 1
-        text = f"Remedy: {found[3]}." if found.re is _ROW and found[3] else found[3] or ""
+        text = found[3] or ""
+        if found.re is _ROW:
+            text = f"Remedy: {text}." if text else f"Remedy: {_above_table(page, found.start())}"
         pages.setdefault(found[1], FaultPage(line, found[2], text))
     return pages

@@ -5,7 +5,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from errno import ENOENT
+from errno import EISDIR, ENOENT
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -148,6 +148,34 @@ class MissingPlanError(CodedError, FileNotFoundError):
         return MissingPlanError, (Path(self.filename),)
 
 
+SEARCH_SETTINGS, SEARCH_BEST, PLAN_FILE = "run.json", "best.tailor", "plan.tailor"
+"""The settings and the best plan in a search's folder, and the plan in a compiled folder."""
+
+
+@final
+class PlanFolderError(CodedError, IsADirectoryError):
+    """A folder stands in place of a plan's file. It is also the error that `open` raises."""
+
+    def __init__(self, path: Path) -> None:
+        if (path / SEARCH_SETTINGS).is_file():
+            message = f"'{path}' is the folder of a search, expected a plan or a model"
+            help_ = f"name {path / SEARCH_BEST}"
+            if not (path / SEARCH_BEST).exists():
+                help_ += f", which 'gptailor search SPACE -o {path}' writes when it ends"
+        elif (path / PLAN_FILE).is_file():
+            message = f"expected a plan's file, got the compiled folder '{path}'"
+            help_ = f"name {path / PLAN_FILE}"
+        else:
+            message = f"expected a plan's file, got the folder '{path}'"
+            help_ = "name a file such as cut.tailor"
+        super().__init__("C201", message, help_)
+        self.errno, self.strerror, self.filename = EISDIR, self.message, str(path)
+
+    def __reduce__(self) -> tuple[type["PlanFolderError"], tuple[Path]]:
+        """Pickle the error by its path."""
+        return PlanFolderError, (Path(self.filename),)
+
+
 class PlanError(TailorError):
     """A plan has faults: all of them are in `faults`, in the order of the text, warnings too.
 
@@ -267,6 +295,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
     similar = (k for k in names if 3 * len(name) <= 7 * len(k) and 3 * len(k) <= 7 * len(name))
     closest = _closest(name, tuple(islice(similar, MOST_COMPARED)))
     return f"did you mean '{closest}'?" if closest else ""
+
+
+def nearest_path(path: Path) -> str:
+    """Return a help text that names the nearest file or folder beside a missing one, or nothing."""
+    try:
+        names = sorted(entry.name for entry in islice(path.parent.iterdir(), MOST_COMPARED))
+    except OSError:
+        return ""
+    near = "" if len(path.name) > _LONGEST_COMPARED else _closest(path.name, tuple(names))
+    return f"did you mean '{path.with_name(near)}'?" if near else ""
 
 
 @lru_cache(maxsize=256)

@@ -251,14 +251,19 @@ METHODS: dict[str, Method] = {
 }
 
 
+RowForm = Literal["text", "chat", "prompt", "choice", "answer"]
+"""The fields of the rows of a file, as `checkpoint/datasets.py` reads them."""
+
+
 @final
 @dataclass(frozen=True)
 class Argument:
-    """An argument of an objective: its name, its kind, whether it must be given."""
+    """An argument of an objective: its name, its kind, whether it must be given, a file's rows."""
 
     name: str
     kind: Literal["path", "text", "number", "model"]
     required: bool = False
+    rows: RowForm = "text"
 
 
 @final
@@ -283,6 +288,8 @@ class ObjectiveSpec:
 
 
 _FILE = Argument("file", "path", required=True)
+_CHOICES = Argument("file", "path", required=True, rows="choice")
+_ANSWERS = Argument("file", "path", required=True, rows="answer")
 _TASK = Argument("task", "text", required=True)
 _METRIC = Argument("metric", "text")
 _REFERENCE = Argument("from", "model")
@@ -300,9 +307,9 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
             byte_unit="nats a byte",
         ),
         ObjectiveSpec("acceptance", "maximize", (_FILE, _REFERENCE), unit="accuracy"),
-        ObjectiveSpec("multiple_choice", "maximize", (_FILE, _METRIC), unit="accuracy"),
-        ObjectiveSpec("margin", "maximize", (_FILE,), unit="nats a byte"),
-        ObjectiveSpec("generate", "maximize", (_FILE,), unit="accuracy"),
+        ObjectiveSpec("multiple_choice", "maximize", (_CHOICES, _METRIC), unit="accuracy"),
+        ObjectiveSpec("margin", "maximize", (_CHOICES,), unit="nats a byte"),
+        ObjectiveSpec("generate", "maximize", (_ANSWERS,), unit="accuracy"),
         ObjectiveSpec("lm_eval", None, (_TASK, _METRIC)),
         ObjectiveSpec("parameters", "minimize", by="headers", unit="parameters"),
         ObjectiveSpec("bytes", "minimize", by="headers", unit="bytes"),

@@ -9,6 +9,7 @@ from typing import NamedTuple, final
 from gptailor.build.lock import SUFFIX, Lock, read_lock
 from gptailor.build.output import used_plan
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
 from gptailor.plan.plan import CUTS, Plan
@@ -123,14 +124,15 @@ def pick(run: str | Path, bounds: Bounds, place: Path | None) -> PickedPlan:
     return PickedPlan(row, kept, moved, lock if lock is not None and lock.exists() else None)
 
 
-def put_picked(plan: PickedPlan, file: Path) -> None:
+def put_picked(plan: PickedPlan, file: Path, *, force: bool = False) -> None:
     """Write the plan that was picked, and its lock if the search locked it.
 
-    The lock has the search's digests: nothing is computed again. Raises FileExistsError for a file
-    that is there, CheckpointError for a lock that can't be read or written.
+    The lock has the search's digests: nothing is computed again. `force` replaces an older file.
+    Raises CheckpointError for a file that exists (C301) or can't be written, and for a lock that
+    can't be read or written.
     """
-    with file.open("x", encoding="utf-8") as written:
-        written.write(plan.text)
+    refuse_output(file, force=force)
+    write_whole(file, plan.text.encode(), file)
     if plan.lock is not None:
         _moved(read_lock(plan.lock), load(file)).write(file.with_name(file.name + SUFFIX))
 

@@ -13,6 +13,7 @@ from gptailor.evaluation.rival_scores import race_counts
 from gptailor.evaluation.scores import Outcome, Score
 from gptailor.evaluation.space_trials import opened
 from gptailor.evaluation.targets import base_of
+from gptailor.lang.parse import plan_or_file
 from gptailor.plan.events import Event, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
@@ -127,7 +128,7 @@ OnSearchEvent: TypeAlias = Callable[[SearchEvent], None]
 
 
 def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
-    plan: Plan,
+    plan: Plan | str | Path,
     run: str | Path,
     flags: Flags | None = None,
     *,
@@ -136,7 +137,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     where: Resources | None = None,
     on_event: OnSearchEvent = ignore_events,
 ) -> SearchResult:
-    """Close the choices of an open plan by trials; write all results into the folder `run`.
+    """Close the choices of an open plan or its file by trials; write results into the folder `run`.
 
     `run` may also be a URL of object storage (`s3://bucket/run`).
 
@@ -151,6 +152,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder
     (C901 to C903, C303), TailorError or OSError for errors that concern all trials.
     """
+    plan = plan_or_file(plan)
     flags, where = flags or Flags(), where or Resources()
     flags = flags if trials is None else replace(flags, trials=trials)
 

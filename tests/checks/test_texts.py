@@ -1,5 +1,7 @@
 """Missing texts, models and layers are reported beside a plan's other faults."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 import gptailor
 from gptailor.cli import main as cli
 from gptailor.lang.parse import read_text
-from gptailor.plan.faults import Source
+from gptailor.plan.faults import Source, errors
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 
@@ -100,6 +102,145 @@ def test_one_fault_hides_no_other(
     lines = (shown.out + shown.err).splitlines()
     reported = [line[6:10] for line in lines if line[:6] == "error["]
     assert reported == [fault.split()[0] for fault in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('drop L1\nbridge on "chat.jsonl"', ["C804"]),
+        ('drop L1\nheal on "chat.jsonl" tokens 9', []),
+        ('drop L1\nheal on "chat.jsonl" tokens 9 loss answers', []),
+        ('drop L1\nheal on "text.jsonl" tokens 9 loss answers', ["C804"]),
+        ('drop L1\nheal on answers("text.jsonl") tokens 9', []),
+        ('drop L1\nheal on answers("quiz.jsonl") tokens 9', ["C804"]),
+        ('drop L1\nheal on answers("text.txt") tokens 9', ["C803"]),
+        ('width 8 on "chat.jsonl"', ["C804"]),
+        ('bridge on "chat.jsonl"', []),
+        ('maybe drop L1\nsearch {\n  minimize nll("chat.jsonl")\n  minimize kl("text.jsonl")\n}',
+         ["C804"]),
+        ('expect multiple_choice("text.jsonl") >= 0.5\nexpect margin("quiz.jsonl") >= 0', ["C804"]),
+        ('expect generate("text.jsonl") >= 0.5', ["C804"]),
+        ('expect nll("broken.jsonl") <= 1\nexpect kl("empty.jsonl") <= 1', ["C803", "C802"]),
+        ('expect nll("long.jsonl") <= 1', []),
+    ],
+)  # fmt: skip
+def test_the_first_row_has_the_fields_that_are_read(
+    family: Path, text: str, expected: list[str]
+) -> None:
+    rows = {
+        "chat": '{"messages": [{"role": "user", "content": "ab"}, '
+                '{"role": "assistant", "content": "c"}]}',
+        "text": '\n{"text": "abcdefghij"}\nnothing',
+        "quiz": '{"query": "a", "choices": ["b", "c"], "gold": 0}',
+        "broken": "{",
+        "empty": " \n",
+        "long": '{"words": "' + "a" * 2**20 + '"}',
+    }  # fmt: skip
+    for name, row in rows.items():
+        (family / f"{name}.jsonl").write_text(row)
+    (family / "text.txt").write_text("abcdefghijkl")
+    try:
+        found = [(c, at) for c, at in codes(family, text) if c in {"C802", "C803", "C804"}]
+    finally:
+        for name in rows:
+            (family / f"{name}.jsonl").unlink()
+        (family / "text.txt").unlink()
+    assert [code for code, _ in found] == expected
+    assert all(at.strip('"').partition(".")[0] in (*rows, "text") for _, at in found)
+
+
+def test_a_wrong_row_is_refused_before_anything_is_computed(family: Path, tmp_path: Path) -> None:
+    (family / "words.jsonl").write_text('{"words": "a"}\n')
+    plan = gptailor.loads(f'{HEAD}drop L1\nbridge on "words.jsonl"\n', folder=family)
+    with pytest.raises(gptailor.PlanError, match=r"C804.*has no 'text'; it has 'words'"):
+        gptailor.compile(plan, tmp_path / "out", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("objective", "most", "size"),
+    [
+        ('nll("some.jsonl")', 3, None),
+        ('nll("some.jsonl")', 4, 3),
+        ('nll("long.jsonl")', 4, None),
+        ('nll("long.jsonl")', 5, 4),
+        ('multiple_choice("quiz.jsonl")', 2, None),
+        ('multiple_choice("quiz.jsonl")', 3, 2),
+        ('nll("wrong.jsonl")', 9, None),
+    ],
+)
+def test_samples_are_counted_before_a_search(
+    family: Path, tmp_path: Path, objective: str, most: int, size: int | None
+) -> None:
+    """A window has 128 tokens, of which 16 may be special. A character is a token."""
+    rows = {
+        "some": [{"text": "ab"}, {"text": "cd"}, {"prompt": "a" * 99, "response": "b"}],
+        "long": [{"text": "ab"}, {"text": "c" * 260}],
+        "quiz": [{"query": "a", "choices": ["b", "c"], "gold": 0}] * 2,
+        "wrong": [{"text": "ab"}, {"words": "ab"}],
+    }
+    for name, each in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, each)))
+    text = f'tailor 1\nmodel base = "{family}/base"\nmaybe drop L1\nsearch {{\n'
+    text += f"  {'minimize' if objective[0] == 'n' else 'maximize'} {objective}\n"
+    text += f"  fidelity 1..{most}\n}}\n"
+    plan = gptailor.loads(text, folder=tmp_path)
+    found = [fault for fault in gptailor.check(plan) if fault.code == "C815"]
+    assert len(found) == (size is not None)
+    if not found:
+        return
+    [fault] = found
+    assert fault.span is not None
+    assert text[fault.span.start : fault.span.end] == f"fidelity 1..{most}"
+    bound = "at most " if "long" in objective else ""
+    assert f"'{objective}' has {bound}{size} samples" in fault.message
+    if not bound:
+        with pytest.raises(gptailor.PlanError) as refused:
+            gptailor.search(plan, tmp_path / "run")
+        assert refused.value.faults == (fault,)
+    with pytest.raises(gptailor.PlanError) as refused:
+        gptailor.search(plan, tmp_path / "run", gptailor.Flags(fidelity=(1, 200)))
+    assert [(f.code, f.span) for f in refused.value.faults] == [("C815", None)]
+
+
+@pytest.mark.parametrize(
+    ("statements", "use"),
+    [
+        ('maybe drop L1\nsearch { minimize nll("rows.jsonl") }',
+         lambda plan: gptailor.search(plan, "run")),
+        ('drop L1\nexpect nll("rows.jsonl") <= 9', gptailor.evaluate_expectations),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_of_an_objective_is_a_fault_with_its_place(
+    family: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    statements: str,
+    use: Callable[[gptailor.Plan], object],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "ab"}\n{"words": "ab"}\n')
+    text = f'tailor 1\nmodel base = "{family}/base"\n{statements}\n'
+    with pytest.raises(gptailor.PlanError) as refused:
+        use(gptailor.loads(text, folder=tmp_path))
+    assert [(f.code, text[f.span.start : f.span.end]) for f in refused.value.faults if f.span] == [
+        ("C804", '"rows.jsonl"')
+    ]
+
+
+def test_a_row_behind_the_first_is_a_fault_with_its_place(family: Path, tmp_path: Path) -> None:
+    good = '{"text": "' + "abcdefgh" * 20 + '"}\n'
+    (family / "rows.jsonl").write_text(good + '{"words": "a"}\n')
+    text = f'{HEAD}drop L1\nbridge on "rows.jsonl"\n'
+    plan = gptailor.loads(text, folder=family)
+    assert errors(gptailor.check(plan)) == []
+    for use in (gptailor.stitch, lambda plan: gptailor.compile(plan, tmp_path / "out")):
+        with pytest.raises(gptailor.PlanError) as refused:
+            use(plan)
+        [fault] = refused.value.faults
+        assert fault.code == "C804"
+        assert fault.message.endswith("rows.jsonl:2)")
+        assert fault.span is not None
+        assert text[fault.span.start : fault.span.end] == '"rows.jsonl"'
 
 
 def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:

@@ -15,6 +15,7 @@ from gptailor.plan.events import (
     NarrowingBegun,
     NarrowingStep,
     TeacherAnswered,
+    TeacherRead,
 )
 from gptailor.plan.resolved import Gap
 
@@ -59,6 +60,14 @@ def test_what_the_teachers_answers_take_is_said_before_they_are_made() -> None:
     for done in (0, 100, 2048):
         lines(TeacherAnswered("/data/prompts.jsonl", done, 2048))
     assert said == ["healing: the teacher answers 'prompts.jsonl', 0 of 2,048 tokens"]
+
+
+def test_reused_predictions_of_a_teacher_have_one_line() -> None:
+    said: list[str] = []
+    lines = RepairLines(said.append)
+    for done in (90, 100):
+        lines(TeacherRead(done, 100, reused=True))
+    assert said == ["healing: reuses the teacher's earlier predictions"]
 
 
 def test_narrowing_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,9 +44,15 @@ def test_a_plan_that_is_there_is_not_overwritten(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "merge.tailor").write_text("precious")
+    (folder / "merge.yml").write_text(YAML + "parameters: {int8_mask: true}\n")
+    assert run(["import", "merge.yml"]) == 0
+    assert "note: " in capsys.readouterr().err
     assert run(["import", "merge.yml", "-o", "merge.tailor"]) == 3
     assert (folder / "merge.tailor").read_text() == "precious"
-    assert "merge.tailor" in capsys.readouterr().err
+    said = "error[C301]: exists already\n --> merge.tailor\n  = help: --force replaces it\n"
+    assert capsys.readouterr().err == said  # no notes before it
+    assert run(["import", "merge.yml", "-o", "merge.tailor", "--force"]) == 0
+    assert "whole from math" in (folder / "merge.tailor").read_text()
 
 
 def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,3 +110,7 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     assert "note: hub.yml:3: lamda: mergekit knows no key 'lamda'" in said.err
     assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
     assert "hub.yml:3: lamda" in capsys.readouterr().err
+    (folder / "hub.yml").write_text((folder / "hub.yml").read_text() + "mu: 1\n")
+    assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["error", "error"]

@@ -1,7 +1,9 @@
 """The Python verbs: plans from text, from JSON and from Python go through the same checks."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 
 import gptailor
 from gptailor.checks.rule import Rule
+from gptailor.cli.main import _COMMANDS
 from gptailor.plan.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
 from tests.preloaded import Preloaded
 
@@ -67,6 +70,62 @@ def test_text_json_and_python_make_one_plan(family: Path) -> None:
     assert gptailor.loads(gptailor.format(IN_PYTHON)) == IN_PYTHON
     assert gptailor.format(gptailor.format(TEXT)) == gptailor.format(TEXT)
     assert [gptailor.check(plan) for plan in plans] == [[], []]
+
+
+def test_each_function_of_a_plan_takes_the_path_of_its_file(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.tailor").write_text(TEXT.replace('"./', f'"{family}/'))
+    for path in (tmp_path / "p.tailor", str(tmp_path / "p.tailor")):
+        plan = gptailor.load(path)
+        assert gptailor.check(path) == []
+        assert gptailor.format(path) == gptailor.format(plan)
+        assert gptailor.lock(path).tensors == gptailor.lock(plan).tensors
+        gptailor.stitch(path)
+        assert gptailor.compile(path, tmp_path / "out", dry_run=True).layers == 5
+        with pytest.raises(gptailor.TailorError, match="leaves nothing open"):
+            gptailor.search(path, tmp_path / "run")
+    (tmp_path / "m.tailor").write_text(f'tailor 1\nmodel base = "{family}/base"\ndrop L1\n')
+    yaml = gptailor.export_mergekit(tmp_path / "m.tailor", layers=6)
+    assert yaml == gptailor.export_mergekit(gptailor.load(tmp_path / "m.tailor"), layers=6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        gptailor.check,
+        gptailor.format,
+        gptailor.lock,
+        gptailor.stitch,
+        gptailor.export_mergekit,
+        gptailor.show,
+        lambda plan: gptailor.compile(plan, "out"),
+        lambda plan: gptailor.search(plan, "run"),
+        lambda plan: gptailor.evaluate([plan], "parameters()"),
+    ],
+)
+def test_another_type_than_a_plan_is_a_type_error(call: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match="expected a plan or the path of its file, got int"):
+        call(5)
+
+
+def test_a_file_is_formatted_with_its_comments(tmp_path: Path) -> None:
+    (tmp_path / "p.tailor").write_text("# mine\n" + TEXT)
+    assert gptailor.format(tmp_path / "p.tailor") == gptailor.format("# mine\n" + TEXT)
+    assert gptailor.format(tmp_path / "p.tailor").startswith("# mine")
+
+
+def test_each_command_in_the_table_is_in_python() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    table = page.partition("| command | in Python |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`([\w.-]+)`", half) for line in table.splitlines()[2:]
+            for half in line.strip("|").split("|")]  # fmt: skip
+    commands, functions = rows[::2], rows[1::2]
+    named = {name for row in commands for name in row}
+    assert named | {"completion", "explain", "family", "lsp"} == set(_COMMANDS)
+    for names, targets in zip(commands, functions, strict=True):
+        for target in targets or names:
+            assert callable(attrgetter(target)(gptailor))
 
 
 def test_relative_paths_start_at_the_file(family: Path, tmp_path: Path) -> None:

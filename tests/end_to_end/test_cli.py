@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 import gptailor
 from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
+from gptailor.searching.pick import BEST
+from gptailor.searching.run_files import SETTINGS
 from tests.said import Run, Said, in_process, reading
 from tests.tiny import tiny_model
 
@@ -142,7 +144,7 @@ def test_misuse_is_2_and_names_what_it_is(
     ("plan", "reason"),
     [
         ("none.tailor", "[C201]: expected a plan's file, 'none.tailor' is missing"),
-        ("base", ": 'base': Is a directory"),
+        ("base", "[C201]: expected a plan's file, got the folder 'base'"),
     ],
 )
 def test_a_plan_that_can_not_be_read_is_3(
@@ -155,6 +157,83 @@ def test_a_plan_that_can_not_be_read_is_3(
     assert said.err.startswith(f"error{reason}")
     assert said.err.count("\n") <= 2
     assert not (here / "out").exists()
+
+
+def test_a_misspelt_command_names_the_nearest(run: Run) -> None:
+    said = run("complie", "p.tailor")
+    assert said.code == 2
+    assert "No such command 'complie'. Did you mean 'compile'?" in said.err
+    assert "Did you mean" not in run("xyz").err
+
+
+def test_a_misspelt_file_or_folder_names_the_nearest(run: Run, here: Path) -> None:
+    (here / "cal.jsonl").write_text('{"text": "a"}')
+    (here / "p.tailor").write_text(
+        PLAN.replace('"./math"', '"./mth"') + 'bridge on "cal.jsn"\nexpect nll("zz") <= 1\n'
+    )
+    said = run("check", "p.tailor", "--format", "json")
+    helps = {fault["code"] + fault["message"][-9:]: fault["help"] for fault in json.loads(said.out)}
+    assert set(helps.values()) == {"did you mean 'math'?", "did you mean 'cal.jsonl'?", ""}
+    said = run("eval", "base", "-O", 'nll("cal.jsn")')
+    assert "error[C801]" in said.err
+    assert "did you mean 'cal.jsonl'?" in said.err
+    said = run("eval", "base", "-O", 'multiple_choice("cal.jsonl")')
+    assert "error[C804]: the row has no 'query'; it has 'text'\n --> cal.jsonl:1" in said.err
+
+
+def test_a_misspelt_word_beyond_the_listed_ones_has_a_suggestion(run: Run, here: Path) -> None:
+    (here / "p.tailor").write_text(PLAN + 'heal on "cal.jsonl" token 500\n')
+    said = run("check", "p.tailor", "--alone")
+    assert "'rank' or something else, found 'token'" in said.err
+    assert "did you mean 'tokens'?" in said.err
+
+
+def test_a_range_beyond_a_model_is_one_fault_for_each_model(run: Run, here: Path) -> None:
+    for name in ("a", "b"):
+        tiny_model("llama", here / name, layers=3)
+    (here / "p.tailor").write_text(
+        'tailor 1\nmodel base = "./base"\nmodel a = "./a"\nmodel b = "./b"\n'
+        "whole from a, b by linear()\n"
+    )
+    said = run("check", "p.tailor", "--format", "json")
+    assert [fault["message"] for fault in json.loads(said.out)] == [
+        "L3..L5 are beyond the model 'a', which has 3 layers",
+        "L3..L5 are beyond the model 'b', which has 3 layers",
+    ]
+
+
+def test_an_update_is_told_before_and_after_it(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    run("compile", "p.tailor", "-o", "out")
+    planned = run("compile", "p.tailor", "-o", "out", "--dry-run").out.splitlines()[-1]
+    assert planned.startswith("would compute 0 bytes and copy ")
+    assert planned.endswith("; nothing changed in the plan")
+    assert "\ncomputed: 0 bytes; copied: " in "\n" + run("compile", "p.tailor", "-o", "out").out
+
+
+_TARGETS: list[list[str]] = [
+    *(["check"], ["fmt"], ["show"], ["json"], ["diff", "p.tailor"], ["lock"]),
+    *(["compile", "-o", "out"], ["test"], ["eval", "-O", "parameters()"], ["generate"]),
+]
+
+
+@pytest.mark.parametrize("arguments", _TARGETS, ids=lambda arguments: arguments[0])
+def test_a_folder_of_a_search_names_its_best_plan(
+    run: Run, here: Path, arguments: list[str]
+) -> None:
+    (here / "run").mkdir()
+    (here / "run" / SETTINGS).write_text("{}")
+    (here / "run" / BEST).write_text(PLAN)
+    said = run(*arguments, "run") if arguments[0] != "generate" else run("generate", "run", "a")
+    assert said.code == 3
+    assert said.err == (
+        "error[C201]: 'run' is the folder of a search, expected a plan or a model\n"
+        "  = help: name run/best.tailor\n"
+    )
+    (here / "run" / BEST).unlink()
+    assert "which 'gptailor search SPACE -o run' writes" in run("check", "run").err
 
 
 # ------------------------------------------------------------------------------------------- check

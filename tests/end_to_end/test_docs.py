@@ -33,7 +33,8 @@ MODELS = ("base", "math", "code", "chat")
 LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")
 CODED = {
     "BridgeError", "CalibrationError", "CheckpointError", "CodedError", "HealError",
-    "MissingPlanError", "NotFiniteFault", "OverflowFault", "PlanError", "TargetExists",
+    "MissingPlanError", "NotFiniteFault", "OverflowFault", "PlanError", "PlanFolderError",
+    "TargetExists",
 }  # fmt: skip
 """Errors that say a code."""
 CELLS = {"statement": "{}", "line": "search {{ {} }}"}

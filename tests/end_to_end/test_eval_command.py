@@ -10,6 +10,7 @@ import pytest
 
 import gptailor
 from gptailor.cli import main as cli
+from gptailor.evaluation import answers
 from tests.said import Run, in_process, reading
 from tests.tiny import tiny_model
 
@@ -243,6 +244,21 @@ def test_streamed_layers_score_alike(run: Run, memory: str) -> None:
 
 
 # ------------------------------------------------------------------------------------- generate
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [("", "  (ends at once)"), ("\n\n", '  ("\\n\\n" alone)'), ("\n\na cat", "  a cat")],
+)
+def test_an_answer_without_words_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path,
+    answer: str, shown: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(world)
+    given = answers.GeneratedText("base", answer)
+    monkeypatch.setattr(answers, "answers", lambda *_, **__: iter([given]))
+    assert cli.run(["generate", "base", "a cat"]) == 0
+    assert capsys.readouterr().out == f"base\n{shown}\n"
 
 
 def test_plans_and_folders_speak_alike_and_a_failure_is_one(

@@ -61,6 +61,11 @@ def test_every_code_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert (said.code, said.err) == (0, "")
         assert said.out.startswith(f"{code}: ")
         assert "```" not in said.out
+        assert ("Remedy: " in said.out) == (code[0] == "C")
+    assert run("explain", "C101").out == (
+        "C101: the folder is missing or unreadable\n\n"
+        "Remedy: Correct the file that the message names, or download the folder again.\n"
+    )
     shown = run("explain", "P601").out
     assert '\n    search { minimize loss("a.txt") }\n' in shown
 

@@ -663,9 +663,13 @@ def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Pat
         assert run("check", file).code == 0
         assert run("fmt", "--check", file).code == 0
     again = run("pick", "sized", "--layers", curve[-1]["layers"], "-o", file)
-    assert again.code == 3
-    assert "File exists" in again.err
-    assert "name another file, or remove this one first" in again.err
+    assert (again.code, again.out) == (3, "")
+    assert "error[C301]: exists already" in again.err
+    assert "--force replaces it" in again.err
+    content = file.read_text()
+    file.write_text("old")
+    assert run("pick", "sized", "--layers", row["layers"], "-o", file, "--force").code == 0
+    assert file.read_text() == content
 
 
 def test_the_best_plan_is_picked_with_its_lock(

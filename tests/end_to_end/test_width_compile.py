@@ -9,7 +9,6 @@ import pytest
 
 import gptailor
 from gptailor.build.lock import read_lock
-from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.repair import stitch
@@ -103,7 +102,7 @@ def test_a_short_text_is_refused_before_anything_is_written(folder: Path) -> Non
     with pytest.raises(PlanError, match=r"C806.*fewer than 24 tokens for 'width'") as caught:
         gptailor.compile(plan, folder / "out")
     assert [fault.code for fault in caught.value.faults] == ["C806"]
-    with pytest.raises(CalibrationError, match="20 tokens, and 'width' needs at least 24"):
+    with pytest.raises(PlanError, match="20 tokens, and 'width' needs at least 24"):
         stitch(plan)
     assert not (folder / "out").exists()
 

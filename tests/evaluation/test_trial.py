@@ -233,7 +233,7 @@ def test_where_nothing_is_held_out_that_is_said(say: Say) -> None:
 
 
 def test_a_fidelity_above_the_samples_there_are(say: Say) -> None:
-    with pytest.raises(ObjectiveError, match=r"up to 25 samples, and 'nll\(.*' has 24 samples"):
+    with pytest.raises(PlanError, match=r"C815.*up to 25 samples, and 'nll\(.*' has 24 samples"):
         trials_of(say(SPACE), full=25)
 
 

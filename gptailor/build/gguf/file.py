@@ -243,7 +243,7 @@ class GgufFile(Destination):
         if update is None:
             return None
         locked = LOCK_KEY in read_gguf(self.path).facts
-        return replace(update, computed=self.size, copied=0, locked=locked)
+        return replace(update, computed=self.size, copied=0, locked=locked, whole=True)
 
     def write(self, contents: Contents) -> LockedGguf | None:
         """Write the file, all or nothing; return its entry in the lock, if one is recorded.

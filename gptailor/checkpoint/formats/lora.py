@@ -15,7 +15,7 @@ from gptailor.checkpoint.formats.patterns import LONGEST_NAME
 from gptailor.checkpoint.formats.pytorch import ADAPTER_BIN, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
-from gptailor.plan.faults import listed
+from gptailor.plan.faults import listed, nearest_path
 from gptailor.plan.registry import LARGEST_SINGLE
 
 _ROWS = "token_adapter.trainable_tokens_delta"
@@ -68,7 +68,7 @@ def apply_adapter(
 def _weights(folder: Path) -> Path:
     """Return the file of an adapter's tensors; with two of them, the one that PEFT takes."""
     if not folder.is_dir():
-        raise CheckpointError("C101", "there is no such folder", folder)
+        raise CheckpointError("C101", "there is no such folder", folder, nearest_path(folder))
     if not (folder / ADAPTER_CONFIG).exists():
         complete = (folder / CONFIG).exists()
         help_ = 'this is a whole model: write `model NAME = "…"`' if complete else ""

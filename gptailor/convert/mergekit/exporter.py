@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby, pairwise
+from pathlib import Path
 from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
@@ -28,6 +29,7 @@ from gptailor.convert.mergekit.methods import (
     method_call,
 )
 from gptailor.convert.note import ConversionError, InexpressibleError, dotted
+from gptailor.lang.parse import plan_or_file
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import NORMS, Branch, is_pattern
@@ -59,13 +61,14 @@ for `mlp`.
 """
 
 
-def export_mergekit(plan: Plan, layers: int | None = None) -> str:
-    """Return the YAML of a plan for mergekit, with filters for tensors that are named like Llama's.
+def export_mergekit(plan: Plan | str | Path, layers: int | None = None) -> str:
+    """Return the YAML of a plan or its file for mergekit, its filters for names like Llama's.
 
     Models that are made of others are documents of their own, each before those that name it.
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
     statements without an equivalent, with the place in the plan.
     """
+    plan = plan_or_file(plan)
     last = _document(plan, layers)
     stages: dict[str, dict[str, Any]] = {}
     for name in needed(plan, _stages_of(plan, last)):

@@ -416,7 +416,7 @@ class _Reading:
     def __call__(self, event: object) -> None:
         """Report the tokens that all teachers have read."""
         assert isinstance(event, TeacherRead)
-        self.on_event(TeacherRead(self.before + event.done, self.total))
+        self.on_event(TeacherRead(self.before + event.done, self.total, event.reused))
 
 
 def _folded(

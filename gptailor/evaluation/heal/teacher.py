@@ -192,11 +192,15 @@ class Predictions:
         total = self.sequences.numel()
         starts = self._starts
         self._digests = list(self._sound(starts)) if self.on_disk else []
-        if len(self._digests) == len(starts):
+        missing = starts[len(self._digests) :]
+        if self._digests:
+            done = missing[0] * self.sequences.shape[1] if missing else total
+            on_event(TeacherRead(done, total, reused=True))
+        if not missing:
             return
         live = teacher()
         evaluator = Evaluator(device=device)
-        for start in starts[len(self._digests) :]:
+        for start in missing:
             on_event(TeacherRead(start * self.sequences.shape[1], total))
             chunk = self.sequences[start : start + starts.step]
             values = self._values(evaluator, live, chunk.tolist(), whole)

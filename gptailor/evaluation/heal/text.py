@@ -12,11 +12,11 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from gptailor.checkpoint.datasets import (
-    CalibrationError,
     Chat,
     Exchange,
     order,
     read_texts_and_chats,
+    require_answer,
     too_short,
     whole_text,
 )
@@ -97,11 +97,7 @@ def file_source(
     if chats is not None and any(isinstance(row, Chat) for row in rows):
         chats.require(path)
     for row in rows if only_answers else ():
-        answered = row.asked != row if isinstance(row, Chat) else isinstance(row, Exchange)
-        if not answered:
-            message = "'loss answers' needs an answer in each row, and this row has no answer"
-            help_ = 'give rows such as {"prompt": "…", "response": "…"}, or leave \'loss\' out'
-            raise CalibrationError("C804", message, path, row.line, help_)
+        require_answer(path, row)
 
     def encoded(_wanted: int) -> Iterator[EncodedRow]:
         numbers = order(len(rows), seed)

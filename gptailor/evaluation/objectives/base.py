@@ -151,5 +151,7 @@ def encoded(
         try:
             entries.append(encode(row))
         except EncodingError as error:
-            raise datasets.CalibrationError("C805", str(error), path, row.line) from None
+            raise datasets.CalibrationError(
+                "C805", str(error), path, row.line, error.help
+            ) from None
     return tuple(entries)

@@ -296,7 +296,7 @@ def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
     if encoder.positions is not None:
         if most >= encoder.positions:
             words = f"an answer takes {most} tokens, and the model {encoder.positions} in all"
-            raise EncodingError(words)
+            raise EncodingError(words, "shorten the row's answers")
         tokens = tokens[most - encoder.positions :]
     lines = any("\n" in answer.strip() for answer in answers)
     return _Task(

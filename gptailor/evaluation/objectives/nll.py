@@ -22,6 +22,7 @@ WINDOW = 512
 """Tokens of a window of text, special ones included, unless the model takes fewer."""
 _PIECE = 2048
 """Bytes of a piece of text where losses count by bytes, unless the model takes fewer tokens."""
+_LONGER = "give a longer text"
 _SHORTEST = 64
 """Bytes of the shortest piece at the end of a text."""
 
@@ -114,24 +115,35 @@ def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request
 
 def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> list[Request]:
     if isinstance(row, Exchange):
-        return [encoder.request(row.context, joined_text(row.context, row.continuation))]
+        return [_answer_request(encoder, row)]
     tokens = encoder.plain(row.text)
     room = window - len(encoder.opening)
     if row.line is None and len(tokens) < room:
-        raise EncodingError(f"the text has {len(tokens)} tokens, fewer than a window of {room}")
+        raise EncodingError(
+            f"the text has {len(tokens)} tokens, fewer than a window of {room}", _LONGER
+        )
     least = room if row.line is None else 2 - bool(encoder.opening)
     pieces = [tokens[at : at + room] for at in range(0, len(tokens), room)]
     requests = [Request(encoder.opening + piece, 1) for piece in pieces if len(piece) >= least]
     if not requests:
-        raise EncodingError(f"the text has {len(tokens)} tokens, and none to predict")
+        raise EncodingError(f"the text has {len(tokens)} tokens, and none to predict", _LONGER)
     return requests
+
+
+def _answer_request(encoder: TokenEncoder, row: Exchange) -> Request:
+    """Return the request of a row's answer. Raises EncodingError."""
+    try:
+        return encoder.request(row.context, joined_text(row.context, row.continuation))
+    except EncodingError as error:
+        help_ = error.help and 'shorten the row, or write it as {"text": "…"}, which is split'
+        raise EncodingError(str(error), help_) from None
 
 
 def _sized_requests(encoder: TokenEncoder, row: Passage | Exchange) -> list[Request]:
     """Return the requests of a row with the bytes that each predicts, in any vocabulary alike."""
     if isinstance(row, Exchange):
+        request = _answer_request(encoder, row)
         continuation = joined_text(row.context, row.continuation)
-        request = encoder.request(row.context, continuation)
         size = len((row.context + continuation).encode()) - len(row.context.rstrip().encode())
         return [replace(request, size=size)]
     opening = encoder.opening or (() if encoder.prefix is None else (encoder.prefix,))

@@ -44,7 +44,11 @@ class Prompt:
 
 @final
 class EncodingError(Exception):
-    """A text without tokens to predict, or without tokens before them."""
+    """A text without tokens to predict or without tokens before them, or too many; and a remedy."""
+
+    def __init__(self, message: str, help: str = "") -> None:
+        super().__init__(message)
+        self.help = help
 
 
 @final
@@ -65,7 +69,8 @@ class TokenEncoder:
             raise EncodingError("the continuation has no tokens of its own")
         longest = len(after) if self.positions is None else self.positions
         if len(after) > longest:
-            raise EncodingError(f"the continuation has {len(after)} tokens, more than {longest}")
+            message = f"the answer has {len(after)} tokens, more than the model's {longest}"
+            raise EncodingError(message, "shorten the row, or leave it out")
         tokens = before + after
         tokens = tokens if self.positions is None else tokens[-(self.positions + 1) :]
         return Request(tokens, len(tokens) - len(after))

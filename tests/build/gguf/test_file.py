@@ -896,6 +896,14 @@ def test_the_command_writes_a_file_and_says_what_it_is(
     assert sorted(here.iterdir()) == before
     size = gptailor.compile(plan, here / "dry.gguf", quantize="q4_0").folder.stat().st_size
     assert f"{size:,} bytes" in said
+    update = ["compile", "p.tailor", "-o", "dry.gguf", "--quantize", "q4_0"]
+    assert cli.run([*update, "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    assert planned.endswith("dry.gguf: would be written anew; nothing changed in the plan\n")
+    assert cli.run(update) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("dry.gguf: written anew; nothing changed in the plan\n")
+    assert "computed" not in said
 
 
 def test_the_command_writes_files_beside_the_folder(

@@ -215,9 +215,10 @@ def test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes(two
 
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on_event=only(TeacherRead, read))
-    again: list[int] = []
-    assert same(heal(plan, on_event=only(TeacherRead, lambda e: again.append(e.done))), expected)
-    assert again[0] == told[-1]
+    again: list[TeacherRead] = []
+    assert same(heal(plan, on_event=only(TeacherRead, again.append)), expected)
+    assert again[0].reused
+    assert next(event.done for event in again if not event.reused) == told[-1]
 
 
 def test_a_stack_learns_from_the_base(folder: Path) -> None:

@@ -70,22 +70,24 @@ def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(teacher, "_AT_ONCE", 24)
-    asked, told = Asked(folder), list[int]()
+    asked, told = Asked(folder), list[tuple[int, bool]]()
 
     def interrupt(event: TeacherRead) -> None:
-        told.append(event.done)
+        told.append((event.done, event.reused))
         if len(told) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, interrupt)
     again = Predictions(tmp_path, TOKENS, 64)
-    again.learn(asked, CPU, lambda event: told.append(event.done))
-    assert told == [0, 24, 48, 48, 72, 84]
+    again.learn(asked, CPU, lambda event: told.append((event.done, event.reused)))
+    assert told[:3] == [(0, False), (24, False), (48, False)]
+    assert told[3:] == [(48, True), (48, False), (72, False), (84, False)]
     likely, _ = expected(folder).sort(descending=True)
     torch.testing.assert_close(again.of(0, 7)[1], likely, atol=1e-5, rtol=1e-5)
-    Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, lambda event: told.append(event.done))
-    assert (asked.times, len(told)) == (2, 6)
+    known = list[TeacherRead]()
+    Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, known.append)
+    assert (asked.times, known) == (2, [TeacherRead(84, 84, reused=True)])
 
 
 def damaged(file: Path, how: str) -> None:

@@ -239,20 +239,23 @@ def test_only_the_response_counts(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "message", "remedy"),
     [
-        ([{"text": "ab"}, {"text": "a"}], "2: the text has 1 tokens, and none to predict"),
-        ([{"prompt": "a", "response": "b" * 200}], "1: the continuation has 201 tokens"),
+        ([{"text": "ab"}, {"text": "a"}], "2: the text has 1 tokens, and none to predict",
+         "give a longer text"),
+        ([{"prompt": "a", "response": "b" * 200}], "1: the answer has 201 tokens, more than the "
+         "model's 128", 'shorten the row, or write it as {"text": "…"}, which is split'),
     ],
-)
+)  # fmt: skip
 def test_a_row_without_a_prediction_is_refused(
-    world: World, rows: list[object], message: str
+    world: World, rows: list[object], message: str, remedy: str
 ) -> None:
     path = world.write("bad.jsonl", rows)
     with pytest.raises(CalibrationError) as caught:
         world.prepare("nll", file="bad.jsonl")
     assert caught.value.code == "C805"
     assert message in f"{caught.value.line}: {caught.value.message}"
+    assert caught.value.help == remedy
     assert str(path) in str(caught.value)
 
 
