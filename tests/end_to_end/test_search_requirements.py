@@ -141,7 +141,7 @@ def test_nothing_is_searched_by_sizes_alone(search: Search) -> None:
 def test_a_text_that_is_required_is_read_before_the_first_trial(search: Search) -> None:
     (search.folder / "lost.tailor").write_text(SPACE.format('require nll("gone.txt") <= base'))
     said = search("lost.tailor", "-o", "lost", code=1)
-    assert "error[C801]: the text can't be read: No such file or directory" in said.err
+    assert "error[C801]: can't be read: No such file or directory" in said.err
     assert "gone.txt" in said.err
     assert "trial 0" not in said.err
 
