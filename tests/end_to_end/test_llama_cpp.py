@@ -71,7 +71,7 @@ def compiled(
     return tmp_path / "out", written.folder
 
 
-def expected(folder: Path) -> dict[tuple[int, ...], torch.Tensor]:
+def expected(folder: Path, special_from: int = SPECIAL_FROM) -> dict[tuple[int, ...], torch.Tensor]:
     """Some prompts as tokens, and transformers' log-probabilities of what comes next.
 
     llama.cpp says none where it would end, or say half a letter: what comes next is neither.
@@ -82,7 +82,7 @@ def expected(folder: Path) -> dict[tuple[int, ...], torch.Tensor]:
     with torch.inference_mode():
         logprobs = model(torch.tensor([ids[:40]])).logits[0].log_softmax(-1)
     best = logprobs.argmax(-1).tolist()
-    said = {n: tokenizer.decode([best[n]]) for n in range(10, 40) if best[n] < SPECIAL_FROM}
+    said = {n: tokenizer.decode([best[n]]) for n in range(10, 40) if best[n] < special_from}
     ends = [n for n, text in said.items() if "\ufffd" not in text]
     return {tuple(ids[: n + 1]): logprobs[n] for n in ends[::5]}
 
@@ -102,6 +102,24 @@ def test_probabilities_are_those_of_the_folder_in_transformers(tmp_path: Path, c
         said = torch.tensor(theirs)
         there = said > -1e30  # a probability that float32 hasn't
         assert (ours - said)[there].abs().max() < tolerance * ours.std()
+        assert there.float().mean() > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cut", "size"), [("vocabulary", 320), ("width", 64)])
+def test_fewer_tokens_and_narrower_mlps_compute_the_same(
+    tmp_path: Path, cut: str, size: int
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT * 40)
+    folder, file = compiled(tmp_path, "llama", {}, "drop L2", f'{cut} {size} on "text.txt"')
+    tokens = size if cut == "vocabulary" else SIZES["vocab_size"]
+    wanted = expected(folder, tokens - (SIZES["vocab_size"] - SPECIAL_FROM))
+    assert len(wanted) > 1
+    answers = llama_cpp.ask(file, prompts=list(wanted), vocabulary=tokens)
+    for ours, theirs in zip(wanted.values(), answers.logprobs, strict=True):
+        said = torch.tensor(theirs)
+        there = said > -1e30
+        assert (ours - said)[there].abs().max() < 1e-5 * ours.std()
         assert there.float().mean() > 0.5
 
 
