@@ -352,7 +352,7 @@ def why_no_model(plan: Plan, name: str, inner: Plan) -> Iterator[tuple[str, str]
     if inner.bridges or inner.heal is not None:
         yield "is bridged or healed, which takes running its models", compiled
     for name_ in inner.cuts:
-        yield f"has a cut {name_}, which takes reading its text", compiled
+        yield f"cuts its {name_} by a text, which takes reading it", compiled
     if count := open_choices(inner):
         choices = "1 open choice" if count == 1 else f"{count} open choices"
         yield f"has {choices}, expected a closed plan", "'gptailor search' closes them"

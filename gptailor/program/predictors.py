@@ -8,6 +8,7 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.plan.layer_parts import BRANCHES
+from gptailor.program.mixtures import expert_cut
 from gptailor.program.sources import Checked
 
 
@@ -22,8 +23,8 @@ def predictors_lost(checked: Checked) -> str | None:
     uses = [use for part in BRANCHES for use in checked.uses(checked.resolved.kept[-1], part)]
     if any(use.layer != last for use in uses):
         return f"they read the output of L{last}, and the output ends with another layer"
-    if cuts := [*checked.plan.cuts]:
-        return f"the plan cuts the {cuts[0]} of the model"
+    if (cut := _cut(checked)) is not None:
+        return f"the plan cuts the {cut} of the model"
     if not _has_tokens_of_base(checked):
         return "the output has other tokens than the base"
     numbers = layouts.predictor_numbers(base.layout, base.predicting)
@@ -31,6 +32,14 @@ def predictors_lost(checked: Checked) -> str | None:
     if len(numbers) < stated:
         return f"the base has tensors of {len(numbers)} of its {stated} such layers"
     return None
+
+
+def _cut(checked: Checked) -> str | None:
+    """Return the word of a plan's cut; None without a cut, and for a cut to all experts."""
+    cuts = checked.plan.cuts
+    if [*cuts] == ["experts"] and isinstance(cuts["experts"].size, int):
+        return None if expert_cut(checked) is None else "experts"
+    return next(iter(cuts), None)
 
 
 def _has_tokens_of_base(checked: Checked) -> bool:

@@ -141,6 +141,18 @@ def test_layers_that_cannot_stay_are_left_out(
     assert config.get("num_nextn_predict_layers", 0) == 0
 
 
+def test_fewer_experts_leave_the_layers_out(models: Path, tmp_path: Path) -> None:
+    for count, stay in ((4, True), (3, False)):
+        base = tiny_model("deepseek_v3", tmp_path / f"base{count}", n_group=1, topk_group=1)
+        with_tensors(base, numbered)
+        plan = plan_of(models, f'experts {count} on "TEXT" tokens 300', str(base))
+        assert ("M318" in [fault.code for fault in gptailor.check(plan)]) != stay
+        tensors, config = compiled(plan, tmp_path / f"out{count}")
+        assert config["n_routed_experts"] == count
+        assert config["num_nextn_predict_layers"] == stay
+        assert any("eh_proj" in name for name in tensors) == stay
+
+
 def test_other_tokens_leave_the_layers_out(models: Path, tmp_path: Path) -> None:
     tokenizer = json.loads((models / "deep" / "tokenizer.json").read_text())
     base = models / "deep"

@@ -36,9 +36,9 @@ from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
 from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
-from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest
+from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.tensors import Shard
+from gptailor.checkpoint.write.tensors import Crew, Shard
 from gptailor.checkpoint.write.writer import write_file
 from gptailor.plan.faults import listed
 from gptailor.prepare import Prepared, all_declared
@@ -118,7 +118,9 @@ class GgufFile(Destination):
     # ------------------------------------------------------------------------------------- tensors
 
     def _planned(self) -> Iterator[GgufTensorPlan]:
-        specs = [output.spec for output in self.prepared.compiled.program.outputs]
+        outputs = self.prepared.compiled.program.outputs
+        # A file has no layers that predict further tokens: no architecture written has places.
+        specs = [output.spec for output in outputs if output.place.part != "predictor"]
         # llama.cpp computes the constants of rotary embeddings.
         named = {
             spec: self._architecture.named(spec.name)
@@ -242,8 +244,14 @@ class GgufFile(Destination):
         update = super().planned_update()
         if update is None:
             return None
-        locked = LOCK_KEY in read_gguf(self.path).facts
-        return replace(update, computed=self.size, copied=0, locked=locked, whole=True)
+        header, changes = read_gguf(self.path), update.changes
+        before = {name: tensor.kind.name for name, tensor in header.tensors.items()}
+        if not changes and before != {t.name: t.kind for t in self.tensors.values()}:
+            changes = (("~", "types of tensors"),)
+        locked = LOCK_KEY in header.facts
+        return replace(
+            update, changes=changes, computed=self.size, copied=0, locked=locked, whole=True
+        )
 
     def write(self, contents: Contents) -> LockedGguf | None:
         """Write the file, all or nothing; return its entry in the lock, if one is recorded.
@@ -271,6 +279,11 @@ class GgufFile(Destination):
             contents.check_unchanged()
             if recording is None:
                 return shard.header
+            # The lock has all tensors of the program, as a folder's.
+            written = {tensor.source for tensor in self.tensors.values()}
+            outputs = self.prepared.compiled.program.outputs
+            left = [output.spec for output in outputs if output.spec not in written]
+            of_tensors(left, contents.payload_of, Crew(contents.threads), recording.add_tensor)
             locked = self.locked(sha256, recording.fitted)
             return self.locked_shard(recording.lock(models, locked)).header
 

@@ -44,6 +44,6 @@ def prepare_acceptance(
     if context.by_byte or context.cut:
         raise base.ObjectiveError(
             "'acceptance' is a share of tokens, and the models have different vocabularies: "
-            "evaluate plans and models with the same tokenizer together"
+            "evaluate plans and models with the same tokenizer together, without 'vocabulary'"
         )
     return prepare_beside(Acceptance, "base", objective, context)

@@ -481,6 +481,34 @@ def test_a_file_of_the_same_plan_is_updated(here: Path) -> None:
     assert second.lock.gguf == fresh.lock.gguf
 
 
+def test_an_update_names_other_types(here: Path) -> None:
+    compiled(here)
+    changes = []
+    for kind in ("q8_0", "q8_0"):
+        result = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf", quantize=kind)
+        assert result.update is not None
+        changes.append(result.update.changes)
+    assert changes == [(("~", "types of tensors"),), ()]
+
+
+def test_layers_that_predict_further_tokens_are_left_out(here: Path) -> None:
+    folder, last = here / "base", "model.layers.3."
+    tensors = load_file(folder / "model.safetensors")
+    further = {n.replace(last, "model.layers.4."): 2 * t for n, t in tensors.items() if last in n}
+    further["model.layers.4.eh_proj.weight"] = torch.ones(SIZES["hidden_size"], 2)
+    save_file(tensors | further, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"num_nextn_predict_layers": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    plan = gptailor.load("p.tailor")
+    result = gptailor.compile(plan, here / "out.gguf", locking=True)
+    assert result.lock is not None
+    assert "model.layers.3.eh_proj.weight" in result.lock.tensors
+    assert result.lock.tensors == gptailor.lock(plan).tensors
+    assert read_gguf(result.folder).facts["llama.block_count"] == 3
+    assert not [name for name in read_gguf(result.folder).tensors if name.startswith("blk.3.")]
+    assert gptailor.verify(result.folder).result == "verified"
+
+
 def test_a_file_is_not_put_where_something_else_is(here: Path) -> None:
     Path("folder.gguf").mkdir()
     Path("link.gguf").symlink_to("elsewhere")
