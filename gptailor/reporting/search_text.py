@@ -180,23 +180,27 @@ def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
     rows: list[tuple[str, WithScores]] = [("the base, uncut", summary.base)]
     if summary.recipe is not None:
         rows.append((f"the best recipe, {summary.recipe.origin}", summary.recipe))
-    rows += [(f"{row.origin}{_dropped(row)}", row) for row in summary.starts]
+    rows += [(f"{row.origin}{_cut(row)}", row) for row in summary.starts]
     drawn, best, found_row = summary.random, summary.best, summary.found
     if drawn.best is not None:
-        name = f"the best of {_count(drawn.trials, 'random plan')}{_dropped(drawn.best)}"
+        name = f"the best of {_count(drawn.trials, 'random plan')}{_cut(drawn.best)}"
         rows.append((name, drawn.best))
     if found_row is not None:
         same = best is not None and best.trial == found_row.trial
         file = summary.best_file if same else f"trial {found_row.trial}"
-        rows.append((f"found: {file}{_dropped(found_row)}", found_row))
+        rows.append((f"found: {file}{_cut(found_row)}", found_row))
         if best is not None and not same:
-            rows.append((f"simpler: {summary.best_file}{_dropped(best)}", best))
+            rows.append((f"simpler: {summary.best_file}{_cut(best)}", best))
     return rows
 
 
-def _dropped(row: SummaryRow) -> str:
-    """Return `, drop L3..L5`, or nothing."""
-    return f", drop {row.dropped}" if row.dropped else ""
+def _cut(row: SummaryRow) -> str:
+    return cut_words(row.dropped, row.sizes)
+
+
+def cut_words(dropped: str, sizes: str) -> str:
+    """Return `, drop L3..L5, width 1280` for a plan's dropped layers and open sizes, or nothing."""
+    return (f", drop {dropped}" if dropped else "") + (f", {sizes}" if sizes else "")
 
 
 def _scores(summary: SearchSummary, i: int, name: str) -> tuple[list[str], list[list[str]]]:

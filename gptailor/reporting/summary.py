@@ -223,7 +223,8 @@ class BaseScores(WithScores):
 class SummaryRow(WithScores):
     """A trial in a summary. `before` has the plan's scores before it was repaired.
 
-    `dropped` are the layers that the plan drops, `L3..L5`; empty in the runs of older releases.
+    `dropped` are the layers that the plan drops, `L3..L5`, and `sizes` the open sizes of its cuts,
+    `width 1280`; both are empty in the runs of older releases.
 
     `retained` is the retained share of the base's score by each objective. `lost` is the mean loss
     over the objectives.
@@ -240,12 +241,13 @@ class SummaryRow(WithScores):
     retained: Several[float | None] | None
     lost: float | None
     dropped: Line = ""
+    sizes: Line = ""
 
     @model_serializer(mode="wrap")
     def _without_empty(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the record, as older releases wrote it if nothing is dropped."""
+        """Return the record, as older releases wrote it if nothing is cut."""
         record: dict[str, Any] = written(self)
-        return record if self.dropped else {k: v for k, v in record.items() if k != "dropped"}
+        return {k: v for k, v in record.items() if v or k not in ("dropped", "sizes")}
 
     @property
     def errors(self) -> Sequence[float | None] | None:

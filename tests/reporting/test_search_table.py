@@ -306,6 +306,14 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
     assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferring, 100))
 
 
+def test_open_sizes_stand_beside_the_dropped_layers() -> None:
+    found = said(best=row(2.5, dropped="L3", sizes="width 1280"), found=row(2.5, sizes="experts 4"))
+    lines = "\n".join(summary_lines(found, 100))
+    assert "found: run/best.tailor, experts 4" in lines
+    assert "drop L3, width 1280" not in lines, "the same trial as the plan found"
+    assert "sizes" not in said().document()["best"]
+
+
 def test_a_simpler_plan_has_a_row_of_its_own() -> None:
     found = said(best=row(2.75, "greedy removal", trial=2, dropped="L3"))
     lines = list(summary_lines(found, 100))

@@ -60,6 +60,23 @@ def dropped_words(space: Space, genome: Genome, stage: Stage) -> str:
     return range_words([drop.position for drop in plan.drops])
 
 
+def size_words(space: Space, genome: Genome, stage: Stage) -> str:
+    """Return the open sizes of one genome's plan at a stage: `width 1280, experts 64`; "" for none.
+
+    A size that the space fixes is left out.
+    """
+    plan = plan_at_stage(space, genome, stage)
+    open_cuts, words = space.plan.cuts, []
+    for name, cut in plan.cuts.items():
+        sizes = [
+            of.numbers[size.named] if isinstance(size, p.Named) else size
+            for of, size in ((plan, cut.size), (space.plan, open_cuts[name].size))
+        ]
+        if sizes[0] != sizes[1]:
+            words.append(f"{name} {sizes[0]}")
+    return ", ".join(words)
+
+
 def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
     """Return the layers of a closed plan that change it. The layers are sorted.
 

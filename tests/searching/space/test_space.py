@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from gptailor import loads
 from gptailor.checks.plan import check_alone
 from gptailor.lang.format import format_plan
+from gptailor.lang.words import range_words
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import CountRange, Plan, count_ends
 from gptailor.plan.sites import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_count, windows_of
-from gptailor.searching.space.decode import decode
+from gptailor.searching.space.decode import decode, dropped_words, size_words
 from gptailor.searching.space.encode import encode, shortest_form
 from gptailor.searching.space.genome import Active, Genome
 from gptailor.searching.space.hash_random import key_of
@@ -444,3 +445,21 @@ maybe drop L5..L6
     )
     pairs = [[0, 1], [3, 12], [6, 10], [7, 11], [10, 14], [12, 6]]
     assert np.asarray(found.table.pairs).tolist() == pairs
+
+
+def test_open_sizes_of_a_plan_are_in_words() -> None:
+    one = space_of(
+        loads(
+            'tailor 1\nmodel base = "./base"\nlet n = one of (16384, 24576)\n'
+            'vocabulary n on "a.jsonl"\nwidth 1024..1536 step 256 on "a.jsonl"\n'
+            'experts 4 on "a.jsonl"\ndrop any 2 of L1..L9\n'
+        ),
+        12,
+    )
+    genomes = [drawn(one, seed) for seed in range(64)]
+    assert {size_words(one, genome, "bare") for genome in genomes} == {
+        f"vocabulary {n}, width {width}" for n in (16384, 24576) for width in (1024, 1280, 1536)
+    }
+    assert size_words(one, genomes[0], "uncut") == ""
+    dropped = [drop.position for drop in decode(one, genomes[0]).drops]
+    assert dropped_words(one, genomes[0], "bare") == range_words(dropped)
