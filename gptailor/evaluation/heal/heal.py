@@ -42,7 +42,7 @@ from gptailor.evaluation.heal.text import (
     healing_texts,
     sequence_length,
 )
-from gptailor.evaluation.heal.train import HealingMemory, Student, Training
+from gptailor.evaluation.heal.train import FULL_RATE_LOSS, HealingMemory, Student, Training
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
@@ -285,7 +285,7 @@ class Healer:
     @property
     def _run(self) -> tuple[object, ...]:
         """Return the settings and versions that a model's results depend on, beside its inputs."""
-        return self.device.type, self.dtype, self.memory is None, environment()
+        return self.device.type, self.dtype, self.memory is None, FULL_RATE_LOSS, environment()
 
     def _teacher(self, resolved: Resolved, name: str | None) -> Checked:
         """Return a teacher as a plan beside its models."""

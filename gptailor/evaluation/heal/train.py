@@ -29,6 +29,12 @@ from gptailor.program.program import learning_tensors, projections
 
 LOW_RANK_RATE, WHOLE_RATE = 1e-3, 1e-4
 """Adam's rate at its highest, for low-rank changes and for the weights themselves."""
+FULL_RATE_LOSS = 0.5
+"""Nats a token from the teacher at the start, from which on the rate reaches its highest.
+
+Nearer to the teacher the rate falls in proportion: steps of the full rate lead away from it
+(docs/healing_results.md).
+"""
 WARM_UP = 0.1
 """The share of the steps over which the rate rises; then it falls along a cosine, to 0."""
 BETAS = (0.9, 0.95)
@@ -440,7 +446,8 @@ class Training:
         loss = self._number(self.student.learn(self.learned.of(start, stop)))
         self.learning.collect()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * _share(self.done, self.steps)
+            near = min(1.0, self.start / FULL_RATE_LOSS)
+            group["lr"] = self.rate * near * _share(self.done, self.steps)
         nn.utils.clip_grad_norm_(self.parameters.values(), LONGEST_GRADIENT)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

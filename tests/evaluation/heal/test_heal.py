@@ -175,8 +175,18 @@ def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
     assert {event.total for event in told} == {told[-1].done}
 
 
+def test_near_the_teacher_steps_are_small(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e-6)
+    far = heal(said(two, SHORT))
+    monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e6)
+    near = heal(said(two, f"{SHORT} seed 1"))  # not the kept result
+    assert far.healed < 0.97 * far.start
+    assert near.healed == pytest.approx(near.start, rel=1e-4)
+
+
 def test_only_the_tokens_of_answers_are_learned(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "WHOLE_RATE", 0.01)
+    monkeypatch.setattr(train, "FULL_RATE_LOSS", 1e-6)
     pairs = zip(letters(6000), letters(6000, seed=1), strict=True)
     joined = "".join("abcdefgh"[ord(p) % 8] + "ijklmnop"[ord(r) % 8] for p, r in pairs)
     chunks = [joined[at : at + 24] for at in range(0, 6000, 24)]
