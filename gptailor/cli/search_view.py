@@ -9,12 +9,12 @@ from gptailor.cli.options import say, say_faults
 from gptailor.plan.stage import cuts, stage_words
 from gptailor.reporting.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.reporting.quantities import clock, shown_number
-from gptailor.reporting.search_text import beside_base, beside_base_words, cut_words
+from gptailor.reporting.search_text import beside_base, beside_base_words, cut_remark
 from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, STARTS, Ledger, Trial
-from gptailor.searching.space.decode import dropped_words, plan_at_stage, size_words
+from gptailor.searching.space.decode import dropped_words, open_size_words, plan_at_stage
 from gptailor.searching.space.space import Space
 
 _RECENT = 12
@@ -169,7 +169,7 @@ def in_a_line(trial: Trial, ledger: Ledger, space: Space) -> str:
     """Return a trial in words: `trial 12 (surrogate), drop L3..L5: nll 3.785 ± 0.041`."""
     genome, stage = trial.request.genome, trial.request.stage
     head = objective_names(trial)
-    head += cut_words(dropped_words(space, genome, stage), size_words(space, genome, stage))
+    head += cut_remark(dropped_words(space, genome, stage), open_size_words(space, genome, stage))
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"
     before = ledger.before(trial)

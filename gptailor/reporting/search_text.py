@@ -195,10 +195,10 @@ def _rows(summary: SearchSummary) -> list[tuple[str, WithScores]]:
 
 
 def _cut(row: SummaryRow) -> str:
-    return cut_words(row.dropped, row.sizes)
+    return cut_remark(row.dropped, row.sizes)
 
 
-def cut_words(dropped: str, sizes: str) -> str:
+def cut_remark(dropped: str, sizes: str) -> str:
     """Return `, drop L3..L5, width 1280` for a plan's dropped layers and open sizes, or nothing."""
     return (f", drop {dropped}" if dropped else "") + (f", {sizes}" if sizes else "")
 

@@ -42,7 +42,7 @@ from gptailor.searching.run.trials import (
     json_numbers,
 )
 from gptailor.searching.score_requirements import EvaluatedRequirements
-from gptailor.searching.space.decode import dropped_words, size_words
+from gptailor.searching.space.decode import dropped_words, open_size_words
 from gptailor.searching.space.space import Space
 from gptailor.searching.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
 
@@ -259,7 +259,7 @@ def _scores_of(ledger: Ledger, held: HeldOut, space: Space, trial: Trial) -> dic
         "trial": trial.number,
         "origin": origin_words(trial.request.origin),
         "dropped": dropped_words(space, trial.request.genome, trial.request.stage),
-        "sizes": size_words(space, trial.request.genome, trial.request.stage),
+        "sizes": open_size_words(space, trial.request.genome, trial.request.stage),
         "samples": trial.request.samples,
         "seconds": round(trial.seconds, 1),
         "stage": trial.request.stage,

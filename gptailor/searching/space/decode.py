@@ -60,7 +60,7 @@ def dropped_words(space: Space, genome: Genome, stage: Stage) -> str:
     return range_words([drop.position for drop in plan.drops])
 
 
-def size_words(space: Space, genome: Genome, stage: Stage) -> str:
+def open_size_words(space: Space, genome: Genome, stage: Stage) -> str:
     """Return the open sizes of one genome's plan at a stage: `width 1280, experts 64`; "" for none.
 
     A size that the space fixes is left out.
