@@ -3,13 +3,18 @@
 from collections.abc import Iterator
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.mixture import Routing, routing, with_expert_count
+from gptailor.checkpoint.families.mixture import (
+    LayerExperts,
+    Routing,
+    routing,
+    with_expert_count,
+)
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.sites import sizes_of
 from gptailor.program.mixtures import layer_experts
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, Use, equal_in_layers
 
 
 @rule("M240", "M241", "M220", "M317")
@@ -67,24 +72,21 @@ def model_experts(checked: Checked) -> int | Refusal:
 
     A refusal says why they can't be left out.
     """
-    first: tuple[str, int] | None = None
-    if not checked.base.layout.known:
-        return Refusal(f"model type '{checked.base.layout.model_type}' is not known")
-    for slot in checked.resolved.slots:
-        for use in checked.uses(slot, "mlp"):
-            name, experts = f"L{use.layer} of '{use.model.name}'", layer_experts(use)
-            if isinstance(experts, Refusal):
-                return Refusal(f"{name} {experts.reason}")
-            if experts is None:
-                continue
-            first = first or (name, experts.count)
-            if experts.count != first[1]:
-                others = f"{name} has {experts.count:,}"
-                return Refusal(f"{first[0]} has {first[1]:,} experts, and {others}")
-    if first is None:
+    base = checked.base
+    if not base.layout.known:
+        return Refusal(f"model type '{base.layout.model_type}' is not known")
+    count = equal_in_layers(checked, _count, "experts")
+    if count is None:
         return Refusal("the models have no experts")
-    changed = with_expert_count(checked.base.layout, checked.base.config, first[1], first[1])
-    return changed if isinstance(changed, Refusal) else first[1]
+    if isinstance(count, Refusal):
+        return count
+    changed = with_expert_count(base.layout, base.config, count, count)
+    return changed if isinstance(changed, Refusal) else count
+
+
+def _count(use: Use) -> int | Refusal | None:
+    experts = layer_experts(use)
+    return experts.count if isinstance(experts, LayerExperts) else experts
 
 
 EXPERT_CUT: tuple[Rule[Checked], ...] = (experts_can_be_left_out,)

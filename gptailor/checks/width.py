@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.width import no_width, with_width
 from gptailor.checks.rule import Rule, rule
-from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault
 from gptailor.plan.registry import WIDTH_TOKENS
-from gptailor.plan.sites import numbers
+from gptailor.plan.sites import sizes_of
 from gptailor.program.compile import layer_width
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, equal_in_layers
 
 _TILE, _BLOCK = 64, 256
 """Neurons of a tile of matrix kernels, and of a block of GGUF's K-quants."""
@@ -26,9 +25,9 @@ def mlps_can_be_narrowed(checked: Checked) -> Iterator[Fault]:
     if isinstance(own, Refusal):
         yield Fault("M240", f"'width' isn't supported: {own.reason}", ("width",), "leave it out")
         return
-    sizes = _sizes(cut.size)
-    if sizes and max(sizes) > own:
-        message = f"expected at most {own:,} neurons, those of the models' MLPs, got {max(sizes):,}"
+    sizes = sizes_of(checked.resolved.declared, cut.size)
+    if sizes and sizes[-1] > own:
+        message = f"expected at most {own:,} neurons, those of the models' MLPs, got {sizes[-1]:,}"
         yield Fault("M241", message, ("width", "size"))
     elif sizes == (own,):
         message = f"the models' MLPs have {own:,} neurons, so 'width {own}' changes nothing"
@@ -53,25 +52,12 @@ def model_width(checked: Checked) -> int | Refusal:
     base = checked.base
     if (reason := no_width(base.layout)) is not None:
         return Refusal(reason)
-    first: tuple[str, int] | None = None
-    for slot in checked.resolved.slots:
-        for use in checked.uses(slot, "mlp"):
-            name, width = f"L{use.layer} of '{use.model.name}'", layer_width(use)
-            if isinstance(width, Refusal):
-                return Refusal(f"{name} {width.reason}")
-            first = first or (name, width)
-            if width != first[1]:
-                return Refusal(f"{first[0]} has {first[1]:,} neurons, and {name} has {width:,}")
-    assert first is not None, "a model has layers"
-    narrowed = with_width(base.layout, base.config, first[1], first[1])
-    return narrowed if isinstance(narrowed, Refusal) else first[1]
-
-
-def _sizes(size: p.Size) -> tuple[int, ...]:
-    """Return the sizes that a cut may have; () for a name that isn't known."""
-    if isinstance(size, p.SizeRange):
-        return tuple(size.sizes)
-    return tuple(number for number in numbers(size) if isinstance(number, int))
+    width = equal_in_layers(checked, layer_width, "neurons")
+    if isinstance(width, Refusal):
+        return width
+    assert width is not None, "a model has layers"
+    narrowed = with_width(base.layout, base.config, width, width)
+    return narrowed if isinstance(narrowed, Refusal) else width
 
 
 WIDTH: tuple[Rule[Checked], ...] = (mlps_can_be_narrowed,)

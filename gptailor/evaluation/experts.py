@@ -5,8 +5,6 @@ router's weight g and the expert's output f(x) (REAP, arXiv 2510.13999). The val
 the hidden states of the whole plan, in one pass. So plans with other drops and numbers share them.
 """
 
-import hashlib
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +17,12 @@ from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
 from gptailor.checkpoint.write.digest import FileDigest
-from gptailor.evaluation.bridge.fit import BridgeError, naming_errors
+from gptailor.evaluation.bridge.fit import BridgeError, fit_key, measured_layers
 from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
 from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
     KeptTensors,
     TensorStore,
-    environment,
     kept_home,
 )
 from gptailor.evaluation.live import content_keys
@@ -117,7 +114,7 @@ class ExpertChooser:
         key = (start, undone.layers, text)
         values = self._values.get(key)
         if values is None:
-            kept_key = self._kept_key(undone, text)
+            kept_key = fit_key(undone, (self.device.type, self.place.type), text)
             values = self._kept(kept_key, len(undone.layers))
             if values is None:
                 on_event(ChoosingBegun(len(undone.layers), cut.size))
@@ -143,23 +140,13 @@ class ExpertChooser:
         on_event: OnEvent,
     ) -> Iterator[ExpertValues | None]:
         walk = Walk(undone, undone, self.table, self.live, text.batches, self.place)
-        begun, total = time.monotonic(), len(undone.layers)
-        for number, slot in enumerate(resolved.undone.kept):
-            what = f"layer {number}" if slot.position is None else f"L{slot.position}"
-            with naming_errors(f"the experts of {what}", undone):
-                yield _values_of(walk, own)
-            each = (time.monotonic() - begun) / (number + 1)
-            on_event(ChoosingStep(number + 1, total, each * (total - number - 1)))
+
+        def step(done: int, total: int, seconds_left: float) -> None:
+            on_event(ChoosingStep(done, total, seconds_left))
+
+        return measured_layers(undone, resolved, "experts", lambda _: _values_of(walk, own), step)
 
     # ---------------------------------------------------------------------------------- on the disk
-
-    def _kept_key(self, undone: content_keys.ModelContents, text: CalibrationText) -> str:
-        """Return a hash of everything that decides the values."""
-        place = self.device.type, self.place.type
-        key = hashlib.sha256(repr((undone.instructions, place, environment())).encode())
-        for part in text.token_bytes():
-            key.update(part)
-        return key.hexdigest()[:32]
 
     def _kept(self, key: str, layers: int) -> tuple[ExpertValues | None, ...] | None:
         """Return the values of that key, if this machine has them."""

@@ -42,10 +42,9 @@ class NarrowingBegun:
     width: int
 
 
-@final
 @dataclass(frozen=True)
-class NarrowingStep:
-    """The MLPs of `done` layers of `total` are narrow.
+class LayerStep:
+    """A measurement of `done` layers of `total` is made.
 
     `seconds_left` is the estimated time of the other layers.
     """
@@ -53,6 +52,11 @@ class NarrowingStep:
     done: int
     total: int
     seconds_left: float
+
+
+@final
+class NarrowingStep(LayerStep):
+    """The MLPs of so many layers are narrow."""
 
 
 @final
@@ -79,22 +83,14 @@ class ChoosingBegun:
 
 
 @final
-@dataclass(frozen=True)
-class ChoosingStep:
-    """The experts of `done` layers of `total` are compared.
-
-    `seconds_left` is the estimated time of the other layers.
-    """
-
-    done: int
-    total: int
-    seconds_left: float
+class ChoosingStep(LayerStep):
+    """The experts of so many layers are compared."""
 
 
 @final
 @dataclass(frozen=True)
 class ChoosingEnd:
-    """Of each layer `experts` stay, chosen on so many tokens.
+    """The experts were chosen: `experts` stay in each layer, chosen on `tokens` tokens.
 
     `share` is their share of the weighted norms of all experts' outputs, the mean of all layers.
     """

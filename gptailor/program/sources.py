@@ -1,12 +1,13 @@
 """Sources of each layer of an output: a plan beside its models, and the layers that slots read."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import final
 
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import Stamp, stamps
 from gptailor.checkpoint.models import Opened, folder_of
 from gptailor.checkpoint.tensor import TensorInfo
@@ -216,6 +217,28 @@ def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
     if isinstance(recipe, Take) or not needs_base(recipe):
         return None
     return slot.position if slot.position is not None else recipe.merge[0].layer
+
+
+def equal_in_layers(
+    checked: Checked, count_of: Callable[[Use], int | Refusal | None], noun: str
+) -> int | Refusal | None:
+    """Return the count that the MLPs of all layers have that a plan may take, dropped ones too.
+
+    `count_of` returns None for a layer to leave out. A refusal names the layer without a count, or
+    two layers with different ones, as counts of `noun`. None if no layer has one.
+    """
+    first: tuple[str, int] | None = None
+    for slot in checked.resolved.slots:
+        for use in checked.uses(slot, "mlp"):
+            name, count = f"L{use.layer} of '{use.model.name}'", count_of(use)
+            if isinstance(count, Refusal):
+                return Refusal(f"{name} {count.reason}")
+            if count is None:
+                continue
+            first = first or (name, count)
+            if count != first[1]:
+                return Refusal(f"{first[0]} has {first[1]:,} {noun}, and {name} has {count:,}")
+    return None if first is None else first[1]
 
 
 def merges(recipe: Recipe) -> bool:

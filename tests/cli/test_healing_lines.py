@@ -12,6 +12,7 @@ from gptailor.plan.events import (
     GapBegun,
     GapStep,
     HealingEnd,
+    LayerStep,
     NarrowingBegun,
     NarrowingStep,
     TeacherAnswered,
@@ -70,27 +71,38 @@ def test_reused_predictions_of_a_teacher_have_one_line() -> None:
     assert said == ["healing: reuses the teacher's earlier predictions"]
 
 
-def test_narrowing_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("begun", "step", "expected"),
+    [
+        (
+            NarrowingBegun(30, 1280),
+            NarrowingStep,
+            ["narrowing 30 MLPs to 1,280 neurons", "narrowing: layer 7 of 30, 4 min left"],
+        ),
+        (
+            ChoosingBegun(48, 96),
+            ChoosingStep,
+            [
+                "comparing the experts of 48 layers, of which 96 stay",
+                "comparing experts: layer 7 of 48, 7 min left",
+            ],
+        ),
+    ],
+)
+def test_a_cut_reports_its_layers(
+    begun: NarrowingBegun | ChoosingBegun,
+    step: type[LayerStep],
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
     monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     said: list[str] = []
     lines = RepairLines(said.append, every_gap=True)
-    lines(NarrowingBegun(30, 1280))
+    lines(begun)
     for layer in (1, 7, 8):
-        lines(NarrowingStep(layer, 30, 10.0 * (30 - layer)))
-    assert said == ["narrowing 30 MLPs to 1,280 neurons", "narrowing: layer 7 of 30, 4 min left"]
-
-
-def test_comparing_experts_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
-    monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    said: list[str] = []
-    lines = RepairLines(said.append, every_gap=True)
-    lines(ChoosingBegun(48, 96))
-    for layer in (1, 7, 8):
-        lines(ChoosingStep(layer, 48, 10.0 * (48 - layer)))
-    first = "comparing the experts of 48 layers, of which 96 stay"
-    assert said == [first, "comparing experts: layer 7 of 48, 7 min left"]
+        lines(step(layer, begun.layers, 10.0 * (begun.layers - layer)))
+    assert said == expected
 
 
 def test_a_long_fit_of_a_bridge_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:

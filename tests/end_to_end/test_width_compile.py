@@ -13,9 +13,9 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.repair import stitch
 from gptailor.plan.faults import PlanError
-from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
+from tests.cut_plans import write, write_texts
 from tests.tiny import letters, tiny_model
 
 NARROW = {
@@ -31,20 +31,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("narrowed")
     tiny_model("llama", folder / "base")
-    (folder / "text.txt").write_text(letters(900))
-    rows = [json.dumps({"text": letters(30, seed)}) for seed in range(24)]
-    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    write_texts(folder)
     return folder
 
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "work"))
-
-
-def write(folder: Path, text: str) -> Plan:
-    (folder / "plan.tailor").write_text(f'tailor 1\nmodel base = "./base"\n{text}\n')
-    return gptailor.load(folder / "plan.tailor")
 
 
 def test_a_folder_is_locked_and_verified(

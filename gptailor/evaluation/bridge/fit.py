@@ -5,12 +5,14 @@
 
 import hashlib
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NoReturn, final
+from itertools import chain
+from typing import NoReturn, TypeVar, final
 
 import torch
 from jaxtyping import Float, Float64, Shaped
@@ -231,6 +233,51 @@ def naming_errors(what: str, undone: content_keys.ModelContents) -> Iterator[Non
         raise BridgeError(error.code, message, error.help) from None
 
 
+def _own_bytes(content: content_keys.Content | None, whole: content_keys.Content) -> bytes:
+    """Return the bytes that a layer of a plan is known by, beside the undropped plan's."""
+    if content is None or content is whole:
+        return b"dropped" if content is None else b"undone"
+    return content_keys.instructions(content.outputs).encode() + content.fitted_bytes
+
+
+_Measured = TypeVar("_Measured")
+
+
+def measured_layers(
+    undone: content_keys.ModelContents,
+    resolved: Resolved,
+    what: str,
+    measure: Callable[[int], _Measured],
+    on_step: Callable[[int, int, float], object],
+) -> Iterator[_Measured]:
+    """Yield the measurement of each layer of a plan with nothing dropped, in order.
+
+    `what` names the part of a layer in errors. `on_step` receives the layers that are done, their
+    total, and the estimated seconds for the others.
+    """
+    begun, total = time.monotonic(), len(undone.layers)
+    for number, slot in enumerate(resolved.undone.kept):
+        layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
+        with naming_errors(f"the {what} of {layer}", undone):
+            measured = measure(number)
+        each = (time.monotonic() - begun) / (number + 1)
+        on_step(number + 1, total, each * (total - number - 1))
+        yield measured
+
+
+def fit_key(
+    contents: content_keys.ModelContents,
+    settings: tuple[object, ...],
+    text: CalibrationText,
+    more: Iterable[bytes] = (),
+) -> str:
+    """Return a hash of everything that decides a fit on the states of some contents."""
+    key = hashlib.sha256(repr((contents.instructions, settings, environment())).encode())
+    for part in chain(more, text.token_bytes()):
+        key.update(part)
+    return key.hexdigest()[:32]
+
+
 _SHARES = ("explained", "held_out")
 """The notes of a kept fit."""
 LEFT_OUT_TOKENS = 1024
@@ -362,17 +409,9 @@ class Bridger:
     ) -> str:
         """Return a hash of everything that decides a gap's fit."""
         before = replace(undone, layers=undone.layers[: gap.end])
-        place = gap.start, gap.end, gap.ridge, self.device.type, self.place.type
-        parts = before.instructions, place, environment()
-        key = hashlib.sha256(repr(parts).encode())
-        for content, whole in zip(own[: gap.start + 1], undone.layers, strict=False):
-            if content is None or content is whole:
-                key.update(b"dropped" if content is None else b"undone")
-                continue
-            key.update(content_keys.instructions(content.outputs).encode() + content.fitted_bytes)
-        for part in text.token_bytes():
-            key.update(part)
-        return key.hexdigest()[:32]
+        settings = gap.start, gap.end, gap.ridge, self.device.type, self.place.type
+        pairs = zip(own[: gap.start + 1], undone.layers, strict=False)
+        return fit_key(before, settings, text, (_own_bytes(*pair) for pair in pairs))
 
     def _kept(self, key: str, text: CalibrationText) -> FittedBridge | None:
         """Return the fit of that key, if this machine has it."""

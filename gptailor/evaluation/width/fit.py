@@ -4,9 +4,7 @@ Each layer is fitted on the hidden states of the whole plan, in one pass. So pla
 share the fits. Fits on the states of a narrow plan gave a higher loss (docs/width.md).
 """
 
-import hashlib
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +22,9 @@ from gptailor.evaluation.bridge.fit import (
     FittedTokens,
     Statistics,
     add_tokens,
+    fit_key,
     fold_fit,
-    naming_errors,
+    measured_layers,
     solve,
 )
 from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
@@ -33,7 +32,6 @@ from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
     KeptTensors,
     TensorStore,
-    environment,
     kept_home,
 )
 from gptailor.evaluation.live import content_keys
@@ -147,14 +145,14 @@ class Narrower:
     ) -> Iterator[_LayerFit]:
         cut = resolved.cuts["width"]
         walk = Walk(undone, undone, self.table, self.live, text.batches, self.place)
-        begun, total = time.monotonic(), len(undone.layers)
-        for number, slot in enumerate(resolved.undone.kept):
-            what = f"layer {number}" if slot.position is None else f"L{slot.position}"
-            with naming_errors(f"the MLP of {what}", undone):
-                fit = self._fit(walk, undone.layers[number], cut, text)
-            each = (time.monotonic() - begun) / (number + 1)
-            on_event(NarrowingStep(number + 1, total, each * (total - number - 1)))
-            yield fit
+
+        def fit(number: int) -> _LayerFit:
+            return self._fit(walk, undone.layers[number], cut, text)
+
+        def step(done: int, total: int, seconds_left: float) -> None:
+            on_event(NarrowingStep(done, total, seconds_left))
+
+        return measured_layers(undone, resolved, "MLP", fit, step)
 
     def _fit(
         self, walk: Walk, content: content_keys.Content, cut: ClosedCut, text: CalibrationText
@@ -206,11 +204,8 @@ class Narrower:
         self, undone: content_keys.ModelContents, cut: ClosedCut, text: CalibrationText
     ) -> str:
         """Return a hash of everything that decides the fits."""
-        place = cut.size, _ridge(cut), self.device.type, self.place.type
-        key = hashlib.sha256(repr((undone.instructions, place, environment())).encode())
-        for part in text.token_bytes():
-            key.update(part)
-        return key.hexdigest()[:32]
+        settings = cut.size, _ridge(cut), self.device.type, self.place.type
+        return fit_key(undone, settings, text)
 
     def _kept(self, key: str, layers: int) -> list[_LayerFit] | None:
         """Return the fits of that key, if this machine has them."""
