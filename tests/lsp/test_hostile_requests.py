@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,30 @@ async def answers(asking: Asking, encoding: str) -> list[dict[str, Any]]:
     return [message for message in asking.sent.messages if "id" in message]
 
 
+class Records(logging.Handler):
+    """Keep all records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.kept.append(record)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """What is logged during a test."""
+    handler = Records()
+    logging.getLogger().addHandler(handler)
+    yield handler.kept
+    logging.getLogger().removeHandler(handler)
+
+
 @pytest.mark.parametrize(("seed", "encoding"), [(1, "utf-8"), (2, "utf-16"), (3, "utf-32")])
 def test_each_request_is_answered_and_no_traceback_shown(
-    seed: int, encoding: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    seed: int, encoding: str, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     server = tailor_server()
     asking = Asking(server, random.Random(seed), tmp_path)
@@ -140,7 +162,7 @@ def test_each_request_is_answered_and_no_traceback_shown(
     errors = {m["id"]: m["error"] for m in answered if "error" in m}
     assert {error["code"] for error in errors.values()} <= ANSWERED, errors
     assert {message["id"] for message in answered} >= set(range(1, asking.asked + 1))
-    shown = [OneLine().format(record) for record in caplog.records]
+    shown = [OneLine().format(record) for record in logged]
     assert shown
     assert not [line for line in shown if "Traceback" in line or "\n" in line]
 
