@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.checks.language import LARGEST
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
@@ -10,6 +11,8 @@ from gptailor.plan.model_dependencies import undecided_models
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.search_block import with_plain_path
+
+_VALUES = {"number": "a number", "model": "a model's name", "file type": "a type of GGUF files"}
 
 
 @rule("P601", "P602", "P603", "P604")
@@ -42,10 +45,13 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
             help_ = nearest(name, names) or f"it takes {listed(names) if names else 'nothing'}"
             message = f"'{spec.name}' takes no argument '{name}'"
         elif (argument.kind == "number") == isinstance(value, str):
-            needs = {"number": "a number", "model": "a model's name"}.get(argument.kind, "a text")
-            message = f"'{name}' of '{spec.name}' is {needs}"
+            message = f"'{name}' of '{spec.name}' is {_VALUES.get(argument.kind, 'a text')}"
         elif value == "":
             message = f"'{name}' of '{spec.name}' is empty"
+        elif argument.kind == "file type" and str(value).upper() not in FILE_TYPES:
+            types = [kind.lower() for kind in FILE_TYPES]
+            message = f"there is no type of GGUF files '{value}'"
+            help_ = nearest(str(value), types) or f"the types are {listed(types)}"
         else:
             continue
         yield Fault("P603", message, (*at, "arguments", name), help_)

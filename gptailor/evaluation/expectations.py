@@ -14,7 +14,7 @@ from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.evaluation.evaluate import measurable, reading_of, reference_results, step_count
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
-from gptailor.evaluation.objectives.size_and_speed import OfPlan, size_score
+from gptailor.evaluation.objectives.size_and_speed import size_score
 from gptailor.evaluation.objectives.tokens import tokenizer_digest, tokenizer_model
 from gptailor.evaluation.samples import Samples, StatedObjective
 from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
@@ -320,10 +320,8 @@ def _stated(entry: Expectation) -> StatedObjective:
 
 def _size(target: Target, entry: Expectation) -> Score:
     """Return a size of a target's output, from headers. Raises ObjectiveError if it is unknown."""
-    stated = _stated(entry)[0]
-    objective = OfPlan(measure_words(stated), stated.direction, "base", (), entry.name, "headers")
     prepared = target.prepared
-    return size_score(objective, prepared.compiled, prepared.models["base"].layout)
+    return size_score(entry.objective, prepared.compiled, prepared.models["base"])
 
 
 @final

@@ -225,7 +225,7 @@ class Session:
             if objective.by == "clock":
                 return latency(number)
             checked = Checked.of(plans[number], family)
-            return size_score(objective, compile_plan(checked), checked.base.layout)
+            return size_score(objective.stated, compile_plan(checked), checked.base)
 
         return run_trials(
             repairs, self.evaluator, plans, objectives, samples,

@@ -365,8 +365,8 @@ def measure_words(wish: p.Objective) -> str:
     for name in _in_order(wish.arguments, [a.name for a in spec.arguments] if spec else []):
         v = wish.arguments[name]
         argument = spec.argument(name) if spec else None
-        model = argument is not None and argument.kind == "model"
-        text = repr(v) if not isinstance(v, str) else v if model else f'"{v}"'
+        bare = argument is not None and argument.kind in ("model", "file type")
+        text = repr(v) if not isinstance(v, str) else v if bare else f'"{v}"'
         words.append(text if argument is not None and argument.required else f"{name}={text}")
     return f"{wish.name}({', '.join(words)})"
 

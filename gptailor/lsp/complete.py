@@ -12,6 +12,7 @@ from lark import Token
 from lsprotocol import types
 
 from gptailor.checkpoint.files import expanded
+from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.lang import tree
 from gptailor.lang.lexicon import spelled
 from gptailor.lang.parse import parser
@@ -227,6 +228,12 @@ def _parts(cursor: _Cursor, text: str) -> Iterator[types.CompletionItem]:
         yield from (cursor.item(f"{name}.{role}", _Kinds.Field, "a projection") for role in roles)
 
 
+def _wants_file_type(objective: str, argument: str) -> bool:
+    spec = OBJECTIVES.get(objective)
+    found = spec.argument(argument) if spec is not None else None
+    return found is not None and found.kind == "file type"
+
+
 def _arguments(
     cursor: _Cursor, word: Occurrence, *, unnamed: bool
 ) -> Iterator[types.CompletionItem]:
@@ -250,6 +257,9 @@ def _arguments(
         )
     elif word.kind == "model":
         yield from _models(cursor)
+    elif word.measures and passed and _wants_file_type(name, passed[-1]):
+        for kind in FILE_TYPES:
+            yield cursor.item(kind.lower(), _Kinds.EnumMember, "a type of GGUF files", rank=0)
     elif word.kind == "number" and not word.measures:
         yield from _numbers(cursor)
 

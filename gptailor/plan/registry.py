@@ -261,7 +261,7 @@ class Argument:
     """An argument of an objective: its name, its kind, whether it must be given, a file's rows."""
 
     name: str
-    kind: Literal["path", "text", "number", "model"]
+    kind: Literal["path", "text", "number", "model", "file type"]
     required: bool = False
     rows: RowForm = "text"
 
@@ -293,6 +293,7 @@ _ANSWERS = Argument("file", "path", required=True, rows="answer")
 _TASK = Argument("task", "text", required=True)
 _METRIC = Argument("metric", "text")
 _REFERENCE = Argument("from", "model")
+_GGUF = Argument("gguf", "file type")
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     spec.name: spec
@@ -312,7 +313,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         ObjectiveSpec("generate", "maximize", (_ANSWERS,), unit="accuracy"),
         ObjectiveSpec("lm_eval", None, (_TASK, _METRIC)),
         ObjectiveSpec("parameters", "minimize", by="headers", unit="parameters"),
-        ObjectiveSpec("bytes", "minimize", by="headers", unit="bytes"),
+        ObjectiveSpec("bytes", "minimize", (_GGUF,), by="headers", unit="bytes"),
         ObjectiveSpec("kv_cache", "minimize", by="headers", unit="bytes a token"),
         ObjectiveSpec("latency", "minimize", by="clock", unit="seconds a token"),
     )

@@ -10,6 +10,7 @@ __all__ = [
     "dequantise",
     "devices",
     "file_bytes",
+    "gguf",
     "in_memory",
     "load",
     "low_rank",

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 _COUNTED = 1000
 """The least whole number that is a count if it has no error; counts show all digits."""
+_LARGE = 10**6
+"""The least number that is rounded to a whole one, as the share of a count is."""
 
 
 def with_error(value: float, error: float) -> str:
@@ -16,7 +18,8 @@ def with_error(value: float, error: float) -> str:
     if not math.isfinite(value) or not math.isfinite(error):
         return f"{value:.4g} ± ?"
     if error <= 0:
-        counted = value >= 1 and value == int(value)  # a size, in which each digit counts
+        # A size, in which each digit counts, or a share of one.
+        counted = value >= _LARGE or (value >= 1 and value == int(value))
         return f"{value:,.0f}" if counted else f"{value:.4g} ± 0"
     places = min(8, max(0, 1 - math.floor(math.log10(error))))
     return f"{value:.{places}f} ± {error:.{places}f}"
@@ -26,8 +29,9 @@ def shown_number(value: float | None, error: float | None = None) -> str:
     """Return `3.785 ± 0.041`, or `?` for an unknown value."""
     if value is None:
         return "?"
-    if not error and abs(value) >= _COUNTED and float(value).is_integer():
-        return f"{value:,.0f}"  # a count: parameters, bytes
+    counted = abs(value) >= _COUNTED and float(value).is_integer()  # parameters, bytes
+    if not error and math.isfinite(value) and (counted or abs(value) >= _LARGE):
+        return f"{value:,.0f}"
     return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 

@@ -1,14 +1,16 @@
 """Quality over size: how large a search's plans are, and the best plan of each size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
 
 from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.objectives.size_and_speed import size_score
 from gptailor.plan.output_size import OutputSize
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.stage import at_stage
+from gptailor.program.compile import compile_plan
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
 from gptailor.searching.run.trials import Ledger, Trial
@@ -38,7 +40,19 @@ class Sizes:
 
     def of_plan(self, plan: Plan) -> OutputSize:
         """Return the size of a closed plan. Bridges and healing don't change it."""
-        return plan_size(Checked.of(at_stage(plan, "bare"), self.models))
+        return plan_size(self._bare(plan))
+
+    def measured(self, plan: Plan, measures: Sequence[Objective]) -> list[float]:
+        """Return a closed plan's sizes by some measures.
+
+        Raises ObjectiveError or CheckpointError for an unknown size.
+        """
+        checked = self._bare(plan)
+        compiled = compile_plan(checked)
+        return [size_score(each, compiled, checked.base).value for each in measures]
+
+    def _bare(self, plan: Plan) -> Checked:
+        return Checked.of(at_stage(plan, "bare"), self.models)
 
 
 def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:

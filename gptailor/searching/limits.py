@@ -16,9 +16,8 @@ from numpy import ndarray
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.targets import base_of
-from gptailor.plan.faults import Fault, PlanError, TailorError, locate
-from gptailor.plan.output_size import OutputSize
-from gptailor.plan.plan import Plan, Requirement
+from gptailor.plan.faults import Fault, PlanError, locate
+from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
 from gptailor.searching.curve import Sizes
@@ -57,20 +56,19 @@ _LEANINGS = (0.0, 0.3, 0.6, 0.9)
 class SizeBound(NamedTuple):
     """The upper bound of a size, and the number of its requirement."""
 
-    measure: str
+    measure: Objective
     most: float
     number: int
 
-    def of(self, size: OutputSize) -> float:
-        """Return a plan's size by this measure. Raises TailorError where it isn't known."""
-        return _size(size, self.measure)
+    @property
+    def unit(self) -> str:
+        """The words for the size's unit."""
+        kind = self.measure.arguments.get("gguf")
+        return _UNITS[self.measure.name] if kind is None else f"bytes of weights in {kind}"
 
-
-def _size(size: OutputSize, measure: str) -> float:
-    value: int | None = getattr(size, measure)
-    if value is None:
-        raise TailorError("the KV cache size of a token is unknown for these models")
-    return float(value)
+    def words(self, size: float) -> str:
+        """Return a size and its unit."""
+        return f"{size:,.0f} {self.unit}"
 
 
 def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> list[SizeBound]:
@@ -87,8 +85,8 @@ def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> li
             if of != "base":  # a model that no plan may take anything of
                 prepared = prepare(alone)
                 alone, counter = prepared.plan, Sizes(sizes.space, prepared.models)
-            most *= _size(counter.of_plan(alone), required.name)
-        bounds.append(SizeBound(required.name, most, number))
+            most *= counter.measured(alone, [required.objective])[0]
+        bounds.append(SizeBound(required.objective, most, number))
     return bounds
 
 
@@ -119,8 +117,9 @@ class Within:
             return summed
         key = b"".join(np.asarray(genes).tobytes() for genes in genome)
         if key not in self._known:
-            size = self._counted(genome)
-            self._known[key] = all(bound.of(size) <= bound.most for bound in self.bounds)
+            sizes = self._counted(genome)
+            within = (size <= bound.most for size, bound in zip(sizes, self.bounds, strict=True))
+            self._known[key] = all(within)
         return self._known[key]
 
     def or_other(self, genome: Genome, key: Key) -> Genome:
@@ -157,8 +156,10 @@ class Within:
         rounded = np.rint((beyond + 1.0 + self._slack + _EXACT) * most) <= most
         return bool(np.where(near, rounded, beyond <= 0).all())
 
-    def _counted(self, genome: Genome) -> OutputSize:
-        return self.sizes.of_plan(decode(self._open, genome))
+    def _counted(self, genome: Genome) -> list[float]:
+        """Return the sizes of a genome's plan by all bounds."""
+        plan = decode(self._open, genome)
+        return self.sizes.measured(plan, [bound.measure for bound in self.bounds])
 
     def _drawn(self, key: Key, leaning: float) -> Genome:
         """Draw genomes that have about such a part of the smallest one."""
@@ -200,8 +201,7 @@ class Within:
         every = np.concatenate([np.ones((len(values), 1)), values], axis=1)
         fitted, self._axes = _spanning(every, many)
         sizes = [self._counted(_row(pool, n)) for n in fitted]
-        shares = np.array([[bound.of(size) / max(bound.most, 1e-9) for bound in self.bounds]
-                           for size in sizes])  # fmt: skip
+        shares = np.array(sizes) / [max(bound.most, 1e-9) for bound in self.bounds]
         columns = every[fitted]
         solved = np.linalg.lstsq(columns, shares, rcond=None)[0]
         slack = np.abs(columns @ solved - shares).max(axis=0)
@@ -217,22 +217,20 @@ class Within:
         tried = [_least(table, [at]), *(_row(drawn, n) for n in range(_TRIED))]
         order = np.argsort(features(table, Genome(*map(np.stack, zip(*tried, strict=True))))
                            @ _limits(table).weights[at], kind="stable")[:4]  # fmt: skip
-        sizes = [self._counted(tried[n]) for n in order]
-        least = min(sizes, key=bound.of)
-        if bound.of(least) <= bound.most:
+        least, smallest = min((self._counted(tried[n])[at], n) for n in order)
+        if least <= bound.most:
             return
-        words = _UNITS[bound.measure]
-        message = f"no plan of the space has at most {bound.most:,.0f} {words}"
-        layers = f"{least.layers} layer{'s' * (least.layers != 1)}"
-        size_words = f"the smallest has {bound.of(least):,.0f}, in {layers}"
+        message = f"no plan of the space has at most {bound.words(bound.most)}"
+        count = self.sizes.of_plan(decode(self._open, tried[smallest])).layers
+        size_words = f"the smallest has {least:,.0f}, in {count} layer{'s' * (count != 1)}"
         help_ = f"{size_words}: raise the bound, or leave more open to drop"
         self._refuse(bound, message, help_)
 
     def _refuse_all(self) -> NoReturn:
-        size = self._counted(self.smallest)
-        limits = [f"at most {b.most:,.0f} {_UNITS[b.measure]}" for b in self.bounds]
-        sizes = " and ".join(f"{b.of(size):,.0f} {_UNITS[b.measure]}" for b in self.bounds)
-        beyond = next((b for b in self.bounds if b.of(size) > b.most), self.bounds[0])
+        found = [*zip(self.bounds, self._counted(self.smallest), strict=True)]
+        limits = [f"at most {bound.words(bound.most)}" for bound in self.bounds]
+        sizes = " and ".join(bound.words(size) for bound, size in found)
+        beyond = next((bound for bound, size in found if size > bound.most), self.bounds[0])
         help_ = f"the nearest that was found has {sizes}: raise a bound, or leave more open to drop"
         self._refuse(beyond, f"no plan of the space has {' and '.join(limits)}", help_)
 

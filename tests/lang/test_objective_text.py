@@ -9,7 +9,8 @@ from gptailor.plan.registry import OBJECTIVES
 
 @pytest.mark.parametrize("spec", OBJECTIVES.values(), ids=lambda spec: spec.name)
 def test_an_objective_knows_its_direction(spec) -> None:
-    call = f'{spec.name}("a")' if spec.arguments else f"{spec.name}()"
+    required = [argument for argument in spec.arguments if argument.required]
+    call = f'{spec.name}("a")' if required else f"{spec.name}()"
     found, said = read_objective(call)
     assert (found.name, found.direction, said) == (spec.name, spec.direction or "maximize", False)
     again, said = read_objective(f"{found.direction} {call}")
@@ -34,6 +35,8 @@ def test_an_objective_knows_its_direction(spec) -> None:
         ('latency("a")', "P305", "1:9"),
         ('kl("a", from=code)', "P106", "1:14"),
         ('multiple_choice("a", metrc="x")', "P603", "1:28"),
+        ("bytes(gguf=q9_k)", "P603", "1:12"),
+        ("bytes(gguf=4)", "P603", "1:12"),
     ],
 )
 def test_a_fault_has_its_place(text: str, code: str, place: str) -> None:

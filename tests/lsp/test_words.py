@@ -161,6 +161,7 @@ def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are(
         ("search { minimize ‸", {*OBJECTIVES}, {"linear"}),
         ('search { minimize kl("a", from=‸', {"base", "math"}, {"mix"}),
         ("search { require parameters() <= 0.5 * ‸ }", {"base"}, {"mix"}),
+        ("search { require bytes(gguf=‸", {"q4_k_m", "f16"}, {"base", "mix"}),
         ("expect ‸", {*OBJECTIVES}, {"linear", "base"}),
         ('expect nll("t") <= ‸', {"base", "math"}, {"mix"}),
         ("drop L1  # ‸", set(), {"drop"}),

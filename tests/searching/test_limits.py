@@ -8,8 +8,8 @@ import pytest
 
 import gptailor
 from gptailor.evaluation.space_trials import opened
+from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
-from gptailor.plan.output_size import OutputSize
 from gptailor.searching.curve import Sizes
 from gptailor.searching.limits import StartsWithin, Within, bounded, size_bounds
 from gptailor.searching.run.origin import EarlierOrigin, origin_words
@@ -175,12 +175,36 @@ def test_models_with_larger_layers_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_the_bytes_of_a_gguf_file_are_counted_where_types_depend_on_layers(tmp_path: Path) -> None:
+    """`q4_k_m` has more bits in some layers, by their positions among those that stay."""
+    for name in ("base", "math"):
+        tiny_model("llama", tmp_path / name, hidden_size=256, intermediate_size=512, head_dim=64)
+    text = "drop any 1..3 of L0..L5"
+    space, sizes, _ = made(tmp_path, text)
+    drawn = rows(sample(space.table, key_of(7), 48))
+    plans = [decode(space, one) for one in drawn]
+    measure, _ = read_objective("bytes(gguf=q4_k_m)")
+    every = [sizes.measured(plan, [measure])[0] for plan in plans]
+    counts = [sizes.of_plan(plan).layers for plan in plans]
+    three, bound, five = (every[counts.index(count)] for count in (3, 4, 5))
+    assert bound - three != five - bound
+    found = within(tmp_path, text, f"bytes(gguf=q4_k_m) <= {bound}")
+    assert not found.exact
+    assert [found.holds(one) for one in drawn] == [count <= 4 for count in counts]
+    assert all(found.holds(found.or_other(one, key_of(n))) for n, one in enumerate(drawn))
+    with pytest.raises(PlanError) as caught:
+        within(tmp_path, text, "bytes(gguf=q4_k_m) <= 1k")
+    [fault] = caught.value.faults
+    assert "at most 1,000 bytes of weights in q4_k_m" in fault.message
+    assert f"the smallest has {min(every):,.0f}, in 3 layers" in fault.help
+
+
 def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each alone there is a smallest plan that is beyond the other."""
 
-    def counted(self: Within, genome: Genome) -> OutputSize:
+    def counted(self: Within, genome: Genome) -> list[float]:
         ups = np.arange(1, 7)
-        return OutputSize(int(ups @ genome.bits), 0, int(ups[::-1] @ genome.bits), 3)
+        return [float(ups @ genome.bits), float(ups[::-1] @ genome.bits)]
 
     monkeypatch.setattr(Within, "_counted", counted)
     both = "drop any 3 of L0..L5"

@@ -1,6 +1,6 @@
 """A plan into one GGUF file for llama.cpp: `file` writes it, `verification` verifies it.
 
-`metadata` has the facts of a configuration, `vocabulary` those of a tokenizer, `values` the bytes.
+`vocabulary` has the facts of a tokenizer, `values` the bytes.
 They need transformers, torch and the package `gguf`, which load late.
 """
 

@@ -14,34 +14,24 @@ import gptailor
 from gptailor.build import output as out
 from gptailor.build.destination import Contents, Destination
 from gptailor.build.differences import gguf_differences, refuse
-from gptailor.build.gguf.metadata import GgufFacts, WrittenArchitecture
-from gptailor.build.gguf.tensor_types import matrix_types, type_of_rows
-from gptailor.build.gguf.values import (
-    GGUF_ALIGNMENT,
-    GgufTensorPlan,
-    gguf_package,
-    gguf_payload,
-    header_bytes,
-)
+from gptailor.build.gguf.values import GGUF_ALIGNMENT, gguf_package, gguf_payload, header_bytes
 from gptailor.build.gguf.vocabulary import vocabulary_facts
 from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.lock_recording import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.build.update import Update, entries_of, record_written
-from gptailor.checkpoint.families.layout import is_constant
-from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
-from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.models import is_remote
-from gptailor.checkpoint.tensor import FLOATS, TensorSpec
+from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard
 from gptailor.checkpoint.write.writer import write_file
-from gptailor.plan.faults import listed
 from gptailor.prepare import Prepared, all_declared
+from gptailor.program.gguf.architecture import GgufFacts, WrittenArchitecture
+from gptailor.program.gguf.tensors import planned_tensors
 
 if TYPE_CHECKING:
     from gptailor.evaluation.repair import Fitted
@@ -79,7 +69,10 @@ class GgufFile(Destination):
         files |= files_without_code(files)
         vocabulary, notes = vocabulary_facts(files, config, path)
         self.notes = [*self._architecture.notes, *notes]
-        self.tensors = {tensor.name: tensor for tensor in self._planned()}
+        program = prepared.compiled.program
+        planned, of_types = planned_tensors(program, self._architecture, self.quantize)
+        self.notes += of_types
+        self.tensors = {tensor.name: tensor for tensor in planned}
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
         self.facts[PLAN_KEY] = out.used_plan_text(prepared, path.parent)
         if self.quantize is not None:
@@ -114,56 +107,6 @@ class GgufFile(Destination):
         header = header_bytes(self._architecture.name, facts, tensors, self.path)
         specs = tuple(tensor.spec for tensor in tensors)
         return Shard(self.path.name, specs, header, GGUF_ALIGNMENT)
-
-    # ------------------------------------------------------------------------------------- tensors
-
-    def _planned(self) -> Iterator[GgufTensorPlan]:
-        outputs = self.prepared.compiled.program.outputs
-        # A file has no layers that predict further tokens: no architecture written has places.
-        specs = [output.spec for output in outputs if output.place.part != "predictor"]
-        # llama.cpp computes the constants of rotary embeddings.
-        named = {
-            spec: self._architecture.named(spec.name)
-            for spec in specs
-            if not is_constant(spec.name)
-        }
-        kinds = self._matrix_kinds({spec: tensor.name for spec, tensor in named.items()})
-        for spec, tensor in named.items():
-            if spec.dtype not in FLOATS:
-                message = f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have"
-                raise CheckpointError("C306", message, self.path)
-            # llama.cpp wants vectors in float32.
-            plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
-            kind = kinds.get(spec) or plain
-            yield GgufTensorPlan(tensor.name, kind, spec.shape, spec, tensor.heads, tensor.add_one)
-        if divisors := self._architecture.frequencies:
-            raw = struct.pack(f"<{len(divisors)}f", *divisors)
-            yield GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw)
-
-    def _matrix_kinds(self, names: Mapping[TensorSpec, str]) -> Mapping[TensorSpec, str | None]:
-        """Return the types of matrices; notes report rows that are no whole blocks.
-
-        A matrix without a type keeps the plan's dtype.
-        """
-        if self.quantize is None:
-            return {}
-        matrices = {spec: name for spec, name in names.items() if len(spec.shape) > 1}
-        rows = {name: spec.shape[-1] for spec, name in matrices.items()}
-        architecture = self._architecture
-        wanted = matrix_types(self.quantize, architecture.name, architecture.facts, rows)
-        kinds = {spec: type_of_rows(wanted[name], rows[name]) for spec, name in matrices.items()}
-        changed = {s: wanted[name] for s, name in matrices.items() if kinds[s] != wanted[name]}
-        if kept := [spec.name for spec in changed if kinds[spec] is None]:
-            self.notes.append(
-                f"{len(kept)} tensors keep the plan's dtype instead of {self.quantize}: their rows "
-                f"are no whole blocks of 32 entries (the first is {quoted(kept[0])})"
-            )
-        if counts := Counter((kinds[s], kind) for s, kind in changed.items() if kinds[s]):
-            shorter = [f"{n} {kind} instead of {other}" for (kind, other), n in counts.items()]
-            self.notes.append(
-                f"tensors with rows that are no whole blocks of 256 entries: {listed(shorter)}"
-            )
-        return kinds
 
     def payloads(
         self,

@@ -6,19 +6,19 @@ A tensor is converted some rows at a time, so that memory doesn't grow with it.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from math import isfinite, prod
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn, final
+from typing import TYPE_CHECKING, NoReturn
 
-from gptailor.build.gguf.metadata import GgufFacts
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS, TensorKind
-from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
+from gptailor.checkpoint.tensor import DTYPE_BITS
 from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
+from gptailor.program.gguf.architecture import GgufFacts
+from gptailor.program.gguf.tensors import GgufTensorPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,40 +29,6 @@ GGUF_ALIGNMENT = 32
 
 _AT_ONCE = 2**20
 """Entries that are converted at once, if a row, or a head's rows, have no more."""
-
-
-@final
-@dataclass(frozen=True)
-class GgufTensorPlan:
-    """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
-
-    `heads` and `add_one` are as in `GgufTensorName`. Without a `source` its bytes are `content`.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    source: TensorSpec | None
-    heads: int = 0
-    add_one: bool = False
-    content: bytes = b""
-
-    @property
-    def size(self) -> int:
-        """The number of its bytes."""
-        kind = KINDS[self.kind]
-        return prod(self.shape) // kind.block * kind.bytes
-
-    @property
-    def spec(self) -> TensorSpec:
-        """The tensor as a stretch of bytes of the file."""
-        return TensorSpec(self.name, "U8", (self.size,))
-
-    @property
-    def is_copy(self) -> bool:
-        """Return whether the tensor's bytes equal its source's."""
-        same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
-        return same and not self.heads and not self.add_one
 
 
 # ------------------------------------------------------------------------------------- the header

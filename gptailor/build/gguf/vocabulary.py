@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gptailor.build.gguf.metadata import GgufFacts
 from gptailor.checkpoint.chat_template import content_of
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
 from gptailor.checkpoint.write.output_file import temporary_folder
+from gptailor.program.gguf.architecture import GgufFacts
 
 _STEPS = {DIGITS_SPLIT: "digits", GPT2_SPLIT: ""}
 _PRE: Mapping[tuple[str, bool], str] = {

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout
+from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.forward.requests import Request
 from gptailor.evaluation.objectives import base
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.program.compile import Compiled
+from gptailor.program.gguf.tensors import weights_size
 from gptailor.program.size import token_cache
 
 
@@ -20,7 +22,7 @@ from gptailor.program.size import token_cache
 class OfPlan(base.PreparedObjective):
     """An objective that needs no samples, measured on headers or by the clock."""
 
-    measure: str
+    stated: Objective
     by: Literal["headers", "clock"]
 
     def requests(self, samples: int) -> Sequence[Request]:
@@ -36,17 +38,24 @@ def prepare_of_plan(objective: Objective, context: base.ObjectiveContext) -> OfP
     """Prepare `parameters()`, `bytes()`, `kv_cache()` or `latency()`."""
     by = OBJECTIVES[objective.name].by
     assert by != "samples"
-    return OfPlan(*base.traits_of(objective), (), objective.name, by)
+    return OfPlan(*base.traits_of(objective), (), objective, by)
 
 
-def size_score(objective: OfPlan, compiled: Compiled, layout: Layout) -> Score:
-    """Return a size, which has no error. Raises ObjectiveError for an unknown size."""
-    if objective.measure == "parameters":
+def size_score(objective: Objective, compiled: Compiled, model: Opened) -> Score:
+    """Return a size of a plan's output, which has no error; `model` is the plan's base.
+
+    Raises ObjectiveError for an unknown KV cache, and CheckpointError (C306) for the size of a GGUF
+    file that llama.cpp couldn't run.
+    """
+    gguf = objective.arguments.get("gguf")
+    if objective.name == "parameters":
         size: int | Refusal = compiled.program.parameters
-    elif objective.measure == "bytes":
+    elif gguf is not None:
+        size = weights_size(compiled, str(gguf).upper(), Path(model.checkpoint.folder))
+    elif objective.name == "bytes":
         size = compiled.program.size
     else:
-        size = token_cache(compiled, layout)
+        size = token_cache(compiled, model.layout)
     if isinstance(size, Refusal):
         raise base.ObjectiveError(size.reason)
     return Score(float(size), 0.0, 0)

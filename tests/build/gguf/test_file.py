@@ -30,6 +30,8 @@ from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_
 from gptailor.cli import main as cli
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.plan.events import BytesDone
+from gptailor.prepare import prepare
+from gptailor.program.gguf.tensors import weights_size
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded
 from tests.tiny import tiny_model, write_tokenizer
@@ -179,6 +181,9 @@ def test_quantised_matrices_are_those_of_llama_cpps_package(here: Path, quantize
         raw = quantised(wanted[name].reshape(-1), KINDS[kind])
         np.testing.assert_array_equal(tensor.data.reshape(-1), raw.reshape(-1), err_msg=name)
     assert read_gguf(file).facts["general.file_type"] == FILE_TYPES[quantize].number
+    found = sum(tensor.n_bytes for tensor in read(file, "llama").values())
+    plan = prepare(gptailor.load("p.tailor"))
+    assert weights_size(plan.compiled, quantize, here) == found
 
 
 def test_long_rows_have_long_blocks(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ without an importance matrix.
 
 from collections.abc import Callable, Iterator, Mapping
 
-from gptailor.build.gguf.metadata import GgufFacts
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS
+from gptailor.program.gguf.architecture import GgufFacts
 
 _Layers = Callable[[int, int], bool]
 """The layers with a type: whether a number of a layer, among so many, is one of them."""

@@ -1,0 +1,127 @@
+"""The tensors of a plan's GGUF file: their names, types and sizes, without a value."""
+
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import final
+
+from gptailor.checkpoint.families.layout import is_constant
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.formats.gguf.kinds import KINDS
+from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
+from gptailor.checkpoint.tensor import FLOATS, TensorSpec
+from gptailor.plan.faults import listed
+from gptailor.program.compile import Compiled
+from gptailor.program.gguf.architecture import WrittenArchitecture
+from gptailor.program.gguf.tensor_types import matrix_types, type_of_rows
+from gptailor.program.program import Program
+
+
+@final
+@dataclass(frozen=True)
+class GgufTensorPlan:
+    """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
+
+    `heads` and `add_one` are as in `GgufTensorName`. Without a `source` its bytes are `content`.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    source: TensorSpec | None
+    heads: int = 0
+    add_one: bool = False
+    content: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        kind = KINDS[self.kind]
+        return prod(self.shape) // kind.block * kind.bytes
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The tensor as a stretch of bytes of the file."""
+        return TensorSpec(self.name, "U8", (self.size,))
+
+    @property
+    def is_copy(self) -> bool:
+        """Return whether the tensor's bytes equal its source's."""
+        same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
+        return same and not self.heads and not self.add_one
+
+
+def weights_size(compiled: Compiled, file_type: str, target: Path) -> int:
+    """Return the bytes of all tensors in a GGUF file of a type, such as `Q4_K_M`.
+
+    Raises CheckpointError (C306) about `target` for a model that llama.cpp can't compute.
+    """
+    architecture = WrittenArchitecture(compiled.config, target)
+    planned, _ = planned_tensors(compiled.program, architecture, file_type)
+    return sum(tensor.size for tensor in planned)
+
+
+def planned_tensors(
+    program: Program, architecture: WrittenArchitecture, file_type: str | None
+) -> tuple[list[GgufTensorPlan], list[str]]:
+    """Return the tensors of a GGUF file in the program's order, and notes about their types.
+
+    Matrices keep the program's dtypes without a `file_type`. Raises CheckpointError (C306) for a
+    tensor that the architecture or the format doesn't have.
+    """
+    # A file has no layers that predict further tokens: no architecture written has places.
+    specs = [output.spec for output in program.outputs if output.place.part != "predictor"]
+    # llama.cpp computes the constants of rotary embeddings.
+    named = {spec: architecture.named(spec.name) for spec in specs if not is_constant(spec.name)}
+    kinds, notes = _matrix_kinds(
+        {spec: tensor.name for spec, tensor in named.items()}, architecture, file_type
+    )
+    planned = []
+    for spec, tensor in named.items():
+        if spec.dtype not in FLOATS:
+            message = f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have"
+            raise CheckpointError("C306", message, architecture.target)
+        # llama.cpp wants vectors in float32.
+        plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
+        kind = kinds.get(spec) or plain
+        planned.append(
+            GgufTensorPlan(tensor.name, kind, spec.shape, spec, tensor.heads, tensor.add_one)
+        )
+    if divisors := architecture.frequencies:
+        raw = struct.pack(f"<{len(divisors)}f", *divisors)
+        planned.append(GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw))
+    return planned, notes
+
+
+def _matrix_kinds(
+    names: Mapping[TensorSpec, str], architecture: WrittenArchitecture, file_type: str | None
+) -> tuple[Mapping[TensorSpec, str | None], list[str]]:
+    """Return the types of matrices; notes report rows that are no whole blocks.
+
+    A matrix without a type keeps the plan's dtype.
+    """
+    if file_type is None:
+        return {}, []
+    matrices = {spec: name for spec, name in names.items() if len(spec.shape) > 1}
+    rows = {name: spec.shape[-1] for spec, name in matrices.items()}
+    wanted = matrix_types(file_type, architecture.name, architecture.facts, rows)
+    kinds = {spec: type_of_rows(wanted[name], rows[name]) for spec, name in matrices.items()}
+    changed = {s: wanted[name] for s, name in matrices.items() if kinds[s] != wanted[name]}
+    return kinds, list(_notes(kinds, changed, file_type))
+
+
+def _notes(
+    kinds: Mapping[TensorSpec, str | None], changed: Mapping[TensorSpec, str], file_type: str
+) -> Iterator[str]:
+    kept: Sequence[str] = [spec.name for spec in changed if kinds[spec] is None]
+    if kept:
+        yield (
+            f"{len(kept)} tensors keep the plan's dtype instead of {file_type}: their rows "
+            f"are no whole blocks of 32 entries (the first is {quoted(kept[0])})"
+        )
+    if counts := Counter((kinds[s], kind) for s, kind in changed.items() if kinds[s]):
+        shorter = [f"{n} {kind} instead of {other}" for (kind, other), n in counts.items()]
+        yield f"tensors with rows that are no whole blocks of 256 entries: {listed(shorter)}"
