@@ -1,8 +1,9 @@
 """Continue prompts with compiled folders in common programs, and compare the results.
 
-The models are of five families: the real SmolLM2-135M, cut, and small random models of four others,
-cut and merged. Each consumer runs in its own environment and continues the same prompts greedily.
-Its continuations should equal transformers'. A consumer without an environment is skipped.
+The models are of six families: the real SmolLM2-135M, cut, also in its vocabulary and in its MLPs;
+small random models of four others, cut and merged; and a small random mixture with half of its
+experts. Each consumer runs in its own environment and continues the same prompts greedily. Its
+continuations should equal transformers'. A consumer without an environment is skipped.
 
     python benchmarks/consumers.py --vllm /tmp/v/bin/python --mlx-lm … --llama.cpp … --lm-eval …
 
@@ -29,7 +30,8 @@ from gptailor.build.compile import compile
 from gptailor.lang.parse import loads
 from gptailor.plan.faults import TailorError
 
-ASK = Path(__file__).parent / "consumer.py"
+ROOT = Path(__file__).parent.parent
+ASK = ROOT / "benchmarks" / "consumer.py"
 CONSUMERS = ("vllm", "mlx-lm", "llama.cpp", "lm-eval")
 TEXTS = (
     "The capital of France is",
@@ -56,18 +58,25 @@ SMALL: Mapping[str, Any] = {
     "pad_token_id": 2,
 }
 """The smallest sizes for vLLM's kernels, with SmolLM2's vocabulary."""
+_MIXTURE = {
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+    "norm_topk_prob": True,
+}
 RANDOM: Mapping[str, Mapping[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
     "mistral": {"sliding_window": None},
     "gemma2": {"query_pre_attn_scalar": 64, "sliding_window": 256},
+    "qwen3_moe": _MIXTURE,
 }
-CUT = """\
+_CUT = """\
 tailor 1
 model base = "./smollm2"
 drop L19, L21, L23
 """
-MERGED = """\
+_MERGED = """\
 tailor 1
 model base = "./{0}-0"
 model other = "./{0}-1"
@@ -75,6 +84,20 @@ L1 from other
 merge(L2 base, L2 other, 0.5)
 drop L4
 """
+_DENSE = ("qwen2", "qwen3", "mistral", "gemma2")
+PLANS: Mapping[str, tuple[str, str]] = {
+    "llama": ("llama", _CUT),
+    "llama, half of the tokens": ("llama", f'{_CUT}vocabulary 24576 on "corpus.txt"\n'),
+    "llama, narrower MLPs": ("llama", f'{_CUT}width 1280 on "corpus.txt" tokens 4096\n'),
+    **{family: (family, _MERGED.format(family)) for family in _DENSE},
+    "qwen3_moe, half of the experts": (
+        "qwen3_moe",
+        f'{_MERGED.format("qwen3_moe")}experts 4 on "corpus.txt" tokens 4096\n',
+    ),
+}
+"""The rows of the table: a family, and a plan of models beside `corpus.txt`."""
+CORPUS = ("README.md", "docs/*.md", "gptailor/plan/*.py")
+"""The text that tokens, neurons and experts are chosen on, in this checkout."""
 
 
 @dataclass(frozen=True)
@@ -93,29 +116,34 @@ def main() -> None:
     )
     for name in CONSUMERS:
         parser.add_argument(f"--{name}", metavar="PYTHON", help=f"a Python with {name}")
-    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="these families")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows of the table")
     given = vars(parser.parse_args())
     pythons = {name: given[name.replace("-", "_")] for name in CONSUMERS}
-    pythons = {"transformers": sys.executable, **{k: v for k, v in pythons.items() if v}}
+    others = {name: str(Path(python).absolute()) for name, python in pythons.items() if python}
+    pythons = {"transformers": sys.executable, **others}
     with tempfile.TemporaryDirectory() as place:
         rows = {
             family: {name: ask(name, python, job, Path(place)) for name, python in pythons.items()}
-            for family, job in jobs(Path(place), given["only"] or ["llama", *RANDOM])
+            for family, job in jobs(Path(place), given["only"] or list(PLANS))
         }
     print_table(rows)
 
 
-def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return the job of each family: its compiled folder and GGUF file, and prompts."""
+def jobs(place: Path, rows: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return the job of each row: its compiled folder and GGUF file, and prompts."""
     from transformers import AutoTokenizer
 
     smollm2.extract(place / "smollm2")
-    for family in families:
+    files = (path for pattern in CORPUS for path in sorted(ROOT.glob(pattern)))
+    corpus = "\n\n".join(path.read_text("utf-8") for path in files)
+    (place / "corpus.txt").write_text(corpus, "utf-8")
+    for number, row in enumerate(rows):
+        family, text = PLANS[row]
         if family != "llama":
             for seed in (0, 1):
                 write_random(family, place / f"{family}-{seed}", seed, place / "smollm2")
-        plan = loads(CUT if family == "llama" else MERGED.format(family), folder=place)
-        folder, gguf = place / f"{family}-out", place / f"{family}-out.gguf"
+        plan = loads(text, folder=place)
+        folder, gguf = place / f"out-{number}", place / f"out-{number}.gguf"
         compile(plan, folder, dtype="float32")
         failure = ""
         try:
@@ -125,7 +153,7 @@ def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]
         tokenizer = AutoTokenizer.from_pretrained(folder)  # splits as its model type does
         prompts = [tokenizer.encode(text) for text in TEXTS]
         job = {"folder": str(folder), "gguf": str(gguf), "prompts": prompts, "tokens": TOKENS}
-        yield family, job | {"no_gguf": failure}
+        yield row, job | {"no_gguf": failure}
 
 
 def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
