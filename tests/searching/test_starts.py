@@ -341,6 +341,26 @@ def test_nested_cuts_go_by_removal_where_there_is_one() -> None:
     assert named["greedy removal on math, 4 layers"] == [3, 9, 11, 20]
 
 
+CUTS = """drop any 1..3 of L2..L9
+vocabulary 100..400 step 100 on "c.txt"
+let n = one of 512, 256
+width n on "c.txt"
+L0..L11 from any of math, code by linear()"""
+
+
+@pytest.mark.parametrize(("room", "tried"), [(math.inf, 2), (60.0, 2), (10.0, 1), (5.0, 0)])
+def test_each_cut_alone_has_its_smallest_size(room: float, tried: int) -> None:
+    given = space_of(loads(HEAD + CUTS), 12)
+    stages = drive(Starts(given, room=room), apart)
+    plans = {called(one): decode(given, one.genome) for stage in stages for one in stage}
+    small = {"width 256 on math": (400, 256), "vocabulary 100 on math": (100, 512)}
+    assert [name for name in plans if name in small] == [*small][:tried]
+    for name, plan in plans.items():
+        sizes = plan.cuts["vocabulary"].size, plan.numbers["n"]
+        assert sizes == small.get(name, (400, 512)), name
+        assert name not in small or len(dropped(plan)) == 1
+
+
 WINDOWS = "drop window 3..5 of L2..L9\nL0..L11 from any of math, code by linear()"
 
 

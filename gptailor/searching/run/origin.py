@@ -144,6 +144,15 @@ class BridgedCut(_OfComposition):
 
 
 @final
+class SmallestSize(_OfComposition):
+    """The smallest open size of one cut, such as `vocabulary`; the other sizes are the largest."""
+
+    kind: Literal["smallest size"] = "smallest size"
+    cut: Literal["vocabulary", "width", "experts"]
+    size: Annotated[int, Field(ge=1)]
+
+
+@final
 class RivalPlan(BuiltClosed):
     """A plan that a person would write, for comparing: a composition with a usual cut."""
 
@@ -195,6 +204,7 @@ TrialOrigin: TypeAlias = (
     | WindowCut
     | BestWindow
     | BridgedCut
+    | SmallestSize
     | RivalPlan
     | BlockAgain
     | RandomPlan
@@ -240,6 +250,8 @@ def origin_words(  # noqa: C901, PLR0911, PLR0912 (a case for each origin)
             return _on(f"best window of {layers}", of)
         case BridgedCut(of=of, rank=rank):
             return _on(f"{_RANKS[rank]} bridged cut", of)
+        case SmallestSize(of=of, cut=cut, size=size):
+            return _on(f"{cut} {size}", of)
         case RivalPlan(of=of, cut=cut):
             return f"{cut} on {composition_words(of)}"
         case BlockAgain(of=of, block=block, times=times):

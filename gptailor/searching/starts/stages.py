@@ -4,8 +4,10 @@ Compositions are the base alone, each other model alone, and uniform merges of a
 two. Their layers are dropped in one of three ways: by block influence (ShortGPT, arXiv 2403.03853),
 as the best contiguous window (arXiv 2403.17887), or by greedy removal from the base (SLEB, arXiv
 2402.09025). If a space has cuts of several sizes, compositions have a cut of the middle size. The
-best composition is then tried with each size, and each cut contains the next smaller one. A plan's
-name contains the way of dropping, and the composition if the space has several compositions.
+best composition is then tried with each size, and each cut contains the next smaller one. Open
+sizes of vocabulary, MLPs and experts are the largest; one plan for each has the smallest one, with
+the fewest layers dropped. A plan's name contains the way of dropping, and the composition if the
+space has several compositions.
 """
 
 import math
@@ -16,6 +18,7 @@ from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 
+from gptailor.plan.plan import CUTS
 from gptailor.searching.run.origin import (
     BestWindow,
     BlockAgain,
@@ -29,6 +32,7 @@ from gptailor.searching.run.origin import (
     PlanLayers,
     RivalPlan,
     SearchedRecipe,
+    SmallestSize,
     StartRecipe,
     StrategyPlan,
     TrialOrigin,
@@ -41,7 +45,7 @@ from gptailor.searching.run.schedule import Start, ToldStart
 from gptailor.searching.space.focus import cut_table
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
-from gptailor.searching.space.table import Table
+from gptailor.searching.space.table import Table, canonical
 from gptailor.searching.starts.blocks import Scan, always_again, scan_of, with_block
 from gptailor.searching.starts.compositions import BASE_ALONE, composed, compositions
 from gptailor.searching.starts.cuts import (
@@ -170,6 +174,7 @@ class Starts:
             uncut = [result for stage in results.values() for result in stage if result.share == 1]
             best = self._best_recipe(uncut)
             yield "best recipe", [self._with_own_cut(best)]
+        yield "smallest sizes", self._smallest_sizes(best)
         if not drops_some(self.space):
             yield "maybe", self._maybe(best)
             if self.recipes is not None:
@@ -322,6 +327,27 @@ class Starts:
     @cached_property
     def _scan(self) -> Scan:
         return scan_of(self.space, int(min(_SCAN, _SCAN_SHARE * self.room) / self._low))
+
+    def _smallest_sizes(self, best: StartRecipe) -> list[Start]:
+        """Return the best composition with each open size of a cut at its smallest, one at a time.
+
+        The fewest layers are dropped. Short room leaves the last sizes out.
+        """
+        cut = nested_cuts(self.space, self._scores(best))[0]
+        starts = []
+        for number, pick in enumerate(self.space.picks):
+            subject = pick.subject
+            name = subject.parameter if subject.role == "let" else subject.role
+            sizes = [option for option in pick.options if isinstance(option, int)]
+            if name not in CUTS or not sizes:
+                continue
+            genome = self._genome(best, cut)
+            picks = genome.picks.copy()
+            picks[number] = pick.options.index(min(sizes))
+            smaller = canonical(self.space.table, genome._replace(picks=picks))
+            origin = SmallestSize(of=self._of(best), cut=name, size=min(sizes))
+            starts.append(Start(origin, smaller, 1.0))
+        return starts[: int(self.room / 6)] if math.isfinite(self.room) else starts
 
     def _bridged(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with the cuts that a bridge closes best.
