@@ -20,7 +20,7 @@ setup: .venv/ready ## The environment in .venv, with all that tests and demo nee
 demo: setup ## Cut a real model, search and heal its family, write a report: five minutes
 	$(BIN)/python examples/demo.py
 
-demo-full: setup ## More plans, llama.cpp, and a search that heals: a quarter of an hour
+demo-full: setup ## More plans, llama.cpp, and a search that heals: half an hour
 	$(BIN)/python examples/demo_full.py
 
 # Bytecode is kept whatever the environment says: modules are compiled once, not in each process.

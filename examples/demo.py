@@ -109,7 +109,7 @@ def main() -> int:
     gptailor("report", shown(folder / "run"), "-o", shown(page), "--force", "--no-continuations")
     print(
         f"\nThe demo took {time.monotonic() - start:.0f} s. Open {shown(page)} in a browser. "
-        "`make demo-full` shows more, in a quarter of an hour."
+        "`make demo-full` shows more, in half an hour; examples/demo_full.txt has its output."
     )
     return 0
 

