@@ -307,6 +307,7 @@ def verdict_words(summary: SearchSummary) -> str:
     if verdict is None or found_row is None or best is None:
         unmet = summary.required is not None and not summary.required.met
         return "There is no best plan." if unmet else "No plan has a score."
+    sizes = any(aim.size for aim in summary.objectives)
     several, numbers = sum(not aim.size for aim in summary.objectives), verdict.numbers
     means = f", mean of {len(numbers)} objectives" if len(numbers) > 1 else ""
     if len(numbers) < several:
@@ -315,7 +316,10 @@ def verdict_words(summary: SearchSummary) -> str:
     paired = f" ({where}, in pairs{means})"
     base, against = _beside_the_base(verdict), verdict.against
     if against is None:
-        return f"There is no starting plan to compare it with.{base}"
+        other = "repaired alike and no larger" if sizes else "repaired alike"
+        return (
+            f"No starting plan {other} meets all requirements, so it is compared with none.{base}"
+        )
     gain, name = _gain(against, verdict.unit), against.origin
     if verdict.better:
         many = verdict.starts

@@ -249,7 +249,10 @@ def test_the_worth_of_a_loss_before_repair_is_said() -> None:
             "The search found nothing better than a starting plan, 'greedy removal'. best.tailor is"
             " a simpler plan within one standard error, trial 2 (greedy removal).",
         ),
-        ({"against": None}, "There is no starting plan to compare it with."),
+        (
+            {"against": None},
+            "No starting plan repaired alike meets all requirements, so it is compared with none.",
+        ),
     ],
 )
 def test_a_tie_is_called_a_tie(changes: dict[str, Any], wanted: str) -> None:
