@@ -5,7 +5,6 @@ router's weight g and the expert's output f(x) (REAP, arXiv 2510.13999). The val
 the hidden states of the whole plan, in one pass. So plans with other drops and numbers share them.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from gptailor.evaluation.kept_tensors import (
 )
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.events import ChoosingBegun, ChoosingEnd, ChoosingStep, OnEvent, ignore_events
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.resolved import Resolved
@@ -93,7 +93,7 @@ class ExpertChooser:
         self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
         self._base = self.table.models["base"]
         self._texts = FitTexts(self.table.models)
-        self._values: OrderedDict[Hashable, tuple[ExpertValues | None, ...]] = OrderedDict()
+        self._values: RecentlyUsed[Hashable, tuple[ExpertValues | None, ...]] = RecentlyUsed()
         self._store = None if anew else TensorStore(kept_home() / "experts", KEPT_BYTES)
 
     def choose(
@@ -120,10 +120,8 @@ class ExpertChooser:
                 on_event(ChoosingBegun(len(undone.layers), cut.size))
                 values = tuple(self._layers(resolved, undone, text, own, on_event))
                 self._keep(kept_key, values)
-            self._values[key] = values
-        self._values.move_to_end(key)
-        while len(self._values) > _KEPT_TEXTS:
-            self._values.popitem(last=False)
+            self._values.put(key, values)
+            self._values.forget(_KEPT_TEXTS)
         groups = routing(self._base.layout, self._base.config).groups
         kept = tuple(() if v is None else v.kept(cut.size, groups) for v in values)
         shares = [v.share(k) for v, k in zip(values, kept, strict=True) if v is not None]

@@ -6,7 +6,6 @@
 import hashlib
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ from gptailor.evaluation.kept_tensors import (
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
+from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.methods import rounding
 from gptailor.plan.events import GapBegun, GapBridged, GapStep, OnEvent, ignore_events
 from gptailor.plan.faults import CodedError
@@ -323,7 +323,7 @@ class Bridger:
         self.layout = table.models["base"].layout
         self._config = configuration(table.models["base"].config)
         self._texts = FitTexts(table.models)
-        self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
+        self._fits: RecentlyUsed[Hashable, FittedBridge] = RecentlyUsed()
         self._store = None if anew else TensorStore(kept_home() / "bridged", KEPT_BYTES)
 
     def bridges(
@@ -356,29 +356,25 @@ class Bridger:
                 start = content_keys.piece((*undone.begin, *undone.others))
                 layers = (undone.layers[: gap.end], tuple(own[: gap.start + 1]))
                 key = (start, *layers, text, gap.ridge)
-                if key not in self._fits:
+                bridge = self._fits.get(key)
+                if bridge is None:
                     kept_key = self._kept_key(undone, own, gap, text)
-                    new = self._kept(kept_key, text)
-                    if new is None:
+                    bridge = self._kept(kept_key, text)
+                    if bridge is None:
                         on_event(GapBegun(gap))
                         if walk is None or walk.batches is not text.batches:
                             walk = Walk(
                                 undone, undropped, self.table, self.live, text.batches, self.place
                             )
-                        new = self._fit(walk, gap, own, text, on_event)
-                        self._keep(kept_key, new)
-                        on_event(GapBridged(gap, new.tokens, new.explained, new.held_out))
-                    self._fits[key] = new
-                self._fits.move_to_end(key)
-                bridge = self._fits[key]
+                        bridge = self._fit(walk, gap, own, text, on_event)
+                        self._keep(kept_key, bridge)
+                        on_event(GapBridged(gap, bridge.tokens, bridge.explained, bridge.held_out))
+                    self._fits.put(key, bridge, content_keys.size_of(bridge.tensors.values()))
                 own[gap.start] = self.table.fitted(_before(gap, own), bridge.tensors)
                 yield gap, bridge
         finally:
             self.reserve(0)
-        size = sum(content_keys.size_of(fit.tensors.values()) for fit in self._fits.values())
-        while size > KEPT_FITS:
-            _, oldest = self._fits.popitem(last=False)
-            size -= content_keys.size_of(oldest.tensors.values())
+        self._fits.forget(KEPT_FITS)
 
     def _fit(
         self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText, on_event: OnEvent

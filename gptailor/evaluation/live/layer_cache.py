@@ -1,7 +1,6 @@
 """Layers' tensors on the device: all of them, or as many as fit."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from gptailor.evaluation.live.content_keys import Content, size_of
 from gptailor.evaluation.live.template import NamedTensors, fill_module
+from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.faults import TailorError
 
 LayerTensors = dict[str, Tensor]
@@ -33,9 +33,8 @@ class LayerCache:
     def __init__(self, make: Make, merged: int) -> None:
         self.make = make
         self.merged = merged
-        self.bytes = 0
         self._kept: dict[Content, LayerTensors] = {}
-        self._merged: OrderedDict[Content, LayerTensors] = OrderedDict()
+        self._merged: RecentlyUsed[Content, LayerTensors] = RecentlyUsed()
 
     def get(self, content: Content) -> LayerTensors:
         """Return the layer's tensors, the same objects while they are kept."""
@@ -43,14 +42,11 @@ class LayerCache:
             if content not in self._kept:
                 self._kept[content] = self.make(content)
             return self._kept[content]
-        if content not in self._merged:
-            self._merged[content] = self.make(content)
-            self.bytes += content.made
-        layer = self._merged[content]
-        self._merged.move_to_end(content)
-        while self.bytes > self.merged:
-            oldest, _ = self._merged.popitem(last=False)
-            self.bytes -= oldest.made
+        layer = self._merged.get(content)
+        if layer is None:
+            layer = self.make(content)
+            self._merged.put(content, layer, content.made)
+            self._merged.forget(self.merged, 0)
         return layer
 
 

@@ -6,7 +6,6 @@ addresses as torch's own do. (transformers maps files into memory as they are; s
 kernels round otherwise there, by 1e-7.)
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from gptailor.evaluation.live.content_keys import (
 )
 from gptailor.evaluation.live.language import language_model
 from gptailor.evaluation.live.template import ModelTemplate, NamedTensors, decoder_layers
+from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.program.devices import device_of
@@ -117,7 +117,7 @@ class Stitcher:
         self.table = ContentTable(models)
         self._base = models["base"]
         self.tensors = TensorMaker(self.device, keep=memory is None)
-        self._templates: OrderedDict[Hashable, ModelTemplate] = OrderedDict()
+        self._templates: RecentlyUsed[Hashable, ModelTemplate] = RecentlyUsed()
         self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
         self._cache: layer_cache.LayerCache | None = None
         self._stream: layer_cache.LayerStream | None = None
@@ -211,14 +211,12 @@ class Stitcher:
     def _template(self, contents: ModelContents) -> ModelTemplate:
         """Return the template around the layers. The latest unused templates stay, if they fit."""
         key = _surrounding(contents)
-        if key not in self._templates:
-            self._templates[key] = ModelTemplate(contents, self._base, self.tensors, self.dtype)
-        self._templates.move_to_end(key)
-        room = self.merged // SURROUNDINGS if self._stream is None else 0
-        templates = self._templates.values()
-        while len(templates) > 1 and sum(template.size for template in templates) > room:
-            self._templates.popitem(last=False)
-        return self._templates[key]
+        template = self._templates.get(key)
+        if template is None:
+            template = ModelTemplate(contents, self._base, self.tensors, self.dtype)
+            self._templates.put(key, template, template.size)
+        self._templates.forget(self.merged // SURROUNDINGS if self._stream is None else 0)
+        return template
 
     def _make(self, content: Content) -> layer_cache.LayerTensors:
         with torch.inference_mode(mode=False), torch.no_grad():

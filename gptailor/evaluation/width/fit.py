@@ -5,7 +5,6 @@ share the fits. Fits on the states of a narrow plan gave a higher loss (docs/wid
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -36,6 +35,7 @@ from gptailor.evaluation.kept_tensors import (
 )
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
+from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.evaluation.width.neurons import kept_neurons, sums_of_kept, working_size
 from gptailor.plan.events import NarrowingBegun, NarrowingEnd, NarrowingStep, OnEvent, ignore_events
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
@@ -97,7 +97,7 @@ class Narrower:
         self.reserve = stitcher.reserve
         self.layout = self.table.models["base"].layout
         self._texts = FitTexts(self.table.models)
-        self._fits: OrderedDict[Hashable, FittedWidth] = OrderedDict()
+        self._fits: RecentlyUsed[Hashable, FittedWidth] = RecentlyUsed()
         self._store = None if anew else TensorStore(kept_home() / "narrowed", KEPT_BYTES)
 
     def fit(self, resolved: Resolved, on_event: OnEvent = ignore_events) -> FittedWidth:
@@ -115,7 +115,8 @@ class Narrower:
         )  # fmt: skip
         start = content_keys.piece((*undone.begin, *undone.others))
         key = (start, undone.layers, text, cut.size, _ridge(cut))
-        if key not in self._fits:
+        fitted = self._fits.get(key)
+        if fitted is None:
             kept_key = self._kept_key(undone, cut, text)
             fits = self._kept(kept_key, len(undone.layers))
             if fits is None:
@@ -129,12 +130,11 @@ class Narrower:
             pairs = zip(undone.layers, fits, strict=True)
             layers = tuple(self._tensors(content, fit) for content, fit in pairs)
             held_out = tuple(fit.held_out for fit in fits)
-            self._fits[key] = fitted = FittedWidth(layers, text.digest, text.tokens, held_out)
+            fitted = FittedWidth(layers, text.digest, text.tokens, held_out)
+            self._fits.put(key, fitted, fitted.size)
+            self._fits.forget(KEPT_FITS)
             on_event(NarrowingEnd(cut.size, text.tokens, fitted.recovered))
-        self._fits.move_to_end(key)
-        while len(self._fits) > 1 and sum(f.size for f in self._fits.values()) > KEPT_FITS:
-            self._fits.popitem(last=False)
-        return self._fits[key]
+        return fitted
 
     def _layers(
         self,

@@ -1,0 +1,36 @@
+"""Values in memory: the ones unused for longest leave first."""
+
+from gptailor.evaluation.recently_used import RecentlyUsed
+
+
+def filled() -> RecentlyUsed[str, int]:
+    kept = RecentlyUsed[str, int]()
+    for number, name in enumerate("abc"):
+        kept.put(name, number, 10)
+    return kept
+
+
+def names(kept: RecentlyUsed[str, int]) -> str:
+    return "".join(name for name in "abc" if kept.get(name) is not None)
+
+
+def test_a_use_keeps_a_value_longer() -> None:
+    kept = filled()
+    assert kept.get("a") == 0
+    kept.forget(29)
+    assert kept.size == 20
+    assert names(kept) == "ac"
+
+
+def test_what_fits_stays() -> None:
+    kept = filled()
+    kept.forget(30)
+    assert names(kept) == "abc"
+
+
+def test_the_latest_value_stays_however_large() -> None:
+    kept = filled()
+    kept.forget(0)
+    assert names(kept) == "c"
+    kept.forget(0, least=0)
+    assert (names(kept), kept.size) == ("", 0)
