@@ -84,6 +84,9 @@ L1 from other
 merge(L2 base, L2 other, 0.5)
 drop L4
 """
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "qwen3_moe": {"num_experts": _MIXTURE["num_experts"], "rope_theta": 10_000.0}
+}
 _DENSE = ("qwen2", "qwen3", "mistral", "gemma2")
 PLANS: Mapping[str, tuple[str, str]] = {
     "llama": ("llama", _CUT),
@@ -166,6 +169,11 @@ def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
     model = AutoModelForCausalLM.from_config(config)
     randomise(model, seed)
     model.float().save_pretrained(folder)
+    if family in PUBLISHED:  # transformers 5 writes other keys than the published models have
+        file = folder / "config.json"
+        settings = json.loads(file.read_text("utf-8"))
+        settings = {name: value for name, value in settings.items() if name != "num_local_experts"}
+        file.write_text(json.dumps(settings | PUBLISHED[family]), "utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((words / name).read_bytes())
 
