@@ -1,7 +1,7 @@
 """A plan into a model folder: `compile`, with all its steps in order.
 
 load → check → open → check_models → compile_plan → fetch     (`gptailor.prepare`)
-     → hold to the lock → fit MLPs and bridges, heal → write → record
+     → hold to the lock → fit MLPs and bridges, heal → weigh columns → write → record
 """
 
 import os
@@ -17,12 +17,13 @@ from gptailor.build.lock_recording import Recording, at_locked_commits
 from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.update import Update
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
-from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
+from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
+from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
@@ -30,8 +31,10 @@ from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
     from gptailor.evaluation.bridge.fit import FittedBridge
+    from gptailor.evaluation.bridge.states import CalibrationText
     from gptailor.evaluation.experts import ChosenExperts
     from gptailor.evaluation.heal.heal import HealedLayers
+    from gptailor.evaluation.importance import ImportanceMatrix
     from gptailor.evaluation.repair import Fitted
     from gptailor.evaluation.repair_estimate import RepairEstimate
     from gptailor.evaluation.width.fit import FittedWidth
@@ -92,6 +95,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     dtype: str | None = None,
     quantize: str | None = None,
     gguf: Sequence[str] = (),
+    imatrix: str | Path | None = None,
     force: bool = False,
     locked: Lock | str | Path | None = None,
     locking: bool = False,
@@ -115,8 +119,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
     An output called `….gguf` is one file for llama.cpp. `quantize` is its type, such as `q4_k_m`;
     by default its matrices have the plan's dtype. `gguf` are types of files that are written beside
-    a folder: `out-Q4_K_M.gguf` beside `out`. Each output is complete or missing. A `dry_run` makes
-    all checks that come before the first byte, and writes, fetches and computes nothing.
+    a folder: `out-Q4_K_M.gguf` beside `out`. `imatrix` is a calibration text: the finished plan
+    reads 16,384 tokens of it, and the mean squares of the matrices' inputs weigh the errors of
+    quantisation. Each output is complete or missing. A `dry_run` makes all checks that come before
+    the first byte, and writes, fetches and computes nothing.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.
@@ -134,7 +140,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         from gptailor.program.devices import device_of
 
         device_of(compute.device)  # refuses a missing one
-    destinations = tuple(_destinations(prepared, Path(output), quantize, gguf))
+    text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
+    destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
     if not dry_run:
         for destination in destinations:
             destination.remove_leftovers()
@@ -150,18 +157,20 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if dry_run:
         first, *rest = map(_planned, destinations, updates)
         notes = (*first.notes, message) if message else first.notes
-        estimates = _estimates(prepared, compute)
+        estimates = _estimates(prepared, compute, text)
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
 
     fitted = fit_tensors(
         prepared, device=compute.device, memory=byte_count(compute.memory), on_event=on_event
     )
+    importance = _importance(prepared, text, fitted, compute, on_event)
     progress = counting_bytes(on_event)
     first, *rest = (
         _written(
             destination,
             update,
             fitted,
+            importance,
             compute,
             force=force,
             lock=lock,
@@ -191,6 +200,7 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
     destination: Destination,
     update: Update | None,
     fitted: "Fitted | None",
+    importance: "ImportanceMatrix | None",
     compute: ComputeOptions,
     *,
     force: bool,
@@ -209,6 +219,7 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
         contents = Contents(
             payload_of=update.reusing(payload_of) if update else payload_of,
             fitted=fitted,
+            importance=importance,
             recording=recording,
             check_unchanged=lambda: refuse_changed(read),
             progress=recording.watching(progress) if recording else progress,
@@ -232,25 +243,76 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
     return written if cut is None else replace(written, vocabulary=cut.report)
 
 
-def _estimates(prepared: Prepared, compute: ComputeOptions) -> "tuple[RepairEstimate, ...]":
-    """Return the estimated cost of bridging and healing; () without them, and without torch."""
-    if not prepared.repaired or not installed("torch"):
+def _estimates(
+    prepared: Prepared, compute: ComputeOptions, text: "CalibrationText | None"
+) -> "tuple[RepairEstimate, ...]":
+    """Return the estimated cost of fits, healing and an importance matrix; () without torch."""
+    if not (prepared.repaired or text) or not installed("torch"):
         return ()
     from gptailor.evaluation.repair_estimate import repair_estimates
 
     return tuple(
-        repair_estimates(prepared, device=compute.device, memory=byte_count(compute.memory))
+        repair_estimates(
+            prepared,
+            device=compute.device,
+            memory=byte_count(compute.memory),
+            importance_tokens=0 if text is None else text.tokens,
+        )
+    )
+
+
+def _importance_text(
+    prepared: Prepared, text: str | Path | None, output: Path, types: Sequence[str | None]
+) -> "CalibrationText | None":
+    """Return the text of an importance matrix for GGUF files of some types; None without a text.
+
+    Raises CheckpointError (C306) if the matrix changes none of them, CalibrationError for an
+    unusable text.
+    """
+    if text is None:
+        return None
+    kinds = [quantised_kind(kind) for kind in types]
+    if not any(map(is_weighted, kinds)):
+        got = listed([kind.lower() for kind in kinds if kind is not None]) or "no type"
+        message = f"expected a type that an importance matrix changes, got {got}"
+        help_ = "add a quantised GGUF file such as q4_k_m, or leave the importance matrix out"
+        raise CheckpointError("C306", message, output, help_)
+    require("torch", "an importance matrix")
+    from gptailor.evaluation.importance import importance_text
+
+    return importance_text(prepared, Path(text))
+
+
+def _importance(
+    prepared: Prepared,
+    text: "CalibrationText | None",
+    fitted: "Fitted | None",
+    compute: ComputeOptions,
+    on_event: OnEvent,
+) -> "ImportanceMatrix | None":
+    """Return the importance matrix of a plan with its fitted tensors; None without a text."""
+    if text is None:
+        return None
+    from gptailor.evaluation.importance import importance_matrix
+
+    device, memory = compute.device, byte_count(compute.memory)
+    return importance_matrix(
+        prepared, text, fitted, device=device, memory=memory, on_event=on_event
     )
 
 
 def _destinations(
-    prepared: Prepared, path: Path, quantize: str | None, gguf: Sequence[str]
+    prepared: Prepared,
+    path: Path,
+    quantize: str | None,
+    gguf: Sequence[str],
+    text: "CalibrationText | None",
 ) -> Iterator[Destination]:
     """Return the output's destination, and those of GGUF files beside a folder.
 
     Raises CheckpointError (C306), also for a type that is given twice.
     """
-    yield destination_of(prepared, path, quantize)
+    yield destination_of(prepared, path, quantize, text)
     if not gguf:
         return
     kinds = [quantised_kind(kind) or "" for kind in gguf]
@@ -267,20 +329,23 @@ def _destinations(
         raise CheckpointError("C306", message, path, "name another folder")
     beside = path if path.name == folder.name else folder
     for kind in kinds:
-        yield destination_of(prepared, beside.with_name(f"{folder.name}-{kind}.gguf"), kind)
+        file = beside.with_name(f"{folder.name}-{kind}.gguf")
+        yield destination_of(prepared, file, kind, text)
 
 
-def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Destination:
+def destination_of(
+    prepared: Prepared, path: Path, quantize: str | None, text: "CalibrationText | None" = None
+) -> Destination:
     """Return the destination that a path names: a GGUF file by its suffix, else a folder.
 
-    Raises CheckpointError (C306) for a type of a folder's tensors, and for models that can't be
-    written as GGUF.
+    `text` is that of an importance matrix. Raises CheckpointError (C306) for a type of a folder's
+    tensors, and for models that can't be written as GGUF.
     """
     if path.suffix.lower() == ".gguf":
         from gptailor.build.gguf.file import GgufFile
 
         with packages_needed("a GGUF file"):
-            return GgufFile(prepared, path, quantize)
+            return GgufFile(prepared, path, quantize, text)
     if quantize is not None:
         message = f"expected a file that ends in .gguf for {quantize!r}, got a folder"
         raise CheckpointError("C306", message, path, "name the output `….gguf`")

@@ -18,6 +18,7 @@ from gptailor.checkpoint.write.writer import check_target, free_space, located, 
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
+    from gptailor.evaluation.importance import ImportanceMatrix
     from gptailor.evaluation.repair import Fitted
 
 
@@ -27,13 +28,15 @@ class Contents:
     """The contents of an output, and the conditions of its writing.
 
     `payload_of` gives the bytes of each tensor of the program. `fitted` are the results of bridges
-    and healing, for the model card. `recording` takes down the digests
-    for a lock. `check_unchanged` raises CheckpointError for a source that changed meanwhile.
-    `progress` receives bytes of the folder that the plan makes, whatever the destination is.
+    and healing, for the model card. `importance` is the importance matrix of GGUF files.
+    `recording` takes down the digests for a lock. `check_unchanged` raises CheckpointError for a
+    source that changed meanwhile. `progress` receives bytes of the folder that the plan makes,
+    whatever the destination is.
     """
 
     payload_of: Callable[[TensorSpec], Payload]
     fitted: "Fitted | None"
+    importance: "ImportanceMatrix | None"
     recording: Recording | None
     check_unchanged: Callable[[], None]
     progress: ByteProgress

@@ -168,8 +168,17 @@ def lock_differences(expected: Measurement, actual: Measurement) -> Iterator[Dif
 
 def gguf_differences(lock: Lock, gguf: LockedGguf) -> Iterator[Difference]:
     """Yield the differences of a GGUF file from a lock that has an entry for its type."""
-    if lock.gguf is not None and lock.gguf.quantize == gguf.quantize:
-        yield from lock_differences(Measurement.of_gguf(lock.gguf), Measurement.of_gguf(gguf))
+    locked = lock.gguf
+    if locked is None or locked.quantize != gguf.quantize:
+        return
+    if (locked.imatrix is None) != (gguf.imatrix is None):
+        has, lacks = ("the lock", "the file") if gguf.imatrix is None else ("the file", "the lock")
+        words = f"{has} has an importance matrix, and {lacks} has none"
+        yield Difference("file", "imatrix", words)
+    elif locked.imatrix != gguf.imatrix:
+        words = "the text of the importance matrix is not the one that was locked"
+        yield Difference("file", "imatrix", words)
+    yield from lock_differences(Measurement.of_gguf(locked), Measurement.of_gguf(gguf))
 
 
 def _pairs(

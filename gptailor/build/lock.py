@@ -70,10 +70,12 @@ LockedTexts = Annotated[Several[LockedText], BeforeValidator(_listed)]
 class LockedGguf(Closed):
     """The plan's output as a GGUF file: the requested type, the metadata, the tensors.
 
-    `facts` is a digest of its metadata. A tensor's `dtype` is GGUF's name of its type (`Q8_0`).
+    `imatrix` is the text of an importance matrix. `facts` is a digest of the metadata. A tensor's
+    `dtype` is GGUF's name of its type (`Q8_0`).
     """
 
     quantize: str | None = None
+    imatrix: LockedText | None = None
     facts: Sha256
     tensors: dict[str, TensorDigest]
 

@@ -296,7 +296,7 @@ def plan_seen_from(
     """Return a plan, open or closed, with the opened models, its paths as seen from the target."""
 
     def seen(file: str) -> str:
-        return _from(target, calibration_path(plan, file))
+        return path_from(target, calibration_path(plan, file))
 
     used: dict[str, Any] = {
         "models": {name: _seen_from(plan, opened, commits, name, target) for name in plan.models},
@@ -337,11 +337,12 @@ def _seen_from(
 
 def _source(target: Path | None, path: Path) -> str:
     """Return a path as seen from the target, in the form that a plan has for local paths."""
-    shown = _from(target, path)
+    shown = path_from(target, path)
     return shown if shown.startswith((".", "/")) else f"./{shown}"
 
 
-def _from(target: Path | None, path: Path) -> str:
+def path_from(target: Path | None, path: Path) -> str:
+    """Return a path as seen from the target; the absolute path without a target."""
     real = os.path.realpath(path)
     return real if target is None else os.path.relpath(real, target.resolve())
 

@@ -116,6 +116,8 @@ class CompiledOutput(ABC):
     locked: Measurement | None
     tensors: DigestedTensors
     settings: MeasuredSettings
+    decided = "fitted or healed"
+    """Words for the tensors of `fitted_names`."""
     checkpoint: Checkpoint | None = None
     damage: Difference | None = None
 

@@ -228,7 +228,7 @@ class Verification:
             reason, skipped = "", frozenset()
         fitted = None
         if reason:
-            self.found.unverified.append(f"{len(skipped)} fitted or healed tensors: {reason}")
+            self.found.unverified.append(f"{len(skipped)} {self.output.decided} tensors: {reason}")
         else:
             fitted = out.fit_tensors(prepared, anew=True, on_event=self._on_event)
         remade = self.output.remade(prepared, fitted, skipped).digests(crew, progress)

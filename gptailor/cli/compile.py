@@ -54,6 +54,10 @@ class QuantisedType(click.ParamType[str]):
 @click.option("--gguf", type=QuantisedType(), multiple=True, metavar="TYPE",
               help="Also write a .gguf file of this type beside the folder: DIR-Q4_K_M.gguf. "
               "May be repeated.")  # fmt: skip
+@click.option("--imatrix", type=click.Path(path_type=Path), metavar="TEXT",
+              help="Weigh the errors of quantised GGUF files by an importance matrix: the mean "
+              "squares of the inputs of the finished plan's matrices on 16,384 tokens of this "
+              "calibration text.")  # fmt: skip
 @click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
               help="The maximum number of bytes of a weights file.")  # fmt: skip
 @click.option("--force", is_flag=True,
@@ -90,6 +94,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     lock_file: Path | None,
     quantize: str | None,
     gguf: tuple[str, ...],
+    imatrix: Path | None,
     **means: Any,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
@@ -113,6 +118,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         raise click.UsageError("--quantize is for an output called NAME.gguf")
     if gguf and output.suffix.lower() == ".gguf":
         raise click.UsageError("--gguf is for an output folder; --quantize is for NAME.gguf")
+    if imatrix is not None and quantize is None and not gguf:
+        raise click.UsageError("--imatrix is for quantised GGUF files; add --gguf or --quantize")
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
     from gptailor.build.compile import ComputeOptions, compile
     from gptailor.build.lock_recording import at_locked_commits
@@ -126,8 +133,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     options.say_faults(prepared.warnings)
     if dry_run:
         planned = compile(
-            prepared, output, quantize=quantize, gguf=gguf, force=force, locked=held_to,
-            dry_run=True, compute=compute,
+            prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
+            locked=held_to, dry_run=True, compute=compute,
         )  # fmt: skip
         options.print_dry_run(prepared, planned)
         _say_update(planned, before=True)
@@ -136,8 +143,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     options.keep_memory()
     with options.bytes_bar(prepared.size * (1 + len(gguf))) as advance:
         written = compile(
-            prepared, output, quantize=quantize, gguf=gguf, force=force, locked=held_to,
-            locking=lock, compute=compute,
+            prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
+            locked=held_to, locking=lock, compute=compute,
             on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
         )  # fmt: skip
     _say_cuts(written)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, final
@@ -18,6 +18,8 @@ from gptailor.plan.events import (
     HealingReused,
     HealingStart,
     HealStep,
+    ImportanceStep,
+    LayerStep,
     NarrowingBegun,
     NarrowingStep,
     TeacherAnswered,
@@ -42,6 +44,14 @@ def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None
             receiver(event)
 
     return on_event
+
+
+_STEPS: Mapping[type[LayerStep], str] = {
+    NarrowingStep: "narrowing",
+    ChoosingStep: "comparing experts",
+    ImportanceStep: "importance matrix",
+}
+"""The words for measurements of layers."""
 
 
 @final
@@ -71,7 +81,7 @@ class RepairLines:
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
         match event:
-            case NarrowingBegun() | NarrowingStep() | ChoosingBegun() | ChoosingStep():
+            case NarrowingBegun() | ChoosingBegun() | LayerStep():
                 self._cutting(event)
             case GapBegun(gap) if self._due(end=self._every_gap):
                 self._say(f"bridging {gap.name}")
@@ -99,16 +109,14 @@ class RepairLines:
             case _:
                 pass
 
-    def _cutting(
-        self, event: NarrowingBegun | NarrowingStep | ChoosingBegun | ChoosingStep
-    ) -> None:
+    def _cutting(self, event: NarrowingBegun | ChoosingBegun | LayerStep) -> None:
         match event:
             case NarrowingBegun(layers, width):
                 line = f"narrowing {layers} MLPs to {width:,} neurons"
             case ChoosingBegun(layers, experts):
                 line = f"comparing the experts of {layers} layers, of which {experts:,} stay"
             case _:
-                what = "narrowing" if isinstance(event, NarrowingStep) else "comparing experts"
+                what = _STEPS[type(event)]
                 left = duration(event.seconds_left)
                 line = f"{what}: layer {event.done} of {event.total}, {left} left"
         begins = isinstance(event, NarrowingBegun | ChoosingBegun)

@@ -9,6 +9,7 @@ __all__ = [
     "experts",
     "gguf_tokenizer",
     "heal",
+    "importance",
     "live",
     "objectives",
     "repair",

@@ -142,7 +142,8 @@ class ExpertChooser:
         def step(done: int, total: int, seconds_left: float) -> None:
             on_event(ChoosingStep(done, total, seconds_left))
 
-        return measured_layers(undone, resolved, "experts", lambda _: _values_of(walk, own), step)
+        slots = resolved.undone.kept
+        return measured_layers(undone, slots, "experts", lambda _: _values_of(walk, own), step)
 
     # ---------------------------------------------------------------------------------- on the disk
 

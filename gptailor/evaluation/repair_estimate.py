@@ -71,8 +71,8 @@ def bridged_tokens(plan: Plan) -> int:
 class RepairEstimate:
     """The estimated cost of a plan's cuts, of its bridges or of its healing.
 
-    `what` is `choosing experts`, `narrowing`, `bridging` or `healing`. `bytes` are those on the
-    device, weights included.
+    `what` is `choosing experts`, `narrowing`, `bridging`, `healing` or `importance matrix`. `bytes`
+    are those on the device, weights included.
     """
 
     what: str
@@ -82,9 +82,15 @@ class RepairEstimate:
 
 
 def repair_estimates(
-    prepared: Prepared, *, device: str = "cpu", memory: int | None = None
+    prepared: Prepared,
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    importance_tokens: int = 0,
 ) -> list[RepairEstimate]:
     """Estimate time and memory of a prepared plan's fits and healing. No weight is read.
+
+    With `importance_tokens` an importance matrix of so many tokens counts too.
 
     A pass through a layer takes two operations for each parameter and token. The speed of the
     device is measured by products of matrices that are as wide as the model. `memory` bounds the
@@ -125,6 +131,14 @@ def repair_estimates(
         own = HealingMemory(contents, prepared.healing, dtype, length, memory).bytes
         size = dtype.itemsize * parameters + own
         found.append(RepairEstimate("healing", tokens, seconds, min(size, memory or size)))
+    if importance_tokens:
+        own = prepared.output_size.parameters
+        seconds = 2 * own * importance_tokens / _speed(width, torch.float32, where)
+        size = 4 * own + 4 * importance_tokens * width
+        weighing = RepairEstimate(
+            "importance matrix", importance_tokens, seconds, min(size, memory or size)
+        )
+        found.append(weighing)
     return found
 
 

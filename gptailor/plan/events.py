@@ -101,6 +101,11 @@ class ChoosingEnd:
 
 
 @final
+class ImportanceStep(LayerStep):
+    """The importance matrix has the matrices of so many layers."""
+
+
+@final
 @dataclass(frozen=True)
 class GapBegun:
     """A gap's bridge is about to be fitted."""
@@ -239,6 +244,7 @@ Event: TypeAlias = (
     | NarrowingEnd
     | ChoosingBegun
     | ChoosingStep
+    | ImportanceStep
     | ChoosingEnd
     | GapBegun
     | GapStep

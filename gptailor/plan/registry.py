@@ -338,6 +338,8 @@ WIDTH_RIDGE = 0.1
 """Default ridge of a narrower MLP."""
 EXPERT_TOKENS = 16_384
 """Default number of calibration tokens that choose experts."""
+IMPORTANCE_TOKENS = 16_384
+"""The number of tokens of an importance matrix, unless its text has fewer."""
 
 HEAL_TOKENS = 200_000
 """Default number of tokens that a plan is healed on."""

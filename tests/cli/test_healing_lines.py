@@ -12,6 +12,7 @@ from gptailor.plan.events import (
     GapBegun,
     GapStep,
     HealingEnd,
+    ImportanceStep,
     LayerStep,
     NarrowingBegun,
     NarrowingStep,
@@ -103,6 +104,16 @@ def test_a_cut_reports_its_layers(
     for layer in (1, 7, 8):
         lines(step(layer, begun.layers, 10.0 * (begun.layers - layer)))
     assert said == expected
+
+
+def test_an_importance_matrix_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([11.0, 11.0, 12.0])
+    monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    said: list[str] = []
+    lines = RepairLines(said.append, every_gap=True)
+    for layer in (3, 4):
+        lines(ImportanceStep(layer, 30, 20.0))
+    assert said == ["importance matrix: layer 3 of 30, 20 s left"]
 
 
 def test_a_long_fit_of_a_bridge_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +17,19 @@ from gptailor.build.destination import Contents, Destination
 from gptailor.build.differences import gguf_differences, refuse
 from gptailor.build.gguf.values import GGUF_ALIGNMENT, gguf_package, gguf_payload, header_bytes
 from gptailor.build.gguf.vocabulary import vocabulary_facts
-from gptailor.build.lock import Lock, LockedGguf
+from gptailor.build.lock import Lock, LockedGguf, LockedText
 from gptailor.build.lock_recording import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.build.update import Update, entries_of, record_written
+from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
-from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, quantised_kind
+from gptailor.checkpoint.formats.gguf.kinds import (
+    FILE_TYPES,
+    KINDS,
+    is_weighted,
+    quantised_kind,
+)
 from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensors
@@ -31,19 +38,25 @@ from gptailor.checkpoint.write.tensors import Crew, Shard
 from gptailor.checkpoint.write.writer import write_file
 from gptailor.prepare import Prepared, all_declared
 from gptailor.program.gguf.architecture import GgufFacts, WrittenArchitecture
-from gptailor.program.gguf.tensors import planned_tensors
+from gptailor.program.gguf.tensors import GgufTensorPlan, planned_tensors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gptailor.evaluation.bridge.states import CalibrationText
+    from gptailor.evaluation.importance import ImportanceMatrix
     from gptailor.evaluation.repair import Fitted
 
 PLAN_KEY = "gptailor.plan"
 LOCK_KEY = "gptailor.lock"
 QUANTIZE_KEY = "gptailor.quantize"
+TEXT_KEY = "quantize.imatrix.dataset"
 
 _UNLOCKED = frozenset(
-    {"general.name", "general.description", "general.license", PLAN_KEY, LOCK_KEY}
+    {"general.name", "general.description", "general.license", PLAN_KEY, LOCK_KEY, TEXT_KEY}
 )
-"""Keys that a lock ignores: the file's name, gptailor's version, the license, and the lock."""
+"""Keys that a lock ignores: the file's name, gptailor's version, the license, paths, and the lock.
+"""
 
 _VERSION = 2
 """The version of llama.cpp's blocks."""
@@ -53,15 +66,23 @@ _VERSION = 2
 class GgufFile(Destination):
     """One GGUF file for llama.cpp: its metadata and tensors, no value computed.
 
+    `text` is the text of an importance matrix; it is None for types that the matrix doesn't change.
     Raises CheckpointError: C110 without the package `gguf`, C306 for a model or a value that
     llama.cpp or the format doesn't have; ValueError for an unknown type.
     """
 
     single = True
 
-    def __init__(self, prepared: Prepared, path: Path, quantize: str | None = None) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        path: Path,
+        quantize: str | None = None,
+        text: "CalibrationText | None" = None,
+    ) -> None:
         super().__init__(prepared, path)
         self.quantize = quantised_kind(quantize)
+        self.text = text if is_weighted(self.quantize) else None
         gguf_package(path)
         config = out.config(prepared)
         self._architecture = WrittenArchitecture(config, path)
@@ -70,13 +91,19 @@ class GgufFile(Destination):
         vocabulary, notes = vocabulary_facts(files, config, path)
         self.notes = [*self._architecture.notes, *notes]
         program = prepared.compiled.program
-        planned, of_types = planned_tensors(program, self._architecture, self.quantize)
+        weighted = self.text is not None
+        planned, of_types = planned_tensors(
+            program, self._architecture, self.quantize, weighted=weighted
+        )
         self.notes += of_types
         self.tensors = {tensor.name: tensor for tensor in planned}
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
         self.facts[PLAN_KEY] = out.used_plan_text(prepared, path.parent)
         if self.quantize is not None:
             self.facts[QUANTIZE_KEY] = self.quantize
+        if self.text is not None:
+            self.facts |= self._of_importance(self.text)
+            self.notes.append(f"quantised with {self._matrix_in_words(self.text)}")
 
     @property
     def size(self) -> int:
@@ -112,11 +139,13 @@ class GgufFile(Destination):
         self,
         make: Callable[[TensorSpec], Payload],
         on_digest: Callable[[TensorSpec, str], None] | None = None,
+        importance: "ImportanceMatrix | None" = None,
     ) -> Callable[[TensorSpec], Payload]:
         """Return a function to the bytes of a tensor of the file.
 
         `make` returns the bytes of a tensor of the program. `on_digest` receives the sha256 of
-        each program's tensor that is converted.
+        each program's tensor that is converted. A matrix without importance, or whose columns all
+        have none, is quantised as without an importance matrix.
         """
 
         def payload_of(spec: TensorSpec) -> Payload:
@@ -125,11 +154,40 @@ class GgufFile(Destination):
             if source is None:
                 return [tensor.content]
             of_source = None if on_digest is None else lambda sha256: on_digest(source, sha256)
-            return gguf_payload(tensor, make(source), of_source, self.path)
+            columns = self._columns(tensor, importance)
+            if columns is not None and not bool(columns.any()):
+                columns = None
+            return gguf_payload(tensor, make(source), of_source, self.path, columns)
 
         return payload_of
 
     # --------------------------------------------------------------------------------------- facts
+
+    @property
+    def weighted(self) -> frozenset[str]:
+        """The names of the tensors that depend on the importance matrix."""
+        tensors = self.tensors.items() if self.text is not None else ()
+        return frozenset(n for n, t in tensors if t.in_layer and KINDS[t.kind].weighted)
+
+    def _columns(
+        self, tensor: GgufTensorPlan, importance: "ImportanceMatrix | None"
+    ) -> "Tensor | None":
+        if importance is None or tensor.source is None or tensor.name not in self.weighted:
+            return None
+        return importance.get(tensor.source.name)
+
+    @staticmethod
+    def _matrix_in_words(text: "CalibrationText") -> str:
+        return f"an importance matrix of {text.tokens:,} tokens of {quoted(text.path.name)}"
+
+    def _of_importance(self, text: "CalibrationText") -> GgufFacts:
+        """Return llama.cpp's metadata of an importance matrix. No file has the matrix."""
+        return {
+            "quantize.imatrix.file": "gptailor computed the matrix",
+            TEXT_KEY: out.path_from(self.path.parent, text.path),
+            "quantize.imatrix.entries_count": sum(t.in_layer for t in self.tensors.values()),
+            "quantize.imatrix.chunks_count": sum(len(batch.tokens) for batch in text.batches),
+        }
 
     def _general(self) -> Iterator[tuple[str, Any]]:
         plan = self.prepared.plan
@@ -137,7 +195,10 @@ class GgufFile(Destination):
         yield "general.type", "model"
         yield "general.name", self.path.stem
         origin = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
-        yield "general.description", f"Compiled by {origin}"
+        description = f"Compiled by {origin}"
+        if self.text is not None:
+            description += f", quantised with {self._matrix_in_words(self.text)}"
+        yield "general.description", description
         if (license_ := out.base_license(self.prepared)) is not None:
             yield "general.license", license_
         models = all_declared(plan.models, self.prepared.models)
@@ -160,18 +221,49 @@ class GgufFile(Destination):
 
     # ---------------------------------------------------------------------------------- the writing
 
-    def digest(self, name: str, sha256: str, fitted: "Fitted | None") -> TensorDigest:
-        """Return the digest of a tensor, with the sketch of a tensor that a bridge changes."""
-        tensor = self.tensors[name]
-        sketch = None
-        if tensor.source is not None:
-            sketch = out.tensor_digest(tensor.source, sha256, fitted).sketch
-        return TensorDigest(dtype=tensor.kind, shape=tensor.shape, sha256=sha256, sketch=sketch)
+    def digest(
+        self,
+        name: str,
+        sha256: str,
+        fitted: "Fitted | None",
+        importance: "ImportanceMatrix | None" = None,
+    ) -> TensorDigest:
+        """Return the digest of a tensor, with a sketch if fits or the importance matrix decide it.
 
-    def locked(self, sha256: Mapping[str, str], fitted: "Fitted | None") -> LockedGguf:
+        The sketch is that of the fitted tensor, then that of the importance of its columns, as
+        long as the first: both decide the bytes.
+        """
+        tensor = self.tensors[name]
+        numbers: tuple[float, ...] | None = None
+        if tensor.source is not None:
+            numbers = out.tensor_digest(tensor.source, sha256, fitted).sketch
+        if (columns := self._columns(tensor, importance)) is not None:
+            from gptailor.program.sketch import sketch  # imports torch
+
+            own = sketch(columns)
+            if numbers is None:
+                numbers = own
+            else:
+                scale = math.hypot(*numbers) / (math.hypot(*own) or 1.0)
+                numbers = (*numbers, *(scale * number for number in own))
+        return TensorDigest(dtype=tensor.kind, shape=tensor.shape, sha256=sha256, sketch=numbers)
+
+    def locked(
+        self,
+        sha256: Mapping[str, str],
+        fitted: "Fitted | None",
+        importance: "ImportanceMatrix | None" = None,
+    ) -> LockedGguf:
         """Return the file's entry in a lock, from the digests of its tensors."""
-        tensors = {name: self.digest(name, sha256[name], fitted) for name in self.tensors}
-        return LockedGguf(quantize=self.quantize, facts=facts_digest(self.facts), tensors=tensors)
+        text = self.text
+        return LockedGguf(
+            quantize=self.quantize,
+            imatrix=None if text is None else LockedText(file=text.digest, tokens=text.tokens),
+            facts=facts_digest(self.facts),
+            tensors={
+                name: self.digest(name, sha256[name], fitted, importance) for name in self.tensors
+            },
+        )
 
     def refuse_differing(self, lock: Lock) -> None:
         """Raise CheckpointError (C703 to C705) for early known differences from a lock.
@@ -201,7 +293,7 @@ class GgufFile(Destination):
 
         The lock's length is known before its digests, so that the header can be filled in last.
         """
-        recording = contents.recording
+        recording, importance = contents.recording, contents.importance
         sha256: dict[str, str] = {}
         models = out.used_models(self.prepared, self.path.parent)
         locked: LockedGguf | None = None
@@ -214,7 +306,8 @@ class GgufFile(Destination):
 
         shard = self.shard
         if recording is not None:
-            zeros = self.locked(dict.fromkeys(self.tensors, UNMEASURED), recording.fitted)
+            unmeasured = dict.fromkeys(self.tensors, UNMEASURED)
+            zeros = self.locked(unmeasured, recording.fitted, importance)
             shard = self.locked_shard(recording.draft(models, zeros))
 
         def final_header() -> bytes:
@@ -227,13 +320,14 @@ class GgufFile(Destination):
             outputs = self.prepared.compiled.program.outputs
             left = [output.spec for output in outputs if output.spec not in written]
             of_tensors(left, contents.payload_of, Crew(contents.threads), recording.add_tensor)
-            locked = self.locked(sha256, recording.fitted)
+            locked = self.locked(sha256, recording.fitted, importance)
             return self.locked_shard(recording.lock(models, locked)).header
 
+        on_digest = None if recording is None else recording.add_tensor
         write_file(
             self.path,
             shard,
-            self.payloads(contents.payload_of, None if recording is None else recording.add_tensor),
+            self.payloads(contents.payload_of, on_digest, importance),
             force=contents.force,
             progress=_scaled(contents.progress, shard.size, self.prepared.size),
             protected=self.protected,

@@ -94,16 +94,22 @@ def _add(writer: object, key: str, value: int | float | bool | str | list[object
 
 
 def gguf_payload(
-    tensor: GgufTensorPlan, raw: Payload, on_digest: Callable[[str], None] | None, target: Path
+    tensor: GgufTensorPlan,
+    raw: Payload,
+    on_digest: Callable[[str], None] | None,
+    target: Path,
+    importance: "Tensor | None" = None,
 ) -> Payload:
     """Return a tensor's bytes in GGUF, from the program's bytes.
 
-    `on_digest` receives the sha256 of the program's bytes, unless they are copied unchanged. Raises
-    CheckpointError (C307) for numbers that the type can't hold, infinity and NaN among them.
+    `on_digest` receives the sha256 of the program's bytes, unless they are copied unchanged.
+    `importance` is that of a matrix's columns. Raises CheckpointError (C307) for numbers that the
+    type can't hold, infinity and NaN among them.
     """
     if tensor.is_copy:
         return raw
-    return _converted(tensor, _hashed(raw, on_digest) if on_digest else blocks_of(raw), target)
+    blocks = _hashed(raw, on_digest) if on_digest else blocks_of(raw)
+    return _converted(tensor, blocks, target, importance)
 
 
 def _hashed(raw: Payload, on_digest: Callable[[str], None]) -> Iterator[memoryview | bytes]:
@@ -115,7 +121,10 @@ def _hashed(raw: Payload, on_digest: Callable[[str], None]) -> Iterator[memoryvi
 
 
 def _converted(
-    tensor: GgufTensorPlan, blocks: Iterable[memoryview | bytes], target: Path
+    tensor: GgufTensorPlan,
+    blocks: Iterable[memoryview | bytes],
+    target: Path,
+    importance: "Tensor | None",
 ) -> Iterator[bytes]:
     from gptailor.program.devices import use_one_thread
 
@@ -130,13 +139,15 @@ def _converted(
         for part in blocks:
             held += memoryview(part).cast("B")
             while len(held) >= step:
-                yield _convert(tensor, held[:step], target)
+                yield _convert(tensor, held[:step], target, importance)
                 del held[:step]
         if held:
-            yield _convert(tensor, held, target)
+            yield _convert(tensor, held, target, importance)
 
 
-def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
+def _convert(
+    tensor: GgufTensorPlan, raw: bytearray, target: Path, importance: "Tensor | None"
+) -> bytes:
     """Return whole rows in the tensor's type; whole heads of an interleaved projection."""
     import torch
 
@@ -158,10 +169,15 @@ def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
         help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
         raise CheckpointError("C307", message, target, help_)
 
-    return _in_kind(values, KINDS[tensor.kind], refuse)
+    return _in_kind(values, KINDS[tensor.kind], refuse, importance)
 
 
-def _in_kind(values: "Tensor", kind: TensorKind, refuse: Callable[[int], NoReturn]) -> bytes:
+def _in_kind(
+    values: "Tensor",
+    kind: TensorKind,
+    refuse: Callable[[int], NoReturn],
+    importance: "Tensor | None",
+) -> bytes:
     """Return the values in a type; call `refuse` with the index of a value that it can't hold."""
     import torch
 
@@ -174,7 +190,8 @@ def _in_kind(values: "Tensor", kind: TensorKind, refuse: Callable[[int], NoRetur
 
     from gptailor.build.gguf.quantise import quantised
 
-    blocks = quantised(plain.numpy(), kind)
+    columns = None if importance is None else importance.numpy()
+    blocks = quantised(plain.numpy(), kind, columns)
     scales = blocks[:, slice(*kind.scales)].copy().view(np.float16)
     wrong = (~np.isfinite(scales)).any(axis=1)
     if wrong.any():

@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
 from gptailor.build.differences import MeasuredSetting, MeasuredSettings, Measurement, gguf_settings
-from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, QUANTIZE_KEY, GgufFile, facts_digest, held
+from gptailor.build.gguf.file import (
+    LOCK_KEY,
+    PLAN_KEY,
+    QUANTIZE_KEY,
+    TEXT_KEY,
+    GgufFile,
+    facts_digest,
+    held,
+)
 from gptailor.build.lock import parse_lock
 from gptailor.build.verification import CompiledOutput, DigestedTensors, Findings
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError, shown
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
@@ -17,6 +26,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
+    from gptailor.evaluation.bridge.states import CalibrationText
     from gptailor.evaluation.repair import Fitted
 
 
@@ -63,32 +73,57 @@ class CompiledGguf(CompiledOutput):
         if prepared is None:
             return None
         quantize = self._facts.get(QUANTIZE_KEY)
+        kind = quantize if isinstance(quantize, str) else None
         try:
-            self._file = GgufFile(
-                prepared, self.path, quantize if isinstance(quantize, str) else None
-            )
-        except (CheckpointError, ValueError) as error:
-            message = error.message if isinstance(error, CheckpointError) else str(error)
+            self._file = GgufFile(prepared, self.path, kind, self._importance_text(prepared))
+        except (CheckpointError, CalibrationError, ValueError) as error:
+            message = str(error) if isinstance(error, ValueError) else error.message
             findings.unverified.append(f"what the plan makes: {message}")
             return None
+        if self._file.weighted:
+            self.decided = "fitted, healed or weighted"
         findings.compared.append("the metadata")
         return Measurement(settings=MeasuredSettings(values=_values(self._file.facts)))
 
+    def _importance_text(self, prepared: Prepared) -> "CalibrationText | None":
+        """Return the text of the file's importance matrix, which a lock fixes.
+
+        Raises CalibrationError for an unusable text, CheckpointError (C704) for another one.
+        """
+        text = self._facts.get(TEXT_KEY)
+        if not isinstance(text, str):
+            return None
+        from gptailor.evaluation.importance import importance_text  # imports torch
+
+        found = importance_text(prepared, self.path.parent / text)
+        locked = None if self.lock is None or self.lock.gguf is None else self.lock.gguf.imatrix
+        if locked is not None and found.digest != locked.file:
+            message = f"the text of the importance matrix is not the locked one ({found.path})"
+            raise CheckpointError("C704", message, found.path)
+        return found
+
     def fitted_names(self, prepared: Prepared) -> frozenset[str]:
-        """Return the names of the tensors that bridges and healing change."""
+        """Return the names of the tensors that texts decide: fitted, healed or weighted ones."""
         fitted, tensors = prepared.compiled.program.fitted, self._file.tensors
         sources = {name: tensor.source for name, tensor in tensors.items()}
-        return frozenset(n for n, s in sources.items() if s is not None and s.name in fitted)
+        names = frozenset(n for n, s in sources.items() if s is not None and s.name in fitted)
+        return names | self._file.weighted
 
     def remade(
         self, prepared: Prepared, fitted: "Fitted | None", skipped: Collection[str]
     ) -> DigestedTensors:
         """Return the tensors that the plan makes, except those `skipped`."""
-        file = self._file
+        file, importance = self._file, None
+        if file.text is not None and file.weighted - set(skipped):
+            from gptailor.evaluation.importance import importance_matrix  # imports torch
+
+            importance = importance_matrix(prepared, file.text, fitted, anew=True)
         specs = [tensor.spec for name, tensor in file.tensors.items() if name not in skipped]
-        payloads = file.payloads(out.payloads(prepared.compiled.program.outputs, fitted=fitted))
+        payloads = file.payloads(
+            out.payloads(prepared.compiled.program.outputs, fitted=fitted), importance=importance
+        )
         return DigestedTensors(
-            specs, payloads, lambda spec, sha: file.digest(spec.name, sha, fitted)
+            specs, payloads, lambda spec, sha: file.digest(spec.name, sha, fitted, importance)
         )
 
 

@@ -41,7 +41,7 @@ from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.methods import rounding
 from gptailor.plan.events import GapBegun, GapBridged, GapStep, OnEvent, ignore_events
 from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import bridge_over
+from gptailor.plan.layers import Slot, bridge_over
 from gptailor.plan.resolved import Gap, Resolved
 
 CHUNK = 1024
@@ -244,21 +244,21 @@ _Measured = TypeVar("_Measured")
 
 
 def measured_layers(
-    undone: content_keys.ModelContents,
-    resolved: Resolved,
+    contents: content_keys.ModelContents,
+    slots: Sequence[Slot],
     what: str,
     measure: Callable[[int], _Measured],
     on_step: Callable[[int, int, float], object],
 ) -> Iterator[_Measured]:
-    """Yield the measurement of each layer of a plan with nothing dropped, in order.
+    """Yield the measurement of each layer of a plan, in order; `slots` are the layers.
 
     `what` names the part of a layer in errors. `on_step` receives the layers that are done, their
     total, and the estimated seconds for the others.
     """
-    begun, total = time.monotonic(), len(undone.layers)
-    for number, slot in enumerate(resolved.undone.kept):
+    begun, total = time.monotonic(), len(contents.layers)
+    for number, slot in enumerate(slots):
         layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
-        with naming_errors(f"the {what} of {layer}", undone):
+        with naming_errors(f"the {what} of {layer}", contents):
             measured = measure(number)
         each = (time.monotonic() - begun) / (number + 1)
         on_step(number + 1, total, each * (total - number - 1))

@@ -152,7 +152,7 @@ class Narrower:
         def step(done: int, total: int, seconds_left: float) -> None:
             on_event(NarrowingStep(done, total, seconds_left))
 
-        return measured_layers(undone, resolved, "MLP", fit, step)
+        return measured_layers(undone, resolved.undone.kept, "MLP", fit, step)
 
     def _fit(
         self, walk: Walk, content: content_keys.Content, cut: ClosedCut, text: CalibrationText

@@ -2,8 +2,7 @@
 
 Some matrices have more bits than most of a file: the head, the values, and the projections back
 into the stream. The rules are those of `llama_tensor_get_type` in llama.cpp's `llama-quant.cpp`
-(MIT licence, copyright 2023-2026 The ggml authors), for the architectures that gptailor writes and
-without an importance matrix.
+(MIT licence, copyright 2023-2026 The ggml authors), for the architectures that gptailor writes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +55,14 @@ _IN_LAYERS: Mapping[str, Mapping[str, tuple[tuple[str, _Layers], ...]]] = {
 }
 """The matrices of a layer with another type than most of a file; the first fitting type counts."""
 
+_IN_WEIGHTED_LAYERS: Mapping[str, Mapping[str, tuple[tuple[str, _Layers], ...]]] = {
+    **_IN_LAYERS,
+    "IQ4_NL": {},
+    "Q5_0": {"ffn_down": (("Q5_1", _first_share(8)),)},
+    "Q4_0": {"ffn_down": (("Q4_1", _first_share(8)),)},
+}
+"""The same with an importance matrix."""
+
 _SHARED_VALUES = {"IQ4_NL": "Q5_K"}
 """The type of values that `_SHARING` or more heads share."""
 _SHARING = 4
@@ -69,18 +76,28 @@ _SHORT_BLOCKS = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
 def matrix_types(
-    file_type: str, architecture: str, facts: GgufFacts, rows: Mapping[str, int]
+    file_type: str,
+    architecture: str,
+    facts: GgufFacts,
+    rows: Mapping[str, int],
+    *,
+    weighted: bool = False,
 ) -> Mapping[str, str]:
     """Return the type of each matrix, if its rows are whole blocks.
 
     `rows` has the matrices by their names in GGUF, each with the number of entries in a row. The
-    `facts` are those of the architecture.
+    `facts` are those of the architecture. The file is `weighted` by an importance matrix, or not.
     """
-    return dict(_types(file_type, architecture, facts, rows))
+    in_layers = (_IN_WEIGHTED_LAYERS if weighted else _IN_LAYERS).get(file_type, {})
+    return dict(_types(file_type, architecture, facts, rows, in_layers))
 
 
 def _types(
-    file_type: str, architecture: str, facts: GgufFacts, rows: Mapping[str, int]
+    file_type: str,
+    architecture: str,
+    facts: GgufFacts,
+    rows: Mapping[str, int],
+    in_layers: Mapping[str, tuple[tuple[str, _Layers], ...]],
 ) -> Iterator[tuple[str, str]]:
     most = FILE_TYPES[file_type].kind
     plain = KINDS[most].plain is not None
@@ -98,7 +115,7 @@ def _types(
             kind = "Q8_0" if most == "Q8_0" or row % KINDS[most].block else "Q6_K"
         elif name.startswith("blk."):
             _, number, part, *_ = name.split(".")
-            rules = _IN_LAYERS.get(file_type, {}).get(part, ())
+            rules = in_layers.get(part, ())
             kind = next((k for k, where in rules if where(int(number), layers)), most)
             if part == "attn_v":
                 if heads // pairs >= _SHARING:

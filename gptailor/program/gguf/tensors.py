@@ -48,6 +48,11 @@ class GgufTensorPlan:
         return TensorSpec(self.name, "U8", (self.size,))
 
     @property
+    def in_layer(self) -> bool:
+        """Return whether the tensor is a matrix of a layer, which an importance matrix has."""
+        return self.name.startswith("blk.") and len(self.shape) > 1
+
+    @property
     def is_copy(self) -> bool:
         """Return whether the tensor's bytes equal its source's."""
         same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
@@ -65,11 +70,16 @@ def weights_size(compiled: Compiled, file_type: str, target: Path) -> int:
 
 
 def planned_tensors(
-    program: Program, architecture: WrittenArchitecture, file_type: str | None
+    program: Program,
+    architecture: WrittenArchitecture,
+    file_type: str | None,
+    *,
+    weighted: bool = False,
 ) -> tuple[list[GgufTensorPlan], list[str]]:
     """Return the tensors of a GGUF file in the program's order, and notes about their types.
 
-    Matrices keep the program's dtypes without a `file_type`. Raises CheckpointError (C306) for a
+    Matrices keep the program's dtypes without a `file_type`. The file is `weighted` by an
+    importance matrix, or not. Raises CheckpointError (C306) for a
     tensor that the architecture or the format doesn't have.
     """
     # A file has no layers that predict further tokens: no architecture written has places.
@@ -77,7 +87,10 @@ def planned_tensors(
     # llama.cpp computes the constants of rotary embeddings.
     named = {spec: architecture.named(spec.name) for spec in specs if not is_constant(spec.name)}
     kinds, notes = _matrix_kinds(
-        {spec: tensor.name for spec, tensor in named.items()}, architecture, file_type
+        {spec: tensor.name for spec, tensor in named.items()},
+        architecture,
+        file_type,
+        weighted=weighted,
     )
     planned = []
     for spec, tensor in named.items():
@@ -97,7 +110,11 @@ def planned_tensors(
 
 
 def _matrix_kinds(
-    names: Mapping[TensorSpec, str], architecture: WrittenArchitecture, file_type: str | None
+    names: Mapping[TensorSpec, str],
+    architecture: WrittenArchitecture,
+    file_type: str | None,
+    *,
+    weighted: bool,
 ) -> tuple[Mapping[TensorSpec, str | None], list[str]]:
     """Return the types of matrices; notes report rows that are no whole blocks.
 
@@ -107,7 +124,8 @@ def _matrix_kinds(
         return {}, []
     matrices = {spec: name for spec, name in names.items() if len(spec.shape) > 1}
     rows = {name: spec.shape[-1] for spec, name in matrices.items()}
-    wanted = matrix_types(file_type, architecture.name, architecture.facts, rows)
+    facts = architecture.facts
+    wanted = matrix_types(file_type, architecture.name, facts, rows, weighted=weighted)
     kinds = {spec: type_of_rows(wanted[name], rows[name]) for spec, name in matrices.items()}
     changed = {s: wanted[name] for s, name in matrices.items() if kinds[s] != wanted[name]}
     return kinds, list(_notes(kinds, changed, file_type))

@@ -17,7 +17,8 @@ gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 from gptailor.build.gguf import quantise  # noqa: E402
 
 OURS = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
-COUNT = 4096
+WEIGHTED = (*OURS, "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+COUNT, ROW = 4096, 1024
 
 
 def numbers(seed: int) -> np.ndarray:
@@ -103,6 +104,102 @@ DIGESTS: dict[str, dict[str, str]] = {
 }
 """Digests of the blocks that `ggml_quantize_chunk` makes in xllamacpp 2026.10, for x86-64."""
 
+SOME = np.abs(numbers(9)[:ROW]) + 0.01
+COLUMNS = np.arange(ROW)
+IMPORTANCE = {
+    "uniform": np.ones(ROW),
+    "random": SOME**4,
+    "some zero": SOME * (COLUMNS % 5 > 0),
+    "zero groups": SOME * (COLUMNS // 32 % 4 > 0),
+    "one of 32": SOME * (COLUMNS % 32 == 3),
+    "zero": np.zeros(ROW),
+    "far": SOME * 2.0 ** (COLUMNS % 90 - 45),
+}
+WEIGHTED_DIGESTS: dict[str, dict[str, str]] = {
+    "Q3_K": {
+        "uniform": "6f08e99f8ada81c1",
+        "random": "8c721769ea22037d",
+        "some zero": "c29040141fa0f1be",
+        "zero groups": "2102c7a4488fc917",
+        "one of 32": "4ec977be5b92a26a",
+        "zero": "ec20f38fd13b2bcc",
+        "far": "ac70961cc730020c",
+    },
+    "Q4_K": {
+        "uniform": "29e265ac4e8432d3",
+        "random": "4ab19058748bf62a",
+        "some zero": "86ca03d546369165",
+        "zero groups": "d49b7ad13109a84f",
+        "one of 32": "9675c143b7e551fc",
+        "zero": "73919298c462216b",
+        "far": "8ed2069c47f52060",
+    },
+    "Q5_K": {
+        "uniform": "41033cba7f61bdf7",
+        "random": "6de6e15c7b041082",
+        "some zero": "85fb5531986fcec2",
+        "zero groups": "bcc3a7d7ce74abbe",
+        "one of 32": "2c0b0ff468338096",
+        "zero": "d1ca2b4fef7ecdc5",
+        "far": "a0840ca16c97a04e",
+    },
+    "Q6_K": {
+        "uniform": "354cbeecb60f50fb",
+        "random": "c252aa45a445e21d",
+        "some zero": "6a402f15dce5f50b",
+        "zero groups": "ff3dc33db58e2643",
+        "one of 32": "c5a08ab720bd2db1",
+        "zero": "15664c70c740d900",
+        "far": "40ac6494b277adcf",
+    },
+    "IQ4_NL": {
+        "uniform": "30d7cf0d43f00814",
+        "random": "d66c29d07b6ffbb8",
+        "some zero": "f20b227ed9cc53db",
+        "zero groups": "791a775dde18f05a",
+        "one of 32": "90cc9c0743809f31",
+        "zero": "beb681027cc9ce31",
+        "far": "3995b4ba01f9094b",
+    },
+    "Q4_0": {
+        "uniform": "653e0468d60da7d0",
+        "random": "9a84c7f8bfab2c60",
+        "some zero": "ec2b02b9871a21c1",
+        "zero groups": "d1c137f9d1f977c9",
+        "one of 32": "c3a29a7bfc4516c3",
+        "zero": "a1098dc350f5c61e",
+        "far": "9daaba96ad3e85f6",
+    },
+    "Q4_1": {
+        "uniform": "50222a248a3ff3b0",
+        "random": "ad1f9c701ff42888",
+        "some zero": "420317f1bb925435",
+        "zero groups": "4a45c632c11e7058",
+        "one of 32": "4485a2933a1a8422",
+        "zero": "38d296b977a49d2d",
+        "far": "8ea6f9043aae0986",
+    },
+    "Q5_0": {
+        "uniform": "dd69135573b5f2d7",
+        "random": "4e6c5a76cc803407",
+        "some zero": "649cf4cdc73280e2",
+        "zero groups": "bd101a77853b4d23",
+        "one of 32": "e038bedb6a76756c",
+        "zero": "7ae66b86dbf7ee06",
+        "far": "56cc81db3d31193b",
+    },
+    "Q5_1": {
+        "uniform": "85a1731c954a3260",
+        "random": "36df77edd5e28a65",
+        "some zero": "5865c78c5012fd2b",
+        "zero groups": "a728069583ade041",
+        "one of 32": "b1c400dcece88b82",
+        "zero": "a0ac0deb7b1630ac",
+        "far": "da195c4e66979a2a",
+    },
+}
+"""Digests of the blocks of all cases together, by the importance of the columns of four rows."""
+
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", OURS)
@@ -112,14 +209,49 @@ def test_blocks_are_those_that_llama_cpp_made(kind: str, case: str) -> None:
     assert hashlib.sha256(blocks.tobytes()).hexdigest()[:16] == DIGESTS[kind][case]
 
 
+@pytest.mark.parametrize("importance", IMPORTANCE)
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_weighted_blocks_are_those_that_llama_cpp_made(kind: str, importance: str) -> None:
+    columns = IMPORTANCE[importance].astype(np.float32)
+    digest = hashlib.sha256()
+    for values in CASES.values():
+        rows = values.astype(np.float32).reshape(-1, ROW)
+        digest.update(quantise.quantised(rows, KINDS[kind], columns).tobytes())
+    assert digest.hexdigest()[:16] == WEIGHTED_DIGESTS[kind][importance]
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_types_without_trials_ignore_the_importance(kind: str) -> None:
+    rows = CASES["weights"].astype(np.float32).reshape(-1, ROW)
+    columns = IMPORTANCE["random"].astype(np.float32)
+    weighted = quantise.quantised(rows, KINDS[kind], columns)
+    np.testing.assert_array_equal(weighted, quantise.quantised(rows, KINDS[kind]))
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_the_importance_lowers_the_weighted_error(kind: str) -> None:
+    rows = CASES["weights"].astype(np.float32).reshape(-1, ROW)
+    columns = IMPORTANCE["random"].astype(np.float32)
+    number = gguf.GGMLQuantizationType[kind]
+
+    def error(blocks: np.ndarray) -> float:
+        back = gguf.quants.dequantize(blocks, number).reshape(rows.shape)
+        return float((columns * np.square(back - rows)).sum())
+
+    plain = error(quantise.quantised(rows, KINDS[kind]))
+    assert error(quantise.quantised(rows, KINDS[kind], columns)) < 0.97 * plain
+
+
+@pytest.mark.parametrize("importance", [None, "random"])
 @pytest.mark.parametrize("kind", OURS)
 def test_blocks_do_not_depend_on_their_neighbours(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, importance: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = CASES["outliers"].astype(np.float32)
-    whole = quantise.quantised(values, KINDS[kind])
+    columns = None if importance is None else IMPORTANCE[importance].astype(np.float32)
+    whole = quantise.quantised(values, KINDS[kind], columns)
     monkeypatch.setattr(quantise, "_AT_ONCE", KINDS[kind].block)
-    np.testing.assert_array_equal(quantise.quantised(values, KINDS[kind]), whole)
+    np.testing.assert_array_equal(quantise.quantised(values, KINDS[kind], columns), whole)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +277,25 @@ def test_a_block_with_a_number_that_is_too_large_has_no_finite_scale(
     assert (~np.isfinite(scales)).any(axis=1).nonzero()[0].tolist() == [300 // KINDS[kind].block]
 
 
+@pytest.mark.parametrize("large", [1e9, -1e12, 1e13, -1e19])
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_so_has_a_weighted_block(kind: str, large: float) -> None:
+    values = CASES["weights"].astype(np.float32)
+    values[300] = large
+    columns = IMPORTANCE["random"].astype(np.float32)
+    blocks = quantise.quantised(values.reshape(-1, ROW), KINDS[kind], columns)
+    scales = blocks[:, slice(*KINDS[kind].scales)].copy().view(np.float16)
+    assert (~np.isfinite(scales)).any(axis=1).nonzero()[0].tolist() == [300 // KINDS[kind].block]
+
+
 # -------------------------------------------------------------------------- llama.cpp's own library
 
 
-def of_llama_cpp(values: np.ndarray, kind: str) -> np.ndarray:
-    """The blocks that `ggml_quantize_chunk` makes in the package `xllamacpp`."""
+def of_llama_cpp(values: np.ndarray, kind: str, columns: np.ndarray | None = None) -> np.ndarray:
+    """The blocks that `ggml_quantize_chunk` makes in the package `xllamacpp`.
+
+    The numbers are rows of a matrix with these columns' importance, if there is one.
+    """
     spec = find_spec("xllamacpp")
     if spec is None or spec.origin is None:
         pytest.skip("the package 'xllamacpp' is not installed")
@@ -160,7 +306,10 @@ def of_llama_cpp(values: np.ndarray, kind: str) -> np.ndarray:
     (number,) = (n for n, each in KIND_NUMBERS.items() if each.name == kind)
     block = KINDS[kind].block
     made = np.zeros((len(values) // block, KINDS[kind].bytes), np.uint8)
-    size = chunk(number, values.ctypes.data, made.ctypes.data, 0, len(made), block, None)
+    row = block if columns is None else len(columns)
+    importance = None if columns is None else columns.ctypes.data
+    rows = len(values) // row
+    size = chunk(number, values.ctypes.data, made.ctypes.data, 0, rows, row, importance)
     assert size == made.nbytes
     return made
 
@@ -183,3 +332,32 @@ def test_blocks_are_those_of_llama_cpps_library(
     single = values.astype(np.float32)
     ours = quantise.quantised(single, KINDS[kind])
     np.testing.assert_array_equal(ours, of_llama_cpp(single, kind))
+
+
+@pytest.mark.llamacpp
+@pytest.mark.parametrize("kind", WEIGHTED)
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.sampled_from([1, 16, 32, 256]),
+    powers=st.tuples(st.integers(-140, 0), st.integers(1, 16)),
+    row=st.sampled_from([256, 1024, 4096]),
+    columns=st.tuples(
+        st.sampled_from([0, 1, 9]), st.integers(-40, 40), st.sampled_from([1, 2, 5, 32, 256])
+    ),
+)
+def test_weighted_blocks_are_those_of_llama_cpps_library(
+    kind: str,
+    seed: int,
+    *,
+    size: int,
+    powers: tuple[int, int],
+    row: int,
+    columns: tuple[int, int, int],
+) -> None:
+    lowest, span = powers
+    values = by_group(seed, size, lowest, lowest + span).reshape(-1).astype(np.float32)
+    steep, power, kept = columns
+    some = np.abs(numbers(seed + 1)[:row]) ** steep * 2.0**power
+    importance = (some * (np.arange(row) // size % kept == 0)).astype(np.float32)
+    ours = quantise.quantised(values, KINDS[kind], importance)
+    np.testing.assert_array_equal(ours, of_llama_cpp(values, kind, importance))

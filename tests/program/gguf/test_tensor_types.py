@@ -14,8 +14,9 @@ from gptailor.program.gguf.tensor_types import matrix_types, type_of_rows
 GOLDEN = Path(__file__).parents[2] / "golden" / "gguf_types.json"
 """The types that llama.cpp's `llama_model_quantize` chose in a dry run, for models of these sizes.
 
-Version 0.25.3 of ggml. For each type of file: each type of matrices but the most frequent, with the
-matrices and their layers.
+Version 0.25.3 of ggml, with an importance matrix b11739 of llama.cpp. For each type of file: each
+type of matrices but the most frequent, with the matrices and their layers. With an importance
+matrix only the types of files that differ are listed.
 """
 HEADS = 4
 MODELS: dict[str, dict[str, Any]] = {
@@ -73,12 +74,15 @@ def rows_of(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_matrices_have_the_types_that_llama_quantize_chooses(model: str) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_matrices_have_the_types_that_llama_quantize_chooses(model: str, *, weighted: bool) -> None:
     architecture, facts, rows = rows_of(**MODELS[model])
-    golden = json.loads(GOLDEN.read_text())[model]
+    every = json.loads(GOLDEN.read_text())
+    golden = every[model]
     assert golden.keys() == {kind for kind in FILE_TYPES if FILE_TYPES[kind].kind not in PLAIN}
+    golden |= every[f"{model}, with an importance matrix"] if weighted else {}
     for file_type, wanted in golden.items():
-        types = matrix_types(file_type, architecture, facts, rows)
+        types = matrix_types(file_type, architecture, facts, rows, weighted=weighted)
         kinds = {name: type_of_rows(kind, rows[name]) or "" for name, kind in types.items()}
         assert mix(kinds) == wanted, file_type
 

@@ -23,6 +23,11 @@ class TensorKind:
     plain: str | None = None
     scales: tuple[int, int | None] = (0, 2)
 
+    @property
+    def weighted(self) -> bool:
+        """Return whether an importance matrix changes the blocks."""
+        return self.plain is None and self.name != "Q8_0"
+
 
 _PAIR = (0, 4)
 _LAST = (-2, None)
@@ -65,6 +70,11 @@ FILE_TYPES: Mapping[str, FileType] = {
     "Q3_K_L": FileType(13, "Q3_K"), "Q3_K_M": FileType(12, "Q3_K"), "Q3_K_S": FileType(11, "Q3_K"),
 }  # fmt: skip
 """The types of files that are written, the largest first."""
+
+
+def is_weighted(file_type: str | None) -> bool:
+    """Return whether an importance matrix changes a file of a type, such as `Q4_K_M`."""
+    return file_type is not None and KINDS[FILE_TYPES[file_type].kind].weighted
 
 
 def quantised_kind(name: str | None) -> str | None:
