@@ -241,15 +241,17 @@ def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
     """Layers, drops, scales and bridges that keep out of each other's way."""
     free = sorted(draw(st.sets(POSITIONS, max_size=10)))
     found: dict[str, list[Any]] = {
-        n: [] for n in ("layers", "drops", "drop_any", "windows", "scales")
+        n: [] for n in ("layers", "drops", "attention_drops", "drop_any", "windows", "scales")
     }
     for n, position in enumerate(free):
         following = free[n + 1] if n + 1 < len(free) else LARGEST_LAYER + 1
-        kind = draw(st.sampled_from(["layers", "drops", "scales", "both"]))
+        kind = draw(st.sampled_from(["layers", "drops", "attention", "scales", "both"]))
         tied = draw(st.sampled_from([None, 0, n]))
         if kind == "drops":
             maybe = True if tied == 0 else draw(st.booleans())
             found["drops"].append(p.Drop(position=position, maybe=maybe, tied=tied))
+        if kind == "attention":
+            found["attention_drops"].append(p.AttentionDrop(position=position))
         if kind in ("layers", "both"):
             run = draw(layers(names, position, n))
             found["layers"] += [layer for layer in run if layer.position < following]
@@ -468,7 +470,10 @@ def stacks(draw: Draw, names: list[str]) -> p.Stack:
 @st.composite
 def objectives(draw: Draw, names: list[str], spec: ObjectiveSpec) -> p.Objective:
     """An objective with its required arguments and some others."""
-    kinds = {"path": TEXTS, "text": TEXTS, "number": REALS, "model": st.just("base")}
+    kinds = {
+        "path": TEXTS, "text": TEXTS, "number": REALS, "model": st.just("base"),
+        "file type": st.sampled_from(["q4_k_m", "q8_0"]),
+    }  # fmt: skip
     arguments = {
         argument.name: draw(kinds[argument.kind])
         for argument in spec.arguments

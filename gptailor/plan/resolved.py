@@ -252,7 +252,8 @@ class Resolved:
             return None
         named = heal.layers
         trained = [i for i, s in enumerate(self.kept) if not named or s.position in named]
-        cut = self.plan.stack or self.plan.drops or self.plan.cuts
+        drops = self.plan.drops or self.plan.attention_drops
+        cut = self.plan.stack or drops or self.plan.cuts
         if not trained or not (cut or heal.has_other_teacher):
             return None
         rank = HEAL_RANK if heal.rank is None else heal.rank
