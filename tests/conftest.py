@@ -90,12 +90,14 @@ STRANGERS: dict[str, str] = {
 """Models of other families."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The type checker of the tests looks at one item of a list, drawn by `random`.
     quiet = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
     cases: Counter[str] = Counter()
     for item in items:
         item.add_marker(quiet)
+        if item.get_closest_marker("wrong_types") and config.getoption("jaxtyping_packages"):
+            item.add_marker(pytest.mark.skip(reason="types are checked at each call"))
         file, _, name = item.nodeid.removeprefix("tests/").partition("::")
         test = f"{file}::{name.partition('[')[0]}"
         if file in PAGES:

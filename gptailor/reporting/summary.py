@@ -5,7 +5,7 @@ The module also has the other records of RUN that are read back: a search's sett
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
 
 from pydantic import (
@@ -13,7 +13,6 @@ from pydantic import (
     AliasChoices,
     Field,
     PlainSerializer,
-    SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
@@ -244,10 +243,9 @@ class SummaryRow(WithScores):
     sizes: Line = ""
 
     @model_serializer(mode="wrap")
-    def _without_empty(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_empty(self, written: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Return the record, as older releases wrote it if nothing is cut."""
-        record: dict[str, Any] = written(self)
-        return {k: v for k, v in record.items() if v or k not in ("dropped", "sizes")}
+        return {k: v for k, v in written(self).items() if v or k not in ("dropped", "sizes")}
 
     @property
     def errors(self) -> Sequence[float | None] | None:

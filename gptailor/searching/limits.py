@@ -271,8 +271,7 @@ def _least(table: Table, numbers: Sequence[int]) -> Genome:
 
     def beyond(genome: Genome) -> Float[ndarray, "*n"]:
         sums = features(table, genome) @ limits.weights[some].T - limits.room[some]
-        furthest: ndarray = sums.max(axis=-1)
-        return furthest
+        return np.asarray(sums.max(axis=-1))
 
     drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
     genome = _row(drawn, int(np.argmin(beyond(drawn))))

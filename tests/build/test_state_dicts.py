@@ -119,6 +119,7 @@ def test_keys_that_share_memory_share_it_in_the_result() -> None:
 
 
 W = torch.ones(2, 3)
+WRONG_TYPES = pytest.mark.wrong_types
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ W = torch.ones(2, 3)
         ({}, {}, "P304"),
         ({"a": {"w": W}}, {"by": "slerp"}, "P304"),
         ({"a": {"w": W}}, {"by": "tie"}, "there is no method 'tie'"),
-        ({"a": {"w": W}}, {"by": None}, "'by' is None"),
+        pytest.param({"a": {"w": W}}, {"by": None}, "'by' is None", marks=WRONG_TYPES),
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "dense": 1}, "no parameter 'dense'"),
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": 2.0}, "must be in (0, 1]"),
         ({"a": {"w": W}}, {"by": "ties", "density": float("nan")}, "'density': expected a number"),
@@ -148,7 +149,7 @@ W = torch.ones(2, 3)
         ({"a": {"w": W}, "b": {"w": W.int()}}, {"dtype": torch.float32}, "is int32 in 'b'"),
         ({"a": {"w": W}}, {"dtype": torch.int32}, "got 'int32'"),
         ({"a": {"w": W.int()}, "b": {"w": 2 * W.int()}}, {}, "'w' is int32, which can't be merged"),
-        ({"a": {"w": "x"}}, {}, "'w' of 'a' is of the type str"),
+        pytest.param({"a": {"w": "x"}}, {}, "'w' of 'a' is of the type str", marks=WRONG_TYPES),
         ({"a": {"w": W.to_sparse()}}, {}, "'w' of 'a' is not a dense tensor"),
         ({"a": {"w": W.to("meta")}}, {}, "'w' of 'a' is not a dense tensor"),
         ({"a": {"w": W * 1e38}}, {"weights": [9.0]}, "choose a smaller 'weight'"),

@@ -90,6 +90,7 @@ def test_each_function_of_a_plan_takes_the_path_of_its_file(
     assert yaml == gptailor.export_mergekit(gptailor.load(tmp_path / "m.tailor"), layers=6)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     "call",
     [

@@ -225,7 +225,7 @@ def test_the_experts_of_the_largest_weighted_outputs_stay(say: Say, folder: Path
 
 def test_groups_keep_as_many_experts_each() -> None:
     values = ExpertValues(
-        torch.tensor([9.0, 8, 7, 6, 1, 2, 3, 4]), torch.ones(8, dtype=torch.int64)
+        torch.tensor([9.0, 8, 7, 6, 1, 2, 3, 4]).double(), torch.ones(8, dtype=torch.int64)
     )
     assert values.kept(4, 1) == (0, 1, 2, 3)
     assert values.kept(4, 2) == (0, 1, 6, 7)

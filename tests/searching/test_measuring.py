@@ -25,6 +25,8 @@ from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.starts.stages import Starts
 from tests.searching.landscape import TEXT, setting, study_of
 
+pytestmark = pytest.mark.wrong_types  # trials that only count
+
 HEALED = Budget(40, 8, 64, "finalists", heals=True)
 BRIDGED = f'{TEXT}bridge on "text.txt"\n'
 BUDGET = Budget(40, 8, 64)

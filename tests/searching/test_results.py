@@ -45,6 +45,7 @@ def test_from_few_plans_nothing_is_said() -> None:
     assert expected(*ledger(draws[1:], 10)) is None
 
 
+@pytest.mark.wrong_types
 def test_all_that_what_was_found_is_compared_with_is_scored() -> None:
     """A starting plan that meets what is required is, behind better ones that don't."""
 

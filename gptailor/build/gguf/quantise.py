@@ -56,8 +56,8 @@ def quantised(values: Floats, kind: TensorKind, importance: Floats | None = None
     blocks = values.reshape(-1, kind.block)
     with np.errstate(all="ignore"):
         if kind.name not in _QUANTISERS or (importance is None and kind.name in _BY_ROW):
-            blocks_of_gguf: Bytes = quantize(blocks, GGMLQuantizationType[kind.name])
-            return blocks_of_gguf
+            blocks_of_gguf: _Array = quantize(blocks, GGMLQuantizationType[kind.name])
+            return blocks_of_gguf.view(np.uint8)
         weights = None
         if importance is not None:
             weights = _weights(values.reshape(-1, len(importance)), kind, importance)

@@ -108,10 +108,8 @@ def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
     return torch.where(squares > 0, squares.reciprocal(), 0.0)
 
 
-FittedTokens = tuple[
-    Float[Tensor, " n width_in"], Float[Tensor, " n width_out"], Float64[Tensor, " n"]
-]
-"""X, R and Ω of some tokens."""
+FittedTokens = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"], Float64[Tensor, " _"]]
+"""X, R and Ω of some tokens: [tokens, width_in], [tokens, width_out], [tokens]."""
 
 
 @final

@@ -51,7 +51,7 @@ def unusable_predictions(message: str, path: Path, help: str = _MADE_AGAIN) -> C
     return CalibrationError("C814", message, path, help=help)
 
 
-def _format_settings(kept: int, vocabulary: int) -> dict[str, Any]:
+def _format_settings(kept: Any, vocabulary: Any) -> dict[str, Any]:
     """Return DistillKit's settings of a file that keeps `kept` log-probabilities as they are."""
     return {
         "d": vocabulary, "k": kept, "exact_k": kept, "exact_dtype": "float32",
