@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import gptailor
@@ -21,11 +22,12 @@ def codes_of(path: Path) -> set[str]:
     }
 
 
-CODES: set[str] = set()
-for _path in Path(gptailor.__file__).parent.rglob("*.py"):
-    CODES |= codes_of(_path)
+@cache
+def all_codes() -> frozenset[str]:
+    """The codes in the whole package."""
+    return frozenset().union(*map(codes_of, Path(gptailor.__file__).parent.rglob("*.py")))
 
 
 def plan_codes() -> set[str]:
     """The codes of plans, not of checkpoint files."""
-    return {code for code in CODES if code[0] != "C"}
+    return {code for code in all_codes() if code[0] != "C"}

@@ -33,6 +33,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 checked.install()
 
+TESTS = Path(__file__).parent
+
 
 def _there(fd: Any) -> None:
     os.fstat(fd if isinstance(fd, int) else fd.fileno())
@@ -90,6 +92,12 @@ STRANGERS: dict[str, str] = {
 """Models of other families."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Don't even import the files that `make test` leaves out."""
+    left_out = "not pages" in config.option.markexpr
+    return True if left_out and str(collection_path.relative_to(TESTS)) in PAGES else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The type checker of the tests looks at one item of a list, drawn by `random`.
     quiet = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -131,7 +139,7 @@ ended = count(1)
 
 def pytest_runtest_logfinish() -> None:
     # Fits, healing and evaluators collect each time, and what tests import is looked through again.
-    if next(ended) % 50 == 0:
+    if next(ended) % 5 == 0:
         gc.collect()
         gc.freeze()
 
@@ -199,6 +207,17 @@ def to_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", FSYNC)
         yield
+
+
+@pytest.fixture
+def renders_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chats are rendered in this process, not in one that imports transformers for each text."""
+    from gptailor.evaluation import chat, chat_renderer
+
+    def render(request: str, _: int) -> dict[str, Any]:
+        return dict(chat_renderer._answer(json.loads(request)))
+
+    monkeypatch.setattr(chat, "_render", render)
 
 
 @pytest.fixture(scope="session", name="preloaded")

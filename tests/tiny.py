@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -85,13 +86,24 @@ def tiny_model(
         **CONFIGURATIONS[family],
         **config,
     }
-    with torch.random.fork_rng(devices=[]):  # some draw their steps of time, which stay
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
-    randomise(model, seed)
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in _files(family, json.dumps(settings), seed, dtype).items():
+        (folder / name).write_bytes(data)
     write_tokenizer(folder)
     return folder
+
+
+@lru_cache(maxsize=256)
+def _files(family: str, settings: str, seed: int, dtype: str) -> Mapping[str, bytes]:
+    """The configuration and the weights: many tests write the same models."""
+    with torch.random.fork_rng(devices=[]):  # some draw their steps of time, which stay
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(family, **json.loads(settings))
+        model = AutoModelForCausalLM.from_config(config)
+    randomise(model, seed)
+    with TemporaryDirectory() as folder:
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def tiny_models(folder: Path, *names: str, layers: int = 5, **config: Any) -> None:

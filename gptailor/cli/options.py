@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -204,6 +205,12 @@ def plan_text(name: str) -> str:
     raise PlanError(read_bytes(raw, shown_name(name), Path())[1])
 
 
+@cache
+def _freeze_once() -> None:
+    """Exempt all present objects from later searches for garbage."""
+    gc.freeze()
+
+
 def parsed(name: str, lets: Lets = ()) -> "tuple[Plan | None, list[Fault]]":
     """Return the plan of a file, if it can be read, and its faults without its models."""
     numbers = one_value_each(lets)
@@ -215,8 +222,7 @@ def parsed(name: str, lets: Lets = ()) -> "tuple[Plan | None, list[Fault]]":
         folder = Path() if name == "-" else Path(name).parent
         return read_bytes(bytes_of(name), shown_name(name), folder, numbers)
     finally:
-        if not gc.get_freeze_count():
-            gc.freeze()
+        _freeze_once()
         if collects:
             gc.enable()
 

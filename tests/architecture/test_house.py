@@ -55,17 +55,22 @@ def named(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def test_a_class_is_final_or_abstract() -> None:
-    classes = [
+@cache
+def classes() -> list[tuple[str, ast.ClassDef]]:
+    """All classes, each with its module."""
+    return [
         (module, node)
         for module, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
     ]
-    bases = {named(base) for _, node in classes for base in node.bases}
+
+
+def test_a_class_is_final_or_abstract() -> None:
+    bases = {named(base) for _, node in classes() for base in node.bases}
     loose = [
         f"{module}.{node.name}"
-        for module, node in classes
+        for module, node in classes()
         if "final" not in map(named, node.decorator_list)
         and not ABSTRACT & set(map(named, node.bases))
         and node.name not in bases  # a base of ours is there for its descendants
@@ -75,19 +80,8 @@ def test_a_class_is_final_or_abstract() -> None:
 
 def test_nothing_derives_from_a_class_that_is_whole_by_itself() -> None:
     """A class of ours that has descendants has something for them to say, or is an error's kind."""
-    final = {
-        node.name
-        for tree in trees().values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and "final" in map(named, node.decorator_list)
-    }
-    bases = {
-        named(base)
-        for tree in trees().values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef)
-        for base in node.bases
-    }
+    final = {node.name for _, node in classes() if "final" in map(named, node.decorator_list)}
+    bases = {named(base) for _, node in classes() for base in node.bases}
     assert final & bases == set()
 
 

@@ -87,11 +87,10 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize(("text", "code", "limit"), TOO_LARGE.values(), ids=TOO_LARGE)
 def test_what_is_too_large_is_one_error(text: str, code: str, limit: str) -> None:
-    [fault] = [f for f in errors(faults_of(text)) if f.code in ("P116", "P214")]
+    [fault] = errors(faults_of(text))
     assert fault.code == code
     assert limit in fault.message
     assert fault.span is not None
-    assert errors(faults_of(text)) == [fault]
 
 
 def test_no_items_are_made_beyond_a_stacks_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +131,7 @@ def test_no_more_of_a_file_is_read_than_a_plan_may_have(tmp_path: Path) -> None:
 
 def test_errors_are_looked_for_up_to_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = counting(monkeypatch, parse.syntax_errors, "fault")
-    reported = faults_of("L1 frm math\n" * 5_000)
+    reported = faults_of("L1 frm math\n" * 2_000)
     assert len(counted) == bounds.MOST_FAULTS + 1
     assert [f.code for f in reported[:2]] == ["S108", "S101"]
     assert len(errors(reported)) == bounds.MOST_FAULTS + 1
@@ -140,7 +139,7 @@ def test_errors_are_looked_for_up_to_a_thousand(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "text",
-    ["drop L9..L1\n" * 5_000, "L0..L9999 from x\n", '"\n' * 5_000, "drop L1\n" * 5_000],
+    ["drop L9..L1\n" * 2_000, "L0..L9999 from x\n", '"\n' * 2_000, "drop L1\n" * 2_000],
     ids=["lowered", "one of many layers", "quotes", "of a rule"],
 )
 def test_no_text_has_more_than_a_thousand_errors(text: str) -> None:

@@ -22,7 +22,8 @@ from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.plan import Plan
 from tests.events import sizes
 from tests.naive import interpret, read
-from tests.thorough import drawn
+from tests.structures import structure
+from tests.thorough import drawn, one_of_each
 from tests.tiny import tiny_model
 
 COUNT = 4
@@ -61,7 +62,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=one_of_each(FAMILIES, structure))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two models of a family."""
     root = tmp_path_factory.mktemp(request.param)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gptailor.checkpoint.formats.safetensors import read_header
 from tests.hostile import headers
 from tests.hostile.targets import TARGETS
+from tests.thorough import drawn
 
 NUMBERS = (b"0", b"-1", b"1.0", b"1e3", b"true", b"null", b'"1"', b"[]", b"{}", b"NaN", b"1e999",
            b"18446744073709551616", b"9223372036854775807", b"9" * 5000)  # fmt: skip
@@ -89,7 +90,7 @@ def test_changed_files_are_taken_or_refused(
     folder = tmp_path_factory.mktemp(name)
 
     @given(mutations(target.seeds))
-    @settings(max_examples=50)
+    @settings(max_examples=drawn(50))
     def holds(raw: bytes) -> None:
         target.once(raw, folder)
 

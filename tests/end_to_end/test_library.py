@@ -150,6 +150,7 @@ def test_a_plan_is_picked_by_its_size(searched: gptailor.SearchResult) -> None:
         searched.pick(parameters=1)
 
 
+@pytest.mark.pages
 def test_the_script_of_the_guide_runs(
     searched: gptailor.SearchResult, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,21 +41,33 @@ scale L5 by 0.9
 SHARDED = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
+def write_models(family: Path, folder: Path) -> Path:
+    """Two models, and a plan over them."""
+    for name in ("base", "math"):
+        shutil.copytree(family / name, folder / name)
+    (folder / "p.tailor").write_text(PLAN)
+    return folder
+
+
 @pytest.fixture
 def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with two models of its own, and a plan over them."""
-    for name in ("base", "math"):
-        shutil.copytree(family / name, tmp_path / name)
-    (tmp_path / "p.tailor").write_text(PLAN)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return write_models(family, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def compiled(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that was compiled with its lock, beside equal models."""
+    folder = write_models(family, tmp_path_factory.mktemp("locked"))
+    gptailor.compile(gptailor.load(folder / "p.tailor"), folder / "out", locking=True)
+    return folder / "out"
 
 
 @pytest.fixture
-def out(here: Path) -> Path:
-    """A compiled folder with its lock."""
-    gptailor.compile(gptailor.load("p.tailor"), here / "out", locking=True)
-    return here / "out"
+def out(here: Path, compiled: Path) -> Path:
+    """A copy of it in the current folder."""
+    return Path(shutil.copytree(compiled, here / "out"))
 
 
 def test_a_kept_digest_is_for_making_a_lock_alone(

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gptailor
+from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
 from gptailor.searching import results
 from tests.preloaded import Child, Preloaded
@@ -69,33 +71,41 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Search:
-    """The command `search` in a process of its own."""
+    """The command `search`."""
 
-    def __init__(self, preloaded: Preloaded, folder: Path) -> None:
-        self.preloaded = preloaded
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self.request = request
         self.folder = folder
 
     def begin(self, *arguments: object, before: str = "") -> Child:
-        """Start it; `before` is a script that runs first."""
+        """Start it in a process of its own; `before` is a script that runs first."""
         script = (
             f"import sys\n{before}\n"
             "from gptailor.cli.main import run\n"
             "sys.exit(run(['search', *sys.argv[1:]]))\n"
         )
-        return self.preloaded.start(script, *arguments, cwd=self.folder)
+        preloaded: Preloaded = self.request.getfixturevalue("preloaded")
+        return preloaded.start(script, *arguments, cwd=self.folder)
 
     def __call__(self, *arguments: object, code: int = 0, before: str = "") -> Said:
-        """The same, waited for."""
-        process = self.begin(*arguments, before=before)
-        out, err = process.communicate()
-        assert process.returncode == code, err
-        assert "Traceback" not in err, err
-        return Said(process.returncode, out, err)
+        """Run it to its end, in this process if nothing runs `before`."""
+        if before:
+            process = self.begin(*arguments, before=before)
+            out, err = process.communicate()
+            said = Said(process.returncode or 0, out, err)
+        else:
+            told, errors = StringIO(), StringIO()
+            with chdir(self.folder), redirect_stdout(told), redirect_stderr(errors):
+                ended = cli.run(["search", *map(str, arguments)])
+            said = Said(ended, told.getvalue(), errors.getvalue())
+        assert said.code == code, said.err
+        assert "Traceback" not in said.err, said.err
+        return said
 
 
 @pytest.fixture(scope="module")
-def search(preloaded: Preloaded, world: Path) -> Search:
-    return Search(preloaded, world)
+def search(request: pytest.FixtureRequest, world: Path) -> Search:
+    return Search(request, world)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from gptailor.searching.score_requirements import Conditions, Told
 from gptailor.searching.search import Doing, SearchEvent
 from gptailor.searching.search import search as find
 from tests.end_to_end.test_search_command import Search
-from tests.preloaded import Preloaded
 from tests.tiny import letters, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -45,8 +44,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def search(preloaded: Preloaded, world: Path) -> Search:
-    return Search(preloaded, world)
+def search(request: pytest.FixtureRequest, world: Path) -> Search:
+    return Search(request, world)
 
 
 def searched(search: Search, name: str, *lines: str, code: int = 0) -> tuple[str, dict[str, Any]]:

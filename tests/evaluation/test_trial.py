@@ -286,8 +286,8 @@ def test_embeddings_heads_and_layers_of_past_trials_are_let_go(
     trials = trials_of(space, full=3)
     chance = random.Random(1)
 
-    def ten() -> list[Plan]:
-        shares = [[round(chance.random(), 3) for _ in range(3)] for _ in range(10)]
+    def six() -> list[Plan]:
+        shares = [[round(chance.random(), 3) for _ in range(3)] for _ in range(6)]
         return [
             say(
                 f"embed from math, code by task_arithmetic({a})\n"
@@ -298,11 +298,11 @@ def test_embeddings_heads_and_layers_of_past_trials_are_let_go(
         ]
 
     used = []
-    for _ in range(6):
-        assert all(len(values(found)) == 1 for found in outcomes(trials, ten(), 3))
+    for _ in range(4):
+        assert all(len(values(found)) == 1 for found in outcomes(trials, six(), 3))
         used.append(tensor_bytes())
     assert max(used[2:]) < used[1] + 40_000
-    plan = ten()[0]
+    plan = six()[0]
     assert outcomes(trials, [plan], 3)[0] == judged(plan, OBJECTIVES[:1], 3)
 
 

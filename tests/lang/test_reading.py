@@ -1,6 +1,7 @@
 """Any text is accepted, or refused with faults that lie inside it."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import lark
@@ -17,7 +18,12 @@ from gptailor.plan.plan import Plan
 from tests.strategies import plans
 from tests.thorough import drawn
 
-WHOLE_FILES = parser_from_grammar("start")
+
+@cache
+def whole_files() -> lark.Lark:
+    """A parser of whole files, of the grammar itself."""
+    return parser_from_grammar("start")
+
 
 HEAD = 'tailor 1\nmodel base = "./b"\nmodel math = "./m"\n'
 
@@ -53,7 +59,7 @@ def words(found: list[str]) -> st.SearchStrategy[str]:
 def drawn_texts() -> st.SearchStrategy[str]:
     explicit = {
         terminal.name: st.just(f"{terminal.pattern.value} ")
-        for terminal in WHOLE_FILES.terminals
+        for terminal in whole_files().terminals
         if isinstance(terminal.pattern, lark.lexer.PatternStr)
     }
     explicit |= {
@@ -64,7 +70,10 @@ def drawn_texts() -> st.SearchStrategy[str]:
         "_NL": st.sampled_from(["\n", "\r\n", "\n\n"]),
         "COMMENT": st.just("# a comment\n"),
     }
-    return from_lark(WHOLE_FILES, start="start", explicit=explicit)
+    return from_lark(whole_files(), start="start", explicit=explicit)
+
+
+DRAWN_TEXTS = st.deferred(drawn_texts)
 
 
 def outcome(text: str) -> list[Fault]:
@@ -85,14 +94,14 @@ def outcome(text: str) -> list[Fault]:
 
 def is_of_the_grammar(text: str) -> bool:
     try:
-        WHOLE_FILES.parse(text)
+        whole_files().parse(text)
     except lark.UnexpectedInput:
         return False
     return True
 
 
 @example('bridge L10000 on "./b"')
-@given(drawn_texts())
+@given(DRAWN_TEXTS)
 @settings(max_examples=drawn(200))
 def test_a_text_of_the_grammar_is_accepted_or_refused(text: str) -> None:
     faults = outcome(text)
@@ -103,7 +112,7 @@ def test_a_text_of_the_grammar_is_accepted_or_refused(text: str) -> None:
         assert again == plan
 
 
-@given(drawn_texts())
+@given(DRAWN_TEXTS)
 @settings(max_examples=drawn(200))
 def test_the_parser_by_pieces_agrees_with_the_grammar(text: str) -> None:
     _, faults = parse(Source("drawn.tailor", text))

@@ -79,9 +79,21 @@ def ran(folder: Path, evaluate: Sampling, *, races: bool = True, seed: int = 5) 
     return found
 
 
-def test_trials_that_have_lost_cost_what_they_took(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, Sampling]:
+    """A search with races that nothing disturbed, and its evaluator."""
     evaluate = Sampling()
-    found = ran(tmp_path, evaluate)
+    return ran(tmp_path_factory.mktemp("whole"), evaluate), evaluate
+
+
+@pytest.fixture
+def found(whole: tuple[Search, Sampling]) -> Search:
+    """That search."""
+    return whole[0]
+
+
+def test_trials_that_have_lost_cost_what_they_took(whole: tuple[Search, Sampling]) -> None:
+    found, evaluate = whole
     stopped = [trial for trial in found.ledger.trials if trial.stopped is not None]
     assert stopped
     for trial in stopped:
@@ -95,11 +107,12 @@ def test_trials_that_have_lost_cost_what_they_took(tmp_path: Path) -> None:
     assert found.ledger.cost() <= 16
 
 
-def test_a_race_asks_for_more_plans_than_the_same_budget_without(tmp_path: Path) -> None:
-    with_race = ran(tmp_path / "race", Sampling())
+def test_a_race_asks_for_more_plans_than_the_same_budget_without(
+    found: Search, tmp_path: Path
+) -> None:
     without = ran(tmp_path / "all", Sampling(), races=False)
     assert all(trial.stopped is None for trial in without.ledger.trials)
-    assert len(with_race.ledger.trials) > len(without.ledger.trials)
+    assert len(found.ledger.trials) > len(without.ledger.trials)
 
 
 def test_the_best_plan_was_scored_on_all_samples(tmp_path: Path) -> None:
@@ -149,12 +162,11 @@ def test_what_was_given_up_is_told_as_behind_its_rival() -> None:
 
 
 def test_a_kill_while_the_base_is_noted_leaves_the_same_races(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
 
-    undisturbed = ran(tmp_path / "whole", Sampling())
     write, noted = Study.note_base, list[int]()
 
     def killed(study: Study, samples: int, *scores: Sequence[float]) -> None:
@@ -169,14 +181,13 @@ def test_a_kill_while_the_base_is_noted_leaves_the_same_races(
                 ran(tmp_path / "killed", Sampling())
     again = ran(tmp_path / "killed", Sampling())
     assert len(noted) == len({*noted}) > 2
-    assert record(again.ledger.trials) == record(undisturbed.ledger.trials)
+    assert record(again.ledger.trials) == record(found.ledger.trials)
 
 
-def test_a_search_that_was_killed_ends_with_the_same_study(tmp_path: Path) -> None:
+def test_a_search_that_was_killed_ends_with_the_same_study(found: Search, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
-    undisturbed = ran(tmp_path / "whole", Sampling())
     (tmp_path / "killed").mkdir()
     for at in (9, 14, 21):
 
@@ -188,11 +199,10 @@ def test_a_search_that_was_killed_ends_with_the_same_study(tmp_path: Path) -> No
         with pytest.raises(Killed):
             search(tmp_path / "killed", chosen, Sampling(), on_event=kill).run()
     again = ran(tmp_path / "killed", Sampling())
-    assert record(again.ledger.trials) == record(undisturbed.ledger.trials)
+    assert record(again.ledger.trials) == record(found.ledger.trials)
 
 
-def test_the_study_says_what_was_given_up(tmp_path: Path) -> None:
-    found = ran(tmp_path, Sampling())
+def test_the_study_says_what_was_given_up(found: Search) -> None:
     kept = found.study._study.get_trials()
     stopped = [trial for trial in found.ledger.trials if trial.stopped is not None]
     for trial in stopped:
@@ -202,15 +212,15 @@ def test_the_study_says_what_was_given_up(tmp_path: Path) -> None:
     assert record(found.study.trials()) == record(found.ledger.trials)
 
 
-def test_a_race_travels_with_its_task(tmp_path: Path) -> None:
-    found = ran(tmp_path, Sampling())
+def test_a_race_travels_with_its_task(found: Search) -> None:
     race = race_of(found.ledger, found.ledger.of(SEARCH)[-1].request)
     task = Task(1, (), 1.0, "bare", (), race)
     assert pickle.loads(pickle.dumps(task.how)) == {"stage": "bare", "race": race}
 
 
-def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(tmp_path: Path) -> None:
-    found = ran(tmp_path, Sampling())
+def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(
+    found: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = [trial for trial in found.ledger.of(SEARCH) if trial.request.asked_after]
     last: Trial = asked[-1]
     race = race_of(found.ledger, last.request)
@@ -220,7 +230,7 @@ def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(tmp_path: Path) ->
     assert best is not None
     assert race.rivals == (best.per_sample,)
     assert race_of(found.ledger, found.ledger.of(RANDOM)[0].request) is None
-    found.ledger.references.pop(race_counts(last.request.samples)[-1])
+    monkeypatch.delitem(found.ledger.references, race_counts(last.request.samples)[-1])
     assert race_of(found.ledger, last.request) is None, "a study of before there were races"
 
 

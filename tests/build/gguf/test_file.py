@@ -195,10 +195,25 @@ def test_each_gemma_3_that_is_written_is_read(
     )
 
 
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> gptailor.Plan:
+    """A plan that cuts a model, and quantised files of which are compared with its folder."""
+    folder = tmp_path_factory.mktemp("cut")
+    model(folder / "base", layers=4)
+    return gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1\n', folder=folder)
+
+
+@pytest.fixture(scope="module")
+def wanted(cut: gptailor.Plan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The tensors of its folder."""
+    return expected(gptailor.compile(cut, tmp_path_factory.mktemp("made") / "out").folder, "llama")
+
+
 @pytest.mark.parametrize("quantize", FILE_TYPES)
-def test_quantised_matrices_are_those_of_llama_cpps_package(here: Path, quantize: str) -> None:
-    file = compiled(here, quantize=quantize.lower())
-    wanted = expected(compiled(here, "out"), "llama")
+def test_quantised_matrices_are_those_of_llama_cpps_package(
+    cut: gptailor.Plan, wanted: dict[str, np.ndarray], tmp_path: Path, quantize: str
+) -> None:
+    file = gptailor.compile(cut, tmp_path / "out.gguf", quantize=quantize.lower()).folder
     for name, tensor in read(file, "llama").items():
         kind = tensor.tensor_type.name
         if wanted[name].ndim == 1:

@@ -14,6 +14,7 @@ from gptailor.evaluation.forward.prefix_cache import PrefixCache, PrefixNode, in
 from gptailor.evaluation.forward.requests import Work, pack
 from gptailor.evaluation.scores import Failure
 from tests.evaluation.lent import Lent, broken, lent, likelihood, loaded, requests
+from tests.thorough import drawn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,7 +47,7 @@ def together(evaluator: Evaluator, population: Sequence[Lent]) -> dict[int, torc
 # ------------------------------------------------------------------------------------- the numbers
 
 
-@settings(max_examples=15)
+@settings(max_examples=drawn(15))
 @given(st.lists(ORDERS, min_size=1, max_size=2), st.integers(0, 4))
 def test_the_same_numbers_as_alone(
     pool: PreTrainedModel, generations: list[list[list[int]]], states: int

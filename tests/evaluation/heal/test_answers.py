@@ -22,7 +22,7 @@ from tests.events import only
 from tests.healing import heal, said
 from tests.tiny import letters, tiny_model
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache", "renders_here")
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'][0] + m['content'] + '.' }}{% endfor %}"

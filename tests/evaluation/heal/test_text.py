@@ -15,6 +15,8 @@ from gptailor.evaluation.heal.text import HealingTexts, file_source, healing_tex
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from tests.tiny import letters, write_tokenizer
 
+pytestmark = pytest.mark.usefixtures("renders_here")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

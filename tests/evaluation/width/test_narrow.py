@@ -91,7 +91,7 @@ def parameters(model: PreTrainedModel) -> int:
 
 @pytest.mark.parametrize("family", FIRSTS)
 def test_neurons_that_give_zero_leave_without_a_trace(family: str, tmp_path: Path) -> None:
-    base = tiny_model(family, tmp_path / "base")
+    base = tiny_model(family, tmp_path / "base", layers=3)
     plan = 'tailor 1\nmodel base = "./base"\n'
     own = checked_width(gptailor.loads(plan, folder=tmp_path))
     kill_neurons(base, own)
