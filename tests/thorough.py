@@ -72,6 +72,7 @@ LEFT_OUT = {
         "test_a_full_disk_is_one_message_and_the_same_command_goes_on",
         "test_a_loss_has_its_own_unit_where_it_has_no_share",
         "test_a_text_that_is_too_short_fails_the_finalists_alone",
+        "test_control_c_keeps_everything_and_the_same_command_goes_on",
         "test_control_c_while_the_best_plan_is_locked_keeps_everything",
         "test_finalists_are_healed_once_and_score_as_their_plans_do",
         "test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named",
