@@ -80,7 +80,7 @@ def shrunken(config: Mapping[str, Any], count_key: str) -> Iterator[Tiny]:
     sizes = frozenset(key for key in config if _size(key, config[key]) is not None)
     yield Tiny(first, layers, sizes)
     for update in _variations(config, first):
-        yield Tiny({**first, **update}, layers, sizes | update.keys())
+        yield Tiny({**first, **update}, layers, frozenset(sizes | update.keys()))
     yield Tiny({**first, **_in_proportion(config, first, sizes)}, layers, sizes)
 
 
