@@ -145,7 +145,7 @@ class Records(logging.Handler):
 
 @pytest.fixture
 def logged() -> Iterator[list[logging.LogRecord]]:
-    """What is logged during a test."""
+    """The records that are logged during a test."""
     handler = Records()
     logging.getLogger().addHandler(handler)
     yield handler.kept

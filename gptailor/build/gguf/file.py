@@ -163,7 +163,7 @@ class GgufFile(Destination):
 
     # --------------------------------------------------------------------------------------- facts
 
-    @property
+    @cached_property
     def weighted(self) -> frozenset[str]:
         """The names of the tensors that depend on the importance matrix."""
         tensors = self.tensors.items() if self.text is not None else ()

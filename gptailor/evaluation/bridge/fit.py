@@ -372,7 +372,7 @@ class Bridger:
                 yield gap, bridge
         finally:
             self.reserve(0)
-        self._fits.forget(KEPT_FITS)
+        self._fits.forget(KEPT_FITS, 0)
 
     def _fit(
         self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText, on_event: OnEvent

@@ -229,7 +229,7 @@ class WrittenArchitecture:
         if "sliding_attention" not in self._types() and windows.apart:
             return {}
         if period is None and windows.apart:
-            help = "drop or order layers so that every so-manieth alone has full attention"
+            help = "drop or order layers so that every n-th layer alone has full attention"
             slides = "".join("s" if t == "sliding_attention" else "F" for t in self._types())
             must = f"as llama.cpp's {quoted(self.name)} must"
             self.refuse(f"its layers slide by no period, {must}: {slides}", help)

@@ -314,12 +314,18 @@ def of_llama_cpp(values: np.ndarray, kind: str, columns: np.ndarray | None = Non
     return made
 
 
+GROUPS = {
+    "seed": st.integers(0, 2**32),
+    "size": st.sampled_from([1, 16, 32, 256]),
+    "powers": st.tuples(st.integers(-140, 0), st.integers(1, 16)),
+}
+"""Numbers in groups of a size, each times a power of two: the least power, and their span."""
+
+
 @pytest.mark.llamacpp
 @pytest.mark.parametrize("kind", OURS)
 @given(
-    seed=st.integers(0, 2**32),
-    size=st.sampled_from([1, 16, 32, 256]),
-    powers=st.tuples(st.integers(-140, 0), st.integers(1, 16)),
+    **GROUPS,
     offset=st.sampled_from([0.0, 0.0, 1.0, -3.0]),
     rare=st.sampled_from([1, 1, 5, 97]),
 )
@@ -337,9 +343,7 @@ def test_blocks_are_those_of_llama_cpps_library(
 @pytest.mark.llamacpp
 @pytest.mark.parametrize("kind", WEIGHTED)
 @given(
-    seed=st.integers(0, 2**32),
-    size=st.sampled_from([1, 16, 32, 256]),
-    powers=st.tuples(st.integers(-140, 0), st.integers(1, 16)),
+    **GROUPS,
     row=st.sampled_from([256, 1024, 4096]),
     columns=st.tuples(
         st.sampled_from([0, 1, 9]), st.integers(-40, 40), st.sampled_from([1, 2, 5, 32, 256])
