@@ -20,14 +20,21 @@ from gptailor.program.compile import narrower
 from gptailor.program.devices import device_of
 from gptailor.program.mixtures import expert_cut
 
-BRIDGE_PASSES, HEAL_PASSES = 2, 5
-"""How often the texts of bridging and of healing are read.
-
-The whole plan and the cut plan read a bridge's text. Healing reads its text with the teacher,
-forward, and twice as much back; docs/healing.md measured a quarter more. A teacher's answers are
-made once for all plans, and don't count."""
+BRIDGE_PASSES = 2
+"""How often the text of bridging is read: by the whole plan and by the cut plan."""
+_HEAL_PASSES = 5
 _BYTES, _PREDICTION_BYTES = 3, 512
 """The fewest bytes of a token: in texts that people write, and of its prediction."""
+
+
+def heal_passes(plan: Plan) -> int:
+    """Return how often the texts of healing are read.
+
+    The teacher reads them, the student forward, and twice as much back; docs/healing.md measured a
+    quarter more. With a smaller vocabulary the teacher reads them twice. Its answers are made once
+    for all plans, and don't count.
+    """
+    return _HEAL_PASSES + (plan.vocabulary is not None)
 
 
 def read_tokens(plan: Plan, text: str, tokens: object) -> int:
@@ -124,7 +131,7 @@ def repair_estimates(
         found.append(RepairEstimate("bridging", tokens, seconds, min(size, memory or size)))
     if prepared.healing is not None:
         tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
-        operations = 2 * parameters * tokens * HEAL_PASSES
+        operations = 2 * parameters * tokens * heal_passes(plan)
         seconds = operations / _speed(width, dtype, where)
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
         length = min(HEALING_WINDOW, step_tokens(prepared.healing.tokens))

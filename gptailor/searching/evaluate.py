@@ -22,8 +22,8 @@ from gptailor.evaluation.objectives.base import Forward
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.repair_estimate import (
     BRIDGE_PASSES,
-    HEAL_PASSES,
     bridged_tokens,
+    heal_passes,
     healed_tokens,
 )
 from gptailor.evaluation.rival_scores import Race
@@ -200,7 +200,7 @@ def repair_cost(trials: Trials, budget: Budget) -> float | None:
         return None
     cost = BRIDGE_PASSES * bridged_tokens(trials.plan)
     if budget.final == "healed":
-        cost += HEAL_PASSES * healed_tokens(trials.plan)
+        cost += heal_passes(trials.plan) * healed_tokens(trials.plan)
     return cost / tokens
 
 

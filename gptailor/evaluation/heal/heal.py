@@ -17,6 +17,7 @@ from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal.answers import AnsweringTeacher, PromptAnswers
 from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.heal.dropped_words import DroppedWords
 from gptailor.evaluation.heal.kept import HealingStore, KnownHealing, working_folder
 from gptailor.evaluation.heal.learning import (
     HealError,
@@ -323,22 +324,31 @@ class Healer:
         kept += [TAUGHT] if teachers.names else []
         sets = {"learned": texts.learned, "held": texts.held}
         parts: dict[str, list[Predictions]] = {name: [] for name in sets}
-        total = sum(sequences.tokens.numel() for sequences in sets.values())
-        read = 0
         whole = None if cut is None else WholeVocabulary(cut)
+        readings = 1 if whole is None else 2
+        total = readings * sum(sequences.tokens.numel() for sequences in sets.values())
+        read = 0
         for number, maker in enumerate(makers):
             for name, sequences in sets.items():
-                own = sequences.rows(of_text[sequences.texts] == number)
-                predictions = Predictions(
-                    folder / f"{name}-{number}", own.tokens, vocabulary, min(kept)
-                )
+                mask = of_text[sequences.texts] == number
+                own, place = sequences.rows(mask), folder / f"{name}-{number}"
                 if isinstance(maker, PredictionsFile):
+                    predictions = Predictions(place, own.tokens, vocabulary, min(kept))
                     predictions.take(maker, maker.drawn(healing.seed, own.numbers.tolist()))
-                else:
+                    parts[name].append(predictions)
+                    read += readings * own.tokens.numel()
+                    continue
+                live = partial(teachers.live, maker)
+                with explaining_not_finite([teachers.contents(maker)], texts.paths):
+                    if whole is not None:
+                        words = DroppedWords(whole, self.device, healing.seed)
+                        reading = _Reading(on_event, read, total)
+                        own = words.put_into(own, live, place.with_suffix(".safetensors"), reading)
+                        sets[name] = sequences.with_rows(mask, own)
+                        read += own.tokens.numel()
+                    predictions = Predictions(place, own.tokens, vocabulary, min(kept))
                     reading = _Reading(on_event, read, total)
-                    with explaining_not_finite([teachers.contents(maker)], texts.paths):
-                        live = partial(teachers.live, maker)
-                        predictions.learn(live, self.device, reading, whole)
+                    predictions.learn(live, self.device, reading, whole)
                 parts[name].append(predictions)
                 read += own.tokens.numel()
         teachers.release()

@@ -35,7 +35,7 @@ TAUGHT = 128
 
 Chosen in `docs/healing.md`'s ablation.
 """
-_AT_ONCE = 2**16
+AT_ONCE = 2**16
 """Tokens of a chunk, which the teacher reads at once, and which has one digest.
 
 A killed run continues after its last sound chunk.
@@ -253,7 +253,7 @@ class Predictions:
     @property
     def _starts(self) -> range:
         """The first sequence of each chunk."""
-        return range(0, len(self.sequences), max(1, _AT_ONCE // self.sequences.shape[1]))
+        return range(0, len(self.sequences), max(1, AT_ONCE // self.sequences.shape[1]))
 
     def _sound(self, starts: range) -> Iterator[str]:
         """Yield the digests of the first chunks, up to the first that differs from its note."""

@@ -1,7 +1,7 @@
 """The texts of healing: sequences of one length, mixed by the texts' shares, a few held out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, islice, pairwise, takewhile
 from pathlib import Path
@@ -163,6 +163,12 @@ class PackedSequences:
         """Return some sequences, by their numbers or by a mask."""
         parts = self.tokens, self.counted, self.texts, self.numbers
         return PackedSequences(*(part[numbers] for part in parts))
+
+    def with_rows(self, mask: Tensor, rows: "PackedSequences") -> "PackedSequences":
+        """Return all sequences, with other tokens and counts in the place of some."""
+        tokens, counted = self.tokens.clone(), self.counted.clone()
+        tokens[mask], counted[mask] = rows.tokens, rows.counted
+        return replace(self, tokens=tokens, counted=counted)
 
 
 @final

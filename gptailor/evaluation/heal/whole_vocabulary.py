@@ -5,7 +5,7 @@ goes to the first of the tokens that replace it. Inside such a word the teacher 
 and the student learns the next token of the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _CERTAIN, _IMPOSSIBLE = -1e-6, -30.0
 """Log-probabilities of the next token of a text, and of all others."""
+_TORN = "\ufffd"
+"""What a tokenizer writes for a part of a character."""
 _LEAST = 1e-30
 """The least probability, whose logarithm is finite."""
 
@@ -60,15 +62,39 @@ class WholeVocabulary:
         )
 
     @cached_property
+    def _split(self) -> Mapping[int, tuple[int, ...]]:
+        """The student's tokens for each of the teacher's that it lacks."""
+        words, numbers = self._words[0], self.cut.numbers
+        return {
+            number: tuple(piece.id for piece in self._small.model.tokenize(word))
+            for number, word in words.items()
+            if number not in numbers
+        }
+
+    @cached_property
+    def pieces(self) -> Mapping[int, tuple[int, ...]]:
+        """The student's tokens for each missing token that is text of whole characters."""
+        whole, small = self._words
+        return {
+            number: pieces
+            for number, pieces in self._split.items()
+            if "".join(small[piece] for piece in pieces) == whole[number]
+            and _TORN not in self.cut.whole.tokenizer.decode([number])
+        }
+
+    @cached_property
+    def added(self) -> frozenset[int]:
+        """The student's added tokens, such as special ones."""
+        return frozenset(self._small.get_added_tokens_decoder())
+
+    @cached_property
     def first(self) -> Tensor:
         """The student's first token for each of the teacher's, [the teacher's tokens]."""
-        words, numbers = self._words[0], self.cut.numbers
-        first = torch.zeros(max(words) + 1, dtype=torch.int64)
-        for number, word in words.items():
-            if (kept := numbers.get(number)) is None:
-                pieces = self._small.model.tokenize(word)
-                kept = pieces[0].id if pieces else 0
+        first = torch.zeros(max(self._words[0]) + 1, dtype=torch.int64)
+        for number, kept in self.cut.numbers.items():
             first[number] = kept
+        for number, pieces in self._split.items():
+            first[number] = pieces[0] if pieces else 0
         return first
 
     def read(self, sequence: Sequence[int]) -> ReadSequence:

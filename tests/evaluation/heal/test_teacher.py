@@ -69,7 +69,7 @@ def test_the_likeliest_are_kept_by_themselves_and_the_rest_together(
 def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "_AT_ONCE", 24)
+    monkeypatch.setattr(teacher, "AT_ONCE", 24)
     asked, told = Asked(folder), list[tuple[int, bool]]()
 
     def interrupt(event: TeacherRead) -> None:
@@ -108,7 +108,7 @@ def damaged(file: Path, how: str) -> None:
 def test_what_is_damaged_is_asked_again(
     folder: Path, tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "_AT_ONCE", 24)
+    monkeypatch.setattr(teacher, "AT_ONCE", 24)
     whole = Predictions(tmp_path, TOKENS, 64)
     whole.learn(Asked(folder), CPU)
     expected = [part.clone() for part in whole.of(0, 7)]
