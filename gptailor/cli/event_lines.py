@@ -22,6 +22,7 @@ from gptailor.plan.events import (
     LayerStep,
     NarrowingBegun,
     NarrowingStep,
+    PredictorsBegun,
     TeacherAnswered,
     TeacherRead,
 )
@@ -87,6 +88,11 @@ class RepairLines:
                 self._say(f"bridging {gap.name}")
             case GapStep(gap, done, total, left) if self._every_gap and self._due():
                 self._say(f"bridging {gap.name}: layer {done} of {total}, {duration(left)} left")
+            case _:
+                self._healing(event)
+
+    def _healing(self, event: object) -> None:
+        match event:
             case HealingStart(layers, numbers, tokens, size):
                 many = f"{layers} layer{'s' * (layers != 1)}"
                 self._say(
@@ -101,6 +107,9 @@ class RepairLines:
                 self._say(self._opening + (_REUSES if reused else share))
             case HealStep(done, total) if self._due(end=done == total):
                 self._say(f"healing: {_step_in_words(event)}")
+            case PredictorsBegun(layers):
+                many = "layers that predict" if layers > 1 else "layer that predicts"
+                self._say(f"healing: the {many} further tokens (MTP)")
             case HealingReused():
                 self._say("healing: reuses an earlier result")
             case HealingEnd() if self._ends and event not in self._ended:
@@ -142,7 +151,11 @@ def healed_in_words(end: HealingEnd) -> str:
         begun = f"{end.start:.3f} nats a token from the teacher bridged, no numbers unbridged"
     else:
         begun = f"{end.bare:.3f} nats a token from the teacher{bridged}"
-    return f"healed on {end.tokens:,} tokens: {begun}{result} (on {end.held:,} tokens held out)"
+    further = ""
+    if end.predictors is not None:
+        further = "; predicting further tokens (MTP) {:.3f}, healed {:.3f}".format(*end.predictors)
+    held = f"(on {end.held:,} tokens held out)"
+    return f"healed on {end.tokens:,} tokens: {begun}{result}{further} {held}"
 
 
 def _step_in_words(step: HealStep) -> str:

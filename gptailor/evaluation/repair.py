@@ -36,15 +36,22 @@ class Repairs:
     """The fits and the healing of closed plans over the models of a stitcher.
 
     Fits are kept for plans that begin alike, and the healing of the last plan. `on_event` receives
-    the progress. With `anew` no earlier fit or healing is reused.
+    the progress. With `anew` no earlier fit or healing is reused. With `predictors` healing also
+    trains the layers that predict further tokens, which live models lack.
     """
 
     def __init__(
-        self, stitcher: Stitcher, on_event: OnEvent = ignore_events, *, anew: bool = False
+        self,
+        stitcher: Stitcher,
+        on_event: OnEvent = ignore_events,
+        *,
+        anew: bool = False,
+        predictors: bool = False,
     ) -> None:
         self.stitcher = stitcher
         self.on_event = on_event
         self.anew = anew
+        self.predictors = predictors
         self._chooser: ExpertChooser | None = None
         self._narrower: Narrower | None = None
         self._bridger: Bridger | None = None
@@ -143,7 +150,10 @@ class Repairs:
             models, device = self.stitcher.table.models, self.stitcher.device
             healer = Healer(models, device, self.stitcher.memory, anew=self.anew)
             narrow = by_index(resolved, narrowed)
-            self._healed = plan, healer.heal(resolved, narrow, bridged, self.on_event)
+            healed = healer.heal(
+                resolved, narrow, bridged, self.on_event, predictors=self.predictors
+            )
+            self._healed = plan, healed
             self.on_event(self._healed[1].end)
         return self._healed[1]
 
@@ -229,7 +239,7 @@ def fit(
     def repairs() -> Repairs:
         models = prepared.models
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
-        return Repairs(stitcher, on_event, anew=anew)
+        return Repairs(stitcher, on_event, anew=anew, predictors=True)
 
     layout = prepared.models["base"].layout
     experts = repairs().experts(prepared.resolved)
@@ -250,6 +260,8 @@ def fit(
         for index, changed in changes
         for name, tensor in changed.items()
     }
+    if healed is not None and healed.predictors is not None:
+        tensors |= healed.predictors.tensors
     fitted_bridges = {f"L{gap.after}": bridge for gap, bridge in bridges}
     chosen: dict[str, Output] = {}
     if experts is not None:

@@ -1,15 +1,30 @@
 """Layers that predict further tokens (multi-token prediction, MTP): kept or left out.
 
 Such a layer reads the last layer's output, and shares the embedding and the head. Checkpoints have
-it in a module `mtp`, or under the numbers after the last layer.
+it in a module `mtp`, or under the numbers after the last layer. Healing trains it for the output's
+last layer (`gptailor.evaluation.heal.predictors`).
 """
 
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan.layer_parts import BRANCHES
 from gptailor.program.mixtures import expert_cut
 from gptailor.program.sources import Checked
+
+_TRAINED = frozenset({
+    "deepseek_v3", "glm4_moe", "glm4_moe_lite", "sarvam_moe", "sarvam_mla", "axk1",
+    "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
+})  # fmt: skip
+"""Types of models whose predictors transformers' `MtpLayer` computes."""
+_QWEN = {
+    "mtp.fc.": "eh_proj.",
+    "mtp.pre_fc_norm_embedding.": "enorm.",
+    "mtp.pre_fc_norm_hidden.": "hnorm.",
+    "mtp.norm.": "shared_head.norm.",
+    "mtp.layers.0.": "",
+}
+"""Names of Qwen's only predictor, and those that DeepSeek gives the same tensors in its layer."""
 
 
 def keeps_predictors(checked: Checked) -> bool:
@@ -21,7 +36,7 @@ def predictors_lost(checked: Checked) -> str | None:
     """Return why a closed plan's output can't have the base's predictors; None if it can."""
     base, last = checked.base, checked.base.layout.count - 1
     uses = [use for part in BRANCHES for use in checked.uses(checked.resolved.kept[-1], part)]
-    if any(use.layer != last for use in uses):
+    if any(use.layer != last for use in uses) and not trains_predictors(checked):
         return f"they read the output of L{last}, and the output ends with another layer"
     if (cut := _cut(checked)) is not None:
         return f"the plan cuts the {cut} of the model"
@@ -32,6 +47,32 @@ def predictors_lost(checked: Checked) -> str | None:
     if len(numbers) < stated:
         return f"the base has tensors of {len(numbers)} of its {stated} such layers"
     return None
+
+
+def trains_predictors(checked: Checked) -> bool:
+    """Return whether the healing of a closed plan trains the base's predictors, if they stay."""
+    layout = checked.base.layout
+    if checked.plan.heal is None or layout.quantised is not None:
+        return False
+    places = [predictor_place(layout, name) for name in checked.base.predicting]
+    floats = all(tensor.spec.dtype in FLOATS for tensor in checked.base.predicting.values())
+    return layout.text_type in _TRAINED and None not in places and floats
+
+
+def predictor_place(layout: layouts.Layout, name: str) -> tuple[int, str] | None:
+    """Return a tensor's place: the number of its predictor, and its name there as in DeepSeek's.
+
+    None for a tensor whose place is unknown.
+    """
+    if (at := layouts.place_in(layout.prefix, name)) is not None:
+        return at[0] - layout.count, at[1]
+    language = name.removeprefix("model.language_model.").removeprefix("language_model.")
+    found = (
+        (0, new + language.removeprefix(old))
+        for old, new in _QWEN.items()
+        if language.startswith(old)
+    )
+    return next(found, None)
 
 
 def _cut(checked: Checked) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,20 @@ from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.heal.dropped_words import DroppedWords
 from gptailor.evaluation.heal.kept import HealingStore, KnownHealing, working_folder
 from gptailor.evaluation.heal.learning import (
-    HealError,
     Learning,
     LowRankChanges,
     ModuleNames,
     WholeWeights,
+    in_dtype,
     matched,
 )
 from gptailor.evaluation.heal.predictions_file import PredictionsFile, unusable_predictions
+from gptailor.evaluation.heal.predictors import (
+    HealedModel,
+    HealedPredictors,
+    PredictorOutputs,
+    train_predictors,
+)
 from gptailor.evaluation.heal.teacher import (
     TAUGHT,
     Predictions,
@@ -43,7 +49,13 @@ from gptailor.evaluation.heal.text import (
     healing_texts,
     sequence_length,
 )
-from gptailor.evaluation.heal.train import FULL_RATE_LOSS, HealingMemory, Student, Training
+from gptailor.evaluation.heal.train import (
+    FULL_RATE_LOSS,
+    HealingMemory,
+    Student,
+    TaughtLessons,
+    Training,
+)
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
@@ -55,7 +67,6 @@ from gptailor.evaluation.live.content_keys import Content, ModelContents
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
-from gptailor.methods import rounding
 from gptailor.plan.events import (
     HealingEnd,
     HealingReused,
@@ -67,7 +78,9 @@ from gptailor.plan.events import (
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
+from gptailor.program.compile import compile_plan
 from gptailor.program.nested_models import with_made_models
+from gptailor.program.predictors import keeps_predictors, trains_predictors
 from gptailor.program.program import learning_tensors
 from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
 
@@ -87,6 +100,7 @@ class HealedLayers:
     bare: float
     start: float
     healed: float
+    predictors: HealedPredictors | None = None
 
     @property
     def tokens(self) -> int:
@@ -96,7 +110,9 @@ class HealedLayers:
     @property
     def end(self) -> HealingEnd:
         """The numbers alone."""
-        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed)
+        further = self.predictors
+        losses = None if further is None else (further.start, further.healed)
+        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed, losses)
 
 
 @final
@@ -129,8 +145,12 @@ class Healer:
         narrowed: Mapping[int, Mapping[str, Tensor]],
         bridged: Mapping[int, Mapping[str, Tensor]],
         on_event: OnEvent = ignore_events,
+        *,
+        predictors: bool = False,
     ) -> HealedLayers:
         """Heal a closed plan; `narrowed` and `bridged` are fitted tensors of the output's layers.
+
+        With `predictors` its layers that predict further tokens learn too.
 
         The same plan, text and fits give the same tensors in any process on one machine with the
         same number of threads. A killed run continues from its last kept state, and a finished
@@ -147,7 +167,9 @@ class Healer:
         predicted = self._predicted(plan, healing, encoder, vocabulary)
         lengths = (file.length for file in predicted.values())
         length = sequence_length(encoder, healing.tokens, lengths)
-        memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory)
+        further = self._predictors(resolved) if predictors else PredictorOutputs({})
+        beside = sum(output.spec.elements for output in further.all) * self.dtype.itemsize
+        memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory, beside)
         room = memory.weights()
         plans = {name: self._teacher(resolved, name) for name in healing.teachers}
         teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
@@ -169,7 +191,8 @@ class Healer:
             if healing_result is not None:
                 teachers.release()
                 on_event(HealingReused())
-                learning = self._learning(student, student.live(contents), contents, healing)
+                live = student.live(contents)
+                learning = self._learning(student, live, contents, healing)
                 learning.take(healing_result.parameters)
             else:
                 on_event(start)
@@ -185,15 +208,19 @@ class Healer:
                     live = student.live(contents)
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
-                    training = Training(runner, learning, (learned, held), folder, key)
+                    lessons = TaughtLessons(runner, learned, held)
+                    training = Training(lessons, learning, folder, key)
                     with explaining_not_finite([contents], texts.paths):
                         training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)
                     healing_result = KnownHealing(learning.parameters, *losses, training.best)
                     store.put(key, healing_result)
             healed = {i: _folded(student, learning, layers[i], i) for i in healing.indices}
+            healed_model = HealedModel(live, student.tensors, healing, texts, key, self.anew)
+            trained = train_predictors(further, healed_model, on_event)
         result_losses = (healing_result.bare, healing_result.start, healing_result.healed)
-        return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *result_losses)
+        held_out = texts.held.tokens.numel()
+        return HealedLayers(healed, texts.files, held_out, *result_losses, trained)
 
     # ------------------------------------------------------------------------------- preparation
 
@@ -375,6 +402,16 @@ class Healer:
             return WholeWeights(layers, names)
         return LowRankChanges(layers, names, healing.rank, healing.seed, self.device)
 
+    # ----------------------------------------------------------------------------- further tokens
+
+    def _predictors(self, resolved: Resolved) -> PredictorOutputs:
+        """Return the outputs of a plan's predictors if they learn, else none."""
+        checked = Checked(resolved, with_made_models(resolved.declared, self.models))
+        if not (keeps_predictors(checked) and trains_predictors(checked)):
+            return PredictorOutputs({})
+        layout = replace(checked.base.layout, count=len(resolved.kept))
+        return PredictorOutputs.of(layout, compile_plan(checked, repaired=False).program)
+
     # --------------------------------------------------------------------------------- on the disk
 
     def _key(
@@ -443,12 +480,6 @@ def _folded(
         if name not in names:
             continue
         own = stitcher.tensors.of_layer(content, output)
-        folded, dtype = learning.folded(index, name, own), output.spec.dtype
-        result = rounding.rounded(folded, dtype, partial(_refuse, name, dtype))
-        tensors[name] = result.contiguous().cpu()
+        folded = learning.folded(index, name, own)
+        tensors[name] = in_dtype(name, folded, output.spec.dtype)
     return tensors
-
-
-def _refuse(name: str, dtype: str, _: int) -> NoReturn:
-    message = f"'{name}' healed has values that {dtype} can't hold"
-    raise HealError("C809", message, rounding.LONGER_DTYPE)

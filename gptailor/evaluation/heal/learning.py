@@ -4,13 +4,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from gptailor.methods import rounding
 from gptailor.plan.faults import CodedError
 
 
@@ -245,3 +246,17 @@ def _widths(module: nn.Module) -> tuple[int, int]:
     assert isinstance(weight, Tensor)
     outputs, inputs = weight.shape
     return (outputs, inputs) if isinstance(module, Conv1D) else (inputs, outputs)
+
+
+def in_dtype(name: str, learned: Tensor, dtype: str) -> Tensor:
+    """Return a learned tensor in a dtype, rounded once, on the CPU.
+
+    Raises HealError (C809) where the dtype can't hold a value.
+    """
+
+    def refuse(_: int) -> NoReturn:
+        message = f"'{name}' healed has values that {dtype} can't hold"
+        raise HealError("C809", message, rounding.LONGER_DTYPE)
+
+    rounded: Tensor = rounding.rounded(learned, dtype, refuse)
+    return rounded.contiguous().cpu()

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -75,6 +76,7 @@ class HealingMemory:
     `contents` are those of the output, `dtype` is that of its weights on the device, and `length`
     is the number of tokens of a sequence. `limit` bounds the bytes on the device. Without a limit
     all layers' intermediate values stay until the backward pass; with one, those of one layer.
+    `beside` are the bytes of layers that predict further tokens.
     """
 
     contents: ModelContents
@@ -82,6 +84,7 @@ class HealingMemory:
     dtype: torch.dtype
     length: int
     limit: int | None = None
+    beside: int = 0
 
     @property
     def numbers(self) -> int:
@@ -96,7 +99,7 @@ class HealingMemory:
     def bytes(self) -> int:
         """The bytes beside the weights."""
         size = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
-        return self.numbers * size + self._activations
+        return self.numbers * size + self._activations + self.beside
 
     def weights(self) -> int | None:
         """Return the bytes of weights that may be on the device; None means all of them.
@@ -295,7 +298,7 @@ class Student:
         self.step = max(1, LOGIT_BYTES // (4 * vocabulary))
 
     @contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
         """Compute products in bfloat16 and sums in float32, if the weights are bfloat16."""
         if self.live.model.dtype == torch.float32:
             yield
@@ -306,18 +309,25 @@ class Student:
 
     def head(self, hidden: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
         """Return the logits of hidden states after the last layer."""
-        with self._autocast():
+        with self.autocast():
             return head_logits(self.live.model, hidden, wraps=self.wrapped)
 
     @torch.no_grad()
     def divergence(self, batch: TaughtBatch) -> float:
         """Return the sum of the counted predictions' divergences from the teacher's."""
-        hidden, calls = self._begun(batch.sequences)
-        for index in range(len(calls)):
-            hidden = self._run(index, calls[index], hidden)
-        rows = hidden.flatten(0, 1)[batch.counted.to(self.device)]
+        rows = self.last_states(batch.sequences).flatten(0, 1)[batch.counted.to(self.device)]
         likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
         return float(head_divergence(self.head, rows, likely, logs, self.step))
+
+    @torch.no_grad()
+    def last_states(
+        self, sequences: Int64[Tensor, " batch length"]
+    ) -> Float[Tensor, " batch predictions width"]:
+        """Return the hidden states after the last layer, for all tokens but the last."""
+        hidden, calls = self._begun(sequences)
+        for index in range(len(calls)):
+            hidden = self._run(index, calls[index], hidden)
+        return hidden
 
     def mean_divergence(self, taught: TaughtSequences) -> float:
         """Return the mean divergence of all counted predictions."""
@@ -356,7 +366,7 @@ class Student:
         """Run the layers again, the last one first, each with its backward pass."""
         for index in reversed(range(self.first, len(calls))):
             start = before[index - self.first].detach().requires_grad_(index > self.first)
-            with torch.enable_grad(), self.live.layer(index) as layer, self._autocast():
+            with torch.enable_grad(), self.live.layer(index) as layer, self.autocast():
                 after = calls[index].of(layer, start)
                 if after.requires_grad:
                     torch.autograd.backward([after], [slope.to(after.dtype)])
@@ -366,40 +376,95 @@ class Student:
     @torch.no_grad()
     def _begun(self, tokens: Int64[Tensor, " batch length"]) -> tuple[Tensor, Sequence[Call]]:
         context = tokens[:, :-1].to(self.device)
-        with self._autocast():
+        with self.autocast():
             hidden, calls = record_calls(self.live.model, [context], wraps=self.wrapped)
         return hidden[0].float(), calls[0]
 
     def _run(self, index: int, call: Call, hidden: Tensor) -> Tensor:
-        with self.live.layer(index) as layer, self._autocast():
+        with self.live.layer(index) as layer, self.autocast():
             return call.of(layer, hidden)
+
+
+class Lessons(Protocol):
+    """Sequences to learn from, in order, and sequences held out."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+
+    @property
+    def count(self) -> int:
+        """The number of sequences to learn from."""
+
+    @property
+    def length(self) -> int:
+        """The number of tokens of each."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that is learned from."""
+
+    def learn(self, start: int, stop: int) -> float:
+        """Add the gradient of some sequences' mean loss to the parameters', and return the mean."""
+
+    def held_out(self) -> float:
+        """Return the mean loss of the sequences held out, in nats a token."""
+
+
+@final
+@dataclass(frozen=True)
+class TaughtLessons:
+    """Lessons of a student by the predictions of its teachers."""
+
+    student: Student
+    learned: TaughtSequences
+    held: TaughtSequences
+
+    @property
+    def device(self) -> torch.device:
+        """The student's device."""
+        return self.student.device
+
+    @property
+    def count(self) -> int:
+        """The number of sequences to learn from."""
+        return len(self.learned)
+
+    @property
+    def length(self) -> int:
+        """The number of tokens of each."""
+        return self.learned.sequences.shape[1]
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the sequences and the predictions."""
+        return f"{self.learned.digest} {self.held.digest}"
+
+    def learn(self, start: int, stop: int) -> float:
+        """Learn from some sequences, and return their mean divergence."""
+        return self.student.learn(self.learned.of(start, stop))
+
+    def held_out(self) -> float:
+        """Return the mean divergence of the held-out sequences' predictions."""
+        return self.student.mean_divergence(self.held)
 
 
 @final
 class Training:
-    """Learning from a teacher's predictions: `run`. Its state is kept in `folder`, under `key`.
+    """The learning of lessons: `run`. Its state is kept in `folder`, under `key`.
 
-    A state is valid only with the predictions that it learned from; their digests are in its key.
+    A state is valid only with the lessons that it learned from; their digest is in its key.
     """
 
-    def __init__(
-        self,
-        student: Student,
-        learning: Learning,
-        taught: tuple[TaughtSequences, TaughtSequences],
-        folder: Path,
-        key: str,
-    ) -> None:
-        self.student = student
+    def __init__(self, lessons: Lessons, learning: Learning, folder: Path, key: str) -> None:
+        self.lessons = lessons
         self.learning = learning
-        self.learned, self.held = taught
         self.file = folder / _STATE
-        self.key = f"{key} {self.learned.digest} {self.held.digest}"
+        self.key = f"{key} {lessons.digest}"
         self.parameters = learning.parameters
         self.rate = WHOLE_RATE if isinstance(learning, WholeWeights) else LOW_RANK_RATE
-        learned, length = self.learned.sequences.numel(), self.learned.sequences.shape[1]
-        self.batch = max(1, step_tokens(learned) // length)
-        self.steps = -(-len(self.learned) // self.batch)
+        self.batch = max(1, step_tokens(lessons.count * lessons.length) // lessons.length)
+        self.steps = -(-lessons.count // self.batch)
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=self.rate, betas=BETAS, weight_decay=0.0
         )
@@ -438,12 +503,12 @@ class Training:
 
     def held_out(self) -> float:
         """Return the mean divergence of the held-out sequences' predictions, in nats a token."""
-        return self._number(self.student.mean_divergence(self.held))
+        return self._number(self.lessons.held_out())
 
     def _step(self) -> float:
         start = self.done * self.batch
-        stop = min(start + self.batch, len(self.learned))
-        loss = self._number(self.student.learn(self.learned.of(start, stop)))
+        stop = min(start + self.batch, self.lessons.count)
+        loss = self._number(self.lessons.learn(start, stop))
         self.learning.collect()
         for group in self.optimiser.param_groups:
             near = min(1.0, self.start / FULL_RATE_LOSS)
@@ -484,7 +549,7 @@ class Training:
         """Continue from a kept state, if a sound one is available."""
         if (kept := read_tensors(self.file, self.key)) is None:
             return
-        device = self.student.device
+        device = self.lessons.device
         self.learning.take({name: kept.tensors[f"now.{name}"] for name in self.parameters})
         for name, parameter in self.parameters.items():
             self._best[name] = kept.tensors[f"best.{name}"].to(device)
