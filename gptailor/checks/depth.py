@@ -53,6 +53,8 @@ def every_count_can_be_met(plan: Plan) -> Iterator[Fault]:
         if low < 1:
             message = f"expected at least 1 layer to drop, got {count}"
             help_ = "write 'maybe' before 'drop' if no layer may be dropped"
+            if choice.maybe:
+                help_ = "begin the range at 1; 'maybe' allows that no layer is dropped"
         elif high > length:
             message = f"expected at most {length} layers to drop, got {count}"
             help_ = "add layers to the list, or drop fewer"

@@ -250,3 +250,28 @@ def test_a_small_search_may_need_a_small_vocabulary(models: Path, tmp_path: Path
     path.write_text(f"{head}{vocabulary}{search}require parameters() <= {size - 1} }}\n")
     with pytest.raises(PlanError, match="P609"):
         gptailor.search(gptailor.load(path), tmp_path / "run2")
+
+
+def test_one_space_has_every_cut_of_a_mixture(models: Path, tmp_path: Path) -> None:
+    """Layers, tokens and experts, with one bridge and one healing of what is chosen."""
+    base = tiny_model(
+        "deepseek_v3", tmp_path / "base", vocab_size=368, n_group=1, topk_group=1,
+        bos_token_id=356, eos_token_id=358,
+    )  # fmt: skip
+    write_byte_level(base)
+    plan = plan_of(
+        models,
+        'vocabulary 290..360 step 35 on "TEXT"\nexperts 2..4 step 1 on "TEXT" tokens 300\n'
+        'maybe drop any 1..2 of L2..L4\nbridge on "TEXT" tokens 512\n'
+        'heal on "TEXT" tokens 512 rank 2\n'
+        f'search {{ minimize nll("{models / "rows.jsonl"}"); require parameters() <= 27k }}',
+        str(base),
+    )
+    result = gptailor.search(plan, tmp_path / "run", trials=8)
+    best = gptailor.load(tmp_path / "run" / "best.tailor")
+    assert best.heal is not None
+    out = gptailor.compile(best, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert sum(tensor.numel() for tensor in tensors.values()) <= 27_000
+    assert out.healed is not None
+    assert result.best is not None
