@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, modeling_layers
 from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
@@ -16,6 +16,7 @@ import gptailor
 from gptailor.checkpoint.families.layer_config import Config
 from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.families.quantised import requantised
+from gptailor.evaluation.heal.learning import HealError
 from gptailor.evaluation.heal.predictors import PredictorLessons, live_predictors
 from gptailor.evaluation.heal.text import PackedSequences
 from gptailor.evaluation.heal.train import Student
@@ -279,6 +280,16 @@ def test_the_losses_are_those_of_transformers(models: Path, tmp_path: Path) -> N
     ])  # fmt: skip
     assert len(wanted) == 8 + 7 - 2
     assert found == pytest.approx(float(wanted.mean()), rel=1e-4)
+
+
+def test_predictors_that_transformers_lacks_are_an_error(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(modeling_layers, "MtpModel")
+    plan = plan_of(models, f"drop L1\n{HEAL}")
+    with pytest.raises(HealError, match=r"C810.*further tokens: cannot import name 'MtpModel'"):
+        gptailor.compile(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_healing_trains_a_module(models: Path, tmp_path: Path) -> None:

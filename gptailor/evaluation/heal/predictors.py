@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import MtpModel
 
 from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.tensor import TensorSpec
@@ -38,9 +37,10 @@ from gptailor.plan.resolved import Healing
 from gptailor.program.predictors import predictor_place
 from gptailor.program.program import Output, Program, learning_tensors
 
+if TYPE_CHECKING:
+    from transformers.modeling_layers import MtpModel
+
 _FILE = "model.safetensors"
-
-
 _RANK = 64
 """The rank of a predictor's changes where the layers' weights themselves learn."""
 _SHARED = ("embed_tokens.weight", "shared_head.head.weight")
@@ -81,7 +81,7 @@ class PredictorOutputs:
 
 def live_predictors(
     model: PreTrainedModel, tensors: Mapping[int, Mapping[str, Tensor]]
-) -> MtpModel:
+) -> "MtpModel":
     """Return predictors beside a live model, whose embedding, head and rotation they share.
 
     `tensors` are those of each predictor, by their names in DeepSeek's layers. Raises HealError
@@ -96,11 +96,14 @@ def live_predictors(
         }
         save_file(stored, Path(folder) / _FILE, metadata={"format": "pt"})
         try:
+            from transformers.modeling_layers import MtpModel  # not in older versions
+
             with _loading(model, folder, len(tensors)):
                 predictors = MtpModel.from_pretrained(model)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            message = f"transformers can't compute the layers that predict further tokens: {error}"
-            raise HealError("C810", message, "heal without them: drop the last layer") from None
+        except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            message = f"transformers can't compute the layers that predict further tokens: {e}"
+            help_ = "install its newest version, or leave 'heal' out"
+            raise HealError("C810", message, help_) from None
     for parameter in predictors.layers.parameters():
         parameter.requires_grad_(False)
     predictors.to(device=model.device, dtype=model.dtype)  # type: ignore[call-arg]
@@ -140,7 +143,7 @@ class PredictorLessons:
     """
 
     student: Student
-    predictors: MtpModel
+    predictors: "MtpModel"
     learned: PackedSequences
     held: PackedSequences
 
