@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -385,6 +385,7 @@ class Student:
             return call.of(layer, hidden)
 
 
+@runtime_checkable
 class Lessons(Protocol):
     """Sequences to learn from, in order, and sequences held out."""
 
