@@ -27,6 +27,7 @@ from gptailor.prepare import Prepared, ready
 from gptailor.program.compile import compile_plan
 from gptailor.program.devices import dtype_of
 from gptailor.program.mixtures import expert_cut
+from gptailor.program.predictors import TrainedPredictors
 from gptailor.program.program import Output
 from gptailor.reporting.quantities import byte_count
 
@@ -36,8 +37,8 @@ class Repairs:
     """The fits and the healing of closed plans over the models of a stitcher.
 
     Fits are kept for plans that begin alike, and the healing of the last plan. `on_event` receives
-    the progress. With `anew` no earlier fit or healing is reused. With `predictors` healing also
-    trains the layers that predict further tokens, which live models lack.
+    the progress. With `anew` no earlier fit or healing is reused. Healing also trains
+    `further`, the layers that predict further tokens, which live models lack.
     """
 
     def __init__(
@@ -46,12 +47,12 @@ class Repairs:
         on_event: OnEvent = ignore_events,
         *,
         anew: bool = False,
-        predictors: bool = False,
+        further: TrainedPredictors | None = None,
     ) -> None:
         self.stitcher = stitcher
         self.on_event = on_event
         self.anew = anew
-        self.predictors = predictors
+        self.further = further
         self._chooser: ExpertChooser | None = None
         self._narrower: Narrower | None = None
         self._bridger: Bridger | None = None
@@ -150,9 +151,7 @@ class Repairs:
             models, device = self.stitcher.table.models, self.stitcher.device
             healer = Healer(models, device, self.stitcher.memory, anew=self.anew)
             narrow = by_index(resolved, narrowed)
-            healed = healer.heal(
-                resolved, narrow, bridged, self.on_event, predictors=self.predictors
-            )
+            healed = healer.heal(resolved, narrow, bridged, self.on_event, self.further)
             self._healed = plan, healed
             self.on_event(self._healed[1].end)
         return self._healed[1]
@@ -236,10 +235,13 @@ def fit(
     if not prepared.repaired:
         return Fitted({}, {})
 
+    outputs = compile_plan(prepared.checked, repaired=False).program.outputs
+    further = TrainedPredictors.of(prepared.checked, outputs)
+
     def repairs() -> Repairs:
         models = prepared.models
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
-        return Repairs(stitcher, on_event, anew=anew, predictors=True)
+        return Repairs(stitcher, on_event, anew=anew, further=further)
 
     layout = prepared.models["base"].layout
     experts = repairs().experts(prepared.resolved)

@@ -5,15 +5,20 @@ it in a module `mtp`, or under the numbers after the last layer. Healing trains 
 last layer (`gptailor.evaluation.heal.predictors`).
 """
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import final
+
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan.layer_parts import BRANCHES
 from gptailor.program.mixtures import expert_cut
+from gptailor.program.program import Output, learning_tensors
 from gptailor.program.sources import Checked
 
 _TRAINED = frozenset({
-    "deepseek_v3", "glm4_moe", "glm4_moe_lite", "sarvam_moe", "sarvam_mla", "axk1",
+    "deepseek_v3", "glm4_moe", "glm4_moe_lite", "sarvam_mla", "axk1",
     "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
 })  # fmt: skip
 """Types of models whose predictors transformers' `MtpLayer` computes."""
@@ -51,12 +56,80 @@ def predictors_lost(checked: Checked) -> str | None:
 
 def trains_predictors(checked: Checked) -> bool:
     """Return whether the healing of a closed plan trains the base's predictors, if they stay."""
-    layout = checked.base.layout
-    if checked.plan.heal is None or layout.quantised is not None:
+    base = checked.base
+    if checked.resolved.healing is None or base.layout.quantised is not None:
         return False
-    places = [predictor_place(layout, name) for name in checked.base.predicting]
-    floats = all(tensor.spec.dtype in FLOATS for tensor in checked.base.predicting.values())
-    return layout.text_type in _TRAINED and None not in places and floats
+    places = [predictor_place(base.layout, name) for name in base.predicting]
+    floats = all(tensor.spec.dtype in FLOATS for tensor in base.predicting.values())
+    known = base.layout.text_type in _TRAINED and None not in places
+    return known and floats and _has_full_attention(checked)
+
+
+def _has_full_attention(checked: Checked) -> bool:
+    """Return whether a layer of the output has the attention of a predictor."""
+    return any(
+        name.startswith("self_attn.")
+        for slot in checked.resolved.kept
+        for use in checked.uses(slot, "attn")
+        for name in use.model.part(use.layer, "attn")
+    )
+
+
+_SHARED = ("embed_tokens.weight", "shared_head.head.weight")
+"""Tensors that a predictor in a file has too, and that it shares with the model."""
+_RANK = 64
+"""The rank of a predictor's changes if the layers' weights themselves learn."""
+
+
+@final
+@dataclass(frozen=True)
+class TrainedPredictors:
+    """The output's predictors that learn, if any, with the rank of their changes.
+
+    Tensors have their names in DeepSeek's layers. A predictor's number continues the output's.
+    """
+
+    layers: Mapping[int, Mapping[str, Output]]
+    rank: int
+
+    @classmethod
+    def of(cls, checked: Checked, outputs: Iterable[Output]) -> "TrainedPredictors":
+        """Return those of a closed plan; `outputs` are all tensors of its program."""
+        healing, layers = checked.resolved.healing, dict[int, dict[str, Output]]()
+        if healing is None or not (keeps_predictors(checked) and trains_predictors(checked)):
+            return cls({}, _RANK)
+        count = len(checked.resolved.kept)
+        layout = replace(checked.base.layout, count=count)
+        for output in outputs:
+            if output.place.part == "predictor":
+                place = predictor_place(layout, output.spec.name)
+                if place is not None and place[1] not in _SHARED:
+                    layers.setdefault(count + place[0], {})[place[1]] = output
+        return cls(dict(sorted(layers.items())), healing.rank or _RANK)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """All tensors."""
+        return [output for layer in self.layers.values() for output in layer.values()]
+
+    @property
+    def learning(self) -> dict[int, list[str]]:
+        """The names of the tensors that change, by layer."""
+        specs = {
+            number: {name: output.spec for name, output in layer.items()}
+            for number, layer in self.layers.items()
+        }
+        return {number: learning_tensors(self.rank, own) for number, own in specs.items()}
+
+    @property
+    def numbers(self) -> int:
+        """The number of learned values."""
+        shapes = [
+            self.layers[layer][name].spec.shape
+            for layer, names in self.learning.items()
+            for name in names
+        ]
+        return sum(min(self.rank, *shape) * sum(shape) for shape in shapes)
 
 
 def predictor_place(layout: layouts.Layout, name: str) -> tuple[int, str] | None:

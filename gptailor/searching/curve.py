@@ -9,7 +9,6 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.objectives.size_and_speed import size_score
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Objective, Plan
-from gptailor.plan.stage import at_stage
 from gptailor.program.compile import compile_plan
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
@@ -39,20 +38,17 @@ class Sizes:
         return self._known
 
     def of_plan(self, plan: Plan) -> OutputSize:
-        """Return the size of a closed plan. Bridges and healing don't change it."""
-        return plan_size(self._bare(plan))
+        """Return the size of a closed plan."""
+        return plan_size(Checked.of(plan, self.models))
 
     def measured(self, plan: Plan, measures: Sequence[Objective]) -> list[float]:
         """Return a closed plan's sizes by some measures.
 
         Raises ObjectiveError or CheckpointError for an unknown size.
         """
-        checked = self._bare(plan)
+        checked = Checked.of(plan, self.models)
         compiled = compile_plan(checked)
         return [size_score(each, compiled, checked.base).value for each in measures]
-
-    def _bare(self, plan: Plan) -> Checked:
-        return Checked.of(at_stage(plan, "bare"), self.models)
 
 
 def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:

@@ -1,6 +1,7 @@
 """Layers that predict further tokens (MTP): kept after the base's last layer, or left out."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from gptailor.evaluation.heal.train import Student
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.events import PredictorsBegun
 from gptailor.prepare import prepare
+from gptailor.program.compile import compile_plan
 from tests.tiny import tiny_model
+from tests.tiny_vision import tiny_vision
 
 LAST = "model.layers.5."
 OWN = ("eh_proj.weight", "enorm.weight", "hnorm.weight", "shared_head.norm.weight")
@@ -59,7 +62,8 @@ def named(tensors: dict[str, Any]) -> dict[str, Any]:
 def whole_module(tensors: dict[str, Any]) -> dict[str, Any]:
     """Qwen3-Next's module as a whole: its layer is the last layer with full attention."""
     own = ("fc.weight", "pre_fc_norm_embedding.weight", "pre_fc_norm_hidden.weight", "norm.weight")
-    shapes = dict.fromkeys(own, (16,)) | {own[0]: (16, 32)}
+    width = tensors["model.embed_tokens.weight"].shape[1]
+    shapes = dict.fromkeys(own, (width,)) | {own[0]: (width, 2 * width)}
     full = "model.layers.3."
     layer = {f"layers.0.{n.removeprefix(full)}": t for n, t in tensors.items() if full in n}
     further = {name: torch.randn(shape) for name, shape in shapes.items()} | layer
@@ -260,13 +264,13 @@ def test_the_losses_are_those_of_transformers(models: Path, tmp_path: Path) -> N
     plan = plan_of(models, "drop L2", "two")
     gptailor.compile(plan, tmp_path / "out")
     live = Stitcher(prepare(plan).models).stitch(plan)
-    layers: dict[int, dict[str, torch.Tensor]] = {0: {}, 1: {}}
+    layers: dict[int, dict[str, torch.Tensor]] = {5: {}, 6: {}}
     for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
         for number, layer in layers.items():
-            if (place := f"model.layers.{5 + number}.") in name:
+            if (place := f"model.layers.{number}.") in name:
                 layer[name.removeprefix(place)] = tensor
     before = live.model.config.to_dict()
-    predictors = live_predictors(live.model, layers)
+    predictors = live_predictors(live.model, layers, tmp_path)
     assert live.model.config.to_dict() == before
     zeros = torch.zeros(1, dtype=torch.int64)
     counted = torch.ones(1, IDS.shape[1] - 1, dtype=torch.bool)
@@ -287,13 +291,15 @@ def test_predictors_that_transformers_lacks_are_an_error(
 ) -> None:
     monkeypatch.delattr(modeling_layers, "MtpModel")
     plan = plan_of(models, f"drop L1\n{HEAL}")
-    with pytest.raises(HealError, match=r"C810.*further tokens: cannot import name 'MtpModel'"):
+    with pytest.raises(HealError, match=r"C810.*this version of transformers can't compute"):
         gptailor.compile(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_healing_trains_a_module(models: Path, tmp_path: Path) -> None:
-    plan = plan_of(models, f"drop L4..L5\n{HEAL}", "qwen")
+@pytest.mark.parametrize("drop", ["L4..L5", "L1"])
+def test_healing_trains_a_module(models: Path, tmp_path: Path, drop: str) -> None:
+    """The output's last layer has full attention, or linear attention."""
+    plan = plan_of(models, f"drop {drop}\n{HEAL}", "qwen")
     assert not [fault.code for fault in gptailor.check(plan)]
     result = gptailor.compile(plan, tmp_path / "out")
     assert result.healed is not None
@@ -305,6 +311,63 @@ def test_healing_trains_a_module(models: Path, tmp_path: Path) -> None:
     changed = {name for name in further if not torch.equal(tensors[name], own[name])}
     assert {"mtp.fc.weight", "mtp.layers.0.self_attn.o_proj.weight"} <= changed
     assert "mtp.norm.weight" not in changed
+
+
+def test_healing_trains_the_module_of_a_vision_model(models: Path, tmp_path: Path) -> None:
+    base = tiny_vision("qwen3_5", tmp_path / "base")
+    with_tensors(
+        base,
+        lambda tensors: whole_module({
+            n.replace("model.language_model.", "model."): t for n, t in tensors.items()
+        }),
+    )  # fmt: skip
+    plan = plan_of(models, f"drop L4\n{HEAL}", str(base))
+    result = gptailor.compile(plan, tmp_path / "out")
+    assert result.healed is not None
+    assert result.healed.predictors is not None
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    before = load_file(base / "model.safetensors")
+    assert not torch.equal(tensors["mtp.fc.weight"], before["mtp.fc.weight"])
+
+
+def test_healing_that_trains_nothing_leaves_them_out(models: Path, tmp_path: Path) -> None:
+    plan = plan_of(models, f"L5.attn = L4.attn base\n{HEAL}")
+    assert {"M318", "P707"} <= {fault.code for fault in gptailor.check(plan)}
+    _, config = compiled(plan, tmp_path / "out")
+    assert config["num_nextn_predict_layers"] == 0
+
+
+def test_values_that_are_not_finite_are_an_error(models: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(models / "deep", tmp_path / "base")
+    nan = {"model.layers.6.eh_proj.weight": torch.full((16, 32), torch.nan)}
+    with_tensors(base, lambda _: nan)
+    with pytest.raises(HealError, match=r"C809.*further tokens compute values that aren't finite"):
+        gptailor.compile(plan_of(models, f"drop L1\n{HEAL}", str(base)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lock_compares_trained_layers_with_a_tolerance(models: Path, tmp_path: Path) -> None:
+    plan = plan_of(models, f"drop L1\n{HEAL}")
+    gptailor.compile(plan, tmp_path / "out", locking=True)
+    assert gptailor.verify(tmp_path / "out").result == "verified"
+    prepared = prepare(plan)
+    assert "model.layers.5.eh_proj.weight" in compile_plan(prepared.checked).program.fitted
+
+
+def test_a_search_counts_the_trained_layers(models: Path, tmp_path: Path) -> None:
+    sizes = []
+    for text in ("drop L5", f"drop L5\n{HEAL}"):
+        tensors, _ = compiled(plan_of(models, text), tmp_path / f"out{len(sizes)}")
+        sizes.append(sum(tensor.numel() for tensor in tensors.values()))
+    assert sizes[0] < sizes[1]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "the cat sat on the mat"}\n' * 6)
+    space = (
+        f"drop any 1 of L4..L5\n{HEAL}\n"
+        f'search {{ minimize nll("{rows}"); require parameters() <= {sizes[0]} }}'
+    )
+    with pytest.raises(gptailor.TailorError, match="parameters"):
+        gptailor.search(plan_of(models, space), tmp_path / "run", trials=4)
 
 
 def test_a_live_model_has_no_further_layer(models: Path) -> None:

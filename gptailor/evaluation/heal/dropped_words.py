@@ -44,7 +44,7 @@ class DroppedWords:
     device: torch.device
     seed: int
 
-    def put_into(
+    def replace_tokens(
         self,
         sequences: PackedSequences,
         teacher: Callable[[], LiveModel],
@@ -58,6 +58,8 @@ class DroppedWords:
         Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
         that fails.
         """
+        if not self.whole.pieces:
+            return sequences
         key = hashlib.sha256(sequences.tokens.contiguous().numpy().data).hexdigest()
         kept = read_tensors(file, key)
         if kept is None:
@@ -90,7 +92,7 @@ class DroppedWords:
         self, logits: Float[Tensor, " n whole"], _targets: Int64[Tensor, " n"], _rows: Rows
     ) -> Float[Tensor, " n values"]:
         """Return the likeliest of the missing tokens, then their probabilities."""
-        missing = torch.tensor(sorted(self.whole.pieces), device=logits.device)
+        missing = self.whole.missing.to(logits.device)
         probabilities = logits.softmax(dim=1)[:, missing]
         likely = probabilities.topk(min(CANDIDATES, len(missing)), dim=1)
         return torch.cat([missing[likely.indices].to(logits.dtype), likely.values], dim=1)

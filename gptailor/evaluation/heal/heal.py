@@ -31,7 +31,7 @@ from gptailor.evaluation.heal.predictions_file import PredictionsFile, unusable_
 from gptailor.evaluation.heal.predictors import (
     HealedModel,
     HealedPredictors,
-    PredictorOutputs,
+    require_predictors,
     train_predictors,
 )
 from gptailor.evaluation.heal.teacher import (
@@ -51,6 +51,7 @@ from gptailor.evaluation.heal.text import (
 )
 from gptailor.evaluation.heal.train import (
     FULL_RATE_LOSS,
+    LOW_RANK_BYTES,
     HealingMemory,
     Student,
     TaughtLessons,
@@ -78,9 +79,8 @@ from gptailor.plan.events import (
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path
-from gptailor.program.compile import compile_plan
 from gptailor.program.nested_models import with_made_models
-from gptailor.program.predictors import keeps_predictors, trains_predictors
+from gptailor.program.predictors import TrainedPredictors
 from gptailor.program.program import learning_tensors
 from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
 
@@ -145,12 +145,11 @@ class Healer:
         narrowed: Mapping[int, Mapping[str, Tensor]],
         bridged: Mapping[int, Mapping[str, Tensor]],
         on_event: OnEvent = ignore_events,
-        *,
-        predictors: bool = False,
+        further: TrainedPredictors | None = None,
     ) -> HealedLayers:
         """Heal a closed plan; `narrowed` and `bridged` are fitted tensors of the output's layers.
 
-        With `predictors` its layers that predict further tokens learn too.
+        `further` are the layers that predict further tokens, if they learn too.
 
         The same plan, text and fits give the same tensors in any process on one machine with the
         same number of threads. A killed run continues from its last kept state, and a finished
@@ -167,8 +166,11 @@ class Healer:
         predicted = self._predicted(plan, healing, encoder, vocabulary)
         lengths = (file.length for file in predicted.values())
         length = sequence_length(encoder, healing.tokens, lengths)
-        further = self._predictors(resolved) if predictors else PredictorOutputs({})
-        beside = sum(output.spec.elements for output in further.all) * self.dtype.itemsize
+        beside = 0
+        if further is not None and further.layers:
+            require_predictors()
+            weights = sum(output.spec.elements for output in further.outputs)
+            beside = 2 * weights * self.dtype.itemsize + further.numbers * LOW_RANK_BYTES
         memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory, beside)
         room = memory.weights()
         plans = {name: self._teacher(resolved, name) for name in healing.teachers}
@@ -215,9 +217,12 @@ class Healer:
                     losses = (training.start if bare is None else bare, training.start)
                     healing_result = KnownHealing(learning.parameters, *losses, training.best)
                     store.put(key, healing_result)
+                    del training, lessons, runner, learned, held
             healed = {i: _folded(student, learning, layers[i], i) for i in healing.indices}
-            healed_model = HealedModel(live, student.tensors, healing, texts, key, self.anew)
-            trained = train_predictors(further, healed_model, on_event)
+            trained = None
+            if further is not None:
+                healed_model = HealedModel(live, student.tensors, healing, texts, key, self.anew)
+                trained = train_predictors(further, healed_model, on_event)
         result_losses = (healing_result.bare, healing_result.start, healing_result.healed)
         held_out = texts.held.tokens.numel()
         return HealedLayers(healed, texts.files, held_out, *result_losses, trained)
@@ -370,7 +375,9 @@ class Healer:
                     if whole is not None:
                         words = DroppedWords(whole, self.device, healing.seed)
                         reading = _Reading(on_event, read, total)
-                        own = words.put_into(own, live, place.with_suffix(".safetensors"), reading)
+                        own = words.replace_tokens(
+                            own, live, place.with_suffix(".safetensors"), reading
+                        )
                         sets[name] = sequences.with_rows(mask, own)
                         read += own.tokens.numel()
                     predictions = Predictions(place, own.tokens, vocabulary, min(kept))
@@ -401,16 +408,6 @@ class Healer:
         if healing.rank is None:
             return WholeWeights(layers, names)
         return LowRankChanges(layers, names, healing.rank, healing.seed, self.device)
-
-    # ----------------------------------------------------------------------------- further tokens
-
-    def _predictors(self, resolved: Resolved) -> PredictorOutputs:
-        """Return the outputs of a plan's predictors if they learn, else none."""
-        checked = Checked(resolved, with_made_models(resolved.declared, self.models))
-        if not (keeps_predictors(checked) and trains_predictors(checked)):
-            return PredictorOutputs({})
-        layout = replace(checked.base.layout, count=len(resolved.kept))
-        return PredictorOutputs.of(layout, compile_plan(checked, repaired=False).program)
 
     # --------------------------------------------------------------------------------- on the disk
 

@@ -7,130 +7,113 @@ after these, so its drafts are accepted more often. transformers' `MtpModel` com
 
 import copy
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_layers
 
-from gptailor.checkpoint.families.layout import Layout
-from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.evaluation.forward.recording import normed_states
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal.kept import HealingStore, KnownHealing, working_folder
-from gptailor.evaluation.heal.learning import HealError, LowRankChanges, in_dtype, matched
-from gptailor.evaluation.heal.teacher import TAUGHT
+from gptailor.evaluation.heal.learning import (
+    HealError,
+    LowRankChanges,
+    NotFiniteError,
+    in_dtype,
+    matched,
+)
+from gptailor.evaluation.heal.teacher import TAUGHT, likeliest
 from gptailor.evaluation.heal.text import STEP_TOKENS, HealingTexts, PackedSequences
 from gptailor.evaluation.heal.train import Student, Training, head_divergence, head_loss
 from gptailor.evaluation.kept_tensors import kept_home
 from gptailor.evaluation.live.content_keys import TensorMaker, instructions
-from gptailor.evaluation.objectives.kl import grouped
+from gptailor.evaluation.live.template import decoder_layers, standing_in
 from gptailor.plan.events import OnEvent, PredictorsBegun, ignore_events
+from gptailor.plan.faults import TailorError
 from gptailor.plan.resolved import Healing
-from gptailor.program.predictors import predictor_place
-from gptailor.program.program import Output, Program, learning_tensors
+from gptailor.program.predictors import TrainedPredictors
 
 if TYPE_CHECKING:
     from transformers.modeling_layers import MtpModel
 
 _FILE = "model.safetensors"
-_RANK = 64
-"""The rank of a predictor's changes where the layers' weights themselves learn."""
-_SHARED = ("embed_tokens.weight", "shared_head.head.weight")
-"""Tensors that a predictor in a file has too, and that it shares with the model."""
 
 
-@final
-@dataclass(frozen=True)
-class PredictorOutputs:
-    """The output's tensors of predictors, by their numbers and their names in DeepSeek's layers."""
-
-    layers: Mapping[int, Mapping[str, Output]]
-
-    @classmethod
-    def of(cls, layout: Layout, program: Program) -> "PredictorOutputs":
-        """Return those of a program; `layout` is that of the output."""
-        layers: dict[int, dict[str, Output]] = {}
-        for output in program.outputs:
-            if output.place.part == "predictor":
-                place = predictor_place(layout, output.spec.name)
-                if place is not None and place[1] not in _SHARED:
-                    layers.setdefault(place[0], {})[place[1]] = output
-        return cls(dict(sorted(layers.items())))
-
-    @property
-    def all(self) -> list[Output]:
-        """All tensors."""
-        return [output for layer in self.layers.values() for output in layer.values()]
-
-    @property
-    def specs(self) -> dict[int, dict[str, TensorSpec]]:
-        """The tensors' shapes and dtypes."""
-        return {
-            number: {name: output.spec for name, output in layer.items()}
-            for number, layer in self.layers.items()
-        }
+def require_predictors() -> None:
+    """Raise HealError (C810) if this version of transformers can't compute predictors."""
+    if not hasattr(modeling_layers, "MtpModel"):
+        message = "this version of transformers can't compute layers that predict further tokens"
+        raise HealError("C810", message, "install its newest version, or leave 'heal' out")
 
 
 def live_predictors(
-    model: PreTrainedModel, tensors: Mapping[int, Mapping[str, Tensor]]
+    model: PreTrainedModel, tensors: Mapping[int, Mapping[str, Tensor]], folder: Path
 ) -> "MtpModel":
-    """Return predictors beside a live model, whose embedding, head and rotation they share.
+    """Return predictors that share a live model's embedding, head and rotation.
 
-    `tensors` are those of each predictor, by their names in DeepSeek's layers. Raises HealError
-    (C810) for predictors that transformers can't compute.
+    `tensors` has the tensors of each predictor, by their names in DeepSeek's layers. They are
+    written to the folder for transformers. Raises HealError (C810) for predictors that transformers
+    can't compute, TailorError if the folder has no room.
     """
-    with tempfile.TemporaryDirectory(prefix="gptailor-mtp-") as folder:
-        first = model.config.get_text_config().num_hidden_layers
-        stored = {
-            f"model.layers.{first + number}.{name}": tensor.contiguous().clone()
-            for number, named in tensors.items()
-            for name, tensor in named.items()
-        }
-        save_file(stored, Path(folder) / _FILE, metadata={"format": "pt"})
-        try:
-            from transformers.modeling_layers import MtpModel  # not in older versions
-
-            with _loading(model, folder, len(tensors)):
-                predictors = MtpModel.from_pretrained(model)
-        except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as e:
-            message = f"transformers can't compute the layers that predict further tokens: {e}"
-            help_ = "install its newest version, or leave 'heal' out"
-            raise HealError("C810", message, help_) from None
+    stored = {
+        f"model.layers.{number}.{name}": tensor.cpu().contiguous()
+        for number, named in tensors.items()
+        for name, tensor in named.items()
+    }
+    try:
+        save_file(stored, folder / _FILE, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise TailorError(f"the predictors can't be written to {folder}: {error}") from None
+    try:
+        with _loading(model, folder, sorted(tensors)):
+            predictors = modeling_layers.MtpModel.from_pretrained(model)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        message = f"transformers can't compute the layers that predict further tokens: {error}"
+        help_ = "install its newest version, or leave 'heal' out"
+        raise HealError("C810", message, help_) from None
+    finally:
+        (folder / _FILE).unlink(missing_ok=True)
+    predictors.layers.to(model.device)  # embedding, head and rotation are the model's own
     for parameter in predictors.layers.parameters():
         parameter.requires_grad_(False)
-    predictors.to(device=model.device, dtype=model.dtype)  # type: ignore[call-arg]
     return predictors
 
 
 @contextmanager
-def _loading(model: PreTrainedModel, folder: str, count: int) -> Iterator[None]:
+def _loading(model: PreTrainedModel, folder: Path, numbers: list[int]) -> Iterator[None]:
     """Let transformers look for the predictors of a live model in a folder."""
     own = model.config
     changed = copy.deepcopy(own)
-    changed.name_or_path = folder
-    text = changed.get_text_config()
-    first = text.num_hidden_layers
+    changed.name_or_path = str(folder)
+    changed.dtype = model.dtype
+    text, count = changed.get_text_config(), len(numbers)
     text.num_mtp_layers = count
     if getattr(text, "layer_types", None) is not None:
         text.mtp_layer_types = ["full_attention"] * count
     if getattr(text, "mlp_layer_types", None) is not None:
         text.mtp_mlp_layer_types = ["sparse"] * count
-    numbers = "|".join(str(first + number) for number in range(count))
-    try:
-        model.config = changed
-        model._keys_to_ignore_on_load_unexpected = [rf"layers\.({numbers})\."]
-        yield
-    finally:
-        model.config = own
-        del model._keys_to_ignore_on_load_unexpected
+    wanted = rf"layers\.({'|'.join(map(str, numbers))})\."
+    # transformers makes predictors of the last layer's class and of its first norm's
+    full = [layer for layer in decoder_layers(model) if hasattr(layer, "self_attn")]
+    with ExitStack() as changes:
+        changes.enter_context(standing_in(model, full[-1:]))
+        try:
+            model.config = changed
+            model._keys_to_ignore_on_load_unexpected = [wanted]
+            yield
+        finally:
+            model.config = own
+            del model._keys_to_ignore_on_load_unexpected
 
 
 @final
@@ -164,12 +147,8 @@ class PredictorLessons:
 
     @property
     def digest(self) -> str:
-        """The digest of the sequences, and of the predictions that count."""
-        digest = hashlib.sha256()
-        for part in (self.learned, self.held):
-            for tensor in (part.tokens, part.counted):
-                digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """Nothing: the key of the healing covers the sequences."""
+        return ""
 
     def learn(self, start: int, stop: int) -> float:
         """Learn from some sequences, and return the mean divergence."""
@@ -229,14 +208,11 @@ class PredictorLessons:
         self, states: Float[Tensor, " n width"]
     ) -> tuple[Int64[Tensor, " n kept"], Float[Tensor, " n groups"]]:
         """Return the model's likeliest tokens, and the log-probabilities of these and the rest."""
-        parts = []
-        for start in range(0, len(states), self.student.step):
-            rows = states[start : start + self.student.step]
-            logits = self.student.head(rows)
-            tokens = logits.topk(min(TAUGHT, logits.shape[1]), dim=1).indices
-            parts.append((tokens, grouped(logits, tokens)))
-        likeliest, logs = (torch.cat(part) for part in zip(*parts, strict=True))
-        return likeliest, logs
+        step = self.student.step
+        chunks = (states[start : start + step] for start in range(0, len(states), step))
+        parts = [likeliest(self.student.head(rows), TAUGHT) for rows in chunks]
+        tokens, logs = (torch.cat(part) for part in zip(*parts, strict=True))
+        return tokens, logs
 
     def _head(self, rows: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
         with self.student.autocast():
@@ -263,7 +239,7 @@ class HealedPredictors:
 @final
 @dataclass(frozen=True, eq=False)
 class HealedModel:
-    """A live model at the end of its healing, whose `key` covers all that decided it.
+    """A live model at the end of its healing. The key covers everything that decided the model.
 
     With `anew` no earlier result is reused.
     """
@@ -277,49 +253,50 @@ class HealedModel:
 
 
 def train_predictors(
-    outputs: PredictorOutputs, model: HealedModel, on_event: OnEvent = ignore_events
+    further: TrainedPredictors, model: HealedModel, on_event: OnEvent = ignore_events
 ) -> HealedPredictors | None:
-    """Train the predictors of a healed model; None if it has none that learn.
+    """Train the predictors of a healed model; None without predictors that learn.
 
-    Raises HealError (C809) if a loss isn't finite, C810 for predictors that can't be computed.
+    Raises HealError: C809 if a loss isn't finite, C810 for predictors that can't be computed.
     """
-    if not outputs.layers:
+    if not further.layers:
         return None
-    healing, device = model.healing, model.live.model.device
+    live = model.live.model
     tensors = {
         number: {name: model.tensors.make(output) for name, output in layer.items()}
-        for number, layer in outputs.layers.items()
+        for number, layer in further.layers.items()
     }
-    predictors = live_predictors(model.live.model, tensors)
-    modules: dict[int, nn.Module] = dict(enumerate(predictors.layers))
-    rank = healing.rank or _RANK
-    names = {
-        number: matched(learning_tensors(rank, specs), tensors[number], modules[number], number)
-        for number, specs in outputs.specs.items()
-    }
-    learning = LowRankChanges(modules, names, rank, healing.seed, device)
-    key = hashlib.sha256(f"{model.key} {instructions(outputs.all)}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{model.key} {instructions(further.outputs)}".encode()).hexdigest()[:32]
     store = HealingStore(kept_home() / "healed")
-    result = None if model.anew else store.get(key)
-    if result is not None:
-        learning.take(result.parameters)
-    else:
-        on_event(PredictorsBegun(len(tensors)))
-        texts, student = model.texts, Student(model.live, 0, recompute=False)
-        lessons = PredictorLessons(student, predictors, texts.learned, texts.held)
-        with working_folder(key) as folder:
+    with working_folder(key) as folder:
+        predictors = live_predictors(live, tensors, folder)
+        modules: dict[int, nn.Module] = dict(zip(tensors, predictors.layers, strict=True))
+        names = {
+            number: matched(learning, tensors[number], modules[number], number)
+            for number, learning in further.learning.items()
+        }
+        learning = LowRankChanges(modules, names, further.rank, model.healing.seed, live.device)
+        result = None if model.anew else store.get(key)
+        if result is not None:
+            learning.take(result.parameters)
+        else:
+            on_event(PredictorsBegun(len(tensors)))
+            texts, student = model.texts, Student(model.live, 0, recompute=False)
+            lessons = PredictorLessons(student, predictors, texts.learned, texts.held)
             training = Training(lessons, learning, folder, key)
-            training.run(on_event)
+            try:
+                training.run(on_event)
+            except NotFiniteError:
+                message = "the layers that predict further tokens compute values that aren't finite"
+                help_ = "fetch the base's files again, or use other text"
+                raise HealError("C809", message, help_) from None
             losses = (training.start, training.start, training.best)
             result = KnownHealing(learning.parameters, *losses)
             store.put(key, result)
-    learned = {
-        outputs.layers[number][name].spec.name: in_dtype(
-            name,
-            learning.folded(number, name, tensors[number][name]),
-            outputs.layers[number][name].spec.dtype,
-        )
-        for number, learned_names in names.items()
-        for name in learned_names
-    }
+    learned = {}
+    for number, learned_names in names.items():
+        for name in learned_names:
+            spec = further.layers[number][name].spec
+            folded = learning.folded(number, name, tensors[number][name])
+            learned[spec.name] = in_dtype(spec.name, folded, spec.dtype)
     return HealedPredictors(learned, result.start, result.healed)

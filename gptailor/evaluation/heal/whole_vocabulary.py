@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _CERTAIN, _IMPOSSIBLE = -1e-6, -30.0
 """Log-probabilities of the next token of a text, and of all others."""
 _TORN = "\ufffd"
-"""What a tokenizer writes for a part of a character."""
+"""The sign of a part of a character in a decoded text."""
 _LEAST = 1e-30
 """The least probability, whose logarithm is finite."""
 
@@ -81,6 +81,11 @@ class WholeVocabulary:
             if "".join(small[piece] for piece in pieces) == whole[number]
             and _TORN not in self.cut.whole.tokenizer.decode([number])
         }
+
+    @cached_property
+    def missing(self) -> Tensor:
+        """The numbers of these missing tokens, in order."""
+        return torch.tensor(sorted(self.pieces), dtype=torch.int64)
 
     @cached_property
     def added(self) -> frozenset[int]:

@@ -72,15 +72,17 @@ def test_more_words_are_split(
 ) -> None:
     whole, asked, told = WholeVocabulary(cut), Asked(folder), list[TeacherRead]()
     words, file = DroppedWords(whole, CPU, 0), tmp_path / "made.safetensors"
-    made = words.put_into(sequences, asked, file, told.append)
+    made = words.replace_tokens(sequences, asked, file, told.append)
     assert made.tokens.shape == sequences.tokens.shape
     assert bool(made.counted.all())
     assert inside(whole, made) > inside(whole, sequences) + len(sequences.tokens)
     assert told[0] == TeacherRead(0, sequences.tokens.numel())
-    again = words.put_into(sequences, asked, file)
+    again = words.replace_tokens(sequences, asked, file)
     assert asked.times == 1
     assert torch.equal(again.tokens, made.tokens)
-    other = DroppedWords(whole, CPU, 1).put_into(sequences, asked, tmp_path / "other.safetensors")
+    other = DroppedWords(whole, CPU, 1).replace_tokens(
+        sequences, asked, tmp_path / "other.safetensors"
+    )
     assert not torch.equal(other.tokens, made.tokens)
 
 
@@ -91,7 +93,7 @@ def test_the_teacher_finds_the_new_token_likely(
     monkeypatch.setattr(dropped_words, "CANDIDATES", 1)
     monkeypatch.setattr(dropped_words, "REPLACED_SHARE", 0.03)  # one or two of a sequence
     whole = WholeVocabulary(cut)
-    made = DroppedWords(whole, CPU, 0).put_into(sequences, Asked(folder), tmp_path / "file")
+    made = DroppedWords(whole, CPU, 0).replace_tokens(sequences, Asked(folder), tmp_path / "file")
     model, changed = AutoModelForCausalLM.from_pretrained(folder / "base"), 0
     missing = sorted(whole.pieces)
     for old, new in zip(sequences.tokens.tolist(), made.tokens.tolist(), strict=True):
@@ -117,7 +119,7 @@ def test_special_tokens_stay(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(dropped_words, "REPLACED_SHARE", 1.0)
     whole = WholeVocabulary(cut)
-    made = DroppedWords(whole, CPU, 0).put_into(sequences, Asked(folder), tmp_path / "file")
+    made = DroppedWords(whole, CPU, 0).replace_tokens(sequences, Asked(folder), tmp_path / "file")
     special, seen = torch.tensor(sorted(whole.added)), 0
     for old, new in zip(sequences.tokens, made.tokens, strict=True):
         kept = [row[torch.isin(row, special)].tolist() for row in (old, new)]
@@ -131,9 +133,20 @@ def test_only_what_counts_is_replaced(
 ) -> None:
     whole, half = WholeVocabulary(cut), LENGTH // 2
     sequences.counted[:, : half - 1] = False
-    made = DroppedWords(whole, CPU, 0).put_into(sequences, Asked(folder), tmp_path / "file")
+    made = DroppedWords(whole, CPU, 0).replace_tokens(sequences, Asked(folder), tmp_path / "file")
     sequences.counted[:] = True
     assert torch.equal(made.tokens[:, :half], sequences.tokens[:, :half])
     assert not torch.equal(made.tokens[:, half:], sequences.tokens[:, half:])
     assert not made.counted[:, : half - 1].any()
     assert bool(made.counted[:, half:].all())
+
+
+def test_tokens_without_whole_characters_replace_nothing(
+    folder: Path, sequences: PackedSequences, tmp_path: Path
+) -> None:
+    """The only missing token is a part of a character."""
+    torn = cut_of(whole_of(folder / "base"), 359, TEXT.encode().decode("ascii", "ignore"))
+    whole, asked = WholeVocabulary(torn), Asked(folder)
+    assert not whole.pieces
+    assert DroppedWords(whole, CPU, 0).replace_tokens(sequences, asked, tmp_path / "x") is sequences
+    assert not asked.times
