@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Container, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 Case = TypeVar("Case")
@@ -358,7 +358,13 @@ def one_of_each(
     return cases if THOROUGH else [case for case in cases if case in firsts or case in besides]
 
 
-def moments(count: int) -> list[int]:
-    """Which of so many moments a run is disturbed at: the last ones are where names change."""
+def moments(seen: Sequence[str]) -> list[int]:
+    """At which of its moments, `seen`, a run is disturbed: some, and all of the last ones.
+
+    Each renaming and the moment after it are among them, wherever they stand.
+    """
+    count = len(seen)
+    renaming = [n for n, name in enumerate(seen) if name == "os.rename"]
     last = range(max(0, count - 8), count + 1)
-    return list(range(count + 1)) if THOROUGH else sorted({*range(0, count, 12), *last})
+    chosen = {*range(0, count, 12), *last, *renaming, *(n + 1 for n in renaming)}
+    return list(range(count + 1)) if THOROUGH else sorted(chosen)

@@ -126,11 +126,11 @@ def made_in_peace(runs: Runs, place: Place, plan: Path, **options: Any) -> dict[
     return made
 
 
-def count_of(runs: Runs, place: Place, **options: Any) -> int:
-    """How many moments a run has that nothing happens to; what it makes is removed."""
-    count = len(succeeds(runs(place.plan, place.target, **options)).moments)
+def seen_by(runs: Runs, place: Place, **options: Any) -> tuple[str, ...]:
+    """The moments of a run that nothing happens to; what it makes is removed."""
+    seen = succeeds(runs(place.plan, place.target, **options)).moments
     shutil.rmtree(place.target)
-    return count
+    return seen
 
 
 def put(folder: Path, files: dict[str, bytes]) -> None:
@@ -147,7 +147,7 @@ def test_a_kill_at_any_moment_leaves_no_model(runs: Runs, place: Place) -> None:
     """At each change of the file system and each piece written; then the next run cleans up."""
     wanted = made_in_peace(runs, place, place.plan, shard_size=SHARD)
     assert sum(name.endswith(".safetensors") for name in wanted) > 3
-    for at in moments(count_of(runs, place, shard_size=SHARD)):
+    for at in moments(seen_by(runs, place, shard_size=SHARD)):
         ended = runs(place.plan, place.target, shard_size=SHARD, at=at)
         whole = place.target.exists()
         assert tree(place.target) == (wanted if whole else {})
@@ -175,7 +175,7 @@ def test_a_kill_while_an_old_output_is_replaced_loses_neither(
     aside = 0
     options = {"shard_size": SHARD, "force": True, "lacking": lacking}
     put(place.target, old)
-    for at in moments(count_of(runs, place, **options)):
+    for at in moments(seen_by(runs, place, **options)):
         put(place.target, old)
         ended = runs(place.plan, place.target, **options, at=at)
         found = tree(place.target)
@@ -243,7 +243,7 @@ def test_a_signal_ends_the_command_and_leaves_nothing_at_once(
     said = place.folder / "said"
     if force:
         put(place.target, old)
-    for at in moments(count_of(runs, place, cli=command, stderr=str(said))):
+    for at in moments(seen_by(runs, place, cli=command, stderr=str(said))):
         if force:
             put(place.target, old)
         ended = runs(place.plan, place.target, cli=command, at=at, do=signal_, stderr=str(said))
@@ -340,7 +340,7 @@ def test_any_change_of_the_file_system_may_fail(runs: Runs, place: Place, number
     old = made_in_peace(runs, place, place.plan)
     wanted = made_in_peace(runs, place, place.plan, shard_size=SHARD)
     put(place.target, old)
-    for at in moments(count_of(runs, place, shard_size=SHARD, force=True)):
+    for at in moments(seen_by(runs, place, shard_size=SHARD, force=True)):
         put(place.target, old)
         options = {"shard_size": SHARD, "force": True, "at": at}
         ended = runs(place.plan, place.target, **options, do="fail", where=str(number))
