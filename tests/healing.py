@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
+from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal.heal import HealedLayers, Healer
 from gptailor.evaluation.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluation.live.stitch import Stitcher
@@ -26,6 +27,18 @@ def said(folder: Path, text: str) -> Plan:
     """The plan of this text over the model in `base`, its file in the folder."""
     (folder / "plan.tailor").write_text(f'tailor 1\nmodel base = "./base"\n{text}\n')
     return gptailor.load(folder / "plan.tailor")
+
+
+class Asked:
+    """The base as a teacher, and how often it was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.plan = said(folder, "")
+        self.times = 0
+
+    def __call__(self) -> LiveModel:
+        self.times += 1
+        return Stitcher(prepare(self.plan).models).stitch(self.plan)
 
 
 def healer(

@@ -235,8 +235,7 @@ def fit(
     if not prepared.repaired:
         return Fitted({}, {})
 
-    outputs = compile_plan(prepared.checked, repaired=False).program.outputs
-    further = TrainedPredictors.of(prepared.checked, outputs)
+    further = TrainedPredictors.of(prepared.checked, prepared.compiled.program.outputs)
 
     def repairs() -> Repairs:
         models = prepared.models

@@ -362,11 +362,7 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
         learning[index] = frozenset(p.learning_tensors(healing.rank, specs))
 
     further = TrainedPredictors.of(checked, program.outputs)
-    predicting = {
-        further.layers[number][name].spec.name
-        for number, names in further.learning.items()
-        for name in names
-    }
+    predicting = frozenset[str]() if further is None else further.learning_outputs
 
     def healed(output: p.Output) -> p.Output:
         place = output.place

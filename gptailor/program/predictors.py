@@ -14,7 +14,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan.layer_parts import BRANCHES
 from gptailor.program.mixtures import expert_cut
-from gptailor.program.program import Output, learning_tensors
+from gptailor.program.program import Output, learning_tensors, unfitted
 from gptailor.program.sources import Checked
 
 _TRAINED = frozenset({
@@ -84,7 +84,7 @@ _RANK = 64
 @final
 @dataclass(frozen=True)
 class TrainedPredictors:
-    """The output's predictors that learn, if any, with the rank of their changes.
+    """The output's predictors that learn, with the rank of their changes.
 
     Tensors have their names in DeepSeek's layers. A predictor's number continues the output's.
     """
@@ -93,18 +93,19 @@ class TrainedPredictors:
     rank: int
 
     @classmethod
-    def of(cls, checked: Checked, outputs: Iterable[Output]) -> "TrainedPredictors":
-        """Return those of a closed plan; `outputs` are all tensors of its program."""
+    def of(cls, checked: Checked, outputs: Iterable[Output]) -> "TrainedPredictors | None":
+        """Return those of a closed plan with these outputs, unfitted; None if none learn."""
         healing, layers = checked.resolved.healing, dict[int, dict[str, Output]]()
         if healing is None or not (keeps_predictors(checked) and trains_predictors(checked)):
-            return cls({}, _RANK)
+            return None
         count = len(checked.resolved.kept)
         layout = replace(checked.base.layout, count=count)
         for output in outputs:
             if output.place.part == "predictor":
                 place = predictor_place(layout, output.spec.name)
                 if place is not None and place[1] not in _SHARED:
-                    layers.setdefault(count + place[0], {})[place[1]] = output
+                    unlearned = replace(output, make=unfitted(output.make))
+                    layers.setdefault(count + place[0], {})[place[1]] = unlearned
         return cls(dict(sorted(layers.items())), healing.rank or _RANK)
 
     @property
@@ -120,6 +121,15 @@ class TrainedPredictors:
             for number, layer in self.layers.items()
         }
         return {number: learning_tensors(self.rank, own) for number, own in specs.items()}
+
+    @property
+    def learning_outputs(self) -> frozenset[str]:
+        """The names of these tensors in the output."""
+        return frozenset(
+            self.layers[layer][name].spec.name
+            for layer, names in self.learning.items()
+            for name in names
+        )
 
     @property
     def numbers(self) -> int:

@@ -167,7 +167,7 @@ class Healer:
         lengths = (file.length for file in predicted.values())
         length = sequence_length(encoder, healing.tokens, lengths)
         beside = 0
-        if further is not None and further.layers:
+        if further is not None:
             require_predictors()
             weights = sum(output.spec.elements for output in further.outputs)
             beside = 2 * weights * self.dtype.itemsize + further.numbers * LOW_RANK_BYTES
@@ -211,7 +211,8 @@ class Healer:
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
                     lessons = TaughtLessons(runner, learned, held)
-                    training = Training(lessons, learning, folder, key)
+                    digests = f"{key} {learned.digest} {held.digest}"
+                    training = Training(lessons, learning, folder, digests)
                     with explaining_not_finite([contents], texts.paths):
                         training.run(on_event)
                     losses = (training.start if bare is None else bare, training.start)

@@ -8,7 +8,7 @@ after these, so its drafts are accepted more often. transformers' `MtpModel` com
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -45,13 +45,14 @@ if TYPE_CHECKING:
     from transformers.modeling_layers import MtpModel
 
 _FILE = "model.safetensors"
+_REMEDY = "install its newest version, or leave 'heal' out"
 
 
 def require_predictors() -> None:
     """Raise HealError (C810) if this version of transformers can't compute predictors."""
     if not hasattr(modeling_layers, "MtpModel"):
         message = "this version of transformers can't compute layers that predict further tokens"
-        raise HealError("C810", message, "install its newest version, or leave 'heal' out")
+        raise HealError("C810", message, _REMEDY)
 
 
 def live_predictors(
@@ -79,8 +80,7 @@ def live_predictors(
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         message = f"transformers can't compute the layers that predict further tokens: {error}"
-        help_ = "install its newest version, or leave 'heal' out"
-        raise HealError("C810", message, help_) from None
+        raise HealError("C810", message, _REMEDY) from None
     finally:
         (folder / _FILE).unlink(missing_ok=True)
     predictors.layers.to(model.device)  # embedding, head and rotation are the model's own
@@ -105,8 +105,7 @@ def _loading(model: PreTrainedModel, folder: Path, numbers: list[int]) -> Iterat
     wanted = rf"layers\.({'|'.join(map(str, numbers))})\."
     # transformers makes predictors of the last layer's class and of its first norm's
     full = [layer for layer in decoder_layers(model) if hasattr(layer, "self_attn")]
-    with ExitStack() as changes:
-        changes.enter_context(standing_in(model, full[-1:]))
+    with standing_in(model, full[-1:]):
         try:
             model.config = changed
             model._keys_to_ignore_on_load_unexpected = [wanted]
@@ -131,24 +130,9 @@ class PredictorLessons:
     held: PackedSequences
 
     @property
-    def device(self) -> torch.device:
-        """The model's device."""
-        return self.student.device
-
-    @property
-    def count(self) -> int:
-        """The number of sequences to learn from."""
-        return len(self.learned.tokens)
-
-    @property
-    def length(self) -> int:
-        """The number of tokens of each."""
-        return self.learned.tokens.shape[1]
-
-    @property
-    def digest(self) -> str:
-        """Nothing: the key of the healing covers the sequences."""
-        return ""
+    def tokens(self) -> Int64[Tensor, " sequences length"]:
+        """The sequences to learn from."""
+        return self.learned.tokens
 
     def learn(self, start: int, stop: int) -> float:
         """Learn from some sequences, and return the mean divergence."""
@@ -167,7 +151,7 @@ class PredictorLessons:
     def held_out(self) -> float:
         """Return the mean divergence of the held-out sequences' predictions."""
         total, count = 0.0, 0
-        batch = max(1, STEP_TOKENS // self.length)
+        batch = max(1, STEP_TOKENS // self.held.tokens.shape[1])
         for start in range(0, len(self.held.tokens), batch):
             for hidden, states in self._taught(self.held, start, start + batch, learning=False):
                 own = self._own(states)
@@ -179,8 +163,9 @@ class PredictorLessons:
         self, sequences: PackedSequences, start: int, stop: int, *, learning: bool
     ) -> Iterator[tuple[Float[Tensor, " n width"], Float[Tensor, " n width"]]]:
         """Yield each predictor's states, and the model's states before its norm that it learns."""
-        tokens = sequences.tokens[start:stop].to(self.device)
-        counted = sequences.counted[start:stop].to(self.device)
+        device = self.student.device
+        tokens = sequences.tokens[start:stop].to(device)
+        counted = sequences.counted[start:stop].to(device)
         last = self.student.last_states(sequences.tokens[start:stop])
         state = self._normed(last)
         for number in range(len(self.predictors.layers)):
@@ -188,7 +173,7 @@ class PredictorLessons:
             many = last.shape[1] - later
             if many < 1:
                 return
-            places = torch.arange(later, later + many, device=self.device)[None]
+            places = torch.arange(later, later + many, device=device)[None]
             ids = tokens[:, later : later + many]
             with torch.set_grad_enabled(learning), self.student.autocast():
                 state = self.predictors.forward_layer(
@@ -254,13 +239,11 @@ class HealedModel:
 
 def train_predictors(
     further: TrainedPredictors, model: HealedModel, on_event: OnEvent = ignore_events
-) -> HealedPredictors | None:
-    """Train the predictors of a healed model; None without predictors that learn.
+) -> HealedPredictors:
+    """Train the predictors of a healed model.
 
     Raises HealError: C809 if a loss isn't finite, C810 for predictors that can't be computed.
     """
-    if not further.layers:
-        return None
     live = model.live.model
     tensors = {
         number: {name: model.tensors.make(output) for name, output in layer.items()}

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -390,20 +389,8 @@ class Lessons(Protocol):
     """Sequences to learn from, in order, and sequences held out."""
 
     @property
-    def device(self) -> torch.device:
-        """The device of the parameters."""
-
-    @property
-    def count(self) -> int:
-        """The number of sequences to learn from."""
-
-    @property
-    def length(self) -> int:
-        """The number of tokens of each."""
-
-    @property
-    def digest(self) -> str:
-        """The digest of all that is learned from."""
+    def tokens(self) -> Int64[Tensor, " sequences length"]:
+        """The sequences to learn from."""
 
     def learn(self, start: int, stop: int) -> float:
         """Add the gradient of some sequences' mean loss to the parameters', and return the mean."""
@@ -422,24 +409,9 @@ class TaughtLessons:
     held: TaughtSequences
 
     @property
-    def device(self) -> torch.device:
-        """The student's device."""
-        return self.student.device
-
-    @property
-    def count(self) -> int:
-        """The number of sequences to learn from."""
-        return len(self.learned)
-
-    @property
-    def length(self) -> int:
-        """The number of tokens of each."""
-        return self.learned.sequences.shape[1]
-
-    @cached_property
-    def digest(self) -> str:
-        """The digest of the sequences and the predictions."""
-        return f"{self.learned.digest} {self.held.digest}"
+    def tokens(self) -> Int64[Tensor, " sequences length"]:
+        """The sequences to learn from."""
+        return self.learned.sequences
 
     def learn(self, start: int, stop: int) -> float:
         """Learn from some sequences, and return their mean divergence."""
@@ -454,18 +426,19 @@ class TaughtLessons:
 class Training:
     """The learning of lessons: `run`. Its state is kept in `folder`, under `key`.
 
-    A state is valid only with the lessons that it learned from; their digest is in its key.
+    A state is valid only with the lessons that it learned from, so the key covers them.
     """
 
     def __init__(self, lessons: Lessons, learning: Learning, folder: Path, key: str) -> None:
         self.lessons = lessons
         self.learning = learning
         self.file = folder / _STATE
-        self.key = f"{key} {lessons.digest}"
+        self.key = key
         self.parameters = learning.parameters
         self.rate = WHOLE_RATE if isinstance(learning, WholeWeights) else LOW_RANK_RATE
-        self.batch = max(1, step_tokens(lessons.count * lessons.length) // lessons.length)
-        self.steps = -(-lessons.count // self.batch)
+        self.count, length = lessons.tokens.shape
+        self.batch = max(1, step_tokens(self.count * length) // length)
+        self.steps = -(-self.count // self.batch)
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=self.rate, betas=BETAS, weight_decay=0.0
         )
@@ -508,7 +481,7 @@ class Training:
 
     def _step(self) -> float:
         start = self.done * self.batch
-        stop = min(start + self.batch, self.lessons.count)
+        stop = min(start + self.batch, self.count)
         loss = self._number(self.lessons.learn(start, stop))
         self.learning.collect()
         for group in self.optimiser.param_groups:
@@ -550,9 +523,9 @@ class Training:
         """Continue from a kept state, if a sound one is available."""
         if (kept := read_tensors(self.file, self.key)) is None:
             return
-        device = self.lessons.device
         self.learning.take({name: kept.tensors[f"now.{name}"] for name in self.parameters})
         for name, parameter in self.parameters.items():
+            device = parameter.device
             self._best[name] = kept.tensors[f"best.{name}"].to(device)
             adam = {field: f"adam.{field}.{name}" for field in _ADAM}
             if adam["step"] in kept.tensors:

@@ -9,16 +9,13 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from gptailor.checkpoint.token_cut import TokenCut
-from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal import dropped_words
 from gptailor.evaluation.heal.dropped_words import DroppedWords
 from gptailor.evaluation.heal.text import PackedSequences
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
-from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.events import TeacherRead
-from gptailor.prepare import prepare
 from tests.checkpoint.test_token_cut import cut_of, whole_of
-from tests.healing import CPU, said
+from tests.healing import CPU, Asked
 from tests.tiny import tiny_model
 from tests.vocabularies import TEXT, write_byte_level
 
@@ -47,18 +44,6 @@ def sequences(cut: TokenCut) -> PackedSequences:
     counted = torch.ones(len(rows), LENGTH - 1, dtype=torch.bool)
     numbers = torch.arange(len(rows))
     return PackedSequences(rows, counted, torch.zeros_like(numbers), numbers)
-
-
-class Asked:
-    """The base as a teacher, and how often it was asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.plan = said(folder, "")
-        self.times = 0
-
-    def __call__(self) -> LiveModel:
-        self.times += 1
-        return Stitcher(prepare(self.plan).models).stitch(self.plan)
 
 
 def inside(whole: WholeVocabulary, sequences: PackedSequences) -> int:

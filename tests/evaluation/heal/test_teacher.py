@@ -8,14 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal import teacher
 from gptailor.evaluation.heal.learning import NotFiniteError
 from gptailor.evaluation.heal.teacher import Predictions
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.events import TeacherRead
 from gptailor.prepare import prepare
-from tests.healing import CPU, said
+from tests.healing import CPU, Asked, said
 from tests.tiny import tiny_model
 
 TOKENS = torch.randint(3, 60, (7, 12), generator=torch.Generator().manual_seed(0))
@@ -26,18 +25,6 @@ pytestmark = pytest.mark.usefixtures("no_progress_bars")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model("llama", tmp_path_factory.mktemp("teacher") / "base").parent
-
-
-class Asked:
-    """The base as a teacher, and how often it was asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.plan = said(folder, "")
-        self.times = 0
-
-    def __call__(self) -> LiveModel:
-        self.times += 1
-        return Stitcher(prepare(self.plan).models).stitch(self.plan)
 
 
 def expected(folder: Path) -> torch.Tensor:
