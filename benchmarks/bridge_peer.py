@@ -27,6 +27,10 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from benchmarks.search_texts import texts_of  # noqa: E402 (the folder above is found first)
+
 Rows = Float[Tensor, " n width"]
 
 WINDOW = 512
@@ -63,7 +67,7 @@ class Text:
 def read(model: Path, file: Path, tokens: int, device: str) -> Text:
     """Return a model and tokens of a JSON Lines file, its rows joined in random order."""
     tokenizer = AutoTokenizer.from_pretrained(str(model))
-    rows = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = texts_of(file)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     found: list[int] = []
     for at in order:

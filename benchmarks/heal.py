@@ -53,11 +53,10 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from benchmarks.bridge import layers, line, share  # noqa: E402 (the folder above is found first)
-from benchmarks.heal_answers import Answers, answers_of  # noqa: E402
+from benchmarks.heal_answers import Answers, answer_cell, folder_answers  # noqa: E402
 from benchmarks.heal_texts import NAMES, SOURCES, Amounts, Files, write_files  # noqa: E402
 from benchmarks.measured import Failed, run  # noqa: E402
 from benchmarks.search_texts import rows_of  # noqa: E402
-from gptailor.evaluation.scores import mean as mean_score  # noqa: E402
 
 UNCUT, BARE = "uncut", "bare"
 """The plan with nothing dropped, and the plan with nothing but the drop."""
@@ -140,7 +139,7 @@ class Bench:
             (out / "plan.tailor").unlink()  # `eval` would also measure the plan's base
             said = [one for one in log.read_text("utf-8").splitlines() if "healed on" in one]
             losses = self.losses(out, log)
-            answers = answers_of(out, self.problems, self.options.device)
+            answers = folder_answers(out, self.problems, self.options.device)
         return Result(variant, losses, answers, took, " ".join(said))
 
     def losses(self, model: Path, log: Path) -> dict[str, tuple[float, float]]:
@@ -227,7 +226,8 @@ def tables(results: Sequence[Result]) -> Iterator[str]:
     yield ""
     yield from heads("cut", "variant", "seeds", *uncut.answers)
     for (cut, statements), of in rows.items():
-        cells = (answer_cell(of, measure) for measure in uncut.answers)
+        answers = [result.answers for result in of]
+        cells = (answer_cell(answers, measure) for measure in uncut.answers)
         yield line(cut, statements, str(len(of)), *cells)
 
 
@@ -265,15 +265,6 @@ def with_error(values: Sequence[float]) -> str:
     """Return the mean of several seeds' shares, with its error if there are several."""
     error = f" ± {100 * stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
     return f"**{100 * mean(values):.1f}{error} %**"
-
-
-def answer_cell(of: Sequence[Result], measure: str) -> str:
-    """Return the mean of a measure over all seeds, with its error over problems."""
-    by_problem = zip(
-        *([score for _, score in result.answers[measure]] for result in of), strict=True
-    )
-    found = mean_score([mean(scores) for scores in by_problem])
-    return f"{100 * found.value:.0f} ± {100 * found.stderr:.0f} %"
 
 
 # ------------------------------------------------------------------------------------- options

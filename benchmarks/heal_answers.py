@@ -18,14 +18,21 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from gptailor.evaluation.dtype import halves_are_quick
 from gptailor.evaluation.objectives.generate import greedy
 from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
+from gptailor.evaluation.scores import mean
 
 BATCH_TOKENS: Final = 8192
 RUN, TIMES = 4, 4
@@ -50,24 +57,33 @@ Answers = dict[str, list[tuple[str, float]]]
 """The model's texts by measure, each with its score from 0 to 1."""
 
 
-def answers_of(folder: Path, rows: Sequence[Mapping[str, Any]], device: str) -> Answers:
-    """Return a model's answers to the problems. Without problems no model is loaded."""
+def folder_answers(folder: Path, rows: Sequence[Mapping[str, Any]], device: str) -> Answers:
+    """Return a folder's answers to the problems. Without problems no model is loaded."""
+    if not rows:
+        return {}
+    dtype = "auto" if halves_are_quick(device) else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    return answers_of(model, AutoTokenizer.from_pretrained(folder), rows)
+
+
+def answers_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]
+) -> Answers:
+    """Return the likeliest text after each problem's prompt, with its scores."""
+    encoder = TokenEncoder(tokenizer)
+    prompts = [Prompt(encoder.prompt(row["prompt"]), row["most"]) for row in rows]
     found: Answers = defaultdict(list)
-    if rows:
-        for row, text in zip(rows, generated(folder, rows, device), strict=True):
-            for measure, value in scores(row, text).items():
-                found[measure].append((text, float(value)))
+    for row, text in zip(rows, greedy(model, tokenizer, prompts, BATCH_TOKENS), strict=True):
+        for measure, value in scores(row, text).items():
+            found[measure].append((text, float(value)))
     return dict(found)
 
 
-def generated(folder: Path, rows: Sequence[Mapping[str, Any]], device: str) -> list[str]:
-    """Return the likeliest text after each prompt."""
-    dtype = "auto" if halves_are_quick(device) else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    encoder = TokenEncoder(tokenizer)
-    prompts = [Prompt(encoder.prompt(row["prompt"]), row["most"]) for row in rows]
-    return greedy(model, tokenizer, prompts, BATCH_TOKENS)
+def answer_cell(of: Sequence[Answers], measure: str) -> str:
+    """Return the mean of a measure over all seeds, with its error over problems."""
+    by_problem = zip(*([score for _, score in answers[measure]] for answers in of), strict=True)
+    found = mean([fmean(scores) for scores in by_problem])
+    return f"{100 * found.value:.0f} ± {100 * found.stderr:.0f} %"
 
 
 def scores(row: Mapping[str, Any], text: str) -> dict[str, float]:

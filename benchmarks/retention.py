@@ -1,21 +1,20 @@
 """Compare gptailor with other ways to cut a share of the layers of a family of models.
 
-    python benchmarks/retention.py                               # on texts of the project
     python benchmarks/retention.py --data DATA --page docs/results.md
-    python benchmarks/retention.py --page docs/results.md --only-page
+    python benchmarks/retention.py --data DATA --page docs/results.md --only-page
 
 The family is SmolLM2-135M and the demo's three fine-tunes of it. A cell is a share of the layers, a
-method and a seed. The method chooses a plan by the search's texts only, and heals on other texts.
-Held-out texts of each domain and questions with choices judge the model. It also continues a few
-prompts for inspection. The folder keeps the cells: an interrupted run continues, and a later call
+method and a seed. The method chooses a plan by the search's texts only, and heals on other texts of
+the same four sources. The judges are those of `benchmarks/heal.py`: held-out texts of these
+sources, texts of four other sources, and generated answers (sums, code, continuations). Questions
+with choices judge too. The folder keeps the cells: an interrupted run continues, and a later call
 adds shares, methods and seeds. Deterministic methods have one seed.
 
 The order is: the dense models, the first share with all methods, the other shares, other seeds.
 
-On two cores, with 4 texts, 40 evaluations, 50,000 tokens, 12 held-out texts and 60 questions, a
-share takes about half an hour. A search takes 1 to 2 minutes, a LoRA 2, and greedy removal, healing
-and ReplaceMe 3 each. The judgement of a plan takes half a minute. The defaults, as in the paper,
-take a night. `--smoke` takes 15 seconds, on tiny random models.
+On one core, with 3 texts, 32 evaluations, 16,384 tokens, 6 held-out texts and 24 questions, a
+search takes 2 to 4 minutes, a LoRA, a healing and ReplaceMe 2 to 3 each, and the judgement of a
+plan 1. The defaults, as in the paper, take days. `--smoke` takes 15 seconds, on tiny random models.
 """
 
 import argparse
@@ -49,8 +48,8 @@ FAMILY = {"math": "arithmetic", "code": "python", "chat": "conversation"}
 SHARES = (25, 10, 37, 20)
 SMOKE = {
     "evaluations": 4, "strategy": "random", "texts": 2, "held": 2, "questions": 3, "tokens": 1024,
-    "bridge_tokens": 512, "shown": 4, "shares": [34], "seeds": 1, "dtype": "float32", "threads": 1,
-    "data": None, "finalists": 1,
+    "bridge_tokens": 512, "problems": 2, "continuations": 2, "shares": [34], "seeds": 1,
+    "dtype": "float32", "threads": 1,
 }  # fmt: skip
 Key = tuple[int, str, int]
 
@@ -86,9 +85,8 @@ def measure(lab: Lab, cells: Journal, given: argparse.Namespace) -> int:
             continue
         about = {"share": share, "count": count, "method": name, "seed": seed}
         cells.add(key, {**about, **cell})
-        nats = sum(value for value, _ in cell["held"].values()) / len(cell["held"])
         took = time.perf_counter() - begun
-        print(f"{share:>3} % {method.words}, seed {seed}: {nats:.3f} in {took:.0f} s", flush=True)
+        print(f"{share:>3} % {method.words}, seed {seed}: {took:.0f} s", flush=True)
         if given.page:
             show(cells, given)
     return failed
@@ -101,7 +99,7 @@ def judged(lab: Lab, method: Method, found: Found) -> dict[str, Any]:
     return {
         "words": method.words,
         "seen": lab.seen(found),
-        **{name: said[name] for name in ("held", "choices", "texts")},
+        **{name: said[name] for name in ("held", "choices", "answers")},
         "evaluations": found.evaluations,
         "seconds": found.seconds + said["made"],
         "note": found.note,
@@ -123,16 +121,17 @@ def show(cells: Journal, given: argparse.Namespace) -> None:
 
 def asked(given: argparse.Namespace, base: Path, variants: Mapping[str, Path]) -> Asked:
     """Return the settings that the figures depend on."""
-    amounts = Amounts(given.texts, given.held, given.questions, given.tokens, given.shown)
+    amounts = Amounts(
+        given.texts, given.held, given.questions, given.problems, given.continuations, given.tokens
+    )
     return Asked(
         str(base.resolve()),
         {name: str(path.resolve()) for name, path in variants.items()},
-        None if given.data is None else str(given.data.resolve()),
+        str(given.data.resolve()),
         amounts,
         given.evaluations,
         given.strategy,
         given.bridge_tokens,
-        given.finalists,
         given.device,
         given.dtype,
     )
@@ -156,7 +155,9 @@ def family(given: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
         folder = given.folder / "family"
         for seed, name in enumerate(("base", *FAMILY)):
             if not (folder / name).exists():
-                tiny_model("llama", folder / name, seed=seed, layers=6, max_position_embeddings=512)
+                tiny_model(
+                    "llama", folder / name, seed=seed, layers=6, max_position_embeddings=4096
+                )
         return folder / "base", {name: folder / name for name in FAMILY}
     if not (given.model / "config.json").is_file():
         import smollm2  # in examples/, and needs its package
@@ -175,8 +176,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         help="cells, plans, scores (.retention)")  # fmt: skip
     add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
         help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
-    add("--data", type=Path, metavar="DIR",
-        help="public data: text/, math/, chat/, choice/ (texts of the project)")  # fmt: skip
+    add("--data", type=Path, required=True, metavar="DIR",
+        help="public data: text/, math/, code/, chat/, choice/")  # fmt: skip
     add("--shares", nargs="+", type=int, default=list(SHARES), metavar="PERCENT",
         help="shares of the layers to cut, in order (25 10 37 20)")  # fmt: skip
     add("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME",
@@ -187,16 +188,16 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--strategy", choices=list(STRATEGIES), default=next(iter(STRATEGIES)),
         help="strategy of gptailor's searches (%(default)s)")  # fmt: skip
     add("--texts", type=int, default=6, metavar="N", help="texts of a domain for a search (6)")
-    add("--held", type=int, default=48, metavar="N", help="held-out texts of a domain (48)")
+    add("--held", type=int, default=48, metavar="N", help="held-out texts of a source (48)")
     add("--questions", type=int, default=400, metavar="N", help="questions of each task (400)")
     add("--tokens", type=int, default=200_000, metavar="N",
         help="tokens for healing and for a LoRA (200000)")  # fmt: skip
     add("--bridge-tokens", type=int, default=32_768, metavar="N",
         help="calibration tokens of bridges and ReplaceMe (32768)")  # fmt: skip
-    add("--finalists", type=int, metavar="N",
-        help="plans to repair before the choice (a tenth of the evaluations, at most five); "
-        "0: repair the plan of the search without bridges, and run two searches less")  # fmt: skip
-    add("--shown", type=int, default=32, metavar="N", help="tokens of continuations (32)")
+    add("--problems", type=int, default=40, metavar="N",
+        help="generated answers of each kind (40)")  # fmt: skip
+    add("--continuations", type=int, default=20, metavar="N",
+        help="continuations that are searched for loops (20)")  # fmt: skip
     add("--device", default="cpu")
     add("--dtype", choices=["float32", "bfloat16"], default=None,
         help="dtype of forward passes (bfloat16 if the device has it)")  # fmt: skip

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 import gptailor
+from benchmarks.heal_answers import Answers, answers_of
+from benchmarks.heal_texts import SOURCES
 from benchmarks.retention_texts import Amounts, Files, write_files
+from benchmarks.search_texts import rows_of
 from gptailor.evaluation.objectives.base import PreparedObjective
 from gptailor.evaluation.samples import Samples, context_length, prepare_objectives
 from gptailor.evaluation.scores import Score
@@ -27,13 +30,6 @@ from gptailor.evaluation.space_trials import Trials, opened
 from gptailor.evaluation.trial import Outcomes, run_trials
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Plan
-
-PROMPTS = (
-    "The three most important things to know about growing tomatoes are",
-    "def is_prime(number):",
-    "Question: Anna has 3 boxes of 12 pencils each. How many pencils does she have?\nAnswer:",
-)
-"""Prompts of the greedy continuations for inspection."""
 
 
 class NotMade(Exception):  # noqa: N818 (a method could not make its plan)
@@ -46,12 +42,11 @@ class Asked:
 
     base: str
     variants: Mapping[str, str]
-    data: str | None
+    data: str
     amounts: Amounts
     evaluations: int
     strategy: str
     bridge_tokens: int
-    finalists: int | None
     device: str
     dtype: str
 
@@ -76,18 +71,13 @@ class Lab:
     def __init__(self, folder: Path, asked: Asked) -> None:
         self.folder, self.asked = folder, asked
         self.files: Files = write_files(
-            folder / "texts",
-            Path(asked.base),
-            None if asked.data is None else Path(asked.data),
-            asked.amounts,
+            folder / "texts", Path(asked.base), Path(asked.data), asked.amounts
         )
         self.tokenizer = AutoTokenizer.from_pretrained(asked.base)
         config = json.loads((Path(asked.base) / "config.json").read_text("utf-8"))
         self.layers: int = config["num_hidden_layers"]
-        self.domains = tuple(self.files.held)
-        self.tasks = tuple(self.files.choices)
-        self.full = asked.amounts.seen * len(self.domains)
-        self.low = len(self.domains)
+        self.full = asked.amounts.seen * len(SOURCES)
+        self.low = len(SOURCES)
         self._inner: list[float] = []
         self._plans = Journal(folder / "plans.jsonl")
         self._scores = Journal(folder / "scores.jsonl")
@@ -237,7 +227,7 @@ class Lab:
             shutil.rmtree(self.read(found).models["base"].source, ignore_errors=True)
 
     def judged(self, found: Found) -> dict[str, Any]:
-        """Judge a plan, with its bridges and healing, on held-out texts, questions and prompts."""
+        """Judge a plan, with its bridges and healing, on held-out texts, questions and problems."""
         key = hashlib.sha256(found.plan.encode()).hexdigest()[:24]
         if key not in self._judged.known:
             self._judged.add(key, self._judge(found))
@@ -246,7 +236,7 @@ class Lab:
 
     @cached_property
     def objectives(self) -> list[PreparedObjective]:
-        """Return the objectives: held-out text of each domain, and each task's questions."""
+        """Return the objectives: held-out text of each source, and each task's questions."""
         wishes = [f"nll({json.dumps(str(file))})" for file in self.files.held.values()]
         wishes += [f"multiple_choice({json.dumps(str(f))})" for f in self.files.choices.values()]
         base = self.trials.models["base"]
@@ -264,14 +254,14 @@ class Lab:
             repairs.stitcher.table.resolved(plan)
         )  # bridged and healed; the result is kept for later use
         seconds = time.perf_counter() - begun
-        texts: list[str] = []
+        answers: Answers = {}
 
         def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
-            texts.extend(map(partial(self._continued, model), PROMPTS))
+            answers.update(answers_of(model, self.tokenizer, rows_of(self.files.problems)))
 
         evaluator = self.trials.session.evaluator
         [(_, outcomes)] = run_trials(repairs, evaluator, [plan], self.objectives, on_step=on_step)
-        return {**self._said(outcomes), "texts": texts, "made": seconds}
+        return {**self._said(outcomes), "answers": answers, "made": seconds}
 
     def _said(self, outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:
         rows = []
@@ -279,24 +269,11 @@ class Lab:
             if not isinstance(one, Score):
                 raise NotMade(str(one))
             rows.append([one.value, one.stderr])
-        count = len(self.domains)
+        count = len(self.files.held)
         return {
-            "held": dict(zip(self.domains, rows[:count], strict=True)),
-            "choices": dict(zip(self.tasks, rows[count:], strict=True)),
+            "held": dict(zip(self.files.held, rows[:count], strict=True)),
+            "choices": dict(zip(self.files.choices, rows[count:], strict=True)),
         }
-
-    @torch.inference_mode()
-    def _continued(self, model: PreTrainedModel, prompt: str) -> str:
-        given = self.tokenizer(prompt, return_tensors="pt").to(model.device)
-        ids = given["input_ids"]
-        made = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=self.asked.amounts.shown,
-            do_sample=False,
-            pad_token_id=self.tokenizer.eos_token_id,
-        )
-        return str(self.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 class Journal:

@@ -167,38 +167,25 @@ def select_and_merge(lab: Lab, count: int, seed: int) -> Found:
 
 
 def bridged(lab: Lab, count: int, seed: int) -> Found:
-    """Run this search with bridges: its best plans are bridged before the choice."""
-    return _repaired(lab, "bridge", count, seed, lab.bridge)
+    """Run this search with bridges: it compares bridged cuts."""
+    return _repaired(lab, _searched(lab, "bridge", count, seed, _any(lab), lab.bridge), lab.bridge)
 
 
 def healed(lab: Lab, count: int, seed: int) -> Found:
-    """Run this search with bridges and healing."""
-    return _repaired(lab, "heal", count, seed, lab.bridge, lab.heal(seed))
+    """Heal the plan of the search with bridges.
 
-
-def _repaired(lab: Lab, name: str, count: int, seed: int, *statements: str) -> Found:
-    """Search with finalists, or repair the plan of the search without them."""
-    if lab.asked.finalists == 0:
-        found = made(lab, "merged", count, seed)
-    else:
-        found = _searched(lab, name, count, seed, _any(lab), *statements)
-    text = gptailor.format(lab.extended(found.plan, *statements))
-    return Found(text, found.evaluations, found.note, found.seconds)
+    A search of a space with `heal` would heal its finalists and rivals too, and compare them.
+    """
+    return _repaired(lab, made(lab, "bridge", count, seed), lab.heal(seed))
 
 
 def healed_heuristic(lab: Lab, count: int, seed: int) -> Found:
     """Bridge and heal ShortGPT's cut, without a search."""
-    return _repaired_cut(lab, "shortgpt", count, seed)
+    return _repaired(lab, made(lab, "shortgpt", count, 0), lab.bridge, lab.heal(seed))
 
 
-def healed_window(lab: Lab, count: int, seed: int) -> Found:
-    """Bridge and heal the best window of one model."""
-    return _repaired_cut(lab, "window", count, seed)
-
-
-def _repaired_cut(lab: Lab, name: str, count: int, seed: int) -> Found:
-    found = made(lab, name, count, 0)
-    text = gptailor.format(lab.extended(found.plan, lab.bridge, lab.heal(seed)))
+def _repaired(lab: Lab, found: Found, *statements: str) -> Found:
+    text = gptailor.format(lab.extended(found.plan, *statements))
     return Found(text, found.evaluations, found.note, found.seconds)
 
 
@@ -216,7 +203,7 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
         trials=lab.asked.evaluations,
         seed=seed,
         strategy=lab.asked.strategy,
-        finalists=lab.asked.finalists if space.bridges else None,
+        bridge="each" if space.bridges else None,
     )
     where = Resources(lab.asked.device, lab.asked.dtype)
     done = gptailor.search(space, lab.folder / f"search-{name}-{count}-{seed}", flags, where=where)
@@ -226,8 +213,7 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
         raise NotMade("no plan of the search has a score")
     best = gptailor.load(done.best)
     declared = {model: lab.alone(model).models[model] for model in best.models}
-    bare = best.model_copy(update={"models": declared, "bridges": (), "heal": None})
-    plan = gptailor.format(bare)
+    plan = gptailor.format(best.model_copy(update={"models": declared, "bridges": ()}))
     return Found(plan, done.summary.cost, shown_layers([drop.position for drop in best.drops]))
 
 
@@ -248,7 +234,6 @@ METHODS: Mapping[str, Method] = {
     "heal": Method("gptailor: … and heal", healed, seeded=True),
     "lora": Method("ShortGPT + LoRA (PEFT)", lora, seeded=True),
     "shortgpt-heal": Method("ShortGPT + bridge and heal", healed_heuristic, seeded=True),
-    "window-heal": Method("best window + bridge and heal", healed_window, seeded=True),
     "replaceme": Method("ReplaceMe", replaceme),
     "random": Method("random cut", drawn, seeded=True),
     "merge-prune": Method("merge, then prune", merge_then_prune),

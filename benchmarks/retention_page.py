@@ -9,17 +9,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.heal_answers import answer_cell
+from benchmarks.heal_texts import SOURCES
+
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 PLOT = "retention.svg"
 YARDSTICK = "shortgpt"
 DENSE = "base"
 SHOWN = 88
-"""Most shown characters of a continuation."""
+"""Most shown characters of an answer."""
+SAME, OTHER = zip(*SOURCES.values(), strict=True)
+"""The sources that methods learn from, and the other sources."""
+READ = {"a sum": ("sums", 0), "a function": ("MBPP written", 0), "an instruction": ("loops", -1)}
+"""Shown answers: the measure and the number of each."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A plan's judgement. Scores are values with their standard errors, by domain or task."""
+    """A plan's judgement. Scores are values with their standard errors, by source or task."""
 
     share: int
     count: int
@@ -29,20 +36,18 @@ class Cell:
     seen: float | None
     held: Mapping[str, Sequence[float]]
     choices: Mapping[str, Sequence[float]]
-    texts: Sequence[str]
+    answers: Mapping[str, Sequence[tuple[str, float]]]
     evaluations: float
     seconds: float
     note: str
 
-    @property
-    def nats(self) -> float:
-        """Return the mean over domains."""
-        return fmean(value for value, _ in self.held.values())
+    def nats(self, sources: Sequence[str]) -> float:
+        """Return the mean over sources."""
+        return fmean(self.held[name][0] for name in sources)
 
-    @property
-    def error(self) -> float:
+    def error(self, sources: Sequence[str]) -> float:
         """Return the mean's standard error over texts."""
-        return math.hypot(*(error for _, error in self.held.values())) / len(self.held)
+        return math.hypot(*(self.held[name][1] for name in sources)) / len(sources)
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,12 @@ class Cells:
                 found.setdefault(cell.method, []).append(cell)
         return {name: sorted(them, key=lambda one: one.seed) for name, them in found.items()}
 
-    def won_back(self, cell: Cell) -> float | None:
+    def won_back(self, cell: Cell, sources: Sequence[str]) -> float | None:
         """Return 1 − (found − best uncut) / (ShortGPT on the best specialist − best uncut)."""
-        yardstick = self.of(cell.share).get(YARDSTICK)
-        if yardstick is None or yardstick[0].nats <= self.uncut.nats:
+        yardstick, uncut = self.of(cell.share).get(YARDSTICK), self.uncut.nats(sources)
+        if yardstick is None or yardstick[0].nats(sources) <= uncut:
             return None
-        return 1 - (cell.nats - self.uncut.nats) / (yardstick[0].nats - self.uncut.nats)
+        return 1 - (cell.nats(sources) - uncut) / (yardstick[0].nats(sources) - uncut)
 
     def retained(self, cell: Cell) -> float | None:
         """Return the mean over tasks of the score divided by the dense base's, as in the paper."""
@@ -88,8 +93,8 @@ class Cells:
         return fmean(shares) if shares else None
 
     def kept(self, cell: Cell) -> float:
-        """Return the mean over domains of the best uncut model's nats divided by the cell's."""
-        return fmean(self.uncut.held[name][0] / cell.held[name][0] for name in cell.held)
+        """Return the best uncut model's nats divided by the cell's: the mean of other sources."""
+        return fmean(self.uncut.held[name][0] / cell.held[name][0] for name in OTHER)
 
 
 # -------------------------------------------------------------------------------------- the tables
@@ -99,10 +104,10 @@ def page(cells: Cells) -> str:
     """Return all tables as Markdown; the plot is a file beside them."""
     if not any(cell.share == 0 for cell in cells.cells):
         return "Nothing is measured yet.\n"
-    parts = ["\n".join(table(cells, 0))]
+    parts = [*tables(cells, 0)]
     for share in cells.shares:
         count = cells.of(share).popitem()[1][0].count
-        parts += [f"### {share} % of the layers ({count})", "\n".join(table(cells, share))]
+        parts += [f"### {share} % of the layers ({count})", *tables(cells, share)]
     if cells.shares:
         parts += [f"![Share kept over share cut]({PLOT})"]
         parts += ["### Layers that left", "\n".join(notes(cells))]
@@ -110,44 +115,52 @@ def page(cells: Cells) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(cells: Cells, share: int) -> Iterator[str]:
-    """Yield a row for each method: means over seeds, and the range of the recovered share."""
-    found = cells.of(share)
-    first = next(iter(found.values()))[0]
-    heads = [
-        "",
-        "search's texts",
-        "held out",
-        *(["won back"] if share else []),
-        *first.held,
-        *(f"{task}, %" for task in first.choices),
-    ]
-    heads += ["retained", "evaluations", "seconds"]
-    yield f"| {' | '.join(heads)} |"
-    yield "|---" + "|--:" * (len(heads) - 1) + "|"
-    for name, several in sorted(found.items(), key=lambda one: fmean(c.nats for c in one[1])):
-        words = cells.words.get(name, name)
-        if not share and several[0].note:
-            words += f": {several[0].note}"
-        yield f"| {' | '.join(_row(cells, words, several, share))} |"
+def tables(cells: Cells, share: int) -> Iterator[str]:
+    """Yield a share's table of losses and its table of tasks, with a row for each method."""
+    found = sorted(cells.of(share).items(), key=lambda one: fmean(c.nats(OTHER) for c in one[1]))
+    for row_of in (_losses, _tasks):
+        rows = []
+        for name, several in found:
+            words = cells.words.get(name, name)
+            if not share and several[0].note:
+                words += f": {several[0].note}"
+            seeds = f" ({len(several)} seeds)" if len(several) > 1 else ""
+            rows.append({"": words + seeds, **row_of(cells, several)})
+        lines = [f"| {' | '.join(row.values())} |" for row in rows]
+        heads = f"| {' | '.join(rows[0])} |"
+        yield "\n".join([heads, "|---" + "|--:" * (len(rows[0]) - 1) + "|", *lines])
 
 
-def _row(cells: Cells, words: str, several: Sequence[Cell], share: int) -> Iterator[str]:
-    yield words + (f" ({len(several)} seeds)" if len(several) > 1 else "")
+def _losses(cells: Cells, several: Sequence[Cell]) -> dict[str, str]:
+    """Return means over seeds in nats a token. Errors are over texts, and ranges over seeds."""
     seen = [cell.seen for cell in several if cell.seen is not None]
-    yield f"{fmean(seen):.3f}" if seen else ""
-    error = fmean(cell.error for cell in several)
-    yield f"{fmean(cell.nats for cell in several):.3f} ± {error:.3f}"
-    if share:
-        yield _percents([cells.won_back(cell) for cell in several])
-    for domain in several[0].held:
-        yield f"{fmean(cell.held[domain][0] for cell in several):.3f}"
+    row = {"search's texts": f"{fmean(seen):.3f}" if seen else ""}
+    for title, sources in (("same sources", SAME), ("other sources", OTHER)):
+        nats, error = (fmean(one(sources) for one in of) for of in (
+            [cell.nats for cell in several], [cell.error for cell in several],
+        ))  # fmt: skip
+        row[title] = f"{nats:.3f} ± {error:.3f}"
+        if several[0].share:
+            shares = [cells.won_back(cell, sources) for cell in several]
+            row[f"won back, {title.split()[0]}"] = _percents(shares)
+    for pair in SOURCES.values():
+        means = [fmean(cell.held[name][0] for cell in several) for name in pair]
+        row[" · ".join(pair)] = " · ".join(f"{value:.3f}" for value in means)
+    return row
+
+
+def _tasks(cells: Cells, several: Sequence[Cell]) -> dict[str, str]:
+    """Return means over seeds in percent, with their errors over questions, and the cost."""
+    row = {}
     for task in several[0].choices:
-        mean, error = (fmean(cell.choices[task][i] for cell in several) for i in (0, 1))
-        yield f"{100 * mean:.1f} ± {100 * error:.1f}"
-    yield _percents([cells.retained(cell) for cell in several])
-    yield f"{fmean(cell.evaluations for cell in several):.0f}"
-    yield f"{fmean(cell.seconds for cell in several):.0f}"
+        value, error = (fmean(cell.choices[task][i] for cell in several) for i in (0, 1))
+        row[task] = f"{100 * value:.0f} ± {100 * error:.0f} %"
+    row["retained"] = _percents([cells.retained(cell) for cell in several])
+    for measure in several[0].answers:
+        row[measure] = answer_cell([cell.answers for cell in several], measure)
+    row["evaluations"] = f"{fmean(cell.evaluations for cell in several):.0f}"
+    row["seconds"] = f"{fmean(cell.seconds for cell in several):.0f}"
+    return row
 
 
 def _percents(shares: Sequence[float | None]) -> str:
@@ -172,12 +185,13 @@ def notes(cells: Cells) -> Iterator[str]:
 
 
 def continuations(cells: Cells) -> Iterator[str]:
-    """Yield the continuations of each method's model at each share, for the first seed."""
+    """Yield the beginnings of some answers of each model at each share, for the first seed."""
     for share in (0, *cells.shares):
         title = f"**{share} % of the layers cut**" if share else "**Uncut**"
-        yield from (title, "", "| | tomatoes | code | maths |", "|---|---|---|---|")
+        yield from (title, "", f"| | {' | '.join(READ)} |", "|---" * (1 + len(READ)) + "|")
         for name, several in cells.of(share).items():
-            said = " | ".join(_cell(text[:SHOWN]) for text in several[0].texts)
+            found = (several[0].answers[measure][at][0] for measure, at in READ.values())
+            said = " | ".join(_cell(text[:SHOWN]) for text in found)
             yield f"| {cells.words.get(name, name)} | {said} |"
         yield ""
 

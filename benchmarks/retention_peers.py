@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import gptailor
 from benchmarks.bridge_peer import influences, read, replace
 from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
+from benchmarks.search_texts import texts_of
 from gptailor.evaluation.heal.text import file_source, healing_texts
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.plan.plan import Plan
@@ -129,10 +130,9 @@ def _summed(lab: Lab, model: str, layers: Sequence[Layer]) -> Plan:
 def _final(lab: Lab, plan: Plan) -> Tensor:
     """Return the final hidden states of a plan on the search's first texts, [tokens, width]."""
     model = lab.trials.repairs.stitch(plan).model
-    lines = lab.files.search.read_text("utf-8").splitlines()[: lab.low]
     found = []
-    for line in lines:
-        tokens = lab.tokenizer(json.loads(line)["text"], return_tensors="pt")["input_ids"]
+    for text in texts_of(lab.files.search)[: lab.low]:
+        tokens = lab.tokenizer(text, return_tensors="pt")["input_ids"]
         found.append(model.base_model(tokens.to(model.device)).last_hidden_state[0].float())
     return torch.cat(found)
 

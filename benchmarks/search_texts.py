@@ -67,6 +67,11 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.strip()]
 
 
+def texts_of(path: Path) -> list[str]:
+    """Return the rows of a JSON Lines file as texts: a text, or a prompt with its response."""
+    return [row.get("text") or row["prompt"] + row["response"] for row in rows_of(path)]
+
+
 def _halves(texts: Sequence[str]) -> Sides:
     return list(texts[::2]), list(texts[1::2])
 

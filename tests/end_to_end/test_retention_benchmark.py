@@ -1,6 +1,7 @@
 """benchmarks/retention.py: its arithmetic, its journal, and a small run."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,22 +10,46 @@ import pytest
 
 from benchmarks.retention import METHODS, UNCUT, measure, parsed, show
 from benchmarks.retention_lab import Journal
-from benchmarks.retention_page import BEGIN, END, PLOT, Cell, Cells, page, plot, put
+from benchmarks.retention_page import (
+    BEGIN,
+    END,
+    OTHER,
+    PLOT,
+    SAME,
+    Cell,
+    Cells,
+    page,
+    plot,
+    put,
+)
 from benchmarks.retention_peers import Layer
-from benchmarks.retention_texts import learned
 from tests.preloaded import Preloaded
 
+SOURCES = ("WikiText", "GSM8K", "library", "Dolly", "C4", "SVAMP", "MBPP", "Self-Instruct")
 SCRIPT = Path(__file__).parents[2] / "benchmarks/retention.py"
 LEFT_OUT = {"cut", "select", "merged", "bridge"}
 """Searches like that of `heal`, of which one is enough to see that they run."""
 
 
 def cell(method: str, nats: float, **said: Any) -> Cell:
+    """A cell with two losses on the same sources, and losses of 1 more on other sources."""
+    losses = [
+        nats - 0.5,
+        nats - 0.5,
+        nats + 0.5,
+        nats + 0.5,
+        nats + 1,
+        nats + 1,
+        nats + 1,
+        nats + 1,
+    ]
     about: dict[str, Any] = {
         "share": 25, "count": 7, "words": method, "seed": 0, "seen": None,
-        "held": {"maths": (nats - 0.5, 0.3), "code": (nats + 0.5, 0.4)},
-        "choices": {"piqa": (0.6, 0.1)}, "texts": ["a | b\nc"], "evaluations": 1.0, "seconds": 2.0,
-        "note": "L1",
+        "held": {name: (loss, 0.3) for name, loss in zip(SOURCES, losses, strict=True)},
+        "choices": {"piqa": (0.6, 0.1)},
+        "answers": {"sums": [("a | b\nc", 1.0), ("d", 0.0)], "MBPP written": [("e", 0.0), ("", 0.0)],
+                    "loops": [("", 0.0), ("f", 0.0)]},
+        "evaluations": 1.0, "seconds": 2.0, "note": "L1",
     }  # fmt: skip
     return Cell(method=method, **(about | said))
 
@@ -48,20 +73,24 @@ def test_what_is_won_back_is_measured_by_the_dense_model_that_the_search_would_c
     cells: Cells,
 ) -> None:
     assert cells.uncut.method == "merge"
-    assert cells.won_back(cells.cells[3]) == 0
-    assert cells.won_back(cells.cells[4]) == pytest.approx(1 - 0.5 / 2)
+    assert cells.won_back(cells.cells[3], SAME) == 0
+    for sources in (SAME, OTHER):
+        assert cells.won_back(cells.cells[4], sources) == pytest.approx(1 - 0.5 / 2)
     assert cells.retained(cells.cells[4]) == pytest.approx(0.6 / 0.8)
-    assert cells.kept(cells.cells[4]) == pytest.approx((1.5 / 2 + 2.5 / 3) / 2)
-    assert cells.cells[4].error == pytest.approx(0.25)
+    assert cells.kept(cells.cells[4]) == pytest.approx(3 / 3.5), "on other sources"
+    assert cells.cells[4].error(SAME) == pytest.approx(0.15)
 
 
-def test_a_table_has_the_mean_over_seeds_and_how_far_they_are_apart(cells: Cells) -> None:
+def test_tables_have_the_mean_over_seeds_and_the_range_of_shares(cells: Cells) -> None:
     rows = page(cells).splitlines()
-    [healed] = [row for row in rows if row.startswith("| gptailor: heal (2 seeds)")]
-    assert "|  | 2.750 ± 0.250 | 62 % (50 to 75) | 2.250 | 3.250 | 60.0 ± 10.0 | 75 % |" in healed
-    heads = next(row for row in rows if "won back" in row)
-    assert heads.count("|") == healed.count("|")
-    assert any("| a \\| b ⏎ c |" in row for row in rows)
+    losses, tasks = (row for row in rows if row.startswith("| gptailor: heal (2 seeds)"))
+    shares = "2.750 ± 0.150 | 62 % (50 to 75) | 3.750 ± 0.150 | 62 % (50 to 75)"
+    assert f"|  | {shares} | 2.250 · 3.750 |" in losses
+    assert tasks.endswith("| 60 ± 10 % | 75 % | 50 ± 50 % | 0 ± 0 % | 0 ± 0 % | 1 | 2 |")
+    for row, head in ((losses, "won back, same"), (tasks, "retained")):
+        heads = next(line for line in rows if head in line and line.count("|") == row.count("|"))
+        assert heads
+    assert any("| a \\| b ⏎ c | e | f |" in row for row in rows)
 
 
 def test_a_plot_has_a_line_for_each_method_and_labels_that_stand_apart(cells: Cells) -> None:
@@ -98,17 +127,47 @@ def test_folding_adds_what_others_differ_by() -> None:
     assert twice.weights == {2: -1.0, 3: 1.0, 4: 1.0}
 
 
-def test_what_is_learned_from_is_balanced_until_a_domain_has_no_more() -> None:
-    left = {"a": ["x" * 100] * 3, "b": ["y" * 100] * 30}
-    found = [row["text"][0] for row in learned(left, 2000)]
-    assert sorted(found[:6]) == ["x"] * 3 + ["y"] * 3
-    assert len(found) == 20
-
-
 def test_a_page_has_the_command_without_the_places_of_one_machine() -> None:
     said = ["--folder", "/a", "--data", "/b", "--only-page", "--model", "/c", "--texts", "3"]
     told = parsed([*said, "--page", "docs/results.md"]).command
     assert told == ("python benchmarks/retention.py --data DATA --texts 3 --page docs/results.md")
+
+
+def public_texts(folder: Path) -> None:
+    """Write few rows of each public source, in its own form."""
+    long = "Some words of an article, one after the other. " * 16
+    articles = "".join(f" = Title {n} = \n{long}\n" for n in range(40))
+    rows: Mapping[str, Sequence[Mapping[str, Any]]] = {
+        "text/c4_demo.jsonl": [{"text": f"{n} {long}"} for n in range(9)],
+        "math/gsm8k_train.jsonl": [
+            {"question": f"What is {n} and 1?", "answer": str(n + 1)} for n in range(200)
+        ],
+        "math/svamp.jsonl": [
+            {"context": f"{n} and 1?", "chain_of_thought": f"[[{n}+1]]", "answer": str(n + 1)}
+            for n in range(9)
+        ],
+        "code/mbpp.jsonl": [
+            {"text": f"Return {n}.", "code": f"def f():\n    return {n}", "test_setup_code": "",
+             "test_list": [f"assert f() == {n}"]}
+            for n in range(9)
+        ],
+        "chat/dolly_hhrlhf_train_small.jsonl": [
+            {"prompt": f"### Instruction:\nSay {n}.\n### Response:\n", "response": f"{n} it is."}
+            for n in range(200)
+        ],
+        "chat/self_instruct_seed_tasks.jsonl": [
+            {"instruction": f"Add to {n}.", "instances": [{"input": "1", "output": str(n + 1)}]}
+            for n in range(9)
+        ],
+        **{f"choice/{task}.jsonl": [
+            {"query": f"{n} is ", "choices": ["odd", "even"], "gold": (n + 1) % 2} for n in range(9)
+        ] for task in ("piqa", "arc_easy")},
+    }  # fmt: skip
+    for name, its in rows.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in its))
+    (folder / "text/wikitext2_valid.txt").write_text(articles)
 
 
 @pytest.mark.slow
@@ -119,7 +178,8 @@ def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(
     methods = [name for name in METHODS if name not in LEFT_OUT]
     results = tmp_path / "results.md"
     results.write_text(f"# Results\n\n{BEGIN}\n{END}\n\nThe end.\n")
-    command = ["--smoke", "--folder", str(tmp_path / "made")]
+    public_texts(tmp_path / "data")
+    command = ["--smoke", "--folder", str(tmp_path / "made"), "--data", str(tmp_path / "data")]
     command += ["--methods", *methods, "--page", str(results)]
     code, output, errors = preloaded.run(SCRIPT, *command)
     assert code == 0, output + errors
