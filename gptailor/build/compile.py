@@ -80,12 +80,16 @@ class ComputeOptions:
 
     `threads` threads make tensors, by default one per core. Large merges, bridges and healing run
     on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there, which
-    may be a text such as `2GB`. A file of weights has at most `shard_size` bytes.
+    may be a text such as `2GB`. Several `processes` heal together, on a GPU each from `device` on,
+    or with a share of the cores each. They start by importing the main module again, so a script
+    that gives several needs `if __name__ == "__main__":`. A file of weights has at most
+    `shard_size` bytes.
     """
 
     threads: int | None = None
     device: str = "cpu"
     memory: int | str | None = None
+    processes: int = 1
     shard_size: int = SHARD_SIZE
 
 
@@ -139,9 +143,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     prepared = plan
     if compute.device != "cpu":
         require("torch", f"the device {compute.device!r}")
-        from gptailor.program.devices import device_of
+        from gptailor.program.devices import device_of, devices_of
 
-        device_of(compute.device)  # refuses a missing one
+        devices_of(device_of(compute.device), compute.processes)  # refuses missing ones
     text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
     if not dry_run:
@@ -163,7 +167,11 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         return replace(first, notes=notes, estimates=estimates, gguf=tuple(rest))
 
     fitted = fit_tensors(
-        prepared, device=compute.device, memory=byte_count(compute.memory), on_event=on_event
+        prepared,
+        device=compute.device,
+        memory=byte_count(compute.memory),
+        processes=compute.processes,
+        on_event=on_event,
     )
     importance = _importance(prepared, text, fitted, compute, on_event)
     progress = counting_bytes(on_event)
@@ -258,6 +266,7 @@ def _estimates(
             prepared,
             device=compute.device,
             memory=byte_count(compute.memory),
+            processes=compute.processes,
             importance_tokens=0 if text is None else text.tokens,
         )
     )

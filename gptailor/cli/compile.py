@@ -79,6 +79,9 @@ class QuantisedType(click.ParamType[str]):
 @click.option("--memory", type=options.ByteSize(), metavar="SIZE",
               help="The maximum number of bytes on the device for bridging and "
               "healing.")  # fmt: skip
+@click.option("--processes", type=click.IntRange(min=1), default=1, metavar="N",
+              help="Heal in N processes, on a GPU each from --device on. On the CPU each has a "
+              "share of the cores.")  # fmt: skip
 def compile_command(  # noqa: PLR0913 (one argument a flag)
     plan: str,
     output: Path,

@@ -38,7 +38,8 @@ class Repairs:
 
     Fits are kept for plans that begin alike, and the healing of the last plan. `on_event` receives
     the progress. With `anew` no earlier fit or healing is reused. Healing also trains
-    `further`, the layers that predict further tokens, which live models lack.
+    `further`, the layers that predict further tokens, which live models lack. Several `processes`
+    heal together.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Repairs:
         *,
         anew: bool = False,
         further: TrainedPredictors | None = None,
+        processes: int = 1,
     ) -> None:
         self.stitcher = stitcher
         self.on_event = on_event
         self.anew = anew
         self.further = further
+        self.processes = processes
         self._chooser: ExpertChooser | None = None
         self._narrower: Narrower | None = None
         self._bridger: Bridger | None = None
@@ -149,7 +152,9 @@ class Repairs:
         if self._healed is None or self._healed[0] != plan:
             bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
             models, device = self.stitcher.table.models, self.stitcher.device
-            healer = Healer(models, device, self.stitcher.memory, anew=self.anew)
+            healer = Healer(
+                models, device, self.stitcher.memory, anew=self.anew, processes=self.processes
+            )
             narrow = by_index(resolved, narrowed)
             healed = healer.heal(resolved, narrow, bridged, self.on_event, self.further)
             self._healed = plan, healed
@@ -218,16 +223,18 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     memory: int | None = None,
+    processes: int = 1,
     on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> Fitted:
     """Choose the experts of a prepared plan, narrow its MLPs, fit its bridges, then heal it.
 
     Nothing is written. A plan without all four is left alone. Fits are made by models in float32,
-    whatever dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives
-    the progress. The same text and plan give the same tensors in any process on one machine with
-    the same number of threads. So an earlier healing on this machine is reused, unless `anew` is
-    set.
+    whatever dtype they are stored in; `memory` bounds the bytes on the device. Several `processes`
+    heal together, each on its own GPU. `on_event` receives the progress.
+
+    The same text and plan give the same tensors on one machine with the same numbers of threads and
+    processes. So an earlier healing on this machine is reused, unless `anew` is set.
 
     Raises CalibrationError for an unusable text, BridgeError for a gap that can't be closed,
     HealError for a plan that can't learn, TailorError if the environment fails.
@@ -240,7 +247,7 @@ def fit(
     def repairs() -> Repairs:
         models = prepared.models
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
-        return Repairs(stitcher, on_event, anew=anew, further=further)
+        return Repairs(stitcher, on_event, anew=anew, further=further, processes=processes)
 
     layout = prepared.models["base"].layout
     experts = repairs().experts(prepared.resolved)

@@ -93,6 +93,7 @@ def repair_estimates(
     *,
     device: str = "cpu",
     memory: int | None = None,
+    processes: int = 1,
     importance_tokens: int = 0,
 ) -> list[RepairEstimate]:
     """Estimate time and memory of a prepared plan's fits and healing. No weight is read.
@@ -101,7 +102,7 @@ def repair_estimates(
 
     A pass through a layer takes two operations for each parameter and token. The speed of the
     device is measured by products of matrices that are as wide as the model. `memory` bounds the
-    bytes on the device.
+    bytes on a device. `processes` on GPUs share the time of healing; on a CPU they share its cores.
     """
     plan, where = prepared.plan, device_of(device)
     parameters = prepared.base_size.parameters
@@ -132,7 +133,8 @@ def repair_estimates(
     if prepared.healing is not None:
         tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
         operations = 2 * parameters * tokens * heal_passes(plan)
-        seconds = operations / _speed(width, dtype, where)
+        shared = 1 if where.type == "cpu" else processes
+        seconds = operations / _speed(width, dtype, where) / shared
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
         length = min(HEALING_WINDOW, step_tokens(prepared.healing.tokens))
         own = HealingMemory(contents, prepared.healing, dtype, length, memory).bytes

@@ -29,6 +29,21 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def devices_of(first: torch.device, processes: int) -> list[torch.device]:
+    """Return the device of each of several processes: neighbouring GPUs, or always the CPU.
+
+    Raises TailorError if there are fewer GPUs from the first one on.
+    """
+    if first.type == "cpu":
+        return [first] * processes
+    index = first.index or 0
+    available = torch.cuda.device_count() - index
+    if available < processes:
+        message = f"{processes} processes take one GPU each from 'cuda:{index}' on"
+        raise TailorError(f"{message}, and there are {available}")
+    return [torch.device(first.type, index + number) for number in range(processes)]
+
+
 def dtype_of(named: str | torch.dtype | None) -> torch.dtype | None:
     """Return the float dtype of that name, such as `bfloat16`; None stays None.
 

@@ -47,8 +47,11 @@ def cell(method: str, nats: float, **said: Any) -> Cell:
         "share": 25, "count": 7, "words": method, "seed": 0, "seen": None,
         "held": {name: (loss, 0.3) for name, loss in zip(SOURCES, losses, strict=True)},
         "choices": {"piqa": (0.6, 0.1)},
-        "answers": {"sums": [("a | b\nc", 1.0), ("d", 0.0)], "MBPP written": [("e", 0.0), ("", 0.0)],
-                    "loops": [("", 0.0), ("f", 0.0)]},
+        "answers": {
+            "sums": [("a | b\nc", 1.0), ("d", 0.0)],
+            "MBPP written": [("e", 0.0), ("", 0.0)],
+            "loops": [("", 0.0), ("f", 0.0)],
+        },
         "evaluations": 1.0, "seconds": 2.0, "note": "L1",
     }  # fmt: skip
     return Cell(method=method, **(about | said))

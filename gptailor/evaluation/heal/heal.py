@@ -34,6 +34,7 @@ from gptailor.evaluation.heal.predictors import (
     require_predictors,
     train_predictors,
 )
+from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, run_together
 from gptailor.evaluation.heal.teacher import (
     TAUGHT,
     Predictions,
@@ -63,6 +64,7 @@ from gptailor.evaluation.kept_tensors import (
     TensorStore,
     environment,
     kept_home,
+    read_tensors,
 )
 from gptailor.evaluation.live.content_keys import Content, ModelContents
 from gptailor.evaluation.live.stitch import Stitcher
@@ -76,13 +78,16 @@ from gptailor.plan.events import (
     TeacherRead,
     ignore_events,
 )
+from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
-from gptailor.prepare import calibration_path
+from gptailor.prepare import calibration_path, open_plan
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.predictors import TrainedPredictors
 from gptailor.program.program import learning_tensors
 from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
+
+_RESULT = "result.safetensors"
 
 
 @final
@@ -116,12 +121,66 @@ class HealedLayers:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class HealingJob:
+    """What a healing learns from, and its plan with all fits.
+
+    `narrowed` and `bridged` are fitted tensors of the output's layers. `room` are the bytes of
+    weights that the student may have on the device.
+    """
+
+    resolved: Resolved
+    narrowed: Mapping[int, Mapping[str, Tensor]]
+    bridged: Mapping[int, Mapping[str, Tensor]]
+    texts: HealingTexts
+    vocabulary: int
+    room: int | None
+
+    @property
+    def healing(self) -> Healing:
+        """The plan's healing."""
+        assert self.resolved.healing is not None, "a plan that heals"
+        return self.resolved.healing
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LearnedPlan:
+    """A plan's live model after learning."""
+
+    known: KnownHealing
+    live: LiveModel
+    learning: Learning
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SharedHealing:
+    """The healing of a process in a group, whose first process keeps the result in `folder`."""
+
+    job: HealingJob
+    key: str
+    folder: Path
+    memory: int | None
+    dtype: torch.dtype
+    processes: int
+
+    def __call__(self, group: ProcessGroup, device: torch.device, on_event: OnEvent) -> None:
+        """Learn with the other processes of the group."""
+        models = open_plan(self.job.resolved.declared, None).sound().models
+        healer = Healer(models, device, self.memory, self.dtype, processes=self.processes)
+        learned = healer.learn(self.job, self.key, self.folder, on_event=on_event, group=group)
+        if group.first:
+            learned.known.kept.write(self.folder / _RESULT, self.key)
+
+
+@final
 class Healer:
     """Heals plans over some models.
 
     Teacher and student each have a stitcher, one after the other. `memory` bounds the bytes on the
     device; None sets no bound. `dtype` is that of the products. With `anew` no earlier result is
-    reused.
+    reused. Several `processes` learn together, on neighbouring GPUs from `device` on.
     """
 
     def __init__(
@@ -132,12 +191,14 @@ class Healer:
         dtype: torch.dtype | None = None,
         *,
         anew: bool = False,
+        processes: int = 1,
     ) -> None:
         self.models = models
         self.device = device
         self.memory = memory
         self.dtype = dtype or healing_dtype(models, device)
         self.anew = anew
+        self.processes = processes
 
     def heal(
         self,
@@ -176,59 +237,111 @@ class Healer:
         plans = {name: self._teacher(resolved, name) for name in healing.teachers}
         teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
-        cut = _split_words(output_tokenizer(plan, self.models).token_cut)
-        if cut is not None:
+        job = HealingJob(resolved, narrowed, bridged, texts, vocabulary, room)
+        if self._cut(job) is not None:
             teachers.release()
-            plans = {name: _uncut(checked) for name, checked in plans.items()}
-            teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
-        start = HealingStart(len(healing.indices), memory.numbers, texts.tokens, memory.bytes)
-        student = self._stitcher(self.models, room)
-        begun = student.table.with_fitted(student.contents(resolved), narrowed)
-        contents = student.table.with_fitted(begun, bridged)
-        layers = contents.layers
+            teachers = self._teachers(job)
+        student, _, contents = self._student(job)
         key = self._key(contents, teachers, healing, texts)
         store = HealingStore(kept_home() / "healed")
-        healing_result = None if self.anew else store.get(key)
+        known = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
-            if healing_result is not None:
-                teachers.release()
+            if known is not None:
                 on_event(HealingReused())
-                live = student.live(contents)
-                learning = self._learning(student, live, contents, healing)
-                learning.take(healing_result.parameters)
+                teachers.release()
+                learned = self._taken(job, known)
             else:
-                on_event(start)
+                numbers = memory.numbers, texts.tokens, memory.bytes
+                on_event(HealingStart(len(healing.indices), *numbers))
                 with working_folder(key) as folder:
-                    learned, held = self._taught(
-                        teachers, healing, texts, predicted, vocabulary, folder, on_event, cut
-                    )
-                    gc.collect()
-                    bare = None
-                    if bridged:
-                        unbridged = Student(student.live(begun), 0, recompute=True)
-                        bare = unbridged.mean_divergence(held)
-                    live = student.live(contents)
-                    learning = self._learning(student, live, contents, healing)
-                    runner = Student(live, min(healing.indices), recompute=self.memory is not None)
-                    lessons = TaughtLessons(runner, learned, held)
-                    digests = f"{key} {learned.digest} {held.digest}"
-                    training = Training(lessons, learning, folder, digests)
-                    with explaining_not_finite([contents], texts.paths):
-                        training.run(on_event)
-                    losses = (training.start if bare is None else bare, training.start)
-                    healing_result = KnownHealing(learning.parameters, *losses, training.best)
-                    store.put(key, healing_result)
-                    del training, lessons, runner, learned, held
-            healed = {i: _folded(student, learning, layers[i], i) for i in healing.indices}
+                    learned = self._learned(job, key, folder, teachers, on_event)
+                    known = learned.known
+                    store.put(key, known)
+            live, layers = learned.live, contents.layers
+            healed = {i: _folded(student, learned.learning, layers[i], i) for i in healing.indices}
             trained = None
             if further is not None:
                 healed_model = HealedModel(live, student.tensors, healing, texts, key, self.anew)
                 trained = train_predictors(further, healed_model, on_event)
-        result_losses = (healing_result.bare, healing_result.start, healing_result.healed)
-        held_out = texts.held.tokens.numel()
-        return HealedLayers(healed, texts.files, held_out, *result_losses, trained)
+        losses = (known.bare, known.start, known.healed)
+        return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *losses, trained)
+
+    def _learned(
+        self, job: HealingJob, key: str, folder: Path, teachers: Teachers, on_event: OnEvent
+    ) -> LearnedPlan:
+        """Learn in this process, or in several that share the work and the folder."""
+        processes = min(self.processes, len(job.texts.learned.tokens))
+        if processes == 1:
+            return self.learn(job, key, folder, teachers, on_event)
+        teachers.release()
+        if self.device.type != "cpu":
+            torch.cuda.empty_cache()  # the first process is on the same device
+        work = SharedHealing(job, key, folder, self.memory, self.dtype, self.processes)
+        run_together(work, self.device, processes, on_event)
+        known = KnownHealing.of(read_tensors(folder / _RESULT, key))
+        if known is None:
+            raise TailorError(f"the healing's result in {folder} can't be read; is the disk full?")
+        return self._taken(job, known)
+
+    def _taken(self, job: HealingJob, known: KnownHealing) -> LearnedPlan:
+        """Return a plan that takes over what is known."""
+        student, _, contents = self._student(job)
+        live = student.live(contents)
+        learning = self._learning(student, live, contents, job.healing)
+        learning.take(known.parameters)
+        return LearnedPlan(known, live, learning)
+
+    def learn(
+        self,
+        job: HealingJob,
+        key: str,
+        folder: Path,
+        teachers: Teachers | None = None,
+        on_event: OnEvent = ignore_events,
+        group: ProcessGroup = ALONE,
+    ) -> LearnedPlan:
+        """Learn from some teachers, by default the job's, alone or with the processes of a group.
+
+        Unfinished work is kept in `folder`, under `key`.
+        """
+        healing, texts = job.healing, job.texts
+        student, begun, contents = self._student(job)
+        learned, held = self._taught(job, folder, teachers or self._teachers(job), on_event, group)
+        gc.collect()
+        bare = None
+        if job.bridged:
+            unbridged = Student(student.live(begun), 0, recompute=True)
+            bare = unbridged.mean_divergence(held, group)
+            del unbridged
+        live = student.live(contents)
+        learning = self._learning(student, live, contents, healing)
+        runner = Student(live, min(healing.indices), recompute=self.memory is not None)
+        lessons = TaughtLessons(runner, learned, held, group)
+        digests = f"{key} {learned.digest} {held.digest}"
+        training = Training(lessons, learning, folder, digests, group)
+        with explaining_not_finite([contents], texts.paths):
+            training.run(on_event)
+        losses = (training.start if bare is None else bare, training.start)
+        known = KnownHealing(learning.parameters, *losses, training.best)
+        return LearnedPlan(known, live, learning)
 
     # ------------------------------------------------------------------------------- preparation
+
+    def _student(self, job: HealingJob) -> tuple[Stitcher, ModelContents, ModelContents]:
+        """Return the student's stitcher, and its contents without and with bridges."""
+        student = self._stitcher(self.models, job.room)
+        begun = student.table.with_fitted(student.contents(job.resolved), job.narrowed)
+        return student, begun, student.table.with_fitted(begun, job.bridged)
+
+    def _teachers(self, job: HealingJob) -> Teachers:
+        """Return the teachers that predict, which have the whole vocabulary."""
+        plans = {name: self._teacher(job.resolved, name) for name in job.healing.teachers}
+        if self._cut(job) is not None:
+            plans = {name: _uncut(checked) for name, checked in plans.items()}
+        return Teachers(plans, partial(self._stitcher, memory=self.memory))
+
+    def _cut(self, job: HealingJob) -> TokenCut | None:
+        return _split_words(output_tokenizer(job.resolved.declared, self.models).token_cut)
 
     def _stitcher(self, models: Mapping[str, Opened], memory: int | None) -> Stitcher:
         """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
@@ -319,7 +432,8 @@ class Healer:
     @property
     def _run(self) -> tuple[object, ...]:
         """Return the settings and versions that a model's results depend on, beside its inputs."""
-        return self.device.type, self.dtype, self.memory is None, FULL_RATE_LOSS, environment()
+        limited = self.memory is not None
+        return self.device.type, self.dtype, limited, self.processes, FULL_RATE_LOSS, environment()
 
     def _teacher(self, resolved: Resolved, name: str | None) -> Checked:
         """Return a teacher as a plan beside its models."""
@@ -331,21 +445,21 @@ class Healer:
         cut = output_tokenizer(resolved.plan, self.models).token_cut
         return Checked.of(with_token_cut(plan, cut), alone)
 
-    def _taught(  # noqa: PLR0913, PLR0917 (predictions are made or read)
+    def _taught(
         self,
-        teachers: Teachers,
-        healing: Healing,
-        texts: HealingTexts,
-        predicted: Mapping[int, PredictionsFile],
-        vocabulary: int,
+        job: HealingJob,
         folder: Path,
+        teachers: Teachers,
         on_event: OnEvent,
-        cut: TokenCut | None,
+        group: ProcessGroup,
     ) -> tuple[TaughtSequences, TaughtSequences]:
         """Return the learned and the held-out sequences with their teachers' predictions.
 
         One teacher after the other is on the device.
         """
+        healing, texts, plan = job.healing, job.texts, job.resolved.declared
+        vocabulary, cut = job.vocabulary, self._cut(job)
+        predicted = self._predicted(plan, healing, self._encoder(plan), vocabulary)
         makers: list[str | PredictionsFile | None] = [*teachers.names, *predicted.values()]
         of_text = torch.tensor(
             [
@@ -376,14 +490,14 @@ class Healer:
                     if whole is not None:
                         words = DroppedWords(whole, self.device, healing.seed)
                         reading = _Reading(on_event, read, total)
-                        own = words.replace_tokens(
-                            own, live, place.with_suffix(".safetensors"), reading
-                        )
+                        file = place.with_suffix(".safetensors")
+                        replace_tokens = partial(words.replace_tokens, own, live, file, reading)
+                        own = group.from_first(replace_tokens)
                         sets[name] = sequences.with_rows(mask, own)
                         read += own.tokens.numel()
                     predictions = Predictions(place, own.tokens, vocabulary, min(kept))
                     reading = _Reading(on_event, read, total)
-                    predictions.learn(live, self.device, reading, whole)
+                    predictions.learn(live, self.device, reading, whole, group)
                 parts[name].append(predictions)
                 read += own.tokens.numel()
         teachers.release()

@@ -32,6 +32,18 @@ class KnownHealing:
     start: float
     healed: float
 
+    @classmethod
+    def of(cls, kept: KeptTensors | None) -> "KnownHealing | None":
+        """Return the healing of kept tensors."""
+        if kept is None:
+            return None
+        return cls(kept.tensors, *(float(kept.notes[name]) for name in _LOSSES))
+
+    @property
+    def kept(self) -> KeptTensors:
+        """The healing as tensors to keep."""
+        return KeptTensors(self.parameters, {name: repr(getattr(self, name)) for name in _LOSSES})
+
 
 @final
 class HealingStore:
@@ -42,14 +54,11 @@ class HealingStore:
 
     def get(self, key: str) -> KnownHealing | None:
         """Return the checked healing of that key, or None."""
-        if (kept := self._store.get(key)) is None:
-            return None
-        return KnownHealing(kept.tensors, *(float(kept.notes[name]) for name in _LOSSES))
+        return KnownHealing.of(self._store.get(key))
 
     def put(self, key: str, healing: KnownHealing) -> None:
         """Keep a healing, if it fits."""
-        losses = {name: repr(getattr(healing, name)) for name in _LOSSES}
-        self._store.put(key, KeptTensors(healing.parameters, losses))
+        self._store.put(key, healing.kept)
 
 
 # ------------------------------------------------------------------------- continued runs

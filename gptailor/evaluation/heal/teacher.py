@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import final
 
@@ -20,6 +21,7 @@ from gptailor.evaluation.forward.evaluator import Evaluator
 from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluation.heal.learning import HealError, NotFiniteError
 from gptailor.evaluation.heal.predictions_file import PredictionsFile
+from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup
 from gptailor.evaluation.heal.text import PackedSequences
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite
@@ -189,10 +191,12 @@ class Predictions:
         device: torch.device,
         on_event: OnEvent = ignore_events,
         whole: WholeVocabulary | None = None,
+        group: ProcessGroup = ALONE,
     ) -> None:
         """Compute the missing predictions, and report `TeacherRead`.
 
-        A teacher with a `whole` vocabulary reads the sequences in its own tokens.
+        A teacher with a `whole` vocabulary reads the sequences in its own tokens. The processes of
+        a group compute one chunk each at a time, into the same files.
 
         Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
         that fails.
@@ -206,17 +210,22 @@ class Predictions:
             on_event(TeacherRead(done, total, reused=True))
         if not missing:
             return
+        if not all(group.gathered(self.on_disk)):
+            group = ALONE  # no process can read another's memory
         live = teacher()
         evaluator = Evaluator(device=device)
-        for start in missing:
-            on_event(TeacherRead(start * self.sequences.shape[1], total))
-            chunk = self.sequences[start : start + starts.step]
-            values = self._values(evaluator, live, chunk.tolist(), whole)
-            rows = slice(start * self.per_sequence, (start + len(chunk)) * self.per_sequence)
-            self.tokens[rows] = values[:, : self.kept].int()
-            self.logs[rows] = values[:, self.kept :]
-            self._digests.append(self._digest(start, start + starts.step))
-            if self.on_disk:
+        for at in range(0, len(missing), group.size):
+            on_event(TeacherRead(missing[at] * self.sequences.shape[1], total))
+            own = missing[at : at + group.size][group.rank : group.rank + 1]
+            for start in own:
+                chunk = self.sequences[start : start + starts.step]
+                values = self._values(evaluator, live, chunk.tolist(), whole)
+                rows = slice(start * self.per_sequence, (start + len(chunk)) * self.per_sequence)
+                self.tokens[rows] = values[:, : self.kept].int()
+                self.logs[rows] = values[:, self.kept :]
+            digests = [self._digest(start, start + starts.step) for start in own]
+            self._digests += chain.from_iterable(group.gathered(digests))
+            if self.on_disk and group.first:
                 self._note()
         on_event(TeacherRead(total, total))
 

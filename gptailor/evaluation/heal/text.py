@@ -28,17 +28,20 @@ from gptailor.evaluation.objectives.tokens import TokenEncoder
 HEALING_WINDOW = 512
 """The most tokens of a sequence, special ones included."""
 STEP_TOKENS, LEAST_STEP_TOKENS = 1024, 128
-"""The most and the fewest tokens of a step."""
+"""The most tokens of a step for each process, and the fewest tokens of a step."""
 _STEPS = 96
 """The steps that few tokens are divided into; chosen in `docs/healing.md`'s table of steps."""
 HELD_OUT_EVERY = 20
 """One in so many sequences of a text is held out: the last one."""
 
 
-def step_tokens(tokens: int) -> int:
-    """Return the tokens of a step of a healing on so many tokens: fewer tokens, smaller steps."""
+def step_tokens(tokens: int, processes: int = 1) -> int:
+    """Return the tokens of a step of a healing on so many tokens: fewer tokens, smaller steps.
+
+    Several processes share a step of many tokens.
+    """
     step = tokens // (_STEPS * LEAST_STEP_TOKENS) * LEAST_STEP_TOKENS
-    return min(max(step, LEAST_STEP_TOKENS), STEP_TOKENS)
+    return min(max(step, LEAST_STEP_TOKENS), STEP_TOKENS * processes)
 
 
 # --------------------------------------------------------------------------------------- rows

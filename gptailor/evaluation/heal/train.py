@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from gptailor.evaluation.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
+from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup
 from gptailor.evaluation.heal.teacher import TaughtBatch, TaughtSequences
 from gptailor.evaluation.heal.text import STEP_TOKENS, step_tokens
 from gptailor.evaluation.kept_tensors import KeptTensors, read_tensors
@@ -328,16 +329,19 @@ class Student:
             hidden = self._run(index, calls[index], hidden)
         return hidden
 
-    def mean_divergence(self, taught: TaughtSequences) -> float:
-        """Return the mean divergence of all counted predictions."""
-        total, count = 0.0, len(taught)
+    def mean_divergence(self, taught: TaughtSequences, group: ProcessGroup = ALONE) -> float:
+        """Return the mean divergence of all counted predictions; a group shares the sequences."""
+        total, (first, last) = 0.0, group.share(0, len(taught))
         batch = max(1, STEP_TOKENS // taught.sequences.shape[1])
-        for start in range(0, count, batch):
-            total += self.divergence(taught.of(start, min(start + batch, count)))
-        return total / int(taught.counted.sum())
+        for start in range(first, last, batch):
+            total += self.divergence(taught.of(start, min(start + batch, last)))
+        return group.sum(total, self.device) / int(taught.counted.sum())
 
-    def learn(self, batch: TaughtBatch) -> float:
-        """Add the gradient of the mean divergence to the parameters', and return the mean."""
+    def learn(self, batch: TaughtBatch, count: int) -> float:
+        """Add the gradient of the divergences' sum, divided by `count`, to the parameters'.
+
+        Returns that quotient.
+        """
         with torch.no_grad():
             hidden, calls = self._begun(batch.sequences)
             for index in range(self.first):
@@ -353,13 +357,13 @@ class Student:
         rows = places[counted]
         loss, row_slopes = head_loss(self.head, rows, likely, logs, self.step)
         slopes = torch.zeros_like(places)
-        slopes[counted] = row_slopes / len(rows)
+        slopes[counted] = row_slopes / count
         slope = slopes.view_as(hidden)
         if self.recompute:
             self._back(before, calls, slope)
         elif hidden.requires_grad:
             torch.autograd.backward([hidden], [slope])
-        return float(loss) / len(rows)
+        return float(loss) / count
 
     def _back(self, before: Sequence[Tensor], calls: Sequence[Call], slope: Tensor) -> None:
         """Run the layers again, the last one first, each with its backward pass."""
@@ -393,7 +397,10 @@ class Lessons(Protocol):
         """The sequences to learn from."""
 
     def learn(self, start: int, stop: int) -> float:
-        """Add the gradient of some sequences' mean loss to the parameters', and return the mean."""
+        """Add the gradient of some sequences' mean loss to the parameters', and return the mean.
+
+        Of a group's process: its part of both, which add up.
+        """
 
     def held_out(self) -> float:
         """Return the mean loss of the sequences held out, in nats a token."""
@@ -402,11 +409,12 @@ class Lessons(Protocol):
 @final
 @dataclass(frozen=True)
 class TaughtLessons:
-    """Lessons of a student by the predictions of its teachers."""
+    """Lessons of a student by the predictions of its teachers; a group shares each step."""
 
     student: Student
     learned: TaughtSequences
     held: TaughtSequences
+    group: ProcessGroup = ALONE
 
     @property
     def tokens(self) -> Int64[Tensor, " sequences length"]:
@@ -415,29 +423,43 @@ class TaughtLessons:
 
     def learn(self, start: int, stop: int) -> float:
         """Learn from some sequences, and return their mean divergence."""
-        return self.student.learn(self.learned.of(start, stop))
+        own_start, own_stop = self.group.share(start, stop)
+        if own_start == own_stop:
+            return 0.0
+        count = int(self.learned.counted[start:stop].sum())
+        return self.student.learn(self.learned.of(own_start, own_stop), count)
 
     def held_out(self) -> float:
         """Return the mean divergence of the held-out sequences' predictions."""
-        return self.student.mean_divergence(self.held)
+        return self.student.mean_divergence(self.held, self.group)
 
 
 @final
 class Training:
     """The learning of lessons: `run`. Its state is kept in `folder`, under `key`.
 
-    A state is valid only with the lessons that it learned from, so the key covers them.
+    A state is valid only with the lessons that it learned from, so the key covers them. The
+    processes of a group take the same steps, and the first one keeps the state.
     """
 
-    def __init__(self, lessons: Lessons, learning: Learning, folder: Path, key: str) -> None:
+    def __init__(
+        self,
+        lessons: Lessons,
+        learning: Learning,
+        folder: Path,
+        key: str,
+        group: ProcessGroup = ALONE,
+    ) -> None:
         self.lessons = lessons
         self.learning = learning
         self.file = folder / _STATE
         self.key = key
+        self.group = group
         self.parameters = learning.parameters
         self.rate = WHOLE_RATE if isinstance(learning, WholeWeights) else LOW_RANK_RATE
         self.count, length = lessons.tokens.shape
-        self.batch = max(1, step_tokens(self.count * length) // length)
+        step = step_tokens(self.count * length, group.size)
+        self.batch = max(group.size, step // length)
         self.steps = -(-self.count // self.batch)
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=self.rate, betas=BETAS, weight_decay=0.0
@@ -466,7 +488,7 @@ class Training:
             if self.done in checks:
                 now = self.held_out()
                 self._evaluate(now)
-            if time.monotonic() - saved > _SAVE_SECONDS:
+            if self.group.first and time.monotonic() - saved > _SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
             passed = (time.monotonic() - begun) / (self.done - first)
@@ -482,8 +504,10 @@ class Training:
     def _step(self) -> float:
         start = self.done * self.batch
         stop = min(start + self.batch, self.count)
-        loss = self._number(self.lessons.learn(start, stop))
+        own = self.lessons.learn(start, stop)
+        loss = self._number(self.group.sum(own, next(iter(self.parameters.values())).device))
         self.learning.collect()
+        self._add_up_gradients()
         for group in self.optimiser.param_groups:
             near = min(1.0, self.start / FULL_RATE_LOSS)
             group["lr"] = self.rate * near * _share(self.done, self.steps)
@@ -493,6 +517,15 @@ class Training:
         self.learning.apply()
         self.done += 1
         return loss
+
+    def _add_up_gradients(self) -> None:
+        if self.group.size == 1:
+            return
+        for parameter in self.parameters.values():
+            gradient = parameter.grad
+            if gradient is None:  # no sequence of this process reached it
+                gradient = parameter.grad = torch.zeros_like(parameter)
+            self.group.add_up([gradient])
 
     def _number(self, loss: float) -> float:
         if math.isfinite(loss):

@@ -110,9 +110,8 @@ def learned(
     case: Case, known: tuple[Tensor, Tensor], *, recompute: bool, first: int = 0
 ) -> tuple[float, dict[str, Tensor]]:
     """The same as healing has them."""
-    loss = Student(case.live, first, recompute=recompute).learn(
-        TaughtBatch(TOKENS, *known, torch.ones(len(known[0]), dtype=torch.bool))
-    )
+    batch = TaughtBatch(TOKENS, *known, torch.ones(len(known[0]), dtype=torch.bool))
+    loss = Student(case.live, first, recompute=recompute).learn(batch, len(known[0]))
     case.learning.collect()
     return loss, gradients(case)
 
@@ -209,7 +208,7 @@ def test_places_that_do_not_count_give_no_gradient(tmp_path: Path, recompute: bo
     batch = TaughtBatch(TOKENS, tokens[counted], logs[counted], counted)
     student = Student(made.live, 0, recompute=recompute)
     assert student.divergence(batch) / 6 == pytest.approx(loss.item(), rel=1e-5)
-    assert student.learn(batch) == pytest.approx(loss.item(), rel=1e-5)
+    assert student.learn(batch, int(batch.counted.sum())) == pytest.approx(loss.item(), rel=1e-5)
     made.learning.collect()
     assert_same(gradients(made), expected)
 
