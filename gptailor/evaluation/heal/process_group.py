@@ -6,6 +6,7 @@ GPUs, Gloo on CPUs).
 
 import pickle
 import queue
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessException, start_processes
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
@@ -106,11 +107,13 @@ def run_together(
             while not done:
                 done = context.join(_POLL_SECONDS)
                 _report(messages, on_event)
-        except ProcessException as error:
+        except ProcessExitedException as error:
             _report(messages, on_event)  # the error itself, if the process could still send it
-            at = devices[error.error_index]
-            message = f"process {error.error_index + 1} of {processes} on {at} ended"
-            raise TailorError(f"{message}: {error.msg}") from None
+            number, at = error.error_index + 1, devices[error.error_index]
+            how = error.signal_name or f"exit code {error.exit_code}"
+            message = f"process {number} of {processes} on {at} ended with {how}"
+            help_ = "if its memory did not suffice, give --memory or fewer --processes"
+            raise TailorError(f"{message}; {help_}") from None
         finally:
             for process in context.processes:
                 process.kill()
@@ -142,24 +145,22 @@ def _run(
     device = devices[rank]
     if device.type != "cpu":
         torch.cuda.set_device(device)
-    backend = dist.get_default_backend_for_device(device)
-    dist.init_process_group(
-        backend,
-        init_method=f"file://{folder / 'meeting'}",
-        rank=rank,
-        world_size=len(devices),
-        timeout=_LONGEST_WAIT,
-    )
+    on_event = messages.put if rank == 0 else ignore_events
     try:
-        on_event = messages.put if rank == 0 else ignore_events
+        dist.init_process_group(
+            dist.get_default_backend_for_device(device),
+            init_method=f"file://{folder / 'meeting'}",
+            rank=rank,
+            world_size=len(devices),
+            timeout=_LONGEST_WAIT,
+        )
         pickle.loads(work)(ProcessGroup(rank, len(devices)), device, on_event)
-    except Exception as error:
+        dist.destroy_process_group()
+    except Exception as error:  # noqa: BLE001 (it is raised in the process that waits)
         messages.put(_picklable(error))
         messages.close()
         messages.join_thread()  # sent before this process ends
-        raise
-    finally:
-        dist.destroy_process_group()
+        sys.exit(1)
 
 
 def _picklable(error: Exception) -> Exception:
