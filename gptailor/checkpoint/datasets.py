@@ -6,7 +6,9 @@ and unknown fields are ignored. Any other file is one text. All files are UTF-8.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from array import array
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,14 +123,54 @@ def read_texts(path: Path) -> list[Passage | Exchange]:
     return [Passage(text)]
 
 
-def read_texts_and_chats(path: Path) -> list[Passage | Exchange | Chat]:
-    """Read the rows of a file as `read_texts` does; a row may also have `messages`.
+TextOrChat = Passage | Exchange | Chat
+
+
+def read_texts_and_chats(path: Path) -> Iterator[TextOrChat]:
+    """Yield the rows of a file as `read_texts` reads them; a row may also have `messages`.
 
     A message has a `role` and a `content`. Raises CalibrationError.
     """
     if path.suffix.lower() in LINES:
-        return _rows(path, _text_or_chat, "chat")
-    return [*read_texts(path)]
+        return (row for _, row in _placed_rows(path, _text_or_chat, "chat"))
+    return iter(read_texts(path))
+
+
+@final
+class StoredTexts:
+    """The rows of a file of texts and chats, in any order. Only their places are in memory.
+
+    All rows are read once and checked. `kinds` are their types. A file that isn't JSON lines is
+    one `whole` text. Raises CalibrationError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.whole = path.suffix.lower() not in LINES
+        self.kinds: set[type[TextOrChat]] = set()
+        self._places, self._lines = array("q"), array("q")
+        if self.whole:
+            read_texts(path)
+            return
+        for place, row in _placed_rows(path, _text_or_chat, "chat"):
+            self.kinds.add(type(row))
+            self._places.append(place)
+            self._lines.append(row.line or 0)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return 1 if self.whole else len(self._places)
+
+    def read(self, numbers: Iterable[int]) -> Iterator[TextOrChat]:
+        """Yield the rows with these numbers."""
+        if self.whole:
+            yield from read_texts(self.path)
+            return
+        with self.path.open("rb") as file:
+            for number in numbers:
+                file.seek(self._places[number])
+                text = _first_line(file.readline()).decode("utf-8")
+                yield _row(self.path, self._lines[number], text, _text_or_chat, "chat")
 
 
 def read_prompts(path: Path) -> list[Passage | Chat]:
@@ -360,14 +402,51 @@ def _row(
 
 
 def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm) -> list[_Row]:
-    rows: list[_Row] = []
-    for line, text in enumerate(_content(path).split("\n"), 1):  # a text may hold other line breaks
-        if not text.strip():
-            continue
-        rows.append(_row(path, line, text, read, form))
-    if not rows:
+    return [row for _, row in _placed_rows(path, read, form)]
+
+
+def _placed_rows(
+    path: Path, read: Callable[[Mapping[str, Any], int], _Row], form: RowForm
+) -> Iterator[tuple[int, _Row]]:
+    """Yield the rows of a file, each after its place in bytes. Raises CalibrationError."""
+    empty = True
+    for place, line, text in _placed_lines(path):
+        if text.strip():
+            yield place, _row(path, line, text, read, form)
+            empty = False
+    if empty:
         raise _no_rows(path)
-    return rows
+
+
+def _placed_lines(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield the lines of a file, each after its place in bytes and its number, from 1."""
+    _refuse_predictions(path)
+    number, place = 0, 0
+    try:
+        with path.open("rb") as file:
+            if file.read(len(BOM_UTF8)) == BOM_UTF8:
+                place = len(BOM_UTF8)
+            begin = place
+            file.seek(place)
+            for whole in file:
+                rest = whole
+                while rest:
+                    line = _first_line(rest)
+                    number += 1
+                    try:
+                        yield place, number, line.decode("utf-8")
+                    except UnicodeDecodeError as error:
+                        raise _no_utf8(path, place - begin + error.start) from None
+                    ended = len(line) + (2 if rest[len(line) :].startswith(b"\r\n") else 1)
+                    place, rest = place + min(ended, len(rest)), rest[ended:]
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _first_line(text: bytes) -> bytes:
+    """Return the part before the first line break. A text may hold other line breaks."""
+    line = text.removesuffix(b"\n")
+    return line if b"\r" not in line else line[: line.index(b"\r")]
 
 
 def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]:
@@ -384,13 +463,20 @@ def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]
     raise CalibrationError("C803", message, path, line, f"each line is an object such as {example}")
 
 
-def _content(path: Path) -> str:
+def _refuse_predictions(path: Path) -> None:
     if has_predictions(path.name):
         raise CalibrationError("C803", NO_TEXT, path, help="name the file of the text")
+
+
+def _no_utf8(path: Path, place: int) -> CalibrationError:
+    return CalibrationError("C801", f"not UTF-8: invalid byte at offset {place}", path)
+
+
+def _content(path: Path) -> str:
+    _refuse_predictions(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise _unreadable(path, error) from None
     except UnicodeDecodeError as error:
-        message = f"not UTF-8: invalid byte at offset {error.start}"
-    raise CalibrationError("C801", message, path)
+        raise _no_utf8(path, error.start) from None

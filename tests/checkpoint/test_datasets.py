@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from gptailor.checkpoint.datasets import (
     CalibrationError,
+    Chat,
     Exchange,
     Passage,
     Question,
+    StoredTexts,
     joined_text,
     order,
     read_exchanges,
     read_questions,
     read_texts,
+    read_texts_and_chats,
 )
 
 Read = Callable[[Path], list]
@@ -54,6 +57,30 @@ def test_a_mark_and_other_line_ends_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "rows.JSONL"
     path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b\xe2\x80\xa8"}\r\n')
     assert read_texts(path) == [Passage("a", 1), Passage("b\u2028", 3)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_rows_are_read_again_from_their_places(tmp_path: Path, end: str, mark: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = ['{"text": "é"}', "", '{"prompt": "a", "response": "b"}', " ",
+             '{"messages": [{"role": "user", "content": "\u2028c"}]}']  # fmt: skip
+    path.write_bytes((mark + end.join(lines)).encode())
+    rows = StoredTexts(path)
+    user = {"role": "user", "content": "\u2028c"}
+    expected = [Passage("é", 1), Exchange("a", "b", (), 3), Chat((user,), 5)]
+    assert [*read_texts_and_chats(path)] == expected
+    assert [*rows.read([2, 0, 1])] == [expected[2], *expected[:2]]
+    assert len(rows) == 3
+    assert rows.kinds == {Passage, Exchange, Chat}
+    assert not rows.whole
+
+
+def test_a_byte_that_is_no_text_has_its_offset_after_the_byte_order_mark(tmp_path: Path) -> None:
+    for name in ("rows.jsonl", "text.txt"):
+        (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "\xe2\x80"}')
+        with pytest.raises(CalibrationError, match="invalid byte at offset 25"):
+            StoredTexts(tmp_path / name)
 
 
 def test_choices_follow_their_context_after_a_blank(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The texts of healing: sequences of one length, mixed by the texts' shares, a few held out."""
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,8 +15,8 @@ from torch import Tensor
 from gptailor.checkpoint.datasets import (
     Chat,
     Exchange,
+    StoredTexts,
     order,
-    read_texts_and_chats,
     require_answer,
     too_short,
     whole_text,
@@ -93,19 +94,21 @@ def file_source(
 ) -> HealingSource:
     """Return the source of a file of text; `chats` renders its rows of messages.
 
-    Raises CalibrationError as `read_texts_and_chats` does, C812 for messages without a template,
-    and with `only_answers` C804 for a row without an answer.
+    Rows are read from the disk when they are needed.
+
+    Raises CalibrationError as `StoredTexts` does, C812 for messages without a template, and with
+    `only_answers` C804 for a row without an answer.
     """
-    rows = read_texts_and_chats(path)
-    if chats is not None and any(isinstance(row, Chat) for row in rows):
+    rows = StoredTexts(path)
+    if chats is not None and Chat in rows.kinds:
         chats.require(path)
-    for row in rows if only_answers else ():
+    for row in rows.read(range(len(rows))) if only_answers else ():
         require_answer(path, row)
 
     def encoded(_wanted: int) -> Iterator[EncodedRow]:
         numbers = order(len(rows), seed)
         for at in range(0, len(rows), _AT_ONCE):
-            drawn = [rows[number] for number in numbers[at : at + _AT_ONCE]]
+            drawn = list(rows.read(numbers[at : at + _AT_ONCE]))
             texts = _chat_texts(path, [row for row in drawn if isinstance(row, Chat)], chats)
             for row in drawn:
                 if isinstance(row, Chat):
@@ -115,7 +118,7 @@ def file_source(
                     text = whole_text(row)
                 yield _encoded(before, text, encoder)
 
-    return HealingSource(path, share, encoded, whole=rows[0].line is None)
+    return HealingSource(path, share, encoded, whole=rows.whole)
 
 
 def _chat_texts(
@@ -162,7 +165,7 @@ class PackedSequences:
     texts: Int64[Tensor, " sequences"]
     numbers: Int64[Tensor, " sequences"]
 
-    def rows(self, numbers: Tensor) -> "PackedSequences":
+    def rows(self, numbers: Tensor | slice) -> "PackedSequences":
         """Return some sequences, by their numbers or by a mask."""
         parts = self.tokens, self.counted, self.texts, self.numbers
         return PackedSequences(*(part[numbers] for part in parts))
@@ -268,15 +271,31 @@ _Sequence = tuple[list[int], list[bool]]
 """The tokens of a sequence, and which of them count."""
 
 
-def _tensors(sequences: Sequence[_Sequence], text: int) -> PackedSequences:
-    tokens = torch.tensor([tokens for tokens, _ in sequences])
-    counted = torch.tensor([counted[1:] for _, counted in sequences], dtype=torch.bool)
-    count = len(sequences)
-    return PackedSequences(tokens, counted, torch.full((count,), text), torch.arange(count))
+def _tensors(sequences: Iterable[_Sequence], length: int, text: int) -> PackedSequences:
+    """Return sequences of one text, joined as bytes, because lists of numbers are large."""
+    tokens, counted = array("q"), bytearray()
+    for its_tokens, its_counted in sequences:
+        tokens.extend(its_tokens)
+        counted.extend(its_counted[1:])
+    count = len(tokens) // length
+    if not count:
+        return PackedSequences(
+            torch.empty(0, length, dtype=torch.int64),
+            torch.empty(0, length - 1, dtype=torch.bool),
+            *(torch.empty(0, dtype=torch.int64) for _ in range(2)),
+        )
+    return PackedSequences(
+        torch.frombuffer(tokens, dtype=torch.int64).view(count, length),
+        torch.frombuffer(counted, dtype=torch.bool).view(count, length - 1),
+        torch.full((count,), text),
+        torch.arange(count),
+    )
 
 
 def mixed_texts(parts: Sequence[PackedSequences]) -> PackedSequences:
     """Return the sequences of all texts, those of each text in their order and evenly spread."""
+    if len(parts) == 1:
+        return parts[0]
     places = [
         (Fraction(2 * k + 1, 2 * len(part.tokens)), text)
         for text, part in enumerate(parts)
@@ -315,21 +334,23 @@ class Packing:
         `fewest` is the least number of a text's sequences. Raises CalibrationError (C806) for a
         text that is too short for `user`, with `rule` in the remedy.
         """
-        drawn: dict[int, list[_Sequence]] = {}
+        drawn: dict[int, PackedSequences] = {}
         for text in sorted(range(len(sources)), key=lambda text: sources[text].answered):
             source, count = sources[text], needed[text]
-            drawn[text] = list(islice(self.sequences(source, count), count))
+            sequences = islice(self.sequences(source, count), count)
+            drawn[text] = _tensors(sequences, self.length, text)
             least = count if exactly else fewest
-            if len(drawn[text]) < least:
-                tokens = f"{self.length * len(drawn[text]):,} tokens"
+            if len(drawn[text].tokens) < least:
+                tokens = f"{drawn[text].tokens.numel():,} tokens"
                 available = f"{tokens} in whole sequences of {self.length}"
                 whose = user if len(sources) == 1 else f"its share of {user}"
                 remedy = MORE_PROMPTS if source.answered else FEWER_TOKENS
                 help_ = f"{remedy}{rule}" if exactly else ""
                 raise too_short(source.path, available, whose, self.length * least, help_)
-        smallest = min(Fraction(len(drawn[text]), count) for text, count in enumerate(needed))
+        shares = (Fraction(len(drawn[text].tokens), count) for text, count in enumerate(needed))
+        smallest = min(shares)
         taken = [max(fewest, int(count * smallest)) for count in needed]
-        return [_tensors(drawn[text][:count], text) for text, count in enumerate(taken)]
+        return [drawn[text].rows(slice(count)) for text, count in enumerate(taken)]
 
     def sequences(self, source: HealingSource, count: int) -> Iterator[_Sequence]:
         """Yield a text's sequences in drawn order, each with a counted prediction."""
