@@ -234,13 +234,12 @@ class Healer:
             beside = 2 * weights * self.dtype.itemsize + further.numbers * LOW_RANK_BYTES
         memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory, beside)
         room = memory.weights()
-        plans = {name: self._teacher(resolved, name) for name in healing.teachers}
-        teachers = Teachers(plans, partial(self._stitcher, memory=self.memory))
+        teachers = self._teachers(resolved, predicting=False)
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
         job = HealingJob(resolved, narrowed, bridged, texts, vocabulary, room)
-        if self._cut(job) is not None:
+        if self._cut(resolved) is not None:
             teachers.release()
-            teachers = self._teachers(job)
+            teachers = self._teachers(resolved, predicting=True)
         student, _, contents = self._student(job)
         key = self._key(contents, teachers, healing, texts)
         store = HealingStore(kept_home() / "healed")
@@ -306,7 +305,8 @@ class Healer:
         """
         healing, texts = job.healing, job.texts
         student, begun, contents = self._student(job)
-        learned, held = self._taught(job, folder, teachers or self._teachers(job), on_event, group)
+        teachers = teachers or self._teachers(job.resolved, predicting=True)
+        learned, held = self._taught(job, folder, teachers, on_event, group)
         gc.collect()
         bare = None
         if job.bridged:
@@ -333,15 +333,16 @@ class Healer:
         begun = student.table.with_fitted(student.contents(job.resolved), job.narrowed)
         return student, begun, student.table.with_fitted(begun, job.bridged)
 
-    def _teachers(self, job: HealingJob) -> Teachers:
-        """Return the teachers that predict, which have the whole vocabulary."""
-        plans = {name: self._teacher(job.resolved, name) for name in job.healing.teachers}
-        if self._cut(job) is not None:
+    def _teachers(self, resolved: Resolved, *, predicting: bool) -> Teachers:
+        """Return the teachers; those that predict have the whole vocabulary."""
+        assert resolved.healing is not None, "a plan that heals"
+        plans = {name: self._teacher(resolved, name) for name in resolved.healing.teachers}
+        if predicting and self._cut(resolved) is not None:
             plans = {name: _uncut(checked) for name, checked in plans.items()}
         return Teachers(plans, partial(self._stitcher, memory=self.memory))
 
-    def _cut(self, job: HealingJob) -> TokenCut | None:
-        return _split_words(output_tokenizer(job.resolved.declared, self.models).token_cut)
+    def _cut(self, resolved: Resolved) -> TokenCut | None:
+        return _split_words(output_tokenizer(resolved.declared, self.models).token_cut)
 
     def _stitcher(self, models: Mapping[str, Opened], memory: int | None) -> Stitcher:
         """Return a stitcher with at most `memory` bytes of weights on the device (None: all)."""
@@ -458,7 +459,7 @@ class Healer:
         One teacher after the other is on the device.
         """
         healing, texts, plan = job.healing, job.texts, job.resolved.declared
-        vocabulary, cut = job.vocabulary, self._cut(job)
+        vocabulary, cut = job.vocabulary, self._cut(job.resolved)
         predicted = self._predicted(plan, healing, self._encoder(plan), vocabulary)
         makers: list[str | PredictionsFile | None] = [*teachers.names, *predicted.values()]
         of_text = torch.tensor(
