@@ -8,7 +8,7 @@ questions are in the model's chat template with the token that ends a turn after
 import json
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -227,8 +227,8 @@ def number_of(problem: Text) -> str:
     return problem.answer.rpartition("The answer is ")[2].rstrip(".")
 
 
-def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows to a file as JSON Lines, whole or not at all."""
+def write(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows to a file as JSON Lines, whole or not at all, and return the file."""
     partial = file.with_suffix(".partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.rename(file)
+    return partial.rename(file)

@@ -12,8 +12,8 @@ adds shares, methods and seeds. Deterministic methods have one seed.
 
 The order is: the dense models, the first share with all methods, the other shares, other seeds.
 
-On one core, with 3 texts, 32 evaluations, 16,384 tokens, 6 held-out texts and 24 questions, a
-search takes 2 to 4 minutes, a LoRA, a healing and ReplaceMe 2 to 3 each, and the judgement of a
+On one core, with 3 texts, 32 evaluations, 16,384 tokens, 5 held-out texts and 20 questions, a
+search takes 2 to 3 minutes, with bridges about 13, a LoRA 2, a healing 2, and the judgement of a
 plan 1. The defaults, as in the paper, take days. `--smoke` takes 15 seconds, on tiny random models.
 """
 

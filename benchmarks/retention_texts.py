@@ -5,11 +5,10 @@ held-out rows of that source, and the domain's other source, judge.
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from benchmarks import heal_texts
 from benchmarks.heal_texts import SOURCES, mixed, write
@@ -58,11 +57,11 @@ def write_files(folder: Path, model: Path, data: Path, amounts: Amounts) -> File
     seen = zip(*(one[-amounts.seen :] for one in own), strict=True)
     problems = [row for row in rows_of(texts.problems) if row["task"] in GENERATED]
     return Files(
-        _written(folder / "search.jsonl", chain.from_iterable(seen)),
-        _written(folder / "learned.jsonl", mixed([one[: -amounts.seen] for one in own])),
+        write(folder / "search.jsonl", chain.from_iterable(seen)),
+        write(folder / "learned.jsonl", mixed([one[: -amounts.seen] for one in own])),
         texts.judges,
         {task: questions(folder, data, task, amounts.questions) for task in TASKS},
-        _written(folder / "generated.jsonl", problems),
+        write(folder / "generated.jsonl", problems),
     )
 
 
@@ -70,9 +69,4 @@ def questions(folder: Path, data: Path, task: str, count: int) -> Path:
     """Write drawn questions of a task."""
     rows = rows_of(data / "choice" / f"{task}.jsonl")
     random.Random(task).shuffle(rows)
-    return _written(folder / f"choice-{task}.jsonl", rows[:count])
-
-
-def _written(file: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    write(file, [*rows])
-    return file
+    return write(folder / f"choice-{task}.jsonl", rows[:count])

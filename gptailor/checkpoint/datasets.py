@@ -166,11 +166,16 @@ class StoredTexts:
         if self.whole:
             yield from read_texts(self.path)
             return
-        with self.path.open("rb") as file:
-            for number in numbers:
-                file.seek(self._places[number])
-                text = _first_line(file.readline()).decode("utf-8")
-                yield _row(self.path, self._lines[number], text, _text_or_chat, "chat")
+        try:
+            with self.path.open("rb") as file:
+                for number in numbers:
+                    file.seek(self._places[number])
+                    text = file.readline().splitlines()[0].decode("utf-8")
+                    yield _row(self.path, self._lines[number], text, _text_or_chat, "chat")
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        except (UnicodeDecodeError, IndexError):
+            raise CalibrationError("C801", "it has changed while it is read", self.path) from None
 
 
 def read_prompts(path: Path) -> list[Passage | Chat]:
@@ -428,25 +433,16 @@ def _placed_lines(path: Path) -> Iterator[tuple[int, int, str]]:
                 place = len(BOM_UTF8)
             begin = place
             file.seek(place)
-            for whole in file:
-                rest = whole
-                while rest:
-                    line = _first_line(rest)
+            for lines in file:  # a row of text may hold other line breaks than those of bytes
+                for line in lines.splitlines(keepends=True):
                     number += 1
                     try:
                         yield place, number, line.decode("utf-8")
                     except UnicodeDecodeError as error:
                         raise _no_utf8(path, place - begin + error.start) from None
-                    ended = len(line) + (2 if rest[len(line) :].startswith(b"\r\n") else 1)
-                    place, rest = place + min(ended, len(rest)), rest[ended:]
+                    place += len(line)
     except OSError as error:
         raise _unreadable(path, error) from None
-
-
-def _first_line(text: bytes) -> bytes:
-    """Return the part before the first line break. A text may hold other line breaks."""
-    line = text.removesuffix(b"\n")
-    return line if b"\r" not in line else line[: line.index(b"\r")]
 
 
 def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]:

@@ -76,6 +76,17 @@ def test_rows_are_read_again_from_their_places(tmp_path: Path, end: str, mark: s
     assert not rows.whole
 
 
+def test_a_file_that_changes_or_goes_while_its_rows_are_read_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, {"text": "a"}, {"text": "b"})
+    rows = StoredTexts(path)
+    path.write_text("")
+    with pytest.raises(CalibrationError, match="it has changed while it is read"):
+        [*rows.read([1])]
+    path.unlink()
+    with pytest.raises(CalibrationError, match="can't be read"):
+        [*rows.read([1])]
+
+
 def test_a_byte_that_is_no_text_has_its_offset_after_the_byte_order_mark(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "text.txt"):
         (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "\xe2\x80"}')

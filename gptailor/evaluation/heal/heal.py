@@ -123,7 +123,7 @@ class HealedLayers:
 @final
 @dataclass(frozen=True, eq=False)
 class HealingJob:
-    """What a healing learns from, and its plan with all fits.
+    """A plan that heals with its other fits, and the texts that it learns from.
 
     `narrowed` and `bridged` are fitted tensors of the output's layers. `room` are the bytes of
     weights that the student may have on the device.
@@ -141,6 +141,15 @@ class HealingJob:
         """The plan's healing."""
         assert self.resolved.healing is not None, "a plan that heals"
         return self.resolved.healing
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PredictionSources:
+    """Sources of a healing's predictions: its teachers, and files by the numbers of their texts."""
+
+    teachers: Teachers
+    files: Mapping[int, PredictionsFile]
 
 
 @final
@@ -163,12 +172,11 @@ class SharedHealing:
     folder: Path
     memory: int | None
     dtype: torch.dtype
-    processes: int
 
-    def __call__(self, group: ProcessGroup, device: torch.device, on_event: OnEvent) -> None:
+    def __call__(self, group: ProcessGroup, on_event: OnEvent) -> None:
         """Learn with the other processes of the group."""
         models = open_plan(self.job.resolved.declared, None).sound().models
-        healer = Healer(models, device, self.memory, self.dtype, processes=self.processes)
+        healer = Healer(models, group.device, self.memory, self.dtype)
         learned = healer.learn(self.job, self.key, self.folder, on_event=on_event, group=group)
         if group.first:
             learned.known.kept.write(self.folder / _RESULT, self.key)
@@ -253,7 +261,8 @@ class Healer:
                 numbers = memory.numbers, texts.tokens, memory.bytes
                 on_event(HealingStart(len(healing.indices), *numbers))
                 with working_folder(key) as folder:
-                    learned = self._learned(job, key, folder, teachers, on_event)
+                    sources = PredictionSources(teachers, predicted)
+                    learned = self._learned(job, key, folder, sources, on_event)
                     known = learned.known
                     store.put(key, known)
             live, layers = learned.live, contents.layers
@@ -266,16 +275,21 @@ class Healer:
         return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *losses, trained)
 
     def _learned(
-        self, job: HealingJob, key: str, folder: Path, teachers: Teachers, on_event: OnEvent
+        self,
+        job: HealingJob,
+        key: str,
+        folder: Path,
+        sources: PredictionSources,
+        on_event: OnEvent,
     ) -> LearnedPlan:
         """Learn in this process, or in several that share the work and the folder."""
         processes = min(self.processes, len(job.texts.learned.tokens))
         if processes == 1:
-            return self.learn(job, key, folder, teachers, on_event)
-        teachers.release()
+            return self.learn(job, key, folder, sources, on_event)
+        sources.teachers.release()
         if self.device.type != "cpu":
             torch.cuda.empty_cache()  # the first process is on the same device
-        work = SharedHealing(job, key, folder, self.memory, self.dtype, self.processes)
+        work = SharedHealing(job, key, folder, self.memory, self.dtype)
         run_together(work, self.device, processes, on_event)
         known = KnownHealing.of(read_tensors(folder / _RESULT, key))
         if known is None:
@@ -295,18 +309,17 @@ class Healer:
         job: HealingJob,
         key: str,
         folder: Path,
-        teachers: Teachers | None = None,
+        sources: PredictionSources | None = None,
         on_event: OnEvent = ignore_events,
         group: ProcessGroup = ALONE,
     ) -> LearnedPlan:
-        """Learn from some teachers, by default the job's, alone or with the processes of a group.
+        """Learn from opened sources, or from those of the job, alone or with a group's processes.
 
         Unfinished work is kept in `folder`, under `key`.
         """
         healing, texts = job.healing, job.texts
         student, begun, contents = self._student(job)
-        teachers = teachers or self._teachers(job.resolved, predicting=True)
-        learned, held = self._taught(job, folder, teachers, on_event, group)
+        learned, held = self._taught(job, folder, sources or self._sources(job), on_event, group)
         gc.collect()
         bare = None
         if job.bridged:
@@ -340,6 +353,11 @@ class Healer:
         if predicting and self._cut(resolved) is not None:
             plans = {name: _uncut(checked) for name, checked in plans.items()}
         return Teachers(plans, partial(self._stitcher, memory=self.memory))
+
+    def _sources(self, job: HealingJob) -> PredictionSources:
+        plan = job.resolved.declared
+        files = self._predicted(plan, job.healing, self._encoder(plan), job.vocabulary)
+        return PredictionSources(self._teachers(job.resolved, predicting=True), files)
 
     def _cut(self, resolved: Resolved) -> TokenCut | None:
         return _split_words(output_tokenizer(resolved.declared, self.models).token_cut)
@@ -450,7 +468,7 @@ class Healer:
         self,
         job: HealingJob,
         folder: Path,
-        teachers: Teachers,
+        sources: PredictionSources,
         on_event: OnEvent,
         group: ProcessGroup,
     ) -> tuple[TaughtSequences, TaughtSequences]:
@@ -458,9 +476,8 @@ class Healer:
 
         One teacher after the other is on the device.
         """
-        healing, texts, plan = job.healing, job.texts, job.resolved.declared
-        vocabulary, cut = job.vocabulary, self._cut(job.resolved)
-        predicted = self._predicted(plan, healing, self._encoder(plan), vocabulary)
+        healing, texts, vocabulary = job.healing, job.texts, job.vocabulary
+        teachers, predicted, cut = sources.teachers, sources.files, self._cut(job.resolved)
         makers: list[str | PredictionsFile | None] = [*teachers.names, *predicted.values()]
         of_text = torch.tensor(
             [

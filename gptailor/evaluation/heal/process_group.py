@@ -22,11 +22,11 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
-from gptailor.program.devices import devices_of
+from gptailor.program.devices import CPU, devices_of
 
 _T = TypeVar("_T")
-SharedWork = Callable[["ProcessGroup", torch.device, OnEvent], object]
-"""The work of a process, from its group and its device."""
+SharedWork = Callable[["ProcessGroup", OnEvent], object]
+"""The work of a process in a group."""
 
 _LONGEST_WAIT = timedelta(days=1)
 """How long a process waits for the others, which may read a long text first."""
@@ -36,14 +36,18 @@ _POLL_SECONDS = 0.1
 @final
 @dataclass(frozen=True)
 class ProcessGroup:
-    """`size` processes; this one has the number `rank`. Without others its methods do nothing."""
+    """`size` processes; this one has the number `rank`, and computes on `device`.
+
+    Without others its methods do nothing.
+    """
 
     rank: int = 0
     size: int = 1
+    device: torch.device = CPU
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that keeps results and reports progress."""
+        """True for the process that keeps results and reports progress."""
         return self.rank == 0
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
@@ -58,11 +62,11 @@ class ProcessGroup:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def sum(self, number: float, device: torch.device) -> float:
+    def sum(self, number: float) -> float:
         """Return the sum of all processes' numbers, in float64."""
         if self.size == 1:
             return number
-        total = torch.tensor(number, dtype=torch.float64, device=device)
+        total = torch.tensor(number, dtype=torch.float64, device=self.device)
         self.add_up([total])
         return float(total)
 
@@ -154,7 +158,7 @@ def _run(
             world_size=len(devices),
             timeout=_LONGEST_WAIT,
         )
-        pickle.loads(work)(ProcessGroup(rank, len(devices)), device, on_event)
+        pickle.loads(work)(ProcessGroup(rank, len(devices), device), on_event)
         dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 (it is raised in the process that waits)
         messages.put(_picklable(error))

@@ -335,7 +335,7 @@ class Student:
         batch = max(1, STEP_TOKENS // taught.sequences.shape[1])
         for start in range(first, last, batch):
             total += self.divergence(taught.of(start, min(start + batch, last)))
-        return group.sum(total, self.device) / int(taught.counted.sum())
+        return group.sum(total) / int(taught.counted.sum())
 
     def learn(self, batch: TaughtBatch, count: int) -> float:
         """Add the gradient of the divergences' sum, divided by `count`, to the parameters'.
@@ -505,7 +505,7 @@ class Training:
         start = self.done * self.batch
         stop = min(start + self.batch, self.count)
         own = self.lessons.learn(start, stop)
-        loss = self._number(self.group.sum(own, next(iter(self.parameters.values())).device))
+        loss = self._number(self.group.sum(own))
         self.learning.collect()
         self._add_up_gradients()
         for group in self.optimiser.param_groups:

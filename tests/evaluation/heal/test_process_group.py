@@ -49,9 +49,9 @@ class InSmallChunks:
 
     work: SharedWork
 
-    def __call__(self, group: ProcessGroup, device: torch.device, on_event: OnEvent) -> None:
+    def __call__(self, group: ProcessGroup, on_event: OnEvent) -> None:
         teacher.AT_ONCE = 256
-        self.work(group, device, on_event)
+        self.work(group, on_event)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_two_processes_learn_as_one_does_with_the_same_steps(
             torch.testing.assert_close(found.tensors[index][name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def refuse(group: ProcessGroup, device: torch.device, on_event: OnEvent) -> None:
+def refuse(group: ProcessGroup, on_event: OnEvent) -> None:
     """The second process refuses, and the first one waits for it."""
     if not group.first:
         raise HealError("C809", "the second process refuses")
     group.gathered(0)
 
 
-def die(group: ProcessGroup, device: torch.device, on_event: OnEvent) -> None:
+def die(group: ProcessGroup, on_event: OnEvent) -> None:
     """The second process ends, as if its memory had not sufficed."""
     if not group.first:
         os._exit(3)
