@@ -283,7 +283,7 @@ def _axes(cells: Cells, at: Any, low: float, most: int) -> Iterator[str]:
     height = (top + bottom) / 2
     yield (
         f'<text transform="translate(18,{height:.1f}) rotate(-90)" text-anchor="middle">'
-        "kept: best uncut nats / nats, mean of domains</text>"
+        "kept: best uncut nats / nats, mean of other sources</text>"
     )
 
 
