@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from gptailor.checkpoint.files import Stamp, refuse_changed, stamps
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
@@ -126,7 +127,8 @@ class HealingJob:
     """A plan that heals with its other fits, and the texts that it learns from.
 
     `narrowed` and `bridged` are fitted tensors of the output's layers. `room` are the bytes of
-    weights that the student may have on the device.
+    weights that the student may have on the device. `predicted` are the stamps of the files of
+    predictions, which mustn't change.
     """
 
     resolved: Resolved
@@ -135,6 +137,7 @@ class HealingJob:
     texts: HealingTexts
     vocabulary: int
     room: int | None
+    predicted: Mapping[Path, Stamp]
 
     @property
     def healing(self) -> Healing:
@@ -244,7 +247,8 @@ class Healer:
         room = memory.weights()
         teachers = self._teachers(resolved, predicting=False)
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
-        job = HealingJob(resolved, narrowed, bridged, texts, vocabulary, room)
+        stamped = stamps(file.path for file in predicted.values())
+        job = HealingJob(resolved, narrowed, bridged, texts, vocabulary, room, stamped)
         if self._cut(resolved) is not None:
             teachers.release()
             teachers = self._teachers(resolved, predicting=True)
@@ -357,6 +361,7 @@ class Healer:
     def _sources(self, job: HealingJob) -> PredictionSources:
         plan = job.resolved.declared
         files = self._predicted(plan, job.healing, self._encoder(plan), job.vocabulary)
+        refuse_changed(job.predicted)
         return PredictionSources(self._teachers(job.resolved, predicting=True), files)
 
     def _cut(self, resolved: Resolved) -> TokenCut | None:

@@ -12,12 +12,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import gptailor
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.evaluation.heal import heal as healing_module
 from gptailor.evaluation.heal import train
+from gptailor.evaluation.heal.heal import Healer
 from gptailor.evaluation.heal.predictions_file import PredictionsFile, write_predictions
+from gptailor.evaluation.heal.process_group import ALONE, SharedWork
 from gptailor.evaluation.heal.teach import TeachResult, teach
 from gptailor.plan import optional_packages
+from gptailor.plan.events import ignore_events
 from gptailor.plan.faults import TailorError
-from tests.healing import heal, said
+from gptailor.prepare import prepare
+from tests.healing import CPU, heal, said
 from tests.said import in_process
 from tests.tiny import letters, tiny_model
 
@@ -119,6 +124,21 @@ def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
     assert learned.start == pytest.approx(0, abs=1e-5)
     other = heal(said(folder, f"drop L2\nheal on {text} tokens 256 rank 4"))
     assert other.start > 0.001
+
+
+def test_a_file_that_changes_before_several_processes_open_it_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed_first(work: SharedWork, *_: object) -> None:
+        taught(folder, tokens=480)
+        work(ALONE, ignore_events)
+
+    taught(folder)
+    prepared = prepare(said(folder, HEAL))
+    monkeypatch.setattr(healing_module, "run_together", changed_first)
+    healer = Healer(prepared.models, CPU, None, F32, anew=True, processes=2)
+    with pytest.raises(CheckpointError, match="C304"):
+        healer.heal(prepared.resolved, {}, {})
 
 
 def test_the_teacher_is_not_needed_after_it_has_taught(folder: Path) -> None:
