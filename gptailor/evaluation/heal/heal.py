@@ -236,6 +236,7 @@ class Healer:
         config = configuration(unlearned.config).get_text_config()
         vocabulary = int(config.vocab_size)
         predicted = self._predicted(plan, healing, encoder, vocabulary)
+        stamped = stamps(file.path for file in predicted.values())
         lengths = (file.length for file in predicted.values())
         length = sequence_length(encoder, healing.tokens, lengths)
         beside = 0
@@ -247,7 +248,6 @@ class Healer:
         room = memory.weights()
         teachers = self._teachers(resolved, predicting=False)
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
-        stamped = stamps(file.path for file in predicted.values())
         job = HealingJob(resolved, narrowed, bridged, texts, vocabulary, room, stamped)
         if self._cut(resolved) is not None:
             teachers.release()
