@@ -4,10 +4,11 @@ They are processes of torch.multiprocessing, and torch.distributed adds up their
 GPUs, Gloo on CPUs).
 """
 
+import os
 import pickle
 import queue
-import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,8 @@ SharedWork = Callable[["ProcessGroup", OnEvent], object]
 _LONGEST_WAIT = timedelta(days=1)
 """How long a process waits for the others, which may read a long text first."""
 _POLL_SECONDS = 0.1
+_LATER_SECONDS = 2
+"""How long a process keeps its own error back while another's end, its cause, is noticed."""
 
 
 @final
@@ -160,11 +163,17 @@ def _run(
         )
         pickle.loads(work)(ProcessGroup(rank, len(devices), device), on_event)
         dist.destroy_process_group()
+        status = 0
     except Exception as error:  # noqa: BLE001 (it is raised in the process that waits)
+        if not isinstance(error, TailorError):  # perhaps only "connection closed by peer"
+            time.sleep(_LATER_SECONDS)
         messages.put(_picklable(error))
-        messages.close()
-        messages.join_thread()  # sent before this process ends
-        sys.exit(1)
+        status = 1
+    messages.close()
+    messages.join_thread()  # sent before this process ends
+    # A thread of Gloo may still release a tensor. At the interpreter's own end that aborts
+    # (https://github.com/pytorch/pytorch/pull/179291), though the work is done.
+    os._exit(status)
 
 
 def _picklable(error: Exception) -> Exception:
