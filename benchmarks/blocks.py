@@ -71,7 +71,7 @@ def searched(plan: Plan, run: Path, given: argparse.Namespace) -> tuple[Plan, fl
         found.summary.blocks,
         found.summary.cost,
     )
-    if found.best is None:
+    if found.best is None or scan is None:
         raise SystemExit("the search found nothing")
     best = gptailor.load(found.best)
     print(f"search: {cost:g} evaluations of {given.full} samples, {seconds:.0f} s")

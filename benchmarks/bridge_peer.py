@@ -19,12 +19,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -43,7 +44,7 @@ RATE = 1e-4
 class Text:
     """Token rows and a model in float32 on the device, with the dtype of the model's file."""
 
-    model: nn.Module
+    model: PreTrainedModel
     dtype: torch.dtype
     rows: Sequence[Sequence[int]]
     device: str
@@ -77,7 +78,8 @@ def read(model: Path, file: Path, tokens: int, device: str) -> Text:
     cut = [found[at : at + WINDOW] for at in range(0, min(tokens, len(found)), WINDOW)]
     loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
     dtype = AutoConfig.from_pretrained(str(model)).dtype or torch.float32
-    return Text(loaded.to(device).eval(), dtype, [row for row in cut if len(row) > 1], device)
+    nn.Module.to(loaded, device)
+    return Text(loaded.eval(), dtype, [row for row in cut if len(row) > 1], device)
 
 
 def influences(text: Text, count: int) -> dict[str, list[float]]:
@@ -141,13 +143,14 @@ def replace(text: Text, first: int, count: int, by: str, out: Path) -> None:
     projection = text.model.get_submodule(f"model.layers.{first - 1}.mlp.down_proj")
     for parameter in projection.parameters():
         parameter.data = (w.T @ parameter.data.double()).float()
-    stack = text.model.get_submodule("model")
+    stack: Any = text.model.get_submodule("model")
     stack.layers = nn.ModuleList([*stack.layers[:first], *stack.layers[first + count :]])
-    config = text.model.config
+    config: Any = text.model.config
     config.num_hidden_layers -= count
     if (types := getattr(config, "layer_types", None)) is not None:
         config.layer_types = [*types[:first], *types[first + count :]]
-    text.model.to(text.dtype).save_pretrained(out)
+    nn.Module.to(text.model, text.dtype)
+    text.model.save_pretrained(out)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -173,7 +173,7 @@ def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
         file = folder / "config.json"
         settings = json.loads(file.read_text("utf-8"))
         settings = {name: value for name, value in settings.items() if name != "num_local_experts"}
-        file.write_text(json.dumps(settings | PUBLISHED[family]), "utf-8")
+        file.write_text(json.dumps({**settings, **PUBLISHED[family]}), "utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((words / name).read_bytes())
 

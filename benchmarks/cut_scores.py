@@ -1,8 +1,8 @@
 """Compare scores of cuts and recipes by their rank correlation with the healed plans.
 
-    python benchmarks/cut_scores.py --folder .cuts                 # the demo's family
-    python benchmarks/cut_scores.py --folder .cuts --family .second --tokens 50000
-    python benchmarks/cut_scores.py --folder .cuts --recipes
+    python benchmarks/cut_scores.py --data DATA                    # the demo's family
+    python benchmarks/cut_scores.py --family .second --tokens 50000
+    python benchmarks/cut_scores.py --data DATA --recipes
 
 One merge of the fine-tunes is cut in fifteen ways, by seven layers each: windows, spread layers,
 mixtures of both, random layers. The family is the demo's, or from `benchmarks/second_family.py`.
@@ -28,10 +28,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 import gptailor  # noqa: E402 (the folder above is found first)
-from benchmarks.retention_texts import Amounts, Files, write_files  # noqa: E402
+from benchmarks.retention_texts import Amounts, write_files  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
 
 LAYERS, DROPPED = 30, 7
+AMOUNTS: Final = Amounts(seen=4, held=12, questions=1, problems=1, continuations=1, tokens=0)
+"""Numbers of texts of each source; questions and problems aren't used."""
 UNIFORM: Final = 0.6
 """The coefficient of each fine-tune in the merge for the comparison of cuts."""
 WINDOW: Final = tuple(range(12, 19))
@@ -72,11 +74,17 @@ def recipes() -> dict[str, tuple[float, float, float]]:
 
 @dataclass(frozen=True)
 class Family:
-    """The base's folder, the folders of its fine-tunes' adapters by name, and the texts."""
+    """The base's folder, the folders of its fine-tunes' adapters by name, and the texts.
+
+    `search` has the search's texts, `learned` those of bridge and healing, `held` files of held-out
+    texts by source.
+    """
 
     base: Path
     adapters: Mapping[str, Path]
-    files: Files
+    search: Path
+    learned: Path
+    held: Mapping[str, Path]
 
     def model_lines(self) -> list[str]:
         """Return the first lines of a plan of the family."""
@@ -95,8 +103,11 @@ def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
     add("--folder", type=Path, default=ROOT / folder, metavar="DIR", help="texts and results")
     add("--model", type=Path, default=ROOT / ".demo" / "smollm2", metavar="DIR",
         help="the base; it is made if it is missing (.demo/smollm2)")  # fmt: skip
-    add("--family", type=Path, metavar="DIR",
-        help="adapters and texts of benchmarks/second_family.py (the demo's)")  # fmt: skip
+    family = parser.add_mutually_exclusive_group(required=True)
+    family.add_argument("--data", type=Path, metavar="DIR",
+        help="folder of public texts, for the demo's family")  # fmt: skip
+    family.add_argument("--family", type=Path, metavar="DIR",
+        help="adapters and texts of benchmarks/second_family.py")  # fmt: skip
     add("--tokens", type=int, default=12_288, help="tokens of each healing (12288)")
     return parser
 
@@ -112,13 +123,11 @@ def family_of(options: argparse.Namespace) -> Family:
     configs = sorted(folder.glob("*/adapter_config.json"))
     adapters = {config.parent.name: config.parent for config in configs}
     if options.family is None:
-        amounts = Amounts(seen=4, held=12, questions=1, tokens=options.tokens, shown=0)
-        files = write_files(options.folder / "texts", options.model, None, amounts)
-    else:
-        texts = (options.family / "texts").resolve()
-        held = {name: texts / f"held-{name}.jsonl" for name in adapters}
-        files = Files(texts / "search.jsonl", texts / "learned.jsonl", held, {})
-    return Family(options.model, adapters, files)
+        files = write_files(options.folder / "texts", options.model, options.data, AMOUNTS)
+        return Family(options.model, adapters, files.search, files.learned, files.held)
+    texts = (options.family / "texts").resolve()
+    held = {name: texts / f"held-{name}.jsonl" for name in adapters}
+    return Family(options.model, adapters, texts / "search.jsonl", texts / "learned.jsonl", held)
 
 
 def plan_text(
@@ -134,15 +143,16 @@ def plan_text(
     shares = ", ".join(f"{weight:g}" for weight in weights)
     lines.append(f"whole from {', '.join(family.adapters)} by task_arithmetic(weight=({shares}))")
     lines += ["drop " + ", ".join(f"L{position}" for position in cut)] if cut else []
-    text = json.dumps(str(family.files.learned))
+    text = json.dumps(str(family.learned))
     lines += [f"bridge on {text} tokens 4096"] if stage != "bare" and cut else []
     lines += [f"heal on {text} tokens {tokens}"] if stage == "healed" and cut else []
     return "\n".join(lines) + "\n"
 
 
-def losses(text: str, files: Files) -> dict[str, float]:
+def losses(text: str, family: Family) -> dict[str, float]:
     """Return a plan's nats a token on the search's texts, and the mean over held-out domains."""
-    objectives = [f"nll({json.dumps(str(file))})" for file in (files.search, *files.held.values())]
+    files = family.search, *family.held.values()
+    objectives = [f"nll({json.dumps(str(file))})" for file in files]
     outcomes = [r.outcome for r in gptailor.evaluate(gptailor.loads(text), objectives).results]
     values = [o.value if isinstance(o, Score) else float("nan") for o in outcomes]
     return {"search": values[0], "held": mean(values[1:])}
@@ -150,8 +160,8 @@ def losses(text: str, files: Files) -> dict[str, float]:
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the rank correlation of two lists of numbers."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    one, other = (np.argsort(np.argsort(values)) for values in (first, second))
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def table(known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
@@ -192,7 +202,7 @@ def main() -> None:
         for stage in stages:
             if name not in known[stage]:
                 text = plan_text(family, weights, cut, stage, options.tokens)
-                known[stage][name] = losses(text, family.files)
+                known[stage][name] = losses(text, family)
                 store.write_text(json.dumps(known, indent=1))
                 print(f"{stage} {name}: {known[stage][name]['held']:.3f}", flush=True)
     print("", *table(known), sep="\n")

@@ -15,10 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
@@ -121,7 +123,8 @@ class Bench:
     def loaded(self, genes: Genes) -> PreTrainedModel:
         """Return the compiled model, loaded by transformers."""
         model = AutoModelForCausalLM.from_pretrained(self.compiled(genes), dtype=self.dtype)
-        return model.to(self.device).eval().requires_grad_(requires_grad=False)
+        nn.Module.to(model, self.device)
+        return model.eval().requires_grad_(requires_grad=False)
 
     def bare(self, model: PreTrainedModel) -> None:
         """Run a forward pass of all batches."""
@@ -196,7 +199,7 @@ def between_trials(bench: Bench, parent: Genes, rounds: int) -> float:
     plans = [bench.plan(child_of(parent, bench.layers, chance)) for _ in range(5)]
     for plan in plans:
         bench.stitcher.stitch(plan)
-    found = [bench.seconds(lambda p=p: bench.stitcher.stitch(p)) for p in plans * rounds]
+    found = [bench.seconds(partial(bench.stitcher.stitch, plan)) for plan in plans * rounds]
     return median(found)
 
 
@@ -208,9 +211,9 @@ def papers_way(bench: Bench, parent: Genes, rounds: int) -> tuple[float, float]:
     ours: list[float] = []
     for _ in range(rounds):
         genes = child_of(parent, bench.layers, chance)
-        theirs.append(bench.seconds(lambda g=genes: bench.bare(bench.loaded(g))))
+        theirs.append(bench.seconds(lambda: bench.bare(bench.loaded(genes))))  # noqa: B023 (called at once)
         plan = bench.plan(genes)
-        ours.append(bench.seconds(lambda p=plan: bench.run(evaluator, bench.stitcher.stitch(p))))
+        ours.append(bench.seconds(lambda: bench.run(evaluator, bench.stitcher.stitch(plan))))  # noqa: B023
         shutil.rmtree(bench.written.pop(genes))
     return median(theirs), median(ours)
 
@@ -297,9 +300,8 @@ def peak(bench: Bench, speed: float) -> str:
         return ""
     genes = parent_of(bench.layers, random.Random(0))
     model = bench.stitcher.stitch(bench.plan(genes)).model
-    weights = (
-        sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
-    )
+    embedding = model.get_input_embeddings().get_parameter("weight")
+    weights = sum(p.numel() for p in model.parameters()) - embedding.numel()
     return f", {100 * 2 * weights * speed / known:.0f} % of the peak"
 
 

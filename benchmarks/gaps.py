@@ -32,7 +32,7 @@ def main() -> None:
     prepared = ready(gptailor.loads(base))
     live = Stitcher(prepared.models).stitch(prepared.plan)
     bridged = gptailor.loads(f'{base}drop L1\nbridge on "{given.text.resolve()}"\n')
-    left = plan_gap_errors(live, bridged, prepared.models, given.widest)
+    left = plan_gap_errors(live, bridged, prepared.plan, prepared.models, given.widest)
     rounded = [[round(one, 4) for one in row] for row in left]
     print(json.dumps({"what": given.what, "tokens": GAP_TOKENS, "left": rounded}))
 

@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import Any, Final
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -62,8 +63,9 @@ def folder_answers(folder: Path, rows: Sequence[Mapping[str, Any]], device: str)
     if not rows:
         return {}
     dtype = "auto" if halves_are_quick(device) else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-    return answers_of(model, AutoTokenizer.from_pretrained(folder), rows)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    nn.Module.to(model, device)
+    return answers_of(model.eval(), AutoTokenizer.from_pretrained(folder), rows)
 
 
 def answers_of(
@@ -79,7 +81,7 @@ def answers_of(
     return dict(found)
 
 
-def answer_cell(of: Sequence[Answers], measure: str) -> str:
+def answer_cell(of: Sequence[Mapping[str, Sequence[tuple[str, float]]]], measure: str) -> str:
     """Return the mean of a measure over all seeds, with its error over problems."""
     by_problem = zip(*([score for _, score in answers[measure]] for answers in of), strict=True)
     found = mean([fmean(scores) for scores in by_problem])

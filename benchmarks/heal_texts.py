@@ -99,6 +99,7 @@ def write_files(folder: Path, model: Path, data: Path, amounts: Amounts) -> File
 def parts_of(data: Path) -> dict[str, Parts]:
     """Return the parts of each domain, each in a drawn order."""
     articles = [text for half in general(data / "text/wikitext2_valid.txt") for text in half]
+    own, held = parted(articles)
     pages = [row["text"] for row in rows_of(data / "text/c4_demo.jsonl")]
     problems = [Text(r["question"], r["answer"]) for r in rows_of(data / "math/gsm8k_train.jsonl")]
     chats = [
@@ -113,7 +114,7 @@ def parts_of(data: Path) -> dict[str, Parts]:
     modules, other_modules = code()
     other = held_texts(data)
     found = {
-        "WIKI": (*map(pieces, parted(articles)), pieces(pages)),
+        "WIKI": (pieces(own), pieces(held), pieces(pages)),
         "MATHS": (*parted(problems), other["maths"]),
         "CODE": (pieces(modules), pieces(other_modules), other["code"]),
         "CHAT": (*parted(chats), tasks),

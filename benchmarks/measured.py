@@ -122,7 +122,8 @@ def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
     opened = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     actions = [(os.POSIX_SPAWN_OPEN, 1, log, opened, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)]
     try:
-        pid = os.posix_spawnp(command[0], command, environment, file_actions=actions, setpgroup=0)
+        words = list(command)
+        pid = os.posix_spawnp(words[0], words, environment, file_actions=actions, setpgroup=0)
     except OSError as error:
         raise Failed(f"{command[0]} can't be run: {error.strerror}") from error
     try:

@@ -328,7 +328,7 @@ def tasks_of(options: argparse.Namespace) -> tuple[Any, list[str]]:
 def score_of(task: str, results: Mapping[str, Any], device: str) -> TaskScore:
     """Return a task's score from lm-eval's results. Raises RefusedError without a known metric."""
     values = results["results"][task]
-    known = [metric for metric in (METRICS.get(task), *OTHERS) if metric in values]
+    known = [metric for metric in (METRICS.get(task, OTHERS[0]), *OTHERS) if metric in values]
     if not known:
         names = ", ".join(name for name in values if "," in name)
         words = f"task '{task}': expected one of the metrics {', '.join(OTHERS)}, got {names}"

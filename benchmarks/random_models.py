@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers.models.llama import LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -7,7 +7,7 @@ healing.
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gptailor
@@ -77,7 +77,7 @@ def best_window(lab: Lab, count: int, seed: int) -> Found:
 
 def greedy(lab: Lab, count: int, seed: int) -> Found:
     """Run SLEB (arXiv 2402.09025): drop layer by layer with the least loss, on the first texts."""
-    whole, gone, tried = _whole(lab), [], 0
+    whole, gone, tried = _whole(lab), list[int](), 0
     for _ in range(count):
         left = [at for at in range(lab.layers) if at not in gone]
         values = lab.scores([lab.without(whole, [*gone, at]) for at in left], lab.low)
@@ -91,14 +91,13 @@ def evopress(lab: Lab, count: int, seed: int) -> Found:
 
     The first parent is the best of some random cuts. Offspring are scored in stages.
     """
-    chance, whole = random.Random(seed), _whole(lab)
+    chance, whole, spent = random.Random(seed), _whole(lab), 0.0
 
     def values(cuts: Sequence[Sequence[int]], samples: int) -> list[float]:
         nonlocal spent
         spent += len(cuts) * samples / lab.full
         return lab.scores([lab.without(whole, cut) for cut in cuts], samples)
 
-    spent = 0.0
     first_cuts = [sorted(chance.sample(range(lab.layers), count)) for _ in range(OFFSPRING)]
     parent = first_cuts[_least(values(first_cuts, lab.low))]
     [value] = values([parent], lab.full)
@@ -219,13 +218,13 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
 
 # --------------------------------------------------------------------------------------- the table
 
-UNCUT: Mapping[str, Method] = {
+UNCUT: dict[str, Method] = {
     "base": Method("dense base", base),
     "specialist": Method("best specialist, uncut", specialist),
     "merge": Method("best uniform merge, uncut", merge),
 }
 
-METHODS: Mapping[str, Method] = {
+METHODS: dict[str, Method] = {
     "shortgpt": Method("ShortGPT (block influence)", least_influence),
     "window": Method("best window", best_window),
     "cut": Method("gptailor: cut", cut, seeded=True),

@@ -180,7 +180,7 @@ def lora(lab: Lab, count: int, seed: int) -> Found:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    model.to(lab.asked.device)
+    nn.Module.to(model, lab.asked.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
         changed = peft.get_peft_model(model, settings)
@@ -189,7 +189,8 @@ def lora(lab: Lab, count: int, seed: int) -> Found:
     text = healing_texts([source], lab.asked.amounts.tokens, encoder, seed, exactly=True)
     loss = _trained(changed, text.learned.tokens, getattr(torch, lab.asked.dtype))
     out = lab.folder / "models" / f"lora-{count}-{seed}"
-    changed.merge_and_unload().to(dtype).save_pretrained(out)
+    merged: Any = changed.merge_and_unload()
+    merged.to(dtype).save_pretrained(out)
     lab.tokenizer.save_pretrained(out)
     shutil.rmtree(folder)
     return _written(lab, out, f"{shown_layers(positions)}; {loss:.3f} nats in the end")

@@ -243,15 +243,15 @@ def tabled(given: Any, taking: Mapping[str, Factory]) -> None:
     print("\n| searcher | held out: nats above the held-out optimum |", "|---|--:|", sep="\n")
     verdicts, races = [], {}
     for name, courses in runs.items():
-        pairs = list(zip(landscapes, courses, strict=False))
+        courses_of = list(zip(landscapes, courses, strict=False))
         held = [float(of.held_out(joined([course.found]))[0]) - of.least_held_out
-                for of, course in pairs]  # fmt: skip
+                for of, course in courses_of]  # fmt: skip
         print(f"| {name} | {spread(held)} |")
         if name != "one-shot":
-            verdicts += [judged(of, course.found) for of, course in pairs]
+            verdicts += [judged(of, course.found) for of, course in courses_of]
         if name in RACED:
             races[name] = [(of.in_a_row(course.trials), len(of.starts.bits))
-                           for of, course in pairs[:RACES]]  # fmt: skip
+                           for of, course in courses_of[:RACES]]  # fmt: skip
     print("", *verdict_rows(verdicts), "", sep="\n", flush=True)
     print(*race_rows(races), sep="\n")
 

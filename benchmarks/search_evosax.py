@@ -106,7 +106,7 @@ class Relaxed(Strategy):
             given = own.asked, jnp.asarray(total), own.inner, self._settings(algorithm)
             inner = tell(jax.random.key(0), *given)[0]
         elif total.min() < own.best:
-            best = some_rows(new.genomes, np.argmin(total))
+            best = some_rows(new.genomes, total.argmin())
             inner = self._moved(table, own.inner, best, float(total.min()))
         else:
             inner = own.inner

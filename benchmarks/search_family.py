@@ -27,6 +27,7 @@ from transformers.utils import logging  # noqa: E402
 from benchmarks.search_family_scores import Family  # noqa: E402
 from benchmarks.search_runs import run  # noqa: E402
 from benchmarks.search_texts import SEEN  # noqa: E402
+from gptailor.searching.run.origin import origin_words  # noqa: E402
 from gptailor.searching.space.decode import decode  # noqa: E402
 from gptailor.searching.space.genome import Genome  # noqa: E402
 
@@ -63,7 +64,7 @@ def compare(family: Family, given: argparse.Namespace) -> None:
             print(f"{name}, seed {seed}: {told.best(given.evaluations)[0]:.4f}", flush=True)
     print(f"\nThe best plan by the number of evaluations, median of {given.seeds} seeds\n")
     print(*table(rows, given.evaluations), sep="\n")
-    plans = {one.name: one.genome for one in family.told if one.share == 1} | found
+    plans = {origin_words(one.origin): one.genome for one in family.told if one.share == 1} | found
     show(family, plans, bridged=given.bridged)
 
 

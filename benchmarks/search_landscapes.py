@@ -37,8 +37,13 @@ TRAP = 3
 class Landscape(Protocol):
     """A landscape: the values that a search receives, and the true values."""
 
-    name: str
-    space: Space
+    @property
+    def name(self) -> str:
+        """Return the title of its table."""
+
+    @property
+    def space(self) -> Space:
+        """Return the plans' choices."""
 
     def observed(self, population: Genome, share: float = 1.0) -> np.ndarray:
         """Return the values of trials, `[n]`, to be minimised; they may have noise."""

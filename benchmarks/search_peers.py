@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -369,27 +370,26 @@ STAGED = ((16, 1 / 16), (4, 1 / 4), (1, 1.0))
 def peers(pythons: Mapping[str, str | None], trials: int) -> dict[str, Factory]:
     """Return all searchers by name; `pythons` run the peers in other processes."""
     found: dict[str, Factory] = {
-        name: lambda space, seed, name=name: Ours(strategy_of(name), space, seed)
-        for name in STRATEGIES
+        name: partial(_ours, partial(strategy_of, name)) for name in STRATEGIES
     }
     for name, make in evosax_peers().items():
-        found[name] = lambda space, seed, make=make: Ours(make(), space, seed)
+        found[name] = partial(_ours, make)
     found["EvoPress"] = lambda space, seed: EvoPress(space, seed, 16, STAGED)
     found["EvoPress, unstaged"] = lambda space, seed: EvoPress(space, seed, 4, ((4, 1.0),))
     found["one-shot"] = lambda space, seed: OneShot(space)
     for sampler in ("TPE", "GP", "NSGA-II"):
-        found[f"Optuna {sampler}"] = lambda space, seed, s=sampler: Optuna(space, seed, s)
+        found[f"Optuna {sampler}"] = partial(Optuna, sampler=sampler)
     if find_spec("cmaes") is not None:
         found["CatCMAwM"] = CatCma
     for name, python in pythons.items():
         if python is not None:
-            found[name] = lambda space, seed, name=name, python=python: Elsewhere(
-                space, seed, name, python, trials
-            )
-            found[f"{name}, slots"] = lambda space, seed, name=name, python=python: Elsewhere(
-                space, seed, name, python, trials, slots=True
-            )
+            elsewhere = partial(Elsewhere, name=name, python=python, trials=trials)
+            found |= {name: elsewhere, f"{name}, slots": partial(elsewhere, slots=True)}
     return found
+
+
+def _ours(make: Callable[[], Any], space: Space, seed: int) -> Searcher:
+    return Ours(make(), space, seed)
 
 
 def ablations() -> dict[str, Factory]:

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, Protocol
 
 BATCH = 8
@@ -141,7 +142,7 @@ class Hebo:
         self.optimiser.observe(pandas.DataFrame([values]), numpy.array([[value]]))
 
 
-OPTIMISERS = {"SMAC3": Smac, "HEBO": Hebo}
+OPTIMISERS: dict[str, Callable[[dict[str, Any]], Optimiser]] = {"SMAC3": Smac, "HEBO": Hebo}
 
 
 def main() -> None:
@@ -150,7 +151,7 @@ def main() -> None:
     start = time.perf_counter()
     if given.get("forbid"):
         smac_space(given)
-    optimiser: Optimiser | None = None if given.get("forbid") else OPTIMISERS[sys.argv[1]](given)
+    optimiser = None if given.get("forbid") else OPTIMISERS[sys.argv[1]](given)
     reply({"seconds": time.perf_counter() - start})
     if optimiser is None:
         return

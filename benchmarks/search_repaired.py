@@ -1,7 +1,7 @@
 """Compare a search's result with plans written by hand, all repaired alike, over several seeds.
 
-    python benchmarks/search_repaired.py --folder .repaired --seeds 0 1 2
-    python benchmarks/search_repaired.py --folder .repaired --family .second
+    python benchmarks/search_repaired.py --data DATA --seeds 0 1 2
+    python benchmarks/search_repaired.py --family .second
 
 Plans drop seven of thirty layers; each other layer is a merge of any of the fine-tunes. The family
 is the demo's, or from `benchmarks/second_family.py`. Plans are bridged and healed. Each seed is one
@@ -25,7 +25,6 @@ import torch  # noqa: E402 (the folder above is found first)
 
 import gptailor  # noqa: E402
 from benchmarks.cut_scores import DROPPED, Family, family_of, parser_of  # noqa: E402
-from benchmarks.retention_texts import Files  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
 from gptailor.searching.run_report import run_report  # noqa: E402
 
@@ -45,9 +44,9 @@ class Judged:
 
 def space_text(family: Family, tokens: int, trials: int) -> str:
     """Return the search space."""
-    lines, files = family.model_lines(), family.files
-    learned, seen = json.dumps(str(files.learned)), json.dumps(str(files.search))
-    rows = len(files.search.read_text("utf-8").splitlines())
+    lines = family.model_lines()
+    learned, seen = json.dumps(str(family.learned)), json.dumps(str(family.search))
+    rows = len(family.search.read_text("utf-8").splitlines())
     lines += [
         f"others from any of {', '.join(family.adapters)} by task_arithmetic(0.0..1.0)",
         f"drop any {DROPPED} of L0..L29",
@@ -67,9 +66,9 @@ def searched(folder: Path, space: str, seed: int) -> Path:
     return run
 
 
-def held_out(text: str, folder: Path, files: Files) -> float:
+def held_out(text: str, folder: Path, family: Family) -> float:
     """Return a plan's mean loss over the held-out domains; its paths start at a folder."""
-    objectives = [f"nll({json.dumps(str(file))})" for file in files.held.values()]
+    objectives = [f"nll({json.dumps(str(file))})" for file in family.held.values()]
     results = gptailor.evaluate(
         gptailor.loads(text, folder=folder), objectives, dtype=torch.bfloat16
     ).results
@@ -77,7 +76,7 @@ def held_out(text: str, folder: Path, files: Files) -> float:
     return mean(o.value if isinstance(o, Score) else float("nan") for o in scores)
 
 
-def judged(run: Path, files: Files, known: dict[str, float]) -> Iterator[Judged]:
+def judged(run: Path, family: Family, known: dict[str, float]) -> Iterator[Judged]:
     """Yield the repaired plans of a search, judged on held-out texts; `known` scores are kept."""
     report = run_report(run, learned=False)
     assert report.summary is not None, "the search has ended"
@@ -91,7 +90,7 @@ def judged(run: Path, files: Files, known: dict[str, float]) -> Iterator[Judged]
         if not (final or recipe) or trial.text is None or trial.values is None:
             continue
         if trial.text not in known:
-            known[trial.text] = held_out(trial.text, run, files)
+            known[trial.text] = held_out(trial.text, run, family)
         row = (trial.text, trial.values[0], known[trial.text])
         yield Judged(RECIPE if recipe else trial.origin, *row)
         if trial.number == best.trial:
@@ -151,19 +150,18 @@ def main() -> None:
     add("--trials", type=int, default=28, help="trials of a search (28)")
     options = parser.parse_args()
     family = family_of(options)
-    files = family.files
     space = space_text(family, options.tokens, options.trials)
     store = options.folder / "held.json"
     known: dict[str, float] = json.loads(store.read_text()) if store.exists() else {}
     rows: dict[int, list[Judged]] = {}
     for seed in options.seeds:
         rows[seed] = []
-        for row in judged(searched(options.folder, space, seed), files, known):
+        for row in judged(searched(options.folder, space, seed), family, known):
             rows[seed].append(row)
             store.write_text(json.dumps(known, indent=1))
             print(f"seed {seed} {row.name}: {row.search:.3f}, held out {row.held:.3f}", flush=True)
     alone = f"tailor 1\nmodel base = {json.dumps(str(options.model.resolve()))}\n"
-    base = held_out(alone, options.folder, files)
+    base = held_out(alone, options.folder, family)
     print("", *table(rows, base, list(family.adapters)), sep="\n")
 
 

@@ -71,7 +71,7 @@ def run(family: Family, name: str, seed: int, budget: float, smac: str | None = 
             there = shares == share
             part = Genome(*(np.asarray(genes)[there] for genes in population))
             values[there] = family.observed(part, share)
-        told.add(Genome(*map(np.asarray, population)), shares, values)
+        told.add(Genome(*map(np.asarray, population)), shares.tolist(), values.tolist())
         _tell(family, searcher, population, values, shares)
     return told
 

@@ -30,7 +30,6 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging  # noqa: E402
 
 import gptailor  # noqa: E402
-from benchmarks.retention_texts import sides  # noqa: E402
 from benchmarks.search_table import (  # noqa: E402
     CUTS,
     DROPPED,
@@ -42,7 +41,7 @@ from benchmarks.search_table import (  # noqa: E402
     Table,
     space_text,
 )
-from benchmarks.search_texts import code, general  # noqa: E402
+from benchmarks.search_texts import code, domains, general  # noqa: E402
 from gptailor.evaluation.objectives.base import Forward  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
 from gptailor.evaluation.session import Placement, Session  # noqa: E402
@@ -71,10 +70,10 @@ FIELDS: Final = ("question", "context", "text", "code", "answer")
 """The fields of a row's text, in order."""
 
 
-def sources(data: Path | None) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
+def sources(data: Path | None) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
     """Return the texts of each domain: for the search, and held out."""
     if data is None:
-        return dict(sides(None))
+        return domains()
     return {
         name: (_texts(data / seen) if seen else code()[0], _texts(data / held))
         for name, (seen, held) in SOURCES.items()

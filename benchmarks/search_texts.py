@@ -51,7 +51,16 @@ def maths(path: Path | None) -> Sides:
 def code() -> Sides:
     """Return the standard library's modules, split by name, without their first lines."""
     seen, held = (standard_library.modules(apart) for apart in (False, True))
-    return tuple([file.read_text("utf-8")[1500:] for file in side] for side in (seen, held))
+    return [_late(file) for file in seen], [_late(file) for file in held]
+
+
+def _late(file: Path) -> str:
+    return file.read_text("utf-8")[1500:]
+
+
+def domains(prose: Path | None = None, problems: Path | None = None) -> dict[str, Sides]:
+    """Return the texts of each domain."""
+    return {"general": general(prose), "maths": maths(problems), "code": code()}
 
 
 def _asked(texts: Callable[[int, bool], list[Any]]) -> Sides:
@@ -96,8 +105,7 @@ def write_texts(
     """Write a file for each domain, the search's texts first, and a calibration file."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     files, rest = [], []
-    domains = {"general": general(prose), "maths": maths(problems), "code": code()}
-    for name, (seen, held) in domains.items():
+    for name, (seen, held) in domains(prose, problems).items():
         found = list(stretches(seen, SEEN + CALIBRATION, tokenizer, 0)) if len(seen) > 200 else None
         first = found[:SEEN] if found else list(stretches(seen, SEEN, tokenizer, 0))
         rest += found[SEEN:] if found else _others(seen, tokenizer)

@@ -1,8 +1,8 @@
 """Train a second family of fine-tunes on public data, and write its texts.
 
     python benchmarks/second_family.py --data DATA --folder .second
-    python benchmarks/cut_scores.py --family .second --folder .cuts
-    python benchmarks/search_repaired.py --family .second --folder .repaired
+    python benchmarks/cut_scores.py --family .second
+    python benchmarks/search_repaired.py --family .second
 
 Two low-rank fine-tunes of SmolLM2 are trained on 510,000 tokens each: `maths` on GSM8K, `code` on
 the standard library. Each takes about 45 minutes of a core. The texts of a search and of its

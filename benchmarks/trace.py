@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,7 @@ def traced_trial(folder: Path) -> Calls:
     return trials[-1]
 
 
-FLOWS = {
+FLOWS: Mapping[str, Callable[[Path], Calls]] = {
     "compile": traced_compile,
     "mix": partial(traced_compile, plan=MIXED),
     "trial": traced_trial,

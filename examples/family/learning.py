@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from texts import Text
+from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
@@ -57,7 +58,8 @@ class Encoder:
         if not text.prompt:
             return ""
         turn = [{"role": "user", "content": text.prompt}]
-        return self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        template = self.tokenizer.apply_chat_template
+        return str(template(turn, add_generation_prompt=True, tokenize=False))
 
     def __call__(self, text: Text) -> Row:
         """Return the row of a text; an answer ends with the token that ends a turn."""
@@ -71,14 +73,16 @@ class Encoder:
 def loaded(folder: Path, device: str) -> PreTrainedModel:
     """Return the base model in bfloat16, frozen."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    return model.requires_grad_(False).to(device)
+    nn.Module.to(model, device)
+    return model.requires_grad_(False)
 
 
 def adapted(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Return the model with the adapter in `folder` on it."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False).get_base_model()
+    on: Any = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
+    return on.get_base_model()
 
 
 def learn(
@@ -105,6 +109,7 @@ def learn(
         loss = loss_sum(model, ids, counts) / counts.sum()
         loss.backward()
         for master, tensor in zip(masters, tensors, strict=True):
+            assert tensor.grad is not None, "each tensor of the adapter has a gradient"
             master.grad, tensor.grad = tensor.grad.float(), None
         torch.nn.utils.clip_grad_norm_(masters, 1.0)
         optimiser.param_groups[0]["lr"] = schedule.rate_at(step)
@@ -158,10 +163,11 @@ def loss_sum(model: PreTrainedModel, ids: torch.Tensor, counts: torch.Tensor) ->
     """Return the summed loss, in nats, of the tokens that count; only these get logits."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     hidden, wanted = hidden[:, :-1][counts[:, 1:]], ids[:, 1:][counts[:, 1:]]
-    return sum(
+    losses = (
         functional.cross_entropy(model.lm_head(part).float(), target, reduction="sum")
         for part, target in zip(hidden.split(CHUNK), wanted.split(CHUNK), strict=True)
     )
+    return sum(losses, torch.zeros((), device=ids.device))
 
 
 @torch.inference_mode()
@@ -181,7 +187,7 @@ def save(tuned: "PeftModel", base: str, folder: Path) -> None:
     card = folder / "README.md"
     kept = card.read_text("utf-8") if card.exists() else None
     tuned.peft_config["default"].base_model_name_or_path = base
-    tuned.save_pretrained(folder, save_embedding_layers=False)
+    tuned.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "adapter_model.safetensors").chmod(0o644)
     config = folder / "adapter_config.json"
     content = json.loads(config.read_text("utf-8"))

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -59,7 +60,7 @@ def train(domain: str, folder: Path, device: str) -> None:
     learning.save(tuned, smollm2.MODEL, HERE / domain)
 
 
-def measure(folder: Path, device: str) -> dict:
+def measure(folder: Path, device: str) -> dict[str, Any]:
     """Return the nats a token of the base and its specialists on each domain's held-out texts."""
     import learning
 
@@ -85,7 +86,7 @@ def measure(folder: Path, device: str) -> dict:
     }
 
 
-def table(found: dict) -> str:
+def table(found: dict[str, Any]) -> str:
     """Return the losses as a Markdown table, each specialist's own domain in bold."""
     lines = ["| model | " + " | ".join(RECIPES) + " |", "|---" * (len(RECIPES) + 1) + "|"]
     for name, row in found["nats a token"].items():
@@ -94,7 +95,7 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def complaints(found: dict, recorded: dict) -> list[str]:
+def complaints(found: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
     """Return the faults of a table: figures unlike the record, or a domain won by another model."""
     here, there = found["nats a token"], recorded["nats a token"]
     wrong = []
