@@ -174,11 +174,16 @@ class Trials:
 
     @property
     def helds(self) -> tuple[int, ...]:
-        """The number of held-out samples of each objective."""
+        """The number of held-out samples of each objective.
+
+        If one has none, all have 0, because plans are compared on all objectives together.
+        """
         sizes = [
-            [0 if isinstance(held, Failure) else held.size for held in parts.held]
+            [held.size for held in parts.held if not isinstance(held, Failure)]
             for parts in self._parts.values()
         ]
+        if any(len(of_tokenizer) < len(self.seen) for of_tokenizer in sizes):
+            return (0,) * len(self.seen)
         return tuple(map(min, zip(*sizes, strict=True)))
 
     @property

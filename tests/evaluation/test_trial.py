@@ -226,6 +226,11 @@ def test_without_a_fidelity_a_quarter_of_the_smallest_file_is_held_out(say: Say)
     assert trials.helds == (7, 6, 7, 7, 7, 7)
 
 
+def test_an_objective_without_held_out_samples_leaves_none_to_the_others(say: Say) -> None:
+    assert trials_of(say(SPACE), *OBJECTIVES[:3], full=22).helds == (2, 1, 2)
+    assert trials_of(say(SPACE), *OBJECTIVES[:3], full=23).helds == (0, 0, 0)
+
+
 def test_where_nothing_is_held_out_that_is_said(say: Say) -> None:
     trials = trials_of(say(SPACE), 'nll("rows.jsonl")', 'generate("pairs.jsonl")', full=ROWS)
     assert max(trials.helds) == 0
