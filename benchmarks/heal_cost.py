@@ -37,7 +37,7 @@ from gptailor.plan.plan import Plan
 
 AIM = 1.1
 LENGTH, STEP = 512, 1024
-"""Tokens of a sequence and of a step, as healing has them."""
+"""Tokens of a sequence and of a step of the plain passes: the most that healing has."""
 
 
 def sequences(model: str, file: Path, tokens: int) -> Tensor:

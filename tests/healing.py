@@ -86,7 +86,10 @@ def text_of(plan: Plan, *, only_answers: bool = False) -> HealingTexts:
     encoder = TokenEncoder(tokenizer_of(base), position_count(configuration(base.config)))
     assert plan.origin is not None
     folder = plan.origin.folder
-    sources = [file_source(folder / t.file, t.share, encoder, how.seed) for t in how.texts]
+    sources = [
+        file_source(folder / t.file, t.share, encoder, how.seed, only_answers=only_answers)
+        for t in how.texts
+    ]
     return healing_texts(
         sources, how.tokens, encoder, how.seed, exactly=True, only_answers=only_answers
     )

@@ -266,15 +266,14 @@ def _unusable(plan: Plan, texts: Iterable[_Text]) -> list[Fault]:
         path = text.path
         if (path, None) in reported or (path, text.form) in reported:
             continue
-        if has_predictions(path.name):
-            if text.at[0] != "heal":
-                faults.append(Fault("C803", NO_TEXT, text.at, "name the file of the text"))
+        if has_predictions(path.name) and text.at[0] != "heal":
+            faults.append(Fault("C803", NO_TEXT, text.at, "name the file of the text"))
         elif not path.is_file():
             reported.add((path, None))
             why = "is no file" if path.exists() else "can't be read: No such file or directory"
             near = "" if path.exists() else nearest_path(path)
             faults.append(Fault("C801", f"the text {why} ({path})", text.at, near))
-        else:
+        elif not has_predictions(path.name):
             try:
                 check_first_row(path, text.form, answered=text.answered)
             except CalibrationError as error:

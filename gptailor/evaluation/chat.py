@@ -50,8 +50,11 @@ def chat_texts(
     remedy: str,
     *,
     seconds: int = _SECONDS,
+    date: str | None = None,
 ) -> list[str]:
     """Return chats as the tokenizer's template renders them, each with whether an answer begins.
+
+    A template that shows the date shows `date`, such as "2024-07-26", or today.
 
     Raises TailorError, with the `name` of the model and the `remedy`, for a template that is
     missing, that fails, or that exceeds the bounds of memory, time or length.
@@ -64,6 +67,7 @@ def chat_texts(
         "memory": _MEMORY,
         "seconds": seconds,
         "longest": _LONGEST,
+        "date": date,
     }
     answer = _render(json.dumps(request, default=str), seconds)
     if "error" in answer:

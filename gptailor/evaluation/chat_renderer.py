@@ -2,7 +2,8 @@
 
 It reads a JSON object from standard input and prints a JSON object with `texts` or `error`. A
 template is a stranger's program: it can fill the memory with one product of a text and a number,
-loop without an end, or recurse. Only a process can be limited in all three.
+loop without an end, or recurse. Only a process can be limited in all three. With a `date` templates
+see that day as today.
 """
 
 import json
@@ -10,9 +11,11 @@ import math
 import resource
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import chat_template_utils
 from transformers.utils.chat_template_utils import render_jinja_template
 
 
@@ -24,6 +27,17 @@ def _limit(memory: int, seconds: int) -> None:
     until = math.ceil(time.process_time()) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (until, until))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _set_today(date: str) -> None:
+    """Let templates see a date as today."""
+
+    class Today(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Today":
+            return cls.fromisoformat(date).replace(tzinfo=tz)
+
+    chat_template_utils.datetime = Today  # type: ignore[attr-defined]  # of `strftime_now`
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -50,5 +64,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     request = json.load(sys.stdin)
+    if request["date"] is not None:
+        _set_today(request["date"])
     _limit(request["memory"], request["seconds"])
     sys.stdout.write(json.dumps(_answer(request)))

@@ -61,7 +61,8 @@ class KeptTensors:
         tensors = {n: tensor.detach().cpu().contiguous() for n, tensor in self.tensors.items()}
         side = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
         try:
-            save_file(tensors, side, metadata={**self.notes, _DIGEST: self.digest(key)})
+            digest = KeptTensors(tensors, self.notes).digest(key)
+            save_file(tensors, side, metadata={**self.notes, _DIGEST: digest})
             with side.open("rb") as written:
                 os.fsync(written.fileno())
             side.replace(file)

@@ -8,10 +8,11 @@ import torch
 
 from gptailor.evaluation.bridge.fit import Statistics
 from gptailor.evaluation.dtype import healing_dtype
-from gptailor.evaluation.heal.text import HEALING_WINDOW, step_tokens
+from gptailor.evaluation.heal.predictions_file import PredictionsFile
+from gptailor.evaluation.heal.text import sequence_length
 from gptailor.evaluation.heal.train import HealingMemory
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.live.template import configuration
+from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.width.neurons import working_size
 from gptailor.plan.plan import Plan, has_predictions
 from gptailor.plan.registry import BRIDGE_TOKENS, EXPERT_TOKENS, HEAL_TOKENS, WIDTH_TOKENS
@@ -30,9 +31,9 @@ _BYTES, _PREDICTION_BYTES = 3, 512
 def heal_passes(plan: Plan) -> int:
     """Return how often the texts of healing are read.
 
-    The teacher reads them, the student forward, and twice as much back; docs/healing.md measured a
-    quarter more. With a smaller vocabulary the teacher reads them twice. Its answers are made once
-    for all plans, and don't count.
+    The teacher reads them, the student forward, and twice as much back. One more pass stands for
+    held-out sequences and all that isn't a product. With a smaller vocabulary the teacher reads
+    them twice. Its answers are made once for all plans, and don't count.
     """
     return _HEAL_PASSES + (plan.vocabulary is not None)
 
@@ -136,7 +137,10 @@ def repair_estimates(
         shared = 1 if where.type == "cpu" else processes
         seconds = operations / _speed(width, dtype, where) / shared
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
-        length = min(HEALING_WINDOW, step_tokens(prepared.healing.tokens))
+        predicted = [text.file for text in prepared.healing.texts if text.predicted]
+        lengths = [PredictionsFile.open(calibration_path(plan, file)).length for file in predicted]
+        positions = position_count(configuration(prepared.models["base"].config))
+        length = sequence_length(positions, tokens, lengths)
         own = HealingMemory(contents, prepared.healing, dtype, length, memory).bytes
         size = dtype.itemsize * parameters + own
         found.append(RepairEstimate("healing", tokens, seconds, min(size, memory or size)))

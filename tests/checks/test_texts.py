@@ -32,6 +32,7 @@ def codes(folder: Path, text: str) -> list[tuple[str, str]]:
         ('drop L1\nheal on "a.txt", answers("gone.jsonl"), "no.txt" weight 2',
          [("C801", '"gone.jsonl"'), ("C801", '"no.txt"')]),
         ('drop L1\nbridge on "."', [("C801", '"."')]),
+        ('drop L1\nheal on "gone.parquet"', [("C801", '"gone.parquet"')]),
         ('maybe drop L1\nsearch {\n  minimize nll("gone.txt")\n  trials 3\n}',
          [("C801", '"gone.txt"')]),
         ('maybe drop L1\nsearch {\n  minimize nll("a.txt")\n  require kl("no.txt") <= 1\n}',

@@ -284,6 +284,9 @@ def test_the_losses_are_those_of_transformers(models: Path, tmp_path: Path) -> N
     ])  # fmt: skip
     assert len(wanted) == 8 + 7 - 2
     assert found == pytest.approx(float(wanted.mean()), rel=1e-4)
+    none = PackedSequences(IDS, torch.zeros_like(counted).index_fill(1, zeros, True), zeros, zeros)
+    prompt = PredictorLessons(student, predictors, none, none)
+    assert (prompt.learn(0, 1), prompt.held_out()) == (0.0, 0.0), "no later token counts"
 
 
 def test_predictors_that_transformers_lacks_are_an_error(

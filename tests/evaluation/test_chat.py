@@ -1,9 +1,11 @@
 """Chats as text: what transformers renders, and within bounds."""
 
+from datetime import datetime
+
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from gptailor.evaluation.chat import chat_text
+from gptailor.evaluation.chat import chat_text, chat_texts
 from gptailor.plan.faults import TailorError
 from tests.tiny import write_tokenizer
 
@@ -26,6 +28,17 @@ def test_a_chat_is_rendered_as_transformers_does(tokenizer: PreTrainedTokenizerB
     tokenizer.chat_template = {"default": template, "tools": "other"}
     wanted = tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
     assert chat_text(tokenizer, ASKED, "base") == wanted
+
+
+def test_a_template_that_shows_the_date_can_be_given_one(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.chat_template = "{{ strftime_now('%d %B %Y') }}"
+    chats = [(ASKED, True)]
+    assert chat_texts(tokenizer, chats, "base", "", date="2024-07-26") == ["26 July 2024"]
+    today = [f"{datetime.now():%d %B %Y}"]
+    found = chat_texts(tokenizer, chats, "base", "")
+    assert found == today or today != [f"{datetime.now():%d %B %Y}"], "midnight passed"
 
 
 NESTED = "{% for i in range(9999) %}" * 4 + "{% endfor %}" * 4

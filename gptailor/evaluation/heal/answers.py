@@ -17,7 +17,7 @@ from gptailor.checkpoint.datasets import (
     order,
     read_prompts,
 )
-from gptailor.checkpoint.write.digest import of_file
+from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal.chats import TeacherChats
@@ -72,7 +72,7 @@ class PromptAnswers:
         """
         prompts = self._rows
         numbers = order(len(prompts), self.seed)
-        known = self._kept()
+        known = self._known
         own_end = self.encoder.tokenizer.eos_token_id
         done, made = 0, list[Continuation]()
         for start in range(0, len(numbers), _AT_ONCE):
@@ -82,7 +82,7 @@ class PromptAnswers:
             if len(answers) < len(group):
                 self.on_event(TeacherAnswered(str(self.path), min(done, wanted), wanted))
                 answers = self._answered(group, asked)
-                known = [*known[:start], *answers]
+                known[start:] = answers
                 self._keep(known)
             made += answers
             self._refuse_useless(made)
@@ -108,8 +108,9 @@ class PromptAnswers:
         if () in encoded:
             message, line = "a prompt has no tokens", rows[encoded.index(())].line
             raise CalibrationError("C805", message, self.path, line, "leave it out")
-        if positions is not None:
-            most = min(most, positions - 1)
+        if positions is not None:  # answers become shorter, and a prompt keeps its last half
+            longest = max(map(len, encoded))
+            most = min(most, max(positions - longest, positions // 2))
             encoded = [tokens[most - positions :] for tokens in encoded]
         return [Prompt(tokens, most) for tokens in encoded]
 
@@ -138,8 +139,13 @@ class PromptAnswers:
             raise CalibrationError("C813", message, self.path, help=_LONGER)
 
     @cached_property
+    def _file(self) -> tuple[FileDigest, list[Passage | Chat]]:
+        """The digest of the file, taken before it is read, and its prompts."""
+        return of_file(self.path), read_prompts(self.path)
+
+    @property
     def _rows(self) -> list[Passage | Chat]:
-        return read_prompts(self.path)
+        return self._file[1]
 
     def source(self, share: Fraction) -> HealingSource:
         """Return the text that the answers are.
@@ -155,12 +161,13 @@ class PromptAnswers:
     @cached_property
     def _key(self) -> str:
         parts = (
-            self.teacher.key, of_file(self.path), self.settings, self.seed, self.encoder.positions,
+            self.teacher.key, self._file[0], self.settings, self.seed, self.encoder.positions,
         )  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
-    def _kept(self) -> list[Continuation]:
-        """Return the first answers, as far as they were kept."""
+    @cached_property
+    def _known(self) -> list[Continuation]:
+        """The first answers: those that were kept, then also those made since."""
         if (kept := self.store.get(self._key)) is None:
             return []
         tokens, lengths = kept.tensors["tokens"], kept.tensors["lengths"]

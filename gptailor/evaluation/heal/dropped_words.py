@@ -19,7 +19,11 @@ from gptailor.evaluation.forward.evaluator import Evaluator
 from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluation.heal.teacher import AT_ONCE, teacher_error
 from gptailor.evaluation.heal.text import PackedSequences
-from gptailor.evaluation.heal.whole_vocabulary import ReadSequence, WholeVocabulary
+from gptailor.evaluation.heal.whole_vocabulary import (
+    LEAST_PROBABILITY,
+    ReadSequence,
+    WholeVocabulary,
+)
 from gptailor.evaluation.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
@@ -28,8 +32,6 @@ REPLACED_SHARE = 0.1
 """The share of a text's tokens that are replaced; a quarter was worse (docs/healing_results.md)."""
 CANDIDATES = 64
 """The likeliest of the missing tokens at a place; one of them is drawn."""
-_LEAST = 1e-30
-"""The least weight of a drawing, which may not be 0."""
 
 
 @final
@@ -116,7 +118,7 @@ class DroppedWords:
         count = round(REPLACED_SHARE * len(spans))
         if not count:
             return list(sequence), list(counted)
-        candidates, chances = likely.clamp(min=_LEAST).tensor_split(2, dim=1)
+        candidates, chances = likely.clamp(min=LEAST_PROBABILITY).tensor_split(2, dim=1)
         # places where such a word is likely are preferred
         weights = chances[[after for after, _, _ in spans]].sum(dim=1).sqrt()
         chosen = torch.multinomial(weights, count, generator=generator)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.checkpoint.files import Stamp, refuse_changed, stamps
+from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
@@ -52,7 +53,6 @@ from gptailor.evaluation.heal.text import (
     sequence_length,
 )
 from gptailor.evaluation.heal.train import (
-    FULL_RATE_LOSS,
     LOW_RANK_BYTES,
     HealingMemory,
     Student,
@@ -67,7 +67,7 @@ from gptailor.evaluation.kept_tensors import (
     kept_home,
     read_tensors,
 )
-from gptailor.evaluation.live.content_keys import Content, ModelContents
+from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
@@ -127,7 +127,7 @@ class HealingJob:
     """A plan that heals with its other fits, and the texts that it learns from.
 
     `narrowed` and `bridged` are fitted tensors of the output's layers. `room` are the bytes of
-    weights that the student may have on the device. `predicted` are the stamps of the files of
+    weights that the student may have on the device. `stamps` are those of the files of texts and
     predictions, which mustn't change.
     """
 
@@ -137,7 +137,7 @@ class HealingJob:
     texts: HealingTexts
     vocabulary: int
     room: int | None
-    predicted: Mapping[Path, Stamp]
+    stamps: Mapping[Path, Stamp]
 
     @property
     def healing(self) -> Healing:
@@ -235,24 +235,28 @@ class Healer:
         unlearned = self._stitcher(self.models, None).contents(resolved)
         config = configuration(unlearned.config).get_text_config()
         vocabulary = int(config.vocab_size)
+        stamped = stamps(calibration_path(plan, text.file) for text in healing.texts)
         predicted = self._predicted(plan, healing, encoder, vocabulary)
-        stamped = stamps(file.path for file in predicted.values())
         lengths = (file.length for file in predicted.values())
-        length = sequence_length(encoder, healing.tokens, lengths)
+        least = healing.tokens if _exactly(plan) else 0
+        length = sequence_length(encoder.positions, least, lengths)
         beside = 0
         if further is not None:
             require_predictors()
             weights = sum(output.spec.elements for output in further.outputs)
             beside = 2 * weights * self.dtype.itemsize + further.numbers * LOW_RANK_BYTES
         memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory, beside)
-        room = memory.weights()
+        memory.weights()  # too little memory is refused before a teacher answers
         teachers = self._teachers(resolved, predicting=False)
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
+        refuse_changed(stamped)
+        memory = replace(memory, length=texts.learned.tokens.shape[1])
+        room = memory.weights()
         job = HealingJob(resolved, narrowed, bridged, texts, vocabulary, room, stamped)
         if self._cut(resolved) is not None:
             teachers.release()
             teachers = self._teachers(resolved, predicting=True)
-        student, _, contents = self._student(job)
+        contents = self._student(job)[2]
         key = self._key(contents, teachers, healing, texts)
         store = HealingStore(kept_home() / "healed")
         known = None if self.anew else store.get(key)
@@ -270,10 +274,11 @@ class Healer:
                     known = learned.known
                     store.put(key, known)
             live, layers = learned.live, contents.layers
-            healed = {i: _folded(student, learned.learning, layers[i], i) for i in healing.indices}
+            tensors = TensorMaker(self.device, keep=False)  # the live model has its own
+            healed = {i: _folded(tensors, learned.learning, layers[i], i) for i in healing.indices}
             trained = None
             if further is not None:
-                healed_model = HealedModel(live, student.tensors, healing, texts, key, self.anew)
+                healed_model = HealedModel(live, tensors, healing, texts, key, self.anew)
                 trained = train_predictors(further, healed_model, on_event)
         losses = (known.bare, known.start, known.healed)
         return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *losses, trained)
@@ -361,7 +366,7 @@ class Healer:
     def _sources(self, job: HealingJob) -> PredictionSources:
         plan = job.resolved.declared
         files = self._predicted(plan, job.healing, self._encoder(plan), job.vocabulary)
-        refuse_changed(job.predicted)
+        refuse_changed(job.stamps)
         return PredictionSources(self._teachers(job.resolved, predicting=True), files)
 
     def _cut(self, resolved: Resolved) -> TokenCut | None:
@@ -436,17 +441,20 @@ class Healer:
                 )
                 continue
             answering.append(teachers.contents(name))
-            parts = self._run, answering[-1].instructions, tokenizer, chats.template
+            settings = generation_config(checked.base.checkpoint)
+            parts = (
+                self._computing, answering[-1].instructions, answering[-1].generation, tokenizer,
+                chats.template, settings and settings.read_bytes(),
+            )  # fmt: skip
             teacher = AnsweringTeacher(partial(teachers.live, name), chats, repr(parts))
             answers = PromptAnswers(
                 path, text.answers, teacher, encoder, healing.seed, store, on_event
             )
             sources.append(answers.source(text.share))
-        exactly = plan.heal is not None and plan.heal.tokens is not None
         with explaining_not_finite(answering, [source.path for source in sources]):
             return healing_texts(
                 sources, healing.tokens, encoder, healing.seed,
-                exactly=exactly, only_answers=healing.only_answers,
+                exactly=_exactly(plan), only_answers=healing.only_answers,
             )  # fmt: skip
 
     @property
@@ -455,9 +463,13 @@ class Healer:
 
     @property
     def _run(self) -> tuple[object, ...]:
+        """Return the settings and versions that a healing depends on, beside its inputs."""
+        return *self._computing, self.processes
+
+    @property
+    def _computing(self) -> tuple[object, ...]:
         """Return the settings and versions that a model's results depend on, beside its inputs."""
-        limited = self.memory is not None
-        return self.device.type, self.dtype, limited, self.processes, FULL_RATE_LOSS, environment()
+        return self.device.type, self.dtype, self.memory is not None, environment()
 
     def _teacher(self, resolved: Resolved, name: str | None) -> Checked:
         """Return a teacher as a plan beside its models."""
@@ -572,6 +584,11 @@ class Healer:
         return key.hexdigest()[:32]
 
 
+def _exactly(plan: Plan) -> bool:
+    """Return whether the plan names a number of tokens, which its texts must have."""
+    return plan.heal is not None and plan.heal.tokens is not None
+
+
 def _split_words(cut: TokenCut | None) -> TokenCut | None:
     """Return a cut if the tokens that replace a dropped one are known.
 
@@ -602,7 +619,7 @@ class _Reading:
 
 
 def _folded(
-    stitcher: Stitcher, learning: Learning, content: Content, index: int
+    makes: TensorMaker, learning: Learning, content: Content, index: int
 ) -> dict[str, Tensor]:
     """Return a layer's learned tensors in the output's dtypes, rounded once, on the CPU.
 
@@ -614,7 +631,7 @@ def _folded(
         name = output.spec.name
         if name not in names:
             continue
-        own = stitcher.tensors.of_layer(content, output)
+        own = makes.of_layer(content, output)
         folded = learning.folded(index, name, own)
         tensors[name] = in_dtype(name, folded, output.spec.dtype)
     return tensors

@@ -144,7 +144,8 @@ class PredictorLessons:
             total += float(loss)
             ends.append(hidden)
             slopes.append(slope / count)
-        torch.autograd.backward(ends, slopes)
+        if ends:
+            torch.autograd.backward(ends, slopes)
         return total / count
 
     @torch.no_grad()
@@ -162,7 +163,10 @@ class PredictorLessons:
     def _taught(
         self, sequences: PackedSequences, start: int, stop: int, *, learning: bool
     ) -> Iterator[tuple[Float[Tensor, " n width"], Float[Tensor, " n width"]]]:
-        """Yield each predictor's states, and the model's states before its norm that it learns."""
+        """Yield each predictor's states, and the model's states before its norm that it learns.
+
+        A predictor without a token that counts is left out.
+        """
         device = self.student.device
         tokens = sequences.tokens[start:stop].to(device)
         counted = sequences.counted[start:stop].to(device)
@@ -180,7 +184,8 @@ class PredictorLessons:
                     number, state[:, :many], places, None, input_ids=ids
                 )
             mask: Bool[Tensor, " batch many"] = counted[:, later:]
-            yield state[mask].float(), last[:, later:][mask]
+            if bool(mask.any()):
+                yield state[mask].float(), last[:, later:][mask]
 
     @torch.no_grad()
     def _normed(self, last: Float[Tensor, " batch n width"]) -> Float[Tensor, " batch n width"]:

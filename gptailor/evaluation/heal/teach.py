@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, refuse_changed, stamps
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import writing
 from gptailor.checkpoint.write.writer import free_space, new_file
@@ -121,6 +121,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         memory=byte_count(memory),
     )
     with new_file(target, force=force, protected=[*paths, *sources]) as new:
+        stamped = stamps(paths)
         encoder = _encoder(prepared)
         sequences = _sequences(prepared, found.name, paths, encoder, tokens, length, seed)
         contents = stitcher.contents(prepared.resolved)
@@ -137,6 +138,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
             with explaining_not_finite([contents], paths, "'teach' can't go on"):
                 predictions.learn(partial(stitcher.live, contents), place, on_event)
             notes = _notes(prepared, found.name, paths, seed)
+            refuse_changed(stamped)
             with writing(target):
                 chunks = _chunks(predictions)
                 write_predictions(new, chunks, predictions.kept, vocabulary, notes)

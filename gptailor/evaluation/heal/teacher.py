@@ -33,10 +33,7 @@ from gptailor.plan.faults import TailorError, listed
 from gptailor.program.sources import Checked
 
 TAUGHT = 128
-"""Number of the teacher's likeliest tokens that are kept for each prediction: 1 KiB.
-
-Chosen in `docs/healing.md`'s ablation.
-"""
+"""Number of the teacher's likeliest tokens that are kept for each prediction: 1 KiB."""
 AT_ONCE = 2**16
 """Tokens of a chunk, which the teacher reads at once, and which has one digest.
 

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from itertools import accumulate, islice, pairwise, takewhile
 from pathlib import Path
 from typing import final
@@ -15,6 +16,7 @@ from torch import Tensor
 from gptailor.checkpoint.datasets import (
     Chat,
     Exchange,
+    Passage,
     StoredTexts,
     order,
     require_answer,
@@ -31,7 +33,7 @@ HEALING_WINDOW = 512
 STEP_TOKENS, LEAST_STEP_TOKENS = 1024, 128
 """The most tokens of a step for each process, and the fewest tokens of a step."""
 _STEPS = 96
-"""The steps that few tokens are divided into; chosen in `docs/healing.md`'s table of steps."""
+"""The steps that few tokens are divided into; chosen in `docs/healing_results.md`, *Steps*."""
 HELD_OUT_EVERY = 20
 """One in so many sequences of a text is held out: the last one."""
 
@@ -51,7 +53,7 @@ def step_tokens(tokens: int, processes: int = 1) -> int:
 @final
 @dataclass(frozen=True)
 class EncodedRow:
-    """The tokens of a row; those from `answer` on are its answer, and None means it has none."""
+    """The tokens of a row; those from `answer` on are its answer, None if they all count."""
 
     tokens: tuple[int, ...]
     answer: int | None = None
@@ -109,30 +111,35 @@ def file_source(
         numbers = order(len(rows), seed)
         for at in range(0, len(rows), _AT_ONCE):
             drawn = list(rows.read(numbers[at : at + _AT_ONCE]))
-            texts = _chat_texts(path, [row for row in drawn if isinstance(row, Chat)], chats)
+            chat_rows = [row for row in drawn if isinstance(row, Chat)]
+            whole = iter(_chat_texts(path, chat_rows, chats))
+            asked = [row.asked for row in chat_rows] if only_answers else []
+            before = iter(_chat_texts(path, asked, chats, begun=True))
             for row in drawn:
-                if isinstance(row, Chat):
-                    before, text = next(texts)
-                else:
-                    before = row.context.rstrip() if isinstance(row, Exchange) else None
-                    text = whole_text(row)
-                yield _encoded(before, text, encoder)
+                text = next(whole) if isinstance(row, Chat) else whole_text(row)
+                beginning = None
+                if only_answers:
+                    beginning = next(before) if isinstance(row, Chat) else _context(row)
+                yield _encoded(beginning, text, encoder)
 
-    return HealingSource(path, share, encoded, whole=rows.whole)
+    if not rows.whole:
+        return HealingSource(path, share, encoded)
+    kept = cache(lambda: [*encoded(0)])  # a text without rows is encoded as a whole, once
+    return HealingSource(path, share, lambda _wanted: iter(kept()), whole=True)
 
 
 def _chat_texts(
-    path: Path, rows: Sequence[Chat], chats: TeacherChats | None
-) -> Iterator[tuple[str | None, str]]:
-    """Yield the text of each chat, after its text up to the answer, or None without an answer."""
+    path: Path, rows: Sequence[Chat], chats: TeacherChats | None, *, begun: bool = False
+) -> list[str]:
+    """Return chats as text, with the answer's beginning if it has `begun`."""
     if not rows:
-        return
+        return []
     assert chats is not None, "a text of a plan"
-    asked = [row.asked.messages for row in rows]
-    before = chats.texts(path, [(messages, True) for messages in asked])
-    whole = chats.texts(path, [(row.messages, False) for row in rows])
-    for row, messages, start, text in zip(rows, asked, before, whole, strict=True):
-        yield (None if messages == row.messages else start), text
+    return chats.texts(path, [(row.messages, begun) for row in rows])
+
+
+def _context(row: Passage | Exchange) -> str | None:
+    return row.context.rstrip() if isinstance(row, Exchange) else None
 
 
 def _encoded(before: str | None, text: str, encoder: TokenEncoder) -> EncodedRow:
@@ -207,12 +214,13 @@ class HealingTexts:
         return self.learned.tokens.numel()
 
 
-def sequence_length(encoder: TokenEncoder, tokens: int, lengths: Iterable[int | None]) -> int:
+def sequence_length(positions: int | None, tokens: int, lengths: Iterable[int | None]) -> int:
     """Return the number of tokens of a sequence of a healing on so many tokens.
 
-    `lengths` are those of the texts, None for a text that isn't cut into sequences yet.
+    `positions` is the model's largest number of them, if it has one. `lengths` are those of the
+    texts, None for a text that isn't cut into sequences yet.
     """
-    chosen = min(HEALING_WINDOW, step_tokens(tokens), encoder.positions or HEALING_WINDOW)
+    chosen = min(HEALING_WINDOW, step_tokens(tokens), positions or HEALING_WINDOW)
     return next((length for length in lengths if length is not None), chosen)
 
 
@@ -231,13 +239,15 @@ def healing_texts(
     and a sequence begins with the tokenizer's opening tokens. So there is no padding, and no token
     is used twice. With `only_answers` only predictions of answers count, and sequences without any
     are left out. Each text has its share of the sequences. Without `exactly` there are fewer
-    sequences if a text is too short for its share.
+    sequences if a text is too short for its share, and their length is that of so few tokens.
 
     Raises CalibrationError: C806 for a text that is too short, and as the sources do.
     """
-    length = sequence_length(encoder, tokens, (source.length for source in sources))
+    least = tokens if exactly else _available(sources, tokens, encoder, seed, only_answers)
+    lengths = (source.length for source in sources)
+    length = sequence_length(encoder.positions, least, lengths)
     learned = sequence_counts(sources, tokens, length)
-    needed = [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
+    needed = _with_held_out(learned)
     packing = Packing(encoder, length, seed, only_answers)
     rule = f"; every {HELD_OUT_EVERY}th of these sequences is held out"
     parts = packing.packed(sources, needed, 2, "'heal'", rule, exactly=exactly)
@@ -253,11 +263,37 @@ def healing_texts(
     return HealingTexts(files, learn, held_out)
 
 
+def _available(
+    sources: Sequence[HealingSource],
+    tokens: int,
+    encoder: TokenEncoder,
+    seed: int,
+    only_answers: bool,
+) -> int:
+    """Return how many of the tokens there are in sequences of the least length.
+
+    More than those that decide the length of a sequence aren't counted.
+    """
+    if any(source.length is not None for source in sources):
+        return tokens
+    length = sequence_length(encoder.positions, 0, ())
+    counts = sequence_counts(sources, min(tokens, _STEPS * HEALING_WINDOW), length)
+    needed = _with_held_out(counts)
+    packing = Packing(encoder, length, seed, only_answers)
+    parts = packing.packed(sources, needed, 2, "'heal'", exactly=False)
+    return sum(part.tokens.numel() for part in parts)
+
+
 def sequence_counts(sources: Sequence[HealingSource], tokens: int, length: int) -> list[int]:
     """Return each text's number of sequences of a length, by its share of the tokens."""
     total = max(1, tokens // length)
     ends = [int(total * share) for share in accumulate(source.share for source in sources)]
     return [max(1, end - start) for start, end in pairwise([0, *ends])]
+
+
+def _with_held_out(learned: Sequence[int]) -> list[int]:
+    """Return each text's number of sequences with those that are held out."""
+    return [count + max(1, count // (HELD_OUT_EVERY - 1)) for count in learned]
 
 
 def _held_out(count: int) -> Bool[Tensor, " count"]:

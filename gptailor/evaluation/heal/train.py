@@ -480,9 +480,9 @@ class Training:
         if not self.done and math.isnan(self.start):
             self.start = self.held_out()
             self._evaluate(self.start)
-        now, losses = self.start, list[float]()
+        now, losses = self.best, list[float]()
         begun, first, saved = time.monotonic(), self.done, time.monotonic()
-        on_event(HealStep(self.done, self.steps, None, self.best, None))
+        on_event(HealStep(self.done, self.steps, None, now, None))
         while self.done < self.steps:
             losses.append(self._step())
             if self.done in checks:
@@ -506,7 +506,9 @@ class Training:
         stop = min(start + self.batch, self.count)
         own = self.lessons.learn(start, stop)
         loss = self._number(self.group.sum(own))
-        self.learning.collect()
+        own_start, own_stop = self.group.share(start, stop)
+        if own_start < own_stop:
+            self.learning.collect()
         self._add_up_gradients()
         for group in self.optimiser.param_groups:
             near = min(1.0, self.start / FULL_RATE_LOSS)

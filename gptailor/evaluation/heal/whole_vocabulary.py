@@ -24,8 +24,8 @@ _CERTAIN, _IMPOSSIBLE = -1e-6, -30.0
 """Log-probabilities of the next token of a text, and of all others."""
 _TORN = "\ufffd"
 """The sign of a part of a character in a decoded text."""
-_LEAST = 1e-30
-"""The least probability, whose logarithm is finite."""
+LEAST_PROBABILITY = 1e-30
+"""The least probability: its logarithm is finite, and it can be drawn."""
 
 
 @final
@@ -124,7 +124,7 @@ class WholeVocabulary:
         probabilities = logits[:, : len(first)].double().softmax(dim=1)
         summed = probabilities.new_zeros(len(logits), self.cut.size)
         summed.index_add_(1, first[:rows], probabilities)
-        return summed.clamp(min=_LEAST).log().to(logits.dtype)
+        return summed.clamp(min=LEAST_PROBABILITY).log().to(logits.dtype)
 
     @staticmethod
     def spread(

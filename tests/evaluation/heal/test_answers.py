@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptailor.checkpoint.datasets import CalibrationError
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.heal import answers, train
 from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.live.stitch import Stitcher
@@ -139,6 +140,57 @@ def test_answers_are_made_once_for_a_teacher_and_again_for_another(
     assert again > times
     heal(said(folder, f"{HEAL} seed 1"))
     assert len(asked) > again
+
+
+def test_answers_depend_on_the_teachers_end_tokens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    count_draws(monkeypatch, asked)
+    heal(said(folder, HEAL))
+    times = len(asked)
+    (folder / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5]}))
+    heal(said(folder, HEAL))
+    assert len(asked) > times
+
+
+def test_prompts_that_change_while_the_teacher_answers_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (folder / "prompts.jsonl").read_text()
+
+    def edited(_: TeacherAnswered) -> None:
+        write(folder, [{"prompt": letters(8, seed=n)} for n in range(80)])
+
+    with pytest.raises(CheckpointError, match="C304"):
+        heal(said(folder, HEAL), on_event=only(TeacherAnswered, edited))
+    (folder / "prompts.jsonl").write_text(old)
+    asked: list[int] = []
+    count_draws(monkeypatch, asked)
+    heal(said(folder, HEAL))
+    assert not asked, "they are kept as the answers to the old prompts"
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(60, 100), (60, 40), (128, 100), (30, 100)])
+def test_an_answer_is_shorter_before_its_prompt_is_cut(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, length: int
+) -> None:
+    file = folder / "base" / "config.json"
+    config = json.loads(file.read_text()) | {"max_position_embeddings": 128}
+    file.write_text(json.dumps(config))
+    write(folder, [{"prompt": letters(length, seed=n)} for n in range(80)])
+    seen: list[Prompt] = []
+    draw = answers.continued
+
+    def looked(model: Any, t: Any, asked: list[Prompt], *more: Any, **named: Any) -> Any:
+        seen.extend(asked)
+        return draw(model, t, asked, *more, **named)
+
+    monkeypatch.setattr(answers, "continued", looked)
+    heal(said(folder, HEAL.replace("tokens=24", f"tokens={tokens}")))
+    most = min(tokens, max(128 - length, 64))
+    assert {one.most for one in seen} == {most}
+    assert {len(one.tokens) for one in seen} == {min(length, 128 - most)}
 
 
 def test_a_run_that_is_killed_while_the_teacher_answers_goes_on(

@@ -132,6 +132,22 @@ def test_without_a_number_a_shorter_text_gives_what_it_has(folder: Path) -> None
     assert caught.value.help == "give more text"
 
 
+@pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
+def test_without_a_number_the_length_is_that_of_the_tokens_there_are(
+    folder: Path, name: str
+) -> None:
+    (folder / "long.txt").write_text(letters(30_000))
+    lines = [json.dumps({"text": letters(299, seed=n)}) for n in range(100)]
+    (folder / "long.jsonl").write_text("\n".join(lines))
+    for wanted, length in ((200_000, 256), (20_000, 128)):
+        found = text(folder, name, wanted, window=1024, exactly=False)
+        assert found.learned.tokens.shape[1] == length
+        said = text(folder, name, found.tokens, window=1024)
+        assert torch.equal(said.learned.tokens, found.learned.tokens)
+    (folder / "few.txt").write_text(letters(300))
+    assert text(folder, "few.txt", 200_000, window=1024, exactly=False).tokens == 128
+
+
 # ------------------------------------------------------------------------------------- answers
 
 CHAT = (

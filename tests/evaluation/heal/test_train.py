@@ -187,6 +187,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     by_kind = {HealStep: told, TeacherRead: asked}
     found = heal(plan, on_event=lambda event: by_kind.get(type(event), []).append(event))
     assert [one.done for one in told] == [*range(3, 11)]
+    assert told[0].held_out == told[1].held_out <= found.start
     assert asked, "the teacher's predictions were kept"
     assert all(event.reused for event in asked)
     assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
