@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.files import CheckpointError, Stamp, open_regular, stamps
+from gptailor.checkpoint.files import CheckpointError, Stamp, expanded, open_regular, stamps
 from gptailor.checkpoint.hub import fetch
 from gptailor.checkpoint.models import (
     InnerPlan,
@@ -31,7 +31,7 @@ from gptailor.checks.models import (
     why_no_model,
 )
 from gptailor.checks.plan import check_alone
-from gptailor.checks.texts import text_faults
+from gptailor.checks.texts import text_errors_as_faults, text_faults
 from gptailor.lang.parse import plan_or_file, read_bytes
 from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
@@ -40,7 +40,13 @@ from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved, heal_text_names
 from gptailor.plan.sites import sites
-from gptailor.program.compile import Compiled, compile_plan, draft_program, narrower
+from gptailor.program.compile import (
+    Compiled,
+    compile_plan,
+    draft_program,
+    narrower,
+    output_dtype,
+)
 from gptailor.program.mixtures import expert_cut
 from gptailor.program.nested_models import nested_checkpoint
 from gptailor.program.program import files
@@ -84,6 +90,11 @@ class Prepared:
     def models(self) -> Mapping[str, Opened]:
         """Return the opened models by their names."""
         return self.checked.models
+
+    @property
+    def dtype(self) -> str | None:
+        """Return the dtype of all outputs if they share one, else the plan's."""
+        return output_dtype(self.plan, self.compiled.program)
 
     @property
     def layers(self) -> int:
@@ -193,7 +204,7 @@ class OpenedPlan:
 def open_plan(plan: Plan, models: ModelPaths | None) -> OpenedPlan:
     """Open the models of a plan, with other folders for some names, and check the plan."""
     declared = plan.models
-    plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
+    plan, unknown = rebind(plan, {name: expanded(path) for name, path in (models or {}).items()})
     faults = unknown + check_alone(plan)
     if errors(faults):
         return OpenedPlan(
@@ -371,7 +382,8 @@ def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int
         help_ = "'gptailor search' closes them"
         open_faults = [locate([Fault("P801", message, at, help_)], plan.origin)[0] for at in places]
         raise PlanError([min(open_faults, key=lambda f: f.span.start if f.span else 0)])
-    compiled = compile_plan(checked)
+    with text_errors_as_faults(plan):
+        compiled = compile_plan(checked)
     shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
     inner = [model.inner.file for model in opened.models.values() if model.inner is not None]
     corpus = [] if checked.token_cut is None else [checked.token_cut.text]

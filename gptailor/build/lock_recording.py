@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,7 +52,7 @@ from gptailor.lang.parse import plan_or_file
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.model_dependencies import at_commits
 from gptailor.plan.plan import Model, Plan
-from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
+from gptailor.prepare import ModelPaths, Prepared, all_declared, calibration_path, pinned, ready
 
 if TYPE_CHECKING:
     from gptailor.evaluation.repair import Fitted
@@ -72,8 +73,14 @@ def plan_digest(plan: Plan) -> str:
         for name, model in plan.models.items()
         if name not in unread
     }
-    texts = list(dict.fromkeys(text for _, text in plan.calibration_texts))
-    plan = plan.with_calibration_texts(lambda file: str(texts.index(file)))
+    read_from = plan
+    paths = [os.path.realpath(calibration_path(plan, file)) for _, file in plan.calibration_texts]
+    texts = list(dict.fromkeys(paths))
+
+    def number(file: str) -> str:
+        return str(texts.index(os.path.realpath(calibration_path(read_from, file))))
+
+    plan = plan.with_calibration_texts(number)
     without: dict[str, object] = {"models": models, "dtype": None, "expects": ()}
     if template_file(plan) is not None:
         without["chat_template"] = "./"
@@ -114,7 +121,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     Compared are the plan, the dtype, the files' names and sizes, the bytes of small files, the
     calibration texts, the configuration, and the dtypes and shapes of the output's tensors.
     """
-    plan = MeasuredPlan(plan_digest(prepared.plan), out.used_dtype(prepared))
+    plan = MeasuredPlan(plan_digest(prepared.plan), prepared.dtype)
     changed = f"the output's {CONFIG} is not the one that was locked"
     digest = config_digest(out.config(prepared))
     specs = (output.spec for output in prepared.compiled.program.outputs)
@@ -291,7 +298,7 @@ class Recording:
         template = template_file(self.prepared.plan)
         return Lock(
             plan=plan_digest(self.prepared.plan),
-            dtype=out.used_dtype(self.prepared),
+            dtype=self.prepared.dtype,
             models={
                 name: LockedModel(
                     **models[name].model_dump(exclude={"made"}), commit=commits.get(name), files=its

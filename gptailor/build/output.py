@@ -38,7 +38,6 @@ from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Model, Plan, is_at_url
-from gptailor.plan.registry import DTYPES
 from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.compile import with_tokenizer_ids
@@ -282,20 +281,13 @@ def config(prepared: Prepared) -> dict[str, Any]:
     return with_tokenizer_ids(prepared.compiled.config, prepared.checked)
 
 
-def used_dtype(prepared: Prepared) -> str | None:
-    """Return the dtype of all outputs if they share one, else the plan's."""
-    dtypes = {output.spec.dtype for output in prepared.compiled.program.outputs}
-    names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
-    return names[0] if names else prepared.plan.dtype
-
-
 def used_plan(prepared: Prepared, target: Path | None) -> Plan:
     """Return the plan with the used models and dtype, its paths as seen from the target.
 
     Without a target the paths are absolute.
     """
     plan = plan_seen_from(prepared.plan, prepared.models, prepared.commits, target)
-    return plan.model_copy(update={"dtype": used_dtype(prepared)})
+    return plan.model_copy(update={"dtype": prepared.dtype})
 
 
 def plan_seen_from(

@@ -351,11 +351,13 @@ def _values(config: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
 def _locked_files(plan: Plan | None, lock: Lock | None) -> dict[str, FileDigest] | None:
     """Return digests of the files beside the weights by a lock alone; None if it has none.
 
-    It has none of files that were made of several models, or of a GGUF file's tokenizer.
+    It has none of files that were made by the plan, of a GGUF file's tokenizer, or of that of an
+    inner plan.
     """
     if lock is None or plan is None:
         return None
-    if plan.chat_template is not None or plan.tokenizer == "union":
+    made = plan.chat_template is not None or plan.vocabulary is not None
+    if made or plan.tokenizer == "union":
         return None
 
     def files_of(name: str, is_chosen: Callable[[str], bool]) -> dict[str, FileDigest]:
@@ -365,5 +367,6 @@ def _locked_files(plan: Plan | None, lock: Lock | None) -> dict[str, FileDigest]
         return {file: digest for file, digest in files.items() if is_chosen(file)}
 
     tokenizer = files_of(tokenizer_model_name(plan), is_beside)
-    processor = files_of("base", PROCESSOR_FILES.__contains__)
-    return tokenizer | processor | lock.stripped or None
+    if not tokenizer:
+        return None
+    return tokenizer | files_of("base", PROCESSOR_FILES.__contains__) | lock.stripped

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gptailor.checkpoint.chat_template import read_template, templates_of
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import CONFIG, generation_config, processor_files, tokenizer_files
 from gptailor.checkpoint.foreign_code import files_with_code, names_code
 from gptailor.checkpoint.models import Opened, folder_of, is_local
@@ -47,10 +47,15 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
                 return
 
 
+def _has_tokenizer(model: Opened) -> bool:
+    """Return whether a model has a tokenizer that can be read, maybe in its GGUF file."""
+    return model.vocabulary is not None or is_gguf(model.checkpoint.files[0])
+
+
 @rule("M211")
 def the_tokenizer_exists(checked: Checked) -> Iterator[Fault]:
     """Yield a fault for a model that gives its tokenizer and has none."""
-    if checked.plan.tokenizer is not None and checked.tokenizer_model.vocabulary is None:
+    if checked.plan.tokenizer is not None and not _has_tokenizer(checked.tokenizer_model):
         message = f"'{checked.tokenizer_model.name}' has no readable tokenizer"
         yield Fault("M211", message, ("tokenizer",))
 
@@ -285,7 +290,7 @@ def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:
             read_template(folder_of(checked.plan, template))
     except CheckpointError as error:
         yield Fault(error.code, f"{error.message} ({error.path})", at, error.help)
-    if checked.tokenizer_model.vocabulary is None:
+    if not _has_tokenizer(checked.tokenizer_model):
         name = checked.tokenizer_model.name
         message = f"'{name}' has no readable tokenizer, which a chat template needs"
         yield Fault("M211", message, at)

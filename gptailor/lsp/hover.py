@@ -7,6 +7,8 @@ from pathlib import Path
 from lsprotocol import types
 from pygls.uris import from_fs_path
 
+from gptailor.checkpoint.datasets import CalibrationError
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
 from gptailor.lang import words as tailor
 from gptailor.lsp.names import NameKind, Occurrence
@@ -198,7 +200,10 @@ def output_size(text: EditedText, seen: SeenModels) -> Iterator[str]:
     if count := checked.resolved.choices:
         yield f"{count} choice{'s' * (count != 1)} open: `gptailor search` closes them"
         return
-    size = plan_size(checked)
+    try:
+        size = plan_size(checked)
+    except (CalibrationError, CheckpointError):  # a text of the vocabulary, which is a fault
+        return
     counts = f"{size.layers} layers, {size.parameters:,} parameters"
     yield f"the output: {counts}, {bytes_in_words(size.bytes)}"
     if size.kv_cache is not None:

@@ -17,7 +17,7 @@ from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.layer_parts import Branch
-from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
+from gptailor.plan.plan import Merge, MethodCall, Plan, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
@@ -407,6 +407,13 @@ def with_tokenizer_ids(config: Mapping[str, Any], checked: Checked) -> dict[str,
     return retokened if cut is None else cut.renumbered(retokened)
 
 
+def output_dtype(plan: Plan, program: p.Program) -> str | None:
+    """Return the dtype of all outputs if they share one, else the plan's."""
+    dtypes = {output.spec.dtype for output in program.outputs}
+    names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
+    return names[0] if names else plan.dtype
+
+
 def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
     """Return the configuration of a plan's output."""
     moved = moved_configuration(checked)
@@ -424,8 +431,8 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
         mixed = mixture.with_expert_count(checked.base.layout, config, fewer[0], fewer[1].size)
         assert not isinstance(mixed, Refusal), mixed.reason
         config = mixed
-    if checked.plan.dtype is not None:
-        config = vision.with_dtype(config, checked.plan.dtype)
+    if (dtype := output_dtype(checked.plan, program)) is not None:
+        config = vision.with_dtype(config, dtype)
     text = vision.text_of(config) if checked.base.layout.wrapped else config
     embed = next((o for o in program.outputs if o.spec.name in checked.base.layout.embed), None)
     rows = embed.spec.shape[0] if embed is not None else None

@@ -181,11 +181,10 @@ def _in_dtype_of(plan: Plan, other: Plan) -> Plan:
     """Return the plan with the other's dtype, if it names no dtype and its output has this one."""
     if plan.dtype is not None or other.dtype is None:
         return plan
-    from gptailor.build.output import used_dtype
-
     prepared, _ = _prepared(plan, {})
-    same = prepared is not None and used_dtype(prepared) == other.dtype
-    return plan.model_copy(update={"dtype": other.dtype}) if same else plan
+    if prepared is None or prepared.dtype != other.dtype:
+        return plan
+    return plan.model_copy(update={"dtype": other.dtype})
 
 
 def _seen_from_here(plan: Plan) -> Plan:

@@ -262,6 +262,31 @@ def test_the_order_of_statements_and_comments_changes_no_digest(here: Path) -> N
     assert locks[0] == locks[1]
 
 
+def test_two_spellings_of_a_text_change_no_digest(here: Path) -> None:
+    def digest(bridge: str, heal: str) -> str:
+        text = f'drop L1\nbridge on "{bridge}"\nheal on "{heal}"'
+        head = 'tailor 1\nmodel base = "./base"\n'
+        return plan_digest(gptailor.loads(head + text, folder=here))
+
+    assert digest("a.txt", "./a.txt") == digest("a.txt", "a.txt") == digest("b.txt", "b.txt")
+    assert digest("a.txt", "b.txt") != digest("a.txt", "a.txt")
+
+
+@pytest.mark.parametrize("declared", [None, "bfloat16"])
+def test_a_configuration_without_the_weights_dtype_gets_it(
+    here: Path, declared: str | None
+) -> None:
+    file = here / "base" / "config.json"
+    config = {k: v for k, v in json.loads(file.read_text()).items() if "dtype" not in k}
+    file.write_text(json.dumps(config | ({} if declared is None else {"torch_dtype": declared})))
+    gptailor.compile(gptailor.load("p.tailor"), here / "out", locking=True)
+    written = json.loads((here / "out" / "config.json").read_text())
+    assert written["dtype" if declared is None else "torch_dtype"] == "float32"
+    assert gptailor.verify(here / "out").result == "verified"
+    again = gptailor.load(here / "out" / "plan.tailor")
+    gptailor.compile(again, here / "again", locked=read_lock(here / "out" / LOCK_FILE))
+
+
 def test_the_layout_of_the_sources_changes_files_and_no_tensor(here: Path, family: Path) -> None:
     found = [gptailor.lock(gptailor.load("p.tailor"))]
     for backwards in (False, True):

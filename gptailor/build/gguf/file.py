@@ -57,6 +57,8 @@ _UNLOCKED = frozenset(
 )
 """Keys that a lock ignores: the file's name, gptailor's version, the license, paths, and the lock.
 """
+_PARENTS = "general.base_model."
+"""The beginning of keys that a lock ignores: a model of the Hub may be read from another place."""
 
 _VERSION = 2
 """The version of llama.cpp's blocks."""
@@ -355,7 +357,11 @@ def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
 
 def held(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the metadata that a lock fixes: each value as text, numbers as the file has them."""
-    return {key: repr(_stored(value)) for key, value in facts.items() if key not in _UNLOCKED}
+    return {
+        key: repr(_stored(value))
+        for key, value in facts.items()
+        if key not in _UNLOCKED and not key.startswith(_PARENTS)
+    }
 
 
 def _stored(value: Any) -> Any:

@@ -9,6 +9,7 @@ Models that are made of others are documents of their own: mergekit-multi makes 
 for that model.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from gptailor.checkpoint.chat_template import read_template
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import folder_of
+from gptailor.checkpoint.models import folder_of, is_local
 from gptailor.convert.mergekit.methods import (
     MERGEKIT_METHODS,
     MergekitMethod,
@@ -248,12 +249,20 @@ def _reference(plan: Plan, name: str) -> str:
         if "+" in text or "@" in text:
             message = f"'{text}' has a '+' or '@', which mergekit reads as something else"
             raise ConversionError(message, place=f"models.{name}")
-    reference = model.source + (f"@{model.revision}" if model.revision is not None else "")
+    source = _path_from_here(plan, model.source) if is_local(model.source) else model.source
+    reference = source + (f"@{model.revision}" if model.revision is not None else "")
     if model.on is None:
         return reference
     if plan.models[model.on].on is not None:
         raise ConversionError("mergekit has one adapter to a model", place=f"models.{name}")
     return f"{_reference(plan, model.on)}+{reference}"
+
+
+def _path_from_here(plan: Plan, source: str) -> str:
+    """Return a local source as mergekit reads it: relative to the folder that it runs in."""
+    path = Path(os.path.abspath(folder_of(plan, source)))  # noqa: PTH100 (links stay)
+    here = Path.cwd()
+    return f"./{path.relative_to(here).as_posix()}" if path.is_relative_to(here) else str(path)
 
 
 # ------------------------------------------------------------------------------- models of models

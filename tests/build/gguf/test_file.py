@@ -21,7 +21,7 @@ import gptailor
 from gptailor.build import compile as compile_module
 from gptailor.build import destination as destination_module
 from gptailor.build.gguf import values as gguf_values
-from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile
+from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile, held
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
@@ -337,6 +337,21 @@ def test_the_models_of_the_hub_are_named(here: Path) -> None:
     written = gptailor.compile(plan, here / "out.gguf", models={"base": here / "base"})
     facts = read_gguf(written.folder).facts
     assert "general.base_model.count" not in facts  # it was another place's
+
+
+def test_a_lock_holds_wherever_a_model_of_the_hub_is_read(here: Path) -> None:
+    facts = dict(read_gguf(compiled(here)).facts)
+    parent = {"general.base_model.count": 1, "general.base_model.0.name": "a-model"}
+    assert held(facts | parent) == held(facts)
+    assert held(facts | {"general.type": "other"}) != held(facts)
+
+
+def test_a_gguf_file_has_a_tokenizer_for_a_template(here: Path) -> None:
+    file = compiled(here, "base.gguf")
+    text = f'tailor 1\nmodel base = "{file}"\nchat_template "chatml"\n'
+    out = gptailor.compile(gptailor.loads(text), here / "out").folder
+    assert (out / "chat_template.jinja").read_text() == NAMED_TEMPLATES["chatml"]
+    assert (out / "tokenizer.json").is_file()
 
 
 def test_llama_3s_frequencies_are_a_tensor(tmp_path: Path) -> None:

@@ -330,6 +330,18 @@ def test_an_overlay_needs_the_number_of_layers() -> None:
     assert "--layers N" in (caught.value.help or "")
 
 
+def test_local_models_are_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = 'tailor 1\nmodel base = "./models/base"\nmodel two = "../two"\n'
+    plan = gptailor.loads(f"{head}L0 from base, two by linear()", folder=tmp_path / "plans")
+    monkeypatch.chdir(tmp_path)
+    text = export_mergekit(plan, 2)
+    assert yaml.safe_load(text)["base_model"] == "./plans/models/base"
+    assert "model: ./two" in text
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert f"model: {tmp_path}/two" in export_mergekit(plan, 2)
+
+
 def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
     head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
     plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
