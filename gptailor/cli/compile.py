@@ -185,10 +185,13 @@ def _say_cuts(written: "CompileResult") -> None:
             f"{experts.share:.1%} of the weighted outputs"
         )
     if (width := written.width) is not None:
-        options.say(
-            f"width: fitted on {width.tokens:,} tokens; the fits recover {width.recovered:.1%} of "
-            "the error of leaving neurons out, on text left out"
+        share = (
+            f"; the fits recover {width.recovered:.1%} of the error of leaving neurons out, "
+            "on text left out"
+            if math.isfinite(width.recovered)
+            else ""
         )
+        options.say(f"width: fitted on {width.tokens:,} tokens{share}")
 
 
 def _say_update(result: "CompileResult", *, before: bool = False) -> None:

@@ -213,7 +213,12 @@ class EvaluationRun:
         return self.session.objectives(self.stated, self.samples, self._reading(target), reference)
 
     def _reading(self, target: Target) -> Reading:
-        return reading_of(target, by_byte=self.by_byte)
+        reading = reading_of(target, by_byte=self.by_byte)
+        if not self.by_byte:
+            return reading
+        lengths = (context_length(one.prepared.compiled.config) for one in self.targets)
+        known = (length for length in lengths if length is not None)
+        return reading._replace(positions=min(known, default=None))
 
     def _count(self, speed: bool) -> int:
         if not self.entries:

@@ -1,10 +1,10 @@
 """Closed plans cut, bridged and healed, live or as tensors to write: `stitch`, `fit`."""
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import final
+from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Shaped
@@ -23,13 +23,15 @@ from gptailor.lang.parse import plan_or_file
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
-from gptailor.prepare import Prepared, ready
+from gptailor.prepare import Prepared, calibration_path, ready
 from gptailor.program.compile import compile_plan
 from gptailor.program.devices import dtype_of
 from gptailor.program.mixtures import expert_cut
 from gptailor.program.predictors import TrainedPredictors
 from gptailor.program.program import Output
 from gptailor.reporting.quantities import byte_count
+
+_Fitter = TypeVar("_Fitter", ExpertChooser, Narrower, Bridger)
 
 
 @final
@@ -56,10 +58,9 @@ class Repairs:
         self.anew = anew
         self.further = further
         self.processes = processes
-        self._chooser: ExpertChooser | None = None
-        self._narrower: Narrower | None = None
-        self._bridger: Bridger | None = None
-        self._healed: tuple[Plan, HealedLayers] | None = None
+        self._float32: Stitcher | None = None
+        self._fitters: dict[Hashable, Any] = {}
+        self._healed: tuple[Hashable, HealedLayers] | None = None
 
     def stitch(self, plan: Plan) -> Stitched:
         """Return the live model of a closed plan, narrowed, bridged and healed.
@@ -93,10 +94,8 @@ class Repairs:
         fewer = expert_cut(self.stitcher.table.checked(resolved))
         if fewer is None:
             return None
-        if self._chooser is None:
-            self._chooser = ExpertChooser(self._float32_stitcher(resolved.undone), anew=self.anew)
         with torch.inference_mode(mode=False):
-            return self._chooser.choose(resolved, fewer[0], self.on_event)
+            return self._fitter(ExpertChooser, resolved).choose(resolved, fewer[0], self.on_event)
 
     @torch.no_grad()
     def narrowed(self, resolved: Resolved) -> FittedWidth | None:
@@ -106,10 +105,8 @@ class Repairs:
         """
         if "width" not in resolved.cuts or not narrows(self.stitcher.contents(resolved)):
             return None
-        if self._narrower is None:
-            self._narrower = Narrower(self._float32_stitcher(resolved.undone), anew=self.anew)
         with torch.inference_mode(mode=False):
-            return self._narrower.fit(resolved, self.on_event)
+            return self._fitter(Narrower, resolved).fit(resolved, self.on_event)
 
     @torch.no_grad()
     def bridges(
@@ -121,19 +118,31 @@ class Repairs:
         """
         if not resolved.gaps:
             return []
-        if self._bridger is None:
-            self._bridger = Bridger(self._float32_stitcher(resolved.undone), anew=self.anew)
         layers = narrowed.layers if narrowed is not None else ()
         with torch.inference_mode(mode=False):
-            return list(self._bridger.bridges(resolved, layers, self.on_event))
+            return list(self._fitter(Bridger, resolved).bridges(resolved, layers, self.on_event))
+
+    def _fitter(self, kind: Callable[..., _Fitter], resolved: Resolved) -> _Fitter:
+        """Return the fitter of a kind that computes this plan in float32.
+
+        It shares the live models, if they do so too.
+        """
+        stitcher = self._float32_stitcher(resolved.undone)
+        key = kind, stitcher is self.stitcher
+        if key not in self._fitters:
+            self._fitters[key] = kind(stitcher, anew=self.anew)
+        fitter: _Fitter = self._fitters[key]
+        return fitter
 
     def _float32_stitcher(self, resolved: Resolved) -> Stitcher:
-        """Return the stitcher if its models compute in float32, else another that does."""
+        """Return the stitcher if this plan's model computes in float32, else another that does."""
         stitcher = self.stitcher
         if stitcher.computing_dtype(stitcher.contents(resolved)) == torch.float32:
             return stitcher
-        models, device, memory = stitcher.table.models, stitcher.device, stitcher.memory
-        return Stitcher(models, device=device, dtype=torch.float32, memory=memory)
+        if self._float32 is None:
+            models, device, memory = stitcher.table.models, stitcher.device, stitcher.memory
+            self._float32 = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
+        return self._float32
 
     @torch.no_grad()
     def healed(
@@ -148,8 +157,9 @@ class Repairs:
         """
         if resolved.healing is None:
             return None
-        plan = resolved.declared
-        if self._healed is None or self._healed[0] != plan:
+        plan = resolved.declared  # equal plans in two folders have different texts
+        key = plan, tuple(calibration_path(plan, file) for _, file in plan.calibration_texts)
+        if self._healed is None or self._healed[0] != key:
             bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
             models, device = self.stitcher.table.models, self.stitcher.device
             healer = Healer(
@@ -157,7 +167,7 @@ class Repairs:
             )
             narrow = by_index(resolved, narrowed)
             healed = healer.heal(resolved, narrow, bridged, self.on_event, self.further)
-            self._healed = plan, healed
+            self._healed = key, healed
             self.on_event(self._healed[1].end)
         return self._healed[1]
 

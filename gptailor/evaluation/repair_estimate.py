@@ -11,6 +11,7 @@ from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.heal.predictions_file import PredictionsFile
 from gptailor.evaluation.heal.text import sequence_length
 from gptailor.evaluation.heal.train import HealingMemory
+from gptailor.evaluation.live.language import language_config
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.width.neurons import working_size
@@ -107,7 +108,8 @@ def repair_estimates(
     """
     plan, where = prepared.plan, device_of(device)
     parameters = prepared.base_size.parameters
-    width = int(configuration(prepared.models["base"].config).get_text_config().hidden_size)
+    config = configuration(language_config(prepared.models["base"].config))
+    width = int(config.get_text_config().hidden_size)
     found = []
     if (narrow := narrower(prepared.checked)) is not None:
         tokens, neurons = narrowed_tokens(plan), narrow[0]
@@ -139,7 +141,7 @@ def repair_estimates(
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
         predicted = [text.file for text in prepared.healing.texts if text.predicted]
         lengths = [PredictionsFile.open(calibration_path(plan, file)).length for file in predicted]
-        positions = position_count(configuration(prepared.models["base"].config))
+        positions = position_count(config)
         length = sequence_length(positions, tokens, lengths)
         own = HealingMemory(contents, prepared.healing, dtype, length, memory).bytes
         size = dtype.itemsize * parameters + own

@@ -108,13 +108,14 @@ def with_uncut(targets: Sequence[Target], models: ModelPaths) -> list[Target]:
     Uncut plans are neither bridged nor healed. A plan that is its base uncut has no second target,
     and several targets with one uncut plan share it. Raises what `find_targets` raises.
     """
-    found, seen = list[Target](), list[Plan]()
+    found, seen = list[Target](), list[tuple[Plan, Path | None]]()
     for target in targets:
         found.append(target)
         uncut = undone(target.origin)
-        if target.bare or uncut == target.origin or uncut in seen:
+        known = uncut, uncut.origin and uncut.origin.folder
+        if target.bare or uncut == target.origin or known in seen:
             continue
-        seen.append(uncut)
+        seen.append(known)
         own = _target(f"{target.name}, uncut", uncut, None, models)
         found += [] if own.plain else [own]
     return found

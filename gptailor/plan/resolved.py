@@ -186,8 +186,10 @@ class Resolved:
 
     @cached_property
     def undropped(self) -> "Resolved":
-        """Return the plan with nothing dropped, bridged or healed, its MLPs cut as here."""
-        cuts = {"width": self.declared.width, "experts": self.declared.experts}
+        """Return the plan with no layer dropped, bridged or healed, its layers cut as here."""
+        plan = self.declared
+        cuts: dict[str, object] = {"width": plan.width, "experts": plan.experts}
+        cuts["attention_drops"] = plan.attention_drops
         undropped = self.undone.declared.model_copy(update=cuts)
         return Resolved(undropped, self.count, self.tied, self.kept_experts)
 

@@ -123,6 +123,7 @@ def token_cut_of(plan: Plan, models: Mapping[str, Opened]) -> TokenCut | None:
         return None
     owner = tokenizer_owner(plan, models)
     whole = WholeTokenizer.of(owner.name, owner.checkpoint)
+    whole = _known_tokenizer(whole, tuple(stamps(whole.files).items()))
     if size >= whole.total:
         return None
     made = TokenCut(whole, size, folder_of(plan, cut.on), cut.tokens)
@@ -137,6 +138,12 @@ def with_token_cut(plan: Plan, cut: TokenCut | None) -> Plan:
     vocabulary = SizeCut(size=cut.size, on=on, tokens=cut.most)
     changed = plan.model_copy(update={"vocabulary": vocabulary})
     return changed.read_from(plan.origin) if plan.origin else changed
+
+
+@lru_cache(maxsize=8)
+def _known_tokenizer(whole: WholeTokenizer, _: tuple[tuple[Path, Stamp], ...]) -> WholeTokenizer:
+    """Return one object for equal tokenizers of unchanged files, which reads them once."""
+    return whole
 
 
 @lru_cache(maxsize=64)

@@ -30,7 +30,7 @@ from gptailor.plan.faults import PlanError
 from gptailor.plan.output_size import OutputSize
 from tests.evaluation.lent import loaded
 from tests.events import only
-from tests.tiny import tiny_model
+from tests.tiny import letters, tiny_model
 from tests.tiny_adapter import Q, adapter, pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,6 +87,20 @@ def test_memory_may_be_a_text(world: Path) -> None:
     assert one == other
     with pytest.raises(ValueError, match="expected a size such as 5GB"):
         gptailor.evaluate(world / "base", "parameters()", memory="much")
+
+
+def test_equal_plans_in_two_folders_learn_from_their_own_texts(world: Path, tmp_path: Path) -> None:
+    plans = []
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text(letters(1500, seed=number))
+        plan = f'tailor 1\nmodel base = "{world / "base"}"\ndrop L1\n'
+        plans.append(tmp_path / name / "cut.tailor")
+        plans[-1].write_text(plan + 'heal on "text.txt" tokens 512 rank 2\n')
+    found = evaluate(plans, 'nll("rows.jsonl")', folder=world)
+    alone = [evaluate(plan, 'nll("rows.jsonl")', folder=world) for plan in plans]
+    assert score_of(found) == score_of(alone[0])
+    assert score_of(found, 1) == score_of(alone[1]) != score_of(found)
 
 
 def test_an_uncut_plan_stands_beside_each_cut_one(world: Path) -> None:

@@ -338,7 +338,8 @@ class Bridger:
         """
         gaps = resolved.gaps
         undone = undropped = self.table.contents(resolved.undone)
-        if narrowed or resolved.kept_experts is not None:
+        cut_layers = resolved.kept_experts is not None or resolved.declared.attention_drops
+        if narrowed or cut_layers:
             undropped = self.table.contents(resolved.undropped)
         if narrowed:
             undropped = self.table.with_fitted(undropped, dict(enumerate(narrowed)))
@@ -411,8 +412,6 @@ class Bridger:
         """Return the fit of that key, if this machine has it."""
         if self._store is None or (kept := self._store.get(key)) is None:
             return None
-        if not all(name in kept.notes for name in _SHARES):
-            return None  # an older version kept it
         shares = (float(kept.notes[name]) for name in _SHARES)
         return FittedBridge(kept.tensors, text.digest, text.tokens, *shares)
 

@@ -25,6 +25,7 @@ from gptailor.checkpoint.datasets import (
     whole_text,
 )
 from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.files import refuse_changed, stamps
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checks.bridges import last_projection
@@ -83,8 +84,9 @@ def calibration_text(
     count too. In a file that isn't JSON lines, the sequences are drawn after the cut.
     Raises CalibrationError: C806 for a text that is too short, and those of `read_texts`.
     """
-    rows = read_texts(path)
-    digest = of_file(path)
+    stamped = stamps([path])
+    rows, digest = read_texts(path), of_file(path)
+    refuse_changed(stamped)
     sequences: list[Tokens] = []
     missing = count
     for sequence in _sequences(rows, encoder):
@@ -172,9 +174,9 @@ OnLayer = Callable[[int, float], None]
 class Walk:
     """One pass through the layers, from the first on, over some batches.
 
-    `undone` is the plan with nothing cut, and `narrow` the same plan with narrower MLPs, if the cut
-    plan has them. `live` makes a model of contents, whose hidden states are on `device`. `place` is
-    where all states wait.
+    `undone` is the plan with nothing cut. `narrow` is that plan with layers as the cut plan has
+    them: with narrower MLPs, fewer experts, or without attention. `live` makes a model of contents,
+    whose hidden states are on `device`. `place` is where all states wait.
     """
 
     def __init__(

@@ -34,10 +34,6 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 }
 """The function that prepares each objective of `gptailor.plan.registry`."""
 
-__all__ = [
-    "acceptance", "base", "datasets", "generate", "kl", "nll", "size_and_speed", "tokens",
-]  # fmt: skip
-
 
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
     """Prepare an objective's samples, once for all plans.

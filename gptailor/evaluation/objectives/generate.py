@@ -121,6 +121,18 @@ def continued(
 
 
 @final
+class _RefuseNaN(LogitsProcessor):
+    """Raises NotANumberError for predictions that are NaN."""
+
+    def __call__(
+        self, input_ids: Int64[Tensor, " batch length"], scores: Float[Tensor, " batch vocab"]
+    ) -> Float[Tensor, " batch vocab"]:
+        if bool(scores.isnan().any()):
+            raise NotANumberError("the model's predictions are NaN")
+        return scores
+
+
+@final
 class _Drawing(LogitsProcessor):
     """Leaves in each row of logits the one token that is drawn."""
 
@@ -132,7 +144,7 @@ class _Drawing(LogitsProcessor):
         self, input_ids: Int64[Tensor, " batch length"], scores: Float[Tensor, " batch vocab"]
     ) -> Float[Tensor, " batch vocab"]:
         sums = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        if not bool(sums[:, -1].isfinite().all()):
+        if not bool(sums[:, -1].isfinite().all()):  # an infinite prediction
             raise NotANumberError("the model's predictions are NaN")
         drawn = [torch.rand((), dtype=torch.float64, generator=each) for each in self.generators]
         below = torch.stack(drawn).to(sums.device)[:, None] * sums[:, -1:]
@@ -228,7 +240,7 @@ def _decode(
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=settings,
         stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, prompts, width)]),
-        logits_processor=LogitsProcessorList([] if drawing is None else [drawing]),
+        logits_processor=LogitsProcessorList([_RefuseNaN(), *([drawing] if drawing else [])]),
     )
     ends = set(settings.eos_token_id or ())
     made = []

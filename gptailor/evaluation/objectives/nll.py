@@ -124,7 +124,8 @@ def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> li
         )
     least = room if row.line is None else 2 - bool(encoder.opening)
     pieces = [tokens[at : at + room] for at in range(0, len(tokens), room)]
-    requests = [Request(encoder.opening + piece, 1) for piece in pieces if len(piece) >= least]
+    first = max(1, len(encoder.opening))
+    requests = [Request(encoder.opening + piece, first) for piece in pieces if len(piece) >= least]
     if not requests:
         raise EncodingError(f"the text has {len(tokens)} tokens, and none to predict", _LONGER)
     return requests
@@ -149,7 +150,9 @@ def _sized_requests(encoder: TokenEncoder, row: Passage | Exchange) -> list[Requ
     opening = encoder.opening or (() if encoder.prefix is None else (encoder.prefix,))
     if not opening:
         raise EncodingError("the tokenizer has no token before a text, so bytes can't be counted")
-    longest = _PIECE if encoder.positions is None else min(_PIECE, encoder.positions - len(opening))
+    longest = _PIECE  # the last byte is only predicted
+    if encoder.positions is not None:
+        longest = min(_PIECE, encoder.positions + 1 - len(opening))
     pieces = [*_pieces(row.text, longest)]
     requests = [Request(opening + encoder.plain(text), len(opening), len(text.encode()))
                 for text in pieces]  # fmt: skip

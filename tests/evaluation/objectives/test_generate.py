@@ -12,6 +12,7 @@ from gptailor.evaluation.objectives import prepare_objective
 from gptailor.evaluation.objectives.base import ObjectiveContext
 from gptailor.evaluation.objectives.generate import Generative, greedy, normalised_answer
 from gptailor.evaluation.objectives.tokens import Prompt
+from gptailor.evaluation.scores import NotANumberError
 from gptailor.plan.plan import Objective
 from tests.tiny import tiny_model
 
@@ -57,6 +58,14 @@ def test_a_batch_says_what_each_prompt_says_alone(
     for batch_tokens in (1, 4096):
         assert greedy(model, tokenizer, prompts, batch_tokens) == wanted
     assert model.generation_config is own
+
+
+def test_predictions_that_are_nan_are_an_error(folder: Path, tokenizer: AutoTokenizer) -> None:
+    broken = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        broken.get_input_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(NotANumberError, match="predictions are NaN"):
+        greedy(broken, tokenizer, [Prompt(tuple(tokenizer.encode("the cat")), 4)], 4096)
 
 
 def test_text_ends_before_a_stop(model: PreTrainedModel, tokenizer: AutoTokenizer) -> None:
