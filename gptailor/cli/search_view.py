@@ -1,5 +1,6 @@
 """The views of a search's events: lines on a pipe, a live view on a terminal."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from gptailor.reporting.search_text import beside_base, beside_base_words, cut_r
 from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import Budget
-from gptailor.searching.run.trials import FINAL, STARTS, Ledger, Trial
+from gptailor.searching.run.trials import BESIDE, FINAL, STARTS, Ledger, Trial
 from gptailor.searching.space.decode import dropped_words, open_size_words, plan_at_stage
 from gptailor.searching.space.space import Space
 
@@ -62,7 +63,11 @@ class TimeLeft:
         evaluations -= (
             self._count if self._repaired else 0
         )  # the time of repairs includes their scores
-        return max(evaluations, 0.0) * each + (self._repairs or 0.0)
+        evaluations = max(evaluations, 0.0)
+        if budget.beside:  # random search may cost as much as the search
+            beside = math.fsum(trial.share for trial in ledger.fresh(BESIDE))
+            evaluations += max(budget.trials - budget.measured - beside, 0.0)
+        return evaluations * each + (self._repairs or 0.0)
 
     @property
     def words(self) -> str:
@@ -136,7 +141,7 @@ class Lines:
                 best, best_before = ledger.best(), self._best
                 self._best = None if best is None else best.number
                 mark = "  best so far" if best is trial and trial.number != best_before else ""
-                spent = f"{ledger.cost():.4g}/{budget.trials}"
+                spent = f"{ledger.cost() + budget.measured:.4g}/{budget.trials}"
                 left = self._rest.words
                 line = f"{spent} {in_a_line(trial, ledger, self._begun.space)}{mark}"
                 say(f"{line}; {left}" if left else line, err=True)

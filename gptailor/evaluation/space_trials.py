@@ -14,10 +14,11 @@ from typing import final
 from torch import Tensor
 
 from gptailor.checkpoint.files import expanded
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
+from gptailor.evaluation.objectives.lm_eval import is_task_file
 from gptailor.evaluation.objectives.nll import surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
@@ -188,15 +189,33 @@ class Trials:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that objectives, cuts, bridges and healing read, each once."""
+        """The files that objectives, cuts, bridges and healing read, each once.
+
+        lm-eval's tasks in files count, and a chat template in a file.
+        """
         paths = [
             self.folder / expanded(str(objective.arguments[argument.name]))
             for objective, _ in self.stated
             for argument in OBJECTIVES[objective.name].arguments
-            if argument.kind == "path" and argument.name in objective.arguments
+            if argument.name in objective.arguments
+            and (argument.kind == "path" or is_task_file(str(objective.arguments[argument.name])))
         ]
         paths += [calibration_path(self.plan, text) for _, text in self.plan.calibration_texts]
+        template = self.plan.chat_template
+        if isinstance(template, str) and is_local(template):
+            paths.append(folder_of(self.plan, template))
         return tuple(dict.fromkeys(paths))
+
+    @property
+    def reference_models(self) -> Mapping[str, Opened]:
+        """The models that objectives compare with, and that no plan takes anything of."""
+        names = (objective.arguments.get("from") for objective, _ in self.stated)
+        own = (name for name in dict.fromkeys(map(str, filter(None, names))))
+        return {
+            name: self._model(name)
+            for name in own
+            if name in self.plan.models and name not in self.models
+        }
 
     def run(
         self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None

@@ -36,6 +36,11 @@ class Subject:
     parameter: str = ""
     number: int = 0
 
+    @property
+    def used_as(self) -> str:
+        """The role; of a number with a name, that of the place of its first use."""
+        return self.parameter if self.role == "let" and not self.method else self.role
+
 
 SEVERAL = -1
 """The value of a condition on a subset: two or more members are chosen."""

@@ -71,8 +71,8 @@ def cuts(plan: Plan) -> bool:
     )
 
 
-def _open_roles(plan: Plan) -> set[Role]:
-    return {site.subject.role for site in sites(plan) if site.open}
+def _open_roles(plan: Plan) -> set[str]:
+    return {site.subject.used_as for site in sites(plan) if site.open}
 
 
 def search_stages(plan: Plan) -> str:

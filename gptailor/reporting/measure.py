@@ -14,7 +14,7 @@ SURE = 2.0
 SHARES, SPREADS = "% of the base's score", "spreads of the starting plans' scores"
 """The units of losses by objectives that have no unit in common."""
 
-_UNSIZED: Final = frozenset({"", "accuracy"})
+UNSIZED: Final = frozenset({"", "accuracy"})
 """Units of scores that are shown as shares of the base's score, not as differences."""
 
 
@@ -108,7 +108,7 @@ def spread_of(scores: Iterable[float]) -> float:
 def shared_unit(units: Iterable[str]) -> str:
     """Return the unit in which losses by several objectives have a mean; "" without such a unit."""
     several = {*units}
-    return "" if len(several) != 1 or several & _UNSIZED else several.pop()
+    return "" if len(several) != 1 or several & UNSIZED else several.pop()
 
 
 @final
@@ -125,6 +125,6 @@ class BesideBase:
         cls, direction: AimDirection, unit: str, value: float, base: float
     ) -> "BesideBase | None":
         """Return a share for a counted unit, else a loss; None for a share of a base of 0."""
-        if direction == "maximize" and unit in _UNSIZED:
+        if direction == "maximize" and unit in UNSIZED:
             return cls(value / base) if base else None
         return cls(None, LossMeasure(direction).difference(value, base), unit)

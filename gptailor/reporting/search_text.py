@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
 from gptailor.reporting.block_map import block_lines
-from gptailor.reporting.measure import BesideBase
+from gptailor.reporting.measure import UNSIZED, BesideBase
 from gptailor.reporting.objective_mean import mean_of_objectives
 from gptailor.reporting.quantities import bytes_in_words, percent, shown_number, with_error
 from gptailor.reporting.summary import (
@@ -211,7 +211,7 @@ def _scores(summary: SearchSummary, i: int, name: str) -> tuple[list[str], list[
 
 def _lost_head(aim: Aim) -> str:
     """Return the head of the column beside a score: shares of counts, else losses."""
-    share = aim.unit == "accuracy" or aim.size
+    share = aim.size or (aim.direction == "maximize" and aim.unit in UNSIZED)
     return "of the base's" if share else f"{aim.unit} lost".strip()
 
 
@@ -282,10 +282,11 @@ def _size_of_loss(loss: float) -> str:
 def _sizes(summary: SearchSummary) -> tuple[list[str], list[list[str]]]:
     """Return a row for each size: the best plan of that size, beside the base."""
     aims = [i for i, _ in _tabled(summary)]
+    beside = [_lost_head(summary.objectives[i]) for i in aims]
     several = [f" {n}" for n in range(1, len(aims) + 1)] if len(aims) > 1 else [""] * len(aims)
     head = ["plan", "layers", "parameters", "weights", "KV/token"]
-    for n in several:
-        head += [f"score{n}", f"lost{n}", f"held out{n}"]
+    for lost, n in zip(beside, several, strict=True):
+        head += [f"score{n}", f"{'lost' if lost.endswith('lost') else lost}{n}", f"held out{n}"]
     rows = []
     for row in summary.sizes:
         name = row.file.removeprefix("front/").removesuffix(".tailor")

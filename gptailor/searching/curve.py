@@ -51,6 +51,12 @@ class Sizes:
         return [size_score(each, compiled, checked.base).value for each in measures]
 
 
+def curve_loss(ledger: Ledger, trial: Trial) -> float:
+    """Return the loss that orders the curve: that of the found plan, else the mean share."""
+    lost = ledger.loss(trial)
+    return ledger.mean_loss(trial) if lost is None else lost.value
+
+
 def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
     """Return the best plan of each size, smallest first, but none that a smaller one betters.
 
@@ -64,7 +70,7 @@ def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
     least = np.inf
     for size in sorted(by_size, key=lambda s: (s.parameters, s.layers)):
         best = ledger.best(by_size[size])
-        if best is not None and (loss := ledger.mean_loss(best)) < least:
+        if best is not None and (loss := curve_loss(ledger, best)) < least:
             least = loss
             points.append((best, size))
     return points

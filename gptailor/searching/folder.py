@@ -101,7 +101,7 @@ def search_identity(
     }
 
 
-_STARTING_PLANS = 3
+_STARTING_PLANS = 4
 """The version of the rules that choose starting plans; their trials are paired with them by place.
 """
 

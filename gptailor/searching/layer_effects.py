@@ -89,6 +89,8 @@ def learned_effects(
     from gptailor.searching.strategies.surrogate import learned  # imports JAX
 
     trials = [trial for trial in ledger.trials if trial.request.phase in TOLD]
+    if not trials:  # recipes alone were evaluated so far
+        return []
     genomes = [trial.request.genome for trial in trials]
     population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
     losses = expected_losses(ledger, trials)

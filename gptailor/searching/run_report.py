@@ -3,7 +3,7 @@
 The report's `missing` lists missing parts. A search that goes on meanwhile isn't disturbed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -48,7 +48,7 @@ from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
 from gptailor.searching.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
-from gptailor.searching.space.decode import decode
+from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.sqlite_study import stored_study
 from gptailor.searching.starts.blocks import scanned
@@ -277,22 +277,28 @@ def _plans(space: Space, ledger: Ledger) -> dict[str, Resolved]:
     plans: dict[str, Resolved] = {}
     for trial in ledger.trials:
         if trial.plan not in plans:
-            plan = decode(space, trial.request.genome)
+            plan = decode_for(space, trial.request.genome, trial.request.stage)
             plans[trial.plan] = Resolved(plan, space.layers)
     return plans
 
 
 def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str, OutputSize]:
-    """Return the plans' sizes by digest: as written, or as all plans of as many layers have it."""
+    """Return the plans' sizes by digest: as written, or as all plans that are cut alike have it."""
     sizes = {} if written is None else dict(written.plans)
-    alike: dict[int, set[OutputSize]] = {}
-    for size in sizes.values():
-        alike.setdefault(size.layers, set()).add(size)
+    alike: dict[Hashable, set[OutputSize]] = {}
     for digest, plan in plans.items():
-        [*same] = alike.get(len(plan.kept), ())
+        if digest in sizes:
+            alike.setdefault(_cut_alike(plan), set()).add(sizes[digest])
+    for digest, plan in plans.items():
+        [*same] = alike.get(_cut_alike(plan), ())
         if digest not in sizes and len(same) == 1:
             sizes[digest] = same[0]
     return sizes
+
+
+def _cut_alike(plan: Resolved) -> Hashable:
+    """Return the number of a plan's layers with the sizes that its cuts leave."""
+    return len(plan.kept), tuple((word, cut.size) for word, cut in sorted(plan.cuts.items()))
 
 
 def _plan_line(resolved: Resolved) -> str:

@@ -203,7 +203,8 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
         tell(Doing("reading the models' digests"))
         agree(
             study, runs.search_identity(
-                folder, space, opened_models, trials.files, chosen, (budget, where)
+                folder, space, {**opened_models, **trials.reference_models}, trials.files, chosen,
+                (budget, where),
             ), runs.IDENTITY_WORDS,
         )  # fmt: skip
         record = runs.put_record(folder, begun, plan, opened_models, aims)

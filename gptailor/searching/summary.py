@@ -27,7 +27,7 @@ from gptailor.reporting.summary import (
     escaped_control,
     front_file,
 )
-from gptailor.searching.curve import Sizes, curve
+from gptailor.searching.curve import Sizes, curve, curve_loss
 from gptailor.searching.run.finalists import usual_plans
 from gptailor.searching.run.notes import HeldFailureNote, MeasuredNote
 from gptailor.searching.run.origin import origin_words
@@ -95,7 +95,7 @@ def search_summary(
             **size._asdict(),
             "file": front_file(chosen.number),
             **_mean_losses(ledger, chosen),
-            "loss": ledger.mean_loss(chosen),
+            "loss": curve_loss(ledger, chosen),
         }
         places.append(SizeRow(**_scores_of(ledger, held, space, chosen), **place))
     costs: MeasuredNote = about["measured"]

@@ -138,14 +138,17 @@ def verdict(  # noqa: PLR0913 (all that it depends on)
     if of_top is None or not scored:
         return Verdict(top, top, None, len(scored), *common)
     gains = {trial: measure.gain(of_top, s) for trial, s in scored.items()}
-    if top in scored:
-        against = top, Estimate(0.0, 0.0)
-    else:
-        against = min(gains.items(), key=lambda pair: (pair[1].sure, pair[1].value))
+    against = (top, Estimate(0.0, 0.0)) if top in scored else min(gains.items(), key=_strength)
     best = top
     if not against[1].sure:
         best = _simplest(measure, {top: of_top} | scored, plan_of, size, uncut)
     return Verdict(top, best, against, len(scored), *common)
+
+
+def _strength(rival: tuple[Trial, Estimate]) -> tuple[bool, bool, float]:
+    """Return a key of a rival by the gain over it: first what surely beats the found plan."""
+    gain = rival[1]
+    return gain.sure, not gain.reversed.sure, gain.value
 
 
 def _simplest(

@@ -104,6 +104,18 @@ def test_long_names_are_whole() -> None:
     assert [line[1] for line in ends] == ["3 ± 0.02"] * 2
 
 
+@pytest.mark.parametrize(
+    ("unit", "direction", "head"),
+    [("", "maximize", "of the base's"), ("accuracy", "maximize", "of the base's"),
+     ("nats", "minimize", "nats lost"), ("", "minimize", "lost")],
+)  # fmt: skip
+def test_the_head_of_a_share_is_not_that_of_a_loss(unit: str, direction: str, head: str) -> None:
+    aim = AIM | {"unit": unit, "direction": direction}
+    text = list(summary_lines(said(objectives=[aim]), 200))
+    heads = next(line for line in text if line.lstrip().startswith("plan") or "score" in line)
+    assert re.split(r" {2,}", heads.strip()).count(head) == 2
+
+
 def test_a_healing_in_vain_is_not_shown_as_healed() -> None:
     healed = {"stage": "healed", "origin": "greedy removal"}
     starts = [row(3.0, before=[3.0], **healed), row(3.0, before=[3.5], **healed)]

@@ -168,6 +168,22 @@ def test_a_search_goes_on_where_it_was_broken_off(tmp_path: Path, done: Any, at:
     assert record(again.ledger.trials) == record(whole.ledger.trials)
 
 
+def test_more_trials_keep_the_best_recipe(tmp_path: Path, done: Any) -> None:
+    whole, _ = done
+    search(tmp_path, repaired(), Repairing()).run()
+    more = search(tmp_path, repaired(budget=replace(BUDGET, trials=90)), Repairing())
+    more.run()
+    many = len(whole.ledger.trials)
+    assert record(more.ledger.trials[:many]) == record(whole.ledger.trials)
+    best = min(
+        (trial for trial in more.ledger.of(RECIPES) if trial.full), key=lambda t: t.values[0]
+    )
+    later = [t for t in more.ledger.trials[many:] if t.request.phase == SEARCH]
+    assert len(later) > 8
+    recipe = numbers(more.setting, best, cut=False)
+    assert {numbers(more.setting, trial) for trial in later} == {recipe}
+
+
 def test_the_bare_score_alone_would_choose_another_recipe(tmp_path: Path, done: Any) -> None:
     whole, _ = done
     together = replace(BUDGET, separate=False)

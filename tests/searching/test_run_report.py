@@ -32,7 +32,7 @@ from gptailor.searching.object_storage import ObjectStorage
 from gptailor.searching.run.journal import JournalLines, journal_lines
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import ORDER, Budget
-from gptailor.searching.run.trials import Ledger, Trial
+from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_report import run_report
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
@@ -332,6 +332,13 @@ def test_a_run_at_a_url_is_read_too(run: tuple[Path, Ledger]) -> None:
     report = run_report(url)
     assert [trial.values for trial in report.trials] == [trial.values for trial in run[1].trials]
     assert all(trial.text for trial in report.trials)
+
+
+def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None:
+    recipes = Ledger(run[1].aims, run[1].full)
+    for trial in run[1].trials[:3]:
+        recipes.add(replace(trial, request=trial.request._replace(phase=RECIPES)))
+    assert learned_effects(landscape.space(), recipes, None) == []
 
 
 def test_what_the_surrogate_learned_goes_the_way_of_the_landscape(run: tuple[Path, Ledger]) -> None:

@@ -343,7 +343,7 @@ def test_nested_cuts_go_by_removal_where_there_is_one() -> None:
 
 CUTS = """drop any 1..3 of L2..L9
 vocabulary 100..400 step 100 on "c.txt"
-let n = one of 512, 256
+let n = one of 256, 512
 width n on "c.txt"
 L0..L11 from any of math, code by linear()"""
 

@@ -128,6 +128,17 @@ def test_what_is_better_than_every_start_is_best() -> None:
     assert said.base.no_larger is False
 
 
+def test_of_two_better_rivals_the_surely_better_one_counts() -> None:
+    noise = DRAWN.normal(0, 1.0, 100)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    by_luck = trial(0, STARTS, TEXT - 0.05 + 0.4 * noise, values=(3.0,))
+    surely = trial(1, STARTS, TEXT - 0.04 + 0.1 * noise, values=(3.0,))
+    of = ledger(by_luck, surely, trial(2, SEARCH, TEXT, values=(2.0,)))
+    found = judged(of, dict.fromkeys(range(3), SIMPLE)).record()
+    assert found.worse
+    assert found.against.gain == pytest.approx(-0.04)
+
+
 def test_a_tie_is_the_simpler_plans() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean() + 0.05  # a little better, by luck
@@ -267,6 +278,18 @@ def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
         of.add(one)
     assert [of.mean_loss(one) for one in (small, large)] == [0.75, 0.25]
     assert of.comparison(None, samples=("a", "b", "c")).numbers == (0, 1)
+
+
+def test_of_one_preferred_size_the_best_plan_is_found() -> None:
+    size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
+    of = Ledger((NLL, size), 4, prefer=1)
+    of.references[4] = (2.0, 100.0)
+    for number, values in enumerate([(5.0, 50.0), (3.0, 50.0), (4.0, 50.0), (2.1, 90.0)]):
+        of.add(trial(number, SEARCH, TEXT, values=values, stderrs=(0.0, 0.0), per_sample=()))
+    best = of.best()
+    assert best is not None
+    assert best.number == 1
+    assert [one.number for one in of.ranked(of.trials, 4)] == [1, 2, 0, 3]
 
 
 def test_draws_agree_where_they_drop_and_take_the_same() -> None:

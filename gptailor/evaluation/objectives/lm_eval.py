@@ -137,8 +137,13 @@ def _objective_of(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likel
     return Likelihoods(name, task.direction, "base", texts, encoder, task)
 
 
+def is_task_file(name: str) -> bool:
+    """Return whether a task's name is that of a file."""
+    return Path(name).suffix in (".yaml", ".yml")
+
+
 def _load_task(name: str, folder: Path) -> Any:
-    if Path(name).suffix in (".yaml", ".yml"):
+    if is_task_file(name):
         path = folder / expanded(name)
         if not path.is_file():
             raise base.ObjectiveError(f"lm-eval's task '{name}': there is no such file")

@@ -23,17 +23,23 @@ _DASHES = ([1, 0], [6, 3], [2, 2])
 # --------------------------------------------------------------------------------- the best so far
 
 
+_SPENDING = ("recipe", "start", "random", "search")
+"""The phases of trials that the budget pays for."""
+
+
 def best_so_far(report: RunReport, phases: Iterable[str]) -> list[tuple[float, ReportedTrial]]:
     """Return the trials that were better than all before, each with the cost up to it.
 
     Costs are in evaluations on all samples, of trials in these phases. A trial on fewer samples
-    adds to the cost, but is never the best; nor is a trial that was repaired in the end.
+    adds to the cost, but is never the best; nor is a trial that was repaired in the end, or one
+    with nothing dropped.
     """
     steps: list[tuple[float, ReportedTrial]] = []
     spent, best = 0.0, None
     for trial in _fresh(report, phases):
         spent += trial.share
-        value = _worth(report, trial) if trial.share == 1.0 else None
+        cut = trial.share == 1.0 and trial.phase != "recipe"
+        value = _worth(report, trial) if cut else None
         if value is not None and (best is None or value > best):
             best = value
             steps.append((spent, trial))
@@ -76,15 +82,15 @@ def progress_section(report: RunReport) -> Section:
     """Return the best so far by cost, beside starting plans and random search."""
     anchor, title = "progress", "The best so far"
     lines = {
-        _SEARCH: best_so_far(report, ("start", "random", "search")),
-        _STARTS: best_so_far(report, ("start",)),
+        _SEARCH: best_so_far(report, _SPENDING),
+        _STARTS: best_so_far(report, ("recipe", "start")),
         _RANDOM: best_so_far(report, ("beside",)),
     }
     if not lines[_SEARCH]:
         return Section(anchor, title, "No plan has a score on all samples yet.")
     spent = {
         name: math.fsum(trial.share for trial in _fresh(report, phases))
-        for name, phases in ((_SEARCH, ("start", "random", "search")), (_RANDOM, ("beside",)))
+        for name, phases in ((_SEARCH, _SPENDING), (_RANDOM, ("beside",)))
     }
     ends = {_SEARCH: spent[_SEARCH], _STARTS: spent[_SEARCH], _RANDOM: spent[_RANDOM]}
     rows = []

@@ -290,7 +290,11 @@ class Schedule:
     def _take_focus(self) -> None:
         """Let the strategy search what the starting plans leave open, before its first ask."""
         if self.budget.separate and not self.asking.focused:
-            _, results = self._start_results()
+            uncut = sorted(self.ledger.of(RECIPES), key=lambda trial: trial.request.key)
+            results = [
+                self._told_start(Start(t.request.origin, t.request.genome, t.share, uncut=True), t)
+                for t in uncut
+            ]
             if (table := self.starts.focus(results)) is not None:
                 self.asking.focus(table)
 

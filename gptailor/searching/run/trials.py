@@ -14,7 +14,7 @@ from gptailor.reporting.measure import Estimate, LossMeasure
 from gptailor.reporting.summary import Aim
 from gptailor.searching.run.comparison import Comparison, Scores, comparison_of, loss_unit
 from gptailor.searching.run.origin import TrialOrigin
-from gptailor.searching.run.scores import PerObjective, best, front
+from gptailor.searching.run.scores import PerObjective, front
 from gptailor.searching.space.genome import Genome
 
 RECIPES, STARTS, RANDOM = "recipe", "start", "random"
@@ -332,15 +332,19 @@ class Ledger:
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
         """Return the trial that loses least on the mean, or is best by the preferred objective."""
-        among = self.candidates() if trials is None else list(trials)
-        number = best([self.merit(trial) for trial in among])
-        return None if number is None else among[number]
+        return next(iter(self.ranked(self.candidates() if trials is None else trials, 1)), None)
 
     def ranked(self, trials: Iterable[Trial], most: int) -> list[Trial]:
         """Return at most so many of some trials, best first; equal ones keep their order."""
-        merits = [(self.merit(trial), trial) for trial in trials]
-        finite = [pair for pair in merits if not math.isnan(pair[0])]
-        return [trial for _, trial in sorted(finite, key=lambda pair: -pair[0])[:most]]
+        merits = [(*self._merits(trial), trial) for trial in trials]
+        finite = [row for row in merits if not math.isnan(row[0])]
+        return [trial for *_, trial in sorted(finite, key=lambda row: (-row[0], -row[1]))[:most]]
+
+    def _merits(self, trial: Trial) -> tuple[float, float]:
+        """Return the merit, and what decides between plans of one merit, such as one size."""
+        merit = self.merit(trial)
+        lost = None if self.prefer is None else self.loss(trial)
+        return merit, 0.0 if lost is None else -lost.value
 
     def front(self) -> list[Trial]:
         """Return candidates that no other one betters, the best by the first objective first."""

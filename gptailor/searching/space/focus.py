@@ -64,7 +64,7 @@ def _with_roles(space: Space, roles: frozenset[Role]) -> Active:
     """Return a mask of the genes with these roles."""
 
     def mask(genes: Sequence[Gene]) -> Bool[ndarray, " genes"]:
-        return np.array([gene.subject.role in roles for gene in genes], np.bool_)
+        return np.array([gene.subject.used_as in roles for gene in genes], np.bool_)
 
     return Active(mask(space.bits), mask(space.picks), mask(space.reals))
 

@@ -52,6 +52,23 @@ def test_recipes_are_compared_uncut_where_a_cut_is_repaired(name: str, separate:
         assert not separates(loads(HEAD + text)), "nothing repairs the cut"
 
 
+@pytest.mark.parametrize(
+    "size",
+    ['let n = one of 256, 512\nwidth n on "c"', 'let r = 0.01..1.0\nbridge on "c" ridge r'],
+)
+def test_a_size_or_a_ridge_with_a_name_is_no_recipe(size: str) -> None:
+    text = f"{HEAD}drop any 2 of L1..L6\n{size}{REPAIR}"
+    assert not separates(loads(text))
+    space = space_of(loads(f"{text}\nL0 from any of math, code by linear()"), 8)
+    assert separates(space.plan)
+    [named] = [gene for gene in (*space.picks, *space.reals) if gene.subject.role == "let"]
+    recipe = Genome(*(one[0] for one in sample(space.table, key_of(1), 1)))
+    drawn = genomes(sample(cut_table(space, recipe), key_of(2), 32))
+    at = space.picks.index(named) if named in space.picks else space.reals.index(named)
+    genes = 1 if named in space.picks else 2
+    assert len({float(one[genes][at]) for one in drawn}) > 1, "it is searched with the cuts"
+
+
 @pytest.mark.parametrize("name", [name for name, separate in SEPARATE.items() if separate])
 def test_recipes_have_nothing_dropped_and_all_their_genes(name: str) -> None:
     space = repaired(name)
