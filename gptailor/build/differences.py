@@ -196,7 +196,7 @@ def _of_plans(expected: MeasuredPlan, actual: MeasuredPlan) -> Iterator[Differen
         words = f"{PLAN_FILE} is not the plan" if copy else "the plan is not the one"
         name = PLAN_FILE if copy else "plan"
         yield Difference("plan", name, f"{words} that was locked", actual.path)
-    elif actual.dtype != expected.dtype:
+    elif actual.dtype != expected.dtype and not (copy and actual.dtype is None):
         words = f"the output is {actual.dtype or 'of several dtypes'}, and by the lock"
         if copy:
             words = f"{PLAN_FILE} has the dtype {actual.dtype}, and the lock"

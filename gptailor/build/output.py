@@ -23,6 +23,7 @@ from gptailor.build.tokenizer import (
 )
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import has_template
+from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.files import is_gguf, open_regular
 from gptailor.checkpoint.foreign_code import files_without_code
@@ -284,10 +285,14 @@ def config(prepared: Prepared) -> dict[str, Any]:
 def used_plan(prepared: Prepared, target: Path | None) -> Plan:
     """Return the plan with the used models and dtype, its paths as seen from the target.
 
-    Without a target the paths are absolute.
+    Without a target the paths are absolute. A dtype that would change the configuration, because
+    the base's is silent or says another, is left out unless the plan names it.
     """
     plan = plan_seen_from(prepared.plan, prepared.models, prepared.commits, target)
-    return plan.model_copy(update={"dtype": prepared.dtype})
+    dtype, config = prepared.dtype, prepared.compiled.config
+    if dtype is None or vision.with_dtype(config, dtype) != config:
+        return plan
+    return plan.model_copy(update={"dtype": dtype})
 
 
 def plan_seen_from(

@@ -351,8 +351,8 @@ def _values(config: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
 def _locked_files(plan: Plan | None, lock: Lock | None) -> dict[str, FileDigest] | None:
     """Return digests of the files beside the weights by a lock alone; None if it has none.
 
-    It has none of files that were made by the plan, of a GGUF file's tokenizer, or of that of an
-    inner plan.
+    A lock has no digest of a file that the plan makes, and none of the tokenizer of a GGUF file or
+    of an inner plan.
     """
     if lock is None or plan is None:
         return None

@@ -22,6 +22,16 @@ _RECENT = 12
 """The number of recent trials for the estimate of the time left."""
 
 
+def _beside(ledger: Ledger) -> float:
+    """Return the evaluations of random search beside the search."""
+    return math.fsum(trial.share for trial in ledger.fresh(BESIDE))
+
+
+def _spent(ledger: Ledger) -> float:
+    """Return the evaluations of all trials, random search beside included."""
+    return ledger.cost() + _beside(ledger)
+
+
 @final
 class TimeLeft:
     """The time left of a search: trials, at the pace of recent trials, then repairs."""
@@ -37,13 +47,13 @@ class TimeLeft:
         now = time.monotonic()
         match event:
             case events.Begun(ledger):
-                self._search, self._pace[0] = event, (now, ledger.cost())
+                self._search, self._pace[0] = event, (now, _spent(ledger))
             case events.Estimated(_, seconds):
                 self._base = self._base or seconds
             case events.Scored(trial) if trial.request.phase == FINAL:
                 self._repaired.append(now)
             case events.Scored() if self._search is not None:
-                self._pace.append((now, self._search.ledger.cost()))
+                self._pace.append((now, _spent(self._search.ledger)))
             case _:
                 pass
 
@@ -65,8 +75,8 @@ class TimeLeft:
         )  # the time of repairs includes their scores
         evaluations = max(evaluations, 0.0)
         if budget.beside:  # random search may cost as much as the search
-            beside = math.fsum(trial.share for trial in ledger.fresh(BESIDE))
-            evaluations += max(budget.trials - budget.measured - beside, 0.0)
+            most = budget.trials - budget.kept - budget.measured
+            evaluations += max(most - _beside(ledger), 0.0)
         return evaluations * each + (self._repairs or 0.0)
 
     @property
@@ -141,7 +151,7 @@ class Lines:
                 best, best_before = ledger.best(), self._best
                 self._best = None if best is None else best.number
                 mark = "  best so far" if best is trial and trial.number != best_before else ""
-                spent = f"{ledger.cost() + budget.measured:.4g}/{budget.trials}"
+                spent = f"{_spent(ledger) + budget.measured:.4g}/{budget.trials}"
                 left = self._rest.words
                 line = f"{spent} {in_a_line(trial, ledger, self._begun.space)}{mark}"
                 say(f"{line}; {left}" if left else line, err=True)

@@ -13,7 +13,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from transformers.utils import chat_template_utils
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -32,6 +32,7 @@ def _limit(memory: int, seconds: int) -> None:
 def _set_today(date: str) -> None:
     """Let templates see a date as today."""
 
+    @final
     class Today(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> "Today":

@@ -17,6 +17,7 @@ from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.generate import Generative
+from gptailor.evaluation.objectives.nll import piece_bytes
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import (
     differing_parts,
@@ -161,6 +162,7 @@ class EvaluationRun:
         self.samples = samples
         tokenizers = {tokenizer_digest(tokenizer_model(e.target.prepared)) for e in self.all}
         self.by_byte = len(tokenizers) > 1
+        self.all_targets = [entry.target for entry in self.all]
         for entry in self.all:
             self.session.family(entry.target.prepared.models)
             self._objectives(entry.target)
@@ -213,12 +215,7 @@ class EvaluationRun:
         return self.session.objectives(self.stated, self.samples, self._reading(target), reference)
 
     def _reading(self, target: Target) -> Reading:
-        reading = reading_of(target, by_byte=self.by_byte)
-        if not self.by_byte:
-            return reading
-        lengths = (context_length(one.prepared.compiled.config) for one in self.targets)
-        known = (length for length in lengths if length is not None)
-        return reading._replace(positions=min(known, default=None))
+        return reading_of(target, self.all_targets if self.by_byte else ())
 
     def _count(self, speed: bool) -> int:
         if not self.entries:
@@ -337,10 +334,14 @@ def reference_results(session: Session, target: Target, name: str, work: Work) -
     return session.reference(repairs, plan, name, work)
 
 
-def reading_of(target: Target, *, by_byte: bool = False) -> Reading:
-    """Return how a target's texts are read. Raises TailorError without a tokenizer."""
+def reading_of(target: Target, by_byte: Sequence[Target] = ()) -> Reading:
+    """Return how a target's texts are read, by byte beside some targets, or by its tokens.
+
+    Raises TailorError without a tokenizer.
+    """
     tokenizer, positions = tokenizer_model(target.prepared), _positions(target)
-    return Reading(tokenizer, positions, target.identity_of_base, target.origin, by_byte)
+    piece = piece_bytes(map(_positions, by_byte)) if by_byte else None
+    return Reading(tokenizer, positions, target.identity_of_base, target.origin, piece)
 
 
 def _positions(target: Target) -> int | None:

@@ -79,13 +79,13 @@ class _Measured:
     number: int
     stated: StatedObjective
     samples: Samples
-    by_byte: bool
+    by_byte: Sequence[Target]
     outcome: Outcome | None = None
 
     @property
     def reading(self) -> Reading:
         """Return how the target's texts are read."""
-        return reading_of(self.target, by_byte=self.by_byte)
+        return reading_of(self.target, self.by_byte)
 
 
 @final
@@ -103,10 +103,11 @@ class _Row(NamedTuple):
         return (self.target,) if self.bounding is None else (self.target, self.bounding)
 
     @property
-    def by_byte(self) -> bool:
-        """Return whether losses count by bytes: with a cut vocabulary, or with two of them."""
+    def by_byte(self) -> Sequence[Target]:
+        """Return all targets if losses count by bytes: with a cut vocabulary, or with two."""
         digests = {tokenizer_digest(tokenizer_model(t.prepared)) for t in self.targets}
-        return self.target.prepared.checked.token_cut is not None or len(digests) > 1
+        cut = self.target.prepared.checked.token_cut is not None
+        return self.targets if cut or len(digests) > 1 else ()
 
 
 @final
@@ -153,7 +154,7 @@ class Expectations:
     def _key(self, row: _Row, target: Target) -> Hashable:
         """Return a key that is equal for equal measures of equal models."""
         stated = _stated(row.entry)
-        reading = reading_of(target, by_byte=row.by_byte).key([stated])
+        reading = reading_of(target, row.by_byte).key([stated])
         return _content(target), self._samples(target), measure_words(stated[0]), reading
 
     def _samples(self, target: Target) -> Samples:

@@ -1,7 +1,7 @@
 """The cost of bridging and healing a plan, estimated before anything is computed."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -143,7 +143,8 @@ def repair_estimates(
         lengths = [PredictionsFile.open(calibration_path(plan, file)).length for file in predicted]
         positions = position_count(config)
         length = sequence_length(positions, tokens, lengths)
-        own = HealingMemory(contents, prepared.healing, dtype, length, memory).bytes
+        planned = replace(prepared.healing, tokens=tokens)
+        own = HealingMemory(contents, planned, dtype, length, memory).bytes
         size = dtype.itemsize * parameters + own
         found.append(RepairEstimate("healing", tokens, seconds, min(size, memory or size)))
     if importance_tokens:

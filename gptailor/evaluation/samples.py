@@ -54,18 +54,17 @@ def prepare_objectives(
     tokenizer_model: Opened,
     reference: Reference,
     positions: int | None,
-    *,
-    by_byte: bool = False,
+    piece_bytes: int | None = None,
 ) -> list[PreparedObjective]:
     """Prepare the objectives, with samples in tokens of `tokenizer_model`.
 
     `reference` runs the model that `kl` and `acceptance` compare with. `positions` is the longest
-    text in tokens. With `by_byte` losses count by bytes, whatever the tokens.
+    text in tokens. With `piece_bytes` losses count by bytes, in pieces of at most so many.
     Raises CalibrationError for a file, ObjectiveError for an argument or a direction.
     """
     tokenizer = tokenizer_of(tokenizer_model)
     cut = tokenizer_model.token_cut is not None
-    context = ObjectiveContext(tokenizer, *samples, reference, positions, by_byte, cut)
+    context = ObjectiveContext(tokenizer, *samples, reference, positions, piece_bytes, cut)
     objectives = [prepare_objective(statement, context) for statement, _ in stated]
     for (statement, directed), objective in zip(stated, objectives, strict=True):
         if directed:

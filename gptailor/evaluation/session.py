@@ -73,15 +73,15 @@ class Reading(NamedTuple):
     """A plan's tokenizer, context length, and models to compare with.
 
     `tokenizer_model` has the tokenizer, and `positions` is the longest text in tokens. `base`
-    identifies the base. An objective's `from` names a model of the plan `origin`. With `by_byte`
-    losses count by bytes, to be compared between vocabularies.
+    identifies the base. An objective's `from` names a model of the plan `origin`. With
+    `piece_bytes` losses count by bytes, to be compared between vocabularies.
     """
 
     tokenizer_model: Opened
     positions: int | None
     base: Hashable
     origin: Plan
-    by_byte: bool = False
+    piece_bytes: int | None = None
 
     def key(self, stated: Sequence[StatedObjective]) -> Hashable:
         """Return a key that is equal for plans with the same samples of these objectives."""
@@ -91,7 +91,7 @@ class Reading(NamedTuple):
             models = tuple((name, str(model)) for name, model in self.origin.models.items())
             origin_key = (None if origin is None else origin.folder, models)
         digest = tokenizer_digest(self.tokenizer_model)
-        return digest, self.positions, self.base, origin_key, self.by_byte
+        return digest, self.positions, self.base, origin_key, self.piece_bytes
 
 
 @final
@@ -178,7 +178,7 @@ class Session:
         if key not in self._objectives:
             self._objectives[key] = prepare_objectives(
                 stated, samples, reading.tokenizer_model, reference, reading.positions,
-                by_byte=reading.by_byte,
+                reading.piece_bytes,
             )  # fmt: skip
         return self._objectives[key]
 

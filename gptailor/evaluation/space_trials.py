@@ -19,7 +19,7 @@ from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.lm_eval import is_task_file
-from gptailor.evaluation.objectives.nll import surprise
+from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
 from gptailor.evaluation.repair import Repairs
@@ -149,7 +149,8 @@ class Trials:
     def _prepare(self, samples: Samples, tokenizer_model: Opened) -> Sequence[PreparedObjective]:
         base = self.models["base"]
         positions = context_length(base.config)
-        reading = Reading(tokenizer_model, positions, identity(base), self.plan, self.by_byte)
+        piece = piece_bytes([positions]) if self.by_byte else None
+        reading = Reading(tokenizer_model, positions, identity(base), self.plan, piece)
         reference = partial(self._reference, tokenizer_model)
         return self.session.objectives(self.stated, samples, reading, reference)
 

@@ -431,8 +431,8 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
         mixed = mixture.with_expert_count(checked.base.layout, config, fewer[0], fewer[1].size)
         assert not isinstance(mixed, Refusal), mixed.reason
         config = mixed
-    if (dtype := output_dtype(checked.plan, program)) is not None:
-        config = vision.with_dtype(config, dtype)
+    if checked.plan.dtype is not None:
+        config = vision.with_dtype(config, checked.plan.dtype)
     text = vision.text_of(config) if checked.base.layout.wrapped else config
     embed = next((o for o in program.outputs if o.spec.name in checked.base.layout.embed), None)
     rows = embed.spec.shape[0] if embed is not None else None

@@ -52,7 +52,7 @@ class Sizes:
 
 
 def curve_loss(ledger: Ledger, trial: Trial) -> float:
-    """Return the loss that orders the curve: that of the found plan, else the mean share."""
+    """Return the loss by which the search compares plans; without it the mean loss."""
     lost = ledger.loss(trial)
     return ledger.mean_loss(trial) if lost is None else lost.value
 

@@ -35,7 +35,17 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import NORMS, Branch, is_pattern
 from gptailor.plan.model_dependencies import needed
-from gptailor.plan.plan import Curve, LayerOf, Merge, Plan, Recipe, Take, TemplateOf, Whole
+from gptailor.plan.plan import (
+    Curve,
+    LayerOf,
+    Merge,
+    Plan,
+    Recipe,
+    Take,
+    TemplateOf,
+    Whole,
+    is_at_url,
+)
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import named_models, open_choices, values
@@ -245,11 +255,12 @@ def _reference(plan: Plan, name: str) -> str:
         message = f"'{name}' is made by a plan, which mergekit has no model for"
         help_ = "compile it, and name its folder"
         raise ConversionError(message, place=f"models.{name}", help=help_)
-    for text in (model.source, model.revision or ""):
+    local = is_local(model.source) and not is_at_url(model.source)
+    source = _path_from_here(plan, model.source) if local else model.source
+    for text in (source, model.revision or ""):
         if "+" in text or "@" in text:
             message = f"'{text}' has a '+' or '@', which mergekit reads as something else"
             raise ConversionError(message, place=f"models.{name}")
-    source = _path_from_here(plan, model.source) if is_local(model.source) else model.source
     reference = source + (f"@{model.revision}" if model.revision is not None else "")
     if model.on is None:
         return reference

@@ -35,6 +35,7 @@ _AT_ONCE = 32
 _BATCH_TOKENS = 8192
 """Tokens of a batch, padding included."""
 _LONGER = "give 'answers' more 'tokens', or name a teacher that ends its answers"
+_SHORTER = "give shorter prompts, which leave more room, or name a teacher that ends its answers"
 _FILLED = "give other prompts, or name another teacher"
 
 
@@ -85,7 +86,7 @@ class PromptAnswers:
                 known[start:] = answers
                 self._keep(known)
             made += answers
-            self._refuse_useless(made)
+            self._refuse_useless(made, asked[0].most)
             for prompt, answer in zip(asked, answers, strict=True):
                 end = [] if answer.end is None or answer.end == own_end else [answer.end]
                 tokens = (*prompt.tokens, *answer.tokens, *end)
@@ -129,14 +130,18 @@ class PromptAnswers:
             raise teacher_error(answers)
         return answers
 
-    def _refuse_useless(self, answers: Sequence[Continuation]) -> None:
-        """Raise CalibrationError (C813) if all answers so far are empty, or all are cut."""
+    def _refuse_useless(self, answers: Sequence[Continuation], most: int) -> None:
+        """Raise CalibrationError (C813) if all answers so far are empty, or all are cut.
+
+        The last of them had at most `most` tokens.
+        """
         count = f"all {len(answers)} first answers to these prompts"
         if not any(answer.tokens for answer in answers):
             raise CalibrationError("C813", f"{count} are empty", self.path, help=_FILLED)
         if all(answer.end is None for answer in answers):
-            message = f"{count} are cut at {self.settings.tokens} tokens"
-            raise CalibrationError("C813", message, self.path, help=_LONGER)
+            message = f"{count} are cut at {most} tokens"
+            help_ = _LONGER if most == self.settings.tokens else _SHORTER
+            raise CalibrationError("C813", message, self.path, help=help_)
 
     @cached_property
     def _file(self) -> tuple[FileDigest, list[Passage | Chat]]:

@@ -127,7 +127,7 @@ class HealingJob:
     """A plan that heals with its other fits, and the texts that it learns from.
 
     `narrowed` and `bridged` are fitted tensors of the output's layers. `room` are the bytes of
-    weights that the student may have on the device. `stamps` are those of the files of texts and
+    weights that the student may have on the device. `stamps` belong to the files of texts and
     predictions, which mustn't change.
     """
 
@@ -245,12 +245,14 @@ class Healer:
             require_predictors()
             weights = sum(output.spec.elements for output in further.outputs)
             beside = 2 * weights * self.dtype.itemsize + further.numbers * LOW_RANK_BYTES
-        memory = HealingMemory(unlearned, healing, self.dtype, length, self.memory, beside)
+        planned = replace(healing, tokens=least)
+        memory = HealingMemory(unlearned, planned, self.dtype, length, self.memory, beside)
         memory.weights()  # too little memory is refused before a teacher answers
         teachers = self._teachers(resolved, predicting=False)
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
         refuse_changed(stamped)
-        memory = replace(memory, length=texts.learned.tokens.shape[1])
+        planned = replace(healing, tokens=texts.tokens)
+        memory = replace(memory, healing=planned, length=texts.learned.tokens.shape[1])
         room = memory.weights()
         job = HealingJob(resolved, narrowed, bridged, texts, vocabulary, room, stamped)
         if self._cut(resolved) is not None:

@@ -274,14 +274,21 @@ def _available(
 
     More than those that decide the length of a sequence aren't counted.
     """
+    count = int(tokens * HELD_OUT_EVERY / (HELD_OUT_EVERY - 1))
+
+    def shown(source: HealingSource) -> HealingSource:
+        """Return a source that tells the tokens of the whole healing as wanted."""
+        wanted = int(count * source.share)
+        return replace(source, rows=lambda _: source.rows(wanted))
+
     if any(source.length is not None for source in sources):
         return tokens
     length = sequence_length(encoder.positions, 0, ())
     counts = sequence_counts(sources, min(tokens, _STEPS * HEALING_WINDOW), length)
-    needed = _with_held_out(counts)
     packing = Packing(encoder, length, seed, only_answers)
-    parts = packing.packed(sources, needed, 2, "'heal'", exactly=False)
-    return sum(part.tokens.numel() for part in parts)
+    needed = _with_held_out(counts)
+    parts = packing.packed([*map(shown, sources)], needed, 2, "'heal'", exactly=False)
+    return sum(int((~_held_out(len(part.tokens))).sum()) * length for part in parts)
 
 
 def sequence_counts(sources: Sequence[HealingSource], tokens: int, length: int) -> list[int]:

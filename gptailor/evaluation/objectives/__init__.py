@@ -35,6 +35,11 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 """The function that prepares each objective of `gptailor.plan.registry`."""
 
 
+__all__ = [
+    "acceptance", "base", "generate", "kl", "lm_eval", "nll", "size_and_speed", "tokens",
+]  # fmt: skip
+
+
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
     """Prepare an objective's samples, once for all plans.
 

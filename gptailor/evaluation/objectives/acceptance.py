@@ -41,7 +41,7 @@ def prepare_acceptance(
 
     Raises CalibrationError; ObjectiveError without models, and for several vocabularies.
     """
-    if context.by_byte or context.cut:
+    if context.piece_bytes is not None or context.cut:
         raise base.ObjectiveError(
             "'acceptance' is a share of tokens, and the models have different vocabularies: "
             "evaluate plans and models with the same tokenizer together, without 'vocabulary'"

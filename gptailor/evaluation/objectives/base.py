@@ -102,9 +102,9 @@ class ObjectiveContext:
     """The inputs that the objectives of a plan or a space share.
 
     `positions` is the longest text that the models take, in tokens (`None`: no limit). `samples` is
-    the largest number of samples in use (`None`: all). With `by_byte` losses count by bytes, since
-    the models have different vocabularies. With `cut` the plan's vocabulary has fewer tokens than
-    its models have.
+    the largest number of samples in use (`None`: all). With `piece_bytes` losses count by bytes, in
+    pieces of at most so many, since the models have different vocabularies. With `cut` the plan's
+    vocabulary has fewer tokens than its models have.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -113,7 +113,7 @@ class ObjectiveContext:
     seed: int = 0
     reference: Reference | None = None
     positions: int | None = None
-    by_byte: bool = False
+    piece_bytes: int | None = None
     cut: bool = False
 
     @property

@@ -1,7 +1,7 @@
 """`nll` and `perplexity`: how well a plan predicts text."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -21,7 +21,9 @@ from gptailor.plan.plan import Objective
 WINDOW = 512
 """Tokens of a window of text, special ones included, unless the model takes fewer."""
 _PIECE = 2048
-"""Bytes of a piece of text where losses count by bytes, unless the model takes fewer tokens."""
+"""Bytes of a piece of text where losses count by bytes, unless a model takes fewer tokens."""
+_OPENINGS = 4
+"""Room for the special tokens that open a text, in any tokenizer."""
 _LONGER = "give a longer text"
 _SHORTEST = 64
 """Bytes of the shortest piece at the end of a text."""
@@ -84,6 +86,14 @@ def surprise(
 # ----------------------------------------------------------------------------------------- samples
 
 
+def piece_bytes(positions: Iterable[int | None]) -> int:
+    """Return the bytes of a piece of text that all models take, by their largest positions.
+
+    A byte has at most one token, and the last one is only predicted.
+    """
+    return min([_PIECE, *(most + 1 - _OPENINGS for most in positions if most is not None)])
+
+
 def prepare_nll(
     kind: type[PerToken], objective: Objective, context: base.ObjectiveContext
 ) -> base.PreparedObjective:
@@ -105,8 +115,8 @@ def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request
     Raises CalibrationError.
     """
     path = context.file(objective)
-    if context.by_byte:
-        encode = partial(_sized_requests, context.encoder)
+    if context.piece_bytes is not None:
+        encode = partial(_sized_requests, context.encoder, context.piece_bytes)
         return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
     window = min(WINDOW, context.positions or WINDOW)
     encode = partial(_requests, context.encoder, window)
@@ -140,7 +150,7 @@ def _answer_request(encoder: TokenEncoder, row: Exchange) -> Request:
         raise EncodingError(str(error), help_) from None
 
 
-def _sized_requests(encoder: TokenEncoder, row: Passage | Exchange) -> list[Request]:
+def _sized_requests(encoder: TokenEncoder, longest: int, row: Passage | Exchange) -> list[Request]:
     """Return the requests of a row with the bytes that each predicts, in any vocabulary alike."""
     if isinstance(row, Exchange):
         request = _answer_request(encoder, row)
@@ -150,9 +160,6 @@ def _sized_requests(encoder: TokenEncoder, row: Passage | Exchange) -> list[Requ
     opening = encoder.opening or (() if encoder.prefix is None else (encoder.prefix,))
     if not opening:
         raise EncodingError("the tokenizer has no token before a text, so bytes can't be counted")
-    longest = _PIECE  # the last byte is only predicted
-    if encoder.positions is not None:
-        longest = min(_PIECE, encoder.positions + 1 - len(opening))
     pieces = [*_pieces(row.text, longest)]
     requests = [Request(opening + encoder.plain(text), len(opening), len(text.encode()))
                 for text in pieces]  # fmt: skip

@@ -344,7 +344,7 @@ class Ledger:
         """Return the merit, and what decides between plans of one merit, such as one size."""
         merit = self.merit(trial)
         lost = None if self.prefer is None else self.loss(trial)
-        return merit, 0.0 if lost is None else -lost.value
+        return merit, -lost.value if lost is not None and math.isfinite(lost.value) else -math.inf
 
     def front(self) -> list[Trial]:
         """Return candidates that no other one betters, the best by the first objective first."""

@@ -294,10 +294,10 @@ def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
     if isinstance(value, p.OneOfModels):
         other = next((v for v, model in enumerate(value.one_of) if model != "base"), 0)
         return Pick(name, about, at, NEVER, value.one_of, value.one_of, other)
-    largest = 0
-    if isinstance(value, p.OneOfNumbers) and about.used_as in p.CUTS:
-        largest = max(range(len(value.one_of)), key=value.one_of.__getitem__)
-    return Pick(name, about, at, NEVER, value.one_of, _labels(value.one_of), largest)
+    default = 0
+    if isinstance(value, p.OneOfNumbers) and about.used_as in p.CUTS:  # the largest size
+        default = max(range(len(value.one_of)), key=value.one_of.__getitem__)
+    return Pick(name, about, at, NEVER, value.one_of, _labels(value.one_of), default)
 
 
 def _name(entry: str, of: Subject) -> str:

@@ -336,8 +336,7 @@ class Starts:
         cut = nested_cuts(self.space, self._scores(best))[0]
         starts = []
         for number, pick in enumerate(self.space.picks):
-            subject = pick.subject
-            name = subject.parameter if subject.role == "let" else subject.role
+            name = pick.subject.used_as
             sizes = [option for option in pick.options if isinstance(option, int)]
             if name not in CUTS or not sizes:
                 continue

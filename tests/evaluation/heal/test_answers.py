@@ -314,6 +314,13 @@ def test_prompts_that_cannot_be_answered_are_one_message(
     assert caught.value.help
 
 
+def test_without_a_number_the_whole_text_is_wanted(folder: Path) -> None:
+    told: list[TeacherAnswered] = []
+    heal(said(folder, HEAL.replace(" tokens 256", "")), on_event=only(TeacherAnswered, told.append))
+    assert len({event.total for event in told}) == 1
+    assert told[0].total > 200_000
+
+
 def test_answers_that_are_all_empty_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

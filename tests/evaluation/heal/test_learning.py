@@ -127,7 +127,7 @@ def folded(case: Case) -> PreTrainedModel:
     """The live model of what was learned, folded into the plan's tensors."""
     layers = list(case.contents.layers)
     for i in case.learning.layers:
-        tensors = _folded(case.stitcher, case.learning, layers[i], i)
+        tensors = _folded(case.stitcher.tensors, case.learning, layers[i], i)
         layers[i] = replace(layers[i], fitted=tensors)
     return case.stitcher.live(replace(case.contents, layers=tuple(layers))).model
 

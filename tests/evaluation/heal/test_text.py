@@ -139,6 +139,9 @@ def test_without_a_number_the_length_is_that_of_the_tokens_there_are(
     (folder / "long.txt").write_text(letters(30_000))
     lines = [json.dumps({"text": letters(299, seed=n)}) for n in range(100)]
     (folder / "long.jsonl").write_text("\n".join(lines))
+    (folder / "little.txt").write_text(letters(25_000))
+    little = text(folder, "little.txt", 200_000, window=1024, exactly=False)
+    assert little.learned.tokens.shape[1] == 128, "fewer than 96 steps of 256 are learned"
     for wanted, length in ((200_000, 256), (20_000, 128)):
         found = text(folder, name, wanted, window=1024, exactly=False)
         assert found.learned.tokens.shape[1] == length

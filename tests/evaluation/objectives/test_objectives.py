@@ -27,7 +27,7 @@ from gptailor.evaluation.objectives.base import (
 from gptailor.evaluation.objectives.generate import Generative
 from gptailor.evaluation.objectives.kl import Compare, compact, divergence, grouped
 from gptailor.evaluation.objectives.multiple_choice import Choices
-from gptailor.evaluation.objectives.nll import PerToken
+from gptailor.evaluation.objectives.nll import PerToken, piece_bytes
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective
@@ -413,13 +413,18 @@ def test_acceptance_counts_accepted_drafts(world: World) -> None:
     assert float(measured[0, 0]) == pytest.approx(accepted, abs=0.01)
 
 
+def test_pieces_of_bytes_fit_the_shortest_context() -> None:
+    assert piece_bytes([32_768, None]) == piece_bytes([]) == 2048
+    assert piece_bytes([32_768, 1024]) == 1021
+
+
 def test_acceptance_refuses_another_vocabulary(world: World) -> None:
     wish = Objective(direction="maximize", name="acceptance", arguments={"file": "rows.jsonl"})
     context = ObjectiveContext(
         tokenizer=world.tokenizer, folder=world.folder, reference=lambda model, work: []
     )
     assert prepare_objective(wish, context).size == 8
-    for other in (replace(context, by_byte=True), replace(context, cut=True)):
+    for other in (replace(context, piece_bytes=2048), replace(context, cut=True)):
         with pytest.raises(ObjectiveError, match="share of tokens, and the models have different"):
             prepare_objective(wish, other)
 
