@@ -172,6 +172,21 @@ class Lock(Closed):
 # ---------------------------------------------------------------------------------------- the file
 
 
+def refuse_other_file(path: Path) -> None:
+    """Raise CheckpointError (C303) for a path without a folder, or of a file that is no lock.
+
+    A file whose name ends in `.lock` counts as a lock, even if it is damaged.
+    """
+    if not path.absolute().parent.is_dir():
+        raise CheckpointError("C303", "the folder of the lock is missing", path, "make the folder")
+    if path.is_file() and path.suffix != SUFFIX:
+        try:
+            read_lock(path)
+        except CheckpointError:
+            message, help_ = "it is there, and isn't a lock", f"name a file that ends in {SUFFIX}"
+            raise CheckpointError("C303", message, path, help_) from None
+
+
 def read_lock(path: Path) -> Lock:
     """Return the lock in a file.
 

@@ -251,12 +251,13 @@ def lock_flags(
         return None, None
     if lock and dry_run:
         raise click.UsageError("--dry-run makes no lock; 'gptailor lock' makes one of a plan alone")
-    path = lock_file(plan, file)
-    if lock:
-        return path, None
-    from gptailor.build.lock import read_lock
+    from gptailor.build.lock import read_lock, refuse_other_file
 
-    return None, read_lock(path)
+    path = lock_file(plan, file)
+    if not lock:
+        return None, read_lock(path)
+    refuse_other_file(path)
+    return path, None
 
 
 @click.command("lock", short_help="Record the digests of a plan's inputs and outputs.")
@@ -283,11 +284,14 @@ def lock_command(
     PLAN -o DIR --locked' takes the same inputs and makes the same bytes, or refuses. An old lock is
     replaced.
     """
+    from gptailor.build.lock import refuse_other_file
     from gptailor.build.lock_recording import lock
     from gptailor.build.output import work
     from gptailor.prepare import ready
 
     path = lock_file(plan, output)
+    if str(path) != "-":
+        refuse_other_file(path)
     prepared = ready(options.read_plan(plan, families, lets), models=dict(models), dtype=dtype)
     options.say_faults(prepared.warnings)
     with options.bytes_bar(work(prepared), "locking") as advance:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gptailor.checkpoint.files import open_regular
+from gptailor.checkpoint.files import expanded, open_regular
 from gptailor.cli.event_lines import RepairLines, StepLines, received_by
 from gptailor.cli.options import (
     DEVICE,
@@ -168,7 +168,7 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
             message = f"the objective {measure_words(objective)} is given twice"
             raise click.UsageError(message)
         if isinstance(file := objective.arguments.get("file"), str):
-            if (path := Path(file)).exists():
+            if (path := expanded(file)).exists():
                 open_regular(path, "C801").close()
             argument = OBJECTIVES[objective.name].argument("file")
             check_first_row(path, "text" if argument is None else argument.rows)

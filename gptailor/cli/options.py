@@ -256,7 +256,7 @@ MOST_SWEPT = 100
 """Plans that a sweep makes without being told to."""
 
 
-def swept(targets: Iterable[str], lets: Lets, *, many: bool = False) -> "list[str | Plan]":
+def swept(targets: Iterable[str], lets: Lets, *, many: bool | None = None) -> "list[str | Plan]":
     """Return the targets, each plan's file as a plan for each combination of values.
 
     Folders and models stay as they are. Raise a usage error for more than `MOST_SWEPT` plans,
@@ -272,7 +272,10 @@ def swept(targets: Iterable[str], lets: Lets, *, many: bool = False) -> "list[st
         names = listed(f"'{name}'" for name in targets)
         raise click.UsageError(f"--set expects the file of a plan, got {names}")
     if (count := len(plans) * len(points)) > MOST_SWEPT and not many:
-        raise click.UsageError(f"--set makes {count} plans; --many-plans evaluates them all")
+        help_ = f"give fewer values, {MOST_SWEPT} plans at most"
+        if many is not None:
+            help_ = "--many-plans evaluates them all"
+        raise click.UsageError(f"--set makes {count} plans; {help_}")
     found: list[str | Plan] = []
     for name in targets:
         if name == "-" or (lets and name in plans):

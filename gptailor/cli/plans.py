@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
-from gptailor.plan.faults import Fault, errors, to_github, to_json
+from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
 
 if TYPE_CHECKING:
     from gptailor.plan.plan import Plan
@@ -305,6 +305,9 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConversionError(f"invalid JSON: {error}", name=name) from error
+        if base is not None or models or strict:
+            message = "search results of the paper take no --base, --model and --strict"
+            raise ConversionError(message, name=name, help="name models with --candidate")
         plan, notes = from_paper(document, name, layers=layers, models=candidates)
     elif candidates:
         raise ConversionError("a mergekit file names its models", help="leave --candidate out")
@@ -356,12 +359,15 @@ def export_command(
     layers: int | None,
 ) -> None:
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
+    from gptailor.checkpoint.models import rebind
     from gptailor.convert.mergekit.exporter import export_mergekit
     from gptailor.views.known_layers import known_layer_count
 
     del tool  # there is one
-    declared = options.read_plan(plan, families, lets)
+    declared, faults = rebind(options.read_plan(plan, families, lets), dict(models))
+    if faults:
+        raise PlanError(faults)
     if layers is None:
-        count, known = known_layer_count(declared, dict(models))
+        count, known = known_layer_count(declared, {})
         layers = count if known else None
     options.say(export_mergekit(declared, layers), newline=False)

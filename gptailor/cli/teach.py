@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from gptailor.cli.event_lines import RepairLines
-from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, say
+from gptailor.cli.options import DEVICE, MEMORY, MODEL, say
 from gptailor.reporting.quantities import bytes_in_words
 
 _EXAMPLE = """
@@ -34,7 +34,11 @@ Example, and a plan that learns from the file:
               help="The seed that draws the order of the texts' rows.")  # fmt: skip
 @MODEL
 @DEVICE
-@DTYPE
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="The dtype that the teacher computes in. Default: bfloat16 where the device is fast in "
+    "it, otherwise float32; float32 for a mixture of experts.",
+)  # fmt: skip
 @MEMORY
 @click.option(
     "--force", is_flag=True, help="Replace an existing file, after the new file is complete."

@@ -226,9 +226,9 @@ class EvaluationRun:
     def _trials(
         self, group: Sequence[_Entry], step: Callable[[str], None]
     ) -> Iterator[tuple[int, Outcomes]]:
-        prepared = self._objectives(group[0].target)
-        objectives = list(map(measurable, prepared))
-        forward = any(isinstance(objective, Forward) for objective in prepared)
+        stated = self._objectives(group[0].target)
+        objectives = list(map(measurable, stated))
+        forward = any(isinstance(objective, Forward) for objective in stated)
 
         def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
             entry = group[number]
@@ -246,10 +246,11 @@ class EvaluationRun:
         widened = (  # a cache is then twice its size
             isinstance(repairs, Repairs) and repairs.stitcher.dtype != self.session.place.dtype
         )
-        plans = [entry.target.prepared.plan for entry in group]
+        prepared_plans = [entry.target.prepared for entry in group]
         return self.session.run(
-            models, plans, objectives,
+            models, [prepared.plan for prepared in prepared_plans], objectives,
             latency=lambda number: self._latency(group[number]), on_step=on_step,
+            prepared=prepared_plans,
         )  # fmt: skip
 
     def _latency(self, entry: _Entry) -> Score:

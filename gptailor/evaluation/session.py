@@ -36,6 +36,7 @@ from gptailor.evaluation.trial import (
 from gptailor.lang.words import objective_words
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
+from gptailor.prepare import Prepared
 from gptailor.program.compile import compile_plan
 from gptailor.program.devices import device_of
 from gptailor.program.sources import Checked
@@ -89,7 +90,8 @@ class Reading(NamedTuple):
         if any("from" in objective.arguments for objective, _ in stated):
             origin = self.origin.origin
             models = tuple((name, str(model)) for name, model in self.origin.models.items())
-            origin_key = (None if origin is None else origin.folder, models)
+            numbers = str(sorted(self.origin.numbers.items()))
+            origin_key = (None if origin is None else origin.folder, models, numbers)
         digest = tokenizer_digest(self.tokenizer_model)
         return digest, self.positions, self.base, origin_key, self.piece_bytes
 
@@ -211,10 +213,12 @@ class Session:
         latency: Callable[[int], Score],
         on_step: OnStep = ignore_steps,
         race: Race | None = None,
+        prepared: Sequence[Prepared] = (),
     ) -> Iterator[tuple[int, Outcomes]]:
         """Score closed plans of one family, as `run_trials` does.
 
-        `latency` returns a plan's latency by its number.
+        `latency` returns a plan's latency by its number. Sizes are those of the `prepared` plans,
+        if they are given.
         """
         repairs = attempt(partial(self.repairs, models))
         if isinstance(repairs, Failure):
@@ -224,6 +228,9 @@ class Session:
         def of_plans(number: int, objective: OfPlan) -> Score:
             if objective.by == "clock":
                 return latency(number)
+            if prepared:
+                own = prepared[number]
+                return size_score(objective.stated, own.compiled, own.models["base"])
             checked = Checked.of(plans[number], family)
             return size_score(objective.stated, compile_plan(checked), checked.base)
 

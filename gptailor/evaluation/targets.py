@@ -67,11 +67,13 @@ class Target:
 def identity(opened: Opened) -> tuple[str, ...]:
     """Return the identity of a model's files, equal for two plans with the same files.
 
-    Nested plans with the same files also differ by their tensors.
+    Nested plans with the same files also differ by their tensors, and models with a union of
+    tokenizers by the models that it unites.
     """
     files = (str(file.resolve()) for file in opened.checkpoint.files)
     recipe = repr(sorted(opened.checkpoint.tensors.items())) if opened.checkpoint.nested else ""
-    return (opened.layout.prefix, *files, recipe)
+    united = repr([identity(model) for model in opened.united or ()])
+    return (opened.layout.prefix, *files, recipe, united)
 
 
 def as_list(targets: Sequence[str | Path | Plan] | str | Path | Plan) -> list[str | Path | Plan]:

@@ -162,7 +162,13 @@ def comparable(a: Plan, b: Plan) -> tuple[Resolved, Resolved]:
     a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
     if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
         a, b = _seen_from_here(a), _seen_from_here(b)  # one model is one path
-    return Resolved(a, count), Resolved(b, count)
+    return Resolved(a, count, _tied(a)), Resolved(b, count, _tied(b))
+
+
+def _tied(plan: Plan) -> frozenset[str]:
+    """Return the models whose embedding and head are one tensor, as far as they can be opened."""
+    prepared, _ = _prepared(plan, {})
+    return frozenset() if prepared is None else prepared.resolved.tied
 
 
 def diff_lines(
@@ -188,10 +194,7 @@ def _in_dtype_of(plan: Plan, other: Plan) -> Plan:
 
 
 def _seen_from_here(plan: Plan) -> Plan:
-    """Return the plan with its models' folders as seen from the current folder, without links.
-
-    The texts of expectations are seen from there, too.
-    """
+    """Return the plan with its paths as seen from the current folder, without links."""
     models = dict(plan.models)
     for name, model in models.items():
         if model.made is None and is_local(model.source):
@@ -202,5 +205,8 @@ def _seen_from_here(plan: Plan) -> Plan:
     def text(file: str) -> str:
         return os.path.relpath(os.path.realpath(folder_of(plan, file)))
 
-    expects = tuple(with_file(entry, text) for entry in plan.expects)
-    return plan.model_copy(update={"models": models, "expects": expects})
+    seen: dict[str, object] = {"models": models}
+    seen["expects"] = tuple(with_file(entry, text) for entry in plan.expects)
+    if isinstance(plan.chat_template, str) and is_local(plan.chat_template):
+        seen["chat_template"] = f"./{text(plan.chat_template)}"
+    return plan.with_calibration_texts(text).model_copy(update=seen)

@@ -653,6 +653,22 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (here / "c").exists()
 
 
+@pytest.mark.parametrize("name", ["p.tailor", "notes.json", "missing/x.lock"])
+def test_a_lock_replaces_no_other_file(
+    here: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "notes.json").write_text("{}")
+    before = {path: path.read_bytes() for path in here.iterdir() if path.is_file()}
+    making = ["compile", "p.tailor", "-o", "new", "--lock", "--lock-file", name]
+    for command in (["lock", "p.tailor", "-o", name], making):
+        assert cli.run(command) == 3
+        assert "C303" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
+    assert not (here / "new").exists()
+    (here / "p.tailor.lock").write_text("{")
+    assert cli.run(["lock", "p.tailor"]) == 0, "a damaged lock"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -223,3 +223,55 @@ def test_a_count_in_json_is_its_number(run: Run, world: Path) -> None:
     said = run("check", "count.json")
     assert said.code == 1
     assert "error[P310]: the count is 1, and 'n' is 2" in said.err
+
+
+# ------------------------------------------------------------------------------------- references
+
+
+def test_each_value_has_its_own_reference(run: Run, world: Path) -> None:
+    text = PLAN.partition("let late")[0]
+    text += "model blend = base, math by linear(1, mix)\nwhole from blend\n"
+    (world / "blend.tailor").write_text(text)
+    said = run("eval", "blend.tailor", "--set", "mix=0.3,0.7", "--format", "json", "--no-speed",
+               "-O", 'kl("text.jsonl", from=blend)')  # fmt: skip
+    assert said.code == 0
+    values = [row["score"] for row in json.loads(said.out)["results"]]
+    assert len(values) == 2
+    assert all(abs(value) < 1e-5 for value in values), "a plan's own blend is the reference"
+
+
+def test_too_many_plans_name_a_flag_that_exists(run: Run) -> None:
+    values = ",".join(str(n / 200) for n in range(101))
+    said = run("eval", "plan.tailor", "--set", f"mix={values}", "-O", "parameters()")
+    assert "--many-plans evaluates them all" in said.err
+    said = run("generate", "plan.tailor", "--set", f"mix={values}", "a cat")
+    assert (said.code, "--many-plans" in said.err) == (2, False)
+    assert "give fewer values, 100 plans at most" in said.err
+
+
+def test_a_text_in_the_home_is_found(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(world))
+    assert run("eval", "base", "-O", 'nll("~/text.jsonl")', "--no-speed").code == 0
+
+
+# ------------------------------------------------------------------------------ diff and export
+
+
+def test_a_plan_says_the_same_as_its_folder(run: Run, world: Path, tmp_path: Path) -> None:
+    (world / "t.jinja").write_text("{{ messages }}")
+    (world / "long.txt").write_text("a cat sat on the mat. " * 60)
+    lines = ["drop L2", 'bridge on "long.txt" tokens 240', 'chat_template "./t.jinja"']
+    (world / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\n' + "\n".join(lines))
+    assert run("compile", "cut.tailor", "-o", tmp_path / "out").code == 0
+    said = run("diff", "cut.tailor", tmp_path / "out")
+    assert (said.code, said.out) == (0, "the plans say the same\n")
+
+
+def test_an_export_names_the_given_folder(run: Run, world: Path) -> None:
+    text = PLAN.partition("let late")[0] + "merge(L0 base, L0 math, mix)\n"
+    (world / "merge.tailor").write_text(text)
+    said = run("export", "merge.tailor", "--model", f"math={world / 'base'}")
+    assert (said.code, "./math" in said.out) == (0, False)
+    assert run("export", "merge.tailor", "--model", "none=./base", "--layers", "4").code == 1

@@ -138,6 +138,20 @@ def test_settings_beside_tell_the_same_tokens(tmp_path: Path) -> None:
     assert added == {"<|im_start|>": 63, "<|im_end|>": 64}
 
 
+def test_a_union_is_scored_as_its_folder(models: tuple[Path, dict[str, Made]]) -> None:
+    root, _ = models
+    head = "".join(f'model {name} = "./{name}"\n' for name in ("base", "chat", "math"))
+    text = f"tailor 1\n{head}tokenizer union\nL1 from chat, math by linear()\n"
+    (root / "union.tailor").write_text(text)
+    (root / "rows.jsonl").write_text(json.dumps({"text": "ab<|pad|>c<|im_end|>a<|im_start|>b"}))
+    gptailor.compile(gptailor.load(root / "union.tailor"), root / "united")
+    objectives = ['nll("rows.jsonl")', "parameters()"]
+    alone = gptailor.evaluate(root / "united", objectives, folder=root, speed=False)
+    live = gptailor.evaluate(root / "union.tailor", objectives, folder=root, speed=False)
+    found = [[result.outcome for result in each.results] for each in (alone, live)]
+    assert found[0] == found[1]
+
+
 def test_another_vocabulary_proper_is_told(tmp_path: Path) -> None:
     base = model(tmp_path, "base", ORDER[:60], rows=60)
     chat = model(tmp_path, "chat", ORDER)
