@@ -65,6 +65,12 @@ class TensorMaker:
         tensors = [self._load(tensor, keep=keep) for tensor in make.tensors]
         return combine_tensors(make, replace(output.spec, name=make.place), tensors)
 
+    def forget(self, outputs: Iterable[Output]) -> None:
+        """Forget the tensors that these outputs copy: the caller keeps them in another form."""
+        for output in outputs:
+            if isinstance(make := unfitted(output.make), Copy):
+                self._loaded.pop(make.source, None)
+
     def of_layer(self, content: "Content", output: Output) -> Shaped[Tensor, "..."]:
         """Return an output of a layer, fitted if it was; raises as `make`."""
         fitted = content.fitted.get(output.spec.name)

@@ -254,10 +254,14 @@ class ModelTemplate:
         if self._direct[number]:
             like = self._hollow[number]
             tensors = self._tensors_of(content)
-            return {name: tensor.to(like[name].dtype) for name, tensor in tensors.items()}
+            cast = {name: tensor.to(like[name].dtype) for name, tensor in tensors.items()}
+            names = {name for name, tensor in tensors.items() if cast[name] is not tensor}
+            self.tensors.forget(o for o in content.outputs if o.spec.name in names)
+            return cast
         layers = [self._tensors_of(content if n == number else c) for n, c in enumerate(self.shown)]
         module = decoder_layers(self._load(layers))[number]
         device = self.tensors.device
+        self.tensors.forget(content.outputs)  # transformers has them in another form
         return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
 
     def _tensors_of(self, content: Content) -> dict[str, Tensor]:

@@ -204,6 +204,22 @@ def test_tensors_are_shared_and_modules_are_not(stitcher: Stitcher, say: Say) ->
     assert not any(parameter.requires_grad for parameter in second.model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
+def test_a_layer_in_another_form_is_held_once(kind: str, tmp_path: Path) -> None:
+    """In another dtype, or with its experts in one tensor."""
+    tiny_model(kind, tmp_path / "base", dtype="bfloat16")
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{tmp_path / "base"}"\n')
+    stitcher = Stitcher(prepare(plan).models, dtype=torch.float32)
+    first = stitcher.stitch(plan)
+    held = [tensor for tensor in stitcher.tensors._loaded if ".layers." in tensor.spec.name]
+    kinds = {layer.kind for layer in stitcher.contents(prepare(plan).resolved).layers}
+    layers = {tensor.spec.name.split(".")[2] for tensor in held}
+    assert len(layers) <= len(kinds), "those that show transformers the kinds"
+    again = stitcher.stitch(plan).model
+    for mine, other in zip(first.model.parameters(), again.parameters(), strict=True):
+        assert mine.data_ptr() == other.data_ptr()
+
+
 def test_equal_keys_are_equal_layers(stitcher: Stitcher, say: Say) -> None:
     whole, cut = stitcher.stitch(say("")), stitcher.stitch(say("drop L1; L4 from math"))
     assert whole.start == cut.start
