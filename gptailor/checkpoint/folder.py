@@ -70,7 +70,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     one and no other weights, has its configuration in itself.
     """
     names = [] if is_gguf(folder) else _listing(folder)
-    file = folder if is_gguf(folder) else _only_gguf(folder, names)
+    file = folder if is_gguf(folder) else only_gguf(folder, names)
     if file is not None:
         return Checkpoint(folder, *open_gguf(file), (file,))
     if CONFIG not in names:
@@ -114,7 +114,7 @@ def _others(names: Iterable[str]) -> str:
     return f"; found {listed(map(quoted, files))}" if files else ""
 
 
-def _only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
+def only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
     """Return the folder's one GGUF file, if it has no weights of another kind."""
     weights = [n for n in names if n.lower().endswith((".safetensors", *_OTHER_WEIGHTS))]
     if len(weights) == 1 and is_gguf(folder / weights[0]):

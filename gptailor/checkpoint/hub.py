@@ -18,18 +18,16 @@ from typing import Any, final
 
 from gptailor.checkpoint import folder as on_disk
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object
+from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 
 _SMALL_FILES = (
     on_disk.CONFIG, on_disk.GENERATION_CONFIG, on_disk.INDEX, "adapter_config.json",
-    "pytorch_model.bin.index.json", "additional_chat_templates/*.jinja", *on_disk.TOKENIZER_FILES,
+    BIN_INDEX, "additional_chat_templates/*.jinja", *on_disk.TOKENIZER_FILES,
     *on_disk.PROCESSOR_FILES,
 )  # fmt: skip
 """Files that are fetched of every model: all but its weights."""
-
-_FOREIGN = ("*.bin", "*.gguf")
-"""Weights without a header to request; they are fetched whole."""
 
 
 @final
@@ -62,12 +60,14 @@ def open_hub(repo: str, revision: str | None) -> tuple[on_disk.Checkpoint, Remot
     """Open a model on the Hub, without its weights."""
     folder = snapshot(repo, revision)
     remote = Remote(repo, folder.name)
-    files = tuple(folder / name for name in _weights(folder))
+    files = tuple(folder / name for name in _weights(folder, remote))
     if all(file.exists() for file in files):
         return on_disk.open_checkpoint(folder), remote
-    if not (folder / on_disk.INDEX).exists() and _foreign(folder, remote):
-        folder = snapshot(repo, remote.commit, [*_SMALL_FILES, *_FOREIGN])
-        return on_disk.open_checkpoint(folder), remote
+    if not (folder / on_disk.INDEX).exists():
+        foreign = _foreign(folder, remote)
+        if foreign is not None:
+            folder = snapshot(repo, remote.commit, [*_SMALL_FILES, *foreign])
+            return on_disk.open_checkpoint(folder), remote
     config = read_object(folder / on_disk.CONFIG, "C103", duplicate=None)
     tensors: dict[str, TensorInfo] = {}
     for file in files:
@@ -126,25 +126,55 @@ def upload_folder(
     return str(made.commit_url)
 
 
-def _weights(folder: Path) -> tuple[str, ...]:
-    if (folder / on_disk.INDEX).exists():
-        return tuple(sorted(set(on_disk.weight_map(folder / on_disk.INDEX).values())))
-    return (on_disk.SINGLE,)
+def _weights(folder: Path, remote: Remote) -> tuple[str, ...]:
+    """Return the files of weights in safetensors: the single file, or else those of the index."""
+    if not (folder / on_disk.INDEX).exists() or _known(folder, remote, on_disk.SINGLE):
+        return (on_disk.SINGLE,)
+    shards = tuple(sorted(set(on_disk.weight_map(folder / on_disk.INDEX).values())))
+    if all(_known(folder, remote, name) for name in shards):
+        return shards
+    with suppress(CheckpointError):  # offline
+        if on_disk.SINGLE in _listed(remote):
+            return (on_disk.SINGLE,)
+    return shards
 
 
-def _foreign(folder: Path, remote: Remote) -> bool:
-    """Return whether a repository without an index has no weights in safetensors either."""
+def _known(folder: Path, remote: Remote, name: str) -> bool:
+    """Return whether a file of weights, or its header, is in the cache."""
+    return (folder / name).exists() or _kept(remote, name).exists()
+
+
+def _listed(remote: Remote) -> list[str]:
+    """Return the names of a repository's files, without those in folders."""
     from huggingface_hub import HfApi
 
+    with _talking(remote.repo, remote.commit):
+        names = HfApi().list_repo_files(remote.repo, revision=remote.commit)
+    return [name for name in names if "/" not in name]
+
+
+def _foreign(folder: Path, remote: Remote) -> list[str] | None:
+    """Return the weights of a repository without safetensors; None if it has `model.safetensors`.
+
+    They have no header to request, and are fetched whole. Raises CheckpointError (C104) for several
+    GGUF files, before any is fetched.
+    """
     if _kept(remote, on_disk.SINGLE).exists():
-        return False
+        return None
     try:
-        with _talking(remote.repo, remote.commit):
-            return not HfApi().file_exists(remote.repo, on_disk.SINGLE, revision=remote.commit)
+        names = _listed(remote)
     except CheckpointError:
-        if any(path for pattern in _FOREIGN for path in folder.glob(pattern)):
-            return True  # they are in the cache
-        raise
+        names = [path.name for path in folder.iterdir()]
+        if not any(map(on_disk.is_weights, names)):
+            raise
+    if on_disk.SINGLE in names:
+        return None
+    if BIN_SINGLE in names:
+        return [BIN_SINGLE]
+    if BIN_INDEX in names:
+        return sorted(set(on_disk.weight_map(folder / BIN_INDEX).values()))
+    file = on_disk.only_gguf(Path(remote.repo), names)
+    return [] if file is None else [file.name]
 
 
 def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:

@@ -226,7 +226,7 @@ LESSONS = (
 
 _A_STATEMENT = (
     "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop repeat "
-    "scale bridge heal expect maybe tied stack"
+    "scale vocabulary width experts bridge heal expect maybe tied stack"
 )
 _STARTS = {
     "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),

@@ -24,8 +24,9 @@ class _Builder(Transformer[Token, Any]):
     def NUMBER(self, token: Token) -> tree.Fixed:  # noqa: N802 (the terminal's name)
         """Return a number, an integer if it has no point and no exponent."""
         value: int | float = float(token)
-        if math.isfinite(value) and token.lstrip("+-").isdigit():
-            value = int(token)
+        digits = token.lstrip("+-")
+        if math.isfinite(value) and digits.isdigit():
+            value = int(digits.lstrip("0") or "0") * (-1 if token[0] == "-" else 1)
         return tree.Fixed(_span(token), value)
 
     def LAYER(self, token: Token) -> tree.LayerWord:  # noqa: N802
@@ -35,6 +36,8 @@ class _Builder(Transformer[Token, Any]):
 
     def SIZE(self, token: Token) -> tree.Fixed:  # noqa: N802
         """Return a number from `1.3G`, an integer if nothing is left of it behind the point."""
+        if not math.isfinite(float(token[:-1])):
+            return tree.Fixed(_span(token), math.inf)
         exact = Decimal(token[:-1]) * UNITS[token[-1]]
         value: int | float = float(exact)
         if math.isfinite(value) and exact == int(exact):

@@ -2,11 +2,12 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 from gptailor.lang.format import format_text
+from gptailor.lang.tree import Block, Statement
 from gptailor.lsp.names import Occurrence
 from gptailor.lsp.plan_text import PlanText
 from gptailor.plan.faults import Fault, Span, TailorError, errors
@@ -89,7 +90,7 @@ def renamed(text: PlanText, offset: int, name: str) -> list[Edit]:
 
 def _all_read(text: PlanText, word: Occurrence, name: str) -> None:
     """Raise RenameError if an unreadable statement contains the old or the new name."""
-    read = [statement.span for statement in text.tree.statements]
+    read = list(_read_spans(text.tree.statements))
     names = re.compile(rf"(?<!\w)(?:{word.text}|{name})(?!\w)")
     for match in names.finditer(text.text):
         line = text.source.position(match.start())[0]
@@ -100,6 +101,17 @@ def _all_read(text: PlanText, word: Occurrence, name: str) -> None:
             raise RenameError(
                 f"line {line} has a fault and contains '{match[0]}'; correct it first"
             )
+
+
+def _read_spans(statements: Iterable[Statement]) -> Iterator[Span]:
+    """Yield the spans of all readable statements, those within blocks included."""
+    for statement in statements:
+        if not isinstance(statement.body, Block):
+            yield statement.span
+            continue
+        start = min([one.span.start for one in statement.body.statements] or [statement.span.end])
+        yield Span(statement.span.start, start)
+        yield from _read_spans(statement.body.statements)
 
 
 def _only_renamed(text: PlanText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:

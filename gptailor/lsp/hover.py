@@ -335,7 +335,8 @@ def diagnostic(text: EditedText, fault: Fault) -> types.Diagnostic:
     message, related = fault.message, []
     span = fault.span or Span(0, 0)
     if fault.source is not None and fault.source.name != text.source.name:
-        other = EditedText(from_fs_path(fault.source.name) or text.uri, fault.source.text)
+        place = from_fs_path(fault.source.name) or text.uri
+        other = EditedText(place, fault.source.text, text.encoding)
         related = [_related(other, other.lines.range(span), message)]
         span = _declaring(text, fault.source.name)
         message = f"{Path(fault.source.name).name}: {message}"

@@ -80,6 +80,7 @@ class EditedText(PlanText):
 
     def __init__(self, uri: str, text: str, encoding: str = "utf-16") -> None:
         self.uri = uri
+        self.encoding = encoding
         self.lines = TextLines(text, encoding)
         super().__init__(Path(to_fs_path(uri) or uri), text)
 

@@ -306,6 +306,28 @@ def test_pickled_weights_are_fetched_whole_and_read_offline(
     assert same(desk.made("again"), tensors)
 
 
+def test_the_single_file_wins_over_an_old_index(
+    desk: Desk, hub: Hub, folders: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folders / "base", tmp_path / "both")
+    index = "model.safetensors.index.json"
+    shutil.copy(folders / "math" / index, tmp_path / "both" / index)
+    hub.add("org/both", tmp_path / "both")
+    plan = 'tailor 1\nmodel base = "org/both"\nscale L0 by 1.0\n'
+    assert desk.compile(plan=plan).code == 0
+    assert same(desk.made(), load_file(folders / "base" / "model.safetensors"))
+
+
+def test_of_several_gguf_files_none_is_fetched(desk: Desk, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "quants").mkdir()
+    for name in ("a-q4.gguf", "a-q8.gguf"):
+        (tmp_path / "quants" / name).write_bytes(b"GGUF" * 100)
+    hub.add("org/quants", tmp_path / "quants")
+    said = desk.check('tailor 1\nmodel base = "org/quants"\ndrop L1\n').fault("C104")
+    assert "'a-q4.gguf' and 'a-q8.gguf'" in said
+    assert not [name for name in hub.whole() if name.endswith(".gguf")]
+
+
 def test_a_server_that_fails_is_said(desk: Desk, hub: Hub) -> None:
     hub.broken = True
     desk.check('tailor 1\nmodel base = "org/base"\ndrop L1\n').fault("C503")

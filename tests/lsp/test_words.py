@@ -341,6 +341,7 @@ def test_rename_changes_all_uses_of_a_name_and_nothing_else():
         ("L1 from no‸ne", "other", "not declared"),
         ("dr‸op L1", "other", "only models and numbers can be renamed"),
         ("L1 from ma‸th\nL2 frm math", "other", "line 6 has a fault and contains 'math'"),
+        ("stack {\nL1 ma‸th\nL2 math by\n}", "other", "line 7 has a fault and contains 'math'"),
     ],
 )
 def test_rename_is_refused_with_its_reason(said, name, why):

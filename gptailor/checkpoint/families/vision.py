@@ -104,7 +104,8 @@ def with_text(config: Config, text: Config) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key not in dropped} | new
     outer, inner = dict(config), dict(config[TEXT])
     for key in dropped:
-        if key in outer and outer[key] == inner.pop(key, None):
+        value = inner.pop(key, None)
+        if key in outer and outer[key] == value:
             del outer[key]
     for key, value in new.items():
         if key in outer and key in old and outer[key] != old[key] and key == "num_hidden_layers":

@@ -41,6 +41,7 @@ _PROMOTED = (
     "no dtype is named, and the models have {}: mergekit writes the widest of each tensor's "
     "sources, and the plan float32"
 )
+_STAGE_TOKENIZER = "the output has the tokenizer and the template of the last document alone"
 _NO_BASE = (
     "no base_model is named: '{}' is the base, whose configuration and tokenizer the output "
     "gets; mergekit takes those of any of the models, which may differ from run to run"
@@ -106,10 +107,8 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
         _refuse_other_tools(document)
     read = [read_config(document) for document in documents]
     *stage_configs, last = _in_order([config for config, _ in read])
-    stage_names = {config.name for config in stage_configs}
-    references = [r for config in (last, *stage_configs) for r in _references(config)]
-    unmade = (r for r in references if r.model.path not in stage_names)
-    base = Base(next(unmade, references[0]), ModelFolders(root, models or {}, on_hub), layers)
+    reference = _base_of({str(config.name): config for config in stage_configs}, last)
+    base = Base(reference, ModelFolders(root, models or {}, on_hub), layers)
     contexts = [ImportContext.of(config, base) for config in (*stage_configs, last)]
     *stages, context = contexts
     context.notes += [note for _, notes in read for note in notes]
@@ -172,6 +171,21 @@ def _references(config: MergekitConfig) -> list[ModelReference]:
     return [reference for reference, _, _ in config.references()]
 
 
+def _base_of(stages: Mapping[str, MergekitConfig], last: MergekitConfig) -> ModelReference:
+    """Return the base: the last document's, through the documents that it is made of.
+
+    Without a `base_model` it is the first model that no document makes.
+    """
+    config, reference = last, last.base_model
+    while reference is not None and reference.model.path in stages:
+        config = stages[reference.model.path]
+        reference = config.base_model or _references(config)[0]
+    if reference is not None:
+        return reference
+    references = [r for one in (last, *stages.values()) for r in _references(one)]
+    return next((r for r in references if r.model.path not in stages), references[0])
+
+
 def _stage_reference(config: MergekitConfig) -> ModelReference:
     """Return the reference by which other documents name a document's model."""
     return ModelReference.model_validate(config.name)
@@ -223,6 +237,9 @@ def _made_model(stage: ImportContext) -> p.Model:
         raise stage.config.error(message, "name", help=help_)
     if stage.config.dtype not in (None, "float32") or stage.config.out_dtype is not None:
         stage.notes.append(stage.config.note(_STAGES, "name"))
+    for key in ("tokenizer_source", "tokenizer", "chat_template"):
+        if getattr(stage.config, key) is not None:
+            stage.notes.append(stage.config.note(_STAGE_TOKENIZER, key))
     return p.Model(made=whole.recipe)
 
 

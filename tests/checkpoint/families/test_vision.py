@@ -313,6 +313,18 @@ def test_keys_beside_text_config_change_with_it(made: Any) -> None:
         with_text({**both, "num_hidden_layers": 9}, text)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_key_that_goes_leaves_text_config_too(made: Any, beside: bool) -> None:
+    config = settings_of(made("qwen2_5_vl"))
+    config["text_config"]["pad_token_id"] = 63
+    if beside:
+        config["pad_token_id"] = 63
+    text = {key: value for key, value in text_of(config).items() if key != "pad_token_id"}
+    changed = with_text(config, text)
+    assert "pad_token_id" not in changed["text_config"]
+    assert "pad_token_id" not in changed
+
+
 def test_a_configuration_that_leaves_the_number_of_layers_to_a_default(
     made: Any, seen: Any, tmp_path: Path
 ) -> None:

@@ -543,6 +543,15 @@ def test_a_range_beyond_the_base_is_found() -> None:
     assert "layer_range" not in str(deeper[1])
 
 
+def test_the_base_is_followed_through_stages() -> None:
+    stage = "name: mix\nmerge_method: slerp\nbase_model: a/base\nmodels: [{model: b/two}]\n"
+    stage += "parameters: {t: 0.5}\ntokenizer_source: b/two\n---\n"
+    last = "merge_method: slerp\nbase_model: mix\nmodels: [{model: c/three}]\n"
+    plan, notes = from_mergekit(f"{stage}{last}parameters: {{t: 0.25}}\n", "f.yml", 4)
+    assert plan.models["base"].source == "a/base"
+    assert any("template of the last document alone" in str(note) for note in notes)
+
+
 def test_a_range_beyond_a_stage_is_found() -> None:
     stage = "name: mix\nmerge_method: linear\nmodels: [{model: a/base}, {model: b/two}]\n"
     text = f"{stage}parameters: {{weight: 1}}\n---\n{RANGES.replace('MODEL', 'mix')}"
@@ -923,7 +932,7 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
         ("base_model: first", "base_model: b/two", "'first' is a model by itself"),
         ("{t: 0.25}", "{t: [0, 1]}", "isn't made by one recipe for everything"),
         ("a/base\nmodels:\n- {model: second", "first\nmodels:\n- {model: second",
-         "a plan has one base, 'b/two'"),
+         "a plan has one base, 'a/base'"),
     ],
 )  # fmt: skip
 def test_documents_that_are_no_made_models_are_refused(old: str, new: str, said: str) -> None:
