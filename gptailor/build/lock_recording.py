@@ -73,14 +73,10 @@ def plan_digest(plan: Plan) -> str:
         for name, model in plan.models.items()
         if name not in unread
     }
-    read_from = plan
-    paths = [os.path.realpath(calibration_path(plan, file)) for _, file in plan.calibration_texts]
-    texts = list(dict.fromkeys(paths))
-
-    def number(file: str) -> str:
-        return str(texts.index(os.path.realpath(calibration_path(read_from, file))))
-
-    plan = plan.with_calibration_texts(number)
+    named = {file for _, file in plan.calibration_texts}
+    paths = {file: os.path.realpath(calibration_path(plan, file)) for file in named}
+    texts = list(dict.fromkeys(paths[file] for _, file in plan.calibration_texts))
+    plan = plan.with_calibration_texts(lambda file: str(texts.index(paths[file])))
     without: dict[str, object] = {"models": models, "dtype": None, "expects": ()}
     if template_file(plan) is not None:
         without["chat_template"] = "./"

@@ -1,6 +1,6 @@
 """`eval`: run targets and bases as trials of one session, and tabulate their outcomes."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -162,7 +162,8 @@ class EvaluationRun:
         self.samples = samples
         tokenizers = {tokenizer_digest(tokenizer_model(e.target.prepared)) for e in self.all}
         self.by_byte = len(tokenizers) > 1
-        self.all_targets = [entry.target for entry in self.all]
+        targets = [entry.target for entry in self.all]
+        self.piece_bytes = common_piece_bytes(targets) if self.by_byte else None
         for entry in self.all:
             self.session.family(entry.target.prepared.models)
             self._objectives(entry.target)
@@ -215,7 +216,7 @@ class EvaluationRun:
         return self.session.objectives(self.stated, self.samples, self._reading(target), reference)
 
     def _reading(self, target: Target) -> Reading:
-        return reading_of(target, self.all_targets if self.by_byte else ())
+        return reading_of(target, self.piece_bytes)
 
     def _count(self, speed: bool) -> int:
         if not self.entries:
@@ -335,13 +336,17 @@ def reference_results(session: Session, target: Target, name: str, work: Work) -
     return session.reference(repairs, plan, name, work)
 
 
-def reading_of(target: Target, by_byte: Sequence[Target] = ()) -> Reading:
-    """Return how a target's texts are read, by byte beside some targets, or by its tokens.
+def common_piece_bytes(targets: Iterable[Target]) -> int:
+    """Return the bytes of a piece of text that all targets take. Raises TailorError."""
+    return piece_bytes(map(_positions, targets))
+
+
+def reading_of(target: Target, piece: int | None = None) -> Reading:
+    """Return how a target's texts are read: in pieces of bytes, or by its tokens.
 
     Raises TailorError without a tokenizer.
     """
     tokenizer, positions = tokenizer_model(target.prepared), _positions(target)
-    piece = piece_bytes(map(_positions, by_byte)) if by_byte else None
     return Reading(tokenizer, positions, target.identity_of_base, target.origin, piece)
 
 

@@ -11,7 +11,13 @@ from typing import Literal, NamedTuple, final
 import torch
 
 from gptailor.checks.texts import text_errors_as_faults, text_faults
-from gptailor.evaluation.evaluate import measurable, reading_of, reference_results, step_count
+from gptailor.evaluation.evaluate import (
+    common_piece_bytes,
+    measurable,
+    reading_of,
+    reference_results,
+    step_count,
+)
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.base import Forward, PreparedObjective
 from gptailor.evaluation.objectives.size_and_speed import size_score
@@ -79,13 +85,13 @@ class _Measured:
     number: int
     stated: StatedObjective
     samples: Samples
-    by_byte: Sequence[Target]
+    piece_bytes: int | None
     outcome: Outcome | None = None
 
     @property
     def reading(self) -> Reading:
         """Return how the target's texts are read."""
-        return reading_of(self.target, self.by_byte)
+        return reading_of(self.target, self.piece_bytes)
 
 
 @final
@@ -103,11 +109,11 @@ class _Row(NamedTuple):
         return (self.target,) if self.bounding is None else (self.target, self.bounding)
 
     @property
-    def by_byte(self) -> Sequence[Target]:
-        """Return all targets if losses count by bytes: with a cut vocabulary, or with two."""
+    def piece_bytes(self) -> int | None:
+        """The bytes of a piece if losses count by bytes: with a cut vocabulary, or with two."""
         digests = {tokenizer_digest(tokenizer_model(t.prepared)) for t in self.targets}
         cut = self.target.prepared.checked.token_cut is not None
-        return self.targets if cut or len(digests) > 1 else ()
+        return common_piece_bytes(self.targets) if cut or len(digests) > 1 else None
 
 
 @final
@@ -137,7 +143,7 @@ class Expectations:
         for row in self.rows:
             for target in row.targets if OBJECTIVES[row.entry.name].by == "samples" else ():
                 stated, samples = _stated(row.entry), self._samples(target)
-                measured = _Measured(target, row.number, stated, samples, row.by_byte)
+                measured = _Measured(target, row.number, stated, samples, row.piece_bytes)
                 self._measured.setdefault(self._key(row, target), measured)
         self._groups = [(group, self._prepared(group[0])) for group in self._grouped()]
         for group, objectives in self._groups:
@@ -154,7 +160,7 @@ class Expectations:
     def _key(self, row: _Row, target: Target) -> Hashable:
         """Return a key that is equal for equal measures of equal models."""
         stated = _stated(row.entry)
-        reading = reading_of(target, row.by_byte).key([stated])
+        reading = reading_of(target, row.piece_bytes).key([stated])
         return _content(target), self._samples(target), measure_words(stated[0]), reading
 
     def _samples(self, target: Target) -> Samples:

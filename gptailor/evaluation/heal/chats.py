@@ -18,9 +18,9 @@ from gptailor.plan.plan import TemplateOf
 from gptailor.program.sources import Checked, output_tokenizer
 
 _DATE = "2024-07-26"
-"""What templates show as today, so that a healing doesn't depend on its day.
+"""The date that templates show as today's, so that a healing is the same on each day.
 
-Llama 3.2's template shows this date where it can't know today's.
+Llama 3.2's template shows this date if it has no clock.
 """
 _OTHER_ROWS = "give rows of 'prompt' or 'text', or name a teacher with a chat template"
 

@@ -274,6 +274,8 @@ def _available(
 
     More than those that decide the length of a sequence aren't counted.
     """
+    if any(source.length is not None for source in sources):
+        return tokens
     count = int(tokens * HELD_OUT_EVERY / (HELD_OUT_EVERY - 1))
 
     def shown(source: HealingSource) -> HealingSource:
@@ -281,8 +283,6 @@ def _available(
         wanted = int(count * source.share)
         return replace(source, rows=lambda _: source.rows(wanted))
 
-    if any(source.length is not None for source in sources):
-        return tokens
     length = sequence_length(encoder.positions, 0, ())
     counts = sequence_counts(sources, min(tokens, _STEPS * HEALING_WINDOW), length)
     packing = Packing(encoder, length, seed, only_answers)
