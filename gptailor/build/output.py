@@ -214,6 +214,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", *, chats: b
         repaired,
         vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
         chats=chats,
+        images=prepared.models["base"].layout.wrapped,
     )
 
 

@@ -184,7 +184,7 @@ def _published_card(matter: Mapping[str, Any], body: str, repo: str, facts: Card
     return f"---\n{front}---\n{body}"
 
 
-_LOADED = re.compile(r'^(\w+ = pipeline\("text-generation", )"[^"]*"\)', re.MULTILINE)
+_LOADED = re.compile(r'^(\w+ = pipeline\("[\w-]+", )"[^"]*"\)', re.MULTILINE)
 """The line of a card's example that loads the model."""
 
 

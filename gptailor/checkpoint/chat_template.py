@@ -71,9 +71,11 @@ def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def has_template(files: TokenizerFiles) -> bool:
-    """Return whether the files of a tokenizer have a chat template. Raises as `templates_of`."""
-    if _MAIN in files or _SETTINGS not in files:
-        return _MAIN in files
+    """Return whether a tokenizer or its processor has a chat template. Raises as `templates_of`."""
+    if _MAIN in files or _FOR_PROCESSORS in files:
+        return True
+    if _SETTINGS not in files:
+        return False
     settings, path = files[_SETTINGS], Path(_SETTINGS)
     found = parse_object(content_of(settings), path, "C602", duplicate=None)
     return bool(found.get("chat_template"))

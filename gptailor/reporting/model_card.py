@@ -62,13 +62,14 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     *,
     vocabulary: TokenCutReport | None = None,
     chats: bool = False,
+    images: bool = False,
 ) -> str:
     """Return the Markdown of `README.md`.
 
     `resolved` and `text` have no paths of this machine. `sizes` are the sizes of the base and of
     the model. `repaired` are the results of fits, if there were any, and `vocabulary` is the effect
-    of a smaller one. With `chats` the tokenizer has a chat template. The model is loaded from
-    `folder`.
+    of a smaller one. With `chats` the tokenizer has a chat template, and with `images` the model
+    reads images too. The model is loaded from `folder`.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
@@ -78,7 +79,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
         drawn = resolved
     return "\n".join(
         [
-            *_front_matter(plan, parents or Parents()),
+            *_front_matter(plan, parents or Parents(), _TASKS[images]),
             f"# {title}",
             "",
             f"A language model stitched from the layers of others, {_trained(drawn)}, by "
@@ -91,7 +92,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "## Use",
             "",
             "```python",
-            *(_CHAT if chats else _CONTINUED).format(folder=folder).splitlines(),
+            *_example(folder, chats=chats, images=images),
             "```",
             "",
             "## Layers",
@@ -132,20 +133,39 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     )
 
 
-_CONTINUED = """\
-from transformers import pipeline
-
-generate = pipeline("text-generation", "{folder}")
+_TASKS = ("text-generation", "image-text-to-text")
+"""transformers' tasks of models that read text, and of models that read images too."""
+_CONTINUED = (
+    """\
 print(generate("Tomatoes are", max_new_tokens=40)[0]["generated_text"])
-"""
-_CHAT = """\
-from transformers import pipeline
+""",
+    """\
+found = generate(images="tomato.jpg", text="<image>A photo of", max_new_tokens=40)
+print(found[0]["generated_text"])
+""",
+)
+"""The example of a tokenizer without a chat template, for each task."""
+_CHAT = (
+    """\
+messages = [{"role": "user", "content": "How do tomatoes grow?"}]
+print(generate(messages, max_new_tokens=200)[0]["generated_text"][-1]["content"])
+""",
+    """\
+image = {"type": "image", "url": "tomato.jpg"}
+question = {"type": "text", "text": "How ripe is this tomato?"}
+messages = [{"role": "user", "content": [image, question]}]
+print(generate(text=messages, max_new_tokens=200)[0]["generated_text"][-1]["content"])
+""",
+)
+"""The same with a chat template."""
 
-chat = pipeline("text-generation", "{folder}")
-messages = [{{"role": "user", "content": "How do tomatoes grow?"}}]
-print(chat(messages, max_new_tokens=200)[0]["generated_text"][-1]["content"])
-"""
-"""The example of use for a tokenizer without and with a chat template."""
+
+def _example(folder: str, *, chats: bool, images: bool) -> list[str]:
+    use = (_CHAT if chats else _CONTINUED)[images].splitlines()
+    loaded = f'generate = pipeline("{_TASKS[images]}", "{folder}")'
+    return ["from transformers import pipeline", "", loaded, *use]
+
+
 _COUNTS = ("layers", "parameters")
 
 
@@ -333,8 +353,8 @@ def _text_words(text: TaughtText) -> str:
     return f"the teacher's answers to `{text.file}` ({drawn})"
 
 
-def _front_matter(plan: Plan, parents: Parents) -> list[str]:
-    """Return the front matter that the Hub reads: the licence, known parents and tags."""
+def _front_matter(plan: Plan, parents: Parents, task: str) -> list[str]:
+    """Return the front matter that the Hub reads: the licence, task, known parents and tags."""
     merged = len(plan.models) > 1
     relation = ["base_model_relation: merge"] if merged and parents.ids else []
     ids = [f"- {json.dumps(source)}" for source in parents.ids]
@@ -342,7 +362,7 @@ def _front_matter(plan: Plan, parents: Parents) -> list[str]:
         "---",
         *([] if parents.license is None else [f"license: {parents.license}"]),
         "library_name: transformers",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {task}",
         *(["base_model:", *ids] if ids else []),
         *relation,
         "tags:",

@@ -1,6 +1,7 @@
 """Vision-language models through all verbs: locked and verified, stitched, judged, bridged."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,22 @@ def test_a_bridge_is_fitted_to_the_language_model(kind: str, made: Any, tmp_path
 
 
 # ---------------------------------------------------------------------------------------- records
+
+
+@pytest.mark.parametrize("template", [None, "chat_template.jinja", "chat_template.json"])
+def test_a_card_shows_the_use_with_an_image(
+    template: str | None, made: Any, tmp_path: Path
+) -> None:
+    base = shutil.copytree(made("llava"), tmp_path / "base")
+    if template is not None:
+        (base / template).write_text('{"chat_template": "<image>"}', "utf-8")
+
+    card = (compiled("drop L4", tmp_path / "out", base=base) / "README.md").read_text("utf-8")
+
+    assert "pipeline_tag: image-text-to-text" in card
+    assert 'generate = pipeline("image-text-to-text", "out")' in card
+    assert ('images="tomato.jpg"' in card) == (template is None)
+    assert ("generate(text=messages" in card) == (template is not None)
 
 
 def test_a_folder_is_locked_and_verified_with_its_processor(made: Any, tmp_path: Path) -> None:
