@@ -5,11 +5,12 @@ import heapq
 import itertools
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gptailor
@@ -22,7 +23,13 @@ from gptailor.searching.run.origin import BridgedCut, EarlierOrigin, origin_word
 from gptailor.searching.run.schedule import Budget, Start, ToldStart
 from gptailor.searching.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import Alone, Done, Task, TaskOutcome, interruptible
-from gptailor.searching.search import Scored, SearchError, SearchEvent, SearchSetting
+from gptailor.searching.search import (
+    Scored,
+    SearchError,
+    SearchEvent,
+    SearchSetting,
+    search_steps,
+)
 from gptailor.searching.summary import drawn_plans
 from tests.searching.landscape import (
     ACCURACY,
@@ -747,6 +754,32 @@ def test_starts_see_each_stage_whole(tmp_path: Path) -> None:
 
     ran(tmp_path, setting(starts=Watching(space())))
     assert set(seen) == {0, 4, 5}
+
+
+def test_a_stage_with_other_plans_keeps_the_trials_of_its_plans(tmp_path: Path) -> None:
+    """A search that goes on with more trials has room for more starting plans of a stage."""
+
+    class Ordered(Staged):
+        def __init__(self, order: Sequence[int]) -> None:
+            super().__init__(space())
+            self.order = order
+            self.told: list[ToldStart] = []
+
+        def next(self, told: Any) -> Any:
+            self.told = list(told)
+            origin = EarlierOrigin(words="start")
+            return [] if told else [Start(origin, self.genomes[n], 0.25) for n in self.order]
+
+    for order, trials, cost in (((0, 1), 2, 12), ((2, 0, 1), 3, 14), ((2, 0, 1), 4, 14)):
+        starts = Ordered(order)
+        found = search(tmp_path, setting(starts=starts, budget=Budget(cost, 16, 64)))
+        for _ in search_steps(found.setting, found.study, found.ledger, found.workers):
+            if len(found.ledger.trials) == trials:
+                break
+
+    assert len(found.ledger.of(STARTS)) == 3
+    for told, n in zip(starts.told, order, strict=True):
+        assert all(map(np.array_equal, told.genome, starts.genomes[n]))
 
 
 def test_alone_gives_what_its_judge_gives() -> None:

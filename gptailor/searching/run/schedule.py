@@ -232,20 +232,22 @@ class Schedule:
         """Return the requests that the next stage misses, and the results of the stages before.
 
         A stage without room for all of its plans is the last one, unless recipes are separate: then
-        those without room count as failures, and later stages follow.
+        those without room count as failures, and later stages follow. With another budget than an
+        earlier process had, a stage may have other plans, so trials are found by their genomes.
         """
         results: list[ToldStart] = []
         asked_after = 0
+        unused = {trial.request.key: trial for trial in self._starting}
         for stage in itertools.count():
             starts = self.starts.next(results)
             spent = math.fsum(result.share for result in results)
             requests = self._stage(stage, starts, spent, asked_after)
-            missing = [request for request in requests if request.key not in self.ledger.keys]
+            by_slot = _take_trials(unused, requests)
+            missing = [request for request in requests if request.slot not in by_slot]
             if missing:
-                return missing, results
+                return self._in_free_slots(missing, len(starts)), results
             if not starts or (len(requests) < len(starts) and not self.budget.separate):
                 return [], results
-            by_slot = {t.request.slot: t for t in self._starting if t.request.ask == stage}
             asked_after += len(by_slot)
             results += [
                 self._told_start(start, by_slot.get(slot)) for slot, start in enumerate(starts)
@@ -277,6 +279,15 @@ class Schedule:
             elif not budget.separate:
                 break
         return requests
+
+    def _in_free_slots(self, requests: Sequence[TrialRequest], first: int) -> list[TrialRequest]:
+        """Return requests with free slots, from `first` on, in place of those of other trials."""
+        used = {slot for _, ask, slot in self.ledger.keys if ask == requests[0].ask}
+        free = (slot for slot in itertools.count(first) if slot not in used)
+        return [
+            request._replace(slot=next(free)) if request.key in self.ledger.keys else request
+            for request in requests
+        ]
 
     def _told_start(self, start: Start, trial: Trial | None) -> ToldStart:
         if trial is None:
@@ -452,3 +463,27 @@ class Schedule:
         if after is None:
             after = len(self.ledger.of(*ORDER[: ORDER.index(phase)]))
         return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, stage, after)
+
+
+def _take_trials(
+    unused: dict[tuple[str, int, int], Trial], requests: Sequence[TrialRequest]
+) -> dict[int, Trial]:
+    """Remove the trials of requests from `unused`, and return them by the requests' slots.
+
+    A request's own trial has its key; otherwise another trial of the same evaluation is taken.
+    """
+    found: dict[int, Trial] = {}
+    for request in requests:
+        trial = unused.get(request.key)
+        if trial is not None and _evaluated(trial.request) == _evaluated(request):
+            found[request.slot] = unused.pop(request.key)
+    for request in requests:
+        same = (t for t in unused.values() if _evaluated(t.request) == _evaluated(request))
+        if request.slot not in found and (trial := next(same, None)) is not None:
+            found[request.slot] = unused.pop(trial.request.key)
+    return found
+
+
+def _evaluated(request: TrialRequest) -> tuple[object, ...]:
+    """Return what a starting plan's request evaluates; equal requests have equal scores."""
+    return request.phase, request.samples, *(genes.tobytes() for genes in request.genome)
