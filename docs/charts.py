@@ -97,9 +97,11 @@ def healing(figures: dict[str, Any]) -> Chart:
         altair.Chart(altair.Data(values=rows))
         .mark_line(point=True, color=GREEN)
         .encode(
-            x=altair.X("tokens:Q", title="tokens that were learned from"),
+            x=altair.X(
+                "tokens:Q", title="tokens that were learned from", axis=altair.Axis(tickCount=6)
+            ),
             y=altair.Y(
-                "nats:Q", title="nats a token from the whole model", scale=altair.Scale(zero=True)
+                "nats:Q", title="nats a token from the uncut model", scale=altair.Scale(zero=True)
             ),
         )
     )
