@@ -22,7 +22,7 @@ from gptailor.build.tokenizer import (
     tokenizer_inputs,
 )
 from gptailor.checkpoint import folder as checkpoints
-from gptailor.checkpoint.chat_template import has_template
+from gptailor.checkpoint.chat_template import TokenizerFiles, has_template
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.files import is_gguf, open_regular
@@ -179,7 +179,7 @@ def side_files(
     written = {
         checkpoints.CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
         PLAN_FILE: used_plan_text(prepared, target),
-        CARD: _card(prepared, target, fitted, chats=has_template(beside)),
+        CARD: _card(prepared, target, fitted, beside),
     }
     beside |= files_without_code(beside)
     for kind, family in families(prepared).items():  # so that the folder can be verified anywhere
@@ -187,9 +187,9 @@ def side_files(
     return beside | {name: content.encode() for name, content in written.items()}
 
 
-def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", *, chats: bool) -> str:
-    """Return the model card, without paths of this machine."""
-    plan = _public(prepared)
+def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: TokenizerFiles) -> str:
+    """Return the model card, without paths of this machine; `beside` are the tokenizer's files."""
+    plan, images = _public(prepared), prepared.models["base"].layout.wrapped
     repaired = None
     if fitted is not None:
         bridges = {gap: (b.tokens, b.held_out) for gap, b in fitted.bridges.items()}
@@ -213,8 +213,8 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", *, chats: b
         parents(prepared),
         repaired,
         vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
-        chats=chats,
-        images=prepared.models["base"].layout.wrapped,
+        chats=has_template(beside, processor=images),
+        images=images,
     )
 
 

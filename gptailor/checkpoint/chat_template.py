@@ -70,9 +70,9 @@ def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
     return _listed(setting, path)
 
 
-def has_template(files: TokenizerFiles) -> bool:
-    """Return whether a tokenizer or its processor has a chat template. Raises as `templates_of`."""
-    if _MAIN in files or _FOR_PROCESSORS in files:
+def has_template(files: TokenizerFiles, *, processor: bool) -> bool:
+    """Return whether a tokenizer, or a processor, has a chat template. Raises as `templates_of`."""
+    if _MAIN in files or (processor and _FOR_PROCESSORS in files):
         return True
     if _SETTINGS not in files:
         return False

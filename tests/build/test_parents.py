@@ -106,11 +106,14 @@ def test_the_title_is_of_the_base_and_of_the_plan_or_the_folder(tmp_path: Path) 
     assert titles == ["cut", "small", "Tiny-1B-cut", "Tiny-1B-small"]
 
 
-@pytest.mark.parametrize("chats", [True, False])
-def test_a_card_has_an_example_that_fits_the_tokenizer(tmp_path: Path, chats: bool) -> None:
+@pytest.mark.parametrize("template", ["chat_template.jinja", "chat_template.json", None])
+def test_a_card_has_an_example_that_fits_the_tokenizer(
+    tmp_path: Path, template: str | None
+) -> None:
     base = tiny_model("llama", tmp_path / "base", layers=2)
-    if chats:
-        (base / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    chats = template == "chat_template.jinja"  # the other one is for processors
+    if template is not None:
+        (base / template).write_text('{"chat_template": "one"}')
     text = 'tailor 1\nmodel base = "./base"\ndrop L1\n'
     gptailor.compile(gptailor.loads(text, folder=tmp_path), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
