@@ -25,23 +25,27 @@ demo-full: setup ## More plans, llama.cpp, and a search that heals: half an hour
 
 # Bytecode is kept whatever the environment says: modules are compiled once, not in each process.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet --durations=25
-SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+# Decides the order of the tests, and in `make thorough` what Hypothesis draws.
+export SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 
 test: setup ## All checks and tests, the checks beside the tests
 	@$(MAKE) --no-print-directory -j 2 lint suite
 
 suite: setup
+	@echo "The order of the tests again: make test SEED=$(SEED)"
 	PYTHONHASHSEED=0 $(PYTEST) -m "not thorough and not pages"
 
 test-pages: setup ## The tests of documentation, pages in a browser, services and packaging
+	@echo "The order of the tests again: make test-pages SEED=$(SEED)"
 	PYTHONHASHSEED=0 $(PYTEST) -m "pages and not thorough"
 
 thorough: lint ## All that CI runs: more draws, families and moments of a kill, types checked at each call
-	@echo "All draws again: make thorough SEED=$(SEED)"
+	@echo "The order and all draws again: make thorough SEED=$(SEED)"
 	GPTAILOR_THOROUGH=1 $(PYTEST) -o faulthandler_timeout=1800 --hypothesis-seed=$(SEED) \
 	  --jaxtyping-packages=gptailor,tests.checked.checker
 
 quick: setup ## The tests but those marked slow
+	@echo "The order of the tests again: make quick SEED=$(SEED)"
 	PYTHONHASHSEED=0 $(PYTEST) -m "not slow and not thorough and not pages"
 
 docs: setup ## The documentation site in build/docs/site, which opens from disk

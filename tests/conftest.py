@@ -18,7 +18,7 @@ from hypothesis.internal.conjecture import providers
 
 from tests import checked
 from tests.preloaded import Preloaded, preloaded
-from tests.seeded import seed
+from tests.seeded import ORDER, order, seed
 from tests.thorough import PAGES, THOROUGH, drawn, is_left_out
 
 # Before torch is imported, and for the processes that tests start: on tiny tensors its threads
@@ -30,6 +30,15 @@ COMPILED = Path(tempfile.gettempdir()) / "gptailor-jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+# Nothing of the user's is read or written: a process of tests has a home of its own, and each test
+# a cache (`own_cache`). What sessions' fixtures keep is in `KEPT`.
+OWN = Path(tempfile.mkdtemp(prefix="gptailor-tests-"))
+HOME, KEPT = OWN / "home", OWN / "kept"
+HOME.mkdir()
+for variable in [name for name in os.environ if name.startswith(("XDG_", "HF_", "HUGGINGFACE_"))]:
+    del os.environ[variable]
+os.environ |= {"HOME": str(HOME), "XDG_CACHE_HOME": str(KEPT)}
 
 checked.install()
 
@@ -98,6 +107,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if left_out and str(collection_path.relative_to(TESTS)) in PAGES else None
 
 
+def pytest_report_header() -> str:
+    return f"the order of the tests again: SEED={ORDER}"
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest then brings tests of one parameter of a module together
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The type checker of the tests looks at one item of a list, drawn by `random`.
     quiet = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -113,6 +127,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if is_left_out(file, name, cases[test]):
             item.add_marker(pytest.mark.thorough)
         cases[test] += 1
+    items.sort(key=lambda item: order(item.nodeid))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(OWN, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -135,6 +154,7 @@ def pytest_collection_finish() -> None:
 
 
 ended = count(1)
+caches = count(1)
 
 
 def pytest_runtest_logfinish() -> None:
@@ -194,11 +214,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A cache of the test's own: nothing is known there of what was learned before."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+@pytest.fixture(scope="module", autouse=True)
+def _cache_of_the_module() -> Iterator[None]:
+    """A cache for the fixtures of a module."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(OWN / f"module {next(caches)}"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of the test's own, without anything learned before; and the home stays empty."""
+    folder = OWN / f"test {next(caches)}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    yield folder
+    left = sorted(str(path.relative_to(HOME)) for path in HOME.rglob("*"))
+    for path in HOME.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not left, "a test wrote to the home"
 
 
 @pytest.fixture(scope="module")

@@ -73,10 +73,11 @@ class Runs:
         return ended.code, output, errors
 
     def together(self, *wanted: dict[str, Any]) -> list[Ended]:
-        """Several runs at the same time."""
+        """Several runs at the same time, with the cache of the test."""
+        cache = os.environ["XDG_CACHE_HOME"]
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(wanted) + "\n")
+        self.process.stdin.write(json.dumps([{"cache": cache, **run} for run in wanted]) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         assert answer, "the process that forks is gone"
@@ -203,6 +204,7 @@ def _run(wanted: dict[str, Any], answer: int) -> None:
     code, said = 0, ""
     if wanted.get("stderr"):
         os.dup2(os.open(wanted["stderr"], os.O_WRONLY | os.O_CREAT, 0o600), 2)
+    os.environ["XDG_CACHE_HOME"] = wanted["cache"]
     if "environment" in wanted:
         os.environ.clear()
         os.environ.update(wanted["environment"])

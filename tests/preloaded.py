@@ -46,6 +46,7 @@ class Child:
         self.returncode: int | None = None
         fds = [file.fileno() for file in self._said]
         wanted = {"script": script, "arguments": arguments, "cwd": str(cwd)}
+        wanted["cache"] = os.environ["XDG_CACHE_HOME"]
         self.pid = ask(wanted, fds)
 
     def poll(self) -> int | None:
@@ -151,6 +152,7 @@ def main() -> None:
     wanted = _serve(socket.socket(fileno=int(sys.argv[1])))
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as `forked` ends orphans
     os.chdir(wanted["cwd"])
+    os.environ["XDG_CACHE_HOME"] = wanted["cache"]
     sys.argv = ["-c", *wanted["arguments"]]
     exec(compile(wanted["script"], "<script>", "exec"), {"__name__": "__main__"})
 

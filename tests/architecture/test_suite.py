@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests import seeded
 from tests.seeded import seed
 from tests.thorough import LEFT_OUT, ONE_IN, PAGES, THOROUGH, is_left_out
 
@@ -42,6 +44,22 @@ def test_draws_depend_on_the_test_alone(request: pytest.FixtureRequest) -> None:
     first = random.random(), torch.rand(3).tolist()
     seed(request.node.nodeid)
     assert (random.random(), torch.rand(3).tolist()) == first
+
+
+def test_the_seed_decides_the_order_and_files_stay_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"tests/{file}.py::test_{n}" for file in "abc" for n in range(4)]
+    orders = []
+    for number in ("1", "2", "1"):
+        monkeypatch.setattr(seeded, "ORDER", number)
+        orders.append(sorted(names, key=seeded.order))
+    assert orders[0] == orders[2] != orders[1]
+    for made in orders:
+        assert set(made) == set(names)
+        assert len([*groupby(made, lambda name: name.partition("::")[0])]) == 3
+    within = [[name for name in made if "a.py" in name] for made in orders]
+    assert within[0] != within[1]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +98,24 @@ def test_some_cases_of_a_test_are_left_out() -> None:
     assert not is_left_out(
         "checks/test_sizes.py", "test_what_is_too_large_is_one_error[sources]", 3
     )
+
+
+@pytest.mark.slow
+def test_a_test_that_writes_to_the_home_fails(tmp_path: Path) -> None:
+    (tmp_path / "test_writes.py").write_text(
+        "import os, subprocess\nfrom pathlib import Path\n\n"
+        "def test_here():\n    (Path.home() / 'here').write_text('')\n\n"
+        "def test_in_another_process():\n"
+        "    subprocess.run('mkdir ~/.cache; touch ~/.cache/there', shell=True, check=True)\n\n"
+        "def test_in_its_cache():\n    Path(os.environ['XDG_CACHE_HOME']).mkdir(parents=True)\n"
+    )
+    configuration = ("-c", ROOT / "pyproject.toml", "-p", "tests.conftest", "-p", "no:xdist")
+    done = run_pytest(*configuration, tmp_path)
+    assert "3 passed, 2 errors" in done.stdout
+    assert "a test wrote to the home" in done.stdout
+    for name, file in (("test_here", "'here'"), ("test_in_another_process", "'.cache/there'")):
+        assert f"ERROR at teardown of {name}" in done.stdout
+        assert file in done.stdout
 
 
 @pytest.mark.slow

@@ -23,11 +23,6 @@ from gptailor.plan.faults import PlanError
 from tests.tiny import tiny_model
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def got(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was fetched."""

@@ -202,10 +202,7 @@ def test_a_range_beyond_a_model_is_one_fault_for_each_model(run: Run, here: Path
     ]
 
 
-def test_an_update_is_told_before_and_after_it(
-    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+def test_an_update_is_told_before_and_after_it(run: Run, here: Path) -> None:
     run("compile", "p.tailor", "-o", "out")
     planned = run("compile", "p.tailor", "-o", "out", "--dry-run").out.splitlines()[-1]
     assert planned.startswith("would compute 0 bytes and copy ")

@@ -203,8 +203,13 @@ search { minimize nll("text.jsonl"); trials 4 }
 """
 
 
-def test_a_count_is_set_too(run: Run, world: Path) -> None:
+@pytest.fixture
+def _count(world: Path) -> None:
     (world / "count.tailor").write_text(COUNT)
+
+
+@pytest.mark.usefixtures("_count")
+def test_a_count_is_set_too(run: Run) -> None:
     assert json.loads(run("json", "count.tailor").out)["drop_any"][0]["count"] == 1
     set_to_two = json.loads(run("json", "count.tailor", "--set", "n=2").out)
     assert set_to_two["drop_any"] == [{"count": 2, "among": [0, 1], "named": "n"}]
@@ -216,6 +221,7 @@ def test_a_count_is_set_too(run: Run, world: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("_count")
 def test_a_count_in_json_is_its_number(run: Run, world: Path) -> None:
     document = json.loads(run("json", "count.tailor").out)
     document["numbers"]["n"] = 2

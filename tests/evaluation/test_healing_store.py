@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptailor.checkpoint.files import cache_folder
 from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.heal import kept as store_module
 from gptailor.evaluation.heal.kept import HealingStore, KnownHealing
@@ -147,8 +148,7 @@ def write_world(folder: Path) -> Path:
 
 
 @pytest.fixture
-def world(own_cache: Path, tmp_path: Path) -> Path:
-    assert own_cache.parent == tmp_path
+def world(tmp_path: Path) -> Path:
     return write_world(tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_the_same_again_is_known_and_the_same_to_the_bit(
 
 def test_a_damaged_entry_is_learned_again_to_the_same_bytes(world: Path) -> None:
     _, first = healed(CUT, world)
-    [file] = (world / "cache" / "gptailor" / "healed").iterdir()
+    [file] = (cache_folder() / "healed").iterdir()
     flipped(file, -41)
     for expected in ("learned", "known"):
         said, again = healed(CUT, world)
@@ -291,7 +291,7 @@ def test_whatever_decides_a_bridge_makes_another_one(
 
 def test_a_damaged_bridge_is_fitted_again(world: Path) -> None:
     _, first = healed(BRIDGE, world)
-    [file] = (world / "cache" / "gptailor" / "bridged").iterdir()
+    [file] = (cache_folder() / "bridged").iterdir()
     flipped(file, -41)
     for expected in (["fitted"], []):
         said, again = healed(BRIDGE, world)

@@ -56,11 +56,6 @@ class Slow(Named):
     protocol = "slow"
 
 
-@pytest.fixture(autouse=True)
-def _caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture(params=["memory", "slow"])
 def url(request: pytest.FixtureRequest) -> str:
     fsspec.register_implementation("slow", Slow, clobber=True)

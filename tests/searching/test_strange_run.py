@@ -205,16 +205,16 @@ def test_a_search_does_not_write_through_a_link_out_of_run(
 
 
 def test_an_object_whose_name_leads_out_of_run_is_not_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     url = "memory://strange/run"
     ObjectStorage(url).put("run.json", b"{}")
     monkeypatch.setattr(ObjectStorage, "names", lambda self: ["run.json", "front/../../evil"])
     monkeypatch.setattr(ObjectStorage, "get", lambda self, names: dict.fromkeys(names, b"{}"))
     with pytest.raises(CheckpointError, match="which leads out of it"), Folder(url):
         pass
-    assert not list(tmp_path.rglob("evil"))
+    assert own_cache.is_dir()
+    assert not list(own_cache.rglob("evil"))
 
 
 def test_a_plan_with_control_characters_does_not_reach_the_terminal(

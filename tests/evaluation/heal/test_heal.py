@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gptailor
+from gptailor.checkpoint.files import cache_folder
 from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.heal import heal as healing_module
 from gptailor.evaluation.heal import train
@@ -458,7 +459,7 @@ def test_a_healing_that_fails_leaves_no_state(
     monkeypatch.setattr(train, "LOW_RANK_RATE", 1e30)
     with pytest.raises(HealError):
         heal(said(folder, SHORT))
-    assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
+    assert not list((cache_folder() / "heal").iterdir())
 
 
 # ----------------------------------------------------------------------------------------- repairs
@@ -500,7 +501,7 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
 
 
 def test_what_a_killed_run_left_long_ago_goes(folder: Path, tmp_path: Path) -> None:
-    left, fresh = (tmp_path / "cache/gptailor/heal" / name for name in ("left", "fresh"))
+    left, fresh = (cache_folder() / "heal" / name for name in ("left", "fresh"))
     for place in (left, fresh):
         place.mkdir(parents=True)
         (place / "state.safetensors").write_bytes(b"")

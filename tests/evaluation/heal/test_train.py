@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from gptailor.checkpoint.files import cache_folder
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.heal.learning import HealError
@@ -39,9 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def state(folder: Path) -> Path:
+def state() -> Path:
     """Return the state file of an interrupted run."""
-    [found] = (folder / "cache" / "gptailor" / "heal").iterdir()
+    [found] = (cache_folder() / "heal").iterdir()
     return found
 
 
@@ -181,7 +182,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     plan = said(tmp_path, f'drop L2\nheal on "text.txt" tokens 1280 rank {rank}')
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on_event=only(HealStep, broken_off(3)))
-    assert (state(tmp_path) / "state.safetensors").is_file()
+    assert (state() / "state.safetensors").is_file()
     told: list[HealStep] = []
     asked: list[TeacherRead] = []
     by_kind = {HealStep: told, TeacherRead: asked}
@@ -190,7 +191,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     assert told[0].held_out == told[1].held_out <= found.start
     assert asked, "the teacher's predictions were kept"
     assert all(event.reused for event in asked)
-    assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
+    assert not list((cache_folder() / "heal").iterdir())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert same(found, heal(plan))
 
@@ -229,7 +230,7 @@ def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
     plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on_event=only(HealStep, broken_off(2)))
-    damage(state(tmp_path) / "state.safetensors")
+    damage(state() / "state.safetensors")
     told: list[HealStep] = []
     found = heal(plan, on_event=only(HealStep, told.append))
     assert told[0].done == 0
@@ -243,7 +244,7 @@ def test_a_state_that_learned_from_other_predictions_is_begun_anew(
     plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on_event=only(HealStep, broken_off(2)))
-    left = state(tmp_path)
+    left = state()
     other: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4 seed 1')
     with pytest.raises(KeyboardInterrupt):
         heal(other, on_event=only(HealStep, broken_off(0)))
@@ -283,8 +284,8 @@ def test_a_model_with_nan_names_the_tensor_and_its_file(
         "C809", f"'heal' can't learn: {says}: {where}",
     )  # fmt: skip
     assert "fetch the file again" in caught.value.help
-    assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
-    assert not list((tmp_path / "cache" / "gptailor").glob("healed/*"))
+    assert not list((cache_folder() / "heal").iterdir())
+    assert not list(cache_folder().glob("healed/*"))
 
 
 def test_where_all_weights_are_finite_the_text_is_named(tmp_path: Path) -> None:
