@@ -208,7 +208,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         title(prepared, target),
         target.resolve().name,
         replace(prepared.resolved, declared=plan),
-        text_of(
+        commented_text(
             plan.model_copy(update={"models": _declared_alone(prepared, plan)}),
             prepared.plan.origin,
         ),
@@ -242,10 +242,10 @@ def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
 
 def used_plan_text(prepared: Prepared, place: Path) -> str:
     """Return the plan as it was used, with its comments, its paths as seen from a folder."""
-    return text_of(used_plan(prepared, place), prepared.plan.origin)
+    return commented_text(used_plan(prepared, place), prepared.plan.origin)
 
 
-def text_of(plan: Plan, origin: Origin | None) -> str:
+def commented_text(plan: Plan, origin: Origin | None) -> str:
     """Return the text of a plan with the comments of the text that it was read from."""
     commented = origin.tree if origin is not None else None
     return format_plan(plan) if commented is None else format_file(commented, plan)

@@ -58,6 +58,7 @@ def without_paths(plan: Plan, ids: Mapping[str, str]) -> Plan:
     """Return a plan with names in place of this machine's paths; `ids` are names of models.
 
     Any other name is the last part of its path, with a number before it if another path has it too.
+    A search, which has paths as written, is left out.
     """
     names: dict[str, str] = {}
 
@@ -78,6 +79,7 @@ def without_paths(plan: Plan, ids: Mapping[str, str]) -> Plan:
     used: dict[str, Any] = {
         "models": models,
         "expects": tuple(with_file(entry, name_of) for entry in plan.expects),
+        "search": None,
     }
     if template_file(plan) is not None:
         used["chat_template"] = f"./{name_of(str(plan.chat_template))}"

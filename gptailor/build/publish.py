@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import gptailor
 from gptailor.build.lock import LOCK_FILE, read_lock
-from gptailor.build.output import text_of
+from gptailor.build.output import commented_text
 from gptailor.build.parents import CARD, without_paths
 from gptailor.build.published_scores import (
     RESULTS_FILE,
@@ -23,9 +23,9 @@ from gptailor.build.published_scores import (
     scores_section,
 )
 from gptailor.build.tokenizer import is_beside
-from gptailor.build.update import changed_since_written, shortened
+from gptailor.build.update import changed_since_written, first_names
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, stamps
+from gptailor.checkpoint.files import CheckpointError, escaped, open_regular, quoted, stamps
 from gptailor.checkpoint.folder import CONFIG, INDEX, PROCESSOR_FILES, SINGLE
 from gptailor.checkpoint.models import is_local, is_remote, only_compared
 from gptailor.evaluation.targets import HUB_ID
@@ -128,7 +128,7 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     sizes |= {name: len(content) for name, content in contents.items()}
     notes = [*_notes(place, plan, matter, facts), *renamed]
     if left_out:
-        notes.append(f"left out: {shortened(left_out)}; --include PATTERN uploads such files")
+        notes.append(f"left out: {first_names(left_out)}; --include PATTERN uploads such files")
     if scores is not None and (place / PLAN_FILE).stat().st_mtime > Path(scores).stat().st_mtime:
         notes.append(f"the folder was written after {scores}: evaluate it again")
     planned = PublishResult(place, repo, tuple(sorted(sizes.items())), card, tuple(notes))
@@ -172,7 +172,7 @@ def _chosen_files(folder: Path, include: Sequence[str]) -> tuple[dict[str, Path]
             raise CheckpointError("C201", message, folder / name, help_)
         open_regular(folder / name).close()
         files[name] = path
-    return files, [name for name in names if name not in files]
+    return files, [escaped(name) for name in names if name not in files]
 
 
 def _is_written(name: str) -> bool:
@@ -203,7 +203,7 @@ def _without_paths(folder: Path, plan: Plan, card: str) -> tuple[dict[str, bytes
     own = public.model_copy(update={"models": {name: public.models[name] for name in plan.models}})
     if own == plan:
         return {}, []
-    contents = {PLAN_FILE: text_of(own, plan.origin).encode()}
+    contents = {PLAN_FILE: commented_text(own, plan.origin).encode()}
     if lock is not None:
         contents[LOCK_FILE] = lock.with_sources(public.models).text().encode()
     moved = ((name, model.source, own.models[name].source) for name, model in plan.models.items())

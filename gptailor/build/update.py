@@ -156,10 +156,10 @@ def _changed_entries(written: WrittenFolder, folder: Path) -> str:
         for name in written.files.keys() | now.keys()
         if written.files.get(name) != now.get(name)
     )
-    return shortened(changed)
+    return first_names(changed)
 
 
-def shortened(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """Return the first names in words, with the number of the others; empty for no names."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return listed(names[:_MOST_NAMED]) + more if names else ""

@@ -72,6 +72,7 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     is. --benchmark writes .eval_results.
     """
     from gptailor.build.publish import CardFacts, publish
+    from gptailor.checkpoint.files import escaped
 
     if benchmarks and scores is None:
         raise click.UsageError("--benchmark is of scores: give them by --scores FILE")
@@ -82,8 +83,9 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     )  # fmt: skip
     if show_card:
         options.say(made.card)
-    width = max(len(name) for name, _ in made.files)
-    for name, size in made.files:
+    rows = [(escaped(name), size) for name, size in made.files]
+    width = max(len(name) for name, _ in rows)
+    for name, size in rows:
         options.say(f"  {name:<{width}}  {bytes_in_words(size)}")
     for note in made.notes:
         options.say(f"note: {note}", err=True)

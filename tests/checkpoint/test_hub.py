@@ -433,17 +433,21 @@ def test_a_file_of_others_is_uploaded_only_by_its_name(desk: Desk) -> None:
     (folder / "runs").mkdir()
     (folder / "runs" / "log.txt").write_text("mine")
     (folder / "runs" / ".hidden.txt").write_text("mine")
+    (folder / "a\x1b[2J.jinja").write_text("{{ 1 }}")
+    (folder / "zz\x1b[2J").write_text("mine")
     (folder / "linked").symlink_to("runs")
     (folder / "vocab.txt").symlink_to("runs/log.txt")
     upload = ("publish", "out", "me/model", "--upload")
     done = desk.run(*upload, HF_TOKEN="hf_writer")
     assert done.code == 0, done.err
-    assert "note: left out: linked, runs/log.txt and special_tokens.txt" in done.err
+    assert "note: left out: linked, runs/log.txt and special_tokens.txt and 1 more" in done.err
+    assert "\x1b" not in done.out + done.err
+    assert "  a\\x1b[2J.jinja " in done.out
     uploaded = published(desk)
     assert uploaded["vocab.txt"] == b"mine", "a link within the folder is its content"
     assert uploaded.keys() & {"linked", "runs/log.txt", "special_tokens.txt"} == set()
     done = desk.run(*upload, "--include", "runs/*", HF_TOKEN="hf_writer")
-    assert "note: left out: linked and special_tokens.txt" in done.err
+    assert "note: left out: linked, special_tokens.txt and zz\\x1b[2J;" in done.err
     assert uploaded.pop("runs/log.txt") == b"mine"
     assert not [name for name in uploaded if "runs" in name]
     done = desk.run(*upload, "--include", "special*", HF_TOKEN="hf_writer")
