@@ -62,11 +62,12 @@ EARLY_BYTES = 16 * 1024 * 1024
 
 
 def plan_digest(plan: Plan) -> str:
-    """Return the sha256 of a plan's canonical text, without paths, dtype and expectations.
+    """Return the sha256 of a plan's canonical text, without paths, dtype, search and expectations.
 
     The paths are those of models, texts and the chat template. So a plan, and its copy in a
     compiled folder, have one digest.
     """
+    plan = plan.model_copy(update={"search": None})
     unread = only_compared(plan)
     models = {
         name: model if model.made is not None else Model(source=name)

@@ -9,7 +9,7 @@ replaced as a whole.
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,8 +156,13 @@ def _changed_entries(written: WrittenFolder, folder: Path) -> str:
         for name in written.files.keys() | now.keys()
         if written.files.get(name) != now.get(name)
     )
-    more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
-    return listed(changed[:_MOST_NAMED]) + more if changed else ""
+    return first_names(changed)
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names in words, with the number of the others; empty for no names."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return listed(names[:_MOST_NAMED]) + more if names else ""
 
 
 def record_written(prepared: Prepared, folder: Path, entries: Entries) -> None:

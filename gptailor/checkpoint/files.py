@@ -43,7 +43,7 @@ class CheckpointError(TailorError):
 
     def __str__(self) -> str:
         path = _URL.sub(r"\1://", str(self.path))  # a path has lost one of a URL's two strokes
-        place = _escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
+        place = escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
         lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
         return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
 
@@ -51,7 +51,7 @@ class CheckpointError(TailorError):
 def quoted(name: str, *, whole: bool = False) -> str:
     """Return a name in quotes, fit for a terminal: control characters escaped, a long one cut."""
     cut = name if whole or len(name) <= LONGEST_QUOTED else f"{name[:LONGEST_QUOTED]}…"
-    return f"'{_escaped(cut)}'"
+    return f"'{escaped(cut)}'"
 
 
 def shown(value: object) -> str:
@@ -65,7 +65,8 @@ def reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text fit for a terminal: control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
