@@ -28,11 +28,11 @@ class Contents:
     """The contents of an output, and the conditions of its writing.
 
     `payload_of` gives the bytes of each tensor of the program. `update` is the difference to the
-    output that is replaced, if gptailor wrote it. `fitted` are the results of bridges
-    and healing, for the model card. `importance` is the importance matrix of GGUF files.
-    `recording` takes down the digests for a lock. `check_unchanged` raises CheckpointError for a
-    source that changed meanwhile. `progress` receives bytes of the folder that the plan makes,
-    whatever the destination is.
+    output that is replaced, if gptailor wrote it. `fitted` are the results of bridges and healing,
+    for the model card. `importance` is the importance matrix of GGUF files. `recording` takes down
+    the digests for a lock. `check_unchanged` raises CheckpointError for a source that changed
+    meanwhile. `progress` receives bytes of the folder that the plan makes, whatever the destination
+    is.
     """
 
     payload_of: Callable[[TensorSpec], Payload]
