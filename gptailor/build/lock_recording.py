@@ -210,7 +210,7 @@ class Recording:
         self.held_to = held_to
         self.fitted = fitted
         self._progress = progress
-        self._tensors: dict[str, TensorDigest] = {}
+        self.tensors: dict[str, TensorDigest] = {}
         self._hashed: list[_Hashed] = []
         self._open: deque[_Hashed] = deque()
         self._stopped = Event()
@@ -236,7 +236,7 @@ class Recording:
 
     def add_tensor(self, spec: TensorSpec, sha256: str) -> None:
         """Record a tensor of the output."""
-        self._tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted)
+        self.tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
         """Return a progress that also refuses an input once it is known to differ.
@@ -266,7 +266,7 @@ class Recording:
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
         """Return the lock of all inputs and outputs; `models` are its declarations."""
         files = ((hashed, hashed.digest.result()) for hashed in self._hashed)
-        lock = self._lock(models, files, self._tensors, gguf)
+        lock = self._lock(models, files, self.tensors, gguf)
         if self._known is not None:
             self._known.keep()
         self._refuse_differing(self._hashed)

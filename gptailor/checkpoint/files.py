@@ -234,13 +234,16 @@ def _no_constant(text: str) -> NoReturn:
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
-Stamp = tuple[int, int, int, int]
-"""A file's device and number, its bytes, and the time of the last write, in nanoseconds."""
+Stamp = tuple[int, int, int, int, int]
+"""A file's device and number, its bytes, the times of the last write and change in nanoseconds.
+
+A program may set the time of the last write, but not that of the last change (`ctime`).
+"""
 
 
 def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
     """Return the stamp of each file that exists."""
-    return {file: _stamp(file.stat()) for file in files if file.exists()}
+    return {file: stamp(file.stat()) for file in files if file.exists()}
 
 
 def refuse_changed(before: Mapping[Path, Stamp]) -> None:
@@ -248,15 +251,17 @@ def refuse_changed(before: Mapping[Path, Stamp]) -> None:
 
     A model made from it may hold some of its old bytes and some of its new ones.
     """
-    for file, stamp in before.items():
+    for file, stamped in before.items():
         with reading(file):
-            now = _stamp(file.stat())
-        if now != stamp:
+            now = stamp(file.stat())
+        if now != stamped:
             raise CheckpointError("C304", "changed while it was read", file)
 
 
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def stamp(status: os.stat_result) -> Stamp:
+    """Return all that changes with a file's bytes."""
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def is_gguf(path: Path) -> bool:
