@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import mixture, vision
 from gptailor.checkpoint.families import width as widths
-from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
@@ -39,9 +39,10 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """Return the configuration of a plan's output, for its layers."""
     entries, layers = [], []
     for slot in checked.resolved.kept:
-        entries.append(output_entry(checked, slot))
-        attn, mlp = (checked.uses(slot, part)[0].layer for part in outline.PARTS)
-        layers.append((attn, mlp))
+        first = [checked.uses(slot, part)[0] for part in outline.PARTS]
+        attn, mlp = (use.model.entries[use.layer] for use in first)
+        entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
+        layers.append((first[0].layer, first[1].layer))
     base, keeps = checked.base, keeps_predictors(checked)
     config = layouts.moved_config(base.layout, base.config, entries, predicting=keeps)
     if isinstance(config, Refusal) or base.layout.quantised is None:
@@ -49,16 +50,6 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     if keeps:
         layers += [(number, number) for number in numbered_predictors(base)]
     return requantised(base.layout, config, layers)
-
-
-def output_entry(checked: Checked, slot: outline.Slot) -> LayerEntry:
-    """Return the configuration of a layer that an output has of a slot."""
-    first = (checked.uses(slot, part)[0] for part in outline.PARTS)
-    attn, mlp = (use.model.entries[use.layer] for use in first)
-    entry = layouts.joined_entry(checked.base.layout, attn, mlp)
-    if slot.without_attention:
-        entry = layouts.without_attention(checked.base.layout, entry) or entry
-    return entry
 
 
 def layer_width(use: Use) -> int | Refusal:
@@ -132,7 +123,7 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
         for inner_name, tensor in base.part(layer, part).items()
     }
     for n, slot in enumerate(checked.resolved.kept):
-        for part in slot.branches:
+        for part in outline.PARTS:
             yield from _part(checked, (n, slot), part, dtypes)
     yield from _rest(checked, "norm", plan.norm, "norm")
     yield from _rest(

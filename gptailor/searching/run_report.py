@@ -297,10 +297,8 @@ def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str,
 
 
 def _cut_alike(plan: Resolved) -> Hashable:
-    """Return the number of a plan's layers, with and without attention, and its cuts' sizes."""
-    silent = sum(slot.without_attention for slot in plan.kept)
-    sizes = tuple((word, cut.size) for word, cut in sorted(plan.cuts.items()))
-    return len(plan.kept), silent, sizes
+    """Return the number of a plan's layers with the sizes that its cuts leave."""
+    return len(plan.kept), tuple((word, cut.size) for word, cut in sorted(plan.cuts.items()))
 
 
 def _plan_line(resolved: Resolved) -> str:
