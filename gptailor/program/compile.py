@@ -23,12 +23,7 @@ from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
 from gptailor.program.mixtures import expert_cut, keep_experts
-from gptailor.program.predictors import (
-    TrainedPredictors,
-    keeps_predictors,
-    numbered_predictors,
-    predicting_tensors,
-)
+from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, Use, base_layer, needs_base
 from gptailor.program.vocabulary_rows import AlignedRest
 
@@ -352,13 +347,9 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
         specs = {output.place.name: output.spec for output in program.layers[index]}
         learning[index] = frozenset(p.learning_tensors(healing.rank, specs))
 
-    further = TrainedPredictors.of(checked, program.outputs)
-    predicting = frozenset[str]() if further is None else further.learning_outputs
-
     def healed(output: p.Output) -> p.Output:
         place = output.place
-        in_layer = place.layer is not None and place.name in learning.get(place.layer, ())
-        if not in_layer and output.spec.name not in predicting:
+        if place.layer is None or place.name not in learning.get(place.layer, ()):
             return output
         assert not isinstance(output.make, p.Healed), "a program is healed once"
         return replace(output, make=p.Healed(output.make, healing))
