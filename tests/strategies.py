@@ -241,17 +241,15 @@ def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
     """Layers, drops, scales and bridges that keep out of each other's way."""
     free = sorted(draw(st.sets(POSITIONS, max_size=10)))
     found: dict[str, list[Any]] = {
-        n: [] for n in ("layers", "drops", "attention_drops", "drop_any", "windows", "scales")
+        n: [] for n in ("layers", "drops", "drop_any", "windows", "scales")
     }
     for n, position in enumerate(free):
         following = free[n + 1] if n + 1 < len(free) else LARGEST_LAYER + 1
-        kind = draw(st.sampled_from(["layers", "drops", "attention", "scales", "both"]))
+        kind = draw(st.sampled_from(["layers", "drops", "scales", "both"]))
         tied = draw(st.sampled_from([None, 0, n]))
         if kind == "drops":
             maybe = True if tied == 0 else draw(st.booleans())
             found["drops"].append(p.Drop(position=position, maybe=maybe, tied=tied))
-        if kind == "attention":
-            found["attention_drops"].append(p.AttentionDrop(position=position))
         if kind in ("layers", "both"):
             run = draw(layers(names, position, n))
             found["layers"] += [layer for layer in run if layer.position < following]

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -110,16 +109,6 @@ def tiny_models(folder: Path, *names: str, layers: int = 5, **config: Any) -> No
     """Write several models of one family into a folder, each with weights of its own seed."""
     for seed, name in enumerate(names):
         tiny_model("llama", folder / name, seed=seed, layers=layers, **config)
-
-
-def silence(folder: Path, *layers: int) -> Path:
-    """Make the attention of some layers of a tiny Llama add nothing to the hidden state."""
-    tensors = load_file(file := folder / "model.safetensors")
-    for name in tensors:
-        if any(f"layers.{layer}.self_attn.o_proj." in name for layer in layers):
-            tensors[name].zero_()
-    save_file(tensors, file, metadata={"format": "pt"})
-    return folder
 
 
 def randomise(model: PreTrainedModel, seed: int) -> None:

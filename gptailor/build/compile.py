@@ -16,7 +16,6 @@ from gptailor.build.lock import Lock, read_lock
 from gptailor.build.lock_recording import Recording, at_locked_commits
 from gptailor.build.output import fit_tensors, payloads
 from gptailor.build.update import Update
-from gptailor.checkpoint.families.layout import lacks_attention
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
@@ -28,7 +27,6 @@ from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
-from gptailor.program.compile import output_entry
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
@@ -361,9 +359,4 @@ def destination_of(
     if quantize is not None:
         message = f"expected a file that ends in .gguf for {quantize!r}, got a folder"
         raise CheckpointError("C306", message, path, "name the output `….gguf`")
-    checked = prepared.checked
-    if any(lacks_attention(output_entry(checked, slot)) for slot in prepared.resolved.kept):
-        message = "a folder can't have layers without attention"
-        help_ = "name the output `….gguf`: transformers would give these layers random attention"
-        raise CheckpointError("C308", message, path, help_)
     return ModelFolder(prepared, path)

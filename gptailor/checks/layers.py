@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 
-from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import fold_scale, is_constant
 from gptailor.checkpoint.families.vision import visual_tokens
@@ -15,8 +14,7 @@ from gptailor.checks.rule import Rule, rule
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.layer_parts import BRANCHES
-from gptailor.plan.plan import Plan
-from gptailor.program.compile import moved_configuration, output_entry
+from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use, merges
 
 _LEAST_SCALE = 2.0**-126
@@ -33,30 +31,6 @@ def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
         if layer.part in BRANCHES:
             message = f"L{layer.position}.{layer.part} can't be taken by itself: {reason}"
             yield Fault("M216", message, ("layers", i))
-            return
-
-
-@rule("M242")
-def attention_can_be_left_out(checked: Checked) -> Iterator[Fault]:
-    """Yield a fault for attention dropped from such a model, and for an output that begins so."""
-    layout = checked.base.layout
-    for i, drop in enumerate(checked.plan.attention_drops):
-        if layouts.without_attention(layout, {}) is None:
-            message = (
-                f"L{drop.position}.attn can't be dropped alone: the base is a '{layout.model_type}'"
-            )
-            help_ = "only layers of 'llama' can lack it, in GGUF files; drop whole layers"
-            yield Fault("M242", message, ("attention_drops", i), help_)
-            return
-    drops = {drop.position: i for i, drop in enumerate(checked.plan.attention_drops)}
-    for slot in checked.resolved.remaining:
-        if layouts.lacks_attention(output_entry(checked, slot)):
-            message = "the first layer of the output has no attention"
-            help_ = "keep it: llama.cpp takes the size of heads from this layer"
-            number = drops.get(-1 if slot.position is None else slot.position)
-            at = _of_order(checked.plan) if number is None else ("attention_drops", number)
-            yield Fault("M242", message, at, help_)
-        if slot.dropped == "no":
             return
 
 
@@ -194,14 +168,9 @@ def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
         return
     moved = moved_configuration(checked)
     if isinstance(moved, Refusal):
-        yield Fault("M217", moved.reason, _of_order(checked.plan))
-
-
-def _of_order(plan: Plan) -> Place:
-    """Return the place of a statement that decides the order of layers."""
-    if plan.stack is not None:
-        return ("stack",)
-    return ("drops", 0) if plan.drops else ("layers", 0)
+        at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
+        at = at if checked.plan.stack or checked.plan.drops else ("layers", 0)
+        yield Fault("M217", moved.reason, at)
 
 
 _SCALAR = "layer_scalar"
@@ -229,7 +198,6 @@ def no_layer_scalar_repeats(checked: Checked) -> Iterator[Fault]:
 
 FITTING: tuple[Rule[Checked], ...] = (
     parts_can_be_told_apart,
-    attention_can_be_left_out,
     scales_can_be_folded,
     scales_multiply_to_a_number,
     some_scale_does_something,

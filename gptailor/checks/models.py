@@ -30,7 +30,6 @@ from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, liste
 from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed
 from gptailor.plan.plan import (
-    AttentionDrop,
     Drop,
     Layer,
     Model,
@@ -131,10 +130,9 @@ def _positions_beyond(plan: Plan, count: int) -> Iterator[Fault]:
         message = f"{name} {are} beyond the base, which has {count} layers"
         return Fault("M201", message, help=f"the last layer is L{count - 1}")
 
-    placed: tuple[tuple[str, tuple[Layer | Drop | AttentionDrop | Scale, ...]], ...] = (
+    placed: tuple[tuple[str, tuple[Layer | Drop | Scale, ...]], ...] = (
         ("layers", plan.layers),
         ("drops", plan.drops),
-        ("attention_drops", plan.attention_drops),
         ("scales", plan.scales),
     )
     for name, entries in placed:

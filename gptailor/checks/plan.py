@@ -31,10 +31,9 @@ from gptailor.plan.faults import (
     locate,
     nearest,
 )
-from gptailor.plan.layer_parts import NORMS, is_pattern, may_overlap, rank
+from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.model_dependencies import depths, needed
 from gptailor.plan.plan import (
-    AttentionDrop,
     Drop,
     DropWindow,
     Layer,
@@ -102,8 +101,7 @@ def statements_are_few(plan: Plan) -> Iterator[Fault]:
 def named_layers_are_few(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for a plan that names more than `MOST_ENTRIES` layers."""
     items = plan.stack.items if plan.stack is not None else ()
-    drops = (plan.drops, plan.attention_drops)
-    count = sum(len(entries) for entries in (plan.layers, *drops, plan.scales, items))
+    count = sum(len(entries) for entries in (plan.layers, plan.drops, plan.scales, items))
     count += len(plan.heal.layers) if plan.heal is not None else 0
     count += sum(len(choice.among) for _, choice in drops_by_choice(plan))
     if count > MOST_ENTRIES:
@@ -222,7 +220,7 @@ def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterat
     return joined_faults(plan.origin, hits, for_range, label)
 
 
-def _twins(name: str, placed: Sequence[Drop | AttentionDrop | Scale]) -> Iterator[Hit]:
+def _twins(name: str, placed: Sequence[Drop | Scale]) -> Iterator[Hit]:
     """Yield a hit for each position that two neighbours in a sorted list have."""
     for (i, first), (j, second) in pairwise(enumerate(placed)):
         if first.position == second.position:
@@ -240,17 +238,15 @@ def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
 def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that two fixed or optional drops name."""
     twice = Fault("P210", "is dropped twice", help="name it once")
-    for name, drops in (("drops", plan.drops), ("attention_drops", plan.attention_drops)):
-        yield from _joined(plan, _twins(name, drops), twice, "first dropped here")
+    yield from _joined(plan, _twins("drops", plan.drops), twice, "first dropped here")
 
 
 @rule("P208")
 def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each position that a fixed `drop` removes and another statement changes."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
-    conflicts: tuple[tuple[str, Sequence[Layer | AttentionDrop | Scale], str], ...] = (
+    conflicts: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
         ("layers", plan.layers, "has a source and is dropped"),
-        ("attention_drops", plan.attention_drops, "is dropped, and its attention alone"),
         ("scales", plan.scales, "is scaled and dropped"),
     )
     for name, decided, message in conflicts:
@@ -261,17 +257,6 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
         ]
         both = Fault("P208", message, help="keep one of the two")
         yield from _joined(plan, hits, both, "dropped here")
-    without = {d.position: ("attention_drops", i) for i, d in enumerate(plan.attention_drops)}
-    hits = [
-        Hit(layer.position, ("layers", i), without[layer.position])
-        for i, layer in enumerate(plan.layers)
-        if layer.position in without and rank(layer.part) and may_overlap(layer.part, "attn")
-        if layer.part != NORMS
-    ]
-    both = Fault(
-        "P208", "has a source for the attention that is dropped", help="keep one of the two"
-    )
-    yield from _joined(plan, hits, both, "dropped here")
     learning = enumerate(plan.heal.layers if plan.heal is not None else ())
     hits = [Hit(at, ("heal", "layers", i), drops[at]) for i, at in learning if at in drops]
     dropped = Fault("P208", "is healed and dropped", help="keep one of the two")
@@ -283,10 +268,7 @@ def no_overlay_stands_beside_a_stack(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for an overlay statement in a plan with a stack."""
     if plan.stack is None:
         return
-    names = (
-        "layers", "others", "drops", "attention_drops", "drop_any", "windows", "repeats", "scales",
-        "bridges",
-    )  # fmt: skip
+    names = ("layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges")
     first: Place | None = next(((name, 0) for name in names if getattr(plan, name)), None)
     first = ("whole",) if first is None and plan.whole is not None else first
     if first is not None:

@@ -22,7 +22,6 @@ from gptailor.plan.events import (
     LayerStep,
     NarrowingBegun,
     NarrowingStep,
-    PredictorsBegun,
     TeacherAnswered,
     TeacherRead,
 )
@@ -107,9 +106,6 @@ class RepairLines:
                 self._say(self._opening + (_REUSES if reused else share))
             case HealStep(done, total) if self._due(end=done == total):
                 self._say(f"healing: {_step_in_words(event)}")
-            case PredictorsBegun(layers):
-                many = "layers that predict" if layers > 1 else "layer that predicts"
-                self._say(f"healing: the {many} further tokens (MTP)")
             case HealingReused():
                 self._say("healing: reuses an earlier result")
             case HealingEnd() if self._ends and event not in self._ended:
@@ -151,11 +147,7 @@ def healed_in_words(end: HealingEnd) -> str:
         begun = f"{end.start:.3f} nats a token from the teacher bridged, no numbers unbridged"
     else:
         begun = f"{end.bare:.3f} nats a token from the teacher{bridged}"
-    further = ""
-    if end.predictors is not None:
-        further = "; predicting further tokens (MTP) {:.3f}, healed {:.3f}".format(*end.predictors)
-    held = f"(on {end.held:,} tokens held out)"
-    return f"healed on {end.tokens:,} tokens: {begun}{result}{further} {held}"
+    return f"healed on {end.tokens:,} tokens: {begun}{result} (on {end.held:,} tokens held out)"
 
 
 def _step_in_words(step: HealStep) -> str:

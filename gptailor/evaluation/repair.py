@@ -27,7 +27,6 @@ from gptailor.prepare import Prepared, calibration_path, ready
 from gptailor.program.compile import compile_plan
 from gptailor.program.devices import dtype_of
 from gptailor.program.mixtures import expert_cut
-from gptailor.program.predictors import TrainedPredictors
 from gptailor.program.program import Output
 from gptailor.reporting.quantities import byte_count
 
@@ -39,9 +38,8 @@ class Repairs:
     """The fits and the healing of closed plans over the models of a stitcher.
 
     Fits are kept for plans that begin alike, and the healing of the last plan. `on_event` receives
-    the progress. With `anew` no earlier fit or healing is reused. Healing also trains
-    `further`, the layers that predict further tokens, which live models lack. Several `processes`
-    heal together.
+    the progress. With `anew` no earlier fit or healing is reused. Several `processes` heal
+    together.
     """
 
     def __init__(
@@ -50,13 +48,11 @@ class Repairs:
         on_event: OnEvent = ignore_events,
         *,
         anew: bool = False,
-        further: TrainedPredictors | None = None,
         processes: int = 1,
     ) -> None:
         self.stitcher = stitcher
         self.on_event = on_event
         self.anew = anew
-        self.further = further
         self.processes = processes
         self._float32: Stitcher | None = None
         self._fitters: dict[Hashable, Any] = {}
@@ -166,7 +162,7 @@ class Repairs:
                 models, device, self.stitcher.memory, anew=self.anew, processes=self.processes
             )
             narrow = by_index(resolved, narrowed)
-            healed = healer.heal(resolved, narrow, bridged, self.on_event, self.further)
+            healed = healer.heal(resolved, narrow, bridged, self.on_event)
             self._healed = key, healed
             self.on_event(self._healed[1].end)
         return self._healed[1]
@@ -252,12 +248,10 @@ def fit(
     if not prepared.repaired:
         return Fitted({}, {})
 
-    further = TrainedPredictors.of(prepared.checked, prepared.compiled.program.outputs)
-
     def repairs() -> Repairs:
         models = prepared.models
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
-        return Repairs(stitcher, on_event, anew=anew, further=further, processes=processes)
+        return Repairs(stitcher, on_event, anew=anew, processes=processes)
 
     layout = prepared.models["base"].layout
     experts = repairs().experts(prepared.resolved)
@@ -278,8 +272,6 @@ def fit(
         for index, changed in changes
         for name, tensor in changed.items()
     }
-    if healed is not None and healed.predictors is not None:
-        tensors |= healed.predictors.tensors
     fitted_bridges = {f"L{gap.after}": bridge for gap, bridge in bridges}
     chosen: dict[str, Output] = {}
     if experts is not None:

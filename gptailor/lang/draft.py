@@ -24,7 +24,6 @@ _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "layers": (("layers",), p.normal_order),
     "others": (("others",), p.normal_order),
     "drops": (("drops",), p.normal_order),
-    "attention_drops": (("attention_drops",), p.normal_order),
     "drop_any": (("drop_any",), p.normal_order),
     "windows": (("windows",), p.normal_order),
     "repeats": (("repeats",), p.normal_order),
@@ -36,7 +35,7 @@ _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "expects": (("expects",), None),
 }
 """A plan's lists, their places, and their order if it isn't the text's."""
-_UNTIED = ("attention_drops", "objectives", "requires", "expects")
+_UNTIED = ("objectives", "requires", "expects")
 """Lists whose entries are never tied."""
 
 
@@ -168,33 +167,30 @@ class Positions:
         return tuple(at.number for at in self.at)
 
 
-def positions_of(
-    draft: Draft, layers: tree.Layers, *, taker: str = "", parts: tuple[Part, ...] = ()
-) -> Positions | None:
+def positions_of(draft: Draft, layers: tree.Layers, *, taker: str = "") -> Positions | None:
     """Return the layers of a list; None if there is a fault.
 
-    `taker` is a statement that takes whole layers or these `parts` only, as messages name it.
+    `taker` is a statement that takes whole layers only, as messages name it.
     """
     before = len(draft.faults)
     if len(layers.ranges) > MOST_LAYERS:
         message = f"expected at most {MOST_LAYERS:,} layers in one list, got more"
         draft.fault("P214", message, layers.span)
         return None
-    named = {r.part.text if r.part else None for r in layers.ranges}
+    parts = {r.part.text if r.part else None for r in layers.ranges}
     for r in layers.ranges:
-        if r.part is not None and taker and r.part.text not in parts:
-            taken = "".join(f" or '.{part}'" for part in parts)
-            draft.fault("P206", f"{taker} takes whole layers{taken}, not the part '.{r.part.text}'",
+        if r.part is not None and taker:
+            draft.fault("P206", f"{taker} takes whole layers, not the part '.{r.part.text}'",
                         Span(r.part.span.start - 1, r.part.span.end))  # fmt: skip
         else:
             part_named(draft, r.part)
-    if len(named) > 1 and len(draft.faults) == before:
+    if len(parts) > 1 and len(draft.faults) == before:
         draft.fault("P205", "this list names whole layers and parts, or two parts", layers.span,
                     "write a statement for each part")  # fmt: skip
     at = tuple(_expanded(draft, layers))
     if len(draft.faults) > before:
         return None
-    return Positions(at, named.pop(), layers.span)
+    return Positions(at, parts.pop(), layers.span)
 
 
 def part_named(draft: Draft, word: tree.Word | None) -> Part | None:

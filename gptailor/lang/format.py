@@ -133,7 +133,7 @@ def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
 
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     """Return the lines with the models, dtype, template and texts of `used`."""
-    fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 6}
+    fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 5}
     for line in lines:
         if line.section == "models":
             line.text = f"model {line.key[1]} = {model_source(used.models[line.key[1]])}"
@@ -229,23 +229,21 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for drops in grouped.values():
         words = f"drop {range_words([entry.position for entry in drops])}"
         yield _Line("changes", (0, drops[0].position), mark_words(drops[0]) + words)
-    if without := [drop.position for drop in plan.attention_drops]:
-        yield _Line("changes", (1, without[0]), f"drop {range_words(without, 'attn')}")
     for _, choice in drops_by_choice(plan):
-        key = (2 if isinstance(choice, p.DropAny) else 3, min(choice.among, default=0))
+        key = (1 if isinstance(choice, p.DropAny) else 2, min(choice.among, default=0))
         yield _Line("changes", key, mark_words(choice) + some_dropped_words(choice))
     for repeat in plan.repeats:
         words = mark_words(repeat) + repeat_words(repeat)
-        yield _Line("changes", (4, p.normal_order(repeat)), words)
+        yield _Line("changes", (3, p.normal_order(repeat)), words)
     for group in joined(plan.scales):
-        yield _Line("changes", (5, group[0].position), mark_words(group[0]) + scale_words(group))
+        yield _Line("changes", (4, group[0].position), mark_words(group[0]) + scale_words(group))
     for name, cut in plan.cuts.items():
-        yield _Line("changes", (6, p.CUTS.index(name)), cut_words(name, cut))
+        yield _Line("changes", (5, p.CUTS.index(name)), cut_words(name, cut))
     for bridge in plan.bridges:
         words = mark_words(bridge) + bridge_words(bridge)
-        yield _Line("changes", (7, p.normal_order(bridge)), words)
+        yield _Line("changes", (6, p.normal_order(bridge)), words)
     if plan.heal is not None:
-        yield _Line("changes", (8, ()), heal_lines(plan.heal, _WIDTH))
+        yield _Line("changes", (7, ()), heal_lines(plan.heal, _WIDTH))
 
 
 def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:

@@ -202,17 +202,9 @@ def _has_room(
 
 
 def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> None:
-    target = d.positions_of(draft, body.layers, taker="'drop'", parts=("attn",))
-    attention = target is not None and target.part is not None
-    if attention:
-        _no_marks(
-            draft, statement, "a drop of '.attn'", "only a whole layer's drop may be a choice"
-        )
+    target = d.positions_of(draft, body.layers, taker="'drop'")
     for _, at, marks, spans in _entries(draft, statement, target):
-        if attention:
-            draft.add("attention_drops", p.built(p.AttentionDrop, position=at.number), spans)
-        else:
-            draft.add("drops", p.built(p.Drop, position=at.number, **marks), spans)
+        draft.add("drops", p.built(p.Drop, position=at.number, **marks), spans)
 
 
 def _drop_some(draft: d.Draft, statement: tree.Statement, body: tree.DroppingSome) -> None:

@@ -33,7 +33,7 @@ KEYWORDS = {
     "bridge": "closes a gap by a fit on a text: bridge L11 on \"text.txt\"",
     "by": "the method that merges, or the number that scales",
     "chat_template": "the output's chat template: a file, a model's, or \"chatml\"",
-    "drop": "these positions, or their attention, leave the model: drop L20..L25, drop L7.attn",
+    "drop": "these positions leave the model: drop L20..L25",
     "dtype": "the output's dtype: dtype bfloat16",
     "embed": "what the embedding is made of: embed from math",
     "experts": "each layer keeps so many experts: experts 64 on \"text.txt\"",

@@ -203,21 +203,12 @@ class HealStep:
 
 @final
 @dataclass(frozen=True)
-class PredictorsBegun:
-    """Layers that predict further tokens begin to learn from the healed model."""
-
-    layers: int
-
-
-@final
-@dataclass(frozen=True)
 class HealingEnd:
     """Healing is over: `tokens` were learned from, and `held` are held out.
 
     Losses are the mean KL divergence from the teacher in nats a token, on the held-out text: of the
     bare plan, of the model that learning began with (the same where nothing is bridged), and of the
-    healed one. If no step came nearer to the teacher, the last two are equal. `predictors` are the
-    losses of layers that predict further tokens, before and after, from the healed model.
+    healed one. If no step came nearer to the teacher, the last two are equal.
     """
 
     tokens: int
@@ -225,7 +216,6 @@ class HealingEnd:
     bare: float
     start: float
     healed: float
-    predictors: tuple[float, float] | None = None
 
     @property
     def in_vain(self) -> bool:
@@ -265,7 +255,6 @@ Event: TypeAlias = (
     | TeacherRead
     | HealStep
     | HealingEnd
-    | PredictorsBegun
     | EvaluationStep
 )
 OnEvent: TypeAlias = Callable[[Event], None]

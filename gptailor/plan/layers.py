@@ -57,7 +57,7 @@ class Slot:
     over coarser ones. `divisor` is the product of the scales of the layers before it; the outputs
     of its residual branches are divided by it. A `bridged` slot is dropped, and a bridge closes the
     gap. `learns` means that `heal` names the slot. `run` counts the runs of a repeated block from
-    0. A layer `without_attention` is its MLP branch alone.
+    0.
     """
 
     position: int | None
@@ -69,12 +69,6 @@ class Slot:
     learns: bool = False
     part_recipes: tuple[PartRecipe, ...] = ()
     run: int = 0
-    without_attention: bool = False
-
-    @property
-    def branches(self) -> tuple[Branch, ...]:
-        """Return the branches that the plan leaves in the layer."""
-        return ("mlp",) if self.without_attention else BRANCHES
 
     def part(self, part: Branch) -> LayerRecipe:
         """Return a branch's own recipe or the whole layer's, without those of finer parts."""
@@ -123,7 +117,6 @@ def slots_of(plan: Plan, count: int) -> list[Slot]:
     drops |= {drop.position: "maybe" if drop.maybe else "yes" for drop in plan.drops}
     scales = {scale.position: scale.factor for scale in plan.scales}
     healed = frozenset(plan.heal.layers if plan.heal is not None else ())
-    without_attention = frozenset(drop.position for drop in plan.attention_drops)
     slots = []
     divisor = 1.0
     bridged = False
@@ -136,8 +129,7 @@ def slots_of(plan: Plan, count: int) -> list[Slot]:
             bridged = bridge_over(plan, position) is not None
         over = bridged and dropped == "yes" and block_of(plan, position) is None
         learns = position in healed and dropped != "yes"
-        slot = Slot(position, filled, dropped, scale, divisor, over, learns, tuple(entries))
-        slots.append(replace(slot, without_attention=position in without_attention))
+        slots.append(Slot(position, filled, dropped, scale, divisor, over, learns, tuple(entries)))
         divisor *= scale if isinstance(scale, int | float) else 1.0
     return slots
 
@@ -188,8 +180,9 @@ def undone(plan: Plan) -> Plan:
     A vocabulary stays cut, so that both sides of a bridge read the same tokens. A teacher of
     healing has its whole vocabulary: `gptailor.evaluation.heal.whole_vocabulary`.
     """
-    whole: dict[str, object] = {"drops": (), "attention_drops": (), "width": None, "experts": None}
-    return plan.model_copy(update={**whole, "bridges": (), "heal": None})
+    return plan.model_copy(
+        update={"drops": (), "width": None, "experts": None, "bridges": (), "heal": None}
+    )
 
 
 def _filled(entries: Sequence[PartRecipe], position: int) -> dict[str | None, LayerRecipe]:

@@ -2,6 +2,7 @@
 
 import math
 
+from gptailor.plan.layer_parts import BRANCHES
 from gptailor.plan.layers import Slot
 from gptailor.plan.recipe import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
@@ -43,7 +44,7 @@ def slot_shares(slot: Slot) -> dict[str, float] | None:
     """
     if slot.dropped != "no":
         return None
-    recipes = [slot.recipes[None]] if None in slot.recipes else list(map(slot.part, slot.branches))
+    recipes = [slot.recipes[None]] if None in slot.recipes else list(map(slot.part, BRANCHES))
     shares: dict[str, float] = {}
     for recipe in recipes:
         own = None if recipe.maybe else recipe_shares(recipe.recipe)

@@ -125,13 +125,6 @@ class Drop(Open):
 
 
 @final
-class AttentionDrop(Closed):
-    """A position that loses its attention branch and keeps its MLP."""
-
-    position: Position
-
-
-@final
 class DropAny(Open):
     """A choice: `count` of these positions leave the model.
 
@@ -422,16 +415,7 @@ _Derived = TypeVar("_Derived")
 
 
 def normal_order(
-    entry: Layer
-    | Others
-    | Drop
-    | AttentionDrop
-    | DropAny
-    | DropWindow
-    | Repeat
-    | RepeatWindow
-    | Scale
-    | Bridge,
+    entry: Layer | Others | Drop | DropAny | DropWindow | Repeat | RepeatWindow | Scale | Bridge,
 ) -> tuple[Any, ...]:
     """Return the sort key of a list: positions, coarse parts before finer, every gap before one."""
     if isinstance(entry, Others):
@@ -465,9 +449,9 @@ class Plan(Closed):
 
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
     names follows `others`, then `whole`, then is the base's own. `layers`, `others`, `whole`,
-    `drops`, `attention_drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the
-    overlay; a plan has these or a `stack`. `vocabulary`, `width`, `experts` and `heal` go with
-    either. `numbers` are those that have a name. `expects` change nothing of the output.
+    `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a plan has
+    these or a `stack`. `vocabulary`, `width`, `experts` and `heal` go with either. `numbers`
+    are those that have a name. `expects` change nothing of the output.
     """
 
     version: int = 1
@@ -483,7 +467,6 @@ class Plan(Closed):
     others: Several[Others] = ()
     whole: Whole | None = None
     drops: Several[Drop] = ()
-    attention_drops: Several[AttentionDrop] = ()
     drop_any: Several[DropAny] = ()
     windows: Several[DropWindow] = ()
     repeats: Several[Repeat | RepeatWindow] = ()
@@ -508,11 +491,6 @@ class Plan(Closed):
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return retied(sorted(value, key=normal_order))
-
-    @field_validator("attention_drops", mode="after")
-    @classmethod
-    def _sort_closed(cls, value: tuple[AttentionDrop, ...]) -> tuple[AttentionDrop, ...]:
-        return tuple(sorted(value, key=normal_order))
 
     @property
     def origin(self) -> Origin | None:
@@ -561,7 +539,7 @@ class Plan(Closed):
         """
         if self.heal is None:
             return False
-        drops = self.drops or self.attention_drops or self.drop_any or self.windows
+        drops = self.drops or self.drop_any or self.windows
         return bool(drops or self.cuts or self.stack or self.heal.has_other_teacher)
 
     @property

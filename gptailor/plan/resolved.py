@@ -187,9 +187,7 @@ class Resolved:
     @cached_property
     def undropped(self) -> "Resolved":
         """Return the plan with no layer dropped, bridged or healed, its layers cut as here."""
-        plan = self.declared
-        cuts: dict[str, object] = {"width": plan.width, "experts": plan.experts}
-        cuts["attention_drops"] = plan.attention_drops
+        cuts = {"width": self.declared.width, "experts": self.declared.experts}
         undropped = self.undone.declared.model_copy(update=cuts)
         return Resolved(undropped, self.count, self.tied, self.kept_experts)
 
@@ -254,8 +252,7 @@ class Resolved:
             return None
         named = heal.layers
         trained = [i for i, s in enumerate(self.kept) if not named or s.position in named]
-        drops = self.plan.drops or self.plan.attention_drops
-        cut = self.plan.stack or drops or self.plan.cuts
+        cut = self.plan.stack or self.plan.drops or self.plan.cuts
         if not trained or not (cut or heal.has_other_teacher):
             return None
         rank = HEAL_RANK if heal.rank is None else heal.rank

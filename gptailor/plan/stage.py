@@ -66,9 +66,7 @@ def separates(plan: Plan) -> bool:
 
 def cuts(plan: Plan) -> bool:
     """Return whether an open plan drops layers, or makes something else smaller."""
-    return bool(plan.drops or plan.attention_drops or plan.cuts) or bool(
-        _open_roles(plan) & CUT_ROLES
-    )
+    return bool(plan.drops or plan.cuts) or bool(_open_roles(plan) & CUT_ROLES)
 
 
 def _open_roles(plan: Plan) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import mixture, vision
 from gptailor.checkpoint.families import width as widths
-from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
@@ -23,12 +23,7 @@ from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
 from gptailor.program.mixtures import expert_cut, keep_experts
-from gptailor.program.predictors import (
-    TrainedPredictors,
-    keeps_predictors,
-    numbered_predictors,
-    predicting_tensors,
-)
+from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, Use, base_layer, needs_base
 from gptailor.program.vocabulary_rows import AlignedRest
 
@@ -39,9 +34,10 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """Return the configuration of a plan's output, for its layers."""
     entries, layers = [], []
     for slot in checked.resolved.kept:
-        entries.append(output_entry(checked, slot))
-        attn, mlp = (checked.uses(slot, part)[0].layer for part in outline.PARTS)
-        layers.append((attn, mlp))
+        first = [checked.uses(slot, part)[0] for part in outline.PARTS]
+        attn, mlp = (use.model.entries[use.layer] for use in first)
+        entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
+        layers.append((first[0].layer, first[1].layer))
     base, keeps = checked.base, keeps_predictors(checked)
     config = layouts.moved_config(base.layout, base.config, entries, predicting=keeps)
     if isinstance(config, Refusal) or base.layout.quantised is None:
@@ -49,16 +45,6 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     if keeps:
         layers += [(number, number) for number in numbered_predictors(base)]
     return requantised(base.layout, config, layers)
-
-
-def output_entry(checked: Checked, slot: outline.Slot) -> LayerEntry:
-    """Return the configuration of a layer that an output has of a slot."""
-    first = (checked.uses(slot, part)[0] for part in outline.PARTS)
-    attn, mlp = (use.model.entries[use.layer] for use in first)
-    entry = layouts.joined_entry(checked.base.layout, attn, mlp)
-    if slot.without_attention:
-        entry = layouts.without_attention(checked.base.layout, entry) or entry
-    return entry
 
 
 def layer_width(use: Use) -> int | Refusal:
@@ -132,7 +118,7 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
         for inner_name, tensor in base.part(layer, part).items()
     }
     for n, slot in enumerate(checked.resolved.kept):
-        for part in slot.branches:
+        for part in outline.PARTS:
             yield from _part(checked, (n, slot), part, dtypes)
     yield from _rest(checked, "norm", plan.norm, "norm")
     yield from _rest(
@@ -361,13 +347,9 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
         specs = {output.place.name: output.spec for output in program.layers[index]}
         learning[index] = frozenset(p.learning_tensors(healing.rank, specs))
 
-    further = TrainedPredictors.of(checked, program.outputs)
-    predicting = frozenset[str]() if further is None else further.learning_outputs
-
     def healed(output: p.Output) -> p.Output:
         place = output.place
-        in_layer = place.layer is not None and place.name in learning.get(place.layer, ())
-        if not in_layer and output.spec.name not in predicting:
+        if place.layer is None or place.name not in learning.get(place.layer, ()):
             return output
         assert not isinstance(output.make, p.Healed), "a program is healed once"
         return replace(output, make=p.Healed(output.make, healing))

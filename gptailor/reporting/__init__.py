@@ -1,7 +1,6 @@
 """Reports for people: maps, tables, cards, progress."""
 
 __all__ = [
-    "block_map",
     "difference",
     "evaluation",
     "expectations",

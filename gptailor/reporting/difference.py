@@ -96,8 +96,6 @@ def _item(slot: Slot) -> p.Item | Slot:
     top = slot.recipes.get(None)
     if top is None or len(slot.recipes) > 1 or slot.dropped == "maybe" or slot.scale is not None:
         return slot
-    if slot.without_attention:
-        return slot
     return slot if isinstance(top.recipe, p.Subset) else p.Item(recipe=top.recipe)
 
 

@@ -298,11 +298,10 @@ def _chain_words(slot: Slot, top: LayerRecipe) -> str:
 
 
 def _tail(slot: Slot) -> str:
-    """Return the facts on a layer besides its recipe: its scale, healing, possible drops."""
-    without = ", without attention" * slot.without_attention
+    """Return the facts on a layer besides its recipe: its scale, healing, a possible drop."""
     scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
     dropped = ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
-    return without + scale + ", learns" * slot.learns + dropped
+    return scale + ", learns" * slot.learns + dropped
 
 
 def _run_rows(run: Sequence[p.Layer], tail: str) -> list[Row]:

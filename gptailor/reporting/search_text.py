@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
-from gptailor.reporting.block_map import block_lines
 from gptailor.reporting.measure import UNSIZED, BesideBase
 from gptailor.reporting.objective_mean import mean_of_objectives
 from gptailor.reporting.quantities import bytes_in_words, percent, shown_number, with_error
@@ -31,12 +30,9 @@ def markdown(summary: SearchSummary) -> str:
         lines += [*_page_table(*_scores(mean, 0, name)), ""]
     if len(summary.sizes) > 1:
         lines += ["## Quality over size", "", *_page_table(*_sizes(summary)), ""]
-    head, *blocks = block_lines(summary.blocks) or [""]
-    listed = [[head, "", *(f"- {line.strip()}" for line in blocks)] if head else []]
     parts = (_required(summary), _final(summary), _repeats(summary))
-    listed += [[f"- {line}" for line in part] for part in parts]
     for part in (
-        *listed,
+        *([f"- {line}" for line in part] for part in parts),
         [*_stages(summary)],
         [*_left_out(summary)],
         [*_at_bounds(summary)],
@@ -62,7 +58,7 @@ def summary_lines(summary: SearchSummary, width: int, encoding: str | None = Non
     if len(summary.sizes) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from table_lines(*_sizes(summary), width, encoding)
-    results = block_lines(summary.blocks), _required(summary), _final(summary), _repeats(summary)
+    results = _required(summary), _final(summary), _repeats(summary)
     notes = _stages(summary), _left_out(summary), _at_bounds(summary), _random(summary)
     for part in (*results, *notes, _spent(summary)):
         for n, line in enumerate(part):

@@ -1,7 +1,7 @@
 """A search's result as data: `SearchSummary`, which `search` writes and other modules read.
 
 The module also has the other records of RUN that are read back: a search's settings
-(`RunRecord`), its plans' sizes (`RunSizes`), and its scan of blocks (`BlockScan`).
+(`RunRecord`) and its plans' sizes (`RunSizes`).
 """
 
 import re
@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
-from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
+from gptailor.plan.plan import BuiltClosed, Pair, Several
 from gptailor.plan.stage import Stage
 from gptailor.reporting.measure import AimDirection, ScaleBy
 
@@ -130,43 +130,6 @@ class RunSizes(BuiltClosed):
 
     base: WrittenSize
     plans: dict[str, WrittenSize]
-
-
-@final
-class MappedBlock(NamedTuple):
-    """A block's score, and its change as a share of the base's: below 0 is better."""
-
-    first: Position
-    last: Position
-    value: float
-    change: float
-
-
-WrittenBlock = Annotated[MappedBlock, PlainSerializer(lambda block: block._asdict())]
-
-
-class _Scan(BuiltClosed):
-    measure: Line
-    samples: Tally
-    scanned: Tally
-    of: Tally
-    better: Tally
-    blocks: Several[WrittenBlock]
-
-
-@final
-class BlockScan(_Scan):
-    """A scan of blocks that come again: `scanned` blocks `of` all, some `better` than the base.
-
-    All scores are by one `measure`, on the same number of `samples`.
-    """
-
-
-@final
-class BestBlocks(_Scan):
-    """The best blocks of a scan, and the file of its `map`."""
-
-    map: Line
 
 
 # ------------------------------------------------------------------------------------------- scores
@@ -499,7 +462,8 @@ class SearchSummary(_Begun):
     final: Several[SummaryRow]
     repair: RepairWorth | None
     random: RandomDraws
-    blocks: BestBlocks | None = None
+    blocks: Any = Field(None, exclude=True)
+    """A part that 0.2.0 wrote, and that is not read."""
 
     @property
     def scored_rows(self) -> list[SummaryRow]:
@@ -539,7 +503,5 @@ class SearchSummary(_Begun):
 
     def document(self) -> dict[str, Any]:
         """Return the document of `summary.json`."""
-        without = {
-            name for name in ("blocks", "at_bounds", "recipe", "recipes") if not getattr(self, name)
-        }
+        without = {name for name in ("at_bounds", "recipe", "recipes") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=without)

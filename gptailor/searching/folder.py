@@ -138,14 +138,12 @@ SPACE = "space.tailor"
 SIZES = "sizes.json"
 """The sizes of the plans that could be handed over, by their digests, and of the base."""
 FRONT = "front"
-BLOCKS = "blocks"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file while it is written."""
 _REPEATED = "repeat-"
 """The prefix of folders of searches on other draws, before their number."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", BEST, f"{BEST}.lock",
-                   START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
-                   f"{BLOCKS}.json", f"{BLOCKS}.svg"])  # fmt: skip
+                   START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
 
 
 @final

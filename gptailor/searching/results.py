@@ -19,7 +19,6 @@ from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
 from gptailor.plan.stage import stage_words
-from gptailor.reporting.block_map import block_map
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.page.run_report import ReportedObjective, ReportedTrial
 from gptailor.reporting.quantities import (
@@ -31,8 +30,6 @@ from gptailor.reporting.quantities import (
 from gptailor.reporting.records import data_frame, html_table
 from gptailor.reporting.search_text import beside_base, beside_base_words, markdown, verdict_words
 from gptailor.reporting.summary import (
-    BestBlocks,
-    BlockScan,
     NumberAtBound,
     RunSizes,
     SearchSummary,
@@ -40,7 +37,7 @@ from gptailor.reporting.summary import (
     front_file,
 )
 from gptailor.searching.curve import Sizes, curve
-from gptailor.searching.folder import BLOCKS, FRONT, SIZES, START, Folder
+from gptailor.searching.folder import FRONT, SIZES, START, Folder
 from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.searching.run.comparison import Scores
 from gptailor.searching.run.origin import origin_words
@@ -52,7 +49,6 @@ from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import active
-from gptailor.searching.starts.blocks import scanned
 from gptailor.searching.summary import best_starts, search_summary
 from gptailor.searching.verdict import (
     HeldOut,
@@ -202,11 +198,9 @@ def put_results(  # noqa: PLR0913, PLR0917 (all parts of a search's end)
         names |= {_file(trial): trial for trial in handed}
         _put_front(folder, {name: text(trial, below) for name, trial in names.items()})
         commands = [] if best is None else _commands(best, chosen, space, about)
-        scan = scanned(space, ledger)
         more = {
             "best_file": escaped_control(f"{folder.shown}/{BEST}"),
             "commands": tuple(commands),
-            "blocks": None if scan is None else _put_blocks(folder, scan),
             "at_bounds": () if trial is None else tuple(numbers_at_bounds(space, trial)),
         }
         summary = search_summary(ledger, held, {**about, **more}, verdict_of_best, sizes, space)
@@ -257,18 +251,6 @@ def numbers_at_bounds(space: Space, trial: Trial) -> Iterator[NumberAtBound]:
         if counts and real.low < real.high and value in ends:
             bound: Literal["low", "high"] = "low" if value == real.low else "high"
             yield NumberAtBound(name=escaped_control(real.name), value=value, bound=bound)
-
-
-_BLOCKS_SHOWN = 8
-"""The most blocks of a scan in a summary."""
-
-
-def _put_blocks(folder: Folder, scan: BlockScan) -> BestBlocks:
-    """Write the scan's scores and its map into the folder; return the summary's part."""
-    folder.put_json(f"{BLOCKS}.json", scan.model_dump(mode="json"))
-    folder.put(f"{BLOCKS}.svg", block_map(scan.blocks, scan.measure, scan.samples))
-    best = {**dict(scan), "blocks": scan.blocks[:_BLOCKS_SHOWN]}
-    return BestBlocks(**best, map=escaped_control(f"{folder.shown}/{BLOCKS}.svg"))
 
 
 def _file(trial: Trial) -> str:

@@ -29,13 +29,12 @@ from gptailor.reporting.page.run_report import (
     RunReport,
 )
 from gptailor.reporting.summary import (
-    BlockScan,
     RunRecord,
     RunSizes,
     SearchSummary,
     front_file,
 )
-from gptailor.searching.folder import BLOCKS, SIZES, SPACE
+from gptailor.searching.folder import SIZES, SPACE
 from gptailor.searching.layer_effects import (
     layer_states,
     learned_effects,
@@ -51,7 +50,6 @@ from gptailor.searching.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANE
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.sqlite_study import stored_study
-from gptailor.searching.starts.blocks import scanned
 from gptailor.searching.verdict import held_key, scores_in
 
 _UNENDED = (
@@ -168,7 +166,6 @@ class _Reading:
             for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE)
             if t.full and t.same_as is None and t.number in losses
         ]
-        scan = None if space is None else scanned(space, ledger)
         return RunReport(
             run=str(self.files.shown),
             record=self.record,
@@ -182,7 +179,6 @@ class _Reading:
             front=tuple(front if front is not None else [t.number for t in ledger.front()]),
             summary=self.summary,
             space=None if space is None else format_plan(space.plan),
-            blocks=scan or self.files.record(BlockScan, f"{BLOCKS}.json"),
             windows=[]
             if space is None
             else window_losses(
@@ -297,10 +293,8 @@ def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str,
 
 
 def _cut_alike(plan: Resolved) -> Hashable:
-    """Return the number of a plan's layers, with and without attention, and its cuts' sizes."""
-    silent = sum(slot.without_attention for slot in plan.kept)
-    sizes = tuple((word, cut.size) for word, cut in sorted(plan.cuts.items()))
-    return len(plan.kept), silent, sizes
+    """Return the number of a plan's layers with the sizes that its cuts leave."""
+    return len(plan.kept), tuple((word, cut.size) for word, cut in sorted(plan.cuts.items()))
 
 
 def _plan_line(resolved: Resolved) -> str:

@@ -59,7 +59,6 @@ def known_layer_count(plan: Plan, models: _Models) -> tuple[int, bool]:
     if "base" in opened:
         return opened["base"].layout.count, True
     positions = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
-    positions += [drop.position for drop in plan.attention_drops]
     positions += [scale.position for scale in plan.scales]
     positions += [at for _, choice in drops_by_choice(plan) for at in choice.among]
     positions += [stretch_of(repeat)[1] for repeat in plan.repeats]

@@ -13,7 +13,6 @@ import gptailor
 from gptailor.build.lock_recording import plan_digest
 from gptailor.build.output import used_plan
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checks.plan import check_alone
 from gptailor.lang.format import format_plan
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Heal, HealText, Plan
@@ -97,18 +96,6 @@ def test_the_same_teachers_are_one_plan_however_they_are_named(
     assert gptailor.loads(plan.model_dump_json()) == plan
     for other in others:
         assert gptailor.loads(f"{HEAD}drop L1\nheal {other}") == plan
-
-
-def test_a_drop_of_attention_is_something_to_heal() -> None:
-    def codes(text: str) -> set[str]:
-        plan = gptailor.loads(f'{HEAD}{text}\nheal on "t"')
-        return {fault.code for fault in check_alone(plan)}
-
-    assert "P707" in codes("")
-    assert "P707" not in codes("drop L1.attn")
-    healed = Resolved(gptailor.loads(f'{HEAD}drop L1.attn\nheal on "t"'), 4).healing
-    assert healed is not None
-    assert healed.indices == (0, 1, 2, 3)
 
 
 def test_json_has_one_plain_text_as_a_string() -> None:

@@ -446,7 +446,9 @@ def test_numbers_at_their_bounds_are_named_on_the_page_and_the_terminal() -> Non
 def test_a_summary_of_the_first_releases_is_read() -> None:
     record = document(required={"judged": 3, "whole": True, "met": 2, "nearest": None, "rows": []})
     record["judging"] = record.pop("deciding")
+    record["blocks"] = {"scanned": 7, "of": 7, "map": "run/blocks.svg"}
     summary = SearchSummary.model_validate_json(json.dumps(record))
+    assert "blocks" not in summary.document()
     assert summary.deciding == (0,)
     assert summary.required is not None
     assert summary.required.evaluated == 3

@@ -6,7 +6,7 @@ from typing import Any
 from gptailor.checkpoint.families.compatibility import LLAMA_KEYS, MULTIPLIERS, ConfigKey, rope
 from gptailor.checkpoint.families.family import NORMS_AFTER, POST_NORM, POST_SUM, Family, Fold
 from gptailor.checkpoint.families.layer_config import Config
-from gptailor.checkpoint.families.layer_rules import SKIPPED_ATTENTION, AtEnd, InPlace, Unset
+from gptailor.checkpoint.families.layer_rules import AtEnd, InPlace, Unset
 
 # ------------------------------------------------------------------------------ built like Llama's
 
@@ -42,7 +42,7 @@ def _without_post_norm(config: Config) -> str | None:
 
 
 _LIKE_LLAMA = (
-    Family(("llama",), (rope(), LLAMA_KEYS, "rms_norm_eps mlp_bias"), (SKIPPED_ATTENTION,)),
+    Family(("llama",), (rope(), LLAMA_KEYS, "rms_norm_eps mlp_bias")),
     Family(("mistral",), (rope(), LLAMA_KEYS, "rms_norm_eps sliding_window")),
     Family(("ministral3",), (rope(), LLAMA_KEYS, "rms_norm_eps sliding_window")),
     Family(

@@ -5,7 +5,7 @@ values of all layers where a configuration doesn't list them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, final, runtime_checkable
 
@@ -527,51 +527,6 @@ class Computed(LayerRule):
         """Return the result of the second function."""
         return self.write_by(config, values)
 
-
-BY_NUMBER = "per_layer_config"
-"""The key of transformers for settings of single layers, by their numbers."""
-
-
-def settings_by_number(config: Config, count: int) -> list[Any] | None:
-    """Return the settings of each layer under `BY_NUMBER`; None without the key.
-
-    Raises RuleError for anything but an object of layers' numbers.
-    """
-    by_number = config.get(BY_NUMBER)
-    if by_number is None:
-        return None
-    numbered = isinstance(by_number, Mapping) and all(str(key).isdecimal() for key in by_number)
-    if not numbered or not all(int(key) < count for key in by_number):
-        raise RuleError(f"'{BY_NUMBER}' is {shown(by_number)}, not an object of layers' numbers")
-    settings = {int(key): value for key, value in by_number.items()}
-    return [settings.get(i, {}) for i in range(count)]
-
-
-def with_settings_by_number(config: Config, settings: Sequence[Any]) -> dict[str, Any]:
-    """Return the configuration with settings of single layers under `BY_NUMBER`, if any has one."""
-    own = {str(i): value for i, value in enumerate(settings) if value}
-    return {**config, BY_NUMBER: own}
-
-
-WITHOUT_ATTENTION = {"skip": ["attention"]}
-"""The settings of a layer without attention, in the words of transformers."""
-
-
-def _skips(config: Config, count: int) -> list[Any]:
-    settings = settings_by_number(config, count) or [{}] * count
-    for number, own in enumerate(settings):
-        if own not in ({}, WITHOUT_ATTENTION):
-            raise RuleError(f"'{BY_NUMBER}' has {shown(own)} for L{number}")
-    return settings
-
-
-def _with_skips(config: Config, values: Values) -> dict[str, Any]:
-    out = {key: value for key, value in config.items() if key != BY_NUMBER}
-    return with_settings_by_number(out, values) if any(values) else out
-
-
-SKIPPED_ATTENTION = Computed(BY_NUMBER, "attn", _skips, _with_skips)
-"""Layers without attention; other settings of single layers are refused."""
 
 # ----------------------------------------------------------------------------------- usual cases
 

@@ -17,14 +17,7 @@ from gptailor.checkpoint.families.layer_config import (
     RuleError,
     quantisation,
 )
-from gptailor.checkpoint.families.layer_rules import (
-    BY_NUMBER,
-    LINEAR,
-    SKIPPED_ATTENTION,
-    WITHOUT_ATTENTION,
-    LayerRule,
-    Listed,
-)
+from gptailor.checkpoint.families.layer_rules import LINEAR, LayerRule, Listed
 from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
 from gptailor.plan.bounds import MOST_LAYERS
 from gptailor.plan.layer_parts import Branch
@@ -178,31 +171,6 @@ def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntr
     return {
         rule.name: (attn if rule.part == "attn" else mlp).get(rule.name) for rule in layout.rules
     }
-
-
-def without_attention(layout: Layout, entry: LayerEntry) -> LayerEntry | None:
-    """Return the entry of a layer after its attention is left out; None if none may be."""
-    skips = layout.known and not layout.wrapped and SKIPPED_ATTENTION in layout.rules
-    return {**entry, BY_NUMBER: WITHOUT_ATTENTION} if skips else None
-
-
-def lacks_attention(entry: LayerEntry) -> bool:
-    """Return whether a layer has no attention, by its entry."""
-    return bool(entry.get(BY_NUMBER) == WITHOUT_ATTENTION)
-
-
-def attending_layers(config: Config, count: int) -> list[bool]:
-    """Return for each layer of a configuration without wrapper whether it has attention.
-
-    Raises RuleError for other settings of single layers.
-    """
-    return [skip != WITHOUT_ATTENTION for skip in SKIPPED_ATTENTION.read(config, count)]
-
-
-def skipping_attention(numbers: Collection[int]) -> dict[str, Any]:
-    """Return the settings of a configuration for the layers without attention; {} for none."""
-    skips = {str(number): WITHOUT_ATTENTION for number in sorted(numbers)}
-    return {BY_NUMBER: skips} if skips else {}
 
 
 def moved_config(

@@ -1,6 +1,6 @@
 """Dense decoders in which some layers see only a window of the text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gptailor.checkpoint.families.compatibility import (
@@ -21,7 +21,6 @@ from gptailor.checkpoint.families.family import (
 )
 from gptailor.checkpoint.families.layer_config import Config, RuleError, window
 from gptailor.checkpoint.families.layer_rules import (
-    BY_NUMBER,
     FULL,
     SLIDING,
     AtEnd,
@@ -37,9 +36,7 @@ from gptailor.checkpoint.families.layer_rules import (
     complete,
     first_place,
     layer_types,
-    settings_by_number,
     sliding,
-    with_settings_by_number,
 )
 from gptailor.checkpoint.files import shown
 
@@ -118,17 +115,26 @@ def _own_shapes(types: LayerRule) -> Computed:
     """Return Gemma 4's settings of single layers, by their numbers, in place of those of all."""
 
     def read(config: Config, count: int) -> list[Any]:
-        settings = settings_by_number(config, count)
-        return _of_full_layers(config, count, types) if settings is None else settings
+        by_number = config.get("per_layer_config")
+        if by_number is None:
+            return _of_full_layers(config, count, types)
+        numbered = isinstance(by_number, Mapping) and all(str(key).isdecimal() for key in by_number)
+        if not numbered or not all(int(key) < count for key in by_number):
+            raise RuleError(
+                f"'per_layer_config' is {shown(by_number)}, not an object of layers' numbers"
+            )
+        settings = {int(key): value for key, value in by_number.items()}
+        return [settings.get(i, {}) for i in range(count)]
 
     def write(config: Config, values: Values) -> dict[str, Any]:
-        settings = complete(BY_NUMBER, values)
-        by_number = config.get(BY_NUMBER)
+        settings = complete("per_layer_config", values)
+        by_number = config.get("per_layer_config")
         if by_number is None and _of_full_layers(config, len(settings), types) == settings:
             return dict(config)
-        return with_settings_by_number(config, settings)
+        own = {str(i): value for i, value in enumerate(settings) if value}
+        return {**config, "per_layer_config": own}
 
-    return Computed(BY_NUMBER, "attn", read, write)
+    return Computed("per_layer_config", "attn", read, write)
 
 
 def _gemma_4(width: int) -> tuple[LayerRule, ...]:

@@ -146,9 +146,6 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
     """Raise ConversionError for statements without an equivalent."""
     if open_choices(plan):
         raise ConversionError("the plan has open choices, which mergekit doesn't support")
-    if plan.attention_drops:
-        message = "mergekit has no layers without attention"
-        raise ConversionError(message, place="attention_drops[0]")
     for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
         if entries:
             raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")

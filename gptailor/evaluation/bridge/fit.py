@@ -338,7 +338,7 @@ class Bridger:
         """
         gaps = resolved.gaps
         undone = undropped = self.table.contents(resolved.undone)
-        if narrowed or resolved.kept_experts is not None or resolved.declared.attention_drops:
+        if narrowed or resolved.kept_experts is not None:
             undropped = self.table.contents(resolved.undropped)
         if narrowed:
             undropped = self.table.with_fitted(undropped, dict(enumerate(narrowed)))

@@ -175,8 +175,8 @@ class Walk:
     """One pass through the layers, from the first on, over some batches.
 
     `undone` is the plan with nothing cut. `narrow` is that plan with layers as the cut plan has
-    them: with narrower MLPs, fewer experts, or without attention. `live` makes a model of contents,
-    whose hidden states are on `device`. `place` is where all states wait.
+    them: with narrower MLPs or fewer experts. `live` makes a model of contents, whose hidden states
+    are on `device`. `place` is where all states wait.
     """
 
     def __init__(

@@ -4,8 +4,7 @@ The model's own forward computes all except the layers (embedding, masks, rotati
 soft caps), for every family. The caller runs the layers itself.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, final
@@ -104,32 +103,15 @@ def head_logits(
     model: PreTrainedModel, rows: Float[Tensor, " n width"], *, wraps: bool
 ) -> Float[Tensor, " n vocab"]:
     """Return float32 logits of hidden states, of any tokens, after the last layer."""
-    with _after_last_layer(model, rows, wraps=wraps) as tokens:
-        logits: Tensor = model(input_ids=tokens, use_cache=False).logits
-    return logits.reshape(len(rows), -1).float()
-
-
-def normed_states(
-    model: PreTrainedModel, rows: Float[Tensor, " n width"], *, wraps: bool
-) -> Float[Tensor, " n width"]:
-    """Return hidden states, of any tokens, after the last layer and the norm."""
-    with _after_last_layer(model, rows, wraps=wraps) as tokens:
-        states: Tensor = decoder(model)(input_ids=tokens, use_cache=False).last_hidden_state
-    return states.reshape(len(rows), -1)
-
-
-@contextmanager
-def _after_last_layer(
-    model: PreTrainedModel, rows: Float[Tensor, " n width"], *, wraps: bool
-) -> Iterator[Int64[Tensor, " n 1"]]:
-    """Let a model's last layer return some rows, for texts of one token, which are yielded."""
 
     def inject(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
         return (rows[:, None], None) if wraps else rows[:, None]
 
     last = _StandIn(decoder_layers(model)[-1], inject)
+    tokens = _token(model).expand(len(rows), 1)  # texts of one token: each row's position is 0
     with standing_in(model, [last]):
-        yield _token(model).expand(len(rows), 1)  # each row's position is 0
+        logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits.reshape(len(rows), -1).float()
 
 
 def _token(model: PreTrainedModel) -> Tensor:

@@ -30,12 +30,6 @@ from gptailor.evaluation.heal.learning import (
     matched,
 )
 from gptailor.evaluation.heal.predictions_file import PredictionsFile, unusable_predictions
-from gptailor.evaluation.heal.predictors import (
-    HealedModel,
-    HealedPredictors,
-    require_predictors,
-    train_predictors,
-)
 from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, run_together
 from gptailor.evaluation.heal.teacher import (
     TAUGHT,
@@ -52,13 +46,7 @@ from gptailor.evaluation.heal.text import (
     healing_texts,
     sequence_length,
 )
-from gptailor.evaluation.heal.train import (
-    LOW_RANK_BYTES,
-    HealingMemory,
-    Student,
-    TaughtLessons,
-    Training,
-)
+from gptailor.evaluation.heal.train import HealingMemory, Student, Training
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
@@ -84,7 +72,6 @@ from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path, open_plan
 from gptailor.program.nested_models import with_made_models
-from gptailor.program.predictors import TrainedPredictors
 from gptailor.program.program import learning_tensors
 from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
 
@@ -106,7 +93,6 @@ class HealedLayers:
     bare: float
     start: float
     healed: float
-    predictors: HealedPredictors | None = None
 
     @property
     def tokens(self) -> int:
@@ -116,9 +102,7 @@ class HealedLayers:
     @property
     def end(self) -> HealingEnd:
         """The numbers alone."""
-        further = self.predictors
-        losses = None if further is None else (further.start, further.healed)
-        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed, losses)
+        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed)
 
 
 @final
@@ -158,10 +142,9 @@ class PredictionSources:
 @final
 @dataclass(frozen=True, eq=False)
 class LearnedPlan:
-    """A plan's live model after learning."""
+    """A plan after learning."""
 
     known: KnownHealing
-    live: LiveModel
     learning: Learning
 
 
@@ -217,11 +200,8 @@ class Healer:
         narrowed: Mapping[int, Mapping[str, Tensor]],
         bridged: Mapping[int, Mapping[str, Tensor]],
         on_event: OnEvent = ignore_events,
-        further: TrainedPredictors | None = None,
     ) -> HealedLayers:
         """Heal a closed plan; `narrowed` and `bridged` are fitted tensors of the output's layers.
-
-        `further` are the layers that predict further tokens, if they learn too.
 
         The same plan, text and fits give the same tensors in any process on one machine with the
         same number of threads. A killed run continues from its last kept state, and a finished
@@ -240,13 +220,8 @@ class Healer:
         lengths = (file.length for file in predicted.values())
         least = healing.tokens if _exactly(plan) else 0
         length = sequence_length(encoder.positions, least, lengths)
-        beside = 0
-        if further is not None:
-            require_predictors()
-            weights = sum(output.spec.elements for output in further.outputs)
-            beside = 2 * weights * self.dtype.itemsize + further.numbers * LOW_RANK_BYTES
         planned = replace(healing, tokens=least)
-        memory = HealingMemory(unlearned, planned, self.dtype, length, self.memory, beside)
+        memory = HealingMemory(unlearned, planned, self.dtype, length, self.memory)
         memory.weights()  # too little memory is refused before a teacher answers
         teachers = self._teachers(resolved, predicting=False)
         texts = self._texts(plan, healing, encoder, teachers, predicted, on_event)
@@ -275,15 +250,11 @@ class Healer:
                     learned = self._learned(job, key, folder, sources, on_event)
                     known = learned.known
                     store.put(key, known)
-            live, layers = learned.live, contents.layers
+            layers, learning = contents.layers, learned.learning
             tensors = TensorMaker(self.device, keep=False)  # the live model has its own
-            healed = {i: _folded(tensors, learned.learning, layers[i], i) for i in healing.indices}
-            trained = None
-            if further is not None:
-                healed_model = HealedModel(live, tensors, healing, texts, key, self.anew)
-                trained = train_predictors(further, healed_model, on_event)
+            healed = {i: _folded(tensors, learning, layers[i], i) for i in healing.indices}
         losses = (known.bare, known.start, known.healed)
-        return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *losses, trained)
+        return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *losses)
 
     def _learned(
         self,
@@ -310,10 +281,9 @@ class Healer:
     def _taken(self, job: HealingJob, known: KnownHealing) -> LearnedPlan:
         """Return a plan that takes over what is known."""
         student, _, contents = self._student(job)
-        live = student.live(contents)
-        learning = self._learning(student, live, contents, job.healing)
+        learning = self._learning(student, student.live(contents), contents, job.healing)
         learning.take(known.parameters)
-        return LearnedPlan(known, live, learning)
+        return LearnedPlan(known, learning)
 
     def learn(
         self,
@@ -340,14 +310,12 @@ class Healer:
         live = student.live(contents)
         learning = self._learning(student, live, contents, healing)
         runner = Student(live, min(healing.indices), recompute=self.memory is not None)
-        lessons = TaughtLessons(runner, learned, held, group)
-        digests = f"{key} {learned.digest} {held.digest}"
-        training = Training(lessons, learning, folder, digests, group)
+        training = Training(runner, learning, (learned, held), folder, key, group)
         with explaining_not_finite([contents], texts.paths):
             training.run(on_event)
         losses = (training.start if bare is None else bare, training.start)
         known = KnownHealing(learning.parameters, *losses, training.best)
-        return LearnedPlan(known, live, learning)
+        return LearnedPlan(known, learning)
 
     # ------------------------------------------------------------------------------- preparation
 

@@ -110,14 +110,6 @@ class Teachers:
         gc.collect()
 
 
-def likeliest(
-    logits: Float[Tensor, " n vocab"], kept: int
-) -> tuple[Int64[Tensor, " n kept"], Float[Tensor, " n groups"]]:
-    """Return the likeliest tokens, and the log-probabilities of these and of the rest together."""
-    tokens = logits.topk(min(kept, logits.shape[1]), dim=1).indices
-    return tokens, grouped(logits, tokens)
-
-
 @final
 class Predictions:
     """The teacher's distributions of some sequences, in a folder.
@@ -298,8 +290,8 @@ class Predictions:
     def _keep(
         self, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
     ) -> Float[Tensor, " n kept"]:
-        tokens, logs = likeliest(logits, self.kept)
-        return torch.cat([tokens.to(logits.dtype), logs], dim=1)
+        tokens = logits.topk(self.kept, dim=1).indices
+        return torch.cat([tokens.to(logits.dtype), grouped(logits, tokens)], dim=1)
 
 
 @final

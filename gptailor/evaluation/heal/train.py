@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -76,7 +76,6 @@ class HealingMemory:
     `contents` are those of the output, `dtype` is that of its weights on the device, and `length`
     is the number of tokens of a sequence. `limit` bounds the bytes on the device. Without a limit
     all layers' intermediate values stay until the backward pass; with one, those of one layer.
-    `beside` are the bytes of layers that predict further tokens.
     """
 
     contents: ModelContents
@@ -84,7 +83,6 @@ class HealingMemory:
     dtype: torch.dtype
     length: int
     limit: int | None = None
-    beside: int = 0
 
     @property
     def numbers(self) -> int:
@@ -99,7 +97,7 @@ class HealingMemory:
     def bytes(self) -> int:
         """The bytes beside the weights."""
         size = WHOLE_BYTES if self.healing.rank is None else LOW_RANK_BYTES
-        return self.numbers * size + self._activations + self.beside
+        return self.numbers * size + self._activations
 
     def weights(self) -> int | None:
         """Return the bytes of weights that may be on the device; None means all of them.
@@ -298,7 +296,7 @@ class Student:
         self.step = max(1, LOGIT_BYTES // (4 * vocabulary))
 
     @contextmanager
-    def autocast(self) -> Iterator[None]:
+    def _autocast(self) -> Iterator[None]:
         """Compute products in bfloat16 and sums in float32, if the weights are bfloat16."""
         if self.live.model.dtype == torch.float32:
             yield
@@ -309,25 +307,18 @@ class Student:
 
     def head(self, hidden: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
         """Return the logits of hidden states after the last layer."""
-        with self.autocast():
+        with self._autocast():
             return head_logits(self.live.model, hidden, wraps=self.wrapped)
 
     @torch.no_grad()
     def divergence(self, batch: TaughtBatch) -> float:
         """Return the sum of the counted predictions' divergences from the teacher's."""
-        rows = self.last_states(batch.sequences).flatten(0, 1)[batch.counted.to(self.device)]
-        likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
-        return float(head_divergence(self.head, rows, likely, logs, self.step))
-
-    @torch.no_grad()
-    def last_states(
-        self, sequences: Int64[Tensor, " batch length"]
-    ) -> Float[Tensor, " batch predictions width"]:
-        """Return the hidden states after the last layer, for all tokens but the last."""
-        hidden, calls = self._begun(sequences)
+        hidden, calls = self._begun(batch.sequences)
         for index in range(len(calls)):
             hidden = self._run(index, calls[index], hidden)
-        return hidden
+        rows = hidden.flatten(0, 1)[batch.counted.to(self.device)]
+        likely, logs = batch.tokens.to(self.device), batch.logs.to(self.device)
+        return float(head_divergence(self.head, rows, likely, logs, self.step))
 
     def mean_divergence(self, taught: TaughtSequences, group: ProcessGroup = ALONE) -> float:
         """Return the mean divergence of all counted predictions; a group shares the sequences."""
@@ -369,7 +360,7 @@ class Student:
         """Run the layers again, the last one first, each with its backward pass."""
         for index in reversed(range(self.first, len(calls))):
             start = before[index - self.first].detach().requires_grad_(index > self.first)
-            with torch.enable_grad(), self.live.layer(index) as layer, self.autocast():
+            with torch.enable_grad(), self.live.layer(index) as layer, self._autocast():
                 after = calls[index].of(layer, start)
                 if after.requires_grad:
                     torch.autograd.backward([after], [slope.to(after.dtype)])
@@ -379,85 +370,41 @@ class Student:
     @torch.no_grad()
     def _begun(self, tokens: Int64[Tensor, " batch length"]) -> tuple[Tensor, Sequence[Call]]:
         context = tokens[:, :-1].to(self.device)
-        with self.autocast():
+        with self._autocast():
             hidden, calls = record_calls(self.live.model, [context], wraps=self.wrapped)
         return hidden[0].float(), calls[0]
 
     def _run(self, index: int, call: Call, hidden: Tensor) -> Tensor:
-        with self.live.layer(index) as layer, self.autocast():
+        with self.live.layer(index) as layer, self._autocast():
             return call.of(layer, hidden)
-
-
-@runtime_checkable
-class Lessons(Protocol):
-    """Sequences to learn from, in order, and sequences held out."""
-
-    @property
-    def tokens(self) -> Int64[Tensor, " sequences length"]:
-        """The sequences to learn from."""
-
-    def learn(self, start: int, stop: int) -> float:
-        """Add the gradient of some sequences' mean loss to the parameters', and return the mean.
-
-        Of a group's process: its part of both, which add up.
-        """
-
-    def held_out(self) -> float:
-        """Return the mean loss of the sequences held out, in nats a token."""
-
-
-@final
-@dataclass(frozen=True)
-class TaughtLessons:
-    """Lessons of a student by the predictions of its teachers; a group shares each step."""
-
-    student: Student
-    learned: TaughtSequences
-    held: TaughtSequences
-    group: ProcessGroup = ALONE
-
-    @property
-    def tokens(self) -> Int64[Tensor, " sequences length"]:
-        """The sequences to learn from."""
-        return self.learned.sequences
-
-    def learn(self, start: int, stop: int) -> float:
-        """Learn from some sequences, and return their mean divergence."""
-        own_start, own_stop = self.group.share(start, stop)
-        if own_start == own_stop:
-            return 0.0
-        count = int(self.learned.counted[start:stop].sum())
-        return self.student.learn(self.learned.of(own_start, own_stop), count)
-
-    def held_out(self) -> float:
-        """Return the mean divergence of the held-out sequences' predictions."""
-        return self.student.mean_divergence(self.held, self.group)
 
 
 @final
 class Training:
-    """The learning of lessons: `run`. Its state is kept in `folder`, under `key`.
+    """Learning from a teacher's predictions: `run`. Its state is kept in `folder`, under `key`.
 
-    A state is valid only with the lessons that it learned from, so the key covers them. The
-    processes of a group take the same steps, and the first one keeps the state.
+    A state is valid only with the predictions that it learned from; their digests are in its key.
+    The processes of a group share each step, and the first one keeps the state.
     """
 
     def __init__(
         self,
-        lessons: Lessons,
+        student: Student,
         learning: Learning,
+        taught: tuple[TaughtSequences, TaughtSequences],
         folder: Path,
         key: str,
         group: ProcessGroup = ALONE,
     ) -> None:
-        self.lessons = lessons
+        self.student = student
         self.learning = learning
+        self.learned, self.held = taught
         self.file = folder / _STATE
-        self.key = key
+        self.key = f"{key} {self.learned.digest} {self.held.digest}"
         self.group = group
         self.parameters = learning.parameters
         self.rate = WHOLE_RATE if isinstance(learning, WholeWeights) else LOW_RANK_RATE
-        self.count, length = lessons.tokens.shape
+        self.count, length = self.learned.sequences.shape
         step = step_tokens(self.count * length, group.size)
         self.batch = max(group.size, step // length)
         self.steps = -(-self.count // self.batch)
@@ -499,14 +446,17 @@ class Training:
 
     def held_out(self) -> float:
         """Return the mean divergence of the held-out sequences' predictions, in nats a token."""
-        return self._number(self.lessons.held_out())
+        return self._number(self.student.mean_divergence(self.held, self.group))
 
     def _step(self) -> float:
         start = self.done * self.batch
         stop = min(start + self.batch, self.count)
-        own = self.lessons.learn(start, stop)
-        loss = self._number(self.group.sum(own))
         own_start, own_stop = self.group.share(start, stop)
+        own = 0.0
+        if own_start < own_stop:
+            count = int(self.learned.counted[start:stop].sum())
+            own = self.student.learn(self.learned.of(own_start, own_stop), count)
+        loss = self._number(self.group.sum(own))
         if own_start < own_stop:
             self.learning.collect()
         self._add_up_gradients()

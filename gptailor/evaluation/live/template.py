@@ -4,7 +4,6 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -19,7 +18,6 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from gptailor.checkpoint.families.layout import lacks_attention, layer_entries
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
@@ -93,17 +91,6 @@ NamedTensors = Mapping[str, Tensor]
 """Parameters and buffers by their names within a module."""
 _MakeTensor = Callable[[str, Tensor], Tensor]
 """Returns the tensor of a copy for a parameter or buffer, by its name within the model."""
-
-
-@final
-class NoAttention(nn.Module):
-    """The attention of a layer without one: it adds nothing to the hidden state."""
-
-    def forward(
-        self, hidden_states: Float[Tensor, "*batch width"], **_: object
-    ) -> tuple[Float[Tensor, "*batch width"], None]:
-        """Return zeros, and no weights of attention."""
-        return torch.zeros_like(hidden_states), None
 
 
 _NUMBERS = ("layer_idx", "layer_id", "layer_number")
@@ -211,7 +198,6 @@ class ModelTemplate:
         self, contents: ModelContents, base: Opened, tensors: TensorMaker, dtype: torch.dtype | None
     ) -> None:
         self.contents = contents
-        self.layout = base.layout
         self.prefix = base.layout.prefix
         self.tensors = tensors
         self.dtype = dtype
@@ -337,22 +323,12 @@ class ModelTemplate:
         for name, shape, configured in sorted(report.pop("mismatched_keys", ())):
             shapes = f"{list(shape)}, and by the configuration {list(configured)}"
             raise TailorError(f"transformers can't load '{name}': it is {shapes}")
-        assert isinstance(model, PreTrainedModel)
-        self._leave_out_attention(model)
-        report["missing_keys"] = set(report["missing_keys"]) & model.state_dict().keys()
         for what, names in report.items():
             if names and what != "unexpected_keys":
                 raise TailorError(f"transformers can't load '{min(map(str, names))}' ({what})")
+        assert isinstance(model, PreTrainedModel)
         model.requires_grad_(requires_grad=False)
         return model
-
-    def _leave_out_attention(self, model: PreTrainedModel) -> None:
-        layers = decoder_layers(model)
-        layout = replace(self.layout, count=len(layers))
-        entries = layer_entries(layout, self.contents.template)
-        for layer, entry in zip(layers, entries, strict=True):
-            if lacks_attention(entry):  # Llama's modules: no other family has such layers
-                layer.input_layernorm, layer.self_attn = nn.Identity(), NoAttention()
 
     def _move(self, on_device: Mapping[int, Tensor]) -> None:
         """Move all tensors outside the layers to the device, sharing present ones by address."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gptailor.checkpoint.families.layout import attending_layers
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.formats.gguf.architectures import (
     ARCHITECTURES,
@@ -65,13 +64,12 @@ class WrittenArchitecture:
             help_ = f"those written are {listed(map(quoted, WRITTEN))}"
             raise CheckpointError("C306", message, target, help_)
         self.target = target
-        self.architecture = ARCHITECTURES[WRITTEN[kind]]
+        self.name = WRITTEN[kind]
+        self.architecture = ARCHITECTURES[self.name]
         self.notes: list[str] = []
         self.frequencies: tuple[float, ...] = ()
         self._config = _resolved(config, self.refuse)
         self._type = kind
-        self._attends = attending_layers(config, self._config.num_hidden_layers)
-        self.name = WRITTEN[kind] if all(self._attends) else self.architecture.without_attention
         self.facts = dict(self._facts())
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
@@ -138,9 +136,6 @@ class WrittenArchitecture:
             EPSILONS[row.epsilon]: self._real(vars(own), row.epsilon),
             "rope.dimension_count": head,
         }
-        if not all(self._attends):  # llama.cpp reads a list for layers that differ
-            for key in ("attention.head_count", "attention.head_count_kv"):
-                facts[key] = [counts[key] * attends for attends in self._attends]
         facts |= self._numbers() | self._sliding() | self._rope(head)
         yield from ((f"{self.name}.{key}", value) for key, value in facts.items())
 

@@ -5,7 +5,6 @@ into the stream. The rules are those of `llama_tensor_get_type` in llama.cpp's `
 (MIT licence, copyright 2023-2026 The ggml authors), for the architectures that gptailor writes.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS
@@ -76,14 +75,6 @@ _SHORT_BLOCKS = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """The type in place of another for rows that are no whole blocks of 256 entries."""
 
 
-_HEADS = ("head_count", "head_count_kv")
-
-
-def _most(count: object) -> int:
-    """Return a count, or the largest of a list by layers."""
-    return max(count) if isinstance(count, list) else int(str(count))
-
-
 def matrix_types(
     file_type: str,
     architecture: str,
@@ -110,13 +101,11 @@ def _types(
 ) -> Iterator[tuple[str, str]]:
     most = FILE_TYPES[file_type].kind
     plain = KINDS[most].plain is not None
-    heads, pairs = (_most(facts[f"{architecture}.attention.{key}"]) for key in _HEADS)
-    is_70b = _most(facts[f"{architecture}.block_count"]) == _LAYERS_OF_70B and (
-        architecture in {"qwen2", "deci"} or (architecture == "llama" and heads != pairs)
+    counts = ("block_count", "attention.head_count", "attention.head_count_kv")
+    layers, heads, pairs = (int(str(facts[f"{architecture}.{count}"])) for count in counts)
+    is_70b = layers == _LAYERS_OF_70B and (
+        architecture == "qwen2" or (architecture == "llama" and heads != pairs)
     )
-    # llama.cpp counts the matrices of each name: a layer without attention has no values.
-    layers = Counter(name.split(".")[2] for name in rows if name.startswith("blk."))
-    before: Counter[str] = Counter()
     head = "output.weight" if "output.weight" in rows else "token_embd.weight"
     for name, row in rows.items():
         kind = most
@@ -125,10 +114,9 @@ def _types(
         elif name == head:
             kind = "Q8_0" if most == "Q8_0" or row % KINDS[most].block else "Q6_K"
         elif name.startswith("blk."):
-            part = name.split(".")[2]
+            _, number, part, *_ = name.split(".")
             rules = in_layers.get(part, ())
-            kind = next((k for k, where in rules if where(before[part], layers[part])), most)
-            before[part] += 1
+            kind = next((k for k, where in rules if where(int(number), layers)), most)
             if part == "attn_v":
                 if heads // pairs >= _SHARING:
                     kind = _SHARED_VALUES.get(file_type, kind)

@@ -25,9 +25,6 @@ HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a17a00", "#2c93c9", "#7d6f
 They are based on Okabe and Ito's colours, which colour-blind readers can tell apart. Each has a
 contrast of 3 with the light page and with the dark page."""
 
-BETTER, WORSE = "#0072b2", "#d55e00"
-"""The colours of the best and of the worst change."""
-
 HEIGHT = 320
 """The height of a chart in pixels; its width is its container's."""
 

@@ -1,18 +1,15 @@
-"""The effects of layers with their errors, and heat maps of repeated and of dropped blocks."""
+"""The effects of layers with their errors, and a heat map of dropped windows."""
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gptailor.plan.windows import window_words
 from gptailor.reporting.page.charts import (
-    BETTER,
     HEIGHT,
     HUES,
     INK,
     MUTED,
-    WORSE,
     error_bars,
     sized,
 )
@@ -31,7 +28,6 @@ _WORDS = {
     "kept": "the base's own",
     "changed": "of another model, or merged",
 }
-_EVEN = "#c9ced4"
 """The colour between better and worse, visible on the light page and on the dark page."""
 _CELL = 22
 """The least height of a heat map's cell in pixels."""
@@ -139,37 +135,6 @@ def _effect_chart(
 # --------------------------------------------------------------------------------------- heat maps
 
 
-def block_section(report: RunReport) -> Section | None:
-    """Return the scan of blocks that come again: the first layer by the last one."""
-    if report.blocks is None:
-        return None
-    blocks, measure = report.blocks.blocks, report.blocks.measure
-    best = min(blocks, key=lambda block: block.change)
-    rows = [
-        {
-            "first": block.first, "last": block.last, "value": 100 * block.change,
-            "name": window_words((block.first, block.last)), "best": block is best,
-            "said": f"{block.value:.4g} ({block.change:+.2%})",
-        }
-        for block in blocks
-    ]  # fmt: skip
-    reach = max([0.0, *(-block.change for block in blocks)])
-    reach = 100 * max(reach, median(abs(block.change) for block in blocks), 1e-12)
-    words = (
-        f"Each block that may be repeated, alone: {measure}, compared with the base on"
-        f" the same {report.blocks.samples} samples, in % of the base's score. Below 0 is better."
-        " Much worse blocks have the last colour."
-    )
-    table = ShownTable(
-        ("block", measure, "beside the base"),
-        tuple((str(r["name"]), f"{block.value:.4g}", f"{block.change:+.2%}")
-              for r, block in zip(rows, blocks, strict=True)),
-    )  # fmt: skip
-    chart = _heat_map(rows, "change, % of the base's score", "runs again", reach)
-    note = f"Framed: the best, {window_words((best.first, best.last))}."
-    return Section("blocks", "Repeated blocks", words, chart, table, note=note)
-
-
 def window_section(report: RunReport) -> Section | None:
     """Return the losses of plans without each window of layers."""
     if not report.windows:
@@ -193,24 +158,18 @@ def window_section(report: RunReport) -> Section | None:
         tuple((window_words((window.first, window.last)), f"{window.mean:.4g}",
                f"{window.least:.4g}", str(window.count)) for window in report.windows),
     )  # fmt: skip
-    chart = _heat_map(rows, f"mean loss, {report.loss_unit}", "leaves", None)
+    chart = _heat_map(rows, f"mean loss, {report.loss_unit}")
     note = f"Framed: the best, {window_words((best.first, best.last))}."
     return Section("windows", "Dropped windows", words, chart, table, note=note)
 
 
-def _heat_map(
-    rows: Sequence[Mapping[str, Any]], title: str, what: str, reach: float | None
-) -> "alt.TopLevelMixin":
+def _heat_map(rows: Sequence[Mapping[str, Any]], title: str) -> "alt.TopLevelMixin":
     import altair as alt
 
     firsts = range(min(r["first"] for r in rows), max(r["first"] for r in rows) + 1)
     lasts = range(min(r["last"] for r in rows), max(r["last"] for r in rows) + 1)
-    if reach is None:
-        scale = alt.Scale(scheme="cividis", reverse=True)
-    else:
-        scale = alt.Scale(domain=[-reach, 0, reach], range=[BETTER, _EVEN, WORSE], clamp=True,
-                          interpolate="rgb")  # fmt: skip
-    x = alt.X("last:O", title=f"last layer that {what}",
+    scale = alt.Scale(scheme="cividis", reverse=True)
+    x = alt.X("last:O", title="last layer that leaves",
               scale=alt.Scale(domain=list(lasts)), axis=alt.Axis(labelAngle=0))  # fmt: skip
     y = alt.Y("first:O", title="first layer",
               scale=alt.Scale(domain=list(firsts)))  # fmt: skip

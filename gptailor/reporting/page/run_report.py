@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from gptailor.plan.output_size import OutputSize
-from gptailor.reporting.summary import BlockScan, RunRecord, SearchSummary
+from gptailor.reporting.summary import RunRecord, SearchSummary
 
 LayerState = Literal["dropped", "kept", "changed"]
 """The fate of a layer of the base: it is dropped, kept as it is, or changed."""
@@ -131,7 +131,6 @@ class RunReport:
     front: tuple[int, ...]
     summary: SearchSummary | None
     space: str | None
-    blocks: BlockScan | None = None
     windows: Sequence[WindowLoss] = ()
     effects: Sequence[LayerEffect] = ()
     learned: Sequence[LayerEffect] = ()

@@ -1,6 +1,6 @@
 """The sections on a search's trials, in order."""
 
-from gptailor.reporting.page.layer_charts import block_section, effect_sections, window_section
+from gptailor.reporting.page.layer_charts import effect_sections, window_section
 from gptailor.reporting.page.progress_charts import curve_section, held_section, progress_section
 from gptailor.reporting.page.run_report import RunReport
 from gptailor.reporting.page.search_charts import objectives_section, trials_section
@@ -16,7 +16,6 @@ def run_sections(report: RunReport) -> list[Section]:
         progress_section(report),
         held_section(report),
         *effect_sections(report),
-        block_section(report),
         window_section(report),
     ]
     sections = [section for section in candidates if section is not None]

@@ -161,15 +161,6 @@ class RivalPlan(BuiltClosed):
     cut: Literal["best window", "block influence"]
 
 
-@final
-class BlockAgain(_OfComposition):
-    """A repeated block; `times` is given where it is open and not the least."""
-
-    kind: Literal["block again"] = "block again"
-    block: _Block
-    times: LayerCount | None = None
-
-
 # ------------------------------------------------------------------------------------ all others
 
 
@@ -206,7 +197,6 @@ TrialOrigin: TypeAlias = (
     | BridgedCut
     | SmallestSize
     | RivalPlan
-    | BlockAgain
     | RandomPlan
     | StrategyPlan
     | EarlierOrigin
@@ -254,9 +244,6 @@ def origin_words(  # noqa: C901, PLR0911, PLR0912 (a case for each origin)
             return _on(f"{cut} {size}", of)
         case RivalPlan(of=of, cut=cut):
             return f"{cut} on {composition_words(of)}"
-        case BlockAgain(of=of, block=block, times=times):
-            often = "" if times is None else f", {times} times"
-            return _on(f"{window_words(block)} again", of) + often
         case RandomPlan():
             return "random"
         case StrategyPlan(strategy=strategy):

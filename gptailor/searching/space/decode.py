@@ -149,9 +149,6 @@ class _Closing:
             "others": others,
             "whole": self._closed(("whole",), plan.whole, own_of(None)),
             "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
-            "attention_drops": tuple(
-                drop for drop in plan.attention_drops if self.cut and drop.position not in dropped
-            ),
             "drop_any": (),
             "windows": (),
             "repeats": tuple(self._repeats(dropped)),

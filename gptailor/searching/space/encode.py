@@ -46,10 +46,7 @@ def shortest_form(plan: p.Plan) -> p.Plan:
     recipes = {where: getattr(plan, where) for where in p.REST}
     short = {where: None if value == own_of(None) else value for where, value in recipes.items()}
     layers = meaningful(plan.layers, bool(plan.others) or plan.whole is not None)
-    dropped = {drop.position for drop in plan.drops}
-    kept = tuple(drop for drop in plan.attention_drops if drop.position not in dropped)
-    short |= {"layers": layers, "attention_drops": kept}
-    return without_unused(plan.model_copy(update={**short, **_NO_MEASURES}))
+    return without_unused(plan.model_copy(update={**short, "layers": layers, **_NO_MEASURES}))
 
 
 def _genome(space: Space, answers: Mapping[Place, Answer]) -> Genome:

@@ -1,3 +1,3 @@
 """Starting plans: the plans that people make without a search. Never torch."""
 
-__all__ = ["blocks", "compositions", "cuts", "recipes", "stages"]
+__all__ = ["compositions", "cuts", "recipes", "stages"]

@@ -18,10 +18,10 @@ from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 
-from gptailor.plan.plan import CUTS
+from gptailor.plan.plan import CUTS, RepeatWindow
+from gptailor.plan.windows import Window
 from gptailor.searching.run.origin import (
     BestWindow,
-    BlockAgain,
     BlockInfluenceCut,
     BridgedCut,
     Composition,
@@ -46,7 +46,6 @@ from gptailor.searching.space.focus import cut_table
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import Table, canonical
-from gptailor.searching.starts.blocks import Scan, always_again, scan_of, with_block
 from gptailor.searching.starts.compositions import BASE_ALONE, composed, compositions
 from gptailor.searching.starts.cuts import (
     LEAST,
@@ -77,12 +76,6 @@ _OTHER_SIZES = 4.0
 """Evaluations at full fidelity that the other sizes may cost together."""
 _USUAL_STRENGTH = 0.6
 """The coefficient of a uniform merge that is tried before larger and smaller ones."""
-_SCAN = 8.0
-"""Evaluations at full fidelity that the scan of repeated blocks may cost."""
-_SCAN_SHARE = 0.7
-"""The scan's greatest share of the cost of all starting plans."""
-_BEST_BLOCKS = 3
-"""Blocks that are evaluated in full."""
 _BRIDGED = (BridgedCut(rank=1), BridgedCut(rank=2), BridgedCut(rank=3))
 _MAYBE = (1 / 8, 1 / 4)
 """The shares of the `maybe drop` positions that are dropped, if the plan has no number."""
@@ -164,10 +157,6 @@ class Starts:
         """Yield the stages and their plans. Each stage needs the results of the earlier stages."""
         yield "glances", [self._alone(of, self._low) for of in self._glanced()]
         yield "compositions", self._compositions(results["glances"])
-        if self._scan.blocks:
-            of = self._best(results["compositions"])
-            yield "blocks", self._blocks(of)
-            yield "best blocks", self._best_blocks(results["blocks"])
         best: StartRecipe = self._best(results["compositions"])
         if self.recipes is not None:
             yield from self._asked_recipes(self.recipes, results)
@@ -286,7 +275,7 @@ class Starts:
         kept.update(merge for merge in merges if merge.coefficient is not None)
         chosen = [of for of in self._all if of in kept]
         cuts = any(bit.subject.role == "drop" for bit in self.space.bits)
-        later = cuts or drops_some(self.space) or bool(self._scan.blocks)
+        later = cuts or drops_some(self.space)
         room = self.room / 2 if later else self.room
         if self.recipes is not None:
             room = self._recipe_room
@@ -296,37 +285,6 @@ class Starts:
         if most < len(chosen):
             chosen = [of for of in ordered if of in chosen][:most]
         return [self._alone(of, 1.0) for of in chosen]
-
-    def _blocks(self, of: Composition) -> list[Start]:
-        """Return the plans of each block alone on few samples, in the order of the scan."""
-        genome = self._genome(of, self._of_middle(nested_cuts(self.space, self._scores(of))))
-        return [
-            Start(
-                BlockAgain(of=self._of(of), block=choice.windows[option]),
-                with_block(self.space, genome, choice, option),
-                self._low,
-            )
-            for choice, option in self._scan.blocks
-        ]
-
-    def _best_blocks(self, results: Sequence[ToldStart]) -> list[Start]:
-        """Return the best blocks in full, and the best block with the most repeats."""
-        order = ranked(results)[:_BEST_BLOCKS]
-        saves = self._low < 1
-        starts = [Start(results[i].origin, results[i].genome, 1.0) for i in order if saves]
-        choice, option = self._scan.blocks[order[0]]
-        best = results[order[0]].origin
-        if choice.times >= 0 and isinstance(best, BlockAgain):
-            options = self.space.picks[choice.times].options
-            last = len(options) - 1
-            genome = with_block(self.space, results[order[0]].genome, choice, option, last)
-            often = BlockAgain(of=best.of, block=best.block, times=int(str(options[last])))
-            starts.append(Start(often, genome, 1.0))
-        return starts
-
-    @cached_property
-    def _scan(self) -> Scan:
-        return scan_of(self.space, int(min(_SCAN, _SCAN_SHARE * self.room) / self._low))
 
     def _smallest_sizes(self, best: StartRecipe) -> list[Start]:
         """Return the best composition with each open size of a cut at its smallest, one at a time.
@@ -479,9 +437,6 @@ class Starts:
             missed = [composition_words(of) for of in self._all if self._of(of) not in compared]
             every = len(self._all)
             lines = [f"{len(missed)} of {every} recipes ({', '.join(missed)})"] if missed else []
-        if self._scan.left_out:
-            every = len(self._scan.blocks) + self._scan.left_out
-            lines.append(f"{self._scan.left_out} of {every} blocks")
         if not drops_some(self.space):
             return lines
         cuts = [cut for cut in self._cuts if cut not in beyond.windows]
@@ -529,7 +484,7 @@ class Starts:
 
     def _origin(self, of: StartRecipe) -> TrialOrigin:
         """Return the origin of a composition alone."""
-        again, composition = always_again(self.space), self._of(of)
+        again, composition = _always_again(self.space), self._of(of)
         if self.space.plan.stack is not None:
             return PlanLayers(of=composition, stack=True, again=again)
         if drops_some(self.space):
@@ -572,6 +527,18 @@ class Starts:
             middle = (self.space.layers - 1) * 2 / 3
             influence = [abs(position - middle) for position in range(self.space.layers)]
         return -np.array(influence, np.float64)
+
+
+def _always_again(space: Space) -> tuple[Window, ...]:
+    """Return the blocks that each plan of the space repeats, as they are by default."""
+    places = (
+        ("repeats", i)
+        for i, repeat in enumerate(space.plan.repeats)
+        if isinstance(repeat, RepeatWindow) and not repeat.maybe
+    )
+    picks = (space.picks[space.index[at][0]] for at in places)
+    defaults = (pick.options[pick.default] for pick in picks)
+    return tuple(block for block in defaults if isinstance(block, tuple))
 
 
 def _strength(of: UniformMerge) -> float:

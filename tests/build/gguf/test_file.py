@@ -131,35 +131,6 @@ def test_tensors_are_the_folders_in_llama_cpps_names_and_order(tmp_path: Path, f
     assert base.exists()
 
 
-def test_layers_without_attention_are_in_a_gguf_file_alone(here: Path) -> None:
-    (here / "p.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1..L2.attn\n')
-    assert "layers without attention" in str(refused("C308", lambda: compiled(here, "out")))
-    refused("C308", lambda: compiled(here, "out", gguf=["q8_0"]))
-    reader = gguf.GGUFReader(compiled(here, locking=True))
-    facts = {name: field.contents() for name, field in reader.fields.items()}
-    assert facts["general.architecture"] == "deci"
-    heads = [facts[f"deci.attention.{key}"] for key in ("head_count", "head_count_kv")]
-    assert [[bool(count) for count in each] for each in heads] == [[True, False, False, True]] * 2
-    names = {tensor.name for tensor in reader.tensors}
-    assert {n for n in names if n.startswith("blk.1.")} == {
-        f"blk.1.{part}.weight" for part in ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
-    }
-    assert "blk.3.attn_q.weight" in names
-    gptailor.verify(here / "out.gguf")
-    read = gptailor.loads('tailor 1\nmodel base = "./out.gguf"\ndrop L0..L1\n', folder=here)
-    assert [fault.code for fault in gptailor.check(read)] == ["M242"]
-    read = gptailor.loads('tailor 1\nmodel base = "./out.gguf"\n', folder=here)
-    tokens = torch.tensor([[5, 9, 31, 4]])
-    with torch.inference_mode():
-        ours, theirs = (
-            gptailor.stitch(p)(tokens).logits for p in (gptailor.load("p.tailor"), read)
-        )
-    assert torch.equal(ours, theirs)
-    again = gptailor.compile(read, here / "again.gguf").folder
-    for one, other in zip(reader.tensors, gguf.GGUFReader(again).tensors, strict=True):
-        assert (one.name, one.data.tobytes()) == (other.name, other.data.tobytes())
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_written_file_is_read_as_the_folder(tmp_path: Path, family: str) -> None:
     model(tmp_path / "base", family)

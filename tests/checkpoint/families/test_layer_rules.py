@@ -108,13 +108,6 @@ def test_the_last_layer_of_gemma_4_attends_fully() -> None:
     assert moved("gemma4_text", listed, [0, 5])["per_layer_config"] == {"1": {"head_dim": 8}}
 
 
-def test_a_layer_of_llama_moves_without_its_attention() -> None:
-    config = {"num_hidden_layers": 4, "per_layer_config": {"2": {"skip": ["attention"]}}}
-    out = moved("llama", config, [0, 2, 2, 3])
-    assert out["per_layer_config"] == {n: {"skip": ["attention"]} for n in ("1", "2")}
-    assert "per_layer_config" not in moved("llama", config, [0, 1, 3])
-
-
 @pytest.mark.parametrize(
     ("family", "config", "reason"),
     [

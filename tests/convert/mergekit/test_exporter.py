@@ -306,7 +306,6 @@ def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
         ("scale L1 by 0.9", "scales[0]", "nothing like 'scale'"),
         ('bridge on "x.txt"', "bridges[0]", "nothing like 'bridge'"),
         ('drop L5\nheal on "x.txt"', "heal", "nothing like 'heal'"),
-        ("drop L1.attn", "attention_drops[0]", "no layers without attention"),
         ("drop any 1 of L0..L5", "", "open choices"),
         ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
         ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),

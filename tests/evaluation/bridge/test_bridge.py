@@ -353,16 +353,6 @@ def test_the_final_norm_ends_a_gap_and_a_gap_without_a_bridge_stays(say: Say, fo
     assert_made(found, 2, naive(loaded(folder / "base"), cut, (3, 6, 2)))
 
 
-@pytest.mark.parametrize("after", [1, 2])
-def test_attention_that_is_dropped_is_missing_in_the_cut_model_alone(
-    say: Say, folder: Path, after: int
-) -> None:
-    cut = f"drop L1.attn; drop L{after + 1}..L{after + 2}"
-    found = fitted(say(f'{cut}; bridge on "text.txt" tokens 800 ridge 0.001'))
-    gap = after, after + 3, after
-    assert_made(found, after, naive(loaded(folder / "base"), stitch(say(cut)), gap))
-
-
 def test_a_gap_of_another_text_goes_on_from_the_first(say: Say, folder: Path) -> None:
     (folder / "same.txt").write_text((folder / "text.txt").read_text())
     end = "tokens 800 ridge 0.001"

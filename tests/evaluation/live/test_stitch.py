@@ -18,10 +18,9 @@ from gptailor.evaluation.speed import cache_bytes, parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from gptailor.program.size import plan_size
 from tests.structures import structure
 from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, silence, tiny_model
+from tests.tiny import CONFIGURATIONS, tiny_model
 
 TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44, 21, 9]])
 CUT = "drop L1; L2 from math; L3 = merge(L3 base, L3 math, 0.3); embed from math"
@@ -143,29 +142,6 @@ def test_another_dtype_is_the_folders_loaded_in_it(text: str, say: Say, tmp_path
         AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float16)
     )
     assert torch.equal(logits(stitch(plan, dtype=torch.float16)), logits(folder))
-
-
-def test_a_layer_without_attention_computes_as_one_whose_attention_adds_nothing(
-    tmp_path: Path,
-) -> None:
-    base = silence(tiny_model("llama", tmp_path / "base", layers=6), 2, 4)
-    head = f'tailor 1\nmodel base = "{base}"\ndrop L5\n'
-    whole, cut, other = (
-        gptailor.loads(head + text) for text in ("", "drop L2.attn, L4.attn", "drop L1.attn")
-    )
-    wanted, live = stitch(whole), stitch(cut)
-    assert torch.equal(logits(live), logits(wanted))
-    assert not torch.equal(logits(stitch(other)), logits(wanted))
-    for cached in (True, False):
-        said = live.generate(TOKENS, max_new_tokens=6, do_sample=False, use_cache=cached)
-        assert torch.equal(said, wanted.generate(TOKENS, max_new_tokens=6, do_sample=False))
-    prepared = prepare(cut)
-    size = plan_size(prepared.checked)
-    assert size.parameters == parameters(live)
-    assert size.kv_cache == cache_bytes(live) == cache_bytes(wanted) * 3 // 5
-    memory = int(0.9 * sum(parameter.nbytes for parameter in live.parameters()))
-    streamed = Stitcher(prepared.models, memory=memory).stitch(cut)
-    assert torch.equal(logits(streamed.model), logits(wanted))
 
 
 def test_other_folders_stand_in_for_models(say: Say, family: Path) -> None:

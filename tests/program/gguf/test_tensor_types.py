@@ -87,28 +87,6 @@ def test_matrices_have_the_types_that_llama_quantize_chooses(model: str, *, weig
         assert mix(kinds) == wanted, file_type
 
 
-def test_values_are_counted_without_the_layers_that_have_none() -> None:
-    """As llama.cpp's `i_attention_wv` counts: 8 layers of values are ranked among 8, not 12."""
-    _, facts, rows = rows_of(layers=12, architecture="deci")
-    without = {2, 5, 6, 9}
-    for key in ("deci.attention.head_count", "deci.attention.head_count_kv"):
-        facts[key] = [0 if n in without else facts[key] for n in range(12)]
-    rows = {
-        name: row
-        for name, row in rows.items()
-        if ".attn_" not in name or int(name.split(".")[1]) not in without
-    }
-    types = matrix_types("Q4_K_M", "deci", facts, rows)
-    attending = [n for n in range(12) if n not in without]
-    dense = matrix_types("Q4_K_M", *rows_of(layers=8))
-    for part in ("attn_v", "attn_q"):
-        ours = [types[f"blk.{n}.{part}.weight"] for n in attending]
-        assert ours == [dense[f"blk.{n}.{part}.weight"] for n in range(8)]
-    whole = matrix_types("Q4_K_M", *rows_of(layers=12))
-    for n in range(12):
-        assert types[f"blk.{n}.ffn_down.weight"] == whole[f"blk.{n}.ffn_down.weight"]
-
-
 PLAIN = {"F32", "F16", "BF16"}
 
 

@@ -18,7 +18,6 @@ from gptailor.searching.run import study as study_module
 from gptailor.searching.run.notes import TrialNote
 from gptailor.searching.run.origin import (
     BestWindow,
-    BlockAgain,
     BlockInfluenceCut,
     BridgedCut,
     EarlierOrigin,
@@ -469,7 +468,6 @@ ORIGINS = {
     "window L3, L5 on math": WindowCut(of=MATH, dropped=(3, 5)),
     "best window of 3": BestWindow(layers=3),
     "second bridged cut": BridgedCut(rank=2),
-    "L1..L2 again on math, 3 times": BlockAgain(of=MATH, block=(1, 2), times=3),
     "random": RandomPlan(),
     "surrogate": StrategyPlan(strategy="surrogate"),
 }

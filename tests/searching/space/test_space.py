@@ -464,15 +464,3 @@ def test_open_sizes_of_a_plan_are_in_words() -> None:
     assert uncut == {"vocabulary 16384", "vocabulary 24576"}, "MLPs and layers stay"
     dropped = [drop.position for drop in decode(one, genomes[0]).drops]
     assert dropped_words(one, genomes[0], "bare") == range_words(dropped)
-
-
-def test_a_fixed_drop_of_attention_is_in_every_plan_but_those_uncut() -> None:
-    one = space_of(loads(HEAD + "drop L3.attn, L7.attn\ndrop any 1 of L3..L6"), 12)
-    for seed in range(16):
-        genome = drawn(one, seed)
-        plan = decode(one, genome)
-        dropped = {drop.position for drop in plan.drops}
-        assert {drop.position for drop in plan.attention_drops} == {3, 7} - dropped
-        again = encode(one, plan)
-        assert decode(one, again) == plan
-        assert not decode(one, genome, cut=False).attention_drops

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
-from gptailor.checkpoint.families.layout import skipping_attention
-from gptailor.checkpoint.formats.gguf.file_facts import DECI, FileFacts
+from gptailor.checkpoint.formats.gguf.file_facts import FileFacts
 from gptailor.checkpoint.formats.gguf.rotary import read_rotary
 
 COUNTS: Mapping[str, str] = {
@@ -185,8 +184,6 @@ class Architecture:
     """The model types that are written, and the projections whose biases llama.cpp adds."""
     headless: bool = False
     """True if llama.cpp always takes the embedding for the head."""
-    without_attention: str = ""
-    """llama.cpp's name of the architecture in a file with layers without attention."""
     divided: bool = False
     """True if llama.cpp's divisors of the rotary frequencies are written."""
 
@@ -212,10 +209,6 @@ def _biases(facts: FileFacts) -> dict[str, Any]:
         "attention_bias": facts.has(*(f"{key}.bias" for key in _ATTENTION)),
         "mlp_bias": facts.has(*(f"{key}.bias" for key in _MLP)),
     }
-
-
-def _deci(facts: FileFacts) -> dict[str, Any]:
-    return {**_biases(facts), **skipping_attention(facts.without_attention)}
 
 
 def _granite(facts: FileFacts) -> dict[str, Any]:
@@ -291,7 +284,6 @@ _LLAMA = Architecture(
     permuted=True,
     settings=_biases,
     written={"llama": _ATTENTION | _MLP, "mistral": _NO_BIASES},
-    without_attention=DECI,
     divided=True,
 )
 
@@ -370,7 +362,6 @@ FALCON_40B = replace(
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": replace(_LLAMA, variants={"expert_count": MIXTRAL}),
-    DECI: replace(_LLAMA, written={}, settings=_deci),
     "qwen2": Architecture(
         "qwen2", "Qwen2ForCausalLM", _LLAMA_NAMES, biased=(_QKV,), written={"qwen2": _QKV}
     ),

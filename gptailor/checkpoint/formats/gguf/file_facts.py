@@ -7,9 +7,6 @@ from typing import NoReturn, final
 from gptailor.checkpoint.files import CheckpointError, shown
 from gptailor.checkpoint.formats.gguf.header import GgufValue, Header
 
-DECI = "deci"
-"""llama.cpp's architecture of a `llama` in which layers may have no attention."""
-
 
 @final
 class FileFacts:
@@ -17,7 +14,6 @@ class FileFacts:
 
     `hidden` is the width of the stream, `wide` the width within a feed-forward block, `head` the
     width of a head; `heads` and `kv` are the numbers of heads of queries and of keys.
-    `without_attention` are the numbers of layers without heads.
     """
 
     def __init__(self, header: Header, name: str) -> None:
@@ -27,9 +23,6 @@ class FileFacts:
         self.first_layer = frozenset(
             each.removeprefix(first) for each in header.tensors if each.startswith(first)
         )
-        listed = self.fact("attention.head_count") if name == DECI else None
-        heads = listed if isinstance(listed, tuple) else ()
-        self.without_attention = frozenset(i for i, count in enumerate(heads) if count == 0)
         self.hidden = self.count("embedding_length")
         self.heads = self.count("attention.head_count")
         self.kv = self.count("attention.head_count_kv", self.heads)
@@ -50,13 +43,8 @@ class FileFacts:
         return self.header.facts.get(f"{self.name}.{key}")
 
     def count(self, key: str, default: int | None = None) -> int:
-        """Return a positive whole number; a list of one number counts as that number.
-
-        A list about attention may have others for the layers without it.
-        """
+        """Return a positive whole number; a list of one number counts as that number."""
         value = default if self.fact(key) is None else self.fact(key)
-        if isinstance(value, tuple) and key.startswith("attention."):
-            value = tuple(n for i, n in enumerate(value) if i not in self.without_attention)
         if isinstance(value, tuple) and len({*map(repr, value)}) == 1:
             value = value[0]
         if type(value) is not int or not 0 < value < 2**31:

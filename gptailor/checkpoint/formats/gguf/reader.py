@@ -155,13 +155,10 @@ class _File:
             yield "output_norm.bias", (hidden,)
         sizes = self._sizes()
         for layer in range(min(self.facts.layers, len(self.tensors) + 1)):
-            left_out = "attn_" if layer in self.facts.without_attention else "-"
             for key in self.stems:
-                if not key.startswith(left_out):
-                    yield f"blk.{layer}.{key}.weight", sizes.get(key, (hidden,))
+                yield f"blk.{layer}.{key}.weight", sizes.get(key, (hidden,))
             for key in biased:
-                if not key.startswith(left_out):
-                    yield f"blk.{layer}.{key}.bias", sizes.get(key, (hidden,))[:1]
+                yield f"blk.{layer}.{key}.bias", sizes.get(key, (hidden,))[:1]
 
     def _sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a layer's matrices, and of norms narrower than the stream."""
