@@ -218,6 +218,7 @@ def _objectives(
 def _strategy(name: str) -> str:
     if name not in STRATEGIES:
         help_ = nearest(name, STRATEGIES) or f"the strategies are {listed(STRATEGIES)}"
+        help_ = STRATEGIES.problem(name) or help_
         raise WishError(f"there is no strategy '{name}'; {help_}")
     return name
 

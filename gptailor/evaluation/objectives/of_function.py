@@ -1,0 +1,103 @@
+"""Objectives of other packages: a function of generated texts, or of logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from gptailor.checkpoint.datasets import Exchange, read_exchanges
+from gptailor.evaluation.forward.requests import Measure, Rows
+from gptailor.evaluation.objectives.base import (
+    ObjectiveContext,
+    ObjectiveError,
+    PreparedObjective,
+    encoded,
+    traits_of,
+)
+from gptailor.evaluation.objectives.generate import Generative, prompt_of
+from gptailor.evaluation.objectives.nll import PerToken, texts
+from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
+from gptailor.evaluation.scores import Score, mean
+from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
+
+
+@final
+@dataclass(frozen=True)
+class OfTexts(Generative):
+    """The mean of `function(context, answer, text)` over the texts that a plan generates."""
+
+    samples: tuple[tuple[Exchange, Prompt], ...]
+    spec: ObjectiveSpec
+
+    def prompts(self, samples: int | None) -> Sequence[Prompt]:
+        """Return the first contexts."""
+        return [prompt for _, prompt in self.samples[:samples]]
+
+    def score(self, texts: Sequence[str]) -> Score:
+        """Return the mean over the first samples. Raises ObjectiveError for a failing function."""
+        pairs = zip(self.samples[: len(texts)], texts, strict=True)
+        return mean([self._number(row, text) for (row, _), text in pairs])
+
+    def _number(self, row: Exchange, text: str) -> float:
+        value = called(self.spec, row.context, row.continuation, text)
+        if not isinstance(value, Real):
+            raise failed(self.spec, f"returned {value!r}, expected a number")
+        return float(value)
+
+
+@final
+@dataclass(frozen=True)
+class OfLogits(PerToken):
+    """The mean of `function(logits, targets)` over the predicted tokens of a text."""
+
+    spec: ObjectiveSpec
+
+    @property
+    def measure(self) -> Measure:
+        """The function's number of each token."""
+        return partial(_measured, self.spec)
+
+
+def _measured(
+    spec: ObjectiveSpec, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+) -> Float[Tensor, " n 1"]:
+    values = called(spec, logits, targets)
+    if not isinstance(values, Tensor) or values.shape != targets.shape:
+        got = [*values.shape] if isinstance(values, Tensor) else type(values).__name__
+        raise failed(spec, f"returned {got}, expected a tensor of the shape {[*targets.shape]}")
+    return values.to(torch.float32)[:, None]
+
+
+def called(spec: ObjectiveSpec, *arguments: object) -> object:
+    """Return the result of an objective's function. Raises ObjectiveError for any exception."""
+    assert spec.function is not None
+    try:
+        return spec.function(*arguments)
+    except Exception as error:
+        raise failed(spec, f"raised {type(error).__name__}: {error}") from error
+
+
+def failed(spec: ObjectiveSpec, words: str) -> ObjectiveError:
+    """Return the error of an objective's function."""
+    package = OBJECTIVES.packages.get(spec.name, "a module")
+    return ObjectiveError(f"the objective '{spec.name}' of {package} {words}")
+
+
+def prepare_of_function(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """Prepare an objective of another package. Raises CalibrationError."""
+    spec = OBJECTIVES[objective.name]
+    if spec.arguments[0].rows == "text":
+        return OfLogits(*traits_of(objective), texts(objective, context), spec)
+    rows = context.drawn(read_exchanges(context.file(objective)))
+    pairs = encoded(context.file(objective), rows, partial(_case, context.encoder))
+    return OfTexts(*traits_of(objective), pairs, context.encoder, spec)
+
+
+def _case(encoder: TokenEncoder, row: Exchange) -> tuple[Exchange, Prompt]:
+    return row, prompt_of(encoder, row)

@@ -1,0 +1,67 @@
+"""Merge methods of other packages: functions of whole tensors, or of stretches of them."""
+
+from typing import final
+
+import numpy as np
+
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.arrays import namespace
+from gptailor.plan.faults import TailorError
+from gptailor.plan.registry import METHODS, Method
+
+
+@final
+class MethodError(TailorError):
+    """A merge method of another package that fails, or that returns no tensor of its sources' shape."""
+
+    exit_code = 3
+
+
+@final
+class OfFunction(Kernel):
+    """The merge that a function of another package computes.
+
+    Formula: `function(sources, base, **arguments)`, of float32 arrays in the tensor's shape.
+    Granularity: the whole tensor, or, for a function that is declared `by_entry`, flat stretches.
+    Arithmetic: the function's own; the result is float32.
+    Degenerate: a result of another shape or type is an error.
+    Paper: the function's own.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+
+    def measure(self, inputs: Inputs, arguments: ByName) -> Measured:
+        """Return the tensor's shape."""
+        return () if self.method.by_entry else inputs.shape
+
+    def unit(self, inputs: Inputs, arguments: ByName) -> int:
+        """Return 1 for a function by entry, else the number of all entries."""
+        return 1 if self.method.by_entry else max(1, inputs.elements)
+
+    def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
+        """Return the function's result, flat. Raises MethodError."""
+        flat = chunk.sources[0].shape
+        shape = flat if self.method.by_entry else tuple(map(int, measured))
+        sources = [source.reshape(shape) for source in chunk.sources]
+        base = None if chunk.base is None else chunk.base.reshape(shape)
+        assert self.method.function is not None
+        try:
+            result = self.method.function(sources, base, **arguments)
+        except Exception as error:  # noqa: BLE001 (a package's code may raise anything)
+            raise self._error(f"raised {type(error).__name__}: {error}") from error
+        if type(result) is not type(sources[0]):
+            expected = type(sources[0]).__name__
+            raise self._error(f"returned {type(result).__name__}, expected {expected}")
+        if tuple(result.shape) != shape:
+            raise self._error(f"returned the shape {[*result.shape]}, expected {[*shape]}")
+        xp = namespace(result)
+        if not xp.isdtype(result.dtype, "real floating"):
+            raise self._error(f"returned {result.dtype}, expected float32")
+        vector: Vector = xp.astype(result, np.float32 if xp is np else xp.float32)
+        return vector.reshape(flat)
+
+    def _error(self, words: str) -> MethodError:
+        name = self.method.name
+        return MethodError(f"the method '{name}' of {METHODS.packages.get(name, 'a module')} {words}")
+
