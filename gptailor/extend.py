@@ -38,8 +38,8 @@ def merge_method(
 ) -> Callable[[Callable[..., Any]], Method]:
     """Register a function of tensors as a merge method.
 
-    The function receives `(sources, base, **arguments)`: a list of float32 arrays of NumPy's or
-    torch's, the base's array if `needs_base`, and an argument for each of the `parameters`. It
+    The function receives `(sources, base, **arguments)`: a list of NumPy's float32
+    arrays, the base's array if `needs_base`, and an argument for each of the `parameters`. It
     returns an array of the same shape. It must not change its inputs. With `by_entry` each entry is
     computed alone, so the arrays are flat stretches and memory stays small. `least` and `most`
     bound the number of sources. Raises ValueError for a name that is taken.

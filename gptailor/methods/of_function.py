@@ -5,7 +5,7 @@ from typing import final
 import numpy as np
 
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
-from gptailor.methods.arrays import namespace
+from gptailor.methods.arrays import host, namespace
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS, Method
 
@@ -21,7 +21,7 @@ class MethodError(TailorError):
 class OfFunction(Kernel):
     """The merge that a function of another package computes.
 
-    Formula: `function(sources, base, **arguments)`, of float32 arrays in the tensor's shape.
+    Formula: `function(sources, base, **arguments)`, of NumPy's float32 arrays in the tensor's shape.
     Granularity: the whole tensor, or, for a function that is declared `by_entry`, flat stretches.
     Arithmetic: the function's own; the result is float32.
     Degenerate: a result of another shape or type is an error.
@@ -41,25 +41,24 @@ class OfFunction(Kernel):
 
     def combine(self, chunk: Chunk, arguments: ByName, measured: Measured) -> Vector:
         """Return the function's result, flat. Raises MethodError."""
-        flat = chunk.sources[0].shape
-        shape = flat if self.method.by_entry else tuple(map(int, measured))
-        sources = [source.reshape(shape) for source in chunk.sources]
-        base = None if chunk.base is None else chunk.base.reshape(shape)
+        like = chunk.sources[0]
+        shape = like.shape if self.method.by_entry else tuple(map(int, measured))
+        sources = [host(source).reshape(shape) for source in chunk.sources]
+        base = None if chunk.base is None else host(chunk.base).reshape(shape)
         assert self.method.function is not None
         try:
             result = self.method.function(sources, base, **arguments)
         except Exception as error:  # noqa: BLE001 (a package's code may raise anything)
             raise self._error(f"raised {type(error).__name__}: {error}") from error
-        if type(result) is not type(sources[0]):
-            expected = type(sources[0]).__name__
-            raise self._error(f"returned {type(result).__name__}, expected {expected}")
-        if tuple(result.shape) != shape:
+        if not isinstance(result, np.ndarray) or not np.isdtype(result.dtype, "real floating"):
+            got = result.dtype if isinstance(result, np.ndarray) else type(result).__name__
+            raise self._error(f"returned {got}, expected an array of float32")
+        if result.shape != shape:
             raise self._error(f"returned the shape {[*result.shape]}, expected {[*shape]}")
-        xp = namespace(result)
-        if not xp.isdtype(result.dtype, "real floating"):
-            raise self._error(f"returned {result.dtype}, expected float32")
-        vector: Vector = xp.astype(result, np.float32 if xp is np else xp.float32)
-        return vector.reshape(flat)
+        vector: Vector = namespace(like).asarray(
+            result.astype(np.float32).reshape(like.shape), device=like.device
+        )
+        return vector
 
     def _error(self, words: str) -> MethodError:
         name = self.method.name
