@@ -62,5 +62,5 @@ class OfFunction(Kernel):
 
     def _error(self, words: str) -> MethodError:
         name = self.method.name
-        return MethodError(f"the method '{name}' of {METHODS.packages.get(name, 'a module')} {words}")
+        return MethodError(f"the method '{name}' of {METHODS.package(name)} {words}")
 

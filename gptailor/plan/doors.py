@@ -45,7 +45,7 @@ class Door(dict[str, _Value], Generic[_Value]):
         super().__init__(own)
         self.group, self.kind, self.form = f"gptailor.{group}", kind, form
         self.own = frozenset(own)
-        self.packages: dict[str, Package] = {}
+        self._modules: dict[str, str] = {}
         self._problems: dict[str, str] = {}
 
     def __missing__(self, name: str) -> _Value:
@@ -78,25 +78,33 @@ class Door(dict[str, _Value], Generic[_Value]):
 
         Raises ValueError for an invalid name, a name of the core, and a name of another module.
         """
-        package = Package(module, str(getattr(sys.modules.get(module), "__version__", "")))
         if not _NAME.fullmatch(name):
             words = f"expected a name in lower case, such as 'my_{self.kind}', got {name!r}"
         elif name in self.own:
             words = f"the {self.kind} {name!r} is gptailor's own"
-        elif self.packages.setdefault(name, package).name != module:
-            words = f"the {self.kind} {name!r} is provided by {self.packages[name]}, too"
+        elif self._modules.setdefault(name, module) != module:
+            words = f"the module {self._modules[name]!r} has a {self.kind} {name!r}, too"
         else:
             self._problems.pop(name, None)
             self[name] = value
             return
         raise ValueError(f"{words}: choose another name")
 
+    def package(self, name: str) -> Package | None:
+        """Return the provider of an entry; None for an entry of the core."""
+        if name in self.own or name not in self:
+            return None
+        if points := _points(self.group, name):
+            return _package(points[0])
+        module = self._modules[name]
+        return Package(module, str(getattr(sys.modules.get(module), "__version__", "unversioned")))
+
     def _load(self, name: str) -> str:
         """Load the entry of an installed package, if there is one; return the reason if it fails."""
         points = _points(self.group, name)
         if not points:
             return ""
-        packages = [Package(point.dist.name, point.dist.version) for point in points if point.dist]
+        packages = [*map(_package, points)]
         if len(points) > 1:
             return f"{' and '.join(map(str, sorted(packages)))} provide it: uninstall one of them"
         try:
@@ -108,8 +116,13 @@ class Door(dict[str, _Value], Generic[_Value]):
         if not isinstance(value, self.form):
             got = f"got {type(value).__name__} at '{points[0].value}'"
             return f"{packages[0]}: expected a {self.form.__name__}, {got}"
-        self[name], self.packages[name] = value, packages[0]
+        self[name] = value
         return ""
+
+
+def _package(point: "EntryPoint") -> Package:
+    assert point.dist is not None
+    return Package(point.dist.name, point.dist.version)
 
 
 def _points(group: str, name: str | None = None) -> "Sequence[EntryPoint]":

@@ -85,8 +85,7 @@ def called(spec: ObjectiveSpec, *arguments: object) -> object:
 
 def failed(spec: ObjectiveSpec, words: str) -> ObjectiveError:
     """Return the error of an objective's function."""
-    package = OBJECTIVES.packages.get(spec.name, "a module")
-    return ObjectiveError(f"the objective '{spec.name}' of {package} {words}")
+    return ObjectiveError(f"the objective '{spec.name}' of {OBJECTIVES.package(spec.name)} {words}")
 
 
 def prepare_of_function(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
