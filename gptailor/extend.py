@@ -26,7 +26,7 @@ __all__ = ["Parameter", "merge_method", "objective", "strategy"]
 _Class = TypeVar("_Class", bound="type[Strategy]")
 
 
-def merge_method(
+def merge_method(  # noqa: PLR0913 (a method's declaration)
     name: str,
     *,
     formula: str,

@@ -126,7 +126,9 @@ class Measurement:
         template = {} if lock.chat_template is None else {("", ""): lock.chat_template}
         return cls(
             plan=MeasuredPlan(
-                lock.plan, lock.dtype, {n: m.on for n, m in lock.models.items()},
+                lock.plan,
+                lock.dtype,
+                {n: m.on for n, m in lock.models.items()},
                 methods=lock.methods,
             ),
             files={

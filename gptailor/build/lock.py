@@ -154,7 +154,7 @@ class Lock(Closed):
         fields = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
         if len(fields["heal"]) == 1:
             (fields["heal"],) = fields["heal"]
-        for name in ("bridges", "families", "heal", "stripped"):
+        for name in ("bridges", "families", "heal", "methods", "stripped"):
             if not fields[name]:
                 del fields[name]
         return _rendered(fields) + "\n"

@@ -24,7 +24,8 @@ from gptailor.methods.ties import Ties
 from gptailor.plan.registry import METHODS
 
 __all__ = [
-    "KERNELS", "Chunk", "Inputs", "Kernel", "arithmetic", "arrays", "kernel_of", "rounding", "shapes",
+    "KERNELS", "Chunk", "Inputs", "Kernel", "arithmetic", "arrays", "kernel_of", "rounding",
+    "shapes",
 ]  # fmt: skip
 
 KERNELS: dict[str, Kernel] = {

@@ -12,7 +12,7 @@ from gptailor.plan.registry import METHODS, Method
 
 @final
 class MethodError(TailorError):
-    """A merge method of another package that fails, or that returns no tensor of its sources' shape."""
+    """A failure of another package's merge method, or a result of another shape or type."""
 
     exit_code = 3
 
@@ -21,7 +21,7 @@ class MethodError(TailorError):
 class OfFunction(Kernel):
     """The merge that a function of another package computes.
 
-    Formula: `function(sources, base, **arguments)`, of NumPy's float32 arrays in the tensor's shape.
+    Formula: `function(sources, base, **arguments)`, of float32 arrays of NumPy's.
     Granularity: the whole tensor, or, for a function that is declared `by_entry`, flat stretches.
     Arithmetic: the function's own; the result is float32.
     Degenerate: a result of another shape or type is an error.
@@ -48,7 +48,7 @@ class OfFunction(Kernel):
         assert self.method.function is not None
         try:
             result = self.method.function(sources, base, **arguments)
-        except Exception as error:  # noqa: BLE001 (a package's code may raise anything)
+        except Exception as error:
             raise self._error(f"raised {type(error).__name__}: {error}") from error
         if not isinstance(result, np.ndarray) or not np.isdtype(result.dtype, "real floating"):
             got = result.dtype if isinstance(result, np.ndarray) else type(result).__name__
@@ -63,4 +63,3 @@ class OfFunction(Kernel):
     def _error(self, words: str) -> MethodError:
         name = self.method.name
         return MethodError(f"the method '{name}' of {METHODS.package(name)} {words}")
-

@@ -58,12 +58,13 @@ class Door(dict[str, _Value], Generic[_Value]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.get(name) is not None
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: Any = None) -> _Value | None:  # type: ignore[override]
         """Return an entry, or the default for an unknown name."""
         try:
             return self[name]
         except KeyError:
-            return default
+            value: _Value | None = default
+            return value
 
     def problem(self, name: str) -> str:
         """Return the reason why an installed entry can't be used; empty for any other name."""
@@ -100,7 +101,7 @@ class Door(dict[str, _Value], Generic[_Value]):
         return Package(module, str(getattr(sys.modules.get(module), "__version__", "unversioned")))
 
     def _load(self, name: str) -> str:
-        """Load the entry of an installed package, if there is one; return the reason if it fails."""
+        """Load an installed package's entry if there is one. Return the reason if that fails."""
         points = _points(self.group, name)
         if not points:
             return ""
@@ -108,7 +109,7 @@ class Door(dict[str, _Value], Generic[_Value]):
         if len(points) > 1:
             return f"{' and '.join(map(str, sorted(packages)))} provide it: uninstall one of them"
         try:
-            value = points[0].load()
+            value: Any = points[0].load()
         except Exception as error:  # noqa: BLE001 (a package's code may raise anything)
             self.failures.append(error)
             first = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -129,11 +130,11 @@ def _points(group: str, name: str | None = None) -> "Sequence[EntryPoint]":
     """Return the entry points of a name, gptailor's own first, or of all names."""
     from importlib import metadata  # its import and look-up take longer than a check
 
-    wanted = {"group": group} if name is None else {"group": group, "name": name}
+    def named(points: metadata.EntryPoints) -> list[EntryPoint]:
+        return [point for point in points if point.group == group and name in (None, point.name)]
+
     try:
-        own = [*metadata.distribution("gptailor").entry_points.select(**wanted)]
+        own = named(metadata.distribution("gptailor").entry_points)
     except metadata.PackageNotFoundError:  # a checkout that isn't installed
         own = []
-    if own and name is not None:
-        return own
-    return [*metadata.entry_points(**wanted)]
+    return own if own and name is not None else named(metadata.entry_points(group=group))

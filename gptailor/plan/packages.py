@@ -1,11 +1,25 @@
-"""The installed packages that a plan's objectives come from."""
+"""The installed packages that a plan's methods and objectives come from."""
 
-from gptailor.plan.measures import measured
-from gptailor.plan.plan import Plan
-from gptailor.plan.registry import OBJECTIVES
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gptailor.plan import sites
+from gptailor.plan.doors import Door
+from gptailor.plan.plan import Objective, Plan
+from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
 
 
-def objective_packages(plan: Plan) -> dict[str, str]:
-    """Return package and version by the name of each objective that isn't gptailor's own."""
-    names = {objective.name for _, objective in measured(plan)} - OBJECTIVES.own
-    return {name: str(OBJECTIVES.package(name)) for name in sorted(names) if name in OBJECTIVES}
+def search_packages(plan: Plan, objectives: Iterable[Objective], strategy: str) -> tuple[str, ...]:
+    """Return `NAME of PACKAGE VERSION` for each name of a search that isn't gptailor's own."""
+    calls = (call for _, recipe in sites.recipes(plan) for _, call in sites.calls(recipe))
+    return (
+        *_of(METHODS, (call.name for call in calls)),
+        *_of(OBJECTIVES, (objective.name for objective in objectives)),
+        *_of(STRATEGIES, [strategy]),
+    )
+
+
+def _of(door: Door[Any], names: Iterable[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
+        if (package := door.package(name)) is not None:
+            yield f"{name} of {package}"
