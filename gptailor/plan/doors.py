@@ -130,7 +130,7 @@ def _points(group: str, name: str | None = None) -> "Sequence[EntryPoint]":
     """Return the entry points of a name, gptailor's own first, or of all names."""
     from importlib import metadata  # its import and look-up take longer than a check
 
-    def named(points: metadata.EntryPoints) -> list[EntryPoint]:
+    def named(points: metadata.EntryPoints) -> "list[EntryPoint]":
         return [point for point in points if point.group == group and name in (None, point.name)]
 
     try:

@@ -42,13 +42,9 @@ class OfTexts(Generative):
     def score(self, texts: Sequence[str]) -> Score:
         """Return the mean over the first samples. Raises ObjectiveError for a failing function."""
         pairs = zip(self.samples[: len(texts)], texts, strict=True)
-        return mean([self._number(row, text) for (row, _), text in pairs])
-
-    def _number(self, row: Exchange, text: str) -> float:
-        value = called(self.spec, row.context, row.continuation, text)
-        if not isinstance(value, Real):
-            raise failed(self.spec, f"returned {value!r}, expected a number")
-        return float(value)
+        return mean(
+            [number_of(self.spec, row.context, row.continuation, text) for (row, _), text in pairs]
+        )
 
 
 @final
@@ -67,24 +63,37 @@ class OfLogits(PerToken):
 def _measured(
     spec: ObjectiveSpec, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
 ) -> Float[Tensor, " n 1"]:
-    values = called(spec, logits, targets)
+    return numbers_of(spec, logits, targets)[:, None]
+
+
+def number_of(spec: ObjectiveSpec, context: str, answer: str, text: str) -> float:
+    """Return the function's number of a text. Raises ObjectiveError."""
+    value = _called(spec, context, answer, text)
+    if not isinstance(value, Real):
+        raise _failed(spec, f"returned {value!r}, expected a number")
+    return float(value)
+
+
+def numbers_of(
+    spec: ObjectiveSpec, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the function's number of each token. Raises ObjectiveError."""
+    values = _called(spec, logits, targets)
     if not isinstance(values, Tensor) or values.shape != targets.shape:
         got = [*values.shape] if isinstance(values, Tensor) else type(values).__name__
-        raise failed(spec, f"returned {got}, expected a tensor of the shape {[*targets.shape]}")
-    return values.to(torch.float32)[:, None]
+        raise _failed(spec, f"returned {got}, expected a tensor of the shape {[*targets.shape]}")
+    return values.to(torch.float32)
 
 
-def called(spec: ObjectiveSpec, *arguments: object) -> object:
-    """Return the result of an objective's function. Raises ObjectiveError for any exception."""
+def _called(spec: ObjectiveSpec, *arguments: object) -> object:
     assert spec.function is not None
     try:
         return spec.function(*arguments)
     except Exception as error:
-        raise failed(spec, f"raised {type(error).__name__}: {error}") from error
+        raise _failed(spec, f"raised {type(error).__name__}: {error}") from error
 
 
-def failed(spec: ObjectiveSpec, words: str) -> ObjectiveError:
-    """Return the error of an objective's function."""
+def _failed(spec: ObjectiveSpec, words: str) -> ObjectiveError:
     return ObjectiveError(f"the objective '{spec.name}' of {OBJECTIVES.package(spec.name)} {words}")
 
 
