@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from gptailor.methods import Chunk, Inputs, kernel_of
-from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES, Parameter
+from gptailor.plan.registry import METHODS, OBJECTIVES, Parameter
 
 if TYPE_CHECKING:
     from gptailor.searching.space.genome import Genome
@@ -199,7 +199,8 @@ def _check_on(name: str, of: "Space") -> None:
     pairs = zip(first[0], again[0], strict=True)
     _promise(all(np.array_equal(a, b) for a, b in pairs), f"'{name}': one key gives two asks")
     failures = np.full((4, 1), np.nan)
-    for state in (strategy.init(of.table, _CAPACITY, key_of(0)), told(), told(failures)):
+    for begun in (strategy.init(of.table, _CAPACITY, key_of(0)), told(), told(failures)):
+        state = begun
         for turn in range(3):
             population, shares, state = strategy.ask(of.table, state, key_of(turn), _ONE)
             check_valid(of, population, shares, many)
