@@ -227,7 +227,8 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
     with recording or nullcontext():
         payload_of = payloads(prepared.compiled.program.outputs, compute.device, fitted)
         contents = Contents(
-            payload_of=update.reusing(payload_of) if update else payload_of,
+            payload_of=payload_of,
+            update=update,
             fitted=fitted,
             importance=importance,
             recording=recording,

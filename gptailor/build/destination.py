@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from gptailor.build.lock import Lock, LockedGguf
 from gptailor.build.lock_recording import Recording, refuse_early
 from gptailor.build.output import side_files
-from gptailor.build.update import Update, entries_of, planned_update, record_written
+from gptailor.build.update import Entries, Update, entries_of, planned_update, record_written
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 class Contents:
     """The contents of an output, and the conditions of its writing.
 
-    `payload_of` gives the bytes of each tensor of the program. `fitted` are the results of bridges
-    and healing, for the model card. `importance` is the importance matrix of GGUF files.
-    `recording` takes down the digests for a lock. `check_unchanged` raises CheckpointError for a
-    source that changed meanwhile. `progress` receives bytes of the folder that the plan makes,
-    whatever the destination is.
+    `payload_of` gives the bytes of each tensor of the program. `update` is the difference to the
+    output that is replaced, if gptailor wrote it. `fitted` are the results of bridges and healing,
+    for the model card. `importance` is the importance matrix of GGUF files. `recording` takes down
+    the digests for a lock. `check_unchanged` raises CheckpointError for a source that changed
+    meanwhile. `progress` receives bytes of the folder that the plan makes, whatever the destination
+    is.
     """
 
     payload_of: Callable[[TensorSpec], Payload]
+    update: Update | None
     fitted: "Fitted | None"
     importance: "ImportanceMatrix | None"
     recording: Recording | None
@@ -47,8 +49,8 @@ class Contents:
 class Destination(ABC):
     """A place for the output of a prepared plan. Nothing is computed or written by making it."""
 
-    single: ClassVar[bool]
-    """True if the output is one file."""
+    magic: ClassVar[bytes] = b""
+    """The first bytes of an output that is one file; none of a folder."""
 
     def __init__(self, prepared: Prepared, path: Path) -> None:
         self.prepared = prepared
@@ -80,7 +82,7 @@ class Destination(ABC):
 
     def refuse_unwritable(self, *, force: bool) -> None:
         """Raise CheckpointError if the output can't be written at this path."""
-        check_target(self.path, force=force, protected=self.protected, single=self.single)
+        check_target(self.path, force=force, protected=self.protected, magic=self.magic)
 
     def planned_update(self) -> Update | None:
         """Return the difference to an output that gptailor wrote here before; None for none.
@@ -116,8 +118,6 @@ def lack_of_room(destinations: Sequence[Destination]) -> str:
 class ModelFolder(Destination):
     """A Hugging Face folder: shards of weights, configuration, tokenizer, card, plan and lock."""
 
-    single = False
-
     @property
     def size(self) -> int:
         """The bytes of the shards."""
@@ -135,18 +135,24 @@ class ModelFolder(Destination):
 
     def write(self, contents: Contents) -> None:
         """Write the folder, all or nothing."""
-        recording = contents.recording
+        recording, update, payload_of = contents.recording, contents.update, contents.payload_of
 
         def last_files() -> Mapping[str, bytes]:
             contents.check_unchanged()
             return {} if recording is None else recording.files(self.path)
 
-        entries: dict[str, tuple[int, int]] = {}
+        entries: Entries = {}
+
+        def before_swap(new: Path) -> None:
+            nonlocal entries
+            if update is not None:
+                update.refuse_changed(self.path)
+            entries = entries_of(new)
 
         write_checkpoint(
             self.path,
             self.prepared.shards,
-            contents.payload_of,
+            payload_of if update is None else update.reusing(payload_of),
             side_files(self.prepared, self.path, contents.fitted),
             force=contents.force,
             progress=contents.progress,
@@ -154,6 +160,6 @@ class ModelFolder(Destination):
             threads=contents.threads,
             on_written=None if recording is None else recording.add_tensor,
             finish=last_files,
-            before_swap=lambda new: entries.update(entries_of(new)),
+            before_swap=before_swap,
         )
-        record_written(self.prepared, self.path, entries)
+        record_written(self.prepared, self.path, entries, recording.tensors if recording else {})

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
@@ -13,7 +14,7 @@ from gptailor.checkpoint.records import fault_of
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.faults import PLAN_FILE
-from gptailor.plan.plan import Closed, Several
+from gptailor.plan.plan import Closed, Model, Several
 from gptailor.plan.resolved import heal_text_names
 
 _LOCK_VERSION = 1
@@ -137,6 +138,16 @@ class Lock(Closed):
         lock = self.model_copy()
         lock._path = path
         return lock
+
+    def with_sources(self, models: Mapping[str, Model]) -> "Lock":
+        """Return the lock of a plan that has other places of the same models."""
+        moved = {
+            name: locked.model_copy(update={"source": models[name].source})
+            if name in models
+            else locked
+            for name, locked in self.models.items()
+        }
+        return self.model_copy(update={"models": moved})
 
     def __eq__(self, other: object) -> bool:
         """Return whether two locks have the same content; their files don't matter."""

@@ -63,11 +63,12 @@ EARLY_BYTES = 16 * 1024 * 1024
 
 
 def plan_digest(plan: Plan) -> str:
-    """Return the sha256 of a plan's canonical text, without paths, dtype and expectations.
+    """Return the sha256 of a plan's canonical text, without paths, dtype, search and expectations.
 
     The paths are those of models, texts and the chat template. So a plan, and its copy in a
     compiled folder, have one digest.
     """
+    plan = plan.model_copy(update={"search": None})
     unread = only_compared(plan)
     models = {
         name: model if model.made is not None else Model(source=name)
@@ -211,7 +212,7 @@ class Recording:
         self.held_to = held_to
         self.fitted = fitted
         self._progress = progress
-        self._tensors: dict[str, TensorDigest] = {}
+        self.tensors: dict[str, TensorDigest] = {}
         self._hashed: list[_Hashed] = []
         self._open: deque[_Hashed] = deque()
         self._stopped = Event()
@@ -237,7 +238,7 @@ class Recording:
 
     def add_tensor(self, spec: TensorSpec, sha256: str) -> None:
         """Record a tensor of the output."""
-        self._tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted)
+        self.tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
         """Return a progress that also refuses an input once it is known to differ.
@@ -267,7 +268,7 @@ class Recording:
     def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
         """Return the lock of all inputs and outputs; `models` are its declarations."""
         files = ((hashed, hashed.digest.result()) for hashed in self._hashed)
-        lock = self._lock(models, files, self._tensors, gguf)
+        lock = self._lock(models, files, self.tensors, gguf)
         if self._known is not None:
             self._known.keep()
         self._refuse_differing(self._hashed)

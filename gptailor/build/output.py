@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import gptailor
 from gptailor.build.parents import (
     CARD,
+    known_ids,
     licence_of,
     lowest_base,
     parents,
-    public_sources,
     title,
+    without_paths,
 )
 from gptailor.build.tokenizer import (
     template_file,
@@ -29,14 +30,14 @@ from gptailor.checkpoint.files import is_gguf, open_regular
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
-from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
+from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checkpoint.tensor import Aligned, ByteRange, RowRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.events import OnEvent, ignore_events
-from gptailor.plan.faults import PLAN_FILE
+from gptailor.plan.faults import PLAN_FILE, Origin
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.search_block import with_file
@@ -208,7 +209,10 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         title(prepared, target),
         target.resolve().name,
         replace(prepared.resolved, declared=plan),
-        _text_of(prepared, plan.model_copy(update={"models": _declared_alone(prepared, plan)})),
+        commented_text(
+            plan.model_copy(update={"models": _declared_alone(prepared, plan)}),
+            prepared.plan.origin,
+        ),
         (prepared.base_size, prepared.output_size),
         _makers(prepared),
         parents(prepared),
@@ -232,23 +236,9 @@ def _declared_alone(prepared: Prepared, plan: Plan) -> dict[str, Model]:
 
 def _public(prepared: Prepared) -> Plan:
     """Return the plan with all models, and with ids and names in place of this machine's paths."""
-    plan, sources = used_plan(prepared, None), public_sources(prepared)
-    plan = plan.with_calibration_texts(lambda file: Path(file).name)
-    models = {
-        name: model
-        if is_remote(model) or model.made is not None or is_at_url(model.source)
-        else model.model_copy(
-            update={"source": sources.get(name) or f"./{Path(model.source).name}"}
-        )
-        for name, model in used_models(prepared, None).items()
-    }
-    used: dict[str, Any] = {
-        "models": models,
-        "expects": tuple(with_file(entry, lambda file: Path(file).name) for entry in plan.expects),
-    }
-    if (template := template_file(plan)) is not None:
-        used["chat_template"] = f"./{template.name}"
-    return plan.model_copy(update=used)
+    models = used_models(prepared, None)
+    plan = used_plan(prepared, None).model_copy(update={"models": models})
+    return without_paths(plan, known_ids(prepared))
 
 
 def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
@@ -259,12 +249,11 @@ def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
 
 def used_plan_text(prepared: Prepared, place: Path) -> str:
     """Return the plan as it was used, with its comments, its paths as seen from a folder."""
-    return _text_of(prepared, used_plan(prepared, place))
+    return commented_text(used_plan(prepared, place), prepared.plan.origin)
 
 
-def _text_of(prepared: Prepared, plan: Plan) -> str:
-    """Return the text of a plan with the comments of the prepared one."""
-    origin = prepared.plan.origin
+def commented_text(plan: Plan, origin: Origin | None) -> str:
+    """Return the text of a plan with the comments of the text that it was read from."""
     commented = origin.tree if origin is not None else None
     return format_plan(plan) if commented is None else format_file(commented, plan)
 
@@ -293,10 +282,12 @@ def config(prepared: Prepared) -> dict[str, Any]:
 def used_plan(prepared: Prepared, target: Path | None) -> Plan:
     """Return the plan with the used models and dtype, its paths as seen from the target.
 
-    Without a target the paths are absolute. A dtype that would change the configuration, because
+    The search is left out: nothing is left to choose. Without a target the paths are absolute. A
+    dtype that would change the configuration, because
     the base's is silent or says another, is left out unless the plan names it.
     """
     plan = plan_seen_from(prepared.plan, prepared.models, prepared.commits, target)
+    plan = plan.model_copy(update={"search": None})
     dtype, config = prepared.dtype, prepared.compiled.config
     if dtype is None or vision.with_dtype(config, dtype) != config:
         return plan

@@ -1,16 +1,20 @@
 """A compiled folder as a repository on the Hub: `publish`."""
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import gptailor
-from gptailor.build.lock import LOCK_FILE
-from gptailor.build.parents import CARD
+from gptailor.build.lock import LOCK_FILE, read_lock
+from gptailor.build.output import commented_text
+from gptailor.build.parents import CARD, without_paths
 from gptailor.build.published_scores import (
     RESULTS_FILE,
     benchmark_results,
@@ -18,14 +22,16 @@ from gptailor.build.published_scores import (
     read_scores,
     scores_section,
 )
-from gptailor.build.update import changed_since_written
-from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.folder import CONFIG
-from gptailor.checkpoint.models import is_local, only_compared
+from gptailor.build.tokenizer import is_beside
+from gptailor.build.update import changed_since_written, first_names
+from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
+from gptailor.checkpoint.files import CheckpointError, escaped, open_regular, quoted, stamps
+from gptailor.checkpoint.folder import CONFIG, INDEX, PROCESSOR_FILES, SINGLE
+from gptailor.checkpoint.models import is_local, is_remote, only_compared
 from gptailor.evaluation.targets import HUB_ID
-from gptailor.lang.parse import load
-from gptailor.plan.faults import PLAN_FILE
-from gptailor.plan.plan import Plan
+from gptailor.lang.parse import load, loads
+from gptailor.plan.faults import PLAN_FILE, PlanError, listed
+from gptailor.plan.plan import Model, Plan
 
 
 @final
@@ -71,6 +77,7 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     repo: str,
     *,
     facts: CardFacts | None = None,
+    include: Sequence[str] = (),
     scores: str | Path | None = None,
     benchmarks: Mapping[str, str] | None = None,
     upload: bool = False,
@@ -84,10 +91,16 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     the `model-index` of these scores. `benchmarks` has datasets of the Hub, `ORG/NAME:TASK`, by the
     name of a measured task or file: those scores are in the repository's `.eval_results` too.
 
-    The repository is made if it is missing, `private` if asked for. Hidden files stay here. The
-    token is that of `huggingface_hub` (`hf auth login`, or HF_TOKEN).
+    Files have the names of those that `compile` writes, or match one of the patterns of `include`,
+    such as `images/*.png`. All other files stay here, and hidden ones always. The plan and its lock
+    are published without paths of this machine.
 
-    Raises CheckpointError: C101 for a folder that gptailor didn't compile, C501 for a token without
+    The repository is made if it is missing, `private` if asked for. The token is that of
+    `huggingface_hub` (`hf auth login`, or HF_TOKEN).
+
+    Raises CheckpointError: C101 for a folder that gptailor didn't compile, C201 for a link that
+    leads out of the folder and a pattern that matches nothing, C304 for a file that changed before
+    it was uploaded, C501 for a token without
     the right to write or an invalid id, C503 if the Hub can't be reached, C605 for a card or a file
     of scores that can't be read; PlanError for a folder whose plan has faults.
     """
@@ -96,35 +109,120 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     _refuse_other_folder(place)
     if benchmarks and scores is None:
         raise ValueError("benchmarks are of scores: give the file of the scores")
-    found = sorted(
-        (path.relative_to(place).as_posix(), path.stat().st_size)
-        for path in place.rglob("*")
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(place).parts)
-    )
+    found, left_out = _chosen_files(place, include)
+    seen = stamps(found.values())
     matter, body = _card_parts(place)
+    plan = load(place / PLAN_FILE)
+    contents, renamed = _without_paths(place, plan, body)
     measured = () if scores is None else read_scores(scores, place)
     if measured:
         body = f"{body.rstrip()}\n\n{scores_section(measured)}"
         if index := model_index(repo.partition("/")[2], measured):
             matter |= {"model-index": index}
     card = _published_card(matter, body, repo, facts)
-    contents = {CARD: card.encode()}
+    contents[CARD] = card.encode()
     if benchmarks:
         results = benchmark_results(measured, benchmarks, gptailor.__version__)
         contents[RESULTS_FILE] = results.encode()
-    sizes = {name: len(content) for name, content in contents.items()}
-    files = tuple(sorted({**dict(found), **sizes}.items()))
-    notes = list(_notes(place, matter, facts))
+    sizes = {name: path.stat().st_size for name, path in found.items()}
+    sizes |= {name: len(content) for name, content in contents.items()}
+    notes = [*_notes(place, plan, matter, facts), *renamed]
+    if left_out:
+        notes.append(f"left out: {first_names(left_out)}; --include PATTERN uploads such files")
     if scores is not None and (place / PLAN_FILE).stat().st_mtime > Path(scores).stat().st_mtime:
         notes.append(f"the folder was written after {scores}: evaluate it again")
-    planned = PublishResult(place, repo, files, card, tuple(notes))
+    planned = PublishResult(place, repo, tuple(sorted(sizes.items())), card, tuple(notes))
     if not upload:
         return planned
     from gptailor.checkpoint.hub import upload_folder
 
-    names = [name for name, _ in files]
-    url = upload_folder(repo, place, names, contents=contents, private=private, message=message)
+    url = upload_folder(repo, {**found, **contents}, seen, private=private, message=message)
     return replace(planned, url=url)
+
+
+def _chosen_files(folder: Path, include: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """Return the files to upload by their names, and the names of the files that stay.
+
+    Files have the names of those that `compile` writes, or match a pattern of `include`. Hidden
+    files are in neither. A path has no links.
+
+    Raises CheckpointError (C201) for a link that leads out of the folder, for anything but a
+    regular file, and for a pattern that matches nothing.
+    """
+    root = folder.resolve()
+    paths = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = sorted(path.relative_to(root).as_posix() for path in paths)
+    names = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+    for pattern in include:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            message = f"expected a file that matches {quoted(pattern)}, got none"
+            help_ = "patterns are of paths in the folder, such as 'images/*.png'"
+            raise CheckpointError("C201", message, folder, help_)
+    chosen = [
+        name
+        for name in names
+        if _is_written(name) or any(fnmatchcase(name, pattern) for pattern in include)
+    ]
+    files = {}
+    for name in chosen:
+        path = Path(os.path.realpath(root / name))
+        if not path.is_relative_to(root):
+            message = f"leads out of the folder, to {path}"
+            help_ = "replace the link by a file, or remove it"
+            raise CheckpointError("C201", message, folder / name, help_)
+        open_regular(folder / name).close()
+        files[name] = path
+    return files, [escaped(name) for name in names if name not in files]
+
+
+def _is_written(name: str) -> bool:
+    """Return whether `compile` writes files of this name."""
+    return (
+        name in _WRITTEN
+        or is_beside(name)
+        or name.endswith(FAMILY_SUFFIX)
+        or _SHARD.fullmatch(name) is not None
+    )
+
+
+_WRITTEN = {CARD, CONFIG, INDEX, LOCK_FILE, PLAN_FILE, *PROCESSOR_FILES, SINGLE}
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+
+
+def _without_paths(folder: Path, plan: Plan, card: str) -> tuple[dict[str, bytes], list[str]]:
+    """Return the contents of a folder's plan and lock without paths of this machine, and a note.
+
+    A model has the id that the plan on the card has for it. Both are empty for a plan without
+    paths.
+    """
+    lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).is_file() else None
+    locked = {} if lock is None else lock.models
+    inner = {name: Model(source=model.source, on=model.on) for name, model in locked.items()}
+    models = {**inner, **plan.models}
+    public = without_paths(plan.model_copy(update={"models": models}), _ids_on_card(card))
+    own = public.model_copy(update={"models": {name: public.models[name] for name in plan.models}})
+    if own == plan:
+        return {}, []
+    contents = {PLAN_FILE: commented_text(own, plan.origin).encode()}
+    if lock is not None:
+        contents[LOCK_FILE] = lock.with_sources(public.models).text().encode()
+    moved = ((name, model.source, own.models[name].source) for name, model in plan.models.items())
+    renamed = [f"'{name}' is {source}" for name, path, source in moved if path != source]
+    there = f": model {listed(renamed)} there" if renamed else ""
+    return contents, [f"{PLAN_FILE} is uploaded without paths of this machine{there}"]
+
+
+def _ids_on_card(card: str) -> dict[str, str]:
+    """Return the models' ids in the plan on a card; none if somebody removed the plan."""
+    if (found := _PLAN.search(card)) is None:
+        return {}
+    with suppress(PlanError):
+        models = loads(found["plan"]).models
+        return {name: model.source for name, model in models.items() if is_remote(model)}
+    return {}
+
+
+_PLAN = re.compile(r"^## Plan\n.*?^```text\n(?P<plan>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def _refuse_ids(ids: Iterable[str]) -> None:
@@ -188,9 +286,8 @@ _LOADED = re.compile(r'^(\w+ = pipeline\("[\w-]+", )"[^"]*"\)', re.MULTILINE)
 """The line of a card's example that loads the model."""
 
 
-def _notes(folder: Path, matter: Mapping[str, Any], facts: CardFacts) -> Iterator[str]:
+def _notes(folder: Path, plan: Plan, matter: Mapping[str, Any], facts: CardFacts) -> Iterator[str]:
     """Yield the facts that the repository lacks; `matter` is the card's."""
-    plan = load(folder / PLAN_FILE)
     listed = matter.get("base_model") or []
     named = [listed] if isinstance(listed, str) else listed
     if not facts.base_models and len(named) < len(plan.models):

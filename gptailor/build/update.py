@@ -9,9 +9,10 @@ replaced as a whole.
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
@@ -19,11 +20,13 @@ from pydantic import TypeAdapter, ValidationError
 
 import gptailor
 from gptailor.build.lock import LOCK_FILE
-from gptailor.checkpoint.files import CheckpointError, Stamp, cache_folder, stamps
+from gptailor.checkpoint.files import CheckpointError, Stamp, cache_folder, stamp, stamps
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
+from gptailor.checkpoint.write.tensors import Reused
 from gptailor.lang.words import range_words
 from gptailor.plan.faults import listed
 from gptailor.prepare import Prepared
@@ -33,8 +36,12 @@ _MOST_NAMED = 3
 """Changed files that a message names."""
 
 Change = Literal["~", "+", "−"]
-Entries = Mapping[str, tuple[int, int]]
-"""Size and time of writing of each file by its path; a link or a folder has a size of -1."""
+Entries = Mapping[str, tuple[int, int, int]]
+"""Size and times of writing and change of each file by its path; a link or a folder has -1, 0, 0.
+
+Somebody changed a file if its size or its time of writing is another. Its bytes are reused only if
+its time of change is the same too: copies and backups change that one, and so does damage.
+"""
 
 
 @final
@@ -44,6 +51,7 @@ class WrittenTensor:
 
     `position` is the position in the plan of its layer; `part`
     names the layer, or is the tensor's name outside of layers. `name` is the name within the part.
+    `sha256` is the digest of its bytes in the folder's lock, if there is one.
     """
 
     made: str
@@ -53,6 +61,7 @@ class WrittenTensor:
     file: str
     offset: int
     size: int
+    sha256: str | None = None
 
 
 @final
@@ -60,8 +69,7 @@ class WrittenTensor:
 class WrittenFolder:
     """The record of an output: its plan, its tensors, and each entry by its path in the folder.
 
-    An entry is a file's size and time of writing; a link or a folder has a size of -1. The entry of
-    a GGUF file has its name.
+    The entry of a GGUF file has its name.
     """
 
     plan: str | None
@@ -78,25 +86,40 @@ class Update:
     """The difference between a folder and the plan that will replace its content.
 
     `changes` has the changed parts: `("~", "L3..L5")` is other than before, `+` is new, `−` is
-    gone. `reused` are the places in the folder of computed tensors that are copied from it, and
-    `stamps` those files, which must not change meanwhile. `computed` and `copied` are the output's
-    bytes that are computed, and that are copied. `locked` is whether the folder has a lock. A
-    `whole` output is one file, which is written anew whatever changed.
+    gone. `reused` are the places in the folder of computed tensors that are copied from it,
+    `sha256` their digests in its lock, and `stamps` their files, which must not change meanwhile.
+    `computed` and `copied` are the output's bytes that are computed, and that are copied. `files`
+    are all that the folder has. `locked` is whether it has a lock. A `whole` output is one file,
+    which is written anew whatever changed.
     """
 
     changes: tuple[tuple[Change, str], ...]
     reused: Mapping[str, ByteRange]
+    sha256: Mapping[str, str]
     computed: int
     copied: int
     stamps: Mapping[Path, Stamp]
+    files: Entries
     locked: bool
     whole: bool = False
 
     def reusing(
         self, payload_of: Callable[[TensorSpec], Payload]
-    ) -> Callable[[TensorSpec], Payload]:
+    ) -> Callable[[TensorSpec], Payload | Reused]:
         """Return the function to each tensor's bytes, with those of equal tensors in the folder."""
-        return lambda spec: self.reused.get(spec.name) or payload_of(spec)
+
+        def reused(spec: TensorSpec) -> Payload | Reused:
+            if (old := self.reused.get(spec.name)) is None:
+                return payload_of(spec)
+            sha256 = self.sha256.get(spec.name)
+            return old if sha256 is None else Reused(old, sha256, partial(payload_of, spec))
+
+        return reused
+
+    def refuse_changed(self, output: Path) -> None:
+        """Raise TargetExists (C301) if somebody changed the output that is to be replaced."""
+        if output.exists() and (changed := _changed(self.files, entries_of(output))):
+            raise TargetExists(output, changed)
 
 
 def planned_update(prepared: Prepared, folder: Path) -> Update | None:
@@ -108,15 +131,20 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     written, file = _record_of(folder), _plan_file(prepared)
     if written is None or file is None or written.plan != file or not folder.exists():
         return None
-    if changed := _changed_entries(written, folder):
+    now = entries_of(folder)
+    if changed := _changed(written.files, now):
         raise TargetExists(folder, changed)
-    made = {tensor.made: tensor for tensor in written.tensors if tensor.file in written.files}
-    planned = _planned(prepared)
+    intact = {name for name, entry in now.items() if entry == written.files[name]}
+    made = {tensor.made: tensor for tensor in written.tensors if tensor.file in intact}
+    planned = _planned(prepared, {})
     reused: dict[str, ByteRange] = {}
+    sha256: dict[str, str] = {}
     for output, tensor in zip(prepared.compiled.program.outputs, planned, strict=True):
         old = made.get(tensor.made)
         if isinstance(output.make, Combine) and old is not None:
             reused[output.spec.name] = ByteRange(folder / old.file, old.offset, old.size)
+            if old.sha256 is not None:
+                sha256[output.spec.name] = old.sha256
     computed = sum(
         output.spec.size
         for output in prepared.compiled.program.outputs
@@ -126,9 +154,11 @@ def planned_update(prepared: Prepared, folder: Path) -> Update | None:
     return Update(
         tuple(_changes(written.tensors, planned)),
         reused,
+        sha256,
         computed,
         copied,
         stamps({place.file for place in reused.values()}),
+        now,
         (folder / LOCK_FILE).is_file(),
     )
 
@@ -146,25 +176,36 @@ def changed_since_written(folder: Path) -> str:
 
     The result is empty if no file changed, or if there is no record of the folder.
     """
-    return "" if (written := _record_of(folder)) is None else _changed_entries(written, folder)
+    written = _record_of(folder)
+    return "" if written is None else _changed(written.files, entries_of(folder))
 
 
-def _changed_entries(written: WrittenFolder, folder: Path) -> str:
-    now = entries_of(folder)
+def _changed(before: Entries, now: Entries) -> str:
+    """Return the names of entries whose size or time of writing differs, in words."""
     changed = sorted(
         name
-        for name in written.files.keys() | now.keys()
-        if written.files.get(name) != now.get(name)
+        for name in before.keys() | now.keys()
+        if before.get(name, ())[:2] != now.get(name, ())[:2]
     )
-    more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
-    return listed(changed[:_MOST_NAMED]) + more if changed else ""
+    return first_names(changed)
 
 
-def record_written(prepared: Prepared, folder: Path, entries: Entries) -> None:
-    """Record an output that was just written, with its entries; without a cache, nothing."""
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names in words, with the number of the others; empty for no names."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return listed(names[:_MOST_NAMED]) + more if names else ""
+
+
+def record_written(
+    prepared: Prepared, folder: Path, entries: Entries, digests: Mapping[str, TensorDigest]
+) -> None:
+    """Record an output that was just written, with its entries; without a cache, nothing.
+
+    `digests` are those of its tensors in its lock.
+    """
     if (path := _record_path(folder)) is None:
         return
-    record = WrittenFolder(_plan_file(prepared), tuple(_planned(prepared)), entries)
+    record = WrittenFolder(_plan_file(prepared), tuple(_planned(prepared, digests)), entries)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep_json(path, _RECORD.dump_python(record, mode="json"))
@@ -193,21 +234,21 @@ def _record_of(folder: Path) -> WrittenFolder | None:
 
 
 def entries_of(folder: Path) -> Entries:
-    """Return size and time of each file in a folder by its path in it, and links and folders.
+    """Return the entry of each file in a folder by its path in it, and of links and folders.
 
     A file that is no folder has one entry, by its name.
     """
-    if not folder.is_dir():
-        return {folder.name: _entry(folder)}
-    return {path.relative_to(folder).as_posix(): _entry(path) for path in folder.rglob("*")}
+    is_folder = folder.is_dir()
+    found: dict[str, tuple[int, int, int]] = {}
+    for path in folder.rglob("*") if is_folder else [folder]:
+        with suppress(FileNotFoundError):  # removed a moment ago
+            about = path.lstat()
+            name = path.relative_to(folder if is_folder else folder.parent).as_posix()
+            found[name] = stamp(about)[2:] if stat.S_ISREG(about.st_mode) else (-1, 0, 0)
+    return found
 
 
-def _entry(path: Path) -> tuple[int, int]:
-    about = path.lstat()
-    return (about.st_size, about.st_mtime_ns) if stat.S_ISREG(about.st_mode) else (-1, 0)
-
-
-def _planned(prepared: Prepared) -> list[WrittenTensor]:
+def _planned(prepared: Prepared, digests: Mapping[str, TensorDigest]) -> list[WrittenTensor]:
     """Return the tensors that the plan writes, in the program's order."""
     places = {
         spec.name: (shard.name, offset)
@@ -225,7 +266,9 @@ def _planned(prepared: Prepared) -> list[WrittenTensor]:
         made = _instruction_digest(output, prepared.stamps, fits)
         name = output.place.name or output.spec.name
         place = places[output.spec.name]
-        found.append(WrittenTensor(made, position, part, name, *place, output.spec.size))
+        digest = digests.get(output.spec.name)
+        sha256 = None if digest is None else digest.sha256
+        found.append(WrittenTensor(made, position, part, name, *place, output.spec.size, sha256))
     return found
 
 

@@ -19,6 +19,7 @@ from gptailor.checkpoint.files import (
     is_ours,
     quoted,
     reason,
+    stamp,
 )
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import writing
@@ -124,12 +125,15 @@ def _fetch_file(files: Any, path: str, place: Path) -> None:
 
 
 def _here(place: Path) -> list[int] | None:
-    """Return facts of a file of this machine that change when it is torn or changed."""
+    """Return facts of a file of this machine that change when it is torn or changed.
+
+    A device's number isn't one of them: it may be another after a restart.
+    """
     try:
         status = place.stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return [*stamp(status)[2:]]
 
 
 def _name(path: str, root: str) -> str:

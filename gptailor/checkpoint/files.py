@@ -43,7 +43,7 @@ class CheckpointError(TailorError):
 
     def __str__(self) -> str:
         path = _URL.sub(r"\1://", str(self.path))  # a path has lost one of a URL's two strokes
-        place = _escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
+        place = escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
         lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
         return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
 
@@ -51,7 +51,7 @@ class CheckpointError(TailorError):
 def quoted(name: str, *, whole: bool = False) -> str:
     """Return a name in quotes, fit for a terminal: control characters escaped, a long one cut."""
     cut = name if whole or len(name) <= LONGEST_QUOTED else f"{name[:LONGEST_QUOTED]}…"
-    return f"'{_escaped(cut)}'"
+    return f"'{escaped(cut)}'"
 
 
 def shown(value: object) -> str:
@@ -65,7 +65,8 @@ def reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text fit for a terminal: control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -233,13 +234,16 @@ def _no_constant(text: str) -> NoReturn:
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
-Stamp = tuple[int, int, int, int]
-"""A file's device and number, its bytes, and the time of the last write, in nanoseconds."""
+Stamp = tuple[int, int, int, int, int]
+"""A file's device and number, its bytes, the times of the last write and change in nanoseconds.
+
+A program may set the time of the last write, but not that of the last change (`ctime`).
+"""
 
 
 def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
     """Return the stamp of each file that exists."""
-    return {file: _stamp(file.stat()) for file in files if file.exists()}
+    return {file: stamp(file.stat()) for file in files if file.exists()}
 
 
 def refuse_changed(before: Mapping[Path, Stamp]) -> None:
@@ -247,15 +251,17 @@ def refuse_changed(before: Mapping[Path, Stamp]) -> None:
 
     A model made from it may hold some of its old bytes and some of its new ones.
     """
-    for file, stamp in before.items():
+    for file, stamped in before.items():
         with reading(file):
-            now = _stamp(file.stat())
-        if now != stamp:
+            now = stamp(file.stat())
+        if now != stamped:
             raise CheckpointError("C304", "changed while it was read", file)
 
 
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def stamp(status: os.stat_result) -> Stamp:
+    """Return all that changes with a file's bytes."""
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def is_gguf(path: Path) -> bool:

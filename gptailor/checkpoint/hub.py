@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint import folder as on_disk
-from gptailor.checkpoint.files import CheckpointError, quoted, read_object
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    Stamp,
+    quoted,
+    read_object,
+    refuse_changed,
+)
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
@@ -93,18 +99,18 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
 
 def upload_folder(
     repo: str,
-    folder: Path,
-    names: Iterable[str],
+    files: Mapping[str, Path | bytes],
+    seen: Mapping[Path, Stamp],
     *,
-    contents: Mapping[str, bytes],
     private: bool,
     message: str,
 ) -> str:
-    """Upload files of a folder as one commit, make the repository if need be; return its URL.
+    """Upload files, or contents, as one commit, make the repository if need be; return its URL.
 
-    `contents` are other contents than the folder's of some files.
+    `seen` are the stamps of the files that were checked.
 
-    Raises CheckpointError: C501 for a token without the right to write, C503.
+    Raises CheckpointError: C304 for another file in the place of one that was seen, C501 for a
+    token without the right to write, C503.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, errors
 
@@ -112,11 +118,9 @@ def upload_folder(
     with _talking(repo, None):
         try:
             hub.create_repo(repo, private=private, exist_ok=True)
-            made = hub.create_commit(
-                repo,
-                [CommitOperationAdd(name, contents.get(name, folder / name)) for name in names],
-                commit_message=message,
-            )
+            added = [CommitOperationAdd(name, content) for name, content in files.items()]
+            refuse_changed(seen)
+            made = hub.create_commit(repo, added, commit_message=message)
         except errors.HfHubHTTPError as error:
             if getattr(error.response, "status_code", None) not in (401, 403):
                 raise

@@ -32,6 +32,9 @@ Example, first without and then with the upload:
 @click.option("--base-model", "base_models", multiple=True, metavar="ORG/NAME",
               help="A model of the Hub that it was made from, in place of the known ones. May be "
               "given several times.")  # fmt: skip
+@click.option("--include", multiple=True, metavar="PATTERN",
+              help="Also upload files of DIR that compile didn't write, such as 'images/*.png'. "
+              "May be given several times.")  # fmt: skip
 @click.option("--scores", type=click.Path(path_type=Path), metavar="FILE",
               help="The JSON of 'gptailor eval DIR -O … --format json'. The card has a table and "
               "the model-index of these scores.")  # fmt: skip
@@ -53,6 +56,7 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     languages: tuple[str, ...],
     datasets: tuple[str, ...],
     base_models: tuple[str, ...],
+    include: tuple[str, ...],
     scores: Path | None,
     benchmarks: tuple[tuple[str, str], ...],
     show_card: bool,
@@ -68,18 +72,20 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     is. --benchmark writes .eval_results.
     """
     from gptailor.build.publish import CardFacts, publish
+    from gptailor.checkpoint.files import escaped
 
     if benchmarks and scores is None:
         raise click.UsageError("--benchmark is of scores: give them by --scores FILE")
     facts = CardFacts(title, license_, languages, datasets, base_models)
     made = publish(
-        folder, repo, facts=facts, scores=scores, benchmarks=dict(benchmarks),
+        folder, repo, facts=facts, include=include, scores=scores, benchmarks=dict(benchmarks),
         upload=upload, private=private, message=message,
     )  # fmt: skip
     if show_card:
         options.say(made.card)
-    width = max(len(name) for name, _ in made.files)
-    for name, size in made.files:
+    rows = [(escaped(name), size) for name, size in made.files]
+    width = max(len(name) for name, _ in rows)
+    for name, size in rows:
         options.say(f"  {name:<{width}}  {bytes_in_words(size)}")
     for note in made.notes:
         options.say(f"note: {note}", err=True)

@@ -111,7 +111,7 @@ def format_file(file: tree.File, used: p.Plan | None = None) -> str:
     """Return the canonical form of a tree that lowers without faults.
 
     The models, the dtype, the template, the bridges and the healing of `used` replace the text's,
-    as in the copy of a plan in a compiled folder.
+    as in the copy of a plan in a compiled folder. A search that `used` lacks is left out.
     """
     blocks = [(s, s.body) for s in file.statements if isinstance(s.body, tree.Block)]
     others = [s for s in file.statements if not isinstance(s.body, tree.Block)]
@@ -150,7 +150,7 @@ def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     for line in lines:
         if line.section == "output" and line.key[1] == "chat_template":
             line.text = rest_words("chat_template", used.chat_template or "")
-    return lines
+    return [line for line in lines if line.section != "search" or used.search is not None]
 
 
 def _commented(statement: tree.Statement) -> bool:

@@ -123,7 +123,8 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             "",
             "## Plan",
             "",
-            "`plan.tailor` is this plan with the paths that the model was compiled from.",
+            "`plan.tailor` is this plan; in a folder that wasn't published it has the paths that "
+            "the model was compiled from.",
             "",
             "```text",
             text.rstrip("\n"),

@@ -6,7 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, final
 
-from gptailor.build.lock import SUFFIX, Lock, read_lock
+from gptailor.build.lock import SUFFIX, read_lock
 from gptailor.build.output import used_plan
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
@@ -134,18 +134,8 @@ def put_picked(plan: PickedPlan, file: Path, *, force: bool = False) -> None:
     refuse_output(file, force=force)
     write_whole(file, plan.text.encode(), file)
     if plan.lock is not None:
-        _moved(read_lock(plan.lock), load(file)).write(file.with_name(file.name + SUFFIX))
-
-
-def _moved(lock: Lock, plan: Plan) -> Lock:
-    """Return the lock of a plan that says the same with other paths of its models."""
-    models = {
-        name: locked.model_copy(update={"source": plan.models[name].source})
-        if name in plan.models
-        else locked
-        for name, locked in lock.models.items()
-    }
-    return lock.model_copy(update={"models": models})
+        lock = read_lock(plan.lock).with_sources(load(file).models)
+        lock.write(file.with_name(file.name + SUFFIX))
 
 
 def seen_from(plan: Plan, place: Path | None) -> Plan:

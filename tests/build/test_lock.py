@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,20 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
 
     assert touched(lambda: os.truncate(path, 10)).code == "C304"
     assert touched(lambda: os.utime(path, ns=(1, 1))).code == "C304"
+
+
+def test_a_change_while_it_is_read_is_told_though_its_time_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(2**20))
+    before = path.stat()
+
+    def change(_: int) -> None:
+        time.sleep(0.02)  # a coarse clock gives two changes one time
+        path.write_bytes(bytes(2**20))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(CheckpointError, match="C304"):
+        of_file(path, change)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

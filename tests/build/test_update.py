@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 import gptailor
 from gptailor.build.lock import LOCK_FILE, read_lock
 from gptailor.build.update import Update
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.tensor import ByteRange
+from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.plan.events import BytesDone
 
@@ -34,6 +38,25 @@ def compiled(here: Path, statements: str, **options: object) -> Update | None:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def damaged(place: ByteRange) -> None:
+    """Change the last bytes of a tensor in place; the file's size and time of writing stay."""
+    time.sleep(0.02)  # a coarse clock gives two changes one time
+    before = place.file.stat()
+    with place.file.open("r+b") as raw:
+        raw.seek(end := place.offset + place.size - 4)
+        last = raw.read(4)
+        raw.seek(end)
+        raw.write(bytes(255 - byte for byte in last))
+    os.utime(place.file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def reused(here: Path, statements: str) -> list[ByteRange]:
+    """The places of the tensors that the next compile copies."""
+    update = compiled(here, statements, dry_run=True)
+    assert update is not None
+    return [*update.reused.values()]
 
 
 def fresh(here: Path, statements: str) -> dict[str, bytes]:
@@ -260,3 +283,90 @@ def test_an_expectation_changes_no_bytes_and_no_lock(here: Path) -> None:
     changed = {name for name in after if before.get(name) != after[name]}
     assert changed == {"plan.tailor", "README.md"}
     assert read_lock(here / "out" / LOCK_FILE) == lock
+
+
+@pytest.mark.parametrize("locking", [False, True])
+def test_a_file_that_changed_with_its_time_kept_is_computed_anew(here: Path, locking: bool) -> None:
+    compiled(here, MERGED, locking=locking)
+    before = content(here / "out")
+    damaged(reused(here, MERGED)[3])
+    assert not reused(here, MERGED)
+    compiled(here, MERGED)
+    assert content(here / "out") == before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_reused_tensor_must_have_its_digest_in_the_lock(here: Path, threads: int) -> None:
+    """A disk may return other bytes without a change of any time."""
+    compiled(here, MERGED, locking=True)
+    before = content(here / "out")
+    place = reused(here, MERGED)[3]
+    damaged(place)
+    (record,) = (here / "cache" / "gptailor" / "outputs").iterdir()
+    kept = kept_json(record)
+    now = place.file.stat()
+    kept["files"][place.file.name] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns]
+    keep_json(record, kept)
+    assert place in reused(here, MERGED)
+    compiled(here, MERGED, compute=gptailor.ComputeOptions(threads=threads))
+    assert content(here / "out") == before
+
+
+def test_a_source_that_changed_with_its_time_kept_is_computed_anew(here: Path) -> None:
+    compiled(here, MERGED)
+    merged = open_checkpoint(here / "math").tensors["model.layers.0.mlp.down_proj.weight"]
+    damaged(ByteRange(merged.file, merged.offset, merged.spec.size))
+    assert not reused(here, MERGED)
+    compiled(here, MERGED)
+    assert content(here / "out") == fresh(here, MERGED)
+
+
+def test_a_folder_that_another_compile_updates_meanwhile_stays(here: Path) -> None:
+    """Both update it from one plan's file; the one that ends last is refused."""
+    compiled(here, MERGED)
+    done: list[object] = []
+
+    def interfere(_: object) -> None:
+        if not done:
+            done.append(compiled(here, "L1 from math\n"))
+
+    with pytest.raises(TargetExists, match="changed since gptailor wrote it"):
+        compiled(here, "L0 from math\n", on_event=interfere)
+    left = content(here / "out")
+    assert {path.name for path in here.iterdir()} == {"base", "math", "out", "cache"}
+    assert compiled(here, "L1 from math\n") is not None
+    assert content(here / "out") == left == fresh(here, "L1 from math\n")
+
+
+def test_a_folder_that_is_removed_meanwhile_is_written(here: Path) -> None:
+    compiled(here, MERGED)
+
+    def interfere(_: object) -> None:
+        shutil.rmtree(here / "out", ignore_errors=True)
+
+    compiled(here, "L0 from math\n", on_event=interfere)
+    assert content(here / "out") == fresh(here, "L0 from math\n")
+
+
+@pytest.mark.parametrize("how", ["added", "edited"])
+def test_a_file_that_appears_while_the_folder_is_updated_is_kept(here: Path, how: str) -> None:
+    compiled(here, MERGED)
+    mine = here / "out" / ("mine.txt" if how == "added" else "README.md")
+
+    def interfere(_: object) -> None:
+        mine.write_text("mine")
+
+    with pytest.raises(TargetExists, match=f"changed since gptailor wrote it: {mine.name}"):
+        compiled(here, "L0 from math\n", on_event=interfere)
+    assert mine.read_text() == "mine"
+    assert {path.name for path in here.iterdir()} == {"base", "math", "out", "cache"}
+
+
+def test_a_folder_that_appears_while_force_writes_is_kept(here: Path) -> None:
+    def interfere(_: object) -> None:
+        (here / "out").mkdir(exist_ok=True)
+        (here / "out" / "mine.txt").write_text("mine")
+
+    with pytest.raises(gptailor.TailorError, match="a folder without one"):
+        compiled(here, MERGED, force=True, on_event=interfere)
+    assert (here / "out" / "mine.txt").read_text() == "mine"

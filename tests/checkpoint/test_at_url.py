@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,17 @@ def test_what_is_here_and_unchanged_is_not_fetched_again(got: Counter[str]) -> N
     fsspec.filesystem("memory").rm_file(f"{url}/one")
     fetched_folder(url)
     assert not (folder / "one").exists()
+
+
+def test_a_copy_that_changed_with_its_time_kept_is_fetched_again(got: Counter[str]) -> None:
+    url = stored(one="1")
+    copy = fetched_folder(url) / "one"
+    before = copy.stat()
+    time.sleep(0.02)  # a coarse clock gives two changes one time
+    copy.write_text("2")
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (fetched_folder(url) / "one").read_text() == "1"
+    assert got == {"one": 2}
 
 
 def test_workers_of_one_machine_fetch_once(got: Counter[str]) -> None:

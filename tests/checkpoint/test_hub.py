@@ -12,6 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from gptailor.checkpoint.files import CheckpointError, stamps
+from gptailor.checkpoint.hub import upload_folder
 from tests.forked import Runs, forking
 from tests.hub_server import Hub, commit_of, serving
 from tests.tiny import tiny_model
@@ -395,6 +397,123 @@ def test_an_upload_has_the_folders_files_and_no_others(desk: Desk) -> None:
     assert desk.hub.private == {"me/model"}
     assert f"uploaded: {desk.hub.endpoint}/me/model/commit/" in done.out
     assert "changed since gptailor wrote the folder: .hidden" in done.err
+
+
+def test_a_link_out_of_the_folder_is_refused(desk: Desk) -> None:
+    assert desk.compile().code == 0
+    (desk.folder / "secret").write_text("a key")
+    shutil.copy(desk.folder / "out" / "model.safetensors", desk.folder / "weights")
+    out = "leads out of the folder"
+    for i, (name, to, reason) in enumerate((
+        ("tokenizer.json", "../secret", out),
+        ("README.md", "../secret", out),
+        ("plan.tailor", "../p.tailor", out),
+        ("plan.tailor.lock", str(desk.folder / "secret"), out),
+        ("model.safetensors", "../weights", out),
+        ("vocab.json", "chain", out),
+        ("vocab.json", "gone", "cannot be read"),
+        ("vocab.json", "vocab.json", "cannot be read"),
+        ("vocab.json", ".", "is a folder"),
+    )):  # fmt: skip
+        folder = shutil.copytree(desk.folder / "out", desk.folder / f"got{i}")
+        (folder / "chain").symlink_to("../secret")
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(to)
+        done = desk.run("publish", f"got{i}", "me/model", "--upload", HF_TOKEN="hf_writer")
+        assert (done.code, desk.hub.uploads) == (3, {}), name
+        assert done.err.startswith(f"error[C201]: {reason}"), done.err
+        assert f"--> got{i}/{name}\n" in f"{done.err}\n"
+
+
+def test_a_file_of_others_is_uploaded_only_by_its_name(desk: Desk) -> None:
+    assert desk.compile().code == 0
+    folder = desk.folder / "out"
+    (folder / "special_tokens.txt").symlink_to("../secret")
+    (desk.folder / "secret").write_text("a key")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "log.txt").write_text("mine")
+    (folder / "runs" / ".hidden.txt").write_text("mine")
+    (folder / "a\x1b[2J.jinja").write_text("{{ 1 }}")
+    (folder / "zz\x1b[2J").write_text("mine")
+    (folder / "linked").symlink_to("runs")
+    (folder / "vocab.txt").symlink_to("runs/log.txt")
+    upload = ("publish", "out", "me/model", "--upload")
+    done = desk.run(*upload, HF_TOKEN="hf_writer")
+    assert done.code == 0, done.err
+    assert "note: left out: linked, runs/log.txt and special_tokens.txt and 1 more" in done.err
+    assert "\x1b" not in done.out + done.err
+    assert "  a\\x1b[2J.jinja " in done.out
+    uploaded = published(desk)
+    assert uploaded["vocab.txt"] == b"mine", "a link within the folder is its content"
+    assert uploaded.keys() & {"linked", "runs/log.txt", "special_tokens.txt"} == set()
+    done = desk.run(*upload, "--include", "runs/*", HF_TOKEN="hf_writer")
+    assert "note: left out: linked, special_tokens.txt and zz\\x1b[2J;" in done.err
+    assert uploaded.pop("runs/log.txt") == b"mine"
+    assert not [name for name in uploaded if "runs" in name]
+    done = desk.run(*upload, "--include", "special*", HF_TOKEN="hf_writer")
+    assert (done.code, "leads out of the folder" in done.err) == (3, True)
+    done = desk.run(*upload, "--include", "linked", HF_TOKEN="hf_writer")
+    assert (done.code, "is a folder" in done.err) == (3, True)
+    done = desk.run(*upload, "--include", "*.md5", HF_TOKEN="hf_writer")
+    assert (done.code, "expected a file that matches '*.md5', got none" in done.err) == (3, True)
+
+
+def test_a_file_that_changes_before_the_upload_stays(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "vocab.txt"
+    file.write_text("words")
+    seen = stamps([file])
+    (tmp_path / "secret").write_text("a key")
+    file.unlink()
+    file.symlink_to("secret")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    with pytest.raises(CheckpointError, match="C304"):
+        upload_folder("me/model", {"vocab.txt": file}, seen, private=False, message="")
+    assert hub.uploads.get("me/model", {}) == {}
+
+
+def test_an_upload_has_no_paths_of_the_machine_and_verifies(desk: Desk, folders: Path) -> None:
+    """Equal names stay apart, the ids of the plan are kept, and the lock's digests hold."""
+    text = "\n".join(json.dumps({"text": f"the cat {n} sat on the mat"}) for n in range(64))
+    for place in ("one", "two"):
+        (desk.folder / place).mkdir()
+        (desk.folder / place / "rows.jsonl").write_text(text.replace("cat", place))
+    shutil.copytree(folders / "math", desk.folder / "two" / "base")
+    plan = (
+        'tailor 1\nmodel base = "org/base" # mine\nmodel math = "./two/base"\nL0 from math\n'
+        'drop L1\nheal on ("one/rows.jsonl", "two/rows.jsonl") tokens 256 rank 4\n'
+        f'expect nll("{desk.folder}/one/rows.jsonl") <= 90\n'
+        f'search {{\n  minimize nll("{desk.folder}/one/rows.jsonl")\n}}\n'
+    )
+    (desk.folder / "p.tailor").write_text(plan)
+    models = ("--model", f"base={folders / 'base'}")
+    done = desk.run("compile", "p.tailor", "-o", "out", "--lock", *models, plan=plan)
+    assert done.code == 0, done.err
+    before = desk.plan()
+    done = desk.run("publish", "out", "me/model", "--upload", HF_TOKEN="hf_writer")
+    assert done.code == 0, done.err
+    assert desk.plan() == before
+    files = published(desk)
+    uploaded = files["plan.tailor"].decode()
+    assert 'model base = "org/base"  # mine\nmodel math = "./base"' in uploaded
+    assert 'heal on "rows.jsonl", "2-rows.jsonl"' in uploaded
+    assert 'expect nll("rows.jsonl") <= 90' in uploaded
+    locked = json.loads(files["plan.tailor.lock"])["models"]
+    assert [locked[name]["source"] for name in ("base", "math")] == ["org/base", "./base"]
+    texts = [content for name, content in files.items() if not name.endswith(".safetensors")]
+    assert not [text for text in texts if b"../" in text or bytes(desk.folder) in text]
+    note = "note: plan.tailor is uploaded without paths of this machine: "
+    assert f"{note}model 'base' is org/base and 'math' is ./base there" in done.err
+    for name, content in files.items():
+        (desk.folder / "got" / name).parent.mkdir(parents=True, exist_ok=True)
+        (desk.folder / "got" / name).write_bytes(content)
+    for name, place in (("rows.jsonl", "one"), ("2-rows.jsonl", "two")):
+        shutil.copy(desk.folder / place / "rows.jsonl", desk.folder / "got" / name)
+    models = (*models, "--model", f"math={desk.folder / 'two' / 'base'}")
+    done = desk.run("verify", "got", *models)
+    assert (done.code, "got: verified" in done.out) == (0, True), done.out + done.err
 
 
 def test_what_readers_would_miss_is_said(desk: Desk, folders: Path) -> None:

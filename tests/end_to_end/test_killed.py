@@ -306,6 +306,39 @@ def test_a_disk_that_fills_up_in_the_middle(runs: Runs, place: Place, small: Pat
     assert failed > 5
 
 
+def test_a_disk_that_fills_up_during_an_update(merging: Runs, place: Place, small: Path) -> None:
+    """The old folder stays, and the next compile updates it."""
+    command = ["compile", str(place.merges), "-o", str(place.target)]
+    where = {"XDG_CACHE_HOME": str(place.folder / "cache"), "PATH": os.environ["PATH"]}
+    said = place.folder / "said"
+
+    def compiled(plan: str, *more: str, **how: Any) -> Ended:
+        place.merges.write_text(plan)
+        said.unlink(missing_ok=True)
+        settings = {"environment": where, "cwd": str(place.folder), "seconds": 60}
+        settings |= {"cli": [*command, *more], "stderr": str(said)}
+        return merging(place.merges, place.target, **settings, **how)
+
+    changed = MERGES.replace("L1..L2", "L2")
+    compiled(MERGES, "--lock")
+    old = tree(place.target)
+    seen = compiled(changed).moments
+    wanted = tree(place.target)
+    codes = set()
+    for at in range(0, len(seen), 3):
+        assert compiled(MERGES, "--force", "--lock").code == 0
+        ended = compiled(changed, at=at, do="fill", where=str(small))
+        (small / "filler").unlink(missing_ok=True)
+        codes.add(ended.code)
+        assert place.around() == ["new"]
+        assert tree(place.target) == (old if ended.code else wanted)
+        if ended.code:
+            assert "error[C30" in said.read_text()
+        assert compiled(changed).code == 0
+        assert tree(place.target) == wanted
+    assert codes == {0, 3}
+
+
 def test_no_room_is_said_before_anything_is_written(runs: Runs, place: Place, small: Path) -> None:
     (small / "filler").write_bytes(bytes(500 * 1024))
     ended = runs(place.plan, place.target, shard_size=SHARD)

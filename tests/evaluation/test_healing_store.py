@@ -250,6 +250,17 @@ def test_a_model_that_was_written_anew_is_another(world: Path) -> None:
     assert begun(CUT, world) == "learned"
 
 
+def test_a_model_that_changed_with_its_time_kept_is_another(world: Path) -> None:
+    healed(CUT, world)
+    weights = world / "base" / "model.safetensors"
+    before = weights.stat()
+    tiny_model("llama", world / "other", seed=5, layers=6)
+    weights.write_bytes((world / "other" / "model.safetensors").read_bytes())
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert weights.stat().st_size == before.st_size
+    assert begun(CUT, world) == "learned"
+
+
 BRIDGE = 'drop L2..L3; bridge on "text.txt" tokens 512'
 
 

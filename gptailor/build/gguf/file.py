@@ -73,7 +73,7 @@ class GgufFile(Destination):
     llama.cpp or the format doesn't have; ValueError for an unknown type.
     """
 
-    single = True
+    magic = b"GGUF"
 
     def __init__(
         self,
@@ -295,7 +295,7 @@ class GgufFile(Destination):
 
         The lock's length is known before its digests, so that the header can be filled in last.
         """
-        recording, importance = contents.recording, contents.importance
+        recording, importance, update = contents.recording, contents.importance, contents.update
         sha256: dict[str, str] = {}
         models = out.used_models(self.prepared, self.path.parent)
         locked: LockedGguf | None = None
@@ -325,6 +325,10 @@ class GgufFile(Destination):
             locked = self.locked(sha256, recording.fitted, importance)
             return self.locked_shard(recording.lock(models, locked)).header
 
+        def before_swap(_: Path) -> None:
+            if update is not None:
+                update.refuse_changed(self.path)
+
         on_digest = None if recording is None else recording.add_tensor
         write_file(
             self.path,
@@ -336,8 +340,9 @@ class GgufFile(Destination):
             threads=contents.threads,
             on_written=None if recording is None else on_written,
             finish=final_header,
+            before_swap=before_swap,
         )
-        record_written(self.prepared, self.path, entries_of(self.path))
+        record_written(self.prepared, self.path, entries_of(self.path), {})
         return locked
 
 

@@ -11,7 +11,14 @@ from typing import Annotated, Any, final
 
 from pydantic import Field, ValidationError
 
-from gptailor.checkpoint.files import CheckpointError, cache_folder, is_ours, open_regular, quoted
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    cache_folder,
+    is_ours,
+    open_regular,
+    quoted,
+    stamp,
+)
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks
@@ -63,7 +70,7 @@ def of_file(path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
             digest.update(block)
             progress(len(block))
         after = os.fstat(file.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if stamp(before) != stamp(after):
         raise CheckpointError("C304", "changed while it was read", path)
     return FileDigest(size=before.st_size, sha256=digest.hexdigest())
 
@@ -120,10 +127,9 @@ class KnownDigests:
 
 
 def _seen(path: Path) -> list[int]:
-    """Return all that changes with a file's bytes; nothing for a file that can't be seen."""
+    """Return a file's stamp as JSON has it; nothing for a file that can't be seen."""
     with suppress(OSError):
-        now = path.stat()
-        return [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns]
+        return [*stamp(path.stat())]
     return []
 
 

@@ -110,6 +110,16 @@ _HEADER_ALIGNMENT = 8
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """A tensor in an older output: copied if its bytes still have their sha256, else made anew."""
+
+    old: ByteRange
+    sha256: str
+    anew: Callable[[], Payload]
+
+
+@final
 @dataclass(frozen=True)
 class Shard:
     """An output file: its name, its tensors in file order, and all bytes before the first one.
@@ -191,7 +201,7 @@ _FLUSHED = 16 * 1024 * 1024
 def fill_shard(
     out: OutputFile,
     shard: Shard,
-    payload_of: Callable[[TensorSpec], Payload],
+    payload_of: Callable[[TensorSpec], Payload | Reused],
     crew: Crew,
     on_written: OnWritten | None = None,
 ) -> None:
@@ -229,8 +239,26 @@ def _joined(copies: Iterable[tuple[TensorSpec, ByteRange, int]]) -> list[tuple[B
 
 
 def _make(
-    out: OutputFile, spec: TensorSpec, payload: Payload, offset: int, on_written: OnWritten | None
+    out: OutputFile,
+    spec: TensorSpec,
+    payload: Payload | Reused,
+    offset: int,
+    on_written: OnWritten | None,
 ) -> None:
+    if isinstance(payload, Reused):
+        sha256 = _write(out, spec, payload.old, offset, digested=True)
+        if sha256 != payload.sha256:
+            sha256 = _write(out, spec, payload.anew(), offset, digested=True)
+    else:
+        sha256 = _write(out, spec, payload, offset, digested=on_written is not None)
+    if on_written is not None:
+        on_written(spec, sha256)
+
+
+def _write(
+    out: OutputFile, spec: TensorSpec, payload: Payload, offset: int, *, digested: bool
+) -> str:
+    """Write a tensor, and return the sha256 of its bytes if it is wanted."""
     digest = hashlib.sha256()
     written = flushed = 0
     for chunk in blocks_of(payload):
@@ -238,7 +266,7 @@ def _make(
         if written + size > spec.size:
             written += size
             break
-        if on_written is not None:
+        if digested:
             digest.update(chunk)
         written += out.write(chunk, offset + written)
         if written - flushed >= _FLUSHED:
@@ -246,8 +274,7 @@ def _make(
             flushed = written
     _check_size(spec, written, out)
     out.start(offset + flushed, written - flushed)
-    if on_written is not None:
-        on_written(spec, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _check_size(spec: TensorSpec, size: int, out: OutputFile) -> None:

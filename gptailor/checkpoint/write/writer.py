@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from gptailor.checkpoint.files import CheckpointError, expanded, open_regular, quoted
@@ -17,13 +18,13 @@ from gptailor.checkpoint.folder import INDEX
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
-from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
+from gptailor.checkpoint.write.tensors import Crew, OnWritten, Reused, Shard, fill_shard
 
 
 def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
     target: Path,
     shards: Sequence[Shard],
-    payload_of: Callable[[TensorSpec], Payload],
+    payload_of: Callable[[TensorSpec], Payload | Reused],
     files: Mapping[str, bytes | Path],
     *,
     force: bool = False,
@@ -46,7 +47,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     for each core; `progress` and `on_written` by one of them at a time. `on_written` receives the
     sha256 of each tensor, taken while it is written. `finish` is called when all tensors are
     written: it returns more files, or refuses the output by an exception. `before_swap` receives
-    the folder as it will be, at its place beside the target.
+    the folder as it will be, at its place beside the target; it may refuse too.
     """
     target = located(target)
     check_target(target, force=force, protected=protected)
@@ -65,6 +66,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
             for name, content in {**_index(shards), **files, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
             before_swap(side.new)
+            check_target(target, force=force, protected=protected)
             side.swap(force=force)
 
 
@@ -79,14 +81,16 @@ def write_file(  # noqa: PLR0913 (as above)
     threads: int | None = None,
     on_written: OnWritten | None = None,
     finish: Callable[[], bytes],
+    before_swap: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Write one file of tensors, all or nothing, as `write_checkpoint` does.
 
     `finish` is called when all tensors are written: it returns the final header, of the same
-    length, or refuses the output by an exception.
+    length, or refuses the output by an exception. The header begins with the four bytes that tell
+    the kind of file.
     """
-    target = located(target)
-    with new_file(target, force=force, protected=protected) as new:
+    target, magic = located(target), shard.header[:4]
+    with new_file(target, magic, force=force, protected=protected, before_swap=before_swap) as new:
         crew = Crew(threads)
         with OutputFile(new, target, shard.size, crew.exclusive(progress)) as out:
             on_tensor = crew.exclusive(on_written) if on_written else None
@@ -100,20 +104,31 @@ def write_file(  # noqa: PLR0913 (as above)
 
 
 @contextmanager
-def new_file(target: Path, *, force: bool, protected: Iterable[Path] = ()) -> Iterator[Path]:
+def new_file(
+    target: Path,
+    magic: bytes,
+    *,
+    force: bool,
+    protected: Iterable[Path] = (),
+    before_swap: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Path]:
     """Yield a path to write a file to, which then becomes the target; all or nothing.
 
-    `protected` are paths that the target must not lie in, hold or be.
+    `force` replaces a file that begins with `magic`. `protected` are paths that the target must not
+    lie in, hold or be. `before_swap` receives the path of the whole file, and may refuse it.
     """
     target, protected = located(target), list(protected)
-    check_target(target, force=force, protected=protected, single=True)
+    check = partial(check_target, target, force=force, protected=protected, magic=magic)
+    check()
     with _parents(target.parent):
         remove_stale(target)
-        check_target(target, force=force, protected=protected, single=True)
+        check()
         with SideFolder(target, single=True) as side:
             yield side.new
             with writing(target), side.new.open("rb") as written:
                 os.fsync(written.fileno())
+            before_swap(side.new)
+            check()
             side.swap(force=force)
 
 
@@ -128,11 +143,11 @@ def located(target: Path) -> Path:
 
 
 def check_target(
-    target: Path, *, force: bool, protected: Iterable[Path] = (), single: bool = False
+    target: Path, *, force: bool, protected: Iterable[Path] = (), magic: bytes = b""
 ) -> None:
     """Refuse a target that can't be written, or that isn't safe to replace.
 
-    It is a folder, or, if `single`, a file.
+    It is a folder, or a file that begins with `magic`.
     """
     target = located(target)
     if target.is_symlink():
@@ -142,8 +157,10 @@ def check_target(
     if not os.path.lexists(target):
         _check_parent(target)
         return
-    check = _check_file if single else _check_folder
-    check(target, force=force)
+    if magic:
+        _check_file(target, magic, force=force)
+    else:
+        _check_folder(target, force=force)
 
 
 def _check_parent(target: Path) -> None:
@@ -172,13 +189,18 @@ def _check_folder(target: Path, *, force: bool) -> None:
     _check_replaceable(target)
 
 
-def _check_file(target: Path, *, force: bool) -> None:
+def _check_file(target: Path, magic: bytes, *, force: bool) -> None:
     if target.is_dir():
         raise CheckpointError("C302", "is a folder; the output is a file", target)
     if not target.is_file():
         raise CheckpointError("C302", "is not a regular file, so it is not replaced", target)
     if not force:
         raise TargetExists(target)
+    with open_regular(target) as file:
+        begin = file.read(len(magic))
+    if begin not in {magic, b""}:  # nothing is lost with an empty file
+        message = f"expected a file that begins with {magic.decode()!r} to replace, got another"
+        raise CheckpointError("C302", message, target, "remove it, or name another file")
 
 
 def free_space(target: Path) -> int:

@@ -121,7 +121,7 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         dtype=dtype_of(dtype) or healing_dtype(prepared.models, place),
         memory=byte_count(memory),
     )
-    with new_file(target, force=force, protected=[*paths, *sources]) as new:
+    with new_file(target, b"PAR1", force=force, protected=[*paths, *sources]) as new:
         stamped = stamps(paths)
         encoder = _encoder(prepared)
         sequences = _sequences(prepared, found.name, paths, encoder, tokens, length, seed)

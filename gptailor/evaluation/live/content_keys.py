@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layer_entries, moved_config
-from gptailor.checkpoint.files import Stamp, quoted, stamps
+from gptailor.checkpoint.files import Stamp, quoted, stamp, stamps
 from gptailor.checkpoint.models import Opened, taken
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.faults import TailorError
@@ -321,9 +321,7 @@ def instructions(outputs: Iterable[Output]) -> str:
     some = tuple(outputs)
     described = repr([(output.spec, output.make) for output in some])
     for file in files(Program(some)):
-        stat = file.stat()
-        stamp = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-        described = described.replace(repr(file), stamp)
+        described = described.replace(repr(file), repr(stamp(file.stat())))
     return described
 
 

@@ -18,7 +18,7 @@ from typing import Any, final
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gptailor.checkpoint.chat_template import TokenizerFiles, content_of
-from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.files import is_gguf, stamp
 from gptailor.checkpoint.folder import tokenizer_files
 from gptailor.checkpoint.foreign_code import files_with_code
 from gptailor.checkpoint.models import Opened
@@ -199,8 +199,7 @@ def _files_digest(model: Opened) -> str:
     files = {path.name: path for path in tokenizer_files(checkpoint) or checkpoint.files[:1]}
     if any(map(is_gguf, files.values())):
         file = checkpoint.files[0].resolve()
-        now = file.stat()
-        return f"{file} {now.st_size} {now.st_mtime_ns}"
+        return f"{file} {stamp(file.stat())}"
     digest = hashlib.blake2b()
     made = model.made_tokenizer
     for name, part in (files if made is None else made.files).items():

@@ -29,7 +29,7 @@ from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
 from gptailor.cli import main as cli
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
-from gptailor.plan.events import BytesDone
+from gptailor.plan.events import BytesDone, ignore_events
 from gptailor.prepare import prepare
 from gptailor.program.gguf.tensors import weights_size
 from gptailor.program.load import load_tensor
@@ -593,13 +593,59 @@ def test_a_file_that_appears_meanwhile_is_left(here: Path) -> None:
     assert {path.name for path in here.iterdir()} == {"base", "p.tailor", "out.gguf"}
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_file_that_is_changed_while_it_is_updated_is_left(here: Path, beside: bool) -> None:
+    more = {"gguf": ["q8_0"]} if beside else {"quantize": "q8_0"}
+    output, file = here / "out", here / "out-Q8_0.gguf"
+    output = output if beside else file
+    gptailor.compile(gptailor.load("p.tailor"), output, **more)
+
+    def change(_: object) -> None:
+        file.write_text("GGUF, mine")
+
+    with pytest.raises(CheckpointError, match="changed since gptailor wrote it") as caught:
+        gptailor.compile(gptailor.load("p.tailor"), output, **more, on_event=change)
+    assert caught.value.code == "C301"
+    assert file.read_text() == "GGUF, mine"
+    assert not list(here.glob(".*"))
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_force_replaces_gguf_files_alone(here: Path, when: str) -> None:
+    file = compiled(here)
+
+    def write(_: object = None) -> None:
+        file.write_text("mine")
+
+    if when == "before":
+        write()
+    on_event = write if when == "meanwhile" else ignore_events
+    error = refused("C302", lambda: compiled(here, force=True, on_event=on_event))
+    assert "expected a file that begins with 'GGUF' to replace, got another" in str(error)
+    assert file.read_text() == "mine"
+
+
+def test_force_replaces_no_other_file_beside_a_folder(here: Path) -> None:
+    file = here / "out-F32.gguf"
+    file.write_text("mine")
+    plan = gptailor.load("p.tailor")
+    refused("C302", lambda: gptailor.compile(plan, "out", gguf=["f32"], force=True))
+    assert file.read_text() == "mine"
+
+
+def test_force_replaces_an_empty_file(here: Path) -> None:
+    (here / "out.gguf").touch()  # as `mktemp` makes it
+    refused("C301", lambda: compiled(here))
+    assert compiled(here, force=True).read_bytes().startswith(b"GGUF")
+
+
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, RuntimeError, MemoryError])
 @pytest.mark.parametrize("force", [False, True])
 def test_an_interrupt_leaves_what_was_there(
     here: Path, exception: type[BaseException], force: bool
 ) -> None:
     if force:
-        Path("out.gguf").write_text("the old one")
+        Path("out.gguf").write_text("GGUF, the old one")
     seen = 0
 
     def stop(_: int) -> None:
@@ -612,7 +658,7 @@ def test_an_interrupt_leaves_what_was_there(
     with pytest.raises(exception):
         compiled(here, on_event=stop, force=force, compute=gptailor.ComputeOptions(threads=1))
     assert {path.name for path in here.iterdir()} == before
-    assert not force or Path("out.gguf").read_text() == "the old one"
+    assert not force or Path("out.gguf").read_text() == "GGUF, the old one"
 
 
 FULL = """
@@ -663,6 +709,28 @@ def test_a_limit_on_the_size_of_files_is_one_message(here: Path, size: int, said
         error = refused("C303", lambda: compiled(here, locking=True))
     assert (error.message, error.path) == (said, here / "out.gguf")
     assert ("TMPDIR" in error.help) == ("temporary" in said)
+
+
+def test_a_full_disk_leaves_the_old_files_of_an_update(here: Path) -> None:
+    """The folder is written first; a file beside it is new or old, and the next compile goes on."""
+    more = {"gguf": ["f32", "q8_0"], "dtype": "bfloat16"}
+    gptailor.compile(gptailor.load("p.tailor"), "out", **more)
+    before = {path.name: path.read_bytes() for path in here.glob("out*/*")}
+    old = {name: Path(name).read_bytes() for name in ("out-F32.gguf", "out-Q8_0.gguf")}
+    Path("p.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L2\n')
+    plan = gptailor.load("p.tailor")
+    weights = Path("out/model.safetensors").stat().st_size
+    with limited(weights - 1):
+        error = refused("C303", lambda: gptailor.compile(plan, "out", **more))
+    assert error.path.name == "model.safetensors"
+    assert {path.name: path.read_bytes() for path in here.glob("out*/*")} == before
+    with limited(len(old["out-F32.gguf"]) - 1):
+        error = refused("C303", lambda: gptailor.compile(plan, "out", **more))
+    assert error.path.name == "out-F32.gguf"
+    assert Path("out/model.safetensors").read_bytes() != before["model.safetensors"]
+    assert {name: Path(name).read_bytes() for name in old} == old
+    gptailor.compile(plan, "out", **more)
+    assert all(Path(name).read_bytes() != raw for name, raw in old.items())
 
 
 def test_without_a_temporary_folder_the_output_and_the_remedy_are_named(

@@ -220,6 +220,10 @@ def test_a_file_is_replaced_only_by_force_and_ends_in_its_suffix(folder: Path) -
     with pytest.raises(CalibrationError, match="C806"):
         teach(folder / "base", text, file, tokens=10**6, force=True)
     assert PredictionsFile.open(file).length == 16
+    file.write_text("mine")
+    with pytest.raises(CheckpointError, match="begins with 'PAR1'"):
+        taught(folder)
+    assert file.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
