@@ -8,7 +8,7 @@ model folder, RUN or the working folder.
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, final
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -117,7 +117,7 @@ class Door(dict[str, _Value], Generic[_Value]):
         if not isinstance(value, self.form):
             got = f"got {type(value).__name__} at '{points[0].value}'"
             return f"{packages[0]}: expected a {self.form.__name__}, {got}"
-        self[name] = value
+        self[name] = cast(_Value, value)
         return ""
 
 
