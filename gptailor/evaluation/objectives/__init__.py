@@ -37,7 +37,8 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 
 
 __all__ = [
-    "acceptance", "base", "generate", "kl", "lm_eval", "nll", "of_function", "size_and_speed", "tokens",
+    "acceptance", "base", "generate", "kl", "lm_eval", "nll", "of_function", "size_and_speed",
+    "tokens",
 ]  # fmt: skip
 
 
