@@ -24,6 +24,7 @@ WITHOUT_CODE = (
     "ClusterError",
     "ConversionError",
     "MissingPackageError",
+    "MethodError",
     "ObjectiveError",
     "RenameError",
     "SearchError",

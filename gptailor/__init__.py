@@ -4,7 +4,8 @@ The verbs of the command line, in Python: `load` a plan, `check`, `show` and `di
 into a model folder, `lock`, `verify` and `publish` such a folder, `format` a plan, `stitch` it into
 a live model, `evaluate` it, `evaluate_expectations` of it, let it `generate`, `search` for what an
 open plan leaves open, `report` about a search or a plan, `teach` others by its predictions,
-`import_mergekit` and `export_mergekit`; and `merge` for tensors that are in memory. Names are
+`import_mergekit` and `export_mergekit`; and `merge` for tensors that are in memory. `merge_method`,
+`objective` and `strategy` register your own. Names are
 imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
 type checkers what they are.
 """
@@ -25,11 +26,13 @@ _HOMES = {
     "LayerMap": "views.show",
     "Lock": "build.lock",
     "Plan": "plan.plan",
+    "Parameter": "plan.registry",
     "PlanError": "plan.faults",
     "PublishResult": "build.publish",
     "ReportResult": "views.report",
     "Resources": "searching.settings",
     "SearchResult": "searching.results",
+    "Strategy": "searching.strategies.strategy",
     "TailorError": "plan.faults",
     "TeachResult": "evaluation.heal.teach",
     "VerifyResult": "build.verification",
@@ -47,11 +50,14 @@ _HOMES = {
     "loads": "lang.parse",
     "lock": "build.lock_recording",
     "merge": "build.state_dicts",
+    "merge_method": "extend",
+    "objective": "extend",
     "publish": "build.publish",
     "report": "views.report",
     "search": "searching.search",
     "show": "views.show",
     "stitch": "evaluation.repair",
+    "strategy": "extend",
     "teach": "evaluation.heal.teach",
     "verify": "build.verify",
 }

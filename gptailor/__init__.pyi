@@ -21,6 +21,9 @@ from gptailor.evaluation.heal.teach import TeachResult as TeachResult
 from gptailor.evaluation.heal.teach import teach as teach
 from gptailor.evaluation.repair import stitch as stitch
 from gptailor.evaluation.result import EvaluationResult as EvaluationResult
+from gptailor.extend import merge_method as merge_method
+from gptailor.extend import objective as objective
+from gptailor.extend import strategy as strategy
 from gptailor.lang.format import format as format
 from gptailor.lang.parse import load as load
 from gptailor.lang.parse import loads as loads
@@ -28,12 +31,14 @@ from gptailor.plan.faults import Fault as Fault
 from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
 from gptailor.plan.plan import Plan as Plan
+from gptailor.plan.registry import Parameter as Parameter
 from gptailor.prepare import check as check
 from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
 from gptailor.searching.results import SearchResult as SearchResult
 from gptailor.searching.search import search as search
 from gptailor.searching.settings import Flags as Flags
 from gptailor.searching.settings import Resources as Resources
+from gptailor.searching.strategies.strategy import Strategy as Strategy
 from gptailor.views.report import ReportResult as ReportResult
 from gptailor.views.report import report as report
 from gptailor.views.show import LayerMap as LayerMap

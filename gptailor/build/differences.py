@@ -72,12 +72,16 @@ MeasuredFiles = Mapping[tuple[str, str], MeasuredFile]
 @final
 @dataclass(frozen=True, slots=True)
 class MeasuredPlan:
-    """A plan's digest, its dtype, and the model under each adapter; `path` is its copy's."""
+    """A plan's digest, its dtype, and the model under each adapter; `path` is its copy's.
+
+    `methods` are the packages of methods that aren't gptailor's own.
+    """
 
     digest: str
     dtype: str | None
     under: Mapping[str, str | None] = field(default_factory=dict)
     path: Path | None = None
+    methods: Mapping[str, str] | None = None
 
 
 MeasuredSetting = tuple[str, str]
@@ -121,7 +125,12 @@ class Measurement:
         texts = lock.texts
         template = {} if lock.chat_template is None else {("", ""): lock.chat_template}
         return cls(
-            plan=MeasuredPlan(lock.plan, lock.dtype, {n: m.on for n, m in lock.models.items()}),
+            plan=MeasuredPlan(
+                lock.plan,
+                lock.dtype,
+                {n: m.on for n, m in lock.models.items()},
+                methods=lock.methods,
+            ),
             files={
                 "families": {("", t): MeasuredFile(sha256=s) for t, s in lock.families.items()},
                 "inputs": {
@@ -201,6 +210,10 @@ def _of_plans(expected: MeasuredPlan, actual: MeasuredPlan) -> Iterator[Differen
         if copy:
             words = f"{PLAN_FILE} has the dtype {actual.dtype}, and the lock"
         yield Difference("dtype", "dtype", f"{words} {expected.dtype}", actual.path)
+    for name, package, installed in _pairs(expected.methods, actual.methods):
+        if package != installed:
+            words = f"method {quoted(name)}: expected {package} by the lock, got {installed}"
+            yield Difference("plan", name, words, actual.path)
     for name in sorted(expected.under.keys() & actual.under.keys()):
         locked, kind = (_kind_of_model(plan.under[name]) for plan in (expected, actual))
         if locked != kind:

@@ -93,6 +93,7 @@ class Lock(Closed):
     `chat_template` is the digest of the template's file. `gguf` is the entry of a GGUF file;
     `tensors` and `config` are a folder's even then. `stripped` are the files beside the weights
     without the names of code. `families` are the digests of the family files by model type.
+    `methods` are the packages and versions of methods that aren't gptailor's own.
     """
 
     version: Literal[1] = 1
@@ -100,6 +101,7 @@ class Lock(Closed):
     dtype: str | None
     models: dict[str, LockedModel]
     families: dict[str, Sha256] = Field(default_factory=dict)
+    methods: dict[str, str] = Field(default_factory=dict)
     config: Sha256
     width: LockedText | None = None
     experts: LockedText | None = None
@@ -163,7 +165,7 @@ class Lock(Closed):
         fields = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
         if len(fields["heal"]) == 1:
             (fields["heal"],) = fields["heal"]
-        for name in ("bridges", "families", "heal", "stripped"):
+        for name in ("bridges", "families", "heal", "methods", "stripped"):
             if not fields[name]:
                 del fields[name]
         return _rendered(fields) + "\n"

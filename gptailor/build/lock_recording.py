@@ -53,6 +53,7 @@ from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.model_dependencies import at_commits
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import ModelPaths, Prepared, all_declared, calibration_path, pinned, ready
+from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
     from gptailor.evaluation.repair import Fitted
@@ -118,7 +119,8 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     Compared are the plan, the dtype, the files' names and sizes, the bytes of small files, the
     calibration texts, the configuration, and the dtypes and shapes of the output's tensors.
     """
-    plan = MeasuredPlan(plan_digest(prepared.plan), prepared.dtype)
+    methods = method_packages(prepared.compiled.program)
+    plan = MeasuredPlan(plan_digest(prepared.plan), prepared.dtype, methods=methods)
     changed = f"the output's {CONFIG} is not the one that was locked"
     digest = config_digest(out.config(prepared))
     specs = (output.spec for output in prepared.compiled.program.outputs)
@@ -303,6 +305,7 @@ class Recording:
                 for name, its in files.items()
             },
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
+            methods=method_packages(self.prepared.compiled.program),
             config=config_digest(out.config(self.prepared)),
             width=LockedText(file=width.digest, tokens=width.tokens) if width else None,
             experts=LockedText(file=experts.digest, tokens=experts.tokens) if experts else None,

@@ -44,6 +44,7 @@ from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.file_bytes import read_into
+from gptailor.program.packages import method_packages
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
 from gptailor.reporting.model_card import Repaired, card
 
@@ -213,13 +214,19 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
             prepared.plan.origin,
         ),
         (prepared.base_size, prepared.output_size),
-        gptailor.__version__,
+        _makers(prepared),
         parents(prepared),
         repaired,
         vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
         chats=has_template(beside, processor=images),
         images=images,
     )
+
+
+def _makers(prepared: Prepared) -> str:
+    """Return the version of gptailor, and the packages of other merge methods."""
+    packages = method_packages(prepared.compiled.program).values()
+    return " and ".join([gptailor.__version__, *dict.fromkeys(packages)])
 
 
 def _declared_alone(prepared: Prepared, plan: Plan) -> dict[str, Model]:

@@ -29,6 +29,7 @@ def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
     for at, _, call in _calls(plan):
         if call.name not in METHODS:
             help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
+            help_ = METHODS.problem(call.name) or help_
             yield Fault("P301", f"there is no method '{call.name}'", (*at, "name"), help_)
 
 

@@ -24,6 +24,7 @@ def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
             help_ = (
                 nearest(objective.name, OBJECTIVES) or f"the objectives are {listed(OBJECTIVES)}"
             )
+            help_ = OBJECTIVES.problem(objective.name) or help_
             yield Fault("P601", f"there is no objective '{objective.name}'", (*at, "name"), help_)
             continue
         if at[0] == "search" and spec.direction not in (None, objective.direction):

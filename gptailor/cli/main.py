@@ -14,6 +14,8 @@ from typing import final
 
 import click
 
+from gptailor.plan.doors import Door
+
 _COMMANDS = {
     "check": ("plans", "Check plans by themselves and against their models."),
     "compile": ("compile", "Write the model that a plan declares."),
@@ -42,17 +44,23 @@ _COMMANDS = {
 }
 """Each command's module, which defines `NAME_command`, and its line in the help."""
 
+COMMANDS: Door[click.Command] = Door("commands", "command", click.Command, {})
+"""The commands of plugins."""
+
 
 @final
 class _Commands(click.Group):
     """Commands that are imported on demand. The help imports no command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS, *COMMANDS.installed()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            return None
+            plugin: click.Command | None = COMMANDS.get(cmd_name)
+            if problem := COMMANDS.problem(cmd_name):
+                raise click.ClickException(f"the command '{cmd_name}': {problem}")
+            return plugin
         module = importlib.import_module(f"gptailor.cli.{_COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
@@ -65,13 +73,16 @@ class _Commands(click.Group):
         except click.UsageError as error:
             from gptailor.plan.faults import nearest
 
-            if near := nearest(args[0], _COMMANDS):
+            if near := nearest(args[0], self.list_commands(ctx)):
                 raise click.UsageError(f"{error.message} {near.capitalize()}", ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
+        if plugins := COMMANDS.installed():
+            with formatter.section("Plugins"):
+                formatter.write_text(", ".join(plugins))
 
 
 def _say_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -82,12 +93,27 @@ def _say_version(context: click.Context, _: click.Parameter, asked: bool) -> Non
         context.exit()
 
 
+def _print_failures_at_the_end(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        context.call_on_close(_print_failures)
+
+
+def _print_failures() -> None:
+    import traceback
+
+    for failure in Door.failures:
+        traceback.print_exception(failure)
+
+
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--version", "-V", is_flag=True, is_eager=True, expose_value=False,
               callback=_say_version, help="Show the version and exit.")  # fmt: skip
+@click.option("--verbose", "-v", is_flag=True, is_eager=True, expose_value=False,
+              callback=_print_failures_at_the_end,
+              help="Print the tracebacks of plugins that can't be imported.")  # fmt: skip
 def cli() -> None:
     """Cut, stitch and merge language models by a plan.
 

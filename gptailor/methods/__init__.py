@@ -14,14 +14,19 @@ from gptailor.methods.model_stock import ModelStock
 from gptailor.methods.multislerp import Multislerp
 from gptailor.methods.nearswap import Nearswap
 from gptailor.methods.nuslerp import Nuslerp
+from gptailor.methods.of_function import OfFunction
 from gptailor.methods.ram import Ram
 from gptailor.methods.ram_plus import RamPlus
 from gptailor.methods.sce import Sce
 from gptailor.methods.slerp import Slerp
 from gptailor.methods.task_arithmetic import TaskArithmetic
 from gptailor.methods.ties import Ties
+from gptailor.plan.registry import METHODS
 
-__all__ = ["KERNELS", "Chunk", "Inputs", "Kernel", "arithmetic", "arrays", "rounding", "shapes"]
+__all__ = [
+    "KERNELS", "Chunk", "Inputs", "Kernel", "arithmetic", "arrays", "kernel_of", "rounding",
+    "shapes",
+]  # fmt: skip
 
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
@@ -47,4 +52,9 @@ KERNELS: dict[str, Kernel] = {
         ArceeFusion(),
     )
 }
-"""The computation of each method of the registry, by its name there and in the same order."""
+"""The computation of each method of gptailor's own, by its name in the registry, in its order."""
+
+
+def kernel_of(name: str) -> Kernel:
+    """Return the computation of a method: gptailor's own, or that of another package."""
+    return KERNELS.get(name) or OfFunction(METHODS[name])

@@ -2,6 +2,7 @@
 
 __all__ = [
     "bounds",
+    "doors",
     "events",
     "fault_pages",
     "faults",
@@ -12,6 +13,7 @@ __all__ = [
     "model_shares",
     "optional_packages",
     "output_size",
+    "packages",
     "plan",
     "registry",
     "resolved",

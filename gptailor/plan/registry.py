@@ -1,12 +1,15 @@
 """Merge methods and objectives that a plan may name, with their parameters. Plain data.
 
 A merge method is one `Method` here and one `Kernel` of the same name in `gptailor.methods`;
-the checks, the docs and the contract tests read this table.
+the checks, the docs and the contract tests read this table. Installed packages extend the tables
+(`doors.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
+
+from gptailor.plan.doors import Door
 
 LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
 """The largest float32, in which merges are computed."""
@@ -53,7 +56,10 @@ def _short(value: int | float) -> str:
 @final
 @dataclass(frozen=True)
 class Method:
-    """A merge method: its name and the number of its sources. θ_b is the base's tensor."""
+    """A merge method: its name and the number of its sources. θ_b is the base's tensor.
+
+    `function` computes a method that isn't gptailor's own (`gptailor.merge_method`).
+    """
 
     name: str
     formula: str
@@ -62,6 +68,8 @@ class Method:
     most: int | None = None
     needs_base: bool = False
     elects: bool = False  # entry by entry only sources that agree on a sign count
+    function: Callable[..., Any] | None = None
+    by_entry: bool = False  # the function computes each entry alone, so it receives stretches
 
     @property
     def variadic(self) -> Parameter | None:
@@ -120,7 +128,7 @@ _ACTIVE = Parameter("epsilon", 1e-05, low=0.0)
 _RESCALE = Parameter("rescale", "density", words=("density", "l1", "no"), named=True)
 _OF = Parameter("of", "weights", words=("weights", "task_vectors"), named=True)
 
-METHODS: dict[str, Method] = {
+_METHODS = {
     method.name: method
     for method in (
         Method(
@@ -250,6 +258,7 @@ METHODS: dict[str, Method] = {
     )
 }
 
+METHODS: Door[Method] = Door("methods", "method", Method, _METHODS)
 
 RowForm = Literal["text", "chat", "prompt", "choice", "answer"]
 """The fields of the rows of a file, as `checkpoint/datasets.py` reads them."""
@@ -272,7 +281,8 @@ class ObjectiveSpec:
     """An objective: the direction that is better, and its arguments in order.
 
     `unit` is that of its scores; accuracies are shown as a share of the base's. `byte_unit` is that
-    of scores that count by bytes.
+    of scores that count by bytes. `function` computes an objective that isn't gptailor's own
+    (`gptailor.objective`).
     """
 
     name: str
@@ -281,6 +291,7 @@ class ObjectiveSpec:
     by: Literal["samples", "headers", "clock"] = "samples"  # what measures it
     unit: str = ""
     byte_unit: str = ""
+    function: Callable[..., Any] | None = None
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument of that name, or None."""
@@ -295,7 +306,7 @@ _METRIC = Argument("metric", "text")
 _REFERENCE = Argument("from", "model")
 _GGUF = Argument("gguf", "file type")
 
-OBJECTIVES: dict[str, ObjectiveSpec] = {
+_OBJECTIVES = {
     spec.name: spec
     for spec in (
         ObjectiveSpec("nll", "minimize", (_FILE,), unit="nats", byte_unit="bits a byte"),
@@ -319,12 +330,24 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     )
 }
 
-STRATEGIES: dict[str, str] = {
-    "surrogate": "learns a linear model of what layers and recipes are worth",
-    "evolution": "changes the best plans a little, tried on more and more samples",
-    "distribution": "moves a distribution over plans towards the good ones",
-    "random": "draws plans from the whole space",
+OBJECTIVES: Door[ObjectiveSpec] = Door("objectives", "objective", ObjectiveSpec, _OBJECTIVES)
+
+
+@final
+class StrategySpec(NamedTuple):
+    """A way to search, in a clause; `make` returns a strategy of another package."""
+
+    words: str
+    make: Callable[[], Any] | None = None
+
+
+_STRATEGIES = {
+    "surrogate": StrategySpec("learns a linear model of what layers and recipes are worth"),
+    "evolution": StrategySpec("changes the best plans a little, tried on more and more samples"),
+    "distribution": StrategySpec("moves a distribution over plans towards the good ones"),
+    "random": StrategySpec("draws plans from the whole space"),
 }
+STRATEGIES: Door[StrategySpec] = Door("strategies", "strategy", StrategySpec, _STRATEGIES)
 """The ways to search, by name; the first one is the default, chosen by `benchmarks/search.py`."""
 
 BRIDGE_TOKENS = 65_536

@@ -16,6 +16,7 @@ __all__ = [
     "low_rank",
     "mixtures",
     "nested_models",
+    "packages",
     "predictors",
     "program",
     "run",

@@ -13,7 +13,7 @@ import numpy as np
 
 from gptailor.checkpoint.files import shown
 from gptailor.checkpoint.tensor import Dequantised, Quantised, TensorInfo, TensorSpec
-from gptailor.methods import KERNELS
+from gptailor.methods import kernel_of
 from gptailor.methods.arithmetic import Chunk, Inputs, Measured, Stored, number_beside
 from gptailor.methods.arrays import Array, namespace, widened
 from gptailor.methods.rounding import (
@@ -52,7 +52,7 @@ def combined(
     _check_arity(make)
     if not spec.elements:
         return
-    kernel, arguments = KERNELS[make.method], dict(make.arguments)
+    kernel, arguments = kernel_of(make.method), dict(make.arguments)
     inputs = _inputs(make, spec, readers, step)
     measured = kernel.measure(inputs, arguments)
     for chunk in inputs.chunks(kernel.unit(inputs, arguments)):
@@ -66,7 +66,7 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
     """
     _check_arity(make)
     single = replace(spec, dtype="F32")
-    kernel, arguments = KERNELS[make.method], dict(make.arguments)
+    kernel, arguments = kernel_of(make.method), dict(make.arguments)
     inputs = _inputs(make, single, readers, step)
     measured: list[Measured] = []
 
@@ -126,7 +126,7 @@ def _result(
 ) -> Shaped[Array, " n"]:
     """Return a chunk of the result, all of it finite."""
     try:
-        value = KERNELS[make.method].combine(chunk, dict(make.arguments), measured)
+        value = kernel_of(make.method).combine(chunk, dict(make.arguments), measured)
         if make.divisor != 1.0:
             value = value / number_beside(value, make.divisor)
         if make.offset != 0.0:

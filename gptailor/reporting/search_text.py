@@ -99,9 +99,9 @@ def ended_words(summary: SearchSummary) -> str:
     times = "once" if late == 1 else f"{late} times"
     order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
     spared = f", {stopped} given up early (spared: {summary.spared:g})" if stopped else ""
-    return (
-        f"{_count(summary.trials, 'trial')}{part}{failed}{hits}{spared}{ends[summary.ended]}{order}"
-    )
+    by = f"; with {', '.join(summary.packages)}" if summary.packages else ""
+    ended = f"{ends[summary.ended]}{order}{by}"
+    return f"{_count(summary.trials, 'trial')}{part}{failed}{hits}{spared}{ended}"
 
 
 def _count(count: float, noun: str) -> str:

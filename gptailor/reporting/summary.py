@@ -98,6 +98,7 @@ class _Begun(BuiltClosed):
     finalists: Tally | None
     race: bool
     requires: Several[Line]
+    packages: Several[Line] = ()
     device: Line
     dtype: LiveDtype | None
     storage: Line | None

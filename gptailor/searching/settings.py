@@ -8,6 +8,7 @@ from typing import Any, final
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words, objective_words, requirement_words
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
+from gptailor.plan.packages import search_packages
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.search_block import with_plain_path
@@ -71,7 +72,8 @@ class Settings:
     `directed` tells of each objective whether its direction was given. `prefer` is the number of
     the deciding objective, from 0. With `heals` the best trials are healed in the end; `finalists`
     is how many were asked for. With `race` trials are given up where they have lost. `requires` are
-    the plan's requirements; their paths start at the plan's folder.
+    the plan's requirements; their paths start at the plan's folder. `packages` are the installed
+    packages of its names.
     """
 
     objectives: tuple[Objective, ...]
@@ -88,6 +90,7 @@ class Settings:
     finalists: int | None = None
     race: bool = True
     requires: tuple[Requirement, ...] = ()
+    packages: tuple[str, ...] = ()
 
     @property
     def limits(self) -> tuple[Requirement, ...]:
@@ -120,6 +123,7 @@ class Settings:
             "finalists": self.finalists,
             "race": self.race,
             "requires": tuple(escaped_control(requirement_words(r)) for r in self.requires),
+            "packages": self.packages,
         }
 
 
@@ -144,6 +148,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     bridge = (flags.bridge or usual) if plan.bridges else None
     if flags.finalists is not None:
         _refuse_finalists(flags.finalists, trials, final=heals or bridge == "finalists")
+    strategy = _strategy(flags.strategy or next(iter(STRATEGIES)))
     return Settings(
         objectives=objectives,
         directed=directed,
@@ -151,7 +156,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         fidelity=flags.fidelity or block.fidelity,
         trials=trials,
         seed=flags.seed if flags.seed is not None else block.seed or 0,
-        strategy=_strategy(flags.strategy or next(iter(STRATEGIES))),
+        strategy=strategy,
         bridge=bridge,
         prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
         compare_random=flags.compare_random,
@@ -159,6 +164,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         finalists=flags.finalists,
         race=flags.race,
         requires=block.requires,
+        packages=search_packages(plan, objectives, strategy),
     )
 
 
@@ -218,6 +224,7 @@ def _objectives(
 def _strategy(name: str) -> str:
     if name not in STRATEGIES:
         help_ = nearest(name, STRATEGIES) or f"the strategies are {listed(STRATEGIES)}"
+        help_ = STRATEGIES.problem(name) or help_
         raise WishError(f"there is no strategy '{name}'; {help_}")
     return name
 

@@ -17,6 +17,8 @@ from gptailor.checkpoint.families.family_file import FamilyFile, check_proof, re
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted, reading
+from gptailor.plan.doors import Door
+from gptailor.plan.faults import CodedError
 from gptailor.plan.layer_parts import Branch
 
 FAMILY_SUFFIX = ".family.json"
@@ -80,9 +82,9 @@ def user_families() -> Path:
 def family_for(model_type: object, files: Sequence[Path], *folders: Path) -> FoundFamily | None:
     """Return the family file of a model type: a given one, one in a folder, or the user's.
 
-    Return None without a file, or if the release knows the type and no given file names it.
-    Raises CheckpointError: C111 for an invalid file, C112 for one that isn't proven, C113 for
-    two of one type.
+    Without these an installed package's. Return None without a file, or if the release knows the
+    type and no given file names it. Raises CheckpointError: C111 for an invalid file or package,
+    C112 for a file that is not proven, C113 for two of one type.
     """
     if (match := _of_type(model_type, files)) is not None:
         return match
@@ -91,7 +93,14 @@ def family_for(model_type: object, files: Sequence[Path], *folders: Path) -> Fou
     for folder in (*folders, user_families()):
         if (match := _of_type(model_type, _files(folder))) is not None:
             return match
-    return None
+    packaged = FAMILY_FILES.get(model_type)
+    if problem := FAMILY_FILES.problem(model_type):
+        raise CodedError("C111", f"the family of {quoted(model_type)}: {problem}")
+    return None if packaged is None else _of_type(model_type, [packaged])
+
+
+FAMILY_FILES: Door[Path] = Door("families", "family", Path, {})
+"""Family files of installed packages, by model type."""
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from gptailor.evaluation.objectives.kl import prepare_kl
 from gptailor.evaluation.objectives.lm_eval import prepare_lm_eval
 from gptailor.evaluation.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
 from gptailor.evaluation.objectives.nll import NegativeLogLikelihood, Perplexity, prepare_nll
+from gptailor.evaluation.objectives.of_function import prepare_of_function
 from gptailor.evaluation.objectives.size_and_speed import prepare_of_plan
 from gptailor.plan.plan import Objective
 
@@ -32,11 +33,12 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
     "kv_cache": prepare_of_plan,
     "latency": prepare_of_plan,
 }
-"""The function that prepares each objective of `gptailor.plan.registry`."""
+"""The function that prepares each objective of gptailor's own."""
 
 
 __all__ = [
-    "acceptance", "base", "generate", "kl", "lm_eval", "nll", "size_and_speed", "tokens",
+    "acceptance", "base", "generate", "kl", "lm_eval", "nll", "of_function", "size_and_speed",
+    "tokens",
 ]  # fmt: skip
 
 
@@ -46,7 +48,8 @@ def prepare_objective(objective: Objective, context: ObjectiveContext) -> Prepar
     The prepared direction is the objective's own; `agree_on_direction` compares a plan's with it.
     Raises CalibrationError for an unusable file, ObjectiveError for an invalid argument.
     """
-    return PREPARE[objective.name](objective, context)
+    prepare = PREPARE.get(objective.name, prepare_of_function)
+    return prepare(objective, context)
 
 
 def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> None:

@@ -302,6 +302,12 @@ def prepare_generate(objective: Objective, context: ObjectiveContext) -> Prepare
 
 def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
     answers = (row.continuation, *row.aliases)
+    return _Task(prompt_of(encoder, row), frozenset(map(normalised_answer, answers)))
+
+
+def prompt_of(encoder: TokenEncoder, row: Exchange) -> Prompt:
+    """Return a row's context, with room for its longest answer. Raises EncodingError."""
+    answers = (row.continuation, *row.aliases)
     lengths = [len(encoder.plain(joined_text(row.context, answer))) for answer in answers]
     most = _SPARE_TOKENS + max(lengths)
     tokens = encoder.prompt(row.context.rstrip(" \t"))  # a token of blanks would mislead
@@ -311,6 +317,4 @@ def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
             raise EncodingError(words, "shorten the row's answers")
         tokens = tokens[most - encoder.positions :]
     lines = any("\n" in answer.strip() for answer in answers)
-    return _Task(
-        Prompt(tokens, most, () if lines else ("\n",)), frozenset(map(normalised_answer, answers))
-    )
+    return Prompt(tokens, most, () if lines else ("\n",))

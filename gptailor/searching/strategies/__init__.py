@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from gptailor.plan.registry import STRATEGIES
+
 __all__ = ["strategy", "surrogate"]
 
 if TYPE_CHECKING:
@@ -10,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def strategy_of(name: str) -> "Strategy":
-    """Return the strategy with a name in the registry: the class `Name` of the module `name`."""
+    """Return a strategy: gptailor's own, the class `Name` of the module `name`, or a package's."""
+    if (make := STRATEGIES[name].make) is not None:
+        made: Strategy = make()
+        return made
     module = importlib.import_module(f"{__name__}.{name}")
     strategy: Strategy = getattr(module, name.capitalize())()
     return strategy

@@ -1,0 +1,94 @@
+"""Decorators that add merge methods, objectives and strategies to gptailor's language.
+
+A notebook needs nothing else. A package also names the decorated object in an entry-point group:
+`gptailor.methods`, `gptailor.objectives` or `gptailor.strategies`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from gptailor.plan.registry import (
+    METHODS,
+    OBJECTIVES,
+    STRATEGIES,
+    Argument,
+    Method,
+    ObjectiveSpec,
+    Parameter,
+    StrategySpec,
+)
+
+if TYPE_CHECKING:
+    from gptailor.searching.strategies.strategy import Strategy
+
+__all__ = ["Parameter", "merge_method", "objective", "strategy"]
+
+_Class = TypeVar("_Class", bound="type[Strategy]")
+
+
+def merge_method(  # noqa: PLR0913 (a method's declaration)
+    name: str,
+    *,
+    formula: str,
+    parameters: Sequence[Parameter] = (),
+    least: int = 1,
+    most: int | None = None,
+    needs_base: bool = False,
+    by_entry: bool = False,
+) -> Callable[[Callable[..., Any]], Method]:
+    """Register a function of tensors as a merge method.
+
+    The function receives `(sources, base, **arguments)`: a list of NumPy's float32
+    arrays, the base's array if `needs_base`, and an argument for each of the `parameters`. It
+    returns an array of the same shape. It must not change its inputs. With `by_entry` each entry is
+    computed alone, so the arrays are flat stretches and memory stays small. `least` and `most`
+    bound the number of sources. Raises ValueError for a name that is taken.
+    """
+
+    def register(function: Callable[..., Any]) -> Method:
+        method = Method(
+            name, formula, tuple(parameters), least, most, needs_base,
+            function=function, by_entry=by_entry,
+        )  # fmt: skip
+        METHODS.add(name, method, function.__module__)
+        return method
+
+    return register
+
+
+def objective(
+    name: str,
+    *,
+    direction: Literal["minimize", "maximize"],
+    reads: Literal["answer", "text"] = "answer",
+    unit: str = "",
+) -> Callable[[Callable[..., Any]], ObjectiveSpec]:
+    """Register a function as an objective of one file.
+
+    If the objective reads rows with a context and an answer, the function receives
+    `(context, answer, text)`, where `text` is the plan's continuation, and returns a number. If it
+    reads text, it receives `(logits, targets)` of the shapes [n, vocabulary] and [n], and returns a
+    tensor [n]. The score is the mean. A NaN is a failure. Raises ValueError for a taken name.
+    """
+
+    def register(function: Callable[..., Any]) -> ObjectiveSpec:
+        file = Argument("file", "path", required=True, rows=reads)
+        spec = ObjectiveSpec(name, direction, (file,), unit=unit, function=function)
+        OBJECTIVES.add(name, spec, function.__module__)
+        return spec
+
+    return register
+
+
+def strategy(name: str, words: str) -> Callable[[_Class], StrategySpec]:
+    """Register a subclass of `gptailor.Strategy` as a search strategy; `words` describe it.
+
+    The class is called without arguments for each search. Raises ValueError for a taken name.
+    """
+
+    def register(of: _Class) -> StrategySpec:
+        spec = StrategySpec(words, of)
+        STRATEGIES.add(name, spec, of.__module__)
+        return spec
+
+    return register

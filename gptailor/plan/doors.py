@@ -1,0 +1,140 @@
+"""Tables that installed packages may extend: methods, objectives, strategies, commands and others.
+
+A package names an entry in an entry-point group, such as `gptailor.methods`. A table looks there
+for a name that it lacks, and imports the module of this one entry. Nothing is loaded from a plan, a
+model folder, RUN or the working folder.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, final
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+_Value = TypeVar("_Value")
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@final
+class Package(NamedTuple):
+    """The provider of an entry: an installed distribution, or a module of this process."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@final
+class Door(dict[str, _Value], Generic[_Value]):
+    """A table of the core, with entries of installed packages and of this process.
+
+    Iteration yields the core's entries and those that are loaded. A look-up of another name reads
+    the entry points of `gptailor.GROUP`. `kind` is the entry's noun in messages, and `form` the
+    type of its value.
+    """
+
+    failures: ClassVar[list[Exception]] = []
+    """The errors of failed imports. `gptailor -v` prints their tracebacks."""
+
+    def __init__(self, group: str, kind: str, form: type, own: Mapping[str, _Value]) -> None:
+        super().__init__(own)
+        self.group, self.kind, self.form = f"gptailor.{group}", kind, form
+        self.own = frozenset(own)
+        self._modules: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
+
+    def __missing__(self, name: str) -> _Value:
+        if name not in self._problems:
+            self._problems[name] = self._load(name)
+        if self._problems[name] or not super().__contains__(name):
+            raise KeyError(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def get(self, name: str, default: Any = None) -> _Value | None:  # type: ignore[override]
+        """Return an entry, or the default for an unknown name."""
+        try:
+            return self[name]
+        except KeyError:
+            value: _Value | None = default
+            return value
+
+    def problem(self, name: str) -> str:
+        """Return the reason why an installed entry can't be used; empty for any other name."""
+        return "" if name in self else self._problems[name]
+
+    def installed(self) -> list[str]:
+        """Return the names of all entries of installed packages. No module is imported."""
+        return sorted({point.name for point in _points(self.group)} - self.own)
+
+    def add(self, name: str, value: _Value, module: str) -> None:
+        """Register an entry of this process. The same module may replace it.
+
+        Raises ValueError for an invalid name, a name of the core, and a name of another module.
+        """
+        if not _NAME.fullmatch(name):
+            words = f"expected a name in lower case, such as 'my_{self.kind}', got {name!r}"
+        elif name in self.own:
+            words = f"the {self.kind} {name!r} is gptailor's own"
+        elif self._modules.setdefault(name, module) != module:
+            words = f"the module {self._modules[name]!r} has a {self.kind} {name!r}, too"
+        else:
+            self._problems.pop(name, None)
+            self[name] = value
+            return
+        raise ValueError(f"{words}: choose another name")
+
+    def package(self, name: str) -> Package | None:
+        """Return the provider of an entry; None for an entry of the core."""
+        if name in self.own or name not in self:
+            return None
+        if points := _points(self.group, name):
+            return _package(points[0])
+        module = self._modules[name]
+        return Package(module, str(getattr(sys.modules.get(module), "__version__", "unversioned")))
+
+    def _load(self, name: str) -> str:
+        """Load an installed package's entry if there is one. Return the reason if that fails."""
+        points = _points(self.group, name)
+        if not points:
+            return ""
+        packages = [*map(_package, points)]
+        if len(points) > 1:
+            return f"{' and '.join(map(str, sorted(packages)))} provide it: uninstall one of them"
+        try:
+            value: Any = points[0].load()
+        except Exception as error:  # noqa: BLE001 (a package's code may raise anything)
+            self.failures.append(error)
+            first = f"{type(error).__name__}: {error}".partition("\n")[0]
+            return f"{packages[0]} provides it and can't be imported: {first}"
+        if not isinstance(value, self.form):
+            got = f"got {type(value).__name__} at '{points[0].value}'"
+            return f"{packages[0]}: expected a {self.form.__name__}, {got}"
+        self[name] = cast(_Value, value)
+        return ""
+
+
+def _package(point: "EntryPoint") -> Package:
+    assert point.dist is not None
+    return Package(point.dist.name, point.dist.version)
+
+
+def _points(group: str, name: str | None = None) -> "Sequence[EntryPoint]":
+    """Return the entry points of a name, gptailor's own first, or of all names."""
+    from importlib import metadata  # its import and look-up take longer than a check
+
+    def named(points: metadata.EntryPoints) -> "list[EntryPoint]":
+        return [point for point in points if point.group == group and name in (None, point.name)]
+
+    try:
+        own = named(metadata.distribution("gptailor").entry_points)
+    except metadata.PackageNotFoundError:  # a checkout that isn't installed
+        own = []
+    return own if own and name is not None else named(metadata.entry_points(group=group))

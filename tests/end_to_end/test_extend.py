@@ -1,0 +1,336 @@
+"""Methods, objectives, strategies, families and commands of other packages."""
+
+import json
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.checkpoint.families.lookup import FAMILY_FILES
+from gptailor.cli.main import COMMANDS, run
+from gptailor.plan.doors import Door
+from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
+from gptailor.testing import ContractError, check_method, check_objective, check_strategy
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extend.md"
+Install = Callable[..., Path]
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _doors_as_before() -> Iterator[None]:
+    """Forget what a test's packages have brought."""
+    tables = (METHODS, OBJECTIVES, STRATEGIES, FAMILY_FILES, COMMANDS)
+    before = [(dict(table), dict(table._modules), dict(table._problems)) for table in tables]
+    yield
+    for table, (entries, modules, problems) in zip(tables, before, strict=True):
+        for own, kept in ((table, entries), (table._modules, modules), (table._problems, problems)):
+            own.clear()
+            own.update(kept)
+    Door.failures.clear()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install a package as pip does: its module, and its metadata beside it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(
+        name: str, code: str, entries: dict[str, dict[str, str]], *, version: str = "1.0"
+    ) -> Path:
+        module = name.replace("-", "_")
+        sys.modules.pop(module, None)
+        (site / f"{module}.py").write_text(textwrap.dedent(code))
+        for old in site.glob(f"{module}-*.dist-info"):
+            shutil.rmtree(old)
+        metadata = site / f"{module}-{version}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        lines = [
+            line
+            for group, points in entries.items()
+            for line in (f"[gptailor.{group}]", *(f"{n} = {at}" for n, at in points.items()))
+        ]
+        (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        return site
+
+    return install
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def command(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run([*map(str, arguments)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command
+
+
+METHOD = """
+    import gptailor
+    import numpy as np
+
+    @gptailor.merge_method("middle", formula="the mean of the extremes", least=2, by_entry=True)
+    def middle(sources, base):
+        return {result}
+"""
+MIDDLE = METHOD.format(result="(np.minimum(*sources) + np.maximum(*sources)) / 2")
+AT = {"methods": {"middle": "mine:middle"}}
+
+
+@pytest.fixture
+def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a plan that uses the method `middle`."""
+    text = f'tailor 1\nmodel base = "{family}/base"\nmodel math = "{family}/math"\n'
+    (tmp_path / "p.tailor").write_text(f"{text}merge(L1 base, L1 math) by middle()\n")
+    (tmp_path / "half.tailor").write_text(f"{text}merge(L1 base, L1 math, 0.5)\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def page_package(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
+    """The package of the page: its module, and its entry points by group."""
+    page = PAGE.read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    groups: dict[str, dict[str, str]] = {}
+    for group, entries in re.findall(r'entry-points\."gptailor\.(\w+)"\]\n((?:\w+ = .*\n)+)', page):
+        groups[group] = dict(re.findall(r'(\w+) = "(.*)"', entries))
+    return "\n".join(block for block in blocks if "gptailor.testing" not in block), groups
+
+
+@pytest.mark.slow
+def test_the_package_of_the_page_works(
+    install: Install, here: Path, family: Path, command: Command
+) -> None:
+    code, groups = page_package(here)
+    assert groups.keys() == {"methods", "objectives", "strategies", "families"}
+    site = install("gptailor-mine", code, groups)
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        if "gptailor.testing" in block:
+            exec(block, {})  # the page's own tests
+    rows = [{"context": "a b c", "answer": "d"} for _ in range(4)]
+    (here / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (here / "t.txt").write_text("the cats sat on the mats. " * 300)
+    head = (here / "half.tailor").read_text().partition("merge")[0]
+    (here / "space.tailor").write_text(
+        f"{head}L0 from base, math by median(mean=0.25)\nmaybe drop L1\nmaybe drop L2\n"
+        'maybe drop L3\nsearch { minimize entropy("t.txt"); minimize brevity("a.jsonl")\n'
+        "  trials 6; fidelity 2..3 }\n"
+    )
+    done = command("search", "space.tailor", "-o", "run", "--strategy", "tpe", "--device", "cpu")
+    assert done[0] == 0, done[2]
+    by = "gptailor-mine 1.0"
+    expected = [f"{name} of {by}" for name in ("median", "entropy", "brevity", "tpe")]
+    for file in ("run.json", "summary.json"):
+        assert json.loads((here / "run" / file).read_text())["packages"] == expected, file
+    assert command("compile", "run/best.tailor", "-o", "out", "--locked")[0] == 0
+    assert json.loads((here / "out" / "plan.tailor.lock").read_text())["methods"] == {"median": by}
+    assert f"gptailor {gptailor.__version__} and {by}." in (here / "out" / "README.md").read_text()
+    done = command("eval", "out", "-O", 'entropy("t.txt")', "--no-speed")
+    assert done[0] == 0, done[2]
+    done = command("report", "run", "-o", "page.html")
+    assert done[0] == 0, done[2]
+    assert f"tpe of {by}" in (here / "page.html").read_text()
+    assert FAMILY_FILES["my_llama"] == site / "my_llama.family.json"
+
+
+def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
+    install: Install, here: Path, command: Command
+) -> None:
+    install("mine", MIDDLE, AT)
+    assert command("check", "p.tailor")[0] == 0
+    assert command("lock", "p.tailor")[0] == 0
+    assert command("compile", "p.tailor", "-o", "out", "--locked")[0] == 0
+    command("compile", "half.tailor", "-o", "half")
+    weights = "model.safetensors"
+    assert (here / "out" / weights).read_bytes() == (here / "half" / weights).read_bytes()
+    install("mine", MIDDLE, AT, version="1.1")
+    code, _, said = command("compile", "p.tailor", "-o", "other", "--locked")
+    assert code == 3
+    assert "method 'middle': expected mine 1.0 by the lock, got mine 1.1" in said
+    assert not (here / "other").exists()
+
+
+def test_a_plan_of_an_inner_plan_names_its_package(
+    install: Install, here: Path, command: Command
+) -> None:
+    install("mine", MIDDLE, AT)
+    (here / "outer.tailor").write_text('tailor 1\nmodel base = "./p.tailor"\ndrop L3\n')
+    assert command("lock", "outer.tailor")[0] == 0
+    assert json.loads((here / "outer.tailor.lock").read_text())["methods"] == {"middle": "mine 1.0"}
+
+
+def test_a_plan_without_foreign_names_reads_no_entry_point(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(group: str, name: str | None = None) -> list[object]:
+        raise AssertionError((group, name))
+
+    monkeypatch.setattr("gptailor.plan.doors._points", refuse)
+    assert command("check", "half.tailor")[0] == 0
+    assert command("compile", "half.tailor", "-o", "out", "--dry-run")[0] == 0
+
+
+def test_an_unknown_name_is_one_fault_at_its_place(here: Path, command: Command) -> None:
+    code, _, said = command("check", "p.tailor")
+    assert code == 1
+    assert said.count("error[") == 1
+    assert "error[P301]: there is no method 'middle'\n --> p.tailor:4:28" in said
+
+
+def test_a_package_that_fails_is_one_line_and_a_traceback_on_request(
+    install: Install, here: Path, command: Command
+) -> None:
+    install("mine", "raise RuntimeError('no\\nluck')", AT)
+    code, _, said = command("check", "p.tailor")
+    assert code == 1
+    assert "= help: mine 1.0 provides it and can't be imported: RuntimeError: no\n" in said
+    assert "Traceback" not in said
+    assert "Traceback" in command("-v", "check", "p.tailor")[2]
+
+
+def test_two_packages_of_one_name_are_a_fault(
+    install: Install, here: Path, command: Command
+) -> None:
+    install("mine", MIDDLE, AT)
+    install("yours", MIDDLE, {"methods": {"middle": "yours:middle"}}, version="2.0")
+    code, _, said = command("check", "p.tailor")
+    assert code == 1
+    assert "= help: mine 1.0 and yours 2.0 provide it: uninstall one of them" in said
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("sources[0][:1]", "returned the shape [1], expected [16]"),
+        ("sources[0].sum()", "returned float32, expected an array of float32"),
+        ("sources[0].astype(int)", "returned int64, expected an array of float32"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_wrong_result_of_a_method_is_one_message_and_no_output(
+    result: str, says: str, install: Install, here: Path, command: Command
+) -> None:
+    install("mine", METHOD.format(result=result), AT)
+    code, _, said = command("compile", "p.tailor", "-o", "out")
+    assert code == 3
+    assert said.splitlines()[-1] == f"error: the method 'middle' of mine 1.0 {says}"
+    assert not (here / "out").exists()
+
+
+OBJECTIVE = """
+    import gptailor
+
+    @gptailor.objective("liking", direction="maximize")
+    def liking(context, answer, text):
+        return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("float('nan')", "failed"),
+        ("'much'", "'liking' of mine 1.0 returned 'much', expected a number"),
+        ("text.none", "raised AttributeError: 'str' object has no attribute 'none'"),
+    ],
+)
+@pytest.mark.usefixtures("one_thread")
+def test_a_wrong_result_of_an_objective_is_a_failure(
+    result: str, says: str, install: Install, here: Path, command: Command
+) -> None:
+    install("mine", OBJECTIVE.format(result=result), {"objectives": {"liking": "mine:liking"}})
+    (here / "a.jsonl").write_text('{"context": "a b", "answer": "c"}\n' * 2)
+    code, out, said = command("eval", "half.tailor", "-O", 'liking("a.jsonl")', "--no-speed")
+    assert code != 0
+    assert says in re.sub(r"\s+", " ", out + said)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ties", "the method 'ties' is gptailor's own: choose another name"),
+        ("My Method", "expected a name in lower case, such as 'my_method', got 'My Method'"),
+    ],
+)
+def test_a_name_that_cannot_be_taken_is_refused(name: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        gptailor.merge_method(name, formula="")(lambda sources, base: sources[0])
+
+
+def test_a_method_of_a_notebook_may_be_replaced_by_itself_alone() -> None:
+    def first(sources, base):  # type: ignore[no-untyped-def] # as a notebook has it
+        return sources[0]
+
+    def second(sources, base):  # type: ignore[no-untyped-def]
+        return sources[1]
+
+    for function in (first, second):
+        gptailor.merge_method("own", formula="one source", least=2)(function)
+    check_method("own")
+    assert METHODS["own"].function is second
+    second.__module__ = "elsewhere"
+    with pytest.raises(ValueError, match="has a method 'own', too: choose another name"):
+        gptailor.merge_method("own", formula="one source")(second)
+
+
+def test_contracts_name_the_broken_promise() -> None:
+    def shifting(sources, base):  # type: ignore[no-untyped-def]
+        sources[0] += 1
+        return sources[0]
+
+    def counting(sources, base):  # type: ignore[no-untyped-def]
+        return sources[0] * len(sources[0])
+
+    for name, function, says in (
+        ("shifting", shifting, "'shifting' changes its inputs"),
+        ("counting", counting, "'counting' gives other bytes in chunks of 5 entries"),
+    ):
+        gptailor.merge_method(name, formula="", by_entry=True)(function)
+        with pytest.raises(ContractError, match=says):
+            check_method(name)
+
+    @gptailor.objective("spread", direction="minimize", reads="text")
+    def spread(logits, targets):  # type: ignore[no-untyped-def]
+        return (logits - logits.mean()).sum(-1)
+
+    with pytest.raises(ContractError, match="depends on the other tokens"):
+        check_objective("spread")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.own))
+def test_own_methods_keep_the_contract(name: str) -> None:
+    check_method(name)
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES.own))
+def test_own_strategies_keep_the_contract(name: str) -> None:
+    check_strategy(name)
+
+
+def test_a_command_of_a_package_is_listed_and_runs(install: Install, command: Command) -> None:
+    code = """
+        import click
+
+        @click.command("greet")
+        def greet_command():
+            click.echo("hello")
+    """
+    install("mine", code, {"commands": {"greet": "mine:greet_command", "fail": "nowhere:x"}})
+    assert re.search(r"Plugins:\n  .*fail.*greet", command("--help")[1])
+    assert command("greet") == (0, "hello\n", "")
+    status, _, said = command("fail")
+    assert status == 2
+    assert "the command 'fail': mine 1.0 provides it and can't be imported" in said
