@@ -26,7 +26,7 @@ from gptailor.evaluation.samples import Samples, StatedObjective
 from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
 from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.speed import latency_score, speeds
-from gptailor.evaluation.targets import Target, as_list, base_of, find_targets, identity
+from gptailor.evaluation.targets import Target, as_list, base_of, find_targets
 from gptailor.lang.words import bounded_words, measure_words
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
@@ -161,7 +161,7 @@ class Expectations:
         """Return a key that is equal for equal measures of equal models."""
         stated = _stated(row.entry)
         reading = reading_of(target, row.piece_bytes).key([stated])
-        return _content(target), self._samples(target), measure_words(stated[0]), reading
+        return target.content, self._samples(target), measure_words(stated[0]), reading
 
     def _samples(self, target: Target) -> Samples:
         origin = target.origin.origin
@@ -180,7 +180,7 @@ class Expectations:
         by_target: dict[Hashable, list[_Measured]] = {}
         for measured in self._measured.values():
             reading = measured.reading.key([measured.stated])
-            key = _content(measured.target), measured.samples, reading
+            key = measured.target.content, measured.samples, reading
             by_target.setdefault(key, []).append(measured)
         groups: dict[Hashable, list[list[_Measured]]] = {}
         for of_target in by_target.values():
@@ -310,13 +310,6 @@ def _rows(target: Target) -> list[_Row]:
         _Row(target, number, entry, None if entry.bound.of is None else bounding[entry.bound.of])
         for number, entry in enumerate(target.origin.expects)
     ]
-
-
-def _content(target: Target) -> Hashable:
-    """Return the identity of a model alone, and of any other target itself."""
-    plan = target.prepared.plan.model_copy(update={"expects": ()})
-    alone = plan == Plan(models=plan.models) and len(plan.models) == 1
-    return identity(target.prepared.models["base"]) if alone else id(target.prepared)
 
 
 def _stated(entry: Expectation) -> StatedObjective:

@@ -6,7 +6,7 @@ the base that the caller gives, or else the model itself.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -59,6 +59,18 @@ class Target:
         return self.base is self.prepared
 
     @cached_property
+    def content(self) -> Hashable:
+        """A key that is equal for targets that are one unchanged model, under any names.
+
+        It then equals `identity_of_base` of the targets on this model. Other targets have own keys.
+        """
+        plan = self.prepared.plan.model_copy(update={"expects": ()})
+        alone = plan == Plan(models=plan.models) and len(plan.models) == 1
+        if not (self.plain or alone):
+            return id(self.prepared)
+        return identity(self.prepared.models["base"])
+
+    @cached_property
     def identity_of_base(self) -> tuple[str, ...] | None:
         """The identity of the base's files."""
         return None if self.base is None else identity(self.base.models["base"])
@@ -67,10 +79,12 @@ class Target:
 def identity(opened: Opened) -> tuple[str, ...]:
     """Return the identity of a model's files, equal for two plans with the same files.
 
-    Nested plans with the same files also differ by their tensors, and models with a union of
-    tokenizers by the models that it unites.
+    Folders with links to the same weights may have other configurations, so they differ. Nested
+    plans with the same files also differ by their tensors, and models with a union of tokenizers by
+    the models that it unites.
     """
-    files = (str(file.resolve()) for file in opened.checkpoint.files)
+    paths = (opened.checkpoint.folder, *opened.checkpoint.files)
+    files = (str(path.resolve()) for path in paths)
     recipe = repr(sorted(opened.checkpoint.tensors.items())) if opened.checkpoint.nested else ""
     united = repr([identity(model) for model in opened.united or ()])
     return (opened.layout.prefix, *files, recipe, united)

@@ -251,13 +251,16 @@ class Folder:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(lock).st_nlink > 0  # else its last holder removed it meanwhile
         except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks
+            held = True
+        if not held:
             os.close(lock)
             message = "another search uses this folder"
             help_ = "wait, or give another -o"
-            raise CheckpointError("C901", message, Path(self.shown), help_) from None
-        except OSError:  # a file system without locks
-            pass
+            raise CheckpointError("C901", message, Path(self.shown), help_)
         self._lock = lock
 
     def put(self, name: str, text: str) -> Path:

@@ -42,7 +42,7 @@ from gptailor.searching.layer_effects import (
     window_losses,
 )
 from gptailor.searching.object_journal import ObjectJournal
-from gptailor.searching.run.journal import JournalLines, journal_lines
+from gptailor.searching.run.journal import JournalLines, journal_lines, with_beginning
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
 from gptailor.searching.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, Trial
@@ -103,15 +103,15 @@ class _Reading:
         """Return the study in RUN's journal. Raises CheckpointError C903."""
         if self.files.storage is not None:
             lines = ObjectJournal(self.files.storage, JOURNAL).read_logs(0)
-        elif (raw := self.files.read(JOURNAL)) is not None:
-            lines = journal_lines(raw, self.files.path)
+        elif raw := self.files.read(JOURNAL):
+            lines = with_beginning(journal_lines(raw, self.files.path), self.files.path)
         elif self.record.storage is not None:
             message = f"has no {JOURNAL}: its run.json names a storage, which is not opened for it"
             help_ = "report --storage URL reads a SQLite study that you name"
             raise self.files.error(message, help_)
         else:
             help_ = "a search writes it with its first trial"
-            raise self.files.error(f"has no {JOURNAL}", help_)
+            raise self.files.error(f"has no {JOURNAL} with a line", help_)
         try:
             with quiet():
                 return read_study(JournalStorage(JournalLines(lines)), name, self.files.path)

@@ -189,7 +189,8 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
         runs.refuse_other(folder, begun)
         plan, opened_models, faults = opened(plan, models)
         tell(Warned(faults))
-        where = computing(where, opened_models, folder.earlier())
+        earlier = folder.earlier()
+        where = computing(where, opened_models, earlier)
         begun |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         full_space = space_of(plan, opened_models["base"].layout.count, tied)
@@ -199,13 +200,16 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
         base, budget = base_of(plan), Budget.of(chosen, trials.full)
         conditions = Conditions(trials, chosen)
         aims = aims_of(trials.objectives, chosen.objectives, by_byte=trials.by_byte)
-        study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
+        study = open_study(
+            where.storage or folder.journal, where.study, aims, Naming(space),
+            begun=earlier is not None,
+        )  # fmt: skip
         tell(Doing("reading the models' digests"))
         agree(
             study, runs.search_identity(
                 folder, space, {**opened_models, **trials.reference_models}, trials.files, chosen,
                 (budget, where),
-            ), runs.IDENTITY_WORDS,
+            ), runs.IDENTITY_WORDS, "" if earlier is None else earlier.other_version,
         )  # fmt: skip
         record = runs.put_record(folder, begun, plan, opened_models, aims)
         ledger = Ledger(aims, budget.full, chosen.prefer)

@@ -308,6 +308,7 @@ def test_sizes_are_those_that_were_written_down(tmp_path: Path) -> None:
         ("run.json", None, "holds no search"),
         ("run.json", b"{", "is damaged: expected JSON"),
         ("study.journal", None, "has no study.journal"),
+        ("study.journal", b"", "has no study.journal with a line"),
         ("study.journal", b"[]\n", "line 1 of the journal is damaged"),
     ],
 )

@@ -1,6 +1,7 @@
 """A stranger's RUN: each edit of its files ends in success or one clear message."""
 
 import copy
+import fcntl
 import io
 import json
 import random
@@ -227,6 +228,26 @@ def test_a_plan_with_control_characters_does_not_reach_the_terminal(
     with pytest.raises(TailorError) as caught:
         pick(run, Bounds(layers=9), tmp_path)
     assert "\x1b" not in str(caught.value)
+
+
+def test_a_lock_that_another_search_removes_meanwhile_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that fails before its first trial removes its lock and RUN."""
+    run, real = tmp_path / "run", fcntl.flock
+    first = Folder(run).__enter__()
+
+    def flock(lock: int, how: int) -> None:
+        first.__exit__()
+        real(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(CheckpointError, match="C901"), Folder(run):
+        pass
+    monkeypatch.undo()
+    assert not run.exists()
+    with Folder(run), pytest.raises(CheckpointError, match="C901"), Folder(run):
+        pass
 
 
 def test_a_summary_comes_back_as_it_was_written(whole: Path) -> None:

@@ -7,7 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -99,6 +99,7 @@ class GgufFile(Destination):
         )
         self.notes += of_types
         self.tensors = {tensor.name: tensor for tensor in planned}
+        self._zeros: Counter[str] = Counter()
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
         self.facts[PLAN_KEY] = out.used_plan_text(prepared, path.parent)
         if self.quantize is not None:
@@ -159,9 +160,22 @@ class GgufFile(Destination):
             columns = self._columns(tensor, importance)
             if columns is not None and not bool(columns.any()):
                 columns = None
-            return gguf_payload(tensor, make(source), of_source, self.path, columns)
+            on_zeros = partial(self._count_zeros, tensor.name)
+            return gguf_payload(tensor, make(source), of_source, self.path, columns, on_zeros)
 
         return payload_of
+
+    def _count_zeros(self, name: str, blocks: int) -> None:
+        self._zeros[name] += blocks
+
+    def _note_zeros(self) -> None:
+        """Note the written blocks whose weights are too small for their type."""
+        if names := [name for name in self.tensors if name in self._zeros]:
+            self.notes.append(
+                "tensors with blocks that became 0, because their weights are too small for the "
+                f"type: {len(names)}, blocks: {self._zeros.total()}, the first in "
+                f"{quoted(names[0])} ({self.tensors[names[0]].kind}); bf16 keeps such weights"
+            )
 
     # --------------------------------------------------------------------------------------- facts
 
@@ -343,6 +357,7 @@ class GgufFile(Destination):
             before_swap=before_swap,
         )
         record_written(self.prepared, self.path, entries_of(self.path), {})
+        self._note_zeros()
         return locked
 
 

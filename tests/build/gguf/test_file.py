@@ -901,6 +901,28 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
     assert "up_proj.weight' holds -3.00000001e+38, which Q8_0 can't hold" in str(error)
 
 
+@pytest.mark.parametrize("kind", ["q8_0", "q6_k", "q5_k_s", "q4_1", "q4_0", "q3_k_s", "iq4_nl"])
+def test_blocks_of_weights_too_small_for_their_type_are_noted(tmp_path: Path, kind: str) -> None:
+    model(tmp_path / "base", layers=2, hidden_size=256, intermediate_size=256, head_dim=64)
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    name, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    tensors[name][2] = 0.0
+    save_file(tensors, file, {"format": "pt"})
+    assert not gptailor.compile(plan, tmp_path / "out.gguf", quantize=kind).notes
+    tensors[name][3:5], tensors[other][6, :256] = 1e-9, -1e-9
+    save_file(tensors, file, {"format": "pt"})
+    blocks = 3 * 256 // KINDS[FILE_TYPES[kind.upper()].kind].block
+    result = gptailor.compile(plan, tmp_path / "out.gguf", quantize=kind, force=True)
+    [note] = result.notes
+    assert (
+        f"too small for the type: 2, blocks: {blocks}, the first in 'blk.0.ffn_up.weight'" in note
+    )
+    whole = gptailor.compile(plan, tmp_path / "f32.gguf", quantize="bf16")
+    assert not whole.notes
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
