@@ -5,7 +5,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from gptailor.build.lock import Lock, LockedGguf, LockedText
 from gptailor.build.lock_recording import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.build.update import Update, entries_of, record_written
-from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import (
@@ -36,6 +36,8 @@ from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensor
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard
 from gptailor.checkpoint.write.writer import write_file
+from gptailor.plan.faults import listed
+from gptailor.plan.optional_packages import how_to_install
 from gptailor.prepare import Prepared, all_declared
 from gptailor.program.gguf.architecture import GgufFacts, WrittenArchitecture
 from gptailor.program.gguf.tensors import GgufTensorPlan, planned_tensors
@@ -62,6 +64,19 @@ _PARENTS = "general.base_model."
 
 _VERSION = 2
 """The version of llama.cpp's blocks."""
+
+
+def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> None:
+    """Raise CheckpointError (C110) for a type that only llama.cpp's library can quantise to."""
+    from gptailor.build.gguf.quantise import needs_library
+
+    lacking = sorted(
+        kind.lower() for kind in kinds if needs_library(KINDS[kind], weighted=weighted)
+    )
+    if lacking:
+        matrix = " with an importance matrix" if weighted else ""
+        message = f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed"
+        raise CheckpointError("C110", message, path, how_to_install("gguf"))
 
 
 @final
@@ -98,6 +113,7 @@ class GgufFile(Destination):
             program, self._architecture, self.quantize, weighted=weighted
         )
         self.notes += of_types
+        _require_library({tensor.kind for tensor in planned}, path, weighted=weighted)
         self.tensors = {tensor.name: tensor for tensor in planned}
         self._zeros: Counter[str] = Counter()
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 GGUF_ALIGNMENT = 32
 """Each tensor begins at a multiple of this many bytes."""
 
+_LARGEST = 1e9
+"""A size that no quantised type holds: beyond it llama.cpp's scales may be finite and wrong."""
+
 _AT_ONCE = 2**20
 """Entries that are converted at once, if a row, or a head's rows, have no more."""
 
@@ -205,6 +208,7 @@ def _in_kind(
     blocks = quantised(plain.numpy(), kind, columns)
     scales = blocks[:, slice(*kind.scales)].copy().view(np.float16)
     wrong = (~np.isfinite(scales)).any(axis=1)
+    wrong |= plain.reshape(-1, kind.block).abs().amax(dim=1).numpy() > _LARGEST
     if wrong.any():
         block = plain.reshape(-1, kind.block)[int(wrong.argmax())]
         refuse(int(wrong.argmax()) * kind.block + int(block.abs().argmax()))

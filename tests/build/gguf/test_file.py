@@ -901,6 +901,17 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
     assert "up_proj.weight' holds -3.00000001e+38, which Q8_0 can't hold" in str(error)
 
 
+def test_a_type_that_needs_llama_cpps_library_names_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptailor.build.gguf.quantise._library", lambda: None)
+    error = refused("C110", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
+    assert "iq4_nl: expected the package 'xllamacpp' to be installed" in str(error)
+    assert "pip install 'gptailor[gguf]'" in str(error)
+    assert not (here / "x.gguf").exists()
+    compiled(here, "y.gguf", quantize="q4_0")
+
+
 @pytest.mark.parametrize("kind", ["q8_0", "q6_k", "q5_k_s", "q4_1", "q4_0", "q3_k_s", "iq4_nl"])
 def test_blocks_of_weights_too_small_for_their_type_are_noted(tmp_path: Path, kind: str) -> None:
     model(tmp_path / "base", layers=2, hidden_size=256, intermediate_size=256, head_dim=64)
