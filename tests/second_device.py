@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -59,7 +59,7 @@ class OnCard(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor, place: torch.device) -> "OnCard":
         with torch.inference_mode(mode=False):  # a view of an ordinary tensor must be one too
-            made: OnCard = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            made: OnCard = Tensor._make_wrapper_subclass(
                 cls,
                 held.size(),
                 strides=held.stride(),
@@ -76,7 +76,7 @@ class OnCard(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return card().run(function, args, kwargs or {})
@@ -85,7 +85,7 @@ class OnCard(Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return self.place
 
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    is_cuda = property(lambda self: True)
 
     def numpy(self, *, force: bool = False) -> Any:
         if force:
@@ -107,7 +107,7 @@ class OnCard(Tensor):
     def __setitem__(self, index: Any, value: Any) -> None:
         super().__setitem__(_without_lists(index), value)
 
-    def record_stream(self, stream: "Stream") -> None:
+    def record_stream(self, stream: Any) -> None:
         self.recorded.add(stream)
 
     def __repr__(self, **_: object) -> str:  # type: ignore[override]
@@ -170,6 +170,7 @@ class SecondDevice:
 
     def __init__(self, cards: int = 1) -> None:
         self.cards = cards
+        self.capability = 9, 0
         self.default = Stream()
         self.current = _Current(self.default)
         self.streams = [self.default]
@@ -362,8 +363,8 @@ def missing_on_cuda() -> frozenset[str]:
         keys[name] = {key.strip() for each in found for key in each.split(",")}
         if delegate := re.search(r"^  structured_delegate: (\S+)", block, flags=re.MULTILINE):
             delegates[name] = delegate[1]
-    for name, delegate in delegates.items():
-        keys[name] |= keys[delegate]
+    for name, whole in delegates.items():
+        keys[name] |= keys[whole]
     return frozenset(
         name
         for name, its in keys.items()
@@ -374,20 +375,25 @@ def missing_on_cuda() -> frozenset[str]:
 # ---------------------------------------------------------------------------------------- installed
 
 
+class _Guard(_acc.DeviceGuard):
+    def type_(self) -> Any:
+        return DeviceType.MAIA
+
+
+GUARD = _Guard()
+"""torch's guard of the type of device, which torch only points at."""
+
+
 def _register_guard() -> None:
-    """Give torch a guard of the type of device, which gradients ask for the device.
+    """Give torch the guard, in a slot that only PrivateUse1's backend has a function for.
 
     Gradients find their devices once in a process, so this must come before the first gradient.
     """
-
-    class Guard(_acc.DeviceGuard):
-        def type_(self) -> Any:
-            return DeviceType.MAIA
-
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     slots = (ctypes.c_void_p * 21).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
-    _acc.register_python_privateuseone_device_guard(Guard())
-    slots[int(DeviceType.MAIA)], slots[20] = slots[20], None
+    _acc.register_python_privateuseone_device_guard(GUARD)
+    private = DeviceType.PrivateUse1.value
+    slots[DeviceType.MAIA.value], slots[private] = slots[private], None
 
 
 _register_guard()
@@ -397,35 +403,38 @@ _register_guard()
 def second_device(cards: int = 1) -> Iterator[SecondDevice]:
     """Pretend that there are CUDA devices."""
     made = SecondDevice(cards)
-    aten = torch.library.Library("aten", "IMPL")
-    rest = torch.library.Library("_", "IMPL")
+    with ExitStack() as stack:
+        _cards.append(made)
+        stack.callback(_cards.remove, made)
+        _register(made, stack)
+        swapped = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapped)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in _cuda(made).items():
+            patch.setattr(torch.cuda, name, value)
+        _patch_tensors(patch, made)
+        _patch_data(patch)
+        _patch_autocast(patch)
+        yield made
 
-    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-        return made.run(function, args, kwargs)
 
+def _register(made: SecondDevice, stack: ExitStack) -> None:
+    """Have torch call `made` for operations that make a tensor on the device."""
+    aten, rest = (torch.library.Library(name, "IMPL") for name in ("aten", "_"))
+    stack.callback(aten._destroy)
+    stack.callback(rest._destroy)
     for key in ("CUDA", TYPE.upper()):
-        rest.fallback(call, key)
+        rest.fallback(lambda function, *a, **k: made.run(function, a, k), key)
         for name in FACTORIES:
             packet, _, overload = name.partition(".")
-            one = getattr(getattr(ATEN, packet), overload or "default")
-            aten.impl(name, lambda *a, _one=one, **k: made.run(_one, a, k), key)
-    swapped = torch.__future__.get_swap_module_params_on_conversion()
-    torch.__future__.set_swap_module_params_on_conversion(True)
-    _cards.append(made)
-    with pytest.MonkeyPatch.context() as patch:
-        _patch(patch, made)
-        try:
-            yield made
-        finally:
-            _cards.remove(made)
-            torch.__future__.set_swap_module_params_on_conversion(swapped)
-            rest._destroy()
-            aten._destroy()
+            function = getattr(getattr(ATEN, packet), overload or "default")
+            aten.impl(name, lambda *a, _function=function, **k: made.run(_function, a, k), key)
 
 
-def _patch(patch: pytest.MonkeyPatch, made: SecondDevice) -> None:
-    """Replace the functions that ask for a card, and those that torch's C++ doesn't dispatch."""
-    for name, value in {
+def _cuda(made: SecondDevice) -> dict[str, Any]:
+    """Return functions of `torch.cuda` by their names."""
+    return {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "device_count": lambda: made.cards,
@@ -433,7 +442,7 @@ def _patch(patch: pytest.MonkeyPatch, made: SecondDevice) -> None:
         "set_device": made.place,
         "get_device_name": lambda device=None: "a pretended card",
         "get_device_properties": lambda device=None: SimpleNamespace(
-            name="a pretended card", total_memory=MEMORY, major=9, minor=0
+            total_memory=MEMORY, major=made.capability[0], minor=made.capability[1]
         ),
         "mem_get_info": lambda device=None: (MEMORY - made.held, MEMORY),
         "empty_cache": lambda: None,
@@ -442,9 +451,11 @@ def _patch(patch: pytest.MonkeyPatch, made: SecondDevice) -> None:
         "Event": Event,
         "stream": made.within,
         "current_stream": lambda device=None: made.current.stream,
-    }.items():
-        patch.setattr(torch.cuda, name, value)
+    }
 
+
+def _patch_tensors(patch: pytest.MonkeyPatch, made: SecondDevice) -> None:
+    """Replace the functions of tensors that torch's C++ doesn't dispatch for this device."""
     to, empty, tensor = Tensor.to, torch.empty, torch.tensor
 
     def moved(self: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
@@ -454,47 +465,54 @@ def _patch(patch: pytest.MonkeyPatch, made: SecondDevice) -> None:
         device = device or self.device
         if device.type == "cuda":
             device = torch.device(TYPE, made.place(device).index)
-        form = {} if form is None else {"memory_format": form}
-        kwargs = {"non_blocking": non_blocking, "copy": copy, **form}
+        kwargs = {"non_blocking": non_blocking, "copy": copy}
+        if form is not None:
+            kwargs["memory_format"] = form
         return to(self, device, dtype or self.dtype, **kwargs)
 
-    def emptied(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
+    def unpinned(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
         return empty(*args, **kwargs)
 
     def new(values: Any, *, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Any:
         on_cpu = tensor(values, **kwargs)
         return (on_cpu if device is None else on_cpu.to(device)).requires_grad_(requires_grad)
 
-    def array(values: Any, *, dtype: Any = None, device: Any = None, copy: Any = None) -> Tensor:
+    def array(values: Any, *, dtype: Any = None, device: Any = None, copy: Any = None) -> Any:
         if not isinstance(values, Tensor):
             return new(values, dtype=dtype, device=device)
         return values.to(device or values.device, dtype or values.dtype, copy=bool(copy))
 
     patch.setattr(torch, "asarray", array)
+    patch.setattr(torch, "empty", unpinned)
+    patch.setattr(torch, "tensor", new)
     patch.setattr(Tensor, "to", moved)
     patch.setattr(Tensor, "cuda", lambda self, device="cuda": self.to(device))
     patch.setattr(Tensor, "pin_memory", lambda self: self.clone())
-    patch.setattr(torch, "empty", emptied)
-    patch.setattr(torch, "tensor", new)
 
-    class Autocast(torch.autocast):  # type: ignore[misc]
-        def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
-            super().__init__(TYPE if device_type == "cuda" else device_type, *args, **kwargs)
 
-    enabled: Callable[..., bool] = torch.is_autocast_enabled
-    patch.setattr(torch, "autocast", Autocast)
-    patch.setattr(
-        torch,
-        "is_autocast_enabled",
-        lambda kind="cuda": enabled(TYPE if kind == "cuda" else kind),
-    )
-
-    data = Tensor.data
+def _patch_data(patch: pytest.MonkeyPatch) -> None:
+    """Let a parameter get a tensor of another device."""
+    data: Any = Tensor.data
 
     def put(self: Tensor, value: Tensor) -> None:
         if isinstance(value, OnCard) == isinstance(self, OnCard):
-            data.__set__(self, value)  # type: ignore[attr-defined]
+            data.__set__(self, value)
         else:
             swap_tensors(self, nn.Parameter(value.detach(), requires_grad=self.requires_grad))
 
-    patch.setattr(nn.Parameter, "data", property(data.__get__, put), raising=False)  # type: ignore[attr-defined]
+    patch.setattr(nn.Parameter, "data", property(data.__get__, put), raising=False)
+
+
+def _patch_autocast(patch: pytest.MonkeyPatch) -> None:
+    """Let autocast of CUDA be that of the tensors' type of device."""
+    enabled: Callable[..., bool] = torch.is_autocast_enabled
+
+    class Autocast(torch.autocast):
+        def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+            super().__init__(TYPE if device_type == "cuda" else device_type, *args, **kwargs)
+
+    def is_enabled(kind: str = "cuda") -> bool:
+        return enabled(TYPE if kind == "cuda" else kind)
+
+    patch.setattr(torch, "autocast", Autocast)
+    patch.setattr(torch, "is_autocast_enabled", is_enabled)
