@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluation.live.layer_cache import memory_of
+from gptailor.program.devices import memory_of
 
 _SLOW = {"cpu": ("BF16", "F16"), "cuda": ("BF16",)}
 """The stored dtypes that are slow on a device without quick bfloat16, by its type."""
@@ -23,7 +23,7 @@ def halves_are_quick(device: torch.device | str) -> bool:
     place = torch.device(device)
     if place.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported()
-    here = (place.index or 0) < torch.cuda.device_count()
+    here = place.type == "cuda" and (place.index or 0) < torch.cuda.device_count()
     return not here or torch.cuda.get_device_capability(place) >= _AMPERE
 
 

@@ -27,7 +27,7 @@ from gptailor.evaluation.heal.learning import LowRankChanges
 from gptailor.evaluation.heal.teach import teach
 from gptailor.evaluation.importance import importance_matrix, importance_text
 from gptailor.evaluation.live import template
-from gptailor.evaluation.live.layer_cache import LayerStream, memory_of, peers_of
+from gptailor.evaluation.live.layer_cache import LayerStream, peers_of
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives import generate as generative
 from gptailor.evaluation.objectives import kl
@@ -40,7 +40,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.prepare import Prepared, prepare
 from gptailor.program import run
-from gptailor.program.devices import device_of, devices_of
+from gptailor.program.devices import device_of, devices_of, memory_of
 from tests.second_device import MEMORY, WrongDeviceError, second_device
 from tests.structures import branch_structure
 from tests.thorough import one_of_each
