@@ -24,6 +24,7 @@ from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import is_local, only_compared
 from gptailor.evaluation.targets import HUB_ID
 from gptailor.lang.parse import load
+from gptailor.plan.arguments import check_fields
 from gptailor.plan.faults import PLAN_FILE
 from gptailor.plan.plan import Plan
 
@@ -42,6 +43,9 @@ class CardFacts:
     languages: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     base_models: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @final
