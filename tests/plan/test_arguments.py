@@ -102,11 +102,13 @@ def test_a_wrong_type_is_named_with_the_expected_one(
         call()
 
 
+@pytest.mark.wrong_types
 def test_a_word_that_is_none_of_the_known_ones_is_a_wrong_value() -> None:
     with pytest.raises(ValueError, match=r"'bridge': expected 'each' \| .* \| None, got 'none'"):
         gptailor.Flags(bridge="none")  # type: ignore[arg-type]
 
 
+@pytest.mark.wrong_types
 def test_names_of_torch_are_texts_and_iterators_are_read_once() -> None:
     seen: list[object] = []
 
