@@ -1034,7 +1034,7 @@ def test_the_command_refuses_what_does_not_go_together(
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--gguf", "q8_0"]) == 2
     assert "--gguf is for an output folder" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q2_k"]) == 2
-    assert "let llama-quantize make it of f16" in capsys.readouterr().err
+    assert "llama-quantize makes this type of an f16 file" in capsys.readouterr().err
     assert not list(here.glob("out*"))
 
 
