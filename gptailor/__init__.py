@@ -70,13 +70,19 @@ def __getattr__(name: str) -> Any:
         return globals().setdefault(name, _version())  # found there from now on
     if name not in _HOMES:
         raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
-    from gptailor.plan.optional_packages import packages_needed, require  # first used late
+    from gptailor.plan.arguments import checked  # first used late
+    from gptailor.plan.optional_packages import packages_needed, require
 
     if name == "search":
         require("search", "gptailor.search")  # names all that is missing
     with packages_needed(f"gptailor.{name}"):
         home = importlib.import_module(f"gptailor.{_HOMES[name]}")
-    return getattr(home, name)
+    found = getattr(home, name)
+    if isinstance(found, type):
+        return found
+    verb = checked(found)
+    verb.__module__ = __name__  # where pickle finds it
+    return globals().setdefault(name, verb)
 
 
 def __dir__() -> list[str]:

@@ -22,11 +22,12 @@ from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
-from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
+from gptailor.prepare import SHARD_SIZE, Dtype, ModelPaths, Prepared, all_declared, prepare, ready
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
@@ -84,11 +85,14 @@ class ComputeOptions:
     `shard_size` bytes.
     """
 
-    threads: int | None = None
+    threads: Positive | None = None
     device: str = "cpu"
-    memory: int | str | None = None
-    processes: int = 1
-    shard_size: int = SHARD_SIZE
+    memory: Positive | str | None = None
+    processes: Positive = 1
+    shard_size: Positive = SHARD_SIZE
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -96,7 +100,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     output: str | Path,
     *,
     models: ModelPaths | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     quantize: str | None = None,
     gguf: Sequence[str] = (),
     imatrix: str | Path | None = None,

@@ -55,6 +55,7 @@ from gptailor.evaluation.targets import (
 )
 from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.parse import read_objective
+from gptailor.plan.arguments import NotNegative, Positive
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
@@ -68,12 +69,12 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     objectives: Sequence[str | Objective] | str | Objective,
     *,
     models: ModelPaths | None = None,
-    samples: int | None = None,
-    seed: int = 0,
+    samples: Positive | None = None,
+    seed: NotNegative = 0,
     folder: str | Path = ".",
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
     speed: bool = False,
     against: str | Path | None = None,
     uncut: bool = False,
@@ -92,12 +93,12 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
     An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
     objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
-    missing device. Raises ValueError for fewer than one sample.
+    missing device.
     """
     sources = as_list(targets)
     asked = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
-    if not (sources and asked):
-        raise ValueError("expected a target and an objective, got none")
+    if not asked:
+        raise ValueError("'objectives': expected an objective, got none")
     if against is not None and str(against) not in map(str, sources):
         sources.append(against)
     found = find_targets(sources, models or {})
@@ -109,7 +110,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         else read_objective(objective, model_names)
         for objective in asked
     ]
-    chosen = Samples(Path(folder), samples, seed).at_least(1)
+    chosen = Samples(Path(folder), samples, seed)
     place, name = (
         Placement(device, dtype_of(dtype), byte_count(memory)),
         None if against is None else str(against),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple, final
+from typing import Annotated, Literal, NamedTuple, final
 
 import torch
 
@@ -28,6 +28,7 @@ from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.speed import latency_score, speeds
 from gptailor.evaluation.targets import Target, as_list, base_of, find_targets
 from gptailor.lang.words import bounded_words, measure_words
+from gptailor.plan.arguments import NotNegative, Positive
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
@@ -46,11 +47,11 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     targets: Sequence[str | Path | Plan] | str | Path | Plan,
     *,
     models: ModelPaths | None = None,
-    samples: int | None = None,
-    seed: int = 0,
+    samples: Annotated[int, LEAST_SAMPLES] | None = None,
+    seed: NotNegative = 0,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
     on_event: OnEvent = ignore_events,
 ) -> tuple[ExpectationResult, ...]:
     """Evaluate the expectations of plans, and return a result for each of them, in order.
@@ -68,7 +69,7 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
         raise TailorError(
             f"{names} has no expectation: write 'expect nll(\"text.txt\") <= 1.1 * base'"
         )
-    drawn = Samples(Path(), samples, seed).at_least(LEAST_SAMPLES)
+    drawn = Samples(Path(), samples, seed)
     place = Placement(device, dtype_of(dtype), byte_count(memory))
     return Expectations(found, drawn, place, on_event).results()
 

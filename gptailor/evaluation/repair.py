@@ -20,6 +20,7 @@ from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.width.fit import FittedWidth, Narrower, narrows
 from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
@@ -186,7 +187,7 @@ def stitch(
     models: Mapping[str, str | Path] | None = None,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
 ) -> PreTrainedModel:
     """Return the live model of a closed plan or its file, in eval mode; nothing is written.
 

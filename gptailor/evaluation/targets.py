@@ -16,7 +16,7 @@ from typing import final
 from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import Opened, rebind
-from gptailor.lang.parse import load, plan_or_file
+from gptailor.lang.parse import load
 from gptailor.plan.faults import (
     PLAN_FILE,
     SEARCH_SETTINGS,
@@ -91,7 +91,9 @@ def identity(opened: Opened) -> tuple[str, ...]:
 
 
 def as_list(targets: Sequence[str | Path | Plan] | str | Path | Plan) -> list[str | Path | Plan]:
-    """Return the targets as a list; one target may stand by itself."""
+    """Return the targets as a list; one target may stand by itself. Raises ValueError for none."""
+    if not targets:
+        raise ValueError("'targets': expected a target, got none")
     return [targets] if isinstance(targets, str | Path | Plan) else list(targets)
 
 
@@ -201,10 +203,10 @@ def read_target(target: str | Path | Plan) -> _Read:
     """Return a target's name, its plan, and the plan that compiled it if it is a folder.
 
     A model that no plan compiled has its own plan instead. Raises PlanFolderError for the folder of
-    a search, TypeError for another type, and what `load` raises.
+    a search, and what `load` raises.
     """
-    if not isinstance(target, str | Path):
-        return target_name(plan := plan_or_file(target)), plan, None
+    if isinstance(target, Plan):
+        return target_name(target), target, None
     name, path = str(target), expanded(target)
     if (path / SEARCH_SETTINGS).is_file() and not (path / CONFIG).exists():
         raise PlanFolderError(path)

@@ -14,6 +14,7 @@ from gptailor.evaluation.scores import Outcome, Score
 from gptailor.evaluation.space_trials import opened
 from gptailor.evaluation.targets import base_of
 from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import Event, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
@@ -132,7 +133,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     run: str | Path,
     flags: Flags | None = None,
     *,
-    trials: int | None = None,
+    trials: Positive | None = None,
     models: ModelPaths | None = None,
     where: Resources | None = None,
     on_event: OnSearchEvent = ignore_events,
