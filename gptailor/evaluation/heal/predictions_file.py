@@ -39,7 +39,7 @@ _GROUP_TOKENS: Final = 4096
 _FORMAT, _NOTES = b"distillkit", b"gptailor"
 _COLUMNS: Final = ("input_ids", "compressed_logprobs", "bytepacked_indices")
 _MADE_AGAIN = "make the file with 'gptailor teach'"
-_ROUNDING: Final = 1e-3
+_ROUNDING: Final = 1e-2
 """The most by which float32 probabilities of large logits may sum to more or less than 1."""
 
 PredictedSequences = tuple[
@@ -232,7 +232,8 @@ class PredictionsFile:
         self, tokens: Int32[Tensor, " n kept"], logs: Float[Tensor, " n kept"], start: int
     ) -> None:
         """Raise CalibrationError (C814) for the first prediction that is no distribution."""
-        ordered, total = tokens.sort(1).values, logs.double().exp().sum(1)
+        ordered = torch.from_numpy(np.sort(tokens.numpy(), axis=1))  # faster than torch's
+        total = logs.double().exp().sum(1)
         least = 1.0 if self.kept == self.vocabulary else 0.0
         for what, wrong in (
             ("a token beyond the vocabulary", (tokens >= self.vocabulary).any(1)),

@@ -1,5 +1,6 @@
 """Predictions as files: what a teacher writes, what healing reads, and what is refused."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -208,6 +209,31 @@ def test_a_killed_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("gptailor.evaluation.forward.evaluator.Evaluator.run", killed)
     assert taught(folder).bytes == len(bytes_), "nothing is predicted twice"
     assert whole.file.read_bytes() == bytes_
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_disk_that_fills_leaves_the_folder_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    if old:
+        taught(folder, tokens=480)
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    write_table = parquet.ParquetWriter.write_table
+
+    def full(writer: parquet.ParquetWriter, table: pa.Table) -> None:
+        write_table(writer, table)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet.ParquetWriter, "write_table", full)
+        with pytest.raises(CheckpointError, match=r"C303.*No space left on device") as error:
+            taught(folder)
+    assert error.value.exit_code == 3
+    assert {f: f.stat().st_mtime_ns for f in folder.iterdir() if f.name != "cache"} == {
+        f: time for f, time in before.items() if f.name != "cache"
+    }
+    monkeypatch.setattr("gptailor.evaluation.forward.evaluator.Evaluator.run", None)
+    assert taught(folder).sequences == 32, "the predictions are kept"
 
 
 # ------------------------------------------------------------------------------------- refusals
