@@ -461,11 +461,12 @@ class Healer:
     ) -> tuple[TaughtSequences, TaughtSequences]:
         """Return the learned and the held-out sequences with their teachers' predictions.
 
-        One teacher after the other is on the device.
+        Files are read first, so that an unusable file is refused before a teacher predicts. One
+        teacher after the other is on the device.
         """
         healing, texts, vocabulary = job.healing, job.texts, job.vocabulary
         teachers, predicted, cut = sources.teachers, sources.files, self._cut(job.resolved)
-        makers: list[str | PredictionsFile | None] = [*teachers.names, *predicted.values()]
+        makers: list[str | PredictionsFile | None] = [*predicted.values(), *teachers.names]
         of_text = torch.tensor(
             [
                 makers.index(predicted.get(number, text.teacher))
