@@ -82,9 +82,6 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 @click.option("--no-race", "race", is_flag=True, flag_value=False, default=True,
               help="Score each trial on all samples, even if it has lost after some "
                    "samples.")  # fmt: skip
-@click.option("--repeat-calibration", type=click.IntRange(min=0), default=0, metavar="N",
-              help="Also search on N other draws of the samples, and report the agreement of the "
-                   "results. Each draw costs as much again.")  # fmt: skip
 @options.MODEL
 @options.SET
 @options.FAMILY

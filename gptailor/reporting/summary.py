@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
-from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
+from gptailor.plan.plan import BuiltClosed, Position, Several
 from gptailor.plan.stage import Stage
 from gptailor.reporting.measure import AimDirection, ScaleBy
 
@@ -376,48 +376,6 @@ class MeasuredCosts(BuiltClosed):
 
 
 @final
-class RepeatedDraw(BuiltClosed):
-    """The scores of all draws' plans on the samples of one draw, None for a failure."""
-
-    seed: Seed
-    scores: Several[Several[float] | None]
-
-
-@final
-class DrawPair(BuiltClosed):
-    """The number of layers that the plans of two draws drop alike, and make alike."""
-
-    of: Pair[Tally]
-    dropped: LayerCount
-    alike: LayerCount
-
-
-@final
-class DrawsAgreement(BuiltClosed):
-    """The agreement of searches on other draws of the samples with the first search.
-
-    `of` is a digest of the compared plans. `without` has the seeds that found no plan. `agree`
-    counts the other draws on which the first plan is no worse than their own plan.
-    """
-
-    of: Line
-    without: Several[Seed]
-    runs: Annotated[Several[RepeatedDraw], Field(min_length=1)]
-    agree: Tally
-    dropped: Annotated[Several[LayerCount], Field(min_length=1)]
-    dropped_in_all: LayerCount
-    kept_in_all: LayerCount
-    alike_in_all: LayerCount
-    pairs: Several[DrawPair]
-
-    @model_validator(mode="after")
-    def _is_square(self) -> "DrawsAgreement":
-        if any(len(run.scores) != len(self.runs) for run in self.runs):
-            raise ValueError("expected a score of each draw's plan on each draw")
-        return self
-
-
-@final
 class NumberAtBound(BuiltClosed):
     """A number of the best plan that is an end of its interval."""
 
@@ -471,7 +429,6 @@ class SearchSummary(_Begun):
     samples: Tally
     held: Several[Tally]
     late: Tally
-    repeats: DrawsAgreement | None
     measured: MeasuredCosts
     required: RequiredRecord | None
     left_out: Several[Line]

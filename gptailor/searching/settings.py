@@ -40,7 +40,6 @@ class Flags:
     compare_random: bool = False
     finalists: int | None = None
     race: bool = True
-    repeat_calibration: int = 0
 
 
 @final

@@ -738,22 +738,6 @@ def test_a_draft_is_searched_by_its_acceptance(search: Search, world: Path) -> N
     assert said["base"]["values"] == [1.0]
 
 
-def test_other_draws_say_how_far_they_agree(found: Said, search: Search, world: Path) -> None:
-    arguments = ["--strategy", "random", "--trials", "4", "--repeat-calibration", "1"]
-    said = search("space.tailor", "-o", "drawn", *arguments)
-    assert "Searches on 2 draws of the samples, this one first, drop" in said.out
-    record = json.loads((world / "drawn" / "summary.json").read_text())
-    [first, second] = record["repeats"]["runs"]
-    assert (first["seed"], second["seed"]) == (0, 1)
-    other = json.loads((world / "drawn" / "repeat-1" / "summary.json").read_text())
-    assert other["seed"] == 1
-    assert first["scores"][0] == record["best"]["values"]
-    assert second["scores"][1] == other["best"]["values"]
-    again = search("space.tailor", "-o", "drawn", *arguments)
-    assert again.out == said.out
-    assert "scoring the plans found" not in again.err
-
-
 def test_the_verdict_is_in_the_summary_and_on_the_screen(found: Said, world: Path) -> None:
     said = summary(world)
     [line] = [

@@ -79,7 +79,6 @@ def document(**changes: Any) -> dict[str, Any]:
         "found": row(2.5),
         "verdict": judged(),
         "sizes": [],
-        "repeats": None,
         "measured": {"evaluations": 3.25, "seconds": 41.0, "base": 1.25},
         "best_file": "run/best.tailor",
         "front": [],
@@ -404,24 +403,6 @@ def test_a_size_has_a_row() -> None:
     assert text[at + 2].endswith("  0.5     3 ± 0.01")
     assert "  ?  " in text[at + 3]
     assert "## Quality over size" in markdown(found)
-
-
-def test_draws_that_disagree_say_so() -> None:
-    runs = [{"seed": n, "scores": [[2.5], [2.75], None]} for n in range(3)]
-    repeats = {"of": "0", "without": [], "pairs": [], "runs": runs,
-               "dropped": [4, 4, 5], "dropped_in_all": 2, "kept_in_all": 20,
-               "alike_in_all": 11, "agree": 0}  # fmt: skip
-    text = "\n".join(summary_lines(said(repeats=repeats), 80))
-    assert "3 draws of the samples, this one first, drop 2 layers alike, of 4 to 5 that" in text
-    assert "11 of 20 layers that all keep are made of the same models." in text
-    assert "draw 2 (seed 1) the plans score 2.5; 2.75; failed." in text
-    assert "On none of the other draws" in text
-    agreeing = "\n".join(summary_lines(said(repeats=repeats | {"agree": 2}), 80))
-    assert "is the best, or ties with it, on 2 of the other draws." in agreeing
-    alone = repeats | {"runs": [{"seed": 0, "scores": [[2.5]]}], "without": [1, 2]}
-    text = "\n".join(summary_lines(said(repeats=alone), 80))
-    assert "no plan was found: 1, 2." in text
-    assert "other draws." not in text
 
 
 def test_numbers_are_short() -> None:

@@ -187,7 +187,7 @@ def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path)
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [".lock", "front", "study.journal", "run.json", "repeat-1"])
+@pytest.mark.parametrize("name", [".lock", "front", "study.journal", "run.json"])
 def test_a_search_does_not_write_through_a_link_out_of_run(
     whole: Path, tmp_path: Path, name: str
 ) -> None:
