@@ -415,14 +415,11 @@ def _final(summary: SearchSummary) -> Iterator[str]:
 
 def _random(summary: SearchSummary) -> Iterator[str]:
     drawn, found_row = summary.random, summary.found
-    if drawn.whole:
-        yield f"Random search at the same cost evaluated {_count(drawn.trials, 'plan')}."
-    elif drawn.expected is not None and found_row is not None:
+    if drawn.expected is not None and found_row is not None:
         reach, got = _reached(summary, found_row, drawn.expected)
         yield (
             f"Random search at the same cost would be expected to {reach}"
-            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}, which"
-            " --compare-random makes sure."
+            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}."
         )
 
 

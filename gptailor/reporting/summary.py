@@ -93,7 +93,6 @@ class _Begun(BuiltClosed):
     strategy: Line
     bridge: BridgedTrials | None
     prefer: Line | None
-    compare_random: bool
     heals: bool
     finalists: Tally | None
     race: bool
@@ -342,13 +341,12 @@ class VerdictRecord(BuiltClosed):
 
 @final
 class RandomDraws(BuiltClosed):
-    """Random plans for comparison. `whole` means that they cost as much as the search.
+    """Random plans for comparison.
 
-    `expected` is the expected best score of a random search that costs as much.
+    `expected` is the expected best score of a random search that costs as much as the search.
     """
 
     trials: Tally
-    whole: bool
     best: SummaryRow | None
     expected: float | None
 

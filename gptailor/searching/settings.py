@@ -37,7 +37,6 @@ class Flags:
     strategy: str | None = None
     bridge: BridgedTrials | None = None
     prefer: str | None = None
-    compare_random: bool = False
     finalists: int | None = None
     race: bool = True
 
@@ -82,7 +81,6 @@ class Settings:
     strategy: str
     bridge: BridgedTrials | None
     prefer: int | None
-    compare_random: bool
     heals: bool = False
     finalists: int | None = None
     race: bool = True
@@ -114,7 +112,6 @@ class Settings:
             "strategy": self.strategy,
             "bridge": self.bridge,
             "prefer": None if self.prefer is None else words[self.prefer],
-            "compare_random": self.compare_random,
             "heals": self.heals,
             "finalists": self.finalists,
             "race": self.race,
@@ -153,7 +150,6 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         strategy=_strategy(flags.strategy or next(iter(STRATEGIES))),
         bridge=bridge,
         prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
-        compare_random=flags.compare_random,
         heals=heals,
         finalists=flags.finalists,
         race=flags.race,

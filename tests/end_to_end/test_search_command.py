@@ -422,15 +422,6 @@ def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
     assert result["score"] == said["best"]["values"][0]
 
 
-def test_random_search_beside(found: Said, search: Search, world: Path) -> None:
-    arguments = ["--strategy", "random", "--compare-random", "--trials", "4"]
-    said = search("space.tailor", "-o", "beside", *arguments)
-    record = json.loads((world / "beside" / "summary.json").read_text())
-    assert record["random"]["whole"]
-    assert record["cost"] <= 4
-    assert f"evaluated {record['random']['trials']} plans" in said.out
-
-
 def test_control_c_keeps_everything_and_the_same_command_goes_on(
     search: Search, run: Run, world: Path
 ) -> None:

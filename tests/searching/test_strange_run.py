@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         objectives=[NLL._asdict()], trials=len(ledger.trials), held=[0], base={"values": [2.0],
         "held": None}, best=found, found=found, front=[found], sizes=[{**found, **place}],
         starts=[found], verdict=judged(against=None),
-        random={"trials": 1, "whole": False, "best": found, "expected": 2.5},
+        random={"trials": 1, "best": found, "expected": 2.5},
     )  # fmt: skip
     plans = {trial.plan: size for trial in ledger.trials}
     files = {"summary.json": summary, "sizes.json": {"base": size, "plans": plans}}

@@ -109,7 +109,6 @@ class EndedNote(Noted):
 
     reason: Literal["budget", "exhausted"]
     trials: Tally
-    beside: bool
     final: Line | None
 
 
@@ -169,7 +168,7 @@ class GenomeNote(Noted):
 class TrialNote(Noted):
     """The notes of a study on a trial; see `TrialRequest` and `Trial`."""
 
-    phase: Literal["recipe", "start", "random", "search", "final", "beside"]
+    phase: Literal["recipe", "start", "random", "search", "final"]
     ask: _Small
     slot: _Small
     origin: NotedOrigin
