@@ -80,8 +80,6 @@ LEFT_OUT = {
         "test_finalists_are_healed_once_and_score_as_their_plans_do",
         "test_named_coefficients_begin_with_each_model_alone_and_bounds_are_named",
         "test_one_search_gives_the_curve_of_quality_over_size",
-        "test_other_draws_say_how_far_they_agree",
-        "test_random_search_beside",
         "test_several_objectives_have_a_front",
         "test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype",
     ],

@@ -79,16 +79,12 @@ class ComputeOptions:
 
     `threads` threads make tensors, by default one per core. Large merges, bridges and healing run
     on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there, which
-    may be a text such as `2GB`. Several `processes` heal together, on a GPU each from `device` on,
-    or with a share of the cores each. They start by importing the main module again, so a script
-    that gives several needs `if __name__ == "__main__":`. A file of weights has at most
-    `shard_size` bytes.
+    may be a text such as `2GB`. A file of weights has at most `shard_size` bytes.
     """
 
     threads: Positive | None = None
     device: str = "cpu"
     memory: Positive | str | None = None
-    processes: Positive = 1
     shard_size: Positive = SHARD_SIZE
 
     def __post_init__(self) -> None:
@@ -145,9 +141,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     prepared = plan
     if compute.device != "cpu":
         require("torch", f"the device {compute.device!r}")
+        from gptailor.evaluation.heal.process_group import processes
         from gptailor.program.devices import device_of, devices_of
 
-        devices_of(device_of(compute.device), compute.processes)  # refuses missing ones
+        devices_of(device_of(compute.device), processes())  # refuses missing ones
     text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
     if not dry_run:
@@ -172,7 +169,6 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         prepared,
         device=compute.device,
         memory=byte_count(compute.memory),
-        processes=compute.processes,
         on_event=on_event,
     )
     importance = _importance(prepared, text, fitted, compute, on_event)
@@ -269,7 +265,6 @@ def _estimates(
             prepared,
             device=compute.device,
             memory=byte_count(compute.memory),
-            processes=compute.processes,
             importance_tokens=0 if text is None else text.tokens,
         )
     )

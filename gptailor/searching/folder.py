@@ -142,8 +142,6 @@ SIZES = "sizes.json"
 FRONT = "front"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file while it is written."""
-_REPEATED = "repeat-"
-"""The prefix of folders of searches on other draws, before their number."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", BEST, f"{BEST}.lock",
                    START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
 
@@ -200,7 +198,7 @@ class Folder:
     def _refuse_links(self, names: Collection[str]) -> None:
         """Raise CheckpointError C903 for a name that is written and leads out of RUN."""
         for name in sorted(names):
-            if name in _OURS - {f"{JOURNAL}.lock"} or name.startswith(_REPEATED):
+            if name in _OURS - {f"{JOURNAL}.lock"}:
                 path_inside(self.path, name)
 
     def _bring(self, storage: ObjectStorage) -> None:

@@ -45,7 +45,7 @@ from gptailor.searching.object_journal import ObjectJournal
 from gptailor.searching.run.journal import JournalLines, journal_lines, with_beginning
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
-from gptailor.searching.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, Trial
+from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
@@ -163,7 +163,7 @@ class _Reading:
         states = {digest: row for digest, row in layer_lists.items() if row is not None}
         full_trials = [
             t
-            for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE)
+            for t in ledger.of(STARTS, RANDOM, SEARCH)
             if t.full and t.same_as is None and t.number in losses
         ]
         return RunReport(

@@ -39,10 +39,8 @@ class Flags:
     strategy: str | None = None
     bridge: BridgedTrials | None = None
     prefer: str | None = None
-    compare_random: bool = False
     finalists: Positive | None = None
     race: bool = True
-    repeat_calibration: NotNegative = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -92,7 +90,6 @@ class Settings:
     strategy: str
     bridge: BridgedTrials | None
     prefer: int | None
-    compare_random: bool
     heals: bool = False
     finalists: int | None = None
     race: bool = True
@@ -125,7 +122,6 @@ class Settings:
             "strategy": self.strategy,
             "bridge": self.bridge,
             "prefer": None if self.prefer is None else words[self.prefer],
-            "compare_random": self.compare_random,
             "heals": self.heals,
             "finalists": self.finalists,
             "race": self.race,
@@ -167,7 +163,6 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         strategy=strategy,
         bridge=bridge,
         prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
-        compare_random=flags.compare_random,
         heals=heals,
         finalists=flags.finalists,
         race=flags.race,

@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         objectives=[NLL._asdict()], trials=len(ledger.trials), held=[0], base={"values": [2.0],
         "held": None}, best=found, found=found, front=[found], sizes=[{**found, **place}],
         starts=[found], verdict=judged(against=None),
-        random={"trials": 1, "whole": False, "best": found, "expected": 2.5},
+        random={"trials": 1, "best": found, "expected": 2.5},
     )  # fmt: skip
     plans = {trial.plan: size for trial in ledger.trials}
     files = {"summary.json": summary, "sizes.json": {"base": size, "plans": plans}}
@@ -188,7 +188,7 @@ def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path)
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [".lock", "front", "study.journal", "run.json", "repeat-1"])
+@pytest.mark.parametrize("name", [".lock", "front", "study.journal", "run.json"])
 def test_a_search_does_not_write_through_a_link_out_of_run(
     whole: Path, tmp_path: Path, name: str
 ) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,11 +19,10 @@ from gptailor.evaluation.heal import heal as healing_module
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import Healer
 from gptailor.evaluation.heal.predictions_file import PredictionsFile, write_predictions
-from gptailor.evaluation.heal.process_group import ALONE, SharedWork
+from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, SharedWork
 from gptailor.evaluation.heal.teach import TeachResult, teach
 from gptailor.evaluation.heal.teacher import Teachers
 from gptailor.plan import optional_packages
-from gptailor.plan.events import ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.prepare import prepare
 from tests.healing import CPU, heal, said
@@ -131,14 +132,16 @@ def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
 def test_a_file_that_changes_before_several_processes_open_it_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def changed_first(work: SharedWork, *_: object) -> None:
+    @contextmanager
+    def changed_first(work: SharedWork, *_: object) -> Iterator[ProcessGroup]:
         taught(folder, tokens=480)
-        work(ALONE, ignore_events)
+        work(ALONE)  # as another process does
+        yield ALONE
 
     taught(folder)
     prepared = prepare(said(folder, HEAL))
-    monkeypatch.setattr(healing_module, "run_together", changed_first)
-    healer = Healer(prepared.models, CPU, None, F32, anew=True, processes=2)
+    monkeypatch.setattr(healing_module, "shared", changed_first)
+    healer = Healer(prepared.models, CPU, None, F32, anew=True)
     with pytest.raises(CheckpointError, match="C304"):
         healer.heal(prepared.resolved, {}, {})
 
