@@ -44,7 +44,6 @@ def test_each_argument_of_a_verb_is_checked_by_name(verb: str) -> None:
 
 
 NUMBERS: list[tuple[Callable[[Any], object], str, str]] = [
-    (lambda n: gptailor.ComputeOptions(processes=n), "processes", "int >= 1"),
     (lambda n: gptailor.ComputeOptions(threads=n), "threads", "int >= 1 | None"),
     (lambda n: gptailor.ComputeOptions(shard_size=n), "shard_size", "int >= 1"),
     (lambda n: gptailor.ComputeOptions(memory=n), "memory", "int >= 1 | str | None"),
@@ -67,7 +66,6 @@ NUMBERS: list[tuple[Callable[[Any], object], str, str]] = [
     (lambda n: gptailor.report("p", "o", tokens=n), "tokens", "int >= 1"),
     (lambda n: gptailor.search("p", "r", trials=n), "trials", "int >= 1 | None"),
     (lambda n: gptailor.Flags(seed=n - 1), "seed", "int >= 0 | None"),
-    (lambda n: gptailor.Flags(repeat_calibration=n - 1), "repeat_calibration", "int >= 0"),
     (lambda n: gptailor.evaluate("p", "o", seed=n - 1), "seed", "int >= 0"),
     (lambda n: gptailor.evaluate_expectations("p", seed=n - 1), "seed", "int >= 0"),
     (lambda n: gptailor.teach("m", "t", "o.parquet", seed=n - 1), "seed", "int >= 0"),
