@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from gptailor.cli import options
 from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
 
 if TYPE_CHECKING:
+    from gptailor.convert.importers import Importer
+    from gptailor.convert.note import Note
     from gptailor.plan.plan import Plan
 
 
@@ -248,6 +251,9 @@ def lsp_command(hub: bool) -> None:
 
 @click.command("import", short_help="Convert another tool's file to a plan.")
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+@click.option("tool", "--from", default="mergekit", show_default=True, metavar="TOOL",
+              help="The tool whose file it is. Packages add further tools; the other options are "
+              "of mergekit's files.")  # fmt: skip
 @click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
 @click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER",
               help="A folder with the base's config.json. It determines the layers, "
@@ -264,6 +270,7 @@ def lsp_command(hub: bool) -> None:
 @options.OUTPUT_FORCE
 def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     file: str,
+    tool: str,
     layers: int | None,
     base: Path | None,
     models: tuple[tuple[str, Path], ...],
@@ -271,7 +278,7 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     output: Path | None,
     force: bool,
 ) -> None:
-    """Convert a mergekit configuration to a plan.
+    """Convert a mergekit configuration to a plan, or a file that an installed package reads.
 
     The command reports each part that differs or has no equivalent on standard error. It refuses a
     part that a plan can't express. It drops nothing silently. It assumes nothing about models that
@@ -283,15 +290,30 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     if output is not None:
         refuse_output(output, force=force)
     text, name = options.plan_text(file), options.shown_name(file)
-    root = Path.cwd()  # where mergekit has its relative paths start
-    folder = output.parent if output is not None else root
-    folders = dict(models) | ({} if base is None else {"base": base})
-    plan, notes = from_mergekit(
-        text, name, layers, root=root, folder=folder, models=folders, on_hub=True, strict=strict
-    )
+    notes: Iterable[Note]
+    if tool != "mergekit":
+        plan, notes = _importer(tool).read(text, name)
+    else:
+        root = Path.cwd()  # where mergekit has its relative paths start
+        folder = output.parent if output is not None else root
+        folders = dict(models) | ({} if base is None else {"base": base})
+        plan, notes = from_mergekit(
+            text, name, layers, root=root, folder=folder, models=folders, on_hub=True, strict=strict
+        )
     for note in notes:
         options.say(f"note: {note}", err=True)
     options.write_plan(plan, output)
+
+
+def _importer(tool: str) -> "Importer":
+    from gptailor.convert.importers import IMPORTERS
+    from gptailor.plan.faults import listed, nearest
+
+    if (importer := IMPORTERS.get(tool)) is not None:
+        return importer
+    tools = ["mergekit", *IMPORTERS.installed()]
+    help_ = IMPORTERS.problem(tool) or nearest(tool, tools) or f"the tools are {listed(tools)}"
+    raise click.UsageError(f"no importer reads files of '{tool}'; {help_}")
 
 
 @click.command("explain", short_help="Explain a code of a message, such as P601.")

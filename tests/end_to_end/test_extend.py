@@ -13,6 +13,7 @@ import pytest
 import gptailor
 from gptailor.checkpoint.families.lookup import FAMILY_FILES
 from gptailor.cli.main import COMMANDS, run
+from gptailor.convert.importers import IMPORTERS
 from gptailor.plan.doors import Door
 from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
@@ -25,7 +26,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True)
 def _doors_as_before() -> Iterator[None]:
     """Forget what a test's packages have brought."""
-    tables = (METHODS, OBJECTIVES, STRATEGIES, FAMILY_FILES, COMMANDS)
+    tables = (METHODS, OBJECTIVES, STRATEGIES, FAMILY_FILES, IMPORTERS, COMMANDS)
     before = [(dict(table), dict(table._modules), dict(table._problems)) for table in tables]
     yield
     for table, (entries, modules, problems) in zip(tables, before, strict=True):
@@ -114,7 +115,7 @@ def test_the_package_of_the_page_works(
     install: Install, here: Path, family: Path, command: Command
 ) -> None:
     code, groups = page_package(here)
-    assert groups.keys() == {"methods", "objectives", "strategies", "families"}
+    assert groups.keys() == {"methods", "objectives", "strategies", "families", "importers"}
     site = install("gptailor-mine", code, groups)
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         if "gptailor.testing" in block:
@@ -143,6 +144,13 @@ def test_the_package_of_the_page_works(
     assert done[0] == 0, done[2]
     assert f"tpe of {by}" in (here / "page.html").read_text()
     assert FAMILY_FILES["my_llama"] == site / "my_llama.family.json"
+    (here / "cut.txt").write_text("4 2\n")
+    code, out, said = command("import", "cut.txt", "--from", "mytool")
+    assert (code, out) == (0, 'tailor 1\n\nmodel base = "./base"\n\ndrop L2, L4\n')
+    assert said == "note: cut.txt: base: the file names no model; './base' is assumed\n"
+    code, _, said = command("import", "cut.txt", "--from", "mytol")
+    assert code == 2
+    assert "no importer reads files of 'mytol'; did you mean 'mytool'?" in said
 
 
 def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
