@@ -21,7 +21,7 @@ ELSEWHERE = {
     "report": "tests/report",
     "ci": "test_action.py",
     "completion": "test_completion.py",
-    "lsp": "tests/lsp",
+    "lsp": "tests/plugins/lsp",
 }
 """Pages whose commands other tests run."""
 FEWER = ("tokens 16384", "tokens 1024")
