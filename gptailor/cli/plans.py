@@ -74,8 +74,8 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
 
 def _fix(name: str) -> None:
     """Correct a plan's file, and print each correction on standard error."""
-    from gptailor.lsp.edits import fixed
-    from gptailor.lsp.plan_text import PlanText
+    from gptailor.lang.plan_text import PlanText
+    from gptailor.lang.remedies import fixed
 
     if name == "-":
         raise click.UsageError("--fix corrects files, and - is standard input")
@@ -226,27 +226,6 @@ def schema_command() -> None:
 def json_command(plan: str, lets: options.Lets) -> None:
     """Print PLAN as JSON. All commands can read this JSON too."""
     options.say(options.read_plan(plan, (), lets).model_dump_json(indent=2, exclude_defaults=True))
-
-
-@click.command("lsp", short_help="Serve faults, completion and names to an editor.")
-@click.option("--hub", is_flag=True, help="Ask the Hub for models that are missing from its cache.")
-def lsp_command(hub: bool) -> None:
-    """Serve an editor over standard input and output, by the Language Server Protocol.
-
-    The server reports faults, and offers completion and names as you type. An editor starts it.
-    docs/editors.md describes the setup. The server reads models in folders, and in the cache of the
-    Hub.
-    """
-    import os
-
-    from gptailor.plan.optional_packages import require
-
-    require("lsp", "a language server")
-    if not hub:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # its library reads it when it is imported
-    from gptailor.lsp.server import serve
-
-    serve(hub=hub)
 
 
 @click.command("import", short_help="Convert another tool's file to a plan.")

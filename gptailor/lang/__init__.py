@@ -1,3 +1,14 @@
-"""The language: a text into a plan, and a plan into its canonical text."""
+"""The language: a text into a plan, a plan into its canonical text, and remedies of faults."""
 
-__all__ = ["format", "lexicon", "parse", "split", "transform", "tree", "words"]
+__all__ = [
+    "format",
+    "lexicon",
+    "names",
+    "parse",
+    "plan_text",
+    "remedies",
+    "split",
+    "transform",
+    "tree",
+    "words",
+]

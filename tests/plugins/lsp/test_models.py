@@ -6,11 +6,11 @@ import pytest
 from lsprotocol import types
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.lsp.edits import edited, remedies
-from gptailor.lsp.hover import diagnostic
-from gptailor.lsp.text import EditedText, seen_models
+from gptailor.lang.remedies import edited, remedies
+from gptailor.plugins.lsp.hover import diagnostic
+from gptailor.plugins.lsp.text import EditedText, seen_models
 from tests.hollow import llama, write_hollow
-from tests.lsp.test_words import SMALL
+from tests.plugins.lsp.test_words import SMALL
 
 
 def opened(text, folder):

@@ -15,11 +15,9 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES
 from gptailor.lang import tree
 from gptailor.lang.lexicon import spelled
+from gptailor.lang.names import Occurrence, argument_for, occurrences
 from gptailor.lang.parse import parser
 from gptailor.lang.transform import statement_of
-from gptailor.lsp.hover import KEYWORDS, bounds_words
-from gptailor.lsp.names import Occurrence, argument_for, occurrences
-from gptailor.lsp.text import EditedText, SeenModels, layers_named
 from gptailor.plan.faults import Span
 from gptailor.plan.layer_parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import (
@@ -31,6 +29,8 @@ from gptailor.plan.registry import (
     Method,
     Parameter,
 )
+from gptailor.plugins.lsp.hover import KEYWORDS, bounds_words
+from gptailor.plugins.lsp.text import EditedText, SeenModels, layers_named
 
 _PROBE = "__here__"
 _SAMPLES = {

@@ -8,10 +8,13 @@ from lsprotocol import types
 
 from gptailor.cli.main import run
 from gptailor.lang.lexicon import word_groups
-from gptailor.lsp.complete import completions, signature_help
-from gptailor.lsp.edits import RenameError, canonical_edits, edited, remedies, renamed
-from gptailor.lsp.hover import KEYWORDS, diagnostic, hovered
-from gptailor.lsp.text import (
+from gptailor.lang.remedies import edited, remedies
+from gptailor.plan.fault_pages import fault_pages
+from gptailor.plan.registry import METHODS, OBJECTIVES
+from gptailor.plugins.lsp.complete import completions, signature_help
+from gptailor.plugins.lsp.edits import RenameError, canonical_edits, renamed
+from gptailor.plugins.lsp.hover import KEYWORDS, diagnostic, hovered
+from gptailor.plugins.lsp.text import (
     NOT_SEEN,
     EditedText,
     TextLines,
@@ -21,10 +24,8 @@ from gptailor.lsp.text import (
     semantic_tokens,
     symbols,
 )
-from gptailor.plan.fault_pages import fault_pages
-from gptailor.plan.faults import Fault, Span
-from gptailor.plan.registry import METHODS, OBJECTIVES
 from tests.hollow import llama, write_hollow
+from tests.lang.test_names import SAID
 
 HEAD = """tailor 1
 model base = "./base"
@@ -93,40 +94,6 @@ def test_each_offset_comes_back(encoding):
     for offset in range(len(text) + 1):
         if text[offset - 1 : offset + 1] != "\r\n":  # within a line's end
             assert lines.offset(lines.position(offset)) == offset
-
-
-# ------------------------------------------------------------------------------------------- words
-
-SAID = """tailor 1
-model base = "./b"
-model m = base + "./a"
-let mix = 0.5
-chat_template from m
-L1..L3.mlp from base, m by ties(density=(mix, 0.3), normalize=yes)
-L4 = merge(L5 base, L6 one of (m, base), curve(0, mix, 1) over L0..L3)
-scale L9 by mix
-bridge on "t.txt" ridge mix
-heal L1 on "t" from m, answers("u", tokens=9) from base rank full loss answers
-search { minimize kl("f.txt", from=m); require nll("x") <= 1.1 * m }
-expect kl("f.txt", from=m) < 2 * m
-"""
-
-
-def test_all_uses_of_a_name_are_found_and_nothing_else():
-    text = opened(SAID)
-    uses = {word.text: text.uses(word) for word in text.words if word.named}
-    assert len(uses["m"]) == 9  # declared, template, two recipes, teacher, twice compared, bound
-    assert len(uses["base"]) == 6
-    assert len(uses["mix"]) == 5
-    assert all(text.text[w.span.start : w.span.end] == name for name in uses for w in uses[name])
-
-
-def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are():
-    found = {(word.kind, word.text): word for word in opened(SAID).words}
-    assert ("setting", "yes") in found
-    assert found["layer", "L5"].models == ("base",)
-    assert found["layer", "L6"].models == ("m", "base")
-    assert found["layer", "L4"].models == ()
 
 
 # -------------------------------------------------------------------------------------- completion
@@ -366,81 +333,6 @@ def test_formatting_is_that_of_fmt_and_leaves_faults_alone():
     assert canonical_edits(opened("tailor 1\nL1 frm base\n")) == []
 
 
-@pytest.mark.parametrize(
-    ("said", "mended"),
-    [
-        ("L1 frm math", "L1 from math"),
-        ("L1 from maths", "L1 from math"),
-        ("l1 from math", "L1 from math"),
-        ("L1 from base, math by liner()", "L1 from base, math by linear()"),
-        ("L1 from base, math by ties(densty=0.5)", "L1 from base, math by ties(density=0.5)"),
-        ("L1 from base, math by linear", "L1 from base, math by linear()"),
-        ("L1 from base, math", "L1 from base, math by linear()"),
-        ("L1 from any of base, math", "L1 from any of base, math by linear()"),
-        ("L1 from base, math by slerp(0.7..0.3)", "L1 from base, math by slerp(0.3..0.7)"),
-        ("drop L4..L2", "drop L2..L4"),
-        ("L0-L9 from math", "L0..L9 from math"),
-        ("scale L1 by .5", "scale L1 by 0.5"),
-        ("model a = './x'", 'model a = "./x"'),
-        ("model a = “./x”", 'model a = "./x"'),
-        ('model a = "x/y/z"', 'model a = "./x/y/z"'),
-        ("tied L1 from math", "L1 from math"),
-        ("maybe embed from math", "embed from math"),
-        ("merge(L1 base, L1 math, 0.5  # why", "merge(L1 base, L1 math, 0.5)  # why"),
-        ("dtype bfloat61", "dtype bfloat16"),
-        ("drop L1 // why", "drop L1 # why"),
-        ("drop\u00a0L1", "drop L1"),
-    ],
-)
-def test_helps_that_are_changes_are_quick_fixes(said, mended):
-    text = opened(f"{HEAD}scale L30 by mix\n{said}\n")
-    made = [edited(text.text, remedy.edits) for remedy in remedies(text, text.faults)]
-    assert made == [f"{HEAD}scale L30 by mix\n{mended}\n"]
-
-
-def test_what_is_missing_can_be_added():
-    text = opened("L1 from zzz\n")
-    made = {r.title: edited(text.text, r.edits) for r in remedies(text, text.faults)}
-    assert made["write 'tailor 1' at the top"] == "tailor 1\nL1 from zzz\n"
-    assert made["declare the base"] == 'model base = "./models/base"\nL1 from zzz\n'
-    text = opened(f"{HEAD}L1 from zzz\n")
-    (remedy,) = (r for r in remedies(text, text.faults) if r.fault.code == "P106")
-    assert 'model math = "./math"\nmodel zzz = "./zzz"\n' in edited(text.text, remedy.edits)
-
-
-def test_a_number_that_is_never_used_can_be_removed():
-    text = opened(f"{HEAD}drop L1\n")
-    (remedy,) = remedies(text, text.faults)
-    assert edited(text.text, remedy.edits) == f"{HEAD}drop L1\n".replace("let mix = 0.5..1.0\n", "")
-
-
-def test_a_change_that_mends_nothing_is_not_offered():
-    text = opened(f"{HEAD}bring L1 from math\nscale L2 by mix\n")
-    assert text.faults[0].help == "did you mean 'bridge'?"
-    assert list(remedies(text, text.faults)) == []
-
-
-def test_a_misspelled_word_is_changed_where_it_is_a_word():
-    text = opened(f"{HEAD}L1 from base, math by linear(weigth=mix)\n")
-    span = Span(text.text.index("L1"), len(text.text) - 1)
-    fault = Fault("M999", "'mat' and 'mix' do not go together", (), "did you mean 'm'?", span=span)
-    (remedy,) = remedies(text, [fault])
-    assert "L1 from base, math by linear(weigth=m)" in edited(text.text, remedy.edits)
-
-
-def test_a_fix_of_a_fault_against_models_is_not_preferred():
-    text = opened(f'{HEAD}model x = "some/folder"\nL1 from x\nscale L2 by mix\n')
-    span = Span(text.text.index('"some'), text.text.index('"some') + 13)
-    help_ = 'there is a folder of that name; a folder\'s name starts so: "./some/folder"'
-    (remedy,) = remedies(text, [Fault("C503", "is not here", (), help_, span=span)])
-    assert (remedy.title[-15:], remedy.sure) == ('"./some/folder"', False)
-    worse = Fault("M999", "there is no 'math'", (), "did you mean '§'?", span=Span(31, 37))
-    assert list(remedies(text, [worse])) == []
-    text = opened(f"{HEAD}L1 from maths\nscale L2 by mix\n")
-    (remedy,) = remedies(text, text.faults)
-    assert remedy.sure
-
-
 # ---------------------------------------------------------------------------------- the whole text
 
 
@@ -491,7 +383,7 @@ def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys)
 
 @pytest.mark.parametrize("number", range(0, 75, 3))
 def test_whatever_is_written_is_answered(number):
-    refused = sorted((Path(__file__).parents[1] / "refused").glob("*.tailor"))
+    refused = sorted((Path(__file__).parents[2] / "refused").glob("*.tailor"))
     whole = refused[number % len(refused)].read_text("utf-8")
     for share in (0.3, 0.8, 1.0):
         text = opened(whole[: int(len(whole) * share)])

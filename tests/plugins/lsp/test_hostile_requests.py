@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.lsp.server import _FEATURES, OneLine, TailorServer, tailor_server
+from gptailor.plugins.lsp.server import _FEATURES, OneLine, TailorServer, tailor_server
 
 WORDS = (
     "tailor 1\n", 'model base = "./base"\n', "L0..L3 from math\n", "drop L1", "\n", "# c\n", "😀",

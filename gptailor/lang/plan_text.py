@@ -6,9 +6,9 @@ from pathlib import Path
 
 from gptailor.checkpoint.files import expanded
 from gptailor.lang import tree
+from gptailor.lang.names import Occurrence, occurrences
 from gptailor.lang.parse import parse, read_json, read_text
 from gptailor.lang.split import Piece, Pieces, split
-from gptailor.lsp.names import Occurrence, occurrences
 from gptailor.plan.faults import Fault, Source, Span, errors
 from gptailor.plan.plan import Plan
 

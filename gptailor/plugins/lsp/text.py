@@ -17,9 +17,9 @@ from pygls.uris import to_fs_path
 from gptailor.checkpoint.files import CheckpointError, open_regular
 from gptailor.checkpoint.models import Opened, Opener, folder_of, is_plan, is_remote
 from gptailor.lang import tree
+from gptailor.lang.names import NameKind, Occurrence
 from gptailor.lang.parse import read_bytes
-from gptailor.lsp.names import NameKind, Occurrence
-from gptailor.lsp.plan_text import PlanText
+from gptailor.lang.plan_text import PlanText
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.faults import Fault, Span, errors
 from gptailor.plan.plan import Model, Plan, is_at_url

@@ -23,11 +23,15 @@ from pygls.uris import from_fs_path, to_fs_path
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.lsp.complete import completions, signature_help
-from gptailor.lsp.edits import Edit, RenameError, canonical_edits, nameable, remedies, renamed
-from gptailor.lsp.hover import diagnostic, hovered
-from gptailor.lsp.names import Occurrence
-from gptailor.lsp.text import (
+from gptailor.lang.names import Occurrence
+from gptailor.lang.remedies import Edit, remedies
+from gptailor.plan.bounds import MOST_BYTES
+from gptailor.plan.fault_pages import fault_pages
+from gptailor.plan.faults import Fault
+from gptailor.plugins.lsp.complete import completions, signature_help
+from gptailor.plugins.lsp.edits import RenameError, canonical_edits, nameable, renamed
+from gptailor.plugins.lsp.hover import diagnostic, hovered
+from gptailor.plugins.lsp.text import (
     LEGEND,
     NOT_SEEN,
     EditedText,
@@ -37,9 +41,6 @@ from gptailor.lsp.text import (
     semantic_tokens,
     symbols,
 )
-from gptailor.plan.bounds import MOST_BYTES
-from gptailor.plan.fault_pages import fault_pages
-from gptailor.plan.faults import Fault
 
 _READ_AFTER = 0.1
 _LOOK_AFTER = 0.4

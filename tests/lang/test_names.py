@@ -1,0 +1,36 @@
+"""The words of a text: their kinds, and all uses of a name."""
+
+from pathlib import Path
+
+from gptailor.lang.plan_text import PlanText
+
+SAID = """tailor 1
+model base = "./b"
+model m = base + "./a"
+let mix = 0.5
+chat_template from m
+L1..L3.mlp from base, m by ties(density=(mix, 0.3), normalize=yes)
+L4 = merge(L5 base, L6 one of (m, base), curve(0, mix, 1) over L0..L3)
+scale L9 by mix
+bridge on "t.txt" ridge mix
+heal L1 on "t" from m, answers("u", tokens=9) from base rank full loss answers
+search { minimize kl("f.txt", from=m); require nll("x") <= 1.1 * m }
+expect kl("f.txt", from=m) < 2 * m
+"""
+
+
+def test_all_uses_of_a_name_are_found_and_nothing_else():
+    text = PlanText(Path("plan.tailor"), SAID)
+    uses = {word.text: text.uses(word) for word in text.words if word.named}
+    assert len(uses["m"]) == 9  # declared, template, two recipes, teacher, twice compared, bound
+    assert len(uses["base"]) == 6
+    assert len(uses["mix"]) == 5
+    assert all(text.text[w.span.start : w.span.end] == name for name in uses for w in uses[name])
+
+
+def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are():
+    found = {(word.kind, word.text): word for word in PlanText(Path("plan.tailor"), SAID).words}
+    assert ("setting", "yes") in found
+    assert found["layer", "L5"].models == ("base",)
+    assert found["layer", "L6"].models == ("m", "base")
+    assert found["layer", "L4"].models == ()
