@@ -14,7 +14,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "CardFacts": "build.publish",
+    "CardFacts": "plugins.publish.publish",
     "CompileResult": "build.compile",
     "ComputeOptions": "build.compile",
     "EvaluationResult": "evaluation.result",
@@ -28,7 +28,7 @@ _HOMES = {
     "Plan": "plan.plan",
     "Parameter": "plan.registry",
     "PlanError": "plan.faults",
-    "PublishResult": "build.publish",
+    "PublishResult": "plugins.publish.publish",
     "ReportResult": "views.report",
     "Resources": "searching.settings",
     "SearchResult": "searching.results",
@@ -52,7 +52,7 @@ _HOMES = {
     "merge": "build.state_dicts",
     "merge_method": "extend",
     "objective": "extend",
-    "publish": "build.publish",
+    "publish": "plugins.publish.publish",
     "report": "views.report",
     "search": "searching.search",
     "show": "views.show",
@@ -75,9 +75,16 @@ def __getattr__(name: str) -> Any:
 
     if name == "search":
         require("search", "gptailor.search")  # names all that is missing
-    with packages_needed(f"gptailor.{name}"):
-        home = importlib.import_module(f"gptailor.{_HOMES[name]}")
-    found = getattr(home, name)
+    home = f"gptailor.{_HOMES[name]}"
+    try:
+        with packages_needed(f"gptailor.{name}"):
+            module = importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if not home.startswith(f"{error.name}."):
+            raise
+        plugin = home.split(".")[2]
+        raise AttributeError(f"gptailor.{name} needs the plugin '{plugin}': install it") from None
+    found = getattr(module, name)
     if isinstance(found, type):
         return found
     verb = checked(found)

@@ -5,9 +5,6 @@ from gptailor.build.extract import ExtractResult as ExtractResult
 from gptailor.build.extract import extract_lora as extract_lora
 from gptailor.build.lock import Lock as Lock
 from gptailor.build.lock_recording import lock as lock
-from gptailor.build.publish import CardFacts as CardFacts
-from gptailor.build.publish import PublishResult as PublishResult
-from gptailor.build.publish import publish as publish
 from gptailor.build.state_dicts import merge as merge
 from gptailor.build.verification import VerifyResult as VerifyResult
 from gptailor.build.verify import verify as verify
@@ -32,6 +29,9 @@ from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
 from gptailor.plan.plan import Plan as Plan
 from gptailor.plan.registry import Parameter as Parameter
+from gptailor.plugins.publish.publish import CardFacts as CardFacts
+from gptailor.plugins.publish.publish import PublishResult as PublishResult
+from gptailor.plugins.publish.publish import publish as publish
 from gptailor.prepare import check as check
 from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
 from gptailor.searching.results import SearchResult as SearchResult

@@ -332,7 +332,8 @@ PAGES = {
     "end_to_end/test_cookbook.py",
     "end_to_end/test_docs.py", "end_to_end/test_faults.py", "end_to_end/test_howto.py",
     "end_to_end/test_light_install.py", "end_to_end/test_packaging.py",
-    "end_to_end/test_tutorial.py", "reporting/test_page_in_browser.py",
+    "end_to_end/test_tutorial.py", "plugins/publish/test_publish.py",
+    "reporting/test_page_in_browser.py",
 }  # fmt: skip
 """Files of tests of the documentation, pages, services and packaging: `make test-pages`."""
 

@@ -10,8 +10,9 @@ __all__ = [
     "lock",
     "lock_recording",
     "output",
-    "publish",
+    "parents",
     "state_dicts",
+    "tokenizer",
     "update",
     "verify",
 ]

@@ -10,20 +10,14 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint import folder as on_disk
-from gptailor.checkpoint.files import (
-    CheckpointError,
-    Stamp,
-    quoted,
-    read_object,
-    refuse_changed,
-)
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
@@ -49,7 +43,7 @@ def snapshot(repo: str, revision: str | None, names: Iterable[str] = _SMALL_FILE
     """Return the folder of a revision in the local cache, after fetching these files of it."""
     from huggingface_hub import snapshot_download
 
-    with _talking(repo, revision):
+    with talking(repo, revision):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
 
 
@@ -57,7 +51,7 @@ def cached(repo: str, revision: str | None, name: str) -> Path | None:
     """Return a file of a revision in the local cache, or None; the Hub is not asked."""
     from huggingface_hub import try_to_load_from_cache
 
-    with _talking(repo, revision):
+    with talking(repo, revision):
         path = try_to_load_from_cache(repo, name, revision=revision)
     return Path(path) if isinstance(path, str) else None
 
@@ -97,39 +91,6 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
             raise CheckpointError("C503", "the Hub did not deliver it", folder / name)
 
 
-def upload_folder(
-    repo: str,
-    files: Mapping[str, Path | bytes],
-    seen: Mapping[Path, Stamp],
-    *,
-    private: bool,
-    message: str,
-) -> str:
-    """Upload files, or contents, as one commit, make the repository if need be; return its URL.
-
-    `seen` are the stamps of the files that were checked.
-
-    Raises CheckpointError: C304 for another file in the place of one that was seen, C501 for a
-    token without the right to write, C503.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi, errors
-
-    hub = HfApi()
-    with _talking(repo, None):
-        try:
-            hub.create_repo(repo, private=private, exist_ok=True)
-            added = [CommitOperationAdd(name, content) for name, content in files.items()]
-            refuse_changed(seen)
-            made = hub.create_commit(repo, added, commit_message=message)
-        except errors.HfHubHTTPError as error:
-            if getattr(error.response, "status_code", None) not in (401, 403):
-                raise
-            refused = "can't be written: the Hub expects a token with the right to write"
-            help_ = "log in by 'hf auth login' with a token that may write, or set HF_TOKEN"
-            raise CheckpointError("C501", refused, Path(repo), help_) from error
-    return str(made.commit_url)
-
-
 def _weights(folder: Path, remote: Remote) -> tuple[str, ...]:
     """Return the files of weights in safetensors: the single file, or else those of the index."""
     if not (folder / on_disk.INDEX).exists() or _known(folder, remote, on_disk.SINGLE):
@@ -152,7 +113,7 @@ def _listed(remote: Remote) -> list[str]:
     """Return the names of a repository's files, without those in folders."""
     from huggingface_hub import HfApi
 
-    with _talking(remote.repo, remote.commit):
+    with talking(remote.repo, remote.commit):
         names = HfApi().list_repo_files(remote.repo, revision=remote.commit)
     return [name for name in names if "/" not in name]
 
@@ -215,7 +176,7 @@ def _asked(remote: Remote, name: str) -> dict[str, Any]:
     from huggingface_hub import HfApi, errors
 
     place = Path(remote.repo) / name
-    with _talking(remote.repo, remote.commit):
+    with talking(remote.repo, remote.commit):
         try:
             parse = HfApi().parse_safetensors_file_metadata
             metadata = parse(remote.repo, name, revision=remote.commit)
@@ -242,7 +203,7 @@ def _infos(file: Path, header: Any) -> dict[str, TensorInfo]:
 
 
 @contextmanager
-def _talking(repo: str, revision: str | None) -> Iterator[None]:
+def talking(repo: str, revision: str | None) -> Iterator[None]:
     """Turn the Hub's errors into a `CheckpointError`, without bars where there is no terminal."""
     from huggingface_hub import errors
 

@@ -15,13 +15,6 @@ import gptailor
 from gptailor.build.lock import LOCK_FILE, read_lock
 from gptailor.build.output import commented_text
 from gptailor.build.parents import CARD, without_paths
-from gptailor.build.published_scores import (
-    RESULTS_FILE,
-    benchmark_results,
-    model_index,
-    read_scores,
-    scores_section,
-)
 from gptailor.build.tokenizer import is_beside
 from gptailor.build.update import changed_since_written, first_names
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
@@ -33,6 +26,13 @@ from gptailor.lang.parse import load, loads
 from gptailor.plan.arguments import check_fields
 from gptailor.plan.faults import PLAN_FILE, PlanError, listed
 from gptailor.plan.plan import Model, Plan
+from gptailor.plugins.publish.published_scores import (
+    RESULTS_FILE,
+    benchmark_results,
+    model_index,
+    read_scores,
+    scores_section,
+)
 
 
 @final
@@ -138,7 +138,7 @@ def publish(  # noqa: PLR0913 (the verb of the command line, and its flags)
     planned = PublishResult(place, repo, tuple(sorted(sizes.items())), card, tuple(notes))
     if not upload:
         return planned
-    from gptailor.checkpoint.hub import upload_folder
+    from gptailor.plugins.publish.upload import upload_folder
 
     url = upload_folder(repo, {**found, **contents}, seen, private=private, message=message)
     return replace(planned, url=url)

@@ -71,8 +71,8 @@ def publish_command(  # noqa: PLR0913 (one argument a flag)
     The options --title to --scores change the published model card. The folder's card stays as it
     is. --benchmark writes .eval_results.
     """
-    from gptailor.build.publish import CardFacts, publish
     from gptailor.checkpoint.files import escaped
+    from gptailor.plugins.publish.publish import CardFacts, publish
 
     if benchmarks and scores is None:
         raise click.UsageError("--benchmark is of scores: give them by --scores FILE")

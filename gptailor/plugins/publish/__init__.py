@@ -1,0 +1,4 @@
+"""`gptailor publish`: a compiled folder as a repository of the Hub."""
+
+__all__ = ["command", "publish"]
+__commands__ = {"publish": "Upload a compiled folder to the Hub."}
