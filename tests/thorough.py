@@ -103,15 +103,15 @@ LEFT_OUT = {
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
-    "program/test_run.py": [
-        "test_another_process_makes_the_same_bytes",
-    ],
-    "prove/test_adopt.py": [
+    "plugins/adopt/test_adopt.py": [
         "test_a_draft_says_what_the_release_says",
     ],
-    "prove/test_family_files.py": [
+    "plugins/adopt/test_family_files.py": [
         "test_a_file_that_is_there_is_replaced_only_by_force",
         "test_a_header_s_other_tensors_fail_the_proof",
+    ],
+    "program/test_run.py": [
+        "test_another_process_makes_the_same_bytes",
     ],
     "searching/run/test_ray_workers.py": [
         "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
@@ -280,6 +280,9 @@ ONE_IN = {
     "methods/test_native.py": {
         "test_a_method_has_the_same_bytes": 2,
     },
+    "plugins/adopt/test_adopt.py": {
+        "test_branches_are_told_apart_where_the_release_does": 7,
+    },
     "program/test_load.py": {
         "test_a_tied_model_stays_tied_as_in_peft": 2,
         "test_an_adapter_is_merged_as_peft_does_it": 6,
@@ -294,9 +297,6 @@ ONE_IN = {
     "program/test_unquantised.py": {
         "test_a_merge_is_that_of_the_numbers": 6,
         "test_whatever_is_computed_is_computed_of_the_numbers": 2,
-    },
-    "prove/test_adopt.py": {
-        "test_branches_are_told_apart_where_the_release_does": 7,
     },
     "searching/space/test_space.py": {
         "test_every_genome_is_a_plan_that_its_active_genes_say": 3,

@@ -26,7 +26,6 @@ _COMMANDS = {
     "explain": ("plans", "Explain a code of a message, such as P601."),
     "export": ("plans", "Convert a plan to another tool's format."),
     "extract-lora": ("extract", "Make a LoRA adapter from the difference of two models."),
-    "family": ("family", "Learn a new architecture from transformers, and prove it."),
     "fmt": ("plans", "Write plans in their canonical form."),
     "generate": ("eval", "Continue a prompt with plans and models."),
     "import": ("plans", "Convert another tool's file to a plan."),

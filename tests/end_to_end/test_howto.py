@@ -17,7 +17,7 @@ ELSEWHERE = {
     "vocabulary": "test_vocabulary.py, with a tokenizer of bytes",
     "search": "the cookbook's searches are run",
     "pick": "the cookbook's is run",
-    "family": "tests/prove",
+    "family": "tests/plugins/adopt",
     "report": "tests/report",
     "ci": "test_action.py",
     "completion": "test_completion.py",

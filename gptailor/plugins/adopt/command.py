@@ -35,7 +35,7 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
     from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
     from gptailor.checkpoint.files import CheckpointError
     from gptailor.checkpoint.write.output_file import write_whole
-    from gptailor.prove.adopt import adopt
+    from gptailor.plugins.adopt.adopt import adopt
 
     if output is not None:
         _check_free(output, force)

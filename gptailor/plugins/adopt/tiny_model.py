@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from gptailor.prove.shrink import VOCABULARY
+from gptailor.plugins.adopt.shrink import VOCABULARY
 
 Tensors = dict[str, torch.Tensor]
 

@@ -23,8 +23,8 @@ from gptailor.checkpoint.files import CheckpointError, expanded, quoted, read_ob
 from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
 from gptailor.checkpoint.hub import open_hub
 from gptailor.checkpoint.models import is_local
-from gptailor.prove.contract import ONE_KIND, Contract, read_by
-from gptailor.prove.draft import (
+from gptailor.plugins.adopt.contract import ONE_KIND, Contract, read_by
+from gptailor.plugins.adopt.draft import (
     BranchNames,
     Names,
     Origins,
@@ -34,8 +34,8 @@ from gptailor.prove.draft import (
     parted,
     unlike_at_depth,
 )
-from gptailor.prove.shrink import Tiny, shrunken, with_layers
-from gptailor.prove.tiny_model import (
+from gptailor.plugins.adopt.shrink import Tiny, shrunken, with_layers
+from gptailor.plugins.adopt.tiny_model import (
     RunByHand,
     Tensors,
     UnprovenError,

@@ -30,9 +30,9 @@ from gptailor.checkpoint.families.layout import (
     split_name,
 )
 from gptailor.plan.layer_parts import Branch
-from gptailor.prove.layer_branches import Branches
-from gptailor.prove.likeness import differing, shared_keys, unnumbered
-from gptailor.prove.tiny_model import (
+from gptailor.plugins.adopt.layer_branches import Branches
+from gptailor.plugins.adopt.likeness import differing, shared_keys, unnumbered
+from gptailor.plugins.adopt.tiny_model import (
     IDS,
     RunByHand,
     Tensors,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gptailor.plan.layer_parts import Branch
-from gptailor.prove.tiny_model import RunByHand, UnprovenError, first_of
+from gptailor.plugins.adopt.tiny_model import RunByHand, UnprovenError, first_of
 
 
 @final

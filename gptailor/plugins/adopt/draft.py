@@ -10,11 +10,11 @@ from torch import nn
 
 from gptailor.checkpoint.families.family_file import MovedKey, is_plain
 from gptailor.checkpoint.families.layout import PREDICTORS, place_in
-from gptailor.prove.layer_branches import Branches, branches_of, prefixes
-from gptailor.prove.layer_lists import kind_of, part_of
-from gptailor.prove.likeness import kinds_of, unlike
-from gptailor.prove.shrink import Tiny, unshrunk
-from gptailor.prove.tiny_model import (
+from gptailor.plugins.adopt.layer_branches import Branches, branches_of, prefixes
+from gptailor.plugins.adopt.layer_lists import kind_of, part_of
+from gptailor.plugins.adopt.likeness import kinds_of, unlike
+from gptailor.plugins.adopt.shrink import Tiny, unshrunk
+from gptailor.plugins.adopt.tiny_model import (
     IDS,
     RunByHand,
     Tensors,

@@ -7,7 +7,7 @@ import pytest
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.family_file import FamilyFile
-from gptailor.prove.adopt import adopted
+from gptailor.plugins.adopt.adopt import adopted
 from tests.tiny import CONFIGURATIONS
 
 # the type, its configuration, and whether its branches can be told apart
