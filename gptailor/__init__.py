@@ -19,7 +19,7 @@ _HOMES = {
     "ComputeOptions": "build.compile",
     "EvaluationResult": "evaluation.result",
     "ExpectationResult": "reporting.expectations",
-    "ExtractResult": "build.extract",
+    "ExtractResult": "plugins.lora.extract",
     "Fault": "plan.faults",
     "Flags": "searching.settings",
     "GeneratedText": "evaluation.answers",
@@ -42,7 +42,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "evaluate_expectations": "evaluation.expectations",
     "export_mergekit": "convert.mergekit.exporter",
-    "extract_lora": "build.extract",
+    "extract_lora": "plugins.lora.extract",
     "format": "lang.format",
     "generate": "evaluation.answers",
     "import_mergekit": "convert.mergekit.importer",
@@ -74,9 +74,16 @@ def __getattr__(name: str) -> Any:
 
     if name == "search":
         require("search", "gptailor.search")  # names all that is missing
-    with packages_needed(f"gptailor.{name}"):
-        home = importlib.import_module(f"gptailor.{_HOMES[name]}")
-    return getattr(home, name)
+    home = f"gptailor.{_HOMES[name]}"
+    try:
+        with packages_needed(f"gptailor.{name}"):
+            module = importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if not home.startswith(f"{error.name}."):
+            raise
+        plugin = home.split(".")[2]
+        raise AttributeError(f"gptailor.{name} needs the plugin '{plugin}': install it") from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:
