@@ -1,8 +1,6 @@
 from gptailor.build.compile import CompileResult as CompileResult
 from gptailor.build.compile import ComputeOptions as ComputeOptions
 from gptailor.build.compile import compile as compile
-from gptailor.build.extract import ExtractResult as ExtractResult
-from gptailor.build.extract import extract_lora as extract_lora
 from gptailor.build.lock import Lock as Lock
 from gptailor.build.lock_recording import lock as lock
 from gptailor.build.state_dicts import merge as merge
@@ -29,6 +27,8 @@ from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError
 from gptailor.plan.plan import Plan as Plan
 from gptailor.plan.registry import Parameter as Parameter
+from gptailor.plugins.lora.extract import ExtractResult as ExtractResult
+from gptailor.plugins.lora.extract import extract_lora as extract_lora
 from gptailor.plugins.publish.publish import CardFacts as CardFacts
 from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish

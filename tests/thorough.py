@@ -18,9 +18,6 @@ LEFT_OUT = {
     "checkpoint/formats/gguf/test_reader.py": [
         "test_the_library_is_needed_for_quantised_tensors_alone",
     ],
-    "checkpoint/test_hub.py": [
-        "test_an_adapter_is_extracted_of_models_on_the_hub",
-    ],
     "checks/test_sizes.py": [
         "test_what_is_too_large_is_one_error[layers of a long stack]",
         "test_what_is_too_large_is_one_error[layers of an endless stack]",
@@ -111,6 +108,9 @@ LEFT_OUT = {
         "test_a_file_that_is_there_is_replaced_only_by_force",
         "test_a_header_s_other_tensors_fail_the_proof",
     ],
+    "plugins/lora/test_hub_models.py": [
+        "test_an_adapter_is_extracted_of_models_on_the_hub",
+    ],
     "program/test_run.py": [
         "test_another_process_makes_the_same_bytes",
     ],
@@ -138,9 +138,6 @@ LEFT_OUT = {
 code with one process, one size or one moment."""
 
 ONE_IN = {
-    "build/test_extract.py": {
-        "test_what_has_no_place_is_said_and_all_else_is_the_other_models": 2,
-    },
     "checkpoint/families/test_families.py": {
         "test_a_configuration_agrees_with_its_older_form": 6,
         "test_a_part_of_another_model": 4,
@@ -289,6 +286,9 @@ ONE_IN = {
     "plugins/adopt/test_adopt.py": {
         "test_branches_are_told_apart_where_the_release_does": 7,
     },
+    "plugins/lora/test_extract.py": {
+        "test_what_has_no_place_is_said_and_all_else_is_the_other_models": 2,
+    },
     "program/test_load.py": {
         "test_a_tied_model_stays_tied_as_in_peft": 2,
         "test_an_adapter_is_merged_as_peft_does_it": 6,
@@ -332,7 +332,8 @@ PAGES = {
     "end_to_end/test_cookbook.py",
     "end_to_end/test_docs.py", "end_to_end/test_faults.py", "end_to_end/test_howto.py",
     "end_to_end/test_light_install.py", "end_to_end/test_packaging.py",
-    "end_to_end/test_tutorial.py", "plugins/publish/test_publish.py",
+    "end_to_end/test_tutorial.py", "plugins/lora/test_hub_models.py",
+    "plugins/publish/test_publish.py",
     "reporting/test_page_in_browser.py",
 }  # fmt: skip
 """Files of tests of the documentation, pages, services and packaging: `make test-pages`."""

@@ -1,11 +1,7 @@
-"""A plan into a folder or a GGUF file: compile, lock, verify. The same merges in memory.
-
-The difference of two models as an adapter: extract.
-"""
+"""A plan into a folder or a GGUF file: compile, lock, verify. The same merges in memory."""
 
 __all__ = [
     "compile",
-    "extract",
     "gguf",
     "lock",
     "lock_recording",

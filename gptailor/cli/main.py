@@ -25,7 +25,6 @@ _COMMANDS = {
     "eval": ("eval", "Evaluate plans and models."),
     "explain": ("plans", "Explain a code of a message, such as P601."),
     "export": ("plans", "Convert a plan to another tool's format."),
-    "extract-lora": ("extract", "Make a LoRA adapter from the difference of two models."),
     "fmt": ("plans", "Write plans in their canonical form."),
     "generate": ("eval", "Continue a prompt with plans and models."),
     "import": ("plans", "Convert another tool's file to a plan."),

@@ -1,6 +1,6 @@
 """A plan into a program, and a program into values.
 
-`devices`, `in_memory`, `load`, `dequantise`, `low_rank`, `sketch` and `torch_readers` need torch;
+`devices`, `in_memory`, `load`, `dequantise`, `sketch` and `torch_readers` need torch;
 `run` imports it for tensors that torch reads.
 """
 
@@ -13,7 +13,6 @@ __all__ = [
     "gguf",
     "in_memory",
     "load",
-    "low_rank",
     "mixtures",
     "nested_models",
     "packages",

@@ -1,6 +1,5 @@
 """Models of the Hub, read from a small one on this machine: what goes over the wire, and faults."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -255,14 +254,3 @@ def test_an_index_of_a_file_that_is_not_there_is_said(
     hub.add("org/lacking", tmp_path / "lacking")
     plan = 'tailor 1\nmodel base = "org/lacking"\ndrop L1\n'
     assert SECOND in desk.check(plan).fault("C503")
-
-
-@pytest.mark.slow
-def test_an_adapter_is_extracted_of_models_on_the_hub(desk: Desk) -> None:
-    done = desk.run("extract-lora", "org/base", "org/math@main", "-o", "out", "--rank", "2")
-    assert done.code == 0, done.err
-    settings = json.loads((desk.folder / "out" / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == "org/base"
-    assert settings["revision"] == commit_of("org/base", 0)
-    assert desk.run("extract-lora", "org/base", "org/lost", "-o", "other").code == 3
-    assert not (desk.folder / "other").exists()

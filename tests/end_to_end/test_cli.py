@@ -25,7 +25,7 @@ from tests.said import Run, Said, in_process, reading
 from tests.tiny import tiny_model
 
 COMMANDS = [
-    *("check", "compile", "completion", "diff", "eval", "explain", "export", "extract-lora"),
+    *("check", "compile", "completion", "diff", "eval", "explain", "export"),
     *("fmt", "generate", "import", "json", "lock", "pick", "report"),
     *("schema", "search", "show", "teach", "test", "verify"),
 ]

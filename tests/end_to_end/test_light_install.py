@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gptailor.cli.main import COMMANDS
 from gptailor.plan.optional_packages import (
     DISTRIBUTIONS,
     EXTRAS,
@@ -106,6 +107,7 @@ REFUSED = {
     "search open.tailor -o run --trials 3": "a search needs torch, transformers, jax, optax and "
     "optuna: pip install 'gptailor[search]'",
 }
+REFUSED = {line: said for line, said in REFUSED.items() if not COMMANDS.problem(line.split()[0])}
 VERBS = {
     "judge": f"gptailor.evaluate {TORCH}",
     "merge": f"gptailor.merge {TORCH}",

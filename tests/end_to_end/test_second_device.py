@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from gptailor.build.extract import extract_lora
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import gptailor
 from gptailor.build.compile import ComputeOptions
-from gptailor.build.extract import extract_lora
 from gptailor.evaluation import speed
 from gptailor.evaluation.answers import generate as answer
 from gptailor.evaluation.bridge.fit import Statistics

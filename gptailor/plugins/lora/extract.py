@@ -10,8 +10,6 @@ from typing import Any, NoReturn, final
 import torch
 from torch import Tensor
 
-from gptailor.build.adapter_places import SAVABLE, AdapterPlaces, Kind, length, owner_and_leaf
-from gptailor.build.model_pair import base_settings, open_whole, refuse_unlike, weights_read
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, refuse_changed, stamps
 from gptailor.checkpoint.folder import ADAPTER
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -25,10 +23,18 @@ from gptailor.plan.arguments import Positive
 from gptailor.plan.events import ExtractionDone, OnEvent, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES
+from gptailor.plugins.lora.adapter_places import (
+    SAVABLE,
+    AdapterPlaces,
+    Kind,
+    length,
+    owner_and_leaf,
+)
+from gptailor.plugins.lora.low_rank import low_rank, residual
+from gptailor.plugins.lora.model_pair import base_settings, open_whole, refuse_unlike, weights_read
 from gptailor.prepare import Dtype
 from gptailor.program.devices import device_of
 from gptailor.program.load import load_tensor
-from gptailor.program.low_rank import low_rank, residual
 
 RANK = 64
 """The default rank of an adapter."""

@@ -12,7 +12,7 @@ from gptailor.plan.events import BytesDone, ExtractionDone
 from gptailor.reporting.quantities import bytes_in_words, small_percent
 
 if TYPE_CHECKING:
-    from gptailor.build.extract import ExtractResult
+    from gptailor.plugins.lora.extract import ExtractResult
 
 
 @click.command("extract-lora", short_help="Make a LoRA adapter from the difference of two models.")
@@ -60,7 +60,7 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     Biases, norms, embedding and head are not projections. The command reports their differences.
     --save puts them whole into the adapter.
     """
-    from gptailor.build.extract import extract_lora  # imports transformers
+    from gptailor.plugins.lora.extract import extract_lora  # imports transformers
 
     options.keep_memory()
     with options.bytes_bar(1000, "extracting") as advance:

@@ -17,8 +17,8 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.lora import apply_adapter
 from gptailor.cli.main import run
+from gptailor.plugins.lora.low_rank import low_rank, residual
 from gptailor.program.load import load_tensor
-from gptailor.program.low_rank import low_rank, residual
 from tests.conftest import copy
 from tests.tiny import tiny_model
 from tests.tiny_vision import VISION, tiny_vision
