@@ -459,5 +459,6 @@ class SearchSummary(_Begun):
 
     def document(self) -> dict[str, Any]:
         """Return the document of `summary.json`."""
-        without = {name for name in ("at_bounds", "recipe", "recipes") if not getattr(self, name)}
+        optional = ("at_bounds", "packages", "recipe", "recipes")
+        without = {name for name in optional if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=without)

@@ -95,7 +95,5 @@ def test_listeners_are_told_by_one_thread_at_a_time() -> None:
     assert most == 1
 
 
-def test_no_thread_is_no_crew() -> None:
-    with pytest.raises(ValueError, match="0 threads"):
-        Crew(0)
+def test_a_crew_has_a_thread_for_each_core() -> None:
     assert Crew().threads == available() >= 1

@@ -145,13 +145,9 @@ def test_every_tensor_is_aligned_and_there_once(
 
 def test_a_plan_of_nonsense_is_a_bug() -> None:
     spec = TensorSpec("a", "U8", (1,))
-    for specs, size in (
-        ([spec], 0),
-        ([spec, spec], 9),
-        ([TensorSpec("__metadata__", "U8", ())], 9),
-    ):
+    for specs in ([spec, spec], [TensorSpec("__metadata__", "U8", ())]):
         with pytest.raises(ValueError, match="must be"):
-            plan_shards(specs, size)
+            plan_shards(specs, 9)
 
 
 # ---------------------------------------------------------------------------------------- writing
