@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from gptailor.cli.main import cli
+from gptailor.cli.main import COMMANDS, cli
 
 PAGE = Path(__file__).with_suffix(".md")
 BLOCK = re.compile(r"(<!-- gptailor([ \w-]*) --help -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
@@ -25,7 +25,13 @@ def main() -> None:
 
 def pasted(page: str) -> str:
     """Return the page with the current help between its markers."""
-    return BLOCK.sub(lambda found: f"{found[1]}```text\n{said(found[2])}```\n{found[3]}", page)
+
+    def current(found: re.Match[str]) -> str:
+        if any(map(COMMANDS.problem, found[2].split() or COMMANDS.installed())):
+            return found[0]  # of a plugin whose folder was removed
+        return f"{found[1]}```text\n{said(found[2])}```\n{found[3]}"
+
+    return BLOCK.sub(current, page)
 
 
 def said(command: str) -> str:

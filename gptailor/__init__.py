@@ -34,7 +34,7 @@ _HOMES = {
     "SearchResult": "searching.results",
     "Strategy": "searching.strategies.strategy",
     "TailorError": "plan.faults",
-    "TeachResult": "evaluation.heal.teach",
+    "TeachResult": "plugins.teach.teach",
     "VerifyResult": "build.verification",
     "check": "prepare",
     "compile": "build.compile",
@@ -58,7 +58,7 @@ _HOMES = {
     "show": "views.show",
     "stitch": "evaluation.repair",
     "strategy": "extend",
-    "teach": "evaluation.heal.teach",
+    "teach": "plugins.teach.teach",
     "verify": "build.verify",
 }
 
@@ -74,9 +74,16 @@ def __getattr__(name: str) -> Any:
 
     if name == "search":
         require("search", "gptailor.search")  # names all that is missing
-    with packages_needed(f"gptailor.{name}"):
-        home = importlib.import_module(f"gptailor.{_HOMES[name]}")
-    return getattr(home, name)
+    home = f"gptailor.{_HOMES[name]}"
+    try:
+        with packages_needed(f"gptailor.{name}"):
+            module = importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if not home.startswith(f"{error.name}."):
+            raise
+        plugin = home.split(".")[2]
+        raise AttributeError(f"gptailor.{name} needs the plugin '{plugin}': install it") from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

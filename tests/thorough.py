@@ -97,14 +97,14 @@ LEFT_OUT = {
     "evaluation/bridge/test_bridge.py": [
         "test_two_processes_give_the_same_bytes",
     ],
-    "evaluation/heal/test_answers.py": [
-        "test_a_run_that_is_killed_while_the_teacher_answers_goes_on",
-    ],
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
     "plugins/cluster/test_ray_workers.py": [
         "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
+    ],
+    "plugins/teach/test_answers.py": [
+        "test_a_run_that_is_killed_while_the_teacher_answers_goes_on",
     ],
     "program/test_run.py": [
         "test_another_process_makes_the_same_bytes",
@@ -229,9 +229,6 @@ ONE_IN = {
     "evaluation/forward/test_stitched.py": {
         "test_the_numbers_of_the_compiled_folder": 3,
     },
-    "evaluation/heal/test_answers.py": {
-        "test_the_undropped_plan_has_the_plans_chat_template": 2,
-    },
     "evaluation/heal/test_heal.py": {
         "test_what_is_said_of_a_family_is_true_of_the_model": 2,
     },
@@ -279,6 +276,9 @@ ONE_IN = {
     },
     "methods/test_native.py": {
         "test_a_method_has_the_same_bytes": 2,
+    },
+    "plugins/teach/test_answers.py": {
+        "test_the_undropped_plan_has_the_plans_chat_template": 2,
     },
     "program/test_load.py": {
         "test_a_tied_model_stays_tied_as_in_peft": 2,

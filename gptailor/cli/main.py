@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import final
 
 import click
@@ -38,7 +39,6 @@ _COMMANDS = {
     "schema": ("plans", "Print the JSON schema of a plan."),
     "search": ("search", "Search a plan's open choices for the best plan."),
     "show": ("plans", "Show a plan's layers as a map."),
-    "teach": ("teach", "Write a teacher's predictions of texts to a file."),
     "test": ("test", "Evaluate the expectations of plans."),
     "verify": ("compile", "Compare a compiled folder with its plan and its lock."),
 }
@@ -82,7 +82,17 @@ class _Commands(click.Group):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
         if plugins := COMMANDS.installed():
             with formatter.section("Plugins"):
-                formatter.write_text(", ".join(plugins))
+                formatter.write_dl([(name, _line(name, plugins[name])) for name in plugins])
+
+
+def _line(name: str, module: str) -> str:
+    """Return the help's line of a command of gptailor's own plugins; empty for any other."""
+    line = ""
+    if module.startswith("gptailor.plugins."):
+        with suppress(ModuleNotFoundError):  # a plugin whose folder was removed
+            plugin = importlib.import_module(module.rpartition(".")[0])
+            line = getattr(plugin, "__commands__", {}).get(name, "")
+    return line
 
 
 def _say_version(context: click.Context, _: click.Parameter, asked: bool) -> None:

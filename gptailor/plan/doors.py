@@ -70,9 +70,10 @@ class Door(dict[str, _Value], Generic[_Value]):
         """Return the reason why an installed entry can't be used; empty for any other name."""
         return "" if name in self else self._problems[name]
 
-    def installed(self) -> list[str]:
-        """Return the names of all entries of installed packages. No module is imported."""
-        return sorted({point.name for point in _points(self.group)} - self.own)
+    def installed(self) -> dict[str, str]:
+        """Return the module of each entry of installed packages. No module is imported."""
+        points = sorted((point.name, point.module) for point in _points(self.group))
+        return {name: module for name, module in points if name not in self.own}
 
     def add(self, name: str, value: _Value, module: str) -> None:
         """Register an entry of this process. The same module may replace it.

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 import gptailor
 from gptailor.checks.rule import Rule
-from gptailor.cli.main import _COMMANDS
+from gptailor.cli.main import _COMMANDS, COMMANDS
 from gptailor.plan.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
 from tests.preloaded import Preloaded
 
@@ -116,6 +116,12 @@ def test_a_file_is_formatted_with_its_comments(tmp_path: Path) -> None:
     assert gptailor.format(tmp_path / "p.tailor").startswith("# mine")
 
 
+def has_home(name: str) -> bool:
+    """Whether a name of the package isn't that of a plugin whose folder was removed."""
+    kind, *rest = gptailor._HOMES.get(name, "").split(".")
+    return kind != "plugins" or (Path(gptailor.__file__).parent / kind / rest[0]).exists()
+
+
 def test_each_command_in_the_table_is_in_python() -> None:
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
     table = page.partition("| command | in Python |")[2].partition("\n\n")[0]
@@ -123,9 +129,10 @@ def test_each_command_in_the_table_is_in_python() -> None:
             for half in line.strip("|").split("|")]  # fmt: skip
     commands, functions = rows[::2], rows[1::2]
     named = {name for row in commands for name in row}
-    assert named | {"completion", "explain", "family", "lsp"} == set(_COMMANDS)
+    only = {"completion", "explain", "family", "lsp"}
+    assert named | only == {*_COMMANDS, *COMMANDS.installed()}
     for names, targets in zip(commands, functions, strict=True):
-        for target in targets or names:
+        for target in filter(has_home, targets or names):
             assert callable(attrgetter(target)(gptailor))
 
 
@@ -302,9 +309,15 @@ def test_the_world_is_no_fault_of_the_plan(tmp_path: Path) -> None:
 
 
 def test_the_package_names_its_verbs() -> None:
-    assert all(hasattr(gptailor, name) for name in gptailor.__all__)
+    assert all(hasattr(gptailor, name) for name in filter(has_home, gptailor.__all__))
     with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
         gptailor.frobnicate  # noqa: B018
+
+
+def test_a_verb_of_a_plugin_that_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gptailor._HOMES, "verify", "plugins.gone.verify")
+    with pytest.raises(AttributeError, match=r"gptailor\.verify needs the plugin 'gone'"):
+        gptailor.verify  # noqa: B018
 
 
 @pytest.mark.slow

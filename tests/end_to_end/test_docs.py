@@ -20,7 +20,7 @@ import transformers
 import gptailor
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.vision import WRAPPERS
-from gptailor.cli.main import cli
+from gptailor.cli.main import COMMANDS, cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, listed, to_text
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -179,15 +179,15 @@ def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded
 
 def test_the_help_says_of_commands_what_they_say() -> None:
     context = cli.make_context("gptailor", [], resilient_parsing=True, terminal_width=100)
-    width = max(map(len, cli.list_commands(context)))
+    text = cli.get_help(context) + "\n"
     for name in cli.list_commands(context):
+        if COMMANDS.problem(name):
+            continue  # of a plugin whose folder was removed
         command = cli.get_command(context, name)
         assert command is not None
         assert command.name == name
-        assert (
-            f"  {name:<{width}}  {command.get_short_help_str(100)}\n"
-            in cli.get_help(context) + "\n"
-        )
+        line = re.escape(command.get_short_help_str(100))
+        assert re.search(rf"^  {name}  +{line}$", text, re.MULTILINE), name
 
 
 def test_the_page_of_the_api_has_every_name() -> None:

@@ -15,12 +15,12 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.heal import heal as healing_module
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import Healer
-from gptailor.evaluation.heal.predictions_file import PredictionsFile, write_predictions
 from gptailor.evaluation.heal.process_group import ALONE, SharedWork
-from gptailor.evaluation.heal.teach import TeachResult, teach
 from gptailor.plan import optional_packages
 from gptailor.plan.events import ignore_events
 from gptailor.plan.faults import TailorError
+from gptailor.plugins.teach.predictions_file import ParquetPredictions, write_predictions
+from gptailor.plugins.teach.teach import TeachResult, teach
 from gptailor.prepare import prepare
 from tests.healing import CPU, heal, said
 from tests.said import in_process
@@ -64,7 +64,7 @@ def noted(folder: Path, key: str, **notes: object) -> None:
 
 def test_predictions_are_those_of_the_model(folder: Path) -> None:
     written = taught(folder)
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     assert (written.sequences, written.tokens, written.kept) == (32, 512, 64)
     assert file.sequences.shape == (32, 16)
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
@@ -84,7 +84,7 @@ def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
     taught(folder)
     table = parquet.read_table(folder / "taught.parquet")
     row = table.slice(3, 1).to_pylist()[0]
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     [(_, tokens, logs)] = file.read([3], 64)
     assert row["input_ids"] == file.sequences[3].tolist()
     packed = int.from_bytes(bytes(row["bytepacked_indices"][7]), "big")
@@ -115,7 +115,7 @@ def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
     """Each sequence has its own predictions, in any order and beside a file with fewer of them."""
     taught(folder)
     notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     found = sorted(file.read(range(32), 5), key=lambda each: each[0])
     tokens, logs = (torch.cat([each[part] for each in found]) for part in (1, 2))
     chunks = [(file.sequences, tokens, logs[:, :5])]
@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("gptailor.evaluation.heal.teach.write_predictions", killed)
+        patch.setattr("gptailor.plugins.teach.teach.write_predictions", killed)
         with pytest.raises(KeyboardInterrupt):
             taught(folder)
     assert whole.file.read_bytes() == bytes_, "the old file stays"
@@ -197,9 +197,18 @@ def test_a_killed_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # ------------------------------------------------------------------------------------- refusals
 
 
-def test_a_teacher_that_is_healed_is_refused(folder: Path) -> None:
-    plan = said(folder, 'drop L2\nheal on "text.jsonl" tokens 64')
-    with pytest.raises(TailorError, match="compile it, and name its folder"):
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("llama", 'drop L2\nheal on "text.jsonl" tokens 64'),
+        ("llama", 'width 16 on "text.jsonl"'),
+        ("mixtral", 'experts 3 on "text.jsonl"'),
+    ],
+)
+def test_a_teacher_that_is_repaired_is_compiled_first(folder: Path, kind: str, body: str) -> None:
+    tiny_model(kind, folder / "base", layers=4)
+    plan = said(folder, body)
+    with pytest.raises(TailorError, match="or has fewer experts: compile it, and name its folder"):
         teach(plan, folder / "text.jsonl", folder / "taught.parquet")
 
 
@@ -219,7 +228,7 @@ def test_a_file_is_replaced_only_by_force_and_ends_in_its_suffix(folder: Path) -
         teach(folder / "base", text, folder / "taught")
     with pytest.raises(CalibrationError, match="C806"):
         teach(folder / "base", text, file, tokens=10**6, force=True)
-    assert PredictionsFile.open(file).length == 16
+    assert ParquetPredictions.open(file).length == 16
     file.write_text("mine")
     with pytest.raises(CheckpointError, match="begins with 'PAR1'"):
         taught(folder)
@@ -273,7 +282,7 @@ def test_numbers_that_are_no_predictions_are_refused(folder: Path, broken: str) 
     write_predictions(file, [(sequences, tokens, logs)], 4, vocabulary, notes)
 
     def read() -> None:
-        opened = PredictionsFile.open(file)
+        opened = ParquetPredictions.open(file)
         opened.refuse_other_tokens(notes["tokenizer"], vocabulary)
         list(opened.read(range(32), 4))
 
@@ -371,7 +380,7 @@ def test_predictions_have_their_own_teacher(folder: Path, text: str, why: str) -
 
 def test_the_tokenizer_is_that_of_the_teacher(folder: Path) -> None:
     taught(folder)
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     text = tokenizer.decode(file.sequences[0])
     assert set(text.replace(tokenizer.eos_token or "", "")) - {" "} <= set(letters(500, seed=1))
