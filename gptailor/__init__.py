@@ -70,7 +70,8 @@ def __getattr__(name: str) -> Any:
         return globals().setdefault(name, _version())  # found there from now on
     if name not in _HOMES:
         raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
-    from gptailor.plan.optional_packages import packages_needed, require  # first used late
+    from gptailor.plan.arguments import checked  # first used late
+    from gptailor.plan.optional_packages import packages_needed, require
 
     if name == "search":
         require("search", "gptailor.search")  # names all that is missing
@@ -83,7 +84,12 @@ def __getattr__(name: str) -> Any:
             raise
         plugin = home.split(".")[2]
         raise AttributeError(f"gptailor.{name} needs the plugin '{plugin}': install it") from None
-    return getattr(module, name)
+    found = getattr(module, name)
+    if isinstance(found, type):
+        return found
+    verb = checked(found)
+    verb.__module__ = __name__  # where pickle finds it
+    return globals().setdefault(name, verb)
 
 
 def __dir__() -> list[str]:

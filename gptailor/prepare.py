@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import CheckpointError, Stamp, expanded, open_regular, stamps
@@ -58,6 +58,13 @@ SHARD_SIZE = 5 * 10**9
 """Bytes of a shard, the default of transformers."""
 
 ModelPaths = Mapping[str, str | Path]
+
+if TYPE_CHECKING:
+    import torch
+
+    Dtype: TypeAlias = str | torch.dtype
+else:
+    Dtype = str  # verbs receive a dtype of torch as its name
 
 
 @final
@@ -341,13 +348,13 @@ def prepare(
     plan: Plan,
     *,
     models: ModelPaths | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Prepared:
     """Check a plan and plan its output, from headers alone. Raises PlanError with all faults."""
     declared = plan.models
     if dtype is not None:
-        plan = _changed(plan, dtype=dtype)
+        plan = _changed(plan, dtype=str(dtype))
     return _prepared(open_plan(plan, models), declared, shard_size)
 
 
@@ -355,7 +362,7 @@ def ready(
     plan: Plan,
     *,
     models: ModelPaths | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Prepared:
     """Prepare a plan and fetch the weights that the output is made of from the Hub.

@@ -332,3 +332,19 @@ def down_projection(folder: Path, change: Callable[[Any], Any]) -> None:
     tensors[name] = change(tensors[name])
     made = {key: tensor for key, tensor in tensors.items() if tensor is not None}
     save_file(made, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A CUDA device's name: that of a pretended card, and of the machine's if it has one."""
+    import torch
+
+    from tests.second_device import second_device
+
+    if request.param == "pretended":
+        with second_device():
+            yield "cuda"
+    elif torch.cuda.is_available():
+        yield "cuda"
+    else:
+        pytest.skip("there is no CUDA device")

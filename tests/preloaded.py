@@ -30,6 +30,8 @@ MODULES = (
     "tests.searching.landscape",  # keeps what JAX compiles
 )
 
+_SETTINGS = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # read at the import of torch
+
 AS_MAIN = """
 import runpy, sys
 del sys.argv[0]
@@ -111,7 +113,7 @@ def preloaded() -> Iterator[Preloaded]:
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **_SETTINGS, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         pass_fds=[its.fileno()],
     ):

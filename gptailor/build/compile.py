@@ -22,11 +22,12 @@ from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
-from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
+from gptailor.prepare import SHARD_SIZE, Dtype, ModelPaths, Prepared, all_declared, prepare, ready
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
@@ -78,17 +79,16 @@ class ComputeOptions:
 
     `threads` threads make tensors, by default one per core. Large merges, bridges and healing run
     on `device`, which may be `cuda`. Bridging and healing hold at most `memory` bytes there, which
-    may be a text such as `2GB`. Several `processes` heal together, on a GPU each from `device` on,
-    or with a share of the cores each. They start by importing the main module again, so a script
-    that gives several needs `if __name__ == "__main__":`. A file of weights has at most
-    `shard_size` bytes.
+    may be a text such as `2GB`. A file of weights has at most `shard_size` bytes.
     """
 
-    threads: int | None = None
+    threads: Positive | None = None
     device: str = "cpu"
-    memory: int | str | None = None
-    processes: int = 1
-    shard_size: int = SHARD_SIZE
+    memory: Positive | str | None = None
+    shard_size: Positive = SHARD_SIZE
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -96,7 +96,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     output: str | Path,
     *,
     models: ModelPaths | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     quantize: str | None = None,
     gguf: Sequence[str] = (),
     imatrix: str | Path | None = None,
@@ -141,9 +141,10 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     prepared = plan
     if compute.device != "cpu":
         require("torch", f"the device {compute.device!r}")
+        from gptailor.evaluation.heal.process_group import processes
         from gptailor.program.devices import device_of, devices_of
 
-        devices_of(device_of(compute.device), compute.processes)  # refuses missing ones
+        devices_of(device_of(compute.device), processes())  # refuses missing ones
     text = _importance_text(prepared, imatrix, Path(output), (quantize, *gguf))
     destinations = tuple(_destinations(prepared, Path(output), quantize, gguf, text))
     if not dry_run:
@@ -168,7 +169,6 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         prepared,
         device=compute.device,
         memory=byte_count(compute.memory),
-        processes=compute.processes,
         on_event=on_event,
     )
     importance = _importance(prepared, text, fitted, compute, on_event)
@@ -265,7 +265,6 @@ def _estimates(
             prepared,
             device=compute.device,
             memory=byte_count(compute.memory),
-            processes=compute.processes,
             importance_tokens=0 if text is None else text.tokens,
         )
     )

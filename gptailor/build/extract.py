@@ -21,9 +21,11 @@ from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.tensors import plan_shards
 from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
 from gptailor.methods.rounding import rounded
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import ExtractionDone, OnEvent, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES
+from gptailor.prepare import Dtype
 from gptailor.program.devices import device_of
 from gptailor.program.load import load_tensor
 from gptailor.program.low_rank import low_rank, residual
@@ -103,9 +105,9 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     tuned: str | Path,
     output: str | Path,
     *,
-    rank: int = RANK,
+    rank: Positive = RANK,
     save: Collection[str] = (),
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     randomised: bool = False,
     device: str = "cpu",
     force: bool = False,
@@ -124,8 +126,10 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     Raises CheckpointError: C406 for models that differ in more than numbers, C407 where no
     projection does, C408 for what isn't finite; and what opening and writing raise.
     """
-    if rank < 1 or dtype not in DTYPES or not set(save) <= set(SAVABLE):
-        raise ValueError(f"rank {rank}, dtype {dtype!r}, save {sorted(save)}: out of their range")
+    for name, given, known in (("dtype", [str(dtype)], [*DTYPES]), ("save", save, SAVABLE)):
+        if unknown := sorted(set(given) - set(known)):
+            expected = listed(map(repr, known), "or")
+            raise ValueError(f"'{name}': expected {expected}, got {unknown[0]!r}")
     target = Path(output)
     a, b = open_whole("base", base), open_whole("tuned", tuned)
     files = [file for model in (a, b) for file in model.checkpoint.files]
@@ -133,7 +137,7 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
     check_target(target, force=force, protected=protected)
     refuse_unlike(a, b)
     before = stamps(files)
-    request = _Wanted(rank, frozenset(save), DTYPES[dtype], randomised, device_of(device))
+    request = _Wanted(rank, frozenset(save), DTYPES[str(dtype)], randomised, device_of(device))
     work = _Extraction(a, b, request, on_event)
     work.compare()
     (shard,) = plan_shards(work.specs(), 2**63)

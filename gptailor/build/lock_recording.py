@@ -49,10 +49,19 @@ from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.model_dependencies import at_commits
 from gptailor.plan.plan import Model, Plan
-from gptailor.prepare import ModelPaths, Prepared, all_declared, calibration_path, pinned, ready
+from gptailor.prepare import (
+    Dtype,
+    ModelPaths,
+    Prepared,
+    all_declared,
+    calibration_path,
+    pinned,
+    ready,
+)
 from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
@@ -351,8 +360,8 @@ def lock(
     plan: Plan | str | Path | Prepared,
     *,
     models: ModelPaths | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
+    dtype: Dtype | None = None,
+    threads: Positive | None = None,
     on_event: OnEvent = ignore_events,
 ) -> Lock:
     """Return the lock of a plan or its file: digests of all inputs, and of each output tensor.

@@ -62,7 +62,6 @@ def fit_tensors(
     *,
     device: str = "cpu",
     memory: int | None = None,
-    processes: int = 1,
     on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> "Fitted | None":
@@ -79,14 +78,7 @@ def fit_tensors(
     from gptailor.evaluation.repair import fit
 
     with text_errors_as_faults(prepared.plan):
-        return fit(
-            prepared,
-            device=device,
-            memory=memory,
-            processes=processes,
-            on_event=on_event,
-            anew=anew,
-        )
+        return fit(prepared, device=device, memory=memory, on_event=on_event, anew=anew)
 
 
 def payloads(

@@ -30,6 +30,7 @@ from gptailor.checkpoint.folder import CONFIG, INDEX, PROCESSOR_FILES, SINGLE
 from gptailor.checkpoint.models import is_local, is_remote, only_compared
 from gptailor.evaluation.targets import HUB_ID
 from gptailor.lang.parse import load, loads
+from gptailor.plan.arguments import check_fields
 from gptailor.plan.faults import PLAN_FILE, PlanError, listed
 from gptailor.plan.plan import Model, Plan
 
@@ -48,6 +49,9 @@ class CardFacts:
     languages: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     base_models: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @final

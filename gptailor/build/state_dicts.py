@@ -1,7 +1,7 @@
 """Merges of tensors in memory, with the arithmetic of `compile`: the verb `merge`."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -68,9 +68,9 @@ def merge(
         raise TailorError(f"'{by}' needs the base's tensors: give them as 'base'")
     every: list[tuple[str, Any]] = [*sources.items()]
     every += [(_BASE, base)] if base is not None else []
-    single = isinstance(every[0][1], Tensor)
+    single = not isinstance(every[0][1], Mapping)
     for model, tensors in every:
-        if not isinstance(tensors, Tensor if single else Mapping):
+        if single is isinstance(tensors, Mapping):
             expected = "one tensor" if single else "a state dict"
             what = type(tensors).__name__
             raise TailorError(f"'{model}' is of the type {what}, and '{every[0][0]}' {expected}")
@@ -106,11 +106,12 @@ def _recipe(models: Sequence[str], by: str, arguments: Mapping[str, Any]) -> Mer
 
 def _value(name: str, value: Any) -> Any:
     """Return an argument in a plan's form: a number, a word, or a tuple of these."""
+    value = value.tolist() if hasattr(value, "tolist") else value  # of an array or a tensor
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping | Set | bytes):
         if isinstance(value, Integral):
             return int(value)
         if isinstance(value, Real) and math.isfinite(value):
@@ -168,10 +169,12 @@ class _Merging:
         for model, tensors in self.all:
             tensor = tensors[key]
             if not isinstance(tensor, Tensor):
-                what = type(tensor).__name__
-                raise TailorError(f"{quoted(key)} of '{model}' is of the type {what}, no tensor")
+                got = type(tensor).__name__
+                help_ = "; torch.as_tensor makes one" if got == "ndarray" else ""
+                where = f"{_called(key)} of '{model}'"
+                raise TailorError(f"{where}: expected a tensor of torch, got {got}{help_}")
             if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-                raise TailorError(f"{quoted(key)} of '{model}' is not a dense tensor in memory")
+                raise TailorError(f"{_called(key)} of '{model}' is not a dense tensor in memory")
             self._check_alike(key, "shape", model, [*tensor.shape], [*first.shape])
             self._check_alike(key, "device", model, tensor.device, first.device)
             if self.dtype is None or not {tensor.dtype, first.dtype} <= _FLOATS:
@@ -179,7 +182,7 @@ class _Merging:
                     key, "dtype", model, _dtype_name(tensor.dtype), _dtype_name(first.dtype)
                 )
             if tensor.dtype not in _FLOATS and not _same(tensor, first):
-                what = f"{quoted(key)} is {_dtype_name(first.dtype)}, which can't be merged"
+                what = f"{_called(key)} is {_dtype_name(first.dtype)}, which can't be merged"
                 raise TailorError(f"{what}, and that of '{model}' is another")
 
     def _check_alike(self, key: str, what: str, model: str, got: object, expected: object) -> None:
@@ -187,7 +190,7 @@ class _Merging:
             return
         first = self.all[0][0]
         help_ = "; 'dtype' says which one the result has" if what == "dtype" else ""
-        message = f"the {what} of {quoted(key)} is {got} in '{model}', and {expected} in '{first}'"
+        message = f"the {what} of {_called(key)} is {got} in '{model}', and {expected} in '{first}'"
         raise TailorError(message + help_)
 
     def _merged_key(self, key: str) -> Tensor:
@@ -224,6 +227,11 @@ def _same(first: Tensor, second: Tensor) -> bool:
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _called(key: str) -> str:
+    """Return the words for a tensor in messages; a single one may have no name."""
+    return quoted(key) if key else "the tensor"
 
 
 def _lacks(model: str, keys: Sequence[str], other: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -11,6 +12,7 @@ import click
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
 from gptailor.plan.faults import listed
+from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_in_words
 
 if TYPE_CHECKING:
@@ -79,9 +81,6 @@ class QuantisedType(click.ParamType[str]):
 @click.option("--memory", type=options.ByteSize(), metavar="SIZE",
               help="The maximum number of bytes on the device for bridging and "
               "healing.")  # fmt: skip
-@click.option("--processes", type=click.IntRange(min=1), default=1, metavar="N",
-              help="Heal in N processes, on a GPU each from --device on. On the CPU each has a "
-              "share of the cores.")  # fmt: skip
 def compile_command(  # noqa: PLR0913 (one argument a flag)
     plan: str,
     output: Path,
@@ -123,6 +122,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
         raise click.UsageError("--gguf is for an output folder; --quantize is for NAME.gguf")
     if imatrix is not None and quantize is None and not gguf:
         raise click.UsageError("--imatrix is for quantised GGUF files; add --gguf or --quantize")
+    if _started_together() and not _is_first():
+        return
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
     from gptailor.build.compile import ComputeOptions, compile
     from gptailor.build.lock_recording import at_locked_commits
@@ -172,6 +173,22 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
+
+
+def _started_together() -> bool:
+    """Return whether torchrun or another launcher started this command in several processes."""
+    names = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return names <= os.environ.keys() and os.environ["WORLD_SIZE"] != "1"
+
+
+def _is_first() -> bool:
+    """Return whether this process compiles; the others heal with it, and are done then."""
+    require("torch", "healing in several processes")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one message
+    from gptailor.evaluation.heal.process_group import join, leave
+
+    click.get_current_context().call_on_close(leave)
+    return join()
 
 
 def _say_cuts(written: "CompileResult") -> None:

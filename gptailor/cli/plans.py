@@ -248,20 +248,7 @@ def lsp_command(hub: bool) -> None:
 
 @click.command("import", short_help="Convert another tool's file to a plan.")
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
-@click.option(
-    "--from",
-    "tool",
-    type=click.Choice(["mergekit", "gptailor-paper"]),
-    help="The file's format. Default: gptailor-paper for JSON, or else mergekit.",
-)
 @click.option("--layers", type=click.IntRange(min=1), help="The number of layers of the base.")
-@click.option(
-    "--candidate",
-    "candidates",
-    multiple=True,
-    metavar="SOURCE",
-    help="A candidate of the paper's file, in order. The file doesn't name its candidates.",
-)
 @click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER",
               help="A folder with the base's config.json. It determines the layers, "
               "their tensors' names, and whether the head is tied. Default: the folder that "
@@ -277,16 +264,14 @@ def lsp_command(hub: bool) -> None:
 @options.OUTPUT_FORCE
 def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     file: str,
-    tool: str | None,
     layers: int | None,
-    candidates: tuple[str, ...],
     base: Path | None,
     models: tuple[tuple[str, Path], ...],
     strict: bool,
     output: Path | None,
     force: bool,
 ) -> None:
-    """Convert a mergekit configuration, or the GPTailor paper's search results, to a plan.
+    """Convert a mergekit configuration to a plan.
 
     The command reports each part that differs or has no equivalent on standard error. It refuses a
     part that a plan can't express. It drops nothing silently. It assumes nothing about models that
@@ -294,30 +279,16 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     from gptailor.checkpoint.write.output_file import refuse_output
     from gptailor.convert.mergekit.importer import from_mergekit
-    from gptailor.convert.note import ConversionError
-    from gptailor.convert.paper import from_paper
 
     if output is not None:
         refuse_output(output, force=force)
     text, name = options.plan_text(file), options.shown_name(file)
-    if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConversionError(f"invalid JSON: {error}", name=name) from error
-        if base is not None or models or strict:
-            message = "search results of the paper take no --base, --model and --strict"
-            raise ConversionError(message, name=name, help="name models with --candidate")
-        plan, notes = from_paper(document, name, layers=layers, models=candidates)
-    elif candidates:
-        raise ConversionError("a mergekit file names its models", help="leave --candidate out")
-    else:
-        root = Path.cwd()  # where mergekit has its relative paths start
-        folder = output.parent if output is not None else root
-        folders = dict(models) | ({} if base is None else {"base": base})
-        plan, notes = from_mergekit(
-            text, name, layers, root=root, folder=folder, models=folders, on_hub=True, strict=strict
-        )
+    root = Path.cwd()  # where mergekit has its relative paths start
+    folder = output.parent if output is not None else root
+    folders = dict(models) | ({} if base is None else {"base": base})
+    plan, notes = from_mergekit(
+        text, name, layers, root=root, folder=folder, models=folders, on_hub=True, strict=strict
+    )
     for note in notes:
         options.say(f"note: {note}", err=True)
     options.write_plan(plan, output)

@@ -77,14 +77,9 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 @click.option("--finalists", type=click.IntRange(min=1), metavar="N",
               help="The number of best plans that are bridged and healed at the end, as the plan "
                    "declares. Default: a tenth of --trials, at most 5.")  # fmt: skip
-@click.option("--compare-random", is_flag=True,
-              help="Also run a random search at the same cost, on top of the budget.")  # fmt: skip
 @click.option("--no-race", "race", is_flag=True, flag_value=False, default=True,
               help="Score each trial on all samples, even if it has lost after some "
                    "samples.")  # fmt: skip
-@click.option("--repeat-calibration", type=click.IntRange(min=0), default=0, metavar="N",
-              help="Also search on N other draws of the samples, and report the agreement of the "
-                   "results. Each draw costs as much again.")  # fmt: skip
 @options.MODEL
 @options.SET
 @options.FAMILY

@@ -1,6 +1,5 @@
 """The views of a search's events: lines on a pipe, a live view on a terminal."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -14,22 +13,12 @@ from gptailor.reporting.search_text import beside_base, beside_base_words, cut_r
 from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import Budget
-from gptailor.searching.run.trials import BESIDE, FINAL, STARTS, Ledger, Trial
+from gptailor.searching.run.trials import FINAL, STARTS, Ledger, Trial
 from gptailor.searching.space.decode import dropped_words, open_size_words, plan_at_stage
 from gptailor.searching.space.space import Space
 
 _RECENT = 12
 """The number of recent trials for the estimate of the time left."""
-
-
-def _beside(ledger: Ledger) -> float:
-    """Return the evaluations of random search beside the search."""
-    return math.fsum(trial.share for trial in ledger.fresh(BESIDE))
-
-
-def _spent(ledger: Ledger) -> float:
-    """Return the evaluations of all trials, random search beside included."""
-    return ledger.cost() + _beside(ledger)
 
 
 @final
@@ -47,13 +36,13 @@ class TimeLeft:
         now = time.monotonic()
         match event:
             case events.Begun(ledger):
-                self._search, self._pace[0] = event, (now, _spent(ledger))
+                self._search, self._pace[0] = event, (now, ledger.cost())
             case events.Estimated(_, seconds):
                 self._base = self._base or seconds
             case events.Scored(trial) if trial.request.phase == FINAL:
                 self._repaired.append(now)
             case events.Scored() if self._search is not None:
-                self._pace.append((now, _spent(self._search.ledger)))
+                self._pace.append((now, self._search.ledger.cost()))
             case _:
                 pass
 
@@ -74,9 +63,6 @@ class TimeLeft:
             self._count if self._repaired else 0
         )  # the time of repairs includes their scores
         evaluations = max(evaluations, 0.0)
-        if budget.beside:  # random search may cost as much as the search
-            most = budget.trials - budget.kept - budget.measured
-            evaluations += max(most - _beside(ledger), 0.0)
         return evaluations * each + (self._repairs or 0.0)
 
     @property
@@ -151,7 +137,7 @@ class Lines:
                 best, best_before = ledger.best(), self._best
                 self._best = None if best is None else best.number
                 mark = "  best so far" if best is trial and trial.number != best_before else ""
-                spent = f"{_spent(ledger) + budget.measured:.4g}/{budget.trials}"
+                spent = f"{ledger.cost() + budget.measured:.4g}/{budget.trials}"
                 left = self._rest.words
                 line = f"{spent} {in_a_line(trial, ledger, self._begun.space)}{mark}"
                 say(f"{line}; {left}" if left else line, err=True)

@@ -22,6 +22,7 @@ from gptailor.evaluation.samples import context_length
 from gptailor.evaluation.scores import Failure
 from gptailor.evaluation.session import Placement, Session
 from gptailor.evaluation.targets import Target, as_list, find_targets
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
@@ -44,12 +45,12 @@ def generate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     targets: Sequence[str | Path | Plan] | str | Path | Plan,
     prompt: str,
     *,
-    tokens: int = 64,
+    tokens: Positive = 64,
     chat: bool = False,
     models: ModelPaths | None = None,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
     on_event: OnEvent = ignore_events,
 ) -> list[GeneratedText]:
     """Return each target's answer to a prompt, of at most `tokens` tokens.

@@ -55,6 +55,7 @@ from gptailor.evaluation.targets import (
 )
 from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.parse import read_objective
+from gptailor.plan.arguments import NotNegative, Positive
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
@@ -68,12 +69,12 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     objectives: Sequence[str | Objective] | str | Objective,
     *,
     models: ModelPaths | None = None,
-    samples: int | None = None,
-    seed: int = 0,
+    samples: Positive | None = None,
+    seed: NotNegative = 0,
     folder: str | Path = ".",
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
     speed: bool = False,
     against: str | Path | None = None,
     uncut: bool = False,
@@ -86,17 +87,18 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
     objectives start at `folder`. `dtype` is that of the live models, by default their own; `memory`
     bounds their bytes on the device, also as a text such as `2GB`. With `speed`, tokens a second
     are measured too. Differences are from the target `against`, by default from each target's base.
+    A model under several names is one target, with the first name.
     With `uncut` each plan that drops layers is also evaluated without its drops, as the target
     `NAME, uncut`. Plans are bridged and healed as declared. `on_event` receives the progress.
 
     An error of one target is a `Failure` in its results. Raises PlanError for faults of plans and
     objectives. Raises TailorError or OSError for an error of all targets: a file of an objective, a
-    missing device. Raises ValueError for fewer than one sample.
+    missing device.
     """
     sources = as_list(targets)
     asked = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
-    if not (sources and asked):
-        raise ValueError("expected a target and an objective, got none")
+    if not asked:
+        raise ValueError("'objectives': expected an objective, got none")
     if against is not None and str(against) not in map(str, sources):
         sources.append(against)
     found = find_targets(sources, models or {})
@@ -108,7 +110,7 @@ def evaluate(  # noqa: PLR0913 (the verb of the command line, and its flags)
         else read_objective(objective, model_names)
         for objective in asked
     ]
-    chosen = Samples(Path(folder), samples, seed).at_least(1)
+    chosen = Samples(Path(folder), samples, seed)
     place, name = (
         Placement(device, dtype_of(dtype), byte_count(memory)),
         None if against is None else str(against),
@@ -146,16 +148,15 @@ class EvaluationRun:
         on_event: OnEvent = ignore_events,
         against: str | None = None,
     ) -> None:
-        self.targets = targets = list(_held_to_bases(targets))
+        named = {target.name: target.content for target in reversed(targets)}
+        self.targets = targets = list(_held_to_bases(_distinct(targets)))
         self._held_to = {t.identity_of_base for t in targets if not t.plain}
         device_of(str(place.device))  # a missing device is no target's failure
         self.on_event = on_event
         self.session = Session(place, on_event)
         self.entries = [_Entry.of(target) for target in targets]
-        compared = (entry for entry in self.entries if entry.target.name == against)
-        self._compared = next(compared, None)
-        plain = [entry for entry in self.entries if entry.target.plain]
-        self._base_of = {entry.target.identity_of_base: entry for entry in reversed(plain)}
+        self._entry_of = {entry.target.content: entry for entry in self.entries}
+        self._compared = None if against is None else self._entry_of[named[against]]
         self.bases = list(self._bases())
         self.all = [*self.bases, *self.entries]
         self.stated = stated
@@ -201,9 +202,9 @@ class EvaluationRun:
     def _bases(self) -> Iterator[_Entry]:
         for target in self.targets:
             base, key = target.base, target.identity_of_base
-            if base is not None and key not in self._base_of:
+            if base is not None and key not in self._entry_of:
                 name = source_from_here(base.plan, base.plan.models["base"].source)
-                entry = self._base_of[key] = _Entry.of(Target(name, base, target.origin, base))
+                entry = self._entry_of[key] = _Entry.of(Target(name, base, target.origin, base))
                 yield entry
 
     def _objectives(self, target: Target) -> list[PreparedObjective]:
@@ -271,7 +272,7 @@ class EvaluationRun:
         return reference_results(self.session, target, name, work)
 
     def _speed(self, entry: _Entry) -> None:
-        base = None if entry.target.plain else self._base_of.get(entry.target.identity_of_base)
+        base = None if entry.target.plain else self._entry_of.get(entry.target.identity_of_base)
         with suppress(Exception):  # a speed that can't be measured is omitted; its score fails
             live, *other = (
                 self.session.stitch(timed.target.prepared.models, timed.target.prepared.plan).model
@@ -284,7 +285,7 @@ class EvaluationRun:
                 base.size = replace(base.size, speed=base.size.speed or base_speed)
 
     def _results(self, entry: _Entry) -> Iterator[Result]:
-        base = self._base_of.get(entry.target.identity_of_base)
+        base = self._entry_of.get(entry.target.identity_of_base)
         for number, objective in enumerate(self._objectives(entry.target)):
             outcome = entry.outcomes[number]
             base_outcome = None if base is None else base.outcomes[number]
@@ -373,6 +374,23 @@ def _difference(outcome: Outcome, other: Outcome) -> tuple[ScoreDifference | Non
     if a.counts != b.counts:
         return None, "its samples have other tokens than those of"
     return (paired_difference(a, b) if any(b.sums) else None), ""
+
+
+def _distinct(targets: Sequence[Target]) -> list[Target]:
+    """Return the first target of each model. A base of the others is without a base of its own.
+
+    It keeps a base that is a target too.
+    """
+    bases = {target.identity_of_base for target in targets}
+    distinct: dict[Hashable, Target] = {}
+    for target in targets:
+        distinct.setdefault(target.content, target)
+    return [
+        replace(target, base=target.prepared)
+        if content in bases and target.identity_of_base not in distinct
+        else target
+        for content, target in distinct.items()
+    ]
 
 
 def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple, final
+from typing import Annotated, Literal, NamedTuple, final
 
 import torch
 
@@ -26,8 +26,9 @@ from gptailor.evaluation.samples import Samples, StatedObjective
 from gptailor.evaluation.scores import Failure, Outcome, Score, paired_difference
 from gptailor.evaluation.session import Placement, Reading, Session
 from gptailor.evaluation.speed import latency_score, speeds
-from gptailor.evaluation.targets import Target, as_list, base_of, find_targets, identity
+from gptailor.evaluation.targets import Target, as_list, base_of, find_targets
 from gptailor.lang.words import bounded_words, measure_words
+from gptailor.plan.arguments import NotNegative, Positive
 from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
@@ -46,11 +47,11 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
     targets: Sequence[str | Path | Plan] | str | Path | Plan,
     *,
     models: ModelPaths | None = None,
-    samples: int | None = None,
-    seed: int = 0,
+    samples: Annotated[int, LEAST_SAMPLES] | None = None,
+    seed: NotNegative = 0,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
     on_event: OnEvent = ignore_events,
 ) -> tuple[ExpectationResult, ...]:
     """Evaluate the expectations of plans, and return a result for each of them, in order.
@@ -68,7 +69,7 @@ def evaluate_expectations(  # noqa: PLR0913 (a verb of the command line, and its
         raise TailorError(
             f"{names} has no expectation: write 'expect nll(\"text.txt\") <= 1.1 * base'"
         )
-    drawn = Samples(Path(), samples, seed).at_least(LEAST_SAMPLES)
+    drawn = Samples(Path(), samples, seed)
     place = Placement(device, dtype_of(dtype), byte_count(memory))
     return Expectations(found, drawn, place, on_event).results()
 
@@ -161,7 +162,7 @@ class Expectations:
         """Return a key that is equal for equal measures of equal models."""
         stated = _stated(row.entry)
         reading = reading_of(target, row.piece_bytes).key([stated])
-        return _content(target), self._samples(target), measure_words(stated[0]), reading
+        return target.content, self._samples(target), measure_words(stated[0]), reading
 
     def _samples(self, target: Target) -> Samples:
         origin = target.origin.origin
@@ -180,7 +181,7 @@ class Expectations:
         by_target: dict[Hashable, list[_Measured]] = {}
         for measured in self._measured.values():
             reading = measured.reading.key([measured.stated])
-            key = _content(measured.target), measured.samples, reading
+            key = measured.target.content, measured.samples, reading
             by_target.setdefault(key, []).append(measured)
         groups: dict[Hashable, list[list[_Measured]]] = {}
         for of_target in by_target.values():
@@ -310,13 +311,6 @@ def _rows(target: Target) -> list[_Row]:
         _Row(target, number, entry, None if entry.bound.of is None else bounding[entry.bound.of])
         for number, entry in enumerate(target.origin.expects)
     ]
-
-
-def _content(target: Target) -> Hashable:
-    """Return the identity of a model alone, and of any other target itself."""
-    plan = target.prepared.plan.model_copy(update={"expects": ()})
-    alone = plan == Plan(models=plan.models) and len(plan.models) == 1
-    return identity(target.prepared.models["base"]) if alone else id(target.prepared)
 
 
 def _stated(entry: Expectation) -> StatedObjective:

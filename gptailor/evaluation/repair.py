@@ -20,6 +20,7 @@ from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.width.fit import FittedWidth, Narrower, narrows
 from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
@@ -38,8 +39,7 @@ class Repairs:
     """The fits and the healing of closed plans over the models of a stitcher.
 
     Fits are kept for plans that begin alike, and the healing of the last plan. `on_event` receives
-    the progress. With `anew` no earlier fit or healing is reused. Several `processes` heal
-    together.
+    the progress. With `anew` no earlier fit or healing is reused.
     """
 
     def __init__(
@@ -48,12 +48,10 @@ class Repairs:
         on_event: OnEvent = ignore_events,
         *,
         anew: bool = False,
-        processes: int = 1,
     ) -> None:
         self.stitcher = stitcher
         self.on_event = on_event
         self.anew = anew
-        self.processes = processes
         self._float32: Stitcher | None = None
         self._fitters: dict[Hashable, Any] = {}
         self._healed: tuple[Hashable, HealedLayers] | None = None
@@ -158,9 +156,7 @@ class Repairs:
         if self._healed is None or self._healed[0] != key:
             bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
             models, device = self.stitcher.table.models, self.stitcher.device
-            healer = Healer(
-                models, device, self.stitcher.memory, anew=self.anew, processes=self.processes
-            )
+            healer = Healer(models, device, self.stitcher.memory, anew=self.anew)
             narrow = by_index(resolved, narrowed)
             healed = healer.heal(resolved, narrow, bridged, self.on_event)
             self._healed = key, healed
@@ -186,7 +182,7 @@ def stitch(
     models: Mapping[str, str | Path] | None = None,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
 ) -> PreTrainedModel:
     """Return the live model of a closed plan or its file, in eval mode; nothing is written.
 
@@ -229,15 +225,14 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     memory: int | None = None,
-    processes: int = 1,
     on_event: OnEvent = ignore_events,
     anew: bool = False,
 ) -> Fitted:
     """Choose the experts of a prepared plan, narrow its MLPs, fit its bridges, then heal it.
 
     Nothing is written. A plan without all four is left alone. Fits are made by models in float32,
-    whatever dtype they are stored in; `memory` bounds the bytes on the device. Several `processes`
-    heal together, each on its own GPU. `on_event` receives the progress.
+    whatever dtype they are stored in; `memory` bounds the bytes on the device. `on_event` receives
+    the progress.
 
     The same text and plan give the same tensors on one machine with the same numbers of threads and
     processes. So an earlier healing on this machine is reused, unless `anew` is set.
@@ -251,7 +246,7 @@ def fit(
     def repairs() -> Repairs:
         models = prepared.models
         stitcher = Stitcher(models, device=device, dtype=torch.float32, memory=memory)
-        return Repairs(stitcher, on_event, anew=anew, processes=processes)
+        return Repairs(stitcher, on_event, anew=anew)
 
     layout = prepared.models["base"].layout
     experts = repairs().experts(prepared.resolved)

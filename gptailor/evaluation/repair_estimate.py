@@ -8,6 +8,7 @@ import torch
 
 from gptailor.evaluation.bridge.fit import Statistics
 from gptailor.evaluation.dtype import healing_dtype
+from gptailor.evaluation.heal.process_group import processes
 from gptailor.evaluation.heal.sources import open_predictions
 from gptailor.evaluation.heal.text import sequence_length
 from gptailor.evaluation.heal.train import HealingMemory
@@ -95,7 +96,6 @@ def repair_estimates(
     *,
     device: str = "cpu",
     memory: int | None = None,
-    processes: int = 1,
     importance_tokens: int = 0,
 ) -> list[RepairEstimate]:
     """Estimate time and memory of a prepared plan's fits and healing. No weight is read.
@@ -104,7 +104,8 @@ def repair_estimates(
 
     A pass through a layer takes two operations for each parameter and token. The speed of the
     device is measured by products of matrices that are as wide as the model. `memory` bounds the
-    bytes on a device. `processes` on GPUs share the time of healing; on a CPU they share its cores.
+    bytes on a device. Processes that were started together share the time of healing on GPUs; on a
+    CPU they share its cores.
     """
     plan, where = prepared.plan, device_of(device)
     parameters = prepared.base_size.parameters
@@ -136,7 +137,7 @@ def repair_estimates(
     if prepared.healing is not None:
         tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
         operations = 2 * parameters * tokens * heal_passes(plan)
-        shared = 1 if where.type == "cpu" else processes
+        shared = 1 if where.type == "cpu" else processes()
         seconds = operations / _speed(width, dtype, where) / shared
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
         predicted = [text.file for text in prepared.healing.texts if text.predicted]

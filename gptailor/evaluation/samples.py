@@ -41,12 +41,6 @@ class Samples(NamedTuple):
     most: int | None = None
     seed: int = 0
 
-    def at_least(self, least: int) -> "Samples":
-        """Return the same. Raises ValueError for fewer samples than `least`."""
-        if self.most is not None and self.most < least:
-            raise ValueError(f"expected at least {least} samples, got {self.most}")
-        return self
-
 
 def prepare_objectives(
     stated: Sequence[StatedObjective],

@@ -6,7 +6,7 @@ the base that the caller gives, or else the model itself.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -16,7 +16,7 @@ from typing import final
 from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import Opened, rebind
-from gptailor.lang.parse import load, plan_or_file
+from gptailor.lang.parse import load
 from gptailor.plan.faults import (
     PLAN_FILE,
     SEARCH_SETTINGS,
@@ -59,6 +59,18 @@ class Target:
         return self.base is self.prepared
 
     @cached_property
+    def content(self) -> Hashable:
+        """A key that is equal for targets that are one unchanged model, under any names.
+
+        It then equals `identity_of_base` of the targets on this model. Other targets have own keys.
+        """
+        plan = self.prepared.plan.model_copy(update={"expects": ()})
+        alone = plan == Plan(models=plan.models) and len(plan.models) == 1
+        if not (self.plain or alone):
+            return id(self.prepared)
+        return identity(self.prepared.models["base"])
+
+    @cached_property
     def identity_of_base(self) -> tuple[str, ...] | None:
         """The identity of the base's files."""
         return None if self.base is None else identity(self.base.models["base"])
@@ -67,17 +79,21 @@ class Target:
 def identity(opened: Opened) -> tuple[str, ...]:
     """Return the identity of a model's files, equal for two plans with the same files.
 
-    Nested plans with the same files also differ by their tensors, and models with a union of
-    tokenizers by the models that it unites.
+    Folders with links to the same weights may have other configurations, so they differ. Nested
+    plans with the same files also differ by their tensors, and models with a union of tokenizers by
+    the models that it unites.
     """
-    files = (str(file.resolve()) for file in opened.checkpoint.files)
+    paths = (opened.checkpoint.folder, *opened.checkpoint.files)
+    files = (str(path.resolve()) for path in paths)
     recipe = repr(sorted(opened.checkpoint.tensors.items())) if opened.checkpoint.nested else ""
     united = repr([identity(model) for model in opened.united or ()])
     return (opened.layout.prefix, *files, recipe, united)
 
 
 def as_list(targets: Sequence[str | Path | Plan] | str | Path | Plan) -> list[str | Path | Plan]:
-    """Return the targets as a list; one target may stand by itself."""
+    """Return the targets as a list; one target may stand by itself. Raises ValueError for none."""
+    if not targets:
+        raise ValueError("'targets': expected a target, got none")
     return [targets] if isinstance(targets, str | Path | Plan) else list(targets)
 
 
@@ -187,10 +203,10 @@ def read_target(target: str | Path | Plan) -> _Read:
     """Return a target's name, its plan, and the plan that compiled it if it is a folder.
 
     A model that no plan compiled has its own plan instead. Raises PlanFolderError for the folder of
-    a search, TypeError for another type, and what `load` raises.
+    a search, and what `load` raises.
     """
-    if not isinstance(target, str | Path):
-        return target_name(plan := plan_or_file(target)), plan, None
+    if isinstance(target, Plan):
+        return target_name(target), target, None
     name, path = str(target), expanded(target)
     if (path / SEARCH_SETTINGS).is_file() and not (path / CONFIG).exists():
         raise PlanFolderError(path)

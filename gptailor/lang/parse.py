@@ -335,13 +335,9 @@ def load(path: str | Path, *, let: Numbers | None = None) -> Plan:
 def plan_or_file(plan: Plan | str | Path) -> Plan:
     """Return a plan, or the plan of a file as `load` does.
 
-    Raises TypeError for any other type, and what `load` raises.
+    Raises what `load` raises.
     """
-    if isinstance(plan, Plan):
-        return plan
-    if not isinstance(plan, str | Path):
-        raise TypeError(f"expected a plan or the path of its file, got {type(plan).__name__}")
-    return load(plan)
+    return plan if isinstance(plan, Plan) else load(plan)
 
 
 def file_bytes(path: Path) -> bytes:

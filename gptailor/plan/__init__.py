@@ -1,6 +1,7 @@
 """The plan: frozen data, its normal form, and the only walk over it."""
 
 __all__ = [
+    "arguments",
     "bounds",
     "doors",
     "events",

@@ -1,5 +1,6 @@
 """Devices, dtypes and threads of torch."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -42,6 +43,13 @@ def devices_of(first: torch.device, processes: int) -> list[torch.device]:
         message = f"{processes} processes take one GPU each from 'cuda:{index}' on"
         raise TailorError(f"{message}, and there are {available}")
     return [torch.device(first.type, index + number) for number in range(processes)]
+
+
+def memory_of(device: torch.device) -> int:
+    """Return the bytes of memory that a device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def dtype_of(named: str | torch.dtype | None) -> torch.dtype | None:

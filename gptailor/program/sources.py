@@ -112,7 +112,9 @@ def output_tokenizer(plan: Plan, models: Mapping[str, Opened]) -> Opened:
 
 
 def token_cut_of(plan: Plan, models: Mapping[str, Opened]) -> TokenCut | None:
-    """Return the smaller vocabulary of a plan; None if its size is open, or the tokenizer's own.
+    """Return the smaller vocabulary of a plan; None if its size is open.
+
+    None too for the tokenizer's own size, if the embedding has no padding rows that could leave.
 
     Raises CheckpointError (C601, C603) for a tokenizer that can't be cut.
     """
@@ -124,7 +126,9 @@ def token_cut_of(plan: Plan, models: Mapping[str, Opened]) -> TokenCut | None:
     owner = tokenizer_owner(plan, models)
     whole = WholeTokenizer.of(owner.name, owner.checkpoint)
     whole = _known_tokenizer(whole, tuple(stamps(whole.files).items()))
-    if size >= whole.total:
+    embed = owner.rest("embed").get(0)
+    padded = embed is not None and embed.spec.shape[0] > whole.total
+    if size >= whole.total + padded:
         return None
     made = TokenCut(whole, size, folder_of(plan, cut.on), cut.tokens)
     return _known_cut(made, tuple(stamps([*whole.files, made.text]).items()))

@@ -30,7 +30,7 @@ def markdown(summary: SearchSummary) -> str:
         lines += [*_page_table(*_scores(mean, 0, name)), ""]
     if len(summary.sizes) > 1:
         lines += ["## Quality over size", "", *_page_table(*_sizes(summary)), ""]
-    parts = (_required(summary), _final(summary), _repeats(summary))
+    parts = (_required(summary), _final(summary))
     for part in (
         *([f"- {line}" for line in part] for part in parts),
         [*_stages(summary)],
@@ -58,7 +58,7 @@ def summary_lines(summary: SearchSummary, width: int, encoding: str | None = Non
     if len(summary.sizes) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from table_lines(*_sizes(summary), width, encoding)
-    results = _required(summary), _final(summary), _repeats(summary)
+    results = _required(summary), _final(summary)
     notes = _stages(summary), _left_out(summary), _at_bounds(summary), _random(summary)
     for part in (*results, *notes, _spent(summary)):
         for n, line in enumerate(part):
@@ -409,52 +409,13 @@ def _final(summary: SearchSummary) -> Iterator[str]:
         yield f"{name}: {'; '.join(f'{shown_number(b)} → {shown_number(v)}' for b, v in pairs)}"
 
 
-def _repeats(summary: SearchSummary) -> Iterator[str]:
-    """Yield how far searches on other draws of the samples agree."""
-    agreement = summary.repeats
-    if agreement is None:
-        return
-    runs = agreement.runs
-    if without := agreement.without:
-        seeds = ", ".join(map(str, without))
-        yield f"On other draws of the samples, with these seeds, no plan was found: {seeds}."
-    if len(runs) == 1:
-        return
-    yield (
-        f"Searches on {len(runs)} draws of the samples, this one first, drop"
-        f" {agreement.dropped_in_all} layers alike, of {_span(agreement.dropped)} that each drops;"
-        f" {agreement.alike_in_all} of {agreement.kept_in_all} layers that all keep are made of the"
-        " same models."
-    )
-    for n, run in enumerate(runs):
-        by_plan = [run.scores[m] for m in range(len(runs))]
-        scores = "; ".join(
-            "failed" if values is None else ", ".join(map(shown_number, values))
-            for values in by_plan
-        )
-        yield f"On the samples of draw {n + 1} (seed {run.seed}) the plans score {scores}."
-    if agreement.agree:
-        many = agreement.agree
-        yield f"The plan found here is the best, or ties with it, on {many} of the other draws."
-    else:
-        yield "On none of the other draws is the plan found as good as the one found there."
-
-
-def _span(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
-
-
 def _random(summary: SearchSummary) -> Iterator[str]:
     drawn, found_row = summary.random, summary.found
-    if drawn.whole:
-        yield f"Random search at the same cost evaluated {_count(drawn.trials, 'plan')}."
-    elif drawn.expected is not None and found_row is not None:
+    if drawn.expected is not None and found_row is not None:
         reach, got = _reached(summary, found_row, drawn.expected)
         yield (
             f"Random search at the same cost would be expected to {reach}"
-            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}, which"
-            " --compare-random makes sure."
+            f" (found: {got}): an estimate from {_count(drawn.trials, 'random plan')}."
         )
 
 

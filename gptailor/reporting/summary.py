@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
-from gptailor.plan.plan import BuiltClosed, Pair, Several
+from gptailor.plan.plan import BuiltClosed, Several
 from gptailor.plan.stage import Stage
 from gptailor.reporting.measure import AimDirection, ScaleBy
 
@@ -93,7 +93,6 @@ class _Begun(BuiltClosed):
     strategy: Line
     bridge: BridgedTrials | None
     prefer: Line | None
-    compare_random: bool
     heals: bool
     finalists: Tally | None
     race: bool
@@ -306,13 +305,12 @@ class VerdictRecord(BuiltClosed):
 
 @final
 class RandomDraws(BuiltClosed):
-    """Random plans for comparison. `whole` means that they cost as much as the search.
+    """Random plans for comparison.
 
-    `expected` is the expected best score of a random search that costs as much.
+    `expected` is the expected best score of a random search that costs as much as the search.
     """
 
     trials: Tally
-    whole: bool
     best: SummaryRow | None
     expected: float | None
 
@@ -337,48 +335,6 @@ class MeasuredCosts(BuiltClosed):
     evaluations: Cost
     seconds: Seconds
     base: Cost
-
-
-@final
-class RepeatedDraw(BuiltClosed):
-    """The scores of all draws' plans on the samples of one draw, None for a failure."""
-
-    seed: Seed
-    scores: Several[Several[float] | None]
-
-
-@final
-class DrawPair(BuiltClosed):
-    """The number of layers that the plans of two draws drop alike, and make alike."""
-
-    of: Pair[Tally]
-    dropped: LayerCount
-    alike: LayerCount
-
-
-@final
-class DrawsAgreement(BuiltClosed):
-    """The agreement of searches on other draws of the samples with the first search.
-
-    `of` is a digest of the compared plans. `without` has the seeds that found no plan. `agree`
-    counts the other draws on which the first plan is no worse than their own plan.
-    """
-
-    of: Line
-    without: Several[Seed]
-    runs: Annotated[Several[RepeatedDraw], Field(min_length=1)]
-    agree: Tally
-    dropped: Annotated[Several[LayerCount], Field(min_length=1)]
-    dropped_in_all: LayerCount
-    kept_in_all: LayerCount
-    alike_in_all: LayerCount
-    pairs: Several[DrawPair]
-
-    @model_validator(mode="after")
-    def _is_square(self) -> "DrawsAgreement":
-        if any(len(run.scores) != len(self.runs) for run in self.runs):
-            raise ValueError("expected a score of each draw's plan on each draw")
-        return self
 
 
 @final
@@ -435,7 +391,6 @@ class SearchSummary(_Begun):
     samples: Tally
     held: Several[Tally]
     late: Tally
-    repeats: DrawsAgreement | None
     measured: MeasuredCosts
     required: RequiredRecord | None
     left_out: Several[Line]

@@ -41,7 +41,6 @@ from gptailor.plan.stage import STAGES, Stage, at_stage, separates
 from gptailor.program.devices import dtype_of
 from gptailor.reporting.measure import LossMeasure
 from gptailor.reporting.quantities import byte_count
-from gptailor.reporting.summary import SearchSummary
 from gptailor.searching.run.notes import (
     GAPS,
     HELD_OUT,
@@ -132,7 +131,7 @@ def trials_of(
 
 
 def computing(
-    where: Resources, models: Mapping[str, Opened], before: EarlierRun | SearchSummary | None
+    where: Resources, models: Mapping[str, Opened], before: EarlierRun | None
 ) -> Resources:
     """Return the resources with the dtype that models compute in; None keeps their own.
 

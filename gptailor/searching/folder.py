@@ -143,8 +143,6 @@ SIZES = "sizes.json"
 FRONT = "front"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file while it is written."""
-_REPEATED = "repeat-"
-"""The prefix of folders of searches on other draws, before their number."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", BEST, f"{BEST}.lock",
                    START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
 
@@ -201,7 +199,7 @@ class Folder:
     def _refuse_links(self, names: Collection[str]) -> None:
         """Raise CheckpointError C903 for a name that is written and leads out of RUN."""
         for name in sorted(names):
-            if name in _OURS - {f"{JOURNAL}.lock"} or name.startswith(_REPEATED):
+            if name in _OURS - {f"{JOURNAL}.lock"}:
                 path_inside(self.path, name)
 
     def _bring(self, storage: Storage) -> None:
@@ -252,13 +250,16 @@ class Folder:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(lock).st_nlink > 0  # else its last holder removed it meanwhile
         except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks
+            held = True
+        if not held:
             os.close(lock)
             message = "another search uses this folder"
             help_ = "wait, or give another -o"
-            raise CheckpointError("C901", message, Path(self.shown), help_) from None
-        except OSError:  # a file system without locks
-            pass
+            raise CheckpointError("C901", message, Path(self.shown), help_)
         self._lock = lock
 
     def put(self, name: str, text: str) -> Path:

@@ -14,6 +14,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
 from gptailor.lang.words import measure_words, range_words
+from gptailor.plan.arguments import NotNegative, Positive, checked
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
@@ -110,13 +111,14 @@ class SearchResult:
         columns = [name for name in rows[0] if name not in left_out] if rows else []
         return f"<p>{escape(verdict_words(self.summary))}</p>{html_table(rows, columns)}"
 
+    @checked
     def pick(
         self,
         *,
-        parameters: int | str | None = None,
-        memory: int | str | None = None,
-        context: int = 0,
-        layers: int | None = None,
+        parameters: Positive | str | None = None,
+        memory: Positive | str | None = None,
+        context: NotNegative = 0,
+        layers: Positive | None = None,
         loss: str | float | None = None,
     ) -> Plan:
         """Return the best plan within bounds, as `gptailor pick` does; paths are absolute.

@@ -37,7 +37,13 @@ class EarlierRun(BuiltClosed):
     storage: str | None = None
     study: str = "gptailor"
     trials: int | None = Field(None, ge=1)
+    version: str = ""
     dtype: LiveDtype | None = None
+
+    @property
+    def other_version(self) -> str:
+        """Return the version that wrote it, or an empty text if that is this one."""
+        return "" if self.version == gptailor.__version__ else self.version
 
 
 def path_inside(folder: Path, name: str) -> Path:

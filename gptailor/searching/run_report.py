@@ -41,10 +41,10 @@ from gptailor.searching.layer_effects import (
     seen_effects,
     window_losses,
 )
-from gptailor.searching.run.journal import JournalLines, journal_lines
+from gptailor.searching.run.journal import JournalLines, journal_lines, with_beginning
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
-from gptailor.searching.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, Trial
+from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
@@ -102,15 +102,15 @@ class _Reading:
         """Return the study in RUN's journal. Raises CheckpointError C903."""
         if self.files.storage is not None:
             lines = [*self.files.storage.journal(JOURNAL).read_logs(0)]
-        elif (raw := self.files.read(JOURNAL)) is not None:
-            lines = journal_lines(raw, self.files.path)
+        elif raw := self.files.read(JOURNAL):
+            lines = with_beginning(journal_lines(raw, self.files.path), self.files.path)
         elif self.record.storage is not None:
             message = f"has no {JOURNAL}: its run.json names a storage, which is not opened for it"
             help_ = "report --storage URL reads a SQLite study that you name"
             raise self.files.error(message, help_)
         else:
             help_ = "a search writes it with its first trial"
-            raise self.files.error(f"has no {JOURNAL}", help_)
+            raise self.files.error(f"has no {JOURNAL} with a line", help_)
         try:
             with quiet():
                 return read_study(JournalStorage(JournalLines(lines)), name, self.files.path)
@@ -162,7 +162,7 @@ class _Reading:
         states = {digest: row for digest, row in layer_lists.items() if row is not None}
         full_trials = [
             t
-            for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE)
+            for t in ledger.of(STARTS, RANDOM, SEARCH)
             if t.full and t.same_as is None and t.number in losses
         ]
         return RunReport(

@@ -14,11 +14,12 @@ from gptailor.evaluation.scores import Outcome, Score
 from gptailor.evaluation.space_trials import opened
 from gptailor.evaluation.targets import base_of
 from gptailor.lang.parse import plan_or_file
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import Event, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
-from gptailor.reporting.summary import Aim, DrawsAgreement
+from gptailor.reporting.summary import Aim
 from gptailor.searching import folder as runs
 from gptailor.searching.evaluate import (
     computing,
@@ -29,10 +30,9 @@ from gptailor.searching.evaluate import (
     workers_of,
 )
 from gptailor.searching.limits import bounded
-from gptailor.searching.resampling import Resampling
 from gptailor.searching.results import Ended, SearchResult, put_results
 from gptailor.searching.run.asking import Asking, WithinBounds
-from gptailor.searching.run.notes import AGREEMENT, ENDED, LATE
+from gptailor.searching.run.notes import ENDED, LATE
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
 from gptailor.searching.run.study import Naming, Study, agree, open_study, refuse_misfit
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
@@ -132,7 +132,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     run: str | Path,
     flags: Flags | None = None,
     *,
-    trials: int | None = None,
+    trials: Positive | None = None,
     models: ModelPaths | None = None,
     where: Resources | None = None,
     on_event: OnSearchEvent = ignore_events,
@@ -144,9 +144,7 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     `flags` has settings beside the plan, and `trials` the one that is changed most.
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; a folder of another search is refused. Ctrl-C ends a search with everything kept, and skips
-    slow results. With `repeat_calibration` other draws of the samples are searched too, and the
-    summary contains how far their plans agree. `on_event` receives each event, also of bridging
-    and healing finalists here.
+    slow results. `on_event` receives each event, also of bridging and healing finalists here.
 
     Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder
@@ -155,30 +153,6 @@ def search(  # noqa: PLR0913 (the verb of the command line, and its flags)
     plan = plan_or_file(plan)
     flags, where = flags or Flags(), where or Resources()
     flags = flags if trials is None else replace(flags, trials=trials)
-
-    def once(run: str | Path, flags: Flags, where: Resources) -> SearchResult:
-        return _search(plan, run, flags, models, where, on_event)
-
-    searched = once(run, flags, where)
-    if not flags.repeat_calibration or searched.ended == "interrupted" or searched.best is None:
-        return searched
-    say = lambda what: on_event(Doing(what))  # noqa: E731
-    repeats = Resampling(plan, run, flags, where, models, say).others(searched, once)
-    if repeats is None:
-        return replace(searched, ended="interrupted")
-    return _search(plan, run, flags, models, where, on_event, repeats)
-
-
-def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other draws)
-    plan: Plan,
-    run: str | Path,
-    flags: Flags,
-    models: ModelPaths | None,
-    where: Resources,
-    on_event: OnSearchEvent,
-    repeats: DrawsAgreement | None = None,
-) -> SearchResult:
-    """Run one search; it ends at once where all its trials are in the study."""
     chosen = settings(plan, flags)
     begun = runs.begun_with(plan, chosen, where)
     with (
@@ -189,53 +163,55 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and the agreement of other d
         runs.refuse_other(folder, begun)
         plan, opened_models, faults = opened(plan, models)
         tell(Warned(faults))
-        where = computing(where, opened_models, folder.earlier())
+        earlier = folder.earlier()
+        where = computing(where, opened_models, earlier)
         begun |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         full_space = space_of(plan, opened_models["base"].layout.count, tied)
         sizes, space, starts_within, within = bounded(full_space, opened_models, chosen.requires)
         tell(Doing("loading"))
-        trials = trials_of(plan, opened_models, chosen, where, on_event)
-        base, budget = base_of(plan), Budget.of(chosen, trials.full)
-        conditions = Conditions(trials, chosen)
-        aims = aims_of(trials.objectives, chosen.objectives, by_byte=trials.by_byte)
-        study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
+        space_trials = trials_of(plan, opened_models, chosen, where, on_event)
+        base, budget = base_of(plan), Budget.of(chosen, space_trials.full)
+        conditions = Conditions(space_trials, chosen)
+        aims = aims_of(space_trials.objectives, chosen.objectives, by_byte=space_trials.by_byte)
+        study = open_study(
+            where.storage or folder.journal, where.study, aims, Naming(space),
+            begun=earlier is not None,
+        )  # fmt: skip
         tell(Doing("reading the models' digests"))
         agree(
             study, runs.search_identity(
-                folder, space, {**opened_models, **trials.reference_models}, trials.files, chosen,
-                (budget, where),
-            ), runs.IDENTITY_WORDS,
+                folder, space, {**opened_models, **space_trials.reference_models},
+                space_trials.files, chosen, (budget, where),
+            ), runs.IDENTITY_WORDS, "" if earlier is None else earlier.other_version,
         )  # fmt: skip
         record = runs.put_record(folder, begun, plan, opened_models, aims)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
         refuse_misfit(study, ledger, space)
         say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
-        with workers_of(trials, chosen, where, say) as workers:
-            starts, budget = starts_of(space, trials, budget, study, chosen, say)
+        with workers_of(space_trials, chosen, where, say) as workers:
+            starts, budget = starts_of(space, space_trials, budget, study, chosen, say)
             how = (
                 strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed,
                 PATIENCE, chosen.race, starts.influence.get("base"), within and within.or_other,
             )  # fmt: skip
             of = SearchSetting(space, base, aims, *how)
-            tell(Begun(ledger, budget, space, repair_cost(trials, budget)))
+            tell(Begun(ledger, budget, space, repair_cost(space_trials, budget)))
             try:
                 for event in search_steps(of, study, ledger, workers):
                     tell(event)
                 assert study.typed.ended is not None, "a search that is over is noted"
                 ended: Ended = study.typed.ended.reason
                 conditions.evaluate(study, space, ledger, sizes, say)
-                held = held_out(study, space, trials, base, finalists(ledger, sizes), say)
+                held = held_out(study, space, space_trials, base, finalists(ledger, sizes), say)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.typed.held_out
-        if repeats is not None:
-            study.note(AGREEMENT, repeats.model_dump(mode="json"))
         notes, tried = study.typed, {t.request.origin for t in ledger.of(RECIPES, STARTS)}
         about = {
             **{name: value for name, value in record if name != "aims"},
-            "ended": ended, "samples": budget.full, "held": tuple(trials.helds),
-            "late": notes.late, "repeats": notes.repeats, "measured": notes.measured,
+            "ended": ended, "samples": budget.full, "held": tuple(space_trials.helds),
+            "late": notes.late, "measured": notes.measured,
             "required": conditions.about(study, ledger),
             **starts.untried(tried, within and within.holds),
         }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words, objective_words, requirement_words
+from gptailor.plan.arguments import NotNegative, Positive, check_fields
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.packages import search_packages
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
@@ -32,16 +33,17 @@ class Flags:
     """Flags beside the plan; where a flag is None, the `search` block counts."""
 
     objectives: tuple[str, ...] = ()
-    fidelity: tuple[int, int] | None = None
-    trials: int | None = None
-    seed: int | None = None
+    fidelity: tuple[Positive, Positive] | None = None
+    trials: Positive | None = None
+    seed: NotNegative | None = None
     strategy: str | None = None
     bridge: BridgedTrials | None = None
     prefer: str | None = None
-    compare_random: bool = False
-    finalists: int | None = None
+    finalists: Positive | None = None
     race: bool = True
-    repeat_calibration: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @final
@@ -56,12 +58,15 @@ class Resources:
 
     device: str = "cpu"
     dtype: str | None = None
-    memory: int | str | None = None
+    memory: Positive | str | None = None
     storage: str | None = None
     study: str = "gptailor"
     ray: str | None = None
-    workers: int | None = None
-    gpus_per_worker: int = 1
+    workers: Positive | None = None
+    gpus_per_worker: Positive = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @final
@@ -85,7 +90,6 @@ class Settings:
     strategy: str
     bridge: BridgedTrials | None
     prefer: int | None
-    compare_random: bool
     heals: bool = False
     finalists: int | None = None
     race: bool = True
@@ -118,7 +122,6 @@ class Settings:
             "strategy": self.strategy,
             "bridge": self.bridge,
             "prefer": None if self.prefer is None else words[self.prefer],
-            "compare_random": self.compare_random,
             "heals": self.heals,
             "finalists": self.finalists,
             "race": self.race,
@@ -129,8 +132,9 @@ class Settings:
 
 def settings(plan: Plan, flags: Flags) -> Settings:
     """Return the flags over the block. Raises WishError or PlanError for an invalid search."""
-    if flags.trials is not None and flags.trials < 1:
-        raise WishError(f"expected at least 1 trial, got {flags.trials}")
+    if flags.fidelity is not None and flags.fidelity[0] > flags.fidelity[1]:
+        low, high = flags.fidelity
+        raise WishError(f"'fidelity': expected two numbers that ascend, got {low}..{high}")
     if open_choices(plan) == 0:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
     block = plan.search or Search()
@@ -159,7 +163,6 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         strategy=strategy,
         bridge=bridge,
         prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
-        compare_random=flags.compare_random,
         heals=heals,
         finalists=flags.finalists,
         race=flags.race,

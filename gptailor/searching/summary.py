@@ -32,7 +32,6 @@ from gptailor.searching.run.finalists import usual_plans
 from gptailor.searching.run.notes import HeldFailureNote, MeasuredNote
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.trials import (
-    BESIDE,
     FINAL,
     RANDOM,
     RECIPES,
@@ -131,7 +130,6 @@ def search_summary(
         "repair": repair_worth(ledger),
         "random": RandomDraws(
             trials=len(drawn),
-            whole=bool(ledger.of(BESIDE)),
             best=None if (luckiest := ledger.best(drawn)) is None else row(luckiest),
             expected=expected(ledger, drawn),
         ),
@@ -233,9 +231,8 @@ def best_starts(ledger: Ledger) -> list[Trial]:
 
 
 def drawn_plans(ledger: Ledger) -> list[Trial]:
-    """Return random search's plans if there was one, else the random ones in the budget."""
-    beside = [t for t in ledger.fresh(BESIDE) if t.stopped is None]
-    return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
+    """Return the random plans in the budget, each once."""
+    return [t for t in ledger.of(RANDOM) if t.same_as is None]
 
 
 def held_row(held: HeldOut, trial: Trial | None) -> HeldOutResult | None:
@@ -287,7 +284,7 @@ def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
         [number] = ledger.deciding
         sign = 1 if ledger.aims[number].direction == "minimize" else -1
         scores = [trial.values[number] for trial in drawn if trial.values is not None]
-    if len(scores) < ENOUGH or ledger.of(BESIDE):
+    if len(scores) < ENOUGH:
         return None
     count = max(ledger.cost(), 1.0)
     quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958

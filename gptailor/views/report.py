@@ -13,6 +13,7 @@ from gptailor.build.lock import LOCK_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.write.output_file import refuse_output
 from gptailor.evaluation.targets import plan_of, read_target
+from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PLAN_FILE, PlanError, errors
 from gptailor.plan.optional_packages import missing_package
@@ -46,7 +47,7 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     models: ModelPaths | None = None,
     families: Sequence[str | Path] = (),
     prompt: str | None = "Once upon a time",
-    tokens: int = 48,
+    tokens: Positive = 48,
     pictures: str | Path | None = None,
     force: bool = False,
     storage: str | None = None,

@@ -13,6 +13,7 @@ from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of, is_local
 from gptailor.evaluation.targets import plan_of
+from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.optional_packages import MissingPackageError
 from gptailor.plan.output_size import OutputSize
@@ -84,7 +85,7 @@ def show(
     *,
     models: ModelPaths | None = None,
     every_layer: bool = False,
-    width: int = 80,
+    width: Positive = 80,
 ) -> LayerMap:
     """Return the map of a plan's layers, in `width` columns: a cell for each layer.
 

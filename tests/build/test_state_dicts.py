@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -128,7 +129,6 @@ WRONG_TYPES = pytest.mark.wrong_types
         ({}, {}, "P304"),
         ({"a": {"w": W}}, {"by": "slerp"}, "P304"),
         ({"a": {"w": W}}, {"by": "tie"}, "there is no method 'tie'"),
-        pytest.param({"a": {"w": W}}, {"by": None}, "'by' is None", marks=WRONG_TYPES),
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "dense": 1}, "no parameter 'dense'"),
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": 2.0}, "must be in (0, 1]"),
         ({"a": {"w": W}}, {"by": "ties", "density": float("nan")}, "'density': expected a number"),
@@ -149,7 +149,20 @@ WRONG_TYPES = pytest.mark.wrong_types
         ({"a": {"w": W}, "b": {"w": W.int()}}, {"dtype": torch.float32}, "is int32 in 'b'"),
         ({"a": {"w": W}}, {"dtype": torch.int32}, "got 'int32'"),
         ({"a": {"w": W.int()}, "b": {"w": 2 * W.int()}}, {}, "'w' is int32, which can't be merged"),
-        pytest.param({"a": {"w": "x"}}, {}, "'w' of 'a' is of the type str", marks=WRONG_TYPES),
+        ({"a": {"w": W}}, {"weights": {1.0}}, "'weights': expected a number or a list of numbers"),
+        ({"a": {"w": W}}, {"weights": b"a"}, "'weights': expected a number or a list of numbers"),
+        ({"a": W.int(), "b": 2 * W.int()}, {}, "the tensor is int32, which can't be merged"),
+        ({"a": W, "b": W.t()}, {}, "the shape of the tensor is [3, 2] in 'b', and [2, 3] in 'a'"),
+        *(
+            pytest.param(sources, {}, said, marks=WRONG_TYPES)
+            for sources, said in (
+                ({"a": {"w": "x"}}, "'w' of 'a': expected a tensor of torch, got str"),
+                ({"a": {"w": W.numpy()}}, "got ndarray; torch.as_tensor makes one"),
+                ({"a": W.numpy(), "b": W}, "the tensor of 'a': expected a tensor of torch, got nd"),
+                ({"a": {"w": W}, "b": W.numpy()}, "'b' is of the type ndarray, and 'a' a state"),
+                ({"a": torch.nn.Linear(2, 2)}, "the tensor of 'a': expected a tensor of torch, go"),
+            )
+        ),
         ({"a": {"w": W.to_sparse()}}, {}, "'w' of 'a' is not a dense tensor"),
         ({"a": {"w": W.to("meta")}}, {}, "'w' of 'a' is not a dense tensor"),
         ({"a": {"w": W * 1e38}}, {"weights": [9.0]}, "choose a smaller 'weight'"),
@@ -181,6 +194,32 @@ def test_numbers_for_each_source_are_a_list_and_words_texts_or_truths() -> None:
         by_weights = gptailor.merge(sources, "ties", base=base, weight=[2, 1], normalize=yes)
         assert same(by_weights, 3 * W)
     assert same(gptailor.merge(sources, "ties", base=base, weight=[2, 1], normalize="no"), 6 * W)
+
+
+def test_arrays_and_tensors_are_numbers() -> None:
+    sources = {"a": W, "b": 3 * W}
+    halves = (torch.tensor([0.5, 0.5]), np.array([0.5, 0.5]), [torch.tensor(0.5), np.float32(0.5)])
+    for weights in halves:
+        assert same(gptailor.merge(sources, weights=weights), 2 * W)
+    for density in (torch.tensor(1), np.array(1.0), np.float64(1), torch.tensor(1.0)):
+        made = gptailor.merge(sources, "ties", base=0 * W, density=density)
+        assert same(made, gptailor.merge(sources, "ties", base=0 * W, density=1))
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (([{"w": W}],), "'sources': expected Mapping[str, Tensor | dict[str, Tensor]], got [{'w"),
+        ((None,), "'sources': expected Mapping[str, Tensor | dict[str, Tensor]], got None"),
+        (({0: {"w": W}},), "'sources': expected Mapping[str, Tensor | dict[str, Tensor]], got {0"),
+        (({"a": {"w": W}}, None), "'by': expected str, got None"),
+    ],
+)
+def test_sources_and_methods_have_their_types(given: Any, said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        gptailor.merge(*given)
+    assert str(caught.value).startswith(said)
 
 
 def test_other_dtypes_are_merged_where_the_results_is_said() -> None:

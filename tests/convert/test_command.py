@@ -1,6 +1,5 @@
 """`gptailor import` and `gptailor export`, as a person types them."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -55,27 +54,11 @@ def test_a_plan_that_is_there_is_not_overwritten(
     assert "whole from math" in (folder / "merge.tailor").read_text()
 
 
-def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    choices: dict[str, float] = {"remove_idx_0": 1}
-    for layer in (0, 2):
-        choices |= {f"layer_{layer}_candidate_0": 1, f"layer_{layer}_merge_scale_factor": 0.5}
-        choices |= {f"layer_{layer}_output_scale": 1.0}
-    (folder / "found.json").write_text(json.dumps(choices))
-    assert run(["import", "found.json", "--layers", "3", "--candidate", "./math"]) == 0
-    said = capsys.readouterr()
-    assert "drop L1" in said.out
-    assert 'candidate_0 = "./math"' in said.out or '"./math"' in said.out
-    assert "note: found.json: the base of 3 layers is not known" in said.err
-
-
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("no.json", "{", "invalid JSON"),
         ("no.yml", "models: [{model: a}]\nmerge_methd: linear\n", "merge_method"),
         ("no.yml", "models: [", "no.yml:1: invalid YAML"),
-        ("no.json", "{}", "unknown keys"),
-        ("no.json", "{}", "no.json: unknown keys"),
     ],
 )
 def test_what_is_no_plan_is_refused(

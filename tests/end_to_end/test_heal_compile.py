@@ -1,9 +1,13 @@
 """Healed plans compiled, locked, verified, killed; equal to the live model."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,6 +32,7 @@ from tests.vocabularies import write_byte_level
 
 HEAL = 'heal on "text.txt" tokens 1024 rank 4'
 CUT = f"drop L2; {HEAL}"
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
 
@@ -271,6 +276,78 @@ def test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_w
         assert steps == list(range(steps[0], 9))
     assert equal(tensors(folder / "out"), tensors(folder / "one"))
     assert equal(tensors(folder / "two"), tensors(folder / "one"))
+
+
+COMMAND = """
+import os, sys
+os.environ |= dict(word.split("=") for word in sys.argv[1].split())
+from gptailor.cli.main import main
+from gptailor.evaluation.heal import train
+train._SAVE_SECONDS = -1.0
+sys.argv[:2] = ["gptailor"]
+main()
+"""
+"""The command line in an environment."""
+
+
+def started_together(preloaded: Preloaded, folder: Path, output: str) -> list[Child]:
+    """Start a compilation in two processes, as a launcher does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = f"WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
+    place += f" XDG_CACHE_HOME={folder / output}-cache OMP_NUM_THREADS=1"
+    arguments = "compile", folder / "plan.tailor", "-o", folder / output
+    return [
+        preloaded.start(COMMAND, f"RANK={rank} {place}", *arguments, cwd=folder)
+        for rank in range(2)
+    ]
+
+
+def test_processes_that_start_together_heal_together_and_the_first_one_writes(
+    folder: Path, preloaded: Preloaded
+) -> None:
+    for text, healed in ((CUT, True), ("drop L2", False)):
+        write(folder, text)
+        first, other = started_together(preloaded, folder, f"out-{healed}")
+        (output, errors), silence = first.communicate(), other.communicate()
+        assert (first.returncode, other.returncode, silence) == (0, 0, ("", "")), errors
+        assert ("healed on 1,024 tokens" in output) is healed
+        assert ("healing: step 4 of 4" in errors) is healed, "two sequences a step"
+        assert "3 layers (the base has 4)" in output
+        assert (folder / f"out-{healed}" / "model.safetensors").exists()
+
+
+def test_a_killed_process_ends_all_with_one_message(folder: Path, preloaded: Preloaded) -> None:
+    (folder / "text.txt").write_text(letters(20_000))
+    write(folder, CUT.replace("1024", "16384"))
+    first, other = started_together(preloaded, folder, "out")
+    while "healing: " not in first.error() and first.poll() is None:
+        time.sleep(0.002)
+    other.send_signal(signal.SIGKILL)
+    _, errors = first.communicate()
+    other.communicate()
+    assert (first.returncode, other.returncode) == (3, -signal.SIGKILL), errors
+    assert errors.count("error: ") == 1
+    assert "error: another process of the group ended; if its memory" in errors
+    assert "Traceback" not in errors
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_torchrun_starts_processes_that_heal_together(folder: Path, preloaded: Preloaded) -> None:
+    for process in started_together(preloaded, folder, "one"):
+        process.communicate()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = ["--nproc-per-node", "2", "-m", "gptailor", "compile", "plan.tailor", "-o", "out"]
+    place = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launcher, *command], cwd=folder, env=place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("healed on 1,024 tokens") == 1
+    assert equal(tensors(folder / "out"), tensors(folder / "one"))
 
 
 def test_one_that_is_interrupted_leaves_no_folder(folder: Path) -> None:

@@ -255,6 +255,8 @@ def test_bounds_may_be_written_in_words(searched: gptailor.SearchResult) -> None
     assert searched.pick(parameters=f"{most:,}") == searched.pick(parameters=most)
     with pytest.raises(ValueError, match="expected a number of parameters such as 110M"):
         searched.pick(parameters="many")
+    with pytest.raises(ValueError, match=r"'layers': expected int >= 1 \| None, got 0"):
+        searched.pick(layers=0)
 
 
 def test_a_report_of_a_search_and_of_a_plan(
@@ -291,12 +293,18 @@ def test_targets_of_one_name_have_their_own_sizes(world: Path) -> None:
 
 
 def test_numbers_out_of_range_are_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected at least 1 samples, got 0"):
-        gptailor.evaluate(world / "base", 'nll("a.jsonl")', samples=0, folder=world)
-    with pytest.raises(ValueError, match="expected a target and an objective"):
+    with pytest.raises(ValueError, match="'objectives': expected an objective, got none"):
         gptailor.evaluate(world / "base", [])
-    with pytest.raises(gptailor.TailorError, match="expected at least 1 trial, got 0"):
-        gptailor.search(gptailor.load(world / "space.tailor"), tmp_path / "run", trials=0)
+    with pytest.raises(gptailor.TailorError, match=r"'fidelity': .* ascend, got 5\.\.2"):
+        gptailor.search(world / "space.tailor", tmp_path / "run", gptailor.Flags(fidelity=(5, 2)))
+    for verb in (gptailor.evaluate_expectations, lambda targets: gptailor.generate(targets, "a")):
+        with pytest.raises(ValueError, match="'targets': expected a target, got none"):
+            verb([])
+    with pytest.raises(ValueError, match="'texts': expected a text, got none"):
+        gptailor.teach(world / "base", [], tmp_path / "out.parquet")
+    for wrong in ({"dtype": "half"}, {"save": ["attn"]}):
+        with pytest.raises(ValueError, match=f"'{next(iter(wrong))}': expected '.* or '.*, got '"):
+            gptailor.extract_lora(world / "base", world / "base", tmp_path / "out", **wrong)
     with pytest.raises(gptailor.TailorError, match=r"'plan\.tailor' has no expectation"):
         gptailor.evaluate_expectations(gptailor.loads(PLAN, "plan.tailor", world))
 

@@ -149,7 +149,7 @@ ROW = {"trial": 3, "origin": "surrogate", "values": [2.25], "stderrs": [0.125], 
 SUMMARY = document(
     trials=8, held=[8], best=row(2.25, **ROW), found=row(2.25, **ROW), starts=[],
     base={"values": [2.0], "held": None}, commands=["gptailor eval evil; rm -rf ~"],
-    random={"trials": 0, "whole": False, "best": None, "expected": None},
+    random={"trials": 0, "best": None, "expected": None},
     objectives=[NLL._asdict()], verdict=judged(against=None),
 )  # fmt: skip
 

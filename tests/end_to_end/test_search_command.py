@@ -422,15 +422,6 @@ def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
     assert result["score"] == said["best"]["values"][0]
 
 
-def test_random_search_beside(found: Said, search: Search, world: Path) -> None:
-    arguments = ["--strategy", "random", "--compare-random", "--trials", "4"]
-    said = search("space.tailor", "-o", "beside", *arguments)
-    record = json.loads((world / "beside" / "summary.json").read_text())
-    assert record["random"]["whole"]
-    assert record["cost"] <= 4
-    assert f"evaluated {record['random']['trials']} plans" in said.out
-
-
 def test_control_c_keeps_everything_and_the_same_command_goes_on(
     search: Search, run: Run, world: Path
 ) -> None:
@@ -736,22 +727,6 @@ def test_a_draft_is_searched_by_its_acceptance(search: Search, world: Path) -> N
     assert said["found"]["values"] == [max(row["values"][0] for row in said["front"])]
     assert 0 < said["found"]["values"][0] < 1
     assert said["base"]["values"] == [1.0]
-
-
-def test_other_draws_say_how_far_they_agree(found: Said, search: Search, world: Path) -> None:
-    arguments = ["--strategy", "random", "--trials", "4", "--repeat-calibration", "1"]
-    said = search("space.tailor", "-o", "drawn", *arguments)
-    assert "Searches on 2 draws of the samples, this one first, drop" in said.out
-    record = json.loads((world / "drawn" / "summary.json").read_text())
-    [first, second] = record["repeats"]["runs"]
-    assert (first["seed"], second["seed"]) == (0, 1)
-    other = json.loads((world / "drawn" / "repeat-1" / "summary.json").read_text())
-    assert other["seed"] == 1
-    assert first["scores"][0] == record["best"]["values"]
-    assert second["scores"][1] == other["best"]["values"]
-    again = search("space.tailor", "-o", "drawn", *arguments)
-    assert again.out == said.out
-    assert "scoring the plans found" not in again.err
 
 
 def test_the_verdict_is_in_the_summary_and_on_the_screen(found: Said, world: Path) -> None:

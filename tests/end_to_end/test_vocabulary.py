@@ -72,6 +72,44 @@ def test_kept_tokens_have_their_logits(models: Path, tmp_path: Path, base: str) 
     assert torch.equal(before[:, [whole[token] for token in kept]], after)
 
 
+@pytest.mark.parametrize("base", ["base", "tied"])
+@pytest.mark.parametrize("heal", ["", 'heal on "TEXT" tokens 512 rank 2'])
+def test_the_tokenizers_own_size_drops_padding_rows(
+    models: Path, tmp_path: Path, base: str, heal: str
+) -> None:
+    plan = plan_of(models, f'vocabulary 360 on "TEXT"\n{heal}', base)
+    result = gptailor.compile(plan, tmp_path / "out")
+    assert result.vocabulary is not None
+    assert (result.vocabulary.kept, result.vocabulary.total) == (360, 360)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["vocab_size"] == len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 360
+    assert config["eos_token_id"] == 358
+    if not heal:
+        whole, cut = (load_file(f / "model.safetensors") for f in (models / base, tmp_path / "out"))
+        for name, tensor in whole.items():
+            assert torch.equal(cut[name], tensor[:360] if len(tensor) == 368 else tensor), name
+        [tokens, before], [same, after] = (
+            logits(folder, TEXT) for folder in (models / base, tmp_path / "out")
+        )
+        assert same == tokens
+        assert torch.equal(before[:, :360], after)
+
+
+def test_the_tokenizers_own_size_changes_nothing_without_padding_rows(
+    models: Path, tmp_path: Path
+) -> None:
+    gptailor.compile(plan_of(models, 'vocabulary 360 on "TEXT"'), tmp_path / "whole")
+    plan = gptailor.loads(
+        f'tailor 1\nmodel base = "{tmp_path / "whole"}"\n'
+        f'vocabulary 360 on "{models / "text.txt"}"\n'
+    )
+    result = gptailor.compile(plan, tmp_path / "again")
+    assert result.vocabulary is None
+    names = ("model.safetensors", "tokenizer.json", "config.json")
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_live_model_equals_the_folder(models: Path, tmp_path: Path) -> None:
     text = f'model math = "{models / "math"}"\nwhole from base, math by linear()\n'
     plan = plan_of(models, f'{text}let n = {SIZE}\nvocabulary n on "TEXT" tokens 200')
@@ -147,13 +185,6 @@ def test_a_missing_text_is_a_fault_with_its_place(
         assert "error[C801]" in error
         assert "p.tailor:3:" in error
     assert not (tmp_path / "out").exists()
-
-
-def test_the_whole_vocabulary_is_no_cut(models: Path, tmp_path: Path) -> None:
-    result = gptailor.compile(plan_of(models, 'vocabulary 360 on "TEXT"'), tmp_path / "out")
-    assert result.vocabulary is None
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["vocab_size"] == 368
 
 
 def test_vocabularies_are_compared_by_byte(models: Path, tmp_path: Path) -> None:

@@ -174,6 +174,65 @@ def test_a_model_by_itself_is_held_to_the_one_base_that_the_others_have(world: P
     assert not found.bases
 
 
+def compiled_on(world: Path, folder: Path) -> Path:
+    """Write a compiled base whose own base is in `world`, and a plan that cuts it."""
+    gptailor.compile(world / "more.tailor", folder / "base")
+    (folder / "short.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\n')
+    gptailor.compile(folder / "short.tailor", folder / "short")
+    (folder / "link").symlink_to("base")
+    return folder
+
+
+def test_a_base_that_is_a_target_is_evaluated_once_and_without_its_own_base(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(compiled_on(world, tmp_path))
+    told: list[EvaluationStep] = []
+    wanted = [f'{name}("{world / "rows.jsonl"}")' for name in ("nll", "kl")]
+    for targets in (["base", "short"], ["short.tailor", "base"]):
+        told.clear()
+        found = evaluate(targets, wanted, on_event=only(EvaluationStep, told.append))
+        assert not found.bases
+        assert [row.target for row in found.results] == [name for name in targets for _ in wanted]
+        assert {row.against for row in found.results if row.target != "base"} >= {"base"}
+        assert {row.against for row in found.results if row.target == "base"} == {""}
+        assert told[-1].total == 2, "one forward pass for each target"
+    alone = evaluate(["base"], wanted)
+    assert [Path(row.target).name for row in alone.bases] == ["base"] * 2, "the base of the base"
+    assert score_of(alone) == score_of(found, 2)
+    both = evaluate(["base", "short", world / "base"], wanted)
+    assert not both.bases
+    assert both.results[0].against == str(world / "base"), "a given base of a base is compared"
+
+
+def test_one_model_under_several_names_is_one_target(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(compiled_on(world, tmp_path))
+    (tmp_path / "plain.tailor").write_text('tailor 1\nmodel base = "./base"\n')
+    names = ["link", "./base", "base", "short", str(tmp_path / "base"), "plain.tailor"]
+    nll = f'nll("{world / "rows.jsonl"}")'
+    found = evaluate(names, nll, against="base")
+    assert [row.target for row in found.results] == ["link", "short"]
+    assert found.results[1].against == "link"
+    assert not found.bases
+
+
+def test_equal_weights_with_another_configuration_are_another_model(
+    world: Path, tmp_path: Path
+) -> None:
+    variant = tmp_path / "variant"
+    shutil.copytree(world / "base", variant, ignore=shutil.ignore_patterns("*.safetensors"))
+    for file in (world / "base").glob("*.safetensors"):
+        (variant / file.name).symlink_to(file)
+    settings = json.loads((variant / "config.json").read_text())
+    settings["rms_norm_eps"] = 1.0
+    (variant / "config.json").write_text(json.dumps(settings))
+    found = evaluate([world / "base", variant], 'nll("rows.jsonl")', folder=world)
+    alone = evaluate(variant, 'nll("rows.jsonl")', folder=world)
+    assert score_of(found) != score_of(found, 1) == score_of(alone)
+
+
 def test_a_tokenizer_is_compared_by_what_it_does(world: Path, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(world / "math", tuned)

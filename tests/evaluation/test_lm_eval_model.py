@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval")
 
@@ -72,3 +73,22 @@ def test_a_plan_with_faults_is_refused(world: Path) -> None:
     (world / "bad.tailor").write_text(PLAN + "drop L99\n")
     with pytest.raises(gptailor.PlanError, match="L99"):
         judged("gptailor", {"plan": str(world / "bad.tailor")}, world)
+
+
+def test_an_argument_without_an_effect_on_a_plan_is_refused(world: Path) -> None:
+    for name in ("peft", "revision", "parallelize", "pretrained", "tokenizer", "frobnicate"):
+        with pytest.raises(TypeError, match=f"an argument of the model gptailor, got '{name}'"):
+            gptailor.lm_eval.PlanLM(str(world / "base"), **{name: "x"})
+    model = gptailor.lm_eval.PlanLM(world / "base", dtype="auto", device="cuda", max_length=16)
+    assert model.max_length == 16
+    assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.wrong_types
+def test_arguments_are_checked_by_name(world: Path) -> None:
+    with pytest.raises(TypeError, match=r"'plan': expected str \| Path \| Plan, got 5"):
+        gptailor.lm_eval.PlanLM(5)
+    with pytest.raises(ValueError, match=r"'memory': expected int >= 1 \| str \| None, got 0"):
+        gptailor.lm_eval.PlanLM("plan.tailor", memory=0)
+    with pytest.raises(gptailor.TailorError, match="'frob' is not a device"):
+        gptailor.lm_eval.PlanLM(world / "base", device="frob")

@@ -1,5 +1,7 @@
 """Adapters merged tensor by tensor equal PEFT's own `merge_and_unload`, to a rounding."""
 
+import json
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -195,6 +197,42 @@ def test_an_adapter_is_merged_as_peft_does_it(case: str, bases: Path, tmp_path: 
         attention = {n: t for n, t in checkpoint.tensors.items() if n in expected}
         assert sum(isinstance(t.form, Adapted) for t in attention.values()) == 4
         check(Checkpoint(checkpoint.folder, {}, attention, ()), expected)
+
+
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "a layer": {"layers_to_transform": 1},
+    "layers": {"layers_to_transform": [1, 7]},
+    "a layer by its list's name": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "several lists": {"layers_to_transform": [0], "layers_pattern": ["blocks", "lay.rs"]},
+    "no layer": {"layers_to_transform": [], "layers_pattern": []},
+    "a whole name": {"target_modules": ["model.layers.0.mlp.up_proj", "q_proj"],
+                     "layers_to_transform": 1},
+    "fewer targets": {"target_modules": ["q_proj", "0.mlp.down_proj"]},
+    "a pattern": {"target_modules": r".*\.1\.(self_attn|mlp)\.[qu].*"},
+    "a pattern that is no whole name": {"target_modules": r".*\.1\.self_attn\.[qk]_proj"},
+    "excluded": {"exclude_modules": ["0.self_attn.q_proj", "mlp.up_proj"]},
+    "excluded by a pattern": {"exclude_modules": r".*\.0\..*"},
+    "both": {"target_modules": ["q_proj"], "exclude_modules": ["q"], "layers_to_transform": [1]},
+}  # fmt: skip
+"""Settings with which PEFT reads less than an adapter's file holds."""
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_deltas_that_peft_does_not_read_are_left_out(
+    case: str, bases: Path, tmp_path: Path
+) -> None:
+    adapter = train(load_model(bases / "llama"), tmp_path / "adapter", target_modules=ALL, r=4)
+    settings = adapter / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | LEFT_OUT[case]))
+    expected = merged(load_model(bases / "llama"), adapter)
+    checkpoint, said = apply(bases / "llama", adapter)
+    assert 0 < check(checkpoint, expected) == 14 - left_out(said)
+
+
+def left_out(warned: list[str]) -> int:
+    """The number of modules that warnings name as left out."""
+    said = [text for text in warned if "leaves out" in text]
+    return len(said) + sum(int(more) for more in re.findall(r"' and (\d+) more", "".join(said)))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("tied")])

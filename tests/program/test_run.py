@@ -227,15 +227,11 @@ def test_several_threads_make_several_tensors(tmp_path: Path) -> None:
         assert list(pool.map(joined, made)) == [joined(one) for one in made]
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS)
-def test_a_device_makes_the_same_bytes(method: str, tmp_path: Path) -> None:
-    """A CUDA device, if there is one."""
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
+def test_a_device_makes_the_same_bytes(method: str, cuda: str, tmp_path: Path) -> None:
     base, *sources = near((1100, 1000))
     made = output(tmp_path, method, base, sources)
-    raw = b"".join(map(bytes, chunks(made, device=torch.device("cuda"))))
+    raw = b"".join(map(bytes, chunks(made, device=torch.device(cuda))))
     assert raw == joined(made)
 
 

@@ -12,8 +12,8 @@ from gptailor.reporting.summary import Aim, SearchSummary, VerdictRecord
 
 BEGUN: dict[str, Any] = {
     "version": "0.2.0", "plan": "space.tailor", "fidelity": None, "seed": 0,
-    "strategy": "surrogate", "bridge": None, "prefer": None, "compare_random": False,
-    "heals": False, "finalists": None, "race": True, "requires": [], "device": "cpu",
+    "strategy": "surrogate", "bridge": None, "prefer": None, "heals": False,
+    "finalists": None, "race": True, "requires": [], "device": "cpu",
     "dtype": None, "storage": None, "study": "gptailor", "layers": 26, "tied": [],
 }  # fmt: skip
 """Settings at the beginning of the search."""
@@ -79,14 +79,13 @@ def document(**changes: Any) -> dict[str, Any]:
         "found": row(2.5),
         "verdict": judged(),
         "sizes": [],
-        "repeats": None,
         "measured": {"evaluations": 3.25, "seconds": 41.0, "base": 1.25},
         "best_file": "run/best.tailor",
         "front": [],
         "final": [],
         "repair": None,
         "starts": [row(2.75, "best window on math", stage="bridged"), row(3.0, "greedy removal")],
-        "random": {"trials": 5, "whole": False, "best": row(3.5, "random"), "expected": 10 / 3},
+        "random": {"trials": 5, "best": row(3.5, "random"), "expected": 10 / 3},
         "commands": ["gptailor eval run/best.tailor", "gptailor compile run/best.tailor -o DIR"],
     }
     return found | changes
@@ -184,7 +183,7 @@ def test_what_is_not_known_is_left_out() -> None:
                 verdict=None,
                 held=[0],
                 starts=[],
-                random={"trials": 0, "whole": False, "best": None, "expected": None},
+                random={"trials": 0, "best": None, "expected": None},
                 ended="interrupted",
             ),
             80,
@@ -200,11 +199,6 @@ def test_a_failure_on_what_was_held_out_is_said() -> None:
     text = "\n".join(summary_lines(said(found=row(2.5, held={"failure": "nan"})), 80))
     [found] = [line for line in text.splitlines() if "found:" in line and "±" in line]
     assert found.endswith("failed")
-
-
-def test_whole_random_search_is_said() -> None:
-    drawn = {"trials": 12, "whole": True, "best": row(3.5, "random"), "expected": None}
-    assert "evaluated 12 plans" in "\n".join(summary_lines(said(random=drawn), 80))
 
 
 def test_the_page_is_a_table_that_renders() -> None:
@@ -308,7 +302,7 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
         loss_unit="% of the base's score",
         found=row(2.5) | rows,
         best=row(2.5) | rows,
-        random={"trials": 5, "whole": False, "best": None, "expected": 50.0},
+        random={"trials": 5, "best": None, "expected": 50.0},
         verdict=judged(unit="", held=False, numbers=[0, 1]),
     )
     text = "\n".join(summary_lines(found, 100))
@@ -343,7 +337,7 @@ def test_healing_in_vain_is_called_so_in_the_mean_too() -> None:
     mean = {"verdict": judged(numbers=[0, 1]), "held": [30, 30], "objectives": aims,
             "base": {"values": [2.0, 3.0], "held": None},
             "starts": [],
-            "random": {"trials": 5, "whole": False, "best": None, "expected": 3.0}}  # fmt: skip
+            "random": {"trials": 5, "best": None, "expected": 3.0}}  # fmt: skip
     for before, words in (([2.5, 3.5], "healing changed nothing"), ([2.6, 3.5], "healed")):
         healed = row(2.5) | two | {"before": before, "held": None}
         lines = "\n".join(summary_lines(said(best=healed, found=healed, **mean), 100))
@@ -359,7 +353,7 @@ def test_the_mean_over_objectives_has_a_table() -> None:
         best=row(2.5) | two, found=row(2.5) | two,
         base={"values": [2.0, 3.0], "held": {"values": [2.5, 3.5], "stderrs": [0.0, 0.0]}},
         starts=[row(3.0) | two | {"values": [3.0, 4.0], "held": None}],
-        random={"trials": 1, "whole": False, "best": row(4.0) | two, "expected": None},
+        random={"trials": 1, "best": row(4.0) | two, "expected": None},
     )  # fmt: skip
     lines = list(summary_lines(found, 100))
     at = lines.index("mean of 2 objectives: less is better")
@@ -373,12 +367,11 @@ def test_the_mean_over_objectives_has_a_table() -> None:
 
 
 def test_one_of_a_thing_is_no_plural() -> None:
-    drawn = {"trials": 1, "whole": True, "best": None, "expected": None}
+    drawn = {"trials": 1, "best": None, "expected": None}
     without: dict[str, Any] = {"found": None, "best": None, "verdict": None, "starts": []}
     found = said(trials=1, cost=1, random=drawn, **without)
     text = "\n".join(summary_lines(found, 80))
     assert "1 trial," in text
-    assert "evaluated 1 plan." in text
 
 
 def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
@@ -404,24 +397,6 @@ def test_a_size_has_a_row() -> None:
     assert text[at + 2].endswith("  0.5     3 ± 0.01")
     assert "  ?  " in text[at + 3]
     assert "## Quality over size" in markdown(found)
-
-
-def test_draws_that_disagree_say_so() -> None:
-    runs = [{"seed": n, "scores": [[2.5], [2.75], None]} for n in range(3)]
-    repeats = {"of": "0", "without": [], "pairs": [], "runs": runs,
-               "dropped": [4, 4, 5], "dropped_in_all": 2, "kept_in_all": 20,
-               "alike_in_all": 11, "agree": 0}  # fmt: skip
-    text = "\n".join(summary_lines(said(repeats=repeats), 80))
-    assert "3 draws of the samples, this one first, drop 2 layers alike, of 4 to 5 that" in text
-    assert "11 of 20 layers that all keep are made of the same models." in text
-    assert "draw 2 (seed 1) the plans score 2.5; 2.75; failed." in text
-    assert "On none of the other draws" in text
-    agreeing = "\n".join(summary_lines(said(repeats=repeats | {"agree": 2}), 80))
-    assert "is the best, or ties with it, on 2 of the other draws." in agreeing
-    alone = repeats | {"runs": [{"seed": 0, "scores": [[2.5]]}], "without": [1, 2]}
-    text = "\n".join(summary_lines(said(repeats=alone), 80))
-    assert "no plan was found: 1, 2." in text
-    assert "other draws." not in text
 
 
 def test_numbers_are_short() -> None:

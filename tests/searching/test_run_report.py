@@ -173,12 +173,6 @@ def test_the_best_so_far_is_that_of_a_loop(report: RunReport, run: tuple[Path, L
     assert drawn[-1]["cost"] == pytest.approx(spent)
 
 
-def test_random_search_is_drawn_by_its_own_trials_alone(report: RunReport) -> None:
-    made = section(report, "progress")
-    assert not any(row.get("line") == "random search" for row in rows_of(made))
-    assert "without --compare-random" in made.words
-
-
 def test_every_trial_with_a_score_has_a_mark_and_its_plan(report: RunReport) -> None:
     made = section(report, "trials")
     marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
@@ -307,6 +301,7 @@ def test_sizes_are_those_that_were_written_down(tmp_path: Path) -> None:
         ("run.json", None, "holds no search"),
         ("run.json", b"{", "is damaged: expected JSON"),
         ("study.journal", None, "has no study.journal"),
+        ("study.journal", b"", "has no study.journal with a line"),
         ("study.journal", b"[]\n", "line 1 of the journal is damaged"),
     ],
 )

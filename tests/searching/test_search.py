@@ -21,7 +21,7 @@ from gptailor.reporting.summary import Aim
 from gptailor.searching.run.notes import LATE
 from gptailor.searching.run.origin import BridgedCut, EarlierOrigin, origin_words
 from gptailor.searching.run.schedule import Budget, Start, ToldStart
-from gptailor.searching.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
+from gptailor.searching.run.trials import FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import Alone, Done, Task, TaskOutcome, interruptible
 from gptailor.searching.search import (
     Scored,
@@ -30,7 +30,6 @@ from gptailor.searching.search import (
     SearchSetting,
     search_steps,
 )
-from gptailor.searching.summary import drawn_plans
 from tests.searching.landscape import (
     ACCURACY,
     BASE,
@@ -375,7 +374,7 @@ def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
     assert all(sum(weights) == pytest.approx(1) for weights in seen)
 
 
-# --------------------------------------------------------------------------- bridges, random beside
+# ------------------------------------------------------------------------------------------ bridges
 
 
 @pytest.mark.parametrize(
@@ -550,51 +549,6 @@ def test_more_finalists_go_on_beyond_the_end(tmp_path: Path) -> None:
     nothing = Counting()
     assert ran(tmp_path, chosen(3), nothing).ledger.trials[-1].number == more.trials[-1].number
     assert nothing.asked == []
-
-
-def test_random_search_beside_costs_as_much_again(tmp_path: Path) -> None:
-    found = ran(tmp_path, setting(budget=Budget(10, 16, 64, beside=True)))
-    beside = found.ledger.of(BESIDE)
-    searched = found.ledger.cost()
-    assert searched <= 10
-    assert searched - 1 < found.ledger.cost(beside) <= searched
-    assert {t.share for t in beside} == {1.0}
-    assert {t.plan for t in beside}.isdisjoint(t.plan for t in found.ledger.of(RANDOM))
-
-
-def test_random_search_beside_has_what_it_draws_though_the_search_had_it_before(
-    tmp_path: Path,
-) -> None:
-    """It is what random search would be alone: such a plan costs, and may be its best."""
-    ledger = ran(tmp_path, setting(budget=Budget(10, 16, 64, beside=True))).ledger
-    best = ledger.best()
-    assert best is not None
-    number = len(ledger.trials)
-    for again in (number, number + 1):
-        request = best.request._replace(phase=BESIDE, ask=0, slot=again)
-        drawn = dataclasses.replace(best, number=again, request=request, same_as=best.number)
-        ledger.add(drawn)
-    fresh = ledger.fresh(BESIDE)
-    assert [t.number for t in fresh][-1] == number
-    assert len(fresh) == len([t for t in ledger.of(BESIDE) if t.same_as is None]) + 1
-    assert ledger.best(drawn_plans(ledger)) == fresh[-1]
-
-
-def test_random_search_beside_goes_on_with_the_same_plans(tmp_path: Path) -> None:
-    chosen = setting(budget=Budget(10, 16, 64, beside=True))
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
-    undisturbed = ran(tmp_path / "whole", chosen).ledger.of(BESIDE)
-
-    def kill(event: SearchEvent) -> None:
-        if isinstance(event, Scored) and event.trial.request.phase == BESIDE:
-            raise Killed
-
-    for _ in range(3):  # a single worker tells the last ones first
-        with pytest.raises(Killed):
-            search(tmp_path / "killed", chosen, on_event=kill).run()
-    again = ran(tmp_path / "killed", chosen).ledger.of(BESIDE)
-    assert {t.request.key: t.plan for t in again} == {t.request.key: t.plan for t in undisturbed}
 
 
 # ---------------------------------------------------------------------------------- several workers

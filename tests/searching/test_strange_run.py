@@ -1,6 +1,7 @@
 """A stranger's RUN: each edit of its files ends in success or one clear message."""
 
 import copy
+import fcntl
 import io
 import json
 import random
@@ -49,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         objectives=[NLL._asdict()], trials=len(ledger.trials), held=[0], base={"values": [2.0],
         "held": None}, best=found, found=found, front=[found], sizes=[{**found, **place}],
         starts=[found], verdict=judged(against=None),
-        random={"trials": 1, "whole": False, "best": found, "expected": 2.5},
+        random={"trials": 1, "best": found, "expected": 2.5},
     )  # fmt: skip
     plans = {trial.plan: size for trial in ledger.trials}
     files = {"summary.json": summary, "sizes.json": {"base": size, "plans": plans}}
@@ -186,7 +187,7 @@ def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path)
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [".lock", "front", "study.journal", "run.json", "repeat-1"])
+@pytest.mark.parametrize("name", [".lock", "front", "study.journal", "run.json"])
 def test_a_search_does_not_write_through_a_link_out_of_run(
     whole: Path, tmp_path: Path, name: str
 ) -> None:
@@ -213,6 +214,26 @@ def test_a_plan_with_control_characters_does_not_reach_the_terminal(
     with pytest.raises(TailorError) as caught:
         pick(run, Bounds(layers=9), tmp_path)
     assert "\x1b" not in str(caught.value)
+
+
+def test_a_lock_that_another_search_removes_meanwhile_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that fails before its first trial removes its lock and RUN."""
+    run, real = tmp_path / "run", fcntl.flock
+    first = Folder(run).__enter__()
+
+    def flock(lock: int, how: int) -> None:
+        first.__exit__()
+        real(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(CheckpointError, match="C901"), Folder(run):
+        pass
+    monkeypatch.undo()
+    assert not run.exists()
+    with Folder(run), pytest.raises(CheckpointError, match="C901"), Folder(run):
+        pass
 
 
 def test_a_summary_comes_back_as_it_was_written(whole: Path) -> None:

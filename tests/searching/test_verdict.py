@@ -1,10 +1,8 @@
 """The verdict on a found plan: the mean over objectives, in pairs, against a computation."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,11 @@ import gptailor
 from gptailor.evaluation.scores import PerSample, mean
 from gptailor.plan.plan import Plan
 from gptailor.reporting.summary import Aim
-from gptailor.searching.resampling import Resampling, plans_agreement
-from gptailor.searching.results import SearchResult
 from gptailor.searching.run.comparison import Comparison, Scores
 from gptailor.searching.run.origin import StrategyPlan
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
-from gptailor.searching.settings import Flags, Resources
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.verdict import scores_of, verdict
-from tests.reporting.test_search_table import said
-from tests.tiny import tiny_model
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 NLL = Aim("nll", "minimize", "base", unit="nats")
@@ -290,42 +283,3 @@ def test_of_one_preferred_size_the_best_plan_is_found() -> None:
     assert best is not None
     assert best.number == 1
     assert [one.number for one in of.ranked(of.trials, 4)] == [1, 2, 0, 3]
-
-
-def test_draws_agree_where_they_drop_and_take_the_same() -> None:
-    drops = ("drop L1, L3", "drop L1, L4", "drop L1, L3")
-    texts = [
-        f'tailor 1\nmodel base = "b"\nmodel math = "m"\nL0 from math\n{one}\n' for one in drops
-    ]
-    texts[2] = texts[2].replace("L0 from math", "L0, L2 from math")
-    found = plans_agreement([gptailor.loads(text) for text in texts], 6)
-    assert (found["dropped"], found["dropped_in_all"]) == ((2, 2, 2), 1)
-    assert (found["kept_in_all"], found["alike_in_all"]) == (3, 2)
-    assert [pair.dropped for pair in found["pairs"]] == [1, 2, 1]
-
-
-def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) -> None:
-    tiny_model("llama", tmp_path / "base", seed=0, layers=4)
-    rows = [json.dumps({"text": f"a cat and {n} dogs"}) for n in range(20)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
-    text = 'tailor 1\nmodel base = "./base"\n'
-    wishes = 'drop any 1 of L1..L2\nsearch { minimize nll("rows.jsonl"); fidelity 4..4 }\n'
-    for number in (1, 2):
-        (tmp_path / f"{number}.tailor").write_text(f"{text}drop L{number}\n")
-    summary = said(objectives=[NLL._asdict()])
-    others = iter([None, tmp_path / "2.tailor"])
-    found = Resampling(
-        gptailor.loads(text + wishes, folder=tmp_path),
-        tmp_path,
-        Flags(repeat_calibration=2),
-        Resources(),
-        None,
-        lambda what: None,
-    ).others(
-        SearchResult("budget", summary, tmp_path / "1.tailor", "run"),
-        lambda *how: SearchResult("budget", summary, next(others), "run"),
-    )
-    assert found is not None
-    assert found.without == (1,)
-    assert [run.seed for run in found.runs] == [0, 2]
-    assert found.dropped == (1, 1)

@@ -5,9 +5,9 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -21,7 +21,7 @@ from gptailor.build.lock import Lock, LockedGguf, LockedText
 from gptailor.build.lock_recording import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.build.update import Update, entries_of, record_written
-from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import (
@@ -36,6 +36,8 @@ from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensor
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard
 from gptailor.checkpoint.write.writer import write_file
+from gptailor.plan.faults import listed
+from gptailor.plan.optional_packages import how_to_install
 from gptailor.prepare import Prepared, all_declared
 from gptailor.program.gguf.architecture import GgufFacts, WrittenArchitecture
 from gptailor.program.gguf.tensors import GgufTensorPlan, planned_tensors
@@ -62,6 +64,19 @@ _PARENTS = "general.base_model."
 
 _VERSION = 2
 """The version of llama.cpp's blocks."""
+
+
+def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> None:
+    """Raise CheckpointError (C110) for a type that only llama.cpp's library can quantise to."""
+    from gptailor.build.gguf.quantise import needs_library
+
+    lacking = sorted(
+        kind.lower() for kind in kinds if needs_library(KINDS[kind], weighted=weighted)
+    )
+    if lacking:
+        matrix = " with an importance matrix" if weighted else ""
+        message = f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed"
+        raise CheckpointError("C110", message, path, how_to_install("gguf"))
 
 
 @final
@@ -98,7 +113,9 @@ class GgufFile(Destination):
             program, self._architecture, self.quantize, weighted=weighted
         )
         self.notes += of_types
+        _require_library({tensor.kind for tensor in planned}, path, weighted=weighted)
         self.tensors = {tensor.name: tensor for tensor in planned}
+        self._zeros: Counter[str] = Counter()
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
         self.facts[PLAN_KEY] = out.used_plan_text(prepared, path.parent)
         if self.quantize is not None:
@@ -159,9 +176,22 @@ class GgufFile(Destination):
             columns = self._columns(tensor, importance)
             if columns is not None and not bool(columns.any()):
                 columns = None
-            return gguf_payload(tensor, make(source), of_source, self.path, columns)
+            on_zeros = partial(self._count_zeros, tensor.name)
+            return gguf_payload(tensor, make(source), of_source, self.path, columns, on_zeros)
 
         return payload_of
+
+    def _count_zeros(self, name: str, blocks: int) -> None:
+        self._zeros[name] += blocks
+
+    def _note_zeros(self) -> None:
+        """Note the written blocks whose weights are too small for their type."""
+        if names := [name for name in self.tensors if name in self._zeros]:
+            self.notes.append(
+                "tensors with blocks that became 0, because their weights are too small for the "
+                f"type: {len(names)}, blocks: {self._zeros.total()}, the first in "
+                f"{quoted(names[0])} ({self.tensors[names[0]].kind}); bf16 keeps such weights"
+            )
 
     # --------------------------------------------------------------------------------------- facts
 
@@ -343,6 +373,7 @@ class GgufFile(Destination):
             before_swap=before_swap,
         )
         record_written(self.prepared, self.path, entries_of(self.path), {})
+        self._note_zeros()
         return locked
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 GGUF_ALIGNMENT = 32
 """Each tensor begins at a multiple of this many bytes."""
 
+_LARGEST = 1e9
+"""A size that no quantised type holds: beyond it llama.cpp's scales may be finite and wrong."""
+
 _AT_ONCE = 2**20
 """Entries that are converted at once, if a row, or a head's rows, have no more."""
 
@@ -99,17 +102,19 @@ def gguf_payload(
     on_digest: Callable[[str], None] | None,
     target: Path,
     importance: "Tensor | None" = None,
+    on_zeros: Callable[[int], None] = lambda _: None,
 ) -> Payload:
     """Return a tensor's bytes in GGUF, from the program's bytes.
 
     `on_digest` receives the sha256 of the program's bytes, unless they are copied unchanged.
-    `importance` is that of a matrix's columns. Raises CheckpointError (C307) for numbers that the
-    type can't hold, infinity and NaN among them.
+    `on_zeros` receives numbers of blocks whose weights, not all 0, are too small for the type's
+    scales and become 0. `importance` is that of a matrix's columns. Raises CheckpointError (C307)
+    for numbers that the type can't hold, infinity and NaN among them.
     """
     if tensor.is_copy:
         return raw
     blocks = _hashed(raw, on_digest) if on_digest else blocks_of(raw)
-    return _converted(tensor, blocks, target, importance)
+    return _converted(tensor, blocks, target, importance, on_zeros)
 
 
 def _hashed(raw: Payload, on_digest: Callable[[str], None]) -> Iterator[memoryview | bytes]:
@@ -125,6 +130,7 @@ def _converted(
     blocks: Iterable[memoryview | bytes],
     target: Path,
     importance: "Tensor | None",
+    on_zeros: Callable[[int], None],
 ) -> Iterator[bytes]:
     from gptailor.program.devices import use_one_thread
 
@@ -139,14 +145,18 @@ def _converted(
         for part in blocks:
             held += memoryview(part).cast("B")
             while len(held) >= step:
-                yield _convert(tensor, held[:step], target, importance)
+                yield _convert(tensor, held[:step], target, importance, on_zeros)
                 del held[:step]
         if held:
-            yield _convert(tensor, held, target, importance)
+            yield _convert(tensor, held, target, importance, on_zeros)
 
 
 def _convert(
-    tensor: GgufTensorPlan, raw: bytearray, target: Path, importance: "Tensor | None"
+    tensor: GgufTensorPlan,
+    raw: bytearray,
+    target: Path,
+    importance: "Tensor | None",
+    on_zeros: Callable[[int], None],
 ) -> bytes:
     """Return whole rows in the tensor's type; whole heads of an interleaved projection."""
     import torch
@@ -169,7 +179,7 @@ def _convert(
         help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
         raise CheckpointError("C307", message, target, help_)
 
-    return _in_kind(values, KINDS[tensor.kind], refuse, importance)
+    return _in_kind(values, KINDS[tensor.kind], refuse, importance, on_zeros)
 
 
 def _in_kind(
@@ -177,8 +187,12 @@ def _in_kind(
     kind: TensorKind,
     refuse: Callable[[int], NoReturn],
     importance: "Tensor | None",
+    on_zeros: Callable[[int], None],
 ) -> bytes:
-    """Return the values in a type; call `refuse` with the index of a value that it can't hold."""
+    """Return the values in a type; call `refuse` with the index of a value that it can't hold.
+
+    Call `on_zeros` with the number of blocks that become 0 and had other values.
+    """
     import torch
 
     from gptailor.methods.rounding import rounded
@@ -194,7 +208,11 @@ def _in_kind(
     blocks = quantised(plain.numpy(), kind, columns)
     scales = blocks[:, slice(*kind.scales)].copy().view(np.float16)
     wrong = (~np.isfinite(scales)).any(axis=1)
+    wrong |= plain.reshape(-1, kind.block).abs().amax(dim=1).numpy() > _LARGEST
     if wrong.any():
         block = plain.reshape(-1, kind.block)[int(wrong.argmax())]
         refuse(int(wrong.argmax()) * kind.block + int(block.abs().argmax()))
+    zero = ~scales.any(axis=1)
+    if count := int(plain.reshape(-1, kind.block).numpy()[zero].any(axis=1).sum()):
+        on_zeros(count)
     return blocks.tobytes()

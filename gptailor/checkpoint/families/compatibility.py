@@ -1,7 +1,7 @@
 """Keys on which two models' configurations must agree for their layers to be exchangeable.
 
 The value that a key's absence means is transformers' own, in `defaults.json`, which
-`python families/make_defaults.py` writes.
+`python tests/checkpoint/families/make_defaults.py` writes.
 """
 
 import json

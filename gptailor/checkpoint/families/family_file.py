@@ -33,6 +33,9 @@ _ROTARY = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 """Older keys of the rotary embeddings, which are read together with `rope_parameters`."""
 
 
+_Words = Annotated[str, Field(max_length=1000, pattern=r"^\P{C}*$")]
+"""A name or a reason that fits into a message: no control characters."""
+
 ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """A model type, as the name of a file may begin with it."""
 
@@ -66,7 +69,7 @@ class MovedKey(Closed):
                     every_kind=self.every_kind,
                 )  # fmt: skip
             case "first":
-                number = None if self.absent is None else self.absent[0]
+                number = self.absent[0] if self.absent else None
                 return First(key, self.part, key, _KINDS[::-1], number, every_kind=self.every_kind)
 
     def _entries(self, key: str, _: Config, count: int) -> list[Any]:
@@ -87,9 +90,9 @@ class MovedKey(Closed):
 class NotProven(Closed):
     """Reasons why parts of layers, `scale` and `bridge` are refused; None: they are not."""
 
-    parts: str | None
-    scale: str | None = "it is not proven of a family from a file"
-    bridge: str | None = "it is not proven of a family from a file"
+    parts: _Words | None
+    scale: _Words | None = "it is not proven of a family from a file"
+    bridge: _Words | None = "it is not proven of a family from a file"
 
 
 @final
@@ -134,20 +137,20 @@ class FamilyFile(Closed):
     """
 
     version: Literal[1] = 1
-    name: str
+    name: _Words
     model_types: Several[ModelType]
-    base: str
-    stack: str
-    count_key: str
-    embed: Several[str]
-    norm: Several[str]
-    head: Several[str]
-    attn: Several[str]
-    mlp: Several[str]
+    base: _Words
+    stack: _Words
+    count_key: _Words
+    embed: Several[_Words]
+    norm: Several[_Words]
+    head: Several[_Words]
+    attn: Several[_Words]
+    mlp: Several[_Words]
     tied: bool
     transposed: bool = False
     deepest: int | None = None
-    moved: dict[str, MovedKey] = Field(default_factory=dict)
+    moved: dict[_Words, MovedKey] = Field(default_factory=dict)
     agree: dict[str, Any] = Field(default_factory=dict)
     modes: dict[str, Any] = Field(default_factory=dict)
     plain: Several[str] = ()
@@ -274,7 +277,8 @@ def check_proof(file: FamilyFile, path: Path) -> None:
     """Raise CheckpointError (C112) for a file with a failed proof, or changed since its proof."""
     if failures := file.proof.failures:
         case = failures[0]
-        message = f"holds a draft that failed its proof: {case.name}: {case.failure}"
+        why = f"{quoted(case.name)}: {quoted(case.failure or '')}"
+        message = f"holds a draft that failed its proof: {why}"
         raise CheckpointError("C112", message, path)
     if not file.proof.cases:
         raise CheckpointError("C112", "holds an unproven draft", path, _AGAIN)

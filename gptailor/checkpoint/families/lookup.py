@@ -5,6 +5,7 @@ beside the plan, those in the model's own folder (where `compile` puts one), the
 """
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,11 +53,19 @@ def layout_by(
 ) -> Layout | Refusal:
     """Return the layout of a checkpoint by families from files, which may lie."""
     read = layout_of(config, names, families)
+    if not isinstance(read, Refusal) and (name := _in_two_places(read)) is not None:
+        return Refusal(f"its family file names {quoted(name)} for two places")
     if isinstance(read, Refusal) or (why := _unlike_file(read, names)) is None:
         return read
     return Refusal(
         f"{why}, and its family file says that there is (model type '{read.model_type}')"
     )
+
+
+def _in_two_places(layout: Layout) -> str | None:
+    """Return a tensor that two of embedding, norm, head and the layers have, or None."""
+    ends = Counter((*layout.embed, *layout.norm, *layout.head))
+    return next((n for n, count in ends.items() if count > 1 or n.startswith(layout.prefix)), None)
 
 
 def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:

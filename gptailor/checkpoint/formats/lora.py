@@ -43,13 +43,20 @@ def apply_adapter(
 
     Raises CheckpointError: C401 for a configuration or file that is missing or wrong, C402 for a
     kind or setting that can't be applied, C403 for a tensor that has no place in the model, C404
-    for another shape, C405 for an incomplete part. No tensor is left unapplied.
+    for another shape, C405 for an incomplete part. No tensor is left unapplied, except the deltas
+    that PEFT reads neither.
     """
     file = _weights(folder)
     settings = read_settings(folder)
     pieces, replacing = _sorted(
         file, read_header(file) if file.name == ADAPTER else read_pickled(file)
     )
+    lengths = (len(name) for name in (*pieces, *model.tensors))
+    longest = max((length for length in lengths if length <= LONGEST_NAME), default=0)
+    for key, name in settings.slow_patterns(longest):
+        message = f"'{key}' has {quoted(name)}, a pattern that could be matched for ever"
+        help_ = "write it with less to repeat, or as plain names"
+        raise CheckpointError("C402", message, folder / ADAPTER_CONFIG, help_)
     layout = model.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
@@ -57,7 +64,8 @@ def apply_adapter(
     work.replace_whole(replacing)
     work.add_deltas(pieces)
     if not work.applied:
-        raise CheckpointError("C401", "the adapter changes nothing in the model", file)
+        message = "the adapter changes nothing in the model"
+        raise CheckpointError("C401", message, file, next(work.surplus(), ""))
     files = (*model.files, file)
     adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
     base = settings.base_model_name_or_path
@@ -156,7 +164,8 @@ class _Work:
         self.warnings: list[str] = []
         self.changed: set[str] = set()
         self.has_rows = False
-        self.modules: dict[str, int | None] = {}  # those with a pair of factors, and their layers
+        self.modules: list[str] = []  # those with a pair of factors
+        self.left_out: dict[str, list[str]] = {}  # modules by the setting that leaves them out
         self.applied = False
 
     def refuse(self, code: str, message: str, help: str = "") -> NoReturn:
@@ -254,9 +263,11 @@ class _Work:
         self._check_pieces(module, pieces)
         a, b = (pieces[kind] for kind in _pair(pieces))
         target = self._target(f"{module}.weight", a)
-        place = split_name(self.layout, target)
-        in_layer = isinstance(place, tuple)
-        self.modules[module] = place[0] if isinstance(place, tuple) else None
+        if (setting := self._leaving_out(module, target)) is not None:
+            self.left_out.setdefault(setting, []).append(module)
+            return
+        self.modules.append(module)
+        in_layer = isinstance(split_name(self.layout, target), tuple)
         turned = f"{_EMBEDDING}_A" in pieces or (self.layout.transposed and in_layer)
         self._check_factors(module, pieces, target, turned=turned)
         if self.tied and target == self.embed:
@@ -272,6 +283,13 @@ class _Work:
             target = self._target(f"{module}.bias", bias)
             self.check_shape(bias, target, self.tensors[target].spec.shape)
             yield target, Shift(bias, scale)
+
+    def _leaving_out(self, module: str, target: str) -> str | None:
+        """Return the setting that leaves a delta out, also by the model's name of the module."""
+        setting = self.settings.leaving_out(module)
+        if setting is None or f"{module}.weight" in {target, self.head}:
+            return setting
+        return self.settings.leaving_out(target.removesuffix(".weight"))
 
     def _check_pieces(self, module: str, pieces: _Pieces) -> None:
         """Refuse a module's delta with missing pieces, or with pieces that the settings deny."""
@@ -337,18 +355,14 @@ class _Work:
             yield f"the adapter has no delta for {quoted(names[0])}{more}, though it aims at them"
 
     def surplus(self) -> Iterator[str]:
-        """Warn of deltas that the configuration excludes, and of patterns that match none."""
-        by_setting: dict[str, list[str]] = {}
-        for module, layer in self.modules.items():
-            if (setting := self.settings.excluding(module, layer)) is not None:
-                by_setting.setdefault(setting, []).append(module)
-        for setting, modules in by_setting.items():
+        """Warn of deltas that the configuration leaves out, and of patterns that match none."""
+        for setting, modules in self.left_out.items():
             more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
             value = getattr(self.settings, setting)
             its = shown(list(value) if isinstance(value, tuple) else value)
             yield (
                 f"the adapter has a delta for {quoted(modules[0])}{more}, which its '{setting}' "
-                f"{its} leaves out: PEFT ignores such deltas, and here they are applied"
+                f"{its} leaves out, as PEFT does"
             )
         if self.settings.trainable_token_indices and not self.has_rows:
             yield "the adapter's 'trainable_token_indices' names tokens, and its file has no rows"
@@ -356,10 +370,10 @@ class _Work:
             yield f"the adapter's '{setting}' has {quoted(name)}, which matches none of its modules"
 
     def _is_missing(self, name: str) -> bool:
-        if name in self.changed or not name.endswith(".weight"):
+        if name in self.changed or not name.endswith(".weight") or len(name) > LONGEST_NAME:
             return False
         if len(self.tensors[name].spec.shape) != 2 or (self.tied and name == self.head):
             return False
-        place = split_name(self.layout, name)
-        inside = self.settings.aims_in(place[0] if isinstance(place, tuple) else None)
-        return inside and self.settings.aims_at(name.removesuffix(".weight"))
+        targets = self.settings.target_modules
+        listed_targets = bool(targets) and not isinstance(targets, str)
+        return listed_targets and self.settings.leaving_out(name.removesuffix(".weight")) is None

@@ -16,7 +16,7 @@ from gptailor.plan.plan import Several
 ADAPTER_CONFIG = "adapter_config.json"
 
 _FOR_TRAINING = {
-    "auto_mapping", "corda_config", "eva_config", "inference_mode", "layers_pattern",
+    "auto_mapping", "corda_config", "eva_config", "inference_mode",
     "loftq_config", "lora_dropout", "lora_dtype", "lora_ga_config", "lorap_emb_lr",
     "lorap_lr_ratio", "megatron_config", "megatron_core", "merge_weights", "peft_version",
     "qalora_group_size", "revision", "runtime_config", "task_type", "unsloth_fixed",
@@ -85,16 +85,17 @@ class LoraSettings(BaseModel):
     layers_to_transform: _Count | Several[_Count] | None = Field(
         None, description="a layer's number, or a list of them"
     )
+    layers_pattern: str | Several[_Name] = Field((), description="a list of names")
     trainable_token_indices: _Tokens | dict[str, _Tokens] = Field(
         (), description="a list of different tokens, or one for each embedding"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _without_empty(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Drop settings that are null or empty, except where that may be a mistake."""
-        kept = ("r", "lora_alpha", "bias", "layers_to_transform")
-        return {key: value for key, value in settings.items() if value or key in kept}
+    def _without_null(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Drop settings that are null, except where that may be a mistake."""
+        kept = ("r", "lora_alpha", "bias")
+        return {key: value for key, value in settings.items() if value is not None or key in kept}
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module's delta."""
@@ -113,38 +114,55 @@ class LoraSettings(BaseModel):
         modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
         return bool(saved) and any(module.endswith(saved) for module in modules)
 
-    def aims_at(self, module: str) -> bool:
-        """Return whether the lists of targets name this module; a pattern (a text) names none."""
+    def leaving_out(self, module: str) -> str | None:
+        """Return the setting by which PEFT reads no delta for a module; None if it reads one."""
         targets, excluded = self.target_modules, self.exclude_modules
-        if isinstance(targets, str) or isinstance(excluded, str):
-            return False
-        return _named(module, targets) and not _named(module, excluded)
-
-    def aims_in(self, layer: int | None) -> bool:
-        """Return whether modules of this layer are among the targets; None: of no layer."""
-        layers = self.layers_to_transform
-        return layers in (None, ()) or layer in (layers if isinstance(layers, tuple) else (layers,))
-
-    def excluding(self, module: str, layer: int | None) -> str | None:
-        """Return the setting by which PEFT has no delta for this module; None if it has one.
-
-        A pattern (a text) excludes nothing here.
-        """
-        targets, excluded = self.target_modules, self.exclude_modules
-        if not isinstance(excluded, str) and _named(module, excluded):
+        if excluded and _aims(excluded, module):
             return "exclude_modules"
-        if isinstance(targets, str):
-            return None
-        if targets and not _named(module, targets):
+        if any(pattern.match(module) for pattern in self._compiled("modules_to_save")):
+            return "modules_to_save"
+        if isinstance(targets, str) and _is_unread(targets, module):
+            return None  # the file holds what was trained
+        if targets and not _aims(targets, module):
             return "target_modules"
-        return None if self.aims_in(layer) else "layers_to_transform"
+        inside = module in targets or self._in_layers(module)
+        return None if inside else "layers_to_transform"
+
+    def _in_layers(self, module: str) -> bool:
+        """Return whether a module is in one of the layers to transform, as PEFT matches them."""
+        wanted = self.layers_to_transform
+        if wanted is None or wanted == ():
+            return True
+        patterns = list(self._compiled("layers_pattern")) or [re.compile(_ANY_LAYER)]
+        found = next(filter(None, (pattern.match(module) for pattern in patterns)), None)
+        number = found and found["idx"]
+        layers = wanted if isinstance(wanted, tuple) else (wanted,)
+        return number is not None and int(number) in layers
+
+    def patterns(self) -> Iterator[tuple[str, str]]:
+        """Yield settings and each regular expression in them."""
+        for key in _FORMS:
+            value = getattr(self, key)
+            if isinstance(value, str) or key not in {"target_modules", "exclude_modules"}:
+                names = (value,) if isinstance(value, str) else value
+                yield from ((key, name) for name in names if name)
+
+    def slow_patterns(self, longest: int) -> Iterator[tuple[str, str]]:
+        """Yield patterns, except of targets, that could be matched for ever with a long name."""
+        for key, name in self.patterns():
+            around = ".*" * len(re.findall("[*+]", _FORMS[key]))
+            if key != "target_modules" and may_hang(name + around, longest):
+                yield key, name
+
+    def _compiled(self, setting: str) -> Iterator[re.Pattern[str]]:
+        return (_pattern(key, name) for key, name in self.patterns() if key == setting)
 
     def idle_patterns(self, modules: Collection[str]) -> Iterator[tuple[str, str]]:
         """Yield settings and their patterns that match none of these modules."""
-        for key in ("rank_pattern", "alpha_pattern"):
-            for name in getattr(self, key):
-                if not any(map(_pattern(name).match, modules)):
-                    yield key, name
+        for key, name in self.patterns():
+            of_modules = key in {"rank_pattern", "alpha_pattern"}
+            if of_modules and not any(map(_pattern(key, name).match, modules)):
+                yield key, name
 
     def tokens_of(self, module: str) -> tuple[int, ...] | None:
         """Return the trainable tokens of an embedding, or None."""
@@ -153,15 +171,36 @@ class LoraSettings(BaseModel):
         return next((tokens for name, tokens in by_name.items() if module.endswith(name)), None)
 
 
-def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(.*\.)?({name})$")
+_FORMS = {
+    "rank_pattern": r"(.*\.)?(%s)$",
+    "alpha_pattern": r"(.*\.)?(%s)$",
+    "modules_to_save": r"(^|.*\.)%s($|\..*)",
+    "layers_pattern": r"(?:^|.*?\.)%s\.(?P<idx>\d+)\.",
+    "target_modules": "%s",
+    "exclude_modules": "%s",
+}
+"""The patterns with which PEFT matches the names of settings; a whole name for the last two."""
+_ANY_LAYER = r".*?\.[^.]*\.(?P<idx>\d+)\."
+
+
+def _pattern(setting: str, name: str) -> re.Pattern[str]:
+    return re.compile(_FORMS[setting] % name)
 
 
 def _first(patterns: Mapping[str, _Number], module: str, default: _Number) -> _Number:
-    return next((each for name, each in patterns.items() if _pattern(name).match(module)), default)
+    named = (n for name, n in patterns.items() if _pattern("rank_pattern", name).match(module))
+    return next(named, default)
 
 
-def _named(module: str, names: tuple[str, ...]) -> bool:
+def _is_unread(targets: str, module: str) -> bool:
+    """Return whether a pattern of targets is no pattern but a name for many, or a slow one."""
+    return targets.lower() == "all-linear" or may_hang(targets, len(module))
+
+
+def _aims(names: str | tuple[str, ...], module: str) -> bool:
+    """Return whether a pattern is one of a whole module, or a list has its name or its end."""
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
@@ -181,8 +220,8 @@ def read_settings(folder: Path) -> LoraSettings:
         should = LoraSettings.model_fields[key].description
         message = f"'{key}': expected {should}, got {quoted(repr(config[key]))}"
         raise CheckpointError("C401", message, path) from error
-    for code, message, help_ in _odd_patterns(settings):
-        raise CheckpointError(code, message, path, help_)
+    for message, help_ in _odd_patterns(settings):
+        raise CheckpointError("C401", message, path, help_)
     return settings
 
 
@@ -214,14 +253,13 @@ def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
         yield "C402", f"'init_lora_weights' is {shown}, which this version doesn't know", ""
 
 
-def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str, str]]:
-    """Yield faults of patterns that are invalid, or could take for ever."""
-    for key in ("rank_pattern", "alpha_pattern"):
-        for name in getattr(settings, key):
-            try:
-                _pattern(name)
-            except (re.error, RecursionError, OverflowError) as error:
-                yield "C401", f"'{key}' has {quoted(name)}, which is no pattern: {error}", ""
-            if may_hang(name):
-                message = f"'{key}' has {quoted(name)}, a pattern that could be matched for ever"
-                yield "C402", message, "write it with less to repeat, or as plain names"
+def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str]]:
+    """Yield messages and help for invalid patterns, and for layers beside a pattern of targets."""
+    for key, name in settings.patterns():
+        try:
+            _pattern(key, name)
+        except (re.error, RecursionError, OverflowError) as error:
+            yield f"'{key}': expected a regular expression, got {quoted(name)}: {error}", ""
+    if isinstance(settings.target_modules, str) and settings.layers_to_transform is not None:
+        message = "'layers_to_transform' is for a list of 'target_modules', and they are a pattern"
+        yield message, "name the layers in the pattern, as PEFT asks for"

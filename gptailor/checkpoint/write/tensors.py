@@ -31,8 +31,6 @@ class Crew:
     """A number of threads; with one, jobs run in the caller's."""
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"{threads} threads can do nothing")
         self.threads = threads or available()
         self._stopped = Event()
         self._lock = Lock()
@@ -155,8 +153,6 @@ def plan_shards(specs: Sequence[TensorSpec], shard_size: int) -> tuple[Shard, ..
     A larger tensor has a file to itself. Within a file wider dtypes come first, so that each tensor
     is aligned to its dtype; else the order stays. The same input gives the same bytes.
     """
-    if shard_size <= 0:
-        raise ValueError(f"shard_size is {shard_size}; it must be positive")
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names) or "__metadata__" in names:
         raise ValueError("tensor names must be unique, and none may be '__metadata__'")

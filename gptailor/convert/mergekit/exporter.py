@@ -32,6 +32,7 @@ from gptailor.convert.mergekit.methods import (
 from gptailor.convert.note import ConversionError, InexpressibleError, dotted
 from gptailor.lang.parse import plan_or_file
 from gptailor.plan import layers as outline
+from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import Place
 from gptailor.plan.layer_parts import NORMS, Branch, is_pattern
 from gptailor.plan.model_dependencies import needed
@@ -72,7 +73,7 @@ for `mlp`.
 """
 
 
-def export_mergekit(plan: Plan | str | Path, layers: int | None = None) -> str:
+def export_mergekit(plan: Plan | str | Path, layers: Positive | None = None) -> str:
     """Return the YAML of a plan or its file for mergekit, its filters for names like Llama's.
 
     Models that are made of others are documents of their own, each before those that name it.

@@ -26,6 +26,7 @@ from gptailor.convert.note import (
 )
 from gptailor.convert.yaml import Document, read_documents
 from gptailor.plan import plan as p
+from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import Origin, Source, errors, listed, nearest
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 
@@ -59,7 +60,7 @@ _Tokenizer = p.Take | Literal["union"] | None
 def import_mergekit(
     text: str,
     *,
-    layers: int | None = None,
+    layers: Positive | None = None,
     models: Mapping[str, str | Path] | None = None,
     folder: str | Path = ".",
     strict: bool = False,
@@ -79,7 +80,7 @@ def import_mergekit(
         text, "<text>", layers, root=place, folder=place, models=folders, strict=strict
     )
     for note in notes:
-        warnings.warn(str(note), ConversionWarning, stacklevel=2)
+        warnings.warn(str(note), ConversionWarning, stacklevel=3)  # of the verb's caller
     return plan.read_from(Origin(Source("<text>", text), place))
 
 

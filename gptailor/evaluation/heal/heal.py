@@ -28,7 +28,7 @@ from gptailor.evaluation.heal.learning import (
     in_dtype,
     matched,
 )
-from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, run_together
+from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, processes, shared
 from gptailor.evaluation.heal.sources import (
     AnsweringTeacher,
     PredictionsFile,
@@ -58,7 +58,6 @@ from gptailor.evaluation.kept_tensors import (
     TensorStore,
     environment,
     kept_home,
-    read_tensors,
 )
 from gptailor.evaluation.live.content_keys import Content, ModelContents, TensorMaker
 from gptailor.evaluation.live.stitch import Stitcher
@@ -72,15 +71,12 @@ from gptailor.plan.events import (
     TeacherRead,
     ignore_events,
 )
-from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path, open_plan
 from gptailor.program.nested_models import with_made_models
 from gptailor.program.program import learning_tensors
 from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
-
-_RESULT = "result.safetensors"
 
 
 @final
@@ -156,7 +152,7 @@ class LearnedPlan:
 @final
 @dataclass(frozen=True, eq=False)
 class SharedHealing:
-    """The healing of a process in a group, whose first process keeps the result in `folder`."""
+    """The healing of a process in a group, which keeps unfinished work in `folder`."""
 
     job: HealingJob
     key: str
@@ -164,13 +160,11 @@ class SharedHealing:
     memory: int | None
     dtype: torch.dtype
 
-    def __call__(self, group: ProcessGroup, on_event: OnEvent) -> None:
-        """Learn with the other processes of the group."""
+    def __call__(self, group: ProcessGroup) -> None:
+        """Learn with the first process of the group."""
         models = open_plan(self.job.resolved.declared, None).sound().models
         healer = Healer(models, group.device, self.memory, self.dtype)
-        learned = healer.learn(self.job, self.key, self.folder, on_event=on_event, group=group)
-        if group.first:
-            learned.known.kept.write(self.folder / _RESULT, self.key)
+        healer.learn(self.job, self.key, self.folder, group=group)
 
 
 @final
@@ -179,7 +173,7 @@ class Healer:
 
     Teacher and student each have a stitcher, one after the other. `memory` bounds the bytes on the
     device; None sets no bound. `dtype` is that of the products. With `anew` no earlier result is
-    reused. Several `processes` learn together, on neighbouring GPUs from `device` on.
+    reused. Processes that were started together learn together (`process_group.join`).
     """
 
     def __init__(
@@ -190,14 +184,12 @@ class Healer:
         dtype: torch.dtype | None = None,
         *,
         anew: bool = False,
-        processes: int = 1,
     ) -> None:
         self.models = models
         self.device = device
         self.memory = memory
         self.dtype = dtype or healing_dtype(models, device)
         self.anew = anew
-        self.processes = processes
 
     def heal(
         self,
@@ -270,18 +262,9 @@ class Healer:
         on_event: OnEvent,
     ) -> LearnedPlan:
         """Learn in this process, or in several that share the work and the folder."""
-        processes = min(self.processes, len(job.texts.learned.tokens))
-        if processes == 1:
-            return self.learn(job, key, folder, sources, on_event)
-        sources.teachers.release()
-        if self.device.type != "cpu":
-            torch.cuda.empty_cache()  # the first process is on the same device
         work = SharedHealing(job, key, folder, self.memory, self.dtype)
-        run_together(work, self.device, processes, on_event)
-        known = KnownHealing.of(read_tensors(folder / _RESULT, key))
-        if known is None:
-            raise TailorError(f"the healing's result in {folder} can't be read; is the disk full?")
-        return self._taken(job, known)
+        with shared(work, self.device, len(job.texts.learned.tokens)) as group:
+            return self.learn(job, key, folder, sources, on_event, group)
 
     def _taken(self, job: HealingJob, known: KnownHealing) -> LearnedPlan:
         """Return a plan that takes over what is known."""
@@ -439,7 +422,7 @@ class Healer:
     @property
     def _run(self) -> tuple[object, ...]:
         """Return the settings and versions that a healing depends on, beside its inputs."""
-        return *self._computing, self.processes
+        return *self._computing, processes()
 
     @property
     def _computing(self) -> tuple[object, ...]:
@@ -466,11 +449,12 @@ class Healer:
     ) -> tuple[TaughtSequences, TaughtSequences]:
         """Return the learned and the held-out sequences with their teachers' predictions.
 
-        One teacher after the other is on the device.
+        Files are read first, so that an unusable file is refused before a teacher predicts. One
+        teacher after the other is on the device.
         """
         healing, texts, vocabulary = job.healing, job.texts, job.vocabulary
         teachers, predicted, cut = sources.teachers, sources.files, self._cut(job.resolved)
-        makers: list[str | PredictionsFile | None] = [*teachers.names, *predicted.values()]
+        makers: list[str | PredictionsFile | None] = [*predicted.values(), *teachers.names]
         of_text = torch.tensor(
             [
                 makers.index(predicted.get(number, text.teacher))

@@ -1,39 +1,36 @@
-"""Processes that heal one plan together, each on its own device: `ProcessGroup`, `run_together`.
+"""Processes that heal one plan together, each on its own device: `ProcessGroup`.
 
-They are processes of torch.multiprocessing, and torch.distributed adds up their gradients (NCCL on
-GPUs, Gloo on CPUs).
+A launcher such as torchrun starts the same command in each of them, with the environment that
+torch.distributed reads. The first process does all the work but healing. The others wait for its
+healing, take part in it (`join`, `shared`), and are done. torch.distributed adds up their gradients
+(NCCL on GPUs, Gloo on CPUs).
 """
 
 import os
-import pickle
-import queue
-import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar, final
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.program.devices import CPU, devices_of
 
 _T = TypeVar("_T")
-SharedWork = Callable[["ProcessGroup", OnEvent], object]
+SharedWork = Callable[["ProcessGroup"], object]
 """The work of a process in a group."""
 
 _LONGEST_WAIT = timedelta(days=1)
 """How long a process waits for the others, which may read a long text first."""
+_MEETING = timedelta(minutes=5)
+"""How long a process waits for another one that only has to answer."""
 _POLL_SECONDS = 0.1
-_LATER_SECONDS = 2
-"""How long a process keeps its own error back while another's end, its cause, is noticed."""
 
 
 @final
@@ -62,8 +59,9 @@ class ProcessGroup:
     def add_up(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over all processes."""
         if self.size > 1:
-            for tensor in tensors:
-                dist.all_reduce(tensor)
+            with _collective():
+                for tensor in tensors:
+                    dist.all_reduce(tensor)
 
     def sum(self, number: float) -> float:
         """Return the sum of all processes' numbers, in float64."""
@@ -78,7 +76,8 @@ class ProcessGroup:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        with _collective():
+            dist.all_gather_object(found, value)
         return found
 
     def from_first(self, make: Callable[[], _T]) -> _T:
@@ -91,94 +90,149 @@ class ProcessGroup:
 ALONE = ProcessGroup()
 
 
-def run_together(
-    work: SharedWork, device: torch.device, processes: int, on_event: OnEvent = ignore_events
-) -> None:
-    """Run the same work in each of several new processes, and wait for all of them.
+@contextmanager
+def _collective() -> Iterator[None]:
+    """Turn the error of a group that lost a process into a message."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = "another process of the group ended"
+        help_ = "if its memory did not suffice, give --memory or start fewer processes"
+        raise TailorError(f"{message}; {help_}") from error
 
-    `work` is pickled. Events of the first process are reported. An error in any process ends all
-    of them, and is raised here.
+
+# ------------------------------------------------------------------------------ started together
+
+
+@final
+@dataclass(frozen=True)
+class _Launched:
+    """The processes that a launcher started, before they are a group, and the store they share."""
+
+    rank: int
+    size: int
+    store: Any
+
+    @contextmanager
+    def group(self, first: torch.device) -> Iterator[ProcessGroup]:
+        """Form the group, whose first process computes on `first`; leave it in the end.
+
+        One process alone raises an error, which it reports. The others end in silence.
+        """
+        device = devices_of(first, self.size)[self.rank]
+        if device.type != "cpu":
+            torch.cuda.set_device(device)
+        try:
+            with _collective():
+                dist.init_process_group(
+                    dist.get_default_backend_for_device(device),
+                    store=self.store,
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=_LONGEST_WAIT,
+                )
+            yield ProcessGroup(self.rank, self.size, device)
+        except Exception:
+            if not self._reports():
+                raise SystemExit(1) from None
+            raise
+        except BaseException:  # Ctrl-C and SIGTERM reach all processes
+            if self.rank:
+                raise SystemExit(130) from None
+            self._reports()
+            raise
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+    def _reports(self) -> bool:
+        """Return whether this process is the first one that reports an error."""
+        try:
+            return int(self.store.add("reported", 1)) == 1
+        except RuntimeError:  # the store ended with the first process
+            return False
+
+    def wait(self, names: list[str], longest: timedelta) -> None:
+        """Wait for entries of the store. Signals still end this process meanwhile."""
+        end = time.monotonic() + longest.total_seconds()
+        while not self.store.check(names):
+            if time.monotonic() > end:
+                raise TailorError(f"expected {self.size} processes, and one doesn't answer")
+            time.sleep(_POLL_SECONDS)
+
+    def heal(self) -> None:
+        """Take part in the first process' healing, if it heals."""
+        try:
+            self.wait(["healing"], _LONGEST_WAIT)
+            device = self.store.get("healing").decode()
+            self.store.set(f"ready {self.rank}", "")
+        except RuntimeError:  # the store ended with the first process
+            return
+        except KeyboardInterrupt:  # which the first process reports
+            raise SystemExit(130) from None
+        if device:
+            with self.group(torch.device(device)) as group:
+                work: SharedWork = group.from_first(_no_work)
+                work(group)
+
+
+_launched: ContextVar[_Launched | None] = ContextVar("_launched", default=None)
+
+
+def _no_work() -> SharedWork:
+    raise AssertionError("the first process has the work")
+
+
+def join() -> bool:
+    """Join the processes that a launcher started; return whether this is the first one.
+
+    Any other process takes part in the healing of the first one before that. Raises TailorError if
+    the environment that torch.distributed reads is wrong.
     """
     if not dist.is_available():
-        raise TailorError("this build of torch has no torch.distributed; heal in one process")
-    threads = max(1, torch.get_num_threads() // processes)
-    devices = devices_of(device, processes)
-    with tempfile.TemporaryDirectory(prefix="gptailor-group-") as folder:
-        messages = mp.get_context("spawn").Queue()
-        arguments = pickle.dumps(work), devices, threads, Path(folder), messages
-        context = start_processes(  # type: ignore[no-untyped-call]
-            _run, arguments, processes, join=False, daemon=True, start_method="spawn"
-        )
-        try:
-            done = False
-            while not done:
-                done = context.join(_POLL_SECONDS)
-                _report(messages, on_event)
-        except ProcessExitedException as error:
-            _report(messages, on_event)  # the error itself, if the process could still send it
-            number, at = error.error_index + 1, devices[error.error_index]
-            how = error.signal_name or f"exit code {error.exit_code}"
-            message = f"process {number} of {processes} on {at} ended with {how}"
-            help_ = "if its memory did not suffice, give --memory or fewer --processes"
-            raise TailorError(f"{message}; {help_}") from None
-        finally:
-            for process in context.processes:
-                process.kill()
-                process.join()
+        raise TailorError("this build of torch has no torch.distributed; start one process")
+    from torch.distributed.rendezvous import rendezvous
 
-
-def _report(messages: Any, on_event: OnEvent) -> None:
-    """Report waiting events; raise the first error among them."""
-    while True:
-        try:
-            message = messages.get_nowait()
-        except queue.Empty:
-            return
-        if isinstance(message, Exception):
-            raise message
-        on_event(message)
-
-
-def _run(
-    rank: int,
-    work: bytes,
-    devices: list[torch.device],
-    threads: int,
-    folder: Path,
-    messages: Any,
-) -> None:
-    """Join the group in a new process and do the work."""
-    torch.set_num_threads(threads)
-    device = devices[rank]
-    if device.type != "cpu":
-        torch.cuda.set_device(device)
-    on_event = messages.put if rank == 0 else ignore_events
     try:
-        dist.init_process_group(
-            dist.get_default_backend_for_device(device),
-            init_method=f"file://{folder / 'meeting'}",
-            rank=rank,
-            world_size=len(devices),
-            timeout=_LONGEST_WAIT,
-        )
-        pickle.loads(work)(ProcessGroup(rank, len(devices), device), on_event)
-        dist.destroy_process_group()
-        status = 0
-    except Exception as error:  # noqa: BLE001 (it is raised in the process that waits)
-        if not isinstance(error, TailorError):  # perhaps only "connection closed by peer"
-            time.sleep(_LATER_SECONDS)
-        messages.put(_picklable(error))
-        status = 1
-    messages.close()
-    messages.join_thread()  # sent before this process ends
-    # A thread of Gloo may still release a tensor. At the interpreter's own end that aborts
-    # (https://github.com/pytorch/pytorch/pull/179291), though the work is done.
-    os._exit(status)
+        store, rank, size = next(rendezvous("env://", timeout=_MEETING))
+    except (ValueError, RuntimeError) as error:
+        raise TailorError(f"the processes of torch.distributed can't meet: {error}") from error
+    launched = _Launched(rank, size, store)
+    if rank:
+        launched.heal()
+        return False
+    if os.environ.get("LOCAL_WORLD_SIZE", str(size)) != str(size):
+        raise TailorError(f"expected {size} processes on one machine, got several machines")
+    _launched.set(launched)
+    return True
 
 
-def _picklable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 (whatever an error's own class does)
-        return TailorError(f"{type(error).__name__}: {error}")
-    return error
+def leave() -> None:
+    """Tell the other processes that nothing more is healed."""
+    if (launched := _launched.get()) is not None:
+        launched.store.set("healing", "")
+        _launched.set(None)
+
+
+def processes() -> int:
+    """Return the number of processes that heal together."""
+    launched = _launched.get()
+    return 1 if launched is None else launched.size
+
+
+@contextmanager
+def shared(work: SharedWork, device: torch.device, most: int) -> Iterator[ProcessGroup]:
+    """Have the other processes do the same work, on neighbouring GPUs; yield the group of all.
+
+    `work` is pickled. The group has this process alone if there are more than `most` processes.
+    """
+    launched = _launched.get()
+    if launched is None or launched.size > most:
+        yield ALONE
+        return
+    _launched.set(None)
+    launched.store.set("healing", str(device))
+    launched.wait([f"ready {rank}" for rank in range(1, launched.size)], _MEETING)
+    with launched.group(device) as group:
+        group.from_first(lambda: work)
+        yield group

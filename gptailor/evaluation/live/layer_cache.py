@@ -250,13 +250,6 @@ def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
     return [(peer, int(PEER_SHARE * torch.cuda.mem_get_info(peer)[0])) for peer in peers]
 
 
-def memory_of(device: torch.device) -> int:
-    """Return the bytes of memory that a device has."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 @final
 class StreamedLayer:
     """A layer of a live model: its module, filled while it is used and hollow otherwise."""

@@ -31,7 +31,7 @@ from gptailor.evaluation.live.template import ModelTemplate, NamedTensors, decod
 from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
-from gptailor.program.devices import device_of
+from gptailor.program.devices import device_of, memory_of
 from gptailor.program.program import Combine
 
 MERGED_SHARE = 0.25
@@ -111,7 +111,7 @@ class Stitcher:
         self.device = device_of(str(device))
         peers = layer_cache.peers_of(self.device, gpus) if gpus > 1 else ()
         if peers and memory is None:
-            memory = int(WEIGHTS_SHARE * layer_cache.memory_of(self.device))
+            memory = int(WEIGHTS_SHARE * memory_of(self.device))
         self.dtype = dtype
         self.memory = memory
         self.table = ContentTable(models)
@@ -123,9 +123,7 @@ class Stitcher:
         self._stream: layer_cache.LayerStream | None = None
         if merged is None:
             base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
-            merged = min(
-                int(MERGED_SHARE * layer_cache.memory_of(self.device)), MERGED_MODELS * base
-            )
+            merged = min(int(MERGED_SHARE * memory_of(self.device)), MERGED_MODELS * base)
         self.merged = merged
         if memory is None:
             self._cache = layer_cache.LayerCache(self._make, merged)

@@ -25,6 +25,7 @@ from transformers import (
 from gptailor.checkpoint.datasets import Exchange, joined_text, read_exchanges
 from gptailor.checkpoint.files import quoted
 from gptailor.evaluation.forward.requests import Request
+from gptailor.evaluation.live.template import embeddings
 from gptailor.evaluation.objectives.base import (
     ObjectiveContext,
     ObjectiveError,
@@ -180,14 +181,15 @@ def _settings(
     own = model.generation_config
     end = tokenizer.eos_token_id if own is None else own.eos_token_id or tokenizer.eos_token_id
     ends = _token_numbers(end)
-    pad = tokenizer.pad_token_id
+    known = range(len(embeddings(model)))
+    pads = (tokenizer.pad_token_id, *ends, 0)
     settings: GenerationConfig = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         num_beams=1,
         use_cache=True,
         bos_token_id=None,
         eos_token_id=ends or None,
-        pad_token_id=pad if isinstance(pad, int) else (ends or [0])[0],
+        pad_token_id=next(token for token in pads if token in known),
     )
     model.generation_config = settings  # unset settings would come from the model's own
     try:
@@ -202,7 +204,7 @@ def _token_numbers(end: Any) -> list[int]:
     for number in ends:
         if not isinstance(number, int) or not 0 <= number < 2**63:
             message = f"expected token numbers as 'eos_token_id', got {quoted(str(number))}"
-            raise ObjectiveError(message, "correct generation_config.json of the model")
+            raise ObjectiveError(f"{message}; correct generation_config.json of the model")
     return ends
 
 

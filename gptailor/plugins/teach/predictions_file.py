@@ -39,6 +39,8 @@ _GROUP_TOKENS: Final = 4096
 """Tokens of a row group, which is encoded and decoded at once."""
 _FORMAT, _NOTES = b"distillkit", b"gptailor"
 _COLUMNS: Final = ("input_ids", "compressed_logprobs", "bytepacked_indices")
+_ROUNDING: Final = 1e-2
+"""The most by which float32 probabilities of large logits may sum to more or less than 1."""
 
 PredictedSequences = tuple[
     Int64[Tensor, " n length"], Int[Tensor, " rows kept"], Float[Tensor, " rows kept"]
@@ -79,7 +81,7 @@ def write_predictions(
     metadata = {_FORMAT: json.dumps(_format_settings(kept, vocabulary)), _NOTES: json.dumps(notes)}
     schema = _schema().with_metadata(metadata)
     bits = _bits(vocabulary)
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for sequences, tokens, logs in chunks:
             count, length = sequences.shape
             raw = logs.float().contiguous().numpy().view(np.uint8).reshape(count * length, -1)
@@ -114,15 +116,20 @@ class ParquetPredictions:
         from pyarrow import parquet
 
         with _reading(path):
-            file = parquet.ParquetFile(path)
-            types = {field.name: field.type for field in file.schema_arrow}
-            if any(types.get(field.name) != field.type for field in _schema()):
-                names = ", ".join(f"'{name}'" for name in _COLUMNS)
-                raise unusable_predictions(f"has not the columns of predictions: {names}", path)
+            file = parquet.ParquetFile(path, page_checksum_verification=True)
+            for name in _COLUMNS:
+                if (count := file.schema_arrow.names.count(name)) != 1:
+                    message = f"expected one column '{name}', got {count}"
+                    raise unusable_predictions(message, path)
             kept, vocabulary, tokenizer = _settings(path, file.schema_arrow.metadata or {})
-            column = file.read(["input_ids"]).column(0).combine_chunks()
+            column = _typed(file.read(["input_ids"])["input_ids"], "input_ids", path)
+            column = column.combine_chunks()
             lengths = set(column.value_lengths().to_pylist())
-            values = column.flatten().to_numpy(zero_copy_only=False)
+            values = _without_nulls(column.flatten(), path)
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        if not len(column) == file.metadata.num_rows == sum(groups):
+            message = f"expected {file.metadata.num_rows:,} sequences, got {len(column):,}"
+            raise unusable_predictions(message, path)
         if not lengths or lengths & {0, None}:
             raise unusable_predictions("has no sequences, or an empty one", path)
         if len(lengths) > 1:
@@ -144,9 +151,11 @@ class ParquetPredictions:
         if self.vocabulary != vocabulary:
             message = f"it predicts {self.vocabulary:,} tokens, and the plan's model {vocabulary:,}"
             raise unusable_predictions(message, self.path, help_)
-        if not 0 <= int(self.sequences.min()) <= int(self.sequences.max()) < vocabulary:
-            message = f"its sequences have tokens beyond the {vocabulary:,} of the vocabulary"
-            raise unusable_predictions(message, self.path)
+        beyond = ((self.sequences < 0) | (self.sequences >= vocabulary)).any(1)
+        if bool(beyond.any()):
+            row = int(beyond.nonzero()[0]) + 1
+            message = f"the sequence in row {row} has a token beyond the {vocabulary:,}"
+            raise unusable_predictions(f"{message} of the vocabulary", self.path)
 
     def source(self, share: Fraction, seed: int) -> HealingSource:
         """Return the sequences as a text of healing, in the order that a seed draws."""
@@ -176,44 +185,96 @@ class ParquetPredictions:
         places = {row: place for place, row in enumerate(rows)}
         start = 0
         for group in range(self.file.num_row_groups):
-            count = self.file.metadata.row_group(group).num_rows
-            wanted = [row for row in range(start, start + count) if row in places]
-            if wanted:
-                tokens, logs = self._group(group, count, kept)
-                for row in wanted:
-                    yield places[row], tokens[row - start], logs[row - start]
-            start += count
+            end = start + self.file.metadata.row_group(group).num_rows
+            wanted = any(row in places for row in range(start, end))
+            for batch in self._batches(group) if wanted else ():
+                tokens, logs = self._predictions(batch, start, kept)
+                for row in range(start, start + batch.num_rows):
+                    if row in places:
+                        yield places[row], tokens[row - start], logs[row - start]
+                start += batch.num_rows
+            if wanted and start < end:
+                message = f"the predictions of row {start + 1} are missing"
+                raise unusable_predictions(message, self.path)
+            start = end
 
-    def _group(
-        self, group: int, count: int, kept: int
-    ) -> tuple[Int32[Tensor, " n length kept"], Float[Tensor, " n length groups"]]:
-        bits = _bits(self.vocabulary)
+    def _batches(self, group: int) -> Iterator["pa.RecordBatch"]:
+        size = sequences_at_once(self.length)
         with _reading(self.path):
-            table = self.file.read_row_group(group, columns=list(_COLUMNS[1:]))
-            raw, packed = (
-                column.combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
-                for column in table.columns
-            )
-        logs = torch.from_numpy(self._matrix(raw, count, self.kept * 4)).view(torch.float32)
-        tokens = _unpacked(
-            self._matrix(packed, count, (self.kept * bits + 7) // 8), bits, self.kept
+            yield from self.file.iter_batches(size, row_groups=[group], columns=_COLUMNS[1:])
+
+    def _predictions(
+        self, batch: "pa.RecordBatch", start: int, kept: int
+    ) -> tuple[Int32[Tensor, " n length kept"], Float[Tensor, " n length groups"]]:
+        """Return the predictions of a batch, which begins with the row `start`."""
+        bits = _bits(self.vocabulary)
+        widths = self.kept * 4, (self.kept * bits + 7) // 8
+        raw, packed = (
+            self._matrix(_typed(batch[name], name, self.path), width, start)
+            for name, width in zip(_COLUMNS[1:], widths, strict=True)
         )
-        logs = logs[:, :kept]
-        if int(tokens.max()) >= self.vocabulary or bool(logs.isnan().any()):
-            message = f"has NaN or tokens beyond the vocabulary in row group {group}"
-            raise unusable_predictions(message, self.path)
+        logs = torch.from_numpy(raw).view(torch.float32)
+        tokens = torch.from_numpy(_unpacked(packed, bits, self.kept))
+        self._refuse_impossible(tokens, logs, start)
+        tokens, logs = tokens[:, :kept], logs[:, :kept]
         if kept < self.vocabulary:
             rest = (1 - logs.double().exp().sum(1, keepdim=True)).clamp_min(torch.finfo().tiny)
             logs = torch.cat([logs, rest.log().float()], dim=1)
-        shape = (count, self.length, -1)
-        return torch.from_numpy(tokens)[:, :kept].reshape(shape), logs.reshape(shape)
+        shape = (batch.num_rows, self.length, -1)
+        return tokens.reshape(shape), logs.reshape(shape)
 
-    def _matrix(self, values: Any, count: int, width: int) -> UInt8[np.ndarray, " rows width"]:
-        rows = count * self.length
-        if values.size != rows * width:
-            message = f"has {values.size:,} bytes of predictions where {rows * width:,} belong"
-            raise unusable_predictions(message, self.path)
-        return np.array(values, dtype=np.uint8).reshape(rows, width)
+    def _refuse_impossible(
+        self, tokens: Int32[Tensor, " n kept"], logs: Float[Tensor, " n kept"], start: int
+    ) -> None:
+        """Raise CalibrationError (C814) for the first prediction that is no distribution."""
+        ordered = torch.from_numpy(np.sort(tokens.numpy(), axis=1))  # faster than torch's
+        total = logs.double().exp().sum(1)
+        least = 1.0 if self.kept == self.vocabulary else 0.0
+        for what, wrong in (
+            ("a token beyond the vocabulary", (tokens >= self.vocabulary).any(1)),
+            ("one token twice", (ordered[:, 1:] == ordered[:, :-1]).any(1)),
+            ("NaN or infinity as a log-probability", ~logs.isfinite().all(1)),
+            ("probabilities that sum to more than 1", total > 1 + _ROUNDING),
+            ("probabilities that sum to less than 1", total < least - _ROUNDING),
+            ("log-probabilities that aren't the largest first", (logs.diff(dim=1) > 0).any(1)),
+        ):
+            if bool(wrong.any()):
+                row, place = divmod(int(wrong.nonzero()[0]), self.length)
+                message = f"the prediction after token {place + 1} of row {start + row + 1}"
+                raise unusable_predictions(f"{message} has {what}", self.path)
+
+    def _matrix(
+        self, column: "pa.ListArray", width: int, start: int
+    ) -> UInt8[np.ndarray, " rows width"]:
+        """Return the bytes of a column of predictions, which begins with the row `start`."""
+        inner = column.flatten()
+        parts = (column, self.length, "predictions"), (inner, width, "bytes of a prediction")
+        for lists, size, what in parts:
+            sizes = lists.value_lengths().fill_null(0).to_numpy()
+            for wrong in np.flatnonzero(sizes != size)[:1].tolist():
+                row = start + wrong // (len(lists) // len(column)) + 1
+                message = f"expected {size:,} {what} in row {row}, got {sizes[wrong]:,}"
+                raise unusable_predictions(message, self.path)
+        return _without_nulls(inner.flatten(), self.path).reshape(-1, width)
+
+
+def _typed(column: Any, name: str, path: Path) -> Any:
+    """Return a column, an array of any kind, in the type that the format has for it."""
+    import pyarrow as pa
+
+    wanted = _schema().field(name).type
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException as error:
+        why = str(error).partition("\n")[0]
+        message = f"expected the column '{name}' as {wanted}, got {column.type} ({why})"
+        raise unusable_predictions(message, path) from None
+
+
+def _without_nulls(values: "pa.Array", path: Path) -> np.ndarray:
+    if values.null_count:
+        raise unusable_predictions("expected numbers, got a null", path)
+    return np.array(values)
 
 
 def _schema() -> "pa.Schema":
@@ -229,7 +290,8 @@ def _settings(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[int, int, st
         settings, notes = (json.loads(metadata[key]) for key in (_FORMAT, _NOTES))
         kept, vocabulary, tokenizer = settings["k"], settings["d"], notes["tokenizer"]
         known = settings == _format_settings(kept, vocabulary) and 1 <= kept <= vocabulary
-    except (ValueError, LookupError, TypeError):
+        known = known and isinstance(kept, int) and isinstance(vocabulary, int)
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise unusable_predictions("has no notes of its format and tokenizer", path) from None
     if not known:
         raise unusable_predictions("its notes have another format than gptailor writes", path)
@@ -238,16 +300,17 @@ def _settings(path: Path, metadata: Mapping[bytes, bytes]) -> tuple[int, int, st
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn the errors of pyarrow into CalibrationError."""
+    """Turn the system's errors and those of pyarrow into CalibrationError."""
     import pyarrow as pa
 
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise CalibrationError("C801", f"can't be read: {error.strerror}", path) from None
         why = str(error).partition("\n")[0]
-        raise unusable_predictions(f"can't be read as Parquet: {why}", path) from None
-    except OSError as error:
-        raise CalibrationError("C801", f"can't be read: {error.strerror or error}", path) from None
+        message = f"is damaged, or can't be read as Parquet: {why}"
+        raise unusable_predictions(message, path) from None
 
 
 def _lists(values: "pa.Array", size: int) -> "pa.ListArray":

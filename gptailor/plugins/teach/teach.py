@@ -38,6 +38,7 @@ from gptailor.evaluation.objectives.tokens import (
     tokenizer_of,
 )
 from gptailor.evaluation.targets import find_targets
+from gptailor.plan.arguments import NotNegative, Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import require
@@ -77,12 +78,12 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     output: str | Path,
     *,
     models: Mapping[str, str | Path] | None = None,
-    tokens: int | None = None,
-    length: int | None = None,
-    seed: int = HEAL_SEED,
+    tokens: Positive | None = None,
+    length: Positive | None = None,
+    seed: NotNegative = HEAL_SEED,
     device: torch.device | str = "cpu",
     dtype: str | torch.dtype | None = None,
-    memory: int | str | None = None,
+    memory: Positive | str | None = None,
     force: bool = False,
     on_event: OnEvent = ignore_events,
 ) -> TeachResult:
@@ -105,8 +106,8 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
         raise CheckpointError("C302", message, target, f"name it {target.name}{PREDICTIONS_SUFFIX}")
     named = [texts] if isinstance(texts, str | Path) else texts
     paths = list(dict.fromkeys(Path(text) for text in named))
-    if not paths or (tokens is not None and tokens < 1):
-        raise ValueError(f"{len(paths)} texts, {tokens} tokens: out of their range")
+    if not paths:
+        raise ValueError("'texts': expected a text, got none")
     [found] = find_targets([teacher], models or {})
     prepared = found.prepared
     if prepared.repaired:

@@ -14,10 +14,10 @@ from gptailor.reporting.summary import SizeRow
 if TYPE_CHECKING:
     import altair as alt
 
-_SEARCH, _STARTS, _RANDOM = "the search", "starting plans", "random search"
-_LINES = (_SEARCH, _STARTS, _RANDOM)
-_LINE_COLOURS = (HUES[0], HUES[4], HUES[3])
-_DASHES = ([1, 0], [6, 3], [2, 2])
+_SEARCH, _STARTS = "the search", "starting plans"
+_LINES = (_SEARCH, _STARTS)
+_LINE_COLOURS = (HUES[0], HUES[4])
+_DASHES = ([1, 0], [6, 3])
 
 
 # --------------------------------------------------------------------------------- the best so far
@@ -79,35 +79,25 @@ def _worth_title(report: RunReport) -> str:
 
 
 def progress_section(report: RunReport) -> Section:
-    """Return the best so far by cost, beside starting plans and random search."""
+    """Return the best so far by cost, beside starting plans."""
     anchor, title = "progress", "The best so far"
     lines = {
         _SEARCH: best_so_far(report, _SPENDING),
         _STARTS: best_so_far(report, ("recipe", "start")),
-        _RANDOM: best_so_far(report, ("beside",)),
     }
     if not lines[_SEARCH]:
         return Section(anchor, title, "No plan has a score on all samples yet.")
-    spent = {
-        name: math.fsum(trial.share for trial in _fresh(report, phases))
-        for name, phases in ((_SEARCH, _SPENDING), (_RANDOM, ("beside",)))
-    }
-    ends = {_SEARCH: spent[_SEARCH], _STARTS: spent[_SEARCH], _RANDOM: spent[_RANDOM]}
+    spent = math.fsum(trial.share for trial in _fresh(report, _SPENDING))
     rows = []
     for name, steps in lines.items():
         rows += [_step(report, name, cost, trial) for cost, trial in steps]
         if steps:
-            rows.append(_step(report, name, max(ends[name], steps[-1][0]), steps[-1][1]))
+            rows.append(_step(report, name, max(spent, steps[-1][0]), steps[-1][1]))
     base = [] if len(report.deciding) > 1 else [report.objectives[report.deciding[0]].base]
     better = _better(report)
-    beside = (
-        "Random search beside is drawn by its own real trials."
-        if lines[_RANDOM]
-        else "The search ran without --compare-random, so a random search is missing."
-    )
     words = (
         f"{better}. Trials on fewer samples only add to the cost. The line of the starting plans"
-        f" shows the best of them. {beside}"
+        " shows the best of them."
     )
     table = ShownTable(
         ("line", "evaluations", "trial", _worth_title(report), "from"),

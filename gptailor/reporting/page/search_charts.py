@@ -18,13 +18,12 @@ _KINDS = {
     "random": "random plan",
     "search": "the search's own",
     "final": "repaired in the end",
-    "beside": "random search beside",
     "recipe": "a recipe, uncut",
 }
 """The purposes of trials in words, by their phases."""
 
-_SHAPES = ("square", "triangle-down", "circle", "diamond", "cross", "triangle-up")
-_COLOURS = (HUES[4], HUES[7], HUES[0], HUES[2], HUES[3], HUES[1])
+_SHAPES = ("square", "triangle-down", "circle", "diamond", "triangle-up")
+_COLOURS = (HUES[4], HUES[7], HUES[0], HUES[2], HUES[1])
 
 _FAR = 3.0
 """The axis ends at this many times the distance between the third quartile and the best,

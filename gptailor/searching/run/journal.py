@@ -28,6 +28,28 @@ class JournalLines(BaseJournalBackend):
         raise TypeError("a report writes nothing into a study")
 
 
+RESTORE = "restore it from a copy, or name another RUN"
+"""The remedy for a study that can't be read or continued."""
+_CREATE_STUDY, _CREATE_TRIAL = 0, 4
+"""Optuna's numbers of two kinds of lines."""
+
+
+def with_beginning(lines: list[JournalLine], place: Path) -> list[JournalLine]:
+    """Return the lines. Raises CheckpointError C903 without the first, which begins the study.
+
+    Optuna ignores lines of an unknown study.
+    """
+    if lines and lines[0].get("op_code") != _CREATE_STUDY:
+        raise damaged(1, "expected the line that begins the study", place)
+    return lines
+
+
+def first_trial(lines: Sequence[JournalLine]) -> int | None:
+    """Return the number, from 1, of the first line with a trial."""
+    numbered = enumerate(lines, start=1)
+    return next((n for n, line in numbered if line.get("op_code") == _CREATE_TRIAL), None)
+
+
 def journal_lines(raw: bytes, place: Path, before: int = 0) -> list[JournalLine]:
     """Return the complete lines of a journal, after so many lines `before`.
 
@@ -61,7 +83,7 @@ def damaged(number: int, message: str, place: Path) -> CheckpointError:
         help_ = f"lines 1 to {number - 1} are whole: cut the journal after line {number - 1}"
         help_ += f" ('head -n {number - 1}'), and the same search command goes on from there"
     else:
-        help_ = "name another RUN; nothing of this journal can be read"
+        help_ = RESTORE
     return CheckpointError("C903", f"line {number} of the journal is damaged: {message}", place,
                            help_)  # fmt: skip
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, PlainValidator, model_validator
 from gptailor.plan.output_size import Tally
 from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.plan.stage import Stage
-from gptailor.reporting.summary import Cost, DrawsAgreement, Line, Seconds, TrialNumber
+from gptailor.reporting.summary import Cost, Line, Seconds, TrialNumber
 from gptailor.searching.run.origin import NotedOrigin
 from gptailor.searching.run.scores import PerObjective, per_sample_from_json
 
@@ -24,8 +24,6 @@ MEASURED = "measured"
 It is one note, so that a process that ends early leaves both or neither."""
 CONDITIONS = "conditions"
 """The study's note of required measures, so that each plan is evaluated once by each of them."""
-AGREEMENT = "repeats"
-"""The study's note of how far searches on other draws of the samples agree."""
 ENDED = "ended"
 """The study's note that a budget was spent, and how."""
 LATE = "late"
@@ -111,7 +109,6 @@ class EndedNote(Noted):
 
     reason: Literal["budget", "exhausted"]
     trials: Tally
-    beside: bool
     final: Line | None
 
 
@@ -126,7 +123,6 @@ class StudyNotes(Noted):
     samples: Annotated[str, Field(pattern=r"^[0-9]{1,9}\.\.[0-9]{1,9}$")] | None = None
     held_out: dict[str, HeldNote] = Field(default_factory=dict, alias="held out")
     conditions: dict[str, dict[str, ConditionPair]] = Field(default_factory=dict)
-    repeats: DrawsAgreement | None = None
     ended: EndedNote | None = None
     late: Tally = 0
     measured: MeasuredNote = Field(default_factory=lambda: MeasuredNote.model_validate({}))
@@ -172,7 +168,7 @@ class GenomeNote(Noted):
 class TrialNote(Noted):
     """The notes of a study on a trial; see `TrialRequest` and `Trial`."""
 
-    phase: Literal["recipe", "start", "random", "search", "final", "beside"]
+    phase: Literal["recipe", "start", "random", "search", "final"]
     ask: _Small
     slot: _Small
     origin: NotedOrigin

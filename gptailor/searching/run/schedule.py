@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
@@ -12,7 +12,6 @@ from gptailor.searching.run.asking import TOLD, Asking
 from gptailor.searching.run.finalists import chosen_finalists
 from gptailor.searching.run.origin import RandomPlan, RivalPlan, StrategyPlan, TrialOrigin
 from gptailor.searching.run.trials import (
-    BESIDE,
     FINAL,
     RANDOM,
     RECIPES,
@@ -31,8 +30,6 @@ FINALISTS = 5
 """The default of the most trials that are evaluated once more, bridged or healed."""
 REPEATS = 20
 """Asks, and trials for each genome of an ask, that may give nothing new before a search ends."""
-OTHERS = 1000
-"""The number of the first random genome beside; smaller numbers belong to the search."""
 EPSILON = 1e-9
 """The rounding error of sums of shares."""
 
@@ -44,7 +41,7 @@ _TRIALS_A_RIVAL = 7
 MOST_RIVALS = 4
 """The best merge and the best model alone, each with two usual cuts."""
 
-ORDER = (RECIPES, STARTS, RANDOM, SEARCH, FINAL, BESIDE)
+ORDER = (RECIPES, STARTS, RANDOM, SEARCH, FINAL)
 """The order of phases."""
 SPENDING = (RECIPES, *TOLD)
 """The phases that share a budget: all before the finalists."""
@@ -55,17 +52,15 @@ SPENDING = (RECIPES, *TOLD)
 class Budget:
     """The budget of a search: `trials` evaluations at full fidelity.
 
-    A trial uses between `low` and `full` samples. `beside` asks for random search at the same
-    cost, which is spent on top. With `heals` the plan is healed. `wanted` is the requested number
-    of finalists, `measured` the cost before the first trial. With `separate` recipes are compared
-    with nothing dropped, before cuts.
+    A trial uses between `low` and `full` samples. With `heals` the plan is healed. `wanted` is the
+    requested number of finalists, `measured` the cost before the first trial. With `separate`
+    recipes are compared with nothing dropped, before cuts.
     """
 
     trials: int
     low: int
     full: int
     bridge: BridgedTrials | None = None
-    beside: bool = False
     heals: bool = False
     wanted: int | None = None
     measured: float = 0.0
@@ -75,14 +70,13 @@ class Budget:
     def of(cls, chosen: Settings, full: int) -> "Budget":
         """Return the budget of a search with so many samples at most for a trial."""
         low = chosen.fidelity[0] if chosen.fidelity else full
-        options = chosen.bridge, chosen.compare_random, chosen.heals, chosen.finalists
-        return cls(chosen.trials, low, full, *options)
+        return cls(chosen.trials, low, full, chosen.bridge, chosen.heals, chosen.finalists)
 
     def record(self) -> dict[str, Any]:
         """Return the budget of a finished search, as a study notes it."""
         asked = self.heals or self.wanted is not None
         final = f"{self.finalists} {self.final}" if asked else None
-        return {"trials": self.trials, "beside": self.beside, "final": final}
+        return {"trials": self.trials, "final": final}
 
     def samples(self, share: float) -> int:
         """Return the number of samples for a requested share."""
@@ -214,16 +208,16 @@ class Schedule:
         requests: list[TrialRequest] = []
         if idle and not self.asks:
             requests = self._starts()
-            if not requests and not self.ledger.of(SEARCH, FINAL, BESIDE):
-                requests = self._drawn(RANDOM, range(self.budget.random))
+            if not requests and not self.ledger.of(SEARCH, FINAL):
+                requests = self._drawn()
         if idle or self.asks:
             requests = requests or self._search(waiting)
-        return requests or (self._final() or self._beside() if idle else [])
+        return requests or (self._final() if idle else [])
 
     # ----------------------------------------------------------------------------- before the asks
 
     def _starts(self) -> list[TrialRequest]:
-        if self.ledger.of(RANDOM, SEARCH, FINAL, BESIDE):
+        if self.ledger.of(RANDOM, SEARCH, FINAL):
             return []
         missing, _ = self._start_results()
         return missing
@@ -309,15 +303,12 @@ class Schedule:
             if (table := self.starts.focus(results)) is not None:
                 self.asking.focus(table)
 
-    def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
+    def _drawn(self) -> list[TrialRequest]:
         self._take_focus()
-        first = 0 if phase == RANDOM else OTHERS
         return [
-            self._request(
-                phase, 0, n, RandomPlan(), self.asking.random(first + n), self.budget.full
-            )
-            for n in numbers
-            if (phase, 0, n) not in self.ledger.keys
+            self._request(RANDOM, 0, n, RandomPlan(), self.asking.random(n), self.budget.full)
+            for n in range(self.budget.random)
+            if (RANDOM, 0, n) not in self.ledger.keys
         ]
 
     # ------------------------------------------------------------------------------- while it asks
@@ -436,17 +427,6 @@ class Schedule:
             self._request(FINAL, 0, slot, request.origin, request.genome, self.budget.full)
             for request, slot in zip(chosen, free, strict=False)
         ]
-
-    def _beside(self) -> list[TrialRequest]:
-        """Return requests of random search, at the search's cost as if all plans were new."""
-        fresh = self.ledger.fresh(BESIDE)
-        last = self.ledger.of(BESIDE)[-4 * REPEATS :]
-        if not self.budget.beside or (len(last) == 4 * REPEATS and set(fresh).isdisjoint(last)):
-            return []
-        spent = math.fsum(trial.share for trial in fresh)
-        more = int(self.ledger.cost(self.ledger.of(*SPENDING)) - spent + EPSILON)
-        free = (n for n in itertools.count() if (BESIDE, 0, n) not in self.ledger.keys)
-        return self._drawn(BESIDE, itertools.islice(free, max(more, 0)))
 
     def _request(  # noqa: PLR0913, PLR0917 (all that a request is)
         self,

@@ -23,11 +23,14 @@ from gptailor.evaluation.scores import Failure
 from gptailor.reporting.summary import Aim
 from gptailor.searching.run import trials as records
 from gptailor.searching.run.journal import (
+    RESTORE,
     JournalLine,
     JournalLines,
     damaged,
     first_damaged,
+    first_trial,
     journal_lines,
+    with_beginning,
 )
 from gptailor.searching.run.notes import BASE_SCORES, HeldScoresNote, StudyNotes, TrialNote
 from gptailor.searching.run.origin import origin_words
@@ -81,11 +84,18 @@ class Study:
     """Told trials, in their order, and notes about the whole.
 
     Messages name its `place`: a file, or a storage's URL. `notes` are JSON, `typed` are the notes
-    that have a meaning.
+    that have a meaning. `first_trial` is the number of the first line of its journal with a trial.
     """
 
-    def __init__(self, study: optuna.Study, place: Path, parameters: Parameters) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        place: Path,
+        parameters: Parameters,
+        lines: Sequence[JournalLine] = (),
+    ) -> None:
         self.place = place
+        self.first_trial = first_trial(lines)
         self._study = study
         self._parameters = parameters
         self._typed: StudyNotes | None = None
@@ -123,7 +133,7 @@ class Study:
             help_ = "all trials before are kept, and the same command goes on"
             raise CheckpointError("C303", message, self.place, help_) from error
 
-    def error(self, message: str, help: str = "") -> CheckpointError:
+    def error(self, message: str, help: str = RESTORE) -> CheckpointError:
         """Return an error about the study."""
         return CheckpointError("C903", message, self.place, help)
 
@@ -230,11 +240,14 @@ def open_study(
     name: str,
     aims: Sequence[Aim],
     parameters: Parameters,
+    *,
+    begun: bool = False,
 ) -> Study:
     """Return the study of that name in a journal, or in a storage by its URL; begin a new one.
 
     The caller must hold the lock of a file's folder. Raises CheckpointError: C903 for anything but
-    a study of such aims, C303 for a failed write.
+    a study of such aims and for a missing study of a search that has `begun`, C303 for a failed
+    write.
     """
     place = Path(storage) if isinstance(storage, Path | str) else Path(getattr(storage, "url", "."))
     directions: list[_Direction] = [aim.direction for aim in aims]
@@ -242,14 +255,14 @@ def open_study(
     try:
         lines = _lines(storage)
         with quiet():
-            study = _loaded(_storage(storage), name, directions)
+            study = _loaded(_storage(storage), name, directions, place if begun else None)
             stored = [direction.name.lower() for direction in study.directions]
             names = study.metric_names or []
             if len(names) != len(stored):
                 names = [f"objective {n}" for n in range(1, len(stored) + 1)]
             if stored == directions and study.metric_names is None:
                 study.set_metric_names([aim.name for aim in aims])
-        opened = Study(study, place, parameters)
+        opened = Study(study, place, parameters, lines)
         read_whole(opened)
     except OSError as error:
         raise CheckpointError("C303", f"cannot be written: {_error_text(error)}", place) from error
@@ -300,7 +313,7 @@ def refusal(
 
     if lines and refused(lines):
         return damaged(first_damaged(lines, refused), message, place)
-    return CheckpointError("C903", message, place)
+    return CheckpointError("C903", message, place, RESTORE)
 
 
 def _nothing(genome: Genome) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
@@ -310,16 +323,25 @@ def _nothing(genome: Genome) -> tuple[dict[str, Any], dict[str, BaseDistribution
 def _lines(storage: Path | str | BaseJournalBackend) -> list[JournalLine]:
     """Return the lines of a journal; none of another storage."""
     if isinstance(storage, Path):
-        return journal_lines(mend(storage), storage)
-    return [] if isinstance(storage, str) else list(storage.read_logs(0))
+        return with_beginning(journal_lines(mend(storage), storage), storage)
+    if isinstance(storage, str):
+        return []
+    return with_beginning(list(storage.read_logs(0)), Path(getattr(storage, "url", ".")))
 
 
-def _loaded(storage: BaseStorage | str, name: str, directions: list[_Direction]) -> optuna.Study:
-    """Return the study, begun if missing: Optuna would write a line into the journal each time."""
-    try:
+def _loaded(
+    storage: BaseStorage | str, name: str, directions: list[_Direction], begun: Path | None
+) -> optuna.Study:
+    """Return the study, begun if missing: Optuna would write a line into the journal each time.
+
+    Raises CheckpointError C903 for a missing study that has `begun` at that place.
+    """
+    with suppress(KeyError):
         return optuna.load_study(storage=storage, study_name=name)
-    except KeyError:
-        return optuna.create_study(storage=storage, study_name=name, directions=directions)
+    if begun is not None:
+        message = f"holds no study {quoted(name)}, but 'run.json' has the settings of its search"
+        raise CheckpointError("C903", message, begun, RESTORE)
+    return optuna.create_study(storage=storage, study_name=name, directions=directions)
 
 
 def _storage(storage: Path | str | BaseJournalBackend) -> BaseStorage | str:
@@ -436,16 +458,19 @@ def _failure(text: str | None) -> Failure | None:
 # ----------------------------------------------------------------------------- a study's identity
 
 
-def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -> None:
+def agree(
+    study: Study, identity: Mapping[str, Any], words: Mapping[str, str], version: str = ""
+) -> None:
     """Write down the identity of a search; refuse another search (C902).
 
-    `words` has the message for each entry that differs: `the space is another`.
+    `words` has the message for each entry that differs: `the space is another`. `version` is the
+    other version of gptailor that began the search, if one did. Raises CheckpointError C903 for
+    trials without an entry of the identity, which is written before them.
     """
     for name, value in identity.items():
         if name not in study.notes:
             if not study.empty:
-                message = f"holds trials of a search that doesn't say its {name}"
-                raise study.error(message, "an earlier version began it: give another RUN")
+                raise _lost(study, name, version)
             study.note(name, value)
     differing = [
         _difference(study.notes[name], value, words[name])
@@ -454,6 +479,19 @@ def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -
     ]  # as JSON, where a tuple is a list
     if differing:
         raise another_search("; ".join(differing), study.place)
+
+
+def _lost(study: Study, name: str, version: str) -> CheckpointError:
+    """Return the refusal of a study with trials and without an entry of the search's identity."""
+    if version:
+        message = f"holds trials of a search without its {name}"
+        return study.error(
+            message, f"gptailor {quoted(version)} began it: go on with that, or name another RUN"
+        )
+    if study.first_trial is None:
+        return study.error(f"is damaged: it holds trials, and lost the search's {name}")
+    line = f"lost a line before line {study.first_trial}"
+    return study.error(f"is damaged: the journal {line}: the search's {name}")
 
 
 def another_search(message: str, place: Path) -> CheckpointError:

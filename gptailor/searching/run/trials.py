@@ -18,10 +18,9 @@ from gptailor.searching.run.scores import PerObjective, front
 from gptailor.searching.space.genome import Genome
 
 RECIPES, STARTS, RANDOM = "recipe", "start", "random"
-SEARCH, FINAL, BESIDE = "search", "final", "beside"
+SEARCH, FINAL = "search", "final"
 """The phases of trials: recipes with nothing dropped; starting plans; a few random plans; a
-strategy's asks; the best plans once more, bridged or healed; random search beside, for comparison
-only."""
+strategy's asks; the best plans once more, bridged or healed."""
 
 
 @final
@@ -179,15 +178,8 @@ class Ledger:
         return [trial for trial in self.trials if trial.request.phase in phases]
 
     def cost(self, trials: Iterable[Trial] | None = None) -> float:
-        """Return the evaluations at full fidelity; without `trials`, of all but those beside."""
-        if trials is None:
-            trials = (trial for trial in self.trials if trial.request.phase != BESIDE)
-        return math.fsum(trial.cost for trial in trials)
-
-    def fresh(self, phase: str) -> list[Trial]:
-        """Return the first trial of each plan in a phase, even if another phase had the plan."""
-        numbered = [(t.number if t.same_as is None else t.same_as, t) for t in self.of(phase)]
-        return list(dict(reversed(numbered)).values())[::-1]
+        """Return the evaluations at full fidelity; without `trials`, of all."""
+        return math.fsum(trial.cost for trial in (self.trials if trials is None else trials))
 
     @property
     def hits(self) -> int:

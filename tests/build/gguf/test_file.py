@@ -901,6 +901,39 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
     assert "up_proj.weight' holds -3.00000001e+38, which Q8_0 can't hold" in str(error)
 
 
+def test_a_type_that_needs_llama_cpps_library_names_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptailor.build.gguf.quantise._library", lambda: None)
+    error = refused("C110", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
+    assert "iq4_nl: expected the package 'xllamacpp' to be installed" in str(error)
+    assert "pip install 'gptailor[gguf]'" in str(error)
+    assert not (here / "x.gguf").exists()
+    compiled(here, "y.gguf", quantize="q4_0")
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q6_k", "q5_k_s", "q4_1", "q4_0", "q3_k_s", "iq4_nl"])
+def test_blocks_of_weights_too_small_for_their_type_are_noted(tmp_path: Path, kind: str) -> None:
+    model(tmp_path / "base", layers=2, hidden_size=256, intermediate_size=256, head_dim=64)
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    name, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    tensors[name][2] = 0.0
+    save_file(tensors, file, {"format": "pt"})
+    assert not gptailor.compile(plan, tmp_path / "out.gguf", quantize=kind).notes
+    tensors[name][3:5], tensors[other][6, :256] = 1e-9, -1e-9
+    save_file(tensors, file, {"format": "pt"})
+    blocks = 3 * 256 // KINDS[FILE_TYPES[kind.upper()].kind].block
+    result = gptailor.compile(plan, tmp_path / "out.gguf", quantize=kind, force=True)
+    [note] = result.notes
+    assert (
+        f"too small for the type: 2, blocks: {blocks}, the first in 'blk.0.ffn_up.weight'" in note
+    )
+    whole = gptailor.compile(plan, tmp_path / "f32.gguf", quantize="bf16")
+    assert not whole.notes
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -938,9 +971,11 @@ def test_a_setting_without_room_in_the_file_is_refused(
 
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:
     assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
-    for name, said in (("q2_k", "isn't written; let llama-quantize"), ("iq2_xxs", "llama-quantize"),
-                       ("tq1_0", "trained for it"), ("q9", "no type of llama.cpp's")):  # fmt: skip
-        with pytest.raises(ValueError, match=said):
+    for name, said in (("q2_k", "'q2_k'; llama-quantize makes"), ("iq2_xxs", "; llama-quantize"),
+                       ("tq1_0", "trained for it"), ("q9", "'q9'$")):  # fmt: skip
+        with pytest.raises(
+            ValueError, match=f"expected the GGUF type f32, .* or q3_k_s, got .*{said}"
+        ):
             quantised_kind(name)
 
 
@@ -1001,7 +1036,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_is(here: Path) -
     refused("C306", lambda: gptailor.compile(plan, here / "out", gguf=["q8_0", "Q8_0"]))
     refused("C306", lambda: gptailor.compile(plan, here / "out.gguf", gguf=["q8_0"]))
     refused("C306", lambda: gptailor.compile(plan, "/", gguf=["q8_0"]))
-    with pytest.raises(ValueError, match="isn't written"):
+    with pytest.raises(ValueError, match=r"expected the GGUF type f32, .*, got 'q2_k'"):
         gptailor.compile(plan, here / "out", gguf=["q8_0", "q2_k"])
     assert not list(here.glob("out*"))
 
@@ -1071,7 +1106,7 @@ def test_the_command_refuses_what_does_not_go_together(
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--gguf", "q8_0"]) == 2
     assert "--gguf is for an output folder" in capsys.readouterr().err
     assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q2_k"]) == 2
-    assert "let llama-quantize make it of f16" in capsys.readouterr().err
+    assert "llama-quantize makes this type of an f16 file" in capsys.readouterr().err
     assert not list(here.glob("out*"))
 
 

@@ -1,24 +1,23 @@
 """The values of absent keys are those that transformers has."""
 
 import json
-import runpy
 from pathlib import Path
 
 import transformers
 
 from gptailor.checkpoint.families import FAMILY_OF, compatibility
+from tests.checkpoint.families.make_defaults import table
 
-ROOT = Path(__file__).parents[3]
 FILE = Path(compatibility.__file__).with_name("defaults.json")
 NOT_READ = {"attention_bias", "head_dim"}
 """Keys that all families built like Llama compare, whether transformers reads them or not."""
 
 
 def test_the_file_is_what_the_script_makes() -> None:
-    made = runpy.run_path(str(ROOT / "families" / "make_defaults.py"))["table"]()
+    made = table()
     kept = FILE.read_text(encoding="utf-8")
     if json.loads(kept)["transformers"] == transformers.__version__:
-        assert kept == made, "python families/make_defaults.py writes it"
+        assert kept == made, "python tests/checkpoint/families/make_defaults.py writes it"
         return
     old, new = json.loads(kept)["types"], json.loads(made)["types"]
     for model_type in old.keys() & new.keys():

@@ -1,10 +1,15 @@
 """Keys of a family file are rules of the same forms as the release's own."""
 
+import json
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from gptailor.checkpoint.families.family_file import MovedKey
+import gptailor
+from gptailor.checkpoint.families.family_file import FamilyFile, MovedKey
 from gptailor.checkpoint.families.layer_config import RuleError
 
 
@@ -44,8 +49,9 @@ def test_a_number_of_first_layers_is_counted_again() -> None:
     assert moved(key, {"key": None}, [2, 3]) == 0
     with pytest.raises(RuleError, match="and a special layer would be L1, after the plain L0"):
         moved(key, {"key": 2}, [2, 0])
-    with pytest.raises(RuleError, match="'key' is None, and should be an integer from 0 up"):
-        moved(MovedKey(kind="first", part="mlp"), {}, [0])
+    for absent in (None, ()):
+        with pytest.raises(RuleError, match="'key' is None, and should be an integer from 0 up"):
+            moved(MovedKey(kind="first", part="mlp", absent=absent), {}, [0])
 
 
 @pytest.mark.parametrize(
@@ -56,3 +62,66 @@ def test_a_layer_of_each_kind_remains_where_it_has_to(kind: Any, value: Any) -> 
     assert moved(key, {"key": value}, [0, 1], count=3) is not None
     with pytest.raises(RuleError, match="its family needs"):
         moved(key, {"key": value}, [1], count=3)
+
+
+# ------------------------------------------------------------------------- files of strangers
+
+LLAMA: dict[str, Any] = {
+    "name": "mystery", "model_types": ["mystery"], "base": "model.", "stack": "layers.",
+    "count_key": "num_hidden_layers", "embed": ["embed_tokens.weight"], "norm": ["norm.weight"],
+    "head": ["lm_head.weight"], "attn": ["self_attn.", "input_layernorm."],
+    "mlp": ["mlp.", "post_attention_layernorm."], "tied": False, "refused": {"parts": None},
+}  # fmt: skip
+"""A family file of the model `unknown`, which has llama's tensors."""
+
+
+def write_signed(path: Path, config: Path, **changed: Any) -> Path:
+    """Write the family file with changes, and with the digest that is right for them."""
+    names = json.loads(config.read_text()).keys() - {"num_hidden_layers"}
+    tried = changed.pop("case", {"name": "moved"})
+    proof = {"gptailor": "0", "transformers": "5", "torch": "2", "source": "x", "seed": 0,
+             "configuration": {}, "cases": [tried]}  # fmt: skip
+    content = {**LLAMA, "agree": dict.fromkeys(names), "proof": proof, **changed}
+    with suppress(ValidationError):
+        content["digest"] = FamilyFile.model_validate(content).content_digest()
+    path.write_text(json.dumps(content))
+    return path
+
+
+ESCAPE = "\x1b[31m"
+FIRST = {"kind": "first", "part": "mlp", "absent": []}
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "said"),
+    [
+        ({}, None, ""),
+        ({"moved": {"other": FIRST}}, "M204", "'other' is None, and should be an integer"),
+        ({"norm": ["norm.weight"] * 2}, "M204", "names 'model.norm.weight' for two places"),
+        ({"norm": ["embed_tokens.weight"]}, "M204", "'model.embed_tokens.weight' for two places"),
+        ({"embed": ["layers.0.mlp.up_proj.weight"]}, "M204", "mlp.up_proj.weight' for two places"),
+        ({"stack": ESCAPE}, "C111", "'stack': "),
+        ({"base": "b" * 2000}, "C111", "'base': "),
+        ({"embed": [ESCAPE]}, "C111", "'embed.0': "),
+        ({"count_key": "a\nb"}, "C111", "'count_key': "),
+        ({"refused": {"parts": ESCAPE}}, "C111", "'refused.parts': "),
+        ({"moved": {ESCAPE: FIRST}}, "C111", "'moved."),
+        ({"case": {"name": ESCAPE, "failure": "x\n" * 999}}, "C112", r"'\x1b[31m': 'x\nx\n"),
+    ],
+)
+def test_a_family_file_of_a_stranger_is_one_fault(
+    changed: dict[str, Any], code: str | None, said: str, family: Path, tmp_path: Path
+) -> None:
+    file = write_signed(tmp_path / "f.family.json", family / "unknown" / "config.json", **changed)
+    text = f'tailor 1\nmodel base = "{family / "unknown"}"\ndrop L2\n'
+    plan = gptailor.loads(text).with_families([file])
+    faults = gptailor.check(plan)
+    assert [fault.code for fault in faults] == ([] if code is None else [code])
+    for fault in faults:
+        assert said in fault.message
+        assert fault.message.isprintable()
+        assert len(fault.message) < 600
+    if code is not None:
+        with pytest.raises(gptailor.PlanError):
+            gptailor.compile(plan, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]

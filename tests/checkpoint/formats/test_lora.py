@@ -162,11 +162,13 @@ def test_targets_without_a_delta_are_a_warning(base: Checkpoint, tmp_path: Path)
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"target_modules": ["q_proj"], "layers_to_transform": [1]}, "'layers_to_transform' [1]"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": 1}, "'layers_to_transform' 1"),
-        ({"target_modules": [], "layers_to_transform": [1]}, "'layers_to_transform' [1]"),
-        ({"target_modules": ["k_proj"]}, "'target_modules' ['k_proj']"),
-        ({"exclude_modules": ["q_proj"]}, "'exclude_modules' ['q_proj']"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0]}, "'layers_to_transform' [0]"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": 0}, "'layers_to_transform' 0"),
+        ({"target_modules": [], "layers_to_transform": [0]}, "'layers_to_transform' [0]"),
+        ({"target_modules": ["k_proj", "0.self_attn.q_proj"]}, "'target_modules' ['k_proj', '0."),
+        ({"target_modules": r".*\.0\..*"}, r"'target_modules' '.*\\.0\\..*'"),
+        ({"exclude_modules": ["2.self_attn.q_proj"]}, "'exclude_modules' ['2.self_attn.q_proj']"),
+        ({"exclude_modules": r".*[2-5]\..*"}, r"'exclude_modules' '.*[2-5]\\..*'"),
         ({"rank_pattern": {"q_proj": 4, "k_proj": 8}}, "'rank_pattern' has 'k_proj'"),
         ({"alpha_pattern": {"7.self_attn.q_proj": 8}}, "'alpha_pattern' has '7.self_attn.q_proj'"),
         ({"trainable_token_indices": [3]}, "'trainable_token_indices' names tokens"),
@@ -181,7 +183,28 @@ def test_weights_that_the_settings_leave_out_are_a_warning(
     [surplus] = [text for text in warned if "it aims at" not in text]
     assert says in surplus
     if "leaves out" in surplus:
-        assert f"{modules[0]!r} and 4 more" in surplus
+        assert f"{modules[1]!r}" in surplus
+
+
+def test_an_adapter_whose_deltas_are_all_left_out_changes_nothing(
+    base: Checkpoint, tmp_path: Path
+) -> None:
+    error = refused(base, adapter(tmp_path / "a", target_modules=["q_proj"], layers_to_transform=1))
+    assert (error.code, error.message) == ("C401", "the adapter changes nothing in the model")
+    assert f"a delta for '{Q}', which its 'layers_to_transform' 1 leaves out" in error.help
+
+
+def test_all_linear_and_slow_patterns_of_targets_take_what_was_trained(
+    base: Checkpoint, tmp_path: Path
+) -> None:
+    for targets in (
+        "all-linear",
+        "(a+)+",
+        r"(?:.*?(?:q|k).*?(?:_).*?)|(?:a.*b.*(?:c|d)(?:e)(?:f))",
+    ):
+        made, said = apply_adapter(base, adapter(tmp_path / "a", target_modules=targets))
+        assert changed(base, made) == {f"{Q}.weight"}
+        assert said == []
 
 
 def test_settings_that_concern_the_training_are_no_matter(base: Checkpoint, tmp_path: Path) -> None:
@@ -232,6 +255,9 @@ def test_no_tensor_library_is_needed() -> None:
         ("init_lora_weights", "loftq"),
         ("init_lora_weights", "lora_ga"),
         ("init_lora_weights", "novel"),
+        ("exclude_modules", "(a+)+$"),
+        ("modules_to_save", ["(a+)+b"]),
+        ("layers_pattern", "(a+)+b"),
         ("use_something", True),
     ],
 )
@@ -264,9 +290,19 @@ def test_what_is_not_understood_is_refused_by_name(
         ("rank_pattern", ["q_proj"]),
         ("rank_pattern", {"q_proj": 0}),
         ("rank_pattern", {"(": 4}),
+        ("rank_pattern", []),
+        ("alpha_pattern", ""),
+        ("alpha_pattern", {"(": 4}),
         ("alpha_pattern", {"q_proj": None}),
         ("modules_to_save", [""]),
         ("modules_to_save", 3),
+        ("modules_to_save", ["("]),
+        ("modules_to_save", {}),
+        ("exclude_modules", "("),
+        ("exclude_modules", 0),
+        ("layers_pattern", ["("]),
+        ("layers_pattern", {"layers": 1}),
+        ("layers_to_transform", 1),  # beside a pattern as target_modules
         ("layers_to_transform", "0"),
         ("layers_to_transform", [-1]),
         ("trainable_token_indices", [1, 1]),
@@ -275,6 +311,9 @@ def test_what_is_not_understood_is_refused_by_name(
         ("trainable_token_indices", "3"),
         ("base_model_name_or_path", 7),
         ("target_modules", {"q_proj": 1}),
+        ("target_modules", "("),
+        ("target_modules", {}),
+        ("use_dora", 0),
     ],
 )
 def test_a_wrong_setting_is_named(

@@ -123,11 +123,9 @@ def test_more_gpus_than_there_are_is_one_message() -> None:
         peers_of(torch.device("cpu"), 2)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_layers_that_wait_on_a_gpu_compute_the_same() -> None:
+def test_layers_that_wait_on_a_gpu_compute_the_same(cuda: str) -> None:
     """The other device is the same one here: what matters is who waits for whose copy."""
-    gpu = torch.device("cuda")
+    gpu = torch.device(cuda)
     draws = [torch.randn(1 << 20, generator=torch.manual_seed(n)) for n in range(6)]
     made: list[str] = []
 
@@ -191,14 +189,12 @@ def test_a_failed_pass_leaves_nothing_behind(say: Say) -> None:
         assert torch.equal(logits(live.model), logits(whole))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_streaming_on_a_gpu_changes_nothing(say: Say) -> None:
+def test_streaming_on_a_gpu_changes_nothing(cuda: str, say: Say) -> None:
     plan = say(CUT)
-    whole = stitch(plan, device="cuda")
+    whole = stitch(plan, device=cuda)
     memory = size(whole) - 3 * layer_bytes(whole)
-    live = stitch(plan, device="cuda", memory=memory)
-    tokens = TOKENS.cuda()
+    live = stitch(plan, device=cuda, memory=memory)
+    tokens = TOKENS.to(cuda)
     with torch.inference_mode():
         assert torch.equal(whole(tokens).logits, live(tokens).logits)
         assert torch.allclose(whole(tokens).logits.cpu(), stitch(plan)(TOKENS).logits, atol=1e-4)

@@ -1,12 +1,18 @@
 """Narrower MLPs: the families, live models, compiled folders, and the order of effects."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 import gptailor
 from gptailor.checks.width import model_width
@@ -144,6 +150,101 @@ def test_the_refit_leaves_less_error_than_slices_alone(say: Say, folder: Path) -
         full, *others = (model(tokens).logits for model in (whole, narrow, sliced))
     errors = [(other - full).square().mean() for other in others]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "count", "ridge"),
+    [("llama", 16, 0.01), ("llama", 16, 0.1), ("gemma2", 3, 0.1), ("gpt2", 56, 0.1)],
+)
+def test_the_output_equals_a_fit_by_transformers_and_least_squares(
+    family: str, count: int, ridge: float, tmp_path: Path
+) -> None:
+    base = tiny_model(family, tmp_path / "base", layers=2)
+    rows = [letters(40 + n, seed=n) for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps({'text': r})}\n" for r in rows))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    sequences = [tokenizer(row, return_tensors="pt").input_ids for row in rows]
+    total = sum(sequence.numel() for sequence in sequences)
+    plan = gptailor.loads(
+        'tailor 1\nmodel base = "./base"\n'
+        f'width {count} on "rows.jsonl" tokens {total} ridge {ridge}\n',
+        folder=tmp_path,
+    )
+    gptailor.compile(plan, tmp_path / "out")
+    whole, narrow = loaded(base), loaded(tmp_path / "out")
+    pairs = zip(layers_of(whole), layers_of(narrow), strict=True)
+    for number, (layer, own) in enumerate(pairs):
+        down, found = output_projection(layer), output_projection(own)
+        x, after = neurons_and_states(whole, layer, down, sequences)
+        root = after.square().sum(1).rsqrt()[:, None]
+        kept = greedy_neurons(x * root, matrix(down), count, ridge)
+        wanted = matrix(down)[kept] + fitted(
+            x[:, kept] * root, (x @ matrix(down) - x[:, kept] @ matrix(down)[kept]) * root, ridge
+        )
+        torch.testing.assert_close(matrix(found), wanted, rtol=1e-3, atol=1e-5, msg=f"L{number}")
+
+
+def layers_of(model: PreTrainedModel) -> torch.nn.ModuleList:
+    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
+
+
+def output_projection(layer: torch.nn.Module) -> torch.nn.Module:
+    return getattr(layer.mlp, "down_proj", None) or layer.mlp.c_proj
+
+
+def matrix(down: torch.nn.Module) -> torch.Tensor:
+    """Return a projection's weight in float64 with a row for each neuron."""
+    weight = down.weight.detach().double()
+    return weight.T if isinstance(down, torch.nn.Linear) else weight
+
+
+def neurons_and_states(
+    model: PreTrainedModel,
+    layer: torch.nn.Module,
+    down: torch.nn.Module,
+    sequences: list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the neurons' values and the states after the layer, a row for each token."""
+    x, after = list[torch.Tensor](), list[torch.Tensor]()
+    hooks = [
+        down.register_forward_hook(lambda _, inputs, __: x.append(inputs[0][0])),
+        layer.register_forward_hook(
+            lambda _, __, out: after.append((out[0] if isinstance(out, tuple) else out)[0])
+        ),
+    ]
+    with torch.no_grad():
+        for sequence in sequences:
+            model(sequence)
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(x).double(), torch.cat(after).double()
+
+
+def greedy_neurons(x: torch.Tensor, rows: torch.Tensor, count: int, ridge: float) -> torch.Tensor:
+    """Return the neurons that stay: the neuron that costs least leaves, again and again.
+
+    A choice is measured by its damped error, with all neurons that stay fitted again.
+    """
+    damping = ridge * x.square().sum(0).median()
+    aim, kept = x @ rows, list(range(len(rows)))
+
+    def error(choice: list[int]) -> float:
+        inputs = torch.cat([x[:, choice], damping.sqrt() * torch.eye(len(choice)).double()])
+        target = torch.cat([aim, torch.zeros(len(choice), aim.shape[1]).double()])
+        fit = torch.linalg.lstsq(inputs, target, driver="gelsd").solution
+        return float((inputs @ fit - target).square().sum())
+
+    while len(kept) > count:
+        kept.remove(min(kept, key=lambda neuron: error([n for n in kept if n != neuron])))
+    return torch.tensor(kept)
+
+
+def fitted(x: torch.Tensor, target: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Return the damped least squares of a target by columns of `x`."""
+    damping = ridge * x.square().sum(0).median()
+    inputs = torch.cat([x, damping.sqrt() * torch.eye(x.shape[1]).double()])
+    zeros = torch.zeros(x.shape[1], target.shape[1]).double()
+    return torch.linalg.lstsq(inputs, torch.cat([target, zeros]), driver="gelsd").solution
 
 
 def test_the_same_text_gives_the_same_tensors_and_other_text_others(say: Say) -> None:

@@ -19,6 +19,7 @@ from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.generate import continued
 from gptailor.evaluation.objectives.tokens import Prompt
 from gptailor.plan.events import Event, TeacherAnswered
+from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach import answers
 from tests.events import only
 from tests.healing import heal, said
@@ -153,6 +154,25 @@ def test_answers_depend_on_the_teachers_end_tokens(
     (folder / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5]}))
     heal(said(folder, HEAL))
     assert len(asked) > times
+
+
+def test_an_end_token_that_is_no_number_is_one_message(folder: Path) -> None:
+    (folder / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": "abc"}))
+    with pytest.raises(TailorError) as error:
+        heal(said(folder, HEAL))
+    assert str(error.value) == (
+        "the teacher fails: expected token numbers as 'eos_token_id', got 'abc'; "
+        "correct generation_config.json of the model"
+    )
+
+
+def test_an_end_token_beyond_the_vocabulary_never_ends_an_answer(folder: Path) -> None:
+    file = folder / "base" / "generation_config.json"
+    found = []
+    for end in ([2], [10**9, 2]):
+        file.write_text(json.dumps({"eos_token_id": end}))
+        found.append(heal(said(folder, HEAL)))
+    assert same(*found)
 
 
 def test_prompts_that_change_while_the_teacher_answers_are_refused(

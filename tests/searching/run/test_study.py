@@ -30,7 +30,7 @@ from gptailor.searching.run.origin import (
     UniformMerge,
     WindowCut,
 )
-from gptailor.searching.run.study import Study, agree, mend
+from gptailor.searching.run.study import Naming, Study, agree, mend, open_study
 from gptailor.searching.run.trials import (
     SEARCH,
     Trial,
@@ -396,9 +396,9 @@ IDENTITY = {
 }
 
 
-def held(folder: Path, chosen: SearchSetting, **changes: Any) -> Study:
+def held(folder: Path, chosen: SearchSetting, version: str = "", **changes: Any) -> Study:
     study = study_of(folder, chosen)
-    agree(study, IDENTITY | changes, WORDS)
+    agree(study, IDENTITY | changes, WORDS, version)
     return study
 
 
@@ -448,8 +448,49 @@ def test_trials_without_a_word_of_what_they_are_of_are_refused(
     tmp_path: Path, chosen: SearchSetting
 ) -> None:
     study_of(tmp_path, chosen).add(trial(chosen))
-    with pytest.raises(CheckpointError, match="doesn't say its space"):
+    with pytest.raises(CheckpointError, match="lost a line before line 3: the search's space") as c:
         held(tmp_path, chosen)
+    assert (c.value.code, c.value.path) == ("C903", tmp_path / "study.journal")
+    assert "version" not in f"{c.value.message} {c.value.help}"
+    assert "copy" in c.value.help
+    with pytest.raises(CheckpointError, match="without its space") as c:
+        held(tmp_path, chosen, version="0.1.0")
+    assert c.value.help == "gptailor '0.1.0' began it: go on with that, or name another RUN"
+
+
+@pytest.mark.parametrize("lost", range(1, 7))
+def test_a_journal_without_one_line_goes_on_or_is_refused(
+    tmp_path: Path, chosen: SearchSetting, lost: int
+) -> None:
+    held(tmp_path, chosen).add(trial(chosen))
+    path = tmp_path / "study.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 7, "the study, the names of its objectives, four notes and a trial"
+    path.write_bytes(b"".join(lines[: lost - 1] + lines[lost:]))
+    if lost == 2:
+        assert len(held(tmp_path, chosen).trials()) == 1, "the objectives' names are written anew"
+        return
+    before = path.read_bytes()
+    place = "line 1 of the journal is damaged" if lost == 1 else "lost a line before line 6"
+    with pytest.raises(CheckpointError, match=place) as caught:
+        held(tmp_path, chosen)
+    assert caught.value.code == "C903"
+    assert "another RUN" in caught.value.help
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", ["lines", "file"])
+def test_a_search_whose_journal_is_lost_is_not_begun_anew(
+    tmp_path: Path, chosen: SearchSetting, lost: str
+) -> None:
+    path = tmp_path / "study.journal"
+    if lost == "lines":
+        path.touch()
+    with pytest.raises(CheckpointError, match="holds no study 'gptailor'") as caught:
+        open_study(path, "gptailor", chosen.aims, Naming(chosen.space), begun=True)
+    assert (caught.value.code, caught.value.path) == ("C903", path)
+    assert "run.json" in caught.value.message
+    assert "another RUN" in caught.value.help
 
 
 # --------------------------------------------------------------------------------- origins

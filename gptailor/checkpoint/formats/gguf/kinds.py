@@ -85,11 +85,10 @@ def quantised_kind(name: str | None) -> str | None:
     kind = name.upper() if name is not None else None
     if name is None or kind is None or kind in FILE_TYPES:
         return kind
-    kinds = f"those written are {listed([each.lower() for each in FILE_TYPES])}"
+    help_ = ""
     if "_K" in kind or kind.startswith("IQ"):
-        raise ValueError(
-            f"{quoted(name)} isn't written; let llama-quantize make it of f16; {kinds}"
-        )
-    if kind.startswith("TQ") or kind.endswith("FP4"):
-        raise ValueError(f"{quoted(name)} is for models that were trained for it; {kinds}")
-    raise ValueError(f"{quoted(name)} is no type of llama.cpp's; {kinds}")
+        help_ = "; llama-quantize makes this type of an f16 file"
+    elif kind.startswith("TQ") or kind.endswith("FP4"):
+        help_ = ", which is for models that were trained for it"
+    kinds = listed([each.lower() for each in FILE_TYPES], "or")
+    raise ValueError(f"expected the GGUF type {kinds}, got {quoted(name)}{help_}")

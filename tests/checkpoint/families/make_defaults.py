@@ -1,4 +1,6 @@
-"""Writes the values that absent keys of configurations have: `python families/make_defaults.py`.
+"""Writes the values that absent keys of configurations have, into `defaults.json`.
+
+    python tests/checkpoint/families/make_defaults.py
 
 They are transformers' own: the defaults of its configurations' classes, for the keys that the
 families in `gptailor/checkpoint/families/` name. `--check` ends with 1 if the file isn't current.
@@ -65,7 +67,7 @@ def rotary(given: Mapping[str, Any], base: Any) -> Iterator[tuple[str, Any]]:
 
 
 if __name__ == "__main__":
-    if not FILE.parent.samefile(Path(__file__).parents[1] / "gptailor/checkpoint/families"):
+    if not FILE.parent.samefile(Path(__file__).parents[3] / "gptailor/checkpoint/families"):
         raise SystemExit(f"this would write '{FILE}', of another copy: set PYTHONPATH=.")
     current = table()
     if "--check" in sys.argv[1:]:

@@ -1,12 +1,17 @@
-"""The paper's released search results as plans; the documents here are made up, in their form."""
+"""`examples/paper_plans.py`: the paper's released search results as plans.
 
+The documents here are made up, in their form.
+"""
+
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gptailor
+from examples.paper_plans import from_paper, main
 from gptailor.convert.note import ConversionError
-from gptailor.convert.paper import from_paper
 from gptailor.plan.plan import Plan
 
 HEAD = 'model base = "./base"\n' + "".join(
@@ -198,3 +203,31 @@ def test_what_is_no_such_document_is_refused(document: Any, place: str, said: st
 def test_as_many_models_as_candidates_are_given() -> None:
     with pytest.raises(ConversionError, match="3 candidates, and 1 are given"):
         from_paper(pruning(CHOSEN, [3]), models=["a/b"])
+
+
+def test_the_script_writes_the_plan_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, plan = tmp_path / "found.json", tmp_path / "found.tailor"
+    file.write_text(json.dumps(pruning({0: "1", 2: "1"}, [1])))
+    main([str(file), "--layers", "3", "--candidate", "./math", "-o", str(plan)])
+    assert plan.read_text() == (
+        'tailor 1\n\nmodel base = "./base"\nmodel math = "./math"\n\n'
+        "embed from math\nnorm from math\nhead from math\n\nL0 from math\nL2 from math\n\ndrop L1\n"
+    )
+    assert capsys.readouterr().err.startswith(f"note: {file}: the base of 3 layers is not known")
+    with pytest.raises(SystemExit, match="File exists"):
+        main([str(file), "--layers", "3", "-o", str(plan)])
+    main([str(file), "--candidate", "./math"])
+    assert capsys.readouterr().out == plan.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "error: .*found.json: Expecting"), ("{}", "error: .*found.json: unknown keys")],
+)
+def test_the_script_refuses_another_file(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "found.json").write_text(text)
+    with pytest.raises(SystemExit, match=said):
+        main([str(tmp_path / "found.json"), "-o", str(tmp_path / "new.tailor")])
+    assert not (tmp_path / "new.tailor").exists()

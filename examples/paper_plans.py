@@ -1,16 +1,24 @@
-"""The search results that the GPTailor paper and its predecessor released, as plans: `from_paper`.
+"""Write a plan from a JSON file of search results of the GPTailor paper or of its predecessor.
 
-The paper (arXiv 2506.20480) prunes: some layers leave, and each other layer is the base's, a
-candidate's, or several candidates' by task arithmetic. Its predecessor (arXiv 2502.04030) fuses
-groups of layers by a method each (layer-wise), or stacks candidates' layers (depth-wise).
+python examples/paper_plans.py 13b-1.json -o 13b-1.tailor    # needs gptailor alone
+
+The plans in plans/llama2 were made in this way. The paper (arXiv 2506.20480) prunes: some layers
+leave, and each other layer is the base's, a candidate's, or several candidates' by task arithmetic.
+Its predecessor (arXiv 2502.04030) fuses groups of layers by a method each (layer-wise), or stacks
+candidates' layers (depth-wise).
 """
 
+import argparse
+import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, permutations
+from pathlib import Path
 from typing import Any
 
+import gptailor
 from gptailor.checks.plan import check_alone
 from gptailor.convert.note import ConversionError, Note, short_name
 from gptailor.plan import plan as p
@@ -311,3 +319,37 @@ def _slerp_message(document: _Choices, start: str, sources: Mapping[str, str]) -
         f"slerp merges the two models of the largest t there, {pair}, and the file doesn't say how "
         "they share; write these lines by hand, by slerp(t)"
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the plan of a file or write it, and print notes on standard error."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("file", type=Path, help="a released JSON file")
+    parser.add_argument("-o", "--output", type=Path, metavar="PLAN",
+        help="the plan to write; default: standard output")  # fmt: skip
+    parser.add_argument("--layers", type=int, metavar="N",
+        help="the base's number of layers, if the file doesn't determine it")  # fmt: skip
+    parser.add_argument("--candidate", dest="candidates", action="append", default=[],
+        metavar="SOURCE", help="a candidate, in the file's order; the file doesn't name "
+        "its candidates; again for more")  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        document = json.loads(given.file.read_text("utf-8"))
+        plan, notes = from_paper(
+            document, str(given.file), layers=given.layers, models=given.candidates
+        )
+        if given.output is None:
+            print(gptailor.format(plan), end="")
+        else:
+            with given.output.open("x", encoding="utf-8") as file:
+                file.write(gptailor.format(plan))
+    except ConversionError as error:
+        sys.exit(f"error: {error}")
+    except (OSError, ValueError, RecursionError) as error:
+        sys.exit(f"error: {given.file}: {error}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
