@@ -34,7 +34,7 @@ _HOMES = {
     "SearchResult": "searching.results",
     "Strategy": "searching.strategies.strategy",
     "TailorError": "plan.faults",
-    "TeachResult": "evaluation.heal.teach",
+    "TeachResult": "plugins.teach.teach",
     "VerifyResult": "build.verification",
     "check": "prepare",
     "compile": "build.compile",
@@ -58,7 +58,7 @@ _HOMES = {
     "show": "views.show",
     "stitch": "evaluation.repair",
     "strategy": "extend",
-    "teach": "evaluation.heal.teach",
+    "teach": "plugins.teach.teach",
     "verify": "build.verify",
 }
 

@@ -12,8 +12,6 @@ from gptailor.evaluation.answers import GeneratedText as GeneratedText
 from gptailor.evaluation.answers import generate as generate
 from gptailor.evaluation.evaluate import evaluate as evaluate
 from gptailor.evaluation.expectations import evaluate_expectations as evaluate_expectations
-from gptailor.evaluation.heal.teach import TeachResult as TeachResult
-from gptailor.evaluation.heal.teach import teach as teach
 from gptailor.evaluation.repair import stitch as stitch
 from gptailor.evaluation.result import EvaluationResult as EvaluationResult
 from gptailor.extend import merge_method as merge_method
@@ -32,6 +30,8 @@ from gptailor.plugins.lora.extract import extract_lora as extract_lora
 from gptailor.plugins.publish.publish import CardFacts as CardFacts
 from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish
+from gptailor.plugins.teach.teach import TeachResult as TeachResult
+from gptailor.plugins.teach.teach import teach as teach
 from gptailor.prepare import check as check
 from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
 from gptailor.searching.results import SearchResult as SearchResult

@@ -95,11 +95,14 @@ LEFT_OUT = {
     "evaluation/bridge/test_bridge.py": [
         "test_two_processes_give_the_same_bytes",
     ],
-    "evaluation/heal/test_answers.py": [
-        "test_a_run_that_is_killed_while_the_teacher_answers_goes_on",
-    ],
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
+    ],
+    "plugins/cluster/test_ray_workers.py": [
+        "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
+    ],
+    "plugins/teach/test_answers.py": [
+        "test_a_run_that_is_killed_while_the_teacher_answers_goes_on",
     ],
     "plugins/adopt/test_adopt.py": [
         "test_a_draft_says_what_the_release_says",
@@ -113,9 +116,6 @@ LEFT_OUT = {
     ],
     "program/test_run.py": [
         "test_another_process_makes_the_same_bytes",
-    ],
-    "searching/run/test_ray_workers.py": [
-        "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
     ],
     "searching/run/test_study.py": [
         "test_a_full_disk_is_one_message_and_loses_nothing",
@@ -232,9 +232,6 @@ ONE_IN = {
     "evaluation/forward/test_stitched.py": {
         "test_the_numbers_of_the_compiled_folder": 3,
     },
-    "evaluation/heal/test_answers.py": {
-        "test_the_undropped_plan_has_the_plans_chat_template": 2,
-    },
     "evaluation/heal/test_heal.py": {
         "test_what_is_said_of_a_family_is_true_of_the_model": 2,
     },
@@ -283,6 +280,9 @@ ONE_IN = {
     "methods/test_native.py": {
         "test_a_method_has_the_same_bytes": 2,
     },
+    "plugins/teach/test_answers.py": {
+        "test_the_undropped_plan_has_the_plans_chat_template": 2,
+    },
     "plugins/adopt/test_adopt.py": {
         "test_branches_are_told_apart_where_the_release_does": 7,
     },
@@ -328,12 +328,11 @@ An empty name stands for all other tests of the file.
 """
 
 PAGES = {
-    "checkpoint/test_hub.py", "end_to_end/test_blocks.py", "end_to_end/test_cluster_docs.py",
-    "end_to_end/test_cookbook.py",
+    "checkpoint/test_hub.py", "end_to_end/test_blocks.py", "end_to_end/test_cookbook.py",
     "end_to_end/test_docs.py", "end_to_end/test_faults.py", "end_to_end/test_howto.py",
     "end_to_end/test_light_install.py", "end_to_end/test_packaging.py",
-    "end_to_end/test_tutorial.py", "plugins/lora/test_hub_models.py",
-    "plugins/publish/test_publish.py",
+    "end_to_end/test_tutorial.py", "plugins/cluster/test_cluster_docs.py",
+    "plugins/lora/test_hub_models.py", "plugins/publish/test_publish.py",
     "reporting/test_page_in_browser.py",
 }  # fmt: skip
 """Files of tests of the documentation, pages, services and packaging: `make test-pages`."""

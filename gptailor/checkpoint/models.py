@@ -1,17 +1,19 @@
 """A plan's models, opened: from folders, from the Hub, with adapters on them; rows aligned."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+from types import FunctionType
 from typing import Any, final
 
-from gptailor.checkpoint.at_url import fetched_folder, kept_folder
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
-from gptailor.checkpoint.files import CheckpointError, expanded, quoted
+from gptailor.checkpoint.files import CheckpointError, copies_folder, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora import OTHER_BASE, apply_adapter
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -20,7 +22,8 @@ from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
-from gptailor.plan.faults import Fault, listed
+from gptailor.plan.doors import Door
+from gptailor.plan.faults import Fault, TailorError, listed
 from gptailor.plan.layer_parts import Branch
 from gptailor.plan.measures import compared_models
 from gptailor.plan.model_dependencies import needed, with_inner
@@ -165,6 +168,28 @@ def folder_of(plan: Plan, source: str) -> Path:
         return kept_folder(source)
     path = expanded(source)
     return (plan.origin.folder if plan.origin else Path()) / path
+
+
+def kept_folder(url: str) -> Path:
+    """Return the folder on this machine for the folder at a URL."""
+    name = re.sub(r"[^\w.-]", "_", url.rstrip("/").rpartition("/")[2])[:40]
+    return (
+        copies_folder() / "models" / f"{name}-{sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
+    )
+
+
+FETCHERS: Door[Callable[[str], Path]] = Door("fetchers", "fetcher", FunctionType, {})
+"""Functions that fetch a model's folder to its `kept_folder` and return it, by the kind of its
+address: `url`. They raise CheckpointError C503 for a folder that can't be fetched."""
+
+
+def _fetched_folder(url: str) -> Path:
+    """Fetch the folder at a URL, and return its copy here; unchanged files stay."""
+    try:
+        fetch = FETCHERS.required("url", "a model at a URL", "cluster")
+    except TailorError as error:
+        raise CheckpointError("C503", f"not available: {error}", Path(url)) from None
+    return fetch(url)
 
 
 def source_from_here(plan: Plan, source: str) -> str:
@@ -326,7 +351,7 @@ class Opener:
 
     def _here(self, source: str) -> Path:
         """Return a local source's folder, fetched if it is at a URL."""
-        return fetched_folder(source) if is_at_url(source) else folder_of(self.plan, source)
+        return _fetched_folder(source) if is_at_url(source) else folder_of(self.plan, source)
 
     def _known(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the checkpoint with the family from a file, if one reads it."""

@@ -35,7 +35,6 @@ _COMMANDS = {
     "schema": ("plans", "Print the JSON schema of a plan."),
     "search": ("search", "Search a plan's open choices for the best plan."),
     "show": ("plans", "Show a plan's layers as a map."),
-    "teach": ("teach", "Write a teacher's predictions of texts to a file."),
     "test": ("test", "Evaluate the expectations of plans."),
     "verify": ("compile", "Compare a compiled folder with its plan and its lock."),
 }

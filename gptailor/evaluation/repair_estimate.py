@@ -8,8 +8,8 @@ import torch
 
 from gptailor.evaluation.bridge.fit import Statistics
 from gptailor.evaluation.dtype import healing_dtype
-from gptailor.evaluation.heal.predictions_file import PredictionsFile
 from gptailor.evaluation.heal.process_group import processes
+from gptailor.evaluation.heal.sources import open_predictions
 from gptailor.evaluation.heal.text import sequence_length
 from gptailor.evaluation.heal.train import HealingMemory
 from gptailor.evaluation.live.language import language_config
@@ -141,7 +141,7 @@ def repair_estimates(
         seconds = operations / _speed(width, dtype, where) / shared
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
         predicted = [text.file for text in prepared.healing.texts if text.predicted]
-        lengths = [PredictionsFile.open(calibration_path(plan, file)).length for file in predicted]
+        lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
         positions = position_count(config)
         length = sequence_length(positions, tokens, lengths)
         planned = replace(prepared.healing, tokens=tokens)

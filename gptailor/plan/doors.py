@@ -101,6 +101,15 @@ class Door(dict[str, _Value], Generic[_Value]):
         module = self._modules[name]
         return Package(module, str(getattr(sys.modules.get(module), "__version__", "unversioned")))
 
+    def required(self, name: str, what: str, plugin: str) -> _Value:
+        """Return an entry that `what` needs. Raises TailorError, which names the plugin."""
+        if (value := self.get(name)) is None:
+            from gptailor.plan.faults import TailorError  # used late
+
+            reason = self.problem(name) or "it is not installed"
+            raise TailorError(f"{what} needs the plugin '{plugin}': {reason}")
+        return value
+
     def _load(self, name: str) -> str:
         """Load an installed package's entry if there is one. Return the reason if that fails."""
         points = _points(self.group, name)

@@ -1,7 +1,6 @@
 """A search that closes an open plan's choices by trials; `search.py` is its loop."""
 
 __all__ = [
-    "object_storage",
     "pick",
     "results",
     "run",
@@ -10,5 +9,6 @@ __all__ = [
     "search",
     "settings",
     "space",
+    "storage",
     "strategies",
 ]

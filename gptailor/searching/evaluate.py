@@ -55,7 +55,7 @@ from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.scores import per_objective, per_sample_to_json
 from gptailor.searching.run.study import Study
 from gptailor.searching.run.trials import Trial, json_numbers, read_outcomes
-from gptailor.searching.run.workers import BASE, Alone, Workers
+from gptailor.searching.run.workers import BASE, CLUSTERS, Alone, Workers
 from gptailor.searching.run_files import EarlierRun
 from gptailor.searching.settings import Resources, Settings
 from gptailor.searching.space.decode import decode_for
@@ -173,13 +173,12 @@ def workers_of(
     timed = any(OBJECTIVES[objective.name].by == "clock" for objective in chosen.objectives)
     like = TrialEvaluator(trials).machine if timed else None
     require("ray", "--ray")
-    from gptailor.searching.run.ray_workers import RayWorkers  # needs an extra
-
+    cluster = CLUSTERS.required("ray", "--ray", "cluster")
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
     make = partial(trial_evaluator_of, movable(trials.plan), anywhere, where)
     gpus = 0 if where.device == "cpu" else where.gpus_per_worker
-    return RayWorkers(make, where.ray, where.workers, gpus=gpus, like=like)
+    return cluster(make, where.ray, where.workers, gpus=gpus, like=like)
 
 
 # ------------------------------------------------------------------------- before the first trial

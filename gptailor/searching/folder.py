@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
+from optuna.storages.journal import BaseJournalBackend
+
 import gptailor
 from gptailor.build.output import plan_seen_from
 from gptailor.checkpoint.files import CheckpointError, quoted
@@ -26,8 +28,6 @@ from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
 from gptailor.reporting.summary import Aim, RunRecord, escaped_control
-from gptailor.searching.object_journal import ObjectJournal
-from gptailor.searching.object_storage import ObjectStorage, copy_of, local_or_url
 from gptailor.searching.pick import BEST
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import another_search
@@ -42,6 +42,7 @@ from gptailor.searching.run_files import (
 )
 from gptailor.searching.settings import Resources, Settings
 from gptailor.searching.space.space import Space
+from gptailor.searching.storage import Storage, copy_of, local_or_url, storage_at
 
 IDENTITY_WORDS = {
     "space": "the plan leaves other things open, or its base has other layers",
@@ -156,9 +157,9 @@ class Folder:
     def __init__(self, run: str | Path) -> None:
         self.shown = local_or_url(run)
         self._lock: int | None = None
-        self._storage: ObjectStorage | None = None
+        self._storage: Storage | None = None
         if isinstance(self.shown, str):
-            self._storage, self.path = ObjectStorage(self.shown), copy_of(self.shown)
+            self._storage, self.path = storage_at(self.shown), copy_of(self.shown)
         else:
             self.path = self.shown
 
@@ -168,9 +169,9 @@ class Folder:
         return None if self._storage else self.path
 
     @property
-    def journal(self) -> "Path | ObjectJournal":
+    def journal(self) -> Path | BaseJournalBackend:
         """The study's journal, for a study without a storage of its own."""
-        return ObjectJournal(self._storage, JOURNAL) if self._storage else self.path / JOURNAL
+        return self._storage.journal(JOURNAL) if self._storage else self.path / JOURNAL
 
     def __enter__(self) -> "Folder":
         if self._storage is not None:
@@ -201,7 +202,7 @@ class Folder:
             if name in _OURS - {f"{JOURNAL}.lock"}:
                 path_inside(self.path, name)
 
-    def _bring(self, storage: ObjectStorage) -> None:
+    def _bring(self, storage: Storage) -> None:
         """Copy the storage's objects into the folder, without the study."""
         names = storage.names()
         strange = [name for name in names if name.partition("/")[0] not in _OURS]

@@ -16,7 +16,7 @@ from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, rea
 from gptailor.checkpoint.records import parse_record
 from gptailor.plan.plan import BuiltClosed
 from gptailor.reporting.summary import LiveDtype
-from gptailor.searching.object_storage import ObjectStorage, local_or_url
+from gptailor.searching.storage import local_or_url, storage_at
 
 SETTINGS: Final = "run.json"
 SUMMARY: Final = "summary"
@@ -100,7 +100,7 @@ class RunFiles:
     def __init__(self, run: str | Path) -> None:
         self.shown = local_or_url(run)
         self.path = Path(self.shown)
-        self.storage = ObjectStorage(self.shown) if isinstance(self.shown, str) else None
+        self.storage = storage_at(self.shown) if isinstance(self.shown, str) else None
         self._names = self.storage.names() if self.storage else []
 
     def error(self, message: str, help: str = "") -> CheckpointError:

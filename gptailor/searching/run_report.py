@@ -41,7 +41,6 @@ from gptailor.searching.layer_effects import (
     seen_effects,
     window_losses,
 )
-from gptailor.searching.object_journal import ObjectJournal
 from gptailor.searching.run.journal import JournalLines, journal_lines, with_beginning
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
@@ -102,7 +101,7 @@ class _Reading:
     def _journal(self, name: str) -> Study:
         """Return the study in RUN's journal. Raises CheckpointError C903."""
         if self.files.storage is not None:
-            lines = ObjectJournal(self.files.storage, JOURNAL).read_logs(0)
+            lines = [*self.files.storage.journal(JOURNAL).read_logs(0)]
         elif raw := self.files.read(JOURNAL):
             lines = with_beginning(journal_lines(raw, self.files.path), self.files.path)
         elif self.record.storage is not None:

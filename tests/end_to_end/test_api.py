@@ -296,6 +296,7 @@ def test_the_package_names_its_verbs() -> None:
 
 def test_a_verb_of_a_plugin_that_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gptailor._HOMES, "verify", "plugins.gone.verify")
+    monkeypatch.delitem(vars(gptailor), "verify", raising=False)  # it was used before
     with pytest.raises(AttributeError, match=r"gptailor\.verify needs the plugin 'gone'"):
         gptailor.verify  # noqa: B018
 

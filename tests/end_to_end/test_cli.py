@@ -27,7 +27,7 @@ from tests.tiny import tiny_model
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "explain", "export"),
     *("fmt", "generate", "import", "json", "lock", "pick", "report"),
-    *("schema", "search", "show", "teach", "test", "verify"),
+    *("schema", "search", "show", "test", "verify"),
 ]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]

@@ -84,9 +84,3 @@ def test_a_search_with_a_fixed_number_of_experts(folder: Path) -> None:
     )
     assert found.best is not None
     assert gptailor.load(folder / "run" / "best.tailor").experts is not None
-
-
-def test_a_teacher_with_fewer_experts_is_compiled_first(folder: Path) -> None:
-    plan = write(folder, 'experts 3 on "text.txt"')
-    with pytest.raises(gptailor.TailorError, match="or has fewer experts: compile it"):
-        gptailor.teach(plan, folder / "text.txt", folder / "out.parquet")

@@ -24,7 +24,6 @@ from gptailor.evaluation.forward.evaluator import Evaluator, Gathering
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import Healer
 from gptailor.evaluation.heal.learning import LowRankChanges
-from gptailor.evaluation.heal.teach import teach
 from gptailor.evaluation.importance import importance_matrix, importance_text
 from gptailor.evaluation.live import template
 from gptailor.evaluation.live.layer_cache import LayerStream, peers_of
@@ -180,12 +179,6 @@ def weighed(folder: Path, device: str) -> Any:
     return dict(importance_matrix(prepared, text, found, device=device, anew=True))
 
 
-def taught(folder: Path, device: str) -> Any:
-    target = folder / f"{device}.parquet"
-    teach(folder / "base", folder / "text.txt", target, tokens=128, device=device, dtype="float32")
-    return target.read_bytes()
-
-
 def extracted(folder: Path, device: str) -> Any:
     target = folder / f"adapter of {device}"
     extract_lora(folder / "base", folder / "math", target, rank=2, device=device, randomised=True)
@@ -223,7 +216,6 @@ SAME: dict[str, Compute] = {
     "merges in memory": merged,
     "a compiled folder": written,
     "an importance matrix": weighed,
-    "predictions of a teacher": taught,
     "an adapter": extracted,
     "influence of layers": influence,
     **{name: scored(f'{name}("rows.jsonl")') for name in (

@@ -98,10 +98,3 @@ def test_a_short_text_is_refused_before_anything_is_written(folder: Path) -> Non
     with pytest.raises(PlanError, match="20 tokens, and 'width' needs at least 24"):
         stitch(plan)
     assert not (folder / "out").exists()
-
-
-def test_a_narrowed_teacher_is_compiled_first(folder: Path) -> None:
-    plan = write(folder, 'width 16 on "text.txt"')
-    message = "or has fewer experts: compile it"
-    with pytest.raises(gptailor.TailorError, match=message):
-        gptailor.teach(plan, folder / "text.txt", folder / "out.parquet")

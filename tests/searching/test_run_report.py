@@ -28,7 +28,6 @@ from gptailor.reporting.page.run_sections import run_sections
 from gptailor.reporting.page.section import Section
 from gptailor.reporting.summary import Aim
 from gptailor.searching.layer_effects import layer_states, learned_effects, window_losses
-from gptailor.searching.object_storage import ObjectStorage
 from gptailor.searching.run.journal import JournalLines, journal_lines
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import ORDER, Budget
@@ -316,17 +315,6 @@ def test_what_holds_no_search_is_one_message(
         (tmp_path / name).write_bytes(raw)
     with pytest.raises(CheckpointError, match=message):
         run_report(tmp_path)
-
-
-def test_a_run_at_a_url_is_read_too(run: tuple[Path, Ledger]) -> None:
-    url = "memory://reported/run"
-    storage = ObjectStorage(url)
-    for name in ("run.json", "space.tailor"):
-        storage.put(name, (run[0] / name).read_bytes())
-    storage.put("study.journal/00000000.jsonl", (run[0] / "study.journal").read_bytes())
-    report = run_report(url)
-    assert [trial.values for trial in report.trials] == [trial.values for trial in run[1].trials]
-    assert all(trial.text for trial in report.trials)
 
 
 def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None:

@@ -20,7 +20,6 @@ from gptailor.reporting.page.run_sections import run_sections
 from gptailor.reporting.search_text import summary_lines
 from gptailor.reporting.summary import SearchSummary
 from gptailor.searching.folder import Folder
-from gptailor.searching.object_storage import ObjectStorage
 from gptailor.searching.pick import Bounds, pick
 from gptailor.searching.run.study import refuse_misfit
 from gptailor.searching.run.trials import Ledger
@@ -203,19 +202,6 @@ def test_a_search_does_not_write_through_a_link_out_of_run(
     with pytest.raises(CheckpointError, match="which leads out of it"), Folder(run):
         pass
     assert files_of(tmp_path) == before
-
-
-def test_an_object_whose_name_leads_out_of_run_is_not_fetched(
-    own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = "memory://strange/run"
-    ObjectStorage(url).put("run.json", b"{}")
-    monkeypatch.setattr(ObjectStorage, "names", lambda self: ["run.json", "front/../../evil"])
-    monkeypatch.setattr(ObjectStorage, "get", lambda self, names: dict.fromkeys(names, b"{}"))
-    with pytest.raises(CheckpointError, match="which leads out of it"), Folder(url):
-        pass
-    assert own_cache.is_dir()
-    assert not list(own_cache.rglob("evil"))
 
 
 def test_a_plan_with_control_characters_does_not_reach_the_terminal(

@@ -1,3 +1,3 @@
 """Layers that stay learn what the plan with nothing dropped predicts."""
 
-__all__ = ["heal", "predictions_file", "process_group", "teach", "text", "train"]
+__all__ = ["chats", "heal", "kept", "process_group", "sources", "teacher", "text", "train"]

@@ -17,7 +17,6 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.heal.answers import AnsweringTeacher, PromptAnswers
 from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.heal.dropped_words import DroppedWords
 from gptailor.evaluation.heal.kept import HealingStore, KnownHealing, working_folder
@@ -29,8 +28,14 @@ from gptailor.evaluation.heal.learning import (
     in_dtype,
     matched,
 )
-from gptailor.evaluation.heal.predictions_file import PredictionsFile, unusable_predictions
 from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, processes, shared
+from gptailor.evaluation.heal.sources import (
+    AnsweringTeacher,
+    PredictionsFile,
+    answers_to,
+    open_predictions,
+    unusable_predictions,
+)
 from gptailor.evaluation.heal.teacher import (
     TAUGHT,
     Predictions,
@@ -341,7 +346,7 @@ class Healer:
         Raises CalibrationError (C814) for a file of another tokenizer or length than is needed.
         """
         files = {
-            number: PredictionsFile.open(calibration_path(plan, text.file))
+            number: open_predictions(calibration_path(plan, text.file))
             for number, text in enumerate(healing.texts)
             if text.predicted
         }
@@ -400,7 +405,7 @@ class Healer:
                 chats.template, settings and settings.read_bytes(),
             )  # fmt: skip
             teacher = AnsweringTeacher(partial(teachers.live, name), chats, repr(parts))
-            answers = PromptAnswers(
+            answers = answers_to(path)(
                 path, text.answers, teacher, encoder, healing.seed, store, on_event
             )
             sources.append(answers.source(text.share))

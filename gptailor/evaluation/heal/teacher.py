@@ -20,8 +20,8 @@ from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.evaluation.forward.evaluator import Evaluator
 from gptailor.evaluation.forward.requests import LiveModel, Request, Rows, Work
 from gptailor.evaluation.heal.learning import HealError, NotFiniteError
-from gptailor.evaluation.heal.predictions_file import PredictionsFile
 from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup
+from gptailor.evaluation.heal.sources import PredictionsFile
 from gptailor.evaluation.heal.text import PackedSequences
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.live.content_keys import ModelContents, not_finite

@@ -8,7 +8,6 @@ __all__ = [
     "journal",
     "notes",
     "origin",
-    "ray_workers",
     "schedule",
     "scores",
     "study",

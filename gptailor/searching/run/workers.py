@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime
 from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.scores import Failure, Outcome, Score
 from gptailor.lang.format import format_plan
+from gptailor.plan.doors import Door
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.searching.run import trials
@@ -117,6 +118,17 @@ class Workers(Protocol):
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
         """Wait for the first event, but no longer than so many seconds."""
+
+
+CLUSTERS: Door[Callable[..., AbstractContextManager[Workers]]] = Door(
+    "clusters", "cluster", type, {}
+)
+"""Classes of workers on other machines, by the option that names their cluster: `ray`.
+
+They are called with a function that makes an evaluator on another machine, the cluster's address
+and the number of workers or None. `gpus` is the number of each worker's GPUs, and `like` the
+machine that all must be like, or None.
+"""
 
 
 @final

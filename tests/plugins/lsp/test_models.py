@@ -23,7 +23,7 @@ def test_a_model_at_a_url_is_not_fetched_though_a_plan_in_a_file_names_it(
 ):
     asked = []
     write_hollow(tmp_path / "base", *llama(**SMALL))
-    monkeypatch.setattr("gptailor.checkpoint.models.fetched_folder", asked.append)
+    monkeypatch.setattr("gptailor.checkpoint.models._fetched_folder", asked.append)
     (tmp_path / "far.tailor").write_text(f'tailor 1\nmodel base = "{url}"\ndrop L1\n')
     between = "".join(f'model {n} = "./{n}.tailor"\n' for n in ("between", "bad", "gone"))
     inner = f'tailor 1\n{between}model base = "./far.tailor"\ndrop L1\n'

@@ -18,15 +18,16 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluation.heal import heal as healing_module
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import Healer
-from gptailor.evaluation.heal.predictions_file import PredictionsFile, write_predictions
 from gptailor.evaluation.heal.process_group import ALONE, ProcessGroup, SharedWork
-from gptailor.evaluation.heal.teach import TeachResult, teach
 from gptailor.evaluation.heal.teacher import Teachers
 from gptailor.plan import optional_packages
 from gptailor.plan.faults import TailorError
+from gptailor.plugins.teach.predictions_file import ParquetPredictions, write_predictions
+from gptailor.plugins.teach.teach import TeachResult, teach
 from gptailor.prepare import prepare
 from tests.healing import CPU, heal, said
 from tests.said import in_process
+from tests.second_device import second_device
 from tests.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
@@ -67,7 +68,7 @@ def noted(folder: Path, key: str, **notes: object) -> None:
 
 def test_predictions_are_those_of_the_model(folder: Path) -> None:
     written = taught(folder)
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     assert (written.sequences, written.tokens, written.kept) == (32, 512, 64)
     assert file.sequences.shape == (32, 16)
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
@@ -87,7 +88,7 @@ def test_a_file_is_read_as_the_format_says(folder: Path) -> None:
     taught(folder)
     table = parquet.read_table(folder / "taught.parquet")
     row = table.slice(3, 1).to_pylist()[0]
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     [(_, tokens, logs)] = file.read([3], 64)
     assert row["input_ids"] == file.sequences[3].tolist()
     packed = int.from_bytes(bytes(row["bytepacked_indices"][7]), "big")
@@ -118,7 +119,7 @@ def test_a_model_is_as_its_own_predictions_say(folder: Path, text: str) -> None:
     """Each sequence has its own predictions, in any order and beside a file with fewer of them."""
     taught(folder)
     notes = json.loads(parquet.read_schema(folder / "taught.parquet").metadata[b"gptailor"])
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     found = sorted(file.read(range(32), 5), key=lambda each: each[0])
     tokens, logs = (torch.cat([each[part] for each in found]) for part in (1, 2))
     chunks = [(file.sequences, tokens, logs[:, :5])]
@@ -205,7 +206,7 @@ def test_a_killed_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("gptailor.evaluation.heal.teach.write_predictions", killed)
+        patch.setattr("gptailor.plugins.teach.teach.write_predictions", killed)
         with pytest.raises(KeyboardInterrupt):
             taught(folder)
     assert whole.file.read_bytes() == bytes_, "the old file stays"
@@ -239,12 +240,35 @@ def test_a_disk_that_fills_leaves_the_folder_as_it_was(
     assert taught(folder).sequences == 32, "the predictions are kept"
 
 
+def test_a_card_gives_the_predictions_of_the_cpu(folder: Path) -> None:
+    def file(device: str) -> bytes:
+        target = folder / f"{device}.parquet"
+        texts = folder / "text.jsonl"
+        teach(folder / "base", texts, target, tokens=128, device=device, dtype="float32")
+        return target.read_bytes()
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        expected = file("cpu")
+        with second_device() as card:
+            assert file("cuda") == expected
+    assert card.ran, "nothing ran on the card"
+
+
 # ------------------------------------------------------------------------------------- refusals
 
 
-def test_a_teacher_that_is_healed_is_refused(folder: Path) -> None:
-    plan = said(folder, 'drop L2\nheal on "text.jsonl" tokens 64')
-    with pytest.raises(TailorError, match="compile it, and name its folder"):
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("llama", 'drop L2\nheal on "text.jsonl" tokens 64'),
+        ("llama", 'width 16 on "text.jsonl"'),
+        ("mixtral", 'experts 3 on "text.jsonl"'),
+    ],
+)
+def test_a_teacher_that_is_repaired_is_compiled_first(folder: Path, kind: str, body: str) -> None:
+    tiny_model(kind, folder / "base", layers=4)
+    plan = said(folder, body)
+    with pytest.raises(TailorError, match="or has fewer experts: compile it, and name its folder"):
         teach(plan, folder / "text.jsonl", folder / "taught.parquet")
 
 
@@ -264,7 +288,7 @@ def test_a_file_is_replaced_only_by_force_and_ends_in_its_suffix(folder: Path) -
         teach(folder / "base", text, folder / "taught")
     with pytest.raises(CalibrationError, match="C806"):
         teach(folder / "base", text, file, tokens=10**6, force=True)
-    assert PredictionsFile.open(file).length == 16
+    assert ParquetPredictions.open(file).length == 16
     file.write_text("mine")
     with pytest.raises(CheckpointError, match="begins with 'PAR1'"):
         taught(folder)
@@ -392,7 +416,7 @@ def test_predictions_have_their_own_teacher(folder: Path, text: str, why: str) -
 
 def test_the_tokenizer_is_that_of_the_teacher(folder: Path) -> None:
     taught(folder)
-    file = PredictionsFile.open(folder / "taught.parquet")
+    file = ParquetPredictions.open(folder / "taught.parquet")
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     text = tokenizer.decode(file.sequences[0])
     assert set(text.replace(tokenizer.eos_token or "", "")) - {" "} <= set(letters(500, seed=1))

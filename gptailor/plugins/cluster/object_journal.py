@@ -6,8 +6,8 @@ from typing import Any, final
 from optuna.storages.journal import BaseJournalBackend
 
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.searching.object_storage import ObjectStorage
 from gptailor.searching.run.journal import journal_lines
+from gptailor.searching.storage import Storage
 
 
 @final
@@ -18,7 +18,7 @@ class ObjectJournal(BaseJournalBackend):
     write into one journal gets CheckpointError C901 at once.
     """
 
-    def __init__(self, storage: ObjectStorage, folder: str) -> None:
+    def __init__(self, storage: Storage, folder: str) -> None:
         self.url = storage.url
         self._storage = storage
         self._folder = folder

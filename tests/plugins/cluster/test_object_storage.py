@@ -15,13 +15,14 @@ from optuna.storages.journal import JournalFileBackend
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.faults import TailorError
+from gptailor.plugins.cluster.object_journal import ObjectJournal
+from gptailor.plugins.cluster.object_storage import ObjectStorage
 from gptailor.prepare import prepare
 from gptailor.searching.folder import SETTINGS, Folder
-from gptailor.searching.object_journal import ObjectJournal
-from gptailor.searching.object_storage import ObjectStorage, local_or_url
 from gptailor.searching.run.study import Naming, open_study, quiet
 from gptailor.searching.run.workers import Alone
 from gptailor.searching.run_files import EarlierRun
+from gptailor.searching.run_report import run_report
 from gptailor.searching.search import search as whole_search
 from gptailor.searching.settings import Flags
 from tests.searching.landscape import NLL, Counting, Search, search, setting, space
@@ -64,13 +65,6 @@ def url(request: pytest.FixtureRequest) -> str:
 
 def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-
-
-def test_what_is_a_folder_and_what_a_url() -> None:
-    assert local_or_url("run") == Path("run")
-    assert local_or_url(Path("s3")) == Path("s3")
-    assert local_or_url("file:///tmp/a%20run") == Path("/tmp/a run")
-    assert local_or_url("s3://bucket/run/") == "s3://bucket/run"
 
 
 def test_what_is_put_is_there_on_another_machine(
@@ -188,6 +182,9 @@ search { minimize nll("rows.jsonl") }
             "summary.md"} <= set(names)  # fmt: skip
     assert not any("digests" in name or name.startswith(".") for name in names)
     assert found.summary.best_file == f"{url}/best.tailor"
+    report = run_report(url)
+    assert len(report.trials) == found.summary.trials
+    assert all(trial.text for trial in report.trials)
     (tmp_path / "elsewhere").mkdir()
     best = tmp_path / "elsewhere" / "best.tailor"
     best.write_bytes(ObjectStorage(url).get(["best.tailor"])["best.tailor"])
@@ -237,3 +234,16 @@ def test_lines_are_optunas_own(url: str) -> None:
         3,
     ]
     assert list(raw) == ["study.journal/00000000.jsonl", "study.journal/00000002.jsonl"]
+
+
+def test_an_object_whose_name_leads_out_of_run_is_not_fetched(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://strange/run"
+    ObjectStorage(url).put("run.json", b"{}")
+    monkeypatch.setattr(ObjectStorage, "names", lambda self: ["run.json", "front/../../evil"])
+    monkeypatch.setattr(ObjectStorage, "get", lambda self, names: dict.fromkeys(names, b"{}"))
+    with pytest.raises(CheckpointError, match="which leads out of it"), Folder(url):
+        pass
+    assert own_cache.is_dir()
+    assert not list(own_cache.rglob("evil"))

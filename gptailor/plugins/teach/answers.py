@@ -1,7 +1,7 @@
 """A teacher's own answers to prompts, drawn once, kept on disk, and learned from as a text."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
@@ -19,8 +19,7 @@ from gptailor.checkpoint.datasets import (
 )
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.evaluation.forward.evaluator import attempt
-from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.heal.sources import AnsweringTeacher
 from gptailor.evaluation.heal.teacher import teacher_error
 from gptailor.evaluation.heal.text import EncodedRow, HealingSource
 from gptailor.evaluation.kept_tensors import KeptTensors, TensorStore
@@ -37,16 +36,6 @@ _BATCH_TOKENS = 8192
 _LONGER = "give 'answers' more 'tokens', or name a teacher that ends its answers"
 _SHORTER = "give shorter prompts, which leave more room, or name a teacher that ends its answers"
 _FILLED = "give other prompts, or name another teacher"
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class AnsweringTeacher:
-    """A teacher that answers prompts: its live model, and a key of all that it depends on."""
-
-    live: Callable[[], LiveModel]
-    chats: TeacherChats
-    key: str
 
 
 @final

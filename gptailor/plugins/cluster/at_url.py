@@ -3,24 +3,22 @@
 import fcntl
 import importlib
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from gptailor.checkpoint.files import (
     CheckpointError,
-    copies_folder,
     foreign_folder,
     is_ours,
     quoted,
     reason,
     stamp,
 )
+from gptailor.checkpoint.models import kept_folder
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import writing
 
@@ -31,14 +29,6 @@ _STATES = ("size", "ETag", "etag", "md5Hash", "content_md5", "LastModified", "mt
 
 _AGAIN = 0.2
 """Seconds after which a process that waits for another's fetch looks again."""
-
-
-def kept_folder(url: str) -> Path:
-    """Return the folder on this machine for the folder at a URL."""
-    name = re.sub(r"[^\w.-]", "_", url.rstrip("/").rpartition("/")[2])[:40]
-    return (
-        copies_folder() / "models" / f"{name}-{sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
-    )
 
 
 def fetched_folder(url: str) -> Path:

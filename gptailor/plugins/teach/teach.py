@@ -20,12 +20,6 @@ from gptailor.checkpoint.write.writer import free_space, new_file
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.heal.kept import working_folder
-from gptailor.evaluation.heal.predictions_file import (
-    PredictedSequences,
-    bytes_of_prediction,
-    sequences_at_once,
-    write_predictions,
-)
 from gptailor.evaluation.heal.teacher import TAUGHT, Predictions, explaining_not_finite
 from gptailor.evaluation.heal.text import (
     HEALING_WINDOW,
@@ -50,6 +44,12 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import PREDICTIONS_SUFFIX, Plan, has_predictions
 from gptailor.plan.registry import HEAL_SEED, HEAL_TOKENS
+from gptailor.plugins.teach.predictions_file import (
+    PredictedSequences,
+    bytes_of_prediction,
+    sequences_at_once,
+    write_predictions,
+)
 from gptailor.prepare import Prepared
 from gptailor.program.devices import device_of, dtype_of
 from gptailor.reporting.quantities import byte_count

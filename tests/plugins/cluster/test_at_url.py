@@ -17,10 +17,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import gptailor
-from gptailor.checkpoint import at_url, files
-from gptailor.checkpoint.at_url import fetched_folder, kept_folder
+from gptailor.checkpoint import files
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.models import kept_folder
 from gptailor.plan.faults import PlanError
+from gptailor.plugins.cluster import at_url
+from gptailor.plugins.cluster.at_url import fetched_folder
 from tests.tiny import tiny_model
 
 

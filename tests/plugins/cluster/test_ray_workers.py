@@ -13,7 +13,7 @@ from gptailor.searching.run.workers import Lost, Task
 from tests.searching.landscape import Counting, Simulated, record, search
 
 ray_workers = pytest.importorskip(
-    "gptailor.searching.run.ray_workers", reason="ray isn't installed"
+    "gptailor.plugins.cluster.ray_workers", reason="ray isn't installed"
 )
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +28,7 @@ def ran(how: str, folder: Path) -> dict[str, Any]:
         "RAY_ADDRESS": "127.0.0.1:9",  # of another one's Ray: `local` begins its own
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.searching.clustered", how, str(folder)],
+        [sys.executable, "-m", "tests.plugins.cluster.clustered", how, str(folder)],
         cwd=folder,
         env=environment,
         text=True,
@@ -43,7 +43,7 @@ def ran(how: str, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The trials of the same search on two workers that nothing happens to."""
-    from tests.searching.clustered import chosen
+    from tests.plugins.cluster.clustered import chosen
 
     folder = tmp_path_factory.mktemp("calm")
     found = search(folder, chosen(), workers=Simulated(Counting(), (1.0, 2.0)))

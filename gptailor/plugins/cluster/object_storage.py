@@ -4,35 +4,20 @@ import importlib
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
-from typing import final
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, final
 
-from gptailor.checkpoint.files import CheckpointError, copies_folder, quoted
+from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
+
+if TYPE_CHECKING:
+    from gptailor.plugins.cluster.object_journal import ObjectJournal  # slow to import
 
 _WHOLE = frozenset(
     ["abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ossfs", "s3", "s3a"]
 )
 """Schemes with objects that appear when complete; elsewhere a file is written, then moved."""
-
-
-def local_or_url(run: str | Path) -> Path | str:
-    """Return a folder, or a URL that fsspec reads: `s3://bucket/run`. `file://` is a folder."""
-    text = str(run)
-    if isinstance(run, Path) or "://" not in text:
-        return Path(run)
-    parts = urlsplit(text)
-    if parts.scheme in ("file", "local"):
-        return Path(unquote(parts.netloc + parts.path))
-    return text.rstrip("/")
-
-
-def copy_of(url: str) -> Path:
-    """Return the folder on this machine that has a copy of a URL's objects."""
-    return copies_folder() / "runs" / sha256(url.encode()).hexdigest()[:16]
 
 
 @final
@@ -130,6 +115,12 @@ class ObjectStorage:
         """Remove an object."""
         with self._talking("C303", "cannot be written"):
             self._files.rm_file(self._at(name))
+
+    def journal(self, folder: str) -> "ObjectJournal":
+        """Return Optuna's journal with its lines in objects of a folder."""
+        from gptailor.plugins.cluster.object_journal import ObjectJournal
+
+        return ObjectJournal(self, folder)
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"

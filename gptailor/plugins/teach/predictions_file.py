@@ -28,6 +28,7 @@ from jaxtyping import Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
 from gptailor.checkpoint.datasets import CalibrationError, order
+from gptailor.evaluation.heal.sources import unusable_predictions
 from gptailor.evaluation.heal.text import EncodedRow, HealingSource
 
 if TYPE_CHECKING:  # an extra, and slow to import
@@ -38,7 +39,6 @@ _GROUP_TOKENS: Final = 4096
 """Tokens of a row group, which is encoded and decoded at once."""
 _FORMAT, _NOTES = b"distillkit", b"gptailor"
 _COLUMNS: Final = ("input_ids", "compressed_logprobs", "bytepacked_indices")
-_MADE_AGAIN = "make the file with 'gptailor teach'"
 _ROUNDING: Final = 1e-2
 """The most by which float32 probabilities of large logits may sum to more or less than 1."""
 
@@ -46,11 +46,6 @@ PredictedSequences = tuple[
     Int64[Tensor, " n length"], Int[Tensor, " rows kept"], Float[Tensor, " rows kept"]
 ]
 """Sequences, and for each of their tokens the likeliest next tokens with log-probabilities."""
-
-
-def unusable_predictions(message: str, path: Path, help: str = _MADE_AGAIN) -> CalibrationError:
-    """Return the error (C814) for an unusable file of predictions."""
-    return CalibrationError("C814", message, path, help=help)
 
 
 def _format_settings(kept: Any, vocabulary: Any) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def write_predictions(
 
 @final
 @dataclass(frozen=True, eq=False)
-class PredictionsFile:
+class ParquetPredictions:
     """A file of predictions, open. Its sequences have `length` tokens.
 
     `open` checks the format. A file that takes its place later is not read. Errors are
@@ -116,7 +111,7 @@ class PredictionsFile:
     sequences: Int64[Tensor, " n length"]
 
     @classmethod
-    def open(cls, path: Path) -> "PredictionsFile":
+    def open(cls, path: Path) -> "ParquetPredictions":
         """Read the format and the sequences, but no predictions."""
         from pyarrow import parquet
 

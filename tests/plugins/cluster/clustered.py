@@ -1,4 +1,6 @@
-"""`python -m tests.searching.clustered HOW RUN`: a search on two workers of Ray, some of it killed.
+"""A search on two workers of Ray, some of it killed.
+
+`python -m tests.plugins.cluster.clustered HOW RUN` runs it.
 
 `worker`: of a local Ray a worker's process. `node`: of a cluster of three machines (a head and one
 for each worker, each a raylet of its own) one with all its processes; another one comes later. Then
@@ -19,7 +21,7 @@ from typing import Any
 import ray
 
 from gptailor.plan.faults import TailorError
-from gptailor.searching.run.ray_workers import LOCAL, ClusterError, RayWorkers
+from gptailor.plugins.cluster.ray_workers import LOCAL, ClusterError, RayWorkers
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.search import Scored, SearchEvent, SearchSetting, Started
 from tests.searching.landscape import Counting, Drifting, record, search, setting

@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.evaluation.heal import answers, train
+from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.generate import continued
 from gptailor.evaluation.objectives.tokens import Prompt
 from gptailor.plan.events import Event, TeacherAnswered
 from gptailor.plan.faults import TailorError
+from gptailor.plugins.teach import answers
 from tests.events import only
 from tests.healing import heal, said
 from tests.tiny import letters, tiny_model

@@ -11,7 +11,7 @@ import yaml
 
 from gptailor.cli.main import cli
 
-PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/cluster.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -76,7 +76,7 @@ def test_a_manifest_asks_for_a_gpu_for_the_search_and_each_worker() -> None:
 
 
 def test_it_uses_extras_that_there_are() -> None:
-    project = Path(__file__).parents[2] / "pyproject.toml"
+    project = Path(__file__).parents[3] / "pyproject.toml"
     extras = set(re.findall(r"^(\w+) = \[", project.read_text("utf-8"), re.MULTILINE))
     for asked in re.findall(r"gptailor\[([\w,]+)\]", PAGE):
         assert set(asked.split(",")) <= extras

@@ -70,7 +70,7 @@ def teach_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     require("parquet", "gptailor teach")
 
-    from gptailor.evaluation.heal.teach import teach
+    from gptailor.plugins.teach.teach import teach
 
     written = teach(
         teacher, texts, output, models=dict(models), tokens=tokens, length=length, seed=seed,

@@ -10,10 +10,10 @@ import torch
 from pyarrow import parquet
 
 from gptailor.checkpoint.datasets import CalibrationError
-from gptailor.evaluation.heal import predictions_file
-from gptailor.evaluation.heal.predictions_file import (
+from gptailor.plugins.teach import predictions_file
+from gptailor.plugins.teach.predictions_file import (
+    ParquetPredictions,
     PredictedSequences,
-    PredictionsFile,
     write_predictions,
 )
 
@@ -34,7 +34,7 @@ def write(path: Path, *chunks: PredictedSequences, kept: int = KEPT) -> None:
 
 def read(path: Path, kept: int = KEPT) -> object:
     """Everything in a file, as lists."""
-    file = PredictionsFile.open(path)
+    file = ParquetPredictions.open(path)
     file.refuse_other_tokens("t", VOCABULARY)
     found = list(file.read(range(len(file.sequences)), kept))
     return file.sequences.tolist(), [(row, t.tolist(), logs.tolist()) for row, t, logs in found]
@@ -172,9 +172,9 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(path: Path) -> None:
 def test_missing_rows_of_predictions_are_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches = PredictionsFile._batches
+    batches = ParquetPredictions._batches
     monkeypatch.setattr(
-        PredictionsFile, "_batches", lambda file, n: (b.slice(0, 4) for b in batches(file, n))
+        ParquetPredictions, "_batches", lambda file, n: (b.slice(0, 4) for b in batches(file, n))
     )
     with pytest.raises(CalibrationError, match=r"C814.*predictions of row 5 are missing"):
         read(path)

@@ -1,0 +1,73 @@
+"""A search's RUN as a folder, or at a URL in a storage that a plugin reads and writes."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
+
+from gptailor.checkpoint.files import copies_folder
+from gptailor.plan.doors import Door
+
+if TYPE_CHECKING:
+    from optuna.storages.journal import BaseJournalBackend
+
+
+class Storage(Protocol):
+    """The objects below a URL, each complete or missing.
+
+    Its class is called with the URL. It raises TailorError for a URL that can't be read here.
+    Other errors are CheckpointErrors about the URL: C303 for writing, C903 for reading.
+    """
+
+    url: str
+
+    @property
+    def path(self) -> Path:
+        """The URL as a path, for messages."""
+
+    def refuse_unwritable(self) -> None:
+        """Raise CheckpointError C303 where objects can't be written and removed."""
+
+    def names(self) -> list[str]:
+        """Return the names of all objects, as paths below the URL."""
+
+    def get(self, names: list[str]) -> dict[str, bytes]:
+        """Return the contents of objects."""
+
+    def put(self, name: str, raw: bytes) -> None:
+        """Write an object whole or not at all, in the place of an old one."""
+
+    def create(self, name: str, raw: bytes) -> None:
+        """Write a new object. Raises CheckpointError C901 if it exists."""
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+
+    def journal(self, folder: str) -> "BaseJournalBackend":
+        """Return Optuna's journal with its lines in objects of a folder."""
+
+
+STORAGES: Door[Callable[[str], Storage]] = Door("storages", "storage", type, {})
+"""Storages of RUN, by the kind of its address: `url`."""
+
+
+def storage_at(url: str) -> Storage:
+    """Return the storage at a URL. Raises TailorError without a plugin for it."""
+    return STORAGES.required("url", f"'{url}'", "cluster")(url)
+
+
+def local_or_url(run: str | Path) -> Path | str:
+    """Return a folder, or a URL that fsspec reads: `s3://bucket/run`. `file://` is a folder."""
+    text = str(run)
+    if isinstance(run, Path) or "://" not in text:
+        return Path(run)
+    parts = urlsplit(text)
+    if parts.scheme in ("file", "local"):
+        return Path(unquote(parts.netloc + parts.path))
+    return text.rstrip("/")
+
+
+def copy_of(url: str) -> Path:
+    """Return the folder on this machine that has a copy of a URL's objects."""
+    return copies_folder() / "runs" / sha256(url.encode()).hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""What is a folder, and what a URL; URLs and clusters need a plugin."""
+
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.checkpoint.models import FETCHERS
+from gptailor.plan import doors
+from gptailor.plan.faults import TailorError
+from gptailor.searching.evaluate import workers_of
+from gptailor.searching.run.workers import CLUSTERS
+from gptailor.searching.run_files import RunFiles
+from gptailor.searching.settings import Flags, Resources, settings
+from gptailor.searching.storage import STORAGES, local_or_url
+
+
+def test_what_is_a_folder_and_what_a_url() -> None:
+    assert local_or_url("run") == Path("run")
+    assert local_or_url(Path("s3")) == Path("s3")
+    assert local_or_url("file:///tmp/a%20run") == Path("/tmp/a run")
+    assert local_or_url("s3://bucket/run/") == "s3://bucket/run"
+
+
+@pytest.fixture
+def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "_points", lambda *_: [])
+    for door, name in ((STORAGES, "url"), (FETCHERS, "url"), (CLUSTERS, "ray")):
+        monkeypatch.setattr(door, "_problems", {})
+        monkeypatch.delitem(door, name, raising=False)
+
+
+@pytest.mark.usefixtures("_no_plugins")
+def test_urls_and_clusters_name_the_plugin_that_they_need() -> None:
+    missing = "needs the plugin 'cluster': it is not installed"
+    with pytest.raises(TailorError, match=rf"^'s3://bucket/run' {missing}"):
+        RunFiles("s3://bucket/run")
+    plan = gptailor.loads('tailor 1\nmodel base = "s3://bucket/base"\nmaybe drop L1\n')
+    [fault] = gptailor.check(plan)
+    said = f"not available: a model at a URL {missing} (s3://bucket/base)"
+    assert (fault.code, fault.message) == ("C503", said.replace("s3://", "s3:/"))
+    pytest.importorskip("ray", reason="ray isn't installed")
+    chosen = settings(plan, Flags(objectives=('nll("text.txt")',)))
+    with pytest.raises(TailorError, match=rf"^--ray {missing}"):
+        workers_of(None, chosen, Resources(ray="local"), print)
