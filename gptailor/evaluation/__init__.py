@@ -7,6 +7,7 @@ __all__ = [
     "evaluate",
     "expectations",
     "experts",
+    "forward",
     "gguf_tokenizer",
     "heal",
     "importance",
