@@ -8,6 +8,8 @@ from typing import NamedTuple
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from gptailor.plan.registry import OBJECTIVES
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,6 +33,11 @@ class Link(NamedTuple):
 
     page: str
     to: str
+
+
+def needs_missing_plugin(text: str) -> bool:
+    """Whether a plan has an objective of a plugin whose folder was removed."""
+    return any(map(OBJECTIVES.problem, re.findall(r"(\w+)\(", text)))
 
 
 def pages() -> list[str]:

@@ -21,9 +21,8 @@ def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
     for at, objective in measured(plan):
         spec = OBJECTIVES.get(objective.name)
         if spec is None:
-            help_ = (
-                nearest(objective.name, OBJECTIVES) or f"the objectives are {listed(OBJECTIVES)}"
-            )
+            names = OBJECTIVES.names()
+            help_ = nearest(objective.name, names) or f"the objectives are {listed(names)}"
             help_ = OBJECTIVES.problem(objective.name) or help_
             yield Fault("P601", f"there is no objective '{objective.name}'", (*at, "name"), help_)
             continue

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from gptailor.evaluation.scores import Failure, Result, TargetSize
+from gptailor.plan.registry import OBJECTIVES
 from gptailor.reporting.evaluation import Column, Mark, evaluation_lines, size_lines
 from gptailor.reporting.measure import Estimate
 from gptailor.reporting.quantities import speed_in_words
@@ -34,10 +35,6 @@ def score_lines(
     yield from size_lines(sizes, width, encoding)
 
 
-_ACCURACIES = ("multiple_choice", "generate", "lm_eval")
-"""Objectives that are also shown as a share of the base's score."""
-
-
 def _column(results: Sequence[Result]) -> Column:
     """Return an objective's column: its name, `64 samples, less is better`, its mean's group."""
     first = results[0]
@@ -47,7 +44,8 @@ def _column(results: Sequence[Result]) -> Column:
     }
     samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts - {0})[:1])
     name, _, arguments = first.objective.partition('("')
-    share = name in _ACCURACIES and first.direction == "maximize"
+    spec = OBJECTIVES.get(first.objective.partition("(")[0])
+    share = spec is not None and spec.share_of_base and first.direction == "maximize"
     settings = arguments.partition('"')[2]
     return Column(first.objective, f"{samples}{better} is better", f"{name} {settings}", share)
 

@@ -18,7 +18,6 @@ from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives.base import ObjectiveError, PreparedObjective
-from gptailor.evaluation.objectives.lm_eval import is_task_file
 from gptailor.evaluation.objectives.nll import piece_bytes, surprise
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.objectives.tokens import tokenizer_digest
@@ -192,14 +191,14 @@ class Trials:
     def files(self) -> tuple[Path, ...]:
         """The files that objectives, cuts, bridges and healing read, each once.
 
-        lm-eval's tasks in files count, and a chat template in a file.
+        A chat template in a file counts too.
         """
         paths = [
             self.folder / expanded(str(objective.arguments[argument.name]))
             for objective, _ in self.stated
             for argument in OBJECTIVES[objective.name].arguments
             if argument.name in objective.arguments
-            and (argument.kind == "path" or is_task_file(str(objective.arguments[argument.name])))
+            and argument.is_file(str(objective.arguments[argument.name]))
         ]
         paths += [calibration_path(self.plan, text) for _, text in self.plan.calibration_texts]
         template = self.plan.chat_template

@@ -43,7 +43,7 @@ def word_groups() -> Mapping[str, tuple[str, ...]]:
         "within": _words(grammar - first - _CHOICES),
         "method": tuple(sorted(METHODS)),
         "function": ("curve",),
-        "objective": tuple(sorted(OBJECTIVES)),
+        "objective": tuple(sorted(OBJECTIVES.names())),
         "branch": BRANCHES,
         "norms": (NORMS,),
         "role": tuple(sorted({role for roles in ROLES.values() for role in roles})),

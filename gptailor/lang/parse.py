@@ -388,7 +388,7 @@ def read_objective(
     source = Source(name, text)
     pieces, faults = split(source)
     if not faults and len(pieces.items) != 1:
-        names = listed(OBJECTIVES, "or")
+        names = listed(OBJECTIVES.names(), "or")
         faults.append(Fault("P601", "expected one objective", span=Span(0, max(1, len(text))),
                             help=f'write one of {names}, as in nll("text.txt")'))  # fmt: skip
     statements = [] if faults else list(_statements(source, pieces, "objective", faults))

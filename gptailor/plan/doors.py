@@ -75,14 +75,24 @@ class Door(dict[str, _Value], Generic[_Value]):
         points = sorted((point.name, point.module) for point in _points(self.group))
         return {name: module for name, module in points if name not in self.own}
 
+    def names(self) -> list[str]:
+        """Return the names of all entries: the core's, then others. No module is imported."""
+        return [*dict.fromkeys([*self, *self.installed()])]
+
+    def is_own(self, name: str) -> bool:
+        """Return whether an entry is of the core, or of a plugin in gptailor's own package."""
+        points = () if name in self.own else _points(self.group, name)
+        return name in self.own or any(_package(point).name == "gptailor" for point in points)
+
     def add(self, name: str, value: _Value, module: str) -> None:
         """Register an entry of this process. The same module may replace it.
 
-        Raises ValueError for an invalid name, a name of the core, and a name of another module.
+        Raises ValueError for an invalid name, a name of gptailor's own, and a name of another
+        module.
         """
         if not _NAME.fullmatch(name):
             words = f"expected a name in lower case, such as 'my_{self.kind}', got {name!r}"
-        elif name in self.own:
+        elif self.is_own(name):
             words = f"the {self.kind} {name!r} is gptailor's own"
         elif self._modules.setdefault(name, module) != module:
             words = f"the module {self._modules[name]!r} has a {self.kind} {name!r}, too"
@@ -93,8 +103,8 @@ class Door(dict[str, _Value], Generic[_Value]):
         raise ValueError(f"{words}: choose another name")
 
     def package(self, name: str) -> Package | None:
-        """Return the provider of an entry; None for an entry of the core."""
-        if name in self.own or name not in self:
+        """Return the provider of an entry; None for an entry of gptailor's own."""
+        if self.is_own(name) or name not in self:
             return None
         if points := _points(self.group, name):
             return _package(points[0])

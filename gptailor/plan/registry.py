@@ -267,12 +267,20 @@ RowForm = Literal["text", "chat", "prompt", "choice", "answer"]
 @final
 @dataclass(frozen=True)
 class Argument:
-    """An argument of an objective: its name, its kind, whether it must be given, a file's rows."""
+    """An argument of an objective: its name, its kind, whether it must be given, a file's rows.
+
+    A text with one of the `endings` is a file's path, too.
+    """
 
     name: str
     kind: Literal["path", "text", "number", "model", "file type"]
     required: bool = False
     rows: RowForm = "text"
+    endings: tuple[str, ...] = ()
+
+    def is_file(self, value: str) -> bool:
+        """Return whether a value is the path of a file."""
+        return self.kind == "path" or value.endswith(self.endings)
 
 
 @final
@@ -280,9 +288,10 @@ class Argument:
 class ObjectiveSpec:
     """An objective: the direction that is better, and its arguments in order.
 
-    `unit` is that of its scores; accuracies are shown as a share of the base's. `byte_unit` is that
-    of scores that count by bytes. `function` computes an objective that isn't gptailor's own
-    (`gptailor.objective`).
+    `unit` is that of its scores. With `share_of_base` scores to maximise are shown as a share of
+    the base's, too. `byte_unit` is that of scores that count by bytes. `function` computes an
+    objective of a function (`gptailor.objective`). `prepare` prepares the samples of any other
+    objective outside of the core, as `PREPARE` in `gptailor.evaluation.objectives` does.
     """
 
     name: str
@@ -291,7 +300,9 @@ class ObjectiveSpec:
     by: Literal["samples", "headers", "clock"] = "samples"  # what measures it
     unit: str = ""
     byte_unit: str = ""
+    share_of_base: bool = False
     function: Callable[..., Any] | None = None
+    prepare: Callable[..., Any] | None = None
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument of that name, or None."""
@@ -301,7 +312,6 @@ class ObjectiveSpec:
 _FILE = Argument("file", "path", required=True)
 _CHOICES = Argument("file", "path", required=True, rows="choice")
 _ANSWERS = Argument("file", "path", required=True, rows="answer")
-_TASK = Argument("task", "text", required=True)
 _METRIC = Argument("metric", "text")
 _REFERENCE = Argument("from", "model")
 _GGUF = Argument("gguf", "file type")
@@ -319,10 +329,15 @@ _OBJECTIVES = {
             byte_unit="nats a byte",
         ),
         ObjectiveSpec("acceptance", "maximize", (_FILE, _REFERENCE), unit="accuracy"),
-        ObjectiveSpec("multiple_choice", "maximize", (_CHOICES, _METRIC), unit="accuracy"),
+        ObjectiveSpec(
+            "multiple_choice",
+            "maximize",
+            (_CHOICES, _METRIC),
+            unit="accuracy",
+            share_of_base=True,
+        ),
         ObjectiveSpec("margin", "maximize", (_CHOICES,), unit="nats a byte"),
-        ObjectiveSpec("generate", "maximize", (_ANSWERS,), unit="accuracy"),
-        ObjectiveSpec("lm_eval", None, (_TASK, _METRIC)),
+        ObjectiveSpec("generate", "maximize", (_ANSWERS,), unit="accuracy", share_of_base=True),
         ObjectiveSpec("parameters", "minimize", by="headers", unit="parameters"),
         ObjectiveSpec("bytes", "minimize", (_GGUF,), by="headers", unit="bytes"),
         ObjectiveSpec("kv_cache", "minimize", by="headers", unit="bytes a token"),

@@ -23,7 +23,7 @@ MEANT = [
     ('expect kl("t", from=math) <= 0.2', ("kl", "<=", 0.2, None)),
     ('expect margin("q") >= -0.5', ("margin", ">=", -0.5, None)),
     ('expect nll("t") > base', ("nll", ">", None, "base")),  # it has forgotten something
-    ('expect lm_eval("arc") >= 0.9 * base', ("lm_eval", ">=", 0.9, "base")),
+    ('expect generate("a") >= 0.9 * base', ("generate", ">=", 0.9, "base")),
 ]
 
 REFUSED = [

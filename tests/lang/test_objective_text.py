@@ -7,8 +7,9 @@ from gptailor.plan.faults import PlanError
 from gptailor.plan.registry import OBJECTIVES
 
 
-@pytest.mark.parametrize("spec", OBJECTIVES.values(), ids=lambda spec: spec.name)
-def test_an_objective_knows_its_direction(spec) -> None:
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.own))
+def test_an_objective_knows_its_direction(name: str) -> None:
+    spec = OBJECTIVES[name]
     required = [argument for argument in spec.arguments if argument.required]
     call = f'{spec.name}("a")' if required else f"{spec.name}()"
     found, said = read_objective(call)

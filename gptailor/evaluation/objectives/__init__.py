@@ -12,12 +12,12 @@ from gptailor.evaluation.objectives.acceptance import prepare_acceptance
 from gptailor.evaluation.objectives.base import ObjectiveContext, ObjectiveError, PreparedObjective
 from gptailor.evaluation.objectives.generate import prepare_generate
 from gptailor.evaluation.objectives.kl import prepare_kl
-from gptailor.evaluation.objectives.lm_eval import prepare_lm_eval
 from gptailor.evaluation.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
 from gptailor.evaluation.objectives.nll import NegativeLogLikelihood, Perplexity, prepare_nll
 from gptailor.evaluation.objectives.of_function import prepare_of_function
 from gptailor.evaluation.objectives.size_and_speed import prepare_of_plan
 from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
 
 PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
     "nll": partial(prepare_nll, NegativeLogLikelihood),
@@ -27,18 +27,16 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
     "multiple_choice": prepare_multiple_choice,
     "margin": prepare_margin,
     "generate": prepare_generate,
-    "lm_eval": prepare_lm_eval,
     "parameters": prepare_of_plan,
     "bytes": prepare_of_plan,
     "kv_cache": prepare_of_plan,
     "latency": prepare_of_plan,
 }
-"""The function that prepares each objective of gptailor's own."""
+"""The function that prepares each objective of the core."""
 
 
 __all__ = [
-    "acceptance", "base", "generate", "kl", "lm_eval", "nll", "of_function", "size_and_speed",
-    "tokens",
+    "acceptance", "base", "generate", "kl", "nll", "of_function", "size_and_speed", "tokens",
 ]  # fmt: skip
 
 
@@ -48,8 +46,8 @@ def prepare_objective(objective: Objective, context: ObjectiveContext) -> Prepar
     The prepared direction is the objective's own; `agree_on_direction` compares a plan's with it.
     Raises CalibrationError for an unusable file, ObjectiveError for an invalid argument.
     """
-    prepare = PREPARE.get(objective.name, prepare_of_function)
-    return prepare(objective, context)
+    own = PREPARE.get(objective.name) or OBJECTIVES[objective.name].prepare
+    return (own or prepare_of_function)(objective, context)
 
 
 def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> None:

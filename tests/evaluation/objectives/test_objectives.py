@@ -31,7 +31,7 @@ from gptailor.evaluation.objectives.nll import PerToken, piece_bytes
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective
-from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from tests.tiny import tiny_model
 
 POSITIONS = 128
@@ -128,7 +128,17 @@ FILES = {
 
 def test_every_objective_of_the_registry_is_there() -> None:
     of_plan = {"parameters", "bytes", "kv_cache", "latency"}
-    assert set(PREPARE) == set(OBJECTIVES) == {*FILES, "lm_eval", *of_plan}
+    assert set(PREPARE) == OBJECTIVES.own == {*FILES, *of_plan}
+
+
+def test_an_objective_outside_of_the_core_prepares_its_samples(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world.prepare("nll", file=FILES["nll"])
+    spec = ObjectiveSpec("own", "minimize", prepare=lambda wish, context: (made, wish, context))
+    monkeypatch.setitem(OBJECTIVES, "own", spec)
+    prepared, wish, context = world.prepare("own")
+    assert (prepared, wish.name, context.folder) == (made, "own", world.folder)
 
 
 @pytest.mark.parametrize("name", FILES)

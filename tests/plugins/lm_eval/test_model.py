@@ -13,7 +13,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 import gptailor
-import gptailor.lm_eval
+import gptailor.plugins.lm_eval.model
 from tests.tiny import tiny_models
 
 TASK = """\

@@ -19,10 +19,10 @@ from gptailor.evaluation.forward.requests import Work
 from gptailor.evaluation.objectives import agree_on_direction, prepare_objective
 from gptailor.evaluation.objectives.base import Forward, ObjectiveContext, ObjectiveError
 from gptailor.evaluation.objectives.generate import Generative
-from gptailor.evaluation.objectives.lm_eval import likelihood
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
+from gptailor.plugins.lm_eval.objective import likelihood
 from tests.evaluation.objectives.test_objectives import World, beginning
 
 Found = Callable[[str], dict[str, Any]]
@@ -263,7 +263,7 @@ def test_the_direction_is_the_metrics(world: World) -> None:
 def test_without_lm_eval_the_package_is_named(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("gptailor.plan.optional_packages.find_spec", lambda name: None)
     with pytest.raises(TailorError, match=r"pip install 'gptailor\[eval\]'"):
         world.prepare("lm_eval", task="choice.yaml")
 

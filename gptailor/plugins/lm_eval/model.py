@@ -1,8 +1,8 @@
 """lm-evaluation-harness with the model `gptailor`: a plan that is stitched in memory.
 
-`python -m gptailor.lm_eval --model gptailor --model_args plan=plan.tailor --tasks arc_easy` is
-`lm_eval` with this model, and with all its options. In Python, the import registers the model for
-`lm_eval.simple_evaluate(model="gptailor", model_args="plan=plan.tailor")`.
+`python -m gptailor.plugins.lm_eval.model --model gptailor --model_args plan=plan.tailor --tasks
+arc_easy` is `lm_eval` with this model, and with all its options. In Python, the import registers
+the model for `lm_eval.simple_evaluate(model="gptailor", model_args="plan=plan.tailor")`.
 """
 
 import inspect

@@ -25,6 +25,7 @@ from gptailor.evaluation.scores import Score, mean
 from gptailor.plan.faults import listed, nearest
 from gptailor.plan.optional_packages import require
 from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
 
 FEWSHOT_SEED = 1234
 """lm-eval's own seed of a prompt's examples; they don't depend on a search's seed."""
@@ -137,13 +138,9 @@ def _objective_of(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likel
     return Likelihoods(name, task.direction, "base", texts, encoder, task)
 
 
-def is_task_file(name: str) -> bool:
-    """Return whether a task's name is that of a file."""
-    return Path(name).suffix in (".yaml", ".yml")
-
-
 def _load_task(name: str, folder: Path) -> Any:
-    if is_task_file(name):
+    task, _ = OBJECTIVES["lm_eval"].arguments
+    if task.is_file(name):
         path = folder / expanded(name)
         if not path.is_file():
             raise base.ObjectiveError(f"lm-eval's task '{name}': there is no such file")
