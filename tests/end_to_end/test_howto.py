@@ -1,6 +1,7 @@
 """The how-to pages: their files are written, their commands run, one after another."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ ELSEWHERE = {
     "search": "the cookbook's searches are run",
     "pick": "the cookbook's is run",
     "family": "tests/plugins/adopt",
+    "extend": "test_extend.py installs its package",
     "report": "tests/report",
     "ci": "test_action.py",
     "completion": "test_completion.py",
@@ -32,8 +34,14 @@ NAMES = sorted({page.stem for page in PAGES.glob("*.md")} - ELSEWHERE.keys() - C
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lay_out(tmp_path_factory.mktemp("howto"))
+
+
+@pytest.fixture
+def kitchen(laid_out: Path, tmp_path: Path) -> Path:
+    """Files of the page's own: pages write folders of the same names."""
+    return shutil.copytree(laid_out, tmp_path / "kitchen", symlinks=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
