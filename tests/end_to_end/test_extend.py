@@ -16,7 +16,7 @@ from gptailor.cli.main import COMMANDS, run
 from gptailor.convert.importers import IMPORTERS
 from gptailor.plan.doors import Door
 from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
-from gptailor.testing import ContractError, check_method, check_objective, check_strategy
+from gptailor.testing import ContractError, check_method, check_objective
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extend.md"
 Install = Callable[..., Path]
@@ -321,11 +321,6 @@ def test_contracts_name_the_broken_promise() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS.own))
 def test_own_methods_keep_the_contract(name: str) -> None:
     check_method(name)
-
-
-@pytest.mark.parametrize("name", sorted(STRATEGIES.own))
-def test_own_strategies_keep_the_contract(name: str) -> None:
-    check_strategy(name)
 
 
 def test_a_command_of_a_package_is_listed_and_runs(install: Install, command: Command) -> None:

@@ -7,51 +7,26 @@ import jax
 import numpy as np
 import pytest
 
-from gptailor import loads
 from gptailor.plan.registry import STRATEGIES
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of
-from gptailor.searching.space.space import Space, space_of
-from gptailor.searching.space.table import canonical, sample
+from gptailor.searching.space.space import Space
+from gptailor.searching.space.table import sample
 from gptailor.searching.strategies import distribution, posterior, strategy_of
 from gptailor.searching.strategies.evolution import Evolution
 from gptailor.searching.strategies.strategy import State, genes, known
+from gptailor.testing import check_strategy, check_valid, losses_of, space_named
 
-HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
-
-SPACES = {
-    "mixed": (
-        "drop any 2 of L0..L5\n"
-        "L0..L5 from any of math, code by one of (task_arithmetic(0.0..1.0), ties(0.2..0.8))",
-        6,
-    ),
-    "bits": ("drop any 2 of L1..L6", 8),
-    "counts": ("drop any 2..4 of L0..L6\nmaybe drop any 1..2 of L7..L9", 12),
-    "windows": ("drop window 2..4 of L0..L7\nmaybe drop window 2 of L8..L11", 14),
-    "reals": ("scale L1 by 0.5..2.0\nscale L2 by 0.5..2.0", 4),
-    "picks": ("L1..L3 from one of base, math, code", 4),
-    "one": ("L1 from one of base, math", 4),
-}
 CAPACITY = 40
 ONE = np.ones(1)
 
 
-@cache
-def space(name: str) -> Space:
-    text, layers = SPACES[name]
-    return space_of(loads(HEAD + text), layers)
+space = cache(space_named)
 
 
 @cache
 def strategy(name: str) -> Any:
     return strategy_of(name)
-
-
-def losses(population: Genome) -> np.ndarray:
-    """Fewer first bits, lower options, reals near 0.3."""
-    bits = (population.bits * (1 + np.arange(population.bits.shape[1]))).sum(axis=1)
-    reals = ((population.reals - 0.3) ** 2).sum(axis=1)
-    return (bits + population.picks.sum(axis=1) + reals).astype(np.float32)[:, None]
 
 
 def some(of: Space, seed: int) -> Genome:
@@ -64,28 +39,8 @@ def started(one: Any, of: Space, tells: int = 2) -> State:
     state = one.init(of.table, CAPACITY, key_of(0))
     for seed in range(tells):
         found = some(of, 100 + seed)
-        state = one.tell(of.table, state, found, losses(found), np.ones(4))
+        state = one.tell(of.table, state, found, losses_of(found), np.ones(4))
     return state
-
-
-def check_valid(of: Space, population: Genome, fidelity: np.ndarray, many: int) -> None:
-    table = of.table
-    assert population.bits.shape == (many, len(table.group))
-    assert population.picks.shape == (many, len(table.options))
-    assert population.reals.shape == (many, len(table.at_reals))
-    for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
-        on = population.bits[:, table.group == number].sum(axis=1)
-        assert ((low <= on) & (on <= high)).all()
-    assert ((population.picks >= 0) & (population.picks < table.options)).all()
-    assert ((population.reals >= 0) & (population.reals <= 1)).all()
-    assert equal(canonical(table, population), population)
-    assert fidelity.shape == (many,)
-    assert ((fidelity > 0) & (fidelity <= 1)).all()
-
-
-def equal(one: Any, other: Any) -> bool:
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 names = pytest.mark.parametrize("name", STRATEGIES)
@@ -96,14 +51,8 @@ def test_names_are_their_own() -> None:
 
 
 @names
-@pytest.mark.parametrize("kind", SPACES)
-def test_what_is_asked_is_in_the_space(name: str, kind: str) -> None:
-    one, of = strategy(name), space(kind)
-    state = one.init(of.table, CAPACITY, key_of(0))
-    for turn in range(3):
-        population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
-        check_valid(of, population, fidelity, 4)
-        state = one.tell(of.table, state, population, losses(population), fidelity)
+def test_it_keeps_the_contract(name: str) -> None:
+    check_strategy(name)
 
 
 @names
@@ -116,16 +65,7 @@ def test_what_is_asked_is_new(name: str) -> None:
         assert not rises[np.asarray(fidelity) < 1].any()
         rows = np.asarray(genes(population))[~rises]
         assert len(np.unique(rows, axis=0)) == len(rows)
-        state = one.tell(of.table, state, population, losses(population), fidelity)
-
-
-@names
-def test_the_key_decides(name: str) -> None:
-    one, of = strategy(name), space("mixed")
-    state = started(one, of)
-    asked = [one.ask(of.table, state, key_of(seed), ONE) for seed in (1, 1, 2)]
-    assert equal(asked[0], asked[1])
-    assert not equal(asked[0][0], asked[2][0])
+        state = one.tell(of.table, state, population, losses_of(population), fidelity)
 
 
 @names
@@ -137,7 +77,7 @@ def test_a_failure_neither_wins_nor_breaks(name: str) -> None:
     for turn in range(3):
         population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
         check_valid(of, population, fidelity, one.population)
-        state = one.tell(of.table, state, population, losses(population), fidelity)
+        state = one.tell(of.table, state, population, losses_of(population), fidelity)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.own))
 
 
@@ -163,24 +103,10 @@ def test_a_full_archive_keeps_the_best(name: str) -> None:
     for turn in range(2):
         population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
         check_valid(of, population, fidelity, one.population)
-        state = one.tell(of.table, state, population, losses(population), fidelity)
+        state = one.tell(of.table, state, population, losses_of(population), fidelity)
     assert state.archive.size == CAPACITY
     assert float(np.nanmin(state.archive.values)) <= best
     assert int(np.isnan(state.archive.values).sum()) <= 1
-
-
-@names
-def test_several_objectives_are_weighted(name: str) -> None:
-    one, of = strategy(name), space("mixed")
-    found = some(of, 7)
-    state = one.init(of.table, CAPACITY, key_of(0), 2)
-    both = np.concatenate([losses(found), -losses(found)], axis=1)
-    state = one.tell(of.table, state, found, both, np.ones(4))
-    assert state.archive.values.shape == (4, 2)
-    for share in (0.0, 0.7, 1.0):
-        weights = np.array([share, 1 - share])
-        population, fidelity, state = one.ask(of.table, state, key_of(1), weights)
-        check_valid(of, population, fidelity, one.population)
 
 
 @names
@@ -192,7 +118,7 @@ def test_little_is_compiled(name: str) -> None:
     before = None
     for turn in range(5):  # 8 trials before, 28 after
         population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
-        state = one.tell(of.table, state, population, losses(population), fidelity)
+        state = one.tell(of.table, state, population, losses_of(population), fidelity)
         before = before or [size() for size in compiled]
     assert [size() for size in compiled] == before
 
@@ -210,7 +136,7 @@ def searched(name: str, of: Space) -> float:
     found: list[float] = []
     for turn in range(16):
         population, fidelity, state = one.ask(of.table, state, key_of(turn), ONE)
-        values = losses(population)
+        values = losses_of(population)
         found += values[:, 0].tolist()
         state = one.tell(of.table, state, population, values, fidelity)
     return float(np.mean(found[len(found) // 2 :]))
