@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from gptailor.build.extract import extract_lora
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -179,12 +178,6 @@ def weighed(folder: Path, device: str) -> Any:
     return dict(importance_matrix(prepared, text, found, device=device, anew=True))
 
 
-def extracted(folder: Path, device: str) -> Any:
-    target = folder / f"adapter of {device}"
-    extract_lora(folder / "base", folder / "math", target, rank=2, device=device, randomised=True)
-    return load_file(target / "adapter_model.safetensors")
-
-
 def influence(folder: Path, device: str) -> Any:
     prepared = said(folder, MERGED)
     stitched = Stitcher(prepared.models, device=device).stitch(prepared.plan)
@@ -216,7 +209,6 @@ SAME: dict[str, Compute] = {
     "merges in memory": merged,
     "a compiled folder": written,
     "an importance matrix": weighed,
-    "an adapter": extracted,
     "influence of layers": influence,
     **{name: scored(f'{name}("rows.jsonl")') for name in (
         "nll", "kl", "acceptance", "multiple_choice", "margin", "generate",
