@@ -32,6 +32,8 @@ from gptailor.plan.registry import Parameter as Parameter
 from gptailor.plugins.publish.publish import CardFacts as CardFacts
 from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish
+from gptailor.plugins.report.report import ReportResult as ReportResult
+from gptailor.plugins.report.report import report as report
 from gptailor.prepare import check as check
 from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
 from gptailor.searching.results import SearchResult as SearchResult
@@ -39,8 +41,6 @@ from gptailor.searching.search import search as search
 from gptailor.searching.settings import Flags as Flags
 from gptailor.searching.settings import Resources as Resources
 from gptailor.searching.strategies.strategy import Strategy as Strategy
-from gptailor.views.report import ReportResult as ReportResult
-from gptailor.views.report import report as report
 from gptailor.views.show import LayerMap as LayerMap
 from gptailor.views.show import diff as diff
 from gptailor.views.show import show as show

@@ -26,7 +26,7 @@ from tests.tiny import tiny_model
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "explain", "export", "extract-lora"),
-    *("family", "fmt", "generate", "import", "json", "lock", "lsp", "pick", "report"),
+    *("family", "fmt", "generate", "import", "json", "lock", "lsp", "pick"),
     *("schema", "search", "show", "teach", "test", "verify"),
 ]
 ROOT = Path(__file__).parents[2]

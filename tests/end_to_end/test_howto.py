@@ -18,7 +18,7 @@ ELSEWHERE = {
     "search": "the cookbook's searches are run",
     "pick": "the cookbook's is run",
     "family": "tests/prove",
-    "report": "tests/report",
+    "report": "tests/plugins/report",
     "ci": "test_action.py",
     "completion": "test_completion.py",
     "lsp": "tests/lsp",
