@@ -78,7 +78,7 @@ def held_out(text: str, folder: Path, family: Family) -> float:
 
 def judged(run: Path, family: Family, known: dict[str, float]) -> Iterator[Judged]:
     """Yield the repaired plans of a search, judged on held-out texts; `known` scores are kept."""
-    report = run_report(run, learned=False)
+    report = run_report(run)
     assert report.summary is not None, "the search has ended"
     summary = report.summary
     best, found = summary.best, summary.found

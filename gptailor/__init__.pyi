@@ -30,6 +30,8 @@ from gptailor.plugins.lora.extract import extract_lora as extract_lora
 from gptailor.plugins.publish.publish import CardFacts as CardFacts
 from gptailor.plugins.publish.publish import PublishResult as PublishResult
 from gptailor.plugins.publish.publish import publish as publish
+from gptailor.plugins.report.report import ReportResult as ReportResult
+from gptailor.plugins.report.report import report as report
 from gptailor.plugins.teach.teach import TeachResult as TeachResult
 from gptailor.plugins.teach.teach import teach as teach
 from gptailor.prepare import check as check
@@ -39,8 +41,6 @@ from gptailor.searching.search import search as search
 from gptailor.searching.settings import Flags as Flags
 from gptailor.searching.settings import Resources as Resources
 from gptailor.searching.strategies.strategy import Strategy as Strategy
-from gptailor.views.report import ReportResult as ReportResult
-from gptailor.views.report import report as report
 from gptailor.views.show import LayerMap as LayerMap
 from gptailor.views.show import diff as diff
 from gptailor.views.show import show as show

@@ -98,6 +98,9 @@ LEFT_OUT = {
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
+    "plugins/report/test_run_sections.py": [
+        "test_five_hundred_trials_fit_a_page",
+    ],
     "plugins/cluster/test_ray_workers.py": [
         "test_a_lost_worker_is_replaced_and_the_study_is_the_same",
     ],
@@ -134,7 +137,6 @@ LEFT_OUT = {
     ],
     "searching/test_run_report.py": [
         "test_a_database_that_the_user_names_is_only_read",
-        "test_five_hundred_trials_fit_a_page",
     ],
 }
 """Tests that `make test` leaves out, by their file: each takes seconds, and another test covers its
@@ -193,9 +195,6 @@ ONE_IN = {
     },
     "end_to_end/test_plans.py": {
         "test_a_plan_goes_with_models_of_its_bases_depth": 12,
-    },
-    "end_to_end/test_report_command.py": {
-        "test_what_is_wrong_is_said_and_nothing_is_written": 3,
     },
     "end_to_end/test_scale.py": {
         "test_no_file_of_weights_is_mapped": 2,
@@ -283,6 +282,9 @@ ONE_IN = {
     "methods/test_native.py": {
         "test_a_method_has_the_same_bytes": 2,
     },
+    "plugins/report/test_report_command.py": {
+        "test_what_is_wrong_is_said_and_nothing_is_written": 3,
+    },
     "plugins/teach/test_answers.py": {
         "test_the_undropped_plan_has_the_plans_chat_template": 2,
     },
@@ -336,7 +338,7 @@ PAGES = {
     "end_to_end/test_light_install.py", "end_to_end/test_packaging.py",
     "end_to_end/test_tutorial.py", "plugins/cluster/test_cluster_docs.py",
     "plugins/lora/test_hub_models.py", "plugins/publish/test_publish.py",
-    "reporting/test_page_in_browser.py",
+    "plugins/report/test_page_in_browser.py",
 }  # fmt: skip
 """Files of tests of the documentation, pages, services and packaging: `make test-pages`."""
 

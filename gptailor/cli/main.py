@@ -31,7 +31,6 @@ _COMMANDS = {
     "json": ("plans", "Print a plan as JSON."),
     "lock": ("compile", "Record the digests of a plan's inputs and outputs."),
     "pick": ("search", "Select a plan of a search by its size or its loss."),
-    "report": ("report", "Make a page about a search, a plan or a model."),
     "schema": ("plans", "Print the JSON schema of a plan."),
     "search": ("search", "Search a plan's open choices for the best plan."),
     "show": ("plans", "Show a plan's layers as a map."),

@@ -9,6 +9,12 @@ from gptailor.reporting.layer_view import LayerKind, LayerView
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
 """The models' colours, the base's first; more models than colours start again."""
 
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a17a00", "#2c93c9", "#7d6fcf", "#7f7f7f")
+"""The colours of models and other kinds, the base's first.
+
+They are based on Okabe and Ito's colours, which colour-blind readers can tell apart. Each has a
+contrast of 3 with the light page and with the dark page."""
+
 SYMBOLS = {
     LayerKind.MERGED: "◆",
     LayerKind.MIXED: "◧",

@@ -21,7 +21,6 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
 from gptailor.plan.stage import stage_words
 from gptailor.reporting.layer_view import layer_views, plan_summary
-from gptailor.reporting.page.run_report import ReportedObjective, ReportedTrial
 from gptailor.reporting.quantities import (
     byte_count,
     count_from_words,
@@ -29,6 +28,7 @@ from gptailor.reporting.quantities import (
     shown_number,
 )
 from gptailor.reporting.records import data_frame, html_table
+from gptailor.reporting.run_report import ReportedObjective, ReportedTrial
 from gptailor.reporting.search_text import beside_base, beside_base_words, markdown, verdict_words
 from gptailor.reporting.summary import (
     NumberAtBound,
@@ -94,7 +94,7 @@ class SearchResult:
         """
         from gptailor.searching.run_report import run_report  # reads the study, with Optuna
 
-        report = run_report(self.run, learned=False)
+        report = run_report(self.run)
         return [trial_record(trial, report.objectives) for trial in report.trials]
 
     def to_pandas(self) -> Any:

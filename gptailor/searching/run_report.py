@@ -3,8 +3,8 @@
 The report's `missing` lists missing parts. A search that goes on meanwhile isn't disturbed.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Hashable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import final
 
@@ -15,19 +15,11 @@ from gptailor.lang.format import format_plan
 from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
 from gptailor.plan.faults import TailorError
-from gptailor.plan.optional_packages import missing_package
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.reporting.layer_view import layer_views, plan_summary
-from gptailor.reporting.measure import Estimate
-from gptailor.reporting.page.run_report import (
-    LayerEffect,
-    LayerState,
-    ReportedObjective,
-    ReportedTrial,
-    RunReport,
-)
+from gptailor.reporting.run_report import ReportedObjective, ReportedTrial, RunReport
 from gptailor.reporting.summary import (
     RunRecord,
     RunSizes,
@@ -35,16 +27,10 @@ from gptailor.reporting.summary import (
     front_file,
 )
 from gptailor.searching.folder import SIZES, SPACE
-from gptailor.searching.layer_effects import (
-    layer_states,
-    learned_effects,
-    seen_effects,
-    window_losses,
-)
 from gptailor.searching.run.journal import JournalLines, journal_lines, with_beginning
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
-from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
+from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
@@ -60,29 +46,32 @@ _NO_SPACE = (
     " text here, and what layers do isn't known. The same search command writes it, without another"
     " trial."
 )
-_LEARNING = "surrogate"
-"""The strategy with a model of the layers' effects."""
 
 
 def run_report(
-    run: str | Path, *, learned: bool = True, storage: str | None = None, study: str | None = None
+    run: str | Path, *, storage: str | None = None, study: str | None = None
 ) -> RunReport:
     """Return the report of a search's folder or URL.
 
-    `learned` is whether the surrogate is fitted again too, which takes some seconds. RUN may be a
-    stranger's: its own journal is read, never the storage that its `run.json` names. A study in a
-    database is read from the SQLite `storage` that the caller names, which is opened to read only;
-    `study` is its name there. Raises CheckpointError C903 for a folder without a readable search.
+    RUN may be a stranger's: its own journal is read, never the storage that its `run.json` names. A
+    study in a database is read from the SQLite `storage` that the caller names, which is opened to
+    read only; `study` is its name there. Raises CheckpointError C903 for a folder without a
+    readable search.
     """
-    return _Reading(RunFiles(run), storage, study).report(learned=learned)
+    return RunReading(run, storage, study).report()
 
 
 @final
-class _Reading:
-    """A RUN while it is read: `missing` collects messages about missing parts."""
+class RunReading:
+    """A RUN while it is read: its record, summary and study, its trials and their space.
 
-    def __init__(self, files: RunFiles, storage: str | None, study: str | None) -> None:
-        self.files = files
+    `missing` collects messages about missing parts.
+    """
+
+    def __init__(
+        self, run: str | Path, storage: str | None = None, study: str | None = None
+    ) -> None:
+        self.files = files = RunFiles(run)
         self.missing: list[str] = []
         record = files.record(RunRecord, SETTINGS)
         if record is None:
@@ -149,22 +138,18 @@ class _Reading:
 
     # ---------------------------------------------------------------------------------- the report
 
-    def report(self, *, learned: bool) -> RunReport:
+    @cached_property
+    def plans(self) -> Mapping[str, Resolved]:
+        """The plans of trials, each once, by their digests; none without the space."""
+        return {} if self.space is None else _plans(self.space, self.ledger)
+
+    def report(self) -> RunReport:
         """Return the report."""
-        ledger, space = self.ledger, self.space
-        plans = {} if space is None else _plans(space, ledger)
-        losses = {t.number: loss for t in ledger.trials if (loss := ledger.loss(t)) is not None}
+        ledger, space, plans = self.ledger, self.space, self.plans
         written = self.files.record(RunSizes, SIZES)
         sizes = _sizes(written, plans)
         line = partial(self._trial, plans, sizes)
         front = None if self.summary is None else [row.trial for row in self.summary.front]
-        layer_lists = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
-        states = {digest: row for digest, row in layer_lists.items() if row is not None}
-        full_trials = [
-            t
-            for t in ledger.of(STARTS, RANDOM, SEARCH)
-            if t.full and t.same_as is None and t.number in losses
-        ]
         return RunReport(
             run=str(self.files.shown),
             record=self.record,
@@ -178,13 +163,6 @@ class _Reading:
             front=tuple(front if front is not None else [t.number for t in ledger.front()]),
             summary=self.summary,
             space=None if space is None else format_plan(space.plan),
-            windows=[]
-            if space is None
-            else window_losses(
-                space, full_trials, {t.number: losses[t.number].value for t in full_trials}
-            ),
-            effects=_effects(full_trials, states, losses),
-            learned=self._learned() if learned else [],
             missing=tuple(self.missing),
         )
 
@@ -201,26 +179,6 @@ class _Reading:
             )
             for i, aim in enumerate(ledger.aims)
         ]  # fmt: skip
-
-    def _learned(self) -> list[LayerEffect]:
-        strategy = self.record.strategy
-        if self.space is None or not self.ledger.trials:
-            return []
-        if strategy != _LEARNING:
-            self.missing.append(
-                f"The search's strategy was {strategy}, which has no model of what layers do:"
-                " effects are those of the trials alone."
-            )
-            return []
-        prior = (self.study.typed.measured.found.influence or {}).get("base")
-        if prior is not None and len(prior) != self.space.layers:
-            prior = None
-        try:
-            return learned_effects(self.space, self.ledger, prior)
-        except ImportError as error:
-            why = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
-            self.missing.append(f"What the surrogate learned isn't shown: {why or error}.")
-            return []
 
     def _trial(
         self,
@@ -300,13 +258,3 @@ def _plan_line(resolved: Resolved) -> str:
     """Return a line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
     dropped = [drop.position for drop in resolved.plan.drops]
     return plan_summary(layer_views(resolved)) + f"; cut: {range_words(dropped)}" * bool(dropped)
-
-
-def _effects(
-    trials: Sequence[Trial],
-    states: Mapping[str, list[LayerState]],
-    losses: Mapping[int, Estimate],
-) -> list[LayerEffect]:
-    """Return layer effects over plans, each once, on all samples and before it is repaired."""
-    shown = [trial for trial in trials if trial.plan in states]
-    return seen_effects([states[t.plan] for t in shown], [losses[t.number].value for t in shown])

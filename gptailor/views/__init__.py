@@ -1,3 +1,3 @@
-"""Views of plans, models and searches, for the command line and Python: map, difference, page."""
+"""Views of plans and models, for the command line and Python: map, difference."""
 
-__all__ = ["known_layers", "report", "sections", "show"]
+__all__ = ["known_layers", "show"]

@@ -23,8 +23,7 @@ from gptailor.plan.search_block import with_file
 from gptailor.plan.sites import open_choices
 from gptailor.prepare import ModelPaths, Prepared, prepare
 from gptailor.reporting.difference import difference_map, differences
-from gptailor.reporting.layer_cells import COLOURS
-from gptailor.reporting.page.charts import HUES
+from gptailor.reporting.layer_cells import COLOURS, HUES
 from gptailor.reporting.plan_map import plan_map
 from gptailor.reporting.quantities import bytes_in_words
 from gptailor.views.known_layers import known_layer_count, tied_models

@@ -26,7 +26,7 @@ from tests.tiny import tiny_model
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "explain", "export"),
-    *("fmt", "generate", "import", "json", "lock", "pick", "report"),
+    *("fmt", "generate", "import", "json", "lock", "pick"),
     *("schema", "search", "show", "test", "verify"),
 ]
 ROOT = Path(__file__).parents[2]

@@ -140,9 +140,7 @@ def test_the_package_of_the_page_works(
     assert f"gptailor {gptailor.__version__} and {by}." in (here / "out" / "README.md").read_text()
     done = command("eval", "out", "-O", 'entropy("t.txt")', "--no-speed")
     assert done[0] == 0, done[2]
-    done = command("report", "run", "-o", "page.html")
-    assert done[0] == 0, done[2]
-    assert f"tpe of {by}" in (here / "page.html").read_text()
+    assert f"tpe of {by}" in (here / "run" / "summary.md").read_text()
     assert FAMILY_FILES["my_llama"] == site / "my_llama.family.json"
     (here / "cut.txt").write_text("4 2\n")
     code, out, said = command("import", "cut.txt", "--from", "mytool")

@@ -20,7 +20,7 @@ ELSEWHERE = {
     "pick": "the cookbook's is run",
     "family": "tests/plugins/adopt",
     "extend": "test_extend.py installs its package",
-    "report": "tests/report",
+    "report": "tests/plugins/report",
     "ci": "test_action.py",
     "completion": "test_completion.py",
     "lsp": "tests/plugins/lsp",

@@ -259,21 +259,6 @@ def test_bounds_may_be_written_in_words(searched: gptailor.SearchResult) -> None
         searched.pick(layers=0)
 
 
-def test_a_report_of_a_search_and_of_a_plan(
-    searched: gptailor.SearchResult, world: Path, tmp_path: Path
-) -> None:
-    from gptailor.views.report import report
-
-    page = report(searched, tmp_path / "run.html", prompt=None)
-    assert page.size == len((tmp_path / "run.html").read_bytes())
-    assert "Every trial" in (tmp_path / "run.html").read_text()
-    plan = gptailor.load(world / "plan.tailor")
-    one = report(plan, tmp_path / "plan.html", prompt="a", tokens=2)
-    assert "merge(L1 base, L1 math, 0.5)" in one.file.read_text()
-    with pytest.raises(gptailor.TailorError, match="exists already"):
-        report(plan, tmp_path / "plan.html")
-
-
 def test_a_difference_takes_plans_and_paths_and_has_the_base_by_itself(world: Path) -> None:
     plan = gptailor.load(world / "plan.tailor")
     scores = gptailor.evaluate([plan, world / "math"], 'nll("a.jsonl")', folder=world)

@@ -16,7 +16,6 @@ import pytest
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
-from gptailor.reporting.page.run_sections import run_sections
 from gptailor.reporting.search_text import summary_lines
 from gptailor.reporting.summary import SearchSummary
 from gptailor.searching.folder import Folder
@@ -96,9 +95,8 @@ def resumed(run: Path) -> None:
 
 
 def reported(run: Path) -> None:
-    """Make the sections of a report, and the summary's words."""
-    report = run_report(run, learned=False)
-    run_sections(report)
+    """Read the data of a report, and make the summary's words."""
+    report = run_report(run)
     if report.summary is not None:
         words = "\n".join(summary_lines(report.summary, 80))
         assert "\x1b" not in words

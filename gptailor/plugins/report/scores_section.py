@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gptailor.reporting.page.charts import HUES, INK, sized
-from gptailor.reporting.page.section import Section, ShownTable
+from gptailor.plugins.report.charts import INK, sized
+from gptailor.plugins.report.section import Section, ShownTable
+from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import shown_number
 from gptailor.reporting.summary import SearchSummary, WithScores
 

@@ -7,8 +7,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from gptailor.reporting.page.charts import bundle, spec, theme
-from gptailor.reporting.page.section import Section, ShownTable
+from gptailor.plugins.report.charts import bundle, spec, theme
+from gptailor.plugins.report.section import Section, ShownTable
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
@@ -56,7 +56,7 @@ def page_html(title: str, lead: str, sections: Sequence[Section], foot: str = ""
 
 
 def _beside(name: str) -> str:
-    return files("gptailor.reporting.page").joinpath(name).read_text(encoding="utf-8")
+    return files("gptailor.plugins.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _script(text: str) -> str:

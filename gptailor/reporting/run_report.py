@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 from gptailor.plan.output_size import OutputSize
 from gptailor.reporting.summary import RunRecord, SearchSummary
-
-LayerState = Literal["dropped", "kept", "changed"]
-"""The fate of a layer of the base: it is dropped, kept as it is, or changed."""
 
 
 @final
@@ -81,42 +78,12 @@ class ReportedTrial:
 
 @final
 @dataclass(frozen=True)
-class LayerEffect:
-    """The mean loss of plans with a layer in a state, minus the mean loss of other plans.
-
-    `error` is None if either side has too few plans. `count` plans have the layer in the state;
-    `others` don't.
-    """
-
-    layer: int
-    state: LayerState
-    mean: float
-    error: float | None
-    count: int
-    others: int
-
-
-@final
-@dataclass(frozen=True)
-class WindowLoss:
-    """The mean and the least loss of `count` plans without a window of layers."""
-
-    first: int
-    last: int
-    mean: float
-    least: float
-    count: int
-
-
-@final
-@dataclass(frozen=True)
 class RunReport:
     """A search on disk. `missing` has sentences on missing parts, with the reasons.
 
     `deciding` has the numbers of the objectives that compare plans. `full` is the number of
     samples, `loss_unit` the unit of losses. `front` has numbers of trials, the best by the first
-    objective first. `summary` is the search's own summary, if it ended. `effects` are effects of
-    layers in the trials. `learned` are the effects in the surrogate, in deviations of its target.
+    objective first. `summary` is the search's own summary, if it ended.
     """
 
     run: str
@@ -131,7 +98,4 @@ class RunReport:
     front: tuple[int, ...]
     summary: SearchSummary | None
     space: str | None
-    windows: Sequence[WindowLoss] = ()
-    effects: Sequence[LayerEffect] = ()
-    learned: Sequence[LayerEffect] = ()
     missing: Sequence[str] = ()

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptailor.plan.resolved import Resolved
+from gptailor.plugins.report.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
+from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_view import (
     LayerKind,
     LayerView,
@@ -12,8 +14,6 @@ from gptailor.reporting.layer_view import (
     plan_summary,
     repeats_in_words,
 )
-from gptailor.reporting.page.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
-from gptailor.reporting.page.section import Section, ShownTable
 from gptailor.reporting.quantities import percent
 
 if TYPE_CHECKING:

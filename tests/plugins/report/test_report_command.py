@@ -11,7 +11,10 @@ import pytest
 
 import gptailor
 from gptailor.plan import optional_packages
-from gptailor.reporting.page import charts
+from gptailor.plugins.report import charts
+from gptailor.reporting.layer_cells import HUES
+from gptailor.reporting.summary import SearchSummary
+from gptailor.searching.results import SearchResult
 from tests.colours import contrast
 from tests.reporting.test_search_table import document, judged, row
 from tests.said import Run, in_process
@@ -53,6 +56,26 @@ def drawn(page: str) -> dict[str, dict]:
     """The specifications of the charts by their anchors."""
     [text] = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', page)
     return json.loads(text)
+
+
+def test_the_command_has_a_help(run: Run) -> None:
+    said = run("report", "--help")
+    assert said.code == 0
+    assert said.out.startswith("Usage: gptailor report")
+    assert run("report", "-h").out == said.out
+
+
+def test_a_report_of_a_search_and_of_a_plan(world: Path) -> None:
+    (world / "run").mkdir()
+    run_of(world / "run")
+    found = SearchResult("interrupted", SearchSummary.model_construct(), None, world / "run")
+    page = gptailor.report(found, "run.html", prompt=None)
+    assert page.size == len((world / "run.html").read_bytes())
+    assert "Every trial" in (world / "run.html").read_text()
+    one = gptailor.report(gptailor.loads(PLAN, folder=world), "plan.html", prompt="a", tokens=2)
+    assert "merge(L0..L1 base, L0..L1 math, 0.25)" in one.file.read_text()
+    with pytest.raises(gptailor.TailorError, match="exists already"):
+        gptailor.report(gptailor.loads(PLAN, folder=world), "plan.html")
 
 
 def test_expectations_have_a_section(run: Run, world: Path) -> None:
@@ -258,7 +281,7 @@ def test_without_the_packages_it_says_which(
     assert not (world / "cut.html").exists()
 
 
-@pytest.mark.parametrize("colour", charts.HUES)
+@pytest.mark.parametrize("colour", HUES)
 def test_colours_stand_out_on_both_papers(colour: str) -> None:
     """Marks need a contrast of 3 (WCAG 1.4.11)."""
     assert min(contrast(colour, paper) for paper in ("#ffffff", "#14171b")) >= 3

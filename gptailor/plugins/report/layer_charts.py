@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptailor.plan.windows import window_words
-from gptailor.reporting.page.charts import (
+from gptailor.plugins.report.charts import (
     HEIGHT,
-    HUES,
     INK,
     MUTED,
     error_bars,
     sized,
 )
-from gptailor.reporting.page.run_report import LayerEffect, RunReport
-from gptailor.reporting.page.section import Section, ShownTable
+from gptailor.plugins.report.effects import Effects, LayerEffect
+from gptailor.plugins.report.section import Section, ShownTable
+from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import with_error
 
 if TYPE_CHECKING:
@@ -36,22 +36,22 @@ _CELL = 22
 # ------------------------------------------------------------------------------------ why it stays
 
 
-def effect_sections(report: RunReport) -> list[Section]:
+def effect_sections(effects: Effects, loss_unit: str) -> list[Section]:
     """Return sections on layers' effects: from the trials, and from the surrogate."""
     sections = []
-    if report.effects:
-        many = max(effect.count + effect.others for effect in report.effects)
+    if effects.seen:
+        many = max(effect.count + effect.others for effect in effects.seen)
         words = (
             "The mean loss of the plans with a layer in this state, minus the mean loss of the"
-            f" other plans, in {report.loss_unit}, of {many} trials on all samples. Above 0 the"
+            f" other plans, in {loss_unit}, of {many} trials on all samples. Above 0 the"
             " state costs quality. Bars are one standard error. A missing bar means too few trials."
             " A search doesn't try plans evenly, so other differences between the plans count too."
         )
-        unit = f"difference of mean loss, {report.loss_unit}"
+        unit = f"difference of mean loss, {loss_unit}"
         sections.append(
-            _effect_section("layers", "Effect of each layer", words, report.effects, unit)
+            _effect_section("layers", "Effect of each layer", words, effects.seen, unit)
         )
-    if report.learned:
+    if effects.learned:
         words = (
             "The same difference by the surrogate, fitted again to all trials: the mean over plans"
             " drawn evenly from the space, so that other layers cancel out. The unit is the"
@@ -60,7 +60,7 @@ def effect_sections(report: RunReport) -> list[Section]:
         )
         title = "Effect of each layer, by the surrogate"
         unit = "expected difference, standard deviations"
-        sections.append(_effect_section("layers-learned", title, words, report.learned, unit))
+        sections.append(_effect_section("layers-learned", title, words, effects.learned, unit))
     return sections
 
 
@@ -135,30 +135,30 @@ def _effect_chart(
 # --------------------------------------------------------------------------------------- heat maps
 
 
-def window_section(report: RunReport) -> Section | None:
+def window_section(effects: Effects, loss_unit: str) -> Section | None:
     """Return the losses of plans without each window of layers."""
-    if not report.windows:
+    if not effects.windows:
         return None
-    best = min(report.windows, key=lambda window: window.mean)
+    best = min(effects.windows, key=lambda window: window.mean)
     rows = [
         {
             "first": window.first, "last": window.last, "value": window.mean,
             "best": window is best, "name": window_words((window.first, window.last)),
-            "said": f"mean {window.mean:.4g}, least {window.least:.4g} {report.loss_unit}, "
+            "said": f"mean {window.mean:.4g}, least {window.least:.4g} {loss_unit}, "
                     f"{window.count} plan{'s' * (window.count != 1)}",
         }
-        for window in report.windows
+        for window in effects.windows
     ]  # fmt: skip
     words = (
         "The loss of plans that drop a window of layers, compared with the base: the mean over"
-        f" their trials on all samples, in {report.loss_unit}. Less is better."
+        f" their trials on all samples, in {loss_unit}. Less is better."
     )
     table = ShownTable(
         ("dropped window", "mean loss", "least", "plans"),
         tuple((window_words((window.first, window.last)), f"{window.mean:.4g}",
-               f"{window.least:.4g}", str(window.count)) for window in report.windows),
+               f"{window.least:.4g}", str(window.count)) for window in effects.windows),
     )  # fmt: skip
-    chart = _heat_map(rows, f"mean loss, {report.loss_unit}")
+    chart = _heat_map(rows, f"mean loss, {loss_unit}")
     note = f"Framed: the best, {window_words((best.first, best.last))}."
     return Section("windows", "Dropped windows", words, chart, table, note=note)
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from gptailor.reporting.page.charts import HEIGHT, HUES, INK, sized
-from gptailor.reporting.page.run_report import ReportedTrial, RunReport
-from gptailor.reporting.page.section import Section, ShownTable
+from gptailor.plugins.report.charts import HEIGHT, INK, sized
+from gptailor.plugins.report.section import Section, ShownTable
+from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import shown_number
+from gptailor.reporting.run_report import ReportedTrial, RunReport
 
 if TYPE_CHECKING:
     import altair as alt

@@ -10,13 +10,14 @@ import pytest
 
 import gptailor
 from gptailor.plan.resolved import Resolved
-from gptailor.reporting.page.layer_map import layer_map
-from gptailor.reporting.page.page import page_html, text_html
-from gptailor.reporting.page.run_sections import run_sections
-from gptailor.reporting.page.scores_section import scores_sections
-from gptailor.reporting.page.section import Section, ShownTable
+from gptailor.plugins.report.layer_effects import run_effects
+from gptailor.plugins.report.layer_map import layer_map
+from gptailor.plugins.report.page import page_html, text_html
+from gptailor.plugins.report.run_sections import run_sections
+from gptailor.plugins.report.scores_section import scores_sections
+from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.summary import Aim, SearchSummary
-from gptailor.searching.run_report import run_report
+from gptailor.searching.run_report import RunReading
 from tests.searching import landscape
 from tests.searching.test_run_report import run_of
 
@@ -68,9 +69,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plans = {point["plan"]: f"tailor 1\n# {point['plan']} </script>" for point in points}
     run = tmp_path_factory.mktemp("run")
     run_of(run, (landscape.NLL, landscape.ACCURACY), trials=24)
+    reading = RunReading(run)
     sections = [
         *scores_sections(SUMMARY),
-        *run_sections(run_report(run, learned=False)),
+        *run_sections(reading.report(), run_effects(reading)),
         layer_map(Resolved(gptailor.loads(PLAN), 80)),
         Section("front", "Trials", "All of them.", chart, plans=plans),
         Section("size", "Size", "", table=ShownTable(("", "base"), (("layers", "80"),))),

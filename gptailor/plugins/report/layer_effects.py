@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gptailor.plan.layers import Slot, own
+from gptailor.plan.optional_packages import missing_package
 from gptailor.plan.resolved import Resolved
-from gptailor.reporting.page.run_report import LayerEffect, LayerState, WindowLoss
+from gptailor.plugins.report.effects import Effects, LayerEffect, LayerState, WindowLoss
 from gptailor.searching.run.asking import TOLD, by_spread
 from gptailor.searching.run.incumbent import expected_losses
-from gptailor.searching.run.trials import Ledger, Trial
+from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
+from gptailor.searching.run_report import RunReading
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of, keys_of
@@ -24,6 +26,60 @@ _DRAWS = 64
 """Draws of the surrogate's coefficients."""
 _PLANS = 128
 """Plans of the space over which its effects are averaged."""
+_LEARNING = "surrogate"
+"""The strategy with a model of the layers' effects."""
+
+
+def run_effects(reading: RunReading) -> Effects:
+    """Return the effects of layers in a search's trials; to fit the surrogate takes seconds."""
+    ledger, space = reading.ledger, reading.space
+    losses = {t.number: loss.value for t in ledger.trials if (loss := ledger.loss(t)) is not None}
+    layer_lists = {digest: layer_states(plan.slots) for digest, plan in reading.plans.items()}
+    states = {digest: row for digest, row in layer_lists.items() if row is not None}
+    full_trials = [
+        t
+        for t in ledger.of(STARTS, RANDOM, SEARCH)
+        if t.full and t.same_as is None and t.number in losses
+    ]
+    learned, missing = _learned(reading)
+    return Effects(
+        windows=[]
+        if space is None
+        else window_losses(space, full_trials, {t.number: losses[t.number] for t in full_trials}),
+        seen=_effects(full_trials, states, losses),
+        learned=learned,
+        missing=missing,
+    )
+
+
+def _effects(
+    trials: Sequence[Trial],
+    states: Mapping[str, list[LayerState]],
+    losses: Mapping[int, float],
+) -> list[LayerEffect]:
+    """Return layer effects over plans, each once, on all samples and before it is repaired."""
+    shown = [trial for trial in trials if trial.plan in states]
+    return seen_effects([states[t.plan] for t in shown], [losses[t.number] for t in shown])
+
+
+def _learned(reading: RunReading) -> tuple[list[LayerEffect], list[str]]:
+    """Return the effects by the surrogate, and the reason why they are missing, if there is one."""
+    strategy, space = reading.record.strategy, reading.space
+    if space is None or not reading.ledger.trials:
+        return [], []
+    if strategy != _LEARNING:
+        return [], [
+            f"The search's strategy was {strategy}, which has no model of what layers do:"
+            " effects are those of the trials alone."
+        ]
+    prior = (reading.study.typed.measured.found.influence or {}).get("base")
+    if prior is not None and len(prior) != space.layers:
+        prior = None
+    try:
+        return learned_effects(space, reading.ledger, prior), []
+    except ImportError as error:
+        why = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+        return [], [f"What the surrogate learned isn't shown: {why or error}."]
 
 
 def layer_states(slots: Sequence[Slot]) -> list[LayerState] | None:

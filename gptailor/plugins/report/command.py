@@ -67,7 +67,7 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
 
     The command needs altair and vl-convert-python: pip install 'gptailor[report]'.
     """
-    from gptailor.views.report import is_run, report
+    from gptailor.plugins.report.report import is_run, report
 
     if not is_run(target) and (storage is not None or study is not None):
         raise click.UsageError("--storage and --study-name are a search's; the target is no RUN")

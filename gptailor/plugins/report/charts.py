@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gptailor.plan.optional_packages import require
+from gptailor.reporting.layer_cells import HUES
 
 if TYPE_CHECKING:
     import altair as alt
@@ -18,12 +19,6 @@ INK, MUTED, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--grid)", "var(--pa
 """The colours of text and axes, of secondary marks, of grid lines and of the background."""
 
 _LIGHT = {INK: "#1b1f24", MUTED: "#57606a", GRID: "#d8dde3", PAPER: "#ffffff"}
-
-HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a17a00", "#2c93c9", "#7d6fcf", "#7f7f7f")
-"""The colours of models and other kinds, the base's first.
-
-They are based on Okabe and Ito's colours, which colour-blind readers can tell apart. Each has a
-contrast of 3 with the light page and with the dark page."""
 
 HEIGHT = 320
 """The height of a chart in pixels; its width is its container's."""

@@ -19,13 +19,13 @@ from gptailor.plan.faults import PLAN_FILE, PlanError, errors
 from gptailor.plan.optional_packages import missing_package
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
+from gptailor.plugins.report import plan_sections as of
 from gptailor.prepare import ModelPaths
-from gptailor.views import sections as of
 from gptailor.views.known_layers import known_layer_count
 
 if TYPE_CHECKING:
-    from gptailor.reporting.page.run_report import RunReport
-    from gptailor.reporting.page.section import Section
+    from gptailor.plugins.report.section import Section
+    from gptailor.reporting.run_report import RunReport
     from gptailor.reporting.summary import SearchSummary
     from gptailor.searching.results import SearchResult
 
@@ -66,8 +66,8 @@ def report(  # noqa: PLR0913 (the verb of the command line, and its flags)
     Raises CheckpointError for an output that exists or can't be written (C301 to C303), PlanError
     for faults of the plan, OSError for a missing file, MissingPackageError without altair.
     """
-    from gptailor.reporting.page.charts import require_charts
-    from gptailor.reporting.page.page import page_html
+    from gptailor.plugins.report.charts import require_charts
+    from gptailor.plugins.report.page import page_html
 
     require_charts()
     place = Path(output)
@@ -144,7 +144,7 @@ def _write(path: Path, raw: bytes) -> None:
 
 def _write_pictures(folder: Path, page: _Page) -> None:
     from gptailor.checkpoint.write.output_file import writing
-    from gptailor.reporting.page.charts import picture
+    from gptailor.plugins.report.charts import picture
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ def _plan_sections(
 
 def _map(subject: of.Reported, layers: int | None) -> "Section":
     """Return the layer map. `layers` is the base's number of layers if its files are missing."""
-    from gptailor.reporting.page.layer_map import layer_map
+    from gptailor.plugins.report.layer_map import layer_map
 
     if subject.base is not None:
         return layer_map(Resolved(subject.plan, subject.base.layers))
@@ -255,7 +255,7 @@ def is_run(target: str) -> bool:
 
 def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     from gptailor.lang.parse import read_bytes
-    from gptailor.reporting.page.scores_section import scores_sections
+    from gptailor.plugins.report.scores_section import scores_sections
     from gptailor.reporting.search_text import healed_in_vain
     from gptailor.reporting.summary import SearchSummary
     from gptailor.searching.run_files import RunFiles
@@ -294,14 +294,16 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
 
 def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Section]]":
     """Return the report of RUN, and charts of all trials or the reason why they are missing."""
-    from gptailor.reporting.page.run_sections import run_sections
-    from gptailor.reporting.page.section import Section
+    from gptailor.plugins.report.run_sections import run_sections
+    from gptailor.plugins.report.section import Section
 
     try:
-        from gptailor.searching.run_report import run_report  # imports Optuna
+        from gptailor.plugins.report.layer_effects import run_effects  # imports Optuna
+        from gptailor.searching.run_report import RunReading
 
-        report = run_report(target, storage=stored.storage, study=stored.study)
-        return report, run_sections(report)
+        reading = RunReading(target, stored.storage, stored.study)
+        report = reading.report()
+        return report, run_sections(report, run_effects(reading))
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
         why = str(missing or error)

@@ -1,0 +1,261 @@
+"""The charts of a search's trials: their numbers against another computation."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, variance
+from typing import Any
+
+import pytest
+
+import gptailor
+from gptailor.plan.resolved import Resolved
+from gptailor.plugins.report import search_charts
+from gptailor.plugins.report.effects import Effects, WindowLoss
+from gptailor.plugins.report.layer_effects import (
+    layer_states,
+    learned_effects,
+    run_effects,
+    window_losses,
+)
+from gptailor.plugins.report.page import page_html
+from gptailor.plugins.report.progress_charts import best_so_far
+from gptailor.plugins.report.run_sections import run_sections
+from gptailor.plugins.report.section import Section
+from gptailor.reporting.run_report import RunReport
+from gptailor.searching.run.schedule import ORDER
+from gptailor.searching.run.trials import RECIPES, Ledger, Trial
+from gptailor.searching.run_report import RunReading, run_report
+from gptailor.searching.space.decode import decode
+from gptailor.searching.space.genome import Genome
+from gptailor.searching.space.hash_random import key_of
+from gptailor.searching.space.space import space_of
+from gptailor.searching.space.table import sample
+from tests.searching import landscape
+from tests.searching.test_run_report import ACCURACY, LAYERS, NLL, losses, run_of
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
+    """A RUN of one objective."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_of(folder)
+
+
+@pytest.fixture(scope="module")
+def report(run: tuple[Path, Ledger]) -> RunReport:
+    """Return the report of the run."""
+    return run_report(run[0])
+
+
+@pytest.fixture(scope="module")
+def effects(run: tuple[Path, Ledger]) -> Effects:
+    """Return the effects of layers in the run."""
+    return run_effects(RunReading(run[0]))
+
+
+def section(report: RunReport, anchor: str) -> Section:
+    """A section of the page."""
+    return next(one for one in run_sections(report, Effects()) if one.anchor == anchor)
+
+
+def rows_of(made: Section) -> list[dict[str, Any]]:
+    """Return the rows of a chart's layers."""
+    assert made.chart is not None
+    said = made.chart.to_dict()
+    layers = said.get("layer", [said])
+    values = [layer.get("data", said.get("data", {})).get("values") for layer in layers]
+    values += said.get("datasets", {}).values()
+    return [row for rows in values if rows is not None for row in rows]
+
+
+def test_effects_are_differences_of_means(effects: Effects, run: tuple[Path, Ledger]) -> None:
+    space, known = landscape.space(), losses(run[1])
+    dropped = {
+        t.number: {drop.position for drop in decode(space, t.request.genome).drops}
+        for t in run[1].trials
+    }
+    shown = {one.layer: one for one in effects.seen if one.state == "dropped"}
+    for layer in range(LAYERS):
+        without = [loss for n, loss in known.items() if layer in dropped[n]]
+        there = [loss for n, loss in known.items() if layer not in dropped[n]]
+        assert shown[layer].count == len(without) > 1
+        assert shown[layer].others == len(there)
+        assert shown[layer].mean == pytest.approx(fmean(without) - fmean(there))
+        wanted = math.sqrt(variance(without) / len(without) + variance(there) / len(there))
+        assert shown[layer].error == pytest.approx(wanted)
+    middle = shown[3].mean  # the landscape's cheapest layer to leave out
+    assert middle < min(shown[0].mean, shown[7].mean)
+
+
+def test_what_a_strategy_without_a_model_lacks_is_said(report: RunReport, effects: Effects) -> None:
+    assert effects.learned == []
+    [why] = effects.missing
+    assert "drifting, which has no model of what layers do" in why
+    words = [one.words for one in run_sections(report, effects) if one.anchor == "missing"]
+    assert words == [" ".join([*report.missing, why])]
+
+
+def test_each_kind_of_effect_has_a_section(report: RunReport, effects: Effects) -> None:
+    windows = [WindowLoss(1, 2, 0.5, 0.25, 3), WindowLoss(2, 3, 0.75, 0.5, 2)]
+    shown = run_sections(report, Effects(windows, effects.seen, effects.seen))
+    assert [one.anchor for one in shown][-4:-1] == ["layers", "layers-learned", "windows"]
+
+
+def test_states_are_what_became_of_each_layer() -> None:
+    plan = gptailor.loads(landscape.BASE + 'model math = "./math"\ndrop L1\nL2.attn from math\n')
+    assert layer_states(Resolved(plan, 4).slots) == ["kept", "dropped", "changed", "kept"]
+    stack = gptailor.loads(landscape.BASE + "stack {\n  L0..L3 base\n}\n")
+    assert layer_states(Resolved(stack, 4).slots) is None
+
+
+def test_the_best_so_far_is_that_of_a_loop(report: RunReport, run: tuple[Path, Ledger]) -> None:
+    spent, best, wanted = 0.0, math.inf, []
+    for told in run[1].trials:
+        spent += 0.0 if told.same_as is not None else told.share
+        if told.values is not None and told.share == 1.0 and told.values[0] < best:
+            best = told.values[0]
+            wanted.append((pytest.approx(spent), told.number))
+    found = best_so_far(report, ("start", "random", "search"))
+    assert [(cost, trial.number) for cost, trial in found] == wanted
+    assert len(wanted) > 2
+    drawn = [row for row in rows_of(section(report, "progress")) if row.get("line") == "the search"]
+    assert drawn[-1]["value"] == pytest.approx(best)
+    assert drawn[-1]["cost"] == pytest.approx(spent)
+
+
+def test_every_trial_with_a_score_has_a_mark_and_its_plan(report: RunReport) -> None:
+    made = section(report, "trials")
+    marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
+    drawn = [t for t in report.trials if t.values is not None and t.same_as is None]
+    assert marks.keys() == made.plans.keys() == {trial.name for trial in drawn}
+    for trial in drawn:
+        assert marks[trial.name]["whole"] is trial.full
+        assert made.plans[trial.name] == trial.text
+    ringed = {row["plan"] for row in marks.values() if row["front"]}
+    assert ringed == {f"trial {number}" for number in report.front} != set()
+    assert made.table is not None
+    assert len(made.table.rows) == len(report.trials)
+
+
+def test_what_is_ruined_stands_at_the_edge(report: RunReport) -> None:
+    last = next(trial for trial in reversed(report.trials) if trial.full)
+    ruined = replace(last, loss=1e6)
+    trials = [ruined if trial is last else trial for trial in report.trials]
+    made = section(replace(report, trials=trials), "trials")
+    marks = [row for row in rows_of(made) if row.get("plan") == ruined.name]
+    assert {row["loss"] for row in marks} == {"1e+06 nats"}
+    assert max(row["y"] for row in marks) < 1e3
+    assert "An arrow is over one that loses more than" in made.words
+
+
+def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
+    ledger = run_of(tmp_path, (NLL, ACCURACY), trials=12)
+    report = run_report(tmp_path)
+    made = section(report, "objectives")
+    said = made.chart.to_dict() if made.chart is not None else {}
+    assert [one["name"] for one in said["params"]] == ["across", "up"]
+    marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
+    for told in ledger.trials:
+        if told.share == 1.0 and told.values is not None and told.same_as is None:
+            row = marks[f"trial {told.number}"]
+            assert (row["objective_0"], row["objective_1"]) == told.values
+
+
+def test_failed_trials_are_in_the_table_alone(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=20, fails=lambda plan: plan.drops[0].position == 0)
+    report = run_report(tmp_path)
+    failed = [trial for trial in report.trials if trial.failure is not None]
+    assert failed
+    made = section(report, "trials")
+    assert not {t.name for t in failed} & {row.get("plan") for row in rows_of(made)}
+    assert f"{len(failed)} of {len(report.trials)} trials failed" in made.words
+    assert made.table is not None
+    assert sum("failed: too bad" in cells for row in made.table.rows for cells in row) == len(
+        failed
+    )
+
+
+def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
+    with pytest.raises(gptailor.TailorError):
+        run_of(tmp_path, fails=lambda plan: True)
+    (tmp_path / "other").mkdir()
+    run_of(tmp_path / "other", trials=1)
+    for name in ("run.json", "space.tailor"):
+        (tmp_path / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    report = run_report(tmp_path)
+    assert report.front == ()
+    assert section(report, "trials").words == "No trial has a score."
+    assert section(report, "progress").chart is None
+    assert "No trial has a score." in page_html("Search", "", run_sections(report, Effects()))
+
+
+def test_recipes_alone_teach_nothing_of_layers(run: tuple[Path, Ledger]) -> None:
+    recipes = Ledger(run[1].aims, run[1].full)
+    for trial in run[1].trials[:3]:
+        recipes.add(replace(trial, request=trial.request._replace(phase=RECIPES)))
+    assert learned_effects(landscape.space(), recipes, None) == []
+
+
+def test_what_the_surrogate_learned_goes_the_way_of_the_landscape(run: tuple[Path, Ledger]) -> None:
+    effects = learned_effects(landscape.space(), run[1], None)
+    dropped = {one.layer: one for one in effects if one.state == "dropped"}
+    assert dropped.keys() == set(range(LAYERS))
+    assert max(dropped[3].mean, dropped[2].mean) < min(dropped[0].mean, dropped[7].mean)
+    assert all(one.error is not None and 0 < one.error < 2 for one in effects)
+    assert all(one.count + one.others == 128 for one in effects)
+
+
+def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger]) -> None:
+    text = landscape.BASE + "drop window 2..3 of L0..L7\n"
+    space = space_of(gptailor.loads(text), LAYERS)
+    drawn = sample(space.table, key_of(1), 30)
+    plans = [decode(space, Genome(*genes)) for genes in zip(*drawn, strict=True)]
+    request = run[1].trials[0].request
+    trials = [
+        Trial(n, request._replace(genome=Genome(*genes)), str(n), 1.0, (float(n),), (0.1,))
+        for n, genes in enumerate(zip(*drawn, strict=True))
+    ]
+    found = window_losses(space, trials, {n: float(n) for n in range(30)})
+    for one in found:
+        window = list(range(one.first, one.last + 1))
+        there = [n for n in range(30) if [drop.position for drop in plans[n].drops] == window]
+        assert (one.count, one.least) == (len(there), min(there))
+        assert one.mean == pytest.approx(fmean(there))
+    assert sum(one.count for one in found) == 30
+
+
+def test_five_hundred_trials_fit_a_page(report: RunReport, effects: Effects) -> None:
+    whole = [trial for trial in report.trials if trial.full]
+    trials = [replace(whole[n % len(whole)], number=n, loss=n / 500) for n in range(500)]
+    many = replace(report, trials=trials, front=(0,))
+    page = page_html("Search", "", run_sections(many, effects))
+    assert len(page.encode()) < 8_000_000
+    assert '"trial 499"' in page
+
+
+def test_the_report_has_a_mark_for_each_phase_of_a_search() -> None:
+    assert {*search_charts._KINDS} == {*ORDER}
+    assert len(search_charts._KINDS) == len(search_charts._SHAPES) == len(search_charts._COLOURS)
+    assert len({*search_charts._SHAPES}) == len({*search_charts._COLOURS}) == len(ORDER)
+
+
+def test_a_run_without_its_space_has_trials_in_their_order(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=6)
+    (tmp_path / "space.tailor").unlink()
+    report = run_report(tmp_path)
+    made = section(report, "trials")
+    assert "sizes are unknown" in made.words
+    assert {row["x"] for row in rows_of(made) if "plan" in row} <= set(range(len(report.trials)))
+    assert run_effects(RunReading(tmp_path)) == Effects([], [], [], [])
+
+
+def test_trials_stand_at_their_sizes(tmp_path: Path) -> None:
+    ledger = run_of(tmp_path, trials=6)
+    size = {"parameters": 6_000_000, "bytes": 12_000_000, "kv_cache": 64, "layers": 6}
+    said = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
+    (tmp_path / "sizes.json").write_text(json.dumps(said))
+    rows = rows_of(section(run_report(tmp_path), "trials"))
+    assert {row["x"] for row in rows if "plan" in row} == {6.0}
+    assert {row["x"] for row in rows if row.get("name") == "the base, uncut"} == {8.0}
