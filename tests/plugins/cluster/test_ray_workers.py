@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 def ran(how: str, folder: Path) -> dict[str, Any]:
     environment = {
         **os.environ,
+        "HOME": str(folder),  # Ray keeps a token there
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "RAY_health_check_period_ms": "500",  # a machine that is gone is missed soon
