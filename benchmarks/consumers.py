@@ -26,8 +26,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from examples import smollm2
-from gptailor.build.compile import compile
 from gptailor.lang.parse import loads
+from gptailor.output.compile import compile
 from gptailor.plan.faults import TailorError
 
 ROOT = Path(__file__).parent.parent

@@ -85,8 +85,8 @@ DERIVED = ("written_out", "slots_of", "_all_sites", "uses")
 
 def traced_compile(folder: Path, plan: str = PLAN) -> Calls:
     """Return the calls of reading and compiling a plan that computes no layer."""
-    from gptailor.build.compile import compile
     from gptailor.lang.parse import load
+    from gptailor.output.compile import compile
 
     (folder / "plan.tailor").write_text(plan, encoding="utf-8")
     with tracing() as calls:

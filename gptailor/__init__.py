@@ -15,8 +15,8 @@ from typing import Any
 
 _HOMES = {
     "CardFacts": "plugins.publish.publish",
-    "CompileResult": "build.compile",
-    "ComputeOptions": "build.compile",
+    "CompileResult": "output.compile",
+    "ComputeOptions": "output.compile",
     "EvaluationResult": "evaluation.result",
     "ExpectationResult": "reporting.expectations",
     "ExtractResult": "plugins.lora.extract",
@@ -24,7 +24,7 @@ _HOMES = {
     "Flags": "searching.settings",
     "GeneratedText": "evaluation.answers",
     "LayerMap": "views.show",
-    "Lock": "build.lock",
+    "Lock": "output.lock",
     "Plan": "plan.plan",
     "Parameter": "plan.registry",
     "PlanError": "plan.faults",
@@ -35,9 +35,9 @@ _HOMES = {
     "Strategy": "searching.strategies.strategy",
     "TailorError": "plan.faults",
     "TeachResult": "plugins.teach.teach",
-    "VerifyResult": "build.verification",
+    "VerifyResult": "output.verification",
     "check": "prepare",
-    "compile": "build.compile",
+    "compile": "output.compile",
     "diff": "views.show",
     "evaluate": "evaluation.evaluate",
     "evaluate_expectations": "evaluation.expectations",
@@ -48,8 +48,8 @@ _HOMES = {
     "import_mergekit": "convert.mergekit.importer",
     "load": "lang.parse",
     "loads": "lang.parse",
-    "lock": "build.lock_recording",
-    "merge": "build.state_dicts",
+    "lock": "output.lock_recording",
+    "merge": "output.state_dicts",
     "merge_method": "extend",
     "objective": "extend",
     "publish": "plugins.publish.publish",
@@ -59,7 +59,7 @@ _HOMES = {
     "stitch": "evaluation.repair",
     "strategy": "extend",
     "teach": "plugins.teach.teach",
-    "verify": "build.verify",
+    "verify": "output.verify",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (`__getattr__` gives them)

@@ -1,11 +1,3 @@
-from gptailor.build.compile import CompileResult as CompileResult
-from gptailor.build.compile import ComputeOptions as ComputeOptions
-from gptailor.build.compile import compile as compile
-from gptailor.build.lock import Lock as Lock
-from gptailor.build.lock_recording import lock as lock
-from gptailor.build.state_dicts import merge as merge
-from gptailor.build.verification import VerifyResult as VerifyResult
-from gptailor.build.verify import verify as verify
 from gptailor.convert.mergekit.exporter import export_mergekit as export_mergekit
 from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
 from gptailor.evaluation.answers import GeneratedText as GeneratedText
@@ -20,6 +12,14 @@ from gptailor.extend import strategy as strategy
 from gptailor.lang.format import format as format
 from gptailor.lang.parse import load as load
 from gptailor.lang.parse import loads as loads
+from gptailor.output.compile import CompileResult as CompileResult
+from gptailor.output.compile import ComputeOptions as ComputeOptions
+from gptailor.output.compile import compile as compile
+from gptailor.output.lock import Lock as Lock
+from gptailor.output.lock_recording import lock as lock
+from gptailor.output.state_dicts import merge as merge
+from gptailor.output.verification import VerifyResult as VerifyResult
+from gptailor.output.verify import verify as verify
 from gptailor.plan.faults import Fault as Fault
 from gptailor.plan.faults import PlanError as PlanError
 from gptailor.plan.faults import TailorError as TailorError

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import gptailor
-import gptailor.build.compile
+import gptailor.output.compile
 from gptailor.checkpoint.write.output_file import libc
 from gptailor.cli import main as cli
 from gptailor.plan.faults import TailorError

@@ -12,7 +12,7 @@ Case = TypeVar("Case")
 THOROUGH = "GPTAILOR_THOROUGH" in os.environ
 
 LEFT_OUT = {
-    "build/gguf/test_file.py": [
+    "output/gguf/test_file.py": [
         "test_a_full_disk_leaves_nothing",
     ],
     "checkpoint/formats/gguf/test_reader.py": [

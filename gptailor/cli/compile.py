@@ -16,8 +16,8 @@ from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_in_words
 
 if TYPE_CHECKING:
-    from gptailor.build.compile import CompileResult
-    from gptailor.build.lock import Lock
+    from gptailor.output.compile import CompileResult
+    from gptailor.output.lock import Lock
 
 
 @final
@@ -125,8 +125,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if _started_together() and not _is_first():
         return
     new_lock, held_to = lock_flags(plan, lock=lock, locked=locked, file=lock_file, dry_run=dry_run)
-    from gptailor.build.compile import ComputeOptions, compile
-    from gptailor.build.lock_recording import at_locked_commits
+    from gptailor.output.compile import ComputeOptions, compile
+    from gptailor.output.lock_recording import at_locked_commits
     from gptailor.prepare import prepare, ready
 
     declared = options.read_plan(plan, families, lets)
@@ -248,7 +248,7 @@ def lock_file(plan: str, path: Path | None) -> Path:
         return path
     if plan == "-":
         raise click.UsageError("a plan from standard input has no lock beside it; name its file")
-    from gptailor.build.lock import SUFFIX
+    from gptailor.output.lock import SUFFIX
 
     return Path(plan + SUFFIX)
 
@@ -268,7 +268,7 @@ def lock_flags(
         return None, None
     if lock and dry_run:
         raise click.UsageError("--dry-run makes no lock; 'gptailor lock' makes one of a plan alone")
-    from gptailor.build.lock import read_lock, refuse_other_file
+    from gptailor.output.lock import read_lock, refuse_other_file
 
     path = lock_file(plan, file)
     if not lock:
@@ -301,9 +301,9 @@ def lock_command(
     PLAN -o DIR --locked' takes the same inputs and makes the same bytes, or refuses. An old lock is
     replaced.
     """
-    from gptailor.build.lock import refuse_other_file
-    from gptailor.build.lock_recording import lock
-    from gptailor.build.output import work
+    from gptailor.output.lock import refuse_other_file
+    from gptailor.output.lock_recording import lock
+    from gptailor.output.output import work
     from gptailor.prepare import ready
 
     path = lock_file(plan, output)
@@ -352,7 +352,7 @@ def verify_command(
     It is 3 if nothing is known to differ, but something could not be compared, for example because
     a model is missing.
     """
-    from gptailor.build.verify import Verification
+    from gptailor.output.verify import Verification
 
     verification = Verification(
         folder, models=dict(models), families=families, tensors_only=tensors_only

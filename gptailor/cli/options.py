@@ -18,7 +18,7 @@ from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, to_te
 from gptailor.reporting.quantities import bytes_from_words
 
 if TYPE_CHECKING:
-    from gptailor.build.compile import CompileResult
+    from gptailor.output.compile import CompileResult
     from gptailor.plan.events import OnEvent
     from gptailor.plan.plan import Plan
     from gptailor.prepare import Prepared

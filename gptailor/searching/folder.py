@@ -15,7 +15,6 @@ from typing import Any, final
 from optuna.storages.journal import BaseJournalBackend
 
 import gptailor
-from gptailor.build.output import plan_seen_from
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -25,6 +24,7 @@ from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
+from gptailor.output.output import plan_seen_from
 from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
 from gptailor.reporting.summary import Aim, RunRecord, escaped_control

@@ -6,12 +6,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, final
 
-from gptailor.build.lock import SUFFIX, read_lock
-from gptailor.build.output import used_plan
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.write.output_file import refuse_output, write_whole
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
+from gptailor.output.lock import SUFFIX, read_lock
+from gptailor.output.output import used_plan
 from gptailor.plan.plan import CUTS, Plan
 from gptailor.prepare import prepare
 from gptailor.reporting.summary import SearchSummary, SizeRow, escaped_control
@@ -148,7 +148,7 @@ def seen_from(plan: Plan, place: Path | None) -> Plan:
 
 def lock_beside(plan: Path) -> None:
     """Write the lock of a plan's file beside it: of all that it reads and each tensor it makes."""
-    from gptailor.build.lock_recording import lock  # imports torch
+    from gptailor.output.lock_recording import lock  # imports torch
 
     try:
         lock(load(plan)).write(plan.with_name(plan.name + SUFFIX))

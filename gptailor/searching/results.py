@@ -9,11 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal, final
 
-from gptailor.build.lock import SUFFIX
 from gptailor.checkpoint.files import expanded
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
 from gptailor.lang.words import measure_words, range_words
+from gptailor.output.lock import SUFFIX
 from gptailor.plan.arguments import NotNegative, Positive, checked
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan

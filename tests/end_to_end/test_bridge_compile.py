@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import gptailor
-from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.repair import stitch
+from gptailor.output.lock import read_lock
 from gptailor.plan.events import Event, GapBegun, GapBridged
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan

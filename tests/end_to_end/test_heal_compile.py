@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import gptailor
-from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.repair import stitch
+from gptailor.output.lock import read_lock
 from gptailor.plan.events import Event, HealStep
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
-from gptailor.build.lock import LOCK_FILE, Lock, read_lock
-from gptailor.build.lock_recording import plan_digest
-from gptailor.build.output import work
-from gptailor.build.verify import Verification
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.cli import main as cli
+from gptailor.output.lock import LOCK_FILE, Lock, read_lock
+from gptailor.output.lock_recording import plan_digest
+from gptailor.output.output import work
+from gptailor.output.verify import Verification
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.prepare import ready
 from tests.events import sizes
@@ -347,7 +347,7 @@ def test_another_dtype_is_refused(here: Path) -> None:
 def test_a_large_input_is_refused_while_it_is_copied(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptailor.build.lock_recording.EARLY_BYTES", 0)
+    monkeypatch.setattr("gptailor.output.lock_recording.EARLY_BYTES", 0)
     locked = gptailor.lock(gptailor.load("p.tailor"))
     flip(here / "math" / "model.safetensors")
     told: list[int] = []

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import gptailor
-from gptailor.build.compile import ComputeOptions
 from gptailor.evaluation import speed
 from gptailor.evaluation.answers import generate as answer
 from gptailor.evaluation.bridge.fit import Statistics
@@ -34,6 +33,7 @@ from gptailor.evaluation.repair_estimate import repair_estimates
 from gptailor.evaluation.scores import Score
 from gptailor.evaluation.width import neurons
 from gptailor.methods import arrays
+from gptailor.output.compile import ComputeOptions
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.prepare import Prepared, prepare

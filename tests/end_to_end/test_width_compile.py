@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.repair import stitch
+from gptailor.output.lock import read_lock
 from gptailor.plan.faults import PlanError
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines

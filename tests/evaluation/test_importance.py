@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import gptailor
-from gptailor.build.output import fit_tensors
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.bridge.fit import BridgeError
 from gptailor.evaluation.bridge.states import CalibrationText
 from gptailor.evaluation.importance import importance_matrix, importance_text
+from gptailor.output.output import fit_tensors
 from gptailor.plan.events import ImportanceStep
 from gptailor.prepare import Prepared, prepare
 from tests.tiny_bytes import FAMILIES, model

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptailor.build.output import payloads
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault
+from gptailor.output.output import payloads
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.devices import use_one_thread

@@ -12,17 +12,17 @@ from typing import Any, final
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import gptailor
-from gptailor.build.lock import LOCK_FILE, read_lock
-from gptailor.build.output import commented_text
-from gptailor.build.parents import CARD, without_paths
-from gptailor.build.tokenizer import is_beside
-from gptailor.build.update import changed_since_written, first_names
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, escaped, open_regular, quoted, stamps
 from gptailor.checkpoint.folder import CONFIG, INDEX, PROCESSOR_FILES, SINGLE
 from gptailor.checkpoint.models import is_local, is_remote, only_compared
 from gptailor.evaluation.targets import HUB_ID
 from gptailor.lang.parse import load, loads
+from gptailor.output.lock import LOCK_FILE, read_lock
+from gptailor.output.output import commented_text
+from gptailor.output.parents import CARD, without_paths
+from gptailor.output.tokenizer import is_beside
+from gptailor.output.update import changed_since_written, first_names
 from gptailor.plan.arguments import check_fields
 from gptailor.plan.faults import PLAN_FILE, PlanError, listed
 from gptailor.plan.plan import Model, Plan

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, final
 
-from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import rebind
 from gptailor.evaluation.targets import base_of
 from gptailor.lang.words import bounded_words
+from gptailor.output.lock import Lock
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.output_size import OutputSize

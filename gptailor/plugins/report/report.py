@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import gptailor
-from gptailor.build.lock import LOCK_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.write.output_file import refuse_output
 from gptailor.evaluation.targets import plan_of, read_target
+from gptailor.output.lock import LOCK_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PLAN_FILE, PlanError, errors

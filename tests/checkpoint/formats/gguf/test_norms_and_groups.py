@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
-from gptailor.build.gguf.vocabulary import vocabulary_facts
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.tensor import Dequantised
+from gptailor.output.gguf.vocabulary import vocabulary_facts
 from gptailor.program.load import load_tensor
 from tests import llama_cpp
 from tests.tiny import tiny_model

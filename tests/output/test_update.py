@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.build.lock import LOCK_FILE, read_lock
-from gptailor.build.update import Update
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.tensor import ByteRange
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.side_folder import TargetExists
+from gptailor.output.lock import LOCK_FILE, read_lock
+from gptailor.output.update import Update
 from gptailor.plan.events import BytesDone
 
 HEAD = 'tailor 1\nmodel base = "{family}/base"\nmodel math = "{family}/math"\n'

@@ -8,20 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gptailor
-from gptailor.build.parents import (
-    CARD,
-    known_ids,
-    licence_of,
-    lowest_base,
-    parents,
-    title,
-    without_paths,
-)
-from gptailor.build.tokenizer import (
-    template_file,
-    tokenizer,
-    tokenizer_inputs,
-)
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import TokenizerFiles, has_template
 from gptailor.checkpoint.families import vision
@@ -36,6 +22,20 @@ from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checks.texts import refuse_unusable_texts, text_errors_as_faults
 from gptailor.lang.format import format_file, format_plan
+from gptailor.output.parents import (
+    CARD,
+    known_ids,
+    licence_of,
+    lowest_base,
+    parents,
+    title,
+    without_paths,
+)
+from gptailor.output.tokenizer import (
+    template_file,
+    tokenizer,
+    tokenizer_inputs,
+)
 from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.faults import PLAN_FILE, Origin
 from gptailor.plan.optional_packages import require

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from gptailor.build.differences import (
+from gptailor.checkpoint.folder import Checkpoint
+from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
+from gptailor.checkpoint.write.output_file import ByteProgress, Payload
+from gptailor.checkpoint.write.tensors import Crew
+from gptailor.output.differences import (
     Difference,
     FileUse,
     MeasuredFiles,
@@ -14,12 +19,7 @@ from gptailor.build.differences import (
     Measurement,
     lock_differences,
 )
-from gptailor.build.lock import Lock
-from gptailor.checkpoint.folder import Checkpoint
-from gptailor.checkpoint.tensor import TensorSpec
-from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
-from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.tensors import Crew
+from gptailor.output.lock import Lock
 from gptailor.plan.faults import PLAN_FILE, Fault
 from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared

@@ -202,7 +202,7 @@ def _in_kind(
         return plain.view(torch.uint8).numpy().tobytes()
     import numpy as np
 
-    from gptailor.build.gguf.quantise import quantised
+    from gptailor.output.gguf.quantise import quantised
 
     columns = None if importance is None else importance.numpy()
     blocks = quantised(plain.numpy(), kind, columns)

@@ -19,7 +19,6 @@ from typing import Literal, final
 from pydantic import TypeAdapter, ValidationError
 
 import gptailor
-from gptailor.build.lock import LOCK_FILE
 from gptailor.checkpoint.files import CheckpointError, Stamp, cache_folder, stamp, stamps
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
@@ -28,6 +27,7 @@ from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.side_folder import TargetExists
 from gptailor.checkpoint.write.tensors import Reused
 from gptailor.lang.words import range_words
+from gptailor.output.lock import LOCK_FILE
 from gptailor.plan.faults import listed
 from gptailor.prepare import Prepared
 from gptailor.program.program import Combine, Copy, Output, stored_tensors

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
-from gptailor.build.lock import Lock, LockedGguf
-from gptailor.build.lock_recording import Recording, refuse_early
-from gptailor.build.output import side_files
-from gptailor.build.update import Entries, Update, entries_of, planned_update, record_written
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
+from gptailor.output.lock import Lock, LockedGguf
+from gptailor.output.lock_recording import Recording, refuse_early
+from gptailor.output.output import side_files
+from gptailor.output.update import Entries, Update, entries_of, planned_update, record_written
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:

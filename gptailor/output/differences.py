@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, final
 
-from gptailor.build.lock import Lock, LockedGguf
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.write.digest import UNMEASURED, FileDigest, TensorDigest
+from gptailor.output.lock import Lock, LockedGguf
 from gptailor.plan.faults import PLAN_FILE
 
 _FIT_TOLERANCE = 0.01

@@ -12,15 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import gptailor
-from gptailor.build import output as out
-from gptailor.build.destination import Contents, Destination
-from gptailor.build.differences import gguf_differences, refuse
-from gptailor.build.gguf.values import GGUF_ALIGNMENT, gguf_package, gguf_payload, header_bytes
-from gptailor.build.gguf.vocabulary import vocabulary_facts
-from gptailor.build.lock import Lock, LockedGguf, LockedText
-from gptailor.build.lock_recording import plan_digest
-from gptailor.build.tokenizer import tokenizer
-from gptailor.build.update import Update, entries_of, record_written
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf.header import read_gguf
@@ -36,6 +27,15 @@ from gptailor.checkpoint.write.digest import UNMEASURED, TensorDigest, of_tensor
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew, Shard
 from gptailor.checkpoint.write.writer import write_file
+from gptailor.output import output as out
+from gptailor.output.destination import Contents, Destination
+from gptailor.output.differences import gguf_differences, refuse
+from gptailor.output.gguf.values import GGUF_ALIGNMENT, gguf_package, gguf_payload, header_bytes
+from gptailor.output.gguf.vocabulary import vocabulary_facts
+from gptailor.output.lock import Lock, LockedGguf, LockedText
+from gptailor.output.lock_recording import plan_digest
+from gptailor.output.tokenizer import tokenizer
+from gptailor.output.update import Update, entries_of, record_written
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.prepare import Prepared, all_declared
@@ -68,7 +68,7 @@ _VERSION = 2
 
 def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> None:
     """Raise CheckpointError (C110) for a type that only llama.cpp's library can quantise to."""
-    from gptailor.build.gguf.quantise import needs_library
+    from gptailor.output.gguf.quantise import needs_library
 
     lacking = sorted(
         kind.lower() for kind in kinds if needs_library(KINDS[kind], weighted=weighted)

@@ -6,22 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from gptailor.build import output as out
-from gptailor.build.differences import (
-    Difference,
-    FileUse,
-    MeasuredFile,
-    MeasuredFiles,
-    MeasuredPlan,
-    MeasuredSetting,
-    MeasuredSettings,
-    Measurement,
-)
-from gptailor.build.lock import LOCK_FILE, Lock, read_lock
-from gptailor.build.lock_recording import config_digest, measured_files, plan_digest
-from gptailor.build.parents import CARD
-from gptailor.build.tokenizer import is_beside, tokenizer_model_name
-from gptailor.build.verification import CompiledOutput, DigestedTensors, Findings, VerifyResult
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted
 from gptailor.checkpoint.folder import (
@@ -37,6 +21,22 @@ from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes,
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.parse import read_bytes
+from gptailor.output import output as out
+from gptailor.output.differences import (
+    Difference,
+    FileUse,
+    MeasuredFile,
+    MeasuredFiles,
+    MeasuredPlan,
+    MeasuredSetting,
+    MeasuredSettings,
+    Measurement,
+)
+from gptailor.output.lock import LOCK_FILE, Lock, read_lock
+from gptailor.output.lock_recording import config_digest, measured_files, plan_digest
+from gptailor.output.parents import CARD
+from gptailor.output.tokenizer import is_beside, tokenizer_model_name
+from gptailor.output.verification import CompiledOutput, DigestedTensors, Findings, VerifyResult
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import PLAN_FILE, PlanError, errors, nearest_path
@@ -75,7 +75,7 @@ def compiled_output(path: Path) -> CompiledOutput:
     Raises CheckpointError: C101 for a missing folder, C109 for a file that is no GGUF file.
     """
     if is_gguf(path):
-        from gptailor.build.gguf.verification import CompiledGguf
+        from gptailor.output.gguf.verification import CompiledGguf
 
         return CompiledGguf(path)
     return CompiledFolder(path)

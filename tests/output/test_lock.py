@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from gptailor.build.differences import (
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
+from gptailor.checkpoint.write.tensors import Crew
+from gptailor.output.differences import (
     Difference,
     MeasuredFile,
     Measurement,
     lock_differences,
     refuse,
 )
-from gptailor.build.lock import Lock, LockedModel, read_lock
-from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
-from gptailor.checkpoint.write.tensors import Crew
+from gptailor.output.lock import Lock, LockedModel, read_lock
 
 A, B = "a" * 64, "b" * 64
 

@@ -11,27 +11,6 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, final
 
-from gptailor.build import output as out
-from gptailor.build.differences import (
-    FileUse,
-    MeasuredFile,
-    MeasuredFiles,
-    MeasuredPlan,
-    MeasuredSettings,
-    Measurement,
-    gguf_differences,
-    lock_differences,
-    refuse,
-)
-from gptailor.build.lock import (
-    LOCK_FILE,
-    Lock,
-    LockedGguf,
-    LockedModel,
-    LockedText,
-    LockedVocabulary,
-)
-from gptailor.build.tokenizer import template_file
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.models import is_inner, is_local, only_compared
@@ -49,6 +28,27 @@ from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import plan_or_file
+from gptailor.output import output as out
+from gptailor.output.differences import (
+    FileUse,
+    MeasuredFile,
+    MeasuredFiles,
+    MeasuredPlan,
+    MeasuredSettings,
+    Measurement,
+    gguf_differences,
+    lock_differences,
+    refuse,
+)
+from gptailor.output.lock import (
+    LOCK_FILE,
+    Lock,
+    LockedGguf,
+    LockedModel,
+    LockedText,
+    LockedVocabulary,
+)
+from gptailor.output.tokenizer import template_file
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.model_dependencies import at_commits

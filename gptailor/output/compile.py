@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from gptailor.build.destination import Contents, Destination, ModelFolder, lack_of_room
-from gptailor.build.lock import Lock, read_lock
-from gptailor.build.lock_recording import Recording, at_locked_commits
-from gptailor.build.output import fit_tensors, payloads
-from gptailor.build.update import Update
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checkpoint.formats.gguf.kinds import is_weighted, quantised_kind
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.checkpoint.write.digest import KnownDigests
 from gptailor.checks.texts import refuse_unusable_texts
 from gptailor.lang.parse import plan_or_file
+from gptailor.output.destination import Contents, Destination, ModelFolder, lack_of_room
+from gptailor.output.lock import Lock, read_lock
+from gptailor.output.lock_recording import Recording, at_locked_commits
+from gptailor.output.output import fit_tensors, payloads
+from gptailor.output.update import Update
 from gptailor.plan.arguments import Positive, check_fields
 from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import listed
@@ -351,7 +351,7 @@ def destination_of(
     tensors, and for models that can't be written as GGUF.
     """
     if path.suffix.lower() == ".gguf":
-        from gptailor.build.gguf.file import GgufFile
+        from gptailor.output.gguf.file import GgufFile
 
         with packages_needed("a GGUF file"):
             return GgufFile(prepared, path, quantize, text)

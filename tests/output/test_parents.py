@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 import gptailor
-from gptailor.build.parents import parents, title
 from gptailor.checkpoint.hub import Remote
+from gptailor.output.parents import parents, title
 from gptailor.prepare import prepare
 from tests.tiny import tiny_model
 from tests.tiny_adapter import adapter

@@ -7,9 +7,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from gptailor.build.tokenizer import template_file
 from gptailor.checkpoint.files import open_regular
 from gptailor.checkpoint.models import Opened, folder_of, is_remote
+from gptailor.output.tokenizer import template_file
 from gptailor.plan.plan import Plan, is_at_url
 from gptailor.plan.search_block import with_file
 from gptailor.prepare import Prepared, all_declared

@@ -18,10 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
-from gptailor.build import compile as compile_module
-from gptailor.build import destination as destination_module
-from gptailor.build.gguf import values as gguf_values
-from gptailor.build.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile, held
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
@@ -29,6 +25,10 @@ from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS, quantised_kind
 from gptailor.cli import main as cli
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
+from gptailor.output import compile as compile_module
+from gptailor.output import destination as destination_module
+from gptailor.output.gguf import values as gguf_values
+from gptailor.output.gguf.file import LOCK_KEY, PLAN_KEY, GgufFile, held
 from gptailor.plan.events import BytesDone, ignore_events
 from gptailor.prepare import prepare
 from gptailor.program.gguf.tensors import weights_size
@@ -40,7 +40,7 @@ from tests.vocabularies import TEMPLATE, TEXT, write_byte_level, write_pieces
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
-from gptailor.build.gguf.quantise import quantised  # noqa: E402
+from gptailor.output.gguf.quantise import quantised  # noqa: E402
 
 
 @pytest.fixture
@@ -904,7 +904,7 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
 def test_a_type_that_needs_llama_cpps_library_names_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptailor.build.gguf.quantise._library", lambda: None)
+    monkeypatch.setattr("gptailor.output.gguf.quantise._library", lambda: None)
     error = refused("C110", lambda: compiled(here, "x.gguf", quantize="iq4_nl"))
     assert "iq4_nl: expected the package 'xllamacpp' to be installed" in str(error)
     assert "pip install 'gptailor[gguf]'" in str(error)

@@ -10,7 +10,7 @@ from gptailor.checkpoint.formats.gguf.kinds import KINDS
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 pytest.importorskip("xllamacpp", reason="the package 'xllamacpp' is not installed")
 
-from gptailor.build.gguf import quantise  # noqa: E402
+from gptailor.output.gguf import quantise  # noqa: E402
 
 OURS = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
 WEIGHTED = (*OURS, "Q4_0", "Q4_1", "Q5_0", "Q5_1")

@@ -4,9 +4,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from gptailor.build import output as out
-from gptailor.build.differences import MeasuredSetting, MeasuredSettings, Measurement, gguf_settings
-from gptailor.build.gguf.file import (
+from gptailor.checkpoint.datasets import CalibrationError
+from gptailor.checkpoint.files import CheckpointError, shown
+from gptailor.checkpoint.formats.gguf.header import read_gguf
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.digest import TensorDigest
+from gptailor.output import output as out
+from gptailor.output.differences import (
+    MeasuredSetting,
+    MeasuredSettings,
+    Measurement,
+    gguf_settings,
+)
+from gptailor.output.gguf.file import (
     LOCK_KEY,
     PLAN_KEY,
     QUANTIZE_KEY,
@@ -15,13 +25,8 @@ from gptailor.build.gguf.file import (
     facts_digest,
     held,
 )
-from gptailor.build.lock import parse_lock
-from gptailor.build.verification import CompiledOutput, DigestedTensors, Findings
-from gptailor.checkpoint.datasets import CalibrationError
-from gptailor.checkpoint.files import CheckpointError, shown
-from gptailor.checkpoint.formats.gguf.header import read_gguf
-from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.digest import TensorDigest
+from gptailor.output.lock import parse_lock
+from gptailor.output.verification import CompiledOutput, DigestedTensors, Findings
 from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared
 

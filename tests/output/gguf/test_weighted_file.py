@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import gptailor
-from gptailor.build.gguf.file import TEXT_KEY, GgufFile
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.header import read_gguf
@@ -17,15 +16,16 @@ from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.cli import main as cli
 from gptailor.evaluation import importance
 from gptailor.evaluation.importance import ImportanceMatrix, importance_matrix, importance_text
+from gptailor.output.gguf.file import TEXT_KEY, GgufFile
 from gptailor.prepare import prepare
 from gptailor.program.load import load_tensor
-from tests.build.gguf.test_file import expected, read
+from tests.output.gguf.test_file import expected, read
 from tests.tiny_bytes import model
 from tests.vocabularies import TEXT
 
 pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
-from gptailor.build.gguf.quantise import quantised
+from gptailor.output.gguf.quantise import quantised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
