@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from gptailor.checkpoint.files import copies_folder
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from optuna.storages.journal import BaseJournalBackend
 
 
+@runtime_checkable
 class Storage(Protocol):
     """The objects below a URL, each complete or missing.
 

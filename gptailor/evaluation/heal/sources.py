@@ -81,6 +81,7 @@ class AnsweringTeacher:
     key: str
 
 
+@runtime_checkable
 class AnsweredPrompts(Protocol):
     """The answers of a teacher to the prompts of a file."""
 
