@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +97,9 @@ def test_a_recipe_does_what_it_says(
     if any(cli.COMMANDS.problem(command.split()[0]) for command in recipe.commands):
         pytest.skip("the plugin of a command was removed")
     monkeypatch.chdir(kitchen)
+    for name in outputs(recipe):  # a recipe that goes on from this one may have made them
+        shutil.rmtree(name, ignore_errors=True)
+        Path(name).unlink(missing_ok=True)
     cook(recipe, kitchen)
     said = capsys.readouterr()
     assert "error" not in said.err
