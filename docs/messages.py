@@ -29,6 +29,7 @@ WITHOUT_CODE = (
     "RenameError",
     "SearchError",
     "SpaceError",
+    "StrategyError",
     "WishError",
 )
 """Classes of errors without a code."""

@@ -5,16 +5,20 @@ Each function raises ContractError with the broken promise. gptailor's own entri
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, final
+from math import isfinite
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import numpy as np
 
 from gptailor.methods import Chunk, Inputs, kernel_of
-from gptailor.plan.registry import METHODS, OBJECTIVES, Parameter
+from gptailor.plan.doors import Door
+from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES, Parameter
 
 if TYPE_CHECKING:
     from gptailor.searching.space.genome import Genome
     from gptailor.searching.space.space import Space
+
+_Entry = TypeVar("_Entry")
 
 __all__ = ["ContractError", "check_method", "check_objective", "check_strategy"]
 
@@ -29,6 +33,13 @@ def _promise(holds: object, words: str) -> None:
         raise ContractError(words)
 
 
+def _entry(table: Door[_Entry], name: str) -> _Entry:
+    entry = table.get(name)
+    _promise(entry is not None, table.problem(name) or f"there is no {table.kind} '{name}'")
+    assert entry is not None
+    return entry
+
+
 # ------------------------------------------------------------------------------------- methods
 
 
@@ -38,7 +49,7 @@ def check_method(name: str, *, sources: int = 2, **arguments: Any) -> None:
     `arguments` are those of the method; missing ones have their defaults. The bytes are the same
     for a tensor in chunks, and with several threads. The inputs stay unchanged.
     """
-    method = METHODS[name]
+    method = _entry(METHODS, name)
     defaults = {p.name: _default(p, sources) for p in method.parameters}
     made = {**defaults, **arguments}
     for shape in ((16, 12), (1, 1), (33,), (0, 4)):
@@ -96,16 +107,18 @@ def check_objective(name: str) -> None:
 
     from gptailor.evaluation.objectives.of_function import number_of, numbers_of
 
-    spec = OBJECTIVES[name]
+    spec = _entry(OBJECTIVES, name)
     _promise(spec.function is not None, f"'{name}' is gptailor's own objective")
     if spec.arguments[0].rows == "answer":
         for text in ("", "an answer", "another\nanswer", "ö 答"):
             first, second = (number_of(spec, "a context", "an answer", text) for _ in range(2))
+            _promise(isfinite(first), f"'{name}' gives {first} for the text {text!r}")
             _promise(first == second, f"'{name}' gives two numbers for one text")
         return
     torch.manual_seed(0)
     logits, targets = torch.randn(6, 11), torch.arange(6)
     whole = numbers_of(spec, logits, targets)
+    _promise(whole.isfinite().all(), f"'{name}' gives NaN or infinity")
     parts = [numbers_of(spec, logits[n : n + 1], targets[n : n + 1]) for n in range(6)]
     words = f"a token's number by '{name}' depends on the other tokens"
     _promise(torch.allclose(whole, torch.cat(parts), equal_nan=True), words)
@@ -151,22 +164,10 @@ def losses_of(population: "Genome") -> np.ndarray:
 
 def check_valid(of: "Space", population: "Genome", shares: np.ndarray, many: int) -> None:
     """Check that an ask has `many` canonical genomes of the space, with shares in (0, 1]."""
-    from gptailor.searching.space.table import canonical
+    from gptailor.searching.strategies.foreign import broken_promise
 
-    table = of.table
-    columns = (len(table.group), len(table.options), len(table.at_reals))
-    shapes = [genes.shape for genes in population]
-    _promise(shapes == [(many, n) for n in columns], f"expected {many} genomes, got {shapes}")
-    for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
-        on = population.bits[:, table.group == number].sum(axis=1)
-        _promise(((low <= on) & (on <= high)).all(), "a genome drops too many or too few layers")
-    inside = ((population.picks >= 0) & (population.picks < table.options)).all()
-    inside &= ((population.reals >= 0) & (population.reals <= 1)).all()
-    _promise(inside, "a gene is out of its bounds")
-    pairs = zip(canonical(table, population), population, strict=True)
-    _promise(all(np.array_equal(a, b) for a, b in pairs), "a genome isn't canonical")
-    _promise(shares.shape == (many,), f"expected {many} shares, got {shares.shape}")
-    _promise(((shares > 0) & (shares <= 1)).all(), "a share isn't in (0, 1]")
+    words = broken_promise(of.table, population, shares, many)
+    _promise(not words, words)
 
 
 def check_strategy(name: str) -> None:
@@ -175,6 +176,7 @@ def check_strategy(name: str) -> None:
     Asked genomes are in the space. The key alone decides. A failure neither wins nor breaks. With
     several objectives every weight has an ask.
     """
+    _entry(STRATEGIES, name)
     for kind in SPACES:
         _check_on(name, space_named(kind))
 

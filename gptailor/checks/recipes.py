@@ -28,7 +28,8 @@ def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each method that is not in the registry."""
     for at, _, call in _calls(plan):
         if call.name not in METHODS:
-            help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
+            names = METHODS.names()
+            help_ = nearest(call.name, names) or f"the methods are {listed(names)}"
             help_ = METHODS.problem(call.name) or help_
             yield Fault("P301", f"there is no method '{call.name}'", (*at, "name"), help_)
 

@@ -38,6 +38,7 @@ class Door(dict[str, _Value], Generic[_Value]):
     type of its value.
     """
 
+    all: ClassVar[list["Door[Any]"]] = []
     failures: ClassVar[list[Exception]] = []
     """The errors of failed imports. `gptailor -v` prints their tracebacks."""
 
@@ -47,6 +48,7 @@ class Door(dict[str, _Value], Generic[_Value]):
         self.own = frozenset(own)
         self._modules: dict[str, str] = {}
         self._problems: dict[str, str] = {}
+        self.all.append(self)
 
     def __missing__(self, name: str) -> _Value:
         if name not in self._problems:
@@ -132,13 +134,26 @@ class Door(dict[str, _Value], Generic[_Value]):
             value: Any = points[0].load()
         except Exception as error:  # noqa: BLE001 (a package's code may raise anything)
             self.failures.append(error)
+            _forget(points[0].module)
             first = f"{type(error).__name__}: {error}".partition("\n")[0]
             return f"{packages[0]} provides it and can't be imported: {first}"
         if not isinstance(value, self.form):
             got = f"got {type(value).__name__} at '{points[0].value}'"
             return f"{packages[0]}: expected a {self.form.__name__}, {got}"
+        declared = getattr(value, "name", name) if hasattr(value, "function") else name
+        if declared != name:
+            got = f"got the name {declared!r} at '{points[0].value}'"
+            return f"{packages[0]}: expected the {self.kind} {name!r}, {got}"
         self[name] = cast(_Value, value)
         return ""
+
+
+def _forget(module: str) -> None:
+    """Remove what a module registered before its import failed."""
+    for door in Door.all:
+        for name in [name for name, owner in door._modules.items() if owner == module]:
+            del door._modules[name]
+            door.pop(name, None)
 
 
 def _package(point: "EntryPoint") -> Package:

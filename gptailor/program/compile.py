@@ -23,6 +23,7 @@ from gptailor.plan.resolved import ClosedCut
 from gptailor.plan.sites import named_models
 from gptailor.program import program as p
 from gptailor.program.mixtures import expert_cut, keep_experts
+from gptailor.program.packages import provider_of
 from gptailor.program.predictors import keeps_predictors, numbered_predictors, predicting_tensors
 from gptailor.program.sources import Checked, Use, base_layer, needs_base
 from gptailor.program.vocabulary_rows import AlignedRest
@@ -227,7 +228,8 @@ def making(
         (parameter.name, _argument(parameter, call.arguments.get(parameter.name), len(sources)))
         for parameter in METHODS[call.name].parameters
     )
-    return p.Combine(call.name, arguments, base, sources, models, place)
+    provider = provider_of(call.name)
+    return p.Combine(call.name, arguments, base, sources, models, place, provider=provider)
 
 
 def _argument(

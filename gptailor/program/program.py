@@ -55,6 +55,8 @@ class Combine(Computation):
     both). A cast or a division alone is `linear` with the weight 1. The offset is for norms that
     multiply by 1 + w: (1 + w)/c − 1 is w/c + (1/c − 1).
 
+    `provider` identifies the code of another package's method, for results that are kept.
+
     As a tensor's form it is nested in another: a model that is made of models has such tensors,
     which are not rounded.
     """
@@ -67,6 +69,7 @@ class Combine(Computation):
     place: str
     divisor: float = 1.0
     offset: float = 0.0
+    provider: str = ""
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:

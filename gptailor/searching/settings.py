@@ -226,7 +226,8 @@ def _objectives(
 
 def _strategy(name: str) -> str:
     if name not in STRATEGIES:
-        help_ = nearest(name, STRATEGIES) or f"the strategies are {listed(STRATEGIES)}"
+        names = STRATEGIES.names()
+        help_ = nearest(name, names) or f"the strategies are {listed(names)}"
         help_ = STRATEGIES.problem(name) or help_
         raise WishError(f"there is no strategy '{name}'; {help_}")
     return name

@@ -16,7 +16,7 @@ from gptailor.cli.main import COMMANDS, run
 from gptailor.convert.importers import IMPORTERS
 from gptailor.plan.doors import Door
 from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
-from gptailor.testing import ContractError, check_method, check_objective
+from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extend.md"
 Install = Callable[..., Path]
@@ -168,6 +168,91 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     assert not (here / "other").exists()
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_output_of_other_code_is_computed_anew(
+    version: str, install: Install, here: Path, command: Command
+) -> None:
+    install("mine", MIDDLE, AT)
+    assert command("compile", "p.tailor", "-o", "out")[0] == 0
+    assert "computed: 0 bytes" in command("compile", "p.tailor", "-o", "out")[1]
+    doubled = METHOD.format(result="sources[0] * np.float32(2)")
+    install("mine", doubled if version == "1.0" else MIDDLE, AT, version=version)
+    METHODS.pop("middle")
+    METHODS._modules.pop("middle")
+    METHODS._problems.pop("middle")
+    done = command("compile", "p.tailor", "-o", "out")
+    assert done[0] == 0, done[2]
+    assert "computed: 0 bytes" not in done[1]
+    assert command("verify", "out")[0] == 0
+
+
+def test_a_module_that_fails_halfway_provides_nothing(
+    install: Install, here: Path, command: Command
+) -> None:
+    install("mine", MIDDLE + "\n    raise RuntimeError('late')\n", AT)
+    for _ in range(2):
+        code, _, said = command("check", "p.tailor")
+        assert code == 1
+        assert "mine 1.0 provides it and can't be imported: RuntimeError: late" in said
+    with pytest.raises(ContractError, match="can't be imported: RuntimeError: late"):
+        check_method("middle")
+    with pytest.raises(ContractError, match="there is no objective 'none'"):
+        check_objective("none")
+
+
+def test_an_entry_has_its_own_name(install: Install, here: Path, command: Command) -> None:
+    install("mine", MIDDLE.replace('"middle"', '"other"'), AT)
+    code, _, said = command("check", "p.tailor")
+    assert code == 1
+    assert "mine 1.0: expected the method 'middle', got the name 'other'" in said
+
+
+STRATEGY = """
+    import gptailor
+    import numpy as np
+    from dataclasses import dataclass
+    from gptailor.searching.space.table import sample
+
+    @gptailor.strategy("odd", "draws plans")
+    @dataclass(frozen=True)
+    class Odd(gptailor.Strategy):
+        name: str = "odd"
+        population: int = 2
+
+        def _ask(self, table, state, key, weights):
+            drawn = sample(table, key, 2)
+            return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("(drawn, np.ones(2))", "returned 2 values, expected genomes, shares"),
+        ("(drawn, np.zeros(2), ())", "expected 2 shares in (0, 1], got array([0., 0.])"),
+        ("(drawn._replace(bits=~drawn.bits), np.ones(2), ())", "drops too many or too few layers"),
+    ],
+)
+@pytest.mark.slow
+def test_a_wrong_strategy_is_one_message(
+    result: str, says: str, install: Install, here: Path, command: Command
+) -> None:
+    install("mine", STRATEGY.format(result=result), {"strategies": {"odd": "mine:Odd"}})
+    head = (here / "half.tailor").read_text().partition("merge")[0]
+    (here / "t.txt").write_text("the cats sat on the mats. " * 300)
+    (here / "space.tailor").write_text(
+        f'{head}drop any 1 of L0..L3\nsearch {{ minimize nll("t.txt"); trials 20; fidelity 2 }}\n'
+    )
+    code, _, said = command("search", "space.tailor", "-o", "run", "--strategy", "odd")
+    assert code == 3, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("error: the strategy 'odd' of mine 1.0 ")
+    assert says in last
+    with pytest.raises(gptailor.TailorError, match=r"'odd' of mine 1\.0 "):
+        check_strategy("odd")
+
+
 def test_a_plan_of_an_inner_plan_names_its_package(
     install: Install, here: Path, command: Command
 ) -> None:
@@ -312,6 +397,12 @@ def test_contracts_name_the_broken_promise() -> None:
     def spread(logits, targets):  # type: ignore[no-untyped-def]
         return (logits - logits.mean()).sum(-1)
 
+    @gptailor.objective("blank", direction="minimize", reads="text")
+    def blank(logits, targets):  # type: ignore[no-untyped-def]
+        return logits[:, 0] * float("nan")
+
+    with pytest.raises(ContractError, match="'blank' gives NaN or infinity"):
+        check_objective("blank")
     with pytest.raises(ContractError, match="depends on the other tokens"):
         check_objective("spread")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gptailor.plan.registry import STRATEGIES
 
-__all__ = ["strategy", "surrogate"]
+__all__ = ["foreign", "strategy", "surrogate"]
 
 if TYPE_CHECKING:
     from gptailor.searching.strategies.strategy import Strategy
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 def strategy_of(name: str) -> "Strategy":
     """Return a strategy: gptailor's own, the class `Name` of the module `name`, or a package's."""
     if (make := STRATEGIES[name].make) is not None:
+        from gptailor.searching.strategies.foreign import Foreign
+
         made: Strategy = make()
-        return made
+        return Foreign(name, made.population, made)
     module = importlib.import_module(f"{__name__}.{name}")
     strategy: Strategy = getattr(module, name.capitalize())()
     return strategy
