@@ -320,6 +320,15 @@ def test_a_wrong_result_of_a_method_is_one_message_and_no_output(
     assert not (here / "out").exists()
 
 
+def test_nan_of_a_method_names_its_package(install: Install, here: Path, command: Command) -> None:
+    install("mine", METHOD.format(result="sources[0] * np.float32('nan')"), AT)
+    code, _, said = command("compile", "p.tailor", "-o", "out")
+    assert code == 1
+    assert "error[M401]" in said
+    assert "= help: 'middle' is of mine 1.0: correct it there, or choose another method" in said
+    assert not (here / "out").exists()
+
+
 OBJECTIVE = """
     import gptailor
 
