@@ -334,7 +334,12 @@ def down_projection(folder: Path, change: Callable[[Any], Any]) -> None:
     save_file(made, folder / "model.safetensors", {"format": "pt"})
 
 
-@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[
+        pytest.param("pretended", marks=pytest.mark.wrong_types),
+        pytest.param("real", marks=pytest.mark.gpu),
+    ]
+)
 def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
     """A CUDA device's name: that of a pretended card, and of the machine's if it has one."""
     import torch

@@ -44,7 +44,10 @@ from tests.structures import branch_structure
 from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, letters, tiny_model
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
+pytestmark = [
+    pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache"),
+    pytest.mark.wrong_types,  # the card's events and streams aren't torch's
+]
 
 TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44, 21, 9]])
 MERGED = "L1 from math\nL2 = merge(L2 base, L2 math, 0.3)\ndrop L3\nembed from math"

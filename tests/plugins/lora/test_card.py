@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -9,6 +10,7 @@ from gptailor.plugins.lora.extract import extract_lora
 from tests.second_device import second_device
 
 
+@pytest.mark.wrong_types  # the card's events and streams aren't torch's
 def test_a_card_gives_the_adapter_of_the_cpu(family: Path, tmp_path: Path) -> None:
     def extracted(device: str) -> dict[str, torch.Tensor]:
         target = tmp_path / device
