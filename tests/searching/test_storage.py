@@ -30,6 +30,7 @@ def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(door, name, raising=False)
 
 
+@pytest.mark.wrong_types
 @pytest.mark.usefixtures("_no_plugins")
 def test_urls_and_clusters_name_the_plugin_that_they_need() -> None:
     missing = "needs the plugin 'cluster': it is not installed"

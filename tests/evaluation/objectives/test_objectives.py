@@ -131,6 +131,7 @@ def test_every_objective_of_the_registry_is_there() -> None:
     assert set(PREPARE) == OBJECTIVES.own == {*FILES, *of_plan}
 
 
+@pytest.mark.wrong_types
 def test_an_objective_outside_of_the_core_prepares_its_samples(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
