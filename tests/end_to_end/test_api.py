@@ -97,7 +97,7 @@ def test_a_file_is_formatted_with_its_comments(tmp_path: Path) -> None:
 
 
 def has_home(name: str) -> bool:
-    """Whether a name of the package isn't that of a plugin whose folder was removed."""
+    """Return whether a name of the package is available: its plugin may be removed."""
     kind, *rest = gptailor._HOMES.get(name, "").split(".")
     return kind != "plugins" or (Path(gptailor.__file__).parent / kind / rest[0]).exists()
 

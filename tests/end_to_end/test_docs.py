@@ -139,7 +139,7 @@ def test_what_commands_say_of_themselves_is_current() -> None:
 
 
 def plugin_removed() -> bool:
-    """Whether the folder of a plugin was removed, and its messages with it."""
+    """Return whether a plugin's folder was removed, and its messages with it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     points = (value for group in project["entry-points"].values() for value in group.values())
     modules = (ROOT / value.partition(":")[0].replace(".", "/") for value in points)

@@ -1,4 +1,4 @@
-"""What is a folder, and what a URL; URLs and clusters need a plugin."""
+"""Folders and URLs are told apart; URLs and clusters need a plugin."""
 
 from pathlib import Path
 
