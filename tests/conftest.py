@@ -43,7 +43,6 @@ os.environ |= {"HOME": str(HOME), "XDG_CACHE_HOME": str(KEPT)}
 checked.install()
 
 TESTS = Path(__file__).parent
-DEVICES = TESTS / "devices"
 
 
 def _there(fd: Any) -> None:
@@ -103,12 +102,7 @@ STRANGERS: dict[str, str] = {
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Don't even import the files that `make test` leaves out, and those of a process of their own.
-
-    The pretended card changes torch for the whole process.
-    """
-    if collection_path == DEVICES and not any("devices" in str(a) for a in config.args):
-        return True
+    """Don't even import the files that `make test` leaves out."""
     left_out = "not pages" in config.option.markexpr
     return True if left_out and str(collection_path.relative_to(TESTS)) in PAGES else None
 
@@ -340,11 +334,22 @@ def down_projection(folder: Path, change: Callable[[Any], Any]) -> None:
     save_file(made, folder / "model.safetensors", {"format": "pt"})
 
 
-@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.gpu)])
-def cuda(request: pytest.FixtureRequest) -> str:
-    """The name of the machine's CUDA device."""
+@pytest.fixture(
+    params=[
+        pytest.param("pretended", marks=pytest.mark.wrong_types),
+        pytest.param("real", marks=pytest.mark.gpu),
+    ]
+)
+def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A CUDA device's name: that of a pretended card, and of the machine's if it has one."""
     import torch
 
-    if not torch.cuda.is_available():
+    from tests.second_device import second_device
+
+    if request.param == "pretended":
+        with second_device():
+            yield "cuda"
+    elif torch.cuda.is_available():
+        yield "cuda"
+    else:
         pytest.skip("there is no CUDA device")
-    return "cuda"

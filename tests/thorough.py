@@ -24,7 +24,7 @@ LEFT_OUT = {
         "test_what_is_too_large_is_one_error[layers of statements]",
         "test_what_is_too_large_is_one_error[numbers with names]",
     ],
-    "devices/test_second_device.py": [
+    "end_to_end/test_second_device.py": [
         "test_halves_learn_on_a_card",
     ],
     "end_to_end/test_api.py": [
@@ -202,7 +202,7 @@ ONE_IN = {
     "end_to_end/test_search_command.py": {
         "test_a_folder_of_another_search_is_refused": 3,
     },
-    "devices/test_second_device.py": {
+    "end_to_end/test_second_device.py": {
         "test_a_card_gives_the_numbers_of_the_cpu": 6,
         "test_a_family_has_the_logits_of_the_cpu": 20,
         "test_a_mistake_in_the_package_is_found": 5,

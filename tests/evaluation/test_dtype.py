@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluation.dtype import quick_dtype
+from gptailor.evaluation.dtype import healing_dtype, quick_dtype
 from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score, TargetSize
 from gptailor.evaluation.space_trials import opened
@@ -15,6 +15,7 @@ from gptailor.lang.parse import load
 from gptailor.searching.evaluate import computing
 from gptailor.searching.run_files import EarlierRun
 from gptailor.searching.settings import Resources
+from tests.second_device import second_device
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,6 +67,24 @@ def test_only_what_is_slow_and_fits_is_widened(plan: Path, monkeypatch: pytest.M
     assert quick_dtype(models, "meta") is None
     monkeypatch.setattr("gptailor.evaluation.dtype._ROOM", 0.0)
     assert quick_dtype(models, "cpu") is None
+
+
+def test_a_card_without_products_in_bfloat16_computes_in_float32(
+    plan: Path, tmp_path: Path
+) -> None:
+    models = models_of(plan)
+    tiny_model("llama", tmp_path / "base", dtype="float16")
+    (tmp_path / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\n')
+    of_float16 = models_of(tmp_path / "cut.tailor")
+    with second_device() as card:
+        assert quick_dtype(models, "cuda") is None
+        assert healing_dtype(models, torch.device("cuda")) == torch.bfloat16
+        card.capability = 7, 5
+        assert quick_dtype(models, "cuda") == torch.float32
+        assert healing_dtype(models, torch.device("cuda")) == torch.float32
+        assert quick_dtype(of_float16, "cuda") is None
+        assert quick_dtype(models, "cuda:1") is None, "a worker's device, on another machine"
+    assert quick_dtype(models, "cuda") is None
 
 
 def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(

@@ -27,6 +27,7 @@ from gptailor.plugins.teach.teach import TeachResult, teach
 from gptailor.prepare import prepare
 from tests.healing import CPU, heal, said
 from tests.said import in_process
+from tests.second_device import second_device
 from tests.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
@@ -237,6 +238,20 @@ def test_a_disk_that_fills_leaves_the_folder_as_it_was(
     }
     monkeypatch.setattr("gptailor.evaluation.forward.evaluator.Evaluator.run", None)
     assert taught(folder).sequences == 32, "the predictions are kept"
+
+
+def test_a_card_gives_the_predictions_of_the_cpu(folder: Path) -> None:
+    def file(device: str) -> bytes:
+        target = folder / f"{device}.parquet"
+        texts = folder / "text.jsonl"
+        teach(folder / "base", texts, target, tokens=128, device=device, dtype="float32")
+        return target.read_bytes()
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        expected = file("cpu")
+        with second_device() as card:
+            assert file("cuda") == expected
+    assert card.ran, "nothing ran on the card"
 
 
 # ------------------------------------------------------------------------------------- refusals
