@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch._C import _acc
 from torch._C._autograd import DeviceType
 from torch.utils import swap_tensors
+from torch.utils._device import _device_constructors
 
 TYPE = "maia"
 ATEN = torch.ops.aten
@@ -403,6 +404,7 @@ _register_guard()
 def second_device(cards: int = 1) -> Iterator[SecondDevice]:
     """Pretend that there are CUDA devices."""
     made = SecondDevice(cards)
+    _device_constructors()  # torch lists its functions once: before they are replaced
     with ExitStack() as stack:
         _cards.append(made)
         stack.callback(_cards.remove, made)

@@ -1,5 +1,6 @@
 """A headless Chromium for the report's pages, started once for each module."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ _ARGUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator["Browser"]:
-    """Start the browser, or skip the test where there is none.
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
+    """Start the browser with a home of its own, or skip the test where there is none.
 
     It ends with its module: while playwright's driver lives, no other test can run an event loop.
     """
@@ -29,7 +30,10 @@ def chromium() -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=_ARGUMENTS)
+        home = {name: str(tmp_path_factory.mktemp("home")) for name in ("HOME", "XDG_CONFIG_HOME")}
+        browser = driver.chromium.launch(
+            executable_path=program, args=_ARGUMENTS, env={**os.environ, **home}
+        )
         yield browser
         browser.close()
 
