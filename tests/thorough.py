@@ -98,6 +98,9 @@ LEFT_OUT = {
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
+    "plugins/report/test_run_report.py": [
+        "test_a_database_that_the_user_names_is_only_read",
+    ],
     "plugins/report/test_run_sections.py": [
         "test_five_hundred_trials_fit_a_page",
     ],
@@ -134,9 +137,6 @@ LEFT_OUT = {
         "test_a_search_that_was_killed_ends_with_the_same_study",
         "test_on_several_workers_who_is_quick_changes_nothing",
         "test_the_best_plan_was_scored_on_all_samples",
-    ],
-    "searching/test_run_report.py": [
-        "test_a_database_that_the_user_names_is_only_read",
     ],
 }
 """Tests that `make test` leaves out, by their file: each takes seconds, and another test covers its

@@ -12,7 +12,6 @@ __all__ = [
     "progress",
     "quantities",
     "records",
-    "run_report",
     "search_text",
     "summary",
     "table",

@@ -5,10 +5,11 @@ __all__ = [
     "results",
     "run",
     "run_files",
-    "run_report",
+    "run_reading",
     "search",
     "settings",
     "space",
     "storage",
     "strategies",
+    "verdict",
 ]

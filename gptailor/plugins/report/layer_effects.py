@@ -14,7 +14,7 @@ from gptailor.plugins.report.effects import Effects, LayerEffect, LayerState, Wi
 from gptailor.searching.run.asking import TOLD, by_spread
 from gptailor.searching.run.incumbent import expected_losses
 from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
-from gptailor.searching.run_report import RunReading
+from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of, keys_of

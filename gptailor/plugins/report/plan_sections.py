@@ -17,10 +17,10 @@ from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plugins.report.page import text_html
+from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.prepare import Prepared, prepare
 from gptailor.reporting.quantities import bytes_in_words, percent
-from gptailor.reporting.run_report import RunReport
 from gptailor.views.known_layers import left_open
 
 

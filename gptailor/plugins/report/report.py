@@ -24,8 +24,8 @@ from gptailor.prepare import ModelPaths
 from gptailor.views.known_layers import known_layer_count
 
 if TYPE_CHECKING:
+    from gptailor.plugins.report.run_report import RunReport
     from gptailor.plugins.report.section import Section
-    from gptailor.reporting.run_report import RunReport
     from gptailor.reporting.summary import SearchSummary
     from gptailor.searching.results import SearchResult
 
@@ -299,10 +299,10 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
 
     try:
         from gptailor.plugins.report.layer_effects import run_effects  # imports Optuna
-        from gptailor.searching.run_report import RunReading
+        from gptailor.plugins.report.read_run import report_of, run_reading
 
-        reading = RunReading(target, stored.storage, stored.study)
-        report = reading.report()
+        reading = run_reading(target, stored.storage, stored.study)
+        report = report_of(reading)
         return report, run_sections(report, run_effects(reading))
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None

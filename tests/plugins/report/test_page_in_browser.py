@@ -17,9 +17,9 @@ from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.scores_section import scores_sections
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.summary import Aim, SearchSummary
-from gptailor.searching.run_report import RunReading
+from gptailor.searching.run_reading import RunReading
 from tests.searching import landscape
-from tests.searching.test_run_report import run_of
+from tests.searching.test_run_reading import run_of
 
 PLAN = """\
 tailor 1

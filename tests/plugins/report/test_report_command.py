@@ -18,7 +18,7 @@ from gptailor.searching.results import SearchResult
 from tests.colours import contrast
 from tests.reporting.test_search_table import document, judged, row
 from tests.said import Run, in_process
-from tests.searching.test_run_report import NLL, run_of
+from tests.searching.test_run_reading import NLL, run_of
 
 PLAN = """\
 # The plan of the test.
