@@ -34,23 +34,8 @@ class Rebinding(click.ParamType[tuple[str, Path]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Path]:
         """Return the name and the path. Raise a usage error unless both are given."""
-        name, path = _assigned(self, value, param, ctx)
+        name, path = assigned(self, value, param, ctx)
         return name, expanded(path)
-
-
-@final
-class Assignment(click.ParamType[tuple[str, str]]):
-    """A name and a text, `NAME=…`, as the metavar says."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Return the name and the text. Raise a usage error unless both are given."""
-        name, text = _assigned(self, value, param, ctx)
-        return name.strip(), text
 
 
 @final
@@ -63,7 +48,7 @@ class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[str, ...]]:
         """Return the name and the values. Raise a usage error unless both are given."""
-        name, text = _assigned(self, value, param, ctx)
+        name, text = assigned(self, value, param, ctx)
         values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", text))
         if not all(values):
             self.fail(f"'{value}' is not {self.name}", param, ctx)
@@ -72,7 +57,7 @@ class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
         return name.strip(), values
 
 
-def _assigned(
+def assigned(
     kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None
 ) -> tuple[str, str]:
     """Return both sides of `NAME=…`. Raise a usage error unless both are given."""

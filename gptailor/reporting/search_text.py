@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
+from gptailor.plan.stage import stage_words
 from gptailor.reporting.measure import UNSIZED, BesideBase
 from gptailor.reporting.objective_mean import mean_of_objectives
 from gptailor.reporting.quantities import bytes_in_words, percent, shown_number, with_error
@@ -241,11 +241,6 @@ def _cells(name: str, row: WithScores, i: int, summary: SearchSummary) -> list[s
 
 def _stage_of(row: SummaryRow) -> str:
     return stage_words(row.stage, row.before, row.values)
-
-
-def healed_in_vain(summary: SearchSummary) -> bool:
-    """Return whether healing left the best plan's layers as they were."""
-    return summary.best is not None and _stage_of(summary.best) == HEALED_IN_VAIN
 
 
 def _at(values: Sequence[float | None] | None, i: int) -> float | None:

@@ -9,7 +9,7 @@ import click
 
 from gptailor.cli import options
 from gptailor.plan.events import BytesDone, ExtractionDone
-from gptailor.reporting.quantities import bytes_in_words, small_percent
+from gptailor.reporting.quantities import bytes_in_words
 
 if TYPE_CHECKING:
     from gptailor.plugins.lora.extract import ExtractResult
@@ -133,3 +133,8 @@ def _way(kind: str) -> str:
     return (
         ", since PEFT has no place for them" if kind == "others" else f"; --save {kind} holds them"
     )
+
+
+def small_percent(share: float) -> str:
+    """Return `0.52%`, or `under 0.01%`."""
+    return "under 0.01%" if 0 < share < 1e-4 else f"{share:.2%}"

@@ -255,8 +255,8 @@ def is_run(target: str) -> bool:
 
 def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     from gptailor.lang.parse import read_bytes
+    from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
     from gptailor.plugins.report.scores_section import scores_sections
-    from gptailor.reporting.search_text import healed_in_vain
     from gptailor.reporting.summary import SearchSummary
     from gptailor.searching.run_files import RunFiles
 
@@ -282,7 +282,8 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
         ]
         again = again if files.storage is None else []
         of_plan = _plan_sections(subject, given.speech, held, again, report)
-        if summary is not None and healed_in_vain(summary):
+        found = None if summary is None else summary.best
+        if found and stage_words(found.stage, found.before, found.values) == HEALED_IN_VAIN:
             of_plan[0] = replace(of_plan[0], words=f"{of_plan[0].words} {_IN_VAIN}")
         at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
