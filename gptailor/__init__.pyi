@@ -36,13 +36,13 @@ from gptailor.plugins.teach.teach import TeachResult as TeachResult
 from gptailor.plugins.teach.teach import teach as teach
 from gptailor.prepare import check as check
 from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
+from gptailor.reporting.show import LayerMap as LayerMap
+from gptailor.reporting.show import diff as diff
+from gptailor.reporting.show import show as show
 from gptailor.searching.results import SearchResult as SearchResult
 from gptailor.searching.search import search as search
 from gptailor.searching.settings import Flags as Flags
 from gptailor.searching.settings import Resources as Resources
 from gptailor.searching.strategies.strategy import Strategy as Strategy
-from gptailor.views.show import LayerMap as LayerMap
-from gptailor.views.show import diff as diff
-from gptailor.views.show import show as show
 
 __version__: str

@@ -231,7 +231,7 @@ def read_plan_or_folder(name: str, families: tuple[Path, ...] = (), lets: Lets =
         return read_plan(name, families, lets)
     if lets:
         raise click.UsageError(f"--set is for a plan's file, and {name} is a model")
-    from gptailor.evaluation.targets import plan_of
+    from gptailor.lang.plan_of import plan_of
 
     _, plan = plan_of(name)
     return plan.with_families(families) if families else plan

@@ -58,7 +58,7 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
         if form == "text":
             options.say_faults(plan_faults)
         if form == "text" and plan is not None and not errors(plan_faults):
-            from gptailor.views.known_layers import left_open
+            from gptailor.reporting.known_layers import left_open
 
             still = left_open(plan, dict(models), alone=alone)
             still += _trials_asked(plan) if still else ""
@@ -171,7 +171,7 @@ def show_command(
     Positions are the base's layer numbers. In a stack they are the output's layer numbers. The size
     of the output is below the map, if the plan has no open choices and its models are available.
     """
-    from gptailor.views.show import shown_lines
+    from gptailor.reporting.show import shown_lines
 
     declared = options.read_plan_or_folder(plan, families, lets)
     if program:
@@ -199,7 +199,7 @@ def diff_command(first: str, second: str) -> None:
     layers that differ. Then it prints the differences in words. The exit code is 0 if the plans are
     equal, and 1 if they differ.
     """
-    from gptailor.views.show import diff_lines
+    from gptailor.reporting.show import diff_lines
 
     one, other = ((options.shown_name(n), options.read_plan_or_folder(n)) for n in (first, second))
     lines, differ = diff_lines(one, other, options.width())
@@ -333,7 +333,7 @@ def export_command(
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
     from gptailor.checkpoint.models import rebind
     from gptailor.convert.mergekit.exporter import export_mergekit
-    from gptailor.views.known_layers import known_layer_count
+    from gptailor.reporting.known_layers import known_layer_count
 
     del tool  # there is one
     declared, faults = rebind(options.read_plan(plan, families, lets), dict(models))

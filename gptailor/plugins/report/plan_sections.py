@@ -20,8 +20,8 @@ from gptailor.plugins.report.page import text_html
 from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.prepare import Prepared, prepare
+from gptailor.reporting.known_layers import left_open
 from gptailor.reporting.quantities import bytes_in_words, percent
-from gptailor.views.known_layers import left_open
 
 
 @final

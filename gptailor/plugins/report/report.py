@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.write.output_file import refuse_output
-from gptailor.evaluation.targets import plan_of, read_target
+from gptailor.lang.plan_of import plan_of, read_target
 from gptailor.output.lock import LOCK_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
@@ -21,7 +21,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plugins.report import plan_sections as of
 from gptailor.prepare import ModelPaths
-from gptailor.views.known_layers import known_layer_count
+from gptailor.reporting.known_layers import known_layer_count
 
 if TYPE_CHECKING:
     from gptailor.plugins.report.run_report import RunReport
