@@ -8,11 +8,11 @@ import gptailor
 from gptailor.checkpoint.models import FETCHERS
 from gptailor.plan import doors
 from gptailor.plan.faults import TailorError
-from gptailor.searching.evaluate import workers_of
 from gptailor.searching.run.workers import CLUSTERS
 from gptailor.searching.run_files import RunFiles
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.storage import STORAGES, local_or_url
+from gptailor.searching.trial_evaluator import workers_of
 
 
 def test_what_is_a_folder_and_what_a_url() -> None:
