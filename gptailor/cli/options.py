@@ -4,16 +4,18 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, final
 
 import click
 
 from gptailor.checkpoint.files import expanded
+from gptailor.plan.doors import Door
 from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, to_text
 from gptailor.reporting.quantities import bytes_from_words
 
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from gptailor.plan.events import OnEvent
     from gptailor.plan.plan import Plan
     from gptailor.prepare import Prepared
+
+
+OPTIONS: Door[Callable[[click.Command], None]] = Door("options", "options", FunctionType, {})
+"""Functions of plugins that add options to a command, by the command's name: `search`."""
 
 
 @final

@@ -11,5 +11,6 @@ __all__ = [
     "space",
     "storage",
     "strategies",
+    "trial_evaluator",
     "verdict",
 ]

@@ -18,6 +18,7 @@ from gptailor.plan.plan import BuiltClosed
 from gptailor.reporting.summary import LiveDtype
 from gptailor.searching.storage import local_or_url, storage_at
 
+LOCK: Final = ".lock"
 SETTINGS: Final = "run.json"
 SUMMARY: Final = "summary"
 """The name of a search's summary, as JSON and as a page."""

@@ -40,7 +40,6 @@ def test_urls_and_clusters_name_the_plugin_that_they_need() -> None:
     [fault] = gptailor.check(plan)
     said = f"not available: a model at a URL {missing} (s3://bucket/base)"
     assert (fault.code, fault.message) == ("C503", said.replace("s3://", "s3:/"))
-    pytest.importorskip("ray", reason="ray isn't installed")
     chosen = settings(plan, Flags(objectives=('nll("text.txt")',)))
     with pytest.raises(TailorError, match=rf"^--ray {missing}"):
         workers_of(None, chosen, Resources(ray="local"), print)
