@@ -21,7 +21,7 @@ from gptailor.reporting.quantities import (
 )
 
 if TYPE_CHECKING:
-    from gptailor.reporting.summary import SizeRow
+    from gptailor.searching.run.records import SizeRow
 
 _SEARCH_EXAMPLE = """
 \b
@@ -134,8 +134,8 @@ def search_command(
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen
-    from gptailor.reporting.search_text import summary_lines
     from gptailor.searching.search import Doing, search
+    from gptailor.searching.search_text import summary_lines
 
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:

@@ -13,9 +13,7 @@ __all__ = [
     "progress",
     "quantities",
     "records",
-    "search_text",
     "show",
-    "summary",
     "table",
     "terminal_encoding",
 ]

@@ -27,8 +27,9 @@ from gptailor.lang.words import objective_words, requirement_words
 from gptailor.output.output import plan_seen_from
 from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
-from gptailor.reporting.summary import Aim, RunRecord, escaped_control
+from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.pick import BEST
+from gptailor.searching.run.records import Aim, RunRecord
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import another_search
 from gptailor.searching.run_files import (

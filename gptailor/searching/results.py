@@ -28,22 +28,17 @@ from gptailor.reporting.quantities import (
     shown_number,
 )
 from gptailor.reporting.records import data_frame, html_table
-from gptailor.reporting.search_text import beside_base, beside_base_words, markdown, verdict_words
-from gptailor.reporting.summary import (
-    NumberAtBound,
-    RunSizes,
-    SearchSummary,
-    escaped_control,
-    front_file,
-)
+from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve
 from gptailor.searching.folder import FRONT, SIZES, START, Folder
 from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.searching.run.comparison import Scores
 from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY
 from gptailor.searching.score_requirements import EvaluatedRequirements
+from gptailor.searching.search_text import beside_base, beside_base_words, markdown, verdict_words
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe

@@ -17,10 +17,10 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.layer_view import layer_views, plan_summary
-from gptailor.reporting.summary import RunRecord, RunSizes, SearchSummary
 from gptailor.searching.folder import SIZES, SPACE
 from gptailor.searching.run.journal import JournalLines, journal_lines, with_beginning
 from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.records import RunRecord, RunSizes, SearchSummary
 from gptailor.searching.run.study import Study, fits, quiet, read_study, refusal
 from gptailor.searching.run.trials import Ledger, Trial
 from gptailor.searching.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles

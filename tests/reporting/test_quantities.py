@@ -15,9 +15,9 @@ from gptailor.reporting.quantities import (
     speed_in_words,
     with_error,
 )
-from gptailor.reporting.search_text import beside_base, beside_base_words
-from gptailor.reporting.summary import Aim
 from gptailor.reporting.table import shortened, table_lines
+from gptailor.searching.run.records import Aim
+from gptailor.searching.search_text import beside_base, beside_base_words
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.plan import Plan
-from gptailor.reporting.summary import Aim
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.run_reading import RunReading
-from tests.reporting.test_search_table import BEGUN
 from tests.searching import landscape
+from tests.searching.test_search_text import BEGUN
 
 NLL, ACCURACY = landscape.NLL._replace(unit="nats"), landscape.ACCURACY
 LAYERS = 8

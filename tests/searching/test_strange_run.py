@@ -16,17 +16,17 @@ import pytest
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
-from gptailor.reporting.search_text import summary_lines
-from gptailor.reporting.summary import SearchSummary
 from gptailor.searching.folder import Folder
 from gptailor.searching.pick import Bounds, pick
+from gptailor.searching.run.records import SearchSummary
 from gptailor.searching.run.study import refuse_misfit
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.run_files import RunFiles
 from gptailor.searching.run_reading import RunReading
-from tests.reporting.test_search_table import document, judged, row
+from gptailor.searching.search_text import summary_lines
 from tests.searching import landscape
 from tests.searching.test_run_reading import NLL, run_of
+from tests.searching.test_search_text import document, judged, row
 
 CASES = 16
 VALUES: list[Any] = [

@@ -10,7 +10,7 @@ from gptailor.plugins.report.run_report import ReportedTrial, RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import bytes_in_words, shown_number
-from gptailor.reporting.summary import SizeRow
+from gptailor.searching.run.records import SizeRow
 
 if TYPE_CHECKING:
     import altair as alt

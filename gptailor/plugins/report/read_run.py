@@ -7,8 +7,8 @@ from gptailor.lang.format import format_plan
 from gptailor.plan.stage import at_stage
 from gptailor.plugins.report.run_report import ReportedObjective, ReportedTrial, RunReport
 from gptailor.plugins.report.sqlite_study import stored_study
-from gptailor.reporting.summary import front_file
 from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.records import front_file
 from gptailor.searching.run.trials import Trial
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.verdict import held_key, scores_in

@@ -26,8 +26,8 @@ from gptailor.reporting.known_layers import known_layer_count
 if TYPE_CHECKING:
     from gptailor.plugins.report.run_report import RunReport
     from gptailor.plugins.report.section import Section
-    from gptailor.reporting.summary import SearchSummary
     from gptailor.searching.results import SearchResult
+    from gptailor.searching.run.records import SearchSummary
 
 
 @final
@@ -257,7 +257,7 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     from gptailor.lang.parse import read_bytes
     from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
     from gptailor.plugins.report.scores_section import scores_sections
-    from gptailor.reporting.summary import SearchSummary
+    from gptailor.searching.run.records import SearchSummary
     from gptailor.searching.run_files import RunFiles
 
     files = RunFiles(target)
@@ -316,7 +316,7 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
 
 
 def _lead_of_run(summary: "SearchSummary | None") -> str:
-    from gptailor.reporting.search_text import ended_words, verdict_words
+    from gptailor.searching.search_text import ended_words, verdict_words
 
     if summary is None:
         return "The search has no summary: it was ended before it wrote one."

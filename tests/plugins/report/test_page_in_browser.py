@@ -17,7 +17,7 @@ from gptailor.plugins.report.read_run import report_of
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.scores_section import scores_sections
 from gptailor.plugins.report.section import Section, ShownTable
-from gptailor.reporting.summary import Aim, SearchSummary
+from gptailor.searching.run.records import Aim, SearchSummary
 from gptailor.searching.run_reading import RunReading
 from tests.searching import landscape
 from tests.searching.test_run_reading import run_of

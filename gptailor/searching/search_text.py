@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from gptailor.plan.stage import stage_words
 from gptailor.reporting.measure import UNSIZED, BesideBase
-from gptailor.reporting.objective_mean import mean_of_objectives
 from gptailor.reporting.quantities import bytes_in_words, percent, shown_number, with_error
-from gptailor.reporting.summary import (
+from gptailor.reporting.table import table_lines
+from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.objective_mean import mean_of_objectives
+from gptailor.searching.run.records import (
     Aim,
     GainRecord,
     HeldOutFailure,
@@ -15,9 +17,7 @@ from gptailor.reporting.summary import (
     SummaryRow,
     VerdictRecord,
     WithScores,
-    escaped_control,
 )
-from gptailor.reporting.table import table_lines
 
 
 def markdown(summary: SearchSummary) -> str:
