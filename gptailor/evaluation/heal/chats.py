@@ -15,7 +15,8 @@ from gptailor.evaluation.chat import Message, chat_texts
 from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import TemplateOf
-from gptailor.program.sources import Checked, output_tokenizer
+from gptailor.program.output_tokenizer import output_tokenizer
+from gptailor.program.sources import Checked
 
 _DATE = "2024-07-26"
 """The date that templates show as today's, so that a healing is the same on each day.
