@@ -99,7 +99,7 @@ def _trials_asked(plan: "Plan") -> str:
 
 def _stages(plan: "Plan") -> str:
     """Return how a search scores a plan's cuts: `: cuts bare`; empty without cuts."""
-    from gptailor.plan.stage import search_stages
+    from gptailor.searching.space.roles import search_stages
 
     return f": {stages}" if (stages := search_stages(plan)) else ""
 

@@ -23,13 +23,14 @@ from gptailor.evaluation.space_trials import Trials
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import DropAny, Plan
 from gptailor.plan.sites import drops_by_choice
-from gptailor.plan.stage import at_stage, separates
+from gptailor.plan.stage import at_stage
 from gptailor.reporting.measure import LossMeasure
 from gptailor.searching.run.notes import GAPS, INFLUENCE, LATENCIES, MEASURED, REMOVAL, FoundNote
 from gptailor.searching.run.origin import UniformMerge, composition_words
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import Study
 from gptailor.searching.settings import Settings
+from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space
 from gptailor.searching.starts.compositions import wholes
 from gptailor.searching.starts.cuts import (

@@ -19,7 +19,6 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
-from gptailor.plan.stage import stage_words
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.quantities import (
     byte_count,
@@ -38,7 +37,13 @@ from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummar
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY
 from gptailor.searching.score_requirements import EvaluatedRequirements
-from gptailor.searching.search_text import beside_base, beside_base_words, markdown, verdict_words
+from gptailor.searching.search_text import (
+    beside_base,
+    beside_base_words,
+    markdown,
+    stage_words,
+    verdict_words,
+)
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
-from gptailor.plan.stage import stage_words
+from gptailor.plan.stage import Stage
 from gptailor.reporting.measure import UNSIZED, BesideBase
 from gptailor.reporting.quantities import bytes_in_words, percent, shown_number, with_error
 from gptailor.reporting.table import table_lines
@@ -440,3 +441,20 @@ def _commands(summary: SearchSummary) -> Iterator[str]:
     if summary.best is not None:
         for command in summary.commands:
             yield f"    {command}"
+
+
+HEALED_IN_VAIN: Final = "healing changed nothing"
+"""The words for a plan whose layers healing left as they were."""
+
+
+def stage_words(
+    stage: Stage, before: Sequence[float | None] | None, scores: Sequence[float | None] | None
+) -> str:
+    """Return `bridged`, `healed`, or `healing changed nothing`; nothing for a bare plan.
+
+    `before` are the plan's scores before it was healed. Healing that leaves every layer as it was
+    leaves the scores too.
+    """
+    if stage == "healed" and before is not None and scores is not None:
+        return HEALED_IN_VAIN if list(before) == list(scores) else stage
+    return "" if stage == "bare" else stage

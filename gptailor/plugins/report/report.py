@@ -255,10 +255,10 @@ def is_run(target: str) -> bool:
 
 def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     from gptailor.lang.parse import read_bytes
-    from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
     from gptailor.plugins.report.scores_section import scores_sections
     from gptailor.searching.run.records import SearchSummary
     from gptailor.searching.run_files import RunFiles
+    from gptailor.searching.search_text import HEALED_IN_VAIN, stage_words
 
     files = RunFiles(target)
     summary = files.record(SearchSummary, "summary.json")
