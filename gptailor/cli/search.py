@@ -11,7 +11,8 @@ import click
 
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, received_by
-from gptailor.cli.options import keep_memory, read_plan, say
+from gptailor.cli.memory import keep_memory
+from gptailor.cli.options import read_plan, say
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import (
     bytes_in_words,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
+from gptailor.cli.memory import keep_memory
 from gptailor.plan.events import BytesDone, ExtractionDone
 from gptailor.reporting.quantities import bytes_in_words
 
@@ -62,7 +63,7 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     """
     from gptailor.plugins.lora.extract import extract_lora  # imports transformers
 
-    options.keep_memory()
+    keep_memory()
     with options.bytes_bar(1000, "extracting") as advance:
         reported = 0
 
