@@ -255,13 +255,13 @@ ONE_IN = {
     "evaluation/live/test_stitch.py": {
         "test_a_live_model_equals_the_folder_in_every_family": 8,
     },
-    "evaluation/test_chat.py": {
+    "evaluation/test_chat_text.py": {
         "test_a_template_without_bounds_is_one_message": 5,
     },
     "evaluation/test_evaluate.py": {
         "test_speeds_of_a_model_and_its_base": 3,
     },
-    "evaluation/test_experts.py": {
+    "evaluation/test_expert_chooser.py": {
         "test_a_live_model_equals_the_compiled_folder": 3,
         "test_experts_that_no_token_takes_leave_without_a_trace": 4,
     },

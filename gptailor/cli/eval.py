@@ -267,7 +267,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plans = swept(targets, lets)
     subjects = targeting.find_targets(plans, dict(models), families)
     say_faults(targeting.warnings(subjects))
-    from gptailor.evaluation.answers import answers  # takes seconds; faults of texts come before
+    from gptailor.evaluation.generate import answers  # takes seconds; faults of texts come before
     from gptailor.evaluation.session import Placement
     from gptailor.program.devices import dtype_of
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES, read_template
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.models import folder_of
-from gptailor.evaluation.chat import Message, chat_texts
+from gptailor.evaluation.chat_text import Message, chat_texts
 from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import TemplateOf
