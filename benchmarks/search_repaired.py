@@ -26,7 +26,7 @@ import torch  # noqa: E402 (the folder above is found first)
 import gptailor  # noqa: E402
 from benchmarks.cut_scores import DROPPED, Family, family_of, parser_of  # noqa: E402
 from gptailor.evaluation.scores import Score  # noqa: E402
-from gptailor.searching.run_report import run_report  # noqa: E402
+from gptailor.plugins.report.read_run import run_report  # noqa: E402
 
 BASE, RECIPE = "base, uncut", "best recipe, uncut"
 HANDED, FOUND = "handed over", "found"

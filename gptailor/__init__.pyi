@@ -1,9 +1,9 @@
 from gptailor.convert.mergekit.exporter import export_mergekit as export_mergekit
 from gptailor.convert.mergekit.importer import import_mergekit as import_mergekit
-from gptailor.evaluation.answers import GeneratedText as GeneratedText
-from gptailor.evaluation.answers import generate as generate
 from gptailor.evaluation.evaluate import evaluate as evaluate
 from gptailor.evaluation.expectations import evaluate_expectations as evaluate_expectations
+from gptailor.evaluation.generate import GeneratedText as GeneratedText
+from gptailor.evaluation.generate import generate as generate
 from gptailor.evaluation.repair import stitch as stitch
 from gptailor.evaluation.result import EvaluationResult as EvaluationResult
 from gptailor.extend import merge_method as merge_method
@@ -36,13 +36,13 @@ from gptailor.plugins.teach.teach import TeachResult as TeachResult
 from gptailor.plugins.teach.teach import teach as teach
 from gptailor.prepare import check as check
 from gptailor.reporting.expectations import ExpectationResult as ExpectationResult
+from gptailor.reporting.show import LayerMap as LayerMap
+from gptailor.reporting.show import diff as diff
+from gptailor.reporting.show import show as show
 from gptailor.searching.results import SearchResult as SearchResult
 from gptailor.searching.search import search as search
 from gptailor.searching.settings import Flags as Flags
 from gptailor.searching.settings import Resources as Resources
 from gptailor.searching.strategies.strategy import Strategy as Strategy
-from gptailor.views.show import LayerMap as LayerMap
-from gptailor.views.show import diff as diff
-from gptailor.views.show import show as show
 
 __version__: str

@@ -245,7 +245,8 @@ def to_the_disk() -> Iterator[None]:
 @pytest.fixture
 def renders_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chats are rendered in this process, not in one that imports transformers for each text."""
-    from gptailor.evaluation import chat, chat_renderer
+    from gptailor.evaluation import chat_renderer
+    from gptailor.evaluation import chat_text as chat
 
     def render(request: str, _: int) -> dict[str, Any]:
         return dict(chat_renderer._answer(json.loads(request)))

@@ -120,6 +120,9 @@ LEFT_OUT = {
     "evaluation/heal/test_heal.py": [
         "test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes",
     ],
+    "plugins/report/test_run_report.py": [
+        "test_a_database_that_the_user_names_is_only_read",
+    ],
     "plugins/report/test_run_sections.py": [
         "test_five_hundred_trials_fit_a_page",
     ],
@@ -158,9 +161,6 @@ LEFT_OUT = {
         "test_a_search_that_was_killed_ends_with_the_same_study",
         "test_on_several_workers_who_is_quick_changes_nothing",
         "test_the_best_plan_was_scored_on_all_samples",
-    ],
-    "searching/test_run_report.py": [
-        "test_a_database_that_the_user_names_is_only_read",
     ],
 }
 """Tests that `make test` leaves out, by their file: each takes seconds, and another test covers its
@@ -297,13 +297,13 @@ ONE_IN = {
     "evaluation/live/test_stitch.py": {
         "test_a_live_model_equals_the_folder_in_every_family": 8,
     },
-    "evaluation/test_chat.py": {
+    "evaluation/test_chat_text.py": {
         "test_a_template_without_bounds_is_one_message": 5,
     },
     "evaluation/test_evaluate.py": {
         "test_speeds_of_a_model_and_its_base": 3,
     },
-    "evaluation/test_experts.py": {
+    "evaluation/test_expert_chooser.py": {
         "test_a_live_model_equals_the_compiled_folder": 3,
         "test_experts_that_no_token_takes_leave_without_a_trace": 4,
     },

@@ -178,16 +178,6 @@ class StoredTexts:
             raise CalibrationError("C801", "it has changed while it is read", self.path) from None
 
 
-def read_prompts(path: Path) -> list[Passage | Chat]:
-    """Read prompts: rows of `messages`, of a `prompt`, or of a `text`.
-
-    An answer at the end of messages is left out. Raises CalibrationError.
-    """
-    if path.suffix.lower() not in LINES:
-        raise _no_prompts(path)
-    return _rows(path, _prompt, "prompt")
-
-
 def read_questions(path: Path) -> list[Question]:
     """Read the rows of a file of choices.
 
@@ -248,6 +238,8 @@ def require_answer(path: Path, row: object) -> None:
 
 def read_rows(path: Path, form: RowForm) -> list[object]:
     """Read the rows of a file by their form. Raises CalibrationError."""
+    if path.suffix.lower() not in LINES and form == "prompt":
+        raise _no_prompts(path)
     if path.suffix.lower() not in LINES and form in {"text", "chat"}:
         return [*read_texts(path)]
     return _rows(path, _READERS[form], form)

@@ -1,14 +1,15 @@
 """Rules of cuts against the models: sizes and families that they allow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.token_cut import WholeTokenizer
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault
 from gptailor.plan.sites import sizes_of
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, Use
 
 
 @rule("M240")
@@ -61,3 +62,25 @@ CUT_SIZES: tuple[Rule[Checked], ...] = (
     the_vocabulary_can_be_cut,
 )
 """Rules of cuts against the models."""
+
+
+def equal_in_layers(
+    checked: Checked, count_of: Callable[[Use], int | Refusal | None], noun: str
+) -> int | Refusal | None:
+    """Return the count that the MLPs of all layers have that a plan may take, dropped ones too.
+
+    `count_of` returns None for a layer to leave out. A refusal names the layer without a count, or
+    two layers with different ones, as counts of `noun`. None if no layer has one.
+    """
+    first: tuple[str, int] | None = None
+    for slot in checked.resolved.slots:
+        for use in checked.uses(slot, "mlp"):
+            name, count = f"L{use.layer} of '{use.model.name}'", count_of(use)
+            if isinstance(count, Refusal):
+                return Refusal(f"{name} {count.reason}")
+            if count is None:
+                continue
+            first = first or (name, count)
+            if count != first[1]:
+                return Refusal(f"{first[0]} has {first[1]:,} {noun}, and {name} has {count:,}")
+    return None if first is None else first[1]

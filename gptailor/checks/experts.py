@@ -9,12 +9,13 @@ from gptailor.checkpoint.families.mixture import (
     routing,
     with_expert_count,
 )
+from gptailor.checks.cut_sizes import equal_in_layers
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.sites import sizes_of
 from gptailor.program.mixtures import layer_experts
-from gptailor.program.sources import Checked, Use, equal_in_layers
+from gptailor.program.sources import Checked, Use
 
 
 @rule("M240", "M241", "M220", "M317")

@@ -6,10 +6,11 @@ from itertools import islice, pairwise
 
 from gptailor.checks.cuts import CUTTING, sizes_are_few
 from gptailor.checks.declarations import DECLARING, MADE
-from gptailor.checks.depth import DEPTH, GAPS
+from gptailor.checks.depth import DEPTH
 from gptailor.checks.language import WRITABLE
 from gptailor.checks.numbers import NUMBERING
 from gptailor.checks.recipes import MERGING
+from gptailor.checks.repair import GAPS, HEALS
 from gptailor.checks.rule import Rule, rule, run_rules
 from gptailor.checks.search import SEARCHING
 from gptailor.plan.bounds import (
@@ -391,6 +392,7 @@ PLAN_RULES: tuple[Rule[Plan], ...] = (
     *NUMBERING,
     *WRITABLE,
     *DEPTH,
+    *HEALS,
     *CUTTING,
     *SEARCHING,
     *GAPS,

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.width import no_width, with_width
+from gptailor.checks.cut_sizes import equal_in_layers
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan.faults import Fault
 from gptailor.plan.registry import WIDTH_TOKENS
 from gptailor.plan.sites import sizes_of
 from gptailor.program.compile import layer_width
-from gptailor.program.sources import Checked, equal_in_layers
+from gptailor.program.sources import Checked
 
 _TILE, _BLOCK = 64, 256
 """Neurons of a tile of matrix kernels, and of a block of GGUF's K-quants."""

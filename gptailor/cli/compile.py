@@ -11,6 +11,7 @@ import click
 
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
+from gptailor.cli.memory import keep_memory
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_in_words
@@ -18,6 +19,7 @@ from gptailor.reporting.quantities import bytes_in_words, millions, vocabulary_i
 if TYPE_CHECKING:
     from gptailor.output.compile import CompileResult
     from gptailor.output.lock import Lock
+    from gptailor.prepare import Prepared
 
 
 @final
@@ -140,11 +142,11 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
             locked=held_to, dry_run=True, compute=compute,
         )  # fmt: skip
-        options.print_dry_run(prepared, planned)
+        print_dry_run(prepared, planned)
         _say_update(planned, before=True)
         _say_notes(planned)
         return
-    options.keep_memory()
+    keep_memory()
     with options.bytes_bar(prepared.size * (1 + len(gguf))) as advance:
         written = compile(
             prepared, output, quantize=quantize, gguf=gguf, imatrix=imatrix, force=force,
@@ -388,3 +390,28 @@ def verify_command(
         compared = f"; compared: {', '.join(result.compared)}" if result.compared else ""
         options.say(f"{result.folder}: {ends[result.result]}{compared}")
     sys.exit({"verified": 0, "differs": 1, "unverified": 3}[result.result])
+
+
+def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
+    """Print the output that a dry run planned: sizes, each position, all other parts, and costs."""
+    from gptailor.reporting.layer_view import Row, layer_rows, short_rows
+    from gptailor.reporting.plan_map import other_rows, table
+    from gptailor.reporting.quantities import bytes_in_words, duration
+
+    base, size = prepared.base_size, prepared.output_size
+    options.say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")
+    files = "1 file" if len(planned.shards) == 1 else f"{len(planned.shards)} files"
+    rows = [
+        Row("parameters", f"{size.parameters:,} (the base has {base.parameters:,})"),
+        Row("weights", f"{planned.size:,} bytes in {files}"),
+        *(Row("GGUF", f"{file.size:,} bytes in {file.folder.name}") for file in planned.gguf),
+        *short_rows(layer_rows(prepared.resolved.slots)),
+        *other_rows(prepared.resolved),
+    ]
+    rows += [
+        Row(cost.what, f"about {duration(cost.seconds)} and {bytes_in_words(cost.bytes)} of memory "
+            f"for {cost.tokens:,} tokens, estimated; a kept result takes no time")
+        for cost in planned.estimates
+    ]  # fmt: skip
+    for line in table(rows, options.width()):
+        options.say_drawn(line)

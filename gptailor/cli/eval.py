@@ -106,11 +106,12 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     score.
     """
     from gptailor.evaluation import targets as targeting
+    from gptailor.lang.plan_of import target_name
 
     if each and form != "json":
         raise click.UsageError("--each is of --format json")
     plans = swept(targets, lets, many=many_plans)
-    if against is not None and against not in map(targeting.target_name, plans):
+    if against is not None and against not in map(target_name, plans):
         plans.append(against)
     subjects = targeting.find_targets(plans, dict(models), families)
     say_faults(targeting.warnings(subjects))
@@ -182,7 +183,7 @@ def _print_sweep(
     lets: Mapping[str, Sequence[str]],
 ) -> None:
     """Print a chart of each objective over the values of the one name that has several."""
-    from gptailor.evaluation.targets import target_name
+    from gptailor.lang.plan_of import target_name
     from gptailor.reporting.evaluation import chart_lines
 
     varied = {name: values for name, values in lets.items() if len(values) > 1}
@@ -266,7 +267,7 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plans = swept(targets, lets)
     subjects = targeting.find_targets(plans, dict(models), families)
     say_faults(targeting.warnings(subjects))
-    from gptailor.evaluation.answers import answers  # takes seconds; faults of texts come before
+    from gptailor.evaluation.generate import answers  # takes seconds; faults of texts come before
     from gptailor.evaluation.session import Placement
     from gptailor.program.devices import dtype_of
 

@@ -4,24 +4,28 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from itertools import product
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, final
 
 import click
 
 from gptailor.checkpoint.files import expanded
-from gptailor.plan.faults import Fault, PlanError, errors, listed, locate, to_text
+from gptailor.plan.doors import Door
+from gptailor.plan.faults import Fault, PlanError, errors, listed, to_text
 from gptailor.reporting.quantities import bytes_from_words
 
 if TYPE_CHECKING:
-    from gptailor.output.compile import CompileResult
     from gptailor.plan.events import OnEvent
     from gptailor.plan.plan import Plan
-    from gptailor.prepare import Prepared
+
+
+OPTIONS: Door[Callable[[click.Command], None]] = Door("options", "options", FunctionType, {})
+"""Functions of plugins that add options to a command, by the command's name: `search`."""
 
 
 @final
@@ -34,23 +38,8 @@ class Rebinding(click.ParamType[tuple[str, Path]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Path]:
         """Return the name and the path. Raise a usage error unless both are given."""
-        name, path = _assigned(self, value, param, ctx)
+        name, path = assigned(self, value, param, ctx)
         return name, expanded(path)
-
-
-@final
-class Assignment(click.ParamType[tuple[str, str]]):
-    """A name and a text, `NAME=…`, as the metavar says."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Return the name and the text. Raise a usage error unless both are given."""
-        name, text = _assigned(self, value, param, ctx)
-        return name.strip(), text
 
 
 @final
@@ -63,7 +52,7 @@ class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[str, ...]]:
         """Return the name and the values. Raise a usage error unless both are given."""
-        name, text = _assigned(self, value, param, ctx)
+        name, text = assigned(self, value, param, ctx)
         values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", text))
         if not all(values):
             self.fail(f"'{value}' is not {self.name}", param, ctx)
@@ -72,7 +61,7 @@ class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
         return name.strip(), values
 
 
-def _assigned(
+def assigned(
     kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None
 ) -> tuple[str, str]:
     """Return both sides of `NAME=…`. Raise a usage error unless both are given."""
@@ -235,23 +224,6 @@ def read_plan(name: str, families: tuple[Path, ...] = (), lets: Lets = ()) -> "P
     return plan.with_families(families) if families else plan
 
 
-def read_plan_or_folder(name: str, families: tuple[Path, ...] = (), lets: Lets = ()) -> "Plan":
-    """Return the plan of a file, or of a model's folder or GGUF file.
-
-    A compiled model has the plan that it was compiled from. The plan of any other model leaves the
-    model unchanged.
-    """
-    path = Path(name)
-    if name == "-" or not (path.is_dir() or path.suffix == ".gguf"):
-        return read_plan(name, families, lets)
-    if lets:
-        raise click.UsageError(f"--set is for a plan's file, and {name} is a model")
-    from gptailor.evaluation.targets import plan_of
-
-    _, plan = plan_of(name)
-    return plan.with_families(families) if families else plan
-
-
 MOST_SWEPT = 100
 """Plans that a sweep makes without being told to."""
 
@@ -286,78 +258,7 @@ def swept(targets: Iterable[str], lets: Lets, *, many: bool | None = None) -> "l
     return found
 
 
-def faults_of(
-    name: str,
-    models: dict[str, Path],
-    families: tuple[Path, ...] = (),
-    lets: Lets = (),
-    *,
-    alone: bool,
-) -> "tuple[Plan | None, list[Fault]]":
-    """Return a file's plan, if it can be read, and its faults.
-
-    Unless `alone` is true, a plan without faults is also checked against its models. Raises the
-    errors of reading the file.
-    """
-    plan, faults = parsed(name, lets)
-    if plan is None or alone:
-        return plan, faults
-    plan = plan.with_families(families) if families else plan
-    if not errors(faults):
-        from gptailor.prepare import check
-
-        return plan, check(plan, models)
-    from gptailor.checkpoint.models import rebind
-    from gptailor.checks.models import check_local_models
-    from gptailor.checks.texts import text_faults
-
-    declared = plan.models
-    plan, unknown = rebind(plan, models)
-    faults += unknown + check_local_models(plan, declared) + text_faults(plan, whole=False)
-    return plan, locate(faults, plan.origin)
-
-
-def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> None:
-    """Write the text in place, all or nothing. Print the text of standard input."""
-    if name == "-":
-        say(new_text, newline=False)
-        return
-    if new_text == text:
-        return
-    import tempfile
-
-    from gptailor.checkpoint.write.output_file import writing
-
-    path = Path(name).resolve()
-    with writing(Path(name)):
-        handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(new_text)
-            Path(side).chmod(path.stat().st_mode & 0o7777)
-            Path(side).replace(path)
-        except BaseException:
-            Path(side).unlink(missing_ok=True)
-            raise
-    if not silent:
-        say(f"{name}: rewritten")
-
-
 OUTPUT_FORCE = click.option("--force", is_flag=True, help="Replace an existing file.")
-
-
-def write_plan(plan: "Plan", output: Path | None) -> None:
-    """Print a plan, or write it into a file, in the place of an older one."""
-    from gptailor.lang.format import format_plan
-
-    text = format_plan(plan)
-    if output is None:
-        say(text, newline=False)
-        return
-    from gptailor.checkpoint.write.output_file import write_whole
-
-    write_whole(output, text.encode(), output)
-    say(f"{output}: written")
 
 
 # --------------------------------------------------------------------------------- what is printed
@@ -381,31 +282,6 @@ def _coloured(fault: Fault) -> str:
     colour = "red" if fault.severity == "error" else "yellow"
     head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
     return head + (f"\n{details}" if details else "")
-
-
-def print_dry_run(prepared: "Prepared", planned: "CompileResult") -> None:
-    """Print the output that a dry run planned: sizes, each position, all other parts, and costs."""
-    from gptailor.reporting.layer_view import Row, layer_rows, short_rows
-    from gptailor.reporting.plan_map import other_rows, table
-    from gptailor.reporting.quantities import bytes_in_words, duration
-
-    base, size = prepared.base_size, prepared.output_size
-    say(f"would write {planned.folder}: {size.layers} layers (the base has {base.layers})")
-    files = "1 file" if len(planned.shards) == 1 else f"{len(planned.shards)} files"
-    rows = [
-        Row("parameters", f"{size.parameters:,} (the base has {base.parameters:,})"),
-        Row("weights", f"{planned.size:,} bytes in {files}"),
-        *(Row("GGUF", f"{file.size:,} bytes in {file.folder.name}") for file in planned.gguf),
-        *short_rows(layer_rows(prepared.resolved.slots)),
-        *other_rows(prepared.resolved),
-    ]
-    rows += [
-        Row(cost.what, f"about {duration(cost.seconds)} and {bytes_in_words(cost.bytes)} of memory "
-            f"for {cost.tokens:,} tokens, estimated; a kept result takes no time")
-        for cost in planned.estimates
-    ]  # fmt: skip
-    for line in table(rows, width()):
-        say_drawn(line)
 
 
 def width() -> int:
@@ -452,24 +328,3 @@ def bytes_bar(total: int, what: str = "writing") -> "AbstractContextManager[OnEv
     from gptailor.reporting.progress import bar
 
     return bar(total, what)
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 2**28
-LARGEST_KEPT = 2**25
-
-
-def keep_memory() -> None:
-    """Make the C library keep freed memory for the next chunks.
-
-    There are thousands of chunks; new pages for each would cost as much as the arithmetic. A C
-    library without this setting is left unchanged.
-    """
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
-    mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)

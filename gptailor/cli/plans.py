@@ -1,6 +1,7 @@
 """The commands that read plans and write texts: `check`, `fmt`, `show`, `diff`, `import`, …"""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
-from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
+from gptailor.plan.faults import Fault, PlanError, errors, locate, to_github, to_json
 
 if TYPE_CHECKING:
     from gptailor.convert.importers import Importer
@@ -53,12 +54,12 @@ def check_command(  # noqa: PLR0913 (one argument a flag)
         _fix(name)
     faults: list[Fault] = []
     for name in plans:
-        plan, plan_faults = options.faults_of(name, dict(models), families, lets, alone=alone)
+        plan, plan_faults = faults_of(name, dict(models), families, lets, alone=alone)
         faults += plan_faults
         if form == "text":
             options.say_faults(plan_faults)
         if form == "text" and plan is not None and not errors(plan_faults):
-            from gptailor.views.known_layers import left_open
+            from gptailor.reporting.known_layers import left_open
 
             still = left_open(plan, dict(models), alone=alone)
             still += _trials_asked(plan) if still else ""
@@ -86,7 +87,7 @@ def _fix(name: str) -> None:
         return
     text, titles = fixed(text)
     if titles:
-        options.rewrite(name, mark + text.text, before, silent=True)
+        rewrite(name, mark + text.text, before, silent=True)
     for title in titles:
         options.say(f"{name}: fixed: {title}", err=True)
 
@@ -99,7 +100,7 @@ def _trials_asked(plan: "Plan") -> str:
 
 def _stages(plan: "Plan") -> str:
     """Return how a search scores a plan's cuts: `: cuts bare`; empty without cuts."""
-    from gptailor.plan.stage import search_stages
+    from gptailor.searching.space.roles import search_stages
 
     return f": {stages}" if (stages := search_stages(plan)) else ""
 
@@ -140,7 +141,7 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
         elif checking and formatted != text:
             options.say(f"{options.shown_name(name)}: not in canonical form")
         elif not checking:
-            options.rewrite(name, formatted, text)
+            rewrite(name, formatted, text)
     options.say_faults(faults)
     sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
 
@@ -171,9 +172,9 @@ def show_command(
     Positions are the base's layer numbers. In a stack they are the output's layer numbers. The size
     of the output is below the map, if the plan has no open choices and its models are available.
     """
-    from gptailor.views.show import shown_lines
+    from gptailor.reporting.show import shown_lines
 
-    declared = options.read_plan_or_folder(plan, families, lets)
+    declared = read_plan_or_folder(plan, families, lets)
     if program:
         from gptailor.prepare import prepare
         from gptailor.program.program import program_lines
@@ -199,9 +200,9 @@ def diff_command(first: str, second: str) -> None:
     layers that differ. Then it prints the differences in words. The exit code is 0 if the plans are
     equal, and 1 if they differ.
     """
-    from gptailor.views.show import diff_lines
+    from gptailor.reporting.show import diff_lines
 
-    one, other = ((options.shown_name(n), options.read_plan_or_folder(n)) for n in (first, second))
+    one, other = ((options.shown_name(n), read_plan_or_folder(n)) for n in (first, second))
     lines, differ = diff_lines(one, other, options.width())
     for line in lines:
         options.say_drawn(line)
@@ -281,7 +282,7 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         )
     for note in notes:
         options.say(f"note: {note}", err=True)
-    options.write_plan(plan, output)
+    write_plan(plan, output)
 
 
 def _importer(tool: str) -> "Importer":
@@ -333,7 +334,7 @@ def export_command(
     """Print PLAN as a mergekit configuration, if mergekit can express it."""
     from gptailor.checkpoint.models import rebind
     from gptailor.convert.mergekit.exporter import export_mergekit
-    from gptailor.views.known_layers import known_layer_count
+    from gptailor.reporting.known_layers import known_layer_count
 
     del tool  # there is one
     declared, faults = rebind(options.read_plan(plan, families, lets), dict(models))
@@ -343,3 +344,93 @@ def export_command(
         count, known = known_layer_count(declared, {})
         layers = count if known else None
     options.say(export_mergekit(declared, layers), newline=False)
+
+
+def read_plan_or_folder(
+    name: str, families: tuple[Path, ...] = (), lets: options.Lets = ()
+) -> "Plan":
+    """Return the plan of a file, or of a model's folder or GGUF file.
+
+    A compiled model has the plan that it was compiled from. The plan of any other model leaves the
+    model unchanged.
+    """
+    path = Path(name)
+    if name == "-" or not (path.is_dir() or path.suffix == ".gguf"):
+        return options.read_plan(name, families, lets)
+    if lets:
+        raise click.UsageError(f"--set is for a plan's file, and {name} is a model")
+    from gptailor.lang.plan_of import plan_of
+
+    _, plan = plan_of(name)
+    return plan.with_families(families) if families else plan
+
+
+def faults_of(
+    name: str,
+    models: dict[str, Path],
+    families: tuple[Path, ...] = (),
+    lets: options.Lets = (),
+    *,
+    alone: bool,
+) -> "tuple[Plan | None, list[Fault]]":
+    """Return a file's plan, if it can be read, and its faults.
+
+    Unless `alone` is true, a plan without faults is also checked against its models. Raises the
+    errors of reading the file.
+    """
+    plan, faults = options.parsed(name, lets)
+    if plan is None or alone:
+        return plan, faults
+    plan = plan.with_families(families) if families else plan
+    if not errors(faults):
+        from gptailor.prepare import check
+
+        return plan, check(plan, models)
+    from gptailor.checkpoint.models import rebind
+    from gptailor.checks.models import check_local_models
+    from gptailor.checks.texts import text_faults
+
+    declared = plan.models
+    plan, unknown = rebind(plan, models)
+    faults += unknown + check_local_models(plan, declared) + text_faults(plan, whole=False)
+    return plan, locate(faults, plan.origin)
+
+
+def rewrite(name: str, new_text: str, text: str, *, silent: bool = False) -> None:
+    """Write the text in place, all or nothing. Print the text of standard input."""
+    if name == "-":
+        options.say(new_text, newline=False)
+        return
+    if new_text == text:
+        return
+    import tempfile
+
+    from gptailor.checkpoint.write.output_file import writing
+
+    path = Path(name).resolve()
+    with writing(Path(name)):
+        handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(new_text)
+            Path(side).chmod(path.stat().st_mode & 0o7777)
+            Path(side).replace(path)
+        except BaseException:
+            Path(side).unlink(missing_ok=True)
+            raise
+    if not silent:
+        options.say(f"{name}: rewritten")
+
+
+def write_plan(plan: "Plan", output: Path | None) -> None:
+    """Print a plan, or write it into a file, in the place of an older one."""
+    from gptailor.lang.format import format_plan
+
+    text = format_plan(plan)
+    if output is None:
+        options.say(text, newline=False)
+        return
+    from gptailor.checkpoint.write.output_file import write_whole
+
+    write_whole(output, text.encode(), output)
+    options.say(f"{output}: written")

@@ -11,7 +11,8 @@ import click
 
 from gptailor.cli import options
 from gptailor.cli.event_lines import RepairLines, received_by
-from gptailor.cli.options import keep_memory, read_plan, say
+from gptailor.cli.memory import keep_memory
+from gptailor.cli.options import read_plan, say
 from gptailor.plan.optional_packages import require
 from gptailor.reporting.quantities import (
     bytes_in_words,
@@ -21,7 +22,7 @@ from gptailor.reporting.quantities import (
 )
 
 if TYPE_CHECKING:
-    from gptailor.reporting.summary import SizeRow
+    from gptailor.searching.run.records import SizeRow
 
 _SEARCH_EXAMPLE = """
 \b
@@ -90,11 +91,6 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
               help="The URL of an Optuna storage, instead of a journal in RUN.")  # fmt: skip
 @click.option("--study-name", "study", default="gptailor", show_default=True, metavar="NAME",
               help="The name of the study in the storage.")  # fmt: skip
-@click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]",
-              help="Evaluate on a Ray cluster. Without ADDRESS, use a local cluster.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1), metavar="N",
-              help="The number of workers of the cluster. Default: one for each GPU, or else "
-                   "one for each machine.")  # fmt: skip
 @click.option("--gpus-per-worker", type=click.IntRange(min=1), default=1, metavar="N",
               help="The number of GPUs of a worker. One GPU computes, and the other GPUs hold "
                    "layers. Default: 1.")  # fmt: skip
@@ -127,14 +123,11 @@ def search_command(
         wants_size_too,
     )
 
-    if values["workers"] is not None and values["ray"] is None:
-        raise click.UsageError("--workers are those of a Ray cluster; give --ray too")
-
     if values["gpus_per_worker"] > 1 and not values["device"].startswith("cuda"):
         raise click.UsageError("--gpus-per-worker are CUDA devices; give --device cuda too")
 
     flags = Flags(**{name: values[name] for name in Flags.__dataclass_fields__})
-    where = Resources(**{name: values[name] for name in Resources.__dataclass_fields__})
+    where = Resources(**{n: values[n] for n in Resources.__dataclass_fields__ if n in values})
     declared = read_plan(plan, families, lets)
     chosen = settings(declared, flags)  # what is wrong is said before seconds of imports
     if wants_size_too(declared, flags, chosen):
@@ -142,8 +135,8 @@ def search_command(
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen
-    from gptailor.reporting.search_text import summary_lines
     from gptailor.searching.search import Doing, search
+    from gptailor.searching.search_text import summary_lines
 
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
@@ -166,6 +159,10 @@ def search_command(
     if required is not None and not required.met:
         say("no plan meets what is required, so that there is no best one", err=True)
         sys.exit(1)
+
+
+if (add_options := options.OPTIONS.get("search")) is not None:
+    add_options(search_command)
 
 
 def _set_up_jax() -> None:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import final
 
 from gptailor.cli.options import say, say_faults
-from gptailor.plan.stage import cuts, stage_words
 from gptailor.reporting.progress import LiveView, ScoreLine, Shown, Standing
 from gptailor.reporting.quantities import clock, shown_number
-from gptailor.reporting.search_text import beside_base, beside_base_words, cut_remark
 from gptailor.searching import search as events
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, STARTS, Ledger, Trial
+from gptailor.searching.search_text import beside_base, beside_base_words, cut_remark, stage_words
 from gptailor.searching.space.decode import dropped_words, open_size_words, plan_at_stage
+from gptailor.searching.space.roles import cuts
 from gptailor.searching.space.space import Space
 
 _RECENT = 12

@@ -1,13 +1,13 @@
 """How good a model is: live models, objectives, scores. torch, never jax."""
 
 __all__ = [
-    "answers",
     "bridge",
     "dtype",
     "evaluate",
     "expectations",
-    "experts",
+    "expert_chooser",
     "forward",
+    "generate",
     "gguf_tokenizer",
     "heal",
     "importance",

@@ -1,4 +1,4 @@
-"""A program that renders chats by one template within bounds; `chat.py` starts it.
+"""A program that renders chats by one template within bounds; `chat_text.py` starts it.
 
 It reads a JSON object from standard input and prints a JSON object with `texts` or `error`. A
 template is a stranger's program: it can fill the memory with one product of a text and a number,

@@ -27,7 +27,7 @@ from gptailor.evaluation.repair import Fitted, with_kept_experts
 from gptailor.plan.events import ImportanceStep, OnEvent, ignore_events
 from gptailor.plan.registry import IMPORTANCE_TOKENS
 from gptailor.prepare import Prepared
-from gptailor.program.sources import output_tokenizer
+from gptailor.program.output_tokenizer import output_tokenizer
 
 LEAST_TOKENS = 512
 """The fewest tokens of a text for an importance matrix: one sequence."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.checks.texts import text_errors_as_faults
 from gptailor.evaluation.bridge.fit import Bridger, FittedBridge
-from gptailor.evaluation.experts import ChosenExperts, ExpertChooser
+from gptailor.evaluation.expert_chooser import ChosenExperts, ExpertChooser
 from gptailor.evaluation.heal.heal import HealedLayers, Healer
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher

@@ -22,7 +22,7 @@ from gptailor.evaluation.scores import (
     TargetSize,
     paired_difference,
 )
-from gptailor.evaluation.targets import target_name
+from gptailor.lang.plan_of import target_name
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Plan
 from gptailor.reporting.measure import finite_or_none

@@ -20,7 +20,7 @@ from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.evaluation.scores import Failure
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Objective, Plan
-from gptailor.program.sources import with_token_cut
+from gptailor.program.output_tokenizer import with_token_cut
 
 _MOST_SEEN = 1024
 """The most samples of an objective that a search sees by default."""

@@ -51,7 +51,7 @@ from gptailor.prepare import (
     open_plan,
     pinned,
 )
-from gptailor.program.sources import output_tokenizer
+from gptailor.program.output_tokenizer import output_tokenizer
 
 
 def opened(

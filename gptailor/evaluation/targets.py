@@ -5,7 +5,6 @@ folder is the base that its `plan.tailor` names, if that is available. The base 
 the base that the caller gives, or else the model itself.
 """
 
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,28 +12,20 @@ from itertools import count
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.files import expanded, is_gguf
-from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import Opened, rebind
-from gptailor.lang.parse import load
+from gptailor.lang.plan_of import ReadTarget, model_plan, read_target
 from gptailor.plan.faults import (
-    PLAN_FILE,
-    SEARCH_SETTINGS,
     Fault,
     PlanError,
-    PlanFolderError,
     TailorError,
     errors,
     listed,
 )
 from gptailor.plan.layers import undone
 from gptailor.plan.model_dependencies import needed
-from gptailor.plan.plan import LayerOf, Model, Plan, Take
+from gptailor.plan.plan import LayerOf, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
 from gptailor.program.nested_models import whole_plan
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-PLAN_ENDINGS = frozenset([".tailor", ".json"])
 
 
 @final
@@ -168,7 +159,7 @@ def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> T
     if origin is plan:
         base_path, base = models.get("base"), prepared
         if base_path is not None:
-            alone = _model_plan(str(Path(base_path).absolute()))
+            alone = model_plan(str(Path(base_path).absolute()))
             base = ready(alone.read_from(plan.origin) if plan.origin else alone)
         same = identity(base.models["base"]) == identity(prepared.models["base"])
         return Target(name, prepared, plan, prepared if same else base, bare=True)
@@ -196,54 +187,7 @@ def _paths_of(models: ModelPaths, plan: Plan) -> ModelPaths:
     return {name: path for name, path in models.items() if name.partition(".")[0] in plan.models}
 
 
-_Read = tuple[str, Plan, Plan | None]
-
-
-def read_target(target: str | Path | Plan) -> _Read:
-    """Return a target's name, its plan, and the plan that compiled it if it is a folder.
-
-    A model that no plan compiled has its own plan instead. Raises PlanFolderError for the folder of
-    a search, and what `load` raises.
-    """
-    if isinstance(target, Plan):
-        return target_name(target), target, None
-    name, path = str(target), expanded(target)
-    if (path / SEARCH_SETTINGS).is_file() and not (path / CONFIG).exists():
-        raise PlanFolderError(path)
-    if path.is_dir() or (path.is_file() and is_gguf(path)):
-        plan = _model_plan(str(path.absolute()))
-        try:
-            return name, plan, load(path / PLAN_FILE)
-        except (OSError, PlanError):  # not compiled, or its plan can't be read
-            return name, plan, plan
-    if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in PLAN_ENDINGS:
-        plan = _model_plan(name)
-        return name, plan, plan
-    return name, load(path), None
-
-
-def plan_of(target: str | Path | Plan) -> tuple[str, Plan]:
-    """Return a target's name and its plan; a compiled folder's is the one that it was made from.
-
-    Raises what `load` raises.
-    """
-    name, plan, origin = read_target(target)
-    return name, plan if origin is None else origin
-
-
-def target_name(target: str | Plan) -> str:
-    """Return a target's name in tables: a plan's is that of its text."""
-    if isinstance(target, str):
-        return target
-    return target.origin.source.label if target.origin else "<plan>"
-
-
-def _model_plan(source: str) -> Plan:
-    """Return the plan of an unchanged model."""
-    return Plan(models={"base": Model(source=source)})
-
-
-def _with_families(read: _Read, families: Sequence[str | Path]) -> _Read:
+def _with_families(read: ReadTarget, families: Sequence[str | Path]) -> ReadTarget:
     """Return the same target, with these family files in its plans."""
     name, plan, origin = read
     if not families:

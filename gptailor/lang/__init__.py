@@ -5,6 +5,7 @@ __all__ = [
     "lexicon",
     "names",
     "parse",
+    "plan_of",
     "plan_text",
     "remedies",
     "split",

@@ -4,12 +4,11 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from gptailor.checkpoint.files import expanded
 from gptailor.lang import tree
 from gptailor.lang.names import Occurrence, occurrences
 from gptailor.lang.parse import parse, read_json, read_text
 from gptailor.lang.split import Piece, Pieces, split
-from gptailor.plan.faults import Fault, Source, Span, errors
+from gptailor.plan.faults import Fault, Source, Span
 from gptailor.plan.plan import Plan
 
 
@@ -31,10 +30,6 @@ class PlanText:
         """The folder at which relative paths start."""
         return self.path.parent
 
-    def named(self, path: str) -> Path:
-        """Return the path of a file or a folder that the text names."""
-        return self.folder / expanded(path)
-
     @property
     def is_json(self) -> bool:
         """Return whether the text is a plan in JSON, without words of the language."""
@@ -54,11 +49,6 @@ class PlanText:
         """The faults of the plan by itself."""
         return self._reading[1]
 
-    @property
-    def sound(self) -> Plan | None:
-        """The plan, or None if it has errors by itself."""
-        return None if errors(self.faults) else self.plan
-
     @cached_property
     def tree(self) -> tree.File:
         """The statements that could be read."""
@@ -77,19 +67,6 @@ class PlanText:
     def pieces(self) -> Pieces:
         """The stretches of all statements, even unreadable statements."""
         return split(self.source)[0]
-
-    def word_at(self, offset: int) -> Occurrence | None:
-        """Return the word at an offset, or the word that ends there."""
-        words = [word for word in self.words if word.span.start <= offset <= word.span.end]
-        return next((word for word in words if word.span.end > offset), words[0] if words else None)
-
-    def uses(self, name: Occurrence) -> list[Occurrence]:
-        """Return all words that stand for the same model or number."""
-        return [word for word in self.words if (word.kind, word.text) == (name.kind, name.text)]
-
-    def declaration(self, name: Occurrence) -> Occurrence | None:
-        """Return the word that gives a model or a number its name."""
-        return next((use for use in self.uses(name) if use.declares), None)
 
     def piece_at(self, offset: int) -> tuple[Piece | None, str]:
         """Return the statement at an offset, or before it in its line, and its grammar rule.

@@ -33,7 +33,7 @@ from gptailor.reporting.quantities import byte_count
 if TYPE_CHECKING:
     from gptailor.evaluation.bridge.fit import FittedBridge
     from gptailor.evaluation.bridge.states import CalibrationText
-    from gptailor.evaluation.experts import ChosenExperts
+    from gptailor.evaluation.expert_chooser import ChosenExperts
     from gptailor.evaluation.heal.heal import HealedLayers
     from gptailor.evaluation.importance import ImportanceMatrix
     from gptailor.evaluation.repair import Fitted

@@ -15,6 +15,7 @@ __all__ = [
     "load",
     "mixtures",
     "nested_models",
+    "output_tokenizer",
     "packages",
     "predictors",
     "program",

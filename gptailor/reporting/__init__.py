@@ -4,6 +4,7 @@ __all__ = [
     "difference",
     "evaluation",
     "expectations",
+    "known_layers",
     "layer_cells",
     "layer_view",
     "measure",
@@ -12,9 +13,7 @@ __all__ = [
     "progress",
     "quantities",
     "records",
-    "run_report",
-    "search_text",
-    "summary",
+    "show",
     "table",
     "terminal_encoding",
 ]

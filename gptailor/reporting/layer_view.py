@@ -68,11 +68,6 @@ class LayerView:
         """Return whether the layer leaves the model."""
         return self.slot.dropped == "yes"
 
-    @property
-    def may_be_dropped(self) -> bool:
-        """Return whether a choice may drop the layer."""
-        return self.slot.dropped == "maybe"
-
 
 def layer_views(resolved: Resolved) -> list[LayerView]:
     """Return the view of each slot of a plan, in order."""

@@ -40,11 +40,6 @@ def percent(share: float | None) -> str:
     return "?" if share is None else f"{100 * share:.1f} %"
 
 
-def small_percent(share: float) -> str:
-    """Return `0.52%`, or `under 0.01%`."""
-    return "under 0.01%" if 0 < share < 1e-4 else f"{share:.2%}"
-
-
 def millions(count: int) -> str:
     """Return a number of parameters: `134.5 M`, `7.24 B`."""
     return f"{count / 1e9:.2f} B" if count >= 10**9 else f"{count / 1e6:.1f} M"

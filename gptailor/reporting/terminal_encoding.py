@@ -1,5 +1,6 @@
 """Output for terminals that lack some characters, such as terminals with ISO 8859-1 or ASCII."""
 
+import re
 from typing import Final
 
 INSTEAD: Final = {
@@ -42,3 +43,12 @@ def _exists(encoding: str) -> bool:
     except LookupError:
         return False
     return True
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that control a terminal, or change the direction of a line."""
+
+
+def escaped_control(text: str) -> str:
+    """Return the text with `\\x1b` and the like in the place of control characters."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)

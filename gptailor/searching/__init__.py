@@ -1,14 +1,18 @@
 """A search that closes an open plan's choices by trials; `search.py` is its loop."""
 
 __all__ = [
+    "objective_mean",
     "pick",
     "results",
     "run",
     "run_files",
-    "run_report",
+    "run_reading",
     "search",
+    "search_text",
     "settings",
     "space",
     "storage",
     "strategies",
+    "trial_evaluator",
+    "verdict",
 ]

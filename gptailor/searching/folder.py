@@ -27,12 +27,14 @@ from gptailor.lang.words import objective_words, requirement_words
 from gptailor.output.output import plan_seen_from
 from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
-from gptailor.reporting.summary import Aim, RunRecord, escaped_control
+from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.pick import BEST
+from gptailor.searching.run.records import Aim, RunRecord
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import another_search
 from gptailor.searching.run_files import (
     JOURNAL,
+    LOCK,
     SETTINGS,
     SUMMARY,
     EarlierRun,
@@ -42,7 +44,7 @@ from gptailor.searching.run_files import (
 )
 from gptailor.searching.settings import Resources, Settings
 from gptailor.searching.space.space import Space
-from gptailor.searching.storage import Storage, copy_of, local_or_url, storage_at
+from gptailor.searching.storage import Storage, local_or_url, storage_at
 
 IDENTITY_WORDS = {
     "space": "the plan leaves other things open, or its base has other layers",
@@ -134,7 +136,6 @@ def _files(opened: Opened) -> Iterable[Path]:
     yield from tokenizer_files(opened.checkpoint)
 
 
-_LOCK = ".lock"
 START = "start.tailor"
 SPACE = "space.tailor"
 """The open plan that is searched, without its `search` block."""
@@ -143,7 +144,7 @@ SIZES = "sizes.json"
 FRONT = "front"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """The name of a file while it is written."""
-_OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", BEST, f"{BEST}.lock",
+_OURS = frozenset([LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", BEST, f"{BEST}.lock",
                    START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
 
 
@@ -159,7 +160,8 @@ class Folder:
         self._lock: int | None = None
         self._storage: Storage | None = None
         if isinstance(self.shown, str):
-            self._storage, self.path = storage_at(self.shown), copy_of(self.shown)
+            self._storage = storage_at(self.shown)
+            self.path = self._storage.copy
         else:
             self.path = self.shown
 
@@ -193,7 +195,7 @@ class Folder:
             if _SIDE.fullmatch(side.name):  # a killed process was writing it
                 side.unlink(missing_ok=True)
         if self._storage is not None:
-            self._bring(self._storage)
+            self._storage.bring(_OURS, self._write)
         return self
 
     def _refuse_links(self, names: Collection[str]) -> None:
@@ -202,50 +204,23 @@ class Folder:
             if name in _OURS - {f"{JOURNAL}.lock"}:
                 path_inside(self.path, name)
 
-    def _bring(self, storage: Storage) -> None:
-        """Copy the storage's objects into the folder, without the study."""
-        names = storage.names()
-        strange = [name for name in names if name.partition("/")[0] not in _OURS]
-        if strange and SETTINGS not in names:
-            message = f"expected the folder of a search, found {quoted(strange[0])}"
-            raise CheckpointError("C902", message, Path(storage.url), "name a new folder")
-        kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
-        for name in set(self._files()) - set(kept):
-            (self.path / name).unlink()
-        for name, raw in storage.get(kept).items():
-            self._write(name, raw)
-
-    def _files(self) -> list[str]:
-        """Return the paths, below the folder, of files that a storage has too."""
-        files = (path for path in self.path.rglob("*") if path.is_file())
-        names = (str(path.relative_to(self.path)) for path in files)
-        return sorted(name for name in names if name != _LOCK)
-
     def send(self) -> None:
         """Copy the folder into the storage, where RUN is at a URL."""
-        if self._storage is None:
-            return
-        files, stored = self._files(), self._storage.names()
-        before = self._storage.get([name for name in files if name in stored])
-        for name in files:
-            if before.get(name) != (raw := (self.path / name).read_bytes()):
-                self._storage.put(name, raw)
-        for name in stored:
-            if name not in files and name.partition("/")[0] in _OURS - {JOURNAL}:
-                self._storage.remove(name)
+        if self._storage is not None:
+            self._storage.send(_OURS)
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is None:
             return
-        if {path.name for path in self.path.iterdir()} == {_LOCK}:  # it never began
+        if {path.name for path in self.path.iterdir()} == {LOCK}:  # it never began
             with suppress(OSError):
-                (self.path / _LOCK).unlink()
+                (self.path / LOCK).unlink()
                 self.path.rmdir()
         os.close(self._lock)
         self._lock = None
 
     def _hold(self) -> None:
-        path = self.path / _LOCK
+        path = self.path / LOCK
         with writing(path):
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:

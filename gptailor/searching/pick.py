@@ -14,7 +14,8 @@ from gptailor.output.lock import SUFFIX, read_lock
 from gptailor.output.output import used_plan
 from gptailor.plan.plan import CUTS, Plan
 from gptailor.prepare import prepare
-from gptailor.reporting.summary import SearchSummary, SizeRow, escaped_control
+from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.run.records import SearchSummary, SizeRow
 from gptailor.searching.run_files import SUMMARY, WRITTEN_ANEW, RunFiles, path_inside
 from gptailor.searching.settings import WishError
 

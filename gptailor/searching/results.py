@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -19,7 +19,6 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.search_block import with_file
-from gptailor.plan.stage import stage_words
 from gptailor.reporting.layer_view import layer_views, plan_summary
 from gptailor.reporting.quantities import (
     byte_count,
@@ -28,23 +27,23 @@ from gptailor.reporting.quantities import (
     shown_number,
 )
 from gptailor.reporting.records import data_frame, html_table
-from gptailor.reporting.run_report import ReportedObjective, ReportedTrial
-from gptailor.reporting.search_text import beside_base, beside_base_words, markdown, verdict_words
-from gptailor.reporting.summary import (
-    NumberAtBound,
-    RunSizes,
-    SearchSummary,
-    escaped_control,
-    front_file,
-)
+from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve
 from gptailor.searching.folder import FRONT, SIZES, START, Folder
 from gptailor.searching.pick import BEST, Bounds, lock_beside, pick, seen_from
 from gptailor.searching.run.comparison import Scores
 from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.records import NumberAtBound, RunSizes, SearchSummary, front_file
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
 from gptailor.searching.run_files import SUMMARY
 from gptailor.searching.score_requirements import EvaluatedRequirements
+from gptailor.searching.search_text import (
+    beside_base,
+    beside_base_words,
+    markdown,
+    stage_words,
+    verdict_words,
+)
 from gptailor.searching.settings import Settings
 from gptailor.searching.space.decode import decode, expecting, plan_at_stage
 from gptailor.searching.space.focus import has_recipe
@@ -92,10 +91,10 @@ class SearchResult:
         `samples` are those that it was scored on. Each objective has its score and its error under
         `NAME` and `NAME stderr`. `loss` is the loss beside the base. A missing value is None.
         """
-        from gptailor.searching.run_report import run_report  # reads the study, with Optuna
+        from gptailor.searching.run_reading import RunReading  # reads the study, with Optuna
 
-        report = run_report(self.run)
-        return [trial_record(trial, report.objectives) for trial in report.trials]
+        reading = RunReading(self.run)
+        return [reading.row(trial) for trial in reading.ledger.trials]
 
     def to_pandas(self) -> Any:
         """Return the rows of `records` as a table of pandas.
@@ -135,27 +134,6 @@ class SearchResult:
             nearest = f"{found.row.parameters:,} parameters, {found.row.layers} layers"
             raise TailorError(f"no plan keeps to these bounds; the nearest has {nearest}")
         return loads(found.text)
-
-
-def trial_record(trial: ReportedTrial, objectives: Sequence[ReportedObjective]) -> dict[str, Any]:
-    """Return the row of a trial, by column."""
-    size = trial.size
-    row: dict[str, Any] = {
-        "number": trial.number,
-        "phase": trial.phase,
-        "origin": trial.origin,
-        "plan": trial.made,
-        "samples": trial.samples,
-        "loss": trial.loss,
-        "layers": trial.layers,
-        "parameters": None if size is None else size.parameters,
-        "seconds": trial.seconds,
-        "failure": trial.failure,
-    }
-    for number, objective in enumerate(objectives):
-        row[objective.name] = trial.values and trial.values[number]
-        row[f"{objective.name} stderr"] = trial.stderrs and trial.stderrs[number]
-    return row
 
 
 _LOCKING = "locking the best plan"

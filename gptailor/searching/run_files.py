@@ -15,9 +15,10 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.records import parse_record
 from gptailor.plan.plan import BuiltClosed
-from gptailor.reporting.summary import LiveDtype
+from gptailor.searching.run.records import LiveDtype
 from gptailor.searching.storage import local_or_url, storage_at
 
+LOCK: Final = ".lock"
 SETTINGS: Final = "run.json"
 SUMMARY: Final = "summary"
 """The name of a search's summary, as JSON and as a page."""

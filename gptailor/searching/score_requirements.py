@@ -15,9 +15,10 @@ from gptailor.plan.plan import LayerOf, Objective, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.program.nested_models import whole_plan
-from gptailor.reporting.summary import RequiredRow, escaped_control
+from gptailor.reporting.terminal_encoding import escaped_control
 from gptailor.searching.curve import Sizes, curve
 from gptailor.searching.run.notes import CONDITIONS
+from gptailor.searching.run.records import RequiredRow
 from gptailor.searching.run.study import Study
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.settings import Settings, WishError

@@ -19,20 +19,14 @@ from gptailor.plan.events import Event, ignore_events
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
-from gptailor.reporting.summary import Aim
 from gptailor.searching import folder as runs
-from gptailor.searching.evaluate import (
-    computing,
-    held_out,
-    repair_cost,
-    starts_of,
-    trials_of,
-    workers_of,
-)
+from gptailor.searching.held_out import held_out
 from gptailor.searching.limits import bounded
+from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.results import Ended, SearchResult, put_results
 from gptailor.searching.run.asking import Asking, WithinBounds
 from gptailor.searching.run.notes import ENDED, LATE
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget, Schedule, StartSource
 from gptailor.searching.run.study import Naming, Study, agree, open_study, refuse_misfit
 from gptailor.searching.run.trials import RECIPES, STARTS, Ledger, Trial, read_outcomes
@@ -43,6 +37,7 @@ from gptailor.searching.space.decode import decode_for
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.strategies import strategy_of
 from gptailor.searching.summary import aims_of, finalists
+from gptailor.searching.trial_evaluator import computing, trials_of, workers_of
 
 if TYPE_CHECKING:
     from gptailor.searching.strategies.strategy import Strategy

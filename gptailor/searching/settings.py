@@ -14,7 +14,8 @@ from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.search_block import with_plain_path
 from gptailor.plan.sites import drops_by_choice, open_choices
-from gptailor.reporting.summary import BridgedTrials, escaped_control
+from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.run.records import BridgedTrials
 
 TRIALS = 200
 """The default budget of a search."""

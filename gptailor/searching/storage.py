@@ -1,12 +1,10 @@
 """A search's RUN as a folder, or at a URL in a storage that a plugin reads and writes."""
 
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
-from gptailor.checkpoint.files import copies_folder
 from gptailor.plan.doors import Door
 
 if TYPE_CHECKING:
@@ -27,6 +25,10 @@ class Storage(Protocol):
     def path(self) -> Path:
         """The URL as a path, for messages."""
 
+    @property
+    def copy(self) -> Path:
+        """The folder on this machine that has a copy of the objects."""
+
     def refuse_unwritable(self) -> None:
         """Raise CheckpointError C303 where objects can't be written and removed."""
 
@@ -42,8 +44,11 @@ class Storage(Protocol):
     def create(self, name: str, raw: bytes) -> None:
         """Write a new object. Raises CheckpointError C901 if it exists."""
 
-    def remove(self, name: str) -> None:
-        """Remove an object."""
+    def bring(self, ours: frozenset[str], write: Callable[[str, bytes], Path]) -> None:
+        """Write all objects but the study into the `copy`; `ours` are the names that RUN has."""
+
+    def send(self, ours: frozenset[str]) -> None:
+        """Write the files of the `copy` as objects, and remove others of the names `ours`."""
 
     def journal(self, folder: str) -> "BaseJournalBackend":
         """Return Optuna's journal with its lines in objects of a folder."""
@@ -67,8 +72,3 @@ def local_or_url(run: str | Path) -> Path | str:
     if parts.scheme in ("file", "local"):
         return Path(unquote(parts.netloc + parts.path))
     return text.rstrip("/")
-
-
-def copy_of(url: str) -> Path:
-    """Return the folder on this machine that has a copy of a URL's objects."""
-    return copies_folder() / "runs" / sha256(url.encode()).hexdigest()[:16]

@@ -11,7 +11,12 @@ from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
 from gptailor.reporting.measure import shared_unit
-from gptailor.reporting.summary import (
+from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.curve import Sizes, curve, curve_loss
+from gptailor.searching.run.finalists import usual_plans
+from gptailor.searching.run.notes import HeldFailureNote, MeasuredNote
+from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.records import (
     Aim,
     BaseScores,
     HeldOutFailure,
@@ -24,13 +29,8 @@ from gptailor.reporting.summary import (
     SearchSummary,
     SizeRow,
     SummaryRow,
-    escaped_control,
     front_file,
 )
-from gptailor.searching.curve import Sizes, curve, curve_loss
-from gptailor.searching.run.finalists import usual_plans
-from gptailor.searching.run.notes import HeldFailureNote, MeasuredNote
-from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.trials import (
     FINAL,
     RANDOM,

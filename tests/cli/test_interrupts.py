@@ -5,8 +5,8 @@ import pytest
 from pydantic_core import SchemaError
 
 from gptailor.cli import main
-from gptailor.reporting import summary
 from gptailor.searching.run import origin
+from gptailor.searching.run import records as summary
 
 
 def test_an_interrupt_while_pydantic_builds_is_an_interrupt(

@@ -6,8 +6,8 @@ import pytest
 
 import gptailor
 from gptailor.cli.search_view import Lines, estimate, stages_words
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run.origin import StrategyPlan
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
 from gptailor.searching.search import Begun, Doing, Estimated, Scored

@@ -10,7 +10,7 @@ import pytest
 
 import gptailor
 from gptailor.cli import main as cli
-from gptailor.evaluation import answers
+from gptailor.evaluation import generate as answers
 from tests.said import Run, in_process, reading
 from tests.tiny import tiny_model
 

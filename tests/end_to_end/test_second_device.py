@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import gptailor
 from gptailor.evaluation import speed
-from gptailor.evaluation.answers import generate as answer
 from gptailor.evaluation.bridge.fit import Statistics
 from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.forward.evaluator import Evaluator, Gathering
+from gptailor.evaluation.generate import generate as answer
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import Healer
 from gptailor.evaluation.heal.learning import LowRankChanges

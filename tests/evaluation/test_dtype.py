@@ -12,9 +12,9 @@ from gptailor.evaluation.evaluate import evaluate
 from gptailor.evaluation.scores import Score, TargetSize
 from gptailor.evaluation.space_trials import opened
 from gptailor.lang.parse import load
-from gptailor.searching.evaluate import computing
 from gptailor.searching.run_files import EarlierRun
 from gptailor.searching.settings import Resources
+from gptailor.searching.trial_evaluator import computing
 from tests.second_device import second_device
 from tests.tiny import tiny_model
 

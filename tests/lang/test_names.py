@@ -21,7 +21,9 @@ expect kl("f.txt", from=m) < 2 * m
 
 def test_all_uses_of_a_name_are_found_and_nothing_else():
     text = PlanText(Path("plan.tailor"), SAID)
-    uses = {word.text: text.uses(word) for word in text.words if word.named}
+    named = [word for word in text.words if word.named]
+    uses = {name: [word for word in named if word.text == name] for name in ("m", "base", "mix")}
+    assert {word.text for word in named} == uses.keys()
     assert len(uses["m"]) == 9  # declared, template, two recipes, teacher, twice compared, bound
     assert len(uses["base"]) == 6
     assert len(uses["mix"]) == 5

@@ -12,13 +12,12 @@ from gptailor.reporting.quantities import (
     byte_count,
     bytes_in_words,
     duration,
-    small_percent,
     speed_in_words,
     with_error,
 )
-from gptailor.reporting.search_text import beside_base, beside_base_words
-from gptailor.reporting.summary import Aim
 from gptailor.reporting.table import shortened, table_lines
+from gptailor.searching.run.records import Aim
+from gptailor.searching.search_text import beside_base, beside_base_words
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:
@@ -91,7 +90,6 @@ def test_numbers_in_words() -> None:
         "269.0 MB",
     ]
     assert [bytes_in_words(8, "B"), bytes_in_words(None)] == ["8 B", "?"]
-    assert [small_percent(n) for n in (0.0, 1e-5, 0.00523)] == ["0.00%", "under 0.01%", "0.52%"]
     assert [duration(n) for n in (95.4, 480.0)] == ["95 s", "8 min"]
     speeds = speed_in_words(930.1, 812.4), speed_in_words(31.46), speed_in_words(None)
     assert speeds == ("930 (×1.14)", "31.5", "?")

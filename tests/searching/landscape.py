@@ -15,8 +15,8 @@ import gptailor
 from gptailor.evaluation.scores import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run.origin import EarlierOrigin
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget, Start, ToldStart
 from gptailor.searching.run.study import Naming, Study, open_study
 from gptailor.searching.run.trials import Ledger, Trial, genome_to_json

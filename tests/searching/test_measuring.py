@@ -15,8 +15,8 @@ from gptailor.evaluation.objectives.base import Forward
 from gptailor.evaluation.scores import Outcome, mean
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
-from gptailor.searching import evaluate
-from gptailor.searching.evaluate import repair_cost, starts_of
+from gptailor.searching import measuring
+from gptailor.searching.measuring import repair_cost, starts_of
 from gptailor.searching.run.notes import MEASURED
 from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.study import Study
@@ -91,7 +91,7 @@ def measured(
     study = study_of(folder, setting(space=space))
     said: list[tuple[str, int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "gap_errors_of", Measured.gap_errors)
+        patch.setattr(measuring, "gap_errors_of", Measured.gap_errors)
         chosen = settings(space.plan, Flags(objectives=('nll("text.txt")',)))
         found, left = starts_of(
             space,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gptailor.reporting.summary import SizeRow, front_file
 from gptailor.searching.pick import Bounds, picked
+from gptailor.searching.run.records import SizeRow, front_file
 
 
 def row(layers: int, loss: float, **changes: Any) -> SizeRow:

@@ -7,9 +7,9 @@ import pytest
 
 import gptailor
 from gptailor.plan.output_size import OutputSize
-from gptailor.reporting.summary import Aim
 from gptailor.searching.results import numbers_at_bounds
 from gptailor.searching.run.origin import RandomPlan
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import space_of

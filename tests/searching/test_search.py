@@ -17,9 +17,9 @@ import gptailor
 from gptailor.evaluation.scores import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run.notes import LATE
 from gptailor.searching.run.origin import BridgedCut, EarlierOrigin, origin_words
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.schedule import Budget, Start, ToldStart
 from gptailor.searching.run.trials import FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.searching.run.workers import Alone, Done, Task, TaskOutcome, interruptible

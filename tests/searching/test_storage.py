@@ -8,11 +8,11 @@ import gptailor
 from gptailor.checkpoint.models import FETCHERS
 from gptailor.plan import doors
 from gptailor.plan.faults import TailorError
-from gptailor.searching.evaluate import workers_of
 from gptailor.searching.run.workers import CLUSTERS
 from gptailor.searching.run_files import RunFiles
 from gptailor.searching.settings import Flags, Resources, settings
 from gptailor.searching.storage import STORAGES, local_or_url
+from gptailor.searching.trial_evaluator import workers_of
 
 
 def test_what_is_a_folder_and_what_a_url() -> None:
@@ -40,7 +40,6 @@ def test_urls_and_clusters_name_the_plugin_that_they_need() -> None:
     [fault] = gptailor.check(plan)
     said = f"not available: a model at a URL {missing} (s3://bucket/base)"
     assert (fault.code, fault.message) == ("C503", said.replace("s3://", "s3:/"))
-    pytest.importorskip("ray", reason="ray isn't installed")
     chosen = settings(plan, Flags(objectives=('nll("text.txt")',)))
     with pytest.raises(TailorError, match=rf"^--ray {missing}"):
         workers_of(None, chosen, Resources(ray="local"), print)

@@ -16,17 +16,17 @@ import pytest
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run as command
 from gptailor.plan.faults import TailorError
-from gptailor.reporting.search_text import summary_lines
-from gptailor.reporting.summary import SearchSummary
 from gptailor.searching.folder import Folder
 from gptailor.searching.pick import Bounds, pick
+from gptailor.searching.run.records import SearchSummary
 from gptailor.searching.run.study import refuse_misfit
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.run_files import RunFiles
-from gptailor.searching.run_report import run_report
-from tests.reporting.test_search_table import document, judged, row
+from gptailor.searching.run_reading import RunReading
+from gptailor.searching.search_text import summary_lines
 from tests.searching import landscape
-from tests.searching.test_run_report import NLL, run_of
+from tests.searching.test_run_reading import NLL, run_of
+from tests.searching.test_search_text import document, judged, row
 
 CASES = 16
 VALUES: list[Any] = [
@@ -95,10 +95,11 @@ def resumed(run: Path) -> None:
 
 
 def reported(run: Path) -> None:
-    """Read the data of a report, and make the summary's words."""
-    report = run_report(run)
-    if report.summary is not None:
-        words = "\n".join(summary_lines(report.summary, 80))
+    """Read the rows of trials, and make the summary's words."""
+    reading = RunReading(run)
+    assert all(map(reading.row, reading.ledger.trials))
+    if reading.summary is not None:
+        words = "\n".join(summary_lines(reading.summary, 80))
         assert "\x1b" not in words
         assert "\u202e" not in words
 
@@ -170,7 +171,7 @@ def test_pick_and_report_refuse_a_doctored_summary(
     assert not {"Traceback", "SECRET", "\x1b"} & {word for word in ("Traceback", "SECRET", "\x1b")
                                                    if word in said}  # fmt: skip
     with pytest.raises(CheckpointError, match="C903"):
-        run_report(run)
+        RunReading(run)
 
 
 def test_a_plan_that_leads_out_of_run_is_not_opened(whole: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import gptailor
 from gptailor.evaluation.scores import PerSample, mean
 from gptailor.plan.plan import Plan
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run.comparison import Comparison, Scores
 from gptailor.searching.run.origin import StrategyPlan
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.verdict import scores_of, verdict

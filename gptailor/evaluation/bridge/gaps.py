@@ -24,7 +24,7 @@ from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import BRIDGE_RIDGE
 from gptailor.prepare import calibration_path
-from gptailor.program.sources import output_tokenizer
+from gptailor.program.output_tokenizer import output_tokenizer
 
 GAP_TOKENS = 4096
 """Tokens that gaps are compared by, at most."""

@@ -38,7 +38,7 @@ from gptailor.evaluation.objectives.tokens import TokenEncoder, Tokens, tokenize
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import calibration_path
-from gptailor.program.sources import output_tokenizer
+from gptailor.program.output_tokenizer import output_tokenizer
 
 _BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""

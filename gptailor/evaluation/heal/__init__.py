@@ -1,3 +1,3 @@
 """Layers that stay learn what the plan with nothing dropped predicts."""
 
-__all__ = ["chats", "heal", "kept", "process_group", "sources", "teacher", "text", "train"]
+__all__ = ["heal", "kept", "process_group", "sources", "teacher", "teacher_chats", "text", "train"]

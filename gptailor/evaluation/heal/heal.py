@@ -17,7 +17,6 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.heal.dropped_words import DroppedWords
 from gptailor.evaluation.heal.kept import HealingStore, KnownHealing, working_folder
 from gptailor.evaluation.heal.learning import (
@@ -43,6 +42,7 @@ from gptailor.evaluation.heal.teacher import (
     Teachers,
     explaining_not_finite,
 )
+from gptailor.evaluation.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.heal.text import (
     HealingSource,
     HealingTexts,
@@ -75,8 +75,9 @@ from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import calibration_path, open_plan
 from gptailor.program.nested_models import with_made_models
+from gptailor.program.output_tokenizer import output_tokenizer, with_token_cut
 from gptailor.program.program import learning_tensors
-from gptailor.program.sources import Checked, output_tokenizer, with_token_cut
+from gptailor.program.sources import Checked
 
 
 @final

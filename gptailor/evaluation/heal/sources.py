@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.evaluation.forward.requests import LiveModel
-from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.heal.text import HealingSource
 from gptailor.plan.doors import Door
 

@@ -25,7 +25,7 @@ from gptailor.checkpoint.datasets import (
 )
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checks.texts import FEWER_TOKENS
-from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 
 HEALING_WINDOW = 512

@@ -104,19 +104,18 @@ def continued(
     prompts: Sequence[Prompt],
     batch_tokens: int,
     *,
-    temperature: float = 0.0,
-    seeds: Sequence[int] = (),
+    drawing: Callable[[Sequence[int]], LogitsProcessor] | None = None,
 ) -> list[Continuation]:
     """Generate tokens after each prompt as `greedy` does, up to the first stop or beyond it.
 
-    With a temperature above 0 each token is drawn, by random numbers of the prompt's own seed.
+    `drawing` returns the processor that draws the tokens of a batch, by its prompts' numbers.
     """
     ordered = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
     made: dict[int, Continuation] = {}
     with torch.no_grad(), _settings(model, tokenizer) as settings:
         for batch in _batches(ordered, prompts, batch_tokens):
-            drawing = _Drawing(temperature, [seeds[i] for i in batch]) if temperature else None
-            rows = _decode(model, tokenizer, [prompts[i] for i in batch], settings, drawing)
+            drawn = drawing(batch) if drawing else None
+            rows = _decode(model, tokenizer, [prompts[i] for i in batch], settings, drawn)
             made |= zip(batch, rows, strict=True)
     return [made[number] for number in range(len(prompts))]
 
@@ -131,26 +130,6 @@ class _RefuseNaN(LogitsProcessor):
         if bool(scores.isnan().any()):
             raise NotANumberError("the model's predictions are NaN")
         return scores
-
-
-@final
-class _Drawing(LogitsProcessor):
-    """Leaves in each row of logits the one token that is drawn."""
-
-    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(
-        self, input_ids: Int64[Tensor, " batch length"], scores: Float[Tensor, " batch vocab"]
-    ) -> Float[Tensor, " batch vocab"]:
-        sums = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        if not bool(sums[:, -1].isfinite().all()):  # an infinite prediction
-            raise NotANumberError("the model's predictions are NaN")
-        drawn = [torch.rand((), dtype=torch.float64, generator=each) for each in self.generators]
-        below = torch.stack(drawn).to(sums.device)[:, None] * sums[:, -1:]
-        tokens = (sums <= below).sum(dim=-1, keepdim=True).clamp_max(sums.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
 
 
 @final

@@ -2,14 +2,16 @@
 
 import importlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError, copies_folder, quoted
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
+from gptailor.searching.run_files import JOURNAL, LOCK, SETTINGS
 
 if TYPE_CHECKING:
     from gptailor.plugins.cluster.object_journal import ObjectJournal  # slow to import
@@ -54,6 +56,11 @@ class ObjectStorage:
     def path(self) -> Path:
         """The URL as a path, for messages."""
         return Path(self.url)
+
+    @property
+    def copy(self) -> Path:
+        """The folder on this machine that has a copy of the objects."""
+        return copies_folder() / "runs" / sha256(self.url.encode()).hexdigest()[:16]
 
     def refuse_unwritable(self) -> None:
         """Write an object and remove it. Raises CheckpointError C303 where that isn't allowed."""
@@ -115,6 +122,36 @@ class ObjectStorage:
         """Remove an object."""
         with self._talking("C303", "cannot be written"):
             self._files.rm_file(self._at(name))
+
+    def bring(self, ours: frozenset[str], write: Callable[[str, bytes], Path]) -> None:
+        """Write all objects but the study into the `copy`; `ours` are the names that RUN has."""
+        names = self.names()
+        strange = [name for name in names if name.partition("/")[0] not in ours]
+        if strange and SETTINGS not in names:
+            message = f"expected the folder of a search, found {quoted(strange[0])}"
+            raise CheckpointError("C902", message, self.path, "name a new folder")
+        kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
+        for name in set(self._copied()) - set(kept):
+            (self.copy / name).unlink()
+        for name, raw in self.get(kept).items():
+            write(name, raw)
+
+    def _copied(self) -> list[str]:
+        """Return the paths, below the copy, of files that are objects too."""
+        files = (path for path in self.copy.rglob("*") if path.is_file())
+        names = (str(path.relative_to(self.copy)) for path in files)
+        return sorted(name for name in names if name != LOCK)
+
+    def send(self, ours: frozenset[str]) -> None:
+        """Write the files of the `copy` as objects, and remove others of the names `ours`."""
+        files, stored = self._copied(), self.names()
+        before = self.get([name for name in files if name in stored])
+        for name in files:
+            if before.get(name) != (raw := (self.copy / name).read_bytes()):
+                self.put(name, raw)
+        for name in stored:
+            if name not in files and name.partition("/")[0] in ours - {JOURNAL}:
+                self.remove(name)
 
     def journal(self, folder: str) -> "ObjectJournal":
         """Return Optuna's journal with its lines in objects of a folder."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli import options
+from gptailor.cli.memory import keep_memory
 from gptailor.plan.events import BytesDone, ExtractionDone
-from gptailor.reporting.quantities import bytes_in_words, small_percent
+from gptailor.reporting.quantities import bytes_in_words
 
 if TYPE_CHECKING:
     from gptailor.plugins.lora.extract import ExtractResult
@@ -62,7 +63,7 @@ def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
     """
     from gptailor.plugins.lora.extract import extract_lora  # imports transformers
 
-    options.keep_memory()
+    keep_memory()
     with options.bytes_bar(1000, "extracting") as advance:
         reported = 0
 
@@ -133,3 +134,8 @@ def _way(kind: str) -> str:
     return (
         ", since PEFT has no place for them" if kind == "others" else f"; --save {kind} holds them"
     )
+
+
+def small_percent(share: float) -> str:
+    """Return `0.52%`, or `under 0.01%`."""
+    return "under 0.01%" if 0 < share < 1e-4 else f"{share:.2%}"

@@ -12,7 +12,7 @@ from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.hub import Remote, open_hub
 from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.checkpoint.tensor import TensorInfo
-from gptailor.evaluation.targets import HUB_ID
+from gptailor.lang.plan_of import HUB_ID
 from gptailor.prepare import fetched
 
 

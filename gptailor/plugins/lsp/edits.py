@@ -12,6 +12,7 @@ from gptailor.lang.remedies import Edit, edited
 from gptailor.lang.tree import Block, Statement
 from gptailor.plan.faults import Span, TailorError
 from gptailor.plan.registry import WORDS
+from gptailor.plugins.lsp.text import EditedText
 
 
 def canonical_edits(text: PlanText) -> list[Edit]:
@@ -39,7 +40,7 @@ class RenameError(TailorError):
     """A name that can't be changed, with the reason."""
 
 
-def nameable(text: PlanText, offset: int) -> Occurrence:
+def nameable(text: EditedText, offset: int) -> Occurrence:
     """Return the model or the number at an offset that may have another name."""
     word = text.word_at(offset)
     if word is None or not word.named:
@@ -51,7 +52,7 @@ def nameable(text: PlanText, offset: int) -> Occurrence:
     return word
 
 
-def renamed(text: PlanText, offset: int, name: str) -> list[Edit]:
+def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
     """Return the edits that give a model or a number another name everywhere."""
     word = nameable(text, offset)
     if name == word.text:

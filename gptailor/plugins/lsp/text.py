@@ -14,7 +14,7 @@ from typing import final
 from lsprotocol import types
 from pygls.uris import to_fs_path
 
-from gptailor.checkpoint.files import CheckpointError, open_regular
+from gptailor.checkpoint.files import CheckpointError, expanded, open_regular
 from gptailor.checkpoint.models import Opened, Opener, folder_of, is_plan, is_remote
 from gptailor.lang import tree
 from gptailor.lang.names import NameKind, Occurrence
@@ -83,6 +83,28 @@ class EditedText(PlanText):
         self.encoding = encoding
         self.lines = TextLines(text, encoding)
         super().__init__(Path(to_fs_path(uri) or uri), text)
+
+    def named(self, path: str) -> Path:
+        """Return the path of a file or a folder that the text names."""
+        return self.folder / expanded(path)
+
+    @property
+    def sound(self) -> Plan | None:
+        """The plan, or None if it has errors by itself."""
+        return None if errors(self.faults) else self.plan
+
+    def word_at(self, offset: int) -> Occurrence | None:
+        """Return the word at an offset, or the word that ends there."""
+        words = [word for word in self.words if word.span.start <= offset <= word.span.end]
+        return next((word for word in words if word.span.end > offset), words[0] if words else None)
+
+    def uses(self, name: Occurrence) -> list[Occurrence]:
+        """Return all words that stand for the same model or number."""
+        return [word for word in self.words if (word.kind, word.text) == (name.kind, name.text)]
+
+    def declaration(self, name: Occurrence) -> Occurrence | None:
+        """Return the word that gives a model or a number its name."""
+        return next((use for use in self.uses(name) if use.declares), None)
 
     def keyword_at(self, offset: int) -> Occurrence | None:
         """Return the word at an offset outside quotes and comments, as a keyword."""

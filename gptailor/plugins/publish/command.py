@@ -1,6 +1,7 @@
 """The command `publish`: a compiled folder as a repository of the Hub."""
 
 from pathlib import Path
+from typing import Any, final
 
 import click
 
@@ -13,6 +14,21 @@ Example, first without and then with the upload:
   gptailor publish out my-name/my-model --license apache-2.0 --show-card
   gptailor publish out my-name/my-model --license apache-2.0 --upload
 """
+
+
+@final
+class _Assignment(click.ParamType[tuple[str, str]]):
+    """A name and a text, `NAME=…`, as the metavar says."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return the name and the text. Raise a usage error unless both are given."""
+        name, text = options.assigned(self, value, param, ctx)
+        return name.strip(), text
 
 
 @click.command("publish", short_help="Upload a compiled folder to the Hub.", epilog=_EXAMPLE)
@@ -39,7 +55,7 @@ Example, first without and then with the upload:
               help="The JSON of 'gptailor eval DIR -O … --format json'. The card has a table and "
               "the model-index of these scores.")  # fmt: skip
 @click.option("--benchmark", "benchmarks", multiple=True, metavar="NAME=ORG/NAME:TASK",
-              type=options.Assignment("NAME=ORG/NAME:TASK"),
+              type=_Assignment("NAME=ORG/NAME:TASK"),
               help="The dataset on the Hub of a measured task or file, for the repository's "
               ".eval_results. May be given several times.")  # fmt: skip
 @click.option("--show-card", is_flag=True, help="Print the model card too.")

@@ -16,8 +16,8 @@ from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, escaped, open_regular, quoted, stamps
 from gptailor.checkpoint.folder import CONFIG, INDEX, PROCESSOR_FILES, SINGLE
 from gptailor.checkpoint.models import is_local, is_remote, only_compared
-from gptailor.evaluation.targets import HUB_ID
 from gptailor.lang.parse import load, loads
+from gptailor.lang.plan_of import HUB_ID
 from gptailor.output.lock import LOCK_FILE, read_lock
 from gptailor.output.output import commented_text
 from gptailor.output.parents import CARD, without_paths

@@ -14,12 +14,12 @@ from gptailor.plugins.report.effects import Effects, LayerEffect, LayerState, Wi
 from gptailor.searching.run.asking import TOLD, by_spread
 from gptailor.searching.run.incumbent import expected_losses
 from gptailor.searching.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial
-from gptailor.searching.run_report import RunReading
+from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of, keys_of
 from gptailor.searching.space.space import Space
-from gptailor.searching.space.table import sample
+from gptailor.searching.space.table import features, sample
 
 _STATES: tuple[LayerState, ...] = get_args(LayerState)
 _DRAWS = 64
@@ -142,7 +142,9 @@ def learned_effects(
     Losses are in deviations of its targets, which are logarithmic far behind the best. The error
     is the deviation of its posterior. Raises ImportError without JAX.
     """
-    from gptailor.searching.strategies.surrogate import learned  # imports JAX
+    from gptailor.searching.strategies.posterior import draw, sharing  # imports JAX
+    from gptailor.searching.strategies.strategy import Archive, scalarise
+    from gptailor.searching.strategies.surrogate import drawn_scores, observations
 
     trials = [trial for trial in ledger.trials if trial.request.phase in TOLD]
     if not trials:  # recipes alone were evaluated so far
@@ -156,15 +158,11 @@ def learned_effects(
     drawing, planning = keys_of(key_of(0), 2)
     drawn = sample(space.table, planning, _PLANS)
     influence = None if prior is None else np.array(prior, float)
-    values = learned(
-        space.table,
-        (population, losses[:, deciding], shares),
-        weights,
-        influence,
-        drawn,
-        _DRAWS,
-        drawing,
-    )
+    archive = Archive(population, losses[:, deciding], shares, len(shares))
+    fitness = scalarise(losses[:, deciding], weights)
+    observed = observations(space.table, archive, features(space.table, population), fitness)
+    by = draw(observed, sharing(space.table, influence), np.ones(_DRAWS), drawing)
+    values = drawn_scores(space.table, features(space.table, drawn), by)
     rows = (Genome(*genes) for genes in zip(*drawn, strict=True))
     states = [layer_states(Resolved(decode(space, row), space.layers).slots) for row in rows]
     complete = [row for row in states if row is not None]

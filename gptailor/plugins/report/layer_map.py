@@ -32,7 +32,7 @@ def _marks(view: LayerView) -> str:
     """Return `runs 2 times, learns`."""
     marks = [f"runs {view.runs} times"] if view.runs > 1 else []
     marks += ["learns"] if view.learns else []
-    return ", ".join(marks + (["may be dropped"] if view.may_be_dropped else []))
+    return ", ".join(marks + (["may be dropped"] if view.slot.dropped == "maybe" else []))
 
 
 def _shares_in_words(view: LayerView) -> str:
@@ -76,7 +76,7 @@ def _key(layers: Sequence[LayerView]) -> str:
         "◆: merged": any(layer.kind is LayerKind.MERGED for layer in layers),
         "hatched: dropped": any(layer.dropped for layer in layers),
         "a line across: bridged over": any(layer.slot.bridged for layer in layers),
-        "one stroke: may be dropped": any(layer.may_be_dropped for layer in layers),
+        "one stroke: may be dropped": any(layer.slot.dropped == "maybe" for layer in layers),
         "an empty bar: may have a share": any(
             layer.shares is None and not layer.dropped for layer in layers
         ),
@@ -196,7 +196,7 @@ def _result(
     if layer.dropped:
         for a, b, c, d in ((0, 0.5, 0.5, 0), (0, 1, 1, 0), (0.5, 1, 1, 0.5)):
             yield {"kind": "stroke", "x": x + a, "y": y + b, "x2": x + c, "y2": y + d}
-    elif layer.may_be_dropped:
+    elif layer.slot.dropped == "maybe":
         yield {"kind": "stroke", "x": x, "y": y + 1, "x2": x + 1, "y2": y}
     if plain and not layer.dropped:
         text = "?" if layer.kind is LayerKind.OPEN else "~"

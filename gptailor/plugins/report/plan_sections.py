@@ -17,11 +17,11 @@ from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plugins.report.page import text_html
+from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.prepare import Prepared, prepare
+from gptailor.reporting.known_layers import left_open
 from gptailor.reporting.quantities import bytes_in_words, percent
-from gptailor.reporting.run_report import RunReport
-from gptailor.views.known_layers import left_open
 
 
 @final
@@ -176,7 +176,7 @@ def continuations(subject: Reported, speech: Speech | None) -> Section:
 
 def _spoken(subject: Reported, speech: Speech) -> tuple[list[tuple[str, str]], str]:
     """Return names and texts, or the reason why they are missing."""
-    from gptailor.evaluation.answers import answers  # imports torch
+    from gptailor.evaluation.generate import answers  # imports torch
     from gptailor.evaluation.session import Placement
     from gptailor.evaluation.targets import find_targets
 

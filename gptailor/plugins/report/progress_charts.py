@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptailor.plugins.report.charts import INK, MUTED, error_bars, sized
+from gptailor.plugins.report.run_report import ReportedTrial, RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import bytes_in_words, shown_number
-from gptailor.reporting.run_report import ReportedTrial, RunReport
-from gptailor.reporting.summary import SizeRow
+from gptailor.searching.run.records import SizeRow
 
 if TYPE_CHECKING:
     import altair as alt

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 import gptailor
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.write.output_file import refuse_output
-from gptailor.evaluation.targets import plan_of, read_target
+from gptailor.lang.plan_of import plan_of, read_target
 from gptailor.output.lock import LOCK_FILE, SUFFIX, Lock, parse_lock, read_lock
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import OnEvent, ignore_events
@@ -21,13 +21,13 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.plugins.report import plan_sections as of
 from gptailor.prepare import ModelPaths
-from gptailor.views.known_layers import known_layer_count
+from gptailor.reporting.known_layers import known_layer_count
 
 if TYPE_CHECKING:
+    from gptailor.plugins.report.run_report import RunReport
     from gptailor.plugins.report.section import Section
-    from gptailor.reporting.run_report import RunReport
-    from gptailor.reporting.summary import SearchSummary
     from gptailor.searching.results import SearchResult
+    from gptailor.searching.run.records import SearchSummary
 
 
 @final
@@ -256,9 +256,9 @@ def is_run(target: str) -> bool:
 def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
     from gptailor.lang.parse import read_bytes
     from gptailor.plugins.report.scores_section import scores_sections
-    from gptailor.reporting.search_text import healed_in_vain
-    from gptailor.reporting.summary import SearchSummary
+    from gptailor.searching.run.records import SearchSummary
     from gptailor.searching.run_files import RunFiles
+    from gptailor.searching.search_text import HEALED_IN_VAIN, stage_words
 
     files = RunFiles(target)
     summary = files.record(SearchSummary, "summary.json")
@@ -282,7 +282,8 @@ def _of_run(target: str, given: _Given, stored: _Stored) -> _Page:
         ]
         again = again if files.storage is None else []
         of_plan = _plan_sections(subject, given.speech, held, again, report)
-        if summary is not None and healed_in_vain(summary):
+        found = None if summary is None else summary.best
+        if found and stage_words(found.stage, found.before, found.values) == HEALED_IN_VAIN:
             of_plan[0] = replace(of_plan[0], words=f"{of_plan[0].words} {_IN_VAIN}")
         at = next(i for i, section in enumerate(of_plan) if section.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
@@ -299,10 +300,10 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
 
     try:
         from gptailor.plugins.report.layer_effects import run_effects  # imports Optuna
-        from gptailor.searching.run_report import RunReading
+        from gptailor.plugins.report.read_run import report_of, run_reading
 
-        reading = RunReading(target, stored.storage, stored.study)
-        report = reading.report()
+        reading = run_reading(target, stored.storage, stored.study)
+        report = report_of(reading)
         return report, run_sections(report, run_effects(reading))
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
@@ -315,7 +316,7 @@ def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Sectio
 
 
 def _lead_of_run(summary: "SearchSummary | None") -> str:
-    from gptailor.reporting.search_text import ended_words, verdict_words
+    from gptailor.searching.search_text import ended_words, verdict_words
 
     if summary is None:
         return "The search has no summary: it was ended before it wrote one."

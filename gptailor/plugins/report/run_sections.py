@@ -3,9 +3,9 @@
 from gptailor.plugins.report.effects import Effects
 from gptailor.plugins.report.layer_charts import effect_sections, window_section
 from gptailor.plugins.report.progress_charts import curve_section, held_section, progress_section
+from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.search_charts import objectives_section, trials_section
 from gptailor.plugins.report.section import Section
-from gptailor.reporting.run_report import RunReport
 
 
 def run_sections(report: RunReport, effects: Effects) -> list[Section]:

@@ -7,7 +7,7 @@ from gptailor.plugins.report.charts import INK, sized
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import shown_number
-from gptailor.reporting.summary import SearchSummary, WithScores
+from gptailor.searching.run.records import SearchSummary, WithScores
 
 if TYPE_CHECKING:
     import altair as alt

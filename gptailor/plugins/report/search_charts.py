@@ -6,10 +6,10 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from gptailor.plugins.report.charts import HEIGHT, INK, sized
+from gptailor.plugins.report.run_report import ReportedTrial, RunReport
 from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.reporting.layer_cells import HUES
 from gptailor.reporting.quantities import shown_number
-from gptailor.reporting.run_report import ReportedTrial, RunReport
 
 if TYPE_CHECKING:
     import altair as alt

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import final
 
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from gptailor.checkpoint.datasets import (
     CalibrationError,
     Chat,
     Passage,
     order,
-    read_prompts,
+    read_rows,
 )
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.evaluation.forward.evaluator import attempt
@@ -25,7 +28,7 @@ from gptailor.evaluation.heal.text import EncodedRow, HealingSource
 from gptailor.evaluation.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.objectives.generate import Continuation, continued
 from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
-from gptailor.evaluation.scores import Failure
+from gptailor.evaluation.scores import Failure, NotANumberError
 from gptailor.plan.events import OnEvent, TeacherAnswered
 from gptailor.plan.resolved import AnswerSettings
 
@@ -36,6 +39,48 @@ _BATCH_TOKENS = 8192
 _LONGER = "give 'answers' more 'tokens', or name a teacher that ends its answers"
 _SHORTER = "give shorter prompts, which leave more room, or name a teacher that ends its answers"
 _FILLED = "give other prompts, or name another teacher"
+
+
+@final
+class _Drawing(LogitsProcessor):
+    """Leaves in each row of logits the one token that is drawn."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(
+        self, input_ids: Int64[Tensor, " batch length"], scores: Float[Tensor, " batch vocab"]
+    ) -> Float[Tensor, " batch vocab"]:
+        sums = (scores.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        if not bool(sums[:, -1].isfinite().all()):  # an infinite prediction
+            raise NotANumberError("the model's predictions are NaN")
+        drawn = [torch.rand((), dtype=torch.float64, generator=each) for each in self.generators]
+        below = torch.stack(drawn).to(sums.device)[:, None] * sums[:, -1:]
+        tokens = (sums <= below).sum(dim=-1, keepdim=True).clamp_max(sums.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
+
+
+def drawn(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    batch_tokens: int,
+    *,
+    temperature: float,
+    seeds: Sequence[int],
+) -> list[Continuation]:
+    """Generate tokens after each prompt as `continued` does.
+
+    With a temperature above 0 each token is drawn, by random numbers of the prompt's own seed.
+    """
+
+    def drawing(batch: Sequence[int]) -> LogitsProcessor:
+        return _Drawing(temperature, [seeds[i] for i in batch])
+
+    return continued(
+        model, tokenizer, prompts, batch_tokens, drawing=drawing if temperature else None
+    )
 
 
 @final
@@ -113,7 +158,7 @@ class PromptAnswers:
         model, tokenizer = self.teacher.live().model, self.encoder.tokenizer
         seeds = [_row_seed(self.seed, number) for number in numbers]
         temperature = self.settings.temperature
-        drawing = partial(continued, temperature=temperature, seeds=seeds)
+        drawing = partial(drawn, temperature=temperature, seeds=seeds)
         answers = attempt(partial(drawing, model, tokenizer, prompts, _BATCH_TOKENS))
         if isinstance(answers, Failure):
             raise teacher_error(answers)
@@ -135,7 +180,8 @@ class PromptAnswers:
     @cached_property
     def _file(self) -> tuple[FileDigest, list[Passage | Chat]]:
         """The digest of the file, taken before it is read, and its prompts."""
-        return of_file(self.path), read_prompts(self.path)
+        digest, rows = of_file(self.path), read_rows(self.path, "prompt")
+        return digest, [row for row in rows if isinstance(row, Passage | Chat)]
 
     @property
     def _rows(self) -> list[Passage | Chat]:
@@ -144,7 +190,7 @@ class PromptAnswers:
     def source(self, share: Fraction) -> HealingSource:
         """Return the text that the answers are.
 
-        Raises CalibrationError: C812 for messages without a template, and as `read_prompts` does.
+        Raises CalibrationError: C812 for messages without a template, and as `read_rows` does.
         """
         if any(isinstance(row, Chat) for row in self._rows):
             self.teacher.chats.require(self.path)

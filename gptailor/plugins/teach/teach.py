@@ -18,9 +18,9 @@ from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import writing
 from gptailor.checkpoint.write.writer import free_space, new_file
 from gptailor.evaluation.dtype import healing_dtype
-from gptailor.evaluation.heal.chats import TeacherChats
 from gptailor.evaluation.heal.kept import working_folder
 from gptailor.evaluation.heal.teacher import TAUGHT, Predictions, explaining_not_finite
+from gptailor.evaluation.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.heal.text import (
     HEALING_WINDOW,
     Packing,

@@ -8,6 +8,7 @@ __all__ = [
     "journal",
     "notes",
     "origin",
+    "records",
     "schedule",
     "scores",
     "study",

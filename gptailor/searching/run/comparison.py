@@ -14,7 +14,7 @@ from gptailor.reporting.measure import (
     shared_unit,
     spread_of,
 )
-from gptailor.reporting.summary import Aim
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.scores import PerObjective
 
 

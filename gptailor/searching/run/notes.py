@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field, PlainValidator, model_validator
 from gptailor.plan.output_size import Tally
 from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.plan.stage import Stage
-from gptailor.reporting.summary import Cost, Line, Seconds, TrialNumber
 from gptailor.searching.run.origin import NotedOrigin
+from gptailor.searching.run.records import Cost, Line, Seconds, TrialNumber
 from gptailor.searching.run.scores import PerObjective, per_sample_from_json
 
 HELD_OUT = "held out"

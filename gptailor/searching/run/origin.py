@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from gptailor.plan.output_size import LayerCount
 from gptailor.plan.plan import BuiltClosed, Pair, Position, Several
 from gptailor.plan.windows import window_words
-from gptailor.reporting.summary import Line
+from gptailor.searching.run.records import Line
 
 # -------------------------------------------------------------------------------- layers' models
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 from gptailor.plan.stage import Stage
-from gptailor.reporting.summary import BridgedTrials
 from gptailor.searching.run.asking import TOLD, Asking
 from gptailor.searching.run.finalists import chosen_finalists
 from gptailor.searching.run.origin import RandomPlan, RivalPlan, StrategyPlan, TrialOrigin
+from gptailor.searching.run.records import BridgedTrials
 from gptailor.searching.run.trials import (
     FINAL,
     RANDOM,

@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
 from gptailor.checkpoint.records import fault_of
 from gptailor.evaluation.scores import Failure
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run import trials as records
 from gptailor.searching.run.journal import (
     RESTORE,
@@ -34,6 +33,7 @@ from gptailor.searching.run.journal import (
 )
 from gptailor.searching.run.notes import BASE_SCORES, HeldScoresNote, StudyNotes, TrialNote
 from gptailor.searching.run.origin import origin_words
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.scores import per_sample_to_json
 from gptailor.searching.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.searching.space.space import Space

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from gptailor.evaluation.scores import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.reporting.measure import Estimate, LossMeasure
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run.comparison import Comparison, Scores, comparison_of, loss_unit
 from gptailor.searching.run.origin import TrialOrigin
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.scores import PerObjective, front
 from gptailor.searching.space.genome import Genome
 

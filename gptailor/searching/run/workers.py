@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from statistics import median
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 from gptailor.evaluation.rival_scores import Race
@@ -121,13 +121,11 @@ class Workers(Protocol):
 
 
 CLUSTERS: Door[Callable[..., AbstractContextManager[Workers]]] = Door(
-    "clusters", "cluster", type, {}
+    "clusters", "cluster", FunctionType, {}
 )
-"""Classes of workers on other machines, by the option that names their cluster: `ray`.
+"""Functions that return workers on other machines, by the option that names their cluster: `ray`.
 
-They are called with a function that makes an evaluator on another machine, the cluster's address
-and the number of workers or None. `gpus` is the number of each worker's GPUs, and `like` the
-machine that all must be like, or None.
+They are called with the trials, the settings, the resources and a receiver of progress.
 """
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from gptailor.plan.sites import Role
-from gptailor.plan.stage import CUT_ROLES, REPAIR_ROLES
 from gptailor.searching.space.genome import Active, Gene, Genome
+from gptailor.searching.space.roles import CUT_ROLES, REPAIR_ROLES
 from gptailor.searching.space.space import Space
 from gptailor.searching.space.table import Table, canonical
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gptailor.plan.registry import STRATEGIES
 
-__all__ = ["foreign", "strategy", "surrogate"]
+__all__ = ["foreign", "posterior", "strategy", "surrogate"]
 
 if TYPE_CHECKING:
     from gptailor.searching.strategies.strategy import Strategy

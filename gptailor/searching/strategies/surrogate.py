@@ -124,14 +124,14 @@ class Surrogate(strategy.Strategy):
         archive, own = state
         fitness = strategy.scalarise(archive.values, weights)
         effects = features(table, archive.genomes)
-        observed = _observed(table, archive, effects, fitness)
+        observed = observations(table, archive, effects, fitness)
         heats = np.resize(self.heats, self.population)
         by = draw(observed, own.shared, np.concatenate([[0.0], heats]), drawing)
-        expected = _scores(table, effects, by)[:, 0]
+        expected = drawn_scores(table, effects, by)[:, 0]
         elite = self._elite(table, archive, fitness, expected, random)
         pool = self._bred(table, own.around, elite, breeding)
         taking = features(table, pool)
-        scores = _scores(table, taking, by)[:, 1:]
+        scores = drawn_scores(table, taking, by)[:, 1:]
         for near, effect, score in self._region(table, archive, fitness, own.around, by):
             pool = m.joined_populations(pool, near)
             taking = np.concatenate([taking, effect])
@@ -161,7 +161,7 @@ class Surrogate(strategy.Strategy):
             if not len(near.bits):
                 return
             effect = features(table, near)
-            scores = _scores(table, effect, by)[:, 1:]
+            scores = drawn_scores(table, effect, by)[:, 1:]
             yield near, effect, scores
             if again:
                 ranks = np.argsort(scores, axis=0, kind="stable")[: self.further]
@@ -210,7 +210,7 @@ def _full(archive: strategy.Archive, fitness: Float[ndarray, " n"]) -> Bool[ndar
     return full
 
 
-def _observed(
+def observations(
     table: Table,
     archive: strategy.Archive,
     effects: Float[ndarray, "n f"],
@@ -231,9 +231,10 @@ def _centred(rows: Float[ndarray, "n k"]) -> Float[ndarray, "n k"]:
     return centred
 
 
-def _scores(
+def drawn_scores(
     table: Table, effects: Float[ndarray, "n f"], by: Coefficients
 ) -> Float[ndarray, "n d"]:
+    """Return the score of each genome, by its effects, in each draw of the model."""
     scores: ndarray = effects @ by.features + products(table, effects) @ by.pairs
     return scores
 
@@ -257,25 +258,3 @@ def _picked(
         stale[best] = True
         chosen.append(best)
     return np.stack(chosen)
-
-
-def learned(  # noqa: PLR0913, PLR0917 (the trials, and the question)
-    table: Table,
-    trials: tuple[Genome, Float[ndarray, "n m"], Float[ndarray, " n"]],
-    weights: Float[ndarray, " m"],
-    prior: Float[ndarray, " layers"] | None,
-    population: Genome,
-    draws: int,
-    key: Key,
-) -> Float[ndarray, "k d"]:
-    """Return losses of genomes by draws of the model, up to a constant.
-
-    The unit is the deviation of the model's targets. `trials` are genomes, their losses, and their
-    shares of the samples.
-    """
-    genomes, values, shares = trials
-    archive = strategy.Archive(genomes, values, shares, len(shares))
-    fitness = strategy.scalarise(values, weights)
-    observed = _observed(table, archive, features(table, genomes), fitness)
-    by = draw(observed, sharing(table, prior), np.ones(draws), key)
-    return _scores(table, features(table, population), by)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.write.digest import of_file
-from gptailor.evaluation.heal.chats import TeacherChats
+from gptailor.evaluation.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from tests.tiny import letters, write_tokenizer

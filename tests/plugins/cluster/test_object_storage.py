@@ -22,7 +22,7 @@ from gptailor.searching.folder import SETTINGS, Folder
 from gptailor.searching.run.study import Naming, open_study, quiet
 from gptailor.searching.run.workers import Alone
 from gptailor.searching.run_files import EarlierRun
-from gptailor.searching.run_report import run_report
+from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search import search as whole_search
 from gptailor.searching.settings import Flags
 from tests.searching.landscape import NLL, Counting, Search, search, setting, space
@@ -182,9 +182,9 @@ search { minimize nll("rows.jsonl") }
             "summary.md"} <= set(names)  # fmt: skip
     assert not any("digests" in name or name.startswith(".") for name in names)
     assert found.summary.best_file == f"{url}/best.tailor"
-    report = run_report(url)
-    assert len(report.trials) == found.summary.trials
-    assert all(trial.text for trial in report.trials)
+    reading = RunReading(url)
+    assert len(reading.ledger.trials) == found.summary.trials
+    assert all(reading.made(trial) for trial in reading.ledger.trials)
     (tmp_path / "elsewhere").mkdir()
     best = tmp_path / "elsewhere" / "best.tailor"
     best.write_bytes(ObjectStorage(url).get(["best.tailor"])["best.tailor"])

@@ -17,6 +17,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.lora import apply_adapter
 from gptailor.cli.main import run
+from gptailor.plugins.lora.command import small_percent
 from gptailor.plugins.lora.low_rank import low_rank, residual
 from gptailor.program.load import load_tensor
 from tests.conftest import copy
@@ -253,3 +254,7 @@ def test_random_projections_come_near_the_best_and_repeat() -> None:
         assert residual(matrix, *low_rank(matrix, 90)) < 1e-14
     zero = torch.zeros(5, 7, dtype=torch.float64)
     assert not any(factor.any() for factor in low_rank(zero, 3))
+
+
+def test_small_shares_are_under_a_hundredth_of_a_percent() -> None:
+    assert [small_percent(n) for n in (0.0, 1e-5, 0.00523)] == ["0.00%", "under 0.01%", "0.52%"]

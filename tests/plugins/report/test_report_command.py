@@ -13,12 +13,12 @@ import gptailor
 from gptailor.plan import optional_packages
 from gptailor.plugins.report import charts
 from gptailor.reporting.layer_cells import HUES
-from gptailor.reporting.summary import SearchSummary
 from gptailor.searching.results import SearchResult
+from gptailor.searching.run.records import SearchSummary
 from tests.colours import contrast
-from tests.reporting.test_search_table import document, judged, row
 from tests.said import Run, in_process
-from tests.searching.test_run_report import NLL, run_of
+from tests.searching.test_run_reading import NLL, run_of
+from tests.searching.test_search_text import document, judged, row
 
 PLAN = """\
 # The plan of the test.

@@ -21,19 +21,21 @@ from gptailor.plugins.report.layer_effects import (
 )
 from gptailor.plugins.report.page import page_html
 from gptailor.plugins.report.progress_charts import best_so_far
+from gptailor.plugins.report.read_run import run_report
+from gptailor.plugins.report.run_report import RunReport
 from gptailor.plugins.report.run_sections import run_sections
 from gptailor.plugins.report.section import Section
-from gptailor.reporting.run_report import RunReport
 from gptailor.searching.run.schedule import ORDER
 from gptailor.searching.run.trials import RECIPES, Ledger, Trial
-from gptailor.searching.run_report import RunReading, run_report
+from gptailor.searching.run_reading import RunReading
 from gptailor.searching.space.decode import decode
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import space_of
 from gptailor.searching.space.table import sample
+from tests.plugins.report.test_run_report import losses
 from tests.searching import landscape
-from tests.searching.test_run_report import ACCURACY, LAYERS, NLL, losses, run_of
+from tests.searching.test_run_reading import ACCURACY, LAYERS, NLL, run_of
 
 
 @pytest.fixture(scope="module")

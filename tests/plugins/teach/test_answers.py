@@ -21,6 +21,7 @@ from gptailor.evaluation.objectives.tokens import Prompt
 from gptailor.plan.events import Event, TeacherAnswered
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach import answers
+from gptailor.plugins.teach.answers import drawn
 from tests.events import only
 from tests.healing import heal, said
 from tests.tiny import letters, tiny_model
@@ -59,13 +60,13 @@ def write(folder: Path, rows: list[dict[str, object]]) -> None:
 
 def count_draws(monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
     """Note in `asked` how many prompts the teacher answers at each call."""
-    draw = answers.continued
+    draw = answers.drawn
 
     def counted(model: Any, tokenizer: Any, prompts: Any, *more: Any, **named: Any) -> Any:
         asked.append(len(prompts))
         return draw(model, tokenizer, prompts, *more, **named)
 
-    monkeypatch.setattr(answers, "continued", counted)
+    monkeypatch.setattr(answers, "drawn", counted)
 
 
 def same(one: HealedLayers, other: HealedLayers) -> bool:
@@ -83,8 +84,8 @@ def test_tokens_are_drawn_by_their_probabilities(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     prompt = Prompt(tuple(tokenizer.encode("the cat")), 1)
-    drawn = continued(model, tokenizer, [prompt] * 2000, 8192, temperature=0.5, seeds=range(2000))
-    counts = Counter(made.tokens[0] if made.tokens else made.end for made in drawn)
+    texts = drawn(model, tokenizer, [prompt] * 2000, 8192, temperature=0.5, seeds=range(2000))
+    counts = Counter(made.tokens[0] if made.tokens else made.end for made in texts)
     with torch.no_grad():
         logits = model(torch.tensor([prompt.tokens])).logits[0, -1]
     expected = (logits.double() / 0.5).softmax(-1)
@@ -96,16 +97,16 @@ def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it(folder: Path) 
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     prompts = [Prompt(tuple(tokenizer.encode(letters(4 + n, seed=n))), 9) for n in range(6)]
-    together = continued(model, tokenizer, prompts, 8192, temperature=1.0, seeds=range(6))
+    together = drawn(model, tokenizer, prompts, 8192, temperature=1.0, seeds=range(6))
     alone = [
-        continued(model, tokenizer, [prompt], 1, temperature=1.0, seeds=[n])[0]
+        drawn(model, tokenizer, [prompt], 1, temperature=1.0, seeds=[n])[0]
         for n, prompt in enumerate(prompts)
     ]
     assert together == alone
-    other = continued(model, tokenizer, prompts, 8192, temperature=1.0, seeds=range(9, 15))
+    other = drawn(model, tokenizer, prompts, 8192, temperature=1.0, seeds=range(9, 15))
     assert other != together
     likeliest = continued(model, tokenizer, prompts, 8192)
-    cold = continued(model, tokenizer, prompts, 8192, temperature=1e-4, seeds=range(6))
+    cold = drawn(model, tokenizer, prompts, 8192, temperature=1e-4, seeds=range(6))
     assert cold == likeliest
 
 
@@ -201,13 +202,13 @@ def test_an_answer_is_shorter_before_its_prompt_is_cut(
     file.write_text(json.dumps(config))
     write(folder, [{"prompt": letters(length, seed=n)} for n in range(80)])
     seen: list[Prompt] = []
-    draw = answers.continued
+    draw = answers.drawn
 
     def looked(model: Any, t: Any, asked: list[Prompt], *more: Any, **named: Any) -> Any:
         seen.extend(asked)
         return draw(model, t, asked, *more, **named)
 
-    monkeypatch.setattr(answers, "continued", looked)
+    monkeypatch.setattr(answers, "drawn", looked)
     heal(said(folder, HEAL.replace("tokens=24", f"tokens={tokens}")))
     most = min(tokens, max(128 - length, 64))
     assert {one.most for one in seen} == {most}
@@ -273,14 +274,14 @@ def prompts_of(folder: Path, text: str) -> set[str]:
     """The prompts that a teacher answers, as text."""
     seen: list[str] = []
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
-    draw = answers.continued
+    draw = answers.drawn
 
     def looked(model: Any, t: Any, asked: list[Prompt], *more: Any, **named: Any) -> Any:
         seen.extend(tokenizer.decode(prompt.tokens) for prompt in asked)
         return draw(model, t, asked, *more, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "continued", looked)
+        patch.setattr(answers, "drawn", looked)
         heal(said(folder, text))
     return set(seen)
 
@@ -346,9 +347,7 @@ def test_answers_that_are_all_empty_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = answers.Continuation((), 2)
-    monkeypatch.setattr(
-        answers, "continued", lambda model, t, asked, *_, **__: [ended] * len(asked)
-    )
+    monkeypatch.setattr(answers, "drawn", lambda model, t, asked, *_, **__: [ended] * len(asked))
     with pytest.raises(CalibrationError, match="all 32 first answers to these prompts are empty"):
         heal(said(folder, HEAL))
 

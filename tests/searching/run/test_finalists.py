@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import gptailor
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run.finalists import chosen_finalists
 from gptailor.searching.run.origin import (
     BestWindow,
@@ -15,6 +14,7 @@ from gptailor.searching.run.origin import (
     StrategyPlan,
     TrialOrigin,
 )
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.space import Space, space_of

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.reporting.summary import Aim
 from gptailor.searching.run.origin import StrategyPlan
+from gptailor.searching.run.records import Aim
 from gptailor.searching.run.scores import best, front
 from gptailor.searching.run.trials import Ledger, Trial, TrialRequest
 from gptailor.searching.space.genome import Genome

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from gptailor.reporting.summary import (
+from gptailor.searching.run.records import (
     BaseScores,
     HeldOutResult,
     HeldOutScores,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gptailor.reporting.quantities import percent, shown_number
-from gptailor.reporting.search_text import markdown, summary_lines
-from gptailor.reporting.summary import Aim, SearchSummary, VerdictRecord
+from gptailor.searching.run.records import Aim, SearchSummary, VerdictRecord
+from gptailor.searching.search_text import markdown, summary_lines
 
 BEGUN: dict[str, Any] = {
     "version": "0.2.0", "plan": "space.tailor", "fidelity": None, "seed": 0,

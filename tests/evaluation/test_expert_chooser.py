@@ -14,7 +14,7 @@ from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.mixture import LayerExperts, experts_in
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.bridge.fit import BridgeError
-from gptailor.evaluation.experts import ExpertValues
+from gptailor.evaluation.expert_chooser import ExpertValues
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.repair import Repairs, fit, stitch
 from gptailor.plan.events import ChoosingBegun, ChoosingEnd, ChoosingStep

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
-from gptailor.plan.stage import HEALED_IN_VAIN, stage_words
+from gptailor.plan.stage import Stage
 from gptailor.reporting.measure import UNSIZED, BesideBase
-from gptailor.reporting.objective_mean import mean_of_objectives
 from gptailor.reporting.quantities import bytes_in_words, percent, shown_number, with_error
-from gptailor.reporting.summary import (
+from gptailor.reporting.table import table_lines
+from gptailor.reporting.terminal_encoding import escaped_control
+from gptailor.searching.objective_mean import mean_of_objectives
+from gptailor.searching.run.records import (
     Aim,
     GainRecord,
     HeldOutFailure,
@@ -15,9 +18,7 @@ from gptailor.reporting.summary import (
     SummaryRow,
     VerdictRecord,
     WithScores,
-    escaped_control,
 )
-from gptailor.reporting.table import table_lines
 
 
 def markdown(summary: SearchSummary) -> str:
@@ -243,11 +244,6 @@ def _stage_of(row: SummaryRow) -> str:
     return stage_words(row.stage, row.before, row.values)
 
 
-def healed_in_vain(summary: SearchSummary) -> bool:
-    """Return whether healing left the best plan's layers as they were."""
-    return summary.best is not None and _stage_of(summary.best) == HEALED_IN_VAIN
-
-
 def _at(values: Sequence[float | None] | None, i: int) -> float | None:
     return None if values is None else values[i]
 
@@ -445,3 +441,20 @@ def _commands(summary: SearchSummary) -> Iterator[str]:
     if summary.best is not None:
         for command in summary.commands:
             yield f"    {command}"
+
+
+HEALED_IN_VAIN: Final = "healing changed nothing"
+"""The words for a plan whose layers healing left as they were."""
+
+
+def stage_words(
+    stage: Stage, before: Sequence[float | None] | None, scores: Sequence[float | None] | None
+) -> str:
+    """Return `bridged`, `healed`, or `healing changed nothing`; nothing for a bare plan.
+
+    `before` are the plan's scores before it was healed. Healing that leaves every layer as it was
+    leaves the scores too.
+    """
+    if stage == "healed" and before is not None and scores is not None:
+        return HEALED_IN_VAIN if list(before) == list(scores) else stage
+    return "" if stage == "bare" else stage

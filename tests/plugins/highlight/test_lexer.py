@@ -7,11 +7,11 @@ import pytest
 from pygments.lexers import get_lexer_for_filename
 from pygments.token import Comment, Error, Keyword, Name, Number, String, _TokenType
 
-from gptailor.lang.highlight import TailorLexer
 from gptailor.lang.lexicon import word_groups
 from gptailor.lang.parse import parser
+from gptailor.plugins.highlight.lexer import TailorLexer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXTS = sorted([*(ROOT / "tests/golden").glob("*.tailor"), *(ROOT / "plans").rglob("*.tailor")])
 KINDS = {"LAYER": Name.Constant, "NUMBER": Number, "SIZE": Number, "STRING": String.Double}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from gptailor.plan.output_size import OutputSize
-from gptailor.reporting.summary import RunRecord, SearchSummary
+from gptailor.searching.run.records import RunRecord, SearchSummary
 
 
 @final

@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from gptailor.checkpoint.files import shown
-from gptailor.evaluation.chat import chat_text
+from gptailor.evaluation.chat_text import chat_text
 from gptailor.evaluation.forward.evaluator import attempt
 from gptailor.evaluation.objectives.generate import greedy
 from gptailor.evaluation.objectives.tokens import (

@@ -12,7 +12,7 @@ import click
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of, is_local
-from gptailor.evaluation.targets import plan_of
+from gptailor.lang.plan_of import plan_of
 from gptailor.plan.arguments import Positive
 from gptailor.plan.faults import PlanError, errors
 from gptailor.plan.optional_packages import MissingPackageError
@@ -23,10 +23,10 @@ from gptailor.plan.search_block import with_file
 from gptailor.plan.sites import open_choices
 from gptailor.prepare import ModelPaths, Prepared, prepare
 from gptailor.reporting.difference import difference_map, differences
+from gptailor.reporting.known_layers import known_layer_count, tied_models
 from gptailor.reporting.layer_cells import COLOURS, HUES
 from gptailor.reporting.plan_map import plan_map
 from gptailor.reporting.quantities import bytes_in_words
-from gptailor.views.known_layers import known_layer_count, tied_models
 
 if TYPE_CHECKING:
     from rich.terminal_theme import TerminalTheme

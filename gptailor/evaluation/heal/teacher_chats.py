@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from gptailor.checkpoint.chat_template import NAMED_TEMPLATES, read_template
 from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.models import folder_of
-from gptailor.evaluation.chat import Message, chat_texts
+from gptailor.evaluation.chat_text import Message, chat_texts
 from gptailor.evaluation.objectives.tokens import tokenizer_of
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import TemplateOf
-from gptailor.program.sources import Checked, output_tokenizer
+from gptailor.program.output_tokenizer import output_tokenizer
+from gptailor.program.sources import Checked
 
 _DATE = "2024-07-26"
 """The date that templates show as today's, so that a healing is the same on each day.

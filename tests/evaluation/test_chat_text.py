@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from gptailor.evaluation.chat import chat_text, chat_texts
+from gptailor.evaluation.chat_text import chat_text, chat_texts
 from gptailor.plan.faults import TailorError
 from tests.tiny import write_tokenizer
 

@@ -4,7 +4,6 @@ The module also has the other records of RUN that are read back: a search's sett
 (`RunRecord`) and its plans' sizes (`RunSizes`).
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, final
 
@@ -21,6 +20,7 @@ from gptailor.plan.output_size import MOST, LayerCount, OutputSize, Tally
 from gptailor.plan.plan import BuiltClosed, Several
 from gptailor.plan.stage import Stage
 from gptailor.reporting.measure import AimDirection, ScaleBy
+from gptailor.reporting.terminal_encoding import escaped_control
 
 Seconds = Annotated[float, Field(ge=0, le=MOST)]
 Cost = Annotated[float, Field(ge=0, le=MOST)]
@@ -28,23 +28,15 @@ Cost = Annotated[float, Field(ge=0, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=10**100)]
 TrialNumber = Annotated[int, Field(ge=0, le=10**9)]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that control a terminal, or change the direction of a line."""
-
 
 def _in_a_line(text: str) -> str:
-    if _CONTROL.search(text):
+    if escaped_control(text) != text:
         raise ValueError("expected text of one line, got a control character")
     return text
 
 
 Line = Annotated[str, AfterValidator(_in_a_line)]
 """Text of one line that is safe on a terminal."""
-
-
-def escaped_control(text: str) -> str:
-    """Return the text with `\\x1b` and the like in the place of control characters."""
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 LiveDtype = Literal["float32", "float16", "bfloat16"]

@@ -1,23 +1,15 @@
-"""Evaluate a search's trials by `evaluate.space_trials`, and measure before and after them."""
+"""Measure layers, cuts and costs before a search's first trial."""
 
 import math
-import platform
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, final
 
 import numpy as np
-import torch
 
 from gptailor.checkpoint.files import quoted
-from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.bridge.gaps import plan_gap_errors
-from gptailor.evaluation.dtype import quick_dtype
 from gptailor.evaluation.objectives.base import Forward
 from gptailor.evaluation.objectives.size_and_speed import OfPlan
 from gptailor.evaluation.repair_estimate import (
@@ -26,39 +18,19 @@ from gptailor.evaluation.repair_estimate import (
     heal_passes,
     healed_tokens,
 )
-from gptailor.evaluation.rival_scores import Race
 from gptailor.evaluation.scores import Score
-from gptailor.evaluation.session import Placement, Session
-from gptailor.evaluation.space_trials import Trials, opened
-from gptailor.evaluation.trial import Outcomes
-from gptailor.plan.events import OnEvent, ignore_events
-from gptailor.plan.faults import Origin, Source, TailorError
-from gptailor.plan.optional_packages import require
+from gptailor.evaluation.space_trials import Trials
+from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import DropAny, Plan
-from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.sites import drops_by_choice
-from gptailor.plan.stage import STAGES, Stage, at_stage, separates
-from gptailor.program.devices import dtype_of
+from gptailor.plan.stage import at_stage
 from gptailor.reporting.measure import LossMeasure
-from gptailor.reporting.quantities import byte_count
-from gptailor.searching.run.notes import (
-    GAPS,
-    HELD_OUT,
-    INFLUENCE,
-    LATENCIES,
-    MEASURED,
-    REMOVAL,
-    FoundNote,
-)
+from gptailor.searching.run.notes import GAPS, INFLUENCE, LATENCIES, MEASURED, REMOVAL, FoundNote
 from gptailor.searching.run.origin import UniformMerge, composition_words
 from gptailor.searching.run.schedule import Budget
-from gptailor.searching.run.scores import per_objective, per_sample_to_json
 from gptailor.searching.run.study import Study
-from gptailor.searching.run.trials import Trial, json_numbers, read_outcomes
-from gptailor.searching.run.workers import BASE, CLUSTERS, Alone, Workers
-from gptailor.searching.run_files import EarlierRun
-from gptailor.searching.settings import Resources, Settings
-from gptailor.searching.space.decode import decode_for
+from gptailor.searching.settings import Settings
+from gptailor.searching.space.roles import separates
 from gptailor.searching.space.space import Space
 from gptailor.searching.starts.compositions import wholes
 from gptailor.searching.starts.cuts import (
@@ -71,7 +43,6 @@ from gptailor.searching.starts.cuts import (
 from gptailor.searching.starts.recipes import Recipes
 from gptailor.searching.starts.stages import Starts
 from gptailor.searching.strategies import strategy_of
-from gptailor.searching.verdict import HeldOut, held_key
 
 _GLANCE = 1 / 8
 """The share of all samples that block influence is measured on, if there is no cheaper fidelity."""
@@ -79,109 +50,8 @@ _GLANCED = 8, 32
 """The fewest samples that block influence is measured on, and the most."""
 _REMOVAL_SHARE = 1 / 10
 """The share of the budget that greedy removal may cost."""
-
 OnMeasuring: TypeAlias = Callable[[str, int, int], None]
 """Receives the current measurement, how many evaluations are done, and how many there are."""
-
-
-@final
-@dataclass(frozen=True)
-class TrialEvaluator:
-    """Evaluates plans on this device."""
-
-    trials: Trials
-
-    @property
-    def machine(self) -> str:
-        """The name of the device, equal on machines of one kind."""
-        device = self.trials.repairs.stitcher.device
-        if device.type == "cuda":
-            return torch.cuda.get_device_name(device)
-        cpuinfo = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
-        model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
-        kind = model[1] if model else platform.processor() or platform.machine()
-        return f"{kind}, {torch.get_num_threads()} threads"
-
-    def __call__(
-        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
-    ) -> Iterator[tuple[int, Outcomes]]:
-        """Yield each plan's outcomes on a share of the samples that the search sees."""
-        return self.trials.run(plans, round(share * self.trials.full), stage=stage, race=race)
-
-
-def trials_of(
-    plan: Plan,
-    models: Mapping[str, Opened],
-    chosen: Settings,
-    where: Resources,
-    on_event: OnEvent = ignore_events,
-) -> Trials:
-    """Return the trials of an opened plan."""
-    kind = dtype_of(where.dtype)
-    place = Placement(where.device, kind, byte_count(where.memory), where.gpus_per_worker, own=True)
-    return Trials(
-        plan,
-        models,
-        objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
-        folder=chosen.folder,
-        session=Session(place, on_event),
-        fidelity=chosen.fidelity,
-        seed=chosen.seed,
-    )
-
-
-def computing(
-    where: Resources, models: Mapping[str, Opened], before: EarlierRun | None
-) -> Resources:
-    """Return the resources with the dtype that models compute in; None keeps their own.
-
-    It is the dtype that was asked for, else the one in the record of the search `before`, else a
-    quick one on this device.
-    """
-    if where.dtype is not None:
-        return where
-    if before is not None:
-        return replace(where, dtype=before.dtype)
-    dtype = quick_dtype(models, where.device)
-    return replace(where, dtype=None if dtype is None else str(dtype).removeprefix("torch."))
-
-
-def movable(plan: Plan) -> Plan:
-    """Return the plan with absolute paths, so that it can be read from any folder."""
-    origin = plan.origin
-    if origin is None:
-        origin = Origin(Source("<plan>", ""), Path())
-    families = tuple(file.absolute() for file in origin.families)
-    return plan.read_from(replace(origin, folder=origin.folder.absolute(), families=families))
-
-
-def trial_evaluator_of(plan: Plan, chosen: Settings, where: Resources) -> TrialEvaluator:
-    """Make an evaluator on another machine, from a movable plan and settings."""
-    plan, models, _ = opened(plan)
-    return TrialEvaluator(trials_of(plan, models, chosen, where))
-
-
-def workers_of(
-    trials: Trials, chosen: Settings, where: Resources, on_progress: Callable[[str], None]
-) -> AbstractContextManager[Workers]:
-    """Return this process or a cluster's workers. Raises MissingPackageError without Ray.
-
-    Where `latency()` is an objective, workers must be machines of this kind.
-    """
-    if where.ray is None:
-        return nullcontext(Alone(TrialEvaluator(trials)))
-    timed = any(OBJECTIVES[objective.name].by == "clock" for objective in chosen.objectives)
-    like = TrialEvaluator(trials).machine if timed else None
-    require("ray", "--ray")
-    cluster = CLUSTERS.required("ray", "--ray", "cluster")
-    on_progress("beginning workers")
-    anywhere = replace(chosen, folder=chosen.folder.absolute())
-    make = partial(trial_evaluator_of, movable(trials.plan), anywhere, where)
-    gpus = 0 if where.device == "cpu" else where.gpus_per_worker
-    return cluster(make, where.ray, where.workers, gpus=gpus, like=like)
-
-
-# ------------------------------------------------------------------------- before the first trial
 
 
 def repair_cost(trials: Trials, budget: Budget) -> float | None:
@@ -380,45 +250,3 @@ def losses(
     columns = ([abs(v) for v in column if not math.isnan(v)] for column in zip(*rows, strict=True))
     scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in columns]
     return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]
-
-
-# ------------------------------------------------------------------------ after the last trial
-
-
-def held_out(
-    study: Study,
-    space: Space,
-    trials: Trials,
-    base: Plan,
-    chosen: Sequence[Trial],
-    on_progress: Callable[[str], None],
-) -> HeldOut:
-    """Return held-out scores of the base and of trials' plans; make the missing ones."""
-    if not any(trials.helds):
-        return {}
-    notes = dict(study.notes.get(HELD_OUT, {}))
-    plans: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
-    plans |= {
-        held_key(t): (decode_for(space, t.request.genome, t.request.stage), t.request.stage)
-        for t in chosen
-    }
-    fresh = {key: plan for key, plan in plans.items() if key not in notes}
-    done = 0
-    for stage in STAGES:
-        keys = [key for key, (_, how) in fresh.items() if how == stage]
-        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], stage=stage):
-            done += 1
-            on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
-            notes[keys[index]] = _held_note(outcomes)
-            study.note(HELD_OUT, notes)
-    return study.typed.held_out
-
-
-def _held_note(outcomes: Outcomes) -> dict[str, Any]:
-    values, stderrs, failure = read_outcomes(outcomes)
-    if values is None or stderrs is None:
-        return {"failure": str(failure)}
-    note: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
-    if each := per_objective(outcomes):
-        note["per_sample"] = per_sample_to_json(each)
-    return note

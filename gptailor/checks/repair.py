@@ -1,0 +1,172 @@
+"""Rules of statements that repair a plan after its cuts: healing, bridges."""
+
+from collections.abc import Iterator
+
+from gptailor.checks.language import LARGEST
+from gptailor.checks.rule import Rule, rule
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Also, Fault, Place
+from gptailor.plan.plan import HealText, Plan
+from gptailor.plan.sites import drops_by_choice, numbers
+
+
+@rule("P706")
+def healing_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for healing without a text, and for each number out of range."""
+    heal = plan.heal
+    if heal is None:
+        return
+    if not heal.on:
+        yield Fault("P706", "'heal' has no text", ("heal", "on"), 'name one: heal on "text.jsonl"')
+    for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
+        value = getattr(heal, name)
+        if isinstance(value, int) and not least <= value <= LARGEST:
+            message = f"'{name}' of 'heal' must be a whole number from {least} to {LARGEST}"
+            yield Fault("P706", message, ("heal", name))
+    for i, text in enumerate(heal.on):
+        yield from _text_settings(text, ("heal", "on", i))
+
+
+_LARGEST_WEIGHT = 10**9
+"""The largest weight of a text; the smallest is one divided by it."""
+_LARGEST_TEMPERATURE = 100
+
+
+def _text_settings(text: HealText, at: Place) -> Iterator[Fault]:
+    """Yield a fault for each setting of a text of 'heal' that is out of range."""
+    if not text.file:
+        yield Fault("P706", "the text of 'heal' has no name", (*at, "file"))
+    if not 1 / _LARGEST_WEIGHT <= text.weight <= _LARGEST_WEIGHT:
+        message = f"'weight' of 'heal' must be above 0 and at most {_LARGEST_WEIGHT:,}"
+        help_ = "it is the text's share of the tokens; to skip a text, leave it out"
+        yield Fault("P706", message, (*at, "weight"), help_)
+    if text.answers is None:
+        return
+    tokens, temperature = text.answers.tokens, text.answers.temperature
+    if tokens is not None and not 1 <= tokens <= LARGEST:
+        message = f"'tokens' of 'answers' must be a whole number from 1 to {LARGEST}"
+        yield Fault("P706", message, (*at, "answers", "tokens"))
+    if temperature is not None and not 0 <= temperature <= _LARGEST_TEMPERATURE:
+        message = f"'temperature' of 'answers' must be a number from 0 to {_LARGEST_TEMPERATURE}"
+        help_ = "0 takes the likeliest token at each step"
+        yield Fault("P706", message, (*at, "answers", "temperature"), help_)
+
+
+@rule("P711")
+def no_text_is_learned_from_twice(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each text that an earlier one equals, apart from its weight."""
+    seen: dict[str, Place] = {}
+    for i, text in enumerate(plan.heal.on if plan.heal is not None else ()):
+        at: Place = ("heal", "on", i)
+        key = repr(text.model_copy(update={"weight": 1}))
+        if (earlier := seen.setdefault(key, at)) != at:
+            message = f"'heal' learns from '{text.file}' twice"
+            also = Also("named first here", earlier)
+            yield Fault("P711", message, at, "name it once, with a 'weight'", (also,))
+
+
+@rule("P712")
+def predictions_have_a_teacher(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each setting that a file of predictions can't have."""
+    heal = plan.heal
+    if heal is None:
+        return
+    for i, (text, (teacher, at)) in enumerate(zip(heal.on, heal.taught, strict=True)):
+        if not text.predicted:
+            continue
+        file = f"'{text.file}' has predictions"
+        if text.answers is not None:
+            help_ = "name a file of prompts, or leave 'answers' out"
+            yield Fault("P712", f"{file}, and no prompts", ("heal", "on", i, "answers"), help_)
+        elif teacher is not None:
+            help_ = f"put 'from {teacher}' behind the texts that '{teacher}' teaches"
+            yield Fault("P712", f"{file} of a teacher, so it can't have another teacher", at, help_)
+    if heal.loss == "answers" and any(text.predicted for text in heal.on):
+        message = "a file of predictions doesn't mark the tokens of answers"
+        yield Fault("P712", message, ("heal", "loss"), "leave 'loss answers' out")
+
+
+@rule("P707", missing_in=("drop", "maybe", "tied", "merge", "others", "whole", *p.CUTS))
+def healing_has_an_effect(plan: Plan) -> Iterator[Fault]:
+    """Yield a warning if nothing is dropped: the plan would be its own teacher."""
+    if plan.heal is not None and not plan.may_be_healed:
+        message = "nothing is dropped or cut, so there is nothing to heal"
+        help_ = "name a teacher, heal from NAME on …, or a file of predictions"
+        yield Fault("P707", message, ("heal",), help_, severity="warning")
+
+
+@rule("P708")
+def no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for healing that names layers of a stack, which has no positions."""
+    if plan.stack is not None and plan.heal is not None and plan.heal.layers:
+        message = "'heal' can't name layers beside a stack"
+        help_ = "leave them out: all layers of the output are trained"
+        yield Fault("P708", message, ("heal", "layers"), help_)
+
+
+@rule("P701")
+def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each gap that two bridges close; one without a position closes all gaps."""
+    first: dict[int | None, int] = {}
+    for i, bridge in enumerate(plan.bridges):
+        earlier = first.get(bridge.after, first.get(None))
+        if earlier is not None:
+            which = f"the gap after L{bridge.after}" if bridge.after is not None else "every gap"
+            also = Also("and here", ("bridges", earlier))
+            yield Fault("P701", f"{which} is named twice", ("bridges", i), also=(also,))
+        first.setdefault(bridge.after, i)
+
+
+@rule("P702", "P703", "P704", missing_in=("drop", "maybe", "tied"))
+def every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault or a warning for each bridge over a gap that no drop can leave."""
+    dropped = {drop.position for drop in plan.drops}
+    dropped |= {at for _, choice in drops_by_choice(plan) for at in choice.among}
+    fixed = {d.position for d in plan.drops if not d.maybe}
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.after is None:
+            if not dropped:
+                yield _warning("P702", "no layer is dropped, so there is no gap to bridge", i)
+        elif bridge.after in fixed:
+            message = f"L{bridge.after} is dropped, so no gap comes after it"
+            yield Fault("P703", message, ("bridges", i, "after"), "name the layer before the gap")
+        elif bridge.after + 1 not in dropped:
+            yield _warning("P702", f"there is no gap after L{bridge.after}", i)
+        if bridge.after is None and 0 in fixed:
+            yield _warning("P704", "the gap before the first kept layer can't be bridged", i)
+
+
+def _warning(code: str, message: str, i: int) -> Fault:
+    """Return a warning about a bridge."""
+    return Fault(code, message, ("bridges", i), severity="warning")
+
+
+@rule("P705")
+def bridge_settings_are_valid(plan: Plan) -> Iterator[Fault]:
+    """Yield a fault for each bridge without a text, or with invalid tokens or a negative ridge."""
+    for i, bridge in enumerate(plan.bridges):
+        tokens, ridge = bridge.tokens, bridge.ridge
+        if not bridge.on:
+            yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
+        if tokens is not None and not (isinstance(tokens, int) and tokens > 0):
+            message = "'tokens' must be a whole number of at least 1"
+            yield Fault("P705", message, ("bridges", i, "tokens"))
+        if ridge is not None and min(numbers(ridge, plan.numbers), default=0) < 0:
+            yield Fault("P705", "'ridge' must be a number of at least 0", ("bridges", i, "ridge"))
+
+
+HEALS: tuple[Rule[Plan], ...] = (
+    healing_settings_are_valid,
+    no_text_is_learned_from_twice,
+    predictions_have_a_teacher,
+    healing_has_an_effect,
+    no_layers_of_a_stack_are_named,
+)
+"""Rules of healing."""
+
+GAPS: tuple[Rule[Plan], ...] = (
+    every_gap_is_named_once,
+    every_bridge_has_a_gap,
+    bridge_settings_are_valid,
+)
+"""Rules of bridges."""

@@ -1,0 +1,60 @@
+"""The plan that an argument names: its text, a compiled folder, a model's folder, or a Hub id."""
+
+import re
+from pathlib import Path
+
+from gptailor.checkpoint.files import expanded, is_gguf
+from gptailor.checkpoint.folder import CONFIG
+from gptailor.lang.parse import load
+from gptailor.plan.faults import PLAN_FILE, SEARCH_SETTINGS, PlanError, PlanFolderError
+from gptailor.plan.plan import Model, Plan
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PLAN_ENDINGS = frozenset([".tailor", ".json"])
+
+ReadTarget = tuple[str, Plan, Plan | None]
+"""A name, its plan, and the plan that compiled it."""
+
+
+def read_target(target: str | Path | Plan) -> ReadTarget:
+    """Return a target's name, its plan, and the plan that compiled it if it is a folder.
+
+    A model that no plan compiled has its own plan instead. Raises PlanFolderError for the folder of
+    a search, and what `load` raises.
+    """
+    if isinstance(target, Plan):
+        return target_name(target), target, None
+    name, path = str(target), expanded(target)
+    if (path / SEARCH_SETTINGS).is_file() and not (path / CONFIG).exists():
+        raise PlanFolderError(path)
+    if path.is_dir() or (path.is_file() and is_gguf(path)):
+        plan = model_plan(str(path.absolute()))
+        try:
+            return name, plan, load(path / PLAN_FILE)
+        except (OSError, PlanError):  # not compiled, or its plan can't be read
+            return name, plan, plan
+    if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in _PLAN_ENDINGS:
+        plan = model_plan(name)
+        return name, plan, plan
+    return name, load(path), None
+
+
+def plan_of(target: str | Path | Plan) -> tuple[str, Plan]:
+    """Return a target's name and its plan; a compiled folder's is the one that it was made from.
+
+    Raises what `load` raises.
+    """
+    name, plan, origin = read_target(target)
+    return name, plan if origin is None else origin
+
+
+def target_name(target: str | Plan) -> str:
+    """Return a target's name in tables: a plan's is that of its text."""
+    if isinstance(target, str):
+        return target
+    return target.origin.source.label if target.origin else "<plan>"
+
+
+def model_plan(source: str) -> Plan:
+    """Return the plan of an unchanged model."""
+    return Plan(models={"base": Model(source=source)})

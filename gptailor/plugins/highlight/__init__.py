@@ -1,0 +1,3 @@
+"""Colours of plans for Pygments."""
+
+__all__ = ()

@@ -1,0 +1,81 @@
+"""Evaluate a search's trials by `evaluation.space_trials`, in this process or on a cluster."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import final
+
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluation.dtype import quick_dtype
+from gptailor.evaluation.rival_scores import Race
+from gptailor.evaluation.session import Placement, Session
+from gptailor.evaluation.space_trials import Trials
+from gptailor.evaluation.trial import Outcomes
+from gptailor.plan.events import OnEvent, ignore_events
+from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
+from gptailor.program.devices import dtype_of
+from gptailor.reporting.quantities import byte_count
+from gptailor.searching.run.workers import CLUSTERS, Alone, Workers
+from gptailor.searching.run_files import EarlierRun
+from gptailor.searching.settings import Resources, Settings
+
+
+@final
+@dataclass(frozen=True)
+class TrialEvaluator:
+    """Evaluates plans on this device."""
+
+    trials: Trials
+
+    def __call__(
+        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
+    ) -> Iterator[tuple[int, Outcomes]]:
+        """Yield each plan's outcomes on a share of the samples that the search sees."""
+        return self.trials.run(plans, round(share * self.trials.full), stage=stage, race=race)
+
+
+def trials_of(
+    plan: Plan,
+    models: Mapping[str, Opened],
+    chosen: Settings,
+    where: Resources,
+    on_event: OnEvent = ignore_events,
+) -> Trials:
+    """Return the trials of an opened plan."""
+    kind = dtype_of(where.dtype)
+    place = Placement(where.device, kind, byte_count(where.memory), where.gpus_per_worker, own=True)
+    return Trials(
+        plan,
+        models,
+        objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
+        folder=chosen.folder,
+        session=Session(place, on_event),
+        fidelity=chosen.fidelity,
+        seed=chosen.seed,
+    )
+
+
+def computing(
+    where: Resources, models: Mapping[str, Opened], before: EarlierRun | None
+) -> Resources:
+    """Return the resources with the dtype that models compute in; None keeps their own.
+
+    It is the dtype that was asked for, else the one in the record of the search `before`, else a
+    quick one on this device.
+    """
+    if where.dtype is not None:
+        return where
+    if before is not None:
+        return replace(where, dtype=before.dtype)
+    dtype = quick_dtype(models, where.device)
+    return replace(where, dtype=None if dtype is None else str(dtype).removeprefix("torch."))
+
+
+def workers_of(
+    trials: Trials, chosen: Settings, where: Resources, on_progress: Callable[[str], None]
+) -> AbstractContextManager[Workers]:
+    """Return this process, or the workers of a plugin's cluster."""
+    if where.ray is None:
+        return nullcontext(Alone(TrialEvaluator(trials)))
+    return CLUSTERS.required("ray", "--ray", "cluster")(trials, chosen, where, on_progress)
