@@ -5,7 +5,7 @@ router's weight g and the expert's output f(x) (REAP, arXiv 2510.13999). The val
 the hidden states of the whole plan, in one pass. So plans with other drops and numbers share them.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,23 +18,15 @@ from gptailor.checkpoint.families.mixture import routing
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluation.bridge.fit import BridgeError, fit_key, measured_layers
 from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
-from gptailor.evaluation.kept_tensors import (
-    KEPT_BYTES,
-    KeptTensors,
-    TensorStore,
-    kept_home,
-)
+from gptailor.evaluation.kept_tensors import Kept, KeptTensors
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.events import ChoosingBegun, ChoosingEnd, ChoosingStep, OnEvent, ignore_events
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.resolved import Resolved
 
 _MODULE = "experts"
 """The name of the module in a layer that has the experts, and receives the router's choice."""
-_KEPT_TEXTS = 8
-"""Plans and texts whose values stay in memory."""
 
 
 @final
@@ -93,8 +85,7 @@ class ExpertChooser:
         self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
         self._base = self.table.models["base"]
         self._texts = FitTexts(self.table.models)
-        self._values: RecentlyUsed[Hashable, tuple[ExpertValues | None, ...]] = RecentlyUsed()
-        self._store = None if anew else TensorStore(kept_home() / "experts", KEPT_BYTES)
+        self._kept = Kept("experts", anew=anew)
 
     def choose(
         self, resolved: Resolved, own: int, on_event: OnEvent = ignore_events
@@ -110,18 +101,22 @@ class ExpertChooser:
             resolved.declared, cut.on, cut.tokens or EXPERT_TOKENS, own,
             named=cut.tokens is not None, statement="experts",
         )  # fmt: skip
-        start = content_keys.piece((*undone.begin, *undone.others))
-        key = (start, undone.layers, text)
-        values = self._values.get(key)
-        if values is None:
-            kept_key = fit_key(undone, (self.device.type, self.place.type), text)
-            values = self._kept(kept_key, len(undone.layers))
-            if values is None:
-                on_event(ChoosingBegun(len(undone.layers), cut.size))
-                values = tuple(self._layers(resolved, undone, text, own, on_event))
-                self._keep(kept_key, values)
-            self._values.put(key, values)
-            self._values.forget(_KEPT_TEXTS)
+
+        def compared() -> KeptTensors:
+            on_event(ChoosingBegun(len(undone.layers), cut.size))
+            tensors: dict[str, Tensor] = {}
+            measured = self._layers(resolved, undone, text, own, on_event)
+            for number, each in enumerate(measured):
+                if each is not None:
+                    tensors |= {f"{number} sums": each.sums, f"{number} tokens": each.tokens}
+            return KeptTensors(tensors, {})
+
+        key = fit_key(undone, (self.device.type, self.place.type), text)
+        found = self._kept(key, compared).tensors
+        values = [
+            ExpertValues(found[f"{n} sums"], found[f"{n} tokens"]) if f"{n} sums" in found else None
+            for n in range(len(undone.layers))
+        ]
         groups = routing(self._base.layout, self._base.config).groups
         kept = tuple(() if v is None else v.kept(cut.size, groups) for v in values)
         shares = [v.share(k) for v, k in zip(values, kept, strict=True) if v is not None]
@@ -144,27 +139,6 @@ class ExpertChooser:
 
         slots = resolved.undone.kept
         return measured_layers(undone, slots, "experts", lambda _: _values_of(walk, own), step)
-
-    # ---------------------------------------------------------------------------------- on the disk
-
-    def _kept(self, key: str, layers: int) -> tuple[ExpertValues | None, ...] | None:
-        """Return the values of that key, if this machine has them."""
-        if self._store is None or (kept := self._store.get(key)) is None:
-            return None
-        found = kept.tensors
-        return tuple(
-            ExpertValues(found[f"{n} sums"], found[f"{n} tokens"]) if f"{n} sums" in found else None
-            for n in range(layers)
-        )
-
-    def _keep(self, key: str, values: Sequence[ExpertValues | None]) -> None:
-        if self._store is None:
-            return
-        tensors: dict[str, Tensor] = {}
-        for number, each in enumerate(values):
-            if each is not None:
-                tensors |= {f"{number} sums": each.sums, f"{number} tokens": each.tokens}
-        self._store.put(key, KeptTensors(tensors, {}))
 
 
 def _values_of(walk: Walk, count: int) -> ExpertValues | None:

@@ -18,7 +18,7 @@ from gptailor.checkpoint.datasets import too_short
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.evaluation.bridge.fit import BridgeError, fit_key, measured_layers
 from gptailor.evaluation.bridge.states import CalibrationText, Walk, calibration_text
-from gptailor.evaluation.kept_tensors import KEPT_BYTES, KeptTensors, TensorStore, kept_home
+from gptailor.evaluation.kept_tensors import Kept, KeptTensors
 from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
@@ -74,28 +74,26 @@ def importance_matrix(  # noqa: PLR0913 (a text, and the means of fits)
     stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
     contents = _contents(prepared, fitted, stitcher)
     place = stitcher.device if memory is None else torch.device("cpu")
-    store = TensorStore(kept_home() / "importance", KEPT_BYTES)
-    more = (layer.fitted_bytes for layer in contents.layers)
+    more = (layer.fitted_digest for layer in contents.layers)
     key = fit_key(contents, ("importance", stitcher.device.type, place.type), text, more)
-    if not anew and (kept := store.get(key)) is not None:
-        return kept.tensors
-    layout, found = prepared.models["base"].layout, dict[str, Tensor]()
-
-    def measure(number: int) -> None:
-        for name, columns in _columns_of(walk, contents, number).items():
-            found[name_of(layout, number, name)] = columns
+    layout = prepared.models["base"].layout
 
     def step(done: int, total: int, seconds_left: float) -> None:
         on_event(ImportanceStep(done, total, seconds_left))
 
-    with torch.inference_mode(mode=False):
+    def weighed() -> KeptTensors:
         walk = Walk(contents, contents, stitcher.table, stitcher.live, text.batches, place)
-        slots = prepared.resolved.kept
-        for _ in measured_layers(contents, slots, "importance matrix", measure, step):
-            pass
-    if not anew:
-        store.put(key, KeptTensors(found, {}))
-    return found
+        measure, slots = partial(_columns_of, walk, contents), prepared.resolved.kept
+        layers = measured_layers(contents, slots, "importance matrix", measure, step)
+        found = {
+            name_of(layout, number, name): columns
+            for number, layer in enumerate(layers)
+            for name, columns in layer.items()
+        }
+        return KeptTensors(found, {})
+
+    with torch.inference_mode(mode=False):
+        return Kept("importance", anew=anew)(key, weighed).tensors
 
 
 def _contents(prepared: Prepared, fitted: Fitted | None, stitcher: Stitcher) -> ModelContents:

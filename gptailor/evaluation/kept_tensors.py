@@ -1,4 +1,4 @@
-"""Tensors that are kept on disk: files with a digest, and stores of results by key.
+"""Tensors that are kept on disk: files with a digest, stores of results by key, and `Kept` fits.
 
 A file of tensors has a digest of its contents, which is checked before any use. A damaged file is
 removed, and what it held is computed anew.
@@ -7,7 +7,7 @@ removed, and what it held is computed anew.
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -22,9 +22,10 @@ from torch import Tensor
 
 import gptailor
 from gptailor.checkpoint.files import cache_folder, is_ours
+from gptailor.evaluation.recently_used import RecentlyUsed
 
 KEPT_BYTES = 2**31
-"""Bytes of learned or fitted tensors that are kept on disk, of each kind."""
+"""Bytes of learned or fitted tensors that are kept in memory and on disk, of each kind."""
 _DIGEST = "sha256"
 
 
@@ -39,14 +40,20 @@ def kept_home() -> Path:
 @final
 @dataclass(frozen=True, eq=False)
 class KeptTensors:
-    """Tensors of any device, and notes beside them."""
+    """Tensors of any device, and numbers beside them."""
 
     tensors: Mapping[str, Tensor]
-    notes: Mapping[str, str]
+    numbers: Mapping[str, float]
+
+    @property
+    def size(self) -> int:
+        """The bytes of the tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     def digest(self, key: str) -> str:
-        """Return a sha256 of the key, the notes, and each tensor's name, dtype, shape and bytes."""
-        digest = hashlib.sha256(repr((key, sorted(self.notes.items()))).encode())
+        """Return a sha256 of the key, the numbers, and each name, dtype, shape and bytes."""
+        numbers = sorted((name, float(number)) for name, number in self.numbers.items())
+        digest = hashlib.sha256(repr((key, numbers)).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -61,8 +68,9 @@ class KeptTensors:
         tensors = {n: tensor.detach().cpu().contiguous() for n, tensor in self.tensors.items()}
         side = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
         try:
-            digest = KeptTensors(tensors, self.notes).digest(key)
-            save_file(tensors, side, metadata={**self.notes, _DIGEST: digest})
+            notes = {name: repr(number) for name, number in self.numbers.items()}
+            notes[_DIGEST] = KeptTensors(tensors, self.numbers).digest(key)
+            save_file(tensors, side, metadata=notes)
             with side.open("rb") as written:
                 os.fsync(written.fileno())
             side.replace(file)
@@ -83,7 +91,7 @@ def read_tensors(file: Path, key: str) -> KeptTensors | None:
             notes = dict(opened.metadata())
             digest = notes.pop(_DIGEST)
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        kept = KeptTensors(tensors, notes)
+        kept = KeptTensors(tensors, {name: float(number) for name, number in notes.items()})
         if kept.digest(key) == digest:
             return kept
     with suppress(OSError):
@@ -137,12 +145,11 @@ class TensorStore:
 
     def put(self, key: str, kept: KeptTensors) -> None:
         """Keep tensors, if they fit, and remove the least recently used ones."""
-        size = sum(tensor.numel() * tensor.element_size() for tensor in kept.tensors.values())
-        if size > self.most:
+        if kept.size > self.most:
             return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(self.most - size)
+            self._make_room(self.most - kept.size)
             kept.write(self._file(key), key)
 
     def _make_room(self, most: int) -> None:
@@ -152,3 +159,33 @@ class TensorStore:
             most -= file.stat().st_size
             if most < 0:
                 file.unlink(missing_ok=True)
+
+
+@final
+class Kept:
+    """Fits of a kind by their keys, in memory and in a `TensorStore` of this machine.
+
+    With `anew` no fit of an earlier process is reused.
+    """
+
+    def __init__(self, kind: str, *, anew: bool = False) -> None:
+        self._store = TensorStore(kept_home() / kind, KEPT_BYTES)
+        self._anew = anew
+        self._fits: RecentlyUsed[str, KeptTensors] = RecentlyUsed()
+
+    def __call__(
+        self,
+        key: str,
+        make: Callable[[], KeptTensors],
+        read: Callable[[KeptTensors], KeptTensors] = lambda kept: kept,
+    ) -> KeptTensors:
+        """Return the fit of a key, made if it isn't known; memory keeps what `read` makes of it."""
+        if (fit := self._fits.get(key)) is None:
+            kept = None if self._anew else self._store.get(key)
+            if kept is None:
+                kept = make()
+                self._store.put(key, kept)
+            fit = read(kept)
+            self._fits.put(key, fit, fit.size)
+            self._fits.forget(KEPT_BYTES)
+        return fit

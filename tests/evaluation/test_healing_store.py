@@ -11,8 +11,7 @@ import torch
 
 from gptailor.checkpoint.files import cache_folder
 from gptailor.evaluation import kept_tensors
-from gptailor.evaluation.heal import kept as store_module
-from gptailor.evaluation.heal.kept import HealingStore, KnownHealing
+from gptailor.evaluation.kept_tensors import Kept, KeptTensors, TensorStore
 from gptailor.evaluation.repair import fit
 from gptailor.lang.parse import loads
 from gptailor.plan.events import Event, GapBegun, HealingReused, HealingStart
@@ -25,26 +24,28 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CUT = 'drop L2..L3; heal on "text.txt" tokens 512'
 
 
-def healing(numbers: int, fill: float = 0.5) -> KnownHealing:
-    return KnownHealing({"0.A": torch.full((numbers,), fill)}, 1.5, 0.75, 0.1 + 0.2)
+def healing(numbers: int, fill: float = 0.5) -> KeptTensors:
+    losses = {"bare": 1.5, "start": 0.75, "healed": 0.1 + 0.2}
+    return KeptTensors({"0.A": torch.full((numbers,), fill)}, losses)
+
+
+def healing_store(folder: Path, most: int = 10_000) -> TensorStore:
+    return TensorStore(folder, most)
 
 
 def test_what_is_put_comes_back_to_the_last_bit(tmp_path: Path) -> None:
-    store = HealingStore(tmp_path / "new")
+    store = healing_store(tmp_path / "new")
     assert store.get("one") is None
     store.put("one", healing(7, 1 / 3))
-    found = HealingStore(tmp_path / "new").get("one")
+    found = healing_store(tmp_path / "new").get("one")
     assert found is not None
-    assert torch.equal(found.parameters["0.A"], healing(7, 1 / 3).parameters["0.A"])
-    assert (found.bare, found.start, found.healed) == (1.5, 0.75, 0.1 + 0.2)
+    assert torch.equal(found.tensors["0.A"], healing(7, 1 / 3).tensors["0.A"])
+    assert found.numbers == {"bare": 1.5, "start": 0.75, "healed": 0.1 + 0.2}
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["one.safetensors"]
 
 
-def test_what_was_used_longest_ago_goes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "KEPT_BYTES", 10_000)
-    store = HealingStore(tmp_path)
+def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+    store = healing_store(tmp_path)
     for age, name in enumerate(("one", "two")):
         store.put(name, healing(1000))
         os.utime(tmp_path / f"{name}.safetensors", (age, age))
@@ -59,7 +60,7 @@ def test_what_was_used_longest_ago_goes_first(
 @pytest.mark.parametrize("raw", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"{" * 100])
 def test_a_file_that_is_broken_is_as_if_it_were_not_there(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "one.safetensors").write_bytes(raw)
-    assert HealingStore(tmp_path).get("one") is None
+    assert healing_store(tmp_path).get("one") is None
 
 
 def flipped(file: Path, bit: int) -> None:
@@ -70,7 +71,7 @@ def flipped(file: Path, bit: int) -> None:
 
 
 def test_one_flipped_bit_anywhere_makes_it_unknown_and_it_is_removed(tmp_path: Path) -> None:
-    store = HealingStore(tmp_path)
+    store = healing_store(tmp_path)
     store.put("one", healing(7))
     file = tmp_path / "one.safetensors"
     sound = file.read_bytes()
@@ -84,7 +85,7 @@ def test_one_flipped_bit_anywhere_makes_it_unknown_and_it_is_removed(tmp_path: P
 
 
 def test_another_healings_file_is_not_taken(tmp_path: Path) -> None:
-    store = HealingStore(tmp_path)
+    store = healing_store(tmp_path)
     store.put("one", healing(7))
     shutil.copy(tmp_path / "one.safetensors", tmp_path / "two.safetensors")
     assert store.get("two") is None
@@ -92,7 +93,7 @@ def test_another_healings_file_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_another_users_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = HealingStore(tmp_path)
+    store = healing_store(tmp_path)
     store.put("one", healing(7))
     monkeypatch.setattr(kept_tensors, "is_ours", lambda _: False)
     assert store.get("one") is None
@@ -102,7 +103,7 @@ def test_another_users_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_that_cannot_be_touched_is_taken_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = HealingStore(tmp_path)
+    store = healing_store(tmp_path)
     store.put("one", healing(7))
 
     def read_only(*_: object) -> None:
@@ -114,9 +115,29 @@ def test_a_file_that_cannot_be_touched_is_taken_all_the_same(
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = HealingStore(tmp_path / "file")
+    store = healing_store(tmp_path / "file")
     store.put("one", healing(1))
     assert store.get("one") is None
+
+
+def test_a_fit_is_made_once_by_all_processes_and_read_once_by_each() -> None:
+    made, read = list[str](), list[float]()
+
+    def make() -> KeptTensors:
+        made.append("one")
+        return healing(7)
+
+    def halved(kept: KeptTensors) -> KeptTensors:
+        read.append(kept.numbers["start"])
+        return KeptTensors(kept.tensors, {"start": kept.numbers["start"] / 2})
+
+    for anew, times in ((False, 1), (False, 1), (True, 2), (False, 2)):
+        process = Kept("tests", anew=anew)
+        found = process("one", make, halved)
+        assert found.numbers == {"start": 0.375}
+        assert process("one", make, halved) is found
+        assert len(made) == times
+    assert read == [0.75] * 4
 
 
 # ---------------------------------------------------------------------------- as the healer uses it

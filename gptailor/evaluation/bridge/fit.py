@@ -6,7 +6,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,17 +27,10 @@ from gptailor.evaluation.bridge.states import (
     Sequences,
     Walk,
 )
-from gptailor.evaluation.kept_tensors import (
-    KEPT_BYTES,
-    KeptTensors,
-    TensorStore,
-    environment,
-    kept_home,
-)
+from gptailor.evaluation.kept_tensors import Kept, KeptTensors, environment
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
-from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.methods import rounding
 from gptailor.plan.events import GapBegun, GapBridged, GapStep, OnEvent, ignore_events
 from gptailor.plan.faults import CodedError
@@ -235,7 +228,7 @@ def _own_bytes(content: content_keys.Content | None, whole: content_keys.Content
     """Return the bytes that a layer of a plan is known by, beside the undropped plan's."""
     if content is None or content is whole:
         return b"dropped" if content is None else b"undone"
-    return content_keys.instructions(content.outputs).encode() + content.fitted_bytes
+    return content_keys.instructions(content.outputs).encode() + content.fitted_digest
 
 
 _Measured = TypeVar("_Measured")
@@ -276,12 +269,8 @@ def fit_key(
     return key.hexdigest()[:32]
 
 
-_SHARES = ("explained", "held_out")
-"""The notes of a kept fit."""
 LEFT_OUT_TOKENS = 1024
 """Tokens of the sequences that are left out in turn, for `held_out`."""
-KEPT_FITS = 2**31
-"""Bytes of fitted tensors that are kept for other plans."""
 
 
 @final
@@ -321,8 +310,7 @@ class Bridger:
         self.layout = table.models["base"].layout
         self._config = configuration(table.models["base"].config)
         self._texts = FitTexts(table.models)
-        self._fits: RecentlyUsed[Hashable, FittedBridge] = RecentlyUsed()
-        self._store = None if anew else TensorStore(kept_home() / "bridged", KEPT_BYTES)
+        self._kept = Kept("bridged", anew=anew)
 
     def bridges(
         self,
@@ -348,39 +336,36 @@ class Bridger:
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(resolved, *pair) for pair in zip(gaps, sizes, strict=True)]
         self.reserve(max(Statistics.size(*size) for size in sizes))
+        walk: Walk | None = None
+
+        def walk_of(text: CalibrationText) -> Walk:
+            nonlocal walk
+            if walk is None or walk.batches is not text.batches:
+                walk = Walk(undone, undropped, self.table, self.live, text.batches, self.place)
+            return walk
+
         try:
-            walk: Walk | None = None
             for gap, text in zip(gaps, texts, strict=True):
-                start = content_keys.piece((*undone.begin, *undone.others))
-                layers = (undone.layers[: gap.end], tuple(own[: gap.start + 1]))
-                key = (start, *layers, text, gap.ridge)
-                bridge = self._fits.get(key)
-                if bridge is None:
-                    kept_key = self._kept_key(undone, own, gap, text)
-                    bridge = self._kept(kept_key, text)
-                    if bridge is None:
-                        on_event(GapBegun(gap))
-                        if walk is None or walk.batches is not text.batches:
-                            walk = Walk(
-                                undone, undropped, self.table, self.live, text.batches, self.place
-                            )
-                        bridge = self._fit(walk, gap, own, text, on_event)
-                        self._keep(kept_key, bridge)
-                        on_event(GapBridged(gap, bridge.tokens, bridge.explained, bridge.held_out))
-                    self._fits.put(key, bridge, content_keys.size_of(bridge.tensors.values()))
-                own[gap.start] = self.table.fitted(_before(gap, own), bridge.tensors)
-                yield gap, bridge
+                fitted = partial(self._fit, partial(walk_of, text), gap, own, text, on_event)
+                fit = self._kept(self._key(undone, own, gap, text), fitted)
+                own[gap.start] = self.table.fitted(_before(gap, own), fit.tensors)
+                yield gap, FittedBridge(fit.tensors, text.digest, text.tokens, **fit.numbers)
         finally:
             self.reserve(0)
-        self._fits.forget(KEPT_FITS, 0)
 
     def _fit(
-        self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText, on_event: OnEvent
-    ) -> FittedBridge:
+        self,
+        walk_of: Callable[[], Walk],
+        gap: Gap,
+        own: OwnContents,
+        text: CalibrationText,
+        on_event: OnEvent,
+    ) -> KeptTensors:
         def on_layer(done: int, seconds_left: float) -> None:
             on_event(GapStep(gap, done, gap.end, seconds_left))
 
-        content = _before(gap, own)
+        on_event(GapBegun(gap))
+        walk, content = walk_of(), _before(gap, own)
         names = carriers(self.layout, content)
         outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
         sums = Statistics(*self._widths(content), walk.device)
@@ -392,9 +377,10 @@ class Bridger:
             unbridged = {name: self.tensors.of_layer(content, o) for name, o in outputs.items()}
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
             tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
-        return FittedBridge(tensors, text.digest, text.tokens, solution.explained, held_out)
+        on_event(GapBridged(gap, text.tokens, solution.explained, held_out))
+        return KeptTensors(tensors, {"explained": solution.explained, "held_out": held_out})
 
-    def _kept_key(
+    def _key(
         self,
         undone: content_keys.ModelContents,
         own: OwnContents,
@@ -406,18 +392,6 @@ class Bridger:
         settings = gap.start, gap.end, gap.ridge, self.device.type, self.place.type
         pairs = zip(own[: gap.start + 1], undone.layers, strict=False)
         return fit_key(before, settings, text, (_own_bytes(*pair) for pair in pairs))
-
-    def _kept(self, key: str, text: CalibrationText) -> FittedBridge | None:
-        """Return the fit of that key, if this machine has it."""
-        if self._store is None or (kept := self._store.get(key)) is None:
-            return None
-        shares = (float(kept.notes[name]) for name in _SHARES)
-        return FittedBridge(kept.tensors, text.digest, text.tokens, *shares)
-
-    def _keep(self, key: str, fit: FittedBridge) -> None:
-        if self._store is not None:
-            notes = {name: repr(getattr(fit, name)) for name in _SHARES}
-            self._store.put(key, KeptTensors(fit.tensors, notes))
 
     def _widths(self, content: content_keys.Content) -> tuple[int, int]:
         """Return the widths of the inputs and outputs of a bridge after this layer.

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.dtype import healing_dtype
 from gptailor.evaluation.forward.requests import LiveModel
 from gptailor.evaluation.heal.dropped_words import DroppedWords
-from gptailor.evaluation.heal.kept import HealingStore, KnownHealing, working_folder
+from gptailor.evaluation.heal.kept import working_folder
 from gptailor.evaluation.heal.learning import (
     Learning,
     LowRankChanges,
@@ -55,6 +56,8 @@ from gptailor.evaluation.heal.train import HealingMemory, Student, Training
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.evaluation.kept_tensors import (
     KEPT_BYTES,
+    Kept,
+    KeptTensors,
     TensorStore,
     environment,
     kept_home,
@@ -144,9 +147,9 @@ class PredictionSources:
 @final
 @dataclass(frozen=True, eq=False)
 class LearnedPlan:
-    """A plan after learning."""
+    """A plan after learning: the parameters at its end, with the losses of `HealedLayers`."""
 
-    known: KnownHealing
+    known: KeptTensors
     learning: Learning
 
 
@@ -233,26 +236,29 @@ class Healer:
             teachers = self._teachers(resolved, predicting=True)
         contents = self._student(job)[2]
         key = self._key(contents, teachers, healing, texts)
-        store = HealingStore(kept_home() / "healed")
-        known = None if self.anew else store.get(key)
+        learned: LearnedPlan | None = None
+
+        def learn() -> KeptTensors:
+            nonlocal learned
+            numbers = memory.numbers, texts.tokens, memory.bytes
+            on_event(HealingStart(len(healing.indices), *numbers))
+            folder = unfinished.enter_context(working_folder(key))
+            sources = PredictionSources(teachers, predicted)
+            learned = self._learned(job, key, folder, sources, on_event)
+            return learned.known
+
         with torch.inference_mode(mode=False):
-            if known is not None:
+            with ExitStack() as unfinished:  # the folder stays until the result is kept
+                known = Kept("healed", anew=self.anew)(key, learn)
+            if learned is None:
                 on_event(HealingReused())
                 teachers.release()
                 learned = self._taken(job, known)
-            else:
-                numbers = memory.numbers, texts.tokens, memory.bytes
-                on_event(HealingStart(len(healing.indices), *numbers))
-                with working_folder(key) as folder:
-                    sources = PredictionSources(teachers, predicted)
-                    learned = self._learned(job, key, folder, sources, on_event)
-                    known = learned.known
-                    store.put(key, known)
             layers, learning = contents.layers, learned.learning
             tensors = TensorMaker(self.device, keep=False)  # the live model has its own
             healed = {i: _folded(tensors, learning, layers[i], i) for i in healing.indices}
-        losses = (known.bare, known.start, known.healed)
-        return HealedLayers(healed, texts.files, texts.held.tokens.numel(), *losses)
+        held = texts.held.tokens.numel()
+        return HealedLayers(healed, texts.files, held, **known.numbers)
 
     def _learned(
         self,
@@ -267,11 +273,11 @@ class Healer:
         with shared(work, self.device, len(job.texts.learned.tokens)) as group:
             return self.learn(job, key, folder, sources, on_event, group)
 
-    def _taken(self, job: HealingJob, known: KnownHealing) -> LearnedPlan:
+    def _taken(self, job: HealingJob, known: KeptTensors) -> LearnedPlan:
         """Return a plan that takes over what is known."""
         student, _, contents = self._student(job)
         learning = self._learning(student, student.live(contents), contents, job.healing)
-        learning.take(known.parameters)
+        learning.take(known.tensors)
         return LearnedPlan(known, learning)
 
     def learn(
@@ -302,9 +308,9 @@ class Healer:
         training = Training(runner, learning, (learned, held), folder, key, group)
         with explaining_not_finite([contents], texts.paths):
             training.run(on_event)
-        losses = (training.start if bare is None else bare, training.start)
-        known = KnownHealing(learning.parameters, *losses, training.best)
-        return LearnedPlan(known, learning)
+        bare = training.start if bare is None else bare
+        losses = {"bare": bare, "start": training.start, "healed": training.best}
+        return LearnedPlan(KeptTensors(learning.parameters, losses), learning)
 
     # ------------------------------------------------------------------------------- preparation
 
@@ -540,7 +546,7 @@ class Healer:
             for tensor in (part.tokens, part.counted, part.texts):
                 key.update(repr(tensor.shape).encode() + tensor.contiguous().numpy().tobytes())
         for number, layer in enumerate(contents.layers):
-            key.update(f"{number}".encode() + layer.fitted_bytes)
+            key.update(f"{number}".encode() + layer.fitted_digest)
         return key.hexdigest()[:32]
 
 

@@ -1,67 +1,20 @@
-"""The files of healing on this machine: results, and the folder of an unfinished run."""
+"""The folder of an unfinished healing on this machine."""
 
 import fcntl
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
-
-from torch import Tensor
 
 from gptailor.checkpoint.files import is_ours
 from gptailor.evaluation.heal.learning import HealError
-from gptailor.evaluation.kept_tensors import KEPT_BYTES, KeptTensors, TensorStore, kept_home
+from gptailor.evaluation.kept_tensors import kept_home
 
 _FORGOTTEN_SECONDS = 30 * 86_400
 """Age at which the files of a killed run are removed."""
-_LOSSES = ("bare", "start", "healed")
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class KnownHealing:
-    """The parameters at the end of a healing, and the losses of `HealedLayers`."""
-
-    parameters: Mapping[str, Tensor]
-    bare: float
-    start: float
-    healed: float
-
-    @classmethod
-    def of(cls, kept: KeptTensors | None) -> "KnownHealing | None":
-        """Return the healing of kept tensors."""
-        if kept is None:
-            return None
-        return cls(kept.tensors, *(float(kept.notes[name]) for name in _LOSSES))
-
-    @property
-    def kept(self) -> KeptTensors:
-        """The healing as tensors to keep."""
-        return KeptTensors(self.parameters, {name: repr(getattr(self, name)) for name in _LOSSES})
-
-
-@final
-class HealingStore:
-    """A `TensorStore` of healings."""
-
-    def __init__(self, folder: Path) -> None:
-        self._store = TensorStore(folder, KEPT_BYTES)
-
-    def get(self, key: str) -> KnownHealing | None:
-        """Return the checked healing of that key, or None."""
-        return KnownHealing.of(self._store.get(key))
-
-    def put(self, key: str, healing: KnownHealing) -> None:
-        """Keep a healing, if it fits."""
-        self._store.put(key, healing.kept)
-
-
-# ------------------------------------------------------------------------- continued runs
 
 
 @contextmanager

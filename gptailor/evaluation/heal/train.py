@@ -501,8 +501,8 @@ class Training:
             tensors[f"now.{name}"] = parameter
             for field, value in self.optimiser.state[parameter].items():  # empty without gradient
                 tensors[f"adam.{field}.{name}"] = value
-        notes = {"done": str(self.done), "best": repr(self.best), "start": repr(self.start)}
-        KeptTensors(tensors, notes).write(self.file, self.key)
+        numbers = {"done": self.done, "best": self.best, "start": self.start}
+        KeptTensors(tensors, numbers).write(self.file, self.key)
 
     def _load(self) -> None:
         """Continue from a kept state, if a sound one is available."""
@@ -518,8 +518,8 @@ class Training:
                     field: kept.tensors[key].to("cpu" if field == "step" else device)
                     for field, key in adam.items()
                 }
-        self.done, self.best = int(kept.notes["done"]), float(kept.notes["best"])
-        self.start = float(kept.notes["start"])
+        self.done, self.best = int(kept.numbers["done"]), kept.numbers["best"]
+        self.start = kept.numbers["start"]
 
 
 def _share(step: int, steps: int) -> float:

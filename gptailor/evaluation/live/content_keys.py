@@ -1,9 +1,10 @@
 """Keys of the pieces of a live model: pieces with equal keys compute the same."""
 
+import hashlib
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, final
 from weakref import WeakValueDictionary
 
@@ -145,13 +146,14 @@ class Content:
     outputs: tuple[Output, ...]
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def fitted_bytes(self) -> bytes:
-        """The names and the bytes of the fitted tensors."""
-        parts = []
+    @cached_property
+    def fitted_digest(self) -> bytes:
+        """The sha256 of the names and the bytes of the fitted tensors."""
+        digest = hashlib.sha256()
         for name, tensor in sorted(self.fitted.items()):
-            parts += [name.encode(), tensor.contiguous().view(torch.uint8).numpy().tobytes()]
-        return b"".join(parts)
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return digest.digest()
 
     @property
     def merged(self) -> bool:

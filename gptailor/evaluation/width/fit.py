@@ -5,7 +5,7 @@ share the fits. Fits on the states of a narrow plan gave a higher loss (docs/wid
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -17,7 +17,6 @@ from gptailor.checkpoint.families.layout import projection
 from gptailor.checkpoint.families.width import Neurons, neurons_in
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluation.bridge.fit import (
-    KEPT_FITS,
     FittedTokens,
     Statistics,
     add_tokens,
@@ -27,15 +26,9 @@ from gptailor.evaluation.bridge.fit import (
     solve,
 )
 from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
-from gptailor.evaluation.kept_tensors import (
-    KEPT_BYTES,
-    KeptTensors,
-    TensorStore,
-    kept_home,
-)
+from gptailor.evaluation.kept_tensors import Kept, KeptTensors
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.evaluation.width.neurons import kept_neurons, sums_of_kept, working_size
 from gptailor.plan.events import NarrowingBegun, NarrowingEnd, NarrowingStep, OnEvent, ignore_events
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
@@ -60,24 +53,9 @@ class FittedWidth:
     held_out: tuple[float, ...]
 
     @property
-    def size(self) -> int:
-        """The bytes of all tensors."""
-        return sum(content_keys.size_of(layer.values()) for layer in self.layers)
-
-    @property
     def recovered(self) -> float:
         """The mean of `held_out`."""
         return math.fsum(self.held_out) / len(self.held_out)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _LayerFit:
-    """A layer's neurons that stay, its fitted output projection, and the share of `FittedWidth`."""
-
-    kept: Int64[Tensor, " count"]
-    down: Mapping[str, Tensor]
-    held_out: float
 
 
 @final
@@ -97,8 +75,7 @@ class Narrower:
         self.reserve = stitcher.reserve
         self.layout = self.table.models["base"].layout
         self._texts = FitTexts(self.table.models)
-        self._fits: RecentlyUsed[Hashable, FittedWidth] = RecentlyUsed()
-        self._store = None if anew else TensorStore(kept_home() / "narrowed", KEPT_BYTES)
+        self._kept = Kept("narrowed", anew=anew)
 
     def fit(self, resolved: Resolved, on_event: OnEvent = ignore_events) -> FittedWidth:
         """Return the narrow MLPs of a closed plan with a width, and report a new fit.
@@ -113,27 +90,33 @@ class Narrower:
             resolved.declared, cut.on, cut.tokens or WIDTH_TOKENS, width,
             named=cut.tokens is not None, statement="width",
         )  # fmt: skip
-        start = content_keys.piece((*undone.begin, *undone.others))
-        key = (start, undone.layers, text, cut.size, _ridge(cut))
-        fitted = self._fits.get(key)
-        if fitted is None:
-            kept_key = self._kept_key(undone, cut, text)
-            fits = self._kept(kept_key, len(undone.layers))
-            if fits is None:
-                on_event(NarrowingBegun(len(undone.layers), cut.size))
-                self.reserve(working_size(width, hidden))
-                try:
-                    fits = list(self._layers(resolved, undone, text, on_event))
-                finally:
-                    self.reserve(0)
-                self._keep(kept_key, fits)
-            pairs = zip(undone.layers, fits, strict=True)
-            layers = tuple(self._tensors(content, fit) for content, fit in pairs)
-            held_out = tuple(fit.held_out for fit in fits)
-            fitted = FittedWidth(layers, text.digest, text.tokens, held_out)
-            self._fits.put(key, fitted, fitted.size)
-            self._fits.forget(KEPT_FITS)
-            on_event(NarrowingEnd(cut.size, text.tokens, fitted.recovered))
+        layers = undone.layers
+
+        def narrowed() -> KeptTensors:
+            on_event(NarrowingBegun(len(layers), cut.size))
+            self.reserve(working_size(width, hidden))
+            try:
+                fits = list(self._layers(resolved, undone, text, on_event))
+            finally:
+                self.reserve(0)
+            named = ((n, *item) for n, fit in enumerate(fits) for item in fit.tensors.items())
+            tensors = {f"{number} {name}": tensor for number, name, tensor in named}
+            shares = {str(n): fit.numbers["held_out"] for n, fit in enumerate(fits)}
+            return KeptTensors(tensors, shares)
+
+        def read(kept: KeptTensors) -> KeptTensors:
+            tensors: dict[str, Tensor] = {}
+            for number, content in enumerate(layers):
+                own = self._tensors(content, _of_layer(kept, number))
+                tensors |= {f"{number} {name}": tensor for name, tensor in own.items()}
+            return KeptTensors(tensors, kept.numbers)
+
+        settings = cut.size, _ridge(cut), self.device.type, self.place.type
+        found = self._kept(fit_key(undone, settings, text), narrowed, read)
+        own = tuple(_of_layer(found, number) for number in range(len(layers)))
+        held_out = tuple(found.numbers[str(number)] for number in range(len(layers)))
+        fitted = FittedWidth(own, text.digest, text.tokens, held_out)
+        on_event(NarrowingEnd(cut.size, text.tokens, fitted.recovered))
         return fitted
 
     def _layers(
@@ -142,11 +125,11 @@ class Narrower:
         undone: content_keys.ModelContents,
         text: CalibrationText,
         on_event: OnEvent,
-    ) -> Iterator[_LayerFit]:
+    ) -> Iterator[KeptTensors]:
         cut = resolved.cuts["width"]
         walk = Walk(undone, undone, self.table, self.live, text.batches, self.place)
 
-        def fit(number: int) -> _LayerFit:
+        def fit(number: int) -> KeptTensors:
             return self._fit(walk, undone.layers[number], cut, text)
 
         def step(done: int, total: int, seconds_left: float) -> None:
@@ -156,7 +139,8 @@ class Narrower:
 
     def _fit(
         self, walk: Walk, content: content_keys.Content, cut: ClosedCut, text: CalibrationText
-    ) -> _LayerFit:
+    ) -> KeptTensors:
+        """Return a layer's neurons that stay, its output projection, and the share `held_out`."""
         ridge = _ridge(cut)
         output = self._down(content)
         name, down = output.spec.name, self.tensors.of_layer(content, output)
@@ -170,18 +154,19 @@ class Narrower:
         held_out = solution.held_out([_without(tokens, rows, kept) for tokens in sampled])
         narrow = {name: _sliced(down, neurons, kept.to(down.device))}
         folded = fold_fit(solution.change, narrow, self.layout, {name: output.spec.dtype})
-        return _LayerFit(kept.cpu(), folded, held_out)
+        return KeptTensors({**folded, _KEPT: kept.cpu()}, {"held_out": held_out})
 
-    def _tensors(self, content: content_keys.Content, fit: _LayerFit) -> dict[str, Tensor]:
+    def _tensors(self, content: content_keys.Content, fit: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a narrow layer that differ from those of the whole one."""
-        tensors = dict(fit.down)
+        tensors = dict(fit)
+        kept = tensors.pop(_KEPT)
         for output in content.outputs:
             name, neurons = output.spec.name, None
             if name not in tensors:
                 neurons = neurons_in(self.layout, name, output.spec.shape)
             if neurons is not None:
                 made = self.tensors.of_layer(content, output)
-                tensors[name] = _sliced(made, neurons, fit.kept.to(made.device)).cpu()
+                tensors[name] = _sliced(made, neurons, kept.to(made.device)).cpu()
         return tensors
 
     def _down(self, content: content_keys.Content) -> Output:
@@ -198,44 +183,15 @@ class Narrower:
         first, second = self._down(content).spec.shape
         return (first, second) if self.layout.transposed else (second, first)
 
-    # ---------------------------------------------------------------------------------- on the disk
-
-    def _kept_key(
-        self, undone: content_keys.ModelContents, cut: ClosedCut, text: CalibrationText
-    ) -> str:
-        """Return a hash of everything that decides the fits."""
-        settings = cut.size, _ridge(cut), self.device.type, self.place.type
-        return fit_key(undone, settings, text)
-
-    def _kept(self, key: str, layers: int) -> list[_LayerFit] | None:
-        """Return the fits of that key, if this machine has them."""
-        if self._store is None or (kept := self._store.get(key)) is None:
-            return None
-        fits = []
-        for number in range(layers):
-            parts = {
-                name.partition(" ")[2]: tensor
-                for name, tensor in kept.tensors.items()
-                if name.startswith(f"{number} ")
-            }
-            neurons = parts.pop(_KEPT)
-            fits.append(_LayerFit(neurons, parts, float(kept.notes[str(number)])))
-        return fits
-
-    def _keep(self, key: str, fits: Sequence[_LayerFit]) -> None:
-        if self._store is None:
-            return
-        tensors = {
-            f"{number} {name}": tensor
-            for number, fit in enumerate(fits)
-            for name, tensor in {**fit.down, _KEPT: fit.kept}.items()
-        }
-        notes = {str(number): repr(fit.held_out) for number, fit in enumerate(fits)}
-        self._store.put(key, KeptTensors(tensors, notes))
-
 
 _KEPT = "kept"
 """The name of the neurons that stay, in a file of fits."""
+
+
+def _of_layer(kept: KeptTensors, number: int) -> dict[str, Tensor]:
+    """Return the tensors of a layer, by their names within it."""
+    named = ((name.split(" "), tensor) for name, tensor in kept.tensors.items())
+    return {name: tensor for (layer, name), tensor in named if layer == str(number)}
 
 
 def narrows(contents: content_keys.ModelContents) -> bool:
