@@ -100,7 +100,7 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
 
     def heal(plan: Plan = plan) -> None:
         stitcher = Stitcher(models, device=given.device, dtype=kind)
-        Repairs(stitcher, anew=True).healed(stitcher.table.resolved(plan), None, [])
+        Repairs(stitcher, anew=True).fitted(stitcher.table.resolved(plan))
 
     plain(student, ids[:2], there_and_back)
     ratios = []

@@ -1,7 +1,6 @@
 """The commands `compile`, `lock` and `verify`: a plan's folder, its lock, and their check."""
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.cli import options
-from gptailor.cli.event_lines import RepairLines, healed_in_words, received_by
+from gptailor.cli.event_lines import RepairLines, fit_in_words, received_by
 from gptailor.cli.memory import keep_memory
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import require
@@ -153,16 +152,10 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locked=held_to, locking=lock, compute=compute,
             on_event=received_by(advance, RepairLines(every_gap=True, ends=False)),
         )  # fmt: skip
-    _say_cuts(written)
-    for after, bridge in written.bridges.items():
-        share = (
-            f"; it recovers {bridge.held_out:.1%} of the missing state on text left out"
-            if math.isfinite(bridge.held_out)
-            else ""
-        )
-        options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens{share}")
-    if written.healed is not None:
-        options.say(healed_in_words(written.healed.end))
+    if (cut := written.vocabulary) is not None:
+        options.say(vocabulary_in_words(cut))
+    for fit in written.fits.values():
+        options.say(fit_in_words(fit))
     _say_update(written)
     _say_notes(written)
     before = prepared.base_size.layers
@@ -191,26 +184,6 @@ def _is_first() -> bool:
 
     click.get_current_context().call_on_close(leave)
     return join()
-
-
-def _say_cuts(written: "CompileResult") -> None:
-    """Print a line for each cut: its effect on the text."""
-    if (cut := written.vocabulary) is not None:
-        options.say(vocabulary_in_words(cut))
-    if (experts := written.experts) is not None:
-        stay = max(map(len, experts.kept))
-        options.say(
-            f"experts: {stay:,} of a layer stay, chosen on {experts.tokens:,} tokens; they have "
-            f"{experts.share:.1%} of the weighted outputs"
-        )
-    if (width := written.width) is not None:
-        share = (
-            f"; the fits recover {width.recovered:.1%} of the error of leaving neurons out, "
-            "on text left out"
-            if math.isfinite(width.recovered)
-            else ""
-        )
-        options.say(f"width: fitted on {width.tokens:,} tokens{share}")
 
 
 def _say_update(result: "CompileResult", *, before: bool = False) -> None:

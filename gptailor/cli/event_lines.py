@@ -12,9 +12,9 @@ from gptailor.plan.events import (
     ChoosingBegun,
     ChoosingStep,
     EvaluationStep,
+    FitResult,
     GapBegun,
     GapStep,
-    HealingEnd,
     HealingReused,
     HealingStart,
     HealStep,
@@ -76,7 +76,7 @@ class RepairLines:
         self._ends = ends
         self._opening = opening
         self._last = 0.0
-        self._ended: set[HealingEnd] = set()
+        self._ended = list[FitResult]()
 
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
@@ -108,9 +108,9 @@ class RepairLines:
                 self._say(f"healing: {_step_in_words(event)}")
             case HealingReused():
                 self._say("healing: reuses an earlier result")
-            case HealingEnd() if self._ends and event not in self._ended:
-                self._ended.add(event)
-                self._say(healed_in_words(event))
+            case FitResult("heal") if self._ends and event not in self._ended:
+                self._ended.append(event)
+                self._say(fit_in_words(event))
             case _:
                 pass
 
@@ -135,19 +135,37 @@ class RepairLines:
         return True
 
 
-def healed_in_words(end: HealingEnd) -> str:
-    """Return the result of healing in words, also if no step helped."""
-    bridged = f", bridged {end.start:.3f}" if end.start != end.bare else ""
-    result = f", healed {end.healed:.3f}"
+def fit_in_words(result: FitResult) -> str:
+    """Return the result of a fit in words; of healing also if no step helped."""
+    numbers, on = result.numbers, f"on {result.tokens:,} tokens"
+    if result.word == "experts":
+        stay = f"experts: {numbers['stay']:,.0f} of a layer stay, chosen {on}"
+        return f"{stay}; they have {numbers['share']:.1%} of the weighted outputs"
+    if result.word == "heal":
+        return _healed_in_words(result)
+    if result.word == "width":
+        line, share = f"width: fitted {on}", numbers["recovered"]
+        what = f"the fits recover {share:.1%} of the error of leaving neurons out, on text left out"
+    else:
+        line, share = f"bridge after {result.at}: fitted {on}", numbers["held_out"]
+        what = f"it recovers {share:.1%} of the missing state on text left out"
+    return f"{line}; {what}" if math.isfinite(share) else line
+
+
+def _healed_in_words(end: FitResult) -> str:
+    bare, start, healed = (end.numbers[name] for name in ("bare", "start", "healed"))
+    bridged = f", bridged {start:.3f}" if start != bare else ""
+    result = f", healed {healed:.3f}"
     if end.in_vain:
         result = "; no step came nearer, so the layers stay as they were: "
         few = end.tokens < _ENOUGH
         result += f"{_ENOUGH:,} tokens are a good start" if few else "more tokens may help"
-    if math.isnan(end.bare):  # the loss without bridges; healing begins with them
-        begun = f"{end.start:.3f} nats a token from the teacher bridged, no numbers unbridged"
+    if math.isnan(bare):  # the loss without bridges; healing begins with them
+        begun = f"{start:.3f} nats a token from the teacher bridged, no numbers unbridged"
     else:
-        begun = f"{end.bare:.3f} nats a token from the teacher{bridged}"
-    return f"healed on {end.tokens:,} tokens: {begun}{result} (on {end.held:,} tokens held out)"
+        begun = f"{bare:.3f} nats a token from the teacher{bridged}"
+    held = f"(on {end.numbers['held']:,.0f} tokens held out)"
+    return f"healed on {end.tokens:,} tokens: {begun}{result} {held}"
 
 
 def _step_in_words(step: HealStep) -> str:

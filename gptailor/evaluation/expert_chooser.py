@@ -7,7 +7,7 @@ the hidden states of the whole plan, in one pass. So plans with other drops and 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -15,15 +15,16 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
-from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluation.bridge.fit import BridgeError, fit_key, measured_layers
-from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
-from gptailor.evaluation.kept_tensors import Kept, KeptTensors
+from gptailor.evaluation.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.fit import Fit, Fitted, fit_texts
+from gptailor.evaluation.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
-from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.plan.events import ChoosingBegun, ChoosingEnd, ChoosingStep, OnEvent, ignore_events
+from gptailor.plan.events import ChoosingBegun, ChoosingStep, FitResult, OnEvent
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.resolved import Resolved
+from gptailor.program.mixtures import expert_cut
+from gptailor.program.sources import Checked
 
 _MODULE = "experts"
 """The name of the module in a layer that has the experts, and receives the router's choice."""
@@ -55,49 +56,27 @@ class ExpertValues:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class ChosenExperts:
-    """The experts of a plan with nothing dropped that stay.
+class ExpertChooser(Fit):
+    """Chooses experts of plans."""
 
-    `kept` has their numbers in each layer, () for a dense layer. `digest` is that of the
-    calibration file, and `tokens` counts the tokens that were read. `share` is the experts' share
-    of the weighted norms of all experts' outputs, the mean of the layers with experts.
-    """
+    folder = "experts"
 
-    kept: tuple[tuple[int, ...], ...]
-    digest: FileDigest
-    tokens: int
-    share: float
+    @staticmethod
+    def wanted(checked: Checked) -> bool:
+        """Return whether a plan has fewer experts."""
+        return expert_cut(checked) is not None
 
-
-@final
-class ExpertChooser:
-    """Chooses experts of plans over a stitcher's models, which compute in float32.
-
-    The values of experts are kept for other plans and on this machine. With `anew` no kept values
-    are reused.
-    """
-
-    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
-        self.table = stitcher.table
-        self.live = stitcher.live
-        self.device = stitcher.device
-        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
-        self._base = self.table.models["base"]
-        self._texts = FitTexts(self.table.models)
-        self._kept = Kept("experts", anew=anew)
-
-    def choose(
-        self, resolved: Resolved, own: int, on_event: OnEvent = ignore_events
-    ) -> ChosenExperts:
-        """Return the experts of a closed plan that stay, of `own` in a layer; report new values.
+    def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
+        """Return a plan with the experts that stay.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError (C807) for hidden states
         that aren't finite.
         """
-        cut = resolved.cuts["experts"]
+        resolved, fewer = fitted.resolved, expert_cut(fitted.checked)
+        assert fewer is not None, "a plan with fewer experts"
+        own, cut = fewer
         undone = self.table.contents(resolved.undone)
-        text = self._texts.of(
+        text = self.texts.of(
             resolved.declared, cut.on, cut.tokens or EXPERT_TOKENS, own,
             named=cut.tokens is not None, statement="experts",
         )  # fmt: skip
@@ -111,18 +90,19 @@ class ExpertChooser:
                     tensors |= {f"{number} sums": each.sums, f"{number} tokens": each.tokens}
             return KeptTensors(tensors, {})
 
-        key = fit_key(undone, (self.device.type, self.place.type), text)
-        found = self._kept(key, compared).tensors
+        key = fit_key(undone, self.devices, text)
+        found = self.kept(key, compared).tensors
         values = [
             ExpertValues(found[f"{n} sums"], found[f"{n} tokens"]) if f"{n} sums" in found else None
             for n in range(len(undone.layers))
         ]
-        groups = routing(self._base.layout, self._base.config).groups
+        groups = routing(self.layout, self.table.models["base"].config).groups
         kept = tuple(() if v is None else v.kept(cut.size, groups) for v in values)
         shares = [v.share(k) for v, k in zip(values, kept, strict=True) if v is not None]
-        chosen = ChosenExperts(kept, text.digest, text.tokens, sum(shares) / max(1, len(shares)))
-        on_event(ChoosingEnd(cut.size, text.tokens, chosen.share))
-        return chosen
+        numbers = {"stay": max(map(len, kept)), "share": sum(shares) / max(1, len(shares))}
+        result = FitResult("experts", "experts", fit_texts((text.digest, text.tokens)), numbers)
+        checked = replace(fitted.checked, resolved=replace(resolved, kept_experts=kept))
+        return replace(fitted.having({}, result), checked=checked)
 
     def _layers(
         self,
@@ -132,7 +112,7 @@ class ExpertChooser:
         own: int,
         on_event: OnEvent,
     ) -> Iterator[ExpertValues | None]:
-        walk = Walk(undone, undone, self.table, self.live, text.batches, self.place)
+        walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
 
         def step(done: int, total: int, seconds_left: float) -> None:
             on_event(ChoosingStep(done, total, seconds_left))

@@ -23,7 +23,7 @@ from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
-from gptailor.evaluation.repair import Fitted, with_kept_experts
+from gptailor.evaluation.repair import Fitted
 from gptailor.plan.events import ImportanceStep, OnEvent, ignore_events
 from gptailor.plan.registry import IMPORTANCE_TOKENS
 from gptailor.prepare import Prepared
@@ -100,7 +100,7 @@ def _contents(prepared: Prepared, fitted: Fitted | None, stitcher: Stitcher) -> 
     """Return the contents of a plan's live model with its fitted tensors."""
     if fitted is None:
         return stitcher.contents(prepared.resolved)
-    contents = stitcher.contents(with_kept_experts(prepared.resolved, fitted.experts))
+    contents = stitcher.contents(fitted.resolved)
     layout = prepared.models["base"].layout
     changes: dict[int, dict[str, Tensor]] = {}
     for number, layer in enumerate(contents.layers):

@@ -58,18 +58,6 @@ def healed_tokens(plan: Plan) -> int:
     return min(wanted, sum(read_tokens(plan, text.file, wanted) for text in plan.heal.on))
 
 
-def narrowed_tokens(plan: Plan) -> int:
-    """Return about how many tokens of its text a plan's width is fitted on."""
-    cut = plan.width
-    return 0 if cut is None else read_tokens(plan, cut.on, cut.tokens or WIDTH_TOKENS)
-
-
-def chosen_tokens(plan: Plan) -> int:
-    """Return about how many tokens of its text choose a plan's experts."""
-    cut = plan.experts
-    return 0 if cut is None else read_tokens(plan, cut.on, cut.tokens or EXPERT_TOKENS)
-
-
 def bridged_tokens(plan: Plan) -> int:
     """Return about how many tokens the longest text of a plan's bridges has."""
     counts = (read_tokens(plan, b.on, b.tokens or BRIDGE_TOKENS) for b in plan.bridges)
@@ -111,51 +99,49 @@ def repair_estimates(
     parameters = prepared.base_size.parameters
     config = configuration(language_config(prepared.models["base"].config))
     width = int(config.get_text_config().hidden_size)
-    found = []
+    found = list[RepairEstimate]()
+
+    def add(
+        what: str, tokens: int, operations: float, size: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        seconds = operations / _speed(width, dtype, where)
+        found.append(RepairEstimate(what, tokens, seconds, min(size, memory or size)))
+
+    def states(tokens: int) -> int:
+        return 4 * parameters + 2 * 4 * tokens * width
+
     if (narrow := narrower(prepared.checked)) is not None:
-        tokens, neurons = narrowed_tokens(plan), narrow[0]
+        neurons, cut = narrow
+        tokens = read_tokens(plan, cut.on, cut.tokens or WIDTH_TOKENS)
         layers = _layer_sizes(prepared, where)
-        passed, sums = sum(layers), len(layers) * neurons * neurons
-        speed = _speed(width, torch.float32, where)
-        seconds = 2 * tokens * (passed + sums) / speed
-        size = 4 * parameters + 2 * 4 * tokens * width + working_size(neurons, width)
-        found.append(RepairEstimate("narrowing", tokens, seconds, min(size, memory or size)))
-    if expert_cut(prepared.checked) is not None:
-        tokens = chosen_tokens(plan)
-        passed = sum(_layer_sizes(prepared, where))
-        seconds = 2 * tokens * passed / _speed(width, torch.float32, where)
-        size = 4 * parameters + 2 * 4 * tokens * width
-        found.append(RepairEstimate("choosing experts", tokens, seconds, min(size, memory or size)))
+        operations = 2 * tokens * (sum(layers) + len(layers) * neurons * neurons)
+        add("narrowing", tokens, operations, states(tokens) + working_size(neurons, width))
+    if (fewer := expert_cut(prepared.checked)) is not None:
+        tokens = read_tokens(plan, fewer[1].on, fewer[1].tokens or EXPERT_TOKENS)
+        operations = 2 * tokens * sum(_layer_sizes(prepared, where))
+        add("choosing experts", tokens, operations, states(tokens))
     if prepared.gaps:
         tokens = bridged_tokens(plan)
         sizes = _layer_sizes(prepared, where)
         first, last = prepared.gaps[0], prepared.gaps[-1]
         passed = sum(sizes[: last.end]) + sum(sizes[first.start : last.start])
-        seconds = 2 * passed * tokens / _speed(width, torch.float32, where)
-        size = 4 * parameters + 2 * 4 * tokens * width + Statistics.size(4 * width, width)
-        found.append(RepairEstimate("bridging", tokens, seconds, min(size, memory or size)))
+        size = states(tokens) + Statistics.size(4 * width, width)
+        add("bridging", tokens, 2 * passed * tokens, size)
     if prepared.healing is not None:
         tokens, dtype = healed_tokens(plan), healing_dtype(prepared.models, where)
-        operations = 2 * parameters * tokens * heal_passes(plan)
         shared = 1 if where.type == "cpu" else processes()
-        seconds = operations / _speed(width, dtype, where) / shared
+        work = 2 * parameters * tokens * heal_passes(plan) / shared
         contents = Stitcher(prepared.models, device=where, dtype=dtype).contents(prepared.resolved)
         predicted = [text.file for text in prepared.healing.texts if text.predicted]
         lengths = [open_predictions(calibration_path(plan, file)).length for file in predicted]
-        positions = position_count(config)
-        length = sequence_length(positions, tokens, lengths)
+        length = sequence_length(position_count(config), tokens, lengths)
         planned = replace(prepared.healing, tokens=tokens)
-        own = HealingMemory(contents, planned, dtype, length, memory).bytes
-        size = dtype.itemsize * parameters + own
-        found.append(RepairEstimate("healing", tokens, seconds, min(size, memory or size)))
+        size = HealingMemory(contents, planned, dtype, length, memory).bytes
+        add("healing", tokens, work, dtype.itemsize * parameters + size, dtype)
     if importance_tokens:
         own = prepared.output_size.parameters
-        seconds = 2 * own * importance_tokens / _speed(width, torch.float32, where)
         size = 4 * own + 4 * importance_tokens * width
-        weighing = RepairEstimate(
-            "importance matrix", importance_tokens, seconds, min(size, memory or size)
-        )
-        found.append(weighing)
+        add("importance matrix", importance_tokens, 2 * own * importance_tokens, size)
     return found
 
 

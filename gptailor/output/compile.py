@@ -23,7 +23,7 @@ from gptailor.output.lock_recording import Recording, at_locked_commits
 from gptailor.output.output import fit_tensors, payloads
 from gptailor.output.update import Update
 from gptailor.plan.arguments import Positive, check_fields
-from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
+from gptailor.plan.events import FitResult, OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import installed, packages_needed, require
 from gptailor.plan.plan import Plan
@@ -31,14 +31,10 @@ from gptailor.prepare import SHARD_SIZE, Dtype, ModelPaths, Prepared, all_declar
 from gptailor.reporting.quantities import byte_count
 
 if TYPE_CHECKING:
-    from gptailor.evaluation.bridge.fit import FittedBridge
     from gptailor.evaluation.bridge.states import CalibrationText
-    from gptailor.evaluation.expert_chooser import ChosenExperts
-    from gptailor.evaluation.heal.heal import HealedLayers
     from gptailor.evaluation.importance import ImportanceMatrix
     from gptailor.evaluation.repair import Fitted
     from gptailor.evaluation.repair_estimate import RepairEstimate
-    from gptailor.evaluation.width.fit import FittedWidth
 
 
 @final
@@ -46,13 +42,12 @@ if TYPE_CHECKING:
 class CompileResult:
     """The output of `compile`: a folder or GGUF file, its counts, and the lock, if there is one.
 
-    The models in the lock are declared as in the plan's text. `width` are the fits of narrower
-    MLPs, and `bridges` those of closed gaps, each named by the layer before it: `L19`. `healed` is
-    the result of healing. `experts` are those that stay. `vocabulary` is the effect of a smaller
-    vocabulary on its text. `notes` are harmless differences in a GGUF file. `update` is the
-    difference to the folder that was there, if gptailor had written it. `estimates` are the cost
-    of fits and healing, of a dry run alone. `gguf` has the results of the GGUF files beside a
-    folder.
+    The models in the lock are declared as in the plan's text. `fits` are the results of fits and
+    healing by their places: `experts`, `width`, the layer before a closed gap such as `L19`,
+    `heal`. `vocabulary` is the effect of a smaller vocabulary on its text. `notes` are harmless
+    differences in a GGUF file. `update` is the difference to the folder that was there, if gptailor
+    had written it. `estimates` are the cost of fits and healing, of a dry run alone. `gguf` has the
+    results of the GGUF files beside a folder.
     """
 
     folder: Path
@@ -61,10 +56,7 @@ class CompileResult:
     size: int
     shards: tuple[str, ...]
     lock: Lock | None = field(default=None, repr=False)
-    bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict, repr=False)
-    healed: "HealedLayers | None" = field(default=None, repr=False)
-    width: "FittedWidth | None" = field(default=None, repr=False)
-    experts: "ChosenExperts | None" = field(default=None, repr=False)
+    fits: Mapping[str, FitResult] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     update: Update | None = field(default=None, repr=False)
     estimates: "tuple[RepairEstimate, ...]" = field(default=(), repr=False)
@@ -239,17 +231,13 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
         made_lock = None
         if recording is not None:
             made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
-    written = replace(_planned(destination, update), lock=made_lock)
-    if fitted is not None:
-        written = replace(
-            written,
-            experts=fitted.experts,
-            width=fitted.width,
-            bridges=fitted.bridges,
-            healed=fitted.healed,
-        )
     cut = prepared.checked.token_cut
-    return written if cut is None else replace(written, vocabulary=cut.report)
+    return replace(
+        _planned(destination, update),
+        lock=made_lock,
+        fits={} if fitted is None else fitted.results,
+        vocabulary=None if cut is None else cut.report,
+    )
 
 
 def _estimates(

@@ -50,7 +50,7 @@ from gptailor.output.lock import (
 )
 from gptailor.output.tokenizer import template_file
 from gptailor.plan.arguments import Positive
-from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
+from gptailor.plan.events import FitText, OnEvent, counting_bytes, ignore_events
 from gptailor.plan.model_dependencies import at_commits
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import (
@@ -299,10 +299,8 @@ class Recording:
         for hashed, digest in digests:
             files.setdefault(hashed.model, {})[hashed.name] = digest
         commits = self.prepared.commits
-        bridges = self.fitted.bridges if self.fitted is not None else {}
-        width = self.fitted.width if self.fitted is not None else None
-        experts = self.fitted.experts if self.fitted is not None else None
-        healed = self.fitted.healed if self.fitted is not None else None
+        results = self.fitted.results if self.fitted is not None else {}
+        texts = {at: tuple(map(_locked_text, result.texts)) for at, result in results.items()}
         template = template_file(self.prepared.plan)
         return Lock(
             plan=plan_digest(self.prepared.plan),
@@ -316,12 +314,10 @@ class Recording:
             families={kind: f.digest for kind, f in out.families(self.prepared).items()},
             methods=method_packages(self.prepared.compiled.program),
             config=config_digest(out.config(self.prepared)),
-            width=LockedText(file=width.digest, tokens=width.tokens) if width else None,
-            experts=LockedText(file=experts.digest, tokens=experts.tokens) if experts else None,
-            bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
-            heal=tuple(LockedText(file=t.digest, tokens=t.tokens) for t in healed.texts)
-            if healed
-            else (),
+            width=next(iter(texts.get("width", ())), None),
+            experts=next(iter(texts.get("experts", ())), None),
+            bridges={at: texts[at][0] for at, fit in results.items() if fit.word == "bridge"},
+            heal=texts.get("heal", ()),
             vocabulary=_locked_vocabulary(self.prepared),
             stripped=self._stripped(),
             chat_template=of_file(template).sha256 if template is not None else None,
@@ -345,6 +341,11 @@ class Recording:
             measured[key] = MeasuredFile.of(file.digest.result(), file.path)
         expected, read = (Measurement(files={"inputs": files}) for files in (locked, measured))
         refuse(lock_differences(expected, read), self.held_to)
+
+
+def _locked_text(text: FitText) -> LockedText:
+    digest = FileDigest(size=text.size, sha256=text.sha256)
+    return LockedText(file=digest, tokens=text.tokens)
 
 
 def _locked_vocabulary(prepared: Prepared) -> LockedVocabulary | None:

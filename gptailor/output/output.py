@@ -46,7 +46,7 @@ from gptailor.program.compile import with_tokenizer_ids
 from gptailor.program.file_bytes import read_into
 from gptailor.program.packages import method_packages
 from gptailor.program.program import Combine, Copy, Output, stored_plainly
-from gptailor.reporting.model_card import Repaired, card
+from gptailor.reporting.model_card import card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,19 +184,6 @@ def side_files(
 def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: TokenizerFiles) -> str:
     """Return the model card, without paths of this machine; `beside` are the tokenizer's files."""
     plan, images = _public(prepared), prepared.models["base"].layout.wrapped
-    repaired = None
-    if fitted is not None:
-        bridges = {gap: (b.tokens, b.held_out) for gap, b in fitted.bridges.items()}
-        healed = fitted.healed
-        of_texts = tuple(text.tokens for text in healed.texts) if healed is not None else ()
-        width = fitted.width
-        repaired = Repaired(
-            bridges,
-            healed.end if healed is not None else None,
-            of_texts,
-            None if width is None else (width.tokens, width.recovered),
-            None if (found := fitted.experts) is None else (found.tokens, found.share),
-        )
     return card(
         title(prepared, target),
         target.resolve().name,
@@ -208,7 +195,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         (prepared.base_size, prepared.output_size),
         _makers(prepared),
         parents(prepared),
-        repaired,
+        {} if fitted is None else fitted.results,
         vocabulary=None if (cut := prepared.checked.token_cut) is None else cut.report,
         chats=has_template(beside, processor=images),
         images=images,

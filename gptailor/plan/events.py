@@ -10,9 +10,9 @@
 A function that receives events ignores those that it doesn't know.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 from gptailor.plan.resolved import Gap
 
@@ -61,20 +61,6 @@ class NarrowingStep(LayerStep):
 
 @final
 @dataclass(frozen=True)
-class NarrowingEnd:
-    """The MLPs were narrowed to `width` neurons, by fits on so many tokens.
-
-    `recovered` is the share of the squared error of leaving neurons out that the fits remove from
-    sequences that they left out, the mean of all layers.
-    """
-
-    width: int
-    tokens: int
-    recovered: float
-
-
-@final
-@dataclass(frozen=True)
 class ChoosingBegun:
     """The experts of so many layers are about to be compared, of which `experts` stay in each."""
 
@@ -85,19 +71,6 @@ class ChoosingBegun:
 @final
 class ChoosingStep(LayerStep):
     """The experts of so many layers are compared."""
-
-
-@final
-@dataclass(frozen=True)
-class ChoosingEnd:
-    """The experts were chosen: `experts` stay in each layer, chosen on `tokens` tokens.
-
-    `share` is their share of the weighted norms of all experts' outputs, the mean of all layers.
-    """
-
-    experts: int
-    tokens: int
-    share: float
 
 
 @final
@@ -125,21 +98,6 @@ class GapStep:
     done: int
     total: int
     seconds_left: float
-
-
-@final
-@dataclass(frozen=True)
-class GapBridged:
-    """A gap's bridge was fitted on so many tokens.
-
-    `explained` is the share of the squared distance across the gap that the bridge removes from
-    these tokens. `held_out` is the share that it removes from sequences that its fit left out.
-    """
-
-    gap: Gap
-    tokens: int
-    explained: float
-    held_out: float
 
 
 @final
@@ -202,25 +160,48 @@ class HealStep:
 
 
 @final
-@dataclass(frozen=True)
-class HealingEnd:
-    """Healing is over: `tokens` were learned from, and `held` are held out.
+class FitText(NamedTuple):
+    """A text that a fit read: the size and sha256 of its file, and the tokens used."""
 
-    Losses are the mean KL divergence from the teacher in nats a token, on the held-out text: of the
-    bare plan, of the model that learning began with (the same where nothing is bridged), and of the
-    healed one. If no step came nearer to the teacher, the last two are equal.
+    size: int
+    sha256: str
+    tokens: int
+
+
+@final
+@dataclass(frozen=True)
+class FitResult:
+    """The result of a fit: `experts`, `width`, `bridge` or `heal`, its `word`.
+
+    `at` is the layer before a bridge's gap, `L19`, and the word of any other fit. `numbers` are:
+
+    - `experts`: the experts that `stay` in a layer, and their `share` of the weighted norms of all
+      experts' outputs, the mean of all layers.
+    - `width`: `recovered`, the share of the squared error of leaving neurons out that the fits
+      remove from sequences that they left out, the mean of all layers.
+    - `bridge`: `explained`, the share of the squared distance across the gap that the bridge
+      removes from its tokens, and `held_out`, the share that it removes from sequences that its
+      fit left out. Each token's distance is relative to the length of its state.
+    - `heal`: the number of `held` out tokens, and the mean KL divergence from the teacher on them
+      in nats a token: of the `bare` plan, of the model that learning began with, `start` (the same
+      where nothing is bridged), and of the `healed` one. If no step came nearer to the teacher, the
+      last two are equal.
     """
 
-    tokens: int
-    held: int
-    bare: float
-    start: float
-    healed: float
+    word: str
+    at: str
+    texts: tuple[FitText, ...]
+    numbers: Mapping[str, float]
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all texts."""
+        return sum(text.tokens for text in self.texts)
 
     @property
     def in_vain(self) -> bool:
-        """Return whether no step came nearer to the teacher, so that the layers are unchanged."""
-        return self.healed >= self.start
+        """Return whether no step of healing came nearer to the teacher, so that nothing changed."""
+        return self.word == "heal" and self.numbers["healed"] >= self.numbers["start"]
 
 
 @final
@@ -241,20 +222,17 @@ Event: TypeAlias = (
     | ExtractionDone
     | NarrowingBegun
     | NarrowingStep
-    | NarrowingEnd
     | ChoosingBegun
     | ChoosingStep
     | ImportanceStep
-    | ChoosingEnd
     | GapBegun
     | GapStep
-    | GapBridged
     | HealingStart
     | HealingReused
     | TeacherAnswered
     | TeacherRead
     | HealStep
-    | HealingEnd
+    | FitResult
     | EvaluationStep
 )
 OnEvent: TypeAlias = Callable[[Event], None]

@@ -4,11 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple, final
 
 from gptailor.checkpoint.token_cut import TokenCutReport
 from gptailor.lang.words import bounded_words, model_source, range_words
-from gptailor.plan.events import HealingEnd
+from gptailor.plan.events import FitResult
 from gptailor.plan.output_size import OutputSize
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import WIDTH_RIDGE
@@ -32,24 +33,6 @@ class Parents(NamedTuple):
     license: str | None = None
 
 
-@final
-class Repaired(NamedTuple):
-    """The results of fits and healing.
-
-    `bridges` has tokens and the share of the missing state that is recovered on text left out, by
-    the layer before the gap, `L19`; NaN is an unknown share. `tokens` are those of each text that
-    was learned from. `width` has the tokens of narrower MLPs' fits, and the share of the error of
-    leaving neurons out that they recover on text left out. `experts` has the tokens that chose
-    experts, and the share of the weighted outputs that the experts have.
-    """
-
-    bridges: Mapping[str, tuple[int, float]]
-    healing: HealingEnd | None
-    tokens: tuple[int, ...] = ()
-    width: tuple[int, float] | None = None
-    experts: tuple[int, float] | None = None
-
-
 def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     title: str,
     folder: str,
@@ -58,7 +41,7 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     sizes: tuple[OutputSize, OutputSize],
     version: str,
     parents: Parents | None = None,
-    repaired: Repaired | None = None,
+    fits: Mapping[str, FitResult] = MappingProxyType({}),
     *,
     vocabulary: TokenCutReport | None = None,
     chats: bool = False,
@@ -67,16 +50,15 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
     """Return the Markdown of `README.md`.
 
     `resolved` and `text` have no paths of this machine. `sizes` are the sizes of the base and of
-    the model. `repaired` are the results of fits, if there were any, and `vocabulary` is the effect
-    of a smaller one. With `chats` the tokenizer has a chat template, and with `images` the model
+    the model. `fits` are the results of fits by their places, and `vocabulary` is the effect of a
+    smaller one. With `chats` the tokenizer has a chat template, and with `images` the model
     reads images too. The model is loaded from `folder`.
     """
     plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
-    if repaired is not None and repaired.healing is not None and repaired.healing.in_vain:
+    drawn = resolved
+    if any(result.in_vain for result in fits.values()):
         drawn = replace(resolved, declared=plan.model_copy(update={"heal": None}))
-    else:
-        drawn = resolved
     return "\n".join(
         [
             *_front_matter(plan, parents or Parents(), _TASKS[images]),
@@ -110,10 +92,10 @@ def card(  # noqa: PLR0913, PLR0917 (the facts that the card has)
             *(f"| {row.where} | {row.what} |" for row in rows_with_runs(drawn)),
             "",
             *_vocabulary(resolved, vocabulary),
-            *_experts(resolved, repaired),
-            *_narrowed(resolved, repaired),
-            *_bridges(resolved, repaired),
-            *_healed(resolved, repaired),
+            *_experts(resolved, fits.get("experts")),
+            *_narrowed(resolved, fits.get("width")),
+            *_bridges(resolved, fits),
+            *_healed(resolved, fits.get("heal")),
             *_expected(plan),
             "## Models",
             "",
@@ -183,11 +165,10 @@ def _map(resolved: Resolved) -> list[str]:
     return [*(lines if below else (line[2:] for line in lines)), "", keys]
 
 
-def _experts(resolved: Resolved, repaired: Repaired | None) -> list[str]:
-    cut = resolved.cuts.get("experts")
-    if cut is None or repaired is None or repaired.experts is None:
+def _experts(resolved: Resolved, result: FitResult | None) -> list[str]:
+    if result is None:
         return []
-    tokens, share = repaired.experts
+    cut, share = resolved.cuts["experts"], _share_words(result.numbers["share"])
     return [
         f"Each layer with experts has {cut.size:,} of them, those with the largest mean of router "
         "weight times norm of the output on a text "
@@ -196,16 +177,15 @@ def _experts(resolved: Resolved, repaired: Repaired | None) -> list[str]:
         "",
         "| experts | text | tokens | share |",
         "|---|---|---|---|",
-        f"| {cut.size:,} | `{cut.on}` | {tokens:,} | {_share_words(share)} |",
+        f"| {cut.size:,} | `{cut.on}` | {result.tokens:,} | {share} |",
         "",
     ]
 
 
-def _narrowed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
-    cut = resolved.cuts.get("width")
-    if cut is None or repaired is None or repaired.width is None:
+def _narrowed(resolved: Resolved, result: FitResult | None) -> list[str]:
+    if result is None:
         return []
-    tokens, share = repaired.width
+    cut, share = resolved.cuts["width"], _share_words(result.numbers["recovered"])
     ridge = WIDTH_RIDGE if cut.ridge is None else cut.ridge
     return [
         f"Each MLP has {cut.size:,} neurons, those that a text needs most. Its output projection "
@@ -214,15 +194,15 @@ def _narrowed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
         "",
         "| neurons | text | tokens | ridge | recovered |",
         "|---|---|---|---|---|",
-        f"| {cut.size:,} | `{cut.on}` | {tokens:,} | {ridge!r} | {_share_words(share)} |",
+        f"| {cut.size:,} | `{cut.on}` | {result.tokens:,} | {ridge!r} | {share} |",
         "",
     ]
 
 
-def _bridges(resolved: Resolved, repaired: Repaired | None) -> list[str]:
+def _bridges(resolved: Resolved, fits: Mapping[str, FitResult]) -> list[str]:
     if not resolved.gaps:
         return []
-    fits = {} if repaired is None else repaired.bridges
+    found = {at: (fit.tokens, fit.numbers.get("held_out", math.nan)) for at, fit in fits.items()}
     return [
         "The gaps are closed by least squares: the MLP's output projection of the layer before "
         "each has been refitted on a text (after "
@@ -234,7 +214,7 @@ def _bridges(resolved: Resolved, repaired: Repaired | None) -> list[str]:
         *(
             f"| L{gap.after} | `{gap.on}` | {tokens:,} | {gap.ridge!r} | {_share_words(share)} |"
             for gap in resolved.gaps
-            for tokens, share in [fits.get(f"L{gap.after}", (gap.tokens, math.nan))]
+            for tokens, share in [found.get(f"L{gap.after}", (gap.tokens, math.nan))]
         ),
         "",
     ]
@@ -280,11 +260,10 @@ def _trained(resolved: Resolved) -> str:
     return "and trained for a short while" if healed else "without training"
 
 
-def _healed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
+def _healed(resolved: Resolved, end: FitResult | None) -> list[str]:
     healing = resolved.healing
     if healing is None:
         return []
-    end = None if repaired is None else repaired.healing
     teachers = list(dict.fromkeys(map(_teacher_words, healing.texts)))
     several = len(healing.texts) > 1
     taught = "its teacher on each text" if len(teachers) > 1 else f"{teachers[0]} on "
@@ -311,8 +290,8 @@ def _healed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
         ]
     else:
         rows = ["| text | teacher | tokens |", "|---|---|---|"]
-        learned = () if repaired is None else repaired.tokens
-        counts = learned or tuple(int(used * text.share) for text in healing.texts)
+        counts = [int(used * text.share) for text in healing.texts]
+        counts = counts if end is None else [text.tokens for text in end.texts]
         rows += [
             f"| {_text_words(text)} | {_teacher_words(text)} | {count:,} |"
             for text, count in zip(healing.texts, counts, strict=True)
@@ -328,15 +307,16 @@ def _healed(resolved: Resolved, repaired: Repaired | None) -> list[str]:
     ]
 
 
-def _result(end: HealingEnd) -> str:
+def _result(end: FitResult) -> str:
     """Return the result of healing: the distances from the teacher."""
-    where = f"The distance from the teacher is measured on {end.held:,} tokens held out (KL"
-    where += " divergence in nats a token)"
+    bare, start, healed = (end.numbers[name] for name in ("bare", "start", "healed"))
+    where = f"The distance from the teacher is measured on {end.numbers['held']:,.0f} tokens held"
+    where += " out (KL divergence in nats a token)"
     if end.in_vain:
-        return f"{where}: {end.start:.3f}. No step reduced it, so the layers stay as they were."
-    before = [] if math.isnan(end.bare) else [f"{end.bare:.3f} bare"]
-    before += [f"{end.start:.3f} bridged"] if end.start != end.bare else []
-    return f"{where}: {', '.join(before)}, {end.healed:.3f} healed."
+        return f"{where}: {start:.3f}. No step reduced it, so the layers stay as they were."
+    before = [] if math.isnan(bare) else [f"{bare:.3f} bare"]
+    before += [f"{start:.3f} bridged"] if start != bare else []
+    return f"{where}: {', '.join(before)}, {healed:.3f} healed."
 
 
 def _teacher_words(text: TaughtText) -> str:

@@ -9,9 +9,10 @@ from gptailor.cli.event_lines import RepairLines
 from gptailor.plan.events import (
     ChoosingBegun,
     ChoosingStep,
+    FitResult,
+    FitText,
     GapBegun,
     GapStep,
-    HealingEnd,
     ImportanceStep,
     LayerStep,
     NarrowingBegun,
@@ -20,6 +21,11 @@ from gptailor.plan.events import (
     TeacherRead,
 )
 from gptailor.plan.resolved import Gap
+
+
+def healed(held: int, *losses: float) -> FitResult:
+    numbers = dict(zip(("bare", "start", "healed"), losses, strict=True))
+    return FitResult("heal", "heal", (FitText(9, "0" * 64, 4096),), {"held": held, **numbers})
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,7 @@ from gptailor.plan.resolved import Gap
 )
 def test_what_healing_came_to(losses: tuple[float, float, float], expected: str) -> None:
     said: list[str] = []
-    end = HealingEnd(4096, 512, *losses)
+    end = healed(512, *losses)
     RepairLines(said.append)(end)
     RepairLines(said.append, ends=False)(end)
     assert said == [f"healed on 4,096 tokens: {expected} (on 512 tokens held out)"]
@@ -49,7 +55,7 @@ def test_what_healing_came_to(losses: tuple[float, float, float], expected: str)
 def test_a_result_that_is_used_again_has_no_second_line() -> None:
     said: list[str] = []
     lines = RepairLines(said.append)
-    first, other = HealingEnd(4096, 640, 0.8, 0.4, 0.2), HealingEnd(4096, 640, 0.8, 0.4, 0.3)
+    first, other = healed(640, 0.8, 0.4, 0.2), healed(640, 0.8, 0.4, 0.3)
     for end in (first, other, first):
         lines(end)
     assert len(said) == 2

@@ -15,7 +15,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.repair import stitch
 from gptailor.output.lock import read_lock
-from gptailor.plan.events import Event, GapBegun, GapBridged
+from gptailor.plan.events import Event, FitResult, GapBegun
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
@@ -56,18 +56,16 @@ def plan_of(folder: Path) -> Plan:
 def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
     told: list[str] = []
     plan = plan_of(folder)
-    bridged: list[GapBridged] = []
+    bridged: list[FitResult] = []
 
     def on_event(event: Event) -> None:
         if isinstance(event, GapBegun):
             told.append(event.gap.name)
-        elif isinstance(event, GapBridged):
+        elif isinstance(event, FitResult):
             bridged.append(event)
 
     written = gptailor.compile(plan, folder / "out", on_event=on_event)
-    assert {f"L{event.gap.after}": (event.tokens, event.explained) for event in bridged} == {
-        after: (bridge.tokens, bridge.explained) for after, bridge in written.bridges.items()
-    }
+    assert {result.at: result for result in bridged} == written.fits
     model, live = AutoModelForCausalLM.from_pretrained(folder / "out"), stitch(plan)
     for name, tensor in live.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
@@ -206,10 +204,10 @@ def test_the_command_says_how_good_each_fit_is(
     assert [after for after, _ in fits] == ["L0", "L2"]
     assert "bridging the gap after L2" in said.err
     written = gptailor.compile(plan_of(folder), folder / "again")
-    assert [f"{100 * one.held_out:.1f}" for one in written.bridges.values()] == [
+    assert [f"{100 * one.numbers['held_out']:.1f}" for one in written.fits.values()] == [
         share for _, share in fits
     ]
-    assert not gptailor.compile(write(folder, "drop L1"), folder / "bare").bridges
+    assert not gptailor.compile(write(folder, "drop L1"), folder / "bare").fits
 
 
 @pytest.mark.parametrize(

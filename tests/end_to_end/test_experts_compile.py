@@ -55,7 +55,7 @@ def test_a_folder_is_locked_and_verified(
     assert not any(tensor.sketch for tensor in lock.tensors.values())
     assert gptailor.verify(folder / "out").result == "verified"
     again = gptailor.compile(plan, folder / "again", locked=lock)
-    assert again.experts is not None
+    assert list(again.fits) == ["experts"]
     assert gptailor.lock(plan).tensors == lock.tensors
     assert run(["compile", "plan.tailor", "-o", "out"]) == 0
     assert "nothing changed" in capsys.readouterr().out

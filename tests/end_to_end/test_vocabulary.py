@@ -236,15 +236,14 @@ def test_a_cut_vocabulary_is_bridged_and_healed(models: Path, tmp_path: Path) ->
         'heal on "TEXT" tokens 256 rank 2\n'
     )
     result = gptailor.compile(plan_of(models, text), tmp_path / "out")
-    assert list(result.bridges) == ["L0"]
-    assert result.healed is not None
-    assert math.isfinite(result.healed.healed)
+    assert list(result.fits) == ["L0", "heal"]
+    assert math.isfinite(result.fits["heal"].numbers["healed"])
     taught = gptailor.compile(
         plan_of(models, text.replace("heal", f'model math = "{models / "math"}"\nheal from math')),
         tmp_path / "taught",
     )
-    assert taught.healed is not None
-    assert taught.healed.start != result.healed.start
+    starts = [made.fits["heal"].numbers["start"] for made in (taught, result)]
+    assert starts[0] != starts[1]
 
 
 def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
@@ -264,8 +263,8 @@ def test_a_gguf_file_has_the_kept_tokens(models: Path, tmp_path: Path) -> None:
 def test_a_cut_vocabulary_alone_learns_from_the_whole_one(models: Path, tmp_path: Path) -> None:
     text = 'vocabulary 270 on "TEXT"\nheal on "TEXT" tokens 2048 rank full'
     result = gptailor.compile(plan_of(models, text), tmp_path / "out")
-    assert result.healed is not None
-    assert 0 < result.healed.healed < result.healed.start
+    losses = result.fits["heal"].numbers
+    assert 0 < losses["healed"] < losses["start"]
 
 
 def test_another_tensor_of_tokens_is_refused(models: Path, tmp_path: Path) -> None:
@@ -330,5 +329,5 @@ def test_one_space_has_every_cut_of_a_mixture(models: Path, tmp_path: Path) -> N
     out = gptailor.compile(best, tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert sum(tensor.numel() for tensor in tensors.values()) <= 27_000
-    assert out.healed is not None
+    assert "heal" in out.fits
     assert result.best is not None

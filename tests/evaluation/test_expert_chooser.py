@@ -17,7 +17,7 @@ from gptailor.evaluation.bridge.fit import BridgeError
 from gptailor.evaluation.expert_chooser import ExpertValues
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.repair import Repairs, fit, stitch
-from gptailor.plan.events import ChoosingBegun, ChoosingEnd, ChoosingStep
+from gptailor.plan.events import ChoosingBegun, ChoosingStep, FitResult
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.hollow import QWEN_3_30B, qwen3_moe, write_hollow
@@ -95,6 +95,13 @@ def unused(model: Path, opened: Opened, dead: list[int]) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
+def kept_experts(plan: Plan, *, anew: bool = False) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the experts that stay in each layer, () for a dense one."""
+    kept = fit(prepare(plan), anew=anew).resolved.kept_experts
+    assert kept is not None
+    return kept
+
+
 @pytest.mark.parametrize("family", FIRSTS)
 def test_experts_that_no_token_takes_leave_without_a_trace(family: str, tmp_path: Path) -> None:
     own = 8 if family in GROUPED else 4
@@ -107,10 +114,9 @@ def test_experts_that_no_token_takes_leave_without_a_trace(family: str, tmp_path
     unused(base, opened, list(range(0, own, 2)))
     cut = gptailor.loads(f'{text}experts {own // 2} on "rows.jsonl"', folder=tmp_path)
     result = gptailor.compile(cut, tmp_path / "out")
-    assert result.experts is not None
-    kept = {kept for kept in result.experts.kept if kept}
+    kept = {kept for kept in kept_experts(cut) if kept}
     assert kept == {tuple(range(1, own, 2))} or family in GROUPED  # no token may take a group
-    assert result.experts.share == pytest.approx(1.0)
+    assert result.fits["experts"].numbers["share"] == pytest.approx(1.0)
     before, after = loaded(base), loaded(tmp_path / "out")
     assert after.num_parameters() < before.num_parameters()
     assert result.parameters == prepare(cut).output_size.parameters
@@ -124,10 +130,9 @@ def test_gemma_4_with_experts_beside_its_mlps(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl")
     text = 'tailor 1\nmodel base = "./base"\nexperts 3 on "rows.jsonl"'
     plan = gptailor.loads(text, folder=tmp_path)
-    result = gptailor.compile(plan, tmp_path / "out")
-    assert result.experts is not None
+    gptailor.compile(plan, tmp_path / "out")
     before, after = (load_file(d / "model.safetensors") for d in (base, tmp_path / "out"))
-    for layer, kept in enumerate(result.experts.kept):
+    for layer, kept in enumerate(kept_experts(plan)):
         name = f"model.layers.{layer}.router.per_expert_scale"
         assert torch.equal(before[name][list(kept)], after[name])
     assert loaded(tmp_path / "out").config.num_experts == 3
@@ -217,9 +222,7 @@ def test_the_experts_of_the_largest_weighted_outputs_stay(say: Say, folder: Path
             values.append(float((weights[at, place] * output[at].norm(dim=-1)).mean()))
         ranked = sorted(range(6), key=lambda number: -values[number])
         wanted.append(tuple(sorted(ranked[:4])))
-    chosen = fit(prepare(say('experts 4 on "uneven.jsonl"')), anew=True).experts
-    assert chosen is not None
-    assert chosen.kept == tuple(wanted)
+    assert kept_experts(say('experts 4 on "uneven.jsonl"'), anew=True) == tuple(wanted)
     assert len(set(wanted)) > 1
 
 
@@ -239,22 +242,21 @@ def test_values_are_kept_for_other_plans_and_on_the_disk(say: Say) -> None:
     first = repairs.stitch(plan).model
     assert isinstance(events[0], ChoosingBegun)
     assert [event.done for event in events if isinstance(event, ChoosingStep)] == [1, 2, 3, 4, 5, 6]
-    assert isinstance(events[-1], ChoosingEnd)
+    assert isinstance(events[-1], FitResult)
     assert events[-1].tokens == 300
     events.clear()
     fewer = repairs.stitch(say('experts 2 on "rows.jsonl" tokens 300\ndrop L2')).model
     assert fewer.config.num_local_experts == 2
     again = Repairs(Stitcher(prepare(plan).models), events.append).stitch(plan).model
-    assert [type(event) for event in events] == [ChoosingEnd] * 2
+    assert [type(event) for event in events] == [FitResult] * 2
     assert torch.equal(logits(again), logits(first))
 
 
 def test_streamed_layers_give_the_same_choice(say: Say) -> None:
     prepared = prepare(say('experts 3 on "rows.jsonl"\ndrop L1'))
     whole, streamed = (fit(prepared, anew=True, memory=memory) for memory in (None, 100_000))
-    assert whole.experts is not None
-    assert streamed.experts is not None
-    assert whole.experts.kept == streamed.experts.kept
+    assert whole.resolved.kept_experts
+    assert whole.resolved.kept_experts == streamed.resolved.kept_experts
 
 
 # ------------------------------------------------------------------------------- beside other parts
@@ -275,29 +277,31 @@ def test_a_live_model_equals_the_compiled_folder(statements: str, say: Say, tmp_
     plan = say(f'{statements}\nexperts 3 on "rows.jsonl" tokens 300')
     result = gptailor.compile(plan, tmp_path / "out")
     after = loaded(tmp_path / "out")
-    assert result.experts is not None
+    assert "experts" in result.fits
     assert after.config.num_local_experts == 3
     assert torch.equal(logits(stitch(plan)), logits(after))
 
 
 def test_experts_follow_their_layer(say: Say, folder: Path, tmp_path: Path) -> None:
-    result = gptailor.compile(say('drop L2\nexperts 3 on "rows.jsonl"'), tmp_path / "out")
-    assert result.experts is not None
+    plan = say('drop L2\nexperts 3 on "rows.jsonl"')
+    gptailor.compile(plan, tmp_path / "out")
+    kept = kept_experts(plan)
     before, after = (
         load_file(d / "model.safetensors") for d in (folder / "base", tmp_path / "out")
     )
     for layer, position in enumerate((0, 1, 3, 4, 5)):
         names = (f"model.layers.{n}.block_sparse_moe.gate.weight" for n in (layer, position))
         new, old = names
-        assert torch.equal(after[new], before[old][list(result.experts.kept[position])])
+        assert torch.equal(after[new], before[old][list(kept[position])])
 
 
 def test_a_bridge_is_fitted_on_the_experts_that_stay(say: Say) -> None:
     plan = say('drop L2\nexperts 3 on "rows.jsonl"\nbridge on "rows.jsonl"')
     prepared = prepare(plan)
-    bridge = fit(prepared, anew=True).bridges["L1"].tensors
-    experts = [name for name in bridge if ".experts." in name]
-    assert {int(name.split(".")[2]) for name in experts} == {0, 1, 2}
+    bridged = fit(prepared, anew=True).tensors
+    experts = [name for name in bridged if ".experts." in name]
+    assert all(name.startswith("model.layers.1.") for name in bridged)
+    assert {int(name.split(".")[5]) for name in experts} == {0, 1, 2}
 
 
 def test_stacked_experts_of_a_merge_are_cut_after_it(tmp_path: Path) -> None:
@@ -311,10 +315,9 @@ def test_stacked_experts_of_a_merge_are_cut_after_it(tmp_path: Path) -> None:
     whole = gptailor.loads(text, folder=tmp_path)
     plan = gptailor.loads(f'{text}experts 3 on "rows.jsonl"', folder=tmp_path)
     gptailor.compile(whole, tmp_path / "whole")
-    result = gptailor.compile(plan, tmp_path / "out")
-    assert result.experts is not None
+    gptailor.compile(plan, tmp_path / "out")
     before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "out"))
-    for layer, kept in enumerate(result.experts.kept):
+    for layer, kept in enumerate(kept_experts(plan)):
         for module in ("input_linear", "output_linear", "router.layer"):
             name = f"model.layers.{layer}.block_sparse_moe.{module}.weight"
             assert torch.equal(before[name][list(kept)], after[name])
@@ -335,14 +338,14 @@ def test_packed_experts_of_four_bits_move_as_bytes(tmp_path: Path) -> None:
     config["quantization_config"] = {"quant_method": "mxfp4"}
     (base / "config.json").write_text(json.dumps(config))
     write_rows(tmp_path / "rows.jsonl")
-    plan = 'tailor 1\nmodel base = "./base"\nexperts 2 on "rows.jsonl"'
-    result = gptailor.compile(gptailor.loads(plan, folder=tmp_path), tmp_path / "out")
-    after = load_file(tmp_path / "out" / "model.safetensors")
-    assert result.experts is not None
+    text = 'tailor 1\nmodel base = "./base"\nexperts 2 on "rows.jsonl"'
+    plan = gptailor.loads(text, folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "out")
+    after, stay = load_file(tmp_path / "out" / "model.safetensors"), kept_experts(plan)
     assert after.keys() == packed.keys()
     for name, tensor in after.items():
         if "mlp." in name and "norm" not in name:
-            kept = result.experts.kept[int(name.split(".")[2])]
+            kept = stay[int(name.split(".")[2])]
             assert tensor.dtype == packed[name].dtype
             assert torch.equal(tensor, packed[name][list(kept)])
     written = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -354,12 +357,12 @@ def test_quantised_experts_move_as_bytes(tmp_path: Path) -> None:
     base = tiny_model("qwen3_moe", tmp_path / "base")
     write_quantised(base, "fp8-block")
     write_rows(tmp_path / "rows.jsonl")
-    plan = 'tailor 1\nmodel base = "./base"\nexperts 2 on "rows.jsonl"'
-    result = gptailor.compile(gptailor.loads(plan, folder=tmp_path), tmp_path / "out")
-    assert result.experts is not None
+    text = 'tailor 1\nmodel base = "./base"\nexperts 2 on "rows.jsonl"'
+    plan = gptailor.loads(text, folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "out")
     before, after = (load_file(d / "model.safetensors") for d in (base, tmp_path / "out"))
     moved = 0
-    for layer, kept in enumerate(result.experts.kept):
+    for layer, kept in enumerate(kept_experts(plan)):
         for place, number in enumerate(kept):
             start = f"model.layers.{layer}.mlp.experts."
             for name in (name for name in before if name.startswith(f"{start}{number}.")):

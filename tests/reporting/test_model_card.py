@@ -5,9 +5,9 @@ import math
 import pytest
 
 import gptailor
-from gptailor.plan.events import HealingEnd
+from gptailor.plan.events import FitResult, FitText
 from gptailor.prepare import Prepared, prepare
-from gptailor.reporting.model_card import Repaired, card
+from gptailor.reporting.model_card import card
 from tests.tiny import tiny_model
 
 PLAN = """tailor 1
@@ -25,14 +25,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(gptailor.loads(PLAN, folder=folder))
 
 
-def made(prepared: Prepared, repaired: Repaired) -> str:
+def made(prepared: Prepared, recovered: float, healed: float) -> str:
+    """The card with the results of one bridge and of healing."""
+    first, second, third = (FitText(9, "0" * 64, tokens) for tokens in (600, 256, 512))
+    losses = {"held": 128, "bare": 0.9, "start": 0.4, "healed": healed}
+    fits = {
+        "L0": FitResult("bridge", "L0", (first,), {"held_out": recovered}),
+        "heal": FitResult("heal", "heal", (second, third), losses),
+    }
     sizes = prepared.base_size, prepared.output_size
-    return card("T", "out", prepared.resolved, PLAN, sizes, "1", repaired=repaired)
+    return card("T", "out", prepared.resolved, PLAN, sizes, "1", fits=fits)
 
 
 def test_a_card_has_the_tokens_that_were_used_and_the_results(prepared: Prepared) -> None:
-    end = HealingEnd(768, 128, 0.9, 0.4, 0.25)
-    text = made(prepared, Repaired({"L0": (600, 0.512)}, end, (256, 512)))
+    text = made(prepared, 0.512, 0.25)
     assert "| L0 | `t.txt` | 600 | 0.1 | 51.2% |" in text
     assert "| `t.txt` | the same plan with nothing dropped | 256 |" in text
     assert "| `u.txt` | the same plan with nothing dropped | 512 |" in text
@@ -43,8 +49,7 @@ def test_a_card_has_the_tokens_that_were_used_and_the_results(prepared: Prepared
 
 
 def test_a_healing_in_vain_heals_no_layer(prepared: Prepared) -> None:
-    end = HealingEnd(768, 128, 0.9, 0.4, 0.4)
-    text = made(prepared, Repaired({"L0": (600, math.nan)}, end, (256, 512)))
+    text = made(prepared, math.nan, 0.4)
     assert "| L0 | `t.txt` | 600 | 0.1 | unknown |" in text
     assert "0.400. No step reduced it, so the layers stay as they were." in text
     assert "learns by" not in text

@@ -18,24 +18,23 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.families.layout import Layout, projection
-from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluation.bridge.states import (
     CalibrationText,
-    FitTexts,
     OwnContents,
     Sequences,
     Walk,
 )
-from gptailor.evaluation.kept_tensors import Kept, KeptTensors, environment
+from gptailor.evaluation.fit import Fit, Fitted, fit_texts
+from gptailor.evaluation.kept_tensors import KeptTensors, environment
 from gptailor.evaluation.live import content_keys
-from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration
 from gptailor.methods import rounding
-from gptailor.plan.events import GapBegun, GapBridged, GapStep, OnEvent, ignore_events
+from gptailor.plan.events import FitResult, GapBegun, GapStep, OnEvent
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Slot, bridge_over
 from gptailor.plan.resolved import Gap, Resolved
+from gptailor.program.sources import Checked
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
@@ -258,12 +257,12 @@ def measured_layers(
 
 def fit_key(
     contents: content_keys.ModelContents,
-    settings: tuple[object, ...],
+    settings: Sequence[object],
     text: CalibrationText,
     more: Iterable[bytes] = (),
 ) -> str:
     """Return a hash of everything that decides a fit on the states of some contents."""
-    key = hashlib.sha256(repr((contents.instructions, settings, environment())).encode())
+    key = hashlib.sha256(repr((contents.instructions, tuple(settings), environment())).encode())
     for part in chain(more, text.token_bytes()):
         key.update(part)
     return key.hexdigest()[:32]
@@ -274,56 +273,24 @@ LEFT_OUT_TOKENS = 1024
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class FittedBridge:
-    """A gap's fit: the tensors of the layer before it, by their names within the layer, on the CPU.
+class Bridger(Fit):
+    """Fits the bridges of plans. The beginnings that plans have in common are fitted once."""
 
-    `digest` is that of the calibration file, and `tokens` counts the tokens of the fit. `explained`
-    is the share of the squared distance to the hidden states without a gap that the bridge removes;
-    each token's distance is relative to the length of its state. `held_out` is the same share of
-    some sequences, each removed by a fit that leaves the sequence out.
-    """
+    folder = "bridged"
 
-    tensors: Mapping[str, Tensor]
-    digest: FileDigest
-    tokens: int
-    explained: float
-    held_out: float
+    @staticmethod
+    def wanted(checked: Checked) -> bool:
+        """Return whether a plan closes gaps."""
+        return bool(checked.resolved.gaps)
 
+    def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
+        """Return a plan with the fits of its gaps.
 
-@final
-class Bridger:
-    """Fits the bridges of plans over a stitcher's models, which compute in float32.
-
-    The beginnings that plans have in common are fitted once, and fits are kept on this machine.
-    With `anew` no kept fit is reused. While a plan is fitted, the stitcher leaves room for the
-    sums.
-    """
-
-    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
-        self.table = table = stitcher.table
-        self.live = stitcher.live
-        self.tensors = stitcher.tensors
-        self.device = stitcher.device
-        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
-        self.reserve = stitcher.reserve
-        self.layout = table.models["base"].layout
-        self._config = configuration(table.models["base"].config)
-        self._texts = FitTexts(table.models)
-        self._kept = Kept("bridged", anew=anew)
-
-    def bridges(
-        self,
-        resolved: Resolved,
-        narrowed: Sequence[Mapping[str, Tensor]],
-        on_event: OnEvent = ignore_events,
-    ) -> Iterator[tuple[Gap, FittedBridge]]:
-        """Yield the fits of a closed plan's gaps in order, and report new fits.
-
-        `narrowed` are the tensors of narrow MLPs of the plan with nothing dropped; () without any.
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
+        resolved, narrowed = fitted.resolved, fitted.narrowed
+        changes, results = dict[int, Mapping[str, Tensor]](), list[FitResult]()
         gaps = resolved.gaps
         undone = undropped = self.table.contents(resolved.undone)
         if narrowed or resolved.kept_experts is not None:
@@ -335,23 +302,28 @@ class Bridger:
             own[number] = undropped.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(resolved, *pair) for pair in zip(gaps, sizes, strict=True)]
-        self.reserve(max(Statistics.size(*size) for size in sizes))
+        self.stitcher.reserve(max(Statistics.size(*size) for size in sizes))
         walk: Walk | None = None
 
         def walk_of(text: CalibrationText) -> Walk:
             nonlocal walk
             if walk is None or walk.batches is not text.batches:
-                walk = Walk(undone, undropped, self.table, self.live, text.batches, self.place)
+                walk = Walk(
+                    undone, undropped, self.table, self.stitcher.live, text.batches, self.place
+                )
             return walk
 
         try:
             for gap, text in zip(gaps, texts, strict=True):
-                fitted = partial(self._fit, partial(walk_of, text), gap, own, text, on_event)
-                fit = self._kept(self._key(undone, own, gap, text), fitted)
+                make = partial(self._fit, partial(walk_of, text), gap, own, text, on_event)
+                fit = self.kept(self._key(undone, own, gap, text), make)
                 own[gap.start] = self.table.fitted(_before(gap, own), fit.tensors)
-                yield gap, FittedBridge(fit.tensors, text.digest, text.tokens, **fit.numbers)
+                changes[gap.index] = fit.tensors
+                texts_read = fit_texts((text.digest, text.tokens))
+                results.append(FitResult("bridge", f"L{gap.after}", texts_read, fit.numbers))
         finally:
-            self.reserve(0)
+            self.stitcher.reserve(0)
+        return fitted.having(changes, *results)
 
     def _fit(
         self,
@@ -374,10 +346,11 @@ class Bridger:
             sampled = add_tokens(sums, text, pairs)
             solution = solve(sums, gap.ridge)
             held_out = solution.held_out(sampled)
-            unbridged = {name: self.tensors.of_layer(content, o) for name, o in outputs.items()}
+            unbridged = {
+                name: self.stitcher.tensors.of_layer(content, o) for name, o in outputs.items()
+            }
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
             tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
-        on_event(GapBridged(gap, text.tokens, solution.explained, held_out))
         return KeptTensors(tensors, {"explained": solution.explained, "held_out": held_out})
 
     def _key(
@@ -389,7 +362,7 @@ class Bridger:
     ) -> str:
         """Return a hash of everything that decides a gap's fit."""
         before = replace(undone, layers=undone.layers[: gap.end])
-        settings = gap.start, gap.end, gap.ridge, self.device.type, self.place.type
+        settings = gap.start, gap.end, gap.ridge, *self.devices
         pairs = zip(own[: gap.start + 1], undone.layers, strict=False)
         return fit_key(before, settings, text, (_own_bytes(*pair) for pair in pairs))
 
@@ -399,8 +372,12 @@ class Bridger:
         The bridge's inputs are those of the branch's last projection, or the outputs of a branch of
         experts.
         """
+        base = self.table.models["base"]
         shapes = {output.spec.name: output.spec.shape for output in content.outputs}
-        last, hidden = last_projection(self.layout, shapes), int(self._config.hidden_size)
+        last, hidden = (
+            last_projection(self.layout, shapes),
+            int(configuration(base.config).hidden_size),
+        )
         return (hidden if last is None else last.inputs), hidden
 
     def _text(self, resolved: Resolved, gap: Gap, widths: tuple[int, int]) -> CalibrationText:
@@ -408,7 +385,7 @@ class Bridger:
         plan = resolved.declared
         number = bridge_over(plan, gap.after)
         named = number is not None and plan.bridges[number].tokens is not None
-        return self._texts.of(plan, gap.on, gap.tokens, widths[0], named=named, statement="bridge")
+        return self.texts.of(plan, gap.on, gap.tokens, widths[0], named=named, statement="bridge")
 
 
 def add_tokens(

@@ -67,7 +67,6 @@ from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
 from gptailor.plan.events import (
-    HealingEnd,
     HealingReused,
     HealingStart,
     OnEvent,
@@ -88,7 +87,7 @@ from gptailor.program.sources import Checked
 class HealedLayers:
     """The learned tensors of each layer of the output, by their names within it.
 
-    The tensors are on the CPU in the output's dtypes. The numbers are those of `HealingEnd`. If no
+    The tensors are on the CPU in the output's dtypes. The numbers are those of `FitResult`. If no
     step came nearer to the teacher, the layers are unchanged.
     """
 
@@ -98,16 +97,6 @@ class HealedLayers:
     bare: float
     start: float
     healed: float
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens that were learned from."""
-        return sum(text.tokens for text in self.texts)
-
-    @property
-    def end(self) -> HealingEnd:
-        """The numbers alone."""
-        return HealingEnd(self.tokens, self.held, self.bare, self.start, self.healed)
 
 
 @final

@@ -5,8 +5,8 @@ share the fits. Fits on the states of a narrow plan gave a higher loss (docs/wid
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layout import projection
 from gptailor.checkpoint.families.width import Neurons, neurons_in
-from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluation.bridge.fit import (
     FittedTokens,
     Statistics,
@@ -25,68 +24,41 @@ from gptailor.evaluation.bridge.fit import (
     measured_layers,
     solve,
 )
-from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
-from gptailor.evaluation.kept_tensors import Kept, KeptTensors
+from gptailor.evaluation.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.fit import Fit, Fitted, fit_texts
+from gptailor.evaluation.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
-from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.width.neurons import kept_neurons, sums_of_kept, working_size
-from gptailor.plan.events import NarrowingBegun, NarrowingEnd, NarrowingStep, OnEvent, ignore_events
+from gptailor.plan.events import FitResult, NarrowingBegun, NarrowingStep, OnEvent
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
 from gptailor.plan.resolved import ClosedCut, Resolved
-from gptailor.program.program import Narrowed, Output
+from gptailor.program.compile import narrower
+from gptailor.program.program import Output
+from gptailor.program.sources import Checked
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class FittedWidth:
-    """The narrow MLPs of a plan with nothing dropped.
+class Narrower(Fit):
+    """Narrows the MLPs of plans."""
 
-    `layers` has each layer's tensors by their names within it, on the CPU. `digest` is that of the
-    calibration file, and `tokens` counts the tokens of the fit. `held_out` has for each layer the
-    share of the squared error of leaving neurons out that the fit removes from sequences that it
-    left out.
-    """
+    folder = "narrowed"
 
-    layers: tuple[Mapping[str, Tensor], ...]
-    digest: FileDigest
-    tokens: int
-    held_out: tuple[float, ...]
+    @staticmethod
+    def wanted(checked: Checked) -> bool:
+        """Return whether a plan has narrower MLPs."""
+        return narrower(checked) is not None
 
-    @property
-    def recovered(self) -> float:
-        """The mean of `held_out`."""
-        return math.fsum(self.held_out) / len(self.held_out)
-
-
-@final
-class Narrower:
-    """Narrows the MLPs of plans over a stitcher's models, which compute in float32.
-
-    Fits are kept for other plans and on this machine. With `anew` no kept fit is reused. While a
-    plan is fitted, the stitcher leaves room for the sums.
-    """
-
-    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
-        self.table = stitcher.table
-        self.live = stitcher.live
-        self.tensors = stitcher.tensors
-        self.device = stitcher.device
-        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
-        self.reserve = stitcher.reserve
-        self.layout = self.table.models["base"].layout
-        self._texts = FitTexts(self.table.models)
-        self._kept = Kept("narrowed", anew=anew)
-
-    def fit(self, resolved: Resolved, on_event: OnEvent = ignore_events) -> FittedWidth:
-        """Return the narrow MLPs of a closed plan with a width, and report a new fit.
+    def run(self, fitted: Fitted, on_event: OnEvent) -> Fitted:
+        """Return a plan with narrow MLPs, of the layers that are dropped too.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a layer without a
         fit.
         """
+        resolved = fitted.resolved
         cut = resolved.cuts["width"]
         undone = self.table.contents(resolved.undone)
         width, hidden = self._sides(undone.layers[0])
-        text = self._texts.of(
+        text = self.texts.of(
             resolved.declared, cut.on, cut.tokens or WIDTH_TOKENS, width,
             named=cut.tokens is not None, statement="width",
         )  # fmt: skip
@@ -94,11 +66,11 @@ class Narrower:
 
         def narrowed() -> KeptTensors:
             on_event(NarrowingBegun(len(layers), cut.size))
-            self.reserve(working_size(width, hidden))
+            self.stitcher.reserve(working_size(width, hidden))
             try:
                 fits = list(self._layers(resolved, undone, text, on_event))
             finally:
-                self.reserve(0)
+                self.stitcher.reserve(0)
             named = ((n, *item) for n, fit in enumerate(fits) for item in fit.tensors.items())
             tensors = {f"{number} {name}": tensor for number, name, tensor in named}
             shares = {str(n): fit.numbers["held_out"] for n, fit in enumerate(fits)}
@@ -111,13 +83,14 @@ class Narrower:
                 tensors |= {f"{number} {name}": tensor for name, tensor in own.items()}
             return KeptTensors(tensors, kept.numbers)
 
-        settings = cut.size, _ridge(cut), self.device.type, self.place.type
-        found = self._kept(fit_key(undone, settings, text), narrowed, read)
+        settings = cut.size, _ridge(cut), *self.devices
+        found = self.kept(fit_key(undone, settings, text), narrowed, read)
         own = tuple(_of_layer(found, number) for number in range(len(layers)))
-        held_out = tuple(found.numbers[str(number)] for number in range(len(layers)))
-        fitted = FittedWidth(own, text.digest, text.tokens, held_out)
-        on_event(NarrowingEnd(cut.size, text.tokens, fitted.recovered))
-        return fitted
+        recovered = math.fsum(found.numbers.values()) / len(layers)
+        texts = fit_texts((text.digest, text.tokens))
+        result = FitResult("width", "width", texts, {"recovered": recovered})
+        changes = {i: own[number] for i, number in enumerate(resolved.undone_numbers)}
+        return replace(fitted.having(changes, result), narrowed=own)
 
     def _layers(
         self,
@@ -127,7 +100,7 @@ class Narrower:
         on_event: OnEvent,
     ) -> Iterator[KeptTensors]:
         cut = resolved.cuts["width"]
-        walk = Walk(undone, undone, self.table, self.live, text.batches, self.place)
+        walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
 
         def fit(number: int) -> KeptTensors:
             return self._fit(walk, undone.layers[number], cut, text)
@@ -143,7 +116,7 @@ class Narrower:
         """Return a layer's neurons that stay, its output projection, and the share `held_out`."""
         ridge = _ridge(cut)
         output = self._down(content)
-        name, down = output.spec.name, self.tensors.of_layer(content, output)
+        name, down = output.spec.name, self.stitcher.tensors.of_layer(content, output)
         neurons = neurons_in(self.layout, name, down.shape)
         assert neurons is not None, "an output projection"
         rows = down.to(device=walk.device, dtype=torch.float64).movedim(neurons.axis, 0)
@@ -165,7 +138,7 @@ class Narrower:
             if name not in tensors:
                 neurons = neurons_in(self.layout, name, output.spec.shape)
             if neurons is not None:
-                made = self.tensors.of_layer(content, output)
+                made = self.stitcher.tensors.of_layer(content, output)
                 tensors[name] = _sliced(made, neurons, kept.to(made.device)).cpu()
         return tensors
 
@@ -192,11 +165,6 @@ def _of_layer(kept: KeptTensors, number: int) -> dict[str, Tensor]:
     """Return the tensors of a layer, by their names within it."""
     named = ((name.split(" "), tensor) for name, tensor in kept.tensors.items())
     return {name: tensor for (layer, name), tensor in named if layer == str(number)}
-
-
-def narrows(contents: content_keys.ModelContents) -> bool:
-    """Return whether MLPs of these contents are narrower than the model's."""
-    return any(isinstance(output.make, Narrowed) for c in contents.layers for output in c.outputs)
 
 
 def _ridge(cut: ClosedCut) -> float:

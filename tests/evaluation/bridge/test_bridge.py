@@ -326,15 +326,15 @@ def test_the_fit_is_the_rules(say: Say, folder: Path) -> None:
     found = fitted(say(ONE))
     assert_made(found, 1, naive(loaded(folder / "base"), stitch(say("drop L2..L3")), (1, 4, 1)))
     assert list(found.tensors) == ["model.layers.1.mlp.down_proj.weight"]
-    assert (found.bridges["L1"].tokens, list(found.bridges)) == (800, ["L1"])
-    assert found.bridges["L1"].explained > 0.1
+    assert (found.results["L1"].tokens, list(found.results)) == (800, ["L1"])
+    assert found.results["L1"].numbers["explained"] > 0.1
 
 
 def test_a_later_gap_is_fitted_on_the_bridged_models_states(say: Say, folder: Path) -> None:
     found = fitted(say(TWO))
     first = say('drop L1, L3..L4; bridge L0 on "text.txt" tokens 800 ridge 0.001')
     assert_made(found, 1, naive(loaded(folder / "base"), stitch(first), (2, 5, 1)))
-    assert list(found.bridges) == ["L0", "L2"]
+    assert list(found.results) == ["L0", "L2"]
 
 
 def test_of_three_gaps_each_goes_on_from_the_last(say: Say, folder: Path) -> None:
@@ -477,7 +477,7 @@ def test_the_explained_share_is_that_of_the_bridged_model(kind: str, tmp_path: P
     tiny_model(kind, tmp_path / "base")
     (tmp_path / "text.txt").write_text(letters(900))
     plan = said(tmp_path, ONE)
-    [bridge] = fitted(plan).bridges.values()
+    [bridge] = fitted(plan).results.values()
     tokens = list(rows(tmp_path / "base"))
     wanted = after_layer(loaded(tmp_path / "base"), 3, tokens)
     weigh = 1 / wanted.square().sum(1)
@@ -485,8 +485,8 @@ def test_the_explained_share_is_that_of_the_bridged_model(kind: str, tmp_path: P
         (weigh[:, None] * (after_layer(model, 1, tokens) - wanted).square()).sum()
         for model in (stitch(said(tmp_path, "drop L2..L3")), stitch(plan))
     ]
-    assert bridge.explained == pytest.approx(float(1 - far[1] / far[0]), abs=1e-4)
-    assert bridge.explained > 0.05
+    assert bridge.numbers["explained"] == pytest.approx(float(1 - far[1] / far[0]), abs=1e-4)
+    assert bridge.numbers["explained"] > 0.05
 
 
 def without_branch(layer: nn.Module, branch: str, call: Callable[[], Tensor]) -> Tensor:
@@ -507,7 +507,7 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     prepared = prepare(plan)
     found = fit(prepared)
     assert found.tensors.keys() == prepared.compiled.program.fitted
-    assert all(bridge.explained > 0.05 for bridge in found.bridges.values())
+    assert all(bridge.numbers["explained"] > 0.05 for bridge in found.results.values())
 
     live: Stitched = Repairs(Stitcher(prepared.models)).stitch(plan)
     state = live.model.state_dict()
@@ -602,13 +602,13 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     on_event = only(GapBegun, lambda event: told.append(event.gap.after))
     repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event, anew=True)
     resolved = repairs.stitcher.table.resolved
-    [first, _] = repairs.bridges(resolved(say(TWO)), None)
+    first = repairs.fitted(resolved(say(TWO))).changes["bridge"]
     other = say(TWO.replace("L3..L4", "L4"))
-    [again, _] = repairs.bridges(resolved(other), None)
+    again = repairs.fitted(resolved(other)).changes["bridge"]
     assert told == [0, 2, 3]
-    assert first[1].tensors is again[1].tensors
+    assert first[0] is again[0]
     shorter = say(TWO.replace("L3..L4", "L3"))
-    repairs.bridges(resolved(shorter), None)
+    repairs.fitted(resolved(shorter))
     assert told == [0, 2, 3, 2]
     one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]
@@ -670,7 +670,7 @@ def test_tokens_that_are_named_have_to_be_there_as_for_heal(say: Say, folder: Pa
     message = "the text has 900 tokens, and 'bridge' needs 3,000,000"
     assert (caught.value.code, caught.value.message) == ("C806", message)
     assert caught.value.help == "give more text, or ask for fewer 'tokens'"
-    [bridge] = fitted(say('drop L2; bridge on "some.txt"')).bridges.values()
+    [bridge] = fitted(say('drop L2; bridge on "some.txt"')).results.values()
     assert bridge.tokens == 900
 
 

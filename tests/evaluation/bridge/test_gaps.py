@@ -62,9 +62,9 @@ def test_what_is_explained_is_what_a_fit_explains(folder: Path) -> None:
     for after, width in gaps_of(len(found)):
         cut = f"L{after + 1}..L{after + width}" if width > 1 else f"L{after + 1}"
         fitted = fit(prepare(said(folder, f"drop {cut}\n{BRIDGE}")))
-        (bridge,) = fitted.bridges.values()
+        (bridge,) = fitted.results.values()
         explained = 1 - found[after][width - 1] / wholes[after][width - 1]
-        assert explained == pytest.approx(bridge.explained, abs=2e-3)
+        assert explained == pytest.approx(bridge.numbers["explained"], abs=2e-3)
 
 
 def test_random_mixtures_keep_the_order(folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_layer_that_matters_is_won_back_alike_by_full_rank_and_by_the_weights_
         plan = said(folder, f"{CUT} rank {rank}")
         found = heal(plan)
         left[rank] = found.healed / found.start
-        assert (found.bare, found.tokens, found.held) == (found.start, 3840, 128)
+        assert (found.bare, found.texts[0].tokens, found.held) == (found.start, 3840, 128)
         held = text_of(plan).held.tokens
         for tensors, loss in (({}, found.start), (found.tensors, found.healed)):
             own = divergence(teacher, with_layers(plan, tensors), held)
