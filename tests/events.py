@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from gptailor.plan.events import BytesDone, Event, OnEvent
+from gptailor.plan.events import BytesDone, Event, OnEvent, Progress
 
 
 def only(kind: type[Any], receive: Callable[[Any], object]) -> OnEvent:
@@ -14,6 +14,11 @@ def only(kind: type[Any], receive: Callable[[Any], object]) -> OnEvent:
             receive(event)
 
     return on_event
+
+
+def progress(what: str, receive: Callable[[Progress], object]) -> OnEvent:
+    """Return a receiver that hands on the progress of one kind of work."""
+    return only(Progress, lambda event: receive(event) if event.what == what else None)
 
 
 def sizes(receive: Callable[[int], object]) -> OnEvent:

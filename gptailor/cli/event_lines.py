@@ -9,21 +9,9 @@ from typing import TypeVar, final
 
 from gptailor.cli import options
 from gptailor.plan.events import (
-    ChoosingBegun,
-    ChoosingStep,
-    EvaluationStep,
     FitResult,
-    GapBegun,
-    GapStep,
-    HealingReused,
     HealingStart,
-    HealStep,
-    ImportanceStep,
-    LayerStep,
-    NarrowingBegun,
-    NarrowingStep,
-    TeacherAnswered,
-    TeacherRead,
+    Progress,
 )
 from gptailor.reporting.quantities import bytes_in_words, clock, duration, millions
 
@@ -46,12 +34,14 @@ def received_by(*receivers: Callable[[_Event], None]) -> Callable[[_Event], None
     return on_event
 
 
-_STEPS: Mapping[type[LayerStep], str] = {
-    NarrowingStep: "narrowing",
-    ChoosingStep: "comparing experts",
-    ImportanceStep: "importance matrix",
+_BEGINNINGS: Mapping[str, str] = {
+    "narrowing": "narrowing {0.total} MLPs to {0.numbers[size]:,} neurons",
+    "comparing experts": "comparing the experts of {0.total} layers, of which "
+    "{0.numbers[size]:,} stay",
+    "importance matrix": "importance matrix",
+    "bridging": "bridging {0.at}",
 }
-"""The words for measurements of layers."""
+"""The lines before the first layer is measured."""
 
 
 @final
@@ -81,52 +71,42 @@ class RepairLines:
     def __call__(self, event: object) -> None:
         """Print the event's line, if it has a line and the interval has passed."""
         match event:
-            case NarrowingBegun() | ChoosingBegun() | LayerStep():
-                self._cutting(event)
-            case GapBegun(gap) if self._due(end=self._every_gap):
-                self._say(f"bridging {gap.name}")
-            case GapStep(gap, done, total, left) if self._every_gap and self._due():
-                self._say(f"bridging {gap.name}: layer {done} of {total}, {duration(left)} left")
-            case _:
-                self._healing(event)
-
-    def _healing(self, event: object) -> None:
-        match event:
             case HealingStart(layers, numbers, tokens, size):
                 many = f"{layers} layer{'s' * (layers != 1)}"
                 self._say(
                     f"healing {many}: {millions(numbers)} numbers learn from "
                     f"{tokens:,} tokens, {bytes_in_words(size)} beside the model"
                 )
-            case TeacherAnswered(file, done, total) if self._due(end=not done):
-                name = Path(file).name
-                self._say(f"healing: the teacher answers '{name}', {done:,} of {total:,} tokens")
-            case TeacherRead(done, total, reused) if self._due():
-                share = f"the teacher reads, {done / total:.0%} of the text"
-                self._say(self._opening + (_REUSES if reused else share))
-            case HealStep(done, total) if self._due(end=done == total):
-                self._say(f"healing: {_step_in_words(event)}")
-            case HealingReused():
-                self._say("healing: reuses an earlier result")
             case FitResult("heal") if self._ends and event not in self._ended:
                 self._ended.append(event)
                 self._say(fit_in_words(event))
+            case Progress():
+                self._progress(event)
             case _:
                 pass
 
-    def _cutting(self, event: NarrowingBegun | ChoosingBegun | LayerStep) -> None:
+    def _progress(self, event: Progress) -> None:
+        left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
         match event:
-            case NarrowingBegun(layers, width):
-                line = f"narrowing {layers} MLPs to {width:,} neurons"
-            case ChoosingBegun(layers, experts):
-                line = f"comparing the experts of {layers} layers, of which {experts:,} stay"
+            case Progress("healing", reused=True):
+                self._say("healing: reuses an earlier result")
+            case Progress("healing", done, total, numbers=numbers) if self._due(end=done == total):
+                loss = f", loss {numbers['loss']:.3f}" if "loss" in numbers else ""
+                held_out = f", held out {numbers['held_out']:.3f}"
+                self._say(f"healing: step {done} of {total}{loss}{held_out}{left}")
+            case Progress("answering", done, total, file) if self._due(end=not done):
+                name = Path(file).name
+                self._say(f"healing: the teacher answers '{name}', {done:,} of {total:,} tokens")
+            case Progress("reading", done, total) if self._due():
+                share = f"the teacher reads, {done / total:.0%} of the text"
+                self._say(self._opening + (_REUSES if event.reused else share))
+            case Progress(what, 0) if what in _BEGINNINGS and self._due(end=self._every_gap):
+                self._say(_BEGINNINGS[what].format(event))
+            case Progress(what, done, total, at) if done and what in _BEGINNINGS:
+                if self._every_gap and self._due():
+                    self._say(f"{what} {at}".rstrip() + f": layer {done} of {total}{left}")
             case _:
-                what = _STEPS[type(event)]
-                left = duration(event.seconds_left)
-                line = f"{what}: layer {event.done} of {event.total}, {left} left"
-        begins = isinstance(event, NarrowingBegun | ChoosingBegun)
-        if (begins or self._every_gap) and self._due(end=begins and self._every_gap):
-            self._say(line)
+                pass
 
     def _due(self, *, end: bool = False) -> bool:
         if not end and time.monotonic() - self._last < _PAUSE:
@@ -168,24 +148,18 @@ def _healed_in_words(end: FitResult) -> str:
     return f"healed on {end.tokens:,} tokens: {begun}{result} {held}"
 
 
-def _step_in_words(step: HealStep) -> str:
-    loss = "" if step.loss is None else f", loss {step.loss:.3f}"
-    left = "" if step.seconds_left is None else f", {duration(step.seconds_left)} left"
-    return f"step {step.done} of {step.total}{loss}, held out {step.held_out:.3f}{left}"
-
-
 @final
 class StepLines:
-    """A receiver of `EvaluationStep` that prints a line for each, with the time left."""
+    """A receiver of an evaluation's `Progress` that prints a line for each, with the time left."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
 
     def __call__(self, event: object) -> None:
         """Print the event's line."""
-        if not isinstance(event, EvaluationStep):
+        if not isinstance(event, Progress) or event.what != "evaluating":
             return
-        what, done, total = event.what, event.done, event.total
+        what, done, total = event.at, event.done, event.total
         if not what:  # it begins
             self._begun = time.monotonic()
             return

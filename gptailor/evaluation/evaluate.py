@@ -56,7 +56,7 @@ from gptailor.evaluation.targets import (
 from gptailor.evaluation.trial import Outcomes
 from gptailor.lang.parse import read_objective
 from gptailor.plan.arguments import NotNegative, Positive
-from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
@@ -173,10 +173,10 @@ class EvaluationRun:
         """Score all targets and bases, grouped by shared samples and layers."""
         total = self._count(speed)
         done = count(1)
-        self.on_event(EvaluationStep("", 0, total))
+        self.on_event(Progress("evaluating", 0, total))
 
         def step(description: str) -> None:
-            self.on_event(EvaluationStep(description, next(done), total))
+            self.on_event(Progress("evaluating", next(done), total, description))
 
         groups: dict[Hashable, list[_Entry]] = {}
         for entry in self.all:

@@ -29,7 +29,7 @@ from gptailor.evaluation.speed import latency_score, speeds
 from gptailor.evaluation.targets import Target, as_list, base_of, find_targets
 from gptailor.lang.words import bounded_words, measure_words
 from gptailor.plan.arguments import NotNegative, Positive
-from gptailor.plan.events import EvaluationStep, OnEvent, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, locate
 from gptailor.plan.plan import Expectation, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
@@ -198,10 +198,10 @@ class Expectations:
         """Run the targets, each once."""
         total = sum(len(group) * step_count(objectives) for group, objectives in self._groups)
         done = count(1)
-        self.on_event(EvaluationStep("", 0, total))
+        self.on_event(Progress("evaluating", 0, total))
 
         def step(words: str) -> None:
-            self.on_event(EvaluationStep(words, next(done), total))
+            self.on_event(Progress("evaluating", next(done), total, words))
 
         for group, objectives in self._groups:
             self._run(group, objectives, step)

@@ -20,7 +20,7 @@ from gptailor.evaluation.bridge.states import CalibrationText, Walk
 from gptailor.evaluation.fit import Fit, Fitted, fit_texts
 from gptailor.evaluation.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
-from gptailor.plan.events import ChoosingBegun, ChoosingStep, FitResult, OnEvent
+from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.resolved import Resolved
 from gptailor.program.mixtures import expert_cut
@@ -82,7 +82,8 @@ class ExpertChooser(Fit):
         )  # fmt: skip
 
         def compared() -> KeptTensors:
-            on_event(ChoosingBegun(len(undone.layers), cut.size))
+            sizes = {"size": cut.size}
+            on_event(Progress("comparing experts", 0, len(undone.layers), numbers=sizes))
             tensors: dict[str, Tensor] = {}
             measured = self._layers(resolved, undone, text, own, on_event)
             for number, each in enumerate(measured):
@@ -114,11 +115,9 @@ class ExpertChooser(Fit):
     ) -> Iterator[ExpertValues | None]:
         walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
 
-        def step(done: int, total: int, seconds_left: float) -> None:
-            on_event(ChoosingStep(done, total, seconds_left))
-
         slots = resolved.undone.kept
-        return measured_layers(undone, slots, "experts", lambda _: _values_of(walk, own), step)
+        use, doing = (lambda _: _values_of(walk, own)), "comparing experts"
+        return measured_layers(undone, slots, ("experts", doing), use, on_event)
 
 
 def _values_of(walk: Walk, count: int) -> ExpertValues | None:

@@ -24,7 +24,7 @@ from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.evaluation.repair import Fitted
-from gptailor.plan.events import ImportanceStep, OnEvent, ignore_events
+from gptailor.plan.events import OnEvent, ignore_events
 from gptailor.plan.registry import IMPORTANCE_TOKENS
 from gptailor.prepare import Prepared
 from gptailor.program.output_tokenizer import output_tokenizer
@@ -78,13 +78,10 @@ def importance_matrix(  # noqa: PLR0913 (a text, and the means of fits)
     key = fit_key(contents, ("importance", stitcher.device.type, place.type), text, more)
     layout = prepared.models["base"].layout
 
-    def step(done: int, total: int, seconds_left: float) -> None:
-        on_event(ImportanceStep(done, total, seconds_left))
-
     def weighed() -> KeptTensors:
         walk = Walk(contents, contents, stitcher.table, stitcher.live, text.batches, place)
         measure, slots = partial(_columns_of, walk, contents), prepared.resolved.kept
-        layers = measured_layers(contents, slots, "importance matrix", measure, step)
+        layers = measured_layers(contents, slots, ("importance matrix",) * 2, measure, on_event)
         found = {
             name_of(layout, number, name): columns
             for number, layer in enumerate(layers)

@@ -2,8 +2,8 @@
 
     def on_event(event: Event) -> None:
         match event:
-            case HealStep(done, total):
-                print(f"{done} of {total}")
+            case Progress(what, done, total):
+                print(f"{what}: {done} of {total}")
 
     gptailor.compile(plan, "out", on_event=on_event)
 
@@ -11,10 +11,8 @@ A function that receives events ignores those that it doesn't know.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, final
-
-from gptailor.plan.resolved import Gap
 
 
 @final
@@ -35,69 +33,31 @@ class ExtractionDone:
 
 @final
 @dataclass(frozen=True)
-class NarrowingBegun:
-    """The MLPs of so many layers are about to be narrowed to `width` neurons."""
+class Progress:
+    """So much of some work is done: `done` of `total`.
 
-    layers: int
-    width: int
+    `what` is the work:
 
+    - `narrowing`, `comparing experts`, `importance matrix`, `bridging`: layers are measured. The
+      first three count the layers of a plan, and bridging those up to the end of a gap, which `at`
+      names. Before the first layer of cuts, `numbers` has the `size` that stays.
+    - `answering`: a teacher answers more prompts of a file, `at`; `done` tokens are there. Kept
+      answers have no such event.
+    - `reading`: the teacher has predicted from so many tokens.
+    - `healing`: steps of learning. `numbers` has the `held_out` loss, and after the first step
+      `loss`, the mean of the last steps, both in nats a token.
+    - `evaluating`: steps of an evaluation, of which `at` was the last. The first event has none.
 
-@dataclass(frozen=True)
-class LayerStep:
-    """A measurement of `done` layers of `total` is made.
-
-    `seconds_left` is the estimated time of the other layers.
+    `seconds_left` is the estimated time of the others. A `reused` result is that of an earlier run.
     """
 
+    what: str
     done: int
     total: int
-    seconds_left: float
-
-
-@final
-class NarrowingStep(LayerStep):
-    """The MLPs of so many layers are narrow."""
-
-
-@final
-@dataclass(frozen=True)
-class ChoosingBegun:
-    """The experts of so many layers are about to be compared, of which `experts` stay in each."""
-
-    layers: int
-    experts: int
-
-
-@final
-class ChoosingStep(LayerStep):
-    """The experts of so many layers are compared."""
-
-
-@final
-class ImportanceStep(LayerStep):
-    """The importance matrix has the matrices of so many layers."""
-
-
-@final
-@dataclass(frozen=True)
-class GapBegun:
-    """A gap's bridge is about to be fitted."""
-
-    gap: Gap
-
-
-@final
-@dataclass(frozen=True)
-class GapStep:
-    """The text has gone through `done` layers of `total` up to the end of a gap.
-
-    `seconds_left` is the estimated time of the other layers.
-    """
-
-    gap: Gap
-    done: int
-    total: int
-    seconds_left: float
+    at: str = ""
+    seconds_left: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    reused: bool = False
 
 
 @final
@@ -112,51 +72,6 @@ class HealingStart:
     numbers: int
     tokens: int
     bytes: int
-
-
-@final
-@dataclass(frozen=True)
-class HealingReused:
-    """The same healing was learned before on this machine; its result is taken."""
-
-
-@final
-@dataclass(frozen=True)
-class TeacherAnswered:
-    """A teacher answers more prompts of a file; `done` tokens of `total` are there.
-
-    Kept answers have no such event.
-    """
-
-    file: str
-    done: int
-    total: int
-
-
-@final
-@dataclass(frozen=True)
-class TeacherRead:
-    """The teacher has predicted from `done` tokens of `total`; `reused` ones in an earlier run."""
-
-    done: int
-    total: int
-    reused: bool = False
-
-
-@final
-@dataclass(frozen=True)
-class HealStep:
-    """Learning has taken `done` steps of `total`.
-
-    `loss` is the mean of the last steps, None before the first; `held_out` that of the held-out
-    text, both in nats a token. `seconds_left` is None before the first step is done.
-    """
-
-    done: int
-    total: int
-    loss: float | None
-    held_out: float
-    seconds_left: float | None
 
 
 @final
@@ -204,37 +119,7 @@ class FitResult:
         return self.word == "heal" and self.numbers["healed"] >= self.numbers["start"]
 
 
-@final
-@dataclass(frozen=True)
-class EvaluationStep:
-    """An evaluation has done `what`, which is its step `done` of `total`.
-
-    The first event has no words and a `done` of 0.
-    """
-
-    what: str
-    done: int
-    total: int
-
-
-Event: TypeAlias = (
-    BytesDone
-    | ExtractionDone
-    | NarrowingBegun
-    | NarrowingStep
-    | ChoosingBegun
-    | ChoosingStep
-    | ImportanceStep
-    | GapBegun
-    | GapStep
-    | HealingStart
-    | HealingReused
-    | TeacherAnswered
-    | TeacherRead
-    | HealStep
-    | FitResult
-    | EvaluationStep
-)
+Event: TypeAlias = BytesDone | ExtractionDone | Progress | HealingStart | FitResult
 OnEvent: TypeAlias = Callable[[Event], None]
 
 

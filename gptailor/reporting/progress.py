@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptailor.plan.events import BytesDone, EvaluationStep, Event, OnEvent
+from gptailor.plan.events import BytesDone, Event, OnEvent, Progress
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.layer_cells import cell_row, cells, legend, map_lines, share_rows
@@ -40,12 +40,12 @@ def bar(total: int, what: str) -> Iterator[OnEvent]:
 
 @contextmanager
 def steps_bar(what: str) -> Iterator[OnEvent]:
-    """Yield a receiver of `EvaluationStep` that draws a bar of steps."""
+    """Yield a receiver of the `Progress` of evaluating that draws a bar of steps."""
     with _progress(bars.MofNCompleteColumn(), bars.TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=None)
 
         def on_event(event: Event) -> None:
-            if isinstance(event, EvaluationStep):
+            if isinstance(event, Progress) and event.what == "evaluating":
                 progress.update(task, completed=event.done, total=event.total)
 
         yield on_event

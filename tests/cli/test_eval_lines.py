@@ -5,7 +5,7 @@ import time
 import pytest
 
 from gptailor.cli.event_lines import StepLines
-from gptailor.plan.events import EvaluationStep
+from gptailor.plan.events import Progress
 
 
 def test_each_line_says_how_long_the_others_take(
@@ -15,10 +15,10 @@ def test_each_line_says_how_long_the_others_take(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     lines = StepLines()
     now[0] = 100.0
-    lines(EvaluationStep("", 0, 3))
+    lines(Progress("evaluating", 0, 3))
     for number in (1, 2, 3):
         now[0] += 30.0
-        lines(EvaluationStep(f"plan {number}", number, 3))
+        lines(Progress("evaluating", number, 3, f"plan {number}"))
     assert capsys.readouterr().err.splitlines() == [
         "1/3 plan 1, 1:00 left", "2/3 plan 2, 0:30 left", "3/3 plan 3",
     ]  # fmt: skip

@@ -1,26 +1,13 @@
 """The lines about healing."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from gptailor.cli import event_lines
 from gptailor.cli.event_lines import RepairLines
-from gptailor.plan.events import (
-    ChoosingBegun,
-    ChoosingStep,
-    FitResult,
-    FitText,
-    GapBegun,
-    GapStep,
-    ImportanceStep,
-    LayerStep,
-    NarrowingBegun,
-    NarrowingStep,
-    TeacherAnswered,
-    TeacherRead,
-)
-from gptailor.plan.resolved import Gap
+from gptailor.plan.events import FitResult, FitText, Progress
 
 
 def healed(held: int, *losses: float) -> FitResult:
@@ -66,7 +53,7 @@ def test_what_the_teachers_answers_take_is_said_before_they_are_made() -> None:
     said: list[str] = []
     lines = RepairLines(said.append)
     for done in (0, 100, 2048):
-        lines(TeacherAnswered("/data/prompts.jsonl", done, 2048))
+        lines(Progress("answering", done, 2048, "/data/prompts.jsonl"))
     assert said == ["healing: the teacher answers 'prompts.jsonl', 0 of 2,048 tokens"]
 
 
@@ -74,33 +61,35 @@ def test_reused_predictions_of_a_teacher_have_one_line() -> None:
     said: list[str] = []
     lines = RepairLines(said.append)
     for done in (90, 100):
-        lines(TeacherRead(done, 100, reused=True))
+        lines(Progress("reading", done, 100, reused=True))
     assert said == ["healing: reuses the teacher's earlier predictions"]
 
 
 @pytest.mark.parametrize(
-    ("begun", "step", "expected"),
+    ("begun", "expected"),
     [
         (
-            NarrowingBegun(30, 1280),
-            NarrowingStep,
+            Progress("narrowing", 0, 30, numbers={"size": 1280}),
             ["narrowing 30 MLPs to 1,280 neurons", "narrowing: layer 7 of 30, 4 min left"],
         ),
         (
-            ChoosingBegun(48, 96),
-            ChoosingStep,
+            Progress("comparing experts", 0, 48, numbers={"size": 96}),
             [
                 "comparing the experts of 48 layers, of which 96 stay",
                 "comparing experts: layer 7 of 48, 7 min left",
             ],
         ),
+        (
+            Progress("bridging", 0, 19, "the gap after L11"),
+            [
+                "bridging the gap after L11",
+                "bridging the gap after L11: layer 7 of 19, 2 min left",
+            ],
+        ),
     ],
 )
-def test_a_cut_reports_its_layers(
-    begun: NarrowingBegun | ChoosingBegun,
-    step: type[LayerStep],
-    expected: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_long_fit_reports_its_layers(
+    begun: Progress, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
     monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -108,7 +97,7 @@ def test_a_cut_reports_its_layers(
     lines = RepairLines(said.append, every_gap=True)
     lines(begun)
     for layer in (1, 7, 8):
-        lines(step(layer, begun.layers, 10.0 * (begun.layers - layer)))
+        lines(replace(begun, done=layer, seconds_left=10.0 * (begun.total - layer)))
     assert said == expected
 
 
@@ -118,20 +107,23 @@ def test_an_importance_matrix_reports_its_layers(monkeypatch: pytest.MonkeyPatch
     said: list[str] = []
     lines = RepairLines(said.append, every_gap=True)
     for layer in (3, 4):
-        lines(ImportanceStep(layer, 30, 20.0))
+        lines(Progress("importance matrix", layer, 30, seconds_left=20.0))
     assert said == ["importance matrix: layer 3 of 30, 20 s left"]
 
 
-def test_a_long_fit_of_a_bridge_reports_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 11.0, 11.0, 12.0])
+def test_steps_of_healing_have_losses_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 100.0, 105.0, 111.0, 111.0, 112.0])
     monkeypatch.setattr(event_lines, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    gap = Gap(11, 19, 11, 11, 19, "text.jsonl", 4096, 0.1, ("bridges", 0))
     said: list[str] = []
-    lines = RepairLines(said.append, every_gap=True)
-    lines(GapBegun(gap))
-    for layer in (1, 7, 8):
-        lines(GapStep(gap, layer, 19, 10.0 * (19 - layer)))
+    lines = RepairLines(said.append)
+    lines(Progress("healing", 0, 9, numbers={"held_out": 0.5}))
+    for done in (1, 5, 9):
+        losses = {"loss": 0.25, "held_out": 0.125}
+        lines(Progress("healing", done, 9, seconds_left=10.0 * (9 - done), numbers=losses))
+    lines(Progress("healing", 0, 0, reused=True))
     assert said == [
-        "bridging the gap after L11",
-        "bridging the gap after L11: layer 7 of 19, 2 min left",
+        "healing: step 0 of 9, held out 0.500",
+        "healing: step 5 of 9, loss 0.250, held out 0.125, 40 s left",
+        "healing: step 9 of 9, loss 0.250, held out 0.125, 0 s left",
+        "healing: reuses an earlier result",
     ]

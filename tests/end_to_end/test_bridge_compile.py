@@ -15,7 +15,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.repair import stitch
 from gptailor.output.lock import read_lock
-from gptailor.plan.events import Event, FitResult, GapBegun
+from gptailor.plan.events import Event, FitResult, Progress
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
@@ -59,8 +59,8 @@ def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
     bridged: list[FitResult] = []
 
     def on_event(event: Event) -> None:
-        if isinstance(event, GapBegun):
-            told.append(event.gap.name)
+        if isinstance(event, Progress) and not event.done:
+            told.append(event.at)
         elif isinstance(event, FitResult):
             bridged.append(event)
 

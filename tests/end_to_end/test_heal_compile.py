@@ -22,7 +22,7 @@ from gptailor.cli.main import run
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.repair import stitch
 from gptailor.output.lock import read_lock
-from gptailor.plan.events import Event, HealStep
+from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
@@ -242,11 +242,11 @@ SCRIPT = """
 import os, sys, time, torch, gptailor
 os.environ["XDG_CACHE_HOME"] = sys.argv[4]
 from gptailor.evaluation.heal import train
-from gptailor.plan.events import HealStep
+from gptailor.plan.events import Progress
 torch.set_num_threads(1)
 train._SAVE_SECONDS = -1.0
 def on_event(event):
-    if isinstance(event, HealStep):
+    if isinstance(event, Progress) and event.what == "healing":
         print(event.done, file=sys.stderr, flush=True)
         time.sleep(float(sys.argv[3]))
 gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], on_event=on_event)
@@ -352,7 +352,7 @@ def test_torchrun_starts_processes_that_heal_together(folder: Path, preloaded: P
 
 def test_one_that_is_interrupted_leaves_no_folder(folder: Path) -> None:
     def on_event(event: Event) -> None:
-        if isinstance(event, HealStep):
+        if isinstance(event, Progress) and event.what == "healing":
             raise KeyboardInterrupt
 
     before = set(folder.iterdir())

@@ -25,11 +25,11 @@ from gptailor.evaluation.session import Placement
 from gptailor.evaluation.speed import speeds
 from gptailor.evaluation.targets import find_targets
 from gptailor.lang.parse import read_objective
-from gptailor.plan.events import EvaluationStep
+from gptailor.plan.events import Progress
 from gptailor.plan.faults import PlanError
 from gptailor.plan.output_size import OutputSize
 from tests.evaluation.lent import loaded
-from tests.events import only
+from tests.events import progress
 from tests.tiny import letters, tiny_model
 from tests.tiny_adapter import Q, adapter, pair
 
@@ -187,11 +187,11 @@ def test_a_base_that_is_a_target_is_evaluated_once_and_without_its_own_base(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(compiled_on(world, tmp_path))
-    told: list[EvaluationStep] = []
+    told: list[Progress] = []
     wanted = [f'{name}("{world / "rows.jsonl"}")' for name in ("nll", "kl")]
     for targets in (["base", "short"], ["short.tailor", "base"]):
         told.clear()
-        found = evaluate(targets, wanted, on_event=only(EvaluationStep, told.append))
+        found = evaluate(targets, wanted, on_event=progress("evaluating", told.append))
         assert not found.bases
         assert [row.target for row in found.results] == [name for name in targets for _ in wanted]
         assert {row.against for row in found.results if row.target != "base"} >= {"base"}
@@ -300,13 +300,13 @@ def test_another_folder_for_a_name(world: Path) -> None:
 
 
 def test_progress_counts_to_the_end(world: Path) -> None:
-    told: list[EvaluationStep] = []
+    told: list[Progress] = []
     evaluate(
         [world / "cut.tailor", world / "base"],
         'nll("rows.jsonl")',
         folder=world,
         speed=True,
-        on_event=only(EvaluationStep, told.append),
+        on_event=progress("evaluating", told.append),
     )
     assert [event.done for event in told] == list(range(5))
     assert {event.total for event in told} == {4}

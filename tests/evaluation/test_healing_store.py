@@ -14,7 +14,7 @@ from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.kept_tensors import Kept, KeptTensors, TensorStore
 from gptailor.evaluation.repair import fit
 from gptailor.lang.parse import loads
-from gptailor.plan.events import Event, GapBegun, HealingReused, HealingStart
+from gptailor.plan.events import Event, HealingStart, Progress
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import Prepared, ready
 from tests.tiny import tiny_model
@@ -152,9 +152,9 @@ class Told:
     def __call__(self, event: Event) -> None:
         if isinstance(event, HealingStart):
             self.said.append("learned")
-        elif isinstance(event, HealingReused):
+        elif isinstance(event, Progress) and event.what == "healing" and event.reused:
             self.said.append("known")
-        elif isinstance(event, GapBegun):
+        elif isinstance(event, Progress) and event.what == "bridging" and not event.done:
             self.said.append("fitted")
 
 

@@ -15,7 +15,7 @@ from gptailor.evaluation.bridge.fit import BridgeError
 from gptailor.evaluation.bridge.states import CalibrationText
 from gptailor.evaluation.importance import importance_matrix, importance_text
 from gptailor.output.output import fit_tensors
-from gptailor.plan.events import ImportanceStep
+from gptailor.plan.events import Progress
 from gptailor.prepare import Prepared, prepare
 from tests.tiny_bytes import FAMILIES, model
 from tests.vocabularies import TEXT
@@ -94,7 +94,7 @@ def test_a_matrix_is_kept_for_the_same_plan_and_text_alone(tmp_path: Path, text:
     read = importance_text(plan, text)
     steps: list[object] = []
     first = importance_matrix(plan, read, None, on_event=steps.append)
-    assert [e.done for e in steps if isinstance(e, ImportanceStep)] == [1, 2]
+    assert [e.done for e in steps if isinstance(e, Progress)] == [1, 2]
     again = importance_matrix(plan, read, None, on_event=steps.append)
     assert len(steps) == 2
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -30,7 +30,7 @@ from gptailor.evaluation.kept_tensors import KeptTensors, environment
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.live.template import configuration
 from gptailor.methods import rounding
-from gptailor.plan.events import FitResult, GapBegun, GapStep, OnEvent
+from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Slot, bridge_over
 from gptailor.plan.resolved import Gap, Resolved
@@ -236,22 +236,22 @@ _Measured = TypeVar("_Measured")
 def measured_layers(
     contents: content_keys.ModelContents,
     slots: Sequence[Slot],
-    what: str,
+    what: tuple[str, str],
     measure: Callable[[int], _Measured],
-    on_step: Callable[[int, int, float], object],
+    on_event: OnEvent,
 ) -> Iterator[_Measured]:
     """Yield the measurement of each layer of a plan, in order; `slots` are the layers.
 
-    `what` names the part of a layer in errors. `on_step` receives the layers that are done, their
-    total, and the estimated seconds for the others.
+    `what` names the part of a layer in errors, and the work in the events of `Progress`.
     """
     begun, total = time.monotonic(), len(contents.layers)
     for number, slot in enumerate(slots):
         layer = f"layer {number}" if slot.position is None else f"L{slot.position}"
-        with naming_errors(f"the {what} of {layer}", contents):
+        with naming_errors(f"the {what[0]} of {layer}", contents):
             measured = measure(number)
         each = (time.monotonic() - begun) / (number + 1)
-        on_step(number + 1, total, each * (total - number - 1))
+        left = each * (total - number - 1)
+        on_event(Progress(what[1], number + 1, total, seconds_left=left))
         yield measured
 
 
@@ -334,9 +334,9 @@ class Bridger(Fit):
         on_event: OnEvent,
     ) -> KeptTensors:
         def on_layer(done: int, seconds_left: float) -> None:
-            on_event(GapStep(gap, done, gap.end, seconds_left))
+            on_event(Progress("bridging", done, gap.end, gap.name, seconds_left))
 
-        on_event(GapBegun(gap))
+        on_event(Progress("bridging", 0, gap.end, gap.name))
         walk, content = walk_of(), _before(gap, own)
         names = carriers(self.layout, content)
         outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}

@@ -26,7 +26,7 @@ from gptailor.evaluation.heal.whole_vocabulary import (
 )
 from gptailor.evaluation.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluation.scores import Failure
-from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 
 REPLACED_SHARE = 0.1
 """The share of a text's tokens that are replaced; a quarter was worse (docs/healing_results.md)."""
@@ -55,7 +55,7 @@ class DroppedWords:
     ) -> PackedSequences:
         """Return sequences of the same lengths with replaced tokens, and keep them in `file`.
 
-        Only tokens whose prediction counts are replaced. Reports `TeacherRead`.
+        Only tokens whose prediction counts are replaced. Reports the `Progress` of reading.
 
         Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for a teacher
         that fails.
@@ -78,7 +78,7 @@ class DroppedWords:
         generator = torch.Generator().manual_seed(self.seed)
         step = max(1, AT_ONCE // length)
         for start in range(0, rows, step):
-            on_event(TeacherRead(start * length, rows * length))
+            on_event(Progress("reading", start * length, rows * length))
             read = [self.whole.read(row) for row in tokens[start : start + step].tolist()]
             requests = [Request(each.tokens, 1) for each in read]
             results = evaluator.run(teacher, [Work(requests, self._likely)])

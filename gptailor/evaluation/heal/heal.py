@@ -67,10 +67,9 @@ from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder, tokenizer_digest, tokenizer_of
 from gptailor.plan.events import (
-    HealingReused,
     HealingStart,
     OnEvent,
-    TeacherRead,
+    Progress,
     ignore_events,
 )
 from gptailor.plan.plan import Model, Plan
@@ -240,7 +239,7 @@ class Healer:
             with ExitStack() as unfinished:  # the folder stays until the result is kept
                 known = Kept("healed", anew=self.anew)(key, learn)
             if learned is None:
-                on_event(HealingReused())
+                on_event(Progress("healing", 0, 0, reused=True))
                 teachers.release()
                 learned = self._taken(job, known)
             layers, learning = contents.layers, learned.learning
@@ -569,8 +568,8 @@ class _Reading:
 
     def __call__(self, event: object) -> None:
         """Report the tokens that all teachers have read."""
-        assert isinstance(event, TeacherRead)
-        self.on_event(TeacherRead(self.before + event.done, self.total, event.reused))
+        assert isinstance(event, Progress)
+        self.on_event(replace(event, done=self.before + event.done, total=self.total))
 
 
 def _folded(

@@ -93,7 +93,7 @@ ANSWERS: Door[Callable[..., AnsweredPrompts]] = Door("answers", "answers", type,
 """Classes of a teacher's answers: `teacher`.
 
 They are called with the file of prompts, the settings, the teacher, the encoder of the student's
-tokens, the seed, the store of answers, and the receiver of events (`TeacherAnswered`).
+tokens, the seed, the store of answers, and the receiver of events (`Progress` of answering).
 """
 
 

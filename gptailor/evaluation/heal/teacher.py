@@ -28,7 +28,7 @@ from gptailor.evaluation.live.content_keys import ModelContents, not_finite
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.kl import grouped
 from gptailor.evaluation.scores import Failure
-from gptailor.plan.events import OnEvent, TeacherRead, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.program.sources import Checked
 
@@ -182,7 +182,7 @@ class Predictions:
         whole: WholeVocabulary | None = None,
         group: ProcessGroup = ALONE,
     ) -> None:
-        """Compute the missing predictions, and report `TeacherRead`.
+        """Compute the missing predictions, and report the `Progress` of reading.
 
         A teacher with a `whole` vocabulary reads the sequences in its own tokens. The processes of
         a group compute one chunk each at a time, into the same files.
@@ -196,7 +196,7 @@ class Predictions:
         missing = starts[len(self._digests) :]
         if self._digests:
             done = missing[0] * self.sequences.shape[1] if missing else total
-            on_event(TeacherRead(done, total, reused=True))
+            on_event(Progress("reading", done, total, reused=True))
         if not missing:
             return
         if not all(group.gathered(self.on_disk)):
@@ -204,7 +204,7 @@ class Predictions:
         live = teacher()
         evaluator = Evaluator(device=device)
         for at in range(0, len(missing), group.size):
-            on_event(TeacherRead(missing[at] * self.sequences.shape[1], total))
+            on_event(Progress("reading", missing[at] * self.sequences.shape[1], total))
             own = missing[at : at + group.size][group.rank : group.rank + 1]
             for start in own:
                 chunk = self.sequences[start : start + starts.step]
@@ -216,7 +216,7 @@ class Predictions:
             self._digests += chain.from_iterable(group.gathered(digests))
             if self.on_disk and group.first:
                 self._note()
-        on_event(TeacherRead(total, total))
+        on_event(Progress("reading", total, total))
 
     def _values(
         self,

@@ -24,7 +24,7 @@ from gptailor.evaluation.kept_tensors import KeptTensors, read_tensors
 from gptailor.evaluation.live.content_keys import Content, ModelContents
 from gptailor.evaluation.live.template import configuration
 from gptailor.evaluation.objectives.kl import divergence, grouped
-from gptailor.plan.events import HealStep, OnEvent, ignore_events
+from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.resolved import Healing
 from gptailor.program.program import learning_tensors, projections
 
@@ -429,7 +429,7 @@ class Training:
             self._evaluate(self.start)
         now, losses = self.best, list[float]()
         begun, first, saved = time.monotonic(), self.done, time.monotonic()
-        on_event(HealStep(self.done, self.steps, None, now, None))
+        on_event(Progress("healing", self.done, self.steps, numbers={"held_out": now}))
         while self.done < self.steps:
             losses.append(self._step())
             if self.done in checks:
@@ -439,9 +439,9 @@ class Training:
                 self._save()
                 saved = time.monotonic()
             passed = (time.monotonic() - begun) / (self.done - first)
-            mean = sum(losses[-10:]) / len(losses[-10:])
-            remaining = passed * (self.steps - self.done)
-            on_event(HealStep(self.done, self.steps, mean, now, remaining))
+            numbers = {"loss": sum(losses[-10:]) / len(losses[-10:]), "held_out": now}
+            left = passed * (self.steps - self.done)
+            on_event(Progress("healing", self.done, self.steps, seconds_left=left, numbers=numbers))
         self.learning.take(self._best)
 
     def held_out(self) -> float:

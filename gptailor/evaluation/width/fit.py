@@ -29,7 +29,7 @@ from gptailor.evaluation.fit import Fit, Fitted, fit_texts
 from gptailor.evaluation.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.width.neurons import kept_neurons, sums_of_kept, working_size
-from gptailor.plan.events import FitResult, NarrowingBegun, NarrowingStep, OnEvent
+from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
 from gptailor.plan.resolved import ClosedCut, Resolved
 from gptailor.program.compile import narrower
@@ -65,7 +65,7 @@ class Narrower(Fit):
         layers = undone.layers
 
         def narrowed() -> KeptTensors:
-            on_event(NarrowingBegun(len(layers), cut.size))
+            on_event(Progress("narrowing", 0, len(layers), numbers={"size": cut.size}))
             self.stitcher.reserve(working_size(width, hidden))
             try:
                 fits = list(self._layers(resolved, undone, text, on_event))
@@ -105,10 +105,8 @@ class Narrower(Fit):
         def fit(number: int) -> KeptTensors:
             return self._fit(walk, undone.layers[number], cut, text)
 
-        def step(done: int, total: int, seconds_left: float) -> None:
-            on_event(NarrowingStep(done, total, seconds_left))
-
-        return measured_layers(undone, resolved.undone.kept, "MLP", fit, step)
+        slots = resolved.undone.kept
+        return measured_layers(undone, slots, ("MLP", "narrowing"), fit, on_event)
 
     def _fit(
         self, walk: Walk, content: content_keys.Content, cut: ClosedCut, text: CalibrationText

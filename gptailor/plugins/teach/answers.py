@@ -29,7 +29,7 @@ from gptailor.evaluation.kept_tensors import KeptTensors, TensorStore
 from gptailor.evaluation.objectives.generate import Continuation, continued
 from gptailor.evaluation.objectives.tokens import Prompt, TokenEncoder
 from gptailor.evaluation.scores import Failure, NotANumberError
-from gptailor.plan.events import OnEvent, TeacherAnswered
+from gptailor.plan.events import OnEvent, Progress
 from gptailor.plan.resolved import AnswerSettings
 
 _AT_ONCE = 32
@@ -115,7 +115,7 @@ class PromptAnswers:
             asked = self._prompts([prompts[number] for number in group])
             answers = known[start : start + len(group)]
             if len(answers) < len(group):
-                self.on_event(TeacherAnswered(str(self.path), min(done, wanted), wanted))
+                self.on_event(Progress("answering", min(done, wanted), wanted, str(self.path)))
                 answers = self._answered(group, asked)
                 known[start:] = answers
                 self._keep(known)

@@ -93,8 +93,8 @@ def teach(  # noqa: PLR0913 (the verb of the command line, and its flags)
     equal shares of `tokens`; without it there are at most 200,000, and fewer if a text is too short
     for its share. They are packed into sequences of `length` tokens, by default 512 or as many as
     the model takes, in the order that `seed` draws. A killed run continues. `on_event` receives
-    `TeacherRead`. Without a `dtype` the teacher computes as in healing. The other arguments are
-    those of `evaluate`.
+    the `Progress` of reading. Without a `dtype` the teacher computes as in healing. The other
+    arguments are those of `evaluate`.
 
     Raises CalibrationError for unusable texts, CheckpointError for an output that can't be written,
     TailorError for a teacher that is bridged, healed or fails.

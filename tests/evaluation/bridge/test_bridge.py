@@ -33,12 +33,12 @@ from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers, position_count
 from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.evaluation.repair import Fitted, Repairs, fit, stitch
-from gptailor.plan.events import GapBegun
+from gptailor.plan.events import Progress
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.prepare import prepare
-from tests.events import only
+from tests.events import progress
 from tests.structures import branch_structure
 from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, letters, tiny_model
@@ -598,18 +598,23 @@ def test_a_fit_does_not_depend_on_the_plans_before_it(say: Say) -> None:
 
 
 def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
-    told: list[int] = []
-    on_event = only(GapBegun, lambda event: told.append(event.gap.after))
+    told: list[str] = []
+
+    def begun(event: Progress) -> None:
+        if not event.done:
+            told.append(event.at.removeprefix("the gap after "))
+
+    on_event = progress("bridging", begun)
     repairs = Repairs(Stitcher(prepare(say(TWO)).models), on_event, anew=True)
     resolved = repairs.stitcher.table.resolved
     first = repairs.fitted(resolved(say(TWO))).changes["bridge"]
     other = say(TWO.replace("L3..L4", "L4"))
     again = repairs.fitted(resolved(other)).changes["bridge"]
-    assert told == [0, 2, 3]
+    assert told == ["L0", "L2", "L3"]
     assert first[0] is again[0]
     shorter = say(TWO.replace("L3..L4", "L3"))
     repairs.fitted(resolved(shorter))
-    assert told == [0, 2, 3, 2]
+    assert told == ["L0", "L2", "L3", "L2"]
     one, two = repairs.stitch(say(TWO)), repairs.stitch(other)
     assert one.layers[0] is two.layers[0]
     assert one.layers[0].merged, "it is kept within the bytes of layers that are computed"

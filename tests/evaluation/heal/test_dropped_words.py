@@ -13,7 +13,7 @@ from gptailor.evaluation.heal import dropped_words
 from gptailor.evaluation.heal.dropped_words import DroppedWords
 from gptailor.evaluation.heal.text import PackedSequences
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
-from gptailor.plan.events import TeacherRead
+from gptailor.plan.events import Progress
 from tests.checkpoint.test_token_cut import cut_of, whole_of
 from tests.healing import CPU, Asked
 from tests.tiny import tiny_model
@@ -55,13 +55,13 @@ def inside(whole: WholeVocabulary, sequences: PackedSequences) -> int:
 def test_more_words_are_split(
     folder: Path, cut: TokenCut, sequences: PackedSequences, tmp_path: Path
 ) -> None:
-    whole, asked, told = WholeVocabulary(cut), Asked(folder), list[TeacherRead]()
+    whole, asked, told = WholeVocabulary(cut), Asked(folder), list[Progress]()
     words, file = DroppedWords(whole, CPU, 0), tmp_path / "made.safetensors"
     made = words.replace_tokens(sequences, asked, file, told.append)
     assert made.tokens.shape == sequences.tokens.shape
     assert bool(made.counted.all())
     assert inside(whole, made) > inside(whole, sequences) + len(sequences.tokens)
-    assert told[0] == TeacherRead(0, sequences.tokens.numel())
+    assert told[0] == Progress("reading", 0, sequences.tokens.numel())
     again = words.replace_tokens(sequences, asked, file)
     assert asked.times == 1
     assert torch.equal(again.tokens, made.tokens)

@@ -26,10 +26,10 @@ from gptailor.evaluation.live.content_keys import ModelContents
 from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers
 from gptailor.evaluation.repair import Repairs, fit, stitch
-from gptailor.plan.events import Event, HealingStart, HealStep, TeacherRead
+from gptailor.plan.events import Event, HealingStart, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.events import only
+from tests.events import progress
 from tests.healing import divergence, heal, healer, said, text_of, with_layers
 from tests.tiny import letters, tiny_model
 from tests.tiny_vision import VISION, tiny_vision
@@ -82,24 +82,24 @@ def same(one: HealedLayers, other: HealedLayers) -> bool:
 def interrupted(plan: Plan, at: int) -> None:
     """A run that is broken off, its state kept."""
 
-    def step(now: HealStep) -> None:
+    def step(now: Progress) -> None:
         if now.done == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on_event=only(HealStep, step))
+        heal(plan, on_event=progress("healing", step))
 
 
 def first_step(plan: Plan) -> int:
     """Where a run begins."""
     told: list[int] = []
 
-    def step(now: HealStep) -> None:
+    def step(now: Progress) -> None:
         told.append(now.done)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on_event=only(HealStep, step))
+        heal(plan, on_event=progress("healing", step))
     return told[0]
 
 
@@ -182,8 +182,8 @@ def test_each_teacher_is_loaded_once_and_reads_its_texts_alone(
         return live(self, contents)
 
     monkeypatch.setattr(Stitcher, "live", counted)
-    told: list[TeacherRead] = []
-    heal(said(two, f"{MODELS}heal on {on}"), on_event=only(TeacherRead, told.append))
+    told: list[Progress] = []
+    heal(said(two, f"{MODELS}heal on {on}"), on_event=progress("reading", told.append))
     assert loaded == ["other", "base", "base"]  # the student is last
     assert [event.done for event in told] == sorted(event.done for event in told)
     assert {event.total for event in told} == {told[-1].done}
@@ -232,15 +232,15 @@ def test_a_run_that_is_killed_between_two_teachers_goes_on_to_the_same_bytes(two
     expected = heal(plan)
     told: list[int] = []
 
-    def read(event: TeacherRead) -> None:
+    def read(event: Progress) -> None:
         told.append(event.done)
         if len(told) == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on_event=only(TeacherRead, read))
-    again: list[TeacherRead] = []
-    assert same(heal(plan, on_event=only(TeacherRead, again.append)), expected)
+        heal(plan, on_event=progress("reading", read))
+    again: list[Progress] = []
+    assert same(heal(plan, on_event=progress("reading", again.append)), expected)
     assert again[0].reused
     assert next(event.done for event in again if not event.reused) == told[-1]
 
@@ -322,7 +322,7 @@ def started(plan: Plan, memory: int | None) -> HealingStart:
     def on_event(event: Event) -> None:
         if isinstance(event, HealingStart):
             told.append(event)
-        if isinstance(event, TeacherRead):
+        if isinstance(event, Progress):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -417,11 +417,11 @@ def test_of_two_at_once_each_is_on_its_own(folder: Path, expected: HealedLayers)
     plan = said(folder, SHORT)
     inner: list[HealedLayers] = []
 
-    def step(now: HealStep) -> None:
+    def step(now: Progress) -> None:
         if now.done == 2:
             inner.append(heal(plan))
 
-    outer = heal(plan, on_event=only(HealStep, step))
+    outer = heal(plan, on_event=progress("healing", step))
     assert same(inner[0], outer)
     assert same(outer, expected)
 

@@ -14,7 +14,7 @@ from gptailor.evaluation.heal.heal import Healer
 from gptailor.evaluation.heal.learning import HealError
 from gptailor.evaluation.heal.process_group import ProcessGroup
 from gptailor.evaluation.heal.text import step_tokens
-from gptailor.plan.events import Event, HealStep, TeacherRead
+from gptailor.plan.events import Event, Progress
 from gptailor.prepare import prepare
 from tests.healing import said
 from tests.preloaded import Preloaded
@@ -77,8 +77,9 @@ def heal_and_keep(device: str, out: str) -> None:
     healer = Healer(prepared.models, torch.device(device), None, torch.float32, anew=True)
     events: list[Event] = []
     found = healer.heal(prepared.resolved, {}, {}, events.append)
-    steps = [event.done for event in events if isinstance(event, HealStep)]
-    read = [event.done for event in events if isinstance(event, TeacherRead)]
+    told = [event for event in events if isinstance(event, Progress)]
+    steps = [event.done for event in told if event.what == "healing"]
+    read = [event.done for event in told if event.what == "reading"]
     torch.save((found.tensors, found.start, found.healed, steps, read), out)
 
 

@@ -12,7 +12,7 @@ from gptailor.evaluation.heal import teacher
 from gptailor.evaluation.heal.learning import NotFiniteError
 from gptailor.evaluation.heal.teacher import Predictions
 from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.plan.events import TeacherRead
+from gptailor.plan.events import Progress
 from gptailor.prepare import prepare
 from tests.healing import CPU, Asked, said
 from tests.tiny import tiny_model
@@ -59,7 +59,7 @@ def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
     monkeypatch.setattr(teacher, "AT_ONCE", 24)
     asked, told = Asked(folder), list[tuple[int, bool]]()
 
-    def interrupt(event: TeacherRead) -> None:
+    def interrupt(event: Progress) -> None:
         told.append((event.done, event.reused))
         if len(told) == 3:
             raise KeyboardInterrupt
@@ -72,9 +72,9 @@ def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
     assert told[3:] == [(48, True), (48, False), (72, False), (84, False)]
     likely, _ = expected(folder).sort(descending=True)
     torch.testing.assert_close(again.of(0, 7)[1], likely, atol=1e-5, rtol=1e-5)
-    known = list[TeacherRead]()
+    known = list[Progress]()
     Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, known.append)
-    assert (asked.times, known) == (2, [TeacherRead(84, 84, reused=True)])
+    assert (asked.times, known) == (2, [Progress("reading", 84, 84, reused=True)])
 
 
 def damaged(file: Path, how: str) -> None:

@@ -14,9 +14,9 @@ from gptailor.checkpoint.files import cache_folder
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.heal.learning import HealError
-from gptailor.plan.events import HealStep, TeacherRead
+from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
-from tests.events import only
+from tests.events import progress
 from tests.healing import divergence, heal, said, text_of, with_layers
 from tests.tiny import letters, tiny_model
 
@@ -137,19 +137,20 @@ def test_a_loss_that_is_no_number_says_at_which_step(
 
 
 def test_each_step_is_told_with_its_losses_and_the_time_left(folder: Path) -> None:
-    told: list[HealStep] = []
+    told: list[Progress] = []
     plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
-    found = heal(plan, on_event=only(HealStep, told.append))
+    found = heal(plan, on_event=progress("healing", told.append))
     assert [one.done for one in told] == [*range(9)]
     assert {one.total for one in told} == {8}
-    assert (told[0].loss, told[0].seconds_left) == (None, None)
-    assert (told[0].held_out, min(one.held_out for one in told)) == (found.start, found.healed)
-    assert all(one.loss is not None and one.loss > 0 for one in told[1:])
+    assert told[0].seconds_left is None
+    assert told[0].numbers == {"held_out": found.start}
+    assert min(one.numbers["held_out"] for one in told) == found.healed
+    assert all(one.numbers["loss"] > 0 for one in told[1:])
     assert told[-1].seconds_left == 0
 
 
-def broken_off(at: int) -> Callable[[HealStep], None]:
-    def step(now: HealStep) -> None:
+def broken_off(at: int) -> Callable[[Progress], None]:
+    def step(now: Progress) -> None:
         if now.done == at:
             raise KeyboardInterrupt
 
@@ -181,14 +182,20 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     (tmp_path / "text.txt").write_text(letters(1500))
     plan = said(tmp_path, f'drop L2\nheal on "text.txt" tokens 1280 rank {rank}')
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on_event=only(HealStep, broken_off(3)))
+        heal(plan, on_event=progress("healing", broken_off(3)))
     assert (state() / "state.safetensors").is_file()
-    told: list[HealStep] = []
-    asked: list[TeacherRead] = []
-    by_kind = {HealStep: told, TeacherRead: asked}
-    found = heal(plan, on_event=lambda event: by_kind.get(type(event), []).append(event))
+    told: list[Progress] = []
+    asked: list[Progress] = []
+    by_work = {"healing": told, "reading": asked}
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Progress):
+            by_work[event.what].append(event)
+
+    found = heal(plan, on_event=on_event)
     assert [one.done for one in told] == [*range(3, 11)]
-    assert told[0].held_out == told[1].held_out <= found.start
+    first, second = (one.numbers["held_out"] for one in told[:2])
+    assert first == second <= found.start
     assert asked, "the teacher's predictions were kept"
     assert all(event.reused for event in asked)
     assert not list((cache_folder() / "heal").iterdir())
@@ -229,10 +236,10 @@ def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
     plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on_event=only(HealStep, broken_off(2)))
+        heal(plan, on_event=progress("healing", broken_off(2)))
     damage(state() / "state.safetensors")
-    told: list[HealStep] = []
-    found = heal(plan, on_event=only(HealStep, told.append))
+    told: list[Progress] = []
+    found = heal(plan, on_event=progress("healing", told.append))
     assert told[0].done == 0
     assert same(found, heal(plan))
 
@@ -243,15 +250,15 @@ def test_a_state_that_learned_from_other_predictions_is_begun_anew(
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
     plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     with pytest.raises(KeyboardInterrupt):
-        heal(plan, on_event=only(HealStep, broken_off(2)))
+        heal(plan, on_event=progress("healing", broken_off(2)))
     left = state()
     other: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4 seed 1')
     with pytest.raises(KeyboardInterrupt):
-        heal(other, on_event=only(HealStep, broken_off(0)))
+        heal(other, on_event=progress("healing", broken_off(0)))
     [its] = (one for one in left.parent.iterdir() if one != left)
     shutil.copy(left / "state.safetensors", its)
-    told: list[HealStep] = []
-    heal(other, on_event=only(HealStep, told.append))
+    told: list[Progress] = []
+    heal(other, on_event=progress("healing", told.append))
     assert told[0].done == 0
 
 

@@ -19,7 +19,7 @@ from gptailor.checks.width import model_width
 from gptailor.evaluation.bridge.fit import BridgeError
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.repair import Repairs, fit, stitch
-from gptailor.plan.events import FitResult, NarrowingBegun, NarrowingStep
+from gptailor.plan.events import FitResult, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.quantised import write_quantised
@@ -260,9 +260,8 @@ def test_a_fit_is_kept_for_other_drops_and_on_the_disk(say: Say) -> None:
     plan = say('width 16 on "text.txt" tokens 900')
     repairs = Repairs(Stitcher(prepare(plan).models), events.append)
     first = repairs.stitch(plan).model
-    steps = [event for event in events if isinstance(event, NarrowingStep)]
-    assert isinstance(events[0], NarrowingBegun)
-    assert [step.done for step in steps] == [1, 2, 3, 4, 5, 6]
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert [step.done for step in steps] == [0, 1, 2, 3, 4, 5, 6]
     assert steps[-1].seconds_left == 0
     assert isinstance(events[-1], FitResult)
     assert events[-1].tokens == 900

@@ -18,11 +18,11 @@ from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.objectives.generate import continued
 from gptailor.evaluation.objectives.tokens import Prompt
-from gptailor.plan.events import Event, TeacherAnswered
+from gptailor.plan.events import Event, Progress
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach import answers
 from gptailor.plugins.teach.answers import drawn
-from tests.events import only
+from tests.events import progress
 from tests.healing import heal, said
 from tests.tiny import letters, tiny_model
 
@@ -114,14 +114,14 @@ def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it(folder: Path) 
 
 
 def test_a_plan_learns_from_its_teachers_answers(folder: Path) -> None:
-    told: list[TeacherAnswered] = []
-    found = heal(said(folder, HEAL), on_event=only(TeacherAnswered, told.append))
+    told: list[Progress] = []
+    found = heal(said(folder, HEAL), on_event=progress("answering", told.append))
     assert sum(text.tokens for text in found.texts) == 256
     assert found.healed < found.start
     assert [event.done for event in told] == sorted(event.done for event in told)
     assert told[0].done == 0
     assert {event.total for event in told} == {384}
-    assert told[0].file.endswith("prompts.jsonl")
+    assert told[0].at.endswith("prompts.jsonl")
     only_answers = heal(said(folder, f"{HEAL} loss answers"))
     assert not same(only_answers, found)
 
@@ -181,11 +181,11 @@ def test_prompts_that_change_while_the_teacher_answers_are_refused(
 ) -> None:
     old = (folder / "prompts.jsonl").read_text()
 
-    def edited(_: TeacherAnswered) -> None:
+    def edited(_: Progress) -> None:
         write(folder, [{"prompt": letters(8, seed=n)} for n in range(80)])
 
     with pytest.raises(CheckpointError, match="C304"):
-        heal(said(folder, HEAL), on_event=only(TeacherAnswered, edited))
+        heal(said(folder, HEAL), on_event=progress("answering", edited))
     (folder / "prompts.jsonl").write_text(old)
     asked: list[int] = []
     count_draws(monkeypatch, asked)
@@ -224,13 +224,13 @@ def test_a_run_that_is_killed_while_the_teacher_answers_goes_on(
     def stopping(after: int) -> list[int]:
         told: list[int] = []
 
-        def answered(event: TeacherAnswered) -> None:
+        def answered(event: Progress) -> None:
             told.append(event.done)
             if len(told) == after:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            heal(plan, on_event=only(TeacherAnswered, answered))
+            heal(plan, on_event=progress("answering", answered))
         return told
 
     stopping(3)
@@ -337,8 +337,8 @@ def test_prompts_that_cannot_be_answered_are_one_message(
 
 
 def test_without_a_number_the_whole_text_is_wanted(folder: Path) -> None:
-    told: list[TeacherAnswered] = []
-    heal(said(folder, HEAL.replace(" tokens 256", "")), on_event=only(TeacherAnswered, told.append))
+    told: list[Progress] = []
+    heal(said(folder, HEAL.replace(" tokens 256", "")), on_event=progress("answering", told.append))
     assert len({event.total for event in told}) == 1
     assert told[0].total > 200_000
 
@@ -367,4 +367,4 @@ def test_a_teacher_with_nan_is_refused_before_anything_is_learned(folder: Path) 
     with pytest.raises(Exception, match="holds NaN") as caught:
         heal(said(folder, HEAL), on_event=told.append)
     assert "its teacher's predictions are NaN" in str(caught.value)
-    assert {type(event) for event in told} == {TeacherAnswered}
+    assert {event.what for event in told if isinstance(event, Progress)} == {"answering"}
