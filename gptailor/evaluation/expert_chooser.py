@@ -8,6 +8,7 @@ the hidden states of the whole plan, in one pass. So plans with other drops and 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -16,13 +17,11 @@ from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
 from gptailor.evaluation.bridge.fit import BridgeError, fit_key, measured_layers
-from gptailor.evaluation.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.bridge.states import Walk
 from gptailor.evaluation.fit import Fit, Fitted, fit_texts
 from gptailor.evaluation.kept_tensors import KeptTensors
-from gptailor.evaluation.live import content_keys
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import EXPERT_TOKENS
-from gptailor.plan.resolved import Resolved
 from gptailor.program.mixtures import expert_cut
 from gptailor.program.sources import Checked
 
@@ -84,9 +83,11 @@ class ExpertChooser(Fit):
         def compared() -> KeptTensors:
             sizes = {"size": cut.size}
             on_event(Progress("comparing experts", 0, len(undone.layers), numbers=sizes))
+            walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
+            slots, words = resolved.undone.kept, ("experts", "comparing experts")
+            use = partial(_values_of, walk, own)
             tensors: dict[str, Tensor] = {}
-            measured = self._layers(resolved, undone, text, own, on_event)
-            for number, each in enumerate(measured):
+            for number, each in enumerate(measured_layers(undone, slots, words, use, on_event)):
                 if each is not None:
                     tensors |= {f"{number} sums": each.sums, f"{number} tokens": each.tokens}
             return KeptTensors(tensors, {})
@@ -105,22 +106,8 @@ class ExpertChooser(Fit):
         checked = replace(fitted.checked, resolved=replace(resolved, kept_experts=kept))
         return replace(fitted.having({}, result), checked=checked)
 
-    def _layers(
-        self,
-        resolved: Resolved,
-        undone: content_keys.ModelContents,
-        text: CalibrationText,
-        own: int,
-        on_event: OnEvent,
-    ) -> Iterator[ExpertValues | None]:
-        walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
 
-        slots = resolved.undone.kept
-        use, doing = (lambda _: _values_of(walk, own)), "comparing experts"
-        return measured_layers(undone, slots, ("experts", doing), use, on_event)
-
-
-def _values_of(walk: Walk, count: int) -> ExpertValues | None:
+def _values_of(walk: Walk, count: int, _number: int) -> ExpertValues | None:
     """Run the next layer, and return the use of its experts; None for a dense layer."""
     sums = torch.zeros(count, dtype=torch.float64)
     tokens = torch.zeros(count, dtype=torch.int64)

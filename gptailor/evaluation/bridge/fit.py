@@ -372,12 +372,9 @@ class Bridger(Fit):
         The bridge's inputs are those of the branch's last projection, or the outputs of a branch of
         experts.
         """
-        base = self.table.models["base"]
         shapes = {output.spec.name: output.spec.shape for output in content.outputs}
-        last, hidden = (
-            last_projection(self.layout, shapes),
-            int(configuration(base.config).hidden_size),
-        )
+        hidden = int(configuration(self.table.models["base"].config).hidden_size)
+        last = last_projection(self.layout, shapes)
         return (hidden if last is None else last.inputs), hidden
 
     def _text(self, resolved: Resolved, gap: Gap, widths: tuple[int, int]) -> CalibrationText:

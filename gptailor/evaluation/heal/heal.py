@@ -1,6 +1,5 @@
 """Healing: a cut plan's layers learn the predictions of the undropped plan."""
 
-import gc
 import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -284,7 +283,6 @@ class Healer:
         healing, texts = job.healing, job.texts
         student, begun, contents = self._student(job)
         learned, held = self._taught(job, folder, sources or self._sources(job), on_event, group)
-        gc.collect()
         bare = None
         if job.bridged:
             unbridged = Student(student.live(begun), 0, recompute=True)

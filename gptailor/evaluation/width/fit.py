@@ -5,8 +5,9 @@ share the fits. Fits on the states of a narrow plan gave a higher loss (docs/wid
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 import torch
@@ -31,7 +32,7 @@ from gptailor.evaluation.live import content_keys
 from gptailor.evaluation.width.neurons import kept_neurons, sums_of_kept, working_size
 from gptailor.plan.events import FitResult, OnEvent, Progress
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
-from gptailor.plan.resolved import ClosedCut, Resolved
+from gptailor.plan.resolved import ClosedCut
 from gptailor.program.compile import narrower
 from gptailor.program.program import Output
 from gptailor.program.sources import Checked
@@ -66,9 +67,12 @@ class Narrower(Fit):
 
         def narrowed() -> KeptTensors:
             on_event(Progress("narrowing", 0, len(layers), numbers={"size": cut.size}))
+            walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
+            slots, words = resolved.undone.kept, ("MLP", "narrowing")
+            fit = partial(self._fit, walk, layers, cut, text)
             self.stitcher.reserve(working_size(width, hidden))
             try:
-                fits = list(self._layers(resolved, undone, text, on_event))
+                fits = list(measured_layers(undone, slots, words, fit, on_event))
             finally:
                 self.stitcher.reserve(0)
             named = ((n, *item) for n, fit in enumerate(fits) for item in fit.tensors.items())
@@ -92,27 +96,16 @@ class Narrower(Fit):
         changes = {i: own[number] for i, number in enumerate(resolved.undone_numbers)}
         return replace(fitted.having(changes, result), narrowed=own)
 
-    def _layers(
-        self,
-        resolved: Resolved,
-        undone: content_keys.ModelContents,
-        text: CalibrationText,
-        on_event: OnEvent,
-    ) -> Iterator[KeptTensors]:
-        cut = resolved.cuts["width"]
-        walk = Walk(undone, undone, self.table, self.stitcher.live, text.batches, self.place)
-
-        def fit(number: int) -> KeptTensors:
-            return self._fit(walk, undone.layers[number], cut, text)
-
-        slots = resolved.undone.kept
-        return measured_layers(undone, slots, ("MLP", "narrowing"), fit, on_event)
-
     def _fit(
-        self, walk: Walk, content: content_keys.Content, cut: ClosedCut, text: CalibrationText
+        self,
+        walk: Walk,
+        layers: Sequence[content_keys.Content],
+        cut: ClosedCut,
+        text: CalibrationText,
+        number: int,
     ) -> KeptTensors:
         """Return a layer's neurons that stay, its output projection, and the share `held_out`."""
-        ridge = _ridge(cut)
+        ridge, content = _ridge(cut), layers[number]
         output = self._down(content)
         name, down = output.spec.name, self.stitcher.tensors.of_layer(content, output)
         neurons = neurons_in(self.layout, name, down.shape)
