@@ -9,56 +9,58 @@ import pytest
 from pydantic import ValidationError
 
 import gptailor
-from gptailor.checkpoint.families.family_file import FamilyFile, MovedKey
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family_file import content_digest
 from gptailor.checkpoint.families.layer_config import RuleError
+from gptailor.checkpoint.families.layer_rules import First, LayerRule, Listed, Numbered
 
 
-def moved(key: MovedKey, config: dict[str, Any], order: list[int], count: int = 4) -> Any:
+def moved(rule: LayerRule, config: dict[str, Any], order: list[int], count: int = 4) -> Any:
     """The value of the key once layers are in another order."""
-    rule = key.rule("key")
+    rule.bound("key", {})
     values = rule.read(config, count)
     return rule.write(config, [values[i] for i in order])["key"]
 
 
 def test_a_list_moves_with_its_layers_and_keeps_its_words() -> None:
-    key = MovedKey(kind="entries", part="attn", tried=("mamba", None), absent=("mamba",) * 4)
+    key = Listed(tried=("mamba", None), absent=("mamba",) * 4)
     assert moved(key, {"key": ["mamba", None, "mamba", None]}, [1, 2]) == [None, "mamba"]
     assert moved(key, {"key": None}, [0, 1]) == ["mamba", "mamba"]
     with pytest.raises(RuleError, match="'key' is missing, and the model has 3 layers"):
         moved(key, {}, [0], count=3)
     with pytest.raises(RuleError, match="'key' of L0 is 'conv', and its family was proven with"):
         moved(key, {"key": ["conv", "mamba"]}, [0], count=2)
-    untried = MovedKey(kind="entries", part="attn")
+    untried = Listed(tried=())
     with pytest.raises(RuleError, match="'key' of L0 is 'mamba'"):
         moved(untried, {"key": ["mamba"] * 4}, [0])
 
 
 def test_numbers_of_layers_follow_them() -> None:
-    key = MovedKey(kind="numbers", part="mlp", absent=(0, 2))
+    key = Numbered(part="mlp", absent=(0, 2))
     assert moved(key, {"key": [1, 3]}, [3, 0, 1]) == [0, 2]
     assert moved(key, {}, [1, 2]) == [1]
     with pytest.raises(RuleError, match="'key' names layer 4, and the model has 4 layers"):
         moved(key, {"key": [4]}, [0])
     with pytest.raises(RuleError, match="'key' is missing, and should be a list of layers"):
-        moved(MovedKey(kind="numbers", part="mlp"), {}, [0])
+        moved(Numbered(part="mlp"), {}, [0])
 
 
 def test_a_number_of_first_layers_is_counted_again() -> None:
-    key = MovedKey(kind="first", part="mlp", absent=(1,))
+    key = First(part="mlp", absent=(1,))
     assert moved(key, {"key": 2}, [1, 2, 3]) == 1
     assert moved(key, {"key": None}, [2, 3]) == 0
     with pytest.raises(RuleError, match="and a special layer would be L1, after the plain L0"):
         moved(key, {"key": 2}, [2, 0])
     for absent in (None, ()):
         with pytest.raises(RuleError, match="'key' is None, and should be an integer from 0 up"):
-            moved(MovedKey(kind="first", part="mlp", absent=absent), {}, [0])
+            moved(First(part="mlp", absent=absent), {}, [0])
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [("entries", ["a", "b", "a"]), ("numbers", [0, 2]), ("first", 1)]
+    ("kind", "value"), [(Listed, ["a", "b", "a"]), (Numbered, [0, 2]), (First, 1)]
 )
 def test_a_layer_of_each_kind_remains_where_it_has_to(kind: Any, value: Any) -> None:
-    key = MovedKey(kind=kind, part="mlp", tried=("a", "b"), every_kind=True)
+    key = kind(tried=("a", "b"), every_kind=True)
     assert moved(key, {"key": value}, [0, 1], count=3) is not None
     with pytest.raises(RuleError, match="its family needs"):
         moved(key, {"key": value}, [1], count=3)
@@ -83,7 +85,7 @@ def write_signed(path: Path, config: Path, **changed: Any) -> Path:
              "configuration": {}, "cases": [tried]}  # fmt: skip
     content = {**LLAMA, "agree": dict.fromkeys(names), "proof": proof, **changed}
     with suppress(ValidationError):
-        content["digest"] = FamilyFile.model_validate(content).content_digest()
+        content["digest"] = content_digest(Family.model_validate(content))
     path.write_text(json.dumps(content))
     return path
 
@@ -97,9 +99,9 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
     [
         ({}, None, ""),
         ({"moved": {"other": FIRST}}, "M204", "'other' is None, and should be an integer"),
-        ({"norm": ["norm.weight"] * 2}, "M204", "names 'model.norm.weight' for two places"),
-        ({"norm": ["embed_tokens.weight"]}, "M204", "'model.embed_tokens.weight' for two places"),
-        ({"embed": ["layers.0.mlp.up_proj.weight"]}, "M204", "mlp.up_proj.weight' for two places"),
+        ({"norm": ["norm.weight"] * 2}, "C111", "'model.norm.weight' has two roles"),
+        ({"norm": ["embed_tokens.weight"]}, "C111", "'model.embed_tokens.weight' has two roles"),
+        ({"embed": ["layers.0.mlp.up_proj.weight"]}, "C111", "mlp.up_proj.weight' has two roles"),
         ({"stack": ESCAPE}, "C111", "'stack': "),
         ({"base": "b" * 2000}, "C111", "'base': "),
         ({"embed": [ESCAPE]}, "C111", "'embed.0': "),
