@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self, final
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gptailor.checkpoint.families.compatibility import ConfigKey, config_keys
 from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config
@@ -22,8 +22,15 @@ How = Literal["divide", "multiply", "divide_offset"]
 by 1 + w.
 """
 
-_Words = Annotated[str, Field(max_length=1000, pattern=r"^\P{C}*$")]
-"""A name or a reason that fits into a message: no control characters."""
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"expected a text without control characters, got {shown(text)}")
+    return text
+
+
+_Words = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
+"""A name or a reason that fits into a message."""
 
 ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """A model type, as the name of a file may begin with it."""
