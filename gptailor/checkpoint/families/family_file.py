@@ -69,7 +69,8 @@ def read_family_file(path: Path, *, proven: bool = True) -> Family:
         file = Family.model_validate(document)
     except pydantic.ValidationError as error:
         message = f"invalid family file: {fault_of(error)}"
-        raise CheckpointError("C111", message, path, _AGAIN) from None
+        help_ = "'gptailor schema --family' prints the form of such a file"
+        raise CheckpointError("C111", message, path, help_) from None
     if not file.model_types:
         raise CheckpointError("C111", "invalid family file: no model type", path, _AGAIN)
     if proven:

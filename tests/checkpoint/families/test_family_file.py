@@ -99,6 +99,21 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
     [
         ({}, None, ""),
         ({"moved": {"other": FIRST}}, "M204", "'other' is None, and should be an integer"),
+        ({"proof": None}, "M301", "the family file of 'mystery' has no proof"),
+        ({"layrs": "layers."}, "C111", "'layrs': extra inputs are not permitted"),
+        ({"head": "lm_head.weight"}, "C111", "'head': input should be a valid tuple"),
+        ({"moved": {"x": {"kind": "last"}}}, "C111", "'moved.x': input tag 'last' found using"),
+        ({"moved": {"x": {**FIRST, "keys": 1}}}, "C111", "'moved.x.first.keys': extra inputs"),
+        ({"moved": {"x": {"kind": "function", "function": "no"}}}, "C111", "expected a function"),
+        ({"moved": {"x": {"kind": "window"}}}, "C111", "expected the name of an earlier rule"),
+        ({"attn_out": ["attn.o_proj"]}, "C111", "'attn.o_proj' of 'attn_out' matches no tensor"),
+        ({"roles": {"ffn.up": "mlp.up"}}, "C111", "'ffn.up' of 'roles' matches no tensor"),
+        ({"mlp": ["mlp.", "self_attn."]}, "C111", "'self_attn.' of 'mlp' give a tensor two roles"),
+        (
+            {"proof": None, "attn_out": ["self_attn.o"]},
+            "M204",
+            "no tensor of a layer matches 'self_attn.o' of 'attn_out'",
+        ),
         ({"norm": ["norm.weight"] * 2}, "C111", "'model.norm.weight' has two roles"),
         ({"norm": ["embed_tokens.weight"]}, "C111", "'model.embed_tokens.weight' has two roles"),
         ({"embed": ["layers.0.mlp.up_proj.weight"]}, "C111", "mlp.up_proj.weight' has two roles"),
@@ -121,9 +136,39 @@ def test_a_family_file_of_a_stranger_is_one_fault(
     assert [fault.code for fault in faults] == ([] if code is None else [code])
     for fault in faults:
         assert said in fault.message
+        assert str(file) in f"{fault.message} {fault.help}" or code in {"M301", "M204"}
+        assert code != "C111" or "'gptailor schema --family' prints the form" in fault.help
         assert fault.message.isprintable()
         assert len(fault.message) < 600
-    if code is not None:
+    if code not in {None, "M301"}:
         with pytest.raises(gptailor.PlanError):
             gptailor.compile(plan, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+        assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_pattern_that_a_checkpoint_lacks_is_named_with_its_file(
+    family: Path, tmp_path: Path
+) -> None:
+    config = family / "unknown" / "config.json"
+    changed = {"proof": None, "mlp_out": ["mlp.out"]}
+    file = write_signed(tmp_path / "f.family.json", config, **changed)
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{family / "unknown"}"\ndrop L2\n')
+    [fault] = gptailor.check(plan.with_families([file]))
+    assert (fault.code, fault.help) == ("M204", f"the family is in '{file}'")
+
+
+def test_a_file_without_a_proof_is_read_only_where_it_is_named(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    user = tmp_path / "config" / "gptailor" / "families"
+    user.mkdir(parents=True)
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{family / "unknown"}"\ndrop L2\n')
+    config = family / "unknown" / "config.json"
+    without = [fault.code for fault in gptailor.check(plan)]
+    write_signed(tmp_path / "here.family.json", config, stack="blocks.")
+    assert [fault.code for fault in gptailor.check(plan)] == without
+    write_signed(user / "mystery.family.json", config, proof=None)
+    [fault] = gptailor.check(plan)
+    assert (fault.code, "holds an unproven draft" in fault.message) == ("C112", True)
