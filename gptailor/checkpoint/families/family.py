@@ -204,8 +204,8 @@ class Family(Closed):
         return cls.model_construct({*document}, **content)._bound()
 
     def patterns(self) -> Iterator[tuple[str, str]]:
-        """Yield the patterns of tensors' names within a layer, each with its key in the file."""
-        for key in ("attn_out", "mlp_out", "roles", "folds"):
+        """Yield prefixes and patterns of names within a layer, each with its key in the file."""
+        for key in ("attn", "mlp", "attn_out", "mlp_out", "roles", "folds"):
             yield from ((key, pattern) for pattern in getattr(self, key))
 
     @cached_property
@@ -221,7 +221,8 @@ class Family(Closed):
     @property
     def seen(self) -> Collection[str]:
         """The keys of configurations that the file names, and those that mean nothing here."""
-        own = (getattr(rule, "key", "") for rule in self.rules)
+        own = {key for rule in self.rules for key in rule.named_keys()}
+        own |= {key for each in self.refused_when for key in each.when}
         return {self.count_key, *self.moved, *own, *self.agree, *self.plain, *UNSPOKEN}
 
     def why_not(self, what: _What, config: Config) -> str | None:
@@ -310,7 +311,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\*", r"[^.]+") + r"(\..*|_bias|_blocks|_scales)?")
 
 
-def matches(pattern: str, suffix: str) -> bool:
+def matches(suffix: str, pattern: str) -> bool:
     """Return whether a tensor, by its name within the layer, belongs to a pattern's module."""
     return _pattern(pattern).fullmatch(suffix) is not None
 
@@ -328,11 +329,11 @@ def _role_of(
     projections that the branch ends with.
     """
     for name, role in own.items():
-        if matches(name, suffix):
+        if matches(suffix, name):
             return role or None
     if suffix.startswith(tuple(norms)):
         return NORMS
-    if any(matches(name, suffix) for name in outputs):
+    if any(matches(suffix, name) for name in outputs):
         return "attn.o" if branch == "attn" else "mlp.down"
     roles = _BY_WORD[branch]
     for word in reversed(suffix.split(".")):

@@ -4,7 +4,7 @@ A family's file has these rules under `moved`, by the names of the settings.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, final
 
@@ -62,6 +62,14 @@ class LayerRule(Closed):
                 raise ValueError(f"'of': expected the name of an earlier rule, got {shown(of)}")
             self._other = rules[of]
         return self
+
+    def named_keys(self) -> Iterator[str]:
+        """Yield the configuration's keys that the rule names, and those of the derived one."""
+        names = ("key", "offset_key", "step_key", "older", "switch", "without_self")
+        yield from (getattr(self, name, "") for name in names)
+        yield from getattr(self, "replaces", ())
+        if (derived := getattr(self, "derived", None)) is not None:
+            yield from derived.named_keys()
 
     def others(self, config: Config, count: int) -> list[Any]:
         """Return the values of the rule `of`."""

@@ -66,9 +66,10 @@ def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
         return f"there is no embedding '{min(set(layout.embed) - set(names))}'"
     places = [place for name in names if isinstance(place := split_name(layout, name), tuple)]
     suffixes = [place[2] for place in places]
-    for key, pattern in () if layout.family.proof else layout.family.patterns():
-        if not any(matches(pattern, suffix) for suffix in suffixes):
-            return f"no tensor of a layer matches {quoted(pattern)} of '{key}'"
+    for key, name in () if layout.family.proof else layout.family.patterns():
+        fits = str.startswith if key in {"attn", "mlp"} else matches
+        if not any(fits(suffix, name) for suffix in suffixes):
+            return f"no tensor of a layer matches {quoted(name)} of '{key}'"
     parts: tuple[Branch, ...] = () if layout.no_parts else ("attn", "mlp")
     for part in parts:
         have = {layer for layer, of, _ in places if of == part}

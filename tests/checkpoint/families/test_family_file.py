@@ -1,6 +1,8 @@
 """Keys of a family file are rules of the same forms as the release's own."""
 
+import hashlib
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from pydantic import ValidationError
 
 import gptailor
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.family_file import content_digest
+from gptailor.checkpoint.families.family_file import content_digest, read_family_file
 from gptailor.checkpoint.families.layer_config import RuleError
 from gptailor.checkpoint.families.layer_rules import First, LayerRule, Listed, Numbered
+from gptailor.checkpoint.files import CheckpointError
 
 
 def moved(rule: LayerRule, config: dict[str, Any], order: list[int], count: int = 4) -> Any:
@@ -150,11 +153,12 @@ def test_a_pattern_that_a_checkpoint_lacks_is_named_with_its_file(
     family: Path, tmp_path: Path
 ) -> None:
     config = family / "unknown" / "config.json"
-    changed = {"proof": None, "mlp_out": ["mlp.out"]}
-    file = write_signed(tmp_path / "f.family.json", config, **changed)
-    plan = gptailor.loads(f'tailor 1\nmodel base = "{family / "unknown"}"\ndrop L2\n')
-    [fault] = gptailor.check(plan.with_families([file]))
-    assert (fault.code, fault.help) == ("M204", f"the family is in '{file}'")
+    for changed in ({"mlp_out": ["mlp.out"]}, {"mlp": [*LLAMA["mlp"], "mlp.out"]}):
+        file = write_signed(tmp_path / "f.family.json", config, proof=None, **changed)
+        plan = gptailor.loads(f'tailor 1\nmodel base = "{family / "unknown"}"\ndrop L2\n')
+        [fault] = gptailor.check(plan.with_families([file]))
+        assert (fault.code, fault.help) == ("M204", f"the family is in '{file}'")
+        assert "no tensor of a layer matches 'mlp.out' of 'mlp" in fault.message
 
 
 def test_a_file_without_a_proof_is_read_only_where_it_is_named(
@@ -172,3 +176,42 @@ def test_a_file_without_a_proof_is_read_only_where_it_is_named(
     write_signed(user / "mystery.family.json", config, proof=None)
     [fault] = gptailor.check(plan)
     assert (fault.code, "holds an unproven draft" in fault.message) == ("C112", True)
+
+
+def test_a_key_that_may_be_by_layers_must_be_named(family: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(family / "unknown", model)
+    config = json.loads((model / "config.json").read_text())
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{model}"\ndrop L2\n')
+    (model / "config.json").write_text(json.dumps(config | {"dense_freq": 1, "dense": 0}))
+    names: dict[str, Any] = {"proof": None, "agree": {}, "plain": [*config]}
+    file = write_signed(tmp_path / "f.family.json", model / "config.json", **names)
+    [fault] = gptailor.check(plan.with_families([file]))
+    assert fault.code == "M204"
+    assert "'dense_freq' may make a layer depend on its place" in fault.message
+    assert "doesn't name it, under 'plain' or else" in fault.message
+    moved = {"mlp": {**FIRST, "key": "dense", "step_key": "dense_freq"}}
+    file = write_signed(tmp_path / "f.family.json", model / "config.json", **names, moved=moved)
+    assert [fault.code for fault in gptailor.check(plan.with_families([file]))] == ["M301"]
+
+
+def test_a_file_of_an_earlier_release_is_read_with_its_proof(tmp_path: Path) -> None:
+    """It has all of its keys, and the digest of all."""
+    rule = {"part": "mlp", "absent": [1], "tried": [], "every_kind": False}
+    content: dict[str, Any] = {
+        **LLAMA, "version": 1, "transposed": False, "deepest": None, "agree": {"hidden_size": 8},
+        "moved": {kind: {**rule, "kind": kind} for kind in ("entries", "numbers", "first")},
+        "modes": {}, "plain": [], "refused": {"parts": None, "scale": "no", "bridge": "no"},
+        "proof": {
+            "gptailor": "0.2.0", "transformers": "5", "torch": "2", "source": "x", "seed": 0,
+            "configuration": {},
+            "cases": [{"name": "cut", "difference": 0.5, "failure": None, "note": None}],
+        },
+    }  # fmt: skip
+    content["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path = tmp_path / "old.family.json"
+    path.write_text(json.dumps(content))
+    assert [rule.name for rule in read_family_file(path).rules] == ["entries", "numbers", "first"]
+    path.write_text(json.dumps(content | {"base": "other."}))
+    with pytest.raises(CheckpointError, match="was changed after it was proven"):
+        read_family_file(path)
