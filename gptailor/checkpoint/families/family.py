@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self, final
 
 from pydantic import AfterValidator, Field, model_validator
 
 from gptailor.checkpoint.families.compatibility import ConfigKey, config_keys
-from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config
+from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config, RuleError
 from gptailor.checkpoint.families.layer_rules import LayerRule, MovedRule, trusted_rule, tuples
 from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import quoted, shown
@@ -36,6 +37,11 @@ ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """A model type, as the name of a file may begin with it."""
 
 
+_KeyReader = Literal[
+    "gelu", "gated_window", "head_scale", "if_set", "kimi", "of_heads", "own_scale",
+    "partly_rotated", "sections", "settings", "state_rank", "time_steps", "value_width",
+    "window",
+]  # fmt: skip
 _What = Literal["model", "parts", "scale", "bridge"]
 
 
@@ -48,7 +54,7 @@ class RefusedWhen(Closed):
     """
 
     what: _What
-    when: dict[_Words, Any]
+    when: dict[_Words, Any] = Field(min_length=1)
     absent: dict[str, Any] = Field(default_factory=dict)
     why: _Words
 
@@ -127,12 +133,12 @@ class Family(Closed):
 
     version: Literal[1] = 1
     name: _Words
-    model_types: Several[ModelType]
+    model_types: Several[ModelType] = Field(min_length=1)
     why: dict[str, str] = Field(default_factory=dict)
     base: _Words
     stack: _Words
     count_key: _Words
-    count_of: _Words = ""
+    count_of: Literal["", "letters"] = ""
     embed: Several[_Words]
     norm: Several[_Words]
     head: Several[_Words]
@@ -148,7 +154,7 @@ class Family(Closed):
     like: _Words = ""
     rotary: Rotary = Field(default_factory=Rotary)
     agree: dict[str, Any] = Field(default_factory=dict)
-    read: dict[str, str] = Field(default_factory=dict)
+    read: dict[str, _KeyReader] = Field(default_factory=dict)
     warn: Several[str] = ()
     moved: dict[_Words, MovedRule] = Field(default_factory=dict)
     modes: dict[str, Any] = Field(default_factory=dict)
@@ -180,7 +186,19 @@ class Family(Closed):
                     f"{quoted(pattern)} of '{key}' matches no tensor of a layer: expected a name "
                     f"that begins with {' or '.join(map(quoted, prefixes)) or 'a prefix'}"
                 )
-        return self._bound()
+        self._bound()._check_values()
+        return self
+
+    def _check_values(self) -> None:
+        """Refuse values that a rule or a function can't read, with an empty configuration."""
+        try:
+            for key in self.keys:
+                key.read({})
+            for rule in self.rules:
+                with suppress(RuleError):
+                    _ = rule.read({}, 4)[3]
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"expected values that its functions read, got {error!r}") from error
 
     def _bound(self) -> Self:
         """Return the family with rules that know their names and each other."""

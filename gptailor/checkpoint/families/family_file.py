@@ -54,12 +54,8 @@ def _json(value: Any, indent: str = "") -> str:
     return start + "\n" + ",\n".join(lines) + f"\n{indent}{end}"
 
 
-def read_family_file(path: Path, *, proven: bool = True) -> Family:
-    """Return the family in a file.
-
-    Raises CheckpointError: C111 for an invalid file. If it must be `proven`, C112 for a failed
-    proof, or for a change after the proof.
-    """
+def read_family_file(path: Path) -> Family:
+    """Return the family in a file. Raises CheckpointError (C111) for an invalid file."""
     document = read_object(path, "C111", duplicate="C111")
     version = document.get("version")
     if type(version) is int and version != _FILE_VERSION:
@@ -71,10 +67,6 @@ def read_family_file(path: Path, *, proven: bool = True) -> Family:
         message = f"invalid family file: {fault_of(error)}"
         help_ = "'gptailor schema --family' prints the form of such a file"
         raise CheckpointError("C111", message, path, help_) from None
-    if not file.model_types:
-        raise CheckpointError("C111", "invalid family file: no model type", path, _AGAIN)
-    if proven:
-        check_proof(file, path)
     return file
 
 

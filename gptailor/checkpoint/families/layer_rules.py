@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, final
 
-from pydantic import AfterValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from gptailor.checkpoint.families.layer_config import (
     FULL,
@@ -73,7 +73,8 @@ class LayerRule(Closed):
 
     def others(self, config: Config, count: int) -> list[Any]:
         """Return the values of the rule `of`."""
-        assert self._other is not None, "bound"
+        if self._other is None:
+            raise RuleError(f"'{self.name}' of its family needs 'of', the name of an earlier rule")
         return self._other.read(config, count)
 
     @abstractmethod
@@ -364,7 +365,8 @@ class Repeated(LayerRule):
             raise RuleError(f"'{self.key}' is {shown(kinds)}, and should be a list")
         middle = [kinds[i % len(kinds)] for i in range(count)][len(self.begin) :]
         values = [*self.begin, *middle][:count]
-        return [*values[: count - len(self.end)], *self.end] if self.end else values
+        values[count - min(len(self.end), count) :] = self.end[-count:]
+        return values
 
     def stated(self, config: Config, values: Values) -> dict[str, Any]:
         """Return the configuration with the list of all kinds."""
@@ -443,12 +445,11 @@ class InPlace(LayerRule):
         return dict(config)
 
 
-def _known_function(name: str) -> str:
-    from gptailor.checkpoint.families.functions import RULES  # only few families have one
-
-    if name not in RULES:
-        raise ValueError(f"expected a function of gptailor's families, got {shown(name)}")
-    return name
+_Function = Literal[
+    "after_dense", "alike", "chunked", "depth", "each", "ernie", "even_below_bound", "indexers",
+    "kimi", "letters", "same", "shapes", "some_attend", "steps", "thetas", "times",
+    "without_rotation",
+]  # fmt: skip
 
 
 @final
@@ -456,7 +457,7 @@ class Computed(LayerRule):
     """A form that no other rule has: a pair of functions in `functions.RULES`, and their values."""
 
     kind: Literal["function"] = "function"
-    function: Annotated[str, AfterValidator(_known_function)]
+    function: _Function
     key: str = ""
     of: str = ""
     absent: Several[Any] = ()
@@ -470,7 +471,7 @@ class Computed(LayerRule):
         return dict(self._call(1, config, values))
 
     def _call(self, number: int, *of: Any) -> Any:
-        from gptailor.checkpoint.families.functions import RULES, Stated
+        from gptailor.checkpoint.families.functions import RULES, Stated  # only few families do
 
         stated = Stated(self.name, self.key, self.absent, self.others)
         return RULES[self.function][number](stated, *of)

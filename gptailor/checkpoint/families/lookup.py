@@ -122,7 +122,7 @@ def _of_type(
     model_type: object, paths: Sequence[Path], *, named: bool = False
 ) -> FoundFamily | None:
     """Return the family of a type. Files without a proof are used only if they are named."""
-    read = [(path, read_family_file(path, proven=False)) for path in paths]
+    read = [(path, read_family_file(path)) for path in paths]
     matches = [pair for pair in read if model_type in pair[1].model_types]
     if not matches:
         return None

@@ -45,13 +45,14 @@ class Rotary(Closed):
         Older configurations may have a base for each kind, and a scaling of full layers.
         """
         stated = _object(config.get("rope_parameters")) or ({} if self.older else usual)
-        forms = {kind: _object(stated.get(kind)) for kind in usual}
-        if self.older:
-            scaling = _object(config.get("rope_scaling"))
-            forms["full_attention"] = {**forms["full_attention"], **scaling}
-        read = {kind: _form(form, config) for kind, form in forms.items()}
-        for kind, key in self.older.items():
-            read[kind].setdefault("rope_theta", config.get(key, usual[kind]["rope_theta"]))
+        read: dict[str, Any] = {}
+        for kind, own in usual.items():
+            wide = self.older and kind == "full_attention"
+            scaling = _object(config.get("rope_scaling")) if wide else {}
+            read[kind] = _form({**_object(stated.get(kind)), **scaling}, config)
+            if kind in self.older:
+                base = config.get(self.older[kind], _object(own).get("rope_theta"))
+                read[kind].setdefault("rope_theta", base)
         return read
 
 

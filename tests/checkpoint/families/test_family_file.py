@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import gptailor
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.family_file import content_digest, read_family_file
+from gptailor.checkpoint.families.family_file import check_proof, content_digest, read_family_file
 from gptailor.checkpoint.families.layer_config import RuleError
 from gptailor.checkpoint.families.layer_rules import First, LayerRule, Listed, Numbered
 from gptailor.checkpoint.files import CheckpointError
@@ -107,7 +107,13 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
         ({"head": "lm_head.weight"}, "C111", "'head': input should be a valid tuple"),
         ({"moved": {"x": {"kind": "last"}}}, "C111", "'moved.x': input tag 'last' found using"),
         ({"moved": {"x": {**FIRST, "keys": 1}}}, "C111", "'moved.x.first.keys': extra inputs"),
-        ({"moved": {"x": {"kind": "function", "function": "no"}}}, "C111", "expected a function"),
+        ({"moved": {"x": {"kind": "function", "function": "no"}}}, "C111", "'moved.x.function"),
+        ({"moved": {"x": {"kind": "function", "function": "same"}}}, "C111", "functions read, got"),
+        ({"moved": {"x": {"kind": "function", "function": "chunked"}}}, "M204", "needs 'of'"),
+        ({"agree": {"x": 1}, "read": {"x": "settings"}}, "C111", "functions read, got Attribute"),
+        ({"read": {"x": "no"}}, "C111", "'read.x': input should be 'gelu', 'gated_window'"),
+        ({"count_of": "no"}, "C111", "'count_of': input should be '' or 'letters', got 'no'"),
+        ({"model_types": []}, "C111", "'model_types': "),
         ({"moved": {"x": {"kind": "window"}}}, "C111", "expected the name of an earlier rule"),
         ({"attn_out": ["attn.o_proj"]}, "C111", "'attn.o_proj' of 'attn_out' matches no tensor"),
         ({"roles": {"ffn.up": "mlp.up"}}, "C111", "'ffn.up' of 'roles' matches no tensor"),
@@ -212,6 +218,7 @@ def test_a_file_of_an_earlier_release_is_read_with_its_proof(tmp_path: Path) -> 
     path = tmp_path / "old.family.json"
     path.write_text(json.dumps(content))
     assert [rule.name for rule in read_family_file(path).rules] == ["entries", "numbers", "first"]
+    check_proof(read_family_file(path), path)
     path.write_text(json.dumps(content | {"base": "other."}))
     with pytest.raises(CheckpointError, match="was changed after it was proven"):
-        read_family_file(path)
+        check_proof(read_family_file(path), path)

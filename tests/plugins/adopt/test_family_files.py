@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.family_file import family_text, read_family_file
+from gptailor.checkpoint.families.family_file import check_proof, family_text, read_family_file
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from tests.tiny import LLAMA, randomise, write_tokenizer
@@ -359,5 +359,6 @@ def test_a_header_s_other_tensors_fail_the_proof(here: Path, said: Said) -> None
     save_file({**tensors, "model.layers.2.adapter.weight": torch.ones(2)}, "odd/model.safetensors")
     assert run(["family", "odd", "-o", "odd.family.json"]) == 1
     assert "model.layers.2.adapter.weight" in said()
+    path = here / "odd.family.json"
     with pytest.raises(CheckpointError, match="failed its proof"):
-        read_family_file(here / "odd.family.json")
+        check_proof(read_family_file(path), path)
