@@ -288,11 +288,8 @@ class Family(Closed):
         return _role_of(suffix, branch, self.roles, norms, outputs)
 
 
-ONE_BRANCH = "a layer is one branch, with one norm before it"
-"""The reason why a family has neither parts nor bridges."""
-
 POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
-"""The reason why such a family has no bridges."""
+"""The reason why such a family has no bridges, in its file; a narrower MLP is possible there."""
 
 
 # ------------------------------------------------------------------------------------------ roles
