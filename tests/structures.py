@@ -11,9 +11,9 @@ def structure(family: str) -> Hashable:
     return (
         bool(its.rules),
         its.transposed,
-        frozenset(fold.how for fold in its.folds),
-        its.no_parts is None,
-        its.no_bridge is None,
+        frozenset(its.folds.values()),
+        its.refused.parts is None,
+        its.refused.bridge is None,
         any("*" in name or "experts" in name for name in its.mlp_out),
         len(its.attn_out) > 1,
         len((*its.attn, *its.mlp)) > 4,

@@ -355,9 +355,8 @@ class Opener:
 
     def _known(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the checkpoint with the family from a file, if one reads it."""
-        origin = self.plan.origin
-        files, beside = (origin.families, origin.folder) if origin else ((), Path())
-        family = family_for(checkpoint.config.get("model_type"), files, beside, checkpoint.folder)
+        files = self.plan.origin.families if self.plan.origin else ()
+        family = family_for(checkpoint.config.get("model_type"), files, checkpoint.folder)
         return checkpoint if family is None else replace(checkpoint, family=family)
 
     def _adapted(

@@ -11,6 +11,7 @@ import gptailor
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import TokenizerFiles, has_template
 from gptailor.checkpoint.families import vision
+from gptailor.checkpoint.families.family_file import family_text
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.files import is_gguf, open_regular
 from gptailor.checkpoint.foreign_code import files_without_code
@@ -177,7 +178,7 @@ def side_files(
     }
     beside |= files_without_code(beside)
     for kind, family in families(prepared).items():  # so that the folder can be verified anywhere
-        written[kind + FAMILY_SUFFIX] = family.file.text()
+        written[kind + FAMILY_SUFFIX] = family_text(family.file)
     return beside | {name: content.encode() for name, content in written.items()}
 
 

@@ -103,8 +103,9 @@ class Verification:
         self.output = compiled_output(path)
         self.lock = self.output.lock
         self.plan = self._read_plan()
-        if self.plan is not None and families:
-            self.plan = self.plan.with_families(families)
+        if self.plan is not None:
+            carried = sorted(path.glob(f"*{FAMILY_SUFFIX}"))  # where `compile` put them
+            self.plan = self.plan.with_families(families or carried)
         if self.output.damage is not None:
             self.found.differences.append(self.output.damage)
         if self.lock is not None and self.plan is not None:

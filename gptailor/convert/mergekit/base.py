@@ -119,7 +119,7 @@ def _names_from(
         differing,
         any(len(tensors) > 1 for tensors in differing.values()),
         {name: role for name, (role, *more) in roles.items() if role is not None and not more},
-        family.no_parts is None and not family.one_norm(config),
+        family.why_not("parts", config) is None,
     )
 
 
