@@ -76,7 +76,8 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             parameter = method.parameter(name)
             if parameter is None or parameter.words:
                 continue
-            bounded = () if _unbounded(parameter, value) else sites.numbers(value, plan.numbers)
+            others = parameter.integer and isinstance(value, p.Named | p.Curve)  # another rule's
+            bounded = () if others else sites.numbers(value, plan.numbers)
             messages = (_out_of_bounds(method, parameter, each) for each in bounded)
             if message := next(filter(None, messages), ""):
                 yield Fault("P303", message, at + inner)
@@ -85,11 +86,6 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")
         if message := _overfull(call, method, plan) or _uncertain(call, method, plan):
             yield Fault("P303", message, at)
-
-
-def _unbounded(parameter: Parameter, value: p.Value) -> bool:
-    """Return whether a name or a curve stands for a whole number: another rule's fault."""
-    return parameter.integer and isinstance(value, p.Named | p.Curve)
 
 
 def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) -> str:

@@ -23,7 +23,7 @@ _WAIT = 0.2
 
 @final
 class Dismissed(Exception):  # noqa: N818 (no error: another job failed, and this one was let go)
-    """The end of a job whose crew stopped."""
+    """The end of a job whose crew, or whose recording, stopped."""
 
 
 @final
