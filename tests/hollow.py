@@ -11,6 +11,14 @@ from gptailor.checkpoint.tensor import DTYPE_BITS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+SMALL = {
+    "num_hidden_layers": 6,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+}
 LLAMA_2_70B = {
     "num_hidden_layers": 80,
     "hidden_size": 8192,

@@ -1,15 +1,17 @@
-"""Models of a small Hub, and a folder in which commands use it."""
+"""Models of a small Hub, and a folder in which commands use it, as fixtures too."""
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.forked import Runs
-from tests.hub_server import Hub
+from tests.forked import Runs, forking
+from tests.hub_server import Hub, serving
 from tests.tiny import tiny_model
 
 LAYERS = 3
@@ -109,3 +111,31 @@ class Desk:
         """The weights in the cache."""
         found = (self.folder / "home").rglob("snapshots/*/*.safetensors")
         return {path.name for path in found if path.exists()}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of the models."""
+    return write_models(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def hub(folders: Path) -> Iterator[Hub]:
+    """A Hub with `org/base` and `org/math`."""
+    with serving() as served:
+        served.add("org/base", folders / "base")
+        served.add("org/math", folders / "math")
+        yield served
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    """Processes in which gptailor runs."""
+    with forking("gptailor.program.run") as started:
+        yield started
+
+
+@pytest.fixture
+def desk(tmp_path: Path, hub: Hub, runs: Runs) -> Desk:
+    """A folder in which commands use the Hub."""
+    return Desk(tmp_path, hub, runs)

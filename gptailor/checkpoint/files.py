@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gptailor.plan.faults import TailorError
+from gptailor.plan.faults import CodedError
 
 LONGEST_QUOTED = 120
 """Characters of a name that are shown; names come from files that may be hostile."""
@@ -31,21 +31,21 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _URL = re.compile(r"^([a-z][a-z0-9+:]+):/(?=[^/])")
 
 
-class CheckpointError(TailorError):
+class CheckpointError(CodedError):
     """An error of a checkpoint, reading or writing: a stable code, a message, a file, a remedy."""
 
     def __init__(
         self, code: str, message: str, path: Path, help: str = "", offset: int | None = None
     ) -> None:
-        super().__init__(code, message, path, help, offset)
-        self.code, self.message, self.path = code, message, path
-        self.help, self.offset = help, offset
+        super().__init__(code, message, help)
+        self.args = code, message, path, help, offset  # as pickle hands them over
+        self.path, self.offset = path, offset
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """The path for people, and the byte."""
         path = _URL.sub(r"\1://", str(self.path))  # a path has lost one of a URL's two strokes
-        place = escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
-        lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
-        return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
+        return escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
 
 
 def quoted(name: str, *, whole: bool = False) -> str:

@@ -248,7 +248,7 @@ def json_command(plan: str, lets: options.Lets) -> None:
               help="A folder with the base's config.json. It determines the layers, "
               "their tensors' names, and whether the head is tied. Default: the folder that "
               "FILE names, or the Hub.")  # fmt: skip
-@click.option("models", "--model", type=options.Rebinding(), multiple=True,
+@click.option("models", "--model", type=options.REBINDING, multiple=True,
               help="The folder of a model, by the model's name in the plan or in the file. The "
               "command reads facts about the model there. May be given several times.")  # fmt: skip
 @click.option("--strict", is_flag=True,

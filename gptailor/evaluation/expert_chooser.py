@@ -5,7 +5,7 @@ router's weight g and the expert's output f(x) (REAP, arXiv 2510.13999). The val
 the hidden states of the whole plan, in one pass. So plans with other drops and numbers share them.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -16,17 +16,10 @@ from torch import Tensor, nn
 
 from gptailor.checkpoint.families.mixture import routing
 from gptailor.checkpoint.write.digest import FileDigest
-from gptailor.evaluation.bridge.fit import BridgeError, fit_key, measured_layers
-from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
-from gptailor.evaluation.kept_tensors import (
-    KEPT_BYTES,
-    KeptTensors,
-    TensorStore,
-    kept_home,
-)
+from gptailor.evaluation.bridge.fit import BridgeError, Fitter, fit_key, measured_layers
+from gptailor.evaluation.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
-from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.plan.events import ChoosingBegun, ChoosingEnd, ChoosingStep, OnEvent, ignore_events
 from gptailor.plan.registry import EXPERT_TOKENS
 from gptailor.plan.resolved import Resolved
@@ -79,22 +72,10 @@ class ChosenExperts:
 
 
 @final
-class ExpertChooser:
-    """Chooses experts of plans over a stitcher's models, which compute in float32.
+class ExpertChooser(Fitter[tuple[ExpertValues | None, ...]]):
+    """Chooses experts of plans by their values, which are kept as fits are."""
 
-    The values of experts are kept for other plans and on this machine. With `anew` no kept values
-    are reused.
-    """
-
-    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
-        self.table = stitcher.table
-        self.live = stitcher.live
-        self.device = stitcher.device
-        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
-        self._base = self.table.models["base"]
-        self._texts = FitTexts(self.table.models)
-        self._values: RecentlyUsed[Hashable, tuple[ExpertValues | None, ...]] = RecentlyUsed()
-        self._store = None if anew else TensorStore(kept_home() / "experts", KEPT_BYTES)
+    kept_in = "experts"
 
     def choose(
         self, resolved: Resolved, own: int, on_event: OnEvent = ignore_events
@@ -112,7 +93,7 @@ class ExpertChooser:
         )  # fmt: skip
         start = content_keys.piece((*undone.begin, *undone.others))
         key = (start, undone.layers, text)
-        values = self._values.get(key)
+        values = self._fits.get(key)
         if values is None:
             kept_key = fit_key(undone, (self.device.type, self.place.type), text)
             values = self._kept(kept_key, len(undone.layers))
@@ -120,9 +101,9 @@ class ExpertChooser:
                 on_event(ChoosingBegun(len(undone.layers), cut.size))
                 values = tuple(self._layers(resolved, undone, text, own, on_event))
                 self._keep(kept_key, values)
-            self._values.put(key, values)
-            self._values.forget(_KEPT_TEXTS)
-        groups = routing(self._base.layout, self._base.config).groups
+            self._fits.put(key, values)
+            self._fits.forget(_KEPT_TEXTS)
+        groups = routing(self.base.layout, self.base.config).groups
         kept = tuple(() if v is None else v.kept(cut.size, groups) for v in values)
         shares = [v.share(k) for v, k in zip(values, kept, strict=True) if v is not None]
         chosen = ChosenExperts(kept, text.digest, text.tokens, sum(shares) / max(1, len(shares)))

@@ -185,6 +185,7 @@ def side_files(
 def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: TokenizerFiles) -> str:
     """Return the model card, without paths of this machine; `beside` are the tokenizer's files."""
     plan, images = _public(prepared), prepared.models["base"].layout.wrapped
+    declared = {name: plan.models[name] for name in prepared.plan.models}  # none of inner plans
     repaired = None
     if fitted is not None:
         bridges = {gap: (b.tokens, b.held_out) for gap, b in fitted.bridges.items()}
@@ -203,7 +204,7 @@ def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: Tok
         target.resolve().name,
         replace(prepared.resolved, declared=plan),
         commented_text(
-            plan.model_copy(update={"models": _declared_alone(prepared, plan)}),
+            plan.model_copy(update={"models": declared}),
             prepared.plan.origin,
         ),
         (prepared.base_size, prepared.output_size),
@@ -220,11 +221,6 @@ def _makers(prepared: Prepared) -> str:
     """Return the version of gptailor, and the packages of other merge methods."""
     packages = method_packages(prepared.compiled.program).values()
     return " and ".join([gptailor.__version__, *dict.fromkeys(packages)])
-
-
-def _declared_alone(prepared: Prepared, plan: Plan) -> dict[str, Model]:
-    """Return the models of a plan without those of the plans that are its models."""
-    return {name: plan.models[name] for name in prepared.plan.models}
 
 
 def _public(prepared: Prepared) -> Plan:

@@ -1,4 +1,4 @@
-"""What computes on a device, on a pretended card: the CPU's numbers, and mistakes found."""
+"""Computations on a pretended card: they give the CPU's numbers, and planted mistakes are found."""
 
 import inspect
 import json

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
-from typing import NoReturn, TypeVar, final
+from typing import ClassVar, Generic, NoReturn, TypeVar, final
 
 import torch
 from jaxtyping import Float, Float64, Shaped
@@ -302,27 +302,40 @@ class FittedBridge:
     held_out: float
 
 
-@final
-class Bridger:
-    """Fits the bridges of plans over a stitcher's models, which compute in float32.
+_Fit = TypeVar("_Fit")
 
-    The beginnings that plans have in common are fitted once, and fits are kept on this machine.
-    With `anew` no kept fit is reused. While a plan is fitted, the stitcher leaves room for the
-    sums.
+
+class Fitter(Generic[_Fit]):
+    """Fits plans over a stitcher's models, which compute in float32.
+
+    Fits are kept for other plans, and on this machine in the folder `kept_in`. With `anew` no kept
+    fit is reused. While a plan is fitted, the stitcher leaves room for the sums.
     """
 
+    kept_in: ClassVar[str]
+
     def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
-        self.table = table = stitcher.table
+        self.table = stitcher.table
         self.live = stitcher.live
         self.tensors = stitcher.tensors
         self.device = stitcher.device
         self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
         self.reserve = stitcher.reserve
-        self.layout = table.models["base"].layout
-        self._config = configuration(table.models["base"].config)
-        self._texts = FitTexts(table.models)
-        self._fits: RecentlyUsed[Hashable, FittedBridge] = RecentlyUsed()
-        self._store = None if anew else TensorStore(kept_home() / "bridged", KEPT_BYTES)
+        self.base = self.table.models["base"]
+        self._texts = FitTexts(self.table.models)
+        self._fits: RecentlyUsed[Hashable, _Fit] = RecentlyUsed()
+        self._store = None if anew else TensorStore(kept_home() / self.kept_in, KEPT_BYTES)
+
+
+@final
+class Bridger(Fitter[FittedBridge]):
+    """Fits the bridges of plans. The beginnings that plans have in common are fitted once."""
+
+    kept_in = "bridged"
+
+    @cached_property
+    def _hidden(self) -> int:
+        return int(configuration(self.base.config).hidden_size)
 
     def bridges(
         self,
@@ -381,7 +394,7 @@ class Bridger:
             on_event(GapStep(gap, done, gap.end, seconds_left))
 
         content = _before(gap, own)
-        names = carriers(self.layout, content)
+        names = carriers(self.base.layout, content)
         outputs = {out.spec.name: out for out in content.outputs if out.spec.name in names}
         sums = Statistics(*self._widths(content), walk.device)
         with naming_errors(gap.name, walk.undone):
@@ -391,7 +404,7 @@ class Bridger:
             held_out = solution.held_out(sampled)
             unbridged = {name: self.tensors.of_layer(content, o) for name, o in outputs.items()}
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
-            tensors = fold_fit(solution.change, unbridged, self.layout, dtypes)
+            tensors = fold_fit(solution.change, unbridged, self.base.layout, dtypes)
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained, held_out)
 
     def _kept_key(
@@ -426,8 +439,8 @@ class Bridger:
         experts.
         """
         shapes = {output.spec.name: output.spec.shape for output in content.outputs}
-        last, hidden = last_projection(self.layout, shapes), int(self._config.hidden_size)
-        return (hidden if last is None else last.inputs), hidden
+        last = last_projection(self.base.layout, shapes)
+        return (self._hidden if last is None else last.inputs), self._hidden
 
     def _text(self, resolved: Resolved, gap: Gap, widths: tuple[int, int]) -> CalibrationText:
         """Return the gap's text. Raises CalibrationError (C806) if it has too few tokens."""

@@ -5,7 +5,7 @@ share the fits. Fits on the states of a narrow plan gave a higher loss (docs/wid
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -19,6 +19,7 @@ from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluation.bridge.fit import (
     KEPT_FITS,
     FittedTokens,
+    Fitter,
     Statistics,
     add_tokens,
     fit_key,
@@ -26,16 +27,9 @@ from gptailor.evaluation.bridge.fit import (
     measured_layers,
     solve,
 )
-from gptailor.evaluation.bridge.states import CalibrationText, FitTexts, Walk
-from gptailor.evaluation.kept_tensors import (
-    KEPT_BYTES,
-    KeptTensors,
-    TensorStore,
-    kept_home,
-)
+from gptailor.evaluation.bridge.states import CalibrationText, Walk
+from gptailor.evaluation.kept_tensors import KeptTensors
 from gptailor.evaluation.live import content_keys
-from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.recently_used import RecentlyUsed
 from gptailor.evaluation.width.neurons import kept_neurons, sums_of_kept, working_size
 from gptailor.plan.events import NarrowingBegun, NarrowingEnd, NarrowingStep, OnEvent, ignore_events
 from gptailor.plan.registry import WIDTH_RIDGE, WIDTH_TOKENS
@@ -81,24 +75,10 @@ class _LayerFit:
 
 
 @final
-class Narrower:
-    """Narrows the MLPs of plans over a stitcher's models, which compute in float32.
+class Narrower(Fitter[FittedWidth]):
+    """Narrows the MLPs of plans."""
 
-    Fits are kept for other plans and on this machine. With `anew` no kept fit is reused. While a
-    plan is fitted, the stitcher leaves room for the sums.
-    """
-
-    def __init__(self, stitcher: Stitcher, *, anew: bool = False) -> None:
-        self.table = stitcher.table
-        self.live = stitcher.live
-        self.tensors = stitcher.tensors
-        self.device = stitcher.device
-        self.place = stitcher.device if stitcher.memory is None else torch.device("cpu")
-        self.reserve = stitcher.reserve
-        self.layout = self.table.models["base"].layout
-        self._texts = FitTexts(self.table.models)
-        self._fits: RecentlyUsed[Hashable, FittedWidth] = RecentlyUsed()
-        self._store = None if anew else TensorStore(kept_home() / "narrowed", KEPT_BYTES)
+    kept_in = "narrowed"
 
     def fit(self, resolved: Resolved, on_event: OnEvent = ignore_events) -> FittedWidth:
         """Return the narrow MLPs of a closed plan with a width, and report a new fit.
@@ -160,7 +140,7 @@ class Narrower:
         ridge = _ridge(cut)
         output = self._down(content)
         name, down = output.spec.name, self.tensors.of_layer(content, output)
-        neurons = neurons_in(self.layout, name, down.shape)
+        neurons = neurons_in(self.base.layout, name, down.shape)
         assert neurons is not None, "an output projection"
         rows = down.to(device=walk.device, dtype=torch.float64).movedim(neurons.axis, 0)
         sums = Statistics(len(rows), 0, walk.device)
@@ -169,7 +149,7 @@ class Narrower:
         solution = solve(sums_of_kept(sums, rows, kept), ridge)
         held_out = solution.held_out([_without(tokens, rows, kept) for tokens in sampled])
         narrow = {name: _sliced(down, neurons, kept.to(down.device))}
-        folded = fold_fit(solution.change, narrow, self.layout, {name: output.spec.dtype})
+        folded = fold_fit(solution.change, narrow, self.base.layout, {name: output.spec.dtype})
         return _LayerFit(kept.cpu(), folded, held_out)
 
     def _tensors(self, content: content_keys.Content, fit: _LayerFit) -> dict[str, Tensor]:
@@ -178,7 +158,7 @@ class Narrower:
         for output in content.outputs:
             name, neurons = output.spec.name, None
             if name not in tensors:
-                neurons = neurons_in(self.layout, name, output.spec.shape)
+                neurons = neurons_in(self.base.layout, name, output.spec.shape)
             if neurons is not None:
                 made = self.tensors.of_layer(content, output)
                 tensors[name] = _sliced(made, neurons, fit.kept.to(made.device)).cpu()
@@ -189,14 +169,15 @@ class Narrower:
         [down] = [
             output
             for output in content.outputs
-            if projection(self.layout, output.spec.name) == "mlp" and len(output.spec.shape) == 2
+            if projection(self.base.layout, output.spec.name) == "mlp"
+            and len(output.spec.shape) == 2
         ]
         return down
 
     def _sides(self, content: content_keys.Content) -> tuple[int, int]:
         """Return the neurons of a layer's MLP, and the entries of its output."""
         first, second = self._down(content).spec.shape
-        return (first, second) if self.layout.transposed else (second, first)
+        return (first, second) if self.base.layout.transposed else (second, first)
 
     # ---------------------------------------------------------------------------------- on the disk
 

@@ -35,14 +35,14 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
     from gptailor.checkpoint.families.family_file import family_text
     from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
     from gptailor.checkpoint.files import CheckpointError
-    from gptailor.checkpoint.write.output_file import write_whole
+    from gptailor.checkpoint.write.output_file import refuse_output, write_whole
     from gptailor.plugins.adopt.adopt import adopt
 
     if output is not None:
-        _check_free(output, force)
+        refuse_output(output, force=force)
     family = adopt(model)
     path = output or Path(family.name + FAMILY_SUFFIX)
-    _check_free(path, force)
+    refuse_output(path, force=force)
     if not os.access(path.parent, os.W_OK):
         raise CheckpointError("C303", "cannot be written there", path)
     write_whole(Path(os.path.realpath(path)), family_text(family).encode(), path)
@@ -53,15 +53,6 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
         sys.exit(1)
     if any(kind in FAMILY_OF for kind in family.model_types):
         say("the release has a family of this type, which goes first; --family takes this one")
-
-
-def _check_free(path: Path, force: bool) -> None:
-    from gptailor.checkpoint.files import CheckpointError
-
-    if os.path.lexists(path) and not path.is_file():
-        raise CheckpointError("C302", "is not a regular file", path)
-    if os.path.lexists(path) and not force:
-        raise CheckpointError("C301", "is there already", path, "--force replaces it")
 
 
 def _result_lines(family: "Family", proof: "Proof", path: Path) -> list[str]:

@@ -91,8 +91,8 @@ def named(subject: RunByHand, tensors: Tensors) -> Names:
             owner = _owner(subject, name, tensors[name])
             side = "embed" if owner == token else "head" if owner == output else sides.get(owner)
             if side not in by_side:
-                why = "is none of embedding, layers, last norm and head"
-                raise UnprovenError(f"tensor '{name}' {why}")
+                expected = "expected a tensor of the embedding, a layer, the last norm or the head"
+                raise UnprovenError(f"{expected}, got '{name}'")
             by_side[side].append(name)
     under = [*by_side["embed"], *by_side["before"], *by_side["after"]]
     if not by_side["embed"]:
