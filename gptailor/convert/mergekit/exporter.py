@@ -518,7 +518,7 @@ def _exported_layer(
     layers = tuple(_layer_of(row, model) for model in models)
     parameters: dict[tuple[int, str], dict[str, Any]] = {}
     for part, recipe in row.items():
-        blocks, shared = method.write(SliceRecipe(recipe, method.name, models))
+        blocks, shared = method.write(SliceRecipe(recipe, method, models))
         for k, block in enumerate(blocks):
             for name in (name for name in method.by_source if name in block):
                 parameters.setdefault((k, name), {})[part] = block[name]

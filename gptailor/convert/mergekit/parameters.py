@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from gptailor.convert.mergekit.base import TensorNames
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock
@@ -14,12 +15,7 @@ from gptailor.convert.mergekit.methods import (
 )
 from gptailor.convert.note import Note
 from gptailor.plan.faults import Place, nearest
-
-_DEFAULTS: dict[str, ParameterValue] = {
-    "density": 1.0, "gamma": 0.01, "lambda": 1.0, "epsilon": 0.15, "select_topk": 1.0, "r": 0.1,
-    "alpha": 0.2,
-}  # fmt: skip
-"""Numbers of parameters that the file leaves out; other parameters have no default number."""
+from gptailor.plan.written_out import curve_at
 
 _OLD_PARAMETERS = ("embed_slerp", "similarity_threshold")
 """Parameters of older versions."""
@@ -27,9 +23,6 @@ _OLD_PARAMETERS = ("embed_slerp", "similarity_threshold")
 _TRUE: tuple[object, ...] = (True, "true", "t", "yes", "y", "on", "1")
 _FALSE: tuple[object, ...] = (False, "false", "f", "no", "n", "off", "0")
 """Flags as mergekit reads them; its own files have 1.0 and 0.0, which are equal to these."""
-
-_FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise", "nuslerp_flatten",
-          "nuslerp_row_wise", "normalize_weights")  # fmt: skip
 
 
 def parameter_value(
@@ -44,17 +37,17 @@ def parameter_value(
     `t` is the tensor's place in its slice: 0 at the first layer, 1 at the last. Without it
     numbers that change along the slice come back as a gradient.
     """
+    default = method.parameters[name]
+    check = partial(_checked, name, is_flag=isinstance(default, bool))
     for block in blocks:
         for setting, at in _settings(block, name):
             if setting.filter not in tensor:
                 continue
             if not isinstance(setting.value, list):
-                return _checked(block, name, setting.value, at)
-            values = [
-                _checked(block, name, value, (*at, i)) for i, value in enumerate(setting.value)
-            ]
-            return _interpolated(values, t)
-    return method.defaults.get(name, _DEFAULTS.get(name))
+                return check(block, setting.value, at)
+            places = ((*at, i) for i in range(len(setting.value)))
+            return _interpolated([*map(partial(check, block), setting.value, places)], t)
+    return default
 
 
 def _interpolated(values: Sequence[float | bool], t: float | None) -> ParameterValue:
@@ -65,8 +58,7 @@ def _interpolated(values: Sequence[float | bool], t: float | None) -> ParameterV
         if t is None:
             raise NeedsLayerValues
         return values[int(t * (len(values) - 1))]
-    gradient = Gradient(tuple(values))
-    return gradient if t is None else gradient.at(t)
+    return Gradient(tuple(values)) if t is None else curve_at(values, t, 0, 1)
 
 
 def _settings(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place]]:
@@ -80,9 +72,11 @@ def _settings(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Plac
         yield Filtered.model_construct(value=setting), at
 
 
-def _checked(block: ParameterBlock, name: str, value: object, at: Place) -> float | bool:
+def _checked(
+    name: str, block: ParameterBlock, value: object, at: Place, *, is_flag: bool
+) -> float | bool:
     """Return a flag or a finite number; YAML 1.1 reads `1e-3` as a text."""
-    if name in _FLAGS:
+    if is_flag:
         word = value.lower() if isinstance(value, str) else value
         if word in _TRUE or word in _FALSE:
             return word in _TRUE

@@ -161,7 +161,7 @@ def _read_recipe(
         for parameter in method.shared
     }
     try:
-        recipe = method.read(MethodInputs(method.name, sources, shared))
+        recipe = method.read(MethodInputs(method, sources, shared))
         if recipe.method:
             context.merges = True
             _refuse_different_merge(context, layer, recipe)
