@@ -10,8 +10,8 @@ from typing import final
 
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.formats.gguf.file_facts import FREQUENCIES
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
-from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.plan.faults import listed
 from gptailor.program.compile import Compiled
