@@ -59,8 +59,7 @@ def read_documents(text: str, name: str) -> list[Document]:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = mark.line + 1 if mark is not None else None
-        message = f"invalid YAML: {problem or error}"
-        raise ConversionError(message, name=name, line=line) from None
+        raise ConversionError(f"invalid YAML: {problem or error}", name=name, line=line) from None
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"invalid YAML: {error}", name=name) from None
 

@@ -52,8 +52,9 @@ def _save(tokenizer: Any, folder: Path) -> None:
 
 
 def _refuse(path: Path, message: str) -> NoReturn:
-    help = "take another model's tokenizer: `tokenizer from …`"
-    raise CheckpointError("C109", message, path, help)
+    raise CheckpointError(
+        "C109", message, path, "take another model's tokenizer: `tokenizer from …`"
+    )
 
 
 def _ids(facts: Mapping[str, GgufValue]) -> dict[str, int]:
@@ -138,8 +139,7 @@ def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     name = facts.get("tokenizer.ggml.pre", "gpt-2")
     if not isinstance(name, str) or name not in SPLITS:
         names = listed(map(quoted, SPLITS))
-        message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}"
-        _refuse(path, message)
+        _refuse(path, f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}")
     patterns = SPLITS[name].patterns
     # transformers recognises a tokenizer by its own classes for these two ways to split.
     if patterns in {GPT2_SPLIT, DIGITS_SPLIT}:
@@ -160,5 +160,9 @@ def _sentence_piece(path: Path) -> Any:
             path.parent, gguf_file=path.name, trust_remote_code=False
         )
     except ImportError as error:
-        message = "its tokenizer needs the packages 'gguf' and 'sentencepiece'"
-        raise CheckpointError("C110", message, path, how_to_install("gguf")) from error
+        raise CheckpointError(
+            "C110",
+            "its tokenizer needs the packages 'gguf' and 'sentencepiece'",
+            path,
+            how_to_install("gguf"),
+        ) from error

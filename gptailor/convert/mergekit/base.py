@@ -230,9 +230,8 @@ class ModelFolders:
         for name in (*names, path, str(reference)):
             if name in self.given:
                 return self.given[name]
-        if self.root is not None and not is_windows(path) and (self.root / path).is_dir():
-            return self.root / path
-        return None
+        here = None if self.root is None or is_windows(path) else self.root / path
+        return here if here is not None and here.is_dir() else None
 
     def layer_count(self, reference: ModelReference, *names: str) -> int | None:
         """Return a model's number of layers, if its configuration is on this machine."""
@@ -306,9 +305,7 @@ class Base:
     @property
     def contradiction(self) -> str:
         """The message if the user's number of layers isn't the configuration's, or nothing."""
-        if self.given_layers is None or self.facts is None:
-            return ""
-        if self.given_layers == self.facts.layers:
+        if self.facts is None or self.given_layers in (None, self.facts.layers):
             return ""
         return f"the base has {self.facts.layers} layers, and not {self.given_layers}"
 
@@ -339,10 +336,8 @@ def _facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
     family = FAMILY_OF.get(model_type)
     if family is None:
         raise RuleError(f"model type '{model_type}' is not known by its configuration alone")
-    config = dict(config)
-    names = _names_by_type(config)
     count, tied = layer_count(family, config), is_tied(config, family)
-    return ModelFacts(count, tied, names, model_type, model_type in WRAPPERS)
+    return ModelFacts(count, tied, _names_by_type(config), model_type, model_type in WRAPPERS)
 
 
 def _facts_on_hub(path: str, revision: str | None) -> ModelFacts:

@@ -55,9 +55,10 @@ class ImportContext:
         errors = []
         if (method := MERGEKIT_METHODS.get(config.merge_method)) is None:
             name = config.merge_method
-            message = f"there is no merge_method '{name}'"
             help_ = nearest(name, MERGEKIT_METHODS) or f"they are {listed(MERGEKIT_METHODS)}"
-            errors.append(config.error(message, "merge_method", help=help_))
+            errors.append(
+                config.error(f"there is no merge_method '{name}'", "merge_method", help=help_)
+            )
         if base.contradiction:
             errors.append(config.error(base.contradiction))
         if errors or method is None:
@@ -106,11 +107,12 @@ class ImportContext:
         if body.models is None:
             return
         if self.base.layers is None:
-            message = (
+            raise body.error(
                 "'models' takes all layers of its models, and their number isn't known "
-                f"({self.base.why_unknown})"
+                f"({self.base.why_unknown})",
+                "models",
+                help=HOW_TO_NAME_THE_BASE,
             )
-            raise body.error(message, "models", help=HOW_TO_NAME_THE_BASE)
         self.slices = [body.slice_of_models(self.base.layers, self.config.base_model)]
 
     @cached_property
@@ -143,12 +145,17 @@ class ImportContext:
         is_range = self.config.body.models is None
         for piece in self.slices:
             if piece.residual_weight is not None:
-                message = "it does nothing, in mergekit neither"
-                self.notes.append(piece.note(message, "residual_weight"))
+                self.notes.append(
+                    piece.note("it does nothing, in mergekit neither", "residual_weight")
+                )
             for i, source in enumerate(piece.sources):
                 if source.model in [other.model for other in piece.sources[:i]]:
-                    message = f"'{source.model}' stands twice in one slice, which mergekit refuses"
-                    self.errors.append(source.error(message, "model"))
+                    self.errors.append(
+                        source.error(
+                            f"'{source.model}' stands twice in one slice, which mergekit refuses",
+                            "model",
+                        )
+                    )
                 if is_range:
                     self._check_range(source)
         sources = [(piece, source) for piece in self.slices for source in piece.sources]
@@ -171,15 +178,21 @@ class ImportContext:
         count = self._layer_counts[model]
         if count is not None and end > count:
             owner = "the base" if model == base.reference.without_adapter else f"'{model}'"
-            message = f"{owner} has {count} layers, and the range ends at {end}"
-            self.errors.append(source.error(message, "layer_range"))
-        elif count is None and base.layers is not None and end > base.layers:
-            message = (
-                f"the base has {base.layers} layers, the range ends at {end}, and it isn't known "
-                f"how many '{model}' has: give a folder that has its config.json, by --model "
-                f"{self.names[model]}=FOLDER"
+            self.errors.append(
+                source.error(
+                    f"{owner} has {count} layers, and the range ends at {end}", "layer_range"
+                )
             )
-            self.notes.append(source.note(message, "layer_range", ignored=True))
+        elif count is None and base.layers is not None and end > base.layers:
+            self.notes.append(
+                source.note(
+                    f"the base has {base.layers} layers, the range ends at {end}, and it isn't "
+                    f"known how many '{model}' has: give a folder that has its config.json, by "
+                    f"--model {self.names[model]}=FOLDER",
+                    "layer_range",
+                    ignored=True,
+                )
+            )
 
     @cached_property
     def _layer_counts(self) -> Mapping[ModelReference, int | None]:

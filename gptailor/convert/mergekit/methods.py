@@ -360,8 +360,9 @@ def _on_arc(
     knots = t.knots if isinstance(t, Gradient) else (t,)
     beyond = next((knot for knot in knots if not 0 <= knot <= 1), None)
     if beyond is not None:
-        message = f"{shown_name} = {beyond!r} goes beyond the sources; slerp's t lies in [0, 1]"
-        raise InexpressibleError(message)
+        raise InexpressibleError(
+            f"{shown_name} = {beyond!r} goes beyond the sources; slerp's t lies in [0, 1]"
+        )
     if t in (0, 1):
         return (second if t else first).alone
     return _merged([first, second], "slerp", t=t)
@@ -372,8 +373,9 @@ def _write_pair(written: SliceRecipe) -> WrittenParameters:
     t = float(written.argument("t")) if isinstance(written.recipe, Merge) else 0.0
     if written.models[0] != written.slice_models[0]:
         if written.method.name == "nearswap":
-            message = "mergekit's nearswap keeps the base_model of a slice, for each tensor"
-            raise InexpressibleError(message)
+            raise InexpressibleError(
+                "mergekit's nearswap keeps the base_model of a slice, for each tensor"
+            )
         t = 1.0 - t
     return [], {"t": t}
 
@@ -382,8 +384,9 @@ def _read_nuslerp(inputs: MethodInputs) -> TensorRecipe:
     """Read an arc between two sources, or between their task vectors if there is a base."""
     sources = inputs.fine_tunes
     if len(sources) != 2:
-        message = f"'nuslerp' takes two sources besides a base, and there are {len(sources)}"
-        raise InexpressibleError(message)
+        raise InexpressibleError(
+            f"'nuslerp' takes two sources besides a base, and there are {len(sources)}"
+        )
     flat, of = inputs.shared["nuslerp_flatten"], _vectors(inputs)
     by = "tensor" if flat else "column" if inputs.shared["nuslerp_row_wise"] else "row"
     weights = [source.coefficient("weight") for source in sources]
@@ -587,8 +590,9 @@ def _write_task_vectors(written: SliceRecipe) -> WrittenParameters:
             )
         return [{}, *({"weight": 0.0} for _ in fine_tunes)], {}
     if "base" in names:
-        message = "the base's own task vector, which is 0, and which mergekit can't name"
-        raise InexpressibleError(message)
+        raise InexpressibleError(
+            "the base's own task vector, which is 0, and which mergekit can't name"
+        )
     method, scale = METHODS[method_call(written.recipe).name], written.argument("scale")
     normalizes = written.argument("normalize") == "yes"
     shared: dict[str, Any] = {"normalize": True} if normalizes else {}

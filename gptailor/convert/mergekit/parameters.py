@@ -107,8 +107,7 @@ def unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterator
             message += _in_brackets(nearest(name, method.parameters))
         yield block.note(message, "parameters", name, ignored=True)
     if block.parameters.get("int8_mask") and "int8_mask" in method.shared:
-        message = "it saves mergekit memory, and changes nothing"
-        yield block.note(message, "parameters", "int8_mask")
+        yield block.note("it saves mergekit memory, and changes nothing", "parameters", "int8_mask")
 
 
 def idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iterator[Note]:
@@ -138,8 +137,9 @@ def idle_parameters(
     """Yield a note for each parameter of a source that has no effect there."""
     for name in source.parameters:
         if name in method.shared:
-            message = f"'{name}' of one source does nothing, in mergekit neither"
-            yield source.note(message, "parameters", name)
+            yield source.note(
+                f"'{name}' of one source does nothing, in mergekit neither", "parameters", name
+            )
         elif is_base and "lambda" in method.shared and name in ("weight", "density"):
             yield source.note(f"the base's own '{name}' does nothing", "parameters", name)
 

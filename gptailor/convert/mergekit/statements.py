@@ -180,22 +180,25 @@ def _refuse_different_merge(
     if METHODS[recipe.method].takes_base(dict(recipe.arguments)):
         base = context.base.reference
         if context.base_model_of(piece) != base:
-            message = f"a plan has one base, '{base}', and this slice has another"
-            raise piece.error(message, "base_model")
+            raise piece.error(
+                f"a plan has one base, '{base}', and this slice has another", "base_model"
+            )
         layer_of = layer.layer_of_each_model(context)
         for model in recipe.models:
             if layer_of[model] != layer_of["base"]:
                 pair = f"L{layer_of[model]} {model} against L{layer_of['base']} of the base"
-                message = f"'{method.name}' takes {pair}; a plan takes task vectors layer by layer"
-                raise InexpressibleError(message)
+                raise InexpressibleError(
+                    f"'{method.name}' takes {pair}; a plan takes task vectors layer by layer"
+                )
     if facts is None and recipe.method not in _ENTRYWISE:
         context.notes.append(context.config.note(_UNKNOWN))
     if facts is not None and facts.towers:
         raise piece.error(_TOWERS)
     fused = facts is not None and facts.names is not None and facts.names.fused
     if fused and recipe.method not in _ENTRYWISE:
-        help_ = "linear and task_arithmetic are the same either way"
-        raise piece.error(_FUSED.format(method.name), help=help_)
+        raise piece.error(
+            _FUSED.format(method.name), help="linear and task_arithmetic are the same either way"
+        )
 
 
 # ------------------------------------------------------------------------------- recipes of a plan
@@ -228,15 +231,18 @@ def _end_recipes(context: ImportContext, t: float | None) -> dict[str, TensorRec
         layer = OutputLayer(piece, 0, {})
         each = [_tensor_recipe(context, layer, tensor, None, t) for tensor in tensors]
         if any(recipe != each[0] for recipe in each):
-            message = f"the tensors of '{where}' are merged differently"
-            context.errors.append(context.filter_error(piece, message))
+            context.errors.append(
+                context.filter_error(piece, f"the tensors of '{where}' are merged differently")
+            )
         recipes[where] = each[0]
     if facts is None and recipes["head"] != recipes["embed"]:
-        message = (
-            f"whether the head of '{context.base.reference}' is its embedding isn't known "
-            f"({context.base.why_unknown}), and here it makes a difference"
+        context.errors.append(
+            last.error(
+                f"whether the head of '{context.base.reference}' is its embedding isn't known "
+                f"({context.base.why_unknown}), and here it makes a difference",
+                help=HOW_TO_NAME_THE_BASE,
+            )
         )
-        context.errors.append(last.error(message, help=HOW_TO_NAME_THE_BASE))
     if facts is not None and facts.tied:
         del recipes["head"]
     return recipes
@@ -293,8 +299,9 @@ def _overlay_or_stack(context: ImportContext, layers: Sequence[OutputLayer]) -> 
 def _stack_item(context: ImportContext, layer: OutputLayer) -> p.Item:
     recipes = set(layer.recipes.values())
     if len(recipes) > 1:
-        help_ = HOW_TO_NAME_THE_BASE if context.base.layers is None else ""
-        raise layer.piece.error(_STACK, help=help_)
+        raise layer.piece.error(
+            _STACK, help=HOW_TO_NAME_THE_BASE if context.base.layers is None else ""
+        )
     over = (layer.offset, layer.piece.length - 1)
     return p.Item(recipe=_recipe(recipes.pop(), layer.layer_of_each_model(context).get, over))
 
@@ -324,8 +331,9 @@ def _parts(context: ImportContext, layer: OutputLayer, default: TensorRecipe) ->
     if left:
         pattern = _pattern(names, left) if len({recipes[tensor] for tensor in left}) == 1 else None
         if pattern is None:
-            message = _PATTERNS.format(" and ".join(f"'{tensor}'" for tensor in left))
-            raise context.filter_error(layer.piece, message)
+            raise context.filter_error(
+                layer.piece, _PATTERNS.format(" and ".join(f"'{tensor}'" for tensor in left))
+            )
         parts[f'"{pattern}"'] = recipes[left[0]]
     return parts
 

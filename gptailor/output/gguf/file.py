@@ -75,8 +75,12 @@ def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> Non
     )
     if lacking:
         matrix = " with an importance matrix" if weighted else ""
-        message = f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed"
-        raise CheckpointError("C110", message, path, how_to_install("gguf"))
+        raise CheckpointError(
+            "C110",
+            f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed",
+            path,
+            how_to_install("gguf"),
+        )
 
 
 @final

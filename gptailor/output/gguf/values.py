@@ -51,8 +51,12 @@ def gguf_package(target: Path) -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        message = "a GGUF file needs the package 'gguf', which isn't installed"
-        raise CheckpointError("C110", message, target, how_to_install("gguf")) from error
+        raise CheckpointError(
+            "C110",
+            "a GGUF file needs the package 'gguf', which isn't installed",
+            target,
+            how_to_install("gguf"),
+        ) from error
     return gguf
 
 
@@ -67,8 +71,11 @@ def header_bytes(
         for key, value in facts.items():
             ends = _ENDS.get(type(value))
             if ends is not None and not ends[0] <= value <= ends[1]:
-                message = f"{quoted(key)}: expected a number of 32 bits, which a GGUF file can hold"
-                raise CheckpointError("C306", message, target)
+                raise CheckpointError(
+                    "C306",
+                    f"{quoted(key)}: expected a number of 32 bits, which a GGUF file can hold",
+                    target,
+                )
             if key != "general.architecture":  # which the writer adds itself
                 getattr(writer, f"add_{_KINDS_OF_FACTS[type(value)]}")(key, value)
         for tensor in tensors:
@@ -161,9 +168,13 @@ def _convert(
 
     def refuse(number: int) -> NoReturn:
         value = float(values.reshape(-1)[number])
-        message = f"{quoted(source.name)} holds {value:.9g}, which {tensor.kind} can't hold"
         help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
-        raise CheckpointError("C307", message, target, help_)
+        raise CheckpointError(
+            "C307",
+            f"{quoted(source.name)} holds {value:.9g}, which {tensor.kind} can't hold",
+            target,
+            help_,
+        )
 
     return _in_kind(values, KINDS[tensor.kind], refuse, importance, on_zeros)
 

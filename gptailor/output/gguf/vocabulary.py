@@ -60,11 +60,16 @@ def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target
             )
         except Exception as error:
             reason = str(error).splitlines()[0].replace(str(folder), "its folder")
-            message = f"the tokenizer can't be loaded by transformers: {reason}"
-            raise CheckpointError("C306", message, target) from error
+            raise CheckpointError(
+                "C306", f"the tokenizer can't be loaded by transformers: {reason}", target
+            ) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        message = "transformers can't save this kind of tokenizer as 'tokenizer.json'"
-        raise CheckpointError("C306", message, target, _LOAD_ANEW)
+        raise CheckpointError(
+            "C306",
+            "transformers can't save this kind of tokenizer as 'tokenizer.json'",
+            target,
+            _LOAD_ANEW,
+        )
     return tokenizer
 
 
@@ -163,8 +168,10 @@ class _Vocabulary:
         if name is None:
             parts_text = json.dumps(parts, ensure_ascii=False)[:160]
             names = ", ".join(_PRE.values())
-            help = f"known are those that llama.cpp calls {names}"
-            self.refuse(f"splits a text in a way that llama.cpp hasn't by name: {parts_text}", help)
+            self.refuse(
+                f"splits a text in a way that llama.cpp hasn't by name: {parts_text}",
+                f"known are those that llama.cpp calls {names}",
+            )
         return name
 
     # ----------------------------------------------------------------- SentencePiece's kind of BPE

@@ -62,9 +62,12 @@ class WrittenArchitecture:
     def __init__(self, config: Mapping[str, Any], target: Path) -> None:
         kind = str(config.get("model_type"))
         if kind not in WRITTEN:
-            message = f"there is no map to GGUF for the model type {quoted(kind)}"
-            help_ = f"those written are {listed(map(quoted, WRITTEN))}"
-            raise CheckpointError("C306", message, target, help_)
+            raise CheckpointError(
+                "C306",
+                f"there is no map to GGUF for the model type {quoted(kind)}",
+                target,
+                f"those written are {listed(map(quoted, WRITTEN))}",
+            )
         self.target = target
         self.name = WRITTEN[kind]
         self.architecture = ARCHITECTURES[self.name]

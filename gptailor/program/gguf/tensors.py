@@ -95,8 +95,11 @@ def planned_tensors(
     planned = []
     for spec, tensor in named.items():
         if spec.dtype not in FLOATS:
-            message = f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have"
-            raise CheckpointError("C306", message, architecture.target)
+            raise CheckpointError(
+                "C306",
+                f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have",
+                architecture.target,
+            )
         # llama.cpp wants vectors in float32.
         plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
         kind = kinds.get(spec) or plain

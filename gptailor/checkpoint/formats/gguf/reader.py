@@ -60,12 +60,19 @@ class _File:
         name = header.facts.get("general.architecture")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             known = listed(map(quoted, ARCHITECTURES))
-            message = f"is of the architecture {quoted(str(name))}"
-            raise CheckpointError("C109", message, header.path, f"those read are {known}")
+            raise CheckpointError(
+                "C109",
+                f"is of the architecture {quoted(str(name))}",
+                header.path,
+                f"those read are {known}",
+            )
         if header.facts.get("split.count", 1) not in {0, 1}:
-            message = "is one of several parts of a model"
-            help = "join the parts with `llama-gguf-split --merge`"
-            raise CheckpointError("C109", message, header.path, help)
+            raise CheckpointError(
+                "C109",
+                "is one of several parts of a model",
+                header.path,
+                "join the parts with `llama-gguf-split --merge`",
+            )
         self.facts = facts = FileFacts(header, name)
         self.refuse = facts.refuse
         self.experts = facts.count("expert_count") if facts.fact("expert_count") else 0
