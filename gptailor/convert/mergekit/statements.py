@@ -12,14 +12,13 @@ from typing import Any, final
 
 from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
 from gptailor.convert.mergekit.config import SliceBlock
-from gptailor.convert.mergekit.context import ImportContext
+from gptailor.convert.mergekit.context import ImportContext, parameter_value
 from gptailor.convert.mergekit.methods import (
     MethodInputs,
     NeedsLayerValues,
     SourceTensor,
     TensorRecipe,
 )
-from gptailor.convert.mergekit.parameters import parameter_value
 from gptailor.convert.note import ConversionError, InexpressibleError
 from gptailor.plan import plan as p
 from gptailor.plan.layer_parts import BRANCHES, NORMS
