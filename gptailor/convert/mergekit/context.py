@@ -85,11 +85,13 @@ class ImportContext:
 
     def filter_error(self, piece: SliceBlock, message: str) -> ConversionError:
         """Return an error of a slice's filters, at the first block that has one."""
-        for block in self.blocks([piece]):
-            for name in block.parameters:
-                if name in self.method.parameters and block.filters(name):
-                    return block.error(message, "parameters", name)
-        return piece.error(message)
+        filtered = (
+            block.error(message, "parameters", name)
+            for block in self.blocks([piece])
+            for name in block.parameters
+            if name in self.method.parameters and block.filters(name)
+        )
+        return next(filtered, piece.error(message))
 
     @property
     def covers_base(self) -> bool:
@@ -128,35 +130,34 @@ class ImportContext:
         facts = self.base.facts
         if facts is not None and facts.names is not None:
             return facts.names
-        if facts is None:
-            reason = f"of '{self.base.reference}' its configuration isn't known "
-            reason += f"({self.base.why_unknown})"
-        else:
-            reason = f"of model type '{facts.model_type}' a configuration alone doesn't tell them"
-        message = f"filters are on the names of tensors, and {reason}"
+        unknown = f"of '{self.base.reference}' its configuration isn't known "
+        unknown += f"({self.base.why_unknown})"
+        if facts is not None:
+            unknown = f"of model type '{facts.model_type}' a configuration alone doesn't tell them"
         block, name = filtered[0]
+        message = f"filters are on the names of tensors, and {unknown}"
         raise block.error(message, "parameters", name, help=HOW_TO_NAME_THE_BASE)
 
     def check(self) -> None:
         """Note parameters and filters without effect, and keep errors of models and layers."""
         if self.config.body.slices or self.tensor_names is not None:
             self.count_layers()
-        for piece in self.slices:
-            if piece.residual_weight is not None:
-                self.notes.append(
-                    piece.note("it does nothing, in mergekit neither", "residual_weight")
-                )
-            for i, source in enumerate(piece.sources):
-                if source.model in [other.model for other in piece.sources[:i]]:
-                    self.errors.append(
-                        source.error(
-                            f"'{source.model}' stands twice in one slice, which mergekit refuses",
-                            "model",
-                        )
-                    )
-                if self.config.body.slices:
-                    self._check_range(source)
+        self.notes += [
+            piece.note("it does nothing, in mergekit neither", "residual_weight")
+            for piece in self.slices
+            if piece.residual_weight is not None
+        ]
+        self.errors += [
+            source.error(
+                f"'{source.model}' stands twice in one slice, which mergekit refuses", "model"
+            )
+            for piece in self.slices
+            for i, source in enumerate(piece.sources)
+            if source.model in [other.model for other in piece.sources[:i]]
+        ]
         sources = [(piece, source) for piece in self.slices for source in piece.sources]
+        for _, source in sources if self.config.body.slices else ():
+            self._check_range(source)
         ends = (source.layer_range.stop for _, source in sources)
         deepest = max(sum(piece.length for piece in self.slices), *ends)
         for block in self.blocks(self.slices):

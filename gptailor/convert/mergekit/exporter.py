@@ -356,12 +356,10 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield all texts of a document, each with its key."""
     if isinstance(value, str):
         yield key, value
-    elif isinstance(value, Mapping):
-        for inner_key, inner in value.items():
-            yield from _texts(inner, inner_key)
-    elif isinstance(value, Sequence):
-        for inner in value:
-            yield from _texts(inner, key)
+    items = value if isinstance(value, list) else ()
+    pairs = value.items() if isinstance(value, dict) else ((key, item) for item in items)
+    for inner_key, inner in pairs:
+        yield from _texts(inner, inner_key)
 
 
 # -------------------------------------------------------------------------- parts and their filters
@@ -573,15 +571,10 @@ _DIGITS = 12
 """Significant digits of a knot that lies between two layers."""
 
 
-def _consecutive(layers: Sequence[_ExportedLayer]) -> Iterator[list[_ExportedLayer]]:
-    """Yield runs of layers that one slice may have, if their numbers lie on lines."""
-    run = [layers[0]]
-    for before, layer in pairwise(layers):
-        if not layer.follows(before):
-            yield run
-            run = []
-        run.append(layer)
-    yield run
+def _consecutive(layers: Sequence[_ExportedLayer]) -> list[Sequence[_ExportedLayer]]:
+    """Return runs of layers that one slice may have, if their numbers lie on lines."""
+    starts = [n for n in range(1, len(layers)) if not layers[n].follows(layers[n - 1])]
+    return [layers[start:end] for start, end in pairwise([0, *starts, len(layers)])]
 
 
 def _groups(run: Sequence[_ExportedLayer]) -> list[list[_ExportedLayer]]:

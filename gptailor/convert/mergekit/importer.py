@@ -125,27 +125,24 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
         models=plan_models, dtype=dtype, tokenizer=tokenizer, chat_template=template, **fields
     )
     context.notes += _file_notes(context)
-    if strict:
-        context.errors += _ignored(context)
-        _raise_errors(context)
+    _raise_errors(context, strict=strict)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
     return plan, grouped_notes(context.notes)
 
 
-def _raise_errors(context: ImportContext) -> None:
-    """Raise a context's errors, if any, with the ignored keys, which may be their reason."""
-    if context.errors:
-        raise ConversionError.of_all([*context.errors, *_ignored(context)])
+def _raise_errors(context: ImportContext, *, strict: bool = False) -> None:
+    """Raise a context's errors, if any, with the ignored keys, which may be their reason.
 
-
-def _ignored(context: ImportContext) -> list[ConversionError]:
-    """Return the notes on ignored keys and filters as errors."""
-    return [
+    With `strict` ignored keys and filters are errors themselves.
+    """
+    ignored = [
         ConversionError(note.message, name=note.name, place=note.place, line=note.line)
         for note in context.notes
         if note.ignored
     ]
+    if context.errors or (strict and ignored):
+        raise ConversionError.of_all([*context.errors, *ignored])
 
 
 # --------------------------------------------------------------------------------------- documents
@@ -240,9 +237,9 @@ def _made_model(stage: ImportContext) -> p.Model:
         )
     if stage.config.dtype not in (None, "float32") or stage.config.out_dtype is not None:
         stage.notes.append(stage.config.note(_STAGES, "name"))
-    for key in ("tokenizer_source", "tokenizer", "chat_template"):
-        if getattr(stage.config, key) is not None:
-            stage.notes.append(stage.config.note(_STAGE_TOKENIZER, key))
+    keys = ("tokenizer_source", "tokenizer", "chat_template")
+    given = (key for key in keys if getattr(stage.config, key) is not None)
+    stage.notes += [stage.config.note(_STAGE_TOKENIZER, key) for key in given]
     return p.Model(made=whole.recipe)
 
 
@@ -310,15 +307,15 @@ def _dtype(context: ImportContext) -> str | None:
     config = context.config
     values = {"dtype": config.dtype, "out_dtype": config.out_dtype}
     dtypes = {key: name.removeprefix("torch.") for key, name in values.items() if name is not None}
-    for key, name in dtypes.items():
-        if name not in DTYPES:
-            context.errors.append(
-                config.error(
-                    f"'{name}' is no dtype of an output here",
-                    key,
-                    help=nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}",
-                )
-            )
+    context.errors += [
+        config.error(
+            f"'{name}' is no dtype of an output here",
+            key,
+            help=nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}",
+        )
+        for key, name in dtypes.items()
+        if name not in DTYPES
+    ]
     computed = dtypes.get("dtype")
     if computed not in (None, "float32"):
         context.notes.append(config.note(_ROUNDS.format(computed), "dtype"))
@@ -343,10 +340,8 @@ def _widest_dtype(context: ImportContext) -> str | None:
 def _tokenizer(context: ImportContext) -> _Tokenizer:
     """Return the model whose tokenizer the output has, or a union; None where it is the base's."""
     config = context.config
-    at: tuple[str, ...] = ("tokenizer_source",)
-    source = config.tokenizer_source
-    if config.tokenizer is not None:
-        at, source = ("tokenizer", "source"), config.tokenizer.source
+    at = ("tokenizer_source",) if config.tokenizer is None else ("tokenizer", "source")
+    source = config.tokenizer_source if config.tokenizer is None else config.tokenizer.source
     if source is None:
         return None
     tokenizer: _Tokenizer = None

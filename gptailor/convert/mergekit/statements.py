@@ -4,6 +4,7 @@ Each tensor's recipe is read from the parameters that apply to it. Statements fo
 parts of layers and for single positions then give each tensor its recipe.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,11 +62,6 @@ class OutputLayer:
     piece: SliceBlock
     offset: int
     recipes: Mapping[str, TensorRecipe]
-
-    @property
-    def source_layers(self) -> frozenset[int]:
-        """The layer numbers of the sources."""
-        return frozenset(source.layer_range[self.offset] for source in self.piece.sources)
 
     @property
     def t(self) -> float:
@@ -278,9 +274,8 @@ def _whole_and_others(
 def _overlay_or_stack(context: ImportContext, layers: Sequence[OutputLayer]) -> dict[str, Any]:
     """Return layers and drops if the layers keep the base's order and numbers; else a stack."""
     count = context.base.layers
-    positions = [
-        next(iter(layer.source_layers)) for layer in layers if len(layer.source_layers) == 1
-    ]
+    numbers = [{s.layer_range[layer.offset] for s in layer.piece.sources} for layer in layers]
+    positions = [next(iter(each)) for each in numbers if len(each) == 1]
     ascending = len(positions) == len(layers) and positions == sorted(set(positions))
     if count is None or not ascending or positions[-1] >= count:
         return {"stack": p.Stack(items=tuple(_stack_item(context, layer) for layer in layers))}
@@ -366,14 +361,8 @@ def _pattern(names: TensorNames, tensors: Sequence[str]) -> str | None:
     matched = [name for tensor in tensors for name in names.in_checkpoint(tensor)]
     if len(matched) == 1:
         return matched[0]
-    ending = _common_start([name[::-1] for name in matched])[::-1]
-    pattern = f"{_common_start(matched)}*{ending}"
+    start_of = os.path.commonprefix
+    pattern = f"{start_of(matched)}*{start_of([name[::-1] for name in matched])[::-1]}"
     unmatched = (tensor for tensor in names.branches if tensor not in tensors)
     others = (name for tensor in unmatched for name in names.in_checkpoint(tensor))
     return None if any(fnmatchcase(name, pattern) for name in others) else pattern
-
-
-def _common_start(names: Sequence[str]) -> str:
-    least, most = min(names), max(names)
-    pairs = enumerate(zip(least, most, strict=False))
-    return least[: next((i for i, (a, b) in pairs if a != b), None)]

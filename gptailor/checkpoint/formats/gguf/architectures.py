@@ -2,8 +2,8 @@
 
 A row names the model type and class of transformers, each tensor's name on both sides, how values
 are changed on the way, and the numbers that GGUF and a configuration have under different keys.
-`reader` makes a checkpoint of a file by its row, `output.gguf` a file of a model. Only the rows with
-`written` are written: those that are proven in llama.cpp itself.
+`reader` makes a checkpoint of a file by its row, `output.gguf` a file of a model. Only the rows
+with `written` are written: those that are proven in llama.cpp itself.
 """
 
 from collections.abc import Callable, Mapping
