@@ -68,12 +68,9 @@ def _refuse_repeated_keys(root: Any, name: str) -> None:
     """Raise ConversionError for a mapping with a key twice, and for a tree that is too deep."""
     seen: set[int] = set()
     todo = [(root, 0)]
-    while todo:
-        node, depth = todo.pop()
-        if id(node) in seen:
-            continue
+    for node, depth in todo:  # which grows on the way
+        children = [] if id(node) in seen else list(_children(node))
         seen.add(id(node))
-        children = list(_children(node))
         if children and depth > _DEEPEST:
             line = node.start_mark.line + 1
             raise ConversionError("this is nested too deeply", name=name, line=line)

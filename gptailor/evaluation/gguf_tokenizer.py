@@ -28,27 +28,20 @@ def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
     """
     facts = read_gguf(path).facts
     model = facts.get("tokenizer.ggml.model")
+    if model not in ("gpt2", "llama"):
+        _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
     with temporary_folder(path) as folder:
-        if model == "gpt2":
-            _save(_byte_level(path, facts), folder)
-        elif model == "llama":
-            _save(_sentence_piece(path), folder)
-        else:
-            _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
+        tokenizer = _byte_level(path, facts) if model == "gpt2" else _sentence_piece(path)
+        try:
+            tokenizer.save_pretrained(folder)
+        except OSError:
+            raise
+        except Exception as error:  # tokenizers raises nothing else
+            raise OSError(errno.EIO, str(error)) from error
         files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     ids = {f"{name}_token_id": number for name, number in _ids(facts).items() if name != "unk"}
     files["generation_config.json"] = (json.dumps(ids, indent=2) + "\n").encode()
     return files
-
-
-def _save(tokenizer: Any, folder: Path) -> None:
-    """Save a tokenizer. Raises OSError for a file that can't be written."""
-    try:
-        tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
-    except Exception as error:  # tokenizers raises nothing else
-        raise OSError(errno.EIO, str(error)) from error
 
 
 def _refuse(path: Path, message: str) -> NoReturn:

@@ -128,53 +128,46 @@ def _without_bias(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if not name.endswith(".bias")) or names
 
 
-def _expanded(text: str) -> tuple[str, ...]:
-    """Expand `a.{b,c}.d` to a name per word in braces, and `x+` to a weight and a bias."""
-    names: list[str] = []
-    for word in text.split():
-        stem, _, rest = word.removesuffix("+").partition("{")
-        inside, _, tail = rest.partition("}")
-        for choice in inside.split(",") if rest else [""]:
-            weight = f"{stem}{choice}{tail}"
-            names.append(weight)
-            names += [weight.removesuffix("weight") + "bias"] if word.endswith("+") else []
-    return tuple(names)
+def _each(pattern: str, *words: str) -> tuple[str, ...]:
+    return tuple(pattern.format(word) for word in words)
 
 
-_ATTENTION = "self_attn.{q,k,v,o}_proj.weight"
-_MLP = "mlp.{gate,up,down}_proj.weight"
-_NORMS = "input_layernorm.weight post_attention_layernorm.weight"
-_HEADS = "self_attn.{q,k}_norm.weight"
-_FEED = "pre_feedforward_layernorm.weight post_feedforward_layernorm.weight"
-_MIXED = "mlp.experts.gate_up_proj mlp.experts.down_proj mlp.gate.weight"
-_LLAMA = f"{_NORMS} {_ATTENTION} {_MLP}"
-_LAYER_TENSORS: Mapping[str, str] = {
+def _biased(*weights: str) -> tuple[str, ...]:
+    """Return the names of weights, each with that of its bias."""
+    both = ((weight, weight.removesuffix("weight") + "bias") for weight in weights)
+    return tuple(name for names in both for name in names)
+
+
+_INPUT, _AFTER = "input_layernorm.weight", "post_attention_layernorm.weight"
+_QKV, _O = _each("self_attn.{}_proj.weight", "q", "k", "v"), ("self_attn.o_proj.weight",)
+_MLP = _each("mlp.{}_proj.weight", "gate", "up", "down")
+_HEADS = _each("self_attn.{}_norm.weight", "q", "k")
+_FEED = _each("{}_feedforward_layernorm.weight", "pre", "post")
+_MIXED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight")
+_LLAMA = (_INPUT, _AFTER, *_QKV, *_O, *_MLP)
+_LAYER_TENSORS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama", "mistral", "ministral", "ministral3", "granite", "smollm3"), _LLAMA),
     "gemma": _LLAMA,
-    "qwen2": f"{_NORMS} self_attn.{{q,k,v}}_proj.weight+ self_attn.o_proj.weight {_MLP}",
-    "qwen3": f"{_NORMS} {_ATTENTION} {_HEADS} {_MLP}",
-    "gemma2": f"{_NORMS} {_ATTENTION} {_FEED} {_MLP}",
-    "gemma3_text": f"{_NORMS} {_ATTENTION} {_HEADS} {_FEED} {_MLP}",
-    "mixtral": f"{_NORMS} {_ATTENTION} {_MIXED}",
-    "qwen3_moe": f"{_NORMS} {_ATTENTION} {_HEADS} {_MIXED}",
-    "olmo": f"{_ATTENTION} {_MLP}",
-    "olmo2": "post_attention_layernorm.weight post_feedforward_layernorm.weight "
-             f"{_ATTENTION} {_HEADS} {_MLP}",
-    "cohere": f"input_layernorm.weight {_ATTENTION} {_MLP}",
-    "cohere2": f"input_layernorm.weight {_ATTENTION} {_MLP}",
-    "phi": "input_layernorm.weight+ self_attn.{q,k,v}_proj.weight+ self_attn.dense.weight+ "
-           "mlp.fc1.weight+ mlp.fc2.weight+",
-    "phi3": f"{_NORMS} self_attn.o_proj.weight self_attn.qkv_proj.weight "
-            "mlp.gate_up_proj.weight mlp.down_proj.weight",
-    "stablelm": "input_layernorm.weight+ post_attention_layernorm.weight+ "
-                f"{_ATTENTION} {_MLP}",
-    "starcoder2": "input_layernorm.weight+ post_attention_layernorm.weight+ "
-                  "self_attn.{q,k,v,o}_proj.weight+ mlp.c_fc.weight+ mlp.c_proj.weight+",
-    "gpt2": "ln_1.weight+ ln_2.weight+ attn.c_attn.weight+ attn.c_proj.weight+ "
-            "mlp.c_fc.weight+ mlp.c_proj.weight+",
-    "gpt_neox": "input_layernorm.weight+ post_attention_layernorm.weight+ "
-                "attention.{query_key_value,dense}.weight+ "
-                "mlp.dense_h_to_4h.weight+ mlp.dense_4h_to_h.weight+",
+    "qwen2": (_INPUT, _AFTER, *_biased(*_QKV), *_O, *_MLP),
+    "qwen3": (_INPUT, _AFTER, *_QKV, *_O, *_HEADS, *_MLP),
+    "gemma2": (_INPUT, _AFTER, *_QKV, *_O, *_FEED, *_MLP),
+    "gemma3_text": (_INPUT, _AFTER, *_QKV, *_O, *_HEADS, *_FEED, *_MLP),
+    "mixtral": (_INPUT, _AFTER, *_QKV, *_O, *_MIXED),
+    "qwen3_moe": (_INPUT, _AFTER, *_QKV, *_O, *_HEADS, *_MIXED),
+    "olmo": (*_QKV, *_O, *_MLP),
+    "olmo2": (_AFTER, "post_feedforward_layernorm.weight", *_QKV, *_O, *_HEADS, *_MLP),
+    "cohere": (_INPUT, *_QKV, *_O, *_MLP),
+    "cohere2": (_INPUT, *_QKV, *_O, *_MLP),
+    "phi": _biased(_INPUT, *_QKV, "self_attn.dense.weight", "mlp.fc1.weight", "mlp.fc2.weight"),
+    "phi3": (_INPUT, _AFTER, *_O, "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight",
+             "mlp.down_proj.weight"),
+    "stablelm": (*_biased(_INPUT, _AFTER), *_QKV, *_O, *_MLP),
+    "starcoder2": _biased(_INPUT, _AFTER, *_QKV, *_O, "mlp.c_fc.weight", "mlp.c_proj.weight"),
+    "gpt2": _biased("ln_1.weight", "ln_2.weight", "attn.c_attn.weight", "attn.c_proj.weight",
+                    "mlp.c_fc.weight", "mlp.c_proj.weight"),
+    "gpt_neox": _biased(_INPUT, _AFTER, "attention.query_key_value.weight",
+                        "attention.dense.weight", "mlp.dense_h_to_4h.weight",
+                        "mlp.dense_4h_to_h.weight"),
 }  # fmt: skip
 """The tensors of a layer by model type, for a base whose configuration is all that is available."""
 
@@ -188,7 +181,7 @@ def _names_by_type(config: Mapping[str, Any]) -> TensorNames | None:
     family, tensors = FAMILY_OF.get(model_type), _LAYER_TENSORS.get(model_type)
     if family is None or tensors is None or any(config.get(key) for key in _MORE_TENSORS):
         return None
-    names = _names_from(family, config, model_type, _expanded(tensors))
+    names = _names_from(family, config, model_type, tensors)
     experts = [name for name in names.branches if "experts" in name]
     roles = {name: role for name, role in names.roles.items() if name not in experts}
     return replace(names, fused=bool(experts), roles=roles)  # checkpoints mostly have them apart

@@ -55,13 +55,11 @@ class ImportContext:
         `models` become a slice of all layers, or of one layer if their number isn't given. Raises
         ConversionError for an unknown method or a wrong number of layers.
         """
-        errors = []
-        if (method := MERGEKIT_METHODS.get(config.merge_method)) is None:
-            name = config.merge_method
+        name, errors = config.merge_method, []
+        if (method := MERGEKIT_METHODS.get(name)) is None:
             help_ = nearest(name, MERGEKIT_METHODS) or f"they are {listed(MERGEKIT_METHODS)}"
-            errors.append(
-                config.error(f"there is no merge_method '{name}'", "merge_method", help=help_)
-            )
+            message = f"there is no merge_method '{name}'"
+            errors.append(config.error(message, "merge_method", help=help_))
         if base.contradiction:
             errors.append(config.error(base.contradiction))
         if errors or method is None:

@@ -6,17 +6,18 @@ parts of layers and for single positions then give each tensor its recipe.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, final
 
 from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
-from gptailor.convert.mergekit.config import SliceBlock
+from gptailor.convert.mergekit.config import SliceBlock, SourceBlock
 from gptailor.convert.mergekit.context import ImportContext, parameter_value
 from gptailor.convert.mergekit.methods import (
     MethodInputs,
     NeedsLayerValues,
+    ParameterValue,
     SourceTensor,
     TensorRecipe,
 )
@@ -48,6 +49,7 @@ _ENTRYWISE = ("linear", "task_arithmetic", "ram")
 """Methods that compute each entry of a tensor from that entry of each source alone."""
 
 _Range = tuple[int, int] | None
+_Values = Mapping[str, ParameterValue]
 _PartRecipes = dict[str | None, TensorRecipe]
 
 
@@ -100,13 +102,11 @@ def statements(context: ImportContext) -> dict[str, Any]:
 def _output_layers(context: ImportContext) -> Iterator[OutputLayer]:
     names = context.tensor_names
     tensors = ("",) if names is None else tuple(names.branches)
-    number = 0
-    for piece in context.slices:
-        for offset in range(piece.length):
-            layer = OutputLayer(piece, offset, {})
-            recipes = {tensor: _tensor_recipe(context, layer, tensor, number) for tensor in tensors}
-            yield replace(layer, recipes=recipes)
-            number += 1
+    at = ((piece, offset) for piece in context.slices for offset in range(piece.length))
+    for number, (piece, offset) in enumerate(at):
+        layer = OutputLayer(piece, offset, {})
+        recipes = {tensor: _tensor_recipe(context, layer, tensor, number) for tensor in tensors}
+        yield replace(layer, recipes=recipes)
 
 
 def _tensor_recipe(
@@ -140,21 +140,19 @@ def _read_recipe(
     """Read a recipe: source parameters by the source's tensor, shared ones by the output's."""
     method, piece, names = context.method, layer.piece, context.tensor_names
     blocks, base = (piece, *context.shared_blocks), context.base_model_of(piece)
+
+    def values(parameters: Iterable[str], at: int | None, *inner: SourceBlock) -> _Values:
+        name = names.full_name(at, tensor) if names else tensor
+        return {
+            each: parameter_value(each, name, t, (*inner, *blocks), method) for each in parameters
+        }
+
     sources = []
     for source in piece.sources:
-        inner = None if number is None else source.layer_range[layer.offset]
-        name = names.full_name(inner, tensor) if names else tensor
-        parameters = {
-            parameter: parameter_value(parameter, name, t, (source, *blocks), method)
-            for parameter in method.by_source
-        }
-        model = context.names[source.model]
-        sources.append(SourceTensor(model, source.model == base, parameters))
-    name = names.full_name(number, tensor) if names else tensor
-    shared = {
-        parameter: parameter_value(parameter, name, t, blocks, method)
-        for parameter in method.shared
-    }
+        at = None if number is None else source.layer_range[layer.offset]
+        parameters = values(method.by_source, at, source)
+        sources.append(SourceTensor(context.names[source.model], source.model == base, parameters))
+    shared = values(method.shared, number)
     try:
         recipe = method.read(MethodInputs(method, sources, shared))
         if recipe.method:
@@ -260,11 +258,8 @@ def _whole_and_others(
     last_knots = whole.arguments_with(lambda gradient: gradient.knots[-1])  # of norm and head
     at_end = replace(whole, arguments=tuple(last_knots.items()))
     for where, recipe in ends.items():
-        if where != "embed" and at_end != whole:
-            differs = recipe != at_end
-        else:
-            differs = along.get(where, recipe) != whole
-        if differs:
+        is_apart = where != "embed" and at_end != whole
+        if (recipe != at_end) if is_apart else (along.get(where, recipe) != whole):
             fields[where] = _recipe(recipe)
     parts = _parts(context, layer, whole).items()
     fields["others"] = tuple(p.Others(part=part, recipe=_recipe(recipe)) for part, recipe in parts)

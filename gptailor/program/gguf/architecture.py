@@ -6,7 +6,6 @@ code much that a configuration may set; a setting that it would ignore is refuse
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -34,20 +33,6 @@ _LLAMA3 = ("factor", "rope_theta", "low_freq_factor", "high_freq_factor",
 _CAP = "attn_logit_softcapping"
 _COUNTS_END = 2**31
 """Counts in a GGUF file are below this."""
-
-
-@final
-@dataclass(frozen=True)
-class GgufTensorName:
-    """A tensor's name in GGUF, and the changes of its values on the way there.
-
-    `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
-    of its heads; `add_one` is for norms that multiply by 1 + w.
-    """
-
-    name: str
-    heads: int = 0
-    add_one: bool = False
 
 
 @final
@@ -101,8 +86,12 @@ class WrittenArchitecture:
 
     # --------------------------------------------------------------------------------------- names
 
-    def named(self, name: str) -> GgufTensorName:
-        """Return a tensor's name in GGUF, by Hugging Face's."""
+    def named(self, name: str) -> tuple[str, int, bool]:
+        """Return a tensor's name in GGUF, by Hugging Face's, and the changes of its values.
+
+        The number is above 0 for a projection whose rows llama.cpp wants interleaved, and then that
+        of its heads; the flag is true of norms that multiply by 1 + w.
+        """
         own, row = self._config, self.architecture
         stem, _, kind = name.rpartition(".")
         number, _, inner = stem.removeprefix(row.prefix).partition(".")
@@ -116,7 +105,7 @@ class WrittenArchitecture:
                 f"llama.cpp's {quoted(self.name)} has no place for the tensor {quoted(name)}"
             )
         heads = {"attn_q": own.num_attention_heads, "attn_k": own.num_key_value_heads}
-        return GgufTensorName(
+        return (
             f"blk.{number}.{key}.{kind}" if in_layer else f"{key}.{kind}",
             heads.get(key, 0) if "permuted" in row.traits else 0,
             "shifted" in row.traits and is_norm(key),

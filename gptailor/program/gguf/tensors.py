@@ -25,7 +25,9 @@ from gptailor.program.program import Program
 class GgufTensorPlan:
     """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
 
-    `heads` and `add_one` are as in `GgufTensorName`. Without a `source` its bytes are `content`.
+    `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
+    of its heads; `add_one` is for norms that multiply by 1 + w. Without a `source` its bytes are
+    `content`.
     """
 
     name: str
@@ -87,13 +89,13 @@ def planned_tensors(
     # llama.cpp computes the constants of rotary embeddings.
     named = {spec: architecture.named(spec.name) for spec in specs if not is_constant(spec.name)}
     kinds, notes = _matrix_kinds(
-        {spec: tensor.name for spec, tensor in named.items()},
+        {spec: new for spec, (new, _, _) in named.items()},
         architecture,
         file_type,
         weighted=weighted,
     )
     planned = []
-    for spec, tensor in named.items():
+    for spec, (new, heads, add_one) in named.items():
         if spec.dtype not in FLOATS:
             raise CheckpointError(
                 "C306",
@@ -103,9 +105,7 @@ def planned_tensors(
         # llama.cpp wants vectors in float32.
         plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
         kind = kinds.get(spec) or plain
-        planned.append(
-            GgufTensorPlan(tensor.name, kind, spec.shape, spec, tensor.heads, tensor.add_one)
-        )
+        planned.append(GgufTensorPlan(new, kind, spec.shape, spec, heads, add_one))
     if divisors := architecture.frequencies:
         raw = struct.pack(f"<{len(divisors)}f", *divisors)
         planned.append(GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw))
