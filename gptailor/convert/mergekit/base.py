@@ -10,6 +10,7 @@ checkpoint may hold them one by one.
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -337,10 +338,7 @@ def _facts_on_hub(path: str, revision: str | None) -> ModelFacts:
     """Return a model's facts from its configuration, or from its headers if that isn't enough."""
     cached = hub.cached(path, revision, CONFIG)
     folder = (cached or hub.snapshot(path, revision, [CONFIG]) / CONFIG).parent
-    try:
-        facts = _facts_in(folder)
-    except RuleError:
-        facts = None
-    if facts is not None and facts.names is not None:
-        return facts
+    with suppress(RuleError):
+        if (facts := _facts_in(folder)).names is not None:
+            return facts
     return _facts_of_checkpoint(hub.open_hub(path, revision)[0])

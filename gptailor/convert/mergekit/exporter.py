@@ -147,11 +147,11 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
     """Raise ConversionError for statements without an equivalent."""
     if open_choices(plan):
         raise ConversionError("the plan has open choices, which mergekit doesn't support")
-    for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
-        if entries:
-            raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")
-    for name in (*plan.cuts, *(["heal"] if plan.heal is not None else [])):
-        raise ConversionError(f"mergekit has nothing like '{name}'", place=name)
+    fits = {"scale": plan.scales, "bridge": plan.bridges}
+    places = {name: f"{name}s[0]" for name, entries in fits.items() if entries}
+    places |= {name: name for name in (*plan.cuts, *(["heal"] if plan.heal is not None else []))}
+    for name, place in places.items():
+        raise ConversionError(f"mergekit has nothing like '{name}'", place=place)
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
 
@@ -536,11 +536,9 @@ def _exported_layer(
     parameters: dict[tuple[int, str], dict[str, Any]] = {}
     for part, recipe in row.items():
         blocks, shared = method.write(SliceRecipe(recipe, method, models))
-        for k, block in enumerate(blocks):
-            for name in (name for name in method.by_source if name in block):
+        for k, block in (*enumerate(blocks), (_SLICE, shared)):
+            for name in (name for name in method.parameters if name in block):
                 parameters.setdefault((k, name), {})[part] = block[name]
-        for name in (name for name in method.shared if name in shared):
-            parameters.setdefault((_SLICE, name), {})[part] = shared[name]
     is_other_base = method.base == "first" and models[0] != "base"
     base = _reference(plan, models[0]) if is_other_base else None
     references = tuple(_reference(plan, model) for model in models)
