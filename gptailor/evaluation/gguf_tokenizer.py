@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.header import GgufValue, read_gguf
-from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
+from gptailor.checkpoint.formats.gguf.splits import (
+    CONTROL,
+    DEFINED,
+    DIGITS_SPLIT,
+    GPT2_SPLIT,
+    SPECIAL_TOKENS,
+    SPLITS,
+)
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-
-_CONTROL, _DEFINED = 3, 4
-_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
 def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
@@ -53,7 +56,9 @@ def _refuse(path: Path, message: str) -> NoReturn:
 def _ids(facts: Mapping[str, GgufValue]) -> dict[str, int]:
     """Return the numbers of the special tokens that the file has."""
     size = len(_items(facts, "tokens"))
-    numbers = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    numbers = {
+        name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL_TOKENS.items()
+    }
     return {name: n for name, n in numbers.items() if isinstance(n, int) and 0 <= n < size}
 
 
@@ -98,9 +103,9 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
     tokenizer.pre_tokenizer = _split(path, facts)
     tokenizer.decoder = decoders.ByteLevel()
     pairs = list(zip(tokens, kinds, strict=True))
-    control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == _CONTROL]
+    control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == CONTROL]
     tokenizer.add_special_tokens(control)
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == _DEFINED])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == DEFINED])
     _add_begin(tokenizer, facts)
     return tokenizer
 

@@ -13,7 +13,18 @@ from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.chat_template import content_of
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
+from gptailor.checkpoint.formats.gguf.splits import (
+    BYTE,
+    CONTROL,
+    DEFINED,
+    DIGITS_SPLIT,
+    GPT2_SPLIT,
+    NORMAL,
+    SPECIAL_TOKENS,
+    SPLITS,
+    UNKNOWN,
+    UNUSED,
+)
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.program.gguf.architecture import GgufFacts
 
@@ -25,7 +36,6 @@ _PRE: Mapping[tuple[str, bool], str] = {
 }
 """llama.cpp's names of ways to split, by the first step and whether known words stay whole."""
 
-_NORMAL, _UNKNOWN, _CONTROL, _DEFINED, _UNUSED, _BYTE = range(1, 7)
 _SPACE = "▁"
 _LOAD_ANEW = "load it by AutoTokenizer, save it, and give that folder"
 _NFC = "the tokenizer brings texts into Unicode's form NFC, and llama.cpp leaves them as they are"
@@ -106,19 +116,19 @@ class _Vocabulary:
         """Return the tokens by their numbers, and their kinds; rows without a token are unused."""
         rows = int(self.config["vocab_size"])
         tokens = {number: token for token, number in self.model["vocab"].items()}
-        kinds = dict.fromkeys(tokens, _NORMAL)
+        kinds = dict.fromkeys(tokens, NORMAL)
         for number, token in tokens.items() if self.model.get("byte_fallback") else ():
             if re.fullmatch("<0x..>", token, re.DOTALL):
-                kinds[number] = _BYTE
+                kinds[number] = BYTE
             elif token == self.model.get("unk_token"):
-                kinds[number] = _UNKNOWN
+                kinds[number] = UNKNOWN
         for added in self.added:
             self._add(added, tokens, kinds)
         if (most := max(tokens, default=-1)) >= rows:
             self.refuse(f"has a token of the number {most}, and the embedding {rows} rows")
         return (
             [tokens.get(n, f"[PAD{n}]") for n in range(rows)],
-            [kinds.get(n, _UNUSED) for n in range(rows)],
+            [kinds.get(n, UNUSED) for n in range(rows)],
         )
 
     def _add(self, added: dict[str, Any], tokens: dict[int, str], kinds: dict[int, int]) -> None:
@@ -126,9 +136,9 @@ class _Vocabulary:
         for key in ("single_word", "lstrip", "rstrip"):
             if added.get(key):
                 self.refuse(f"has {quoted(key)} for its token {quoted(content)}; llama.cpp hasn't")
-        kind = _UNKNOWN if kinds.get(number) == _UNKNOWN else _CONTROL
+        kind = UNKNOWN if kinds.get(number) == UNKNOWN else CONTROL
         if not added.get("special"):
-            kind = _DEFINED
+            kind = DEFINED
             if _SPACE in content and self.model.get("byte_fallback"):
                 # One that is found in what spaces have become: llama.cpp looks for it in the text.
                 if not added.get("normalized") and tokens.get(number) == content:
@@ -239,17 +249,13 @@ class _Vocabulary:
 
     def _special(self) -> GgufFacts:
         begin, end = self._added_around()
-        ids = {
-            "bos": self._number("bos", begin),
-            "eos": self._number("eos", end),
-            "unknown": self._number("unk", None),
-            "padding": self._number("pad", None),
-        }
+        around = {"bos": begin, "eos": end}
+        named = {key: self._number(name, around.get(name)) for name, key in SPECIAL_TOKENS.items()}
         facts: GgufFacts = {
-            f"tokenizer.ggml.{k}_token_id": n for k, n in ids.items() if n is not None
+            f"tokenizer.ggml.{key}_token_id": n for key, n in named.items() if n is not None
         }
-        for name, number in (("bos", begin), ("eos", end)):
-            if number is not None and number != ids[name]:
+        for name, number in around.items():
+            if number is not None and number != named[name]:
                 self.refuse(f"adds another token than its {name} token to a text")
             facts[f"tokenizer.ggml.add_{name}_token"] = number is not None
         return facts

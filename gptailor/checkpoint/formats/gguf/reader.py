@@ -31,6 +31,7 @@ from gptailor.checkpoint.formats.gguf.file_facts import (
     read_rotary,
 )
 from gptailor.checkpoint.formats.gguf.header import GgufTensor, Header, read_gguf
+from gptailor.checkpoint.formats.gguf.splits import SPECIAL_TOKENS
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed
 
@@ -41,8 +42,6 @@ _KNOWN = COUNTS.keys() | {
 """The keys that are read of every architecture."""
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-"""The configuration's keys of special tokens, and GGUF's names of them."""
 
 
 def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
@@ -240,8 +239,9 @@ class _File:
         config |= {} if own.rotated == "none" else self._rotary()
         config |= deepcopy(dict(own.constants)) | self._numbers() | self._layer_types()
         ids = {
-            key: self.header.facts.get(f"tokenizer.ggml.{name}_token_id")
-            for key, name in _TOKENS.items()
+            f"{name}_token_id": self.header.facts.get(f"tokenizer.ggml.{key}_token_id")
+            for name, key in SPECIAL_TOKENS.items()
+            if name != "unk"
         }
         ids = {key: n for key, n in ids.items() if type(n) is int and 0 <= n < vocabulary}
         present = {key: facts.has(*names) for key, names in own.present.items()}
