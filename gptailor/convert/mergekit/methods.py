@@ -61,7 +61,7 @@ class TensorRecipe:
 
 
 def _coefficient(owner: str, parameters: Mapping[str, ParameterValue], name: str) -> Coefficient:
-    """Return a mandatory parameter; a density is from 0 to 1, which keeps all entries."""
+    """Return a mandatory parameter; a density is kept from 0, no entry, to 1, all entries."""
     value = parameters[name]
     if value is None:
         raise InexpressibleError(f"'{owner}' has no '{name}', which mergekit demands")
@@ -117,11 +117,12 @@ class MethodInputs:
     @property
     def merged(self) -> Sequence[SourceTensor]:
         """The sources that are merged, by the role of the base."""
+        if self.method.base == "none":
+            return self.sources
         if self.method.base == "first":
             self.require_sources(2)
-        elif self.method.base == "none":
-            return self.sources
-        return [self.base, *self.fine_tunes][self.method.base == "beside" :]
+        base = self.base
+        return self.fine_tunes if self.method.base == "beside" else [base, *self.fine_tunes]
 
     def coefficient(self, name: str) -> Coefficient:
         """Return a mandatory shared parameter."""
@@ -226,14 +227,11 @@ def _read_row(inputs: MethodInputs) -> TensorRecipe:
 
 
 def _write_row(written: SliceRecipe) -> WrittenParameters:
-    """Write the row's arguments, a word as a flag if it isn't the default."""
+    """Write the row's arguments; the word `row` is a flag that is set."""
     written.require_all_models()
     values = {name: written.argument(each) for each, name in written.method.arguments.items()}
-    return [], {
-        name: True if isinstance(value, str) else float(value)
-        for name, value in values.items()
-        if value != "tensor"
-    }
+    numbers = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+    return [], numbers | {name: True for name, value in values.items() if value == "row"}
 
 
 @final
