@@ -90,7 +90,7 @@ def _settled(value: p.Value, numbers: Mapping[str, p.Number], at: int | None) ->
     return curve_at(fixed, at, first, last)
 
 
-def curve_at(knots: Sequence[p.Number], position: int, first: int, last: int) -> float:
+def curve_at(knots: Sequence[p.Number], position: float, first: int, last: int) -> float:
     """Return the number at a position of a curve from the first to the last, both included.
 
     The knots are spread evenly; between two of them it is on the straight line. A curve over one
