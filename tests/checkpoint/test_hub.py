@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import hub_desk
-from tests.hub_desk import FIRST, PLAN, SECOND, Desk
-from tests.hub_server import Hub, commit_of
+from tests.support import hub_desk
+from tests.support.hub_desk import FIRST, PLAN, SECOND, Desk
+from tests.support.hub_server import Hub, commit_of
 
 WEIGHTS = {"model.safetensors", FIRST, SECOND}
 PRIVATE = 'tailor 1\nmodel base = "org/private"\ndrop L1\n'

@@ -22,8 +22,8 @@ from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
 from gptailor.searching.pick import BEST
 from gptailor.searching.run_files import SETTINGS
-from tests.said import Run, Said, in_process, reading
-from tests.tiny import tiny_model
+from tests.support.said import Run, Said, in_process, reading
+from tests.support.tiny import tiny_model
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "explain", "export"),

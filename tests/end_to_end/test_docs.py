@@ -24,9 +24,9 @@ from gptailor.cli.main import COMMANDS, cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, listed, to_text
 from gptailor.plan.registry import METHODS, OBJECTIVES
-from tests.codes import all_codes
-from tests.pages import Block, blocks, needs_missing_plugin, pages
-from tests.preloaded import Preloaded
+from tests.support.codes import all_codes
+from tests.support.pages import Block, blocks, needs_missing_plugin, pages
+from tests.support.preloaded import Preloaded
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/language.md")

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gptailor.cli import main as cli
-from tests.kitchen import files_and_commands, lay_out
-from tests.thorough import THOROUGH
+from tests.support.kitchen import files_and_commands, lay_out
+from tests.support.thorough import THOROUGH
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.forked import Ended, Runs, forking
-from tests.hollow import SMALL, llama, write_hollow
-from tests.thorough import THOROUGH, moments
+from tests.support.forked import Ended, Runs, forking
+from tests.support.hollow import SMALL, llama, write_hollow
+from tests.support.thorough import THOROUGH, moments
 
 COPIES = """\
 tailor 1

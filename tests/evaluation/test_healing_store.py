@@ -18,7 +18,7 @@ from gptailor.lang.parse import loads
 from gptailor.plan.events import Event, GapBegun, HealingReused, HealingStart
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import Prepared, ready
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,9 +19,9 @@ from gptailor.convert.note import ConversionError, Note
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
 from gptailor.plan.written_out import written_out
-from tests.naive import interpret
-from tests.thorough import drawn
-from tests.tiny import tiny_model
+from tests.support.naive import interpret
+from tests.support.thorough import drawn
+from tests.support.tiny import tiny_model
 
 FOLDER = Path(__file__).parent / "yaml"
 FILES = sorted(FOLDER.glob("*.yml"))

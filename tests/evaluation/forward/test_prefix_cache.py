@@ -14,7 +14,7 @@ from gptailor.evaluation.forward.prefix_cache import PrefixCache, PrefixNode, in
 from gptailor.evaluation.forward.requests import Work, pack
 from gptailor.evaluation.scores import Failure
 from tests.evaluation.lent import Lent, broken, lent, likelihood, loaded, requests
-from tests.thorough import drawn
+from tests.support.thorough import drawn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

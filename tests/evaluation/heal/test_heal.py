@@ -29,10 +29,10 @@ from gptailor.evaluation.repair import Repairs, fit, stitch
 from gptailor.plan.events import Event, HealingStart, HealStep, TeacherRead
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.events import only
-from tests.healing import divergence, heal, healer, said, text_of, with_layers
-from tests.tiny import letters, tiny_model
-from tests.tiny_vision import VISION, tiny_vision
+from tests.support.events import only
+from tests.support.healing import divergence, heal, healer, said, text_of, with_layers
+from tests.support.tiny import letters, tiny_model
+from tests.support.tiny_vision import VISION, tiny_vision
 
 SHORT = 'drop L2\nheal on "text.txt" tokens 1024 rank 4'
 

@@ -16,9 +16,9 @@ from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.heal.learning import HealError
 from gptailor.plan.events import HealStep, TeacherRead
 from gptailor.plan.plan import Plan
-from tests.events import only
-from tests.healing import divergence, heal, said, text_of, with_layers
-from tests.tiny import letters, tiny_model
+from tests.support.events import only
+from tests.support.healing import divergence, heal, said, text_of, with_layers
+from tests.support.tiny import letters, tiny_model
 
 CUT = 'drop L2\nheal on "text.txt" tokens 3840'
 

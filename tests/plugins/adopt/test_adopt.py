@@ -7,7 +7,7 @@ import pytest
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
 from gptailor.plugins.adopt.adopt import adopted
-from tests.tiny import CONFIGURATIONS
+from tests.support.tiny import CONFIGURATIONS
 
 # the type, its configuration, and whether its branches can be told apart
 KNOWN: dict[str, tuple[dict[str, Any], bool]] = {

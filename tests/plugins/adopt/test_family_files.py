@@ -18,7 +18,7 @@ from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.family_file import check_proof, family_text, read_family_file
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from tests.tiny import LLAMA, randomise, write_tokenizer
+from tests.support.tiny import LLAMA, randomise, write_tokenizer
 
 NAMED = ("--family", "newday.family.json")
 PLAN = 'tailor 1\nmodel base = "./base"\ndrop L2..L3\n'

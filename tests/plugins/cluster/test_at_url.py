@@ -23,7 +23,7 @@ from gptailor.checkpoint.models import kept_folder
 from gptailor.plan.faults import PlanError
 from gptailor.plugins.cluster import at_url
 from gptailor.plugins.cluster.at_url import fetched_folder
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture

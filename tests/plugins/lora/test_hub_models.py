@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests import hub_desk
-from tests.hub_server import commit_of
+from tests.support import hub_desk
+from tests.support.hub_server import commit_of
 
 folders, hub, runs, desk = hub_desk.folders, hub_desk.hub, hub_desk.runs, hub_desk.desk
 

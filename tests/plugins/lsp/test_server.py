@@ -13,7 +13,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException, JsonRpcMethodNotFound
 from pygls.lsp.client import LanguageClient
 
-from tests.hollow import SMALL, llama, write_hollow
+from tests.support.hollow import SMALL, llama, write_hollow
 
 HEAD = """tailor 1
 model base = "./base"

@@ -24,8 +24,8 @@ from gptailor.plugins.lsp.text import (
     semantic_tokens,
     symbols,
 )
-from tests.hollow import SMALL, llama, write_hollow
 from tests.lang.test_names import SAID
+from tests.support.hollow import SMALL, llama, write_hollow
 
 HEAD = """tailor 1
 model base = "./base"

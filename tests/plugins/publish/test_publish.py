@@ -10,9 +10,9 @@ import yaml
 
 from gptailor.checkpoint.files import CheckpointError, stamps
 from gptailor.plugins.publish.upload import upload_folder
-from tests import hub_desk
-from tests.hub_desk import PLAN, Desk
-from tests.hub_server import Hub
+from tests.support import hub_desk
+from tests.support.hub_desk import PLAN, Desk
+from tests.support.hub_server import Hub
 
 folders, hub, runs, desk = hub_desk.folders, hub_desk.hub, hub_desk.runs, hub_desk.desk
 

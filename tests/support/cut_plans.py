@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gptailor
 from gptailor.plan.plan import Plan
-from tests.tiny import letters
+from tests.support.tiny import letters
 
 
 def write_texts(folder: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tests.tiny import randomise, write_tokenizer
-from tests.tiny_mixed import DELTA, EXPERTS, LLAMA, MIXED
+from tests.support.tiny import randomise, write_tokenizer
+from tests.support.tiny_mixed import DELTA, EXPERTS, LLAMA, MIXED
 
 IMAGE = 60
 """The token that stands for an image's features."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gptailor.plan.plan import Curve, LayerOf, Merge, MethodCall, Named, Plan, Recipe, Repeat, Take
 from gptailor.plan.registry import METHODS
-from tests.merging import merge_tensors
+from tests.support.merging import merge_tensors
 
 Tensors = dict[str, Tensor]
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"

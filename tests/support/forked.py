@@ -26,9 +26,9 @@ import gptailor.output.compile
 from gptailor.checkpoint.write.output_file import libc
 from gptailor.cli import main as cli
 from gptailor.plan.faults import TailorError
-from tests.hollow import llama, write_hollow
+from tests.support.hollow import llama, write_hollow
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 WRITES = os.O_WRONLY | os.O_RDWR

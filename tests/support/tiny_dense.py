@@ -1,9 +1,9 @@
-"""Tiny configurations of dense and classic models; `tests/tiny.py` has the other families."""
+"""Tiny configurations of dense and classic models; `tiny.py` has the other families."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from tests.tiny_mixed import COMMON, HEADS, LLAMA
+from tests.support.tiny_mixed import COMMON, HEADS, LLAMA
 
 GPT = {"n_embd": 16, "n_head": 4, "n_positions": 128, "vocab_size": 64}
 FAIRSEQ = {"ffn_dim": 24, "max_position_embeddings": 128, "vocab_size": 64}

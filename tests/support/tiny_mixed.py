@@ -1,4 +1,4 @@
-"""Tiny configurations of mixtures of experts and hybrids; `tests/tiny.py` has other families."""
+"""Tiny configurations of mixtures of experts and hybrids; `tiny.py` has other families."""
 
 from collections.abc import Mapping
 from typing import Any

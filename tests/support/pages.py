@@ -10,7 +10,7 @@ from markdown_it.token import Token
 
 from gptailor.plan.registry import OBJECTIVES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Block(NamedTuple):

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODULES = (
     "transformers.models.llama.modeling_llama",
     "gptailor.searching.search",
@@ -109,7 +109,7 @@ class Preloaded:
 def preloaded() -> Iterator[Preloaded]:
     """Start it; its forks are killed with it."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.preloaded", str(its.fileno())]
+    command = [sys.executable, "-m", "tests.support.preloaded", str(its.fileno())]
     with subprocess.Popen(
         command,
         cwd=ROOT,

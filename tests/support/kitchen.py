@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from tests.tiny_adapter import adapter
-from tests.tiny_bytes import model
+from tests.support.tiny_adapter import adapter
+from tests.support.tiny_bytes import model
 
 LAYERS = 16
 

@@ -11,8 +11,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.tiny_dense import DENSE, GPT, LATENT
-from tests.tiny_mixed import COMMON, EXPERTS, HEADS, LLAMA, MIXED
+from tests.support.tiny_dense import DENSE, GPT, LATENT
+from tests.support.tiny_mixed import COMMON, EXPERTS, HEADS, LLAMA, MIXED
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 \n.,;:!?'\"()+-*/=<>_%[]#"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.forked import Runs, forking
-from tests.hub_server import Hub, serving
-from tests.tiny import tiny_model
+from tests.support.forked import Runs, forking
+from tests.support.hub_server import Hub, serving
+from tests.support.tiny import tiny_model
 
 LAYERS = 3
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import tiny_model
-from tests.vocabularies import write_byte_level
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import write_byte_level
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
