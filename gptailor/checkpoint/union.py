@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
-from gptailor.checkpoint.files import CheckpointError, parse_object
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
+from gptailor.checkpoint.json_files import parse_object
 from gptailor.checkpoint.tensor import Mean, RowRange, TensorInfo
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
-from gptailor.checkpoint.files import CheckpointError, read_object
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.json_files import read_object
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites

@@ -158,7 +158,7 @@ if (add_options := options.OPTIONS.get("search")) is not None:
 def _set_up_jax() -> None:
     """Set JAX up on the CPU, for models on any device, with a cache of compiled code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from gptailor.checkpoint.files import cache_folder
+    from gptailor.checkpoint.cache_folder import cache_folder
 
     if (kept := cache_folder()) is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept / "jax"))

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.files import cache_folder, is_ours
+from gptailor.checkpoint.cache_folder import cache_folder, is_ours
 
 KEPT_BYTES = 2**31
 """Bytes of learned or fitted tensors that are kept on disk, of each kind."""

@@ -22,7 +22,8 @@ from typing import Literal, final
 from pydantic import TypeAdapter, ValidationError
 
 import gptailor
-from gptailor.checkpoint.files import CheckpointError, cache_folder, stamp, stamps
+from gptailor.checkpoint.cache_folder import cache_folder
+from gptailor.checkpoint.files import CheckpointError, stamp, stamps
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.kept import keep_json, kept_json

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptailor.checkpoint.files import cache_folder
+from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.heal import kept as store_module
 from gptailor.evaluation.heal.kept import HealingStore, KnownHealing

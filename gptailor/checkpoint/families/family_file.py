@@ -12,7 +12,8 @@ from typing import Any
 import pydantic
 
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.files import CheckpointError, quoted, read_object
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.records import fault_of
 
 _FILE_VERSION = 1

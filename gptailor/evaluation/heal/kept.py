@@ -13,7 +13,7 @@ from typing import final
 
 from torch import Tensor
 
-from gptailor.checkpoint.files import is_ours
+from gptailor.checkpoint.cache_folder import is_ours
 from gptailor.evaluation.heal.learning import HealError
 from gptailor.evaluation.kept_tensors import KEPT_BYTES, KeptTensors, TensorStore, kept_home
 

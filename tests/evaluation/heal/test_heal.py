@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gptailor
-from gptailor.checkpoint.files import cache_folder
+from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.heal import heal as healing_module
 from gptailor.evaluation.heal import train

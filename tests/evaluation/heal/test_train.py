@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from gptailor.checkpoint.files import cache_folder
+from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.heal.learning import HealError
