@@ -179,7 +179,9 @@ def test_headers_of_sparse_files_are_bounded(tmp_path: Path) -> None:
     os.truncate(path, 2**40)
     assert refused(read_header, path).code == "C203"
     os.truncate(path, json_files.MAX_JSON + 1)
-    assert refused(partial(json_files.read_object, code="C103", duplicate=None), path).code == "C103"
+    assert (
+        refused(partial(json_files.read_object, code="C103", duplicate=None), path).code == "C103"
+    )
 
 
 # ----------------------------------------------------------------------------------------- folders
