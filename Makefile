@@ -42,7 +42,7 @@ test-pages: setup ## The tests of documentation, pages in a browser, services an
 thorough: lint ## All that CI runs: more draws, families and moments of a kill, types checked at each call
 	@echo "The order and all draws again: make thorough SEED=$(SEED)"
 	GPTAILOR_THOROUGH=1 $(PYTEST) -o faulthandler_timeout=1800 --hypothesis-seed=$(SEED) \
-	  --jaxtyping-packages=gptailor,tests.checked.checker
+	  --jaxtyping-packages=gptailor,tests.support.checked.checker
 
 quick: setup ## The tests but those marked slow
 	@echo "The order of the tests again: make quick SEED=$(SEED)"

@@ -83,7 +83,7 @@ def by_mlx(job: Job) -> Found:
 def by_llama_cpp(job: Job) -> Found:
     """Continue with llama.cpp from the compiled GGUF file."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.llama_cpp import answer
+    from tests.support.llama_cpp import answer
 
     asked = {"file": job["gguf"], "prompts": job["prompts"], "new_tokens": job["tokens"]}
     found: Found = answer({**asked, "texts": [], "vocabulary": 0, "chats": []})["greedy"]

@@ -163,7 +163,7 @@ def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
     """Write a small random model of a family, with SmolLM2's tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tests.tiny import randomise
+    from tests.support.tiny import randomise
 
     config = AutoConfig.for_model(family, **SMALL, **RANDOM[family])
     model = AutoModelForCausalLM.from_config(config)

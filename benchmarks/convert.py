@@ -30,7 +30,7 @@ from gptailor.convert.mergekit.importer import from_mergekit
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.mergekit_peer import add_peer_option, merge, run_mergekit, tensors_of
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 Tensors = dict[str, Tensor]
 

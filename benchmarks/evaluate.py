@@ -30,7 +30,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.random_models import write_models  # noqa: E402
 from benchmarks.tinyllama import Shape  # noqa: E402
-from gptailor.cli.options import ByteSize  # noqa: E402
 from gptailor.evaluation.forward.evaluator import BATCH_TOKENS, Evaluator  # noqa: E402
 from gptailor.evaluation.forward.requests import Packed, Request, Work, pack  # noqa: E402  # noqa: E402
 from gptailor.evaluation.live.stitch import Stitched, Stitcher  # noqa: E402
@@ -38,6 +37,7 @@ from gptailor.evaluation.objectives.nll import surprise  # noqa: E402
 from gptailor.evaluation.scores import Failure  # noqa: E402
 from gptailor.plan.plan import Plan  # noqa: E402
 from gptailor.prepare import prepare  # noqa: E402
+from gptailor.reporting.quantities import bytes_from_words  # noqa: E402
 
 SHAPES = {
     "tiny": Shape(8, 0.06),
@@ -316,7 +316,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--variants", type=int, default=1, help="variants with --shape (1)")
     made.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     made.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    made.add_argument("--memory", type=lambda text: ByteSize().convert(text, None, None),
+    made.add_argument("--memory", type=bytes_from_words,
                       help="bytes of weights on the device; streams layers")  # fmt: skip
     made.add_argument("--windows", type=int, default=8, help="texts of a trial (8)")
     made.add_argument("--length", type=int, default=256, help="tokens of each (256)")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.mergekit_peer import add_peer_option, merge, tensors_of
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
-from tests.merging import merge_tensors
+from tests.support.merging import merge_tensors
 
 Tensors = dict[str, Tensor]
 Value = float | tuple[float, ...]

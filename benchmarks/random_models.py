@@ -24,7 +24,7 @@ from transformers.models.llama import LlamaConfig
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.tinyllama import BYTES, Shape
-from tests.tiny import write_tokenizer
+from tests.support.tiny import write_tokenizer
 
 POOL = 2**24
 DEVIATION = 0.02

@@ -150,7 +150,7 @@ def agree(folder: Path, wanted: Asked) -> None:
 def family(given: argparse.Namespace) -> tuple[Path, dict[str, Path]]:
     """Return the base and its variants, and make missing ones."""
     if given.smoke:
-        from tests.tiny import tiny_model
+        from tests.support.tiny import tiny_model
 
         folder = given.folder / "family"
         for seed, name in enumerate(("base", *FAMILY)):

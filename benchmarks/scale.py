@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import gptailor
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
-from tests.hollow import (
+from tests.support.hollow import (
     LLAMA_2_70B,
     LLAMA_3_70B,
     QWEN_3_30B,

@@ -68,7 +68,7 @@ def main() -> None:
 
 def models(folder: Path) -> None:
     """Write two tiny models, and a text for trials, into a folder."""
-    from tests.tiny import tiny_model  # imports transformers
+    from tests.support.tiny import tiny_model  # imports transformers
 
     for seed, name in enumerate(("base", "math")):
         if not (folder / name).exists():

@@ -1,4 +1,4 @@
-"""Paste tables into docs/models.md: causal language models of transformers, and family files.
+"""Paste a table into docs/models.md: causal language models of transformers.
 
 python docs/models.py            # paste
 python docs/models.py --check    # end with 1 if the page isn't current
@@ -17,9 +17,9 @@ PAGE = Path(__file__).with_suffix(".md")
 
 
 def main() -> None:
-    """Paste the tables, or check the page."""
+    """Paste the table, or check the page."""
     text = PAGE.read_text(encoding="utf-8")
-    current = pasted(pasted(text, "types", types()), "files", files())
+    current = pasted(text, "types", types())
     if "--check" in sys.argv[1:]:
         sys.exit(int(text != current))
     PAGE.write_text(current, encoding="utf-8")
@@ -32,17 +32,6 @@ def pasted(text: str, name: str, table: str) -> str:
     if not (begin and end):
         sys.exit(f"{PAGE.name} has no place for the {name}")
     return f"{before}{begin}{table}{end}{after}"
-
-
-def files() -> str:
-    """Return the table of the family files, with the model types of each."""
-    from gptailor.checkpoint.families import MODEL_TYPES
-
-    rows = (
-        f"| `{file}.py` | {', '.join(f'`{name}`' for name in types.split())} |\n"
-        for file, types in MODEL_TYPES.items()
-    )
-    return "| file | model types |\n|---|---|\n" + "".join(rows)
 
 
 def types() -> str:

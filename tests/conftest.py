@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.internal.conjecture import providers
 
-from tests import checked
-from tests.preloaded import Preloaded, preloaded
-from tests.seeded import ORDER, order, seed
-from tests.thorough import PAGES, THOROUGH, drawn, is_left_out
+from tests.support import checked
+from tests.support.preloaded import Preloaded, preloaded
+from tests.support.seeded import ORDER, order, seed
+from tests.support.thorough import PAGES, THOROUGH, drawn, is_left_out
 
 # Before torch is imported, and for the processes that tests start: on tiny tensors its threads
 # only wait for each other, and pytest-xdist keeps the cores busy. The tests' JAX is on the CPU.
@@ -169,9 +169,9 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of tiny models: `base` and its mates, unfit ones, and broken ones."""
     from transformers.utils import logging
 
-    from tests.tiny import tiny_model
-    from tests.tiny_vision import tiny_vision
-    from tests.vocabularies import write_byte_level
+    from tests.support.tiny import tiny_model
+    from tests.support.tiny_vision import tiny_vision
+    from tests.support.vocabularies import write_byte_level
 
     folder = tmp_path_factory.mktemp("family")
     logging.disable_progress_bar()
@@ -265,7 +265,7 @@ def make_broken(folder: Path) -> None:
     """Folders made from sound ones, wrong in one thing each, one that is quantised, and plans."""
     from safetensors.torch import load_file, save_file
 
-    from tests.quantised import write_quantised  # imports torch
+    from tests.support.quantised import write_quantised  # imports torch
 
     copy(folder, "quantised", quantization_config={"quant_method": "gptq", "bits": 4})
     copy(folder, "fp8")
@@ -345,7 +345,7 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
     """A CUDA device's name: that of a pretended card, and of the machine's if it has one."""
     import torch
 
-    from tests.second_device import second_device
+    from tests.support.second_device import second_device
 
     if request.param == "pretended":
         with second_device():

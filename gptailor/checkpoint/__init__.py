@@ -2,11 +2,12 @@
 
 Other packages use `models`, `folder`, `tensor`, `vocabulary`, `token_counter` and `token_cut`
 (tokens), `datasets` (rows of text files),
-`chat_template`, `foreign_code`, `files` (safe reading, errors), `records` (typed JSON), and the
-packages named here. `hub` is for fetching.
+`chat_template`, `foreign_code`, `files` (safe reading, errors), `json_files`, `cache_folder`,
+`records` (typed JSON), and the packages named here. `hub` is for fetching.
 """
 
 __all__ = [
+    "cache_folder",
     "chat_template",
     "datasets",
     "families",
@@ -15,6 +16,7 @@ __all__ = [
     "foreign_code",
     "formats",
     "hub",
+    "json_files",
     "models",
     "records",
     "tensor",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from gptailor.checkpoint.files import quoted, reason
-from gptailor.plan.faults import TailorError, listed, nearest_path
+from gptailor.plan.faults import CodedError, listed, nearest_path
 from gptailor.plan.plan import NO_TEXT, has_predictions
 from gptailor.plan.registry import RowForm
 
@@ -32,23 +32,20 @@ _EXAMPLES: Mapping[RowForm, str] = {
 
 
 @final
-class CalibrationError(TailorError):
+class CalibrationError(CodedError):
     """An unusable calibration file: a stable code, the fault and its place."""
 
     def __init__(
         self, code: str, message: str, path: Path, line: int | None = None, help: str = ""
     ) -> None:
-        super().__init__(code, message, path, line, help)
-        self.code = code
-        self.message = message
-        self.path = path
-        self.line = line
-        self.help = help
+        super().__init__(code, message, help)
+        self.args = code, message, path, line, help  # as pickle hands them over
+        self.path, self.line = path, line
 
-    def __str__(self) -> str:
-        place = quoted(str(self.path))[1:-1] + ("" if self.line is None else f":{self.line}")
-        lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
-        return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
+    @property
+    def place(self) -> str:
+        """The path for people, and the line."""
+        return quoted(str(self.path))[1:-1] + ("" if self.line is None else f":{self.line}")
 
 
 def too_short(path: Path, size: str, user: str, needed: int, help: str = "") -> CalibrationError:

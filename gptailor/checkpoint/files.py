@@ -1,51 +1,39 @@
-"""Files that may be hostile, read without harm: opened, parsed as JSON, watched for changes.
+"""Files that may be hostile, read without harm: opened, quoted in messages, watched for changes.
 
 Any fault of a file is a `CheckpointError`.
 """
 
 import io
-import json
 import os
 import re
 import stat
-import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, final
 
-from gptailor.plan.faults import TailorError
+from gptailor.plan.faults import CodedError
 
 LONGEST_QUOTED = 120
 """Characters of a name that are shown; names come from files that may be hostile."""
 
-MAX_JSON = 100_000_000
-"""The largest JSON text that is read, in bytes; the reference allows a header as much."""
-
-_MAX_DEPTH = 100
-"""The deepest nesting of configurations: Python prints and compares nested data by recursion."""
-
-_TOO_DEEP = "is nested too deeply to be JSON of ours"
-_BLANK = re.compile(r"[ \t\r\n]*")
 _URL = re.compile(r"^([a-z][a-z0-9+:]+):/(?=[^/])")
 
 
-class CheckpointError(TailorError):
+class CheckpointError(CodedError):
     """An error of a checkpoint, reading or writing: a stable code, a message, a file, a remedy."""
 
     def __init__(
         self, code: str, message: str, path: Path, help: str = "", offset: int | None = None
     ) -> None:
-        super().__init__(code, message, path, help, offset)
-        self.code, self.message, self.path = code, message, path
-        self.help, self.offset = help, offset
+        super().__init__(code, message, help)
+        self.args = code, message, path, help, offset  # as pickle hands them over
+        self.path, self.offset = path, offset
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """The path for people, and the byte."""
         path = _URL.sub(r"\1://", str(self.path))  # a path has lost one of a URL's two strokes
-        place = escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
-        lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
-        return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
+        return escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
 
 
 def quoted(name: str, *, whole: bool = False) -> str:
@@ -98,31 +86,6 @@ def open_regular(path: Path, code: str = "C201") -> io.FileIO:
     return io.FileIO(fd)
 
 
-def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
-    """Return the JSON object in a file; see `parse_object`. It nests 100 deep at most."""
-    with open_regular(path, code) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_JSON:
-            raise CheckpointError(code, f"has {size} bytes, more than any JSON file needs", path)
-        raw = read_exactly(file, size, path, code)
-    entries = parse_object(raw, path, code, duplicate)
-    for name, value in entries.items():
-        if _is_deep(value):
-            at = place_of(name, raw)
-            raise CheckpointError(code, f"{quoted(name)} {_TOO_DEEP}", path, offset=at)
-    return entries
-
-
-def _is_deep(value: object) -> bool:
-    """Return whether lists and objects nest deeper than 100, without a recursion."""
-    depth, level = 0, [value]
-    while level and depth < _MAX_DEPTH:
-        nests = (each for each in level if isinstance(each, dict | list))
-        level = [v for each in nests for v in (each.values() if isinstance(each, dict) else each)]
-        depth += 1
-    return bool(level)
-
-
 def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
     """Return the next `count` bytes, which the caller knows to exist."""
     parts = []
@@ -136,103 +99,6 @@ def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
         count -= len(part)
     return b"".join(parts)
 
-
-_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
-"""An escape of half a surrogate pair; both halves together are text."""
-
-
-def parse_object(
-    raw: bytes, path: Path, code: str, duplicate: str | None, start: int = 0
-) -> dict[str, Any]:
-    """Return the JSON object in a text, which stands at byte `start` of the file.
-
-    `duplicate` is the code for a name that an object holds twice. Without one the text is read as
-    `json` and transformers read it: the last one counts, and `NaN` and `Infinity` are numbers.
-    """
-    decoder = json.JSONDecoder() if duplicate is None else _STRICT
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        message = "is not JSON: the text is not UTF-8"
-        raise CheckpointError(code, message, path, offset=start + error.start) from error
-
-    def refuse(code: str, message: str, at: int) -> CheckpointError:
-        offset = start + len(text[:at].encode("utf-8"))
-        return CheckpointError(code, message, path, offset=offset)
-
-    try:
-        value = decoder.decode(text)
-        if half := _HALF.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # a file of UTF-8 can't hold it
-        message = "is not JSON of ours: expected text, got half a surrogate pair"
-        raise refuse(code, message, half.start() if half else 0) from error
-    except json.JSONDecodeError as error:
-        raise refuse(code, f"is not JSON: {error.msg}", error.pos) from error
-    except RecursionError as error:
-        raise refuse(code, _TOO_DEEP, _undecodable(text, decoder)) from error
-    except _TwiceError as error:
-        raise refuse(duplicate or code, str(error), _undecodable(text, decoder)) from error
-    except ValueError as error:
-        raise refuse(code, f"is not JSON: {error}", _undecodable(text, decoder)) from error
-    if not isinstance(value, dict):
-        raise refuse(code, "is JSON, but not an object", 0)
-    return value
-
-
-def _named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
-    """Yield the names of a text's object, each with its place; raises the decoder's errors."""
-    at = _after_blanks(text, 0)
-    at += text.startswith("{", at)
-    while text.startswith('"', begin := _after_blanks(text, at)):
-        name, at = decoder.raw_decode(text, begin)
-        yield name, begin
-        _, at = decoder.raw_decode(text, _after_blanks(text, _after_blanks(text, at) + 1))
-        at = _after_blanks(text, at) + 1
-
-
-def place_of(name: str, raw: bytes) -> int:
-    """Return the byte at which an entry of a text's object begins, by its name."""
-    text = raw.decode("utf-8")
-    begin = next(at for other, at in _named_places(text, json.JSONDecoder()) if other == name)
-    return len(text[:begin].encode("utf-8"))
-
-
-def _after_blanks(text: str, at: int) -> int:
-    return blank.end() if (blank := _BLANK.match(text, at)) else at
-
-
-def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
-    """Return the place of the first entry that the decoder refuses or that comes twice; else 0."""
-    seen: set[str] = set()
-    at = 0
-    with suppress(ValueError, RecursionError):
-        for name, at in _named_places(text, decoder):  # noqa: B007 (where it stops is the answer)
-            if name in seen:
-                break
-            seen.add(name)
-    return at
-
-
-@final
-class _TwiceError(ValueError):
-    """A name that an object holds twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object's entries as a dictionary, if no name comes twice."""
-    if len(entries := dict(pairs)) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name in counts if counts[name] > 1)
-        raise _TwiceError(f"duplicate name {quoted(twice)} in one object")
-    return entries
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number")
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 Stamp = tuple[int, int, int, int, int]
 """A file's device and number, its bytes, the times of the last write and change in nanoseconds.
@@ -275,37 +141,3 @@ def expanded(path: str | Path) -> Path:
     `Path.expanduser` raises an error there.
     """
     return Path(os.path.expanduser(path))  # noqa: PTH111
-
-
-def copies_folder() -> Path:
-    """Return the folder for copies of remote files; without a home a temporary folder.
-
-    Raises CheckpointError (C303) for a folder of another user, who could put anything there.
-    """
-    if (home := cache_folder()) is not None:
-        return home
-    own = Path(tempfile.gettempdir(), f"gptailor-{os.getuid()}")
-    with suppress(FileExistsError):
-        own.mkdir(mode=0o700)
-    if own.is_symlink() or not is_ours(own):
-        raise foreign_folder(own)
-    return own
-
-
-def is_ours(path: Path) -> bool:
-    """Return whether a file belongs to this user, or to root: another's may hold anything."""
-    with suppress(OSError):
-        return path.stat().st_uid in (os.geteuid(), 0)
-    return False
-
-
-def foreign_folder(path: Path) -> CheckpointError:
-    """Return the error (C303) for a cache that another user could fill."""
-    message = "belongs to another user, so it can't be the cache"
-    return CheckpointError("C303", message, path, "set XDG_CACHE_HOME to a folder that you own")
-
-
-def cache_folder() -> Path | None:
-    """Return gptailor's cache folder; None for a user without a home."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
-    return home / "gptailor" if home.is_absolute() else None

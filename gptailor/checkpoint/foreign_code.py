@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
-from gptailor.checkpoint.files import parse_object, read_object
 from gptailor.checkpoint.folder import GENERATION_CONFIG, PROCESSOR_FILES
+from gptailor.checkpoint.json_files import parse_object, read_object
 
 _KEY = "auto_map"
 _SETTINGS = (

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, final
 
+from gptailor.checkpoint.cache_folder import copies_folder
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
-from gptailor.checkpoint.files import CheckpointError, copies_folder, expanded, quoted
+from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora import OTHER_BASE, apply_adapter
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -355,9 +356,8 @@ class Opener:
 
     def _known(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the checkpoint with the family from a file, if one reads it."""
-        origin = self.plan.origin
-        files, beside = (origin.families, origin.folder) if origin else ((), Path())
-        family = family_for(checkpoint.config.get("model_type"), files, beside, checkpoint.folder)
+        files = self.plan.origin.families if self.plan.origin else ()
+        family = family_for(checkpoint.config.get("model_type"), files, checkpoint.folder)
         return checkpoint if family is None else replace(checkpoint, family=family)
 
     def _adapted(

@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gptailor.checkpoint.files import MAX_JSON, CheckpointError, quoted, shown
+from gptailor.checkpoint.files import CheckpointError, quoted, shown
+from gptailor.checkpoint.json_files import MAX_JSON
 
 _R = TypeVar("_R", bound=BaseModel)
 

@@ -5,7 +5,8 @@ whole, by `gptailor.program.load`.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Literal, final
@@ -55,6 +56,12 @@ class TensorInfo:
     file: Path
     offset: int
     form: "Form | None" = None
+
+    def with_rows(self, pieces: "Sequence[RowRange]") -> "TensorInfo":
+        """Return a tensor like this one, of rows that may be other tensors'."""
+        rows = sum(piece.count for piece in pieces)
+        spec = replace(self.spec, shape=(rows, *self.spec.shape[1:]))
+        return TensorInfo(spec, self.file, self.offset, Aligned(tuple(pieces)))
 
 
 @final

@@ -14,19 +14,14 @@ from typing import TYPE_CHECKING, Any, final
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
 from gptailor.checkpoint.datasets import Chat, read_texts_and_chats, whole_text
-from gptailor.checkpoint.files import (
-    CheckpointError,
-    Stamp,
-    parse_object,
-    read_object,
-    stamps,
-)
+from gptailor.checkpoint.files import CheckpointError, Stamp, stamps
 from gptailor.checkpoint.folder import (
     GENERATION_CONFIG,
     Checkpoint,
     generation_config,
     tokenizer_files,
 )
+from gptailor.checkpoint.json_files import parse_object, read_object
 from gptailor.checkpoint.token_selection import (
     SELECTIONS,
     TokenSelection,

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint.chat_template import TokenizerFiles
-from gptailor.checkpoint.files import CheckpointError, parse_object
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
-from gptailor.checkpoint.tensor import Aligned, Mean, RowRange, TensorInfo
+from gptailor.checkpoint.json_files import parse_object
+from gptailor.checkpoint.tensor import Mean, RowRange, TensorInfo
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 
 _MAIN, _SETTINGS, _ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
@@ -193,7 +194,7 @@ class UnionRows:
             else:
                 ranges.append(RowRange(tensor, row, 1))
         complete = RowRange(self.tensors[name], 0, self.tensors[name].spec.shape[0])
-        return complete.tensor if ranges == [complete] else _aligned(complete.tensor, ranges)
+        return complete.tensor if ranges == [complete] else complete.tensor.with_rows(ranges)
 
     @property
     def missing(self) -> list[int]:
@@ -237,13 +238,7 @@ class UnionRows:
 
     def _mean(self, names: tuple[str, ...], numbers: list[int]) -> TensorInfo:
         of = tuple(
-            _aligned(tensor, [RowRange(tensor, self._row(name, n), 1) for n in numbers])
+            tensor.with_rows([RowRange(tensor, self._row(name, n), 1) for n in numbers])
             for name, tensor in ((name, self.tensors[name]) for name in names)
         )
         return replace(of[0], spec=replace(of[0].spec, dtype="F32"), form=Mean(of))
-
-
-def _aligned(tensor: TensorInfo, ranges: list[RowRange]) -> TensorInfo:
-    rows = sum(piece.count for piece in ranges)
-    spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
-    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(ranges)))

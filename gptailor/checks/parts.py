@@ -68,7 +68,7 @@ def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) 
         message = f"no tensor of L{position} fits the pattern {part}"
         return message, f"a pattern is of a whole name within the layer, such as {quoted(names[0])}"
     message = f"L{position} has no part '{part}'"
-    if layout.family.roles is None:
+    if not layout.family.attn_out:
         what = f"what the tensors of '{layout.model_type}' do is not known"
         return f"{message}: {what}", "name them by a pattern in quotes"
     roles = {role for _, role, _ in tensors}

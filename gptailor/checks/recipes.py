@@ -1,14 +1,22 @@
 """Rules of merge methods, their arguments and their sources, and of the choices in a plan."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import combinations
+from pathlib import Path
 
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.json_files import read_object
 from gptailor.checks.rule import Rule, rule
 from gptailor.plan import plan as p
 from gptailor.plan import sites
 from gptailor.plan.faults import Fault, Place, listed, nearest
 from gptailor.plan.registry import METHODS, Method, Parameter
+
+_PACKAGE = re.compile(r"(?a)\w[\w.-]* \d[\w.+!]*")
+"""A distribution and its version; a lock, which may be a stranger's, could have anything."""
 
 
 def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
@@ -28,10 +36,25 @@ def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Yield a fault for each method that is not in the registry."""
     for at, _, call in _calls(plan):
         if call.name not in METHODS:
-            names = METHODS.names()
-            help_ = nearest(call.name, names) or f"the methods are {listed(names)}"
+            names, package = METHODS.names(), _locked_package(plan, call.name)
+            help_ = f"pip install {package.replace(' ', '==')}" if package else ""
+            help_ = help_ or nearest(call.name, names) or f"the methods are {listed(names)}"
             help_ = METHODS.problem(call.name) or help_
-            yield Fault("P301", f"there is no method '{call.name}'", (*at, "name"), help_)
+            by = f"; by the lock it comes from the package {package}" if package else ""
+            yield Fault("P301", f"there is no method '{call.name}'{by}", (*at, "name"), help_)
+
+
+def _locked_package(plan: p.Plan, method: str) -> str:
+    """Return the package of a method in the lock beside the plan's file; empty without one."""
+    if plan.origin is None:
+        return ""
+    lock = plan.origin.folder / f"{Path(plan.origin.source.name).name}.lock"
+    with suppress(CheckpointError):
+        packages = read_object(lock, "C701", duplicate=None).get("methods")
+        package = packages.get(method) if isinstance(packages, dict) else None
+        if isinstance(package, str) and _PACKAGE.fullmatch(package):
+            return package
+    return ""
 
 
 @rule("P302")
@@ -54,7 +77,8 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             parameter = method.parameter(name)
             if parameter is None or parameter.words:
                 continue
-            bounded = () if _unbounded(parameter, value) else sites.numbers(value, plan.numbers)
+            others = parameter.integer and isinstance(value, p.Named | p.Curve)  # another rule's
+            bounded = () if others else sites.numbers(value, plan.numbers)
             messages = (_out_of_bounds(method, parameter, each) for each in bounded)
             if message := next(filter(None, messages), ""):
                 yield Fault("P303", message, at + inner)
@@ -63,11 +87,6 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")
         if message := _overfull(call, method, plan) or _uncertain(call, method, plan):
             yield Fault("P303", message, at)
-
-
-def _unbounded(parameter: Parameter, value: p.Value) -> bool:
-    """Return whether a name or a curve stands for a whole number: another rule's fault."""
-    return parameter.integer and isinstance(value, p.Named | p.Curve)
 
 
 def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) -> str:

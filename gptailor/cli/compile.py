@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,21 +21,15 @@ if TYPE_CHECKING:
     from gptailor.prepare import Prepared
 
 
-@final
-class QuantisedType(click.ParamType[str]):
-    """A type of a GGUF file's matrices."""
+def _quantised_type(text: str) -> str:
+    """Return a type of a GGUF file's matrices unchanged. Raises ValueError for an unknown one."""
+    from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 
-    name = "TYPE"
+    quantised_kind(text)
+    return text
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the type unchanged. Raise a usage error for an unsupported type."""
-        from gptailor.checkpoint.formats.gguf.kinds import quantised_kind
 
-        try:
-            quantised_kind(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
+_TYPE = options.InWords("TYPE", _quantised_type)
 
 
 @click.command("compile", short_help="Write the model that a plan declares.")
@@ -50,18 +44,18 @@ class QuantisedType(click.ParamType[str]):
 @click.option(
     "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. Replaces the plan's dtype."
 )
-@click.option("--quantize", type=QuantisedType(), metavar="TYPE",
+@click.option("--quantize", type=_TYPE, metavar="TYPE",
               help="The type of a .gguf file: q8_0, q6_k, q5_k_m, q5_k_s, q5_1, q5_0, q4_k_m, "
               "q4_k_s, iq4_nl, q4_1, q4_0, q3_k_l, q3_k_m, q3_k_s, bf16, f16 or f32. Default: the "
               "plan's dtype.")  # fmt: skip
-@click.option("--gguf", type=QuantisedType(), multiple=True, metavar="TYPE",
+@click.option("--gguf", type=_TYPE, multiple=True, metavar="TYPE",
               help="Also write a .gguf file of this type beside the folder: DIR-Q4_K_M.gguf. "
               "May be repeated.")  # fmt: skip
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="TEXT",
               help="Weigh the errors of quantised GGUF files by an importance matrix: the mean "
               "squares of the inputs of the finished plan's matrices on 16,384 tokens of this "
               "calibration text.")  # fmt: skip
-@click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
+@click.option("--shard-size", type=options.BYTE_SIZE, default="5GB", show_default=True,
               help="The maximum number of bytes of a weights file.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Replace any model at the output, after the new model is complete, and compute "
@@ -79,7 +73,7 @@ class QuantisedType(click.ParamType[str]):
               "cores.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
               help="The device that merges, bridges and heals: cpu, cuda or cuda:1.")  # fmt: skip
-@click.option("--memory", type=options.ByteSize(), metavar="SIZE",
+@click.option("--memory", type=options.BYTE_SIZE, metavar="SIZE",
               help="The maximum number of bytes on the device for bridging and "
               "healing.")  # fmt: skip
 def compile_command(  # noqa: PLR0913 (one argument a flag)

@@ -218,11 +218,6 @@ Example, with the base and a plan:
 """
 
 
-def _no_words(answer: str) -> str:
-    """Return an answer without a visible line in words: `(ends at once)`, or its line breaks."""
-    return f"({json.dumps(answer)} alone)" if answer else "(ends at once)"
-
-
 @click.command(
     "generate", short_help="Continue a prompt with plans and models.", epilog=_GENERATE_EXAMPLE
 )
@@ -281,7 +276,8 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         if form == "text":
             say(click.style(answer.target, bold=True))
             shown = answer.text if answer.failure is None else f"failed: {answer.failure}"
-            for line in shown.strip("\n").splitlines() or [_no_words(shown)]:
+            invisible = f"({json.dumps(shown)} alone)" if shown else "(ends at once)"
+            for line in shown.strip("\n").splitlines() or [invisible]:
                 say(textwrap.fill(line, max(20, width()), initial_indent="  ",
                                   subsequent_indent="  "))  # fmt: skip
     if form == "json":

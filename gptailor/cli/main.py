@@ -31,7 +31,7 @@ _COMMANDS = {
     "json": ("plans", "Print a plan as JSON."),
     "lock": ("compile", "Record the digests of a plan's inputs and outputs."),
     "pick": ("search", "Select a plan of a search by its size or its loss."),
-    "schema": ("plans", "Print the JSON schema of a plan."),
+    "schema": ("plans", "Print the JSON schema of a plan, or of a family's file."),
     "search": ("search", "Search a plan's open choices for the best plan."),
     "show": ("plans", "Show a plan's layers as a map."),
     "test": ("test", "Evaluate the expectations of plans."),

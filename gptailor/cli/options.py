@@ -10,7 +10,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import click
 
@@ -28,48 +28,54 @@ OPTIONS: Door[Callable[[click.Command], None]] = Door("options", "options", Func
 """Functions of plugins that add options to a command, by the command's name: `search`."""
 
 
-@final
-class Rebinding(click.ParamType[tuple[str, Path]]):
-    """A model's name and its folder: `NAME=PATH`."""
-
-    name = "NAME=PATH"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Path]:
-        """Return the name and the path. Raise a usage error unless both are given."""
-        name, path = assigned(self, value, param, ctx)
-        return name, expanded(path)
+_Value = TypeVar("_Value")
 
 
 @final
-class NumberSetting(click.ParamType[tuple[str, tuple[str, ...]]]):
-    """The name of a `let`, and one or several values, separated by commas: `mix=0.3,0.5`."""
+class InWords(click.ParamType[_Value]):
+    """A value that `read` makes of an option's text. A ValueError of it is a usage error."""
 
-    name = "NAME=VALUE"
+    def __init__(self, name: str, read: Callable[[str], _Value]) -> None:
+        self.name, self.read = name, read
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[str, ...]]:
-        """Return the name and the values. Raise a usage error unless both are given."""
-        name, text = assigned(self, value, param, ctx)
-        values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", text))
-        if not all(values):
-            self.fail(f"'{value}' is not {self.name}", param, ctx)
-        if len(set(values)) < len(values):
-            self.fail(f"'{value}' names a value twice", param, ctx)
-        return name.strip(), values
+    ) -> _Value:
+        """Return the value of a text; one that is read already stays."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        try:
+            return self.read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-def assigned(
-    kind: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: click.Context | None
-) -> tuple[str, str]:
-    """Return both sides of `NAME=…`. Raise a usage error unless both are given."""
-    name, _, text = str(value).partition("=")
-    if not (name.strip() and text):
-        kind.fail(f"'{value}' is not {kind.name}", param, ctx)
-    return name, text
+def assignment(form: str, text: str) -> tuple[str, str]:
+    """Return both sides of `NAME=…`. Raises ValueError, which names the form, for one side."""
+    name, _, value = text.partition("=")
+    if not (name.strip() and value):
+        raise ValueError(f"'{text}' is not {form}")
+    return name.strip(), value
 
+
+def _rebinding(text: str) -> tuple[str, Path]:
+    name, path = assignment("NAME=PATH", text)
+    return name, expanded(path)
+
+
+def _number_setting(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the name of a `let`, and its values: `mix=0.3,0.5`."""
+    name, numbers = assignment("NAME=VALUE", text)
+    values = tuple(each.strip() for each in re.split(r",(?![^(]*\))", numbers))
+    if not all(values):
+        raise ValueError(f"'{text}' is not NAME=VALUE")
+    if len(set(values)) < len(values):
+        raise ValueError(f"'{text}' names a value twice")
+    return name, values
+
+
+REBINDING = InWords("NAME=PATH", _rebinding)
+BYTE_SIZE = InWords("SIZE", bytes_from_words)
 
 Lets = tuple[tuple[str, tuple[str, ...]], ...]
 """The values of `--set` by the names of `let`s."""
@@ -91,22 +97,6 @@ def _by_name(lets: Lets) -> dict[str, tuple[str, ...]]:
     return named
 
 
-@final
-class ByteSize(click.ParamType[int]):
-    """A number of bytes: `5GB`, `500MB`, `2GiB`."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes. Raise a usage error for an invalid size."""
-        if isinstance(value, int):
-            return value
-        try:
-            return bytes_from_words(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 PLAN_ARGUMENT = click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True))
 PLANS = click.argument(
     "plans", metavar="PLAN...", nargs=-1, required=True, type=click.Path(allow_dash=True)
@@ -114,14 +104,14 @@ PLANS = click.argument(
 MODEL = click.option(
     "models",
     "--model",
-    type=Rebinding(),
+    type=REBINDING,
     multiple=True,
     help="Use another folder for a model of the plan. May be given several times.",
 )
 SET = click.option(
     "lets",
     "--set",
-    type=NumberSetting(),
+    type=InWords("NAME=VALUE", _number_setting),
     multiple=True,
     help="Replace the value of a 'let' of the plan. May be given several times.",
 )
@@ -156,7 +146,7 @@ SEED = click.option(
 )
 MEMORY = click.option(
     "--memory",
-    type=ByteSize(),
+    type=BYTE_SIZE,
     metavar="SIZE",
     help="The maximum number of bytes of weights on the device. Layers are streamed.",
 )

@@ -210,15 +210,24 @@ def diff_command(first: str, second: str) -> None:
 
 
 @click.command("schema")
-def schema_command() -> None:
-    """Print the JSON schema of a plan.
+@click.option("--family", is_flag=True, help="The schema of a family's file.")
+def schema_command(family: bool) -> None:
+    """Print the JSON schema of a plan, or of a family's file.
 
-    Editors use it to check and complete plans in JSON.
+    Editors use it to check and complete such files.
     """
     import gptailor
-    from gptailor.plan.plan import plan_schema
+    from gptailor.plan.plan import SCHEMA_ID, Plan, json_schema
 
-    options.say(json.dumps(plan_schema(gptailor.__version__), indent=2))
+    release = gptailor.__version__
+    what = "A plan of gptailor's as JSON, which `gptailor json` prints."
+    schema = json_schema(Plan, SCHEMA_ID, what, release)
+    if family:
+        from gptailor.checkpoint.families.family import Family
+
+        what = "A family of models, which `gptailor family` writes and `--family` reads."
+        schema = json_schema(Family, "urn:gptailor:family:1", what, release)
+    options.say(json.dumps(schema, indent=2))
 
 
 @click.command("json", short_help="Print a plan as JSON.")
@@ -239,7 +248,7 @@ def json_command(plan: str, lets: options.Lets) -> None:
               help="A folder with the base's config.json. It determines the layers, "
               "their tensors' names, and whether the head is tied. Default: the folder that "
               "FILE names, or the Hub.")  # fmt: skip
-@click.option("models", "--model", type=options.Rebinding(), multiple=True,
+@click.option("models", "--model", type=options.REBINDING, multiple=True,
               help="The folder of a model, by the model's name in the plan or in the file. The "
               "command reads facts about the model there. May be given several times.")  # fmt: skip
 @click.option("--strict", is_flag=True,

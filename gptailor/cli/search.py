@@ -5,7 +5,7 @@ import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,23 +32,13 @@ Example. The same command continues an interrupted search:
 """
 
 
-@final
-class _SampleRange(click.ParamType[tuple[int, int]]):
-    """A range of samples, `64..1024`, or a number for both ends."""
-
-    name = "A..B"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Return both ends. Raise a usage error unless the range ascends from 1 or more."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(value))
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= low <= high:
-            self.fail(f"'{value}' is no number or range of samples such as 64..1024", param, ctx)
-        return low, high
+def _sample_range(text: str) -> tuple[int, int]:
+    """Return both ends of a range of samples, `64..1024`, or a number for both."""
+    match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", text)
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high:
+        raise ValueError(f"'{text}' is no number or range of samples such as 64..1024")
+    return low, high
 
 
 @click.command(
@@ -69,7 +59,7 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
                    "several times.")  # fmt: skip
 @click.option("--prefer", metavar="OBJECTIVE",
               help="The objective, or its number, that selects the best plan.")  # fmt: skip
-@click.option("--fidelity", type=_SampleRange(),
+@click.option("--fidelity", type=options.InWords("A..B", _sample_range),
               help="The number of samples of a trial, from the cheapest trial (A) to all "
                    "samples (B). May be a single number.")  # fmt: skip
 @click.option("--bridge", type=click.Choice(["each", "from-full", "finalists"]),
@@ -168,7 +158,7 @@ if (add_options := options.OPTIONS.get("search")) is not None:
 def _set_up_jax() -> None:
     """Set JAX up on the CPU, for models on any device, with a cache of compiled code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from gptailor.checkpoint.files import cache_folder
+    from gptailor.checkpoint.cache_folder import cache_folder
 
     if (kept := cache_folder()) is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept / "jax"))
@@ -176,40 +166,6 @@ def _set_up_jax() -> None:
 
 
 # ------------------------------------------------------------------------------------------ picking
-
-
-@final
-class _Count(click.ParamType[int]):
-    """A number of parameters: `110M`, `1.5B` or `1.5G`, `1,500,000`."""
-
-    name = "COUNT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number. Raise a usage error unless it is above 0."""
-        if isinstance(value, int):
-            return value
-        try:
-            return count_from_words(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-@final
-class _Loss(click.ParamType[tuple[str, float]]):
-    """A loss: `2%` of the base's scores, or `0.05` in the objectives' own unit."""
-
-    name = "LOSS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        """Return the unit and the number."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return loss_from_words(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 _PICK_EXAMPLE = """
@@ -223,9 +179,9 @@ Examples. Without -o the plan is printed:
 @click.command("pick", short_help="Select a plan of a search by its size or its loss.",
                epilog=_PICK_EXAMPLE)  # fmt: skip
 @click.argument("run", metavar="RUN")
-@click.option("--parameters", type=_Count(), metavar="COUNT",
+@click.option("--parameters", type=options.InWords("COUNT", count_from_words), metavar="COUNT",
               help="The maximum number of parameters: 110M, 1.5B, 1,500,000.")  # fmt: skip
-@click.option("--memory", type=options.ByteSize(), metavar="SIZE",
+@click.option("--memory", type=options.BYTE_SIZE, metavar="SIZE",
               help="The maximum number of bytes for the weights and the KV cache of one "
                    "text.")  # fmt: skip
 @click.option("--context", type=click.IntRange(min=0), default=4096, show_default=True,
@@ -233,7 +189,7 @@ Examples. Without -o the plan is printed:
 @click.option(
     "--layers", type=click.IntRange(min=1), metavar="N", help="The maximum number of layers."
 )
-@click.option("--loss", type=_Loss(), metavar="LOSS",
+@click.option("--loss", type=options.InWords("LOSS", loss_from_words), metavar="LOSS",
               help="The maximum loss against the base, on the mean of the objectives: 2% of the "
                    "base's scores, or 0.05 (nats).")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",

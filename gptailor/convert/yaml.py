@@ -59,8 +59,7 @@ def read_documents(text: str, name: str) -> list[Document]:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = mark.line + 1 if mark is not None else None
-        message = f"invalid YAML: {problem or error}"
-        raise ConversionError(message, name=name, line=line) from None
+        raise ConversionError(f"invalid YAML: {problem or error}", name=name, line=line) from None
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"invalid YAML: {error}", name=name) from None
 
@@ -69,12 +68,9 @@ def _refuse_repeated_keys(root: Any, name: str) -> None:
     """Raise ConversionError for a mapping with a key twice, and for a tree that is too deep."""
     seen: set[int] = set()
     todo = [(root, 0)]
-    while todo:
-        node, depth = todo.pop()
-        if id(node) in seen:
-            continue
+    for node, depth in todo:  # which grows on the way
+        children = [] if id(node) in seen else list(_children(node))
         seen.add(id(node))
-        children = list(_children(node))
         if children and depth > _DEEPEST:
             line = node.start_mark.line + 1
             raise ConversionError("this is nested too deeply", name=name, line=line)

@@ -59,7 +59,7 @@ from gptailor.plan.arguments import NotNegative, Positive
 from gptailor.plan.events import OnEvent, Progress, ignore_events
 from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
-from gptailor.prepare import ModelPaths, Prepared, ready
+from gptailor.prepare import ModelPaths, ready
 from gptailor.program.devices import device_of, dtype_of
 from gptailor.reporting.quantities import byte_count
 
@@ -399,12 +399,12 @@ def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:
     [base] = bases.values() if len(bases) == 1 else [None]
     for target in targets:
         alone = target.bare and target.plain and target.identity_of_base not in bases
-        alike = alone and base is not None and _read_alike(base, target.prepared)
+        alike = (
+            alone
+            and base is not None
+            and not differing_parts(tokenizer_model(base), tokenizer_model(target.prepared))
+        )
         yield replace(target, base=base) if alike else target
-
-
-def _read_alike(a: Prepared, b: Prepared) -> bool:
-    return not differing_parts(tokenizer_model(a), tokenizer_model(b))
 
 
 def step_count(objectives: Sequence[PreparedObjective]) -> int:

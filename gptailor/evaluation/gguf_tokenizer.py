@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.header import GgufValue, read_gguf
-from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
+from gptailor.checkpoint.formats.gguf.splits import (
+    CONTROL,
+    DEFINED,
+    DIGITS_SPLIT,
+    GPT2_SPLIT,
+    SPECIAL_TOKENS,
+    SPLITS,
+)
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-
-_CONTROL, _DEFINED = 3, 4
-_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
 def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
@@ -28,38 +31,34 @@ def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
     """
     facts = read_gguf(path).facts
     model = facts.get("tokenizer.ggml.model")
+    if model not in ("gpt2", "llama"):
+        _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
     with temporary_folder(path) as folder:
-        if model == "gpt2":
-            _save(_byte_level(path, facts), folder)
-        elif model == "llama":
-            _save(_sentence_piece(path), folder)
-        else:
-            _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
+        tokenizer = _byte_level(path, facts) if model == "gpt2" else _sentence_piece(path)
+        try:
+            tokenizer.save_pretrained(folder)
+        except OSError:
+            raise
+        except Exception as error:  # tokenizers raises nothing else
+            raise OSError(errno.EIO, str(error)) from error
         files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     ids = {f"{name}_token_id": number for name, number in _ids(facts).items() if name != "unk"}
     files["generation_config.json"] = (json.dumps(ids, indent=2) + "\n").encode()
     return files
 
 
-def _save(tokenizer: Any, folder: Path) -> None:
-    """Save a tokenizer. Raises OSError for a file that can't be written."""
-    try:
-        tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
-    except Exception as error:  # tokenizers raises nothing else
-        raise OSError(errno.EIO, str(error)) from error
-
-
 def _refuse(path: Path, message: str) -> NoReturn:
-    help = "take another model's tokenizer: `tokenizer from …`"
-    raise CheckpointError("C109", message, path, help)
+    raise CheckpointError(
+        "C109", message, path, "take another model's tokenizer: `tokenizer from …`"
+    )
 
 
 def _ids(facts: Mapping[str, GgufValue]) -> dict[str, int]:
     """Return the numbers of the special tokens that the file has."""
     size = len(_items(facts, "tokens"))
-    numbers = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    numbers = {
+        name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL_TOKENS.items()
+    }
     return {name: n for name, n in numbers.items() if isinstance(n, int) and 0 <= n < size}
 
 
@@ -104,9 +103,9 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
     tokenizer.pre_tokenizer = _split(path, facts)
     tokenizer.decoder = decoders.ByteLevel()
     pairs = list(zip(tokens, kinds, strict=True))
-    control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == _CONTROL]
+    control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == CONTROL]
     tokenizer.add_special_tokens(control)
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == _DEFINED])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == DEFINED])
     _add_begin(tokenizer, facts)
     return tokenizer
 
@@ -138,8 +137,7 @@ def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     name = facts.get("tokenizer.ggml.pre", "gpt-2")
     if not isinstance(name, str) or name not in SPLITS:
         names = listed(map(quoted, SPLITS))
-        message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}"
-        _refuse(path, message)
+        _refuse(path, f"its tokenizer splits texts as {quoted(str(name))} does; known are {names}")
     patterns = SPLITS[name].patterns
     # transformers recognises a tokenizer by its own classes for these two ways to split.
     if patterns in {GPT2_SPLIT, DIGITS_SPLIT}:
@@ -160,5 +158,9 @@ def _sentence_piece(path: Path) -> Any:
             path.parent, gguf_file=path.name, trust_remote_code=False
         )
     except ImportError as error:
-        message = "its tokenizer needs the packages 'gguf' and 'sentencepiece'"
-        raise CheckpointError("C110", message, path, how_to_install("gguf")) from error
+        raise CheckpointError(
+            "C110",
+            "its tokenizer needs the packages 'gguf' and 'sentencepiece'",
+            path,
+            how_to_install("gguf"),
+        ) from error

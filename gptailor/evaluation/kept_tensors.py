@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.files import cache_folder, is_ours
+from gptailor.checkpoint.cache_folder import cache_folder, is_ours
 from gptailor.evaluation.recently_used import RecentlyUsed
 
 KEPT_BYTES = 2**31

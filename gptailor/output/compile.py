@@ -210,7 +210,6 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
 ) -> CompileResult:
     """Write an output, all or nothing, and return its result."""
     prepared, recording = destination.prepared, None
-    read = {**prepared.stamps, **(update.stamps if update else {})}
     if lock is not None or locking or (update is not None and update.locked):
         known = KnownDigests() if lock is None else None  # a lock is held to by reading
         recording = Recording(prepared, lock, fitted=fitted, threads=compute.threads, known=known)
@@ -222,7 +221,7 @@ def _written(  # noqa: PLR0913 (what `compile` was asked for)
             fitted=fitted,
             importance=importance,
             recording=recording,
-            check_unchanged=lambda: refuse_changed(read),
+            check_unchanged=lambda: refuse_changed(prepared.stamps),
             progress=recording.watching(progress) if recording else progress,
             force=force or update is not None,
             threads=compute.threads,

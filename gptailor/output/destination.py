@@ -141,6 +141,12 @@ class ModelFolder(Destination):
             contents.check_unchanged()
             return {} if recording is None else recording.files(self.path)
 
+        def on_written(spec: TensorSpec, sha256: str) -> None:
+            assert recording is not None
+            if update is not None:
+                update.refuse_damaged(self.path, spec, sha256)
+            recording.add_tensor(spec, sha256)
+
         entries: Entries = {}
 
         def before_swap(new: Path) -> None:
@@ -152,13 +158,13 @@ class ModelFolder(Destination):
         write_checkpoint(
             self.path,
             self.prepared.shards,
-            payload_of if update is None else update.reusing(payload_of),
+            payload_of if update is None else update.reusing(self.path, payload_of),
             side_files(self.prepared, self.path, contents.fitted),
             force=contents.force,
             progress=contents.progress,
             protected=self.protected,
             threads=contents.threads,
-            on_written=None if recording is None else recording.add_tensor,
+            on_written=None if recording is None else on_written,
             finish=last_files,
             before_swap=before_swap,
         )

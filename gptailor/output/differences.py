@@ -212,7 +212,8 @@ def _of_plans(expected: MeasuredPlan, actual: MeasuredPlan) -> Iterator[Differen
         yield Difference("dtype", "dtype", f"{words} {expected.dtype}", actual.path)
     for name, package, installed in _pairs(expected.methods, actual.methods):
         if package != installed:
-            words = f"method {quoted(name)}: expected {package} by the lock, got {installed}"
+            locked, here = (name_of or "gptailor" for name_of in (package, installed))
+            words = f"method {quoted(name)}: expected the package {locked} by the lock, got {here}"
             yield Difference("plan", name, words, actual.path)
     for name in sorted(expected.under.keys() & actual.under.keys()):
         locked, kind = (_kind_of_model(plan.under[name]) for plan in (expected, actual))

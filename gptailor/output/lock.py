@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, final
 import pydantic
 from pydantic import BeforeValidator, Field, PrivateAttr
 
-from gptailor.checkpoint.files import CheckpointError, parse_object, read_object
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.json_files import parse_object, read_object
 from gptailor.checkpoint.records import fault_of
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole

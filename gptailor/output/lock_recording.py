@@ -25,7 +25,7 @@ from gptailor.checkpoint.write.digest import (
     of_tensors,
 )
 from gptailor.checkpoint.write.output_file import ByteProgress
-from gptailor.checkpoint.write.tensors import Crew, available
+from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import plan_or_file
 from gptailor.output import output as out
@@ -193,11 +193,6 @@ class _Hashed:
 
 
 @final
-class _Stopped(Exception):  # noqa: N818 (no error: whoever would have used the digest is gone)
-    """The recording ended before a file was read."""
-
-
-@final
 class Recording:
     """A context in which a plan is compiled: threads read its inputs at the same time.
 
@@ -242,7 +237,7 @@ class Recording:
 
     def _go_on(self, size: int) -> None:
         if self._stopped.is_set():
-            raise _Stopped
+            raise Dismissed
         self._progress(size)
 
     def add_tensor(self, spec: TensorSpec, sha256: str) -> None:

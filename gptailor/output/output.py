@@ -11,6 +11,7 @@ import gptailor
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.chat_template import TokenizerFiles, has_template
 from gptailor.checkpoint.families import vision
+from gptailor.checkpoint.families.family_file import family_text
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.files import is_gguf, open_regular
 from gptailor.checkpoint.foreign_code import files_without_code
@@ -177,19 +178,20 @@ def side_files(
     }
     beside |= files_without_code(beside)
     for kind, family in families(prepared).items():  # so that the folder can be verified anywhere
-        written[kind + FAMILY_SUFFIX] = family.file.text()
+        written[kind + FAMILY_SUFFIX] = family_text(family.file)
     return beside | {name: content.encode() for name, content in written.items()}
 
 
 def _card(prepared: Prepared, target: Path, fitted: "Fitted | None", beside: TokenizerFiles) -> str:
     """Return the model card, without paths of this machine; `beside` are the tokenizer's files."""
     plan, images = _public(prepared), prepared.models["base"].layout.wrapped
+    declared = {name: plan.models[name] for name in prepared.plan.models}  # none of inner plans
     return card(
         title(prepared, target),
         target.resolve().name,
         replace(prepared.resolved, declared=plan),
         commented_text(
-            plan.model_copy(update={"models": _declared_alone(prepared, plan)}),
+            plan.model_copy(update={"models": declared}),
             prepared.plan.origin,
         ),
         (prepared.base_size, prepared.output_size),
@@ -206,11 +208,6 @@ def _makers(prepared: Prepared) -> str:
     """Return the version of gptailor, and the packages of other merge methods."""
     packages = method_packages(prepared.compiled.program).values()
     return " and ".join([gptailor.__version__, *dict.fromkeys(packages)])
-
-
-def _declared_alone(prepared: Prepared, plan: Plan) -> dict[str, Model]:
-    """Return the models of a plan without those of the plans that are its models."""
-    return {name: plan.models[name] for name in prepared.plan.models}
 
 
 def _public(prepared: Prepared) -> Plan:

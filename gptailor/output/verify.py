@@ -42,6 +42,7 @@ from gptailor.plan.events import OnEvent, counting_bytes, ignore_events
 from gptailor.plan.faults import PLAN_FILE, PlanError, errors, nearest_path
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
+from gptailor.program.packages import method_packages
 
 if TYPE_CHECKING:
     from gptailor.evaluation.repair import Fitted
@@ -103,20 +104,22 @@ class Verification:
         self.output = compiled_output(path)
         self.lock = self.output.lock
         self.plan = self._read_plan()
-        if self.plan is not None and families:
-            self.plan = self.plan.with_families(families)
+        if self.plan is not None:
+            carried = sorted(path.glob(f"*{FAMILY_SUFFIX}"))  # where `compile` put them
+            self.plan = self.plan.with_families(families or carried)
         if self.output.damage is not None:
             self.found.differences.append(self.output.damage)
-        if self.lock is not None and self.plan is not None:
-            under = {name: model.on for name, model in self.plan.models.items()}
-            digest, place = plan_digest(self.plan), self.output.plan_path
-            plan = MeasuredPlan(digest, self.plan.dtype, under, place)
-            self.found.compare(Measurement.of(self.lock), Measurement(plan=plan))
-        if tensors_only and self.lock is None:
-            self.found.unverified.append(f"the tensors: {self.output.no_lock}")
         self.prepared: Prepared | None = None
         if not tensors_only and self.plan is not None and self.output.damage is None:
             self.prepared = self._prepared(self.plan, models)
+        if self.lock is not None and self.plan is not None:
+            under = {name: model.on for name, model in self.plan.models.items()}
+            digest, place = plan_digest(self.plan), self.output.plan_path
+            methods = self.prepared and method_packages(self.prepared.compiled.program)
+            plan = MeasuredPlan(digest, self.plan.dtype, under, place, methods)
+            self.found.compare(Measurement.of(self.lock), Measurement(plan=plan))
+        if tensors_only and self.lock is None:
+            self.found.unverified.append(f"the tensors: {self.output.no_lock}")
 
     @property
     def work(self) -> int:

@@ -8,6 +8,7 @@ model folder, RUN or the working folder.
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast, final
 
@@ -174,8 +175,13 @@ def _entry_point_files() -> Iterator[str]:
             yield path.read_text("utf-8")
 
 
+@cache
 def _points(group: str, name: str) -> "Sequence[EntryPoint]":
-    """Return the entry points of a name, gptailor's own first."""
+    """Return the entry points of a name, gptailor's own first.
+
+    A look-up takes 10 ms among 130 distributions, and a compilation asks eight times. A package
+    that is installed later counts in the next process, like the code of one that is loaded.
+    """
     from importlib import metadata  # its import and look-up take longer than a check
 
     try:

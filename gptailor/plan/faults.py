@@ -115,17 +115,21 @@ class TailorError(Exception):
 
 
 class CodedError(TailorError):
-    """A refusal with a stable code and its reason; a base of errors that concern no file."""
+    """A refusal with a stable code, its reason, its place if it has one, and a remedy."""
 
     def __init__(self, code: str, message: str, help: str = "") -> None:
         super().__init__(code, message, help)
-        self.code = code
-        self.message = message
-        self.help = help
+        self.code, self.message, self.help = code, message, help
+
+    @property
+    def place(self) -> str:
+        """The place for people; empty for an error that concerns no file."""
+        return ""
 
     def __str__(self) -> str:
-        text = f"error[{self.code}]: {self.message}"
-        return text + (f"\n  = help: {self.help}" if self.help else "")
+        lines = [f"error[{self.code}]: {self.message}"]
+        lines += [f" --> {self.place}"] if self.place else []
+        return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
 
 
 @final

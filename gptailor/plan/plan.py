@@ -595,17 +595,17 @@ SCHEMA_ID = f"urn:gptailor:plan:{Plan.model_fields['version'].default}"
 """The schema's name, wherever the file lies; the number is that of the Tailor language."""
 
 
-def plan_schema(release: str) -> dict[str, Any]:
-    """Return the JSON schema of a plan, as editors and validators take it:
+def json_schema(kind: type[Closed], schema_id: str, what: str, release: str) -> dict[str, Any]:
+    """Return the JSON schema of a file, as editors and validators take it.
 
-    `docs/plan.schema.json`.
+    That of a plan is `docs/plan.schema.json`.
     """
-    schema = Plan.model_json_schema()
+    schema = kind.model_json_schema()
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
+        "$id": schema_id,
         "$comment": f"gptailor {release}",
         "title": schema.pop("title"),
-        "description": "A plan of gptailor's as JSON, which `gptailor json` prints.",
+        "description": what,
     }
     return head | {key: value for key, value in schema.items() if key not in head}

@@ -90,7 +90,7 @@ def _settled(value: p.Value, numbers: Mapping[str, p.Number], at: int | None) ->
     return curve_at(fixed, at, first, last)
 
 
-def curve_at(knots: Sequence[p.Number], position: int, first: int, last: int) -> float:
+def curve_at(knots: Sequence[p.Number], position: float, first: int, last: int) -> float:
     """Return the number at a position of a curve from the first to the last, both included.
 
     The knots are spread evenly; between two of them it is on the straight line. A curve over one
@@ -268,18 +268,8 @@ def _knot(value: p.Value, number: int) -> p.Value:
 
 
 def searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
-    """Return an open plan with a layer for each choice that `others` and `whole` leave to
-    positions.
-
-    Where `whole` leaves one, `others` are layers too, since they win over it.
-    """
-    of_whole, of_others = untied_choices(plan)
-    if of_whole:
-        return spread(plan, count, tied, plain=True)
-    if of_others:
-        result = spread(plan.model_copy(update={"whole": None}), count, tied, plain=True)
-        return result.model_copy(update={"whole": plan.whole})
-    return plan
+    """Return an open plan with a layer for each choice that `others` and `whole` leave open."""
+    return spread_alike(plan, count, tied, plan)
 
 
 def choices_searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> int:
@@ -325,7 +315,10 @@ def said_place(plan: p.Plan, count: int) -> Callable[[Place], Place]:
 
 
 def spread_alike(declared: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
-    """Return a closed plan with layers for the choices that the open one leaves to positions."""
+    """Return a closed plan with layers for the choices that the open one leaves to positions.
+
+    Where `whole` leaves one, `others` are layers too, since they win over it.
+    """
     of_whole, of_others = untied_choices(declared)
     if of_whole:
         return spread(closed, layers, tied, plain=True)

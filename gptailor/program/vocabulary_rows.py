@@ -1,12 +1,12 @@
 """Embeddings and heads with a row for each token of the output's tokenizer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import final
 
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
+from gptailor.checkpoint.tensor import RowRange, TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnionRows
 
 
@@ -87,8 +87,7 @@ def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Op
     for (present, shift), run in groupby(range(rows), place):
         first, *more = run
         ranges.append(RowRange(tensor if present else donor, first + shift, 1 + len(more)))
-    spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
-    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(ranges)))
+    return tensor.with_rows(ranges)
 
 
 def kept_rows(tensor: TensorInfo, rows: Sequence[int]) -> TensorInfo:
@@ -97,8 +96,7 @@ def kept_rows(tensor: TensorInfo, rows: Sequence[int]) -> TensorInfo:
     for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
         (_, first), *more = run
         ranges.append(RowRange(tensor, first, 1 + len(more)))
-    spec = replace(tensor.spec, shape=(len(rows), *tensor.spec.shape[1:]))
-    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(ranges)))
+    return tensor.with_rows(ranges)
 
 
 def can_be_aligned(model: Opened, owner: Opened) -> bool:

@@ -56,19 +56,19 @@ def path_inside(folder: Path, name: str) -> Path:
     return path
 
 
-def file_inside(folder: Path, name: str, most: int = MOST_FILE_BYTES) -> bytes | None:
+def file_inside(folder: Path, name: str) -> bytes | None:
     """Return the contents of a file in RUN, or None without the file.
 
     Raises CheckpointError C903 for a link out of RUN, for an irregular file, and for a file of more
-    than `most` bytes.
+    than `MOST_FILE_BYTES` bytes.
     """
     path = path_inside(folder, name)
     if not os.path.lexists(path):
         return None
     with open_regular(path, "C903") as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            message = f"expected at most {most:,} bytes, got {size:,}"
+        if size > MOST_FILE_BYTES:
+            message = f"expected at most {MOST_FILE_BYTES:,} bytes, got {size:,}"
             raise CheckpointError("C903", message, path, "name another RUN")
         return read_exactly(file, size, path, "C903")
 

@@ -143,7 +143,8 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     if all(OBJECTIVES[objective.name].by != "samples" for objective in objectives):
         message = "no objective measures quality, so the smallest plan would be the best"
         raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
-    if _of_several_sizes(plan) and not any(_is_size(objective) for objective in objectives):
+    sizes = [objective for objective in objectives if OBJECTIVES[objective.name].by == "headers"]
+    if _of_several_sizes(plan) and not sizes:
         objectives, directed = (*objectives, SIZE), (*directed, True)
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge needs a plan with 'bridge'")
@@ -184,10 +185,6 @@ SIZE = Objective(direction="minimize", name="parameters")
 
 def _of_several_sizes(plan: Plan) -> bool:
     return any(isinstance(choice.count, CountRange) for _, choice in drops_by_choice(plan))
-
-
-def _is_size(objective: Objective) -> bool:
-    return OBJECTIVES[objective.name].by == "headers"
 
 
 def _refuse_finalists(finalists: int, trials: int, *, final: bool) -> None:

@@ -1,4 +1,4 @@
-"""The parts that `tests/checked.py` leaves out are never checks."""
+"""The parts that `tests/support/checked.py` leaves out are never checks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tests.checked import jaxtyped
+from tests.support.checked import jaxtyped
 
 Rows = Float[Tensor, "n d"]
 Tree = dict[str, "Tree"]

@@ -14,9 +14,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import seeded
-from tests.seeded import seed
-from tests.thorough import LEFT_OUT, ONE_IN, PAGES, THOROUGH, is_left_out
+from tests.support import seeded
+from tests.support.seeded import seed
+from tests.support.thorough import LEFT_OUT, ONE_IN, PAGES, THOROUGH, is_left_out
 
 ROOT = Path(__file__).parents[2]
 

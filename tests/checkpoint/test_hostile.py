@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.checkpoint import files as regular
+from gptailor.checkpoint import json_files
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats import safetensors as header
@@ -178,8 +178,10 @@ def test_headers_of_sparse_files_are_bounded(tmp_path: Path) -> None:
     path.write_bytes((header.MAX_HEADER + 1).to_bytes(8, "little"))
     os.truncate(path, 2**40)
     assert refused(read_header, path).code == "C203"
-    os.truncate(path, regular.MAX_JSON + 1)
-    assert refused(partial(regular.read_object, code="C103", duplicate=None), path).code == "C103"
+    os.truncate(path, json_files.MAX_JSON + 1)
+    assert (
+        refused(partial(json_files.read_object, code="C103", duplicate=None), path).code == "C103"
+    )
 
 
 # ----------------------------------------------------------------------------------------- folders

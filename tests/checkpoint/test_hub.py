@@ -1,43 +1,21 @@
 """Models of the Hub, read from a small one on this machine: what goes over the wire, and faults."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.forked import Runs, forking
-from tests.hub_desk import FIRST, PLAN, SECOND, Desk, write_models
-from tests.hub_server import Hub, commit_of, serving
+from tests.support import hub_desk
+from tests.support.hub_desk import FIRST, PLAN, SECOND, Desk
+from tests.support.hub_server import Hub, commit_of
 
 WEIGHTS = {"model.safetensors", FIRST, SECOND}
 PRIVATE = 'tailor 1\nmodel base = "org/private"\ndrop L1\n'
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("hub"))
-
-
-@pytest.fixture
-def hub(folders: Path) -> Iterator[Hub]:
-    with serving() as served:
-        served.add("org/base", folders / "base")
-        served.add("org/math", folders / "math")
-        yield served
-
-
-@pytest.fixture(scope="module")
-def runs() -> Iterator[Runs]:
-    with forking("gptailor.program.run") as started:
-        yield started
-
-
-@pytest.fixture
-def desk(tmp_path: Path, hub: Hub, runs: Runs) -> Desk:
-    return Desk(tmp_path, hub, runs)
+folders, hub, runs, desk = hub_desk.folders, hub_desk.hub, hub_desk.runs, hub_desk.desk
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:

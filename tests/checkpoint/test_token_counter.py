@@ -7,7 +7,7 @@ import pytest
 
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.token_counter import token_counter
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 TRUNCATION = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
 PADDING = {

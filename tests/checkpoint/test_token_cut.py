@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint
 from gptailor.checkpoint.token_cut import TokenCut, WholeTokenizer
-from tests.vocabularies import TEXT, TRICKY, write_byte_level, write_pieces
+from tests.support.vocabularies import TEXT, TRICKY, write_byte_level, write_pieces
 
 
 def whole_of(folder: Path, **config: Any) -> WholeTokenizer:

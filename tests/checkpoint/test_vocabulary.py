@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary, relation, same_files
-from tests.tiny import VOCABULARY, write_tokenizer
+from tests.support.tiny import VOCABULARY, write_tokenizer
 
 IDS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 9), max_size=6)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from tests.tiny import tiny_models
+from tests.support.tiny import tiny_models
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 

@@ -27,7 +27,7 @@ from gptailor.plan.resolved import AnswerSettings, Healing, Resolved, TaughtText
 from gptailor.prepare import prepare
 from gptailor.program.program import projections
 from gptailor.reporting.model_card import card
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 MODELS = {"models": {name: {"source": f"./{name}"} for name in ("base", "heal", "full")}}
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel heal = "./math"\nmodel full = "./chat"\n'

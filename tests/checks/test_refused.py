@@ -11,7 +11,7 @@ from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, PlanError, Source, errors, to_text
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.codes import all_codes, plan_codes
+from tests.support.codes import all_codes, plan_codes
 
 REFUSED = sorted((Path(__file__).parents[1] / "refused").glob("*.tailor"))
 

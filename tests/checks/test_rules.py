@@ -18,7 +18,7 @@ from gptailor.plan.faults import TOO_LARGE, Fault, Source
 from tests.checks import test_json, test_sizes
 from tests.checks.test_refused import REFUSED, faults_of
 from tests.checks.test_sizes import HEAD
-from tests.codes import codes_of, plan_codes
+from tests.support.codes import codes_of, plan_codes
 
 
 def declared_rules() -> dict[str, Rule[Any]]:

@@ -12,7 +12,7 @@ from gptailor.plan import bounds, faults, model_dependencies
 from gptailor.plan.faults import Fault, Source, errors
 from gptailor.plan.plan import Model, Plan, Repeat
 from gptailor.prepare import check
-from tests.hollow import llama, write_hollow
+from tests.support.hollow import llama, write_hollow
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 

@@ -6,7 +6,7 @@ import pytest
 
 import gptailor
 from gptailor.cli.main import run
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 YAML = """\
 merge_method: task_arithmetic

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / ".github" / "actions" / "plans"

@@ -13,7 +13,7 @@ import gptailor
 from gptailor.checks.rule import Rule
 from gptailor.cli.main import _COMMANDS, COMMANDS
 from gptailor.plan.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
-from tests.preloaded import Preloaded
+from tests.support.preloaded import Preloaded
 
 TEXT = """\
 tailor 1

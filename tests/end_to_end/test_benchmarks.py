@@ -16,8 +16,8 @@ from benchmarks.compile_tables import row
 from benchmarks.measured import Failed, Run, cool, first_write, run, touch, warm
 from benchmarks.tinyllama import Shape, layers_for
 from gptailor.convert.mergekit.importer import from_mergekit
-from tests.preloaded import Preloaded
-from tests.tiny import tiny_model
+from tests.support.preloaded import Preloaded
+from tests.support.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
 

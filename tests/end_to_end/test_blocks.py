@@ -23,7 +23,7 @@ import yaml
 
 import gptailor
 from gptailor.cli.main import cli
-from tests.pages import Block, anchors, blocks, links, pages
+from tests.support.pages import Block, anchors, blocks, links, pages
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = [block for page in pages() for block in blocks(page)]

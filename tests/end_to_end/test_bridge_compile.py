@@ -21,7 +21,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
 from gptailor.program.sketch import sketch
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
 TWO = 'drop L1, L3..L4; bridge on "text.txt" tokens 600 ridge 0.01'

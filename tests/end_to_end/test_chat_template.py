@@ -15,7 +15,7 @@ from gptailor.cli.main import run
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.difference import differences
 from gptailor.reporting.plan_map import plan_map
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")
 

@@ -17,12 +17,13 @@ import pytest
 from safetensors.torch import load_file
 
 import gptailor
+from gptailor.checkpoint.families import FOLDER
 from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
 from gptailor.searching.pick import BEST
 from gptailor.searching.run_files import SETTINGS
-from tests.said import Run, Said, in_process, reading
-from tests.tiny import tiny_model
+from tests.support.said import Run, Said, in_process, reading
+from tests.support.tiny import tiny_model
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "explain", "export"),
@@ -498,10 +499,21 @@ def test_the_schema_describes_plans(run: Run, here: Path) -> None:
     assert schema["title"] == "Plan"
     assert schema["additionalProperties"] is False
     assert set(document) <= set(schema["properties"]) == set(Plan.model_fields)
+
     validator = pytest.importorskip("jsonschema").Draft202012Validator
     validator.check_schema(schema)
     validator(schema).validate(document)
     assert list(validator(schema).iter_errors({"layer": []}))
+
+
+def test_the_schema_describes_families(run: Run, here: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(run("schema", "--family").out)
+    assert schema["$id"] == "urn:gptailor:family:1"
+    check = jsonschema.Draft202012Validator(schema).is_valid
+    documents = [json.loads(path.read_bytes()) for path in FOLDER.iterdir()]
+    assert all(map(check, documents))
+    assert not any(check(document | {"layrs": []}) for document in documents)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

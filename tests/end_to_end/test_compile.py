@@ -1,6 +1,6 @@
 """Whole compilations: what is written is what the plan means, to the bit, and can be loaded.
 
-The naive interpreter of `tests.naive` says what a plan means.
+The naive interpreter of `tests.support.naive` says what a plan means.
 """
 
 import json
@@ -20,11 +20,11 @@ import gptailor
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layer_parts import is_pattern
 from gptailor.plan.plan import Plan
-from tests.events import sizes
-from tests.naive import interpret, read
-from tests.structures import structure
-from tests.thorough import drawn, one_of_each
-from tests.tiny import tiny_model
+from tests.support.events import sizes
+from tests.support.naive import interpret, read
+from tests.support.structures import structure
+from tests.support.thorough import drawn, one_of_each
+from tests.support.tiny import tiny_model
 
 COUNT = 4
 NAMES = ("base", "math", "code", "chat")

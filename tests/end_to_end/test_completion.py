@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.said import Run, in_process
+from tests.support.said import Run, in_process
 
 FILES = {
     "bash": ".local/share/bash-completion/completions/gptailor",

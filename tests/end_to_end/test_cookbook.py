@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from gptailor.cli import main as cli
-from tests.kitchen import lay_out
+from tests.support.kitchen import lay_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -11,8 +11,8 @@ import pytest
 import gptailor
 from gptailor.cli import main as cli
 from gptailor.evaluation import generate as answers
-from tests.said import Run, in_process, reading
-from tests.tiny import tiny_model
+from tests.support.said import Run, in_process, reading
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ import pytest
 import gptailor
 from benchmarks.evaluate import child_of, parent_of
 from gptailor.plan.faults import errors
-from tests.preloaded import Preloaded
-from tests.tiny import tiny_model
+from tests.support.preloaded import Preloaded
+from tests.support.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ import gptailor
 from gptailor.cli import main as cli
 from gptailor.evaluation.session import Session
 from gptailor.plan.faults import PlanError
-from tests.said import Run, in_process, reading
-from tests.tiny import tiny_model, tiny_models
+from tests.support.said import Run, in_process, reading
+from tests.support.tiny import tiny_model, tiny_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

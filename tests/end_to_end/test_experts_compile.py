@@ -12,8 +12,8 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
 from gptailor.evaluation.repair import stitch
 from gptailor.output.lock import read_lock
-from tests.cut_plans import write, write_texts
-from tests.tiny import letters, tiny_model
+from tests.support.cut_plans import write, write_texts
+from tests.support.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

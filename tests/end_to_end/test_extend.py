@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import gptailor
 from gptailor.checkpoint.families.lookup import FAMILY_FILES
 from gptailor.cli.main import COMMANDS, run
 from gptailor.convert.importers import IMPORTERS
-from gptailor.plan.doors import Door
+from gptailor.plan.doors import Door, _points
 from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
@@ -34,6 +35,7 @@ def _doors_as_before() -> Iterator[None]:
             own.clear()
             own.update(kept)
     Door.failures.clear()
+    _points.cache_clear()
 
 
 @pytest.fixture
@@ -62,6 +64,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
             for line in (f"[gptailor.{group}]", *(f"{n} = {at}" for n, at in points.items()))
         ]
         (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        _points.cache_clear()
         return site
 
     return install
@@ -161,11 +164,49 @@ def test_a_method_of_a_package_merges_and_is_locked_with_its_version(
     command("compile", "half.tailor", "-o", "half")
     weights = "model.safetensors"
     assert (here / "out" / weights).read_bytes() == (here / "half" / weights).read_bytes()
+    assert command("verify", "out")[0] == 0
     install("mine", MIDDLE, AT, version="1.1")
     code, _, said = command("compile", "p.tailor", "-o", "other", "--locked")
+    differs = "method 'middle': expected the package mine 1.0 by the lock, got mine 1.1"
     assert code == 3
-    assert "method 'middle': expected mine 1.0 by the lock, got mine 1.1" in said
+    assert f"error[C703]: {differs}\n" in said
     assert not (here / "other").exists()
+    result = gptailor.verify("out")
+    (difference,) = result.differences
+    assert difference.message == differs
+    assert difference.path == Path("out/plan.tailor")
+    assert command("verify", "out")[0] == 1
+    assert command("verify", "out", "--tensors-only")[0] == 0
+    assert command("lock", "p.tailor")[0] == 0
+    locked = json.loads((here / "p.tailor.lock").read_text())
+    assert locked.pop("methods") == {"middle": "mine 1.1"}
+    (here / "p.tailor.lock").write_text(json.dumps(locked))
+    said = command("compile", "p.tailor", "-o", "other", "--locked")[2]
+    assert "method 'middle': expected the package gptailor by the lock, got mine 1.1" in said
+
+
+def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
+    install: Install, here: Path, command: Command
+) -> None:
+    site = install("mine", MIDDLE, AT)
+    assert command("compile", "p.tailor", "-o", "out", "--lock")[0] == 0
+    shutil.rmtree(site / "mine-1.0.dist-info")
+    _points.cache_clear()
+    for table in (METHODS, METHODS._modules, METHODS._problems):
+        table.pop("middle", None)
+    missing = "there is no method 'middle'; by the lock it comes from the package mine 1.0"
+    said = command("check", "p.tailor")[2]
+    assert said.count("error") == 1
+    assert f"error[P301]: {missing}\n --> p.tailor:4:28\n" in said
+    assert "  = help: pip install mine==1.0\n" in said
+    (difference,) = gptailor.verify("out").differences
+    assert missing in difference.message
+    lock = here / "p.tailor.lock"
+    for damaged in ("{", '{"methods": {"middle": "mine; rm 1"}}', '{"methods": {"middle": 1}}'):
+        lock.write_text(damaged)
+        said = command("check", "p.tailor")[2]
+        assert "error[P301]: there is no method 'middle'\n" in said
+        assert "help: the methods are" in said
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
@@ -271,6 +312,24 @@ def test_a_plan_without_foreign_names_reads_no_entry_point(
     monkeypatch.setattr("gptailor.plan.doors._points", refuse)
     assert command("check", "half.tailor")[0] == 0
     assert command("compile", "half.tailor", "-o", "out", "--dry-run")[0] == 0
+
+
+def test_a_compilation_reads_the_entry_point_of_a_method_once(
+    install: Install, here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("mine", MIDDLE, AT)
+    command("check", "p.tailor")
+    read: list[str] = []
+    entry_points = metadata.entry_points
+
+    def counted(**wanted: str) -> object:
+        read.append(wanted["group"])
+        return entry_points(**wanted)
+
+    monkeypatch.setattr(metadata, "entry_points", counted)
+    _points.cache_clear()
+    assert command("compile", "p.tailor", "-o", "out", "--lock")[0] == 0
+    assert read == ["gptailor.methods"]
 
 
 def test_an_unknown_name_is_one_fault_at_its_place(here: Path, command: Command) -> None:

@@ -8,8 +8,8 @@ import pytest
 from gptailor.lang.parse import read_json
 from gptailor.plan.faults import Source
 from tests.checks.test_refused import faults_of
-from tests.codes import all_codes
-from tests.said import in_process
+from tests.support.codes import all_codes
+from tests.support.said import in_process
 
 DOC = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.said import Run, in_process
+from tests.support.said import Run, in_process
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 

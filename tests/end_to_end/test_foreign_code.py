@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 import gptailor
 from gptailor.cli.main import run
 from tests.conftest import names_code
-from tests.tiny import tiny_model
-from tests.tiny_vision import tiny_vision
+from tests.support.tiny import tiny_model
+from tests.support.tiny_vision import tiny_vision
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gptailor.checkpoint.formats.safetensors import read_header
 from tests.hostile import headers
 from tests.hostile.targets import TARGETS
-from tests.thorough import drawn
+from tests.support.thorough import drawn
 
 NUMBERS = (b"0", b"-1", b"1.0", b"1e3", b"true", b"null", b'"1"', b"[]", b"{}", b"NaN", b"1e999",
            b"18446744073709551616", b"9223372036854775807", b"9" * 5000)  # fmt: skip

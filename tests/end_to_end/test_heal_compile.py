@@ -26,9 +26,9 @@ from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
-from tests.preloaded import Child, Preloaded
-from tests.tiny import letters, tiny_model
-from tests.vocabularies import write_byte_level
+from tests.support.preloaded import Child, Preloaded
+from tests.support.tiny import letters, tiny_model
+from tests.support.vocabularies import write_byte_level
 
 HEAL = 'heal on "text.txt" tokens 1024 rank 4'
 CUT = f"drop L2; {HEAL}"

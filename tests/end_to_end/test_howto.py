@@ -1,14 +1,16 @@
 """The how-to pages: their files are written, their commands run, one after another."""
 
+import json
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from gptailor.cli import main as cli
-from tests.kitchen import files_and_commands, lay_out
-from tests.thorough import THOROUGH
+from tests.support.kitchen import files_and_commands, lay_out
+from tests.support.thorough import THOROUGH
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -18,7 +20,7 @@ ELSEWHERE = {
     "vocabulary": "test_vocabulary.py, with a tokenizer of bytes",
     "search": "the cookbook's searches are run",
     "pick": "the cookbook's is run",
-    "family": "tests/plugins/adopt",
+    "family": "below, and tests/plugins/adopt",
     "extend": "test_extend.py installs its package",
     "report": "tests/plugins/report",
     "ci": "test_action.py",
@@ -61,3 +63,62 @@ def test_a_page_does_what_it_says(
             assert code == int(words[1] == "diff"), f"{command}\n{capsys.readouterr().err}"
             ran += 1
     assert ran
+
+
+RENAMED = {
+    "model.embed_tokens.": "ember.tokens.",
+    "model.norm.": "ember.last_norm.",
+    "lm_head.": "out.",
+    "model.layers.": "ember.blocks.",
+    "input_layernorm.": "norm_1.",
+    "post_attention_layernorm.": "norm_2.",
+    "self_attn.q_proj.": "mix.wq.",
+    "self_attn.k_proj.": "mix.wk.",
+    "self_attn.v_proj.": "mix.wv.",
+    "self_attn.o_proj.": "mix.wo.",
+    "mlp.gate_proj.": "feed.gate.",
+    "mlp.up_proj.": "feed.up.",
+    "mlp.down_proj.": "feed.down.",
+}
+"""Names of Llama's tensors in the made-up family of the page."""
+
+
+def renamed(name: str) -> str:
+    for old, new in RENAMED.items():
+        name = name.replace(old, new)
+    return name
+
+
+def test_a_family_is_written_from_the_page_alone(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The made-up model is a Llama by other names, so its cut is the Llama's."""
+    monkeypatch.chdir(kitchen)
+    base, ember = kitchen / "models" / "base", kitchen / "models" / "ember"
+    shutil.copytree(base, ember)
+    config = json.loads((base / "config.json").read_text())
+    count = config.pop("num_hidden_layers")
+    config = {key: value for key, value in config.items() if key != "layer_types"}
+    config |= {"model_type": "ember", "num_blocks": count, "wide_blocks": [2, 9, 12]}
+    (ember / "config.json").write_text(json.dumps(config))
+    tensors = load_file(base / "model.safetensors")
+    named = {renamed(name): tensor for name, tensor in tensors.items()}
+    save_file(named, ember / "model.safetensors", {"format": "pt"})
+
+    for file, text, commands in files_and_commands((PAGES / "family.md").read_text("utf-8")):
+        if file:
+            (kitchen / file).write_text(text)
+        for command in commands if "ember" in "".join(commands) else ():
+            assert cli.run(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+            assert "warning[M301]" in capsys.readouterr().err
+
+    plan = (kitchen / "ember.tailor").read_text().replace("models/ember", "models/base")
+    (kitchen / "llama.tailor").write_text(plan)
+    assert cli.run(["compile", "llama.tailor", "-o", "llama-12"]) == 0
+    made, wanted = (
+        load_file(kitchen / f"{x}-12" / "model.safetensors") for x in ("ember", "llama")
+    )
+    assert made.keys() == {renamed(name) for name in wanted}
+    assert all(made[renamed(name)].equal(tensor) for name, tensor in wanted.items())
+    config = json.loads((kitchen / "ember-12" / "config.json").read_text())
+    assert (config["num_blocks"], config["wide_blocks"]) == (count - 4, [2, 5, 8])

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.forked import Ended, Runs, forking
-from tests.hollow import llama, write_hollow
-from tests.thorough import THOROUGH, moments
+from tests.support.forked import Ended, Runs, forking
+from tests.support.hollow import SMALL, llama, write_hollow
+from tests.support.thorough import THOROUGH, moments
 
 COPIES = """\
 tailor 1
@@ -80,14 +80,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def write_model(folder: Path, seed: int) -> None:
     """A Llama of 6 layers, its numbers random; without a tensor library."""
-    config, shapes = llama(
-        num_hidden_layers=6,
-        hidden_size=16,
-        intermediate_size=24,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=64,
-    )
+    config, shapes = llama(**SMALL)
     write_hollow(folder, config, shapes, 2)
     draw = random.Random(seed)
     for path in folder.glob("*.safetensors"):

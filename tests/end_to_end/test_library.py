@@ -11,8 +11,8 @@ import pytest
 
 import gptailor
 from gptailor.convert.note import ConversionWarning
-from tests.colours import contrast
-from tests.tiny import tiny_models
+from tests.support.colours import contrast
+from tests.support.tiny import tiny_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

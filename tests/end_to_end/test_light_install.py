@@ -22,7 +22,7 @@ from gptailor.plan.optional_packages import (
     missing_package,
     packages_needed,
 )
-from tests.tiny_adapter import adapter
+from tests.support.tiny_adapter import adapter
 
 ROOT = Path(__file__).parents[2]
 BROUGHT = sorted({"array_api_compat", "safetensors"} | {m for ms in EXTRAS.values() for m in ms})

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
-from tests import llama_cpp
-from tests.tiny import tiny_model
-from tests.vocabularies import SPLITS, TEXT, TRICKY, write_byte_level, write_pieces
+from tests.support import llama_cpp
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import SPLITS, TEXT, TRICKY, write_byte_level, write_pieces
 
 pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 pytestmark = [

@@ -25,8 +25,8 @@ from gptailor.output.output import work
 from gptailor.output.verify import Verification
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.prepare import ready
-from tests.events import sizes
-from tests.hub_server import serving
+from tests.support.events import sizes
+from tests.support.hub_server import serving
 
 PLAN = """\
 tailor 1

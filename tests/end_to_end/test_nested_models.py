@@ -17,7 +17,7 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import Combine, Output
 from gptailor.program.run import chunks
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")
 

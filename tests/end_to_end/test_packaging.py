@@ -17,7 +17,7 @@ from gptailor.plan.optional_packages import EXTRAS
 ROOT = Path(__file__).parents[2]
 GRAMMAR = (ROOT / "grammar" / "tailor.lark").read_bytes()
 TABLE = (ROOT / "gptailor" / "lang" / "tailor.json").read_bytes()
-DEFAULTS = "gptailor/checkpoint/families/defaults.json"
+FAMILIES = "gptailor/families"
 LOADS = (
     "import gptailor, gptailor.lang.parse as parse; "
     "assert parse.grammar().encode() == open({grammar!r}, 'rb').read(); "
@@ -58,7 +58,10 @@ def test_a_wheel_holds_the_grammar_and_works(
         entry = wheel.getinfo("gptailor/lang/tailor.lark")
         assert wheel.read(entry) == GRAMMAR
         assert wheel.read("gptailor/lang/tailor.json") == TABLE
-        assert wheel.read(DEFAULTS) == (ROOT / DEFAULTS).read_bytes()
+        files = sorted(path.name for path in (ROOT / FAMILIES).iterdir())
+        assert len(files) > 100
+        for file in files:
+            assert wheel.read(f"{FAMILIES}/{file}") == (ROOT / FAMILIES / file).read_bytes()
         assert (entry.external_attr >> 16) & 0o170000 in (0, 0o100000)  # a file, no link
         assert "gptailor/py.typed" in wheel.namelist()
         assert all(n.startswith(("gptailor/", "gptailor-")) for n in wheel.namelist())

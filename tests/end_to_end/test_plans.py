@@ -9,8 +9,8 @@ import gptailor
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.sites import open_choices
-from tests.pages import needs_missing_plugin
-from tests.tiny import tiny_model
+from tests.support.pages import needs_missing_plugin
+from tests.support.tiny import tiny_model
 
 PLANS = Path(__file__).parents[2] / "plans"
 FILES = [

@@ -16,7 +16,7 @@ import gptailor
 from gptailor.checkpoint.families.layer_config import Config
 from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.families.quantised import requantised
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 LAST = "model.layers.5."
 OWN = ("eh_proj.weight", "enorm.weight", "hnorm.weight", "shared_head.norm.weight")

@@ -19,7 +19,7 @@ from gptailor.evaluation.repair import stitch
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.reporting.difference import differences
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 SPACE = """

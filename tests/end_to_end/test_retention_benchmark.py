@@ -23,7 +23,7 @@ from benchmarks.retention_page import (
     put,
 )
 from benchmarks.retention_peers import Layer
-from tests.preloaded import Preloaded
+from tests.support.preloaded import Preloaded
 
 SOURCES = ("WikiText", "GSM8K", "library", "Dolly", "C4", "SVAMP", "MBPP", "Self-Instruct")
 SCRIPT = Path(__file__).parents[2] / "benchmarks/retention.py"

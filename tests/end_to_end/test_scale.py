@@ -1,7 +1,7 @@
 """Models of 70 billion parameters, thousands of tensors, many shards, and a network's file system.
 
-The large ones are headers before holes (`tests/hollow.py`). What is bounded is counted in bytes
-read and bytes resident, never in seconds; `benchmarks/scale.py` has the seconds.
+The large ones are headers before holes (`tests/support/hollow.py`). What is bounded is counted in
+bytes read and bytes resident, never in seconds; `benchmarks/scale.py` has the seconds.
 """
 
 import errno
@@ -21,7 +21,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import INDEX, open_checkpoint
 from gptailor.checkpoint.write.writer import free_space
 from gptailor.prepare import prepare
-from tests.hollow import LLAMA_3_70B, QWEN_3_30B, llama, qwen3_moe, write_hollow
+from tests.support.hollow import LLAMA_3_70B, QWEN_3_30B, llama, qwen3_moe, write_hollow
 
 PLAN = """\
 tailor 1

@@ -18,10 +18,10 @@ import gptailor
 from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
 from gptailor.searching import results
-from tests.preloaded import Child, Preloaded
-from tests.said import Run, Said, in_process
 from tests.searching import landscape  # noqa: F401 (compiles once for all tests)
-from tests.tiny import tiny_model
+from tests.support.preloaded import Child, Preloaded
+from tests.support.said import Run, Said, in_process
+from tests.support.tiny import tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gptailor.searching.run.study import Study
-from tests.preloaded import Preloaded
 from tests.searching.landscape import setting, study_of
+from tests.support.preloaded import Preloaded
 
 MOST = 40
 """Runs after which it has to be over."""

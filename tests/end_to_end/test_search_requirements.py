@@ -13,7 +13,7 @@ from gptailor.searching.score_requirements import Conditions, Told
 from gptailor.searching.search import Doing, SearchEvent
 from gptailor.searching.search import search as find
 from tests.end_to_end.test_search_command import Search
-from tests.tiny import letters, tiny_model
+from tests.support.tiny import letters, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -1,4 +1,4 @@
-"""What computes on a device, on a pretended card: the CPU's numbers, and mistakes found."""
+"""Computations on a pretended card: they give the CPU's numbers, and planted mistakes are found."""
 
 import inspect
 import json
@@ -39,10 +39,10 @@ from gptailor.plan.registry import METHODS
 from gptailor.prepare import Prepared, prepare
 from gptailor.program import run
 from gptailor.program.devices import device_of, devices_of, memory_of
-from tests.second_device import MEMORY, WrongDeviceError, second_device
-from tests.structures import branch_structure
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, letters, tiny_model
+from tests.support.second_device import MEMORY, WrongDeviceError, second_device
+from tests.support.structures import branch_structure
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, letters, tiny_model
 
 pytestmark = [
     pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache"),

@@ -7,7 +7,7 @@ import pytest
 
 import gptailor
 from gptailor.plan.faults import PlanError
-from tests.said import Run, in_process, reading
+from tests.support.said import Run, in_process, reading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

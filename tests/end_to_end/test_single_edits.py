@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gptailor.cli.main import run
-from tests.tiny import tiny_model
-from tests.tiny_adapter import adapter
+from tests.support.tiny import tiny_model
+from tests.support.tiny_adapter import adapter
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_progress_bars")
 

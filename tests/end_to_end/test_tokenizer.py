@@ -18,7 +18,7 @@ from gptailor.cli.main import run
 from gptailor.plan.faults import Fault, errors
 from gptailor.plan.plan import Plan
 from tests.checkpoint.test_vocabulary import sentencepiece
-from tests.tiny import VOCABULARY, tiny_model
+from tests.support.tiny import VOCABULARY, tiny_model
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ORDER = [*VOCABULARY]

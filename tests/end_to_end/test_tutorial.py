@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gptailor.cli import main as cli
-from tests.kitchen import files_and_commands
-from tests.thorough import THOROUGH
-from tests.tiny_bytes import model
+from tests.support.kitchen import files_and_commands
+from tests.support.thorough import THOROUGH
+from tests.support.tiny_bytes import model
 
 pytest.importorskip("accelerate", reason="the package 'accelerate' is not installed")
 pytestmark = [

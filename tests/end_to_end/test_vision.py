@@ -17,8 +17,8 @@ from gptailor.checkpoint.families.quantised import requantised
 from gptailor.evaluation.live import language
 from gptailor.plan.faults import PlanError, TailorError
 from tests.checkpoint.families.test_vision import compiled, load, plan_of, settings_of, tensors_of
-from tests.tiny import write_tokenizer
-from tests.tiny_vision import VISION, VisionMaker, tiny_vision, vision_maker
+from tests.support.tiny import write_tokenizer
+from tests.support.tiny_vision import VISION, VisionMaker, tiny_vision, vision_maker
 
 ALONE = [kind for kind in VISION if kind not in {"paligemma", "qwen3_vl_moe"}]
 """Types whose language model runs alone."""

@@ -17,8 +17,8 @@ from gptailor.cli import main as cli
 from gptailor.evaluation.objectives.base import ObjectiveError
 from gptailor.plan.faults import PlanError
 from gptailor.prepare import ready
-from tests.tiny import tiny_model
-from tests.vocabularies import TEXT, write_byte_level
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import TEXT, write_byte_level
 
 SIZE = 290
 

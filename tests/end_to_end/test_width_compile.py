@@ -15,8 +15,8 @@ from gptailor.output.lock import read_lock
 from gptailor.plan.faults import PlanError
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
-from tests.cut_plans import write, write_texts
-from tests.tiny import letters, tiny_model
+from tests.support.cut_plans import write, write_texts
+from tests.support.tiny import letters, tiny_model
 
 NARROW = {
     f"model.layers.{layer}.mlp.{role}_proj.weight"

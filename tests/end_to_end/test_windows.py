@@ -7,8 +7,8 @@ import pytest
 
 import gptailor
 from gptailor.plan.sites import drops_by_choice
-from tests.said import Run, in_process
-from tests.tiny import tiny_model
+from tests.support.said import Run, in_process
+from tests.support.tiny import tiny_model
 
 SPACE = """\
 tailor 1

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.evaluation.forward.requests import Request, Rows
 from gptailor.evaluation.live.template import decoder_layers, replace_layers
-from tests.tiny import VOCAB_SIZE, tiny_model
+from tests.support.tiny import VOCAB_SIZE, tiny_model
 
 
 @dataclass

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gptailor.evaluation.chat_text import chat_text, chat_texts
 from gptailor.plan.faults import TailorError
-from tests.tiny import write_tokenizer
+from tests.support.tiny import write_tokenizer
 
 ASKED = [{"role": "user", "content": "a cat <b> & é"}]
 

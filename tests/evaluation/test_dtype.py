@@ -15,8 +15,8 @@ from gptailor.lang.parse import load
 from gptailor.searching.run_files import EarlierRun
 from gptailor.searching.settings import Resources
 from gptailor.searching.trial_evaluator import computing
-from tests.second_device import second_device
-from tests.tiny import tiny_model
+from tests.support.second_device import second_device
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

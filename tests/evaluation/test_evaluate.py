@@ -29,9 +29,9 @@ from gptailor.plan.events import Progress
 from gptailor.plan.faults import PlanError
 from gptailor.plan.output_size import OutputSize
 from tests.evaluation.lent import loaded
-from tests.events import progress
-from tests.tiny import letters, tiny_model
-from tests.tiny_adapter import Q, adapter, pair
+from tests.support.events import progress
+from tests.support.tiny import letters, tiny_model
+from tests.support.tiny_adapter import Q, adapter, pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,11 +20,11 @@ from gptailor.evaluation.repair import Repairs, fit, stitch
 from gptailor.plan.events import FitResult, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.hollow import QWEN_3_30B, qwen3_moe, write_hollow
-from tests.quantised import mxfp4, write_quantised
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, VOCABULARY, letters, tiny_model
-from tests.tiny_vision import tiny_vision
+from tests.support.hollow import QWEN_3_30B, qwen3_moe, write_hollow
+from tests.support.quantised import mxfp4, write_quantised
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, VOCABULARY, letters, tiny_model
+from tests.support.tiny_vision import tiny_vision
 
 ROWS = [letters(16, seed) for seed in range(24)]
 TOKENS = torch.tensor([[VOCABULARY.index(letter) for letter in row] for row in ROWS])

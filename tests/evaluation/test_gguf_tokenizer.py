@@ -10,9 +10,9 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf.header import read_gguf
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
-from tests import llama_cpp
-from tests.tiny import tiny_model
-from tests.vocabularies import TEXT, TRICKY, write_byte_level
+from tests.support import llama_cpp
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import TEXT, TRICKY, write_byte_level
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 

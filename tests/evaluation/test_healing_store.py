@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptailor.checkpoint.files import cache_folder
+from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.kept_tensors import Kept, KeptTensors, TensorStore
 from gptailor.evaluation.repair import fit
@@ -17,7 +17,7 @@ from gptailor.lang.parse import loads
 from gptailor.plan.events import Event, HealingStart, Progress
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import Prepared, ready
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

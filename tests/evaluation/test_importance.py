@@ -17,8 +17,8 @@ from gptailor.evaluation.importance import importance_matrix, importance_text
 from gptailor.output.output import fit_tensors
 from gptailor.plan.events import Progress
 from gptailor.prepare import Prepared, prepare
-from tests.tiny_bytes import FAMILIES, model
-from tests.vocabularies import TEXT
+from tests.support.tiny_bytes import FAMILIES, model
+from tests.support.vocabularies import TEXT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

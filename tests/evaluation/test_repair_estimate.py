@@ -8,7 +8,7 @@ import gptailor
 from gptailor.evaluation import repair_estimate
 from gptailor.evaluation.repair_estimate import RepairEstimate, repair_estimates
 from gptailor.prepare import prepare
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from gptailor.evaluation.space_trials import Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.events import OnEvent
 from gptailor.plan.plan import Plan
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,8 +12,8 @@ from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.parse import read_json, read_text
 from gptailor.plan.faults import Source, errors, to_text
 from gptailor.plan.plan import Plan
-from tests.strategies import plans
-from tests.thorough import drawn
+from tests.support.strategies import plans
+from tests.support.thorough import drawn
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.canonical.tailor"))
 

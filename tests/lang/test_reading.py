@@ -15,8 +15,8 @@ from gptailor.lang.parse import parse, parser_from_grammar, read_bytes, read_jso
 from gptailor.plan.bounds import MOST_FAULTS
 from gptailor.plan.faults import Fault, Source, errors, to_github, to_json, to_text
 from gptailor.plan.plan import Plan
-from tests.strategies import plans
-from tests.thorough import drawn
+from tests.support.strategies import plans
+from tests.support.thorough import drawn
 
 
 @cache

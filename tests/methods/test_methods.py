@@ -26,8 +26,8 @@ from gptailor.methods.sums import gram_of_sources, gram_of_task_vectors
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
-from tests.merging import merge_tensors
-from tests.thorough import drawn
+from tests.support.merging import merge_tensors
+from tests.support.thorough import drawn
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat", "law")

@@ -26,9 +26,9 @@ from gptailor.methods.rounding import rounded
 from gptailor.methods.sums import SUM_ENTRIES, gram_of_sources, gram_of_task_vectors
 from gptailor.methods.task_vectors import agreement
 from gptailor.plan.registry import METHODS
-from tests.merging import merge_tensors
 from tests.methods.test_methods import CASES, NAMES, PLACE, complete
-from tests.thorough import drawn
+from tests.support.merging import merge_tensors
+from tests.support.thorough import drawn
 
 ROOT = Path(__file__).parents[2]
 BUILDS = {"all processors": (), "baseline": ("-DBASELINE",)}

@@ -11,8 +11,8 @@ import gptailor
 from gptailor.checkpoint.hub import Remote
 from gptailor.output.parents import parents, title
 from gptailor.prepare import prepare
-from tests.tiny import tiny_model
-from tests.tiny_adapter import adapter
+from tests.support.tiny import tiny_model
+from tests.support.tiny_adapter import adapter
 
 
 def front_matter(folder: Path) -> dict[str, object]:

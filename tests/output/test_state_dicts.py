@@ -22,7 +22,7 @@ PARTS = {"attn": "self_attn.v_proj.weight", "mlp": "mlp.up_proj.weight"}
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape and bytes."""
+    """Return whether two tensors have the same dtype, shape and bytes."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

@@ -56,7 +56,19 @@ def reused(here: Path, statements: str) -> list[ByteRange]:
     """The places of the tensors that the next compile copies."""
     update = compiled(here, statements, dry_run=True)
     assert update is not None
-    return [*update.reused.values()]
+    tensors = update.reused.values()
+    return [ByteRange(here / "out" / each.file, each.offset, each.size) for each in tensors]
+
+
+def refused(here: Path, statements: str, changed: str) -> None:
+    """Compile into the changed folder: it is refused, and stays; `force` replaces it."""
+    before = content(here / "out")
+    with pytest.raises(TargetExists) as caught:
+        compiled(here, statements)
+    assert f"error[C301]: was changed since gptailor wrote it: {changed}\n" in str(caught.value)
+    assert "`--force` replaces it" in str(caught.value)
+    assert content(here / "out") == before
+    compiled(here, statements, force=True)
 
 
 def fresh(here: Path, statements: str) -> dict[str, bytes]:
@@ -132,14 +144,8 @@ def test_a_folder_that_somebody_changed_is_refused(here: Path, how: str) -> None
         os.utime(card)
     else:
         card.write_text("mine")
-    before = content(here / "out")
-    with pytest.raises(TargetExists) as caught:
-        compiled(here, "L0 from math\n")
     name = "mine.txt" if how in ("added", "folder", "link") else "README.md"
-    assert f"changed since gptailor wrote it: {name}" in str(caught.value)
-    assert "--force" in str(caught.value)
-    assert content(here / "out") == before
-    compiled(here, "L0 from math\n", force=True)
+    refused(here, "L0 from math\n", name)
 
 
 def test_another_plan_does_not_replace_the_folder(here: Path) -> None:
@@ -158,14 +164,12 @@ def test_a_plan_without_a_file_replaces_nothing(here: Path) -> None:
         gptailor.compile(plan, here / "out")
 
 
-def test_a_copy_of_the_folder_in_its_place_is_as_good(here: Path) -> None:
+def test_a_copy_of_the_folder_in_its_place_is_refused(here: Path) -> None:
     compiled(here, MERGED)
-    shutil.copytree(here / "out", here / "copy")  # with the times, but other files
+    shutil.copytree(here / "out", here / "copy")  # with the times of writing
     shutil.rmtree(here / "out")
     (here / "copy").rename(here / "out")
-    update = compiled(here, MERGED)
-    assert update is not None
-    assert update.changes == ()
+    refused(here, MERGED, "README.md, config.json and generation_config.json and 4 more")
 
 
 def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(here: Path) -> None:
@@ -179,7 +183,7 @@ def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(here: Path) -> None:
             done.append(gptailor.compile(other, here / "out", force=True))
 
     plan = gptailor.loads(HEAD.format(family=here) + MERGED, name="p.tailor")
-    with pytest.raises(gptailor.TailorError, match="changed while it was read"):
+    with pytest.raises(TargetExists, match="changed since gptailor wrote it"):
         gptailor.compile(plan, here / "out", on_event=interfere)
     after = content(here / "out")
     gptailor.compile(other, here / "out", force=True)
@@ -285,14 +289,10 @@ def test_an_expectation_changes_no_bytes_and_no_lock(here: Path) -> None:
     assert read_lock(here / "out" / LOCK_FILE) == lock
 
 
-@pytest.mark.parametrize("locking", [False, True])
-def test_a_file_that_changed_with_its_time_kept_is_computed_anew(here: Path, locking: bool) -> None:
-    compiled(here, MERGED, locking=locking)
-    before = content(here / "out")
-    damaged(reused(here, MERGED)[3])
-    assert not reused(here, MERGED)
+def test_a_file_that_changed_with_its_time_kept_is_refused(here: Path) -> None:
     compiled(here, MERGED)
-    assert content(here / "out") == before
+    damaged(reused(here, MERGED)[3])
+    refused(here, MERGED, "model.safetensors")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -308,7 +308,9 @@ def test_a_reused_tensor_must_have_its_digest_in_the_lock(here: Path, threads: i
     kept["files"][place.file.name] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns]
     keep_json(record, kept)
     assert place in reused(here, MERGED)
-    compiled(here, MERGED, compute=gptailor.ComputeOptions(threads=threads))
+    with pytest.raises(TargetExists, match=r"wrote it: model\.safetensors"):
+        compiled(here, MERGED, compute=gptailor.ComputeOptions(threads=threads))
+    compiled(here, MERGED, force=True, locking=True)
     assert content(here / "out") == before
 
 
@@ -338,14 +340,17 @@ def test_a_folder_that_another_compile_updates_meanwhile_stays(here: Path) -> No
     assert content(here / "out") == left == fresh(here, "L1 from math\n")
 
 
-def test_a_folder_that_is_removed_meanwhile_is_written(here: Path) -> None:
+def test_a_folder_that_is_removed_meanwhile_is_missed(here: Path) -> None:
+    """Another one may have stood in its place for a moment."""
     compiled(here, MERGED)
 
     def interfere(_: object) -> None:
         shutil.rmtree(here / "out", ignore_errors=True)
 
-    compiled(here, "L0 from math\n", on_event=interfere)
-    assert content(here / "out") == fresh(here, "L0 from math\n")
+    with pytest.raises(TargetExists, match=r"wrote it: README\.md"):
+        compiled(here, "L0 from math\n", on_event=interfere)
+    assert {path.name for path in here.iterdir()} == {"base", "math", "cache"}
+    assert compiled(here, "L0 from math\n") is None
 
 
 @pytest.mark.parametrize("how", ["added", "edited"])

@@ -14,8 +14,8 @@ import gptailor
 from gptailor.prepare import prepare
 from gptailor.program.compile import PASSES, compile_plan, draft_program
 from gptailor.program.program import program_lines
-from tests.hollow import llama, qwen3_moe, write_hollow
-from tests.tiny import tiny_model
+from tests.support.hollow import llama, qwen3_moe, write_hollow
+from tests.support.tiny import tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "programs"
 SIZES = {

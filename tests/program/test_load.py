@@ -28,7 +28,7 @@ from gptailor.checkpoint.tensor import (
 from gptailor.methods.rounding import NotFiniteFault, OverflowFault
 from gptailor.program import load
 from gptailor.program.load import load_tensor
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 peft = pytest.importorskip("peft")
 

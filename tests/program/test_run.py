@@ -28,8 +28,8 @@ from gptailor.program.devices import use_one_thread
 from gptailor.program.in_memory import FLOAT_DTYPES
 from gptailor.program.program import Arguments, Combine, Copy, Output
 from gptailor.program.run import chunks
-from tests.merging import merge_tensors
-from tests.thorough import drawn
+from tests.support.merging import merge_tensors
+from tests.support.thorough import drawn
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat")

@@ -10,9 +10,9 @@ import gptailor
 from gptailor.plan.output_size import OutputSize
 from gptailor.prepare import prepare
 from gptailor.program.size import plan_size
-from tests.hollow import LLAMA_3_70B, llama, write_hollow
-from tests.quantised import write_quantised
-from tests.tiny import tiny_model
+from tests.support.hollow import LLAMA_3_70B, llama, write_hollow
+from tests.support.quantised import write_quantised
+from tests.support.tiny import tiny_model
 
 SIZED = (
     "llama",

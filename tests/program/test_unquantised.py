@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import gptailor
 from gptailor.plan.faults import Fault
-from tests.quantised import FORMATS, mxfp4, write_quantised
-from tests.tiny import tiny_model
+from tests.support.quantised import FORMATS, mxfp4, write_quantised
+from tests.support.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./{}/base"\nmodel math = "./{}/math"\n'
 BRIDGE = 'L0 from math; drop L1; bridge on "a.txt" tokens 128'

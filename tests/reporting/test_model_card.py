@@ -8,7 +8,7 @@ import gptailor
 from gptailor.plan.events import FitResult, FitText
 from gptailor.prepare import Prepared, prepare
 from gptailor.reporting.model_card import card
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 PLAN = """tailor 1
 model base = "./base"

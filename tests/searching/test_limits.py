@@ -20,7 +20,7 @@ from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import Space, space_of
 from gptailor.searching.space.table import allowed, sample
 from gptailor.searching.strategies import strategy_of
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 MANY = 256
 LAYER = 16 * (16 + 8 + 8 + 16) + 3 * 16 * 24 + 2 * 16

@@ -3,55 +3,18 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.plan.plan import Plan
-from gptailor.searching.run.records import Aim
-from gptailor.searching.run.schedule import Budget
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.run_reading import RunReading
-from tests.searching import landscape
-from tests.searching.test_search_text import BEGUN
+from tests.searching import written_run
+from tests.searching.written_run import named_storage, run_of
 
-NLL, ACCURACY = landscape.NLL._replace(unit="nats"), landscape.ACCURACY
-LAYERS = 8
-
-
-def run_of(
-    folder: Path,
-    aims: tuple[Aim, ...] = (NLL,),
-    trials: int = 40,
-    fails: Callable[[Plan], bool] = lambda plan: False,
-) -> Ledger:
-    """Write a RUN as a search leaves it that was killed; what was told."""
-    chosen = landscape.setting(aims=aims, budget=Budget(trials, 16, 64))
-    evaluator = landscape.Counting(aims, fails=fails)
-    found = landscape.search(folder, chosen, evaluator)
-    found.study.note("samples", "16..64")
-    found.run()
-    (folder / "space.tailor").write_text(landscape.TEXT)
-    record = {
-        **BEGUN,
-        "objectives": [f"{aim.direction} {aim.name}" for aim in aims],
-        "aims": [aim._asdict() for aim in aims],
-        "layers": LAYERS,
-        "strategy": "drifting",
-        "trials": trials,
-    }
-    (folder / "run.json").write_text(json.dumps(record))
-    return found.ledger
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
-    """A RUN of one objective."""
-    folder = tmp_path_factory.mktemp("run")
-    return folder, run_of(folder)
+run = written_run.run
 
 
 def test_a_search_that_goes_on_is_left_alone(run: tuple[Path, Ledger]) -> None:
@@ -119,13 +82,6 @@ def test_a_summary_of_another_version_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"summary\.json") as caught:
         RunReading(tmp_path)
     assert "is damaged: 'version': field required" in caught.value.message
-
-
-def named_storage(run: Path, folder: Path, storage: str) -> None:
-    """Write a copy of a RUN whose `run.json` names a storage."""
-    shutil.copytree(run, folder)
-    record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**record, "storage": storage}))
 
 
 @pytest.mark.parametrize(

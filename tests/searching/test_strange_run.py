@@ -25,8 +25,8 @@ from gptailor.searching.run_files import RunFiles
 from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search_text import summary_lines
 from tests.searching import landscape
-from tests.searching.test_run_reading import NLL, run_of
-from tests.searching.test_search_text import document, judged, row
+from tests.searching.summary_file import document, judged, row
+from tests.searching.written_run import NLL, run_of
 
 CASES = 16
 VALUES: list[Any] = [

@@ -1,87 +1,272 @@
-"""An architecture as data: `Family`, the roles of its tensors, and pieces that families share."""
+"""An architecture as data: `Family`, the form of a family's file, and the roles of its tensors."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, Self, final
 
-from gptailor.checkpoint.families.compatibility import Agreed, ConfigKey, config_keys, rope
-from gptailor.checkpoint.families.layer_config import Config
-from gptailor.checkpoint.families.layer_rules import LayerRule, Listed
+from pydantic import AfterValidator, Field, model_validator
+
+from gptailor.checkpoint.families.compatibility import ConfigKey, config_keys
+from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config, RuleError
+from gptailor.checkpoint.families.layer_rules import LayerRule, MovedRule, trusted_rule, tuples
+from gptailor.checkpoint.families.rotary import Rotary
+from gptailor.checkpoint.files import quoted, shown
 from gptailor.plan.layer_parts import NORMS, Branch
+from gptailor.plan.plan import Closed, Several
 
 How = Literal["divide", "multiply", "divide_offset"]
+"""The change of a tensor in a layer whose incoming hidden state is 1/c of the original's.
+
+`divide` is w/c, `multiply` is w·c, and `divide_offset` is (1 + w)/c - 1, for a norm that multiplies
+by 1 + w.
+"""
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"expected a text without control characters, got {shown(text)}")
+    return text
+
+
+_Words = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
+"""A name or a reason that fits into a message."""
+
+ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""A model type, as the name of a file may begin with it."""
+
+
+_KeyReader = Literal[
+    "gelu", "gated_window", "head_scale", "if_set", "kimi", "of_heads", "own_scale",
+    "partly_rotated", "sections", "settings", "state_rank", "time_steps", "value_width",
+    "window",
+]  # fmt: skip
+_What = Literal["model", "parts", "scale", "bridge"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """The change of a tensor in a layer whose incoming hidden state is 1/c of the original's.
+class RefusedWhen(Closed):
+    """A reason why some configurations are refused: those with all the values of `when`.
 
-    `divide` is w/c, `multiply` is w·c, and `divide_offset` is (1 + w)/c - 1, for a norm that
-    multiplies by 1 + w. In the name, `*` stands for one part between dots.
+    True and false are compared with the truth of a key's value. `absent` are values of missing
+    keys, if they aren't the family's. In `why`, `{value}` is the value of the first key.
     """
 
-    tensor: str
-    how: How
+    what: _What
+    when: dict[_Words, Any] = Field(min_length=1)
+    absent: dict[str, Any] = Field(default_factory=dict)
+    why: _Words
 
-
-Roles = tuple[tuple[str, str], ...]
-"""Names within a layer, `*` standing for one part between dots, and their tensors' roles."""
+    def reason(self, config: Config, agree: Mapping[str, Any]) -> str | None:
+        """Return the reason, or None for another configuration."""
+        defaults = {**agree, **self.absent}
+        values = {key: config.get(key, defaults.get(key)) for key in self.when}
+        for key, wanted in self.when.items():
+            if (bool(values[key]) if isinstance(wanted, bool) else values[key]) != wanted:
+                return None
+        return self.why.replace("{value}", shown(next(iter(values.values()))))
 
 
 @final
-@dataclass(frozen=True)
-class Family:
-    """An architecture: its tensors' names, and the configuration that its layers depend on.
+class NotProven(Closed):
+    """Reasons why parts of layers, `scale` and `bridge` are refused; None: they are not."""
 
-    `agree` names the keys whose values must agree where layers are exchanged; `rules` move with a
-    layer. `count_of` returns the number of layers of configurations that have no number.
+    parts: _Words | None = None
+    scale: _Words | None = None
+    bridge: _Words | None = None
+
+
+@final
+class Case(Closed):
+    """A thing that was tried: how far apart the logits were, and why it fails if it does.
+
+    With a `note` it could not be tried, and the note says why that proves nothing wrong.
+    """
+
+    name: str
+    difference: float | None = None
+    failure: str | None = None
+    note: str | None = None
+
+
+@final
+class Proof(Closed):
+    """Cases that were tried, with the versions and the tiny models' configuration."""
+
+    gptailor: str
+    transformers: str
+    torch: str
+    source: str
+    seed: int
+    configuration: dict[str, Any]
+    cases: Several[Case]
+
+    @property
+    def failures(self) -> list[Case]:
+        """The cases that failed."""
+        return [case for case in self.cases if case.failure is not None]
+
+
+@final
+class Family(Closed):
+    """An architecture: its tensors' names, and the configuration that its layers depend on.
 
     Names within a layer start after its number and dot. `base` and `stack` make the prefix of a
     layer; `embed` and `norm` stand under `base`, `head` doesn't. `attn` and `mlp` are prefixes of
     each branch's tensors, `attn_out` and `mlp_out` the projections whose output the branch adds to
-    the hidden state (`*`: one part between dots). `folds` are the changes of tensors for `scale`,
-    if it doesn't divide these projections. `roles` are the roles of tensors with unusual names (an
-    empty text: no role); None: no roles are known.
+    the hidden state (`*`: one part between dots). Without `attn_out` no roles are known; `roles`
+    are those of tensors with unusual names (an empty text: no role). `folds` are the changes of
+    tensors for `scale`, if it doesn't divide these projections. `count_of` is the function in
+    `functions.LAYER_COUNTS` for configurations that have no number of layers under `count_key`.
 
-    `one_norm` returns whether both branches read one norm's output. `no_parts` and `no_bridge` are
-    reasons why the family has none; `no_scale` returns a reason why a configuration has neither
-    `scale` nor `bridge`, and `unfit` why it isn't read. `seen` are the keys that the proof of a
-    family from a file had. `like` is another model type that computes the same from a text.
+    `agree` are the keys that must be equal where layers are exchanged, with the values that their
+    absence means; `read` are functions in `functions.READERS` that read some of them, and `warn`
+    those whose difference is only a warning. `moved` are the settings that move with a layer.
+    `modes` are keys whose values the family holds for, and no others; `plain` are other keys of its
+    configurations. `deepest` is how many layers a model can have at most, if there is such a
+    number. `like` is another model type that computes the same from a text.
+
+    `why` explains surprising values, by their keys. A file from `gptailor family` has a `proof`,
+    and the `digest` of its content; tests prove the release's families.
     """
 
-    model_types: tuple[str, ...]
-    agree: tuple[Agreed, ...]
-    rules: tuple[LayerRule, ...] = ()
-    base: str = "model."
-    stack: str = "layers."
-    count_key: str = "num_hidden_layers"
-    count_of: Callable[[Config], int | None] = lambda config: None
-    embed: tuple[str, ...] = ("embed_tokens.weight",)
-    norm: tuple[str, ...] = ("norm.weight", "norm.bias")
-    head: tuple[str, ...] = ("lm_head.weight", "lm_head.bias")
-    attn: tuple[str, ...] = ("input_layernorm.", "self_attn.")
-    mlp: tuple[str, ...] = ("post_attention_layernorm.", "mlp.")
-    attn_out: tuple[str, ...] = ("self_attn.o_proj",)
-    mlp_out: tuple[str, ...] = ("mlp.down_proj",)
-    folds: tuple[Fold, ...] = ()
-    roles: Roles | None = ()
-    no_parts: str | None = None
-    no_bridge: str | None = None
-    no_scale: Callable[[Config], str | None] = lambda config: None
-    unfit: Callable[[Config], str | None] = lambda config: None
-    seen: frozenset[str] = frozenset()
-    one_norm: Callable[[Config], bool] = lambda config: False
-    transposed: bool = False
+    version: Literal[1] = 1
+    name: _Words
+    model_types: Several[ModelType] = Field(min_length=1)
+    why: dict[str, str] = Field(default_factory=dict)
+    base: _Words
+    stack: _Words
+    count_key: _Words
+    count_of: Literal["", "letters"] = ""
+    embed: Several[_Words]
+    norm: Several[_Words]
+    head: Several[_Words]
+    attn: Several[_Words]
+    mlp: Several[_Words]
+    attn_out: Several[_Words] = ()
+    mlp_out: Several[_Words] = ()
+    roles: dict[_Words, str] = Field(default_factory=dict)
+    folds: dict[_Words, How] = Field(default_factory=dict)
     tied: bool = False
-    like: str = ""
+    transposed: bool = False
+    deepest: int | None = None
+    like: _Words = ""
+    rotary: Rotary = Field(default_factory=Rotary)
+    agree: dict[str, Any] = Field(default_factory=dict)
+    read: dict[str, _KeyReader] = Field(default_factory=dict)
+    warn: Several[str] = ()
+    moved: dict[_Words, MovedRule] = Field(default_factory=dict)
+    modes: dict[str, Any] = Field(default_factory=dict)
+    plain: Several[str] = ()
+    refused: NotProven = Field(default_factory=NotProven)
+    refused_when: Several[RefusedWhen] = ()
+    proof: Proof | None = None
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        """Refuse a tensor with two roles, and a pattern that matches nothing."""
+        ends = [*(self.base + name for name in (*self.embed, *self.norm)), *self.head]
+        for i, name in enumerate(ends):
+            if name in ends[:i] or name.startswith(self.base + self.stack):
+                raise ValueError(f"{quoted(name)} has two roles: name each tensor once")
+        for name in self.attn:
+            if both := [
+                other for other in self.mlp if name.startswith(other) or other.startswith(name)
+            ]:
+                raise ValueError(
+                    f"{quoted(name)} of 'attn' and {quoted(both[0])} of 'mlp' give a tensor two "
+                    "roles"
+                )
+        for key, pattern in self.patterns():
+            prefixes = {"attn_out": self.attn, "mlp_out": self.mlp}.get(key, self.attn + self.mlp)
+            if not f"{pattern}.".startswith(prefixes):
+                raise ValueError(
+                    f"{quoted(pattern)} of '{key}' matches no tensor of a layer: expected a name "
+                    f"that begins with {' or '.join(map(quoted, prefixes)) or 'a prefix'}"
+                )
+        self._bound()._check_values()
+        return self
+
+    def _check_values(self) -> None:
+        """Refuse values that a rule or a function can't read, with an empty configuration."""
+        try:
+            for key in self.keys:
+                key.read({})
+            for rule in self.rules:
+                with suppress(RuleError):
+                    _ = rule.read({}, 4)[3]
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"expected values that its functions read, got {error!r}") from error
+
+    def _bound(self) -> Self:
+        """Return the family with rules that know their names and each other."""
+        before: dict[str, LayerRule] = {}
+        for name, rule in self.moved.items():
+            before[name] = rule.bound(name, before)
+        return self
+
+    @classmethod
+    def trusted(cls, document: Mapping[str, Any]) -> Self:
+        """Return the family of a valid document at once: building the validators takes longer."""
+        content = tuples(document)
+        moved = {name: trusted_rule(rule) for name, rule in document.get("moved", {}).items()}
+        when = document.get("refused_when", ())
+        content |= {
+            "moved": moved,
+            "refused": NotProven.model_construct(**document.get("refused", {})),
+            "refused_when": tuple(RefusedWhen.model_construct(**each) for each in when),
+            "rotary": Rotary.model_construct(**tuples(document.get("rotary", {}))),
+        }
+        return cls.model_construct({*document}, **content)._bound()
+
+    def patterns(self) -> Iterator[tuple[str, str]]:
+        """Yield prefixes and patterns of names within a layer, each with its key in the file."""
+        for key in ("attn", "mlp", "attn_out", "mlp_out", "roles", "folds"):
+            yield from ((key, pattern) for pattern in getattr(self, key))
 
     @cached_property
     def keys(self) -> tuple[ConfigKey, ...]:
         """The keys that must agree, with the values that their absence means."""
-        return tuple(config_keys(self.agree, self.model_types[0]))
+        return tuple(config_keys(self.agree, self.read, self.warn, self.rotary))
+
+    @property
+    def rules(self) -> tuple[LayerRule, ...]:
+        """The rules of the settings that move with a layer."""
+        return tuple(self.moved.values())
+
+    @property
+    def seen(self) -> Collection[str]:
+        """The keys of configurations that the file names, and those that mean nothing here."""
+        own = {key for rule in self.rules for key in rule.named_keys()}
+        own |= {key for each in self.refused_when for key in each.when}
+        return {self.count_key, *self.moved, *own, *self.agree, *self.plain, *UNSPOKEN}
+
+    def why_not(self, what: _What, config: Config) -> str | None:
+        """Return the reason why a configuration is refused, or has no such statements; or None."""
+        own = (each.reason(config, self.agree) for each in self.refused_when if each.what == what)
+        return getattr(self.refused, what, None) or next(filter(None, own), None)
+
+    def unfit(self, config: Config) -> str | None:
+        """Return why the family doesn't hold for a configuration, or None."""
+        for key, proven in self.modes.items():
+            if (value := config.get(key, self.agree.get(key))) != proven:
+                return (
+                    f"{quoted(key)} is {shown(value)}, and its family was proven with "
+                    f"{shown(proven)}; 'gptailor family MODEL' proves it for this model"
+                )
+        return self.why_not("model", config)
+
+    def counted(self, config: Config) -> int | None:
+        """Return the number of layers by `count_of`, or None. Raises RuleError."""
+        if not self.count_of:
+            return None
+        from gptailor.checkpoint.families.functions import (
+            LAYER_COUNTS,  # only few families have one
+        )
+
+        return LAYER_COUNTS[self.count_of](config)
 
     def part(self, suffix: str) -> Branch | None:
         """Return the part of a layer that a tensor belongs to, by its name within the layer."""
@@ -96,56 +281,15 @@ class Family:
         neighbours.
         """
         branch = self.part(suffix)
-        if branch is None or self.roles is None:
+        if branch is None or not self.attn_out:
             return None
         norms = _norm_prefixes((*self.attn, *self.mlp))
         outputs = self.attn_out if branch == "attn" else self.mlp_out
         return _role_of(suffix, branch, self.roles, norms, outputs)
 
 
-PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
-"""Keys of a period of sliding layers, which a list replaces."""
-
-ONE_BRANCH = "a layer is one branch, with one norm before it"
-"""The reason why a family has neither parts nor bridges."""
-
-UNFITTED = "no fit is proven to be exact for its kinds of layers"
-"""The reason why a family with experts or several kinds of layers has no bridges."""
-
 POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
-"""The reason why such a family has no bridges."""
-
-POST_SUM = "a layer passes the sum of hidden state and branch through a norm"
-"""The reason why such a family has neither `scale` nor `bridge`."""
-
-NORMS_AFTER: dict[str, Any] = {
-    "attn": ("self_attn.", "post_attention_layernorm."),
-    "mlp": ("mlp.", "post_feedforward_layernorm."),
-    # The branches read the hidden state without a norm before them, so c is put back there.
-    "folds": (
-        *(Fold(f"self_attn.{name}_proj.weight", "multiply") for name in "qkv"),
-        *(Fold(f"mlp.{name}_proj.weight", "multiply") for name in ("gate", "up")),
-        Fold("post_attention_layernorm.weight", "divide"),
-        Fold("post_feedforward_layernorm.weight", "divide"),
-    ),
-    "no_bridge": POST_NORM,
-}
-"""OLMo from 2 on, and EXAONE 4: norms stand after the branches alone."""
-
-
-def _thetas(config: Config, count: int) -> list[Any]:
-    """Return the model's base of rotary embeddings for every layer."""
-    return [rope()({}).read(config)["rope_theta"]] * count
-
-
-LAYER_THETAS = Listed("layer_rope_theta", "attn", _thetas)
-"""Granite with windows: each layer's base of its rotary embeddings, 0 for none."""
-
-EXPERTS_OUT = (
-    "mlp.down_proj", "mlp.experts.down_proj", "mlp.experts.*.down_proj",
-    "mlp.shared_expert.down_proj", "mlp.shared_experts.down_proj",
-)  # fmt: skip
-"""Output projections of a dense layer, and of a sparse one: experts in one tensor or apart."""
+"""The reason why such a family has no bridges, in its file; a narrower MLP is possible there."""
 
 
 # ------------------------------------------------------------------------------------------ roles
@@ -182,20 +326,29 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\*", r"[^.]+") + r"(\..*|_bias|_blocks|_scales)?")
 
 
+def matches(suffix: str, pattern: str) -> bool:
+    """Return whether a tensor, by its name within the layer, belongs to a pattern's module."""
+    return _pattern(pattern).fullmatch(suffix) is not None
+
+
 def _role_of(
-    suffix: str, branch: Branch, own: Roles, norms: Sequence[str], outputs: Sequence[str]
+    suffix: str,
+    branch: Branch,
+    own: Mapping[str, str],
+    norms: Sequence[str],
+    outputs: Sequence[str],
 ) -> str | None:
     """Return `norms`, or the projection that a tensor (weight, bias or scale) belongs to.
 
     `own` goes first, then `norms`, prefixes of norms over the hidden state, and `outputs`, the
     projections that the branch ends with.
     """
-    for name, role in own:
-        if _pattern(name).fullmatch(suffix):
+    for name, role in own.items():
+        if matches(suffix, name):
             return role or None
     if suffix.startswith(tuple(norms)):
         return NORMS
-    if any(_pattern(name).fullmatch(suffix) for name in outputs):
+    if any(matches(suffix, name) for name in outputs):
         return "attn.o" if branch == "attn" else "mlp.down"
     roles = _BY_WORD[branch]
     for word in reversed(suffix.split(".")):

@@ -1,12 +1,36 @@
 """Types of a configuration and of one layer's part of it; refusals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from gptailor.checkpoint.files import shown
+
 Config = Mapping[str, Any]
+Values = Sequence[Any]
+"""A value for each layer."""
+
 LayerEntry = Mapping[str, Any]
 """One layer's configuration: a value for the name of each rule."""
+
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
+DENSE, SPARSE = "dense", "sparse"
+
+OLDER_NAMES = {
+    "mamba": LINEAR,
+    "attention": FULL,
+    "deepseek_sparse_attention": "indexed_attention",
+}
+"""Kinds of layers by the names that older configurations have for them."""
+
+UNSPOKEN = frozenset({
+    "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id",
+    "torch_dtype", "dtype", "transformers_version", "use_cache", "vocab_size", "model_type",
+    "max_position_embeddings", "initializer_range", "attention_dropout", "hidden_dropout",
+    "tie_word_embeddings", "num_hidden_layers", "pretraining_tp", "rope_theta", "rope_scaling",
+    "rope_parameters", "partial_rotary_factor",
+})  # fmt: skip
+"""Keys that don't change a layer's arithmetic, or that are compared in another form."""
 
 QUANTISATION_KEYS = ("quantization_config", "compression_config")
 """Keys that state how weights are quantised."""
@@ -39,3 +63,36 @@ def window(config: Config, *, gated: bool, default: int | None) -> object:
     if gated and not config.get("use_sliding_window", False):
         return None
     return config.get("sliding_window", default)
+
+
+# ------------------------------------------------------------------------------------ single values
+
+
+def current_name(kind: Any) -> Any:
+    """Return a kind of layer by transformers 5's name, whatever an older configuration has."""
+    return OLDER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
+
+
+def list_of(config: Config, key: str, count: int) -> list[Any]:
+    """Return a list that should have an entry a layer. Raises RuleError."""
+    values = config.get(key)
+    if not isinstance(values, list | tuple):
+        raise RuleError(f"'{key}' is {shown(values)}, and the model has {count} layers")
+    if len(values) != count:
+        raise RuleError(f"'{key}' has {len(values)} entries, and the model has {count} layers")
+    return list(values)
+
+
+def complete(key: str, values: Values) -> list[Any]:
+    """Return the values, if each layer has one. Raises RuleError."""
+    if None in values:
+        raise RuleError(f"'{key}' has no entry for the layer that would be L{values.index(None)}")
+    return list(values)
+
+
+def int_of(config: Config, key: str, default: int, least: int = 0) -> int:
+    """Return a key's value, an integer from `least` up. Raises RuleError."""
+    value = config.get(key, default)
+    if type(value) is not int or value < least:
+        raise RuleError(f"'{key}' is {shown(value)}, and should be an integer from {least} up")
+    return value

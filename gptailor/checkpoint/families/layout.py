@@ -10,6 +10,7 @@ from gptailor.checkpoint.families import FAMILY_OF, vision
 from gptailor.checkpoint.families.compatibility import Disagreement, disagreements
 from gptailor.checkpoint.families.family import Family, How
 from gptailor.checkpoint.families.layer_config import (
+    LINEAR,
     QUANTISATION_KEYS,
     Config,
     LayerEntry,
@@ -17,7 +18,7 @@ from gptailor.checkpoint.families.layer_config import (
     RuleError,
     quantisation,
 )
-from gptailor.checkpoint.families.layer_rules import LINEAR, LayerRule, Listed
+from gptailor.checkpoint.families.layer_rules import LayerRule, Listed
 from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
 from gptailor.plan.bounds import MOST_LAYERS
 from gptailor.plan.layer_parts import Branch
@@ -145,7 +146,7 @@ def projection(layout: Layout, suffix: str) -> Branch | None:
 def fold_scale(layout: Layout, suffix: str) -> How | None:
     """Return the change of a layer's tensor if the hidden state that enters is divided by c."""
     if folds := layout.family.folds:
-        return next((fold.how for fold in folds if _pattern(fold.tensor).fullmatch(suffix)), None)
+        return next((how for name, how in folds.items() if _pattern(name).fullmatch(suffix)), None)
     return None if projection(layout, suffix) is None else "divide"
 
 
@@ -185,10 +186,15 @@ def moved_config(
         return Refusal("a model has at least one layer")
     out: dict[str, Any] = dict(_language(base_config))
     counts = {layout.family.count_key, "num_hidden_layers"} & out.keys()
+    if (deepest := layout.family.deepest) is not None and len(entries) > deepest:
+        return Refusal(
+            f"the model would have {len(entries)} layers, and its family is proven for {deepest} "
+            "at most"
+        )
     try:
         for rule in layout.rules:
             out = rule.write(out, [entry.get(rule.name) for entry in entries])
-        if not counts and layout.wrapped and layout.family.count_of(out) is None:
+        if not counts and layout.wrapped and layout.family.counted(out) is None:
             counts = {layout.family.count_key}
         out |= dict.fromkeys(counts, len(entries))
         if not predicting:
@@ -233,7 +239,10 @@ def incompatible(layout: Layout, base_config: Config, other_config: Config) -> l
     )
 
 
-_GENERIC = (Listed("layer_types", "attn"), Listed("mlp_layer_types", "mlp"))
+_GENERIC = (
+    Listed.model_construct(optional=True).bound("layer_types", {}),  # without a validator
+    Listed.model_construct(optional=True, part="mlp").bound("mlp_layer_types", {}),
+)
 """Lists that transformers 5 checks, or caches by, in any family."""
 
 QUANTISED_NAMES = (
@@ -244,17 +253,16 @@ QUANTISED_NAMES = (
 
 
 def layout_of(
-    config: Config, tensor_names: Collection[str], more: Mapping[str, Family] | None = None
+    config: Config, tensor_names: Collection[str], supplied: Family | None = None
 ) -> Layout | Refusal:
     """Return the layout of a checkpoint, by its `model_type` and its tensors' names.
 
-    `more` are families by model type that the release doesn't have, or that win over its own. A
-    refusal says why its layers can't be told apart and moved.
+    A `supplied` family is one that the release doesn't have, or that wins over its own. A refusal
+    says why its layers can't be told apart and moved.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return Refusal("the configuration names no 'model_type'")
-    supplied = (more or {}).get(model_type)
     refused = _refused(config, model_type) or (unproven(supplied, config) if supplied else None)
     if refused is not None:
         return refused
@@ -283,7 +291,7 @@ def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout 
             return Refusal(f"{why} {of}")
         root, head = vision.root_of(family.base, family.stack, names)
         keys = {family.count_key, "num_hidden_layers"} & text.keys()
-        if not keys and family.count_of(text) is None:
+        if not keys and family.counted(text) is None:
             numbers = (at[0] for n in names if (at := place_in(root + family.stack, n)) is not None)
             text[family.count_key] = 1 + max(numbers, default=-1)
         heads = tuple(head + name for name in family.head)
@@ -348,8 +356,7 @@ def _layout(
         rule.read(config, count)
     quantised = _quantised(config, names)
     packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
-    no_scale = family.no_scale(config) or packed
-    one_norm = "both branches of a layer read the output of one norm"
+    no_scale = family.why_not("scale", config) or packed
     return Layout(
         model_type,
         prefix,
@@ -362,9 +369,9 @@ def _layout(
         is_tied(config, family),
         predicting=frozenset(beyond),
         quantised=quantised,
-        no_parts=family.no_parts or (one_norm if family.one_norm(config) else None),
+        no_parts=family.why_not("parts", config),
         no_scale=no_scale,
-        no_bridge=family.no_bridge or no_scale,
+        no_bridge=family.why_not("bridge", config) or no_scale,
         text_type=model_type,
         root=base,
     )
@@ -388,7 +395,7 @@ _TIE = "tie_embedding"
 
 def layer_count(family: Family, config: Config) -> int:
     """Return the number of decoder layers that a configuration states. Raises RuleError."""
-    if (listed := family.count_of(config)) is not None:
+    if (listed := family.counted(config)) is not None:
         return _bounded(listed)
     key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
     if key is None:
@@ -481,7 +488,7 @@ def _entries_by_rows(layout: Layout, rows: Mapping[str, int], shapes: Shapes) ->
     if "attn.qkv" in roles and "attn.o" in roles:
         queries = _sides(layout, shapes[f"{roles['attn.o']}.weight"])[1]
         return rows[roles["attn.qkv"]] - queries
-    complete = layout.known and layout.family.roles is not None
+    complete = layout.known and bool(layout.family.attn_out)
     return 0 if complete and not roles.keys() & {"attn.q", "attn.v", "attn.qkv"} else None
 
 

@@ -1,20 +1,19 @@
 """Family files: where the family of a model type comes from, if not from the release.
 
-A file that was named wins over all. The release's own families win over files that lie about: those
-beside the plan, those in the model's own folder (where `compile` puts one), then the user's.
+A file that was named wins over all. The release's own families win over files that lie about: one
+in the model's own folder (where `compile` puts it), then the user's. The working folder and the
+plan's are never searched.
 """
 
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.families import FAMILY_OF
-from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.family_file import FamilyFile, check_proof, read_family_file
+from gptailor.checkpoint.families.family import Family, matches
+from gptailor.checkpoint.families.family_file import check_proof, content_digest, read_family_file
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted, reading
@@ -29,43 +28,36 @@ FAMILY_SUFFIX = ".family.json"
 @final
 @dataclass(frozen=True)
 class FoundFamily:
-    """A family from a file, proven."""
+    """A family from a file, proven or named by the user."""
 
     path: Path
-    file: FamilyFile
+    file: Family
 
     @property
     def digest(self) -> str:
         """The sha256 of its content, the proof included."""
-        return self.file.digest
-
-    @cached_property
-    def _families(self) -> dict[str, Family]:
-        return self.file.families()
+        return content_digest(self.file)
 
     def layout(self, config: Config, names: Collection[str]) -> Layout | Refusal:
         """Return the layout of a checkpoint by the family, if the tensors agree with it."""
-        return layout_by(self._families, config, names)
-
-
-def layout_by(
-    families: Mapping[str, Family], config: Config, names: Collection[str]
-) -> Layout | Refusal:
-    """Return the layout of a checkpoint by families from files, which may lie."""
-    read = layout_of(config, names, families)
-    if not isinstance(read, Refusal) and (name := _in_two_places(read)) is not None:
-        return Refusal(f"its family file names {quoted(name)} for two places")
-    if isinstance(read, Refusal) or (why := _unlike_file(read, names)) is None:
+        read = layout_by(self.file, config, names)
+        if isinstance(read, Refusal) and not read.help:
+            return replace(read, help=f"the family is in {quoted(str(self.path))}")
         return read
-    return Refusal(
-        f"{why}, and its family file says that there is (model type '{read.model_type}')"
-    )
 
 
-def _in_two_places(layout: Layout) -> str | None:
-    """Return a tensor that two of embedding, norm, head and the layers have, or None."""
-    ends = Counter((*layout.embed, *layout.norm, *layout.head))
-    return next((n for n, count in ends.items() if count > 1 or n.startswith(layout.prefix)), None)
+def layout_by(family: Family, config: Config, names: Collection[str]) -> Layout | Refusal:
+    """Return the layout of a checkpoint by a family from a file, which may lie."""
+    read = layout_of(config, names, family)
+    if isinstance(read, Refusal):
+        return read
+    if (why := _unlike_file(read, names)) is not None:
+        what = f"(model type '{read.model_type}')"
+        return Refusal(f"{why}, and its family file says that there is {what}")
+    if family.proof is not None:
+        return read
+    notice = f"the family file of '{read.model_type}' has no proof; compare the output's logits"
+    return replace(read, notice=notice)
 
 
 def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
@@ -73,6 +65,11 @@ def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
     if not set(layout.embed) <= set(names):
         return f"there is no embedding '{min(set(layout.embed) - set(names))}'"
     places = [place for name in names if isinstance(place := split_name(layout, name), tuple)]
+    suffixes = [place[2] for place in places]
+    for key, name in () if layout.family.proof else layout.family.patterns():
+        fits = str.startswith if key in {"attn", "mlp"} else matches
+        if not any(fits(suffix, name) for suffix in suffixes):
+            return f"no tensor of a layer matches {quoted(name)} of '{key}'"
     parts: tuple[Branch, ...] = () if layout.no_parts else ("attn", "mlp")
     for part in parts:
         have = {layer for layer, of, _ in places if of == part}
@@ -88,19 +85,19 @@ def user_families() -> Path:
     return home / "gptailor" / "families"
 
 
-def family_for(model_type: object, files: Sequence[Path], *folders: Path) -> FoundFamily | None:
-    """Return the family file of a model type: a given one, one in a folder, or the user's.
+def family_for(model_type: object, files: Sequence[Path], folder: Path) -> FoundFamily | None:
+    """Return a model type's family file: a given one, one in the model's folder, or the user's.
 
     Without these an installed package's. Return None without a file, or if the release knows the
     type and no given file names it. Raises CheckpointError: C111 for an invalid file or package,
     C112 for a file that is not proven, C113 for two of one type.
     """
-    if (match := _of_type(model_type, files)) is not None:
+    if (match := _of_type(model_type, files, named=True)) is not None:
         return match
     if not isinstance(model_type, str) or model_type in FAMILY_OF:
         return None
-    for folder in (*folders, user_families()):
-        if (match := _of_type(model_type, _files(folder))) is not None:
+    for searched in (folder, user_families()):
+        if (match := _of_type(model_type, _files(searched))) is not None:
             return match
     packaged = FAMILY_FILES.get(model_type)
     if problem := FAMILY_FILES.problem(model_type):
@@ -121,10 +118,11 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names if name.endswith(FAMILY_SUFFIX)]
 
 
-def _of_type(model_type: object, paths: Sequence[Path]) -> FoundFamily | None:
-    if not paths:
-        return None
-    read = [(path, read_family_file(path, proven=False)) for path in paths]
+def _of_type(
+    model_type: object, paths: Sequence[Path], *, named: bool = False
+) -> FoundFamily | None:
+    """Return the family of a type. Files without a proof are used only if they are named."""
+    read = [(path, read_family_file(path)) for path in paths]
     matches = [pair for pair in read if model_type in pair[1].model_types]
     if not matches:
         return None
@@ -132,5 +130,6 @@ def _of_type(model_type: object, paths: Sequence[Path]) -> FoundFamily | None:
     if len(matches) > 1:
         message = f"has the same model type as {quoted(str(path))}: {quoted(str(model_type))}"
         raise CheckpointError("C113", message, matches[1][0], "name one of them by --family")
-    check_proof(file, path)
+    if file.proof is not None or not named:
+        check_proof(file, path)
     return FoundFamily(path, file)

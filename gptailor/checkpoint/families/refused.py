@@ -126,7 +126,8 @@ def unproven(family: Family, config: Config) -> Refusal | None:
     unseen = {key: value for key, value in config.items() if key not in family.seen}
     why = unfamiliar({**unseen, "num_hidden_layers": config.get(family.count_key)})
     whose = f"the family file of model type '{config['model_type']}'"
-    return None if why is None else Refusal(f"{why}, and {whose} was proven without it")
+    known = "was proven without it" if family.proof else "doesn't name it, under 'plain' or else"
+    return None if why is None else Refusal(f"{why}, and {whose} {known}")
 
 
 def unlike_llama(names: Collection[str]) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint import files
+from gptailor.checkpoint.json_files import parse_object, place_of
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed, nearest
 
@@ -28,7 +29,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         size = os.fstat(file.fileno()).st_size
         raw = _text(file, size, path)
     header = _Header(path, raw, size)
-    entries = files.parse_object(raw, path, "C204", duplicate="C205", start=8)
+    entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
     header.check_metadata(entries.pop("__metadata__", {}))
     infos = [header.tensor(name, entry) for name, entry in entries.items()]
     tensors = sorted(infos, key=lambda tensor: (tensor.offset, tensor.spec.size))
@@ -65,7 +66,7 @@ class _Header:
 
     def refuse(self, code: str, message: str, at: int | str, help: str = "") -> NoReturn:
         """Raise an error; `at` is an offset in the data, or the name of the wrong entry."""
-        offset = 8 + files.place_of(at, self.text) if isinstance(at, str) else self.start + at
+        offset = 8 + place_of(at, self.text) if isinstance(at, str) else self.start + at
         raise files.CheckpointError(code, message, self.path, help, offset)
 
     def check_metadata(self, metadata: object) -> None:

@@ -11,14 +11,8 @@ from typing import Annotated, Any, final
 
 from pydantic import Field, ValidationError
 
-from gptailor.checkpoint.files import (
-    CheckpointError,
-    cache_folder,
-    is_ours,
-    open_regular,
-    quoted,
-    stamp,
-)
+from gptailor.checkpoint.cache_folder import cache_folder, is_ours
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, stamp
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks

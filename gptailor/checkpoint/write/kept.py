@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.files import CheckpointError, read_object
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.write.output_file import write_whole
 
 

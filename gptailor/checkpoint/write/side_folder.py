@@ -146,8 +146,9 @@ class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExis
     """
 
     def __init__(self, target: Path, changed: str = "") -> None:
-        since = f", and was changed since gptailor wrote it: {changed}" if changed else ""
-        super().__init__("C301", f"exists already{since}", target, _REMEDY)
+        since = f"was changed since gptailor wrote it: {changed}"
+        super().__init__("C301", since if changed else "exists already", target, _REMEDY)
+        self.args = target, changed  # as pickle hands them over
 
 
 def remove_stale(target: Path) -> tuple[Path, ...]:

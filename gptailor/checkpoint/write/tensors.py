@@ -23,7 +23,7 @@ _WAIT = 0.2
 
 @final
 class Dismissed(Exception):  # noqa: N818 (no error: another job failed, and this one was let go)
-    """The end of a job whose crew stopped."""
+    """The end of a job whose crew, or whose recording, stopped."""
 
 
 @final
@@ -108,16 +108,6 @@ _HEADER_ALIGNMENT = 8
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Reused:
-    """A tensor in an older output: copied if its bytes still have their sha256, else made anew."""
-
-    old: ByteRange
-    sha256: str
-    anew: Callable[[], Payload]
-
-
-@final
 @dataclass(frozen=True)
 class Shard:
     """An output file: its name, its tensors in file order, and all bytes before the first one.
@@ -197,7 +187,7 @@ _FLUSHED = 16 * 1024 * 1024
 def fill_shard(
     out: OutputFile,
     shard: Shard,
-    payload_of: Callable[[TensorSpec], Payload | Reused],
+    payload_of: Callable[[TensorSpec], Payload],
     crew: Crew,
     on_written: OnWritten | None = None,
 ) -> None:
@@ -214,9 +204,9 @@ def fill_shard(
     if on_written is None:
         copying = [partial(out.copy, *each) for each in _joined(copies)]
     else:
-        copying = [partial(_make, out, *each, on_written) for each in copies]
+        copying = [partial(_write, out, *each, on_written) for each in copies]
     computed.sort(key=lambda each: each[0].size < _LARGE)
-    making = [partial(_make, out, *each, on_written) for each in computed]
+    making = [partial(_write, out, *each, on_written) for each in computed]
     # One thread waits for what arithmetic needs to be imported, while the others copy.
     crew.do([*making[:1], *copying, *making[1:]])
 
@@ -234,27 +224,13 @@ def _joined(copies: Iterable[tuple[TensorSpec, ByteRange, int]]) -> list[tuple[B
     return joined
 
 
-def _make(
+def _write(
     out: OutputFile,
     spec: TensorSpec,
-    payload: Payload | Reused,
+    payload: Payload,
     offset: int,
     on_written: OnWritten | None,
 ) -> None:
-    if isinstance(payload, Reused):
-        sha256 = _write(out, spec, payload.old, offset, digested=True)
-        if sha256 != payload.sha256:
-            sha256 = _write(out, spec, payload.anew(), offset, digested=True)
-    else:
-        sha256 = _write(out, spec, payload, offset, digested=on_written is not None)
-    if on_written is not None:
-        on_written(spec, sha256)
-
-
-def _write(
-    out: OutputFile, spec: TensorSpec, payload: Payload, offset: int, *, digested: bool
-) -> str:
-    """Write a tensor, and return the sha256 of its bytes if it is wanted."""
     digest = hashlib.sha256()
     written = flushed = 0
     for chunk in blocks_of(payload):
@@ -262,7 +238,7 @@ def _write(
         if written + size > spec.size:
             written += size
             break
-        if digested:
+        if on_written is not None:
             digest.update(chunk)
         written += out.write(chunk, offset + written)
         if written - flushed >= _FLUSHED:
@@ -270,7 +246,8 @@ def _write(
             flushed = written
     _check_size(spec, written, out)
     out.start(offset + flushed, written - flushed)
-    return digest.hexdigest()
+    if on_written is not None:
+        on_written(spec, digest.hexdigest())
 
 
 def _check_size(spec: TensorSpec, size: int, out: OutputFile) -> None:

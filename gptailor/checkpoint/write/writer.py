@@ -18,13 +18,13 @@ from gptailor.checkpoint.folder import INDEX
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
-from gptailor.checkpoint.write.tensors import Crew, OnWritten, Reused, Shard, fill_shard
+from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
 
 
 def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
     target: Path,
     shards: Sequence[Shard],
-    payload_of: Callable[[TensorSpec], Payload | Reused],
+    payload_of: Callable[[TensorSpec], Payload],
     files: Mapping[str, bytes | Path],
     *,
     force: bool = False,

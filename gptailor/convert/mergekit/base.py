@@ -10,6 +10,7 @@ checkpoint may hold them one by one.
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,9 @@ from gptailor.checkpoint.families.layer_config import Refusal, RuleError
 from gptailor.checkpoint.families.layout import is_tied, layer_count, place_in
 from gptailor.checkpoint.families.lookup import family_for
 from gptailor.checkpoint.families.vision import WRAPPERS
-from gptailor.checkpoint.files import CheckpointError, read_object
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import CONFIG, TOKENIZER_FILES, Checkpoint, open_checkpoint
+from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.vocabulary import read_vocabulary
 from gptailor.convert.mergekit.config import ModelReference
 from gptailor.plan import faults
@@ -119,7 +121,7 @@ def _names_from(
         differing,
         any(len(tensors) > 1 for tensors in differing.values()),
         {name: role for name, (role, *more) in roles.items() if role is not None and not more},
-        family.no_parts is None and not family.one_norm(config),
+        family.why_not("parts", config) is None,
     )
 
 
@@ -128,53 +130,46 @@ def _without_bias(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if not name.endswith(".bias")) or names
 
 
-def _expanded(text: str) -> tuple[str, ...]:
-    """Expand `a.{b,c}.d` to a name per word in braces, and `x+` to a weight and a bias."""
-    names: list[str] = []
-    for word in text.split():
-        stem, _, rest = word.removesuffix("+").partition("{")
-        inside, _, tail = rest.partition("}")
-        for choice in inside.split(",") if rest else [""]:
-            weight = f"{stem}{choice}{tail}"
-            names.append(weight)
-            names += [weight.removesuffix("weight") + "bias"] if word.endswith("+") else []
-    return tuple(names)
+def _each(pattern: str, *words: str) -> tuple[str, ...]:
+    return tuple(pattern.format(word) for word in words)
 
 
-_ATTENTION = "self_attn.{q,k,v,o}_proj.weight"
-_MLP = "mlp.{gate,up,down}_proj.weight"
-_NORMS = "input_layernorm.weight post_attention_layernorm.weight"
-_HEADS = "self_attn.{q,k}_norm.weight"
-_FEED = "pre_feedforward_layernorm.weight post_feedforward_layernorm.weight"
-_MIXED = "mlp.experts.gate_up_proj mlp.experts.down_proj mlp.gate.weight"
-_LLAMA = f"{_NORMS} {_ATTENTION} {_MLP}"
-_LAYER_TENSORS: Mapping[str, str] = {
+def _biased(*weights: str) -> tuple[str, ...]:
+    """Return the names of weights, each with that of its bias."""
+    both = ((weight, weight.removesuffix("weight") + "bias") for weight in weights)
+    return tuple(name for names in both for name in names)
+
+
+_INPUT, _AFTER = "input_layernorm.weight", "post_attention_layernorm.weight"
+_QKV, _O = _each("self_attn.{}_proj.weight", "q", "k", "v"), ("self_attn.o_proj.weight",)
+_MLP = _each("mlp.{}_proj.weight", "gate", "up", "down")
+_HEADS = _each("self_attn.{}_norm.weight", "q", "k")
+_FEED = _each("{}_feedforward_layernorm.weight", "pre", "post")
+_MIXED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight")
+_LLAMA = (_INPUT, _AFTER, *_QKV, *_O, *_MLP)
+_LAYER_TENSORS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama", "mistral", "ministral", "ministral3", "granite", "smollm3"), _LLAMA),
     "gemma": _LLAMA,
-    "qwen2": f"{_NORMS} self_attn.{{q,k,v}}_proj.weight+ self_attn.o_proj.weight {_MLP}",
-    "qwen3": f"{_NORMS} {_ATTENTION} {_HEADS} {_MLP}",
-    "gemma2": f"{_NORMS} {_ATTENTION} {_FEED} {_MLP}",
-    "gemma3_text": f"{_NORMS} {_ATTENTION} {_HEADS} {_FEED} {_MLP}",
-    "mixtral": f"{_NORMS} {_ATTENTION} {_MIXED}",
-    "qwen3_moe": f"{_NORMS} {_ATTENTION} {_HEADS} {_MIXED}",
-    "olmo": f"{_ATTENTION} {_MLP}",
-    "olmo2": "post_attention_layernorm.weight post_feedforward_layernorm.weight "
-             f"{_ATTENTION} {_HEADS} {_MLP}",
-    "cohere": f"input_layernorm.weight {_ATTENTION} {_MLP}",
-    "cohere2": f"input_layernorm.weight {_ATTENTION} {_MLP}",
-    "phi": "input_layernorm.weight+ self_attn.{q,k,v}_proj.weight+ self_attn.dense.weight+ "
-           "mlp.fc1.weight+ mlp.fc2.weight+",
-    "phi3": f"{_NORMS} self_attn.o_proj.weight self_attn.qkv_proj.weight "
-            "mlp.gate_up_proj.weight mlp.down_proj.weight",
-    "stablelm": "input_layernorm.weight+ post_attention_layernorm.weight+ "
-                f"{_ATTENTION} {_MLP}",
-    "starcoder2": "input_layernorm.weight+ post_attention_layernorm.weight+ "
-                  "self_attn.{q,k,v,o}_proj.weight+ mlp.c_fc.weight+ mlp.c_proj.weight+",
-    "gpt2": "ln_1.weight+ ln_2.weight+ attn.c_attn.weight+ attn.c_proj.weight+ "
-            "mlp.c_fc.weight+ mlp.c_proj.weight+",
-    "gpt_neox": "input_layernorm.weight+ post_attention_layernorm.weight+ "
-                "attention.{query_key_value,dense}.weight+ "
-                "mlp.dense_h_to_4h.weight+ mlp.dense_4h_to_h.weight+",
+    "qwen2": (_INPUT, _AFTER, *_biased(*_QKV), *_O, *_MLP),
+    "qwen3": (_INPUT, _AFTER, *_QKV, *_O, *_HEADS, *_MLP),
+    "gemma2": (_INPUT, _AFTER, *_QKV, *_O, *_FEED, *_MLP),
+    "gemma3_text": (_INPUT, _AFTER, *_QKV, *_O, *_HEADS, *_FEED, *_MLP),
+    "mixtral": (_INPUT, _AFTER, *_QKV, *_O, *_MIXED),
+    "qwen3_moe": (_INPUT, _AFTER, *_QKV, *_O, *_HEADS, *_MIXED),
+    "olmo": (*_QKV, *_O, *_MLP),
+    "olmo2": (_AFTER, "post_feedforward_layernorm.weight", *_QKV, *_O, *_HEADS, *_MLP),
+    "cohere": (_INPUT, *_QKV, *_O, *_MLP),
+    "cohere2": (_INPUT, *_QKV, *_O, *_MLP),
+    "phi": _biased(_INPUT, *_QKV, "self_attn.dense.weight", "mlp.fc1.weight", "mlp.fc2.weight"),
+    "phi3": (_INPUT, _AFTER, *_O, "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight",
+             "mlp.down_proj.weight"),
+    "stablelm": (*_biased(_INPUT, _AFTER), *_QKV, *_O, *_MLP),
+    "starcoder2": _biased(_INPUT, _AFTER, *_QKV, *_O, "mlp.c_fc.weight", "mlp.c_proj.weight"),
+    "gpt2": _biased("ln_1.weight", "ln_2.weight", "attn.c_attn.weight", "attn.c_proj.weight",
+                    "mlp.c_fc.weight", "mlp.c_proj.weight"),
+    "gpt_neox": _biased(_INPUT, _AFTER, "attention.query_key_value.weight",
+                        "attention.dense.weight", "mlp.dense_h_to_4h.weight",
+                        "mlp.dense_4h_to_h.weight"),
 }  # fmt: skip
 """The tensors of a layer by model type, for a base whose configuration is all that is available."""
 
@@ -188,7 +183,7 @@ def _names_by_type(config: Mapping[str, Any]) -> TensorNames | None:
     family, tensors = FAMILY_OF.get(model_type), _LAYER_TENSORS.get(model_type)
     if family is None or tensors is None or any(config.get(key) for key in _MORE_TENSORS):
         return None
-    names = _names_from(family, config, model_type, _expanded(tensors))
+    names = _names_from(family, config, model_type, tensors)
     experts = [name for name in names.branches if "experts" in name]
     roles = {name: role for name, role in names.roles.items() if name not in experts}
     return replace(names, fused=bool(experts), roles=roles)  # checkpoints mostly have them apart
@@ -230,9 +225,8 @@ class ModelFolders:
         for name in (*names, path, str(reference)):
             if name in self.given:
                 return self.given[name]
-        if self.root is not None and not is_windows(path) and (self.root / path).is_dir():
-            return self.root / path
-        return None
+        here = None if self.root is None or is_windows(path) else self.root / path
+        return here if here is not None and here.is_dir() else None
 
     def layer_count(self, reference: ModelReference, *names: str) -> int | None:
         """Return a model's number of layers, if its configuration is on this machine."""
@@ -306,9 +300,7 @@ class Base:
     @property
     def contradiction(self) -> str:
         """The message if the user's number of layers isn't the configuration's, or nothing."""
-        if self.given_layers is None or self.facts is None:
-            return ""
-        if self.given_layers == self.facts.layers:
+        if self.facts is None or self.given_layers in (None, self.facts.layers):
             return ""
         return f"the base has {self.facts.layers} layers, and not {self.given_layers}"
 
@@ -339,20 +331,15 @@ def _facts_of_config(config: Mapping[str, Any]) -> ModelFacts:
     family = FAMILY_OF.get(model_type)
     if family is None:
         raise RuleError(f"model type '{model_type}' is not known by its configuration alone")
-    config = dict(config)
-    names = _names_by_type(config)
     count, tied = layer_count(family, config), is_tied(config, family)
-    return ModelFacts(count, tied, names, model_type, model_type in WRAPPERS)
+    return ModelFacts(count, tied, _names_by_type(config), model_type, model_type in WRAPPERS)
 
 
 def _facts_on_hub(path: str, revision: str | None) -> ModelFacts:
     """Return a model's facts from its configuration, or from its headers if that isn't enough."""
     cached = hub.cached(path, revision, CONFIG)
     folder = (cached or hub.snapshot(path, revision, [CONFIG]) / CONFIG).parent
-    try:
-        facts = _facts_in(folder)
-    except RuleError:
-        facts = None
-    if facts is not None and facts.names is not None:
-        return facts
+    with suppress(RuleError):
+        if (facts := _facts_in(folder)).names is not None:
+            return facts
     return _facts_of_checkpoint(hub.open_hub(path, revision)[0])

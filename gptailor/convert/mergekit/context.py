@@ -1,8 +1,9 @@
-"""The state of a document while it becomes a plan: `ImportContext`."""
+"""The state of a document while it becomes a plan: `ImportContext`, and its parameters' values."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, Base, TensorNames
@@ -13,15 +14,17 @@ from gptailor.convert.mergekit.config import (
     SliceBlock,
     SourceBlock,
 )
-from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
-from gptailor.convert.mergekit.parameters import (
-    filters_of,
-    idle_filters,
-    idle_parameters,
-    unread_parameters,
+from gptailor.convert.mergekit.methods import (
+    MERGEKIT_METHODS,
+    Gradient,
+    MergekitMethod,
+    NeedsLayerValues,
+    ParameterValue,
 )
 from gptailor.convert.note import ConversionError, Note
-from gptailor.plan.faults import listed, nearest
+from gptailor.convert.yaml import Document
+from gptailor.plan.faults import Place, listed, nearest
+from gptailor.plan.written_out import curve_at
 
 
 @final
@@ -32,7 +35,7 @@ class ImportContext:
     config: MergekitConfig
     method: MergekitMethod
     base: Base
-    slices: list[SliceBlock]
+    slices: Sequence[SliceBlock]
     """The output's layers."""
     names: Mapping[ModelReference, str] = field(default_factory=dict)
     """The models' names in the plan."""
@@ -52,27 +55,22 @@ class ImportContext:
         `models` become a slice of all layers, or of one layer if their number isn't given. Raises
         ConversionError for an unknown method or a wrong number of layers.
         """
-        errors = []
-        if (method := MERGEKIT_METHODS.get(config.merge_method)) is None:
-            name = config.merge_method
-            message = f"there is no merge_method '{name}'"
+        name, errors = config.merge_method, []
+        if (method := MERGEKIT_METHODS.get(name)) is None:
             help_ = nearest(name, MERGEKIT_METHODS) or f"they are {listed(MERGEKIT_METHODS)}"
+            message = f"there is no merge_method '{name}'"
             errors.append(config.error(message, "merge_method", help=help_))
         if base.contradiction:
             errors.append(config.error(base.contradiction))
         if errors or method is None:
             raise ConversionError.of_all(errors)
-        body = config.body
-        if body.models is None:
-            return cls(config, method, base, body.slices or [])
-        whole = body.slice_of_models(base.given_layers or 1, config.base_model)
-        return cls(config, method, base, [whole])
+        whole = config.body.slice_of_models(base.given_layers or 1, config.base_model)
+        return cls(config, method, base, config.body.slices or [whole])
 
     @property
     def shared_blocks(self) -> list[ParameterBlock]:
         """The blocks whose parameters apply to all slices, the nearest first."""
-        body = self.config.body
-        return [self.config] if body is self.config else [body, self.config]
+        return [self.config.body, self.config]
 
     def base_model_of(self, piece: SliceBlock) -> ModelReference | None:
         """Return the base_model of a slice: its own, or the file's."""
@@ -85,16 +83,18 @@ class ImportContext:
 
     def filter_error(self, piece: SliceBlock, message: str) -> ConversionError:
         """Return an error of a slice's filters, at the first block that has one."""
-        for block in self.blocks([piece]):
-            for name in block.parameters:
-                if name in self.method.parameters and filters_of(block, name):
-                    return block.error(message, "parameters", name)
-        return piece.error(message)
+        filtered = (
+            block.error(message, "parameters", name)
+            for block in self.blocks([piece])
+            for name in block.parameters
+            if name in self.method.parameters and block.filters(name)
+        )
+        return next(filtered, piece.error(message))
 
     @property
     def covers_base(self) -> bool:
         """True if a single slice has all layers of all its sources, whatever their number."""
-        if self.config.body.models is not None:
+        if self.config.body.models:
             return True
         ranges = {source.layer_range for source in self.slices[0].sources}
         return len(self.slices) == 1 and ranges == {range(self.base.layers or 0)}
@@ -103,14 +103,15 @@ class ImportContext:
         """Replace `models` by a slice of all layers, whose number must be known."""
         self.counted = True
         body = self.config.body
-        if body.models is None:
+        if body.slices:
             return
         if self.base.layers is None:
-            message = (
+            raise body.error(
                 "'models' takes all layers of its models, and their number isn't known "
-                f"({self.base.why_unknown})"
+                f"({self.base.why_unknown})",
+                "models",
+                help=HOW_TO_NAME_THE_BASE,
             )
-            raise body.error(message, "models", help=HOW_TO_NAME_THE_BASE)
         self.slices = [body.slice_of_models(self.base.layers, self.config.base_model)]
 
     @cached_property
@@ -120,38 +121,41 @@ class ImportContext:
             (block, name)
             for block in self.blocks(self.slices)
             for name in block.parameters
-            if filters_of(block, name)
+            if block.filters(name)
         ]
         if not filtered:
             return None
         facts = self.base.facts
         if facts is not None and facts.names is not None:
             return facts.names
-        if facts is None:
-            reason = f"of '{self.base.reference}' its configuration isn't known "
-            reason += f"({self.base.why_unknown})"
-        else:
-            reason = f"of model type '{facts.model_type}' a configuration alone doesn't tell them"
-        message = f"filters are on the names of tensors, and {reason}"
+        unknown = f"of '{self.base.reference}' its configuration isn't known "
+        unknown += f"({self.base.why_unknown})"
+        if facts is not None:
+            unknown = f"of model type '{facts.model_type}' a configuration alone doesn't tell them"
         block, name = filtered[0]
+        message = f"filters are on the names of tensors, and {unknown}"
         raise block.error(message, "parameters", name, help=HOW_TO_NAME_THE_BASE)
 
     def check(self) -> None:
         """Note parameters and filters without effect, and keep errors of models and layers."""
-        if self.config.body.models is None or self.tensor_names is not None:
+        if self.config.body.slices or self.tensor_names is not None:
             self.count_layers()
-        is_range = self.config.body.models is None
-        for piece in self.slices:
-            if piece.residual_weight is not None:
-                message = "it does nothing, in mergekit neither"
-                self.notes.append(piece.note(message, "residual_weight"))
-            for i, source in enumerate(piece.sources):
-                if source.model in [other.model for other in piece.sources[:i]]:
-                    message = f"'{source.model}' stands twice in one slice, which mergekit refuses"
-                    self.errors.append(source.error(message, "model"))
-                if is_range:
-                    self._check_range(source)
+        self.notes += [
+            piece.note("it does nothing, in mergekit neither", "residual_weight")
+            for piece in self.slices
+            if piece.residual_weight is not None
+        ]
+        self.errors += [
+            source.error(
+                f"'{source.model}' stands twice in one slice, which mergekit refuses", "model"
+            )
+            for piece in self.slices
+            for i, source in enumerate(piece.sources)
+            if source.model in [other.model for other in piece.sources[:i]]
+        ]
         sources = [(piece, source) for piece in self.slices for source in piece.sources]
+        for _, source in sources if self.config.body.slices else ():
+            self._check_range(source)
         ends = (source.layer_range.stop for _, source in sources)
         deepest = max(sum(piece.length for piece in self.slices), *ends)
         for block in self.blocks(self.slices):
@@ -171,15 +175,21 @@ class ImportContext:
         count = self._layer_counts[model]
         if count is not None and end > count:
             owner = "the base" if model == base.reference.without_adapter else f"'{model}'"
-            message = f"{owner} has {count} layers, and the range ends at {end}"
-            self.errors.append(source.error(message, "layer_range"))
-        elif count is None and base.layers is not None and end > base.layers:
-            message = (
-                f"the base has {base.layers} layers, the range ends at {end}, and it isn't known "
-                f"how many '{model}' has: give a folder that has its config.json, by --model "
-                f"{self.names[model]}=FOLDER"
+            self.errors.append(
+                source.error(
+                    f"{owner} has {count} layers, and the range ends at {end}", "layer_range"
+                )
             )
-            self.notes.append(source.note(message, "layer_range", ignored=True))
+        elif count is None and base.layers is not None and end > base.layers:
+            self.notes.append(
+                source.note(
+                    f"the base has {base.layers} layers, the range ends at {end}, and it isn't "
+                    f"known how many '{model}' has: give a folder that has its config.json, by "
+                    f"--model {self.names[model]}=FOLDER",
+                    "layer_range",
+                    ignored=True,
+                )
+            )
 
     @cached_property
     def _layer_counts(self) -> Mapping[ModelReference, int | None]:
@@ -195,3 +205,117 @@ class ImportContext:
             for model, name in self.names.items()
             if model.lora is None
         }
+
+
+# ------------------------------------------------------------------------------------ parameters
+
+_OLD_PARAMETERS = ("embed_slerp", "similarity_threshold")
+"""Parameters of older versions."""
+
+_TRUE: tuple[object, ...] = (True, "true", "t", "yes", "y", "on", "1")
+_FALSE: tuple[object, ...] = (False, "false", "f", "no", "n", "off", "0")
+"""Flags as mergekit reads them; its own files have 1.0 and 0.0, which are equal to these."""
+
+
+def parameter_value(
+    name: str,
+    tensor: str,
+    t: float | None,
+    blocks: Sequence[ParameterBlock],
+    method: MergekitMethod,
+) -> ParameterValue:
+    """Return a tensor's parameter: from the first block that has one for it, or the default.
+
+    `t` is the tensor's place in its slice: 0 at the first layer, 1 at the last. Without it
+    numbers that change along the slice come back as a gradient.
+    """
+    default = method.parameters[name]
+    for block in blocks:
+        for setting in block.parameters.get(name, ()):
+            if setting.filter in tensor:
+                check = partial(_checked, block.document, name, isinstance(default, bool))
+                return _interpolated([check(value, at) for value, at in setting.values], t)
+    return default
+
+
+def _interpolated(values: Sequence[float | bool], t: float | None) -> ParameterValue:
+    """Return a list's value at `t`, or the gradient without it; flags are steps."""
+    if len(set(values)) == 1:
+        return values[0]
+    if any(isinstance(value, bool) for value in values):
+        if t is None:
+            raise NeedsLayerValues
+        return values[int(t * (len(values) - 1))]
+    return Gradient(tuple(values)) if t is None else curve_at(values, t, 0, 1)
+
+
+def _checked(
+    document: Document, name: str, is_flag: bool, value: object, at: Place
+) -> float | bool:
+    """Return a flag or a finite number; YAML 1.1 reads `1e-3` as a text."""
+    if is_flag:
+        word = value.lower() if isinstance(value, str) else value
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
+        raise document.error(at, f"'{name}' is true or false, and not {value!r}")
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise document.error(at, f"'{name}' is a number, and not {value!r}")
+    return number
+
+
+def unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterator[Note]:
+    """Yield a note for each parameter of a block that its method ignores."""
+    known = {name for each in MERGEKIT_METHODS.values() for name in each.parameters}
+    for name in block.parameters:
+        if name in method.parameters:
+            continue
+        message = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
+        if name not in known and name not in _OLD_PARAMETERS:
+            message = f"mergekit knows no parameter '{name}', and passes over it"
+            message += _in_brackets(nearest(name, method.parameters))
+        yield block.note(message, "parameters", name, ignored=True)
+    masks = block.parameters.get("int8_mask", ()) if "int8_mask" in method.shared else ()
+    if any(value for setting in masks for value, _ in setting.values):
+        yield block.note("it saves mergekit memory, and changes nothing", "parameters", "int8_mask")
+
+
+def idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iterator[Note]:
+    """Yield a note for each filter of a block that decides no tensor of a model's `layers`.
+
+    The first filter that matches a tensor decides.
+    """
+    for name in (name for name in block.parameters if block.filters(name)):
+        every = undecided = names.names(layers)
+        for word in (setting.filter for setting in block.parameters[name]):
+            message = ""
+            if not any(word in tensor for tensor in every):
+                message = (
+                    f"no tensor has '{word}' in mergekit's name for it, so that it does nothing"
+                    f"{_in_brackets(names.nearest(word, layers))}"
+                )
+            elif word and not any(word in tensor for tensor in undecided):
+                message = f"values before '{word}' have all of its tensors, so that it does nothing"
+            if message:
+                yield block.note(message, "parameters", name, ignored=True)
+            undecided = [tensor for tensor in undecided if word not in tensor]
+
+
+def idle_parameters(
+    source: ParameterBlock, method: MergekitMethod, *, is_base: bool
+) -> Iterator[Note]:
+    """Yield a note for each parameter of a source that has no effect there."""
+    for name in source.parameters:
+        if name in method.shared:
+            yield source.note(
+                f"'{name}' of one source does nothing, in mergekit neither", "parameters", name
+            )
+        elif is_base and "lambda" in method.shared and name in ("weight", "density"):
+            yield source.note(f"the base's own '{name}' does nothing", "parameters", name)
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""

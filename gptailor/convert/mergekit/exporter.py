@@ -147,11 +147,11 @@ def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
     """Raise ConversionError for statements without an equivalent."""
     if open_choices(plan):
         raise ConversionError("the plan has open choices, which mergekit doesn't support")
-    for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
-        if entries:
-            raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")
-    for name in (*plan.cuts, *(["heal"] if plan.heal is not None else [])):
-        raise ConversionError(f"mergekit has nothing like '{name}'", place=name)
+    fits = {"scale": plan.scales, "bridge": plan.bridges}
+    places = {name: f"{name}s[0]" for name, entries in fits.items() if entries}
+    places |= {name: name for name in (*plan.cuts, *(["heal"] if plan.heal is not None else []))}
+    for name, place in places.items():
+        raise ConversionError(f"mergekit has nothing like '{name}'", place=place)
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
 
@@ -169,12 +169,15 @@ def _method(slots: Sequence[outline.Slot], rows: Sequence[_PartRecipes]) -> Merg
     name, *others = places
     if others:
         two = f"'{name}' and '{others[0]}'"
-        message = f"mergekit has one merge_method in a file, and these are {two}"
-        raise ConversionError(message, place=dotted(places[others[0]]))
+        raise ConversionError(
+            f"mergekit has one merge_method in a file, and these are {two}",
+            place=dotted(places[others[0]]),
+        )
     method = exported_method(name)
     if method is None:
-        message = f"mergekit has no '{name}' that gives the same tensors"
-        raise ConversionError(message, place=dotted(places[name]))
+        raise ConversionError(
+            f"mergekit has no '{name}' that gives the same tensors", place=dotted(places[name])
+        )
     return method
 
 
@@ -220,28 +223,31 @@ def _refuse_other_rows(
         names |= {"base"} if isinstance(row[where], Merge) and method.base_beside else set()
         models = {source["model"] for source in piece["sources"]}
         if models != every or "base_model" in piece or names not in ({"base"}, set(plan.models)):
-            message = (
+            raise ConversionError(
                 f"mergekit makes the rows that the {where} lacks of the models of a slice, and the "
-                "plan of all its models"
+                "plan of all its models",
+                place="tokenizer",
+                help="merge all models in the first layer and the last, the embedding and the head",
             )
-            help_ = "merge all models in the first layer and the last, the embedding and the head"
-            raise ConversionError(message, place="tokenizer", help=help_)
 
 
 def _chat_template(plan: Plan) -> str:
     """Return the name of a chat template, or the text in its file."""
     template = plan.chat_template or ""
     if isinstance(template, TemplateOf):
-        message = "mergekit takes the template that most models have, not the one of a model"
-        help_ = "write it to a file, and name that"
-        raise ConversionError(message, place="chat_template", help=help_)
+        raise ConversionError(
+            "mergekit takes the template that most models have, not the one of a model",
+            place="chat_template",
+            help="write it to a file, and name that",
+        )
     if template in CHAT_TEMPLATES:
         return template
     try:
         return read_template(folder_of(plan, template))
     except CheckpointError as error:
-        message = f"{error.message} ({error.path})"
-        raise ConversionError(message, place="chat_template", help=error.help) from error
+        raise ConversionError(
+            f"{error.message} ({error.path})", place="chat_template", help=error.help
+        ) from error
 
 
 def _reference(plan: Plan, name: str) -> str:
@@ -250,15 +256,19 @@ def _reference(plan: Plan, name: str) -> str:
     if model.made is not None:
         return name
     if not model.source or model.source.endswith(".tailor"):
-        message = f"'{name}' is made by a plan, which mergekit has no model for"
-        help_ = "compile it, and name its folder"
-        raise ConversionError(message, place=f"models.{name}", help=help_)
+        raise ConversionError(
+            f"'{name}' is made by a plan, which mergekit has no model for",
+            place=f"models.{name}",
+            help="compile it, and name its folder",
+        )
     local = is_local(model.source) and not is_at_url(model.source)
     source = _path_from_here(plan, model.source) if local else model.source
     for text in (source, model.revision or ""):
         if "+" in text or "@" in text:
-            message = f"'{text}' has a '+' or '@', which mergekit reads as something else"
-            raise ConversionError(message, place=f"models.{name}")
+            raise ConversionError(
+                f"'{text}' has a '+' or '@', which mergekit reads as something else",
+                place=f"models.{name}",
+            )
     reference = source + (f"@{model.revision}" if model.revision is not None else "")
     if model.on is None:
         return reference
@@ -306,44 +316,50 @@ def _refuse_beside_stages(
 ) -> None:
     """Raise ConversionError for settings that mergekit reads differently in a file with stages."""
     if plan.tokenizer is not None:
-        message = "each of mergekit's stages has a tokenizer of its own, the base's"
-        help_ = f"compile '{stages[0]}' by itself, and name its folder"
-        raise ConversionError(message, place="tokenizer", help=help_)
-    if plan.dtype is None:
-        message = (
-            f"'{stages[0]}' is made of models, as a stage in {_STAGE_DTYPE}, and without a dtype "
-            "mergekit writes the output as wide as its sources are, not as the base is"
+        raise ConversionError(
+            "each of mergekit's stages has a tokenizer of its own, the base's",
+            place="tokenizer",
+            help=f"compile '{stages[0]}' by itself, and name its folder",
         )
-        help_ = f"say 'dtype' with what the base has: {', '.join(DTYPES)}"
-        raise ConversionError(message, place="dtype", help=help_)
+    if plan.dtype is None:
+        raise ConversionError(
+            f"'{stages[0]}' is made of models, as a stage in {_STAGE_DTYPE}, and without a dtype "
+            "mergekit writes the output as wide as its sources are, not as the base is",
+            place="dtype",
+            help=f"say 'dtype' with what the base has: {', '.join(DTYPES)}",
+        )
     for name, model in plan.models.items():
         if model.made is None and model.on is None and model.source in stages:
-            message = f"mergekit takes '{model.source}' for the model that is made of others"
-            help_ = f"give 'model {model.source}' another name"
-            raise ConversionError(message, place=f"models.{name}", help=help_)
+            raise ConversionError(
+                f"mergekit takes '{model.source}' for the model that is made of others",
+                place=f"models.{name}",
+                help=f"give 'model {model.source}' another name",
+            )
     for key, text in (pair for document in documents for pair in _texts(document)):
         if key in (*_REFERENCES, "name"):
             continue
         if (path := text.partition("+")[0].partition("@")[0]) in stages:
-            message = f"mergekit takes '{text}' for the model, where it is the document's {key}"
-            help_ = f"give 'model {path}' another name"
-            raise ConversionError(message, place=f"models.{path}", help=help_)
+            raise ConversionError(
+                f"mergekit takes '{text}' for the model, where it is the document's {key}",
+                place=f"models.{path}",
+                help=f"give 'model {path}' another name",
+            )
         if text.count("@") > 1 and text.count("+") < 2:  # mergekit stops at an impossible model
-            message = "mergekit takes a template with several '@' for a model, where it has stages"
-            help_ = f"compile '{stages[0]}' by itself, and name its folder"
-            raise ConversionError(message, place=key, help=help_)
+            raise ConversionError(
+                "mergekit takes a template with several '@' for a model, where it has stages",
+                place=key,
+                help=f"compile '{stages[0]}' by itself, and name its folder",
+            )
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield all texts of a document, each with its key."""
     if isinstance(value, str):
         yield key, value
-    elif isinstance(value, Mapping):
-        for inner_key, inner in value.items():
-            yield from _texts(inner, inner_key)
-    elif isinstance(value, Sequence):
-        for inner in value:
-            yield from _texts(inner, key)
+    items = value if isinstance(value, list) else ()
+    pairs = value.items() if isinstance(value, dict) else ((key, item) for item in items)
+    for inner_key, inner in pairs:
+        yield from _texts(inner, inner_key)
 
 
 # -------------------------------------------------------------------------- parts and their filters
@@ -495,8 +511,9 @@ def _slice_models(method: MergekitMethod, row: _PartRecipes, plan: Plan) -> list
         if len(models) == 1:
             models += [name for name in plan.models if name not in models][:1]
         if len(models) > 2:
-            message = f"{', '.join(models)}: mergekit's {method.name} takes two models in a slice"
-            raise InexpressibleError(message)
+            raise InexpressibleError(
+                f"{', '.join(models)}: mergekit's {method.name} takes two models in a slice"
+            )
     return models
 
 
@@ -518,12 +535,10 @@ def _exported_layer(
     layers = tuple(_layer_of(row, model) for model in models)
     parameters: dict[tuple[int, str], dict[str, Any]] = {}
     for part, recipe in row.items():
-        blocks, shared = method.write(SliceRecipe(recipe, method.name, models))
-        for k, block in enumerate(blocks):
-            for name in (name for name in method.by_source if name in block):
+        blocks, shared = method.write(SliceRecipe(recipe, method, models))
+        for k, block in (*enumerate(blocks), (_SLICE, shared)):
+            for name in (name for name in method.parameters if name in block):
                 parameters.setdefault((k, name), {})[part] = block[name]
-        for name in (name for name in method.shared if name in shared):
-            parameters.setdefault((_SLICE, name), {})[part] = shared[name]
     is_other_base = method.base == "first" and models[0] != "base"
     base = _reference(plan, models[0]) if is_other_base else None
     references = tuple(_reference(plan, model) for model in models)
@@ -541,8 +556,9 @@ def _layer_of(row: _PartRecipes, model: str) -> int:
     for pairs in sources:
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
-            message = f"a model twice in one merge ({', '.join(names)}), which mergekit refuses"
-            raise InexpressibleError(message)
+            raise InexpressibleError(
+                f"a model twice in one merge ({', '.join(names)}), which mergekit refuses"
+            )
     return own[0] if own else layers[0][1]
 
 
@@ -553,15 +569,10 @@ _DIGITS = 12
 """Significant digits of a knot that lies between two layers."""
 
 
-def _consecutive(layers: Sequence[_ExportedLayer]) -> Iterator[list[_ExportedLayer]]:
-    """Yield runs of layers that one slice may have, if their numbers lie on lines."""
-    run = [layers[0]]
-    for before, layer in pairwise(layers):
-        if not layer.follows(before):
-            yield run
-            run = []
-        run.append(layer)
-    yield run
+def _consecutive(layers: Sequence[_ExportedLayer]) -> list[Sequence[_ExportedLayer]]:
+    """Return runs of layers that one slice may have, if their numbers lie on lines."""
+    starts = [n for n in range(1, len(layers)) if not layers[n].follows(layers[n - 1])]
+    return [layers[start:end] for start, end in pairwise([0, *starts, len(layers)])]
 
 
 def _groups(run: Sequence[_ExportedLayer]) -> list[list[_ExportedLayer]]:

@@ -125,27 +125,24 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
         models=plan_models, dtype=dtype, tokenizer=tokenizer, chat_template=template, **fields
     )
     context.notes += _file_notes(context)
-    if strict:
-        context.errors += _ignored(context)
-        _raise_errors(context)
+    _raise_errors(context, strict=strict)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
     return plan, grouped_notes(context.notes)
 
 
-def _raise_errors(context: ImportContext) -> None:
-    """Raise a context's errors, if any, with the ignored keys, which may be their reason."""
-    if context.errors:
-        raise ConversionError.of_all([*context.errors, *_ignored(context)])
+def _raise_errors(context: ImportContext, *, strict: bool = False) -> None:
+    """Raise a context's errors, if any, with the ignored keys, which may be their reason.
 
-
-def _ignored(context: ImportContext) -> list[ConversionError]:
-    """Return the notes on ignored keys and filters as errors."""
-    return [
+    With `strict` ignored keys and filters are errors themselves.
+    """
+    ignored = [
         ConversionError(note.message, name=note.name, place=note.place, line=note.line)
         for note in context.notes
         if note.ignored
     ]
+    if context.errors or (strict and ignored):
+        raise ConversionError.of_all([*context.errors, *ignored])
 
 
 # --------------------------------------------------------------------------------------- documents
@@ -196,8 +193,7 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
     """Return the documents, each after those that it names; the last has no name."""
     final = [config for config in configs if config.name is None] or [configs[-1]]
     if len(final) > 1:
-        message = "two documents have no 'name', and one of them is made of the others"
-        raise final[1].error(message)
+        raise final[1].error("two documents have no 'name', and one of them is made of the others")
     by_name = {str(config.name): config for config in configs}
     if len(by_name) < len(configs):
         raise configs[-1].error("two documents have one 'name'")
@@ -209,9 +205,11 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
         for reference, block, key in config.references():
             stage = by_name.get(reference.model.path)
             if stage is not None and reference.model.revision is not None:
-                message = f"'{stage.name}' is made in this file, and has no revision"
-                help_ = f"leave out '@{reference.model.revision}'"
-                raise block.error(message, key, help=help_)
+                raise block.error(
+                    f"'{stage.name}' is made in this file, and has no revision",
+                    key,
+                    help=f"leave out '@{reference.model.revision}'",
+                )
             if stage is not None and stage not in ordered:
                 add(stage, (*inside, config))
         ordered.append(config)
@@ -219,8 +217,9 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
     add(final[0], ())
     if len(ordered) < len(configs):
         unused = next(config for config in configs if config not in ordered)
-        message = f"'{unused.name}' is a model by itself, which nothing here is made of"
-        raise unused.error(message, "name")
+        raise unused.error(
+            f"'{unused.name}' is a model by itself, which nothing here is made of", "name"
+        )
     return ordered
 
 
@@ -230,17 +229,17 @@ def _made_model(stage: ImportContext) -> p.Model:
     _raise_errors(stage)
     whole = fields.pop("whole", p.Whole(recipe=p.Take(take=p.LayerOf(model="base"))))
     if any(fields.values()):
-        message = f"'{stage.config.name}' isn't made by one recipe for everything"
-        help_ = (
-            "import that document by itself, into a plan of its own, and name that as the model: "
-            'model NAME = "./stage.tailor"'
+        raise stage.config.error(
+            f"'{stage.config.name}' isn't made by one recipe for everything",
+            "name",
+            help="import that document by itself, into a plan of its own, and name that as the "
+            'model: model NAME = "./stage.tailor"',
         )
-        raise stage.config.error(message, "name", help=help_)
     if stage.config.dtype not in (None, "float32") or stage.config.out_dtype is not None:
         stage.notes.append(stage.config.note(_STAGES, "name"))
-    for key in ("tokenizer_source", "tokenizer", "chat_template"):
-        if getattr(stage.config, key) is not None:
-            stage.notes.append(stage.config.note(_STAGE_TOKENIZER, key))
+    keys = ("tokenizer_source", "tokenizer", "chat_template")
+    given = (key for key in keys if getattr(stage.config, key) is not None)
+    stage.notes += [stage.config.note(_STAGE_TOKENIZER, key) for key in given]
     return p.Model(made=whole.recipe)
 
 
@@ -308,11 +307,15 @@ def _dtype(context: ImportContext) -> str | None:
     config = context.config
     values = {"dtype": config.dtype, "out_dtype": config.out_dtype}
     dtypes = {key: name.removeprefix("torch.") for key, name in values.items() if name is not None}
-    for key, name in dtypes.items():
-        if name not in DTYPES:
-            help_ = nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}"
-            message = f"'{name}' is no dtype of an output here"
-            context.errors.append(config.error(message, key, help=help_))
+    context.errors += [
+        config.error(
+            f"'{name}' is no dtype of an output here",
+            key,
+            help=nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}",
+        )
+        for key, name in dtypes.items()
+        if name not in DTYPES
+    ]
     computed = dtypes.get("dtype")
     if computed not in (None, "float32"):
         context.notes.append(config.note(_ROUNDS.format(computed), "dtype"))
@@ -330,26 +333,22 @@ def _widest_dtype(context: ImportContext) -> str | None:
         return None
     if len(dtypes) == 1:
         return None
-    message = _PROMOTED.format(listed(sorted(map(str, dtypes))))
-    context.notes.append(context.config.note(message))
+    context.notes.append(context.config.note(_PROMOTED.format(listed(sorted(map(str, dtypes))))))
     return "float32"  # of any two that differ, also of float16 and bfloat16
 
 
 def _tokenizer(context: ImportContext) -> _Tokenizer:
     """Return the model whose tokenizer the output has, or a union; None where it is the base's."""
     config = context.config
-    at: tuple[str, ...] = ("tokenizer_source",)
-    source = config.tokenizer_source
-    if config.tokenizer is not None:
-        at, source = ("tokenizer", "source"), config.tokenizer.source
+    at = ("tokenizer_source",) if config.tokenizer is None else ("tokenizer", "source")
+    source = config.tokenizer_source if config.tokenizer is None else config.tokenizer.source
     if source is None:
         return None
     tokenizer: _Tokenizer = None
     if str(source) == "union":
         tokenizer = _union(context)
     elif str(source) != "base" and source not in context.names:
-        message = f"'{source}' isn't one of the merged models"
-        context.errors.append(config.error(message, *at))
+        context.errors.append(config.error(f"'{source}' isn't one of the merged models", *at))
     elif str(source) != "base" and (name := context.names[source]) != "base":
         tokenizer = p.Take(take=p.LayerOf(model=name))
         context.notes += [config.note(_ROWS, *at)] if len(context.names) > 2 else []
@@ -384,17 +383,22 @@ def _unsupported_rows(context: ImportContext, tokenizer: _Tokenizer) -> Iterator
     if config.tokenizer is None:
         return
     if config.tokenizer_source is not None:
-        message = "tokenizer and tokenizer_source don't go together"
-        yield config.error(message, "tokenizer_source")
+        yield config.error("tokenizer and tokenizer_source don't go together", "tokenizer_source")
     if config.tokenizer.tokens:
-        help_ = "add the token to a model's tokenizer and embedding, and name that by its folder"
-        message = "'tokens' changes the embedding's rows, which no statement does"
-        yield config.error(message, "tokenizer", "tokens", help=help_)
+        yield config.error(
+            "'tokens' changes the embedding's rows, which no statement does",
+            "tokenizer",
+            "tokens",
+            help="add the token to a model's tokenizer and embedding, and name that by its folder",
+        )
     multiple = config.tokenizer.pad_to_multiple_of
     if multiple and not _is_padded(context, tokenizer, multiple):
-        message = "'pad_to_multiple_of' adds rows of no token, which no statement does"
-        help_ = "leave it out; a number of rows changes no answer"
-        yield config.error(message, "tokenizer", "pad_to_multiple_of", help=help_)
+        yield config.error(
+            "'pad_to_multiple_of' adds rows of no token, which no statement does",
+            "tokenizer",
+            "pad_to_multiple_of",
+            help="leave it out; a number of rows changes no answer",
+        )
 
 
 def _is_padded(context: ImportContext, tokenizer: _Tokenizer, multiple: object) -> bool:

@@ -4,22 +4,23 @@ Each tensor's recipe is read from the parameters that apply to it. Statements fo
 parts of layers and for single positions then give each tensor its recipe.
 """
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, final
 
 from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
-from gptailor.convert.mergekit.config import SliceBlock
-from gptailor.convert.mergekit.context import ImportContext
+from gptailor.convert.mergekit.config import SliceBlock, SourceBlock
+from gptailor.convert.mergekit.context import ImportContext, parameter_value
 from gptailor.convert.mergekit.methods import (
     MethodInputs,
     NeedsLayerValues,
+    ParameterValue,
     SourceTensor,
     TensorRecipe,
 )
-from gptailor.convert.mergekit.parameters import parameter_value
 from gptailor.convert.note import ConversionError, InexpressibleError
 from gptailor.plan import plan as p
 from gptailor.plan.layer_parts import BRANCHES, NORMS
@@ -48,6 +49,7 @@ _ENTRYWISE = ("linear", "task_arithmetic", "ram")
 """Methods that compute each entry of a tensor from that entry of each source alone."""
 
 _Range = tuple[int, int] | None
+_Values = Mapping[str, ParameterValue]
 _PartRecipes = dict[str | None, TensorRecipe]
 
 
@@ -62,11 +64,6 @@ class OutputLayer:
     piece: SliceBlock
     offset: int
     recipes: Mapping[str, TensorRecipe]
-
-    @property
-    def source_layers(self) -> frozenset[int]:
-        """The layer numbers of the sources."""
-        return frozenset(source.layer_range[self.offset] for source in self.piece.sources)
 
     @property
     def t(self) -> float:
@@ -105,13 +102,11 @@ def statements(context: ImportContext) -> dict[str, Any]:
 def _output_layers(context: ImportContext) -> Iterator[OutputLayer]:
     names = context.tensor_names
     tensors = ("",) if names is None else tuple(names.branches)
-    number = 0
-    for piece in context.slices:
-        for offset in range(piece.length):
-            layer = OutputLayer(piece, offset, {})
-            recipes = {tensor: _tensor_recipe(context, layer, tensor, number) for tensor in tensors}
-            yield replace(layer, recipes=recipes)
-            number += 1
+    at = ((piece, offset) for piece in context.slices for offset in range(piece.length))
+    for number, (piece, offset) in enumerate(at):
+        layer = OutputLayer(piece, offset, {})
+        recipes = {tensor: _tensor_recipe(context, layer, tensor, number) for tensor in tensors}
+        yield replace(layer, recipes=recipes)
 
 
 def _tensor_recipe(
@@ -145,23 +140,21 @@ def _read_recipe(
     """Read a recipe: source parameters by the source's tensor, shared ones by the output's."""
     method, piece, names = context.method, layer.piece, context.tensor_names
     blocks, base = (piece, *context.shared_blocks), context.base_model_of(piece)
+
+    def values(parameters: Iterable[str], at: int | None, *inner: SourceBlock) -> _Values:
+        name = names.full_name(at, tensor) if names else tensor
+        return {
+            each: parameter_value(each, name, t, (*inner, *blocks), method) for each in parameters
+        }
+
     sources = []
     for source in piece.sources:
-        inner = None if number is None else source.layer_range[layer.offset]
-        name = names.full_name(inner, tensor) if names else tensor
-        parameters = {
-            parameter: parameter_value(parameter, name, t, (source, *blocks), method)
-            for parameter in method.by_source
-        }
-        model = context.names[source.model]
-        sources.append(SourceTensor(model, source.model == base, parameters))
-    name = names.full_name(number, tensor) if names else tensor
-    shared = {
-        parameter: parameter_value(parameter, name, t, blocks, method)
-        for parameter in method.shared
-    }
+        at = None if number is None else source.layer_range[layer.offset]
+        parameters = values(method.by_source, at, source)
+        sources.append(SourceTensor(context.names[source.model], source.model == base, parameters))
+    shared = values(method.shared, number)
     try:
-        recipe = method.read(MethodInputs(method.name, sources, shared))
+        recipe = method.read(MethodInputs(method, sources, shared))
         if recipe.method:
             context.merges = True
             _refuse_different_merge(context, layer, recipe)
@@ -180,22 +173,25 @@ def _refuse_different_merge(
     if METHODS[recipe.method].takes_base(dict(recipe.arguments)):
         base = context.base.reference
         if context.base_model_of(piece) != base:
-            message = f"a plan has one base, '{base}', and this slice has another"
-            raise piece.error(message, "base_model")
+            raise piece.error(
+                f"a plan has one base, '{base}', and this slice has another", "base_model"
+            )
         layer_of = layer.layer_of_each_model(context)
         for model in recipe.models:
             if layer_of[model] != layer_of["base"]:
                 pair = f"L{layer_of[model]} {model} against L{layer_of['base']} of the base"
-                message = f"'{method.name}' takes {pair}; a plan takes task vectors layer by layer"
-                raise InexpressibleError(message)
+                raise InexpressibleError(
+                    f"'{method.name}' takes {pair}; a plan takes task vectors layer by layer"
+                )
     if facts is None and recipe.method not in _ENTRYWISE:
         context.notes.append(context.config.note(_UNKNOWN))
     if facts is not None and facts.towers:
         raise piece.error(_TOWERS)
     fused = facts is not None and facts.names is not None and facts.names.fused
     if fused and recipe.method not in _ENTRYWISE:
-        help_ = "linear and task_arithmetic are the same either way"
-        raise piece.error(_FUSED.format(method.name), help=help_)
+        raise piece.error(
+            _FUSED.format(method.name), help="linear and task_arithmetic are the same either way"
+        )
 
 
 # ------------------------------------------------------------------------------- recipes of a plan
@@ -228,15 +224,18 @@ def _end_recipes(context: ImportContext, t: float | None) -> dict[str, TensorRec
         layer = OutputLayer(piece, 0, {})
         each = [_tensor_recipe(context, layer, tensor, None, t) for tensor in tensors]
         if any(recipe != each[0] for recipe in each):
-            message = f"the tensors of '{where}' are merged differently"
-            context.errors.append(context.filter_error(piece, message))
+            context.errors.append(
+                context.filter_error(piece, f"the tensors of '{where}' are merged differently")
+            )
         recipes[where] = each[0]
     if facts is None and recipes["head"] != recipes["embed"]:
-        message = (
-            f"whether the head of '{context.base.reference}' is its embedding isn't known "
-            f"({context.base.why_unknown}), and here it makes a difference"
+        context.errors.append(
+            last.error(
+                f"whether the head of '{context.base.reference}' is its embedding isn't known "
+                f"({context.base.why_unknown}), and here it makes a difference",
+                help=HOW_TO_NAME_THE_BASE,
+            )
         )
-        context.errors.append(last.error(message, help=HOW_TO_NAME_THE_BASE))
     if facts is not None and facts.tied:
         del recipes["head"]
     return recipes
@@ -259,11 +258,8 @@ def _whole_and_others(
     last_knots = whole.arguments_with(lambda gradient: gradient.knots[-1])  # of norm and head
     at_end = replace(whole, arguments=tuple(last_knots.items()))
     for where, recipe in ends.items():
-        if where != "embed" and at_end != whole:
-            differs = recipe != at_end
-        else:
-            differs = along.get(where, recipe) != whole
-        if differs:
+        is_apart = where != "embed" and at_end != whole
+        if (recipe != at_end) if is_apart else (along.get(where, recipe) != whole):
             fields[where] = _recipe(recipe)
     parts = _parts(context, layer, whole).items()
     fields["others"] = tuple(p.Others(part=part, recipe=_recipe(recipe)) for part, recipe in parts)
@@ -273,9 +269,8 @@ def _whole_and_others(
 def _overlay_or_stack(context: ImportContext, layers: Sequence[OutputLayer]) -> dict[str, Any]:
     """Return layers and drops if the layers keep the base's order and numbers; else a stack."""
     count = context.base.layers
-    positions = [
-        next(iter(layer.source_layers)) for layer in layers if len(layer.source_layers) == 1
-    ]
+    numbers = [{s.layer_range[layer.offset] for s in layer.piece.sources} for layer in layers]
+    positions = [next(iter(each)) for each in numbers if len(each) == 1]
     ascending = len(positions) == len(layers) and positions == sorted(set(positions))
     if count is None or not ascending or positions[-1] >= count:
         return {"stack": p.Stack(items=tuple(_stack_item(context, layer) for layer in layers))}
@@ -293,8 +288,9 @@ def _overlay_or_stack(context: ImportContext, layers: Sequence[OutputLayer]) -> 
 def _stack_item(context: ImportContext, layer: OutputLayer) -> p.Item:
     recipes = set(layer.recipes.values())
     if len(recipes) > 1:
-        help_ = HOW_TO_NAME_THE_BASE if context.base.layers is None else ""
-        raise layer.piece.error(_STACK, help=help_)
+        raise layer.piece.error(
+            _STACK, help=HOW_TO_NAME_THE_BASE if context.base.layers is None else ""
+        )
     over = (layer.offset, layer.piece.length - 1)
     return p.Item(recipe=_recipe(recipes.pop(), layer.layer_of_each_model(context).get, over))
 
@@ -324,8 +320,9 @@ def _parts(context: ImportContext, layer: OutputLayer, default: TensorRecipe) ->
     if left:
         pattern = _pattern(names, left) if len({recipes[tensor] for tensor in left}) == 1 else None
         if pattern is None:
-            message = _PATTERNS.format(" and ".join(f"'{tensor}'" for tensor in left))
-            raise context.filter_error(layer.piece, message)
+            raise context.filter_error(
+                layer.piece, _PATTERNS.format(" and ".join(f"'{tensor}'" for tensor in left))
+            )
         parts[f'"{pattern}"'] = recipes[left[0]]
     return parts
 
@@ -359,14 +356,8 @@ def _pattern(names: TensorNames, tensors: Sequence[str]) -> str | None:
     matched = [name for tensor in tensors for name in names.in_checkpoint(tensor)]
     if len(matched) == 1:
         return matched[0]
-    ending = _common_start([name[::-1] for name in matched])[::-1]
-    pattern = f"{_common_start(matched)}*{ending}"
+    start_of = os.path.commonprefix
+    pattern = f"{start_of(matched)}*{start_of([name[::-1] for name in matched])[::-1]}"
     unmatched = (tensor for tensor in names.branches if tensor not in tensors)
     others = (name for tensor in unmatched for name in names.in_checkpoint(tensor))
     return None if any(fnmatchcase(name, pattern) for name in others) else pattern
-
-
-def _common_start(names: Sequence[str]) -> str:
-    least, most = min(names), max(names)
-    pairs = enumerate(zip(least, most, strict=False))
-    return least[: next((i for i, (a, b) in pairs if a != b), None)]

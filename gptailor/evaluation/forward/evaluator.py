@@ -95,8 +95,8 @@ PACKS = 12
 class Evaluator:
     """Runs plans over works, with `cache` bytes for hidden states where plans part.
 
-    `cache_device` holds the hidden states (`None`: the device). `layers_run` counts the layers that
-    ran, over all plans so far. `layers_saved` counts the layers that a kept state spared.
+    `layers_run` counts the layers that ran, over all plans so far. `layers_saved` counts the layers
+    that a kept state spared.
     """
 
     def __init__(
@@ -105,14 +105,12 @@ class Evaluator:
         batch_tokens: int = BATCH_TOKENS,
         cache: int = 0,
         device: torch.device | str = "cpu",
-        cache_device: torch.device | str | None = None,
     ) -> None:
         self.batch_tokens = batch_tokens
         self.device = torch.device(device)
         self.layers_run = 0
         self.layers_saved = 0
-        place = None if cache_device is None else torch.device(cache_device)
-        self._prefixes = PrefixCache(cache, place)
+        self._prefixes = PrefixCache(cache)
         self._packs: list[tuple[tuple[Hashable, ...], Packed]] = []
         self._wraps: dict[type, bool] = {}
 

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from typing import final
 
-import torch
 from torch import Tensor
 
 from gptailor.evaluation.live.content_keys import size_of
@@ -55,11 +54,10 @@ class PrefixNode:
 
 @final
 class PrefixCache:
-    """Hidden states where plans part, within `budget` bytes on `device` (None: unmoved)."""
+    """Hidden states where plans part, within `budget` bytes."""
 
-    def __init__(self, budget: int, device: torch.device | None = None) -> None:
+    def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.device = device
         self.bytes = 0
         self.root = PrefixNode(None, None)
         self._clock = 0
@@ -114,7 +112,7 @@ class PrefixCache:
         size = size_of(hidden)
         if depth < 1 or node.state is not None or not node.parts or not self._make_room(node, size):
             return
-        node.state = [state.to(self.device) if self.device else state for state in hidden]
+        node.state = list(hidden)
         self._clock += 1
         node.used = self._clock
         self.bytes += size

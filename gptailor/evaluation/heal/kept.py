@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from gptailor.checkpoint.files import is_ours
+from gptailor.checkpoint.cache_folder import is_ours
 from gptailor.evaluation.heal.learning import HealError
 from gptailor.evaluation.kept_tensors import kept_home
 

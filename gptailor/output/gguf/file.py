@@ -75,8 +75,12 @@ def _require_library(kinds: Iterable[str], path: Path, *, weighted: bool) -> Non
     )
     if lacking:
         matrix = " with an importance matrix" if weighted else ""
-        message = f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed"
-        raise CheckpointError("C110", message, path, how_to_install("gguf"))
+        raise CheckpointError(
+            "C110",
+            f"{listed(lacking)}{matrix}: expected the package 'xllamacpp' to be installed",
+            path,
+            how_to_install("gguf"),
+        )
 
 
 @final
@@ -142,14 +146,12 @@ class GgufFile(Destination):
     @cached_property
     def shard(self) -> Shard:
         """The file without a lock."""
-        return self._shard(self.facts)
+        return self._shard()
 
-    def locked_shard(self, lock: Lock) -> Shard:
-        """Return the file with a lock in its header."""
-        return self._shard(self.facts | {LOCK_KEY: lock.text()})
-
-    def _shard(self, facts: GgufFacts) -> Shard:
+    def _shard(self, lock: Lock | None = None) -> Shard:
+        """Return the file, with a lock in its header if there is one."""
         tensors = tuple(self.tensors.values())
+        facts = self.facts if lock is None else self.facts | {LOCK_KEY: lock.text()}
         header = header_bytes(self._architecture.name, facts, tensors, self.path)
         specs = tuple(tensor.spec for tensor in tensors)
         return Shard(self.path.name, specs, header, GGUF_ALIGNMENT)
@@ -227,10 +229,10 @@ class GgufFile(Destination):
         yield "general.type", "model"
         yield "general.name", self.path.stem
         origin = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
-        description = f"Compiled by {origin}"
-        if self.text is not None:
-            description += f", quantised with {self._matrix_in_words(self.text)}"
-        yield "general.description", description
+        made = (
+            f", quantised with {self._matrix_in_words(self.text)}" if self.text is not None else ""
+        )
+        yield "general.description", f"Compiled by {origin}{made}"
         if (license_ := out.base_license(self.prepared)) is not None:
             yield "general.license", license_
         models = all_declared(plan.models, self.prepared.models)
@@ -340,7 +342,7 @@ class GgufFile(Destination):
         if recording is not None:
             unmeasured = dict.fromkeys(self.tensors, UNMEASURED)
             zeros = self.locked(unmeasured, recording.fitted, importance)
-            shard = self.locked_shard(recording.draft(models, zeros))
+            shard = self._shard(recording.draft(models, zeros))
 
         def final_header() -> bytes:
             nonlocal locked
@@ -353,7 +355,7 @@ class GgufFile(Destination):
             left = [output.spec for output in outputs if output.spec not in written]
             of_tensors(left, contents.payload_of, Crew(contents.threads), recording.add_tensor)
             locked = self.locked(sha256, recording.fitted, importance)
-            return self.locked_shard(recording.lock(models, locked)).header
+            return self._shard(recording.lock(models, locked)).header
 
         def before_swap(_: Path) -> None:
             if update is not None:

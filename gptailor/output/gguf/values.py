@@ -4,12 +4,12 @@ A tensor is converted some rows at a time, so that memory doesn't grow with it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from math import isfinite, prod
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf.kinds import KINDS, TensorKind
@@ -17,7 +17,6 @@ from gptailor.checkpoint.tensor import DTYPE_BITS
 from gptailor.checkpoint.write.output_file import Payload, blocks_of, temporary_folder
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.plan.registry import LARGEST_SINGLE
-from gptailor.program.gguf.architecture import GgufFacts
 from gptailor.program.gguf.tensors import GgufTensorPlan
 
 if TYPE_CHECKING:
@@ -26,6 +25,13 @@ if TYPE_CHECKING:
 
 GGUF_ALIGNMENT = 32
 """Each tensor begins at a multiple of this many bytes."""
+
+_KINDS_OF_FACTS = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
+_ENDS: Mapping[type, tuple[float, float]] = {
+    int: (0, 2**32 - 1),
+    float: (-LARGEST_SINGLE, LARGEST_SINGLE),
+}
+"""The numbers that a GGUF file has room for."""
 
 _LARGEST = 1e9
 """A size that no quantised type holds: beyond it llama.cpp's scales may be finite and wrong."""
@@ -45,13 +51,17 @@ def gguf_package(target: Path) -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        message = "a GGUF file needs the package 'gguf', which isn't installed"
-        raise CheckpointError("C110", message, target, how_to_install("gguf")) from error
+        raise CheckpointError(
+            "C110",
+            "a GGUF file needs the package 'gguf', which isn't installed",
+            target,
+            how_to_install("gguf"),
+        ) from error
     return gguf
 
 
 def header_bytes(
-    architecture: str, facts: GgufFacts, tensors: Sequence[GgufTensorPlan], target: Path
+    architecture: str, facts: Mapping[str, Any], tensors: Sequence[GgufTensorPlan], target: Path
 ) -> bytes:
     """Return all bytes of a GGUF file before its first tensor."""
     gguf = gguf_package(target)
@@ -59,9 +69,15 @@ def header_bytes(
         path = folder / "header"
         writer = gguf.GGUFWriter(path, architecture)
         for key, value in facts.items():
+            ends = _ENDS.get(type(value))
+            if ends is not None and not ends[0] <= value <= ends[1]:
+                raise CheckpointError(
+                    "C306",
+                    f"{quoted(key)}: expected a number of 32 bits, which a GGUF file can hold",
+                    target,
+                )
             if key != "general.architecture":  # which the writer adds itself
-                _check_fact(key, value, target)
-                _add(writer, key, value)
+                getattr(writer, f"add_{_KINDS_OF_FACTS[type(value)]}")(key, value)
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
             # A shape in entries, for the type of numbers isn't uint8.
@@ -72,25 +88,6 @@ def header_bytes(
             writer.write_ti_data_to_file()
         raw = path.read_bytes()
     return raw + b"\0" * (-len(raw) % GGUF_ALIGNMENT)
-
-
-def _check_fact(key: str, value: object, target: Path) -> None:
-    """Refuse a number that a GGUF file has no room for."""
-    match value:
-        case int() if type(value) is not bool:
-            fits = 0 <= value < 2**32
-        case float():
-            fits = abs(value) <= LARGEST_SINGLE
-        case _:
-            return
-    if not fits:
-        message = f"{quoted(key)}: expected a number of 32 bits, which a GGUF file can hold"
-        raise CheckpointError("C306", message, target)
-
-
-def _add(writer: object, key: str, value: int | float | bool | str | list[object]) -> None:
-    kind = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
-    getattr(writer, f"add_{kind[type(value)]}")(key, value)
 
 
 # ------------------------------------------------------------------------------------ the tensors
@@ -113,21 +110,13 @@ def gguf_payload(
     """
     if tensor.is_copy:
         return raw
-    blocks = _hashed(raw, on_digest) if on_digest else blocks_of(raw)
-    return _converted(tensor, blocks, target, importance, on_zeros)
-
-
-def _hashed(raw: Payload, on_digest: Callable[[str], None]) -> Iterator[memoryview | bytes]:
-    digest = hashlib.sha256()
-    for block in blocks_of(raw):
-        digest.update(block)
-        yield block
-    on_digest(digest.hexdigest())
+    return _converted(tensor, raw, on_digest, target, importance, on_zeros)
 
 
 def _converted(
     tensor: GgufTensorPlan,
-    blocks: Iterable[memoryview | bytes],
+    raw: Payload,
+    on_digest: Callable[[str], None] | None,
     target: Path,
     importance: "Tensor | None",
     on_zeros: Callable[[int], None],
@@ -140,13 +129,17 @@ def _converted(
     group = row * (source.shape[0] // tensor.heads if tensor.heads else 1)
     block = KINDS[tensor.kind].block if len(source.shape) == 1 else 1
     step = max(1, _AT_ONCE // group) * group * block * DTYPE_BITS[source.dtype] // 8
-    held = bytearray()
+    held, digest = bytearray(), hashlib.sha256()
     with use_one_thread():
-        for part in blocks:
+        for part in blocks_of(raw):
+            if on_digest is not None:
+                digest.update(part)
             held += memoryview(part).cast("B")
             while len(held) >= step:
                 yield _convert(tensor, held[:step], target, importance, on_zeros)
                 del held[:step]
+        if on_digest is not None:
+            on_digest(digest.hexdigest())
         if held:
             yield _convert(tensor, held, target, importance, on_zeros)
 
@@ -175,9 +168,13 @@ def _convert(
 
     def refuse(number: int) -> NoReturn:
         value = float(values.reshape(-1)[number])
-        message = f"{quoted(source.name)} holds {value:.9g}, which {tensor.kind} can't hold"
         help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
-        raise CheckpointError("C307", message, target, help_)
+        raise CheckpointError(
+            "C307",
+            f"{quoted(source.name)} holds {value:.9g}, which {tensor.kind} can't hold",
+            target,
+            help_,
+        )
 
     return _in_kind(values, KINDS[tensor.kind], refuse, importance, on_zeros)
 

@@ -103,8 +103,11 @@ class CompiledGguf(CompiledOutput):
         found = importance_text(prepared, self.path.parent / text)
         locked = None if self.lock is None or self.lock.gguf is None else self.lock.gguf.imatrix
         if locked is not None and found.digest != locked.file:
-            message = f"the text of the importance matrix is not the locked one ({found.path})"
-            raise CheckpointError("C704", message, found.path)
+            raise CheckpointError(
+                "C704",
+                f"the text of the importance matrix is not the locked one ({found.path})",
+                found.path,
+            )
         return found
 
     def fitted_names(self, prepared: Prepared) -> frozenset[str]:

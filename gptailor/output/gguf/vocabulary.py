@@ -5,13 +5,26 @@ names; a tokenizer that isn't exactly one of them is refused.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.chat_template import content_of
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.formats.gguf.splits import DIGITS_SPLIT, GPT2_SPLIT, SPLITS
+from gptailor.checkpoint.formats.gguf.splits import (
+    BYTE,
+    CONTROL,
+    DEFINED,
+    DIGITS_SPLIT,
+    GPT2_SPLIT,
+    NORMAL,
+    SPECIAL_TOKENS,
+    SPLITS,
+    UNKNOWN,
+    UNUSED,
+)
 from gptailor.checkpoint.write.output_file import temporary_folder
 from gptailor.program.gguf.architecture import GgufFacts
 
@@ -23,7 +36,6 @@ _PRE: Mapping[tuple[str, bool], str] = {
 }
 """llama.cpp's names of ways to split, by the first step and whether known words stay whole."""
 
-_NORMAL, _UNKNOWN, _CONTROL, _DEFINED, _UNUSED, _BYTE = range(1, 7)
 _SPACE = "▁"
 _LOAD_ANEW = "load it by AutoTokenizer, save it, and give that folder"
 _NFC = "the tokenizer brings texts into Unicode's form NFC, and llama.cpp leaves them as they are"
@@ -60,11 +72,16 @@ def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target
             )
         except Exception as error:
             reason = str(error).splitlines()[0].replace(str(folder), "its folder")
-            message = f"the tokenizer can't be loaded by transformers: {reason}"
-            raise CheckpointError("C306", message, target) from error
+            raise CheckpointError(
+                "C306", f"the tokenizer can't be loaded by transformers: {reason}", target
+            ) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        message = "transformers can't save this kind of tokenizer as 'tokenizer.json'"
-        raise CheckpointError("C306", message, target, _LOAD_ANEW)
+        raise CheckpointError(
+            "C306",
+            "transformers can't save this kind of tokenizer as 'tokenizer.json'",
+            target,
+            _LOAD_ANEW,
+        )
     return tokenizer
 
 
@@ -93,28 +110,25 @@ class _Vocabulary:
         tokens, kinds = self._tokens()
         how = self._pieces(tokens) if self.model.get("byte_fallback") else self._bytes()
         listed: GgufFacts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
-        return how | listed | self._special() | dict(self._templates()), self.notes
+        return how | listed | self._special() | self._templates(), self.notes
 
     def _tokens(self) -> tuple[list[str], list[int]]:
         """Return the tokens by their numbers, and their kinds; rows without a token are unused."""
         rows = int(self.config["vocab_size"])
         tokens = {number: token for token, number in self.model["vocab"].items()}
-        kinds = dict.fromkeys(tokens, _NORMAL)
-        if self.model.get("byte_fallback"):
-            unknown = self.model.get("unk_token")
-            for number, token in tokens.items():
-                if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-                    kinds[number] = _BYTE
-                elif token == unknown:
-                    kinds[number] = _UNKNOWN
+        kinds = dict.fromkeys(tokens, NORMAL)
+        for number, token in tokens.items() if self.model.get("byte_fallback") else ():
+            if re.fullmatch("<0x..>", token, re.DOTALL):
+                kinds[number] = BYTE
+            elif token == self.model.get("unk_token"):
+                kinds[number] = UNKNOWN
         for added in self.added:
             self._add(added, tokens, kinds)
         if (most := max(tokens, default=-1)) >= rows:
             self.refuse(f"has a token of the number {most}, and the embedding {rows} rows")
-        numbers = range(rows)
         return (
-            [tokens.get(n, f"[PAD{n}]") for n in numbers],
-            [kinds.get(n, _UNUSED) for n in numbers],
+            [tokens.get(n, f"[PAD{n}]") for n in range(rows)],
+            [kinds.get(n, UNUSED) for n in range(rows)],
         )
 
     def _add(self, added: dict[str, Any], tokens: dict[int, str], kinds: dict[int, int]) -> None:
@@ -122,17 +136,15 @@ class _Vocabulary:
         for key in ("single_word", "lstrip", "rstrip"):
             if added.get(key):
                 self.refuse(f"has {quoted(key)} for its token {quoted(content)}; llama.cpp hasn't")
-        if added.get("special"):
-            kinds[number] = _UNKNOWN if kinds.get(number) == _UNKNOWN else _CONTROL
-        elif _SPACE in content and self.model.get("byte_fallback"):
-            # One that is found in what spaces have become: llama.cpp looks for it in the text.
-            if not added.get("normalized") and tokens.get(number) == content:
-                return
-            content = content.replace(_SPACE, " ")
-            kinds[number] = _DEFINED
-        else:
-            kinds[number] = _DEFINED
-        tokens[number] = content
+        kind = UNKNOWN if kinds.get(number) == UNKNOWN else CONTROL
+        if not added.get("special"):
+            kind = DEFINED
+            if _SPACE in content and self.model.get("byte_fallback"):
+                # One that is found in what spaces have become: llama.cpp looks for it in the text.
+                if not added.get("normalized") and tokens.get(number) == content:
+                    return
+                content = content.replace(_SPACE, " ")
+        tokens[number], kinds[number] = content, kind
 
     # ---------------------------------------------------------------------------- byte-level BPE
 
@@ -145,11 +157,10 @@ class _Vocabulary:
             self.refuse(
                 f"changes texts by {quoted(normalizer[0]['type'])}, which llama.cpp doesn't"
             )
-        merges = [" ".join(merge) for merge in self.model["merges"]]
         return {
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": name,
-            "tokenizer.ggml.merges": merges,
+            "tokenizer.ggml.merges": [" ".join(merge) for merge in self.model["merges"]],
         }
 
     def _pre(self) -> str:
@@ -163,8 +174,10 @@ class _Vocabulary:
         if name is None:
             parts_text = json.dumps(parts, ensure_ascii=False)[:160]
             names = ", ".join(_PRE.values())
-            help = f"known are those that llama.cpp calls {names}"
-            self.refuse(f"splits a text in a way that llama.cpp hasn't by name: {parts_text}", help)
+            self.refuse(
+                f"splits a text in a way that llama.cpp hasn't by name: {parts_text}",
+                f"known are those that llama.cpp calls {names}",
+            )
         return name
 
     # ----------------------------------------------------------------- SentencePiece's kind of BPE
@@ -189,10 +202,8 @@ class _Vocabulary:
         before = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
         replace, prepend = ("Replace", f" →{_SPACE}"), ("Prepend", _SPACE)
         unsplit = not before or [_split_of(before, regex=False)] == [" "]
-        if changes == [prepend, replace] and unsplit:
-            return True
-        if changes == [replace] and unsplit:
-            return False
+        if changes in ([prepend, replace], [replace]) and unsplit:
+            return changes[0] == prepend
         if not changes and [part["type"] for part in before] == ["Metaspace"]:
             return self._metaspace(before[0])
         parts_text = json.dumps([*normalizer, *before], ensure_ascii=False)[:160]
@@ -220,22 +231,17 @@ class _Vocabulary:
         merges = [tuple(merge) for merge in self.model["merges"]]
         vocab, pairs = self.model["vocab"], set(merges)
         scores: dict[str, float] = {}
-        last = ""
-        for first, second in merges:
-            token = first + second
-            if token != last:
-                if token in scores:
-                    self.refuse(f"makes {quoted(token)} of others at two places of its order")
-                scores[token] = -float(len(scores))
-            last = token
+        for token, _ in groupby(merges, key="".join):
+            if token in scores:
+                self.refuse(f"makes {quoted(token)} of others at two places of its order")
+            scores[token] = -float(len(scores))
         special = {added["content"] for added in self.added}
         for token in vocab:
             for at in range(1, len(token)):
                 pair = token[:at], token[at:]
-                if pair not in pairs and pair[0] in vocab and pair[1] in vocab:
-                    if token in special or pair[0] in special or pair[1] in special:
-                        continue
-                    what = f"{quoted(pair[0])} and {quoted(pair[1])}"
+                made = pair not in pairs and pair[0] in vocab and pair[1] in vocab
+                if made and not special & {token, *pair}:
+                    what = " and ".join(map(quoted, pair))
                     self.refuse(f"doesn't merge {what}, which llama.cpp would")
         return scores
 
@@ -243,17 +249,13 @@ class _Vocabulary:
 
     def _special(self) -> GgufFacts:
         begin, end = self._added_around()
-        ids = {
-            "bos": self._number("bos", begin),
-            "eos": self._number("eos", end),
-            "unknown": self._number("unk", None),
-            "padding": self._number("pad", None),
-        }
+        around = {"bos": begin, "eos": end}
+        named = {key: self._number(name, around.get(name)) for name, key in SPECIAL_TOKENS.items()}
         facts: GgufFacts = {
-            f"tokenizer.ggml.{k}_token_id": n for k, n in ids.items() if n is not None
+            f"tokenizer.ggml.{key}_token_id": n for key, n in named.items() if n is not None
         }
-        for name, number in (("bos", begin), ("eos", end)):
-            if number is not None and number != ids[name]:
+        for name, number in around.items():
+            if number is not None and number != named[name]:
                 self.refuse(f"adds another token than its {name} token to a text")
             facts[f"tokenizer.ggml.add_{name}_token"] = number is not None
         return facts
@@ -266,8 +268,7 @@ class _Vocabulary:
 
     def _added_around(self) -> tuple[int | None, int | None]:
         """Return the tokens that are put before and after a text."""
-        begin: list[int] = []
-        end: list[int] = []
+        begin, end = list[int](), list[int]()
         for part in _kinds_of(self.parts.get("post_processor"), "processors"):
             if part["type"] == "ByteLevel":
                 continue
@@ -277,31 +278,26 @@ class _Vocabulary:
             for piece in part["single"]:
                 if "Sequence" in piece:
                     into = end
-                    continue
-                into += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+                else:
+                    into += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
         if len(begin) > 1 or len(end) > 1:
             self.refuse("puts several tokens before or after a text")
         return next(iter(begin), None), next(iter(end), None)
 
-    def _templates(self) -> Iterator[tuple[str, str | list[str]]]:
-        value = getattr(self.tokenizer, "chat_template", None)
+    def _templates(self) -> GgufFacts:
+        value, key = getattr(self.tokenizer, "chat_template", None), "tokenizer.chat_template"
         templates = value if isinstance(value, dict) else {"default": value} if value else {}
         names = sorted(name for name in templates if name != "default")
-        if "default" in templates:
-            yield "tokenizer.chat_template", templates["default"]
-        for name in names:
-            yield f"tokenizer.chat_template.{name}", templates[name]
-        if names:
-            yield "tokenizer.chat_templates", names
+        facts: GgufFacts = {key: templates["default"]} if "default" in templates else {}
+        facts |= {f"{key}.{name}": templates[name] for name in names}
+        return facts | ({f"{key}s": names} if names else {})
 
 
 def _kinds_of(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
     """Return the steps of a part of a tokenizer, with sequences flattened."""
-    if part is None:
-        return []
-    if part["type"] == "Sequence":
+    if part is not None and part["type"] == "Sequence":
         return [step for each in part[inner] for step in _kinds_of(each, inner)]
-    return [part]
+    return [] if part is None else [part]
 
 
 def _content(part: dict[str, Any]) -> str:

@@ -15,17 +15,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from gptailor import __version__
-from gptailor.checkpoint.families.family_file import Case, FamilyFile, MovedKey, NotProven, Proof
+from gptailor.checkpoint.families.family import Case, Family, NotProven, Proof
+from gptailor.checkpoint.families.family_file import content_digest
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import split_name
 from gptailor.checkpoint.families.lookup import layout_by
-from gptailor.checkpoint.files import CheckpointError, expanded, quoted, read_object
+from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
 from gptailor.checkpoint.hub import open_hub
+from gptailor.checkpoint.json_files import read_object
 from gptailor.checkpoint.models import is_local
 from gptailor.plugins.adopt.contract import ONE_KIND, Contract, read_by
 from gptailor.plugins.adopt.draft import (
     BranchNames,
+    Moved,
     Names,
     Origins,
     agreed_keys,
@@ -46,10 +49,11 @@ from gptailor.plugins.adopt.tiny_model import (
 )
 
 _SEEDS = (0, 1)
+_NO_PROOF = "it is not proven of a family from a file"
 _COUNT_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_blocks")
 
 
-def adopt(model: str) -> FamilyFile:
+def adopt(model: str) -> Family:
     """Return the family of a model: a folder, with its weights or without, or a Hub id.
 
     Raises CheckpointError: C114 where there is nothing to prove, else as for opening the model.
@@ -64,10 +68,15 @@ def adopt(model: str) -> FamilyFile:
         raise CheckpointError("C114", message, path) from error
     if not tensors:
         return file
-    cases = (*file.proof.cases, _own_tensors(file, config, tensors))
-    proof = file.proof.model_copy(update={"cases": cases})
-    extended = file.model_copy(update={"proof": proof})
-    return extended.model_copy(update={"digest": extended.content_digest()})
+    return _proven(file, [_own_tensors(file, config, tensors)])
+
+
+def _proven(family: Family, cases: Collection[Case]) -> Family:
+    """Return a family with more cases in its proof, and with the digest of its content."""
+    assert family.proof is not None, "drafted with one"
+    proof = family.proof.model_copy(update={"cases": (*family.proof.cases, *cases)})
+    proven = family.model_copy(update={"proof": proof})
+    return proven.model_copy(update={"digest": content_digest(proven)})
 
 
 def _read(model: str) -> tuple[dict[str, Any], Collection[str], Path]:
@@ -100,10 +109,10 @@ def _check_class(model_type: object, config: Mapping[str, Any]) -> None:
         raise UnprovenError(f"transformers {version} has no causal language model of it")
 
 
-def _own_tensors(file: FamilyFile, config: dict[str, Any], tensors: Collection[str]) -> Case:
+def _own_tensors(file: Family, config: dict[str, Any], tensors: Collection[str]) -> Case:
     """Return the case that the model's own tensors have the names of the family."""
     name = "the model's own tensors"
-    layout = layout_by(file.families(), config, tensors)
+    layout = layout_by(file, config, tensors)
     if isinstance(layout, Refusal):
         return Case(name=name, failure=layout.reason)
     for tensor in sorted(tensors):
@@ -112,7 +121,7 @@ def _own_tensors(file: FamilyFile, config: dict[str, Any], tensors: Collection[s
     return Case(name=name, difference=0.0)
 
 
-def adopted(model_type: str, configuration: Mapping[str, Any], source: str) -> FamilyFile:
+def adopted(model_type: str, configuration: Mapping[str, Any], source: str) -> Family:
     """Return the family of a model type, drafted and proven with a model's configuration.
 
     `configuration` is that of the model's file, `source` the name of the model. The family file has
@@ -171,7 +180,7 @@ class _Adoption:
     folder: Path
     source: str
 
-    def file(self) -> FamilyFile:
+    def file(self) -> Family:
         """Return the family file, with all cases that were tried."""
         saves = [saved(s.model, self.folder / str(i)) for i, s in enumerate(self.subjects)]
         config, tensors = saves[0]
@@ -205,17 +214,16 @@ class _Adoption:
         cases += deep
         if not any(case.difference is not None for case in cases if "layers cut" in case.name):
             cases.append(Case(name="layers cut", failure="no layers could be cut at all"))
-        proof = drafted.proof.model_copy(update={"cases": tuple(cases)})
-        done = drafted.model_copy(update={"proof": proof})
-        return done.model_copy(update={"digest": done.content_digest()})
+        return _proven(drafted, cases)
 
     def _drafted(
-        self, names: Names, parts: BranchNames, moved: dict[str, MovedKey], config: dict[str, Any]
-    ) -> FamilyFile:
+        self, names: Names, parts: BranchNames, moved: dict[str, Moved], config: dict[str, Any]
+    ) -> Family:
         origins, first = self.origins, self.subjects[0].layers[0]
         agree, modes = agreed_keys(origins, self.tiny, config, moved)
         used = {origins.count_key, *agree, *moved}
-        return FamilyFile(
+        return Family(
+            version=1,
             name=origins.model_type,
             model_types=(origins.model_type,),
             base=names.base,
@@ -228,11 +236,11 @@ class _Adoption:
             mlp=parts.mlp,
             tied=bool(origins.defaults.get("tie_word_embeddings", False)),
             transposed=any(type(module).__name__ == "Conv1D" for module in first.modules()),
-            moved=moved,
+            moved={**moved},
             agree=agree,
             modes=modes,
             plain=tuple(sorted(config.keys() - used)),
-            refused=NotProven(parts=parts.refused),
+            refused=NotProven(parts=parts.refused, scale=_NO_PROOF, bridge=_NO_PROOF),
             proof=Proof(
                 gptailor=__version__,
                 transformers=transformers.__version__,
@@ -245,7 +253,7 @@ class _Adoption:
         )
 
     def _contract(
-        self, drafted: FamilyFile, saves: list[tuple[dict[str, Any], Tensors]], parts: BranchNames
+        self, drafted: Family, saves: list[tuple[dict[str, Any], Tensors]], parts: BranchNames
     ) -> Contract:
         a, b = (
             read_by(drafted, config, tensors, subject)
@@ -253,7 +261,7 @@ class _Adoption:
         )
         return Contract(drafted, (a, b), parts.branches, self.folder)
 
-    def _unlike_at_depth(self, moved: dict[str, MovedKey]) -> str | None:
+    def _unlike_at_depth(self, moved: dict[str, Moved]) -> str | None:
         try:
             return unlike_at_depth(self.origins, self.tiny, moved)
         except UnprovenError as error:
@@ -261,7 +269,7 @@ class _Adoption:
         except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
             return f"the model can't be built without its weights: {words(error)}"
 
-    def _at_depth(self, drafted: FamilyFile, parts: BranchNames) -> list[Case]:
+    def _at_depth(self, drafted: Family, parts: BranchNames) -> list[Case]:
         """Return the cases of tiny sizes and the model's own number of layers, if that differs."""
         origins, tiny = self.origins, self.tiny
         if origins.count == len(tiny.layers):
@@ -292,7 +300,7 @@ def _needs_every_kind(cases: list[Case]) -> list[Case]:
     return [Case(name=case.name, note=f"{case.failure}; {consequence}") for case in failed]
 
 
-def _without_parts(drafted: FamilyFile, why: str) -> FamilyFile:
+def _without_parts(drafted: Family, why: str) -> Family:
     refused = drafted.refused.model_copy(update={"parts": why})
     every = tuple(sorted((*drafted.attn, *drafted.mlp)))
     return drafted.model_copy(update={"attn": every, "mlp": (), "refused": refused})

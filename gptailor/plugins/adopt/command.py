@@ -10,7 +10,7 @@ import click
 from gptailor.cli.options import say
 
 if TYPE_CHECKING:
-    from gptailor.checkpoint.families.family_file import FamilyFile
+    from gptailor.checkpoint.families.family import Family, Proof
 
 
 @click.command("family", short_help="Learn a new architecture from transformers, and prove it.")
@@ -27,25 +27,27 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
     moves the tiny model's layers on disk. It compares the outputs of the new models with the
     original layers, run by hand. The command needs no weights, and runs no code beside them.
 
-    Commands read a file beside a plan, or in ~/.config/gptailor/families, as they read the
-    release's own families. --family FILE names a file elsewhere. If the proof fails, the exit code
-    is 1. The file then contains the reason, and is never used.
+    Commands read the file that --family FILE names, or files in ~/.config/gptailor/families, as
+    they read the release's own families. If the proof fails, the exit code is 1. The file then
+    contains the reason, and is never used.
     """
     from gptailor.checkpoint.families import FAMILY_OF
+    from gptailor.checkpoint.families.family_file import family_text
     from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
     from gptailor.checkpoint.files import CheckpointError
-    from gptailor.checkpoint.write.output_file import write_whole
+    from gptailor.checkpoint.write.output_file import refuse_output, write_whole
     from gptailor.plugins.adopt.adopt import adopt
 
     if output is not None:
-        _check_free(output, force)
+        refuse_output(output, force=force)
     family = adopt(model)
     path = output or Path(family.name + FAMILY_SUFFIX)
-    _check_free(path, force)
+    refuse_output(path, force=force)
     if not os.access(path.parent, os.W_OK):
         raise CheckpointError("C303", "cannot be written there", path)
-    write_whole(Path(os.path.realpath(path)), family.text().encode(), path)
-    for line in _result_lines(family, path):
+    write_whole(Path(os.path.realpath(path)), family_text(family).encode(), path)
+    assert family.proof is not None, "drafted with one"
+    for line in _result_lines(family, family.proof, path):
         say(line)
     if family.proof.failures:
         sys.exit(1)
@@ -53,18 +55,9 @@ def family_command(model: str, output: Path | None, force: bool) -> None:
         say("the release has a family of this type, which goes first; --family takes this one")
 
 
-def _check_free(path: Path, force: bool) -> None:
-    from gptailor.checkpoint.files import CheckpointError
-
-    if os.path.lexists(path) and not path.is_file():
-        raise CheckpointError("C302", "is not a regular file", path)
-    if os.path.lexists(path) and not force:
-        raise CheckpointError("C301", "is there already", path, "--force replaces it")
-
-
-def _result_lines(family: "FamilyFile", path: Path) -> list[str]:
+def _result_lines(family: "Family", proof: "Proof", path: Path) -> list[str]:
     """Return the result for a draft, in lines."""
-    cases, failures = family.proof.cases, family.proof.failures
+    cases, failures = proof.cases, proof.failures
     if failures:
         count = f"{len(failures)} of {len(cases)} cases fail"
         lines = [f"{path}: a draft of '{family.name}' that is not used: {count}"]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from gptailor.checkpoint.families.family_file import Case, FamilyFile
+from gptailor.checkpoint.families.family import Case, Family
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import (
     Layout,
@@ -80,13 +80,13 @@ class TinyCheckpoint:
 
 
 def read_by(
-    drafted: FamilyFile, config: dict[str, Any], tensors: Tensors, subject: RunByHand
+    drafted: Family, config: dict[str, Any], tensors: Tensors, subject: RunByHand
 ) -> TinyCheckpoint:
     """Return a checkpoint as a family reads it.
 
     Raises UnprovenError for a tensor without a place.
     """
-    layout = layout_of(config, tensors.keys(), drafted.families())
+    layout = layout_of(config, tensors.keys(), drafted)
     if isinstance(layout, Refusal):
         raise UnprovenError(layout.reason)
     for name in tensors:
@@ -124,7 +124,7 @@ class Contract:
 
     def __init__(
         self,
-        drafted: FamilyFile,
+        drafted: Family,
         models: tuple[TinyCheckpoint, TinyCheckpoint],
         branches: Sequence[Branches],
         folder: Path,

@@ -8,7 +8,8 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from gptailor.checkpoint.families.family_file import MovedKey, is_plain
+from gptailor.checkpoint.families.layer_config import UNSPOKEN
+from gptailor.checkpoint.families.layer_rules import First, Listed, Numbered
 from gptailor.checkpoint.families.layout import PREDICTORS, place_in
 from gptailor.plugins.adopt.layer_branches import Branches, branches_of, prefixes
 from gptailor.plugins.adopt.layer_lists import kind_of, part_of
@@ -23,6 +24,9 @@ from gptailor.plugins.adopt.tiny_model import (
     logits,
     stack_of,
 )
+
+Moved = Listed | Numbered | First
+"""A rule that can be drafted."""
 
 
 @final
@@ -87,8 +91,8 @@ def named(subject: RunByHand, tensors: Tensors) -> Names:
             owner = _owner(subject, name, tensors[name])
             side = "embed" if owner == token else "head" if owner == output else sides.get(owner)
             if side not in by_side:
-                why = "is none of embedding, layers, last norm and head"
-                raise UnprovenError(f"tensor '{name}' {why}")
+                expected = "expected a tensor of the embedding, a layer, the last norm or the head"
+                raise UnprovenError(f"{expected}, got '{name}'")
             by_side[side].append(name)
     under = [*by_side["embed"], *by_side["before"], *by_side["after"]]
     if not by_side["embed"]:
@@ -195,7 +199,7 @@ def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
 
 def moved_keys(
     origins: Origins, tiny: Mapping[str, Any], layers: Sequence[nn.Module]
-) -> dict[str, MovedKey]:
+) -> dict[str, Moved]:
     """Return the keys that move with the layers: lists, and a count of first layers.
 
     The count is included if it tells layers apart. `tiny` is the tiny model's saved configuration.
@@ -203,11 +207,15 @@ def moved_keys(
     """
     lists = {key: kind for key in origins.full
              if key in tiny and (kind := kind_of(origins.full, key, origins.count))}  # fmt: skip
-    moved: dict[str, MovedKey] = {}
+    moved: dict[str, Moved] = {}
     for key, kind in lists.items():
         tried = tuple(_distinct(tiny[key])) if kind == "entries" else ()
         absent = None if origins.given.get(key) is not None else tuple(origins.full[key])
-        moved[key] = MovedKey(kind=kind, part=part_of(key), tried=tried, absent=absent)
+        moved[key] = (
+            Listed(kind="entries", part=part_of(key), tried=tried, absent=absent)
+            if kind == "entries"
+            else Numbered(kind="numbers", part=part_of(key), absent=absent)
+        )
     values = {key: said_by(kind, tiny[key], len(layers)) for key, kind in lists.items()}
     why = unlike(layers, kinds_of(values, len(layers)))
     if why is None:
@@ -216,7 +224,7 @@ def moved_keys(
     if counts is None:
         raise UnprovenError(f"{why}, and no list of the configuration says so")
     absent = None if origins.given.get(counts) is not None else (origins.full[counts],)
-    return moved | {counts: MovedKey(kind="first", part=part_of(counts), absent=absent)}
+    return moved | {counts: First(kind="first", part=part_of(counts), absent=absent)}
 
 
 def said_by(kind: str, value: Any, count: int) -> list[Any]:
@@ -264,7 +272,7 @@ def agreed_keys(
     apart = {origins.count_key, "num_hidden_layers", *moved, *PREDICTORS}
     agree, modes = {}, {}
     for key, value in saved.items():
-        if key in apart or is_plain(key):
+        if key in apart or (key in UNSPOKEN and key != "rope_parameters"):
             continue
         agree[key] = origins.defaults.get(key)
         if key not in tiny.sizes and not isinstance(value, float) and key != "rope_parameters":
@@ -272,7 +280,7 @@ def agreed_keys(
     return agree, modes
 
 
-def unlike_at_depth(origins: Origins, tiny: Tiny, moved: Mapping[str, MovedKey]) -> str | None:
+def unlike_at_depth(origins: Origins, tiny: Tiny, moved: Mapping[str, Moved]) -> str | None:
     """Return the difference between layers of the model's own depth that should be alike.
 
     The model is built on meta. Sizes that the configuration leaves open are those of the tiny one.

@@ -10,14 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.files import (
-    CheckpointError,
-    foreign_folder,
-    is_ours,
-    quoted,
-    reason,
-    stamp,
-)
+from gptailor.checkpoint.cache_folder import foreign_folder, is_ours
+from gptailor.checkpoint.files import CheckpointError, quoted, reason, stamp
 from gptailor.checkpoint.models import kept_folder
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import writing

@@ -8,7 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from gptailor.checkpoint.files import CheckpointError, copies_folder, quoted
+from gptailor.checkpoint.cache_folder import copies_folder
+from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.plan.faults import TailorError
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.searching.run_files import JOURNAL, LOCK, SETTINGS

@@ -27,7 +27,7 @@ def open_whole(name: str, source: str | Path) -> Opened:
         remotes = (remote,)
     else:
         checkpoint = open_checkpoint(path)
-    family = family_for(checkpoint.config.get("model_type"), (), Path(), checkpoint.folder)
+    family = family_for(checkpoint.config.get("model_type"), (), checkpoint.folder)
     checkpoint = replace(checkpoint, family=family) if family is not None else checkpoint
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):

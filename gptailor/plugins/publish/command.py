@@ -1,7 +1,7 @@
 """The command `publish`: a compiled folder as a repository of the Hub."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any, final
 
 import click
 
@@ -16,19 +16,7 @@ Example, first without and then with the upload:
 """
 
 
-@final
-class _Assignment(click.ParamType[tuple[str, str]]):
-    """A name and a text, `NAME=…`, as the metavar says."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Return the name and the text. Raise a usage error unless both are given."""
-        name, text = options.assigned(self, value, param, ctx)
-        return name.strip(), text
+_FORM = "NAME=ORG/NAME:TASK"
 
 
 @click.command("publish", short_help="Upload a compiled folder to the Hub.", epilog=_EXAMPLE)
@@ -55,7 +43,7 @@ class _Assignment(click.ParamType[tuple[str, str]]):
               help="The JSON of 'gptailor eval DIR -O … --format json'. The card has a table and "
               "the model-index of these scores.")  # fmt: skip
 @click.option("--benchmark", "benchmarks", multiple=True, metavar="NAME=ORG/NAME:TASK",
-              type=_Assignment("NAME=ORG/NAME:TASK"),
+              type=options.InWords(_FORM, partial(options.assignment, _FORM)),
               help="The dataset on the Hub of a measured task or file, for the repository's "
               ".eval_results. May be given several times.")  # fmt: skip
 @click.option("--show-card", is_flag=True, help="Print the model card too.")

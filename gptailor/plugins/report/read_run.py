@@ -61,13 +61,10 @@ def report_of(reading: RunReading) -> RunReport:
 def _objectives(reading: RunReading) -> list[ReportedObjective]:
     ledger = reading.ledger
     values = ledger.references.get(ledger.full)
-    base = scores_in(reading.study.typed.held_out.get(held_key(None)))
-    held = None if base is None else base.values
-    many = (0,) * len(ledger.aims) if reading.summary is None else reading.summary.held
     return [
         ReportedObjective(
             aim.name, aim.short, aim.unit, aim.direction, aim.size,
-            None if values is None else values[i], None if held is None else held[i], many[i],
+            None if values is None else values[i],
         )
         for i, aim in enumerate(ledger.aims)
     ]  # fmt: skip
@@ -102,8 +99,6 @@ def _trial(reading: RunReading, trial: Trial) -> ReportedTrial:
         text=reading.files.text(front_file(trial.number))  # handed over, with its comment
         if plan is None
         else format_plan(at_stage(plan.declared, request.stage)),
-        held=None if held is None else tuple(held.values),
-        held_errors=None if held is None else tuple(held.stderrs),
         held_loss=None if apart is None else apart.value,
         held_loss_error=None if apart is None else apart.stderr,
     )

@@ -11,9 +11,9 @@ from gptailor.searching.run.records import RunRecord, SearchSummary
 @final
 @dataclass(frozen=True)
 class ReportedObjective:
-    """An objective, and the uncut base's scores by it; `label` is its short name.
+    """An objective, and the uncut base's score by it; `label` is its short name.
 
-    A `size` doesn't measure a plan's quality. `held` is the number of held-out samples.
+    A `size` doesn't measure a plan's quality.
     """
 
     name: str
@@ -22,8 +22,6 @@ class ReportedObjective:
     direction: str
     size: bool
     base: float | None = None
-    base_held: float | None = None
-    held: int = 0
 
     @property
     def title(self) -> str:
@@ -60,8 +58,6 @@ class ReportedTrial:
     size: OutputSize | None
     made: str
     text: str | None
-    held: tuple[float, ...] | None
-    held_errors: tuple[float, ...] | None
     held_loss: float | None = None
     held_loss_error: float | None = None
 

@@ -6,7 +6,6 @@ code much that a configuration may set; a setting that it would ignore is refuse
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -21,7 +20,7 @@ from gptailor.checkpoint.formats.gguf.architectures import (
     WRITTEN,
     is_norm,
 )
-from gptailor.checkpoint.formats.gguf.rotary import llama3_divisors, yarn_attention
+from gptailor.checkpoint.formats.gguf.file_facts import llama3_divisors, yarn_attention
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import LARGEST_SINGLE
 
@@ -29,23 +28,11 @@ GgufFacts = dict[str, int | float | bool | str | list[Any]]
 """The metadata of a GGUF file, by GGUF's keys; its numbers have 32 bits."""
 
 _YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
+_LLAMA3 = ("factor", "rope_theta", "low_freq_factor", "high_freq_factor",
+           "original_max_position_embeddings")  # fmt: skip
 _CAP = "attn_logit_softcapping"
 _COUNTS_END = 2**31
 """Counts in a GGUF file are below this."""
-
-
-@final
-@dataclass(frozen=True)
-class GgufTensorName:
-    """A tensor's name in GGUF, and the changes of its values on the way there.
-
-    `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
-    of its heads; `add_one` is for norms that multiply by 1 + w.
-    """
-
-    name: str
-    heads: int = 0
-    add_one: bool = False
 
 
 @final
@@ -60,9 +47,12 @@ class WrittenArchitecture:
     def __init__(self, config: Mapping[str, Any], target: Path) -> None:
         kind = str(config.get("model_type"))
         if kind not in WRITTEN:
-            message = f"there is no map to GGUF for the model type {quoted(kind)}"
-            help_ = f"those written are {listed(map(quoted, WRITTEN))}"
-            raise CheckpointError("C306", message, target, help_)
+            raise CheckpointError(
+                "C306",
+                f"there is no map to GGUF for the model type {quoted(kind)}",
+                target,
+                f"those written are {listed(map(quoted, WRITTEN))}",
+            )
         self.target = target
         self.name = WRITTEN[kind]
         self.architecture = ARCHITECTURES[self.name]
@@ -96,28 +86,30 @@ class WrittenArchitecture:
 
     # --------------------------------------------------------------------------------------- names
 
-    def named(self, name: str) -> GgufTensorName:
-        """Return a tensor's name in GGUF, by Hugging Face's."""
-        row = self.architecture
+    def named(self, name: str) -> tuple[str, int, bool]:
+        """Return a tensor's name in GGUF, by Hugging Face's, and the changes of its values.
+
+        The number is above 0 for a projection whose rows llama.cpp wants interleaved, and then that
+        of its heads; the flag is true of norms that multiply by 1 + w.
+        """
+        own, row = self._config, self.architecture
         stem, _, kind = name.rpartition(".")
-        rest = {hf: gguf for gguf, hf in row.rest.items() if gguf != "output" or not row.headless}
-        if stem in rest and kind == "weight":
-            return GgufTensorName(f"{rest[stem]}.weight", 0, self._adds_one(rest[stem]))
         number, _, inner = stem.removeprefix(row.prefix).partition(".")
-        keys = {hf: gguf for gguf, hf in row.stems.items()}
-        key = keys.get(inner, "") if stem.startswith(row.prefix) else ""
-        biased = row.written[self._type]
-        if not key or not (kind == "weight" or (kind == "bias" and key in biased)):
+        in_layer = stem.startswith(row.prefix)
+        names, of = (row.stems, inner) if in_layer else (row.rest, stem)
+        key = next((gguf for gguf, hf in names.items() if hf == of), "")
+        biased = in_layer and key in row.written[self._type]
+        is_known = kind == "weight" or (kind == "bias" and biased)
+        if not key or not is_known or (key == "output" and "headless" in row.traits):
             self.refuse(
                 f"llama.cpp's {quoted(self.name)} has no place for the tensor {quoted(name)}"
             )
-        own = self._config
         heads = {"attn_q": own.num_attention_heads, "attn_k": own.num_key_value_heads}
-        count = heads.get(key, 0) if row.permuted else 0
-        return GgufTensorName(f"blk.{number}.{key}.{kind}", count, self._adds_one(key))
-
-    def _adds_one(self, key: str) -> bool:
-        return self.architecture.shifted and is_norm(key)
+        return (
+            f"blk.{number}.{key}.{kind}" if in_layer else f"{key}.{kind}",
+            heads.get(key, 0) if "permuted" in row.traits else 0,
+            "shifted" in row.traits and is_norm(key),
+        )
 
     # --------------------------------------------------------------------------------------- facts
 
@@ -150,17 +142,12 @@ class WrittenArchitecture:
         if head % 2:
             self.refuse(f"a head has {head} entries, and llama.cpp rotates pairs")
         if row.layers_of_27b:
-            self._check_scale(head)
-
-    def _check_scale(self, head: int) -> None:
-        """Refuse another scale of attention than llama.cpp takes for this number of layers."""
-        own = self._config
-        layers, scalar = own.num_hidden_layers, own.query_pre_attn_scalar
-        is_27b = layers == self.architecture.layers_of_27b
-        computed = own.hidden_size // own.num_attention_heads if is_27b else head
-        if scalar != computed:
-            why = f"with {layers} layers llama.cpp divides attention by the root of {computed}"
-            self.refuse(f"'query_pre_attn_scalar' is {scalar}, and {why}")
+            layers, scalar = own.num_hidden_layers, own.query_pre_attn_scalar
+            is_27b = layers == row.layers_of_27b
+            scale = own.hidden_size // own.num_attention_heads if is_27b else head
+            if scalar != scale:
+                why = f"with {layers} layers llama.cpp divides attention by the root of {scale}"
+                self.refuse(f"'query_pre_attn_scalar' is {scalar}, and {why}")
 
     def _numbers(self) -> GgufFacts:
         """Return the numbers of the architecture's row: limits of attention and logits."""
@@ -254,7 +241,7 @@ class WrittenArchitecture:
         if kind == "linear":
             factor = self._real(rope, "factor")
             return plain | {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
-        if kind == "llama3" and row.divided:
+        if kind == "llama3" and "divided" in row.traits:
             self.frequencies = self._llama3_divisors(rope, head)
             return plain
         if kind == "yarn" and not (row.windows and row.windows.apart):
@@ -279,9 +266,7 @@ class WrittenArchitecture:
         }
 
     def _llama3_divisors(self, rope: Mapping[str, Any], head: int) -> tuple[float, ...]:
-        factor, theta = self._real(rope, "factor"), self._real(rope, "rope_theta")
-        low, high = self._real(rope, "low_freq_factor"), self._real(rope, "high_freq_factor")
-        length = self._real(rope, "original_max_position_embeddings")
+        factor, theta, low, high, length = (self._real(rope, key) for key in _LLAMA3)
         if low >= high:
             self.refuse(f"'low_freq_factor' is {low:g}, expected less than 'high_freq_factor'")
         return llama3_divisors(theta, head, factor, low=low, high=high, length=length)

@@ -5,7 +5,7 @@ into the stream. The rules are those of `llama_tensor_get_type` in llama.cpp's `
 (MIT licence, copyright 2023-2026 The ggml authors), for the architectures that gptailor writes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from gptailor.checkpoint.formats.gguf.kinds import FILE_TYPES, KINDS
 from gptailor.program.gguf.architecture import GgufFacts
@@ -14,16 +14,15 @@ _Layers = Callable[[int, int], bool]
 """The layers with a type: whether a number of a layer, among so many, is one of them."""
 
 
-def _all(layer: int, layers: int) -> bool:
-    return True
-
-
 def _first(count: int) -> _Layers:
     return lambda layer, layers: layer < count
 
 
 def _first_share(parts: int) -> _Layers:
     return lambda layer, layers: layer < layers // parts
+
+
+_ALL = _first_share(1)
 
 
 def _ends_and_each_third(layer: int, layers: int) -> bool:
@@ -43,14 +42,14 @@ _IN_LAYERS: Mapping[str, Mapping[str, tuple[tuple[str, _Layers], ...]]] = {
     "Q4_K_S": {"attn_v": (("Q5_K", _first(4)),), "ffn_down": (("Q5_K", _first_share(8)),)},
     "IQ4_NL": {"ffn_down": (("Q5_K", _first_share(8)),)},
     "Q3_K_L": {
-        "attn_v": (("Q5_K", _all),),
-        "attn_output": (("Q5_K", _all),),
-        "ffn_down": (("Q5_K", _all),),
+        "attn_v": (("Q5_K", _ALL),),
+        "attn_output": (("Q5_K", _ALL),),
+        "ffn_down": (("Q5_K", _ALL),),
     },
     "Q3_K_M": {
-        "attn_v": (("Q5_K", _first(2)), ("Q4_K", _all)),
-        "attn_output": (("Q4_K", _all),),
-        "ffn_down": (("Q5_K", _first_share(16)), ("Q4_K", _all)),
+        "attn_v": (("Q5_K", _first(2)), ("Q4_K", _ALL)),
+        "attn_output": (("Q4_K", _ALL),),
+        "ffn_down": (("Q5_K", _first_share(16)), ("Q4_K", _ALL)),
     },
 }
 """The matrices of a layer with another type than most of a file; the first fitting type counts."""
@@ -89,18 +88,10 @@ def matrix_types(
     `facts` are those of the architecture. The file is `weighted` by an importance matrix, or not.
     """
     in_layers = (_IN_WEIGHTED_LAYERS if weighted else _IN_LAYERS).get(file_type, {})
-    return dict(_types(file_type, architecture, facts, rows, in_layers))
-
-
-def _types(
-    file_type: str,
-    architecture: str,
-    facts: GgufFacts,
-    rows: Mapping[str, int],
-    in_layers: Mapping[str, tuple[tuple[str, _Layers], ...]],
-) -> Iterator[tuple[str, str]]:
     most = FILE_TYPES[file_type].kind
-    plain = KINDS[most].plain is not None
+    kinds = dict.fromkeys(rows, most)
+    if KINDS[most].plain is not None:
+        return kinds
     counts = ("block_count", "attention.head_count", "attention.head_count_kv")
     layers, heads, pairs = (int(str(facts[f"{architecture}.{count}"])) for count in counts)
     is_70b = layers == _LAYERS_OF_70B and (
@@ -108,20 +99,17 @@ def _types(
     )
     head = "output.weight" if "output.weight" in rows else "token_embd.weight"
     for name, row in rows.items():
-        kind = most
-        if plain:
-            pass
-        elif name == head:
-            kind = "Q8_0" if most == "Q8_0" or row % KINDS[most].block else "Q6_K"
+        if name == head:
+            kinds[name] = "Q8_0" if most == "Q8_0" or row % KINDS[most].block else "Q6_K"
         elif name.startswith("blk."):
             _, number, part, *_ = name.split(".")
             rules = in_layers.get(part, ())
             kind = next((k for k, where in rules if where(int(number), layers)), most)
             if part == "attn_v":
-                if heads // pairs >= _SHARING:
-                    kind = _SHARED_VALUES.get(file_type, kind)
+                kind = _SHARED_VALUES.get(file_type, kind) if heads // pairs >= _SHARING else kind
                 kind = _SHARED_VALUES_OF_70B.get(kind, kind) if is_70b else kind
-        yield name, kind
+            kinds[name] = kind
+    return kinds
 
 
 def type_of_rows(kind: str, row: int) -> str | None:

@@ -10,8 +10,8 @@ from typing import final
 
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.formats.gguf.file_facts import FREQUENCIES
 from gptailor.checkpoint.formats.gguf.kinds import KINDS
-from gptailor.checkpoint.formats.gguf.rotary import FREQUENCIES
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.plan.faults import listed
 from gptailor.program.compile import Compiled
@@ -25,7 +25,9 @@ from gptailor.program.program import Program
 class GgufTensorPlan:
     """A tensor of a GGUF file: its type's name, its shape, and its source in the program.
 
-    `heads` and `add_one` are as in `GgufTensorName`. Without a `source` its bytes are `content`.
+    `heads` is above 0 for a projection whose rows llama.cpp wants interleaved, and then the number
+    of its heads; `add_one` is for norms that multiply by 1 + w. Without a `source` its bytes are
+    `content`.
     """
 
     name: str
@@ -87,22 +89,23 @@ def planned_tensors(
     # llama.cpp computes the constants of rotary embeddings.
     named = {spec: architecture.named(spec.name) for spec in specs if not is_constant(spec.name)}
     kinds, notes = _matrix_kinds(
-        {spec: tensor.name for spec, tensor in named.items()},
+        {spec: new for spec, (new, _, _) in named.items()},
         architecture,
         file_type,
         weighted=weighted,
     )
     planned = []
-    for spec, tensor in named.items():
+    for spec, (new, heads, add_one) in named.items():
         if spec.dtype not in FLOATS:
-            message = f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have"
-            raise CheckpointError("C306", message, architecture.target)
+            raise CheckpointError(
+                "C306",
+                f"{quoted(spec.name)} is {spec.dtype}, which GGUF doesn't have",
+                architecture.target,
+            )
         # llama.cpp wants vectors in float32.
         plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
         kind = kinds.get(spec) or plain
-        planned.append(
-            GgufTensorPlan(tensor.name, kind, spec.shape, spec, tensor.heads, tensor.add_one)
-        )
+        planned.append(GgufTensorPlan(new, kind, spec.shape, spec, heads, add_one))
     if divisors := architecture.frequencies:
         raw = struct.pack(f"<{len(divisors)}f", *divisors)
         planned.append(GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw))

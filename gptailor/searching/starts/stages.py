@@ -162,7 +162,8 @@ class Starts:
             yield from self._asked_recipes(self.recipes, results)
             uncut = [result for stage in results.values() for result in stage if result.share == 1]
             best = self._best_recipe(uncut)
-            yield "best recipe", [self._with_own_cut(best)]
+            cut = self._influence_cut(best)
+            yield "best recipe", [self._start(self._origin(best), best, cut, 1.0)]
         yield "smallest sizes", self._smallest_sizes(best)
         if not drops_some(self.space):
             yield "maybe", self._maybe(best)
@@ -496,9 +497,6 @@ class Starts:
         if self.recipes is not None:
             return Start(PlanLayers(of=self._of(of)), self.recipes.of(of), share, uncut=True)
         return self._start(self._origin(of), of, self._influence_cut(of), share)
-
-    def _with_own_cut(self, of: StartRecipe) -> Start:
-        return self._start(self._origin(of), of, self._influence_cut(of), 1.0)
 
     def _influence_cut(self, of: StartRecipe) -> Cut:
         return self._of_middle(nested_cuts(self.space, self._scores(of)))

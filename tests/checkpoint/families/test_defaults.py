@@ -1,36 +1,61 @@
 """The values of absent keys are those that transformers has."""
 
-import json
-from pathlib import Path
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any
 
-import transformers
+import pytest
+from transformers import CONFIG_MAPPING
+from transformers import logging as transformers_logging
 
-from gptailor.checkpoint.families import FAMILY_OF, compatibility
-from tests.checkpoint.families.make_defaults import table
+from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families.compatibility import ALIASES
 
-FILE = Path(compatibility.__file__).with_name("defaults.json")
-NOT_READ = {"attention_bias", "head_dim"}
+NOT_READ = {"attention_bias": False, "head_dim": None}
 """Keys that all families built like Llama compare, whether transformers reads them or not."""
+COMPUTED = {"head_dim", "num_key_value_heads"}
+"""Keys that a configuration computes of others, if it has none."""
+ROTARY = "rope_parameters"
 
 
-def test_the_file_is_what_the_script_makes() -> None:
-    made = table()
-    kept = FILE.read_text(encoding="utf-8")
-    if json.loads(kept)["transformers"] == transformers.__version__:
-        assert kept == made, "python tests/checkpoint/families/make_defaults.py writes it"
-        return
-    old, new = json.loads(kept)["types"], json.loads(made)["types"]
-    for model_type in old.keys() & new.keys():
-        common = old[model_type].keys() & new[model_type].keys()
-        assert {k: old[model_type][k] for k in common} == {k: new[model_type][k] for k in common}
+def defaults(family: str) -> Iterator[tuple[str, Any]]:
+    """Yield the keys that the family names, with transformers' defaults."""
+    transformers_logging.set_verbosity(logging.ERROR)
+    config = CONFIG_MAPPING[family]
+    stated = {
+        field.name: field.default
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }
+    whole = config().to_dict()
+    computed = {key: value for key, value in whole.items() if key not in COMPUTED}
+    for key in FAMILY_OF[family].agree.keys() - FAMILY_OF[family].read.keys() - {ROTARY}:
+        names = (key, config.attribute_map.get(key, key), *ALIASES.get(key, ()))
+        name = next((name for name in names if name in stated or name in computed), None)
+        yield key, NOT_READ[key] if name is None else stated.get(name, computed.get(name))
 
 
-def test_every_key_that_must_agree_has_a_default() -> None:
-    types = json.loads(FILE.read_text(encoding="utf-8"))["types"]
-    for model_type, family in FAMILY_OF.items():
-        names = " ".join(each for each in family.agree if isinstance(each, str)).split()
-        assert set(names) - types[model_type].keys() <= NOT_READ, model_type
-        assert len(names) == len(set(names)), model_type
+def rotary(family: str) -> dict[str, Any]:
+    """Return transformers' default of the rotary embeddings, without what any family has."""
+    config = CONFIG_MAPPING[family]
+    given = config().to_dict().get(ROTARY) or {}
+    if any(isinstance(value, dict) for value in given.values()):
+        return given
+    if given.get("rope_type") == "default":
+        usual = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
+        return {key: value for key, value in given.items() if usual.get(key) != value}
+    base = getattr(config, "default_theta", None)
+    return given or ({"rope_theta": base} if isinstance(base, float) and base != 10_000.0 else {})
+
+
+@pytest.mark.parametrize("family", FAMILY_OF)
+def test_an_absent_key_has_transformers_default(family: str) -> None:
+    agree = FAMILY_OF[family].agree
+    made = dict(defaults(family))
+    assert {key: agree[key] for key in made} == made
+    if ROTARY in agree and family != "cohere_compass_text":
+        assert agree[ROTARY] == rotary(family)
 
 
 def test_an_absent_number_of_key_value_heads_follows_the_heads() -> None:

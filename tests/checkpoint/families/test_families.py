@@ -32,11 +32,11 @@ from gptailor.checkpoint.families.layout import (
     projection,
     split_name,
 )
-from tests.layer_names import layer_tensors
-from tests.structures import structure
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, tiny_model
-from tests.tiny_mixed import MIXED
+from tests.support.layer_names import layer_tensors
+from tests.support.structures import structure
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, tiny_model
+from tests.support.tiny_mixed import MIXED
 
 Tensors = dict[str, torch.Tensor]
 ROLES = Path(__file__).parents[2] / "golden" / "roles.json"

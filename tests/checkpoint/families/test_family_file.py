@@ -1,6 +1,8 @@
 """Keys of a family file are rules of the same forms as the release's own."""
 
+import hashlib
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,56 +11,59 @@ import pytest
 from pydantic import ValidationError
 
 import gptailor
-from gptailor.checkpoint.families.family_file import FamilyFile, MovedKey
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family_file import check_proof, content_digest, read_family_file
 from gptailor.checkpoint.families.layer_config import RuleError
+from gptailor.checkpoint.families.layer_rules import First, LayerRule, Listed, Numbered
+from gptailor.checkpoint.files import CheckpointError
 
 
-def moved(key: MovedKey, config: dict[str, Any], order: list[int], count: int = 4) -> Any:
+def moved(rule: LayerRule, config: dict[str, Any], order: list[int], count: int = 4) -> Any:
     """The value of the key once layers are in another order."""
-    rule = key.rule("key")
+    rule.bound("key", {})
     values = rule.read(config, count)
     return rule.write(config, [values[i] for i in order])["key"]
 
 
 def test_a_list_moves_with_its_layers_and_keeps_its_words() -> None:
-    key = MovedKey(kind="entries", part="attn", tried=("mamba", None), absent=("mamba",) * 4)
+    key = Listed(tried=("mamba", None), absent=("mamba",) * 4)
     assert moved(key, {"key": ["mamba", None, "mamba", None]}, [1, 2]) == [None, "mamba"]
     assert moved(key, {"key": None}, [0, 1]) == ["mamba", "mamba"]
     with pytest.raises(RuleError, match="'key' is missing, and the model has 3 layers"):
         moved(key, {}, [0], count=3)
     with pytest.raises(RuleError, match="'key' of L0 is 'conv', and its family was proven with"):
         moved(key, {"key": ["conv", "mamba"]}, [0], count=2)
-    untried = MovedKey(kind="entries", part="attn")
+    untried = Listed(tried=())
     with pytest.raises(RuleError, match="'key' of L0 is 'mamba'"):
         moved(untried, {"key": ["mamba"] * 4}, [0])
 
 
 def test_numbers_of_layers_follow_them() -> None:
-    key = MovedKey(kind="numbers", part="mlp", absent=(0, 2))
+    key = Numbered(part="mlp", absent=(0, 2))
     assert moved(key, {"key": [1, 3]}, [3, 0, 1]) == [0, 2]
     assert moved(key, {}, [1, 2]) == [1]
     with pytest.raises(RuleError, match="'key' names layer 4, and the model has 4 layers"):
         moved(key, {"key": [4]}, [0])
     with pytest.raises(RuleError, match="'key' is missing, and should be a list of layers"):
-        moved(MovedKey(kind="numbers", part="mlp"), {}, [0])
+        moved(Numbered(part="mlp"), {}, [0])
 
 
 def test_a_number_of_first_layers_is_counted_again() -> None:
-    key = MovedKey(kind="first", part="mlp", absent=(1,))
+    key = First(part="mlp", absent=(1,))
     assert moved(key, {"key": 2}, [1, 2, 3]) == 1
     assert moved(key, {"key": None}, [2, 3]) == 0
     with pytest.raises(RuleError, match="and a special layer would be L1, after the plain L0"):
         moved(key, {"key": 2}, [2, 0])
     for absent in (None, ()):
         with pytest.raises(RuleError, match="'key' is None, and should be an integer from 0 up"):
-            moved(MovedKey(kind="first", part="mlp", absent=absent), {}, [0])
+            moved(First(part="mlp", absent=absent), {}, [0])
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [("entries", ["a", "b", "a"]), ("numbers", [0, 2]), ("first", 1)]
+    ("kind", "value"), [(Listed, ["a", "b", "a"]), (Numbered, [0, 2]), (First, 1)]
 )
 def test_a_layer_of_each_kind_remains_where_it_has_to(kind: Any, value: Any) -> None:
-    key = MovedKey(kind=kind, part="mlp", tried=("a", "b"), every_kind=True)
+    key = kind(tried=("a", "b"), every_kind=True)
     assert moved(key, {"key": value}, [0, 1], count=3) is not None
     with pytest.raises(RuleError, match="its family needs"):
         moved(key, {"key": value}, [1], count=3)
@@ -83,7 +88,7 @@ def write_signed(path: Path, config: Path, **changed: Any) -> Path:
              "configuration": {}, "cases": [tried]}  # fmt: skip
     content = {**LLAMA, "agree": dict.fromkeys(names), "proof": proof, **changed}
     with suppress(ValidationError):
-        content["digest"] = FamilyFile.model_validate(content).content_digest()
+        content["digest"] = content_digest(Family.model_validate(content))
     path.write_text(json.dumps(content))
     return path
 
@@ -97,9 +102,30 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
     [
         ({}, None, ""),
         ({"moved": {"other": FIRST}}, "M204", "'other' is None, and should be an integer"),
-        ({"norm": ["norm.weight"] * 2}, "M204", "names 'model.norm.weight' for two places"),
-        ({"norm": ["embed_tokens.weight"]}, "M204", "'model.embed_tokens.weight' for two places"),
-        ({"embed": ["layers.0.mlp.up_proj.weight"]}, "M204", "mlp.up_proj.weight' for two places"),
+        ({"proof": None}, "M301", "the family file of 'mystery' has no proof"),
+        ({"layrs": "layers."}, "C111", "'layrs': extra inputs are not permitted"),
+        ({"head": "lm_head.weight"}, "C111", "'head': input should be a valid tuple"),
+        ({"moved": {"x": {"kind": "last"}}}, "C111", "'moved.x': input tag 'last' found using"),
+        ({"moved": {"x": {**FIRST, "keys": 1}}}, "C111", "'moved.x.first.keys': extra inputs"),
+        ({"moved": {"x": {"kind": "function", "function": "no"}}}, "C111", "'moved.x.function"),
+        ({"moved": {"x": {"kind": "function", "function": "same"}}}, "C111", "functions read, got"),
+        ({"moved": {"x": {"kind": "function", "function": "chunked"}}}, "M204", "needs 'of'"),
+        ({"agree": {"x": 1}, "read": {"x": "settings"}}, "C111", "functions read, got Attribute"),
+        ({"read": {"x": "no"}}, "C111", "'read.x': input should be 'gelu', 'gated_window'"),
+        ({"count_of": "no"}, "C111", "'count_of': input should be '' or 'letters', got 'no'"),
+        ({"model_types": []}, "C111", "'model_types': "),
+        ({"moved": {"x": {"kind": "window"}}}, "C111", "expected the name of an earlier rule"),
+        ({"attn_out": ["attn.o_proj"]}, "C111", "'attn.o_proj' of 'attn_out' matches no tensor"),
+        ({"roles": {"ffn.up": "mlp.up"}}, "C111", "'ffn.up' of 'roles' matches no tensor"),
+        ({"mlp": ["mlp.", "self_attn."]}, "C111", "'self_attn.' of 'mlp' give a tensor two roles"),
+        (
+            {"proof": None, "attn_out": ["self_attn.o"]},
+            "M204",
+            "no tensor of a layer matches 'self_attn.o' of 'attn_out'",
+        ),
+        ({"norm": ["norm.weight"] * 2}, "C111", "'model.norm.weight' has two roles"),
+        ({"norm": ["embed_tokens.weight"]}, "C111", "'model.embed_tokens.weight' has two roles"),
+        ({"embed": ["layers.0.mlp.up_proj.weight"]}, "C111", "mlp.up_proj.weight' has two roles"),
         ({"stack": ESCAPE}, "C111", "'stack': "),
         ({"base": "b" * 2000}, "C111", "'base': "),
         ({"embed": [ESCAPE]}, "C111", "'embed.0': "),
@@ -119,9 +145,80 @@ def test_a_family_file_of_a_stranger_is_one_fault(
     assert [fault.code for fault in faults] == ([] if code is None else [code])
     for fault in faults:
         assert said in fault.message
+        assert str(file) in f"{fault.message} {fault.help}" or code in {"M301", "M204"}
+        assert code != "C111" or "'gptailor schema --family' prints the form" in fault.help
         assert fault.message.isprintable()
         assert len(fault.message) < 600
-    if code is not None:
+    if code not in {None, "M301"}:
         with pytest.raises(gptailor.PlanError):
             gptailor.compile(plan, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+        assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_pattern_that_a_checkpoint_lacks_is_named_with_its_file(
+    family: Path, tmp_path: Path
+) -> None:
+    config = family / "unknown" / "config.json"
+    for changed in ({"mlp_out": ["mlp.out"]}, {"mlp": [*LLAMA["mlp"], "mlp.out"]}):
+        file = write_signed(tmp_path / "f.family.json", config, proof=None, **changed)
+        plan = gptailor.loads(f'tailor 1\nmodel base = "{family / "unknown"}"\ndrop L2\n')
+        [fault] = gptailor.check(plan.with_families([file]))
+        assert (fault.code, fault.help) == ("M204", f"the family is in '{file}'")
+        assert "no tensor of a layer matches 'mlp.out' of 'mlp" in fault.message
+
+
+def test_a_file_without_a_proof_is_read_only_where_it_is_named(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    user = tmp_path / "config" / "gptailor" / "families"
+    user.mkdir(parents=True)
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{family / "unknown"}"\ndrop L2\n')
+    config = family / "unknown" / "config.json"
+    without = [fault.code for fault in gptailor.check(plan)]
+    write_signed(tmp_path / "here.family.json", config, stack="blocks.")
+    assert [fault.code for fault in gptailor.check(plan)] == without
+    write_signed(user / "mystery.family.json", config, proof=None)
+    [fault] = gptailor.check(plan)
+    assert (fault.code, "holds an unproven draft" in fault.message) == ("C112", True)
+
+
+def test_a_key_that_may_be_by_layers_must_be_named(family: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(family / "unknown", model)
+    config = json.loads((model / "config.json").read_text())
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{model}"\ndrop L2\n')
+    (model / "config.json").write_text(json.dumps(config | {"dense_freq": 1, "dense": 0}))
+    names: dict[str, Any] = {"proof": None, "agree": {}, "plain": [*config]}
+    file = write_signed(tmp_path / "f.family.json", model / "config.json", **names)
+    [fault] = gptailor.check(plan.with_families([file]))
+    assert fault.code == "M204"
+    assert "'dense_freq' may make a layer depend on its place" in fault.message
+    assert "doesn't name it, under 'plain' or else" in fault.message
+    moved = {"mlp": {**FIRST, "key": "dense", "step_key": "dense_freq"}}
+    file = write_signed(tmp_path / "f.family.json", model / "config.json", **names, moved=moved)
+    assert [fault.code for fault in gptailor.check(plan.with_families([file]))] == ["M301"]
+
+
+def test_a_file_of_an_earlier_release_is_read_with_its_proof(tmp_path: Path) -> None:
+    """It has all of its keys, and the digest of all."""
+    rule = {"part": "mlp", "absent": [1], "tried": [], "every_kind": False}
+    content: dict[str, Any] = {
+        **LLAMA, "version": 1, "transposed": False, "deepest": None, "agree": {"hidden_size": 8},
+        "moved": {kind: {**rule, "kind": kind} for kind in ("entries", "numbers", "first")},
+        "modes": {}, "plain": [], "refused": {"parts": None, "scale": "no", "bridge": "no"},
+        "proof": {
+            "gptailor": "0.2.0", "transformers": "5", "torch": "2", "source": "x", "seed": 0,
+            "configuration": {},
+            "cases": [{"name": "cut", "difference": 0.5, "failure": None, "note": None}],
+        },
+    }  # fmt: skip
+    content["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path = tmp_path / "old.family.json"
+    path.write_text(json.dumps(content))
+    assert [rule.name for rule in read_family_file(path).rules] == ["entries", "numbers", "first"]
+    check_proof(read_family_file(path), path)
+    path.write_text(json.dumps(content | {"base": "other."}))
+    with pytest.raises(CheckpointError, match="was changed after it was proven"):
+        check_proof(read_family_file(path), path)

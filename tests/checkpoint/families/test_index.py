@@ -1,54 +1,61 @@
-"""Each model type is in the file that the index names, and only needed files are read."""
+"""Each model type of the release has a file, and only needed files are read."""
 
+import json
 import subprocess
 import sys
-from importlib import import_module
 
 import pytest
 
-from gptailor.checkpoint import families
-from gptailor.checkpoint.families import FAMILY_OF, FILE_OF, MODEL_TYPES
-from gptailor.checkpoint.families.family import ONE_BRANCH
+from gptailor.checkpoint.families import FAMILY_OF, FOLDER
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family_file import family_text, read_family_file
+from gptailor.checkpoint.families.functions import LAYER_COUNTS, READERS, RULES
 
 
-@pytest.mark.parametrize("file", MODEL_TYPES)
-def test_the_index_lists_the_model_types_of_each_file_in_order(file: str) -> None:
-    entries = getattr(import_module(f"{families.__name__}.{file}"), file.upper())
-    filed = [model_type for family in entries for model_type in family.model_types]
-    assert MODEL_TYPES[file].split() == sorted(filed)
+@pytest.mark.parametrize("family", FAMILY_OF)
+def test_a_file_is_what_its_reader_takes_and_its_writer_writes(family: str) -> None:
+    path = FOLDER / f"{family}.json"
+    read = read_family_file(path)
+    assert read == FAMILY_OF[family], "the reader without validators reads the same"
+    assert (read.name, read.model_types) == (family, (family,))
+    assert family_text(read) == path.read_text(encoding="utf-8")
 
 
-def test_a_model_type_has_one_family() -> None:
-    listed = [name for types in MODEL_TYPES.values() for name in types.split()]
-    assert sorted(listed) == sorted(FAMILY_OF)
-    assert len(FILE_OF) == len(listed)
-    assert all(name in family.model_types for name, family in FAMILY_OF.items())
-
-
-def test_families_are_filed_by_what_they_have() -> None:
+def test_a_reason_explains_a_key_of_its_file() -> None:
     for name, family in FAMILY_OF.items():
-        keys = {key.name for key in family.keys}
-        rules = {rule.name for rule in family.rules}
-        facts = {
-            "recurrent": family.no_parts == ONE_BRANCH,
-            "multimodal": "mrope_section" in keys,
-            "latent": "kv_lora_rank" in keys,
-            "windowed": bool({"layer_types", "attention_types"} & rules),
-        }
-        beside = {"kimi_linear", "bailing_hybrid"}  # latent attention beside linear attention
-        fits = [file for file, fact in facts.items() if fact and name not in beside]
-        if FILE_OF[name] in facts:
-            assert fits[0] == FILE_OF[name], name
-        elif FILE_OF[name] == "dense":
-            assert fits == [], name
+        keys = {*Family.model_fields, *family.agree}
+        for rule in family.moved.values():
+            keys |= {*family.moved, getattr(rule, "key", "")}
+        assert family.why.keys() <= keys, name
 
 
-def test_only_files_of_needed_families_are_imported() -> None:
+def test_each_function_has_a_family() -> None:
+    text = json.dumps([json.loads(path.read_bytes()) for path in FOLDER.iterdir()])
+    named = {name for name in RULES if f'"function": "{name}"' in text}
+    assert named == RULES.keys()
+    assert {
+        name for family in FAMILY_OF.values() for name in family.read.values()
+    } == READERS.keys()
+    assert {family.count_of for family in FAMILY_OF.values()} - {""} == LAYER_COUNTS.keys()
+
+
+@pytest.mark.parametrize("name", ["../families/llama", "", "/etc/passwd", "llama.json"])
+def test_a_model_type_is_no_path(name: str) -> None:
+    assert name not in FAMILY_OF
+    assert FAMILY_OF.get(name) is None
+
+
+def test_only_files_of_needed_families_are_read() -> None:
     code = (
         "import sys\n"
-        "from gptailor.checkpoint.families import FAMILY_OF, MODEL_TYPES, layout\n"
+        "read = []\n"
+        "seen = lambda what, of: read.append(str(of[0])) if what == 'open' else None\n"
+        "sys.addaudithook(seen)\n"
+        "from gptailor.checkpoint.families import FAMILY_OF\n"
         "assert 'jamba' in FAMILY_OF and FAMILY_OF['llama'].base == 'model.'\n"
-        "print(*(file for file in MODEL_TYPES if f'{layout.__package__}.{file}' in sys.modules))"
+        "assert FAMILY_OF['llama'].keys and len(FAMILY_OF) > 100\n"
+        "print(*(name.rpartition('/')[2] for name in read if name.endswith('.json')))\n"
+        "print('gptailor.checkpoint.families.functions' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "dense\n"
+    assert done.stdout == "llama.json\nFalse\n"

@@ -22,7 +22,7 @@ from gptailor.checkpoint.families.layout import (
     split_name,
 )
 from gptailor.checkpoint.families.refused import LEARN
-from tests.layer_names import layer_tensors
+from tests.support.layer_names import layer_tensors
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 LAYER = (

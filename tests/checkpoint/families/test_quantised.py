@@ -13,7 +13,7 @@ import gptailor
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.families.quantised import requantised
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 FORMATS: dict[str, tuple[dict[str, Any], dict[str, torch.dtype]]] = {
     "gptq": (

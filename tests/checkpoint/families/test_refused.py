@@ -9,7 +9,7 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layout_of
 from gptailor.checkpoint.families.refused import REFUSED
 from gptailor.checkpoint.families.vision import WRAPPERS
-from tests.tiny import CONFIGURATIONS
+from tests.support.tiny import CONFIGURATIONS
 
 
 def beside_others(model_type: str) -> bool:

@@ -28,8 +28,8 @@ from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.families.vision import WRAPPERS, text_of, with_text
 from gptailor.plan.plan import Plan
 from tests.checkpoint.families.test_families import close, first
-from tests.tiny import tiny_model
-from tests.tiny_vision import VISION, VisionMaker, image_inputs, tiny_vision, vision_maker
+from tests.support.tiny import tiny_model
+from tests.support.tiny_vision import VISION, VisionMaker, image_inputs, tiny_vision, vision_maker
 
 COUNT = 6
 CUT = (0, 1, 3, 5)

@@ -18,7 +18,7 @@ from gptailor.checkpoint.models import open_models, rebind
 from gptailor.checkpoint.tensor import Adapted, LowRank
 from gptailor.plan.plan import Layer, LayerOf, Model, Plan, Take
 from gptailor.program.load import load_tensor
-from tests.tiny_adapter import HIDDEN, Q, adapter, pair
+from tests.support.tiny_adapter import HIDDEN, Q, adapter, pair
 
 V = "model.layers.3.self_attn.v_proj"
 HEAD, EMBED = "lm_head", "model.embed_tokens"

@@ -20,7 +20,7 @@ from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.pytorch import read_pickled
 from gptailor.checkpoint.tensor import Pickled
 from gptailor.program.load import load_tensor
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8,
           torch.uint8, torch.bool, torch.float8_e4m3fn, torch.uint16)  # fmt: skip

@@ -19,8 +19,8 @@ from gptailor.methods.rounding import NotFiniteFault
 from gptailor.program.load import load_tensor
 from gptailor.program.program import Combine, Output
 from gptailor.program.run import chunks
-from tests.quantised import FORMATS, QuantisedMatrix, fp8, mxfp4, write_quantised
-from tests.tiny import tiny_model
+from tests.support.quantised import FORMATS, QuantisedMatrix, fp8, mxfp4, write_quantised
+from tests.support.tiny import tiny_model
 
 SHAPES = [(32, 64), (96, 32)]
 

@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import json
 import os
+import pickle
 import resource
 import signal
 import stat
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
+from gptailor.checkpoint.datasets import CalibrationError
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import INDEX, open_checkpoint
 from gptailor.checkpoint.formats.safetensors import read_header
@@ -30,6 +32,7 @@ from gptailor.checkpoint.write.output_file import Payload, write_whole
 from gptailor.checkpoint.write.side_folder import TargetExists, remove_stale
 from gptailor.checkpoint.write.tensors import plan_shards
 from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
+from gptailor.plan.faults import CodedError
 
 TENSORS = {
     "a": torch.arange(5, dtype=torch.bfloat16),
@@ -723,3 +726,20 @@ def test_free_space_is_the_nearest_parents(tmp_path: Path) -> None:
     there = os.statvfs(tmp_path)
     free = free_space(tmp_path / "a" / "b")
     assert abs(free - there.f_bavail * there.f_frsize) < 2**30
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TargetExists(Path("out"), "mine.txt"),
+        TargetExists(Path("out")),
+        CheckpointError("C204", "is not JSON", Path("out/config.json"), "repair it", 7),
+        CalibrationError("C802", "the file holds no rows", Path("a.jsonl"), 3, "add a row"),
+    ],
+    ids=["changed", "exists", "offset", "line"],
+)
+def test_an_error_comes_from_another_process_as_it_was(error: CodedError) -> None:
+    other = pickle.loads(pickle.dumps(error))
+    assert type(other) is type(error)
+    assert (str(other), vars(other)) == (str(error), vars(error))
+    assert f"\n --> {error.place}" in str(other)

@@ -6,7 +6,7 @@ import pytest
 
 from gptailor.convert.mergekit.base import Base, ModelFolders
 from gptailor.convert.mergekit.config import ModelReference
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "mixtral", "gpt2"])

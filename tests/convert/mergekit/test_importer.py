@@ -19,9 +19,9 @@ from gptailor.convert.note import ConversionError, Note
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
 from gptailor.plan.written_out import written_out
-from tests.naive import interpret
-from tests.thorough import drawn
-from tests.tiny import tiny_model
+from tests.support.naive import interpret
+from tests.support.thorough import drawn
+from tests.support.tiny import tiny_model
 
 FOLDER = Path(__file__).parent / "yaml"
 FILES = sorted(FOLDER.glob("*.yml"))
@@ -476,6 +476,18 @@ def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> No
     sources = "sources: [{model: a/b, layer_range: [0, 1]}]"
     text = f"slices: [{{merge_method: slerp, {sources}}}]\nmerge_method: passthrough"
     assert refused(text, strict=True).place == "slices[0].merge_method"
+
+
+def test_an_unknown_key_of_a_filter_or_of_the_base_is_noted_too() -> None:
+    base = "{model: {path: a/base, comit: x}, lroa: y}"
+    text = f"{TWO}merge_method: slerp\nbase_model: {base}\n"
+    noted = notes_of(text + "parameters:\n  t:\n  - {filtre: mlp, value: 0.3}\n")
+    for place, key in (
+        ("3: base_model.lroa", "lroa"),
+        ("3: base_model.model.comit", "comit"),
+        ("6: parameters.t[0].filtre", "filtre"),
+    ):
+        assert f"file.yml:{place}: mergekit knows no key '{key}' here" in noted
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,11 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.prepare import prepare
-from tests.events import progress
-from tests.structures import branch_structure
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, letters, tiny_model
-from tests.tiny_mixed import MIXED
+from tests.support.events import progress
+from tests.support.structures import branch_structure
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, letters, tiny_model
+from tests.support.tiny_mixed import MIXED
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17], [1, 30, 30, 4, 62, 7, 11, 3]])
 POST_NORM = {"gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "glm4", "hyperclovax"}

@@ -13,7 +13,7 @@ from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.searching.measuring import gap_errors_of
-from tests.tiny import letters, tiny_model
+from tests.support.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

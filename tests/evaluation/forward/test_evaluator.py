@@ -26,10 +26,10 @@ from gptailor.evaluation.forward.requests import (
 from gptailor.evaluation.live.template import decoder_layers, standing_in
 from gptailor.evaluation.scores import Failure
 from tests.evaluation.lent import broken, lent, likelihood, loaded, requests, whole
-from tests.structures import structure
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, VOCAB_SIZE
-from tests.tiny_mixed import MIXED
+from tests.support.structures import structure
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, VOCAB_SIZE
+from tests.support.tiny_mixed import MIXED
 
 HUGE = 2**46
 """Bytes that no machine has."""

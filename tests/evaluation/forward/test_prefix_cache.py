@@ -14,7 +14,7 @@ from gptailor.evaluation.forward.prefix_cache import PrefixCache, PrefixNode, in
 from gptailor.evaluation.forward.requests import Work, pack
 from gptailor.evaluation.scores import Failure
 from tests.evaluation.lent import Lent, broken, lent, likelihood, loaded, requests
-from tests.thorough import drawn
+from tests.support.thorough import drawn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -198,14 +198,3 @@ def test_old_plans_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         [leaf] = tree.expect([path(f"a{number}")])
         ran(tree, leaf)
     assert len(nodes(tree.root)) == 4 + 3
-
-
-def test_states_are_held_where_asked(pool: PreTrainedModel) -> None:
-    tree = PrefixCache(16, torch.device("cpu"))
-    leaves = tree.expect([path("ab"), path("ac")])
-    tree.begin(leaves[0])
-    tree.offer(leaves[0], 1, [torch.ones(4)])
-    depth, state = tree.latest(leaves[1])
-    assert depth == 1
-    assert state is not None
-    assert [one.tolist() for one in state] == [[1.0] * 4]

@@ -14,7 +14,7 @@ from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.live.template import decoder_layers
 from gptailor.prepare import prepare
 from tests.evaluation.lent import Lent, requests, whole
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

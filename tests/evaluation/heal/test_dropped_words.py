@@ -15,9 +15,9 @@ from gptailor.evaluation.heal.text import PackedSequences
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from gptailor.plan.events import Progress
 from tests.checkpoint.test_token_cut import cut_of, whole_of
-from tests.healing import CPU, Asked
-from tests.tiny import tiny_model
-from tests.vocabularies import TEXT, write_byte_level
+from tests.support.healing import CPU, Asked
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import TEXT, write_byte_level
 
 LENGTH = 64
 pytestmark = pytest.mark.usefixtures("no_progress_bars")

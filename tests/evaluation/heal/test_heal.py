@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import gptailor
-from gptailor.checkpoint.files import cache_folder
+from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.heal import heal as healing_module
 from gptailor.evaluation.heal import train
@@ -29,10 +29,10 @@ from gptailor.evaluation.repair import Repairs, fit, stitch
 from gptailor.plan.events import Event, HealingStart, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.events import progress
-from tests.healing import divergence, heal, healer, said, text_of, with_layers
-from tests.tiny import letters, tiny_model
-from tests.tiny_vision import VISION, tiny_vision
+from tests.support.events import progress
+from tests.support.healing import divergence, heal, healer, said, text_of, with_layers
+from tests.support.tiny import letters, tiny_model
+from tests.support.tiny_vision import VISION, tiny_vision
 
 SHORT = 'drop L2\nheal on "text.txt" tokens 1024 rank 4'
 

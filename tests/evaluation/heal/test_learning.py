@@ -25,11 +25,11 @@ from gptailor.evaluation.live.stitch import Stitched, Stitcher
 from gptailor.evaluation.live.template import decoder_layers
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.healing import healer, said, wanted
-from tests.structures import structure
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, tiny_model
-from tests.tiny_mixed import MIXED
+from tests.support.healing import healer, said, wanted
+from tests.support.structures import structure
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, tiny_model
+from tests.support.tiny_mixed import MIXED
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17, 9, 50], [1, 30, 31, 4, 62, 7, 11, 3, 25, 6]])
 SAMPLED = {

@@ -16,9 +16,9 @@ from gptailor.evaluation.heal.process_group import ProcessGroup
 from gptailor.evaluation.heal.text import step_tokens
 from gptailor.plan.events import Event, Progress
 from gptailor.prepare import prepare
-from tests.healing import said
-from tests.preloaded import Preloaded
-from tests.tiny import letters, tiny_model
+from tests.support.healing import said
+from tests.support.preloaded import Preloaded
+from tests.support.tiny import letters, tiny_model
 
 SHORT = 'drop L2\nheal on "text.txt" tokens 1024 rank 4'
 

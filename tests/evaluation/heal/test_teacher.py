@@ -14,8 +14,8 @@ from gptailor.evaluation.heal.teacher import Predictions
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.plan.events import Progress
 from gptailor.prepare import prepare
-from tests.healing import CPU, Asked, said
-from tests.tiny import tiny_model
+from tests.support.healing import CPU, Asked, said
+from tests.support.tiny import tiny_model
 
 TOKENS = torch.randint(3, 60, (7, 12), generator=torch.Generator().manual_seed(0))
 

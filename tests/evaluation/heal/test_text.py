@@ -13,7 +13,7 @@ from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluation.heal.teacher_chats import TeacherChats
 from gptailor.evaluation.heal.text import HealingTexts, file_source, healing_texts
 from gptailor.evaluation.objectives.tokens import TokenEncoder
-from tests.tiny import letters, write_tokenizer
+from tests.support.tiny import letters, write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("renders_here")
 

@@ -10,15 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from gptailor.checkpoint.files import cache_folder
+from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation.heal import train
 from gptailor.evaluation.heal.heal import HealedLayers
 from gptailor.evaluation.heal.learning import HealError
 from gptailor.plan.events import Event, Progress
 from gptailor.plan.plan import Plan
-from tests.events import progress
-from tests.healing import divergence, heal, said, text_of, with_layers
-from tests.tiny import letters, tiny_model
+from tests.support.events import progress
+from tests.support.healing import divergence, heal, said, text_of, with_layers
+from tests.support.tiny import letters, tiny_model
 
 CUT = 'drop L2\nheal on "text.txt" tokens 3840'
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from gptailor.checkpoint.token_cut import TokenCut
 from gptailor.evaluation.heal.whole_vocabulary import WholeVocabulary
 from tests.checkpoint.test_token_cut import cut_of, whole_of
-from tests.vocabularies import TEXT, write_byte_level
+from tests.support.vocabularies import TEXT, write_byte_level
 
 
 @pytest.fixture(scope="module")

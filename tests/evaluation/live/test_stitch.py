@@ -18,9 +18,9 @@ from gptailor.evaluation.speed import cache_bytes, parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.structures import structure
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, tiny_model
+from tests.support.structures import structure
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, tiny_model
 
 TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44, 21, 9]])
 CUT = "drop L1; L2 from math; L3 = merge(L3 base, L3 math, 0.3); embed from math"

@@ -14,7 +14,7 @@ from gptailor.evaluation.objectives.generate import Generative, greedy, normalis
 from gptailor.evaluation.objectives.tokens import Prompt
 from gptailor.evaluation.scores import NotANumberError
 from gptailor.plan.plan import Objective
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 TEXTS = ("the cat", "a", "one and two and three", "the dog sat")
 

@@ -32,7 +32,7 @@ from gptailor.evaluation.objectives.tokens import TokenEncoder
 from gptailor.evaluation.scores import Score
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 POSITIONS = 128
 

@@ -22,12 +22,12 @@ from gptailor.evaluation.repair import Repairs, fit, stitch
 from gptailor.plan.events import FitResult, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.quantised import write_quantised
-from tests.structures import branch_structure
-from tests.thorough import one_of_each
-from tests.tiny import CONFIGURATIONS, letters, tiny_model
-from tests.tiny_mixed import MIXED
-from tests.tiny_vision import tiny_vision
+from tests.support.quantised import write_quantised
+from tests.support.structures import branch_structure
+from tests.support.thorough import one_of_each
+from tests.support.tiny import CONFIGURATIONS, letters, tiny_model
+from tests.support.tiny_mixed import MIXED
+from tests.support.tiny_vision import tiny_vision
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17], [1, 30, 30, 4, 62, 7, 11, 3]])
 REFUSED = {

@@ -33,10 +33,10 @@ from gptailor.plan.events import BytesDone, ignore_events
 from gptailor.prepare import prepare
 from gptailor.program.gguf.tensors import weights_size
 from gptailor.program.load import load_tensor
-from tests.preloaded import Preloaded
-from tests.tiny import tiny_model, write_tokenizer
-from tests.tiny_bytes import FAMILIES, SIZES, model
-from tests.vocabularies import TEMPLATE, TEXT, write_byte_level, write_pieces
+from tests.support.preloaded import Preloaded
+from tests.support.tiny import tiny_model, write_tokenizer
+from tests.support.tiny_bytes import FAMILIES, SIZES, model
+from tests.support.vocabularies import TEMPLATE, TEXT, write_byte_level, write_pieces
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 

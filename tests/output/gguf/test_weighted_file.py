@@ -20,8 +20,8 @@ from gptailor.output.gguf.file import TEXT_KEY, GgufFile
 from gptailor.prepare import prepare
 from gptailor.program.load import load_tensor
 from tests.output.gguf.test_file import expected, read
-from tests.tiny_bytes import model
-from tests.vocabularies import TEXT
+from tests.support.tiny_bytes import model
+from tests.support.vocabularies import TEXT
 
 pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 

@@ -6,9 +6,8 @@ import pytest
 
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.family_file import FamilyFile
 from gptailor.plugins.adopt.adopt import adopted
-from tests.tiny import CONFIGURATIONS
+from tests.support.tiny import CONFIGURATIONS
 
 # the type, its configuration, and whether its branches can be told apart
 KNOWN: dict[str, tuple[dict[str, Any], bool]] = {
@@ -23,12 +22,12 @@ KNOWN: dict[str, tuple[dict[str, Any], bool]] = {
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, FamilyFile]:
+def made() -> dict[str, Family]:
     """Drafts by type, each made once."""
     return {}
 
 
-def draft(made: dict[str, FamilyFile], kind: str) -> FamilyFile:
+def draft(made: dict[str, Family], kind: str) -> Family:
     if kind not in made:
         config, _ = KNOWN[kind]
         made[kind] = adopted(kind, {**CONFIGURATIONS[kind], "num_hidden_layers": 9, **config}, kind)
@@ -36,21 +35,20 @@ def draft(made: dict[str, FamilyFile], kind: str) -> FamilyFile:
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_a_draft_says_what_the_release_says(made: dict[str, FamilyFile], kind: str) -> None:
+def test_a_draft_says_what_the_release_says(made: dict[str, Family], kind: str) -> None:
     file, known = draft(made, kind), FAMILY_OF[kind]
 
     assert file.proof.failures == []
-    found = file.family()
-    assert (found.base, found.stack, found.count_key) == (known.base, known.stack, known.count_key)
-    assert found.embed == known.embed
-    assert set(found.norm) <= set(known.norm)
-    assert found.head[0] in known.head
-    assert (found.tied, found.transposed) == (known.tied, known.transposed)
+    assert (file.base, file.stack, file.count_key) == (known.base, known.stack, known.count_key)
+    assert file.embed == known.embed
+    assert set(file.norm) <= set(known.norm)
+    assert file.head[0] in known.head
+    assert (file.tied, file.transposed) == (known.tied, known.transposed)
     config = file.proof.configuration
     count = config.get("num_hidden_layers", config.get("n_layer"))
-    for rules in (found.rules, known.rules):
+    for rules in (file.rules, known.rules):
         assert all(len(rule.read(config, count)) == count for rule in rules)
-    assert kinds(found, config, count) == kinds(known, config, count)
+    assert kinds(file, config, count) == kinds(known, config, count)
 
 
 def kinds(family: Family, config: dict[str, Any], count: int) -> list[list[int]]:
@@ -61,9 +59,7 @@ def kinds(family: Family, config: dict[str, Any], count: int) -> list[list[int]]
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_branches_are_told_apart_where_the_release_does(
-    made: dict[str, FamilyFile], kind: str
-) -> None:
+def test_branches_are_told_apart_where_the_release_does(made: dict[str, Family], kind: str) -> None:
     file, known = draft(made, kind), FAMILY_OF[kind]
     if not KNOWN[kind][1]:
         assert file.refused.parts == "both branches of a layer read the output of one norm"

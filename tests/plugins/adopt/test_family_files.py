@@ -14,11 +14,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
-from gptailor.checkpoint.families.family_file import FamilyFile, read_family_file
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family_file import check_proof, family_text, read_family_file
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli.main import run
-from tests.tiny import LLAMA, randomise, write_tokenizer
+from tests.support.tiny import LLAMA, randomise, write_tokenizer
 
+NAMED = ("--family", "newday.family.json")
 PLAN = 'tailor 1\nmodel base = "./base"\ndrop L2..L3\n'
 
 
@@ -126,7 +128,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 
 def test_a_new_architecture_is_learned_and_its_layers_are_cut(here: Path) -> None:
-    assert run(["compile", "cut.tailor", "-o", "out"]) == 0
+    assert run(["compile", "cut.tailor", *NAMED, "-o", "out"]) == 0
 
     config = json.loads(Path("out/config.json").read_text())
     assert config["num_hidden_layers"] == 6
@@ -162,7 +164,7 @@ def test_a_layer_that_computes_with_its_number_is_not_drafted(here: Path, said: 
 
 def test_a_model_with_another_switch_is_not_read_by_the_proof(here: Path, said: Said) -> None:
     new_model(here / "numbered", by_number=True)
-    assert run(["check", "cut.tailor", "--model", "base=numbered"]) == 1
+    assert run(["check", "cut.tailor", *NAMED, "--model", "base=numbered"]) == 1
     assert "'by_number' is True, and its family was proven with False" in said()
 
 
@@ -171,7 +173,7 @@ def test_a_kind_that_was_not_tried_is_refused(here: Path, said: Said) -> None:
     config = json.loads(Path("other/config.json").read_text())
     config["gains"][4] = "shrill"
     Path("other/config.json").write_text(json.dumps(config))
-    assert run(["check", "cut.tailor", "--model", "base=other"]) == 1
+    assert run(["check", "cut.tailor", *NAMED, "--model", "base=other"]) == 1
     assert "'gains' of L4 is 'shrill', and its family was proven with 'loud', 'soft'" in said()
 
 
@@ -190,6 +192,7 @@ def test_without_a_file_the_type_is_refused_and_the_command_is_named(
 
 def test_a_file_is_found_where_it_is_named_and_in_the_user_s_folder(here: Path) -> None:
     file = Path("newday.family.json")
+    assert run(["check", "cut.tailor"]) == 1, "neither the plan's folder nor this one is searched"
     moved = file.rename(here / "elsewhere.json")
     assert run(["check", "cut.tailor", "--family", "elsewhere.json"]) == 0
     user = here / "config" / "gptailor" / "families"
@@ -202,8 +205,8 @@ def test_the_release_s_own_family_wins_unless_a_file_is_named(
     here: Path, said: Said, tmp_path: Path
 ) -> None:
     document = json.loads(Path("newday.family.json").read_text())
-    lying = FamilyFile.model_validate(document | {"model_types": ["llama"], "stack": "nowhere."})
-    Path("llama.family.json").write_text(lying.text())
+    lying = Family.model_validate(document | {"model_types": ["llama"], "stack": "nowhere."})
+    Path("llama.family.json").write_text(family_text(lying))
     made = LlamaForCausalLM(LlamaConfig(**LLAMA, num_hidden_layers=8))
     made.save_pretrained(here / "llama")
     assert run(["check", "cut.tailor", "--model", "base=llama"]) == 0
@@ -214,7 +217,7 @@ def test_the_release_s_own_family_wins_unless_a_file_is_named(
 
 
 def test_the_lock_holds_the_family_and_the_output_carries_it(here: Path, said: Said) -> None:
-    assert run(["compile", "cut.tailor", "-o", "out", "--lock"]) == 0
+    assert run(["compile", "cut.tailor", *NAMED, "-o", "out", "--lock"]) == 0
     digest = read_family_file(here / "newday.family.json").digest
     assert json.loads(Path("cut.tailor.lock").read_text())["families"] == {"newday": digest}
     Path("newday.family.json").unlink()
@@ -223,10 +226,10 @@ def test_the_lock_holds_the_family_and_the_output_carries_it(here: Path, said: S
     assert run(["check", "again.tailor"]) == 0
 
     document = json.loads(Path("out/newday.family.json").read_text())
-    other = FamilyFile.model_validate(document | {"name": "another"})
-    Path("newday.family.json").write_text(other.text())
+    other = Family.model_validate(document | {"name": "another"})
+    Path("newday.family.json").write_text(family_text(other))
     said()
-    assert run(["compile", "cut.tailor", "-o", "locked", "--locked"]) == 3
+    assert run(["compile", "cut.tailor", *NAMED, "-o", "locked", "--locked"]) == 3
     assert "the family file of 'newday' is not the one that was locked" in said()
     assert not Path("locked").exists()
 
@@ -238,7 +241,7 @@ def lie(here: Path, **changes: Any) -> None:
     """A file whose content is another and whose digest is right."""
     path = here / "newday.family.json"
     document = json.loads(path.read_text()) | changes
-    path.write_text(FamilyFile.model_validate(document).text())
+    path.write_text(family_text(Family.model_validate(document)))
 
 
 @pytest.mark.parametrize(
@@ -255,14 +258,14 @@ def test_a_file_that_lies_is_found_out_by_the_header(
     here: Path, said: Said, changes: dict[str, Any], message: str
 ) -> None:
     lie(here, **changes)
-    assert run(["check", "cut.tailor"]) == 1
+    assert run(["check", "cut.tailor", *NAMED]) == 1
     assert message in said()
 
 
 def test_a_file_that_was_edited_is_to_be_proven_again(here: Path, said: Said) -> None:
     path = here / "newday.family.json"
     path.write_text(path.read_text().replace('"stack": "layers."', '"stack": "blocks."'))
-    assert run(["check", "cut.tailor"]) == 1
+    assert run(["check", "cut.tailor", *NAMED]) == 1
     shown = said()
     assert "error[C112]: was changed after it was proven" in shown
     assert "'gptailor family MODEL' makes it anew, with its proof" in shown
@@ -271,8 +274,8 @@ def test_a_file_that_was_edited_is_to_be_proven_again(here: Path, said: Said) ->
 def test_a_draft_that_failed_is_never_used(here: Path, said: Said) -> None:
     document = json.loads((here / "newday.family.json").read_text())
     document["proof"]["cases"][3] |= {"difference": 2.0, "failure": "logits are 2 apart"}
-    (here / "newday.family.json").write_text(FamilyFile.model_validate(document).text())
-    assert run(["check", "cut.tailor"]) == 1
+    (here / "newday.family.json").write_text(family_text(Family.model_validate(document)))
+    assert run(["check", "cut.tailor", *NAMED]) == 1
     assert "C112" in (shown := said())
     assert "logits are 2 apart" in shown
 
@@ -289,7 +292,7 @@ def test_a_draft_that_failed_is_never_used(here: Path, said: Said) -> None:
 )
 def test_a_file_that_is_none_is_named(here: Path, said: Said, text: str, message: str) -> None:
     (here / "newday.family.json").write_text(text)
-    assert run(["check", "cut.tailor"]) == 1
+    assert run(["check", "cut.tailor", *NAMED]) == 1
     shown = said()
     assert "C111" in shown
     assert message in shown
@@ -297,11 +300,14 @@ def test_a_file_that_is_none_is_named(here: Path, said: Said, text: str, message
 
 
 def test_two_files_of_one_type_are_refused(here: Path, said: Said) -> None:
-    Path("second.family.json").write_text(Path("newday.family.json").read_text())
+    user = here / "config" / "gptailor" / "families"
+    user.mkdir(parents=True)
+    for name in ("first", "second"):
+        (user / f"{name}.family.json").write_text(Path("newday.family.json").read_text())
     assert run(["check", "cut.tailor"]) == 1
     assert "error[C113]" in (shown := said())
     assert "name one of them by --family" in shown
-    assert run(["check", "cut.tailor", "--family", "second.family.json"]) == 0
+    assert run(["check", "cut.tailor", *NAMED]) == 0
 
 
 # --------------------------------------------------------------------------- what can't be learned
@@ -353,5 +359,6 @@ def test_a_header_s_other_tensors_fail_the_proof(here: Path, said: Said) -> None
     save_file({**tensors, "model.layers.2.adapter.weight": torch.ones(2)}, "odd/model.safetensors")
     assert run(["family", "odd", "-o", "odd.family.json"]) == 1
     assert "model.layers.2.adapter.weight" in said()
+    path = here / "odd.family.json"
     with pytest.raises(CheckpointError, match="failed its proof"):
-        read_family_file(here / "odd.family.json")
+        check_proof(read_family_file(path), path)

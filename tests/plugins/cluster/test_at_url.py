@@ -17,13 +17,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import gptailor
-from gptailor.checkpoint import files
+from gptailor.checkpoint import cache_folder
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import kept_folder
 from gptailor.plan.faults import PlanError
 from gptailor.plugins.cluster import at_url
 from gptailor.plugins.cluster.at_url import fetched_folder
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_another_users_folder_is_no_place_for_models(monkeypatch: pytest.MonkeyP
 def test_without_a_home_another_users_temporary_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: None)
+    monkeypatch.setattr(cache_folder, "cache_folder", lambda: None)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     url = stored(one="1")
     own = fetched_folder(url).parents[1]
@@ -160,7 +160,7 @@ def test_without_a_home_another_users_temporary_folder_is_refused(
         own.rename(tmp_path / "elsewhere")
         own.symlink_to(tmp_path / "elsewhere")
     else:
-        monkeypatch.setattr(files, "is_ours", lambda _: False)
+        monkeypatch.setattr(cache_folder, "is_ours", lambda _: False)
     with pytest.raises(CheckpointError, match=r"C303.*belongs to another user"):
         fetched_folder(url)
 

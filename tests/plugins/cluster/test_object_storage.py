@@ -26,7 +26,7 @@ from gptailor.searching.run_reading import RunReading
 from gptailor.searching.search import search as whole_search
 from gptailor.searching.settings import Flags
 from tests.searching.landscape import NLL, Counting, Search, search, setting, space
-from tests.tiny import tiny_model
+from tests.support.tiny import tiny_model
 
 
 class Named(MemoryFileSystem):

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 import gptailor
 import gptailor.plugins.lm_eval.model
-from tests.tiny import tiny_models
+from tests.support.tiny import tiny_models
 
 TASK = """\
 task: tiny

@@ -14,7 +14,7 @@ from gptailor.lang.parse import read_objective
 from gptailor.lang.words import measure_words
 from gptailor.plan.packages import search_packages
 from gptailor.plan.registry import OBJECTIVES
-from tests.said import in_process
+from tests.support.said import in_process
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\n'
 PLAN = HEAD + 'search { maximize lm_eval(metric="acc,none", task="arc") }\n'

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from gptailor.plugins.lora.extract import extract_lora
-from tests.second_device import second_device
+from tests.support.second_device import second_device
 
 
 @pytest.mark.wrong_types  # the card's events and streams aren't torch's

@@ -21,8 +21,8 @@ from gptailor.plugins.lora.command import small_percent
 from gptailor.plugins.lora.low_rank import low_rank, residual
 from gptailor.program.load import load_tensor
 from tests.conftest import copy
-from tests.tiny import tiny_model
-from tests.tiny_vision import VISION, tiny_vision
+from tests.support.tiny import tiny_model
+from tests.support.tiny_vision import VISION, tiny_vision
 
 SAVABLE = ("biases", "norms", "embed", "head")
 pytestmark = [

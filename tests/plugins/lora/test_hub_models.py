@@ -4,15 +4,14 @@ import json
 
 import pytest
 
-from tests.checkpoint import test_hub
-from tests.hub_server import commit_of
+from tests.support import hub_desk
+from tests.support.hub_server import commit_of
 
-folders, hub, runs, desk = test_hub.folders, test_hub.hub, test_hub.runs, test_hub.desk
-"""The fixtures: a small Hub, and gptailor run on a cache of its own."""
+folders, hub, runs, desk = hub_desk.folders, hub_desk.hub, hub_desk.runs, hub_desk.desk
 
 
 @pytest.mark.slow
-def test_an_adapter_is_extracted_of_models_on_the_hub(desk: test_hub.Desk) -> None:
+def test_an_adapter_is_extracted_of_models_on_the_hub(desk: hub_desk.Desk) -> None:
     done = desk.run("extract-lora", "org/base", "org/math@main", "-o", "out", "--rank", "2")
     assert done.code == 0, done.err
     settings = json.loads((desk.folder / "out" / "adapter_config.json").read_text())

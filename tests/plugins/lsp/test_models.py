@@ -9,8 +9,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.remedies import edited, remedies
 from gptailor.plugins.lsp.hover import diagnostic
 from gptailor.plugins.lsp.text import EditedText, seen_models
-from tests.hollow import llama, write_hollow
-from tests.plugins.lsp.test_words import SMALL
+from tests.support.hollow import SMALL, llama, write_hollow
 
 
 def opened(text, folder):

@@ -13,20 +13,12 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException, JsonRpcMethodNotFound
 from pygls.lsp.client import LanguageClient
 
-from tests.hollow import llama, write_hollow
+from tests.support.hollow import SMALL, llama, write_hollow
 
 HEAD = """tailor 1
 model base = "./base"
 model math = "./math"  # 😀 the better one
 """
-SMALL = {
-    "num_hidden_layers": 6,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 64,
-}
 PATIENCE = 30
 
 

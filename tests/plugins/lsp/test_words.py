@@ -24,22 +24,14 @@ from gptailor.plugins.lsp.text import (
     semantic_tokens,
     symbols,
 )
-from tests.hollow import llama, write_hollow
 from tests.lang.test_names import SAID
+from tests.support.hollow import SMALL, llama, write_hollow
 
 HEAD = """tailor 1
 model base = "./base"
 model math = "./math"
 let mix = 0.5..1.0
 """
-SMALL = {
-    "num_hidden_layers": 6,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 64,
-}
 NOWHERE = Path("/nowhere")
 
 

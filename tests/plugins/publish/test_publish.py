@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,33 +10,11 @@ import yaml
 
 from gptailor.checkpoint.files import CheckpointError, stamps
 from gptailor.plugins.publish.upload import upload_folder
-from tests.forked import Runs, forking
-from tests.hub_desk import PLAN, Desk, write_models
-from tests.hub_server import Hub, serving
+from tests.support import hub_desk
+from tests.support.hub_desk import PLAN, Desk
+from tests.support.hub_server import Hub
 
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_models(tmp_path_factory.mktemp("hub"))
-
-
-@pytest.fixture
-def hub(folders: Path) -> Iterator[Hub]:
-    with serving() as served:
-        served.add("org/base", folders / "base")
-        served.add("org/math", folders / "math")
-        yield served
-
-
-@pytest.fixture(scope="module")
-def runs() -> Iterator[Runs]:
-    with forking("gptailor.program.run") as started:
-        yield started
-
-
-@pytest.fixture
-def desk(tmp_path: Path, hub: Hub, runs: Runs) -> Desk:
-    return Desk(tmp_path, hub, runs)
+folders, hub, runs, desk = hub_desk.folders, hub_desk.hub, hub_desk.runs, hub_desk.desk
 
 
 def published(desk: Desk) -> dict[str, bytes]:

@@ -19,9 +19,9 @@ _ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
-    """Start the browser with a home of its own, or skip the test where there is none.
+    """Start the browser with a home of its own; skip the test without a browser.
 
-    It ends with its module: while playwright's driver lives, no other test can run an event loop.
+    It ends with its module: no other test can run an event loop beside playwright's driver.
     """
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next((there for name in names if (there := shutil.which(name))), None)
@@ -40,7 +40,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
 
 @final
 class Opened:
-    """A page that is drawn, what its console said, and what it asked the network for."""
+    """A drawn page, the messages of its console, and the URLs that it requested."""
 
     def __init__(self, page: "Page", file: Path) -> None:
         self.page = page
@@ -58,7 +58,7 @@ Open = Callable[[Path], Opened]
 
 @pytest.fixture(scope="module")
 def open_page(chromium: "Browser") -> Iterator[Open]:
-    """Opens a file as a page, light and 1000 pixels wide."""
+    """Open a file as a page, light and 1000 pixels wide."""
     context = chromium.new_context(viewport={"width": 1000, "height": 900}, color_scheme="light")
     yield lambda file: Opened(context.new_page(), file)
     context.close()

@@ -20,7 +20,7 @@ from gptailor.plugins.report.section import Section, ShownTable
 from gptailor.searching.run.records import Aim, SearchSummary
 from gptailor.searching.run_reading import RunReading
 from tests.searching import landscape
-from tests.searching.test_run_reading import run_of
+from tests.searching.written_run import run_of
 
 PLAN = """\
 tailor 1

@@ -15,10 +15,10 @@ from gptailor.plugins.report import charts
 from gptailor.reporting.layer_cells import HUES
 from gptailor.searching.results import SearchResult
 from gptailor.searching.run.records import SearchSummary
-from tests.colours import contrast
-from tests.said import Run, in_process
-from tests.searching.test_run_reading import NLL, run_of
-from tests.searching.test_search_text import document, judged, row
+from tests.searching.summary_file import document, judged, row
+from tests.searching.written_run import NLL, run_of
+from tests.support.colours import contrast
+from tests.support.said import Run, in_process
 
 PLAN = """\
 # The plan of the test.

@@ -18,31 +18,12 @@ from gptailor.searching.run.journal import JournalLines, journal_lines
 from gptailor.searching.run.origin import origin_words
 from gptailor.searching.run.trials import Ledger
 from gptailor.searching.space.decode import decode
+from tests.plugins.report import reported_run
+from tests.plugins.report.reported_run import losses
 from tests.searching import landscape
-from tests.searching.test_run_reading import ACCURACY, LAYERS, NLL, named_storage, run_of
+from tests.searching.written_run import ACCURACY, LAYERS, NLL, named_storage, run_of
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
-    """A RUN of one objective."""
-    folder = tmp_path_factory.mktemp("run")
-    return folder, run_of(folder)
-
-
-@pytest.fixture(scope="module")
-def report(run: tuple[Path, Ledger]) -> RunReport:
-    """Return the report of the run."""
-    return run_report(run[0])
-
-
-def losses(ledger: Ledger) -> dict[int, float]:
-    """Return the losses of trials on all samples, once for each evaluation."""
-    [base] = ledger.references[64]
-    return {
-        t.number: t.values[0] - base
-        for t in ledger.trials
-        if t.values is not None and t.samples == 64 and t.same_as is None
-    }
+run, report = reported_run.run, reported_run.report
 
 
 def test_each_trial_is_as_the_study_has_it(report: RunReport, run: tuple[Path, Ledger]) -> None:

@@ -33,22 +33,12 @@ from gptailor.searching.space.genome import Genome
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import space_of
 from gptailor.searching.space.table import sample
-from tests.plugins.report.test_run_report import losses
+from tests.plugins.report import reported_run
+from tests.plugins.report.reported_run import losses
 from tests.searching import landscape
-from tests.searching.test_run_reading import ACCURACY, LAYERS, NLL, run_of
+from tests.searching.written_run import ACCURACY, LAYERS, NLL, run_of
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
-    """A RUN of one objective."""
-    folder = tmp_path_factory.mktemp("run")
-    return folder, run_of(folder)
-
-
-@pytest.fixture(scope="module")
-def report(run: tuple[Path, Ledger]) -> RunReport:
-    """Return the report of the run."""
-    return run_report(run[0])
+run, report = reported_run.run, reported_run.report
 
 
 @pytest.fixture(scope="module")

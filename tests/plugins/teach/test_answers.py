@@ -22,9 +22,9 @@ from gptailor.plan.events import Event, Progress
 from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach import answers
 from gptailor.plugins.teach.answers import drawn
-from tests.events import progress
-from tests.healing import heal, said
-from tests.tiny import letters, tiny_model
+from tests.support.events import progress
+from tests.support.healing import heal, said
+from tests.support.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache", "renders_here")
 

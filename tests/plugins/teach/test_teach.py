@@ -25,10 +25,10 @@ from gptailor.plan.faults import TailorError
 from gptailor.plugins.teach.predictions_file import ParquetPredictions, write_predictions
 from gptailor.plugins.teach.teach import TeachResult, teach
 from gptailor.prepare import prepare
-from tests.healing import CPU, heal, said
-from tests.said import in_process
-from tests.second_device import second_device
-from tests.tiny import letters, tiny_model
+from tests.support.healing import CPU, heal, said
+from tests.support.said import in_process
+from tests.support.second_device import second_device
+from tests.support.tiny import letters, tiny_model
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
 

@@ -39,8 +39,8 @@ from gptailor.searching.run.trials import (
     genome_to_json,
 )
 from gptailor.searching.space.genome import Genome
-from tests.preloaded import Preloaded
 from tests.searching.landscape import ACCURACY, KL, NLL, SearchSetting, setting, study_of
+from tests.support.preloaded import Preloaded
 
 
 @pytest.fixture(scope="module")

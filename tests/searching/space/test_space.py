@@ -22,7 +22,7 @@ from gptailor.searching.space.genome import Active, Genome
 from gptailor.searching.space.hash_random import key_of
 from gptailor.searching.space.space import Space, SpaceError, space_of
 from gptailor.searching.space.table import active, canonical, exact, features, sample
-from tests import strategies
+from tests.support import strategies
 
 HEAD = """tailor 1
 model base = "./base"

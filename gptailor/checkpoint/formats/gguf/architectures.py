@@ -2,16 +2,15 @@
 
 A row names the model type and class of transformers, each tensor's name on both sides, how values
 are changed on the way, and the numbers that GGUF and a configuration have under different keys.
-`reader` makes a checkpoint of a file by its row, `build.gguf` a file of a model. Only the rows with
-`written` are written: those that are proven in llama.cpp itself.
+`reader` makes a checkpoint of a file by its row, `output.gguf` a file of a model. Only the rows
+with `written` are written: those that are proven in llama.cpp itself.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Literal, final
 
-from gptailor.checkpoint.formats.gguf.file_facts import FileFacts
-from gptailor.checkpoint.formats.gguf.rotary import read_rotary
+from gptailor.checkpoint.formats.gguf.file_facts import FileFacts, read_rotary
 
 COUNTS: Mapping[str, str] = {
     "context_length": "max_position_embeddings",
@@ -77,6 +76,26 @@ _FALCON_NAMES = {
     "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h",
 }  # fmt: skip
 
+# ---------------------------------------------------------------------------------------- shapes
+
+SHAPES: Mapping[str, str] = {
+    "token_embd": "rows hidden", "output": "rows hidden", "position_embd": "context hidden",
+    "attn_q": "q hidden", "attn_k": "kv hidden", "attn_v": "kv hidden", "attn_qkv": "qkv hidden",
+    "attn_output": "hidden q", "attn_q_norm": "head", "attn_k_norm": "head",
+    "ffn_gate": "wide hidden", "ffn_up": "wide hidden", "ffn_down": "hidden wide",
+}  # fmt: skip
+"""The shapes of tensors, in sizes of the model; a tensor without one is as wide as the stream."""
+
+EXPERT_SHAPES: Mapping[str, str] = {
+    "ffn_gate_inp": "experts hidden",
+    "ffn_gate_exps": "experts expert hidden", "ffn_up_exps": "experts expert hidden",
+    "ffn_down_exps": "experts hidden expert",
+    "ffn_gate_inp_shexp": "one hidden",
+    "ffn_gate_shexp": "expert_shared hidden", "ffn_up_shexp": "expert_shared hidden",
+    "ffn_down_shexp": "hidden expert_shared",
+}  # fmt: skip
+"""The shapes of a mixture's tensors."""
+
 # ----------------------------------------------------------------------------------- biases, norms
 
 _QKV = frozenset({"attn_q", "attn_k", "attn_v"})
@@ -85,6 +104,10 @@ _MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 _NO_BIASES = frozenset[str]()
 _LLAMA_BIASES = (_NO_BIASES, _ATTENTION, _MLP, _ATTENTION | _MLP)
 HEAD_NORMS = frozenset({"attn_q_norm", "attn_k_norm"})
+
+
+def _bias_of(keys: frozenset[str]) -> frozenset[str]:
+    return frozenset(f"{key}.bias" for key in keys)
 
 
 def is_norm(key: str) -> bool:
@@ -122,6 +145,18 @@ class Windows:
     local_base: float | None = None
 
 
+Trait = Literal[
+    "square",  # heads are as wide together as the stream; a configuration then has no width
+    "permuted",  # rows of queries and keys are in llama.cpp's order
+    "grouped",  # fused queries, keys and values belong in groups, which llama.cpp has sorted
+    "transposed",  # a layer's matrices are transposed in the model
+    "shifted",  # norms are stored with 1 added to them
+    "norm_biases",  # norms have biases, except the norms of heads
+    "headless",  # llama.cpp always takes the embedding for the head
+    "divided",  # llama.cpp's divisors of the rotary frequencies are written
+]
+
+
 @final
 @dataclass(frozen=True)
 class Architecture:
@@ -142,24 +177,13 @@ class Architecture:
     """Groups of a layer's tensors that a model has all or none of."""
     biased: tuple[frozenset[str], ...] = (_NO_BIASES,)
     """The sets of projections with biases that a model may have."""
-    norm_biases: bool = False
-    """True if norms have biases, except the norms of heads."""
     epsilon: str = "rms_norm_eps"
     """The configuration's key of the number that steadies a norm."""
-    head_norms: str = "one"
-    """A norm of queries or keys is `one` for all heads, `flat` over all, or for `each` head."""
-    square: bool = False
-    """True if heads are as wide together as the stream; a configuration then has no width."""
+    traits: frozenset[Trait] = frozenset()
+    shapes: Mapping[str, str] = field(default_factory=dict)
+    """The shapes of tensors, where they are others than in `SHAPES`."""
     rotated: str = "all"
     """The rotated part of each head: `all`, `some` or `none` of it."""
-    permuted: bool = False
-    """True if rows of queries and keys are in llama.cpp's order."""
-    grouped: bool = False
-    """True if fused queries, keys and values belong in groups, which llama.cpp has sorted."""
-    transposed: bool = False
-    """True if a layer's matrices are transposed in the model."""
-    shifted: bool = False
-    """True if norms are stored with 1 added to them."""
     activation: str = "silu"
     activation_keys: tuple[str, ...] = ("hidden_act",)
     """The configuration's keys of the activation; transformers computes by the first."""
@@ -176,16 +200,14 @@ class Architecture:
     """Keys of a file that are read by `settings`, or mean nothing here."""
     renamed: Mapping[str, str | None] = field(default_factory=dict)
     """The configuration's usual keys that have another name, or are missing."""
+    present: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The settings that are true of a file whose first layer has these tensors."""
     settings: Callable[[FileFacts], dict[str, Any]] = lambda facts: {}
     """Return the settings that have to be computed from a file."""
     variants: Mapping[str, "Architecture"] = field(default_factory=dict)
     """Rows for files with a certain key or tensor, by its name."""
     written: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The model types that are written, and the projections whose biases llama.cpp adds."""
-    headless: bool = False
-    """True if llama.cpp always takes the embedding for the head."""
-    divided: bool = False
-    """True if llama.cpp's divisors of the rotary frequencies are written."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -204,23 +226,12 @@ def _phi3(facts: FileFacts) -> dict[str, Any]:
     return {"sliding_window": None if facts.fact(WINDOW_KEY) == 0 else facts.count(WINDOW_KEY)}
 
 
-def _biases(facts: FileFacts) -> dict[str, Any]:
-    return {
-        "attention_bias": facts.has(*(f"{key}.bias" for key in _ATTENTION)),
-        "mlp_bias": facts.has(*(f"{key}.bias" for key in _MLP)),
-    }
-
-
 def _granite(facts: FileFacts) -> dict[str, Any]:
     if facts.fact("rope.scaling.finetuned") is False:
         facts.refuse("says that nothing is rotated in it, as no model of 'granite' is")
     # llama.cpp's scale of attention where the file has none.
     scale = facts.real("attention.scale", facts.head**-0.5)
-    return {**_biases(facts), "attention_multiplier": scale}
-
-
-def _cohere(facts: FileFacts) -> dict[str, Any]:
-    return {"use_qk_norm": facts.has("attn_q_norm.weight")}
+    return {"attention_multiplier": scale}
 
 
 def _stablelm(facts: FileFacts) -> dict[str, Any]:
@@ -231,10 +242,8 @@ def _stablelm(facts: FileFacts) -> dict[str, Any]:
     return {
         "partial_rotary_factor": share,
         "rope_parameters": {**read_rotary(facts), "partial_rotary_factor": share},
-        "qk_layernorm": facts.has("attn_q_norm.weight"),
         # llama.cpp's converter makes up 'use_parallel_residual', and llama.cpp ignores it.
         "use_parallel_residual": not facts.has("ffn_norm.weight"),
-        "use_qkv_bias": facts.has(*(f"{key}.bias" for key in _QKV)),
     }
 
 
@@ -274,6 +283,9 @@ _EXPERTS = (
     NumberKey("expert_used_count", "num_experts_per_tok", whole=True),
     NumberKey(_EXPERT_WIDTH, "moe_intermediate_size", whole=True),
 )
+_NORM_EACH = {"attn_q_norm": "heads head", "attn_k_norm": "kvs head"}
+_HAS_BIASES = {"attention_bias": _bias_of(_ATTENTION), "mlp_bias": _bias_of(_MLP)}
+_HAS_HEAD_NORM = frozenset({"attn_q_norm.weight"})
 _QWEN_MOE = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 _LLAMA = Architecture(
@@ -281,10 +293,9 @@ _LLAMA = Architecture(
     "LlamaForCausalLM",
     _LLAMA_NAMES,
     biased=_LLAMA_BIASES,
-    permuted=True,
-    settings=_biases,
+    traits=frozenset({"permuted", "divided"}),
+    present=_HAS_BIASES,
     written={"llama": _ATTENTION | _MLP, "mistral": _NO_BIASES},
-    divided=True,
 )
 
 MIXTRAL = replace(
@@ -306,7 +317,7 @@ MIXTRAL = replace(
     ),
     constants={"sliding_window": None},
     known=frozenset({_EXPERT_WIDTH}),
-    settings=lambda facts: {},
+    present={},
     written={},
 )
 """A `llama` with experts."""
@@ -321,8 +332,8 @@ _OLMO2 = Architecture(
         **_MLP_NAMES,
         "post_ffw_norm": "post_feedforward_layernorm",
     },
-    head_norms="flat",
-    square=True,
+    shapes={"attn_q_norm": "q", "attn_k_norm": "kv"},
+    traits=frozenset({"square"}),
     constants={**_NO_TOKENS, "attention_bias": False},
     known=frozenset({WINDOW_KEY}),
 )
@@ -341,10 +352,8 @@ _FALCON = Architecture(
         "output": "lm_head",
     },
     prefix="transformer.h.",
-    norm_biases=True,
+    traits=frozenset({"norm_biases", "square", "grouped"}),
     epsilon="layer_norm_epsilon",
-    square=True,
-    grouped=True,
     activation="gelu",
     activation_keys=("activation",),
     constants={
@@ -376,30 +385,28 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "gemma",
         "GemmaForCausalLM",
         _LLAMA_NAMES,
-        shifted=True,
+        traits=frozenset({"shifted", "headless"}),
         activation=_GELU,
         activation_keys=("hidden_act", "hidden_activation"),
         written={"gemma": _NO_BIASES},
-        headless=True,
     ),
     "gemma2": Architecture(
         "gemma2",
         "Gemma2ForCausalLM",
         _SANDWICHED,
-        shifted=True,
+        traits=frozenset({"shifted", "headless"}),
         activation=_GELU,
         activation_keys=("hidden_activation", "hidden_act"),
         layers_of_27b=46,
         windows=Windows(2),
         numbers=_SOFTCAPS,
         written={"gemma2": _NO_BIASES},
-        headless=True,
     ),
     "gemma3": Architecture(
         "gemma3_text",
         "Gemma3ForCausalLM",
         {**_SANDWICHED, **_HEAD_NORM_NAMES},
-        shifted=True,
+        traits=frozenset({"shifted"}),
         activation=_GELU,
         activation_keys=("hidden_activation", "hidden_act"),
         layers_of_27b=62,
@@ -418,6 +425,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "ffn_up": "mlp.gate_up_proj",
             "ffn_down": "mlp.down_proj",
         },
+        shapes={"ffn_up": "wide+wide hidden"},
         constants=_NO_TOKENS,
         known=frozenset({WINDOW_KEY}),
         settings=_phi3,
@@ -448,8 +456,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "GraniteForCausalLM",
         _LLAMA_NAMES,
         biased=_LLAMA_BIASES,
-        square=True,
-        permuted=True,
+        traits=frozenset({"square", "permuted"}),
         numbers=(
             NumberKey("embedding_scale", "embedding_multiplier", default=1.0),
             NumberKey("logit_scale", "logits_scaling"),
@@ -461,6 +468,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "attention.scale", "ssm.conv_kernel", "ssm.state_size", "ssm.group_count",
             "ssm.inner_size", "ssm.time_step_rank",
         }),
+        present=_HAS_BIASES,
         settings=_granite,
     ),
     "command-r": Architecture(
@@ -470,11 +478,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         rest={key: stem for key, stem in _ENDS.items() if key != "output"},
         optional=(HEAD_NORMS,),
         epsilon="layer_norm_eps",
-        head_norms="each",
-        square=True,
+        shapes=_NORM_EACH,
+        traits=frozenset({"square"}),
         numbers=(NumberKey("logit_scale", "logit_scale"),),
         constants={**_NO_TOKENS, "attention_bias": False, "tie_word_embeddings": True},
-        settings=_cohere,
+        present={"use_qk_norm": _HAS_HEAD_NORM},
     ),
     "starcoder2": Architecture(
         "starcoder2",
@@ -486,9 +494,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "ffn_down": "mlp.c_proj",
         },
         biased=(_ATTENTION | {"ffn_up", "ffn_down"},),
-        norm_biases=True,
+        traits=frozenset({"norm_biases", "square"}),
         epsilon="norm_epsilon",
-        square=True,
         activation=_GELU,
         # llama.cpp has no window for it, and its converter writes none.
         constants={**_NO_TOKENS, "sliding_window": None, "use_bias": True},
@@ -503,13 +510,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         },
         optional=(frozenset({"ffn_norm"}), HEAD_NORMS),
         biased=(_NO_BIASES, _QKV),
-        norm_biases=True,
+        traits=frozenset({"norm_biases", "square"}),
         epsilon="layer_norm_eps",
-        head_norms="each",
-        square=True,
+        shapes=_NORM_EACH,
         rotated="some",
         constants=_NO_TOKENS,
         known=frozenset({"use_parallel_residual"}),
+        present={"qk_layernorm": _HAS_HEAD_NORM, "use_qkv_bias": _bias_of(_QKV)},
         settings=_stablelm,
     ),
     "gpt2": Architecture(
@@ -520,16 +527,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "ffn_norm": "ln_2", "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
         },
         rest={
-            "token_embd": "transformer.wte", "position_embd": "transformer.wpe",
-            "output_norm": "transformer.ln_f", "output": "lm_head",
+            "token_embd": "transformer.wte", "output_norm": "transformer.ln_f",
+            "position_embd": "transformer.wpe", "output": "lm_head",
         },
         prefix="transformer.h.",
         biased=(frozenset({"attn_qkv", "attn_output", "ffn_up", "ffn_down"}),),
-        norm_biases=True,
+        traits=frozenset({"norm_biases", "square", "transposed"}),
         epsilon="layer_norm_epsilon",
-        square=True,
         rotated="none",
-        transposed=True,
         activation="gelu_new",
         activation_keys=("activation_function",),
         constants=_NO_TOKENS,

@@ -92,24 +92,20 @@ class _Reader:
 
     def value(self, kind: int) -> GgufValue:
         """Return the next value of a type, a list as a tuple. A list of lists is refused."""
-        if kind in _NUMBERS:
-            return self.numbers(kind, 1)[0]
-        if kind == _STRING:
-            return self.string()
         if kind != _ARRAY:
-            self.refuse(f"a value is of the unknown type {kind}")
+            return self.values(kind, 1, "a value is of the unknown type")[0]
         inner, count = self.number("I"), self.number("Q")
-        if inner in _NUMBERS:
-            return self.numbers(inner, count)
-        if inner != _STRING:
-            self.refuse(f"a list's items are of the type {inner}")
-        if count * 8 > self.size - self.at:
+        if inner == _STRING and count * 8 > self.size - self.at:
             self.refuse(f"a list of {count} texts is longer than the file")
-        return tuple(self.string() for _ in range(count))
+        return self.values(inner, count, "a list's items are of the type")
 
-    def numbers(self, kind: int, count: int) -> tuple[GgufValue, ...]:
-        code = _NUMBERS[kind]
-        return struct.unpack(f"<{count}{code}", self.bytes(struct.calcsize(code) * count))
+    def values(self, kind: int, count: int, unknown: str) -> tuple[GgufValue, ...]:
+        """Return the next values of a type; refuse another type than of numbers and texts."""
+        if (code := _NUMBERS.get(kind)) is not None:
+            return struct.unpack(f"<{count}{code}", self.bytes(struct.calcsize(code) * count))
+        if kind != _STRING:
+            self.refuse(f"{unknown} {kind}")
+        return tuple(self.string() for _ in range(count))
 
     def header(self) -> Header:
         """Return the whole header; the place of each tensor is checked."""
@@ -121,8 +117,7 @@ class _Reader:
             big = int.from_bytes(version.to_bytes(4, "little"), "big") in {2, 3}
             what = "is in big-endian byte order" if big else f"is of version {version}"
             self.refuse(f"{what}; versions 2 and 3 in little-endian order are read")
-        tensors, count = self.number("Q"), self.number("Q")
-        facts = self._facts(count)
+        tensors, facts = self.number("Q"), self._facts(self.number("Q"))
         return Header(self.path, facts, self._placed(self._table(tensors), facts))
 
     def _credible(self, count: int, least: int, what: str) -> int:

@@ -1,8 +1,16 @@
-"""The ways in which byte-level tokenizers split a text first, by llama.cpp's names."""
+"""Tokenizers in GGUF files: special tokens, tokens' kinds, and the ways to split a text first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
+
+SPECIAL_TOKENS: Mapping[str, str] = {
+    "bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding",
+}  # fmt: skip
+"""The special tokens by their names in a configuration, and GGUF's names."""
+
+NORMAL, UNKNOWN, CONTROL, DEFINED, UNUSED, BYTE = range(1, 7)
+"""The kinds of tokens."""
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -20,8 +20,8 @@ from gptailor.checkpoint.formats.gguf.kinds import KINDS
 from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.program.load import load_tensor
-from tests.tiny import tiny_model
-from tests.vocabularies import write_byte_level
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import write_byte_level
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 

@@ -22,9 +22,9 @@ from gptailor.checkpoint.formats.gguf.reader import open_gguf
 from gptailor.checkpoint.tensor import Dequantised
 from gptailor.output.gguf.vocabulary import vocabulary_facts
 from gptailor.program.load import load_tensor
-from tests import llama_cpp
-from tests.tiny import tiny_model
-from tests.vocabularies import TEXT, write_byte_level
+from tests.support import llama_cpp
+from tests.support.tiny import tiny_model
+from tests.support.vocabularies import TEXT, write_byte_level
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 

@@ -23,7 +23,7 @@ from gptailor.checkpoint.tensor import Dequantised
 from gptailor.evaluation.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.methods.rounding import NotFiniteFault
 from gptailor.program.load import load_tensor
-from tests.preloaded import Preloaded
+from tests.support.preloaded import Preloaded
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
