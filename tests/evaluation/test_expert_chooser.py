@@ -15,9 +15,7 @@ from gptailor.checkpoint.families.mixture import LayerExperts, experts_in
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluation.bridge.fit import BridgeError
 from gptailor.evaluation.expert_chooser import ExpertValues
-from gptailor.evaluation.live.stitch import Stitcher
-from gptailor.evaluation.repair import Repairs, fit, stitch
-from gptailor.plan.events import FitResult, Progress
+from gptailor.evaluation.repair import fit, stitch
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.support.hollow import QWEN_3_30B, qwen3_moe, write_hollow
@@ -233,29 +231,6 @@ def test_groups_keep_as_many_experts_each() -> None:
     assert values.kept(4, 1) == (0, 1, 2, 3)
     assert values.kept(4, 2) == (0, 1, 6, 7)
     assert values.share((0, 1, 6, 7)) == 24 / 40
-
-
-def test_values_are_kept_for_other_plans_and_on_the_disk(say: Say) -> None:
-    events: list[object] = []
-    plan = say('experts 3 on "rows.jsonl" tokens 300')
-    repairs = Repairs(Stitcher(prepare(plan).models), events.append)
-    first = repairs.stitch(plan).model
-    assert [event.done for event in events if isinstance(event, Progress)] == [*range(7)]
-    assert isinstance(events[-1], FitResult)
-    assert events[-1].tokens == 300
-    events.clear()
-    fewer = repairs.stitch(say('experts 2 on "rows.jsonl" tokens 300\ndrop L2')).model
-    assert fewer.config.num_local_experts == 2
-    again = Repairs(Stitcher(prepare(plan).models), events.append).stitch(plan).model
-    assert [type(event) for event in events] == [FitResult] * 2
-    assert torch.equal(logits(again), logits(first))
-
-
-def test_streamed_layers_give_the_same_choice(say: Say) -> None:
-    prepared = prepare(say('experts 3 on "rows.jsonl"\ndrop L1'))
-    whole, streamed = (fit(prepared, anew=True, memory=memory) for memory in (None, 100_000))
-    assert whole.resolved.kept_experts
-    assert whole.resolved.kept_experts == streamed.resolved.kept_experts
 
 
 # ------------------------------------------------------------------------------- beside other parts

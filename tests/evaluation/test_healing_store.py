@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptailor.checkpoint.cache_folder import cache_folder
 from gptailor.evaluation import kept_tensors
 from gptailor.evaluation.kept_tensors import Kept, KeptTensors, TensorStore
 from gptailor.evaluation.repair import fit
@@ -220,32 +219,6 @@ def begun(body: str, folder: Path) -> str:
     return told.said[0]
 
 
-def test_the_same_again_is_known_and_the_same_to_the_bit(
-    world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said, first = healed(CUT, world)
-    assert said == ["learned"]
-    monkeypatch.chdir(world)
-    said, again = healed(CUT, Path())
-    assert said == ["known"], "wherever the files are seen from"
-    said, anew = healed(CUT, world, anew=True)
-    assert said == ["learned"]
-    assert first.keys() == again.keys() == anew.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, again[name])
-        assert torch.equal(tensor, anew[name])
-
-
-def test_a_damaged_entry_is_learned_again_to_the_same_bytes(world: Path) -> None:
-    _, first = healed(CUT, world)
-    [file] = (cache_folder() / "healed").iterdir()
-    flipped(file, -41)
-    for expected in ("learned", "known"):
-        said, again = healed(CUT, world)
-        assert said == [expected]
-        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -285,20 +258,6 @@ def test_a_model_that_changed_with_its_time_kept_is_another(world: Path) -> None
 BRIDGE = 'drop L2..L3; bridge on "text.txt" tokens 512'
 
 
-def test_a_kept_bridge_is_reused_to_the_bit(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said, first = healed(BRIDGE, world)
-    assert said == ["fitted"]
-    monkeypatch.chdir(world)
-    said, again = healed(BRIDGE, Path())
-    assert said == []
-    said, anew = healed(BRIDGE, world, anew=True)
-    assert said == ["fitted"]
-    assert first.keys() == again.keys() == anew.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, again[name])
-        assert torch.equal(tensor, anew[name])
-
-
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
@@ -319,13 +278,3 @@ def test_whatever_decides_a_bridge_makes_another_one(
     assert said == expected
     _, anew = healed(other, known, anew=True)
     assert all(torch.equal(tensor, found[name]) for name, tensor in anew.items())
-
-
-def test_a_damaged_bridge_is_fitted_again(world: Path) -> None:
-    _, first = healed(BRIDGE, world)
-    [file] = (cache_folder() / "bridged").iterdir()
-    flipped(file, -41)
-    for expected in (["fitted"], []):
-        said, again = healed(BRIDGE, world)
-        assert said == expected
-        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

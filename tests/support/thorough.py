@@ -12,9 +12,6 @@ Case = TypeVar("Case")
 THOROUGH = "GPTAILOR_THOROUGH" in os.environ
 
 LEFT_OUT = {
-    "evaluation/test_healing_store.py": [
-        "test_a_damaged_entry_is_learned_again_to_the_same_bytes",
-    ],
     "architecture/test_suite.py": [
         "test_a_test_that_hangs_ends_with_the_stacks_of_all_threads",
     ],

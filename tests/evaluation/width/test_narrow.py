@@ -19,7 +19,6 @@ from gptailor.checks.width import model_width
 from gptailor.evaluation.bridge.fit import BridgeError
 from gptailor.evaluation.live.stitch import Stitcher
 from gptailor.evaluation.repair import Repairs, fit, stitch
-from gptailor.plan.events import FitResult, Progress
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.support.quantised import write_quantised
@@ -253,28 +252,6 @@ def test_the_same_text_gives_the_same_tensors_and_other_text_others(say: Say) ->
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     third = fit(prepare(say('width 16 on "text.txt" tokens 400'))).tensors
     assert not all(torch.equal(tensor, third[name]) for name, tensor in one.items())
-
-
-def test_a_fit_is_kept_for_other_drops_and_on_the_disk(say: Say) -> None:
-    events: list[object] = []
-    plan = say('width 16 on "text.txt" tokens 900')
-    repairs = Repairs(Stitcher(prepare(plan).models), events.append)
-    first = repairs.stitch(plan).model
-    steps = [event for event in events if isinstance(event, Progress)]
-    assert [step.done for step in steps] == [0, 1, 2, 3, 4, 5, 6]
-    assert steps[-1].seconds_left == 0
-    assert isinstance(events[-1], FitResult)
-    assert events[-1].tokens == 900
-    events.clear()
-    dropped = repairs.stitch(say('width 16 on "text.txt" tokens 900\ndrop L2')).model
-    assert [type(event) for event in events] == [FitResult]
-    events.clear()
-    assert torch.equal(
-        dropped.model.layers[2].mlp.down_proj.weight, first.model.layers[3].mlp.down_proj.weight
-    )
-    again = Repairs(Stitcher(prepare(plan).models), events.append).stitch(plan).model
-    assert [type(event) for event in events] == [FitResult]
-    assert torch.equal(logits(again), logits(first))
 
 
 def test_streamed_layers_give_the_same_fit(say: Say) -> None:
