@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, Self, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -165,7 +165,7 @@ class Family(Closed):
     digest: str = ""
 
     @model_validator(mode="after")
-    def _check_names(self) -> Self:
+    def _check_names(self) -> "Family":
         """Refuse a tensor with two roles, and a pattern that matches nothing."""
         ends = [*(self.base + name for name in (*self.embed, *self.norm)), *self.head]
         for i, name in enumerate(ends):
@@ -200,7 +200,7 @@ class Family(Closed):
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"expected values that its functions read, got {error!r}") from error
 
-    def _bound(self) -> Self:
+    def _bound(self) -> "Family":
         """Return the family with rules that know their names and each other."""
         before: dict[str, LayerRule] = {}
         for name, rule in self.moved.items():
@@ -208,7 +208,7 @@ class Family(Closed):
         return self
 
     @classmethod
-    def trusted(cls, document: Mapping[str, Any]) -> Self:
+    def trusted(cls, document: Mapping[str, Any]) -> "Family":
         """Return the family of a valid document at once: building the validators takes longer."""
         content = tuples(document)
         moved = {name: trusted_rule(rule) for name, rule in document.get("moved", {}).items()}

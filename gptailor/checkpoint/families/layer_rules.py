@@ -6,7 +6,7 @@ A family's file has these rules under `moved`, by the names of the settings.
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal, Self, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import Field, PrivateAttr
 
@@ -49,7 +49,7 @@ class LayerRule(Closed):
         """The name under which the family has the rule."""
         return self._name
 
-    def bound(self, name: str, rules: Mapping[str, "LayerRule"]) -> Self:
+    def bound(self, name: str, rules: Mapping[str, "LayerRule"]) -> "LayerRule":
         """Return the rule itself, with its name and the rule `of` those before it in the family.
 
         Raises ValueError if there is no such rule.
