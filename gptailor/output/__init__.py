@@ -3,6 +3,7 @@
 __all__ = [
     "compile",
     "gguf",
+    "inputs",
     "lock",
     "lock_recording",
     "output",
@@ -10,5 +11,6 @@ __all__ = [
     "state_dicts",
     "tokenizer",
     "update",
+    "used_plan",
     "verify",
 ]

@@ -40,6 +40,7 @@ from gptailor.output.differences import (
     lock_differences,
     refuse,
 )
+from gptailor.output.inputs import inputs
 from gptailor.output.lock import (
     LOCK_FILE,
     Lock,
@@ -49,6 +50,7 @@ from gptailor.output.lock import (
     LockedVocabulary,
 )
 from gptailor.output.tokenizer import template_file
+from gptailor.output.used_plan import used_models
 from gptailor.plan.arguments import Positive
 from gptailor.plan.events import FitText, OnEvent, counting_bytes, ignore_events
 from gptailor.plan.model_dependencies import at_commits
@@ -149,7 +151,7 @@ def measured_files(
 
     Calibration texts are left out if one of them is missing.
     """
-    read = out.inputs(prepared)
+    read = inputs(prepared)
     families = out.families(prepared)
     measured: dict[FileUse, MeasuredFiles] = {
         "families": {("", t): MeasuredFile(f.path, sha256=f.digest) for t, f in families.items()},
@@ -224,7 +226,7 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         digest_of = self._known.of if self._known is not None else of_file
-        for model, its in out.inputs(self.prepared).items():
+        for model, its in inputs(self.prepared).items():
             for name, path in its.items():
                 digest = self._pool.submit(digest_of, path, self._go_on)
                 self._hashed.append(_Hashed(model, name, path, digest))
@@ -259,7 +261,7 @@ class Recording:
 
     def files(self, target: Path) -> dict[str, bytes]:
         """Return the lock as a file of the output's folder, its sources those of the plan there."""
-        return {LOCK_FILE: self.lock(out.used_models(self.prepared, target)).text().encode()}
+        return {LOCK_FILE: self.lock(used_models(self.prepared, target)).text().encode()}
 
     def draft(self, models: Mapping[str, Model], gguf: LockedGguf) -> Lock:
         """Return the lock with zeros for its digests; its text is as long as the final one."""

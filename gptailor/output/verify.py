@@ -32,6 +32,7 @@ from gptailor.output.differences import (
     MeasuredSettings,
     Measurement,
 )
+from gptailor.output.inputs import inputs, work
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
 from gptailor.output.lock_recording import config_digest, measured_files, plan_digest
 from gptailor.output.parents import CARD
@@ -128,7 +129,7 @@ class Verification:
         if self.prepared is None:
             return size
         output_size = self.prepared.compiled.program.size
-        return size + (output_size if self.lock is None else out.work(self.prepared))
+        return size + (output_size if self.lock is None else work(self.prepared))
 
     # ---------------------------------------------------------------------------- without weights
 
@@ -202,7 +203,7 @@ class Verification:
         def take(path: Path) -> None:
             digests[path] = of_file(path, progress)
 
-        paths = {path for its in out.inputs(prepared).values() for path in its.values()}
+        paths = {path for its in inputs(prepared).values() for path in its.values()}
         crew.do([partial(take, path) for path in sorted(paths)])
         files = measured_files(prepared, lambda path: MeasuredFile.of(digests[path], path))
         if self.found.compare(Measurement.of(self.lock), Measurement(files=files)):

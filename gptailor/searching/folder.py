@@ -24,7 +24,7 @@ from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
-from gptailor.output.output import plan_seen_from
+from gptailor.output.used_plan import plan_seen_from
 from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
 from gptailor.reporting.terminal_encoding import escaped_control

@@ -19,9 +19,9 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.cli import main as cli
+from gptailor.output.inputs import work
 from gptailor.output.lock import LOCK_FILE, Lock, read_lock
 from gptailor.output.lock_recording import plan_digest
-from gptailor.output.output import work
 from gptailor.output.verify import Verification
 from gptailor.plan.bounds import MOST_BYTES
 from gptailor.prepare import ready

@@ -36,6 +36,7 @@ from gptailor.output.lock import Lock, LockedGguf, LockedText
 from gptailor.output.lock_recording import plan_digest
 from gptailor.output.tokenizer import tokenizer
 from gptailor.output.update import Update, entries_of, record_written
+from gptailor.output.used_plan import path_from, used_models, used_plan_text
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
 from gptailor.prepare import Prepared, all_declared
@@ -121,7 +122,7 @@ class GgufFile(Destination):
         self.tensors = {tensor.name: tensor for tensor in planned}
         self._zeros: Counter[str] = Counter()
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
-        self.facts[PLAN_KEY] = out.used_plan_text(prepared, path.parent)
+        self.facts[PLAN_KEY] = used_plan_text(prepared, path.parent)
         if self.quantize is not None:
             self.facts[QUANTIZE_KEY] = self.quantize
         if self.text is not None:
@@ -218,7 +219,7 @@ class GgufFile(Destination):
         """Return llama.cpp's metadata of an importance matrix. No file has the matrix."""
         return {
             "quantize.imatrix.file": "gptailor computed the matrix",
-            TEXT_KEY: out.path_from(self.path.parent, text.path),
+            TEXT_KEY: path_from(self.path.parent, text.path),
             "quantize.imatrix.entries_count": sum(t.in_layer for t in self.tensors.values()),
             "quantize.imatrix.chunks_count": sum(len(batch.tokens) for batch in text.batches),
         }
@@ -329,7 +330,7 @@ class GgufFile(Destination):
         """
         recording, importance, update = contents.recording, contents.importance, contents.update
         sha256: dict[str, str] = {}
-        models = out.used_models(self.prepared, self.path.parent)
+        models = used_models(self.prepared, self.path.parent)
         locked: LockedGguf | None = None
 
         def on_written(spec: TensorSpec, digest: str) -> None:

@@ -1,0 +1,83 @@
+"""The files that an output is made from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gptailor.checkpoint import folder as checkpoints
+from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
+from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
+from gptailor.checkpoint.models import Opened
+from gptailor.output.parents import lowest_base
+from gptailor.output.tokenizer import tokenizer_inputs
+from gptailor.prepare import Prepared, chain, declaring
+
+InputFiles = dict[str, dict[str, Path]]
+"""The files that are read of each model, by their path within its folder."""
+
+
+def processor(base: Opened) -> tuple[Path, ...]:
+    """Return the files of the base's image processor: the output's towers are the base's."""
+    return checkpoints.processor_files(base.checkpoint) if base.layout.wrapped else ()
+
+
+def inputs(prepared: Prepared) -> InputFiles:
+    """Return the files that a plan reads of each model, an adapter's under its own name.
+
+    These are the weights of the output and of teachers, their index, the configuration, and
+    the tokenizer's files that the output takes. Tokens are also read of models whose
+    rows are sorted by another tokenizer.
+    """
+    read = set(prepared.read_files)
+    teachers = prepared.healing.teachers if prepared.healing is not None else ()
+    for name in filter(None, teachers):
+        teacher = prepared.models[name].checkpoint
+        read |= set(teacher.files) if teacher.nested else set()
+    by_model: InputFiles = {}
+    for name, opened in prepared.models.items():
+        plan, before, short = declaring(prepared.plan, prepared.models, name)
+        lowest, *adapters = (before + model for model in chain(plan, short))
+        if opened.inner is not None:
+            by_model[name] = {opened.inner.file.name: opened.inner.file}
+        if opened.checkpoint.nested and not adapters:
+            continue  # the files are those of its models
+        weight_files = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
+        weights_read = (
+            weight_files if name in teachers else (file for file in weight_files if file in read)
+        )
+        if not opened.checkpoint.nested:
+            own = [*weights_read, *_beside(prepared, name, weight_files)]
+            folder = opened.checkpoint.folder
+            folder = folder.parent if is_gguf(folder) else folder
+            model_files = by_model.setdefault(lowest, {})
+            model_files |= {file.relative_to(folder).as_posix(): file for file in own}
+        adapter_files = opened.checkpoint.files[len(weight_files) :]
+        for adapter, file in zip(adapters, adapter_files, strict=True):
+            by_model[adapter] = {
+                file.name: file,
+                ADAPTER_CONFIG: file.with_name(ADAPTER_CONFIG),
+            }
+    return by_model
+
+
+def _beside(prepared: Prepared, name: str, weights: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files that are read of a model besides its weights."""
+    checkpoint = prepared.models[name].checkpoint
+    if not is_gguf(checkpoint.folder) and not is_gguf(weights[0]):
+        yield checkpoint.folder / checkpoints.CONFIG
+    for index, single, suffix in (
+        (checkpoints.INDEX, checkpoints.SINGLE, ".safetensors"),
+        (BIN_INDEX, BIN_SINGLE, ".bin"),
+    ):
+        by_index = weights[0].suffix == suffix and weights[0].name != single
+        if by_index and (path := checkpoint.folder / index).exists():
+            yield path
+    yield from tokenizer_inputs(prepared, name)
+    if name == lowest_base(prepared):
+        yield from processor(prepared.models[name])
+
+
+def work(prepared: Prepared) -> int:
+    """Return the number of bytes that locking reads and makes."""
+    read = sum(file.stat().st_size for of in inputs(prepared).values() for file in of.values())
+    return read + prepared.compiled.program.size

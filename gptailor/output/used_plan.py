@@ -1,0 +1,98 @@
+"""The plan that an output has beside it: as it was used, its paths as seen from there."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gptailor.checkpoint.families import vision
+from gptailor.checkpoint.models import Opened, folder_of, is_local
+from gptailor.lang.format import format_file, format_plan
+from gptailor.output.tokenizer import template_file
+from gptailor.plan.faults import Origin
+from gptailor.plan.plan import Model, Plan, is_at_url
+from gptailor.plan.search_block import with_file
+from gptailor.prepare import Prepared, all_declared, calibration_path, declaring
+
+
+def used_plan_text(prepared: Prepared, place: Path) -> str:
+    """Return the plan as it was used, with its comments, its paths as seen from a folder."""
+    return commented_text(used_plan(prepared, place), prepared.plan.origin)
+
+
+def commented_text(plan: Plan, origin: Origin | None) -> str:
+    """Return the text of a plan with the comments of the text that it was read from."""
+    commented = origin.tree if origin is not None else None
+    return format_plan(plan) if commented is None else format_file(commented, plan)
+
+
+def used_plan(prepared: Prepared, target: Path | None) -> Plan:
+    """Return the plan with the used models and dtype, its paths as seen from the target.
+
+    The search is left out: nothing is left to choose. Without a target the paths are absolute. A
+    dtype that would change the configuration, because
+    the base's is silent or says another, is left out unless the plan names it.
+    """
+    plan = plan_seen_from(prepared.plan, prepared.models, prepared.commits, target)
+    plan = plan.model_copy(update={"search": None})
+    dtype, config = prepared.dtype, prepared.compiled.config
+    if dtype is None or vision.with_dtype(config, dtype) != config:
+        return plan
+    return plan.model_copy(update={"dtype": dtype})
+
+
+def plan_seen_from(
+    plan: Plan, opened: Mapping[str, Opened], commits: Mapping[str, str], target: Path | None
+) -> Plan:
+    """Return a plan, open or closed, with the opened models, its paths as seen from the target."""
+
+    def seen(file: str) -> str:
+        return path_from(target, calibration_path(plan, file))
+
+    used: dict[str, Any] = {
+        "models": {name: _seen_from(plan, opened, commits, name, target) for name in plan.models},
+        "expects": tuple(with_file(entry, seen) for entry in plan.expects),
+    }
+    if (template := template_file(plan)) is not None:
+        used["chat_template"] = _source(target, template)
+    return plan.with_calibration_texts(seen).model_copy(update=used)
+
+
+def used_models(prepared: Prepared, target: Path | None) -> dict[str, Model]:
+    """Return the used models as seen from the target; an inner plan's are named `deep.math`.
+
+    Without a target the paths are absolute.
+    """
+    names = all_declared(prepared.plan.models, prepared.models)
+    plan, opened, commits = prepared.plan, prepared.models, prepared.commits
+    return {name: _seen_from(plan, opened, commits, name, target) for name in names}
+
+
+def _seen_from(
+    outermost: Plan,
+    opened: Mapping[str, Opened],
+    commits: Mapping[str, str],
+    name: str,
+    target: Path | None,
+) -> Model:
+    """Return a model's declaration for the target: paths from there, revisions resolved."""
+    plan, _, short = declaring(outermost, opened, name)
+    model = plan.models[short]
+    if model.made is not None or is_at_url(model.source):
+        return model
+    if not is_local(model.source):
+        commit = commits.get(name, model.revision)
+        return model.model_copy(update={"revision": commit})
+    return model.model_copy(update={"source": _source(target, folder_of(plan, model.source))})
+
+
+def _source(target: Path | None, path: Path) -> str:
+    """Return a path as seen from the target, in the form that a plan has for local paths."""
+    shown = path_from(target, path)
+    return shown if shown.startswith((".", "/")) else f"./{shown}"
+
+
+def path_from(target: Path | None, path: Path) -> str:
+    """Return a path as seen from the target; the absolute path without a target."""
+    real = os.path.realpath(path)
+    return real if target is None else os.path.relpath(real, target.resolve())
