@@ -15,7 +15,6 @@ from gptailor.checkpoint.families.family_file import read_family_file
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
-from gptailor.checkpoint.families.refused import LEARN
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora import OTHER_BASE, apply_adapter
@@ -317,7 +316,7 @@ class Opener:
         checkpoint, remotes = entry
         layout = checkpoint.layout()
         if isinstance(layout, Refusal):
-            help_ = self._of_types() if layout.help == LEARN else ""
+            help_ = self._of_types() if layout.help and checkpoint.family is None else ""
             at = ("models", name, "source")
             fault = Fault("M204", layout.reason, at, help_ or layout.help)
             self._report(fault, of_file=bool(checkpoint.family or help_))

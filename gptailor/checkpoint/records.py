@@ -26,7 +26,7 @@ def parse_record(kind: type[_R], raw: bytes, refuse: Refuse) -> _R:
         raise refuse(fault_of(error)) from None
 
 
-def first_of(error: ValidationError) -> ErrorDetails:
+def first_fault(error: ValidationError) -> ErrorDetails:
     """Return the first fault of a record: an unknown key, if another one is missing beside it."""
     first, *others = error.errors(include_url=False, include_context=False)
     for other in others if first["type"] == "missing" else ():
@@ -40,7 +40,7 @@ def fault_of(error: ValidationError, kinds: Collection[str] = ()) -> str:
 
     `kinds` are the values of `kind` that tell the forms of records apart, within the record.
     """
-    first = first_of(error)
+    first = first_fault(error)
     loc = first["loc"]
     keys = (key for i, key in enumerate(loc) if key not in kinds or i < 2 or i == len(loc) - 1)
     place = ".".join(map(str, keys))

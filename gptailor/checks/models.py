@@ -238,10 +238,11 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
 
 def _vain_keys(checked: Checked) -> Iterator[Fault]:
     """Yield a warning for each key that a file without a proof compares, and that no model has."""
-    found = checked.models["base"].checkpoint.family
+    base = checked.models["base"]
+    found, kind = base.checkpoint.family, base.layout.architecture
     if found is None or found.file.proof is not None:
         return
-    configs = [model.config for model in checked.models.values()]
+    configs = [m.config for m in checked.models.values() if m.layout.architecture == kind]
     for key in found.file.keys:
         absent = all(key.name not in each and key.read(each) is None for each in configs)
         if absent and key.name not in found.file.why:

@@ -13,11 +13,11 @@ from typing import Any
 import pydantic
 
 from gptailor.checkpoint.families.family import Family, NotProven, Proof
-from gptailor.checkpoint.families.layer_rules import RULES
+from gptailor.checkpoint.families.layer_rules import RULE_FORMS
 from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.json_files import read_object
-from gptailor.checkpoint.records import fault_of, first_of
+from gptailor.checkpoint.records import fault_of, first_fault
 from gptailor.plan.faults import nearest
 from gptailor.plan.plan import Closed
 
@@ -78,7 +78,7 @@ def read_family_file(path: Path) -> Family:
     try:
         file = Family.model_validate(document)
     except pydantic.ValidationError as error:
-        message = f"invalid family file: {fault_of(error, RULES)}"
+        message = f"invalid family file: {fault_of(error, RULE_FORMS)}"
         help_ = f"{_nearest_key(error)}'gptailor schema --family' prints the form of such a file"
         raise CheckpointError("C111", message, path, help_) from None
     return file
@@ -86,11 +86,11 @@ def read_family_file(path: Path) -> Family:
 
 def _nearest_key(error: pydantic.ValidationError) -> str:
     """Return which key an unknown one may stand for, or an empty text."""
-    first = first_of(error)
+    first = first_fault(error)
     if first["type"] != "extra_forbidden":
         return ""
     *above, name = map(str, first["loc"])
-    kind = {**_NESTED, **RULES}.get(above[-1]) if above else Family
+    kind = {**_NESTED, **RULE_FORMS}.get(above[-1]) if above else Family
     near = nearest(name, kind.model_fields if kind else ())
     return near and f"{near} "
 

@@ -482,7 +482,7 @@ MovedRule = Annotated[
     Field(discriminator="kind"),
 ]
 
-RULES: Mapping[str, type[LayerRule]] = {
+RULE_FORMS: Mapping[str, type[LayerRule]] = {
     "entries": Listed, "numbers": Numbered, "first": First, "period": Periodic,
     "repeat": Repeated, "window": SlidingWindow, "fixed": InPlace, "function": Computed,
 }  # fmt: skip
@@ -501,4 +501,4 @@ def trusted_rule(document: Mapping[str, Any]) -> LayerRule:
         fields["needs"] = tuples(fields["needs"])
     if "derived" in fields:
         fields["derived"] = trusted_rule(fields["derived"])
-    return RULES[fields["kind"]].model_construct(**fields)
+    return RULE_FORMS[fields["kind"]].model_construct(**fields)

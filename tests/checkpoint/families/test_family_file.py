@@ -13,9 +13,12 @@ from pydantic import ValidationError
 import gptailor
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.family_file import check_proof, content_digest, read_family_file
-from gptailor.checkpoint.families.layer_config import RuleError
+from gptailor.checkpoint.families.layer_config import Refusal, RuleError
 from gptailor.checkpoint.families.layer_rules import First, LayerRule, Listed, Numbered
+from gptailor.checkpoint.families.layout import Layout
+from gptailor.checkpoint.families.lookup import layout_by
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import open_checkpoint
 
 
 def moved(rule: LayerRule, config: dict[str, Any], order: list[int], count: int = 4) -> Any:
@@ -292,6 +295,22 @@ def test_a_fault_of_a_file_is_reported_once_for_all_models(
     config = family / "unknown" / "config.json"
     file = write_signed(tmp_path / "f.family.json", config, **proof, **changed)
     assert len(two_models(family, file)) == 1
+
+
+def test_a_checkpoint_without_a_head_or_with_constants_has_all_its_names(family: Path) -> None:
+    checkpoint = open_checkpoint(family / "unknown")
+    file = Family.model_validate({**LLAMA, "plain": [*checkpoint.config]})
+    names = {*checkpoint.tensors}
+    bare = {name.removeprefix("model.") for name in names - {"lm_head.weight"}}
+    tied = checkpoint.config | {"tie_word_embeddings": True}
+    untied = checkpoint.config | {"tie_word_embeddings": False}
+    assert isinstance(layout_by(file, untied, bare), Layout)
+    assert isinstance(layout_by(file, tied, names - {"lm_head.weight"}), Layout)
+    assert isinstance(layout_by(file, untied, {*names, "model.rotary_emb.inv_freq"}), Layout)
+    assert isinstance(layout_by(file, untied, names - {"lm_head.weight"}), Refusal)
+    loose = layout_by(file.model_copy(update={"tied": True}), untied, names)
+    assert isinstance(loose, Layout), "a configuration goes before the file"
+    assert not loose.tied
 
 
 def test_an_unproven_file_has_no_scale_and_no_bridge(family: Path, tmp_path: Path) -> None:
