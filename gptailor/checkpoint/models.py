@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any, final
 
 from gptailor.checkpoint.cache_folder import copies_folder
+from gptailor.checkpoint.families.family_file import read_family_file
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
@@ -315,9 +316,10 @@ class Opener:
         checkpoint, remotes = entry
         layout = checkpoint.layout()
         if isinstance(layout, Refusal):
-            self.faults.append(
-                Fault("M204", layout.reason, ("models", name, "source"), layout.help)
-            )
+            help_ = self._of_types() if layout.help and checkpoint.family is None else ""
+            at = ("models", name, "source")
+            fault = Fault("M204", layout.reason, at, help_ or layout.help)
+            self._report(fault, of_file=bool(checkpoint.family or help_))
             return None
         return Opened(name, checkpoint, layout, remotes)
 
@@ -329,9 +331,25 @@ class Opener:
                 byte = "" if error.offset is None else f", byte {error.offset}"
                 message = f"{error.message} ({error.path}{byte})"
                 at = ("models", name, "source")
-                self.faults.append(Fault(error.code, message, at, self._folder(name) or error.help))
+                fault = Fault(error.code, message, at, self._folder(name) or error.help)
+                self._report(fault, of_file=error.code in {"C111", "C112", "C113"})
                 self.found[name] = None
         return self.found[name]
+
+    def _report(self, fault: Fault, *, of_file: bool) -> None:
+        """Add a fault; one of a family's file is that of each model of the type, and comes once."""
+        if not of_file or fault.message not in {other.message for other in self.faults}:
+            self.faults.append(fault)
+
+    def _of_types(self) -> str:
+        """Return help that says which types the given family files are of; empty without any."""
+        types = {f: listed(map(quoted, read_family_file(f).model_types)) for f in self._files}
+        return "; ".join(f"the family in {quoted(str(f))} is of {of}" for f, of in types.items())
+
+    @property
+    def _files(self) -> Sequence[Path]:
+        """The family files that the user named."""
+        return self.plan.origin.families if self.plan.origin else ()
 
     def _folder(self, name: str) -> str:
         """Return help for a folder that was named as if it were on the Hub, or an empty text."""
@@ -356,8 +374,7 @@ class Opener:
 
     def _known(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the checkpoint with the family from a file, if one reads it."""
-        files = self.plan.origin.families if self.plan.origin else ()
-        family = family_for(checkpoint.config.get("model_type"), files, checkpoint.folder)
+        family = family_for(checkpoint.config.get("model_type"), self._files, checkpoint.folder)
         return checkpoint if family is None else replace(checkpoint, family=family)
 
     def _adapted(

@@ -213,6 +213,7 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
     source_models = taken(checked.plan)
     if base.layout.notice:
         yield Fault("M301", base.layout.notice, ("models", "base", "source"), severity="warning")
+    yield from _vain_keys(checked)
     for name, model in checked.models.items():
         if name == "base" or name not in checked.plan.models:
             continue
@@ -233,6 +234,21 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             else:
                 help_ = "the output computes with the base's"
                 yield Fault("M302", message, at, help_, severity="warning")
+
+
+def _vain_keys(checked: Checked) -> Iterator[Fault]:
+    """Yield a warning for each key that a file without a proof compares, and that no model has."""
+    base = checked.models["base"]
+    found, kind = base.checkpoint.family, base.layout.architecture
+    if found is None or found.file.proof is not None:
+        return
+    configs = [m.config for m in checked.models.values() if m.layout.architecture == kind]
+    for key in found.file.keys:
+        absent = all(key.name not in each and key.read(each) is None for each in configs)
+        if absent and key.name not in found.file.why:
+            message = f"no model has {quoted(key.name)} ('agree' in its family file)"
+            help_ = f"correct the name, or leave it out; 'why' may explain it: {found.path}"
+            yield Fault("M301", message, ("models", "base", "source"), help_, severity="warning")
 
 
 def _kind(layout: Layout) -> str:

@@ -13,7 +13,7 @@ from gptailor.checkpoint.families.layer_config import UNSPOKEN, Config, RuleErro
 from gptailor.checkpoint.families.layer_rules import LayerRule, MovedRule, trusted_rule, tuples
 from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import quoted, shown
-from gptailor.plan.layer_parts import NORMS, Branch
+from gptailor.plan.layer_parts import NORMS, PROJECTIONS, Branch
 from gptailor.plan.plan import Closed, Several
 
 How = Literal["divide", "multiply", "divide_offset"]
@@ -32,6 +32,19 @@ def _printable(text: str) -> str:
 
 _Words = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
 """A name or a reason that fits into a message."""
+
+
+def _known_role(role: str) -> str:
+    if role not in _ROLE_NAMES:
+        names = ", ".join(map(quoted, _ROLE_NAMES))
+        raise ValueError(f"expected a role, one of {names}, got {shown(role)}")
+    return role
+
+
+_ROLE_NAMES = (*PROJECTIONS, NORMS, "")
+_Role = Annotated[
+    str, Field(json_schema_extra={"enum": [*_ROLE_NAMES]}), AfterValidator(_known_role)
+]
 
 ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """A model type, as the name of a file may begin with it."""
@@ -112,57 +125,84 @@ class Proof(Closed):
 class Family(Closed):
     """An architecture: its tensors' names, and the configuration that its layers depend on.
 
-    Names within a layer start after its number and dot. `base` and `stack` make the prefix of a
-    layer; `embed` and `norm` stand under `base`, `head` doesn't. `attn` and `mlp` are prefixes of
-    each branch's tensors, `attn_out` and `mlp_out` the projections whose output the branch adds to
-    the hidden state (`*`: one part between dots). Without `attn_out` no roles are known; `roles`
-    are those of tensors with unusual names (an empty text: no role). `folds` are the changes of
-    tensors for `scale`, if it doesn't divide these projections. `count_of` is the function in
-    `functions.LAYER_COUNTS` for configurations that have no number of layers under `count_key`.
-
-    `agree` are the keys that must be equal where layers are exchanged, with the values that their
-    absence means; `read` are functions in `functions.READERS` that read some of them, and `warn`
-    those whose difference is only a warning. `moved` are the settings that move with a layer.
-    `modes` are keys whose values the family holds for, and no others; `plain` are other keys of its
-    configurations. `deepest` is how many layers a model can have at most, if there is such a
-    number. `like` is another model type that computes the same from a text.
-
-    `why` explains surprising values, by their keys. A file from `gptailor family` has a `proof`,
-    and the `digest` of its content; tests prove the release's families.
+    Names within a layer start after its number and dot; in patterns `*` is one part between dots.
+    Functions are those of `functions.LAYER_COUNTS` (`count_of`) and `functions.READERS` (`read`). A
+    file from `gptailor family` has a `proof` and a `digest`; tests prove the release's families.
     """
 
-    version: Literal[1] = 1
-    name: _Words
-    model_types: Several[ModelType] = Field(min_length=1)
-    why: dict[str, str] = Field(default_factory=dict)
-    base: _Words
-    stack: _Words
-    count_key: _Words
-    count_of: Literal["", "letters"] = ""
-    embed: Several[_Words]
-    norm: Several[_Words]
-    head: Several[_Words]
-    attn: Several[_Words]
-    mlp: Several[_Words]
-    attn_out: Several[_Words] = ()
-    mlp_out: Several[_Words] = ()
-    roles: dict[_Words, str] = Field(default_factory=dict)
-    folds: dict[_Words, How] = Field(default_factory=dict)
-    tied: bool = False
-    transposed: bool = False
-    deepest: int | None = None
-    like: _Words = ""
-    rotary: Rotary = Field(default_factory=Rotary)
-    agree: dict[str, Any] = Field(default_factory=dict)
-    read: dict[str, _KeyReader] = Field(default_factory=dict)
-    warn: Several[str] = ()
-    moved: dict[_Words, MovedRule] = Field(default_factory=dict)
-    modes: dict[str, Any] = Field(default_factory=dict)
-    plain: Several[str] = ()
-    refused: NotProven = Field(default_factory=NotProven)
-    refused_when: Several[RefusedWhen] = ()
-    proof: Proof | None = None
-    digest: str = ""
+    version: Literal[1] = Field(default=1, description="Version of the form of this file.")
+    name: _Words = Field(description="Name of the family, for messages.")
+    model_types: Several[ModelType] = Field(
+        min_length=1, description="Values of `model_type` in configurations."
+    )
+    why: dict[str, str] = Field(
+        default_factory=dict, description="Reasons for values that surprise, by their keys."
+    )
+    base: _Words = Field(description="Beginning of all tensors' names but the head's.")
+    stack: _Words = Field(description="What stands between `base` and a layer's number.")
+    count_key: _Words = Field(description="Key of the configuration with the number of layers.")
+    count_of: Literal["", "letters"] = Field(
+        default="", description="Function that counts layers where no number is under `count_key`."
+    )
+    embed: Several[_Words] = Field(description="Tensors before the layers, without `base`.")
+    norm: Several[_Words] = Field(description="Tensors after the layers, without `base`.")
+    head: Several[_Words] = Field(description="Tensors of the head, with their full names.")
+    attn: Several[_Words] = Field(description="Beginnings of names of the attention branch.")
+    mlp: Several[_Words] = Field(description="Beginnings of names of the MLP branch.")
+    attn_out: Several[_Words] = Field(
+        default=(),
+        description="Projections whose output attention adds to the hidden state; none: no roles.",
+    )
+    mlp_out: Several[_Words] = Field(
+        default=(), description="Projections whose output the MLP adds to the hidden state."
+    )
+    roles: dict[_Words, _Role] = Field(
+        default_factory=dict, description="Roles of modules with unusual names; '' for no role."
+    )
+    folds: dict[_Words, How] = Field(
+        default_factory=dict,
+        description="Changes of tensors for `scale`, if it doesn't divide the projections above.",
+    )
+    tied: bool = Field(
+        default=False,
+        description="Whether the head is the embedding, if the configuration doesn't say.",
+    )
+    transposed: bool = Field(
+        default=False, description="Whether projections are stored as (inputs, outputs)."
+    )
+    deepest: int | None = Field(default=None, description="Most layers that a model can have.")
+    like: _Words = Field(
+        default="", description="Other model type that computes the same from a text."
+    )
+    rotary: Rotary = Field(
+        default_factory=Rotary, description="Forms of the rotary embeddings' settings."
+    )
+    agree: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys that must be equal where layers of two models meet, each with the value "
+        "that its absence means.",
+    )
+    read: dict[str, _KeyReader] = Field(
+        default_factory=dict, description="Functions that read some keys of `agree`."
+    )
+    warn: Several[str] = Field(default=(), description="Keys whose difference is a warning only.")
+    moved: dict[_Words, MovedRule] = Field(
+        default_factory=dict, description="Settings by layer, which move with the layers."
+    )
+    modes: dict[str, Any] = Field(
+        default_factory=dict, description="Keys with the only values that the family holds for."
+    )
+    plain: Several[str] = Field(
+        default=(), description="Other keys, which say nothing of single layers."
+    )
+    refused: NotProven = Field(
+        default_factory=NotProven, description="Reasons why parts, `scale` or `bridge` are refused."
+    )
+    refused_when: Several[RefusedWhen] = Field(
+        default=(), description="Reasons why some configurations are refused."
+    )
+    proof: Proof | None = Field(default=None, description="What `gptailor family` tried.")
+    digest: str = Field(default="", description="SHA-256 of the proven content.")
 
     @model_validator(mode="after")
     def _check_names(self) -> "Family":
@@ -186,6 +226,12 @@ class Family(Closed):
                     f"{quoted(pattern)} of '{key}' matches no tensor of a layer: expected a name "
                     f"that begins with {' or '.join(map(quoted, prefixes)) or 'a prefix'}"
                 )
+            roles = self.roles.items() if key in {"attn_out", "mlp_out"} else ()
+            for name, role in roles:
+                if matches(pattern, name) and role not in {"attn.o", "mlp.down"}:
+                    raise ValueError(
+                        f"{quoted(pattern)} of '{key}' has another role in 'roles', {quoted(role)}"
+                    )
         self._bound()._check_values()
         return self
 

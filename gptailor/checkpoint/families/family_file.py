@@ -6,19 +6,26 @@ and if nothing in it was changed after that: a digest tells.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family import Family, NotProven, Proof
+from gptailor.checkpoint.families.layer_rules import RULE_FORMS
+from gptailor.checkpoint.families.rotary import Rotary
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.json_files import read_object
-from gptailor.checkpoint.records import fault_of
+from gptailor.checkpoint.records import fault_of, first_fault
+from gptailor.plan.faults import nearest
+from gptailor.plan.plan import Closed
 
 _FILE_VERSION = 1
 _AGAIN = "'gptailor family MODEL' makes it anew, with its proof"
 _WIDTH = 100
+_NESTED: Mapping[str, type[Closed]] = {"refused": NotProven, "rotary": Rotary, "proof": Proof}
+"""The forms of values in a file, by their keys."""
 
 
 def content_digest(family: Family) -> str:
@@ -57,7 +64,13 @@ def _json(value: Any, indent: str = "") -> str:
 
 def read_family_file(path: Path) -> Family:
     """Return the family in a file. Raises CheckpointError (C111) for an invalid file."""
-    document = read_object(path, "C111", duplicate="C111")
+    try:
+        document = read_object(path, "C111", duplicate="C111")
+    except CheckpointError as error:
+        if error.offset is None:
+            raise
+        line = path.read_bytes().count(b"\n", 0, error.offset) + 1
+        raise CheckpointError("C111", f"line {line}: {error.message}", path, error.help) from None
     version = document.get("version")
     if type(version) is int and version != _FILE_VERSION:
         message = f"is a family file of version {version}, and this gptailor reads {_FILE_VERSION}"
@@ -65,16 +78,28 @@ def read_family_file(path: Path) -> Family:
     try:
         file = Family.model_validate(document)
     except pydantic.ValidationError as error:
-        message = f"invalid family file: {fault_of(error)}"
-        help_ = "'gptailor schema --family' prints the form of such a file"
+        message = f"invalid family file: {fault_of(error, RULE_FORMS)}"
+        help_ = f"{_nearest_key(error)}'gptailor schema --family' prints the form of such a file"
         raise CheckpointError("C111", message, path, help_) from None
     return file
+
+
+def _nearest_key(error: pydantic.ValidationError) -> str:
+    """Return which key an unknown one may stand for, or an empty text."""
+    first = first_fault(error)
+    if first["type"] != "extra_forbidden":
+        return ""
+    *above, name = map(str, first["loc"])
+    kind = {**_NESTED, **RULE_FORMS}.get(above[-1]) if above else Family
+    near = nearest(name, kind.model_fields if kind else ())
+    return near and f"{near} "
 
 
 def check_proof(file: Family, path: Path) -> None:
     """Raise CheckpointError (C112) for a file with a failed proof, or changed since its proof."""
     if file.proof is None or not file.proof.cases:
-        raise CheckpointError("C112", "holds an unproven draft", path, _AGAIN)
+        help_ = _AGAIN if file.proof else "name a file without a proof by --family"
+        raise CheckpointError("C112", "holds an unproven draft", path, help_)
     if failures := file.proof.failures:
         case = failures[0]
         why = f"{quoted(case.name)}: {quoted(case.failure or '')}"

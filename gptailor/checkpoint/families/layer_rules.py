@@ -482,10 +482,11 @@ MovedRule = Annotated[
     Field(discriminator="kind"),
 ]
 
-_BY_KIND: Mapping[str, type[LayerRule]] = {
+RULE_FORMS: Mapping[str, type[LayerRule]] = {
     "entries": Listed, "numbers": Numbered, "first": First, "period": Periodic,
     "repeat": Repeated, "window": SlidingWindow, "fixed": InPlace, "function": Computed,
 }  # fmt: skip
+"""Forms of rules, by their `kind`."""
 
 
 def tuples(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -500,4 +501,4 @@ def trusted_rule(document: Mapping[str, Any]) -> LayerRule:
         fields["needs"] = tuples(fields["needs"])
     if "derived" in fields:
         fields["derived"] = trusted_rule(fields["derived"])
-    return _BY_KIND[fields["kind"]].model_construct(**fields)
+    return RULE_FORMS[fields["kind"]].model_construct(**fields)

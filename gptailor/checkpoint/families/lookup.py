@@ -15,7 +15,7 @@ from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family, matches
 from gptailor.checkpoint.families.family_file import check_proof, content_digest, read_family_file
 from gptailor.checkpoint.families.layer_config import Config, Refusal
-from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
+from gptailor.checkpoint.families.layout import Layout, is_constant, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted, reading
 from gptailor.plan.doors import Door
 from gptailor.plan.faults import CodedError
@@ -23,6 +23,9 @@ from gptailor.plan.layer_parts import Branch
 
 FAMILY_SUFFIX = ".family.json"
 """End of a family file's name."""
+
+NO_PROOF = "it is not proven of a family from a file"
+"""The reason why such a family has no `scale` and no `bridge`."""
 
 
 @final
@@ -50,23 +53,46 @@ def layout_by(family: Family, config: Config, names: Collection[str]) -> Layout 
     """Return the layout of a checkpoint by a family from a file, which may lie."""
     read = layout_of(config, names, family)
     if isinstance(read, Refusal):
-        return read
-    if (why := _unlike_file(read, names)) is not None:
-        what = f"(model type '{read.model_type}')"
+        layers = family.base + family.stack
+        if any(name.startswith((layers, family.stack)) for name in names):
+            return read
+        return Refusal(f"no tensor's name begins with {quoted(layers)}, as 'base' and 'stack' say")
+    what = f"(model type '{read.model_type}')"
+    if (why := _unlike_file(read, names, family)) is not None:
         return Refusal(f"{why}, and its family file says that there is {what}")
     if family.proof is not None:
         return read
-    notice = f"the family file of '{read.model_type}' has no proof; compare the output's logits"
-    return replace(read, notice=notice)
+    if (stray := _stray(read, names)) is not None:
+        where = "name it under 'embed', 'norm' or 'head' of its family file"
+        return Refusal(f"tensor {quoted(stray)} has no place: {where} {what}")
+    return replace(
+        read,
+        notice=f"the family file of '{read.model_type}' has no proof; test the output",
+        no_scale=read.no_scale or NO_PROOF,
+        no_bridge=read.no_bridge or NO_PROOF,
+    )
 
 
-def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
+def _stray(layout: Layout, names: Collection[str]) -> str | None:
+    """Return a tensor that has no place, and that is no constant and no predictor's; or None."""
+    for name in sorted({*names} - layout.predicting):
+        if split_name(layout, name) is None and not is_constant(name):
+            return name
+    return None
+
+
+def _unlike_file(layout: Layout, names: Collection[str], family: Family) -> str | None:
     """Return which tensor of a family file a checkpoint lacks, or None."""
-    if not set(layout.embed) <= set(names):
-        return f"there is no embedding '{min(set(layout.embed) - set(names))}'"
+    outside = {"embed": layout.embed}
+    if family.proof is None:
+        headless = layout.tied or layout.root != layout.family.base  # saved without its head
+        outside |= {"norm": layout.norm, "head": () if headless else layout.head}
+    for key, own in outside.items():
+        if missing := {*own} - {*names}:
+            return f"there is no tensor {quoted(min(missing))} of '{key}'"
     places = [place for name in names if isinstance(place := split_name(layout, name), tuple)]
     suffixes = [place[2] for place in places]
-    for key, name in () if layout.family.proof else layout.family.patterns():
+    for key, name in () if family.proof else family.patterns():
         fits = str.startswith if key in {"attn", "mlp"} else matches
         if not any(fits(suffix, name) for suffix in suffixes):
             return f"no tensor of a layer matches {quoted(name)} of '{key}'"

@@ -79,7 +79,10 @@ REFUSED: Mapping[str, str] = {
 
 # ------------------------------------------------------------------------- types that aren't listed
 
-LEARN = "'gptailor family MODEL' learns a type that transformers has"
+LEARN = (
+    "'gptailor family MODEL' learns a type that transformers has; for another type write a family "
+    "file and name it by --family"
+)
 """The remedy for an unknown type."""
 
 _POSITIONAL = re.compile(

@@ -19,7 +19,7 @@ from gptailor.checkpoint.families.family import Case, Family, NotProven, Proof
 from gptailor.checkpoint.families.family_file import content_digest
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import split_name
-from gptailor.checkpoint.families.lookup import layout_by
+from gptailor.checkpoint.families.lookup import NO_PROOF, layout_by
 from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
 from gptailor.checkpoint.hub import open_hub
@@ -49,7 +49,6 @@ from gptailor.plugins.adopt.tiny_model import (
 )
 
 _SEEDS = (0, 1)
-_NO_PROOF = "it is not proven of a family from a file"
 _COUNT_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_blocks")
 
 
@@ -240,7 +239,7 @@ class _Adoption:
             agree=agree,
             modes=modes,
             plain=tuple(sorted(config.keys() - used)),
-            refused=NotProven(parts=parts.refused, scale=_NO_PROOF, bridge=_NO_PROOF),
+            refused=NotProven(parts=parts.refused, scale=NO_PROOF, bridge=NO_PROOF),
             proof=Proof(
                 gptailor=__version__,
                 transformers=transformers.__version__,

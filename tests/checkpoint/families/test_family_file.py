@@ -13,9 +13,12 @@ from pydantic import ValidationError
 import gptailor
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.family_file import check_proof, content_digest, read_family_file
-from gptailor.checkpoint.families.layer_config import RuleError
+from gptailor.checkpoint.families.layer_config import Refusal, RuleError
 from gptailor.checkpoint.families.layer_rules import First, LayerRule, Listed, Numbered
+from gptailor.checkpoint.families.layout import Layout
+from gptailor.checkpoint.families.lookup import layout_by
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import open_checkpoint
 
 
 def moved(rule: LayerRule, config: dict[str, Any], order: list[int], count: int = 4) -> Any:
@@ -87,6 +90,7 @@ def write_signed(path: Path, config: Path, **changed: Any) -> Path:
     proof = {"gptailor": "0", "transformers": "5", "torch": "2", "source": "x", "seed": 0,
              "configuration": {}, "cases": [tried]}  # fmt: skip
     content = {**LLAMA, "agree": dict.fromkeys(names), "proof": proof, **changed}
+    content = {key: value for key, value in content.items() if value is not ...}
     with suppress(ValidationError):
         content["digest"] = content_digest(Family.model_validate(content))
     path.write_text(json.dumps(content))
@@ -103,10 +107,21 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
         ({}, None, ""),
         ({"moved": {"other": FIRST}}, "M204", "'other' is None, and should be an integer"),
         ({"proof": None}, "M301", "the family file of 'mystery' has no proof"),
-        ({"layrs": "layers."}, "C111", "'layrs': extra inputs are not permitted"),
-        ({"head": "lm_head.weight"}, "C111", "'head': input should be a valid tuple"),
-        ({"moved": {"x": {"kind": "last"}}}, "C111", "'moved.x': input tag 'last' found using"),
-        ({"moved": {"x": {**FIRST, "keys": 1}}}, "C111", "'moved.x.first.keys': extra inputs"),
+        ({"layrs": "layers."}, "C111", "unknown key 'layrs'"),
+        ({"count_key": ..., "count_kye": "n"}, "C111", "unknown key 'count_kye'"),
+        ({"head": "lm_head.weight"}, "C111", "'head': expected a list, got 'lm_head.weight'"),
+        (
+            {"moved": {"x": {"kind": "last"}}},
+            "C111",
+            "'moved.x': expected the kind 'entries', 'numbers', ",
+        ),
+        ({"moved": {"x": {"part": "mlp"}}}, "C111", "or 'function', got None"),
+        ({"moved": {"x": {**FIRST, "keys": 1}}}, "C111", "unknown key 'moved.x.keys'"),
+        (
+            {"moved": {"x": {"kind": "entries", "derived": {**FIRST, "keys": 1}}}},
+            "C111",
+            "unknown key 'moved.x.derived.keys'",
+        ),
         ({"moved": {"x": {"kind": "function", "function": "no"}}}, "C111", "'moved.x.function"),
         ({"moved": {"x": {"kind": "function", "function": "same"}}}, "C111", "functions read, got"),
         ({"moved": {"x": {"kind": "function", "function": "chunked"}}}, "M204", "needs 'of'"),
@@ -123,6 +138,43 @@ FIRST = {"kind": "first", "part": "mlp", "absent": []}
             "M204",
             "no tensor of a layer matches 'self_attn.o' of 'attn_out'",
         ),
+        (
+            {"mlp_out": ["mlp.up"], "roles": {"mlp.up": "mlp.up"}},
+            "C111",
+            "'mlp.up' of 'mlp_out' has",
+        ),
+        (
+            {"attn_out": ["mlp.*"], "roles": {"mlp": "norms"}, "attn": ["mlp."], "mlp": ["n."]},
+            "C111",
+            "another role in 'roles', 'norms'",
+        ),
+        (
+            {"roles": {"mlp.up": "mlp.upper"}},
+            "C111",
+            "'roles.mlp.up': expected a role, one of 'attn.q'",
+        ),
+        (
+            {"proof": None, "head": ["nope.weight"]},
+            "M204",
+            "no tensor 'nope.weight' of 'head', and",
+        ),
+        (
+            {"proof": None, "norm": ["norm.wait"]},
+            "M204",
+            "no tensor 'model.norm.wait' of 'norm', and",
+        ),
+        (
+            {"proof": None, "embed": ["wte.weight"]},
+            "M204",
+            "no tensor 'model.wte.weight' of 'embed', and",
+        ),
+        (
+            {"proof": None, "head": []},
+            "M204",
+            "'lm_head.weight' has no place: name it under 'embed'",
+        ),
+        ({"proof": None, "norm": []}, "M204", "'model.norm.weight' has no place"),
+        ({"proof": None, "base": "modle."}, "M204", "begins with 'modle.layers.', as 'base'"),
         ({"norm": ["norm.weight"] * 2}, "C111", "'model.norm.weight' has two roles"),
         ({"norm": ["embed_tokens.weight"]}, "C111", "'model.embed_tokens.weight' has two roles"),
         ({"embed": ["layers.0.mlp.up_proj.weight"]}, "C111", "mlp.up_proj.weight' has two roles"),
@@ -182,6 +234,7 @@ def test_a_file_without_a_proof_is_read_only_where_it_is_named(
     write_signed(user / "mystery.family.json", config, proof=None)
     [fault] = gptailor.check(plan)
     assert (fault.code, "holds an unproven draft" in fault.message) == ("C112", True)
+    assert "--family" in fault.help
 
 
 def test_a_key_that_may_be_by_layers_must_be_named(family: Path, tmp_path: Path) -> None:
@@ -222,3 +275,100 @@ def test_a_file_of_an_earlier_release_is_read_with_its_proof(tmp_path: Path) -> 
     path.write_text(json.dumps(content | {"base": "other."}))
     with pytest.raises(CheckpointError, match="was changed after it was proven"):
         check_proof(read_family_file(path), path)
+
+
+# ------------------------------------------------------------------------ files without a proof
+
+
+def two_models(family: Path, file: Path, *statements: str) -> list[gptailor.Fault]:
+    """The faults of a plan with two models of the type, by a family file."""
+    models = f'model base = "{family / "unknown"}"\nmodel chat = "{family / "unknown"}"\n'
+    text = "tailor 1\n" + models + "\n".join(("L1 from chat", *statements)) + "\n"
+    return list(gptailor.check(gptailor.loads(text).with_families([file])))
+
+
+@pytest.mark.parametrize("changed", [{"layrs": 1}, {"mlp_out": ["mlp.out"]}, {"case": {"name": 1}}])
+def test_a_fault_of_a_file_is_reported_once_for_all_models(
+    changed: dict[str, Any], family: Path, tmp_path: Path
+) -> None:
+    proof = {} if "case" in changed else {"proof": None}
+    config = family / "unknown" / "config.json"
+    file = write_signed(tmp_path / "f.family.json", config, **proof, **changed)
+    assert len(two_models(family, file)) == 1
+
+
+def test_a_checkpoint_without_a_head_or_with_constants_has_all_its_names(family: Path) -> None:
+    checkpoint = open_checkpoint(family / "unknown")
+    file = Family.model_validate({**LLAMA, "plain": [*checkpoint.config]})
+    names = {*checkpoint.tensors}
+    bare = {name.removeprefix("model.") for name in names - {"lm_head.weight"}}
+    tied = checkpoint.config | {"tie_word_embeddings": True}
+    untied = checkpoint.config | {"tie_word_embeddings": False}
+    assert isinstance(layout_by(file, untied, bare), Layout)
+    assert isinstance(layout_by(file, tied, names - {"lm_head.weight"}), Layout)
+    assert isinstance(layout_by(file, untied, {*names, "model.rotary_emb.inv_freq"}), Layout)
+    assert isinstance(layout_by(file, untied, names - {"lm_head.weight"}), Refusal)
+    loose = layout_by(file.model_copy(update={"tied": True}), untied, names)
+    assert isinstance(loose, Layout), "a configuration goes before the file"
+    assert not loose.tied
+
+
+def test_an_unproven_file_has_no_scale_and_no_bridge(family: Path, tmp_path: Path) -> None:
+    config = family / "unknown" / "config.json"
+    file = write_signed(tmp_path / "f.family.json", config, proof=None)
+    for statement in ("scale L2 by 0.5", 'bridge on "t.txt"'):
+        said = [fault.message for fault in two_models(family, file, statement)]
+        assert any("it is not proven of a family from a file" in each for each in said), said
+
+
+def test_a_key_that_no_model_has_is_named(family: Path, tmp_path: Path) -> None:
+    config = family / "unknown" / "config.json"
+    names = dict.fromkeys(json.loads(config.read_text()).keys() - {"num_hidden_layers"})
+    names |= {"epz": None, "num_key_value_heads": None, "epsilons": 1e-6}
+    file = write_signed(tmp_path / "f.family.json", config, proof=None, agree=names)
+    said = [fault.message for fault in two_models(family, file)]
+    assert "no model has 'epz' ('agree' in its family file)" in said
+    assert len(said) == 2
+    why = {"epz": "A model without it has the usual one."}
+    file = write_signed(tmp_path / "f.family.json", config, proof=None, agree=names, why=why)
+    assert len(two_models(family, file)) == 1
+
+
+def test_a_misspelt_key_has_the_nearest_one(tmp_path: Path) -> None:
+    path = tmp_path / "f.family.json"
+    rule = {"kind": "entries", "dervied": None}
+    for changed, name in (
+        ({"count_kye": "n"}, "count_key"),
+        ({"refused": {"scales": "no"}}, "scale"),
+        ({"moved": {"x": rule}}, "derived"),
+    ):
+        path.write_text(json.dumps({**LLAMA, **changed}))
+        with pytest.raises(CheckpointError) as error:
+            read_family_file(path)
+        assert error.value.help.startswith(f"did you mean '{name}'? 'gptailor schema --family'")
+
+
+def test_a_file_that_is_no_json_has_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "f.family.json"
+    for text in ('{\n "name": 1,\n x}', '{\n "a": 1,\n "a": 2}'):
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match="line 3: ") as error:
+            read_family_file(path)
+        assert (error.value.code, error.value.offset) == ("C111", None)
+
+
+def test_a_given_file_of_another_type_is_named(family: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(family / "unknown", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"block_types": [1]}))
+    file = write_signed(tmp_path / "f.family.json", model / "config.json", model_types=["mysteri"])
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{model}"\ndrop L2\n')
+    [fault] = gptailor.check(plan.with_families([file]))
+    assert (fault.code, fault.help) == ("M204", f"the family in '{file}' is of 'mysteri'")
+    [fault] = gptailor.check(plan)
+    assert "--family" in fault.help
+
+
+def test_the_schema_describes_each_key() -> None:
+    properties = Family.model_json_schema()["properties"]
+    assert [key for key, value in properties.items() if "description" not in value] == []

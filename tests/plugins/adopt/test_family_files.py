@@ -247,9 +247,9 @@ def lie(here: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"embed": ["wte.weight"]}, "there is no embedding 'model.wte.weight'"),
+        ({"embed": ["wte.weight"]}, "there is no tensor 'model.wte.weight' of 'embed'"),
         ({"attn": ["attention."]}, "belongs to neither branch of its layer"),
-        ({"stack": "blocks."}, "there are no tensors 'blocks.0.…'"),
+        ({"stack": "blocks."}, "no tensor's name begins with 'model.blocks.'"),
         ({"count_key": "intermediate_size"}, "and the configuration has 24 layers"),
         ({"moved": {}}, "'gains' may say something of each layer"),
     ],
