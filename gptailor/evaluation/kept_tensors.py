@@ -112,10 +112,10 @@ def environment() -> tuple[object, ...]:
 
 @cache
 def _sources() -> bytes:
-    """Return the sha256 of the package's source files, which may differ within one version."""
+    """Return the sha256 of the package's sources and data, which may differ within one version."""
     package = Path(gptailor.__file__).parent
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted([*package.rglob("*.py"), *package.rglob("*.json")]):
         digest.update(file.read_bytes())
     return digest.digest()
 

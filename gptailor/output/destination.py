@@ -14,7 +14,7 @@ from gptailor.checkpoint.write.writer import check_target, free_space, located, 
 from gptailor.output.lock import Lock, LockedGguf
 from gptailor.output.lock_recording import Recording, refuse_early
 from gptailor.output.output import side_files
-from gptailor.output.update import Entries, Update, entries_of, planned_update, record_written
+from gptailor.output.update import Update, planned_update, record_next, record_written
 from gptailor.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -147,13 +147,10 @@ class ModelFolder(Destination):
                 update.refuse_damaged(self.path, spec, sha256)
             recording.add_tensor(spec, sha256)
 
-        entries: Entries = {}
-
         def before_swap(new: Path) -> None:
-            nonlocal entries
             if update is not None:
                 update.refuse_changed(self.path)
-            entries = entries_of(new)
+            record_next(self.prepared, self.path, new, recording.tensors if recording else {})
 
         write_checkpoint(
             self.path,
@@ -168,4 +165,4 @@ class ModelFolder(Destination):
             finish=last_files,
             before_swap=before_swap,
         )
-        record_written(self.prepared, self.path, entries, recording.tensors if recording else {})
+        record_written(self.path)

@@ -183,33 +183,54 @@ def first_names(names: Sequence[str]) -> str:
     return listed(names[:_MOST_NAMED]) + more if names else ""
 
 
-def record_written(
-    prepared: Prepared, folder: Path, entries: Entries, digests: Mapping[str, TensorDigest]
+def record_next(
+    prepared: Prepared, folder: Path, new: Path, digests: Mapping[str, TensorDigest]
 ) -> None:
-    """Record an output that was just written, with its entries; without a cache, nothing.
+    """Record an output that will take the folder's place; without a cache, nothing.
 
-    `digests` are those of its tensors in its lock.
+    `digests` are those of its tensors in its lock. It counts from `record_written` on, or if the
+    process ends before that, where its entries are those of the folder.
     """
-    if (path := _record_path(folder)) is None:
+    if (path := _record_path(folder, NEXT)) is None:
         return
+    entries = entries_of(new)
     record = WrittenFolder(_plan_file(prepared), tuple(_planned(prepared, digests)), entries)
     with suppress(CheckpointError, OSError):  # the next compile needs --force
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep_json(path, _RECORD.dump_python(record, mode="json"))
 
 
+def record_written(folder: Path) -> None:
+    """Let the record of the new output replace that of the old one."""
+    if (path := _record_path(folder)) is not None and (new := _record_path(folder, NEXT)):
+        with suppress(OSError):
+            new.replace(path)
+
+
 # ------------------------------------------------------------------------------------- the record
 
 
-def _record_path(folder: Path) -> Path | None:
+NEXT = ".next"
+"""Ends the name of the record of an output that isn't in its place yet."""
+
+
+def _record_path(folder: Path, end: str = "") -> Path | None:
     if (home := cache_folder()) is None:
         return None
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-    return home / "outputs" / f"{name}.json"
+    return home / "outputs" / f"{name}{end}.json"
 
 
 def _record_of(folder: Path) -> WrittenFolder | None:
-    if (path := _record_path(folder)) is not None:
+    """Return the record of an output: the next one, if the process ended after the exchange."""
+    found = _read_record(_record_path(folder, NEXT))
+    if found is not None and found.files == entries_of(folder):
+        return found
+    return _read_record(_record_path(folder))
+
+
+def _read_record(path: Path | None) -> WrittenFolder | None:
+    if path is not None:
         with suppress(ValidationError):
             return _RECORD.validate_python(kept_json(path))
     return None

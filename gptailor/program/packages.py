@@ -1,12 +1,16 @@
 """The installed packages whose merge methods a program uses."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from types import CodeType
+from pathlib import Path
+from types import CodeType, FunctionType
 
 from gptailor.plan.registry import METHODS, Method
 from gptailor.program.program import Combine, Program
+
+_CONSTANTS = (bool, int, float, complex, str, bytes, tuple, type(None))
 
 
 def method_packages(program: Program) -> dict[str, str]:
@@ -27,18 +31,39 @@ def _methods(make: object) -> Iterator[str]:
 
 
 def provider_of(method: str) -> str:
-    """Return the package and a digest of the function's code; empty for gptailor's own methods."""
+    """Return the package and a digest of its code; empty for gptailor's own methods."""
     return "" if method in METHODS.own else _provider(METHODS[method])
 
 
 @lru_cache(maxsize=64)
 def _provider(method: Method) -> str:
-    code = repr(_code(getattr(method.function, "__code__", None)))
-    return f"{METHODS.package(method.name)} {hashlib.sha256(code.encode()).hexdigest()}"
+    digest = hashlib.sha256()
+    for file in _source_files(getattr(method.function, "__module__", None) or ""):
+        digest.update(file.read_bytes())
+    digest.update(repr(_code(method.function, set())).encode())
+    return f"{METHODS.package(method.name)} {digest.hexdigest()}"
 
 
-def _code(code: object) -> object:
-    """Return the parts of a function's code that decide what it computes."""
-    if not isinstance(code, CodeType):
-        return repr(code)
-    return (code.co_code, code.co_names, code.co_varnames, [*map(_code, code.co_consts)])
+def _source_files(module: str) -> list[Path]:
+    """Return the source files of a module's package, which may import each other; none of cells."""
+    for name in (module.partition(".")[0], module):
+        if file := getattr(sys.modules.get(name), "__file__", None):
+            path = Path(file)
+            found = path.parent.rglob("*.py") if path.stem == "__init__" else [path]
+            return sorted(each for each in found if each.is_file())
+    return []
+
+
+def _code(value: object, seen: set[int]) -> object:
+    """Return what decides the values of a function: code, defaults, and globals that it names."""
+    if isinstance(value, CodeType):
+        consts = [_code(const, seen) for const in value.co_consts]
+        return value.co_code, value.co_names, value.co_varnames, consts
+    if not isinstance(value, FunctionType):
+        return value if isinstance(value, _CONSTANTS) else type(value).__name__
+    if id(value) in seen:
+        return value.__qualname__
+    seen.add(id(value))
+    named = [value.__globals__.get(name) for name in value.__code__.co_names]
+    inside = [_code(each, seen) for each in named]
+    return _code(value.__code__, seen), value.__defaults__, value.__kwdefaults__, inside

@@ -1,12 +1,12 @@
 """Methods, objectives, strategies, families and commands of other packages."""
 
 import json
+import os
 import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import gptailor
 from gptailor.checkpoint.families.lookup import FAMILY_FILES
 from gptailor.cli.main import COMMANDS, run
 from gptailor.convert.importers import IMPORTERS
-from gptailor.plan.doors import Door, _points
+from gptailor.plan.doors import Door, _entry_point_files, _points
 from gptailor.plan.registry import METHODS, OBJECTIVES, STRATEGIES
 from gptailor.testing import ContractError, check_method, check_objective, check_strategy
 
@@ -209,15 +209,22 @@ def test_a_missing_package_is_named_by_the_lock_beside_the_plan(
         assert "help: the methods are" in said
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("changed", ["the function", "what it calls", "the version"])
 def test_an_output_of_other_code_is_computed_anew(
-    version: str, install: Install, here: Path, command: Command
+    changed: str, install: Install, here: Path, command: Command
 ) -> None:
-    install("mine", MIDDLE, AT)
+    called = METHOD.format(result="scaled(sources[0])") + "    def scaled(x):\n        return x\n"
+    install("mine", called if changed == "what it calls" else MIDDLE, AT)
     assert command("compile", "p.tailor", "-o", "out")[0] == 0
     assert "computed: 0 bytes" in command("compile", "p.tailor", "-o", "out")[1]
     doubled = METHOD.format(result="sources[0] * np.float32(2)")
-    install("mine", doubled if version == "1.0" else MIDDLE, AT, version=version)
+    others = {
+        "the function": doubled,
+        "what it calls": called.replace("return x\n", "return x * np.float32(2)\n"),
+        "the version": MIDDLE,
+    }
+    version = "1.1" if changed == "the version" else "1.0"
+    install("mine", others[changed], AT, version=version)
     METHODS.pop("middle")
     METHODS._modules.pop("middle")
     METHODS._problems.pop("middle")
@@ -319,17 +326,39 @@ def test_a_compilation_reads_the_entry_point_of_a_method_once(
 ) -> None:
     install("mine", MIDDLE, AT)
     command("check", "p.tailor")
-    read: list[str] = []
-    entry_points = metadata.entry_points
+    read = []
 
-    def counted(**wanted: str) -> object:
-        read.append(wanted["group"])
-        return entry_points(**wanted)
+    def counted() -> Iterator[tuple[Path, str]]:
+        read.append("entry points")
+        yield from _entry_point_files()
 
-    monkeypatch.setattr(metadata, "entry_points", counted)
+    monkeypatch.setattr("gptailor.plan.doors._entry_point_files", counted)
     _points.cache_clear()
     assert command("compile", "p.tailor", "-o", "out", "--lock")[0] == 0
-    assert read == ["gptailor.methods"]
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("bad", ["bytes", "a folder", "a pipe", "a loop", "no metadata"])
+def test_a_broken_package_stops_no_command(
+    bad: str, install: Install, here: Path, command: Command
+) -> None:
+    site = install("mine", MIDDLE, AT)
+    broken = site / "broken-1.0.dist-info"
+    broken.mkdir()
+    points = broken / "entry_points.txt"
+    match bad:
+        case "bytes":
+            points.write_bytes(b"[gptailor.methods]\n\xff\xfe middle = x:y\n")
+        case "a folder":
+            points.mkdir()
+        case "a pipe":
+            os.mkfifo(points)
+        case "a loop":
+            points.symlink_to(points)
+        case _:
+            points.write_text("[gptailor.methods]\nmiddle = x:y\n")
+    assert command("check", "p.tailor")[0] == 0
+    assert "Plugins:" in command("--help")[1]
 
 
 def test_an_unknown_name_is_one_fault_at_its_place(here: Path, command: Command) -> None:

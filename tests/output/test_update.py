@@ -13,6 +13,7 @@ from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.tensor import ByteRange
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.side_folder import TargetExists
+from gptailor.output import destination
 from gptailor.output.lock import LOCK_FILE, read_lock
 from gptailor.output.update import Update
 from gptailor.plan.events import BytesDone
@@ -375,3 +376,20 @@ def test_a_folder_that_appears_while_force_writes_is_kept(here: Path) -> None:
     with pytest.raises(gptailor.TailorError, match="a folder without one"):
         compiled(here, MERGED, force=True, on_event=interfere)
     assert (here / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_an_output_whose_process_ended_before_its_record_is_updated(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    compiled(here, MERGED)
+    with monkeypatch.context() as patched:
+        patched.setattr(destination, "record_written", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compiled(here, "L0 from math\n")
+    update = compiled(here, MERGED)
+    assert update is not None
+    assert update.copied > 0
+    assert content(here / "out") == fresh(here, MERGED)

@@ -35,7 +35,7 @@ from gptailor.output.gguf.vocabulary import vocabulary_facts
 from gptailor.output.lock import Lock, LockedGguf, LockedText
 from gptailor.output.lock_recording import plan_digest
 from gptailor.output.tokenizer import tokenizer
-from gptailor.output.update import Update, entries_of, record_written
+from gptailor.output.update import Update, record_next, record_written
 from gptailor.output.used_plan import path_from, used_models, used_plan_text
 from gptailor.plan.faults import listed
 from gptailor.plan.optional_packages import how_to_install
@@ -375,7 +375,10 @@ class GgufFile(Destination):
             finish=final_header,
             before_swap=before_swap,
         )
-        record_written(self.prepared, self.path, entries_of(self.path), {})
+        record_next(
+            self.prepared, self.path, self.path, {}
+        )  # its time of change is that of the rename
+        record_written(self.path)
         self._note_zeros()
         return locked
 
